@@ -1,0 +1,41 @@
+# Each target makes the virtual environment it needs; nothing but Python (>= 3.11) and make has to be there.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint types check bench clean
+
+help:            ## list the targets
+	@grep -E '^[a-z]+: .*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+install: $(READY) ## create the virtual environment and install featbank with its development tools
+
+# torch comes in through torchvision, so that both are from the same build.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("featbank needs Python 3.11 or later, this is " + sys.version.split()[0] + "; set PYTHON=...") if sys.version_info < (3, 11) else None'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $(READY)
+
+demo: $(READY)   ## digits through minivgg at five cuts: the table and the accuracy-vs-samples curve, no network
+	$(BIN)/featbank demo
+
+test: $(READY)   ## the test suite and the doctests
+	$(BIN)/python -m pytest -q
+
+lint: $(READY)   ## ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)  ## mypy, strict
+	$(BIN)/mypy
+
+check: lint types test ## everything CI runs
+
+bench: $(READY)  ## the benchmarks, by hand: minutes, and only ratios within one run mean anything
+	$(BIN)/python -m pytest -q -s tests/benchmarks
+
+clean:           ## remove the virtual environment and tool caches; banks and runs stay
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,283 @@
+"""Files that are whole or absent: write aside, fsync, rename; digests; locks.
+
+What is assumed of the file system: a rename within one folder replaces the target in one step, and
+an fsynced file and folder survive power loss. Nothing else (no order of unsynced writes) is relied on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from featbank.errors import CacheWriteError
+
+__all__ = [
+    "canonical_json",
+    "file_digest",
+    "fsync_folder",
+    "host_name",
+    "locked",
+    "make_folder",
+    "publish",
+    "remove_stale_temporaries",
+    "set_aside",
+    "sha256",
+    "temporary_path",
+    "write_file",
+    "write_json",
+]
+
+_TEMPORARY = re.compile(r"\.tmp-.*-(?P<host>[^-]+)-(?P<pid>\d+)-[0-9a-f]{12}$")
+
+
+def sha256(data: bytes | memoryview) -> str:
+    """Return the SHA-256 of `data` as 64 hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def file_digest(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a file's bytes as 64 hexadecimal digits; `OSError` if it cannot be read."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def canonical_json(value: Any) -> bytes:
+    """Serialise `value` so that equal values give equal bytes: sorted keys, no spaces, no NaN."""
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+    ).encode()
+
+
+def host_name() -> str:
+    """Return this machine's name in characters that are safe inside a file name."""
+    return re.sub(r"[^A-Za-z0-9_.]", "_", socket.gethostname()) or "host"
+
+
+def _cannot_write(path: Path, error: OSError) -> CacheWriteError:
+    reasons = {
+        errno.EACCES: "no permission to write there; choose another place with --cache-dir or FEATBANK_CACHE",
+        errno.EROFS: "the file system is read-only; choose another place with --cache-dir or FEATBANK_CACHE",
+        errno.ENOSPC: "the disk is full; free some space and run the same command again, it resumes",
+        errno.ENOTDIR: "a file stands where a folder is needed; choose another place with --cache-dir",
+        errno.EEXIST: "a file stands where a folder is needed; choose another place with --cache-dir",
+        errno.EDQUOT: "the disk quota is used up; free some space and run the same command again, it resumes",
+    }
+    said = os.strerror(error.errno) if error.errno else str(error)
+    advice = reasons.get(error.errno or 0, "run the same command again once the cause is gone, it resumes")
+    wrapped = CacheWriteError(f"cannot write {str(path)!r} ({said}): {advice}")
+    wrapped.errno = error.errno
+    return wrapped
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make the names in `folder` durable; raises `OSError` as the system call does."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(folder: Path) -> Path:
+    """Create `folder` and its parents, durably.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        What to create; nothing happens when it exists.
+
+    Returns
+    -------
+    pathlib.Path
+        `folder` again.
+
+    Raises
+    ------
+    CacheWriteError
+        If it cannot be created.
+    """
+    try:
+        missing = [one for one in (folder, *folder.parents) if not one.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        for one in reversed(missing):
+            fsync_folder(one.parent)
+    except OSError as error:
+        raise _cannot_write(folder, error) from error
+    return folder
+
+
+def temporary_path(path: Path) -> Path:
+    """Return a fresh name beside `path` that `remove_stale_temporaries` knows once this process is dead."""
+    return path.with_name(f".tmp-{path.name[:120]}-{host_name()}-{os.getpid()}-{secrets.token_hex(6)}")
+
+
+def write_file(path: Path, data: bytes | memoryview) -> None:
+    """Write `data` to `path` so that a reader sees all of it or the file that was there before.
+
+    The bytes go to a temporary name in the same folder (host, process, random part), are fsynced,
+    renamed over `path`, and the folder is fsynced. When this returns, the file survives power loss.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        Where the file ends up.
+    data : bytes or memoryview
+        Its whole content.
+
+    Raises
+    ------
+    CacheWriteError
+        If any system call fails; the temporary file is removed and `path` holds the old bytes or, if only
+        the last step (fsync of the folder) failed, the new ones.
+    """
+    temporary = temporary_path(path)
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        try:
+            view = memoryview(data).cast("B")
+            while view:
+                view = view[os.write(descriptor, view) :]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.replace(temporary, path)  # noqa: PTH105 - the system call by its name; tests inject faults here
+        fsync_folder(path.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise _cannot_write(path, error) from error
+    except BaseException:  # interrupted: leave nothing behind
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def publish(temporary: Path, path: Path) -> None:
+    """Make a finished file or folder durable and rename it to `path`; for what is too large for `write_file`.
+
+    Parameters
+    ----------
+    temporary : pathlib.Path
+        A file or folder made under `temporary_path(path)`.
+    path : pathlib.Path
+        Its final name; a file there is replaced, a folder there is an error.
+
+    Raises
+    ------
+    CacheWriteError
+        If any system call fails; `temporary` stays.
+    """
+    try:
+        if temporary.is_dir():
+            fsync_folder(temporary)
+        else:
+            descriptor = os.open(temporary, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        os.replace(temporary, path)  # noqa: PTH105 - as in write_file
+        fsync_folder(path.parent)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
+def set_aside(path: Path) -> Path:
+    """Rename `path` to a temporary name in one step, so that nobody sees it half deleted.
+
+    Returns
+    -------
+    pathlib.Path
+        The new name; if this process dies before it has deleted it, `remove_stale_temporaries` does.
+
+    Raises
+    ------
+    CacheWriteError
+        If it cannot be renamed.
+    """
+    aside = temporary_path(path)
+    try:
+        os.replace(path, aside)  # noqa: PTH105 - as in write_file
+        fsync_folder(path.parent)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    return aside
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, whole or not at all; raises `CacheWriteError` as `write_file` does."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    write_file(path, (text + "\n").encode("utf-8", "surrogateescape"))
+
+
+def remove_stale_temporaries(folder: Path) -> int:
+    """Remove what killed processes of this host left aside in `folder`; what a live process owns stays.
+
+    Returns
+    -------
+    int
+        How many files and folders were removed.
+    """
+    removed = 0
+    for path in folder.glob(".tmp-*"):
+        match = _TEMPORARY.search(path.name)
+        if not match or match["host"] != host_name() or _alive(int(match["pid"])):
+            continue
+        with contextlib.suppress(OSError):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+            removed += 1
+    return removed
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    except OverflowError:  # no process can have such a number: a name nobody here has made
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock named by `path` for the duration of the block; released if the process dies.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        The lock file; created when missing and never removed (removing it would let two holders in).
+
+    Raises
+    ------
+    CacheWriteError
+        If the lock file cannot be created or the file system knows no locks.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError as error:
+            raise _cannot_write(path, error) from error
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,46 @@
+"""Pretrained backbones: their cut tables, their weights and preprocessing, and networks truncated at cuts.
+
+The tables load without torch; what builds or loads a network is imported when it is first asked for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from featbank.backbones._spec import BackboneSpec, Cut
+from featbank.backbones.catalogue import CutRow, cut_table, get_spec, names
+from featbank.backbones.preprocessing import TRANSFORMS, Preprocessing
+
+if TYPE_CHECKING:
+    from featbank.backbones.loading import Backbone, load_backbone
+    from featbank.backbones.network import TruncatedNetwork, truncate
+
+__all__ = [
+    "TRANSFORMS",
+    "Backbone",
+    "BackboneSpec",
+    "Cut",
+    "CutRow",
+    "Preprocessing",
+    "TruncatedNetwork",
+    "cut_table",
+    "get_spec",
+    "load_backbone",
+    "names",
+    "truncate",
+]
+
+_LAZY = {
+    "Backbone": "loading",
+    "load_backbone": "loading",
+    "TruncatedNetwork": "network",
+    "truncate": "network",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        import importlib
+
+        return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

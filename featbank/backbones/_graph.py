@@ -1,0 +1,282 @@
+"""Cut a module's graph at named nodes, and count what is left of it without computing anything."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
+
+from featbank._registry import nearest
+from featbank.errors import InvalidInputError, UnknownNameError
+
+__all__ = ["GraphFacts", "count", "extract", "node_names"]
+
+#: What tracing raises when a forward does something torch.fx cannot follow.
+_TRACING_ERRORS = (ValueError, TypeError, RuntimeError, AttributeError, LookupError)
+
+
+def private_copy(module: nn.Module, *, device: str | None = None) -> nn.Module:
+    """Copy a module but not its numbers.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Stays as it is.
+    device : str, optional
+        ``"meta"`` for shapes without numbers; by default the copy shares the memory of the original.
+
+    Returns
+    -------
+    torch.nn.Module
+        Its parameters are objects of its own that want no gradient, so that moving, casting or switching
+        the copy never reaches the original.
+    """
+
+    def shared(tensor: Tensor) -> Tensor:
+        return tensor.detach() if device is None else torch.empty_like(tensor, device=device)
+
+    memo: dict[int, Any] = {
+        id(one): nn.Parameter(shared(one), requires_grad=False) for one in module.parameters()
+    }
+    memo |= {id(one): shared(one) for one in module.buffers()}
+    return copy.deepcopy(module, memo)
+
+
+def node_names(module: nn.Module) -> list[str]:
+    """List the graph nodes of a module in eval mode, in the order they run; the module stays as it is."""
+    _, names = get_graph_node_names(private_copy(module).eval(), suppress_diff_warning=True)
+    return list(names)
+
+
+def extract(module: nn.Module, nodes: Mapping[str, str], owner: str) -> fx.GraphModule:
+    """Build the network that ends at `nodes`.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        What to cut; not changed, not even when tracing fails.
+    nodes : mapping of str to str
+        Output name -> node.
+    owner : str
+        The module's name, for messages.
+
+    Returns
+    -------
+    torch.fx.GraphModule
+        Maps a batch to a dict; holds only what its outputs need; nothing in it works in place.
+
+    Raises
+    ------
+    UnknownNameError
+        If a node does not exist.
+    InvalidInputError
+        If the module cannot be traced.
+    """
+    # All that follows happens to the copy: a failed trace or a switched flag cannot leak.
+    private = private_copy(module).eval()
+    for part in private.modules():
+        if getattr(part, "inplace", False) is True:
+            # An in-place ReLU would overwrite the output of the node before it, which may be a cut.
+            part.inplace = False  # type: ignore[assignment]
+    try:
+        _check_nodes(private, nodes, owner)
+        # Two cuts may stand for one node; torchvision returns each node once.
+        unique = {node: node for node in nodes.values()}
+        extractor = create_feature_extractor(private, unique, suppress_diff_warning=True)
+    except UnknownNameError:
+        raise
+    except _TRACING_ERRORS as error:
+        raise InvalidInputError(
+            f"{owner!r} cannot be cut: torch.fx cannot trace its forward ({_first_line(error)}); "
+            "pass a module whose forward does not branch on tensor values"
+        ) from error
+    graph: fx.Graph = extractor.eval_graph
+    output = next(node for node in graph.nodes if node.op == "output")
+    found = output.args[0]
+    output.args = ({name: found[node] for name, node in nodes.items()},)
+    for node in graph.nodes:
+        _out_of_place(node)
+    # A module of the eval graph alone: the train graph would keep what only training needs.
+    return fx.GraphModule(extractor, graph).eval()
+
+
+def _check_nodes(private: nn.Module, nodes: Mapping[str, str], owner: str) -> None:
+    _, names = get_graph_node_names(private, suppress_diff_warning=True)
+    known = dict.fromkeys(prefix for name in names for prefix in _prefixes(name))
+    for node in nodes.values():
+        if node not in known:
+            raise UnknownNameError(f"unknown node {node!r} of {owner!r}; known: {nearest(node, known)}")
+
+
+def _prefixes(name: str) -> list[str]:
+    # Half a path stands for the last node under it: layer4 for layer4.2.relu_2.
+    parts = name.split(".")
+    return [".".join(parts[: end + 1]) for end in range(len(parts))]
+
+
+def _out_of_place(node: fx.Node) -> None:
+    """Rewrite a call that would overwrite its input."""
+    if (
+        node.op == "call_method"
+        and isinstance(node.target, str)
+        and re.fullmatch(r"[a-z]\w*[a-z0-9]_", node.target)
+    ):
+        if hasattr(Tensor, node.target[:-1]):
+            node.target = node.target[:-1]
+    elif node.op == "call_function" and callable(node.target):
+        if node.kwargs.get("inplace") is True:
+            node.kwargs = {**node.kwargs, "inplace": False}
+        position = _inplace_position(node.target)
+        if position is not None and position < len(node.args) and node.args[position] is True:
+            node.args = (*node.args[:position], False, *node.args[position + 1 :])
+        node.target = _FUNCTIONS.get(node.target, node.target)
+
+
+#: Functions without an `inplace` argument that overwrite their input, and what computes the same beside it.
+_FUNCTIONS: dict[Callable[..., Any], Callable[..., Any]] = {
+    torch.relu_: torch.relu,
+    nn.functional.relu_: nn.functional.relu,
+    nn.functional.elu_: nn.functional.elu,
+    nn.functional.leaky_relu_: nn.functional.leaky_relu,
+    nn.functional.hardtanh_: nn.functional.hardtanh,
+}
+
+
+def _inplace_position(function: Callable[..., Any]) -> int | None:
+    try:
+        names = list(inspect.signature(function).parameters)
+    except (TypeError, ValueError):  # built-in functions say nothing of their arguments
+        return None
+    return names.index("inplace") if "inplace" in names else None
+
+
+@dataclass(frozen=True)
+class GraphFacts:
+    """What `count` found.
+
+    Parameters
+    ----------
+    shapes : dict of str to tuple of int
+        Output name -> shape without the batch axis; lacks outputs that are no per-image features.
+    cut_macs : dict of str to int
+        Output name -> multiply-adds of one image up to it.
+    macs : int
+        Multiply-adds of one image for all outputs together.
+    """
+
+    shapes: dict[str, tuple[int, ...]]
+    cut_macs: dict[str, int]
+    macs: int
+
+
+class _Counter(fx.Interpreter):
+    """Runs a graph and notes the multiply-adds of each node."""
+
+    def __init__(self, graph: fx.GraphModule, flops: FlopCounterMode) -> None:
+        super().__init__(graph)
+        self.flops = flops
+        self.macs: dict[fx.Node, int] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        before = self.flops.get_total_flops()
+        result = super().run_node(n)
+        # The counter takes a multiply-add for two operations.
+        self.macs[n] = (self.flops.get_total_flops() - before) // 2
+        return result
+
+
+def count(graph: fx.GraphModule, image_size: int, owner: str, *, strict: bool = True) -> GraphFacts:
+    """Count multiply-adds and shapes, on the meta device.
+
+    Parameters
+    ----------
+    graph : torch.fx.GraphModule
+        From `extract`; not changed.
+    image_size : int
+        Side of the square input, in pixels.
+    owner : str
+        The network's name, for messages.
+    strict : bool, default=True
+        Whether an output that is not one float tensor per image is an error; otherwise it is left out.
+
+    Returns
+    -------
+    GraphFacts
+        Convolutions and matrix products count; normalisation, activations and pooling do not.
+
+    Raises
+    ------
+    InvalidInputError
+        If images of that size do not pass through, or an output is no tensor of features.
+    """
+    meta = private_copy(graph, device="meta")
+    if not isinstance(meta, fx.GraphModule):
+        raise TypeError(f"a copy of a GraphModule is a {type(meta).__name__}")
+    for node in meta.graph.nodes:
+        # Tensors the forward made itself hang on the module as plain attributes.
+        if node.op == "get_attr" and isinstance(getattr(meta, str(node.target), None), Tensor):
+            setattr(meta, node.target, getattr(meta, node.target).to("meta"))
+    flops = FlopCounterMode(display=False)
+    counter = _Counter(meta, flops)
+    # The fused attention kernel is opaque to the counter.
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad(), flops:
+            one = counter.run(torch.empty(1, 3, image_size, image_size, device="meta"))
+        with torch.no_grad():
+            three = meta(torch.empty(3, 3, image_size, image_size, device="meta"))
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+        raise InvalidInputError(
+            f"images of {image_size}x{image_size} pixels do not pass through {owner!r} "
+            f"({_first_line(error)}); pass another image_size"
+        ) from error
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+    shapes = {}
+    for name, features in three.items():
+        if _per_image(one[name], features):
+            shapes[name] = tuple(features.shape[1:])
+        elif strict:
+            raise InvalidInputError(
+                f"cut {name!r} of {owner!r} is not one float tensor per image; choose a node whose "
+                "output has the batch as its first axis"
+            )
+    outputs = next(node for node in meta.graph.nodes if node.op == "output").args[0]
+    cut_macs = {name: _macs_before([outputs[name]], counter.macs) for name in outputs}
+    return GraphFacts(shapes, cut_macs, _macs_before(list(outputs.values()), counter.macs))
+
+
+def _per_image(one: Any, three: Any) -> bool:
+    return (
+        isinstance(three, Tensor)
+        and three.is_floating_point()
+        and three.ndim >= 2
+        and three.shape[0] == 3
+        and one.shape[0] == 1
+        and one.shape[1:] == three.shape[1:]
+    )
+
+
+def _macs_before(ends: list[fx.Node], macs: Mapping[fx.Node, int]) -> int:
+    seen: set[fx.Node] = set()
+    waiting = list(ends)
+    while waiting:
+        node = waiting.pop()
+        if node not in seen:
+            seen.add(node)
+            waiting += node.all_input_nodes
+    return sum(macs[node] for node in seen)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__

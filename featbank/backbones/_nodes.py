@@ -1,0 +1,101 @@
+"""Backbones of torchvision without a table here, and tables at other image sizes: read off the graph."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+
+from featbank._registry import nearest
+from featbank.backbones._spec import BackboneSpec, Cut
+from featbank.errors import InvalidInputError, UnknownNameError
+
+__all__ = ["measure", "node_cut", "node_spec", "other_names"]
+
+
+def other_names(known: Iterable[str]) -> list[str]:
+    """List torchvision's image classifiers that are not in `known`."""
+    from torchvision import models
+
+    taken = set(known)
+    return [name for name in models.list_models(module=models) if name not in taken]
+
+
+def measure(spec: BackboneSpec, image_size: int) -> dict[str, tuple[tuple[int, ...], int]]:
+    """Count shape and multiply-adds of every cut for one image size; no weights are needed."""
+    from featbank.backbones import _graph
+    from featbank.backbones._building import build_on_meta
+
+    nodes = {cut.name: cut.node for cut in spec.cuts if cut.derived_from is None}
+    graph = _graph.extract(build_on_meta(spec, image_size=image_size), nodes, spec.name)
+    facts = _graph.count(graph, image_size, spec.name)
+    return {name: (facts.shapes[name], facts.cut_macs[name]) for name in nodes}
+
+
+@functools.cache
+def node_spec(name: str) -> BackboneSpec:
+    """Make the table of a torchvision classifier: the ends of its modules two levels deep, and the logits.
+
+    Parameters
+    ----------
+    name : str
+        A name torchvision knows.
+
+    Returns
+    -------
+    BackboneSpec
+        With `by_node` set: its `cut` takes every other node of the graph too.
+    """
+    from torchvision import models
+
+    from featbank.backbones import _graph
+    from featbank.backbones._building import build_on_meta
+
+    entry = models.get_model_weights(name).DEFAULT
+    size = int(entry.transforms().crop_size[0])
+    bare = BackboneSpec(name, name.split("_")[0].rstrip("0123456789"), (), size, by_node=True)
+    module = build_on_meta(bare)
+    names = _graph.node_names(module)
+    last = names[-1]
+    # An end is the last node under a path; a dict keeps the later of two equal paths where it runs.
+    ends: dict[str, str] = {}
+    for node in names[1:-1]:
+        path = ".".join(node.split(".")[:2])
+        ends.pop(path, None)
+        ends[path] = node
+    nodes = {path: path for path in ends} | {"logits": last}
+    facts = _graph.count(_graph.extract(module, nodes, name), size, name, strict=False)
+    return BackboneSpec(
+        name,
+        bare.family,
+        tuple(
+            Cut(cut, node, facts.shapes[cut], (), facts.cut_macs[cut])
+            for cut, node in nodes.items()
+            if cut in facts.shapes
+        ),
+        default_image_size=size,
+        min_image_size=1,
+        n_classes=len(entry.meta["categories"]),
+        n_parameters=sum(one.numel() for one in module.parameters()),
+        head_key=f"{last}.weight",
+        by_node=True,
+    )
+
+
+@functools.cache
+def node_cut(spec: BackboneSpec, name: str) -> Cut:
+    """Make a cut at any node of a backbone; raises `UnknownNameError` with the nearest nodes."""
+    from featbank.backbones import _graph
+    from featbank.backbones._building import build_on_meta
+
+    module = build_on_meta(spec)
+    try:
+        graph = _graph.extract(module, {name: name}, spec.name)
+    except UnknownNameError:
+        known = [*spec.cut_names, *_graph.node_names(module)]
+        raise UnknownNameError(
+            f"unknown cut {name!r} of backbone {spec.name!r}; known: {nearest(name, known)}"
+        ) from None
+    facts = _graph.count(graph, spec.default_image_size, spec.name)
+    if name not in facts.shapes:
+        raise InvalidInputError(f"node {name!r} of backbone {spec.name!r} gives no features")
+    return Cut(name, name, facts.shapes[name], (), facts.cut_macs[name])

@@ -1,0 +1,111 @@
+"""Load a backbone: the module, its weights and where they came from, its preprocessing."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from featbank.backbones import weights as _weights
+from featbank.backbones._spec import BackboneSpec
+from featbank.backbones.catalogue import check_image_size, get_spec
+from featbank.backbones.preprocessing import Preprocessing
+
+__all__ = ["Backbone", "load_backbone"]
+
+
+@dataclass(frozen=True, eq=False)
+class Backbone:
+    """A pretrained network with everything that decides its numbers.
+
+    Parameters
+    ----------
+    spec : BackboneSpec
+        Its cut table.
+    module : torch.nn.Module
+        The whole network: eval mode, CPU, float32, no parameter wants a gradient.
+    weights : str
+        Where the weights came from: a torchvision weights name, a file's name, or ``"random"``.
+    weights_sha256 : str
+        SHA-256 of the weights file's bytes, 64 hexadecimal digits; for random weights, of the tensors.
+    preprocessing : Preprocessing
+        What images go through first.
+    class_names : tuple of str or None
+        What the logits stand for, in order; None when nobody knows (random weights, other classes).
+    """
+
+    spec: BackboneSpec
+    module: nn.Module
+    weights: str
+    weights_sha256: str
+    preprocessing: Preprocessing
+    class_names: tuple[str, ...] | None
+
+    @property
+    def name(self) -> str:
+        """The backbone's name."""
+        return self.spec.name
+
+
+def load_backbone(
+    name: str,
+    *,
+    weights: str | os.PathLike[str] | None = None,
+    image_size: int | None = None,
+    transform: str | None = None,
+    random_state: int = 0,
+) -> Backbone:
+    """Build a backbone and load its weights.
+
+    Parameters
+    ----------
+    name : str
+        One of `names`, or the name of another torchvision classifier.
+    weights : str or path, optional
+        The name of a torchvision weights entry (``"IMAGENET1K_V1"``), a ``.safetensors``, ``.pth`` or ``.pt``
+        file with a state dict, or ``"random"``. By default torchvision's ``DEFAULT`` entry, taken from
+        torch.hub's checkpoint folder or downloaded into it; for minivgg the file that ships with featbank.
+    image_size : int, optional
+        Side of the square input, in pixels, instead of the one the weights were published with; the resize
+        before the crop keeps its proportion to it.
+    transform : {"weights", "squash", "contrast"}, optional
+        Another preprocessing than the weights' own, see `Preprocessing.with_transform`.
+    random_state : int, default=0
+        Seed of ``weights="random"``; nothing else is drawn.
+
+    Returns
+    -------
+    Backbone
+        Ready to be truncated. A weights file that torchvision did not publish gets the preprocessing of the
+        entry ``IMAGENET1K_V1`` (resize 256, crop 224 for most), not that of ``DEFAULT``, whose tighter resize
+        belongs to one training recipe; the log says so. A file with 1000 outputs is taken to have ImageNet's
+        order of classes, unless it is a safetensors file whose metadata has ``classes``, a JSON list.
+
+    Raises
+    ------
+    UnknownNameError
+        If the backbone, the weights entry or the transform does not exist.
+    MissingWeightsError
+        If the weights are neither on this machine nor reachable, or the file does not exist.
+    WeightsError
+        If the file is not safe to read, is damaged, or belongs to another architecture.
+    InvalidInputError
+        If `image_size` is too small.
+
+    Examples
+    --------
+    >>> backbone = load_backbone("minivgg", weights="random", random_state=1)
+    >>> backbone.weights, backbone.preprocessing.image_size, backbone.module.training
+    ('random', 32, False)
+    """
+    spec = get_spec(name)
+    check_image_size(spec, image_size)
+    source = _weights.find_source(spec, weights, random_state)
+    preprocessing = source.preprocessing.with_transform(transform)
+    if image_size is not None:
+        preprocessing = preprocessing.with_image_size(image_size)
+    loaded = source.load(preprocessing.image_size)
+    loaded.module.requires_grad_(False)
+    return Backbone(spec, loaded.module, source.label, loaded.sha256, preprocessing, loaded.class_names)

@@ -1,0 +1,156 @@
+"""Truncated networks: every cut asked for from one pass, and nothing computed behind the deepest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from featbank.backbones import _graph
+from featbank.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from featbank.backbones.loading import Backbone
+
+__all__ = ["TruncatedNetwork", "truncate"]
+
+
+class TruncatedNetwork(nn.Module):
+    """A backbone that ends at its cuts; made by `truncate`.
+
+    Parameters
+    ----------
+    graph : torch.nn.Module
+        Maps a batch to one tensor per cut name.
+    nodes : mapping of str to str
+        Cut name -> graph node, in the order the outputs are wanted.
+    shapes : mapping of str to tuple of int
+        Cut name -> shape of one image's features at `image_size`.
+    cut_macs : mapping of str to int
+        Cut name -> multiply-adds of one image up to that cut, at `image_size`.
+    macs : int
+        Multiply-adds of one image through the whole truncated network, at `image_size`.
+    image_size : int
+        Side of the square input, in pixels, for which shapes and multiply-adds were counted.
+
+    Attributes
+    ----------
+    cuts : tuple of str
+        Cut names, in the order asked for.
+    nodes, cut_shapes, cut_macs : dict
+        As above.
+    macs, image_size : int
+        As above.
+    """
+
+    def __init__(
+        self,
+        graph: nn.Module,
+        *,
+        nodes: Mapping[str, str],
+        shapes: Mapping[str, tuple[int, ...]],
+        cut_macs: Mapping[str, int],
+        macs: int,
+        image_size: int,
+    ) -> None:
+        super().__init__()
+        self.graph = graph
+        self.nodes = dict(nodes)
+        self.cut_shapes = dict(shapes)
+        self.cut_macs = dict(cut_macs)
+        self.macs = macs
+        self.image_size = image_size
+        self.eval()
+
+    @property
+    def cuts(self) -> tuple[str, ...]:
+        """Cut names, in the order asked for."""
+        return tuple(self.nodes)
+
+    def train(self, mode: bool = True) -> TruncatedNetwork:
+        """Stay in eval mode: features of a frozen backbone must not depend on batch statistics or dropout."""
+        del mode
+        super().train(False)
+        return self
+
+    def forward(self, batch: Tensor) -> dict[str, Tensor]:
+        """Compute the features of a batch.
+
+        Parameters
+        ----------
+        batch : Tensor of shape (b, 3, h, w)
+            Normalised images.
+
+        Returns
+        -------
+        dict of str to Tensor of shape (b, *cut_shape)
+            One entry per cut, in the order the cuts were asked for. Two entries may share memory
+            (a flattened vector and what it was flattened from); none is overwritten later in the pass.
+        """
+        features = self.graph(batch)
+        return {cut: features[cut] for cut in self.nodes}
+
+
+def truncate(
+    backbone: Backbone | nn.Module, cuts: Sequence[str], *, image_size: int | None = None
+) -> TruncatedNetwork:
+    """Cut a backbone open: one pass gives all the cuts, and what lies behind the deepest is gone.
+
+    Parameters
+    ----------
+    backbone : Backbone or torch.nn.Module
+        A loaded backbone, whose cuts go by the names of its table; or any traceable module, whose cuts are
+        nodes of its graph (`torchvision.models.feature_extraction.get_graph_node_names`). Neither is changed:
+        its mode, its in-place ReLUs and its parameters' ``requires_grad`` stay as they are.
+    cuts : sequence of str
+        Names or aliases. ``"softmax"`` asks for ``"logits"``, from which it is derived at any temperature.
+    image_size : int, optional
+        Side of the square input, in pixels, for which shapes and multiply-adds are counted; by default the
+        backbone's own, or 224 for a bare module. The network itself takes any size the backbone does.
+
+    Returns
+    -------
+    TruncatedNetwork
+        In eval mode, on the backbone's device. It shares the memory of the backbone's weights until it is
+        moved or cast, and keeps no weight that its cuts do not need.
+
+    Raises
+    ------
+    UnknownNameError
+        If a cut or node does not exist.
+    InvalidInputError
+        If no cut is named, the module cannot be traced, or images of `image_size` do not pass through it.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from featbank.backbones import load_backbone
+    >>> network = truncate(load_backbone("minivgg", weights="random"), ["fc2", "block3_pool"])
+    >>> network.cuts, network.cut_shapes["block3_pool"], network.macs
+    (('fc7', 'block3_pool'), (128, 4, 4), 57016320)
+    >>> {name: tuple(one.shape) for name, one in network(torch.zeros(2, 3, 32, 32)).items()}
+    {'fc7': (2, 256), 'block3_pool': (2, 128, 4, 4)}
+    """
+    if isinstance(backbone, nn.Module):
+        module, owner = backbone, type(backbone).__name__
+        if isinstance(cuts, str):
+            raise InvalidInputError(f"cuts={cuts!r} is a string; pass a list of nodes, e.g. [{cuts!r}]")
+        nodes = {str(cut): str(cut) for cut in cuts}
+        if not nodes:
+            raise InvalidInputError(f"no node of {owner!r} asked for; name at least one")
+        size = 224 if image_size is None else image_size
+    else:
+        module, owner = backbone.module, backbone.spec.name
+        nodes = {cut.name: cut.node for cut in backbone.spec.resolve(cuts)}
+        size = backbone.preprocessing.image_size if image_size is None else image_size
+    graph = _graph.extract(module, nodes, owner)
+    facts = _graph.count(graph, size, owner)
+    return TruncatedNetwork(
+        graph,
+        nodes=nodes,
+        shapes={cut: facts.shapes[cut] for cut in nodes},
+        cut_macs={cut: facts.cut_macs[cut] for cut in nodes},
+        macs=facts.macs,
+        image_size=size,
+    )

@@ -1,0 +1,255 @@
+"""From an upright RGB image to the tensor a backbone was trained on, in two steps: pixels, then numbers.
+
+The first step (resize, crop; Pillow and numpy) runs in the workers and gives bytes; the second (scale,
+subtract, divide) runs on the device that computes, so a quarter of the bytes travel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from featbank._registry import Registry
+from featbank.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from PIL import Image
+
+__all__ = ["TRANSFORMS", "Preprocessing"]
+
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What is done to an image before the network sees it; part of a bank's key.
+
+    Parameters
+    ----------
+    image_size : int
+        Side of the square the network gets, in pixels.
+    resize_size : int
+        Length the image's shorter side is scaled to before the crop, in pixels; ``"squash"`` does not use it.
+    interpolation : {"bilinear", "bicubic"}, default="bilinear"
+        Pillow's filter, with its antialiasing.
+    mean, std : tuple of 3 floats
+        Per-channel mean and standard deviation, for pixels in 0..1. The defaults are ImageNet's.
+    mode : {"crop", "squash"}, default="crop"
+        ``"crop"`` keeps the proportions and takes the centre, ``"squash"`` scales both sides to `image_size`.
+    contrast : bool, default=False
+        If True, each image loses its own mean and is divided by its own standard deviation (over all its
+        pixels and channels) instead of by `mean` and `std`.
+
+    Examples
+    --------
+    >>> Preprocessing(224, 256).with_image_size(128)
+    Preprocessing(image_size=128, resize_size=146, interpolation='bilinear', ...)
+    >>> Preprocessing(224, 256).with_transform("squash").mode
+    'squash'
+    """
+
+    image_size: int
+    resize_size: int
+    interpolation: str = "bilinear"
+    mean: tuple[float, float, float] = _IMAGENET_MEAN
+    std: tuple[float, float, float] = _IMAGENET_STD
+    mode: str = "crop"
+    contrast: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("image_size", "resize_size"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise InvalidInputError(
+                    f"{name}={value!r} is not a number of pixels; pass an int of at least 1"
+                )
+        if self.interpolation not in ("bilinear", "bicubic"):
+            raise InvalidInputError(f"interpolation={self.interpolation!r}; use 'bilinear' or 'bicubic'")
+        if self.mode not in ("crop", "squash"):
+            raise InvalidInputError(f"mode={self.mode!r}; use 'crop' or 'squash'")
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise InvalidInputError(
+                f"mean={self.mean!r}, std={self.std!r}: pass three numbers each, and no std of 0 or less"
+            )
+        # Lists (from JSON) would make equal settings compare unequal.
+        object.__setattr__(self, "mean", tuple(float(one) for one in self.mean))
+        object.__setattr__(self, "std", tuple(float(one) for one in self.std))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as JSON scalars and lists, for the bank's key.
+
+        Returns
+        -------
+        dict
+            One entry per field; ``Preprocessing(**settings)`` gives the object back.
+
+        Examples
+        --------
+        >>> settings = Preprocessing(224, 256).to_dict()
+        >>> settings["mean"], Preprocessing(**settings) == Preprocessing(224, 256)
+        ([0.485, 0.456, 0.406], True)
+        """
+        settings = asdict(self)
+        settings["mean"], settings["std"] = list(self.mean), list(self.std)
+        return settings
+
+    def with_image_size(self, image_size: int) -> Preprocessing:
+        """Return the same preprocessing for another input size; the shorter side is scaled in proportion."""
+        resize_size = max(1, round(self.resize_size * image_size / self.image_size))
+        return replace(self, image_size=image_size, resize_size=resize_size)
+
+    def with_transform(self, transform: str | None) -> Preprocessing:
+        """Return the preprocessing that a transform's name stands for.
+
+        Parameters
+        ----------
+        transform : {"weights", "squash", "contrast"} or None
+            ``"weights"`` (or None) changes nothing, ``"squash"`` scales straight to the square,
+            ``"contrast"`` normalises each image by its own mean and standard deviation.
+
+        Returns
+        -------
+        Preprocessing
+            A changed copy.
+
+        Raises
+        ------
+        UnknownNameError
+            For any other name.
+
+        Examples
+        --------
+        >>> Preprocessing(224, 256).with_transform("sqash")
+        Traceback (most recent call last):
+            ...
+        featbank.errors.UnknownNameError: unknown transform 'sqash'; known: 'squash', 'weights', 'contrast'
+        """
+        return self if transform is None else _TRANSFORMS.get(transform)(self)
+
+    def apply_geometry(self, image: Image.Image) -> np.ndarray:
+        """Resize and crop: the same pixels that torchvision's ``ImageClassification`` takes of a PIL image.
+
+        Parameters
+        ----------
+        image : PIL.Image.Image
+            Upright, mode ``"RGB"``.
+
+        Returns
+        -------
+        ndarray of shape (image_size, image_size, 3), uint8
+            C-contiguous; black where a crop reaches beyond the image.
+
+        Raises
+        ------
+        InvalidInputError
+            If the image is not RGB.
+
+        Examples
+        --------
+        >>> from PIL import Image
+        >>> Preprocessing(4, 6).apply_geometry(Image.new("RGB", (31, 17), (9, 8, 7)))[0, 0].tolist()
+        [9, 8, 7]
+        """
+        import numpy as np
+        from PIL import Image as PillowImage
+
+        if image.mode != "RGB":
+            raise InvalidInputError(
+                f"image of mode {image.mode!r}; convert it to 'RGB' first (decode_image does)"
+            )
+        side = self.image_size
+        if self.mode == "squash":
+            width, height = side, side
+        else:
+            width, height = _resized(image.width, image.height, self.resize_size)
+        if (width, height) != image.size:
+            resample = PillowImage.Resampling[self.interpolation.upper()]
+            image = image.resize((width, height), resample=resample)
+        pixels = np.asarray(image)  # (height, width, 3)
+        if (height, width) == (side, side):
+            return np.array(pixels)  # a copy: Pillow's buffer is read-only
+        top, bottom = _crop(height, side)
+        left, right = _crop(width, side)
+        square = np.zeros((side, side, 3), dtype=np.uint8)
+        source = pixels[max(top, 0) : bottom, max(left, 0) : right]
+        row, column = max(-top, 0), max(-left, 0)
+        square[row : row + source.shape[0], column : column + source.shape[1]] = source
+        return square
+
+    def normalise(self, batch: torch.Tensor) -> torch.Tensor:
+        """Scale bytes to the numbers the network was trained on, on the device the batch is on.
+
+        Parameters
+        ----------
+        batch : Tensor of shape (b, h, w, 3) or (b, 3, h, w), uint8
+            RGB images.
+
+        Returns
+        -------
+        Tensor of shape (b, 3, h, w), float32
+            Channels-last in memory when `batch` had its channels last.
+
+        Raises
+        ------
+        InvalidInputError
+            If `batch` has another shape or dtype.
+        """
+        import torch
+
+        if batch.dtype != torch.uint8 or batch.ndim != 4 or 3 not in (batch.shape[1], batch.shape[3]):
+            raise InvalidInputError(
+                f"batch of dtype {batch.dtype} and shape {tuple(batch.shape)}; pass uint8 images of shape "
+                "(b, h, w, 3) or (b, 3, h, w)"
+            )
+        if batch.shape[3] == 3:
+            batch = batch.permute(0, 3, 1, 2)
+        # In torchvision's order of operations, so that the last bit agrees too.
+        images = batch.to(torch.float32).div_(255)  # (b, 3, h, w)
+        if self.contrast:
+            mean = images.mean(dim=(1, 2, 3), keepdim=True)
+            images = images.sub_(mean)
+            # Of all pixels of the image itself, so no Bessel correction. A uniform image stays 0.
+            deviation = images.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
+            return images.div_(deviation.clamp_min_(1e-6))
+        mean = torch.tensor(self.mean, dtype=torch.float32, device=images.device).view(1, 3, 1, 1)
+        std = torch.tensor(self.std, dtype=torch.float32, device=images.device).view(1, 3, 1, 1)
+        return images.sub_(mean).div_(std)
+
+
+def _resized(width: int, height: int, shorter: int) -> tuple[int, int]:
+    # Truncated, not rounded: torchvision's rule, and one pixel more would move every crop.
+    if width <= height:
+        return shorter, int(shorter * height / width)
+    return int(shorter * width / height), shorter
+
+
+def _crop(length: int, side: int) -> tuple[int, int]:
+    """First and last position of a centred crop; negative where it reaches beyond the image."""
+    # Halves go to the even side of a crop and below a padding, as in torchvision's center_crop.
+    first = -((side - length) // 2) if side > length else round((length - side) / 2.0)
+    return first, first + side
+
+
+def _same(preprocessing: Preprocessing) -> Preprocessing:
+    return preprocessing
+
+
+def _squash(preprocessing: Preprocessing) -> Preprocessing:
+    return replace(preprocessing, mode="squash")
+
+
+def _contrast(preprocessing: Preprocessing) -> Preprocessing:
+    return replace(preprocessing, contrast=True)
+
+
+_TRANSFORMS = Registry[Callable[[Preprocessing], Preprocessing]]("transform")
+_TRANSFORMS.register("weights", _same)
+_TRANSFORMS.register("squash", _squash)
+_TRANSFORMS.register("contrast", _contrast)
+
+#: Names `Preprocessing.with_transform` knows.
+TRANSFORMS: tuple[str, ...] = tuple(_TRANSFORMS.names())

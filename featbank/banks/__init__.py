@@ -1,0 +1,37 @@
+"""Feature banks on disk: key, store, arrays read back by row, shards written once, verification, packing."""
+
+from __future__ import annotations
+
+from featbank.banks.arrays import CutArray, SoftmaxArray
+from featbank.banks.bank import Bank, open_bank
+from featbank.banks.key import FORMAT_VERSION, BankKey
+from featbank.banks.listing import BankInfo, CutInfo, CutProgress, QuarantineRecord
+from featbank.banks.packing import pack, unpack
+from featbank.banks.slots import SHARD_BYTES, ShardPlan, SlotTable, shard_rows_for
+from featbank.banks.store import BankStore
+from featbank.banks.verification import Finding, VerifyReport, verify_bank
+from featbank.banks.writer import CutWriter
+
+__all__ = [
+    "FORMAT_VERSION",
+    "SHARD_BYTES",
+    "Bank",
+    "BankInfo",
+    "BankKey",
+    "BankStore",
+    "CutArray",
+    "CutInfo",
+    "CutProgress",
+    "CutWriter",
+    "Finding",
+    "QuarantineRecord",
+    "ShardPlan",
+    "SlotTable",
+    "SoftmaxArray",
+    "VerifyReport",
+    "open_bank",
+    "pack",
+    "shard_rows_for",
+    "unpack",
+    "verify_bank",
+]

@@ -1,0 +1,265 @@
+"""The small files of a bank: ``bank.json``, ``cut.json``, ``quarantine.jsonl``, mark of a checked copy."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from featbank._atomic import host_name, write_file, write_json
+from featbank.banks._cut_reader import shard_files
+from featbank.banks._sealed import read_bytes, sealed, unsealed
+from featbank.banks._shard_file import CutLayout, check_hash, damaged, read_facts
+from featbank.banks.key import FORMAT_VERSION, BankKey
+from featbank.banks.listing import QuarantineRecord
+from featbank.errors import BankNotFoundError, CacheWriteError, CorruptBankError, InvalidInputError
+
+BANK_FILE = "bank.json"
+CUT_FILE = "cut.json"
+LOCK_FILE = ".lock"
+QUARANTINE_FILE = "quarantine.jsonl"
+VERIFIED_FILE = ".verified.json"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class BankDocument:
+    """What ``bank.json`` says: dataset name, key, and where the bank came from."""
+
+    dataset: str
+    key: BankKey
+    provenance: dict[str, Any]
+
+    def write(self, folder: Path) -> None:
+        """Write it into a bank's folder."""
+        document = {
+            "format_version": self.key.format_version,
+            "dataset": self.dataset,
+            "key": self.key.to_dict(),
+            "key_digest": self.key.digest(),
+            "provenance": self.provenance,
+        }
+        write_json(folder / BANK_FILE, sealed(document))
+
+
+def read_bank_document(folder: Path) -> BankDocument:
+    """Read ``bank.json``.
+
+    Raises
+    ------
+    BankNotFoundError
+        If there is none.
+    BankFormatError
+        If it has another format version.
+    CorruptBankError
+        If it is damaged.
+    """
+    path = folder / BANK_FILE
+    try:
+        data = read_bytes(path, what="bank file")
+    except FileNotFoundError as error:
+        raise BankNotFoundError(
+            f"no bank in {str(folder)!r} (it has no {BANK_FILE}): `featbank banks ls` lists the banks "
+            f"there are, `featbank extract` makes one"
+        ) from error
+    return parse_bank_document(path, data)
+
+
+def parse_bank_document(path: Path, data: bytes) -> BankDocument:
+    """Parse the bytes of a ``bank.json``; errors name `path` and are those of `read_bank_document`."""
+    document = unsealed(path, data, what="bank file")
+    try:
+        key = BankKey.from_dict(document["key"])
+        if key.digest() != document["key_digest"]:
+            raise ValueError("the digest of its key is another")
+        return BankDocument(str(document["dataset"]), key, dict(document["provenance"]))
+    except (LookupError, TypeError, ValueError) as error:
+        raise CorruptBankError(
+            f"bank file {str(path)!r} is damaged ({error}); copy it again from where it is whole, or remove "
+            f"the bank and run `featbank extract` again"
+        ) from error
+
+
+@dataclass(frozen=True, eq=False)
+class CutDocument:
+    """What ``cut.json`` says: the layout, the shards that were there when it was written, and the facts."""
+
+    layout: CutLayout
+    shards: frozenset[int]
+    facts: dict[str, Any]
+
+    def write(self, folder: Path) -> None:
+        """Write it into a cut's folder."""
+        document = {
+            "format_version": FORMAT_VERSION,
+            "key_digest": self.layout.key_digest,
+            "cut": self.layout.cut,
+            "shape": list(self.layout.shape),
+            "dtype": self.layout.dtype.name,
+            "shard_rows": self.layout.shard_rows,
+            "shards": _ranges(self.shards),
+            "facts": self.facts,
+        }
+        write_json(folder / CUT_FILE, sealed(document))
+
+
+def read_cut_document(folder: Path, key_digest: str) -> CutDocument | None:
+    """Read the ``cut.json`` of the bank with this key; None if there is none.
+
+    Raises
+    ------
+    CorruptBankError
+        If it is damaged or belongs to another bank or cut.
+    """
+    path = folder / CUT_FILE
+    try:
+        data = read_bytes(path, what="cut file")
+    except FileNotFoundError:
+        return None
+    document = unsealed(path, data, what="cut file")
+    try:
+        layout = CutLayout(
+            str(document["key_digest"]),
+            str(document["cut"]),
+            tuple(int(side) for side in document["shape"]),
+            np.dtype(document["dtype"]),
+            int(document["shard_rows"]),
+        )
+        shards = frozenset(number for first, last in document["shards"] for number in range(first, last + 1))
+        found = CutDocument(layout, shards, dict(document["facts"]))
+        if (layout.key_digest, layout.cut) != (key_digest, folder.name):
+            raise ValueError(f"it belongs to cut {layout.cut!r} of the bank with key {layout.key_digest[:8]}")
+    except (LookupError, TypeError, ValueError) as error:
+        raise CorruptBankError(
+            f"cut file {str(path)!r} is damaged ({error}); delete the folder of this cut and run "
+            f"`featbank extract` again"
+        ) from error
+    return found
+
+
+def _ranges(numbers: Iterable[int]) -> list[list[int]]:
+    """Write numbers as first-last pairs.
+
+    >>> _ranges([0, 1, 2, 5])
+    [[0, 2], [5, 5]]
+    """
+    ranges: list[list[int]] = []
+    for number in sorted(numbers):
+        if ranges and ranges[-1][1] == number - 1:
+            ranges[-1][1] = number
+        else:
+            ranges.append([number, number])
+    return ranges
+
+
+def cut_folders(folder: Path) -> list[Path]:
+    """List the folders of a bank that hold a cut, finished or begun, by name."""
+    return [
+        one
+        for one in sorted(folder.iterdir())
+        if one.is_dir()
+        and not one.name.startswith(".")
+        and ((one / CUT_FILE).exists() or any(one.glob("*.h5")))
+    ]
+
+
+def layout_of(folder: Path, key_digest: str) -> CutLayout | None:
+    """Say what the shards of a cut look like, from ``cut.json`` or the first shard; None without them."""
+    document = read_cut_document(folder, key_digest)
+    if document is not None:
+        return document.layout
+    for _, path in sorted(shard_files(folder).items()):
+        layout = read_facts(path).layout
+        if (layout.key_digest, layout.cut) != (key_digest, folder.name):
+            raise damaged(
+                path, f"it belongs to cut {layout.cut!r} of the bank with key {layout.key_digest[:8]}"
+            )
+        return layout
+    return None
+
+
+def write_quarantine(folder: Path, records: Iterable[QuarantineRecord]) -> None:
+    """Write ``quarantine.jsonl`` anew, whole."""
+    lines = []
+    for record in records:
+        document = sealed(
+            {
+                "id": record.printable_id,
+                "id_hex": record.id.hex(),
+                "digest": record.digest,
+                "reason": record.reason,
+                "detail": record.detail,
+            }
+        )
+        lines.append(json.dumps(document) + "\n")
+    path = folder / QUARANTINE_FILE
+    if lines or path.exists():
+        write_file(path, "".join(lines).encode())
+
+
+def read_quarantine(folder: Path) -> list[QuarantineRecord]:
+    """Read ``quarantine.jsonl``; raises `CorruptBankError` if a line is damaged."""
+    path = folder / QUARANTINE_FILE
+    try:
+        data = read_bytes(path, what="quarantine file")
+    except FileNotFoundError:
+        return []
+    records = []
+    for line in data.split(b"\n")[:-1]:
+        entry = unsealed(path, line, what="quarantine file")
+        records.append(
+            QuarantineRecord(
+                bytes.fromhex(entry["id_hex"]), entry["digest"], entry["reason"], entry["detail"]
+            )
+        )
+    if data and not data.endswith(b"\n"):
+        raise CorruptBankError(
+            f"quarantine file {str(path)!r} is damaged: its last line is cut short; delete it and run "
+            f"`featbank extract` again"
+        )
+    return records
+
+
+def _identity(folder: Path) -> dict[str, Any]:
+    return {"host": host_name(), "inode": folder.stat().st_ino}
+
+
+def is_verified_copy(folder: Path) -> bool:
+    """Say whether this folder was checked (or made) here; a copied folder has another host or inode."""
+    try:
+        found = json.loads((folder / VERIFIED_FILE).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return bool(found == _identity(folder))
+
+
+def mark_verified(folder: Path) -> None:
+    """Remember that this folder was checked here; nothing is remembered where the cache is read-only."""
+    with contextlib.suppress(CacheWriteError):
+        write_json(folder / VERIFIED_FILE, _identity(folder))
+
+
+def check_all_hashes(folder: Path) -> None:
+    """Hash every shard of a bank; raises `CorruptBankError` for the first that is not what its name says."""
+    logger.info("hashing the shards of %s: it has been copied, or moved to another machine", folder)
+    for cut in cut_folders(folder):
+        for path in shard_files(cut).values():
+            fault = check_hash(path)
+            if fault is not None:
+                raise damaged(path, fault)
+
+
+def checked_provenance(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Return provenance as it will be stored; raises `InvalidInputError` if it is not JSON."""
+    if not isinstance(provenance, Mapping):
+        raise InvalidInputError(f"provenance={provenance!r} is no mapping; give at least {{}}")
+    stored = dict(provenance)
+    sealed(stored)
+    return stored

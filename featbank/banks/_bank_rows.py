@@ -1,0 +1,141 @@
+"""The rows of a bank: what stands in ``bank.json`` and ``manifest.h5``, and how rows are added."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Set as AbstractSet
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featbank._atomic import locked, write_file
+from featbank.banks import _bank_files as files
+from featbank.banks._manifest_file import MANIFEST_FILE, StoredManifest, read_manifest
+from featbank.banks.key import BankKey
+from featbank.banks.slots import SlotTable
+from featbank.errors import IncompleteBankError
+from featbank.manifest import Manifest, RowStatus, printable
+
+
+class BankRows:
+    """Key, provenance, manifest and slots of a bank: all of it but the features.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        Its folder.
+    document : BankDocument
+        What ``bank.json`` says.
+    stored : StoredManifest or None
+        What ``manifest.h5`` says; None while it has not been written.
+    """
+
+    def __init__(self, path: Path, document: files.BankDocument, stored: StoredManifest | None) -> None:
+        self.path = path
+        self._document = document
+        self._state = stored
+
+    @property
+    def dataset(self) -> str:
+        """Name of the dataset."""
+        return self._document.dataset
+
+    @property
+    def key(self) -> BankKey:
+        """What decides its numbers."""
+        return self._document.key
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Where it came from, as it was given when the bank was made."""
+        return self._document.provenance
+
+    @property
+    def name(self) -> str:
+        """``<dataset>/<backbone>-<digest8>``, fit for a terminal."""
+        return printable(f"{self.dataset}/{self.key.backbone}-{self.key.digest8}")
+
+    @property
+    def _stored(self) -> StoredManifest:
+        if self._state is None:
+            raise IncompleteBankError(f"bank {self.name!r} has no rows yet; run `{self._command()}`")
+        return self._state
+
+    @property
+    def manifest(self) -> Manifest:
+        """Its rows; statuses are those of the dataset, and where these are OK what extraction found."""
+        return self._stored.manifest
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names, in the order of the labels."""
+        return self._stored.classes
+
+    def __len__(self) -> int:
+        return len(self._state) if self._state else 0
+
+    @property
+    def slot_table(self) -> SlotTable:
+        """Its slots, shared by all cuts; without slots while there is no manifest."""
+        return self._state.table if self._state else SlotTable.empty()
+
+    @property
+    def row_slots(self) -> NDArray[np.int64]:
+        """Slot of each row, shape (n_samples,)."""
+        return self._stored.row_slots
+
+    def slot_first_rows(self) -> NDArray[np.int64]:
+        """Return the first row that has each slot, shape (n_slots,); -1 where no row does."""
+        return self.slot_table.first_rows(self.row_slots)
+
+    def set_manifest(self, manifest: Manifest, *, renew: AbstractSet[bytes] = frozenset()) -> None:
+        """Set the rows; images that have no slot yet get one, nothing stored is moved or lost.
+
+        Parameters
+        ----------
+        manifest : Manifest
+            The rows. The file is not touched if nothing changes.
+        renew : set of bytes, default=frozenset()
+            Digests of images to be pushed again, in all cuts; see `absent_digests`.
+
+        Raises
+        ------
+        CacheWriteError
+            If the manifest cannot be written.
+        """
+        with self._locked():
+            old = read_manifest(self.path)
+            table, row_slots = (old.table if old else SlotTable.empty()).with_digests(manifest.digests, renew)
+            self._write_state(StoredManifest.of(manifest, table, row_slots))
+
+    def absent_digests(self, manifest: Manifest) -> set[bytes]:
+        """Return the digests of `manifest` whose image was gone for some cut; pass them as `renew`."""
+        table = self.slot_table
+        absent = {
+            digest for digest, slot in table.slot_of().items() if table.statuses[slot] == RowStatus.ABSENT
+        }
+        return absent.intersection(digest.tobytes() for digest in manifest.digests) if absent else set()
+
+    def _locked(self) -> AbstractContextManager[None]:
+        return locked(self.path / files.LOCK_FILE)
+
+    def _write_state(self, state: StoredManifest) -> None:
+        path, data = self.path / MANIFEST_FILE, state.encode()
+        if not path.exists() or path.read_bytes() != data:
+            write_file(path, data)
+        self._state = state
+
+    def _fold_statuses(self, found: NDArray[np.uint8]) -> None:
+        with self._locked():
+            state = read_manifest(self.path) or self._stored  # another process may have added slots
+            grown = np.zeros(len(state.table), np.uint8)
+            grown[: len(found)] = found
+            self._write_state(state.with_table(state.table.with_statuses(grown)))
+
+    def _command(self, cut: str | None = None) -> str:
+        location = printable(str(self.provenance.get("location") or self.dataset))
+        words = ["featbank", "extract", location, "--backbone", self.key.backbone]
+        return shlex.join([*words, "--cut", "logits" if cut == "softmax" else cut] if cut else words)

@@ -1,0 +1,203 @@
+"""``manifest.h5``: the rows of a bank and the slots that hold their features, as one checked file.
+
+512 bytes with the SHA-256 of all that follows (an HDF5 user block, which HDF5 readers skip), then plain HDF5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featbank._atomic import sha256
+from featbank.banks._hdf5 import READ_ERRORS, build_image, open_image, read_attribute
+from featbank.banks._sealed import read_bytes, wrong_version
+from featbank.banks.key import FORMAT_VERSION
+from featbank.banks.slots import SlotTable
+from featbank.errors import CorruptBankError
+from featbank.manifest import Manifest, RowStatus
+
+MANIFEST_FILE = "manifest.h5"
+
+_USER_BLOCK = 512
+_ADVICE = "copy it again from where it is whole, or remove the bank and run `featbank extract` again"
+
+
+@dataclass(frozen=True, eq=False)
+class StoredManifest:
+    """What ``manifest.h5`` holds.
+
+    Parameters
+    ----------
+    id_bytes, id_offsets : ndarray of uint8 and int64
+        All ids one behind the other; id i is ``id_bytes[id_offsets[i]:id_offsets[i + 1]]``.
+    labels, splits, digests, given_statuses : ndarray
+        As in `featbank.manifest.Manifest`; the statuses are those the dataset gave.
+    classes : tuple of str
+        Class names.
+    table : SlotTable
+        The slots.
+    row_slots : ndarray of int64, shape (n_samples,)
+        Slot of each row.
+    """
+
+    id_bytes: NDArray[np.uint8]
+    id_offsets: NDArray[np.int64]
+    labels: NDArray[np.int32]
+    splits: NDArray[np.uint8]
+    digests: NDArray[np.uint8]
+    given_statuses: NDArray[np.uint8]
+    classes: tuple[str, ...]
+    table: SlotTable
+    row_slots: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, manifest: Manifest, table: SlotTable, row_slots: NDArray[np.int64]) -> StoredManifest:
+        """Take a manifest apart into arrays."""
+        id_bytes, id_offsets = _joined(manifest.ids)
+        return cls(
+            id_bytes,
+            id_offsets,
+            manifest.labels.astype(np.int32),
+            manifest.splits.astype(np.uint8),
+            manifest.digests.astype(np.uint8),
+            manifest.statuses.astype(np.uint8),
+            tuple(manifest.classes),
+            table,
+            row_slots,
+        )
+
+    def with_table(self, table: SlotTable) -> StoredManifest:
+        """Return the same rows over another table."""
+        return StoredManifest(
+            self.id_bytes,
+            self.id_offsets,
+            self.labels,
+            self.splits,
+            self.digests,
+            self.given_statuses,
+            self.classes,
+            table,
+            self.row_slots,
+        )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @cached_property
+    def statuses(self) -> NDArray[np.uint8]:
+        """Status of each row, shape (n_samples,): the dataset's, else what extraction found."""
+        found = self.table.statuses[self.row_slots]
+        return np.where(self.given_statuses != RowStatus.OK, self.given_statuses, found).astype(np.uint8)
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """The rows, with `statuses`."""
+        return Manifest(
+            ids=_parted(self.id_bytes, self.id_offsets),
+            labels=self.labels,
+            classes=self.classes,
+            splits=self.splits,
+            digests=self.digests,
+            statuses=self.statuses,
+        )
+
+    def id(self, row: int) -> bytes:
+        """Return one id without building all of them."""
+        return self.id_bytes[self.id_offsets[row] : self.id_offsets[row + 1]].tobytes()
+
+    def encode(self) -> bytes:
+        """Return the bytes of the file; equal content gives equal bytes."""
+        class_bytes, class_offsets = _joined(
+            [name.encode("utf-8", "surrogateescape") for name in self.classes]
+        )
+        image = build_image(
+            {
+                "ids": self.id_bytes,
+                "id_offsets": self.id_offsets,
+                "labels": self.labels,
+                "splits": self.splits,
+                "digests": self.digests,
+                "statuses": self.given_statuses,
+                "class_names": class_bytes,
+                "class_offsets": class_offsets,
+                "slot_digests": self.table.digests,
+                "segments": self.table.segments,
+                "slot_statuses": self.table.statuses,
+                "row_slots": self.row_slots,
+            },
+            {"format_version": FORMAT_VERSION},
+        )
+        return _seal(image) + image
+
+
+def decode_manifest(path: Path, data: bytes) -> StoredManifest:
+    """Parse the bytes of a ``manifest.h5``.
+
+    Raises
+    ------
+    CorruptBankError
+        If they are not what was written.
+    BankFormatError
+        If they were written in another version of the format.
+    """
+    image = data[_USER_BLOCK:]
+    if data[:_USER_BLOCK] != _seal(image):
+        raise CorruptBankError(
+            f"manifest {str(path)!r} is damaged: its {len(data)} bytes do not match its own sha256; {_ADVICE}"
+        )
+    try:
+        with open_image(image) as file:
+            version = read_attribute(file, "format_version")
+            if version != FORMAT_VERSION:
+                raise wrong_version(path, int(version))
+            stored: dict[str, NDArray[Any]] = {name: file[name][()] for name in file}
+        names = _parted(stored["class_names"], stored["class_offsets"])
+        return StoredManifest(
+            stored["ids"],
+            stored["id_offsets"],
+            stored["labels"],
+            stored["splits"],
+            stored["digests"],
+            stored["statuses"],
+            tuple(name.decode("utf-8", "surrogateescape") for name in names),
+            SlotTable(stored["slot_digests"], stored["segments"], stored["slot_statuses"]),
+            stored["row_slots"],
+        )
+    except READ_ERRORS as error:
+        if isinstance(error, CorruptBankError) or type(error).__module__ == "featbank.errors":
+            raise
+        raise CorruptBankError(f"manifest {str(path)!r} is damaged ({error}); {_ADVICE}") from error
+
+
+def read_manifest(folder: Path) -> StoredManifest | None:
+    """Read the manifest of a bank; None if the bank has none yet."""
+    path = folder / MANIFEST_FILE
+    try:
+        data = read_bytes(path, what="manifest")
+    except FileNotFoundError:
+        return None
+    return decode_manifest(path, data)
+
+
+def _seal(image: bytes) -> bytes:
+    return f"featbank manifest; sha256 of the HDF5 file behind this block: {sha256(image)}\n".encode().ljust(
+        _USER_BLOCK, b"\0"
+    )
+
+
+def _joined(parts: Sequence[bytes]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    offsets = np.zeros(len(parts) + 1, np.int64)
+    np.cumsum([len(part) for part in parts], out=offsets[1:])
+    return np.frombuffer(b"".join(parts), np.uint8), offsets
+
+
+def _parted(joined: NDArray[np.uint8], offsets: NDArray[np.int64]) -> tuple[bytes, ...]:
+    data, bounds = joined.tobytes(), offsets.tolist()
+    return tuple(data[start:stop] for start, stop in pairwise(bounds))

@@ -1,0 +1,258 @@
+"""The packed file: written from a bank (this module is also the child process for that), and read back."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from featbank._atomic import canonical_json, make_folder, write_file
+from featbank.banks import _bank_files as files
+from featbank.banks._cut_reader import CutReader, shard_files
+from featbank.banks._hdf5 import LIBVER, READ_ERRORS, allocate_contiguous, image_name
+from featbank.banks._manifest_file import MANIFEST_FILE, decode_manifest
+from featbank.banks._shard_file import CutLayout, encode_shard
+from featbank.banks.bank import Bank
+from featbank.banks.key import check_name
+from featbank.banks.slots import ShardPlan
+from featbank.errors import BankFormatError, BankNotFoundError, CorruptBankError, FeatbankError
+from featbank.manifest import SPLITS
+
+PACK_VERSION = 1
+
+_FORMAT = "featbank pack"
+_BLOCK_BYTES = 16 * 1024 * 1024
+_LONGEST_ATTRIBUTE = 60_000  # HDF5 refuses attributes of 64 kB
+
+
+def pack_bytes(bank: Bank) -> int:
+    """Return about how large the packed file will be."""
+    rows = max(len(bank), len(bank.slot_table))
+    return sum(rows * bank[cut].nbytes // max(1, len(bank)) for cut in bank.cuts) + 1000 * rows
+
+
+def pack_image(bank: Bank) -> bytes:
+    """Return the packed file as bytes, built in memory."""
+    with h5py.File(image_name(), "w", driver="core", backing_store=False, libver=LIBVER) as file:
+        _fill(file, bank)
+        file.flush()
+        image: bytes = file.id.get_file_image()
+    return image
+
+
+def write_pack(bank: Bank, path: Path) -> None:
+    """Write the packed file with libhdf5 itself; only for a process that may crash."""
+    with h5py.File(path, "x", libver=LIBVER) as file:
+        _fill(file, bank)
+
+
+def _fill(file: Any, bank: Bank) -> None:
+    manifest, stored = bank.manifest, bank._stored
+    _put(file, "ids", np.array(manifest.ids or [b""], np.bytes_)[: len(manifest)])
+    _put(file, "labels", manifest.labels)
+    _put(file, "split", np.array(SPLITS, np.bytes_)[manifest.splits])
+    classes = [name.encode("utf-8", "surrogateescape") for name in manifest.classes]
+    _put(file, "classes", np.array(classes or [b""], np.bytes_)[: len(classes)])
+    inner = file.create_group("bank")
+    _put(inner, "bank_json", _blob((bank.path / files.BANK_FILE).read_bytes()))
+    _put(inner, "manifest", _blob(stored.encode()))
+    quarantine = bank.path / files.QUARANTINE_FILE
+    _put(inner, "quarantine", _blob(quarantine.read_bytes() if quarantine.exists() else b""))
+    features, statuses, cuts = (
+        file.create_group("features"),
+        file.create_group("statuses"),
+        inner.create_group("cuts"),
+    )
+    for cut in bank.cuts:
+        _fill_cut(bank, cut, features, statuses, cuts.create_group(cut))
+    attributes = {
+        "format": _FORMAT.encode(),
+        "dataset": bank.dataset.encode(),
+        "backbone": bank.key.backbone.encode(),
+        "key_digest": bank.key.digest().encode(),
+        "key": canonical_json(bank.key.to_dict()),
+        "provenance": canonical_json(bank.provenance),
+    }
+    for name, text in attributes.items():
+        if len(text) <= _LONGEST_ATTRIBUTE:
+            file.attrs.create(name, np.bytes_(text))
+    file.attrs.create("pack_version", np.int64(PACK_VERSION))
+
+
+def _fill_cut(bank: Bank, cut: str, features: Any, statuses: Any, inner: Any) -> None:
+    folder, layout = bank._layout(cut)
+    reader, row_slots = bank._reader_of(layout), bank.row_slots
+    _put_features(features, cut, reader, row_slots)
+    _put(statuses, cut, reader.statuses(row_slots))
+    numbers = sorted(number for number in shard_files(folder) if number < len(reader.plans))
+    plans = [reader.plans[number] for number in numbers]
+    slots = _slots_of(plans)
+    extra = np.setdiff1d(slots, row_slots)  # images that left the dataset
+    _put(inner, "cut_json", _blob((folder / files.CUT_FILE).read_bytes()))
+    _put(inner, "shards", np.array(numbers, np.int64))
+    _put(inner, "slot_statuses", reader.statuses(slots))
+    _put(inner, "extra_slots", extra)
+    _put_features(inner, "extra_features", reader, extra)
+    digests = [
+        _content_digest(
+            reader.facts(plan.number).features(),
+            bank.slot_table.digests,
+            plan,
+            reader.statuses(_slots_of([plan])),
+        )
+        for plan in plans
+    ]
+    _put(inner, "shard_sha256", np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32))
+
+
+def _slots_of(plans: list[ShardPlan]) -> NDArray[np.int64]:
+    return np.concatenate([np.arange(plan.start, plan.stop) for plan in plans] or [np.zeros(0, np.int64)])
+
+
+def _content_digest(
+    features: NDArray[Any], table: NDArray[np.uint8], plan: ShardPlan, statuses: NDArray[np.uint8]
+) -> bytes:
+    # of the content, not of the shard file: another HDF5 release may lay the same content out otherwise
+    digest = hashlib.sha256()
+    for part in (features, table[plan.start : plan.stop], statuses):
+        digest.update(np.ascontiguousarray(part).data)
+    return digest.digest()
+
+
+def _blob(data: bytes) -> NDArray[np.uint8]:
+    return np.frombuffer(data, np.uint8)
+
+
+def _put(group: Any, name: str, array: NDArray[Any]) -> None:
+    allocate_contiguous(group.id, name, array.shape, array.dtype)
+    if array.size:
+        group[name][...] = array
+
+
+def _put_features(group: Any, name: str, reader: CutReader, slots: NDArray[np.int64]) -> None:
+    layout: CutLayout = reader.layout
+    allocate_contiguous(group.id, name, (len(slots), *layout.shape), layout.dtype)
+    step = max(1, _BLOCK_BYTES // layout.row_bytes)
+    for start in range(0, len(slots), step):
+        part = slots[start : start + step]
+        block = np.empty((len(part), *layout.shape), layout.dtype)
+        reader.gather(part, block)
+        group[name][start : start + len(part)] = block
+
+
+class PackReader:
+    """Reads a packed file; a context manager.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not path.is_file():
+            raise BankNotFoundError(f"no packed bank {str(path)!r}; `featbank banks pack` makes one")
+        try:
+            self._file = h5py.File(path, "r", locking=False)
+        except READ_ERRORS as error:
+            raise self._damaged(str(error)) from error
+        try:
+            if self._file.attrs.get("format") != _FORMAT.encode():
+                raise self._damaged("it is HDF5, but no packed bank")
+            version = int(self._file.attrs["pack_version"])
+            if version != PACK_VERSION:
+                raise BankFormatError(
+                    f"{str(path)!r} has pack version {version}, this featbank reads version {PACK_VERSION}: "
+                    f"unpack it with the featbank that packed it"
+                )
+            data = self._bytes("bank/bank_json")
+            self.document = files.parse_bank_document(path, data)
+        except FeatbankError:
+            self._file.close()
+            raise
+        except READ_ERRORS as error:
+            self._file.close()
+            raise self._damaged(str(error)) from error
+
+    def __enter__(self) -> PackReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def _damaged(self, detail: str) -> CorruptBankError:
+        return CorruptBankError(
+            f"packed bank {str(self.path)!r} cannot be read ({detail}); copy or pack it again from "
+            f"where it is whole"
+        )
+
+    def _bytes(self, name: str) -> bytes:
+        data: bytes = self._file[name][()].tobytes()
+        return data
+
+    def write_bank(self, folder: Path) -> None:
+        """Write all files of the bank into an empty folder; `CorruptBankError` if the pack is damaged."""
+        try:
+            self._write_bank(folder)
+        except FeatbankError:
+            raise
+        except READ_ERRORS as error:
+            raise self._damaged(str(error)) from error
+
+    def _write_bank(self, folder: Path) -> None:
+        manifest = self._bytes("bank/manifest")
+        stored = decode_manifest(self.path, manifest)
+        for cut in self._file["bank/cuts"]:
+            inner = self._file["bank/cuts"][cut]
+            cut_folder = make_folder(folder / check_name("cut", cut))
+            write_file(cut_folder / files.CUT_FILE, inner["cut_json"][()].tobytes())
+            document = files.read_cut_document(cut_folder, self.document.key.digest())
+            if document is None:
+                raise self._damaged(f"cut {cut!r} is not whole")
+            layout = document.layout
+            all_plans = stored.table.plan(layout.shard_rows)
+            plans = [all_plans[number] for number in inner["shards"][()].tolist()]
+            # where the features of each slot stand: in a row of the manifest, or among the extra ones
+            places = stored.table.first_rows(stored.row_slots)
+            extra_slots = inner["extra_slots"][()]
+            extra_places = np.full(len(stored.table), -1, np.int64)
+            extra_places[extra_slots] = np.arange(len(extra_slots))
+            rows, extra = self._file["features"][cut], inner["extra_features"]
+            statuses, begin = inner["slot_statuses"][()], 0
+            for plan, want in zip(plans, inner["shard_sha256"][()], strict=True):
+                slots = np.arange(plan.start, plan.stop)
+                features = np.empty((plan.n_rows, *layout.shape), layout.dtype)
+                _take(rows, places[slots], features)
+                _take(extra, extra_places[slots], features)
+                found = statuses[begin : begin + plan.n_rows]
+                begin += plan.n_rows
+                if _content_digest(features, stored.table.digests, plan, found) != want.tobytes():
+                    raise self._damaged(f"shard {plan.number} of cut {cut!r} is not what was packed")
+                name, image = encode_shard(
+                    layout, plan, features, stored.table.digests[plan.start : plan.stop], found
+                )
+                write_file(cut_folder / name, image)
+        quarantine = self._bytes("bank/quarantine")
+        if quarantine:
+            write_file(folder / files.QUARANTINE_FILE, quarantine)
+        write_file(folder / MANIFEST_FILE, manifest)
+        write_file(folder / files.BANK_FILE, self._bytes("bank/bank_json"))
+
+
+def _take(source: Any, places: NDArray[np.int64], out: NDArray[Any]) -> None:
+    """Fill the rows of `out` whose place in `source` is known, run by run."""
+    wanted = np.flatnonzero(places >= 0)
+    for run in np.split(wanted, np.flatnonzero((np.diff(places[wanted]) != 1) | (np.diff(wanted) != 1)) + 1):
+        if len(run):
+            first, begin = int(run[0]), int(places[run[0]])
+            out[first : first + len(run)] = source[begin : begin + len(run)]
+
+
+if __name__ == "__main__":
+    write_pack(Bank.open(sys.argv[1], check="size"), Path(sys.argv[2]))

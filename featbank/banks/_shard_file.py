@@ -1,0 +1,219 @@
+"""One shard file: built in memory, named by its SHA-256, checked against the plan when it is opened."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from featbank._atomic import file_digest, sha256
+from featbank.banks._hdf5 import READ_ERRORS, build_image, end_of_file, read_attribute
+from featbank.banks.key import FORMAT_VERSION
+from featbank.banks.slots import ShardPlan
+from featbank.errors import CorruptBankError
+from featbank.manifest import RowStatus
+
+_NAME = re.compile(r"(?P<number>\d{5,9})-(?P<sha16>[0-9a-f]{16})\.h5")
+
+
+@dataclass(frozen=True)
+class CutLayout:
+    """What all shards of one cut have in common.
+
+    Parameters
+    ----------
+    key_digest : str
+        Digest of the bank's key.
+    cut : str
+        Name of the cut.
+    shape : tuple of int
+        Shape of one row.
+    dtype : numpy.dtype
+        What features are stored as.
+    shard_rows : int
+        Rows of a full shard.
+    """
+
+    key_digest: str
+    cut: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    shard_rows: int
+
+    @property
+    def n_features(self) -> int:
+        """Numbers in one row."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return self.n_features * self.dtype.itemsize
+
+
+@dataclass(frozen=True, eq=False)
+class ShardFacts:
+    """What a shard file says about itself; `offset` is where its features begin, in bytes."""
+
+    path: Path
+    layout: CutLayout
+    plan: ShardPlan
+    digests: NDArray[np.uint8]
+    statuses: NDArray[np.uint8]
+    offset: int
+
+    def features(self) -> NDArray[Any]:
+        """Map the features, shape (n_rows, *shape), read-only."""
+        shape = (self.plan.n_rows, *self.layout.shape)
+        try:
+            mapped = np.memmap(self.path, self.layout.dtype, mode="r", offset=self.offset, shape=shape)
+        except (OSError, ValueError) as error:  # removed or cut short since it was checked
+            raise damaged(self.path, f"it cannot be mapped ({error})") from error
+        return mapped.view(np.ndarray)
+
+
+def damaged(path: Path, detail: str) -> CorruptBankError:
+    """Return the error for a damaged shard."""
+    return CorruptBankError(
+        f"shard {str(path)!r} is damaged: {detail}; delete this file and run the same `featbank extract` "
+        f"again, it extracts these rows anew"
+    )
+
+
+def shard_number(name: str) -> int | None:
+    """Return the number in a shard's file name, or None if the name is none of a shard.
+
+    Examples
+    --------
+    >>> shard_number("00012-0123456789abcdef.h5"), shard_number("notes.txt")
+    (12, None)
+    """
+    match = _NAME.fullmatch(name)
+    return int(match["number"]) if match else None
+
+
+def shard_name(number: int, digest: str) -> str:
+    """Return the file name of shard `number` whose bytes have this SHA-256."""
+    return f"{number:05d}-{digest[:16]}.h5"
+
+
+def encode_shard(
+    layout: CutLayout,
+    plan: ShardPlan,
+    features: NDArray[Any],
+    digests: NDArray[np.uint8],
+    statuses: NDArray[np.uint8],
+) -> tuple[str, bytes]:
+    """Return the name and the bytes of a shard; equal content gives equal bytes."""
+    image = build_image(
+        {"features": features, "digests": digests, "statuses": statuses},
+        {
+            "format_version": FORMAT_VERSION,
+            "key": layout.key_digest,
+            "cut": layout.cut,
+            "shard": plan.number,
+            "start": plan.start,
+            "stop": plan.stop,
+            "shard_rows": layout.shard_rows,
+        },
+    )
+    return shard_name(plan.number, sha256(image)), image
+
+
+def check_hash(path: Path) -> str | None:
+    """Compare a shard's bytes with its name; return what is wrong, or None."""
+    try:
+        digest = file_digest(path)
+    except OSError as error:
+        return f"it cannot be read ({error.strerror})"
+    if path.name != shard_name(shard_number(path.name) or 0, digest):
+        return f"its bytes have sha256 {digest[:16]}..., not what its name says"
+    return None
+
+
+def read_facts(path: Path) -> ShardFacts:
+    """Read what a shard says about itself, and check that the file is as long as it must be.
+
+    Raises
+    ------
+    CorruptBankError
+        If the file is empty, cut short, too long, or not a shard.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as head:
+            said = end_of_file(head.read(48))
+    except OSError as error:
+        raise damaged(path, f"it cannot be read ({error.strerror})") from error
+    if said != size:
+        want = "no start of an HDF5 file" if said is None else f"it should have {said}"
+        raise damaged(path, f"it has {size} bytes, {want}")
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            version = read_attribute(file, "format_version")
+            if version != FORMAT_VERSION:
+                raise ValueError(f"it has format version {version}, this featbank reads {FORMAT_VERSION}")
+            features = file["features"]
+            layout = CutLayout(
+                str(read_attribute(file, "key")),
+                str(read_attribute(file, "cut")),
+                tuple(int(side) for side in features.shape[1:]),
+                features.dtype,
+                int(read_attribute(file, "shard_rows")),
+            )
+            plan = ShardPlan(*(int(read_attribute(file, name)) for name in ("shard", "start", "stop")))
+            facts = ShardFacts(
+                path,
+                layout,
+                plan,
+                file["digests"][()],
+                file["statuses"][()],
+                _contiguous_offset(features, plan.n_rows, size),
+            )
+    except READ_ERRORS as error:
+        raise damaged(path, str(error)) from error
+    if facts.digests.shape != (plan.n_rows, 32) or facts.statuses.shape != (plan.n_rows,):
+        raise damaged(path, f"its datasets do not have the {plan.n_rows} rows it says it has")
+    if (facts.statuses > max(RowStatus)).any():
+        raise damaged(path, "a row has a status that does not exist")
+    return facts
+
+
+def check_facts(facts: ShardFacts, layout: CutLayout, plan: ShardPlan, digests: NDArray[np.uint8]) -> None:
+    """Compare a shard with what must stand in this place; `digests` are those of the plan's slots.
+
+    Raises
+    ------
+    CorruptBankError
+        If it belongs to another bank, cut or place.
+    """
+    pairs: list[tuple[str, Any, Any]] = [
+        ("bank key", facts.layout.key_digest[:16], layout.key_digest[:16]),
+        ("cut", facts.layout.cut, layout.cut),
+        ("shard number", facts.plan.number, plan.number),
+        ("slots", (facts.plan.start, facts.plan.stop), (plan.start, plan.stop)),
+        ("rows per shard", facts.layout.shard_rows, layout.shard_rows),
+        ("row shape", facts.layout.shape, layout.shape),
+        ("dtype", str(facts.layout.dtype), str(layout.dtype)),
+    ]
+    wrong = [f"{name} is {got!r}, not {want!r}" for name, got, want in pairs if got != want]
+    if not wrong and not np.array_equal(facts.digests, digests):
+        wrong.append("it holds other images than the manifest says")
+    if wrong:
+        raise damaged(facts.path, f"it does not belong here: {'; '.join(wrong)}")
+
+
+def _contiguous_offset(features: Any, n_rows: int, size: int) -> int:
+    if features.is_virtual or features.external or features.chunks is not None:
+        raise ValueError("its features are not stored in one piece inside it")
+    if features.shape[0] != n_rows or features.size == 0:
+        raise ValueError(f"its features have shape {features.shape}, it says it has {n_rows} rows")
+    offset = features.id.get_offset()
+    if offset is None or offset + features.nbytes > size:
+        raise ValueError("its features reach beyond its end")
+    return int(offset)

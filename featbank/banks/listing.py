@@ -1,0 +1,197 @@
+"""What a bank holds, as plain values for lists and tables; cheap enough for ``banks ls``."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featbank.manifest import SPLITS, RowStatus, printable
+
+if TYPE_CHECKING:
+    from featbank.banks.bank import Bank
+
+__all__ = ["BankInfo", "CutInfo", "CutProgress", "QuarantineRecord"]
+
+
+class CutProgress(NamedTuple):
+    """How far a cut is extracted: rows of the manifest stored, and rows of the manifest."""
+
+    rows_stored: int
+    rows_needed: int
+
+
+@dataclass(frozen=True)
+class QuarantineRecord:
+    """One image that could not be read.
+
+    Parameters
+    ----------
+    id : bytes
+        Its id, as in the manifest.
+    digest : str
+        SHA-256 of its bytes, 64 hexadecimal digits.
+    reason : str
+        Short machine-readable cause, e.g. ``"truncated"``.
+    detail : str, default=""
+        What the decoder said.
+    """
+
+    id: bytes
+    digest: str
+    reason: str
+    detail: str = ""
+
+    @property
+    def printable_id(self) -> str:
+        """The id as it can be shown."""
+        return printable(self.id)
+
+
+@dataclass(frozen=True)
+class CutInfo:
+    """One cut of a bank.
+
+    Parameters
+    ----------
+    name : str
+        Its name.
+    shape : tuple of int
+        Shape of one row.
+    dtype : str
+        What is stored.
+    rows_stored, rows_needed : int
+        Rows of the manifest that are stored, and that there are.
+    complete : bool
+        Whether everything is stored and recorded.
+    size_bytes : int
+        Bytes of its files.
+    facts : mapping of str to JSON values
+        What extraction recorded; empty while it is not complete.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    rows_stored: int
+    rows_needed: int
+    complete: bool
+    size_bytes: int
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class BankInfo:
+    """One bank.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        Its folder.
+    dataset, backbone, digest8 : str
+        The parts of its name ``<dataset>/<backbone>-<digest8>``.
+    rows : int
+        Rows of the manifest.
+    classes : tuple of str
+        Class names.
+    splits : mapping of str to int
+        Rows per split.
+    cuts : tuple of CutInfo
+        Its cuts, complete or not.
+    quarantined : int
+        Rows that have no features in at least one cut.
+    created : str
+        When it was made, as its provenance says; "" if it does not.
+    changed : float
+        When ``manifest.h5`` or ``bank.json`` last changed, in seconds since 1970.
+    size_bytes : int
+        Bytes of all its files.
+    error : str or None
+        Why the bank cannot be opened; the fields that would need it are empty then.
+    """
+
+    path: Path
+    dataset: str
+    backbone: str
+    digest8: str
+    rows: int = 0
+    classes: tuple[str, ...] = ()
+    splits: Mapping[str, int] = field(default_factory=dict)
+    cuts: tuple[CutInfo, ...] = ()
+    quarantined: int = 0
+    created: str = ""
+    changed: float = 0.0
+    size_bytes: int = 0
+    error: str | None = None
+
+    @property
+    def name(self) -> str:
+        """``<dataset>/<backbone>-<digest8>``."""
+        return f"{self.dataset}/{self.backbone}-{self.digest8}"
+
+
+def describe(bank: Bank) -> BankInfo:
+    """Describe an opened bank."""
+    cuts = []
+    partial = bank.partial_cuts
+    for name in sorted({*bank.cuts, *partial}):
+        stored, needed = partial.get(name, CutProgress(len(bank), len(bank)))
+        array = bank[name]
+        cuts.append(
+            CutInfo(
+                name,
+                array.shape[1:],
+                array.dtype.name,
+                stored,
+                needed,
+                name not in partial,
+                folder_bytes(bank.path / name),
+                bank.facts(name),
+            )
+        )
+    stored_rows = bank._state
+    return BankInfo(
+        path=bank.path,
+        dataset=bank.dataset,
+        backbone=bank.key.backbone,
+        digest8=bank.key.digest8,
+        rows=len(bank),
+        classes=stored_rows.classes if stored_rows else (),
+        splits=split_counts(stored_rows.splits) if stored_rows else {},
+        cuts=tuple(cuts),
+        quarantined=int((stored_rows.statuses != RowStatus.OK).sum()) if stored_rows else 0,
+        created=str(bank.provenance.get("created", "")),
+        changed=changed(bank.path),
+        size_bytes=folder_bytes(bank.path),
+    )
+
+
+def split_counts(splits: NDArray[np.uint8]) -> dict[str, int]:
+    """Return how many rows each split has, splits without rows left out."""
+    counts = np.bincount(splits, minlength=len(SPLITS))
+    return {name: int(count) for name, count in zip(SPLITS, counts, strict=True) if count}
+
+
+def changed(folder: Path) -> float:
+    """Return when a bank last changed, in seconds since 1970; 0 if it has neither of its two files."""
+    times = [0.0]
+    for name in ("bank.json", "manifest.h5"):
+        with contextlib.suppress(OSError):
+            times.append((folder / name).stat().st_mtime)
+    return max(times)
+
+
+def folder_bytes(folder: Path) -> int:
+    """Return the bytes of all files below a folder; files that vanish meanwhile count 0."""
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.stat(os.path.join(parent, name), follow_symlinks=False).st_size  # noqa: PTH116, PTH118 - fast
+    return total

@@ -1,0 +1,144 @@
+"""One bank as one plain HDF5 file, and back; made by a process that may crash without harm if it is large."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from featbank._atomic import make_folder, publish, remove_stale_temporaries, temporary_path, write_file
+from featbank.banks._pack_file import PackReader, pack_bytes, pack_image
+from featbank.banks.bank import Bank
+from featbank.errors import CacheWriteError, CorruptBankError, InvalidInputError
+
+if TYPE_CHECKING:
+    from featbank.banks.store import BankStore
+
+__all__ = ["pack", "unpack"]
+
+logger = logging.getLogger(__name__)
+
+#: Larger packs are written to disk by libhdf5 itself, in a process of its own.
+_IMAGE_BYTES = 256 * 1024 * 1024
+
+
+def pack(bank: Bank, path: str | os.PathLike[str]) -> Path:
+    """Write a bank as one HDF5 file that any HDF5 reader opens; verifies it first.
+
+    ``/features/<cut>`` (n_samples, *shape) and ``/statuses/<cut>`` in the order of ``/ids``, ``/labels``,
+    ``/split``; ``/classes``; key and provenance as attributes; under ``/bank`` what `unpack` needs beside.
+    Rows whose status is not 0 hold zeros. Cuts that are only partly extracted are left out, with a warning.
+    Equal banks give equal bytes.
+
+    Parameters
+    ----------
+    bank : Bank
+        The bank.
+    path : str or path-like
+        The file to write; replaced if it exists.
+
+    Returns
+    -------
+    pathlib.Path
+        `path`.
+
+    Raises
+    ------
+    CorruptBankError
+        If `Bank.verify` finds a fault; nothing is written.
+    IncompleteBankError
+        If the bank has no rows yet.
+    CacheWriteError
+        If the file cannot be written; a file that was there stays.
+    """
+    target = Path(path)
+    faults = bank.verify().faults
+    if faults:
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        raise CorruptBankError(f"bank {bank.name!r} is not packed, it has a fault: {faults[0]}{more}")
+    for cut, progress in bank.partial_cuts.items():
+        logger.warning("cut %r is not packed: %d of %d rows are extracted", cut, *progress)
+    make_folder(target.parent)
+    if pack_bytes(bank) <= _IMAGE_BYTES:
+        write_file(target, pack_image(bank))
+        return target
+    remove_stale_temporaries(target.parent)
+    temporary = temporary_path(target)
+    try:
+        _write_in_child(bank.path, temporary)
+        publish(temporary, target)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+    return target
+
+
+def _write_in_child(bank: Path, temporary: Path) -> None:
+    # libhdf5 brings the process down when the disk runs full while it writes
+    source = str(Path(__file__).parents[2])
+    known = os.environ.get("PYTHONPATH")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([source, known] if known else [source])}
+    command = [
+        sys.executable,
+        "-m",
+        "featbank.banks._pack_file",
+        str(bank.absolute()),
+        str(temporary.absolute()),
+    ]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or [f"it ended with code {done.returncode}"])[-1]
+        raise CacheWriteError(
+            f"cannot write {str(temporary.parent)!r} ({said}): the disk may be full; "
+            f"free some space and pack again"
+        )
+
+
+def unpack(path: str | os.PathLike[str], store: BankStore) -> Bank:
+    """Make a bank from a file that `pack` wrote: the same manifest, cuts and shards again.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The packed file.
+    store : BankStore
+        Where the bank goes, under its own name.
+
+    Returns
+    -------
+    Bank
+
+    Raises
+    ------
+    BankNotFoundError
+        If there is no such file.
+    BankFormatError
+        If it was written in another version of the format.
+    CorruptBankError
+        If it is no packed bank, or damaged; nothing is left behind.
+    InvalidInputError
+        If the store has this bank already.
+    CacheWriteError
+        If the bank cannot be written.
+    """
+    with PackReader(Path(path)) as reader:
+        target = store.path_for(reader.document.dataset, reader.document.key)
+        if target.exists():
+            raise InvalidInputError(
+                f"{str(target)!r} exists already; remove it with `featbank banks rm`, or unpack into "
+                f"another cache"
+            )
+        make_folder(target.parent)
+        remove_stale_temporaries(target.parent)
+        aside = temporary_path(target)
+        try:
+            reader.write_bank(make_folder(aside))
+            publish(aside, target)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    return Bank.open(target)

@@ -1,0 +1,241 @@
+"""All banks of a cache: make, list, find by name, remove."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from featbank._atomic import locked, make_folder, remove_stale_temporaries, set_aside
+from featbank._registry import nearest
+from featbank.banks import _bank_files as files
+from featbank.banks.bank import Bank
+from featbank.banks.key import BankKey, check_name
+from featbank.banks.listing import BankInfo, changed, describe, folder_bytes
+from featbank.errors import (
+    BankError,
+    BankFormatError,
+    BankNotFoundError,
+    CacheWriteError,
+    InvalidInputError,
+    UnknownNameError,
+)
+from featbank.manifest import printable
+
+__all__ = ["BankStore"]
+
+
+class BankStore:
+    """The folder of all banks.
+
+    Parameters
+    ----------
+    root : str or path-like
+        The ``banks`` folder of the cache; made when the first bank is.
+
+    Examples
+    --------
+    >>> BankStore("cache/banks").root.name
+    'banks'
+    """
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.root = Path(root)
+
+    def path_for(self, dataset: str, key: BankKey) -> Path:
+        """Return the folder of the bank of this dataset and key; `InvalidInputError` for a bad name."""
+        return self.root / check_name("dataset", dataset) / f"{key.backbone}-{key.digest8}"
+
+    def create_or_open(self, dataset: str, key: BankKey, provenance: Mapping[str, Any]) -> Bank:
+        """Open the bank of this dataset and key; make it first if there is none.
+
+        Parameters
+        ----------
+        dataset : str
+            Name of the dataset, safe as a folder name.
+        key : BankKey
+            What decides the numbers.
+        provenance : mapping of str to JSON values
+            Where it comes from (``location``, ``weights``, ``created``, ``versions``, ``command``, ...);
+            kept from the first time, ignored if the bank exists.
+
+        Returns
+        -------
+        Bank
+
+        Raises
+        ------
+        BankFormatError
+            If the bank there has another key or format version.
+        CorruptBankError
+            If a file of the bank is damaged.
+        CacheWriteError
+            If it cannot be made.
+        """
+        path = self.path_for(dataset, key)
+        document = files.BankDocument(dataset, key, files.checked_provenance(provenance))
+        if not (path / files.BANK_FILE).exists():
+            make_folder(path)
+            with locked(path / files.LOCK_FILE):
+                if not (path / files.BANK_FILE).exists():  # else another process was first
+                    document.write(path)
+                    files.mark_verified(path)
+        bank = Bank.open(path)
+        if bank.key != key:
+            differing = "; ".join(
+                f"{name} is {there!r}, not {here!r}"
+                for name, (here, there) in key.differences(bank.key).items()
+            )
+            raise BankFormatError(
+                f"the bank in {str(path)!r} has another key ({differing}); the folder was renamed, or is "
+                f"another bank's: move it away and run `featbank extract` again"
+            )
+        return bank
+
+    def paths(self) -> list[Path]:
+        """List the folders of all banks, by name, broken ones included; reads none of their files."""
+        if not self.root.is_dir():
+            return []
+        return [
+            folder
+            for dataset in sorted(self.root.iterdir())
+            if dataset.is_dir() and not dataset.name.startswith(".")
+            for folder in sorted(dataset.iterdir())
+            if folder.is_dir() and not folder.name.startswith(".")
+        ]
+
+    def list(self) -> list[BankInfo]:
+        """Describe all banks, by name; one that cannot be opened stands there with its error."""
+        return [_info(path) for path in self.paths()]
+
+    def newest(self) -> Path:
+        """Return the folder of the bank that changed last; raises `BankNotFoundError` if there is none."""
+        found = [path for path in self.paths() if (path / files.BANK_FILE).exists()]
+        if not found:
+            raise BankNotFoundError(
+                f"no bank in {str(self.root)!r}; `featbank extract` makes one (with no arguments from the "
+                f"handwritten digits inside scikit-learn), --cache-dir looks elsewhere"
+            )
+        return max(found, key=lambda path: (changed(path), str(path)))
+
+    def resolve(self, bank: str | os.PathLike[str] | None = None) -> Path:
+        """Find a bank by what a user says.
+
+        Parameters
+        ----------
+        bank : str, path-like or None
+            None takes the newest; else a bank's folder, its name ``<dataset>/<backbone>-<digest8>``, or a
+            part of the name that fits one bank only (``digits``, ``digits/minivgg``, the digest).
+
+        Returns
+        -------
+        pathlib.Path
+
+        Raises
+        ------
+        BankNotFoundError
+            If none fits.
+        InvalidInputError
+            If several do.
+        """
+        if bank is None:
+            return self.newest()
+        text = os.fspath(bank)
+        for candidate in (Path(text), self.root / text):
+            if text and (candidate / files.BANK_FILE).exists():
+                return candidate
+        names = {_name(path): path for path in self.paths()}
+        if not isinstance(bank, str) or not text:
+            fitting = []
+        else:
+            whole = [name for name in names if text in _parts(name)]
+            fitting = whole or [name for name in names if text in name]
+        if len(fitting) == 1:
+            return names[fitting[0]]
+        if fitting:
+            raise InvalidInputError(
+                f"bank {printable(text)!r} fits {len(fitting)} banks: "
+                f"{nearest(text, map(printable, fitting))}; give more of the name"
+            )
+        raise BankNotFoundError(
+            f"no bank {printable(text)!r} in {str(self.root)!r}, there are: "
+            f"{nearest(text, map(printable, names))}; `featbank extract` makes one"
+        )
+
+    def remove(self, bank: str | os.PathLike[str], cut: str | None = None) -> int:
+        """Remove a bank, or one of its cuts; it vanishes in one step, then its bytes are freed.
+
+        Parameters
+        ----------
+        bank : str or path-like
+            As in `resolve`.
+        cut : str, optional
+            Remove only this cut.
+
+        Returns
+        -------
+        int
+            Bytes freed.
+
+        Raises
+        ------
+        BankNotFoundError, InvalidInputError
+            As `resolve`.
+        UnknownNameError
+            If the bank has no such cut.
+        CacheWriteError
+            If it cannot be removed.
+        """
+        folder = self.resolve(bank)
+        target = folder
+        if cut is not None:
+            known = [one.name for one in files.cut_folders(folder)]
+            if cut not in known:
+                raise UnknownNameError(
+                    f"bank {_name(folder)!r} holds no cut {cut!r}, it holds {nearest(cut, known)}"
+                )
+            target = folder / cut
+        freed = folder_bytes(target)
+        with locked(folder / files.LOCK_FILE):  # not while another process writes the manifest
+            aside = set_aside(target)
+        try:
+            shutil.rmtree(aside)
+        except OSError as error:
+            raise CacheWriteError(
+                f"removed {str(target)!r}, but cannot delete what is left in {str(aside)!r} "
+                f"({error.strerror}): delete it by hand"
+            ) from error
+        remove_stale_temporaries(target.parent)
+        if cut is None:
+            with contextlib.suppress(OSError):  # other banks of this dataset
+                folder.parent.rmdir()
+        return freed
+
+
+def _info(path: Path) -> BankInfo:
+    try:
+        return describe(Bank.open(path, check="size"))
+    except (BankError, OSError) as error:
+        backbone, _, digest8 = path.name.rpartition("-")
+        return BankInfo(
+            path=path,
+            dataset=path.parent.name,
+            backbone=backbone,
+            digest8=digest8,
+            changed=changed(path),
+            size_bytes=folder_bytes(path),
+            error=str(error),
+        )
+
+
+def _name(path: Path) -> str:
+    return f"{path.parent.name}/{path.name}"
+
+
+def _parts(name: str) -> set[str]:
+    dataset, _, folder = name.partition("/")
+    backbone, _, digest8 = folder.rpartition("-")
+    return {name, dataset, folder, backbone, digest8, f"{dataset}/{backbone}"}

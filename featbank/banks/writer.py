@@ -1,0 +1,209 @@
+"""Writes the shards of one cut: says which are missing, publishes each whole, records facts at the end."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featbank._atomic import locked, make_folder, remove_stale_temporaries, write_file
+from featbank.banks._bank_files import LOCK_FILE
+from featbank.banks._cut_reader import CutReader, shard_files
+from featbank.banks._shard_file import CutLayout, check_facts, check_hash, encode_shard, read_facts
+from featbank.banks.slots import ShardPlan
+from featbank.errors import CorruptBankError, IncompleteBankError, InvalidInputError
+from featbank.manifest import RowStatus
+
+if TYPE_CHECKING:
+    from featbank.banks.bank import Bank
+
+__all__ = ["CutWriter"]
+
+logger = logging.getLogger(__name__)
+
+
+class CutWriter:
+    """Writes one cut; comes from ``bank.cut_writer(cut, shape, dtype)``.
+
+    ``for plan in writer.missing(): writer.write(plan, features, statuses)``, then ``writer.finish(facts)``
+    (also when nothing was missing but `finished` is False: the last run died just before it).
+    Several processes may write one cut at once; each shard ends up once.
+
+    Parameters
+    ----------
+    bank : Bank
+        The bank, its manifest set.
+    layout : CutLayout
+        What the shards look like.
+    """
+
+    def __init__(self, bank: Bank, layout: CutLayout) -> None:
+        self._bank = bank
+        self._layout = layout
+        self.folder: Path = make_folder(bank.path / layout.cut)
+        remove_stale_temporaries(self.folder)
+        remove_stale_temporaries(bank.path)
+
+    @property
+    def cut(self) -> str:
+        """Name of the cut."""
+        return self._layout.cut
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one row."""
+        return self._layout.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """What features are stored as."""
+        return self._layout.dtype
+
+    @property
+    def shard_rows(self) -> int:
+        """Rows of a full shard, a multiple of the key's batch size."""
+        return self._layout.shard_rows
+
+    def plans(self) -> list[ShardPlan]:
+        """List the planned shards that hold a row of the manifest, in order."""
+        reader = self._reader()
+        needed = np.unique(reader.numbers_of(self._bank.row_slots)).tolist()
+        return [reader.plans[number] for number in needed]
+
+    def missing(self) -> list[ShardPlan]:
+        """List the planned shards that have no file and hold a row of the manifest, in order.
+
+        Returns
+        -------
+        list of ShardPlan
+
+        Raises
+        ------
+        CorruptBankError
+            If a shard that is there is damaged; the message says what to do.
+        """
+        reader = self._reader()
+        present = shard_files(self.folder)
+        missing = []
+        for plan in self.plans():
+            if plan.number in present:
+                reader.facts(plan.number)
+            else:
+                missing.append(plan)
+        return missing
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is missing and `finish` has recorded it."""
+        return self.cut in self._bank.cuts
+
+    def write(self, plan: ShardPlan, features: NDArray[Any], statuses: NDArray[np.uint8]) -> Path:
+        """Write one shard; when this returns it survives power loss.
+
+        Parameters
+        ----------
+        plan : ShardPlan
+            Which one, from `missing`.
+        features : ndarray, shape (plan.n_rows, *shape)
+            Rows in slot order, in exactly the stored dtype; zeros where the status is not OK.
+        statuses : ndarray of uint8, shape (plan.n_rows,)
+            `RowStatus` of each row.
+
+        Returns
+        -------
+        pathlib.Path
+            The shard's file: the one written, or an intact one that another process finished first.
+
+        Raises
+        ------
+        InvalidInputError
+            If the arrays do not fit the plan, or the plan is none of this cut.
+        CacheWriteError
+            If the file cannot be written; shards written before are not touched.
+        """
+        self._check_input(plan, features, statuses)
+        table = self._bank.slot_table
+        digests = table.digests[plan.start : plan.stop]
+        name, image = encode_shard(self._layout, plan, features, digests, statuses)
+        path = self.folder / name
+        with locked(self.folder / LOCK_FILE):
+            there = shard_files(self.folder).get(plan.number)
+            if there is not None:
+                fault = self._fault(there, plan, digests)
+                if fault is None:
+                    if there.name != name:
+                        logger.warning(
+                            "shard %s was written by another process with other bytes; kept", there
+                        )
+                    return there
+                logger.warning("shard %s is replaced: %s", there, fault)
+            write_file(path, image)
+            if there is not None and there != path:
+                there.unlink()
+        return path
+
+    def finish(self, facts: Mapping[str, Any]) -> None:
+        """Record that the cut is complete for the manifest, with what there is to say about it.
+
+        Rows whose features could not be had get their status in the manifest.
+
+        Parameters
+        ----------
+        facts : mapping of str to JSON values
+            E.g. ``precision_error``, ``max_abs``, ``n_overflow``, ``duration_s``; replaces earlier facts,
+            which ``bank.facts(cut)`` gives.
+
+        Raises
+        ------
+        IncompleteBankError
+            If a shard is missing.
+        InvalidInputError
+            If the facts cannot be stored as JSON.
+        """
+        missing = self.missing()
+        if missing:
+            raise IncompleteBankError(self._bank._lacks(self.cut, missing[0]))
+        reader = self._reader()
+        present = sorted(number for number in shard_files(self.folder) if number < len(reader.plans))
+        found = np.zeros(len(reader.table), np.uint8)
+        for number in present:
+            plan = reader.plans[number]
+            found[plan.start : plan.stop] = reader.facts(number).statuses
+        self._bank._fold_statuses(found)
+        self._bank._write_cut_facts(self._layout, present, facts)
+
+    def _reader(self) -> CutReader:
+        return self._bank._reader_of(self._layout)
+
+    def _fault(self, path: Path, plan: ShardPlan, digests: NDArray[np.uint8]) -> str | None:
+        fault = check_hash(path)
+        if fault is not None:
+            return fault
+        try:
+            check_facts(read_facts(path), self._layout, plan, digests)
+        except CorruptBankError as error:
+            return str(error)
+        return None
+
+    def _check_input(self, plan: ShardPlan, features: NDArray[Any], statuses: NDArray[np.uint8]) -> None:
+        plans = self._reader().plans
+        if not (0 <= plan.number < len(plans)) or plans[plan.number] != plan:
+            raise InvalidInputError(f"{plan} is no shard of cut {self.cut!r}; take plans from missing()")
+        want = (plan.n_rows, *self.shape)
+        faults = []
+        if features.shape != want:
+            faults.append(f"features have shape {features.shape}, not {want}")
+        if features.dtype != self.dtype:  # a silent cast could overflow to inf
+            faults.append(f"features have dtype {features.dtype}, not {self.dtype}")
+        if statuses.shape != (plan.n_rows,) or statuses.dtype != np.uint8:
+            faults.append(f"statuses are {statuses.dtype} {statuses.shape}, not uint8 ({plan.n_rows},)")
+        elif (statuses > max(RowStatus)).any():
+            faults.append(f"statuses have {int(statuses.max())}, the largest is {int(max(RowStatus))}")
+        elif not faults and features[statuses != RowStatus.OK].any():
+            faults.append("rows that are not OK have features, they must be zeros")
+        if faults:
+            raise InvalidInputError(f"shard {plan.number} of cut {self.cut!r}: {'; '.join(faults)}")

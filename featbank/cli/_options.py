@@ -1,0 +1,32 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["CacheDir", "Device", "Json", "Seed", "split_commas"]
+
+CacheDir = Annotated[
+    Path | None,
+    typer.Option("--cache-dir", help="Where banks and runs live.  [default: $FEATBANK_CACHE, else ./cache]"),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+Device = Annotated[
+    str | None, typer.Option("--device", help="cpu, cuda, cuda:N; the best there is by default.")
+]
+Seed = Annotated[int, typer.Option("--random-state", "--seed", help="Seed of everything random.")]
+
+
+def split_commas(values: list[str] | None) -> list[str]:
+    """Flatten ``--cut fc7 --cut block4_pool,block5_pool`` to one list, without repeats.
+
+    Examples
+    --------
+    >>> split_commas(["fc7", "block4_pool, fc7"])
+    ['fc7', 'block4_pool']
+    """
+    parts = [part.strip() for value in values or [] for part in value.split(",")]
+    return list(dict.fromkeys(part for part in parts if part))

@@ -1,0 +1,185 @@
+"""How commands talk: results on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+__all__ = [
+    "human_bytes",
+    "human_count",
+    "human_time",
+    "print_json",
+    "print_table",
+    "progress_bar",
+    "say",
+    "show_log",
+]
+
+
+def say(text: str) -> None:
+    """Write one line on standard error."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def print_json(value: Any) -> None:
+    """Write one JSON object on standard output; NaN and infinities become null."""
+    sys.stdout.write(json.dumps(_plain(value), ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value.item() if hasattr(value, "item") else value
+
+
+def print_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], *, numeric: Sequence[str] = ()
+) -> None:
+    """Print a table on standard output; columns named in `numeric` are aligned right."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for column in columns:
+        table.add_column(column, justify="right" if column in numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    # A pipe has no width: let every line be as long as it needs, so that grep and cut work on it.
+    console = Console(width=None if sys.stdout.isatty() else 240, highlight=False, markup=False)
+    console.print(table)
+
+
+def human_bytes(size_bytes: float) -> str:
+    """Return a size for people.
+
+    Examples
+    --------
+    >>> human_bytes(0), human_bytes(401_408), human_bytes(3.7e9)
+    ('0 B', '401 kB', '3.70 GB')
+    """
+    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size_bytes >= factor:
+            return (
+                f"{size_bytes / factor:.3g} {unit}" if unit != "GB" else f"{size_bytes / factor:.2f} {unit}"
+            )
+    return f"{size_bytes:.0f} B"
+
+
+def human_count(count: float) -> str:
+    """Return a large number for people.
+
+    Examples
+    --------
+    >>> human_count(15_470_000_000), human_count(512)
+    ('15.5 G', '512')
+    """
+    for unit, factor in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= factor:
+            return f"{count / factor:.3g} {unit}"
+    return f"{count:.0f}"
+
+
+def human_time(duration_s: float) -> str:
+    """Return a duration for people.
+
+    Examples
+    --------
+    >>> human_time(0.52), human_time(75), human_time(7300)
+    ('0.5 s', '1 min 15 s', '2 h 1 min')
+    """
+    if duration_s < 60:
+        return f"{duration_s:.1f} s"
+    minutes, seconds = divmod(round(duration_s), 60)
+    return f"{minutes} min {seconds} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+@contextlib.contextmanager
+def progress_bar(what: str, unit: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """Show progress on standard error: a bar on a terminal, elsewhere a line now and then.
+
+    Yields
+    ------
+    callable
+        Takes (done, total).
+    """
+    if quiet:
+        yield lambda done, total: None
+    elif sys.stderr.isatty():
+        with _rich_bar(what, unit) as update:
+            yield update
+    else:
+        yield _PlainLines(what, unit)
+
+
+class _PlainLines:
+    """A line at the start, every ten seconds, and at the end."""
+
+    def __init__(self, what: str, unit: str) -> None:
+        self._what, self._unit = what, unit
+        self._started = self._last = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if done < total and now - self._last < 10:
+            return
+        self._last = now
+        elapsed = max(now - self._started, 1e-9)
+        rate = done / elapsed
+        left = (
+            f", {human_time((total - done) / rate)} left"
+            if 0 < done < total
+            else f" in {human_time(elapsed)}"
+        )
+        say(f"{self._what}: {done} of {total} {self._unit}, {rate:.3g} {self._unit}/s{left}")
+
+
+@contextlib.contextmanager
+def _rich_bar(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn(what),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(what, total=None, rate="")
+        started = time.monotonic()
+
+        def update(done: int, total: int) -> None:
+            rate = done / max(time.monotonic() - started, 1e-9)
+            bar.update(task, completed=done, total=total, rate=f"{rate:.3g} {unit}/s")
+
+        yield update
+
+
+def show_log(verbose: bool) -> None:
+    """Send the library's warnings (with `verbose`, also what it tells in passing) to standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("featbank: %(message)s"))
+    root = logging.getLogger("featbank")
+    root.handlers[:] = [handler]
+    root.setLevel(logging.INFO if verbose else logging.WARNING)
+    logging.captureWarnings(True)
+    warnings_log = logging.getLogger("py.warnings")
+    warnings_log.handlers[:] = [handler]
+    warnings_log.propagate = False

@@ -1,0 +1,46 @@
+"""The commands of ``featbank``; each lives in the file of its noun."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from featbank.cli import backbones as backbones_commands
+from featbank.cli import banks as banks_commands
+from featbank.cli._output import show_log
+from featbank.cli.extract import extract
+from featbank.cli.pretrain import pretrain
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="featbank",
+    help="Push each image dataset once through a pretrained backbone, answer everything else from the bank.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def options(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more on standard error.")] = False,
+) -> None:
+    """Push each image dataset once through a pretrained backbone, answer everything else from the bank."""
+    show_log(verbose)
+
+
+@app.command("version")
+def version() -> None:
+    """Print the version."""
+    from featbank import __version__
+
+    typer.echo(__version__)
+
+
+app.command("extract")(extract)
+app.add_typer(banks_commands.app, name="banks")
+app.command("backbones")(backbones_commands.backbones)
+app.command("cuts")(backbones_commands.cuts)
+app.command("pretrain")(pretrain)

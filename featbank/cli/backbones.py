@@ -1,0 +1,78 @@
+"""``featbank backbones`` and ``featbank cuts``."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from featbank.cli._options import Json
+from featbank.cli._output import human_bytes, human_count, print_json, print_table
+
+__all__ = ["backbones", "cuts"]
+
+
+def backbones(as_json: Json = False) -> None:
+    """List the backbones whose cuts have names; any other torchvision classifier works by node name."""
+    from featbank.backbones import get_spec, names
+
+    specs = [get_spec(name) for name in names()]
+    if as_json:
+        rows = [
+            {
+                "backbone": spec.name,
+                "image_size": spec.default_image_size,
+                "n_parameters": spec.n_parameters,
+                "macs": max((cut.macs or 0 for cut in spec.cuts), default=0),
+                "cuts": [cut.name for cut in spec.cuts],
+            }
+            for spec in specs
+        ]
+        print_json({"backbones": rows})
+        return
+    print_table(
+        ("backbone", "pixels", "weights", "multiply-adds", "cuts"),
+        [
+            (
+                spec.name,
+                str(spec.default_image_size),
+                human_count(spec.n_parameters or 0),
+                human_count(max((cut.macs or 0 for cut in spec.cuts), default=0)),
+                " ".join(cut.name for cut in spec.cuts),
+            )
+            for spec in specs
+        ],
+        numeric=("pixels", "weights", "multiply-adds"),
+    )
+
+
+def cuts(
+    backbone: Annotated[str, typer.Argument(help="See 'featbank backbones'.")],
+    image_size: Annotated[int | None, typer.Option(help="Side of the input in pixels.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Print the cuts of a backbone: shape, multiply-adds up to the cut, bytes per image in a bank."""
+    from featbank.backbones import cut_table
+
+    rows = cut_table(backbone, image_size)
+    if as_json:
+        print_json({"backbone": backbone, "cuts": [asdict(row) for row in rows]})
+        return
+    print_table(
+        ("cut", "aliases", "node", "shape", "features", "multiply-adds", "bytes/image"),
+        [
+            (
+                row.name,
+                ", ".join(row.aliases),
+                row.node,
+                "x".join(map(str, row.shape)),
+                str(math.prod(row.shape)),
+                human_count(row.macs),
+                human_bytes(row.row_bytes) if row.row_bytes else "from logits",
+            )
+            for row in rows
+        ],
+        numeric=("features", "multiply-adds", "bytes/image"),
+    )

@@ -1,0 +1,125 @@
+"""``featbank extract``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from featbank.cli._options import CacheDir, Device, Json, Seed, split_commas
+from featbank.cli._output import human_bytes, human_time, print_json, progress_bar, say
+
+if TYPE_CHECKING:
+    from featbank.extraction import ExtractionPlan, ExtractionResult
+
+__all__ = ["extract"]
+
+
+def extract(
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="A folder of class folders, a CSV (path,label[,split]), torchvision:NAME, or digits."
+        ),
+    ] = "digits",
+    backbone: Annotated[str, typer.Option("--backbone", "-b", help="See 'featbank backbones'.")] = "minivgg",
+    cut: Annotated[
+        list[str] | None,
+        typer.Option("--cut", "-c", help="Where to read; repeat it for more, all come from one pass."),
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="A torchvision weights name, a .safetensors or .pth file, or 'random'.")
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(help="28,4,8: first n per class to train, val, test. 0.7,0.1,0.2: by digest."),
+    ] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="Side of the input in pixels, instead of the weights' own.")
+    ] = None,
+    transform: Annotated[str | None, typer.Option(help="weights (their own), squash, or contrast.")] = None,
+    precision: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    dtype: Annotated[
+        str, typer.Option(help="What is stored: float16 or float32 (logits: always float32).")
+    ] = "float16",
+    batch_size: Annotated[int, typer.Option(help="Images per forward pass.")] = 32,
+    limit: Annotated[int | None, typer.Option(help="Take N rows only, the classes in turn.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the dataset in the cache.")] = None,
+    device: Device = None,
+    workers: Annotated[int | None, typer.Option(help="Decoding threads; one per core by default.")] = None,
+    random_state: Seed = 0,
+    data_root: Annotated[Path | None, typer.Option(help="Where torchvision datasets lie.")] = None,
+    download: Annotated[bool, typer.Option("--download", help="Let torchvision fetch the dataset.")] = False,
+    cache_dir: CacheDir = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would cost, push nothing.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 1 when images were quarantined.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Push each image once through a backbone and keep what comes out at the cuts.
+
+    Example: featbank extract photos/ --backbone vgg16 --cut block4_pool --cut fc7 --split 28,4,8
+    """
+    from featbank.extraction import Extraction
+
+    task = Extraction(
+        data,
+        backbone=backbone,
+        cuts=split_commas(cut),
+        weights=weights,
+        split=split,
+        image_size=image_size,
+        transform=transform,
+        precision=precision,
+        dtype=dtype,
+        batch_size=batch_size,
+        limit=limit,
+        name=name,
+        device=device,
+        workers=workers,
+        random_state=random_state,
+        data_root=data_root,
+        download=download,
+        cache_dir=cache_dir,
+    )
+    plan = task.plan(measure=dry_run)
+    if dry_run:
+        if as_json:
+            print_json({**asdict(plan), "size_bytes": plan.size_bytes})
+        else:
+            typer.echo(_said_of_plan(plan))
+        return
+    say(_said_of_plan(plan))
+    with progress_bar("extract", "images") as progress:
+        result = task.run(progress)
+    if as_json:
+        print_json(asdict(result))
+    else:
+        _print_result(result)
+    if strict and result.quarantined:
+        raise typer.Exit(1)
+
+
+def _said_of_plan(plan: ExtractionPlan) -> str:
+    sizes = ", ".join(f"{cut} {human_bytes(size)}" for cut, size in plan.cut_bytes.items())
+    time_left = f"; about {human_time(plan.duration_s)}" if plan.duration_s is not None else ""
+    return (
+        f"{plan.to_push} of {plan.rows} images to push; to write: {sizes}; "
+        f"{human_bytes(plan.disk_free_bytes)} free{time_left}"
+    )
+
+
+def _print_result(result: ExtractionResult) -> None:
+    typer.echo(f"bank         {result.bank}")
+    for cut, shape in result.cuts.items():
+        typer.echo(f"cut          {cut} {'x'.join(map(str, shape))}")
+    typer.echo(
+        f"rows         {result.rows}: {result.pushed} pushed, {result.skipped} skipped, "
+        f"{result.quarantined} quarantined"
+    )
+    if result.quarantined:
+        typer.echo(f"quarantine   {result.bank / 'quarantine.jsonl'}")
+    typer.echo(f"time         {human_time(result.duration_s)}")

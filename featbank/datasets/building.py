@@ -1,0 +1,220 @@
+"""From a dataset to its manifest: hash every file, give every row its split."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import logging
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featbank._registry import nearest
+from featbank.datasets._names import require_two_classes
+from featbank.datasets.sources import Dataset
+from featbank.datasets.splits import DEFAULT_SPLIT, SplitRule, assign_splits, digest_fractions, parse_split
+from featbank.errors import DatasetError, ImageDecodeError, InvalidInputError
+from featbank.manifest import SPLITS, Manifest, RowStatus, printable
+
+__all__ = ["build_manifest", "row_indices"]
+
+logger = logging.getLogger(__name__)
+
+_ROWS_PER_TASK = 32
+_MAX_THREADS = 8
+_VAL_SHARE = 0.1
+_TRAIN, _VAL, _TEST, _NONE = range(4)
+# Faults of this process, not of a file: quarantining images for them would lose good data.
+_OUR_FAULT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+
+
+def build_manifest(
+    dataset: Dataset, *, split: str | SplitRule | None = None, limit: int | None = None
+) -> Manifest:
+    """Hash every image of a dataset and give every row its split.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    split : str or SplitRule, optional
+        Counts per class such as ``"28,4,8"`` or fractions such as ``"0.7,0.1,0.2"`` for train, val, test; see
+        `assign_splits`. Default: the splits the source itself has; a source with train and test but no val
+        gives a tenth of train (by digest) to val, because early stopping and the choice of C must not look at
+        the test images. A source that says nothing is split 0.7, 0.1, 0.2 by digest.
+    limit : int, optional
+        Keep so many rows only. They are taken in turn from each class (of each split of the source), in
+        order, so that a small limit still has all classes; the kept rows stay in the dataset's order.
+
+    Returns
+    -------
+    Manifest
+        All rows `RowStatus.OK` but those whose file could not be read at all: these are quarantined, and
+        their digest is that of the word "unreadable", a zero byte and their id.
+
+    Raises
+    ------
+    InvalidInputError
+        If `split` or `limit` cannot work.
+    DatasetError
+        If the dataset does not hold together, has fewer than two classes, or no file of it can be read.
+    """
+    rule = parse_split(split) if isinstance(split, str) else split
+    if limit is not None and (isinstance(limit, bool) or limit != int(limit) or limit < 1):
+        raise InvalidInputError(f"limit={limit!r} must be a whole number of at least 1, or None for all rows")
+    labels = _label_indices(dataset)
+    source = _split_codes(dataset)
+    kept = _taken_in_turn(labels, source, limit)
+    labels = labels[kept]
+    digests, statuses = _hashed(dataset, kept)
+    if rule is not None:
+        if source is not None:
+            logger.info("split '%s' replaces the splits that %s has itself", rule, dataset.name)
+        splits = assign_splits(rule, labels=labels, classes=dataset.classes, digests=digests)
+    elif source is None:
+        splits = assign_splits(DEFAULT_SPLIT, labels=labels, classes=dataset.classes, digests=digests)
+    else:
+        splits = _with_val(source[kept], digests, dataset.name)
+    _warn_of_untrained(dataset, labels, splits)
+    return Manifest(
+        ids=tuple(dataset.ids[index] for index in kept),
+        labels=labels,
+        classes=tuple(dataset.classes),
+        splits=splits,
+        digests=digests,
+        statuses=statuses,
+    )
+
+
+def row_indices(dataset: Dataset, manifest: Manifest) -> NDArray[np.int64]:
+    """Return, for each row of a manifest, the index to hand to ``dataset.read``.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    manifest : Manifest
+        Of this dataset, perhaps limited or older.
+
+    Returns
+    -------
+    ndarray of int64, shape (n_samples,)
+        -1 where the dataset no longer has the row's id.
+    """
+    index_of = {one: index for index, one in enumerate(dataset.ids)}
+    return np.array([index_of.get(one, -1) for one in manifest.ids], dtype=np.int64)
+
+
+def _label_indices(dataset: Dataset) -> NDArray[np.int32]:
+    n = len(dataset.ids)
+    if len(dataset.labels) != n or (dataset.splits is not None and len(dataset.splits) != n):
+        raise DatasetError(
+            f"{dataset.name!r} has {n} ids, {len(dataset.labels)} labels"
+            + ("" if dataset.splits is None else f" and {len(dataset.splits)} splits")
+            + "; it must have as many of each"
+        )
+    if len(set(dataset.ids)) != n:
+        raise DatasetError(f"{dataset.name!r} has an id twice; ids must be unique")
+    index_of = {name: index for index, name in enumerate(dataset.classes)}
+    for label in dataset.labels:
+        if label is not None and label not in index_of:
+            known = nearest(label, dataset.classes)
+            raise DatasetError(
+                f"{dataset.name!r} has the label {label!r}, which is none of its classes: {known}"
+            )
+    require_two_classes(dataset.labels, repr(dataset.name))
+    return np.array([-1 if one is None else index_of[one] for one in dataset.labels], dtype=np.int32)
+
+
+def _split_codes(dataset: Dataset) -> NDArray[np.uint8] | None:
+    if dataset.splits is None:
+        return None
+    unknown = sorted(set(dataset.splits) - set(SPLITS))
+    if unknown:
+        raise DatasetError(f"{dataset.name!r} has the split {unknown[0]!r}; known: {', '.join(SPLITS)}")
+    return np.array([SPLITS.index(one) for one in dataset.splits], dtype=np.uint8)
+
+
+def _taken_in_turn(
+    labels: NDArray[np.int32], source: NDArray[np.uint8] | None, limit: int | None
+) -> NDArray[np.int64]:
+    n = len(labels)
+    if limit is None or limit >= n:
+        return np.arange(n, dtype=np.int64)
+    # Groups of one split and class; a source's own splits count, or a small limit would be all test images.
+    groups = labels.astype(np.int64) + (0 if source is None else source.astype(np.int64) * (labels.max() + 2))
+    ranks = np.empty(n, dtype=np.int64)
+    by_group = np.argsort(groups, kind="stable")
+    starts = np.flatnonzero(np.diff(groups[by_group], prepend=groups.min() - 1))
+    sizes = np.diff(starts, append=n)
+    ranks[by_group] = np.arange(n) - np.repeat(starts, sizes)
+    in_turn = np.lexsort((groups, ranks))
+    return np.sort(in_turn[:limit]).astype(np.int64)
+
+
+def _hashed(dataset: Dataset, kept: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    n = len(kept)
+    digests = np.zeros((n, 32), dtype=np.uint8)
+    statuses = np.full(n, RowStatus.OK, dtype=np.uint8)
+    reasons: dict[int, str] = {}
+
+    def hash_rows(start: int) -> None:
+        for row in range(start, min(start + _ROWS_PER_TASK, n)):
+            index = int(kept[row])
+            try:
+                digest = hashlib.sha256(dataset.read(index)).digest()
+            except (OSError, ImageDecodeError) as error:
+                if isinstance(error, OSError) and error.errno in _OUR_FAULT:
+                    raise
+                digest = hashlib.sha256(b"unreadable\0" + dataset.ids[index]).digest()
+                statuses[row] = RowStatus.QUARANTINED
+                reasons[row] = getattr(error, "strerror", None) or str(error)
+            digests[row] = np.frombuffer(digest, dtype=np.uint8)
+
+    # Reading and hashing let go of the interpreter lock; more threads than this do not help one disk.
+    executor = ThreadPoolExecutor(min(_MAX_THREADS, 2 * (os.cpu_count() or 1)))
+    try:
+        for _ in executor.map(hash_rows, range(0, n, _ROWS_PER_TASK)):
+            pass
+    finally:
+        executor.shutdown(cancel_futures=True)
+    if reasons:
+        first = min(reasons)
+        example = f"'{printable(dataset.ids[int(kept[first])])}': {reasons[first]}"
+        if len(reasons) == n:
+            raise DatasetError(
+                f"none of the {n} images of {dataset.name!r} can be read, the first is {example}"
+            )
+        logger.warning(
+            "%d of %d images of %s cannot be read, the first is %s", len(reasons), n, dataset.name, example
+        )
+    return digests, statuses
+
+
+def _with_val(source: NDArray[np.uint8], digests: NDArray[np.uint8], name: str) -> NDArray[np.uint8]:
+    present = set(source.tolist())
+    splits = source.copy()
+    if _TRAIN in present and _TEST in present and _VAL not in present:
+        taken = (source == _TRAIN) & (digest_fractions(digests, [_VAL_SHARE]) == 0)
+        splits[taken] = _VAL
+        logger.info(
+            "%s has no validation split: %d of its %d training images (a tenth, by digest) are used for it",
+            name,
+            int(taken.sum()),
+            int((source == _TRAIN).sum()),
+        )
+    return splits
+
+
+def _warn_of_untrained(dataset: Dataset, labels: NDArray[np.int32], splits: NDArray[np.uint8]) -> None:
+    present = np.unique(labels[(labels >= 0) & (splits != _NONE)])
+    trained = np.unique(labels[(labels >= 0) & (splits == _TRAIN)])
+    missing = np.setdiff1d(present, trained)
+    if len(missing):
+        logger.warning(
+            "%d of %d classes of %s have no training image, the first is '%s'",
+            len(missing),
+            len(present),
+            dataset.name,
+            printable(dataset.classes[int(missing[0])]),
+        )

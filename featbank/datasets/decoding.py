@@ -1,0 +1,260 @@
+"""Bytes of one image file to pixels: one decoder, one documented result for each kind of image."""
+
+from __future__ import annotations
+
+import io
+import logging
+import struct
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import MappingProxyType
+
+import numpy as np
+import PIL
+
+# The plugins are named one by one: Pillow's own search imports all of them, in whichever thread comes first.
+from PIL import (
+    BmpImagePlugin,  # noqa: F401
+    ExifTags,
+    GifImagePlugin,  # noqa: F401
+    Image,
+    ImageFile,
+    JpegImagePlugin,  # noqa: F401
+    PngImagePlugin,  # noqa: F401
+    PpmImagePlugin,  # noqa: F401
+    TiffImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,  # noqa: F401
+)
+
+from featbank.datasets._quiet import quiet_pillow
+from featbank.errors import ImageDecodeError, InvalidInputError
+
+__all__ = ["DECODE_REASONS", "decode_image", "decoder_errors", "decoder_name", "upright", "upright_rgb"]
+
+logger = logging.getLogger(__name__)
+
+#: Every `reason` an `ImageDecodeError` of this package can carry, and what it means.
+DECODE_REASONS: Mapping[str, str] = MappingProxyType(
+    {
+        "empty": "the file has no bytes",
+        "not-an-image": "no decoder among JPEG, PNG, BMP, GIF, WebP, TIFF, PPM knows these bytes",
+        "truncated": "the file ends before its last pixel",
+        "too-many-pixels": "more pixels than the limit, counted before any memory is taken",
+        "too-many-bytes": "a file larger than the limit",
+        "unsupported-mode": "pixels without an agreed white (Lab, 32-bit integers, floats outside 0..1)",
+        "out-of-memory": "the decoder asked for more memory than there is",
+        "decoder-error": "the decoder gave up; the detail has its words",
+    }
+)
+
+# MPO (two-lens JPEG) has no opener of its own: the JPEG opener hands it out.
+_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+_PLAIN_MODES = frozenset({"1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV"})
+_ALPHA_MODES = frozenset({"LA", "PA", "RGBA", "La", "RGBa"})
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262
+
+
+def decoder_name() -> str:
+    """Return the decoder and its version, for the key of a bank.
+
+    Examples
+    --------
+    >>> decoder_name()
+    'pillow-...'
+    """
+    return f"pillow-{PIL.__version__}"
+
+
+def decode_image(data: bytes, *, max_pixels: int = 100_000_000) -> Image.Image:
+    r"""Decode one image as a person sees it.
+
+    The EXIF orientation is applied. Transparency is composited on white. 16-bit grey keeps its upper eight
+    bits; floats are read when they lie within 0..1. CMYK is converted as Pillow does. Of an animation or a
+    stack of pages the first is taken. Colour profiles are ignored, as torchvision's transforms do.
+
+    Parameters
+    ----------
+    data : bytes
+        The file's content. The format is told from it, never from a name.
+    max_pixels : int, default=100_000_000
+        Refuse larger images before memory is taken for them. Pillow's own ceiling
+        (``2 * PIL.Image.MAX_IMAGE_PIXELS``, about 179 million) stands above it.
+
+    Returns
+    -------
+    PIL.Image.Image
+        Mode ``"RGB"``, detached from any file.
+
+    Raises
+    ------
+    ImageDecodeError
+        For every image that gives no pixels; its `reason` is a key of `DECODE_REASONS`.
+    InvalidInputError
+        If ``PIL.ImageFile.LOAD_TRUNCATED_IMAGES`` is set, or `max_pixels` is below 1.
+
+    Notes
+    -----
+    Damage inside a JPEG's pixel data is not always seen by the decoder; the digest in the manifest is what
+    tells two versions of a file apart.
+
+    Examples
+    --------
+    >>> decode_image(b"P5 2 1 255 \x00\xff").getpixel((1, 0))
+    (255, 255, 255)
+    >>> decode_image(b"")
+    Traceback (most recent call last):
+        ...
+    featbank.errors.ImageDecodeError: empty: the file has no bytes
+    """
+    if max_pixels < 1:
+        raise InvalidInputError(f"max_pixels={max_pixels!r} must be at least 1")
+    with decoder_errors():
+        if not data:
+            raise ImageDecodeError("empty", DECODE_REASONS["empty"])
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            width, height = image.size
+            if width < 1 or height < 1:
+                raise ImageDecodeError("decoder-error", f"{width} x {height} has no pixels")
+            if width * height > max_pixels:
+                raise ImageDecodeError(
+                    "too-many-pixels", f"{width} x {height} is over the limit of {max_pixels} pixels"
+                )
+            return upright_rgb(image)
+
+
+@contextmanager
+def decoder_errors() -> Iterator[None]:
+    """Turn whatever Pillow raises inside the block into an `ImageDecodeError`, without warnings.
+
+    Raises
+    ------
+    ImageDecodeError
+        For every exception inside the block.
+    InvalidInputError
+        If ``PIL.ImageFile.LOAD_TRUNCATED_IMAGES`` is set: half a file would load, grey where it was cut.
+    """
+    if ImageFile.LOAD_TRUNCATED_IMAGES:
+        raise InvalidInputError(
+            "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is set, so damaged images would load with grey areas; "
+            "set it to False"
+        )
+    try:
+        with quiet_pillow():
+            yield
+    except ImageDecodeError:
+        raise
+    except UnidentifiedImageError as error:
+        raise ImageDecodeError("not-an-image", DECODE_REASONS["not-an-image"]) from error
+    except Image.DecompressionBombError as error:
+        raise ImageDecodeError("too-many-pixels", _one_line(error)) from error
+    except MemoryError as error:
+        raise ImageDecodeError("out-of-memory", _one_line(error)) from error
+    except Exception as error:  # decoders raise nearly every built-in on damaged files
+        cut = "truncated" in str(error).lower() or isinstance(error, EOFError)
+        raise ImageDecodeError("truncated" if cut else "decoder-error", _one_line(error)) from error
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if text and isinstance(error, OSError) else f"{type(error).__name__}: {text}".rstrip(": ")
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """Return `image` in mode ``"RGB"``, turned as its EXIF says, transparency on white.
+
+    Raises
+    ------
+    ImageDecodeError
+        With the reason ``"unsupported-mode"``.
+    """
+    # 16-bit colour names its transparent colour in 16 bits, but Pillow hands out 8-bit pixels.
+    tiles = getattr(image, "tile", None) or []
+    deep_colour = any("RGB;16" in str(tile[3]) for tile in tiles[:1])
+    image.load()
+    if deep_colour and isinstance(image.info.get("transparency"), tuple):
+        image.info["transparency"] = tuple(value >> 8 for value in image.info["transparency"])
+    return upright(_to_rgb(image), like=image)
+
+
+def upright(image: Image.Image, *, like: Image.Image | None = None) -> Image.Image:
+    """Turn `image` as the EXIF orientation of `like` (default: its own) says; pixels only move.
+
+    An orientation that cannot be parsed counts as upright, as in a browser.
+    """
+    try:
+        orientation = (like or image).getexif().get(ExifTags.Base.Orientation, 1)
+    except (SyntaxError, ValueError, TypeError, LookupError, AttributeError, OSError, struct.error) as error:
+        logger.debug("unreadable EXIF block taken as upright: %s", error)
+        return image
+    turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
+    return image if turn is None else image.transpose(turn)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    mode = image.mode
+    if mode.startswith("I;16"):
+        return _from_grey16(image)
+    if mode == "I":
+        return _from_integers(image)
+    if mode == "F":
+        return _from_floats(image)
+    if mode in _ALPHA_MODES or (mode in _PLAIN_MODES and "transparency" in image.info):
+        return _on_white(image)
+    if mode in _PLAIN_MODES:
+        return image.convert("RGB")
+    raise ImageDecodeError("unsupported-mode", f"mode {mode!r} has no agreed conversion to RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if image.mode == "La":
+        image = image.convert("LA")
+    rgba = image.convert("RGBA")
+    # paste() rounds once per value; alpha_composite() goes over a division by the resulting alpha.
+    white = Image.new("RGB", rgba.size, (255, 255, 255))
+    white.paste(rgba.convert("RGB"), mask=rgba.getchannel("A"))
+    return white
+
+
+def _from_grey16(image: Image.Image) -> Image.Image:
+    grey = np.asarray(image).astype(np.uint16)  # (h, w), whatever the byte order was
+    bits, white_is_zero = 16, False
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        bits = int(image.tag_v2.get(_BITS_PER_SAMPLE, (16,))[0])
+        white_is_zero = image.tag_v2.get(_PHOTOMETRIC) == 0
+    small = (grey >> (bits - 8)).astype(np.uint8)
+    if white_is_zero:
+        small = 255 - small
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        small[grey == transparent] = 255
+    return Image.fromarray(small).convert("RGB")
+
+
+def _from_integers(image: Image.Image) -> Image.Image:
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        raise ImageDecodeError("unsupported-mode", "a TIFF of signed or 32-bit integers has no agreed white")
+    grey = np.asarray(image)  # (h, w) int32; Pillow's form of 16-bit PGM
+    low, high = int(grey.min()), int(grey.max())
+    if low < 0 or high > 65535:
+        raise ImageDecodeError("unsupported-mode", f"integers {low}..{high} do not fit 16-bit grey")
+    return Image.fromarray((grey >> 8).astype(np.uint8)).convert("RGB")
+
+
+def _from_floats(image: Image.Image) -> Image.Image:
+    grey = np.asarray(image, dtype=np.float64)  # (h, w)
+    low, high = float(grey.min()), float(grey.max())
+    if not (low >= 0.0 and high <= 1.0):  # also false for NaN
+        raise ImageDecodeError("unsupported-mode", f"float pixels {low:.6g}..{high:.6g} are not within 0..1")
+    white_is_zero = isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(_PHOTOMETRIC) == 0
+    small = np.rint((1.0 - grey if white_is_zero else grey) * 255.0).astype(np.uint8)
+    return Image.fromarray(small).convert("RGB")

@@ -1,0 +1,136 @@
+"""``featbank.extract``: push the images of a dataset once through a backbone, into a bank."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+
+from featbank.datasets import Dataset
+from featbank.extraction.task import BATCH_SIZE, Extraction, ExtractionResult, Progress
+from featbank.extraction.work import ExtractionPlan
+
+__all__ = ["extract"]
+
+
+def extract(
+    data: str | os.PathLike[str] | Dataset = "digits",
+    *,
+    backbone: str,
+    cuts: Sequence[str],
+    weights: str | os.PathLike[str] | None = None,
+    split: str | None = None,
+    image_size: int | None = None,
+    transform: str | None = None,
+    precision: str = "auto",
+    dtype: str = "float16",
+    batch_size: int = BATCH_SIZE,
+    limit: int | None = None,
+    name: str | None = None,
+    device: str | None = None,
+    workers: int | None = None,
+    random_state: int = 0,
+    data_root: str | os.PathLike[str] | None = None,
+    download: bool = False,
+    cache_dir: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+    on_plan: Callable[[ExtractionPlan], None] | None = None,
+) -> ExtractionResult:
+    """Push each image of a dataset once through a backbone and keep what comes out at the cuts.
+
+    Images whose features are in the bank already are not pushed again, whatever their name: rows are matched
+    by the digest of the file. An interrupted extraction is resumed by calling this again.
+
+    Parameters
+    ----------
+    data : str, path or Dataset, default="digits"
+        A folder of class folders, a CSV, ``"torchvision:NAME"``, or ``"digits"``.
+    backbone : str
+        Name of the backbone, see ``featbank backbones``.
+    cuts : sequence of str
+        Where to read, see ``featbank cuts BACKBONE``. All come from one pass.
+    weights : str or path, optional
+        A torchvision weights name, a ``.safetensors`` or ``.pth`` file, or ``"random"``; the backbone's
+        default otherwise.
+    split : str, optional
+        ``"28,4,8"`` (first n per class) or ``"0.7,0.1,0.2"`` (by digest).
+    image_size : int, optional
+        Side of the square input in pixels, instead of what the weights ask for; part of the key.
+    transform : str, optional
+        Another preprocessing than the weights' own; part of the key.
+    precision : {"auto", "float32", "bfloat16", "float16"}, default="auto"
+        Arithmetic of the forward pass. ``auto`` takes the fastest the device computes natively if one
+        batch stays within 2 % (relative L2 error at every cut) of float32.
+    dtype : {"float16", "float32"}, default="float16"
+        What features are stored as; logits are always float32.
+    batch_size : int, default=32
+        Images per forward pass; part of the key.
+    limit : int, optional
+        Take N rows only, the classes in turn.
+    name : str, optional
+        Name of the dataset's folder in the cache, when its own would clash with another dataset's.
+    device : str, optional
+        ``"cpu"``, ``"cuda"``, ``"cuda:1"``; the best there is by default.
+    workers : int, optional
+        Decoding threads; one per core by default. Features do not depend on it.
+    random_state : int, default=0
+        Seed of ``weights="random"``.
+    data_root : path, optional
+        Where torchvision datasets lie.
+    download : bool, default=False
+        Let torchvision fetch its dataset.
+    cache_dir : path, optional
+        The cache; else ``$FEATBANK_CACHE``, else ``./cache``.
+    progress : callable, optional
+        Called with (images done, images to push).
+    on_plan : callable, optional
+        Called with the `ExtractionPlan` before anything is pushed.
+
+    Returns
+    -------
+    ExtractionResult
+
+    Raises
+    ------
+    UnknownNameError
+        For an unknown backbone, cut, transform or weights name; the message has the nearest names.
+    MissingDataError, MissingWeightsError
+        If images or weights are not there.
+    DatasetError, InvalidInputError
+        If the dataset or an argument makes no sense.
+    WeightsError
+        If a weights file belongs to another architecture.
+    CacheWriteError
+        If the disk is full or not writable; what was written before stays and is not pushed again.
+    FeatureOverflowError
+        If a feature is not finite or does not fit `dtype`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as cache:
+    ...     first = extract("digits", backbone="minivgg", cuts=["block5_pool"], limit=20, cache_dir=cache)
+    ...     again = extract("digits", backbone="minivgg", cuts=["block5_pool"], limit=20, cache_dir=cache)
+    >>> first.pushed, again.pushed, dict(first.cuts)
+    (20, 0, {'block5_pool': (128, 1, 1)})
+    """
+    task = Extraction(
+        data,
+        backbone=backbone,
+        cuts=cuts,
+        weights=weights,
+        split=split,
+        image_size=image_size,
+        transform=transform,
+        precision=precision,
+        dtype=dtype,
+        batch_size=batch_size,
+        limit=limit,
+        name=name,
+        device=device,
+        workers=workers,
+        random_state=random_state,
+        data_root=data_root,
+        download=download,
+        cache_dir=cache_dir,
+    )
+    return task.run(progress, on_plan)

@@ -1,0 +1,122 @@
+"""Which arithmetic the forward pass uses, and the proof that it does not change what comes out."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from featbank.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+__all__ = ["ERROR_LIMIT", "PRECISIONS", "PrecisionProof", "arithmetic", "native_precision", "relative_error"]
+
+logger = logging.getLogger(__name__)
+
+#: What ``--precision`` may say.
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+
+#: Largest relative L2 error of any cut against float32 at which ``auto`` keeps a fast precision.
+ERROR_LIMIT = 0.02
+
+
+@dataclass(frozen=True)
+class PrecisionProof:
+    """What one batch said of a precision.
+
+    Parameters
+    ----------
+    precision : str
+        The precision that is used.
+    errors : mapping of str to float
+        Cut -> relative L2 error against float32 on one batch; 0 for float32 itself.
+    rejected : str, optional
+        The precision that was tried and given up, because a cut's error was over `ERROR_LIMIT`.
+    """
+
+    precision: str
+    errors: Mapping[str, float]
+    rejected: str | None = None
+
+
+def native_precision(device: torch.device) -> str:
+    """Return the fastest precision the device computes natively: bfloat16, float16 or float32.
+
+    Parameters
+    ----------
+    device : torch.device
+        Where the forward pass runs. On a CPU bfloat16 counts as native with AVX512-BF16 or AMX only:
+        elsewhere it is emulated and slower than float32.
+    """
+    import torch
+
+    if device.type == "cuda":
+        major, _ = torch.cuda.get_device_capability(device)
+        return "bfloat16" if major >= 8 else "float16" if major >= 7 else "float32"
+    if device.type == "cpu":
+        return "bfloat16" if {"avx512_bf16", "amx_bf16"} & _cpu_flags() else "float32"
+    return "float32"
+
+
+def _cpu_flags() -> set[str]:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("flags"):
+                return set(line.split(":", 1)[1].split())
+    return set()
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """Raise `InvalidInputError` for a precision that is unknown or that `device` cannot compute in."""
+    if precision not in PRECISIONS:
+        raise InvalidInputError(f"precision={precision!r} is not one of {', '.join(PRECISIONS)}")
+    if precision == "float16" and device.type != "cuda":
+        raise InvalidInputError(
+            f"precision='float16' needs a CUDA device, this is {device.type!r}; use bfloat16, float32 or auto"
+        )
+
+
+@contextlib.contextmanager
+def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
+    """Compute in `precision` inside the block, without gradients; float32 means float32, never TF32."""
+    import torch
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.inference_mode())
+        if precision == "float32":
+            if device.type == "cuda":
+                stack.enter_context(_no_tf32())
+        else:
+            stack.enter_context(torch.autocast(device.type, getattr(torch, precision)))
+        yield
+
+
+@contextlib.contextmanager
+def _no_tf32() -> Iterator[None]:
+    """Switch TF32 off for matrix products and convolutions, and put the caller's settings back."""
+    import torch
+
+    matmul, convolution = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, convolution
+
+
+def relative_error(fast: Tensor, exact: Tensor) -> float:
+    """Return ``||fast - exact|| / ||exact||`` in float64 over all values; inf if `fast` is not finite."""
+    import torch
+
+    exact64, fast64 = exact.double(), fast.double()
+    if not bool(torch.isfinite(fast64).all()):
+        return float("inf")
+    norm = float(exact64.norm())
+    difference = float((fast64 - exact64).norm())
+    return difference / norm if norm else float(difference > 0)

@@ -1,0 +1,194 @@
+"""Gathers features into whole shards and writes them on one thread, while the next batch is computed."""
+
+from __future__ import annotations
+
+import math
+import queue
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featbank.errors import FeatureOverflowError
+from featbank.manifest import RowStatus
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from featbank.banks import CutWriter, ShardPlan
+
+__all__ = ["CutFacts", "ShardStore", "stored_dtype"]
+
+#: Shards waiting for the disk, all cuts together; more would only hide a slow disk in memory.
+_WAITING = 2
+
+
+def stored_dtype(cut: str, dtype: str) -> np.dtype[np.floating]:
+    """Return what a cut is stored as: `dtype`, but logits in float32 (softmax at any T comes from them)."""
+    return np.dtype(np.float32 if cut == "logits" else dtype)
+
+
+@dataclass
+class CutFacts:
+    """What was seen of one cut while it was written.
+
+    Parameters
+    ----------
+    max_abs : float
+        Largest magnitude, in float32, before the cast to the stored dtype.
+    n_zero, n_values : int
+        How many values were exactly zero, of how many.
+    """
+
+    max_abs: float = 0.0
+    n_zero: int = 0
+    n_values: int = 0
+
+
+class _Shard:
+    """One shard being filled."""
+
+    def __init__(self, plan: ShardPlan, shape: tuple[int, ...], dtype: np.dtype[np.floating]) -> None:
+        self.plan = plan
+        self.features = np.zeros((plan.stop - plan.start, *shape), dtype=dtype)
+        self.statuses = np.full(plan.stop - plan.start, RowStatus.ABSENT, dtype=np.uint8)
+        self.filled = 0
+
+
+class ShardStore:
+    """Takes batches in slot order and writes a shard as soon as it is whole.
+
+    Parameters
+    ----------
+    writers : mapping of str to CutWriter
+        One for each cut.
+    missing : mapping of str to sequence of ShardPlan
+        The shards each cut still needs.
+    shapes : mapping of str to tuple of int
+        Shape of one row.
+    dtypes : mapping of str to numpy.dtype
+        Stored dtype.
+
+    Raises
+    ------
+    CacheWriteError
+        From `add` or on leaving the block, when a shard could not be written; shards written before stay.
+    """
+
+    def __init__(
+        self,
+        writers: Mapping[str, CutWriter],
+        missing: Mapping[str, Sequence[ShardPlan]],
+        shapes: Mapping[str, tuple[int, ...]],
+        dtypes: Mapping[str, np.dtype[np.floating]],
+    ) -> None:
+        self._writers = writers
+        self._plans = {cut: list(plans) for cut, plans in missing.items()}
+        self._shapes = shapes
+        self._dtypes = dtypes
+        self._open: dict[str, _Shard] = {}
+        self.facts: dict[str, CutFacts] = {cut: CutFacts() for cut in missing}
+        self._queue: queue.Queue[tuple[str, _Shard] | None] = queue.Queue(_WAITING)
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._write, name="featbank-writer", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # Whole shards are written even when the pass was interrupted: they are work done.
+        self._queue.put(None)
+        self._thread.join()
+        if self._failure is not None and kind is None:
+            raise self._failure
+
+    def _write(self) -> None:
+        while (item := self._queue.get()) is not None:
+            if self._failure is not None:
+                continue  # keep emptying the queue, or the forward pass would wait for ever
+            cut, shard = item
+            try:
+                self._writers[cut].write(shard.plan, shard.features, shard.statuses)
+            except BaseException as error:  # noqa: BLE001 - handed to the caller's thread, which raises it
+                self._failure = error
+
+    def add(
+        self, start: int, statuses: NDArray[np.uint8], features: Mapping[str, Tensor], ids: Sequence[bytes]
+    ) -> None:
+        """Take the features of one batch.
+
+        Parameters
+        ----------
+        start : int
+            First slot.
+        statuses : ndarray of uint8, shape (n,)
+            `RowStatus` of each slot; rows that are not OK are stored as zeros.
+        features : mapping of str to torch.Tensor, shape (n, *shape)
+            What came out at each cut.
+        ids : sequence of bytes, length n
+            For the error message.
+
+        Raises
+        ------
+        FeatureOverflowError
+            If a value is not finite, or too large for the stored dtype.
+        """
+        if self._failure is not None:
+            raise self._failure
+        for cut, tensor in features.items():
+            values = self._cast(cut, tensor, statuses, ids)
+            shard = self._shard(cut, start)
+            offset = start - shard.plan.start
+            shard.features[offset : offset + len(values)] = values
+            shard.statuses[offset : offset + len(values)] = statuses
+            shard.filled += len(values)
+            if shard.filled == len(shard.statuses):
+                del self._open[cut]
+                self._queue.put((cut, shard))
+
+    def _shard(self, cut: str, start: int) -> _Shard:
+        if cut not in self._open:
+            plan = next(plan for plan in self._plans[cut] if plan.start <= start < plan.stop)
+            self._open[cut] = _Shard(plan, self._shapes[cut], self._dtypes[cut])
+        return self._open[cut]
+
+    def _cast(
+        self, cut: str, tensor: Tensor, statuses: NDArray[np.uint8], ids: Sequence[bytes]
+    ) -> NDArray[np.floating]:
+        """Check and cast on the device, then copy; (n, *shape) in the stored dtype."""
+        import torch
+
+        ok = torch.from_numpy(statuses == RowStatus.OK).to(tensor.device)
+        tensor = tensor.reshape(len(statuses), *self._shapes[cut]).float()
+        tensor = torch.where(ok.view(-1, *[1] * (tensor.ndim - 1)), tensor, 0.0)
+        largest = float(tensor.abs().amax()) if tensor.numel() else 0.0  # NaN if any value is NaN
+        limit = float(np.finfo(self._dtypes[cut]).max)
+        if not largest <= limit:
+            self._overflow(cut, tensor, limit, ids)
+        facts = self.facts[cut]
+        facts.max_abs = max(facts.max_abs, largest)
+        facts.n_zero += int((tensor == 0).sum()) - int((~ok).sum()) * math.prod(self._shapes[cut])
+        facts.n_values += int(ok.sum()) * math.prod(self._shapes[cut])
+        dtype = torch.float16 if self._dtypes[cut] == np.float16 else torch.float32
+        stored: NDArray[np.floating] = tensor.to(dtype).contiguous().cpu().numpy()
+        return stored
+
+    def _overflow(self, cut: str, tensor: Tensor, limit: float, ids: Sequence[bytes]) -> None:
+        from featbank.manifest import printable
+
+        flat = tensor.flatten(1)
+        bad = ~(flat.abs() <= limit).all(dim=1)  # also true for NaN
+        row = int(bad.nonzero()[0])
+        worst = float(flat[row].abs().max())
+        raise FeatureOverflowError(
+            f"{cut!r} of {printable(ids[row])!r} reaches {worst:.4g}, {self._dtypes[cut]} ends at "
+            f"{limit:.4g};"
+            " this shard was not stored: use --dtype float32 (or --precision float32 if it is not finite)"
+        )

@@ -1,0 +1,107 @@
+"""What an extraction has to do: which slots at which cuts, how many bytes, does the disk hold them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featbank.errors import CacheWriteError
+
+__all__ = ["ExtractionPlan", "Work", "free_bytes", "refuse_if_full"]
+
+
+@dataclass(frozen=True)
+class ExtractionPlan:
+    """What an extraction would cost, before anything is pushed.
+
+    Parameters
+    ----------
+    bank : pathlib.Path
+        Where the features go.
+    rows : int
+        Rows of the dataset.
+    to_push : int
+        Images that have to go through the backbone.
+    cuts : mapping of str to tuple of int
+        Shape of one row at each cut.
+    cut_bytes : mapping of str to int
+        Bytes still to be written for each cut.
+    disk_free_bytes : int
+        Free space where the bank is.
+    duration_s : float or None
+        Estimated from a few measured batches; None when nothing was measured.
+    """
+
+    bank: Path
+    rows: int
+    to_push: int
+    cuts: Mapping[str, tuple[int, ...]]
+    cut_bytes: Mapping[str, int]
+    disk_free_bytes: int
+    duration_s: float | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes to be written for all cuts together."""
+        return sum(self.cut_bytes.values())
+
+
+@dataclass(frozen=True)
+class Work:
+    """Runs of slots and the cuts each still needs.
+
+    Parameters
+    ----------
+    batch_size : int
+        Slots per batch; batches start at multiples of it within a segment, so that they never cross a shard.
+    segments : ndarray of int64, shape (n_segments + 1,)
+        Boundaries of the segments.
+    missing : mapping of str to list of (int, int)
+        Cut -> slot ranges of the shards that are not there yet.
+    """
+
+    batch_size: int
+    segments: NDArray[np.int64]
+    missing: Mapping[str, list[tuple[int, int]]]
+
+    def batches(self) -> Iterator[tuple[int, int, tuple[str, ...]]]:
+        """Yield (first slot, one past the last, cuts that need them), in slot order."""
+        needed = {cut: self._mask(ranges) for cut, ranges in self.missing.items()}
+        for first, last in zip(self.segments[:-1].tolist(), self.segments[1:].tolist(), strict=True):
+            for start in range(first, last, self.batch_size):
+                cuts = tuple(cut for cut, mask in needed.items() if mask[start])
+                if cuts:
+                    yield start, min(start + self.batch_size, last), cuts
+
+    def _mask(self, ranges: list[tuple[int, int]]) -> NDArray[np.bool_]:
+        mask = np.zeros(int(self.segments[-1]) if len(self.segments) else 0, dtype=bool)
+        for start, stop in ranges:
+            mask[start:stop] = True
+        return mask
+
+    def slots(self) -> NDArray[np.int64]:
+        """Return every slot that some cut still needs, in order."""
+        if not self.missing:
+            return np.zeros(0, dtype=np.int64)
+        return np.flatnonzero(np.logical_or.reduce([self._mask(ranges) for ranges in self.missing.values()]))
+
+
+def free_bytes(folder: Path) -> int:
+    """Return the free space of the file system that holds `folder` or its nearest existing parent."""
+    existing = next(one for one in (folder, *folder.parents) if one.exists())
+    return shutil.disk_usage(existing).free
+
+
+def refuse_if_full(plan: ExtractionPlan) -> None:
+    """Raise `CacheWriteError` when the disk cannot hold what `plan` would write."""
+    if plan.size_bytes > plan.disk_free_bytes:
+        raise CacheWriteError(
+            f"{plan.to_push} images at {', '.join(plan.cut_bytes)} need {plan.size_bytes / 1e9:.2f} GB, "
+            f"{str(plan.bank)!r} has {plan.disk_free_bytes / 1e9:.2f} GB free; take fewer cuts, "
+            "a deeper cut, --limit N, or another --cache-dir"
+        )

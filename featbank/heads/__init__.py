@@ -1,0 +1,61 @@
+"""Heads: classifiers on features, trained alone or many at once. They take `X, y`, never a bank."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from featbank.heads.catalogue import make, names
+    from featbank.heads.classic import (
+        LinearSVMClassifier,
+        NearestMeanClassifier,
+        NeighborsClassifier,
+        RidgeClassifier,
+    )
+    from featbank.heads.mlp import MLPClassifier
+    from featbank.heads.persistence import load_head, save_head
+    from featbank.heads.softmax import SoftmaxClassifier
+    from featbank.heads.space import FeatureSpace
+    from featbank.heads.stack import fit_stack
+
+__all__ = [
+    "FeatureSpace",
+    "LinearSVMClassifier",
+    "MLPClassifier",
+    "NearestMeanClassifier",
+    "NeighborsClassifier",
+    "RidgeClassifier",
+    "SoftmaxClassifier",
+    "fit_stack",
+    "load_head",
+    "make",
+    "names",
+    "save_head",
+]
+
+# scikit-learn and torch take seconds to import; a name is looked up where it lives when it is first used
+_HOMES = {
+    "FeatureSpace": "space",
+    "LinearSVMClassifier": "classic",
+    "MLPClassifier": "mlp",
+    "NearestMeanClassifier": "classic",
+    "NeighborsClassifier": "classic",
+    "RidgeClassifier": "classic",
+    "SoftmaxClassifier": "softmax",
+    "fit_stack": "stack",
+    "load_head": "persistence",
+    "make": "catalogue",
+    "names": "catalogue",
+    "save_head": "persistence",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,272 @@
+"""Heads trained by gradient steps: from their parameters to a recipe, from trained weights back to a fitted head."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.utils import check_random_state
+
+from featbank.errors import FitWarning, InvalidInputError
+from featbank.heads._head import Evaluation, ProbabilisticHead, encode_labels, find_classes
+from featbank.heads._recipe import Job, Recipe, TrainedHead
+from featbank.heads._schedule import check_annealing
+from featbank.heads.space import FeatureSpace
+
+__all__ = ["GradientHead", "check_parameters", "fit_gradient_heads"]
+
+
+class GradientHead(ProbabilisticHead):
+    """Base of `SoftmaxClassifier` and `MLPClassifier`.
+
+    Attributes
+    ----------
+    history_ : dict of str to ndarray of float64, shape (n_epochs_,)
+        ``train_loss``, ``train_accuracy`` and, where such rows were given, ``val_...`` and ``test_...``, measured
+        after each epoch; ``lr``, the learning rate the epoch began with.
+    n_epochs_, best_epoch_ : int
+        Epochs trained; the epoch, counted from 1, that was best (0 if none).
+    converged_ : bool
+        Whether training stopped because nothing improved any more.
+    stop_reason_ : {"tolerance", "max_epochs", "not finite", "optimum"}
+    """
+
+    solver: str
+    lr: float
+    annealing: str
+    annealing_epochs: float
+    anneal_per: Literal["epoch", "step"]
+    max_epochs: int
+    tolerance_epochs: int
+    tol: float
+    batch_size: int
+    alpha: float
+    dropout: float
+    restore: Literal["best", "last"]
+    random_state: Any
+    device: str
+    weights_: list[NDArray[Any]]
+    history_: dict[str, NDArray[np.float64]]
+    n_epochs_: int
+    best_epoch_: int
+    converged_: bool
+    stop_reason_: str
+
+    def _hidden(self) -> int:
+        return 0
+
+    def _recipe(self) -> Recipe:
+        check_parameters(self)
+        return Recipe(
+            hidden_units=self._hidden(),
+            solver="sgd" if self.solver == "sgd" else "adam",
+            annealing=self.annealing,
+            annealing_epochs=self.annealing_epochs,
+            anneal_per=self.anneal_per,
+            max_epochs=self.max_epochs,
+            tolerance_epochs=self.tolerance_epochs,
+            tol=self.tol,
+            batch_size=self.batch_size,
+            dropout=self.dropout,
+            restore=self.restore,
+        )
+
+    def _seed(self) -> int:
+        return int(check_random_state(self.random_state).randint(2**31 - 1))
+
+    def fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        *,
+        X_val: ArrayLike | None = None,
+        y_val: ArrayLike | None = None,
+        X_test: ArrayLike | None = None,
+        y_test: ArrayLike | None = None,
+    ) -> Any:
+        """Fit to `X`, `y`.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Features; float16 and float32 are not copied to float64 as a whole.
+        y : array-like of shape (n_samples,)
+            Labels, numbers or strings, of at least two classes.
+        X_val, y_val : array-like, optional
+            Decide when training stops and which weights are kept; never trained on.
+        X_test, y_test : array-like, optional
+            Only measured after each epoch, for `history_`; decide nothing.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        InvalidInputError
+            If a parameter is out of range, `y` has one class, or validation or test labels are not among those of
+            `y`.
+
+        Warns
+        -----
+        FitWarning
+            If the training loss is not finite or has not moved after three epochs.
+        """
+        X, y = self._read_training(X, y)
+        check_parameters(self)
+        classes, _ = find_classes(np.asarray(y))
+        space = FeatureSpace(standardize=self.standardize, rotate=self.rotate)
+        Z = space.fit_transform(X)
+        others: list[Evaluation] = []
+        for name, features, labels in (("val", X_val, y_val), ("test", X_test, y_test)):
+            if (features is None) != (labels is None):
+                raise InvalidInputError(f"only one of X_{name} and y_{name} was given; give both, or neither")
+            if features is not None and labels is not None:
+                encode_labels(labels, classes, f"y_{name}")
+                others.append(Evaluation(name, space.transform(features), np.asarray(labels)))
+        type(self)._fit_many([self], Z, np.asarray(y), [np.arange(len(y))], space, others)
+        return self
+
+    @classmethod
+    def _fit_many(
+        cls,
+        heads: Sequence[Any],
+        Z: NDArray[np.float32],
+        y: NDArray[Any],
+        subsets: Sequence[NDArray[np.int64]],
+        space: FeatureSpace,
+        others: Sequence[Evaluation],
+    ) -> None:
+        fit_gradient_heads(heads, Z, y, subsets, space, others)
+
+    def _accept(self, trained: TrainedHead, classes: NDArray[Any], space: FeatureSpace) -> str | None:
+        """Take over what was trained; return what there is to warn of."""
+        self.classes_, self.space_, self.n_features_in_ = classes, space, space.n_features_
+        self.weights_ = [weight.reshape(weight.shape[-1]) if i % 2 else weight for i, weight in enumerate(trained.weights)]
+        self.history_ = trained.history
+        self.n_epochs_, self.best_epoch_ = trained.n_epochs, trained.best_epoch
+        self.stop_reason_, self.converged_ = trained.stop_reason, trained.stop_reason == "tolerance" and not trained.stuck
+        self.failed_ = None
+        losses = trained.history["train_loss"]
+        settings = f"lr={self.lr!r}, solver={self.solver!r}, {space.n_columns_} columns"
+        if trained.stop_reason == "not finite":
+            kept = f"the weights kept are those of epoch {trained.best_epoch}" if trained.best_epoch else "nothing was learned"
+            self.failed_ = (
+                f"training loss became {losses[-1]} in epoch {trained.n_epochs} ({settings}): the learning rate is too "
+                f"large for these features; use a smaller lr, or standardize=True; {kept}"
+            )
+            return self.failed_
+        if not trained.stuck:
+            return None
+        moved = f"training loss has not moved after three epochs ({trained.initial_loss:.4g} -> {losses[2]:.4g}; {settings})"
+        if losses[2] > trained.initial_loss * 1.01:
+            return f"{moved}: the learning rate is too large for these features; use a smaller lr, or standardize=True"
+        return (
+            f"{moved}: the learning rate is too small, or the features say nothing about the classes to a head of this "
+            "kind; use a larger lr, a deeper cut, or the mlp head"
+        )
+
+    def _fitted_facts(self) -> dict[str, Any]:
+        names = ("failed_", "n_epochs_", "best_epoch_", "converged_", "stop_reason_", "n_iter_")
+        return {name: getattr(self, name) for name in names if hasattr(self, name)}
+
+    def _logits(self, Z: NDArray[Any]) -> NDArray[np.float64]:
+        values = np.asarray(Z, dtype=np.float64)
+        for layer in range(0, len(self.weights_), 2):
+            values = values @ self.weights_[layer] + self.weights_[layer + 1]
+            if layer < len(self.weights_) - 2:
+                values = np.maximum(values, 0.0)
+        return values
+
+
+def check_parameters(head: GradientHead) -> None:
+    """Raise `InvalidInputError` naming every parameter that is out of range."""
+    faults = []
+    solvers = ("adam", "sgd", "lbfgs") if not head._hidden() else ("adam", "sgd")
+    if head.solver not in solvers:
+        faults.append(f"solver={head.solver!r} (allowed: {', '.join(map(repr, solvers))})")
+    if head.anneal_per not in ("epoch", "step"):
+        faults.append(f"anneal_per={head.anneal_per!r} (allowed: 'epoch', 'step')")
+    if head.restore not in ("best", "last"):
+        faults.append(f"restore={head.restore!r} (allowed: 'best', 'last')")
+    for name in ("lr", "annealing_epochs", "max_epochs", "tolerance_epochs", "batch_size"):
+        if not getattr(head, name) > 0:
+            faults.append(f"{name}={getattr(head, name)!r} (allowed: more than 0)")
+    for name in ("alpha", "tol"):
+        if not getattr(head, name) >= 0:
+            faults.append(f"{name}={getattr(head, name)!r} (allowed: 0 or more)")
+    if not 0 <= head.dropout < 1:
+        faults.append(f"dropout={head.dropout!r} (allowed: 0 <= dropout < 1)")
+    if faults:
+        raise InvalidInputError(f"{type(head).__name__} cannot be fitted with {'; '.join(faults)}")
+    check_annealing(head.annealing)
+
+
+def fit_gradient_heads(
+    heads: Sequence[GradientHead],
+    Z: NDArray[np.float32],
+    y: NDArray[Any],
+    subsets: Sequence[NDArray[np.int64]],
+    space: FeatureSpace,
+    others: Sequence[Evaluation],
+) -> None:
+    """Fit `heads` in place, those that can be trained together as one program."""
+    import torch
+
+    from featbank.heads._planner import plan_stacks
+    from featbank.heads._trainer import EvaluationSet, train_stack
+
+    groups: dict[tuple[Any, ...], list[tuple[GradientHead, Job]]] = {}
+    classes_of: dict[bytes, NDArray[Any]] = {}
+    for head, rows in zip(heads, subsets, strict=True):
+        classes, codes = find_classes(y[rows])
+        signature = repr(classes.tolist()).encode()
+        classes_of[signature] = classes
+        job = Job(np.asarray(rows, dtype=np.int64), codes, float(head.lr), float(head.alpha), head._seed())
+        key = (head._recipe(), len(rows), signature, head.device)
+        groups.setdefault(key, []).append((head, job))
+    shared: dict[str, torch.Tensor] = {}
+    complaints: list[str] = []
+    for (recipe, _, signature, device), members in groups.items():
+        classes = classes_of[signature]
+        place = _device(device)
+        if device not in shared:
+            shared[device] = torch.from_numpy(np.ascontiguousarray(Z, dtype=np.float32)).to(place)
+        watched = []
+        for one in others:
+            kept = np.isin(one.y, classes)
+            rows_Z = torch.from_numpy(np.ascontiguousarray(one.Z[kept], dtype=np.float32)).to(place)
+            codes = torch.from_numpy(np.searchsorted(classes, one.y[kept])).to(place)
+            if kept.any():
+                watched.append(EvaluationSet(one.name, rows_Z, codes))
+        widths = (Z.shape[1], *([recipe.hidden_units] if recipe.hidden_units else []), len(classes))
+        for part in plan_stacks(len(members), widths, place.type):
+            chosen = members[part.start : part.stop]
+            trained = train_stack(recipe, shared[device], [job for _, job in chosen], len(classes), watched)
+            for (head, _), result in zip(chosen, trained, strict=True):
+                complaint = head._accept(result, classes, space)
+                if complaint:
+                    complaints.append(complaint)
+    for complaint in dict.fromkeys(complaints):
+        count = complaints.count(complaint)
+        told = complaint if len(heads) == 1 else f"{count} of {len(heads)} heads: {complaint}"
+        warnings.warn(told, FitWarning, stacklevel=4)
+
+
+def _device(name: str) -> Any:
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InvalidInputError(
+            f"device={name!r} cannot be used here; allowed: 'cpu', 'auto'"
+            + (", 'cuda'" if torch.cuda.is_available() else "")
+        ) from error
+    return device

@@ -1,0 +1,371 @@
+"""Train a stack of heads as one program: stacked weights, one batched product for all of them.
+
+All heads of a stack share a recipe, the number of training rows and the number of classes; each has its own
+rows, learning rate, penalty, seed and early stop. Mini-batches are drawn by a generator of the head's own, so a
+head sees the same rows in the same order in any company.
+
+Gradients are written out by hand: for one or two layers that is shorter than what automatic differentiation
+would record per step, and the products go straight into buffers that are used again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from featbank.heads._recipe import Job, Recipe, TrainedHead
+from featbank.heads._schedule import annealed
+
+__all__ = ["EvaluationSet", "train_stack"]
+
+#: Epochs after which a training loss must have moved, and by what part of where it began.
+PATIENCE_EPOCHS = 3
+LEAST_MOVE = 1e-4
+#: Working memory of an evaluation, in bytes.
+EVALUATION_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """Rows that are only looked at: `Z` (m, r) float32 and `targets` (m,) int64, on the device."""
+
+    name: str
+    Z: torch.Tensor
+    targets: torch.Tensor
+
+
+class _Stack:
+    """Weights, gradients and optimiser of S heads; heads of one learning rate and penalty stand together."""
+
+    def __init__(self, recipe: Recipe, jobs: Sequence[Job], widths: Sequence[int], device: torch.device) -> None:
+        self.recipe = recipe
+        self.weights = [
+            torch.zeros(len(jobs), *shape, device=device)
+            for low, high in pairwise(widths)
+            for shape in ((low, high), (1, high))
+        ]
+        self._initialise(jobs, widths)
+        self._attach([job.lr for job in jobs], [job.alpha for job in jobs], {})
+
+    def _initialise(self, jobs: Sequence[Job], widths: Sequence[int]) -> None:
+        # one layer starts from zero: the problem is convex; with a hidden layer He's uniform law breaks symmetry
+        if len(widths) == 2:
+            return
+        for s, job in enumerate(jobs):
+            random = np.random.default_rng([job.seed, 1])
+            for layer, (low, high) in enumerate(pairwise(widths)):
+                gain = 6.0 if layer < len(widths) - 2 else 3.0
+                bound = math.sqrt(gain / low)
+                start = random.uniform(-bound, bound, size=(low, high)).astype(np.float32)
+                self.weights[2 * layer][s] = torch.from_numpy(start)
+
+    def _attach(self, rates: list[float], alphas: list[float], state: dict[str, list[torch.Tensor]]) -> None:
+        self.rates, self.alphas = rates, alphas
+        self.gradients = [torch.zeros_like(weight) for weight in self.weights]
+        groups = []
+        for first, stop in _runs(list(zip(rates, alphas, strict=True))):
+            for number, (weight, gradient) in enumerate(zip(self.weights, self.gradients, strict=True)):
+                parameter = torch.nn.Parameter(weight[first:stop], requires_grad=False)
+                parameter.grad = gradient[first:stop]
+                decay = alphas[first] if number % 2 == 0 else 0.0  # no penalty on biases
+                groups.append({"params": [parameter], "lr": rates[first], "weight_decay": decay})
+        if self.recipe.solver == "sgd":
+            self.optimizer: torch.optim.Optimizer = torch.optim.SGD(groups, lr=0.0, momentum=0.9, fused=True)
+        else:
+            self.optimizer = torch.optim.Adam(groups, lr=0.0, fused=True)
+        self._base = [float(group["lr"]) for group in self.optimizer.param_groups]
+        for key, kept in state.items():
+            for position, group in enumerate(self.optimizer.param_groups):
+                parameter = group["params"][0]
+                number = position % len(self.weights)
+                first = parameter.storage_offset() // max(1, self.weights[number][0].numel())
+                value = kept[number]
+                per_head = value.ndim > 0
+                part = value[first : first + len(parameter)].clone() if per_head else value.clone()
+                self.optimizer.state[parameter][key] = part
+
+    def scale_rate(self, factor: float) -> None:
+        for group, base in zip(self.optimizer.param_groups, self._base, strict=True):
+            group["lr"] = base * factor
+
+    def keep(self, chosen: list[int]) -> None:
+        """Drop all heads but `chosen` (in order); optimiser state goes with them."""
+        index = torch.tensor(chosen, device=self.weights[0].device)
+        state: dict[str, list[torch.Tensor]] = {}
+        count = len(self.weights)
+        parameters = [group["params"][0] for group in self.optimizer.param_groups]
+        for key in self.optimizer.state[parameters[0]]:
+            parts = [[self.optimizer.state[p][key] for p in parameters[number::count]] for number in range(count)]
+            state[key] = [part[0] if part[0].ndim == 0 else torch.cat(part)[index] for part in parts]
+        self.weights = [weight[index] for weight in self.weights]
+        self._attach([self.rates[s] for s in chosen], [self.alphas[s] for s in chosen], state)
+
+    def forward(self, inputs: torch.Tensor, masks: torch.Tensor | None = None) -> list[torch.Tensor]:
+        """Return the input of every layer and the logits; `inputs` is (S, b, r) or (b, r) for all heads."""
+        last = len(self.weights) // 2 - 1
+        values = [inputs]
+        for layer in range(last + 1):
+            if layer == last and masks is not None:
+                values[-1] = values[-1] * masks
+            weight, bias = self.weights[2 * layer], self.weights[2 * layer + 1]
+            inputs = values[-1] if values[-1].ndim == 3 else values[-1].expand(len(weight), -1, -1)
+            out = torch.baddbmm(bias, inputs, weight)  # (S, b, width)
+            values.append(out.relu_() if layer < last else out)
+        return values
+
+    def step(self, inputs: torch.Tensor, targets: torch.Tensor, masks: torch.Tensor | None) -> None:
+        """Take one optimiser step on mini-batches `inputs` (S, b, r) with `targets` (S, b, 1)."""
+        values = self.forward(inputs, masks)
+        # the gradient of the mean cross-entropy with respect to the logits
+        slope = torch.softmax(values.pop(), dim=-1)
+        slope.scatter_add_(2, targets, slope.new_full((1, 1, 1), -1.0).expand_as(targets))
+        slope.div_(targets.shape[1])
+        for layer in reversed(range(len(values))):
+            below = values[layer]
+            torch.bmm(below.transpose(1, 2), slope, out=self.gradients[2 * layer])
+            torch.sum(slope, dim=1, keepdim=True, out=self.gradients[2 * layer + 1])
+            if layer:
+                slope = torch.bmm(slope, self.weights[2 * layer].transpose(1, 2))
+                if masks is not None and layer == len(values) - 1:
+                    slope.mul_(masks)
+                slope.mul_(below > 0)
+        self.optimizer.step()
+
+    def evaluate(
+        self, chunks: Iterable[tuple[torch.Tensor, torch.Tensor]]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return mean cross-entropy and accuracy per head over chunks of (rows, targets).
+
+        Rows and targets are (S, m, r) and (S, m), or (m, r) and (m,) where all heads look at the same.
+        """
+        widest = max(weight.shape[-1] for weight in self.weights)
+        heads = len(self.weights[0])
+        losses = torch.zeros(heads, dtype=torch.float64, device=self.weights[0].device)
+        hits = torch.zeros_like(losses)
+        seen = 0
+        for Z, targets in chunks:
+            step = max(32, EVALUATION_BYTES // (4 * heads * widest))
+            for first in range(0, Z.shape[-2], step):
+                logits = self.forward(Z[..., first : first + step, :])[-1]
+                right = targets[..., first : first + step].expand(heads, -1)
+                chosen = logits.gather(2, right[..., None])[..., 0]
+                losses += (torch.logsumexp(logits, dim=2) - chosen).sum(dim=1, dtype=torch.float64)
+                hits += (logits.argmax(dim=2) == right).sum(dim=1)
+                seen += right.shape[1]
+        return (losses / seen).cpu().numpy(), (hits / seen).cpu().numpy()
+
+
+@dataclass
+class _Record:
+    """What is remembered of one head while it trains."""
+
+    initial_loss: float
+    best: tuple[float, float] = (math.inf, math.inf)
+    best_epoch: int = 0
+    #: Where patience was last renewed.
+    renewed: int = 0
+    reference: float = math.inf
+    stop_reason: str | None = None
+    stuck: bool = False
+    history: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, values: dict[str, float]) -> None:
+        for key, value in values.items():
+            self.history.setdefault(key, []).append(value)
+
+
+def train_stack(
+    recipe: Recipe, Z: torch.Tensor, jobs: Sequence[Job], n_classes: int, others: Sequence[EvaluationSet]
+) -> list[TrainedHead]:
+    """Train `jobs` together.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        What the heads have in common.
+    Z : torch.Tensor of float32, shape (n_samples, n_columns)
+        Transformed rows the jobs draw theirs from, on the device to train on.
+    jobs : sequence of Job
+        Each with the same number of rows.
+    n_classes : int
+        Targets are 0 ... n_classes - 1.
+    others : sequence of EvaluationSet
+        Named "val" and "test"; "val" decides when a head stops.
+
+    Returns
+    -------
+    list of TrainedHead
+        In the order of `jobs`.
+    """
+    order = sorted(range(len(jobs)), key=lambda s: (jobs[s].lr, jobs[s].alpha))
+    training = _Training(recipe, Z, [jobs[s] for s in order], n_classes, others)
+    done = training.run()
+    out: list[Any] = [None] * len(jobs)
+    for position, head in zip(order, done, strict=True):
+        out[position] = head
+    return out
+
+
+class _Training:
+    def __init__(
+        self, recipe: Recipe, Z: torch.Tensor, jobs: Sequence[Job], n_classes: int, others: Sequence[EvaluationSet]
+    ) -> None:
+        widths = [Z.shape[1], *([recipe.hidden_units] if recipe.hidden_units else []), n_classes]
+        self.recipe, self.Z, self.jobs, self.others = recipe, Z, jobs, others
+        self.stack = _Stack(recipe, jobs, widths, Z.device)
+        self.alive = list(range(len(jobs)))
+        self.rows = torch.from_numpy(np.stack([job.rows for job in jobs])).to(Z.device)  # (S, n)
+        self.targets = torch.from_numpy(np.stack([job.targets for job in jobs])).to(Z.device)  # (S, n)
+        self.orders = [np.random.default_rng([job.seed, 0]) for job in jobs]
+        self.masks = [torch.Generator(device=Z.device).manual_seed(job.seed) for job in jobs]
+        self.best = [weight.clone() for weight in self.stack.weights]
+        losses, _ = self.evaluate_own()
+        self.records = [_Record(float(loss)) for loss in losses]
+        self.finished: dict[int, list[NDArray[np.float32]]] = {}
+
+    def run(self) -> list[TrainedHead]:
+        """Train until every head has stopped."""
+        for epoch in range(1, self.recipe.max_epochs + 1):
+            rate = self.train_epoch(epoch)
+            self.look(epoch, rate)
+            stopped = [s for s in self.alive if self.records[s].stop_reason is not None]
+            # dropping a head copies the rest, so it waits until a good part of the stack has stopped
+            if len(stopped) == len(self.alive):
+                break
+            if len(stopped) > len(self.alive) // 4:
+                self.drop()
+        return [self.result(s) for s in range(len(self.jobs))]
+
+    def train_epoch(self, epoch: int) -> float:
+        """Go once through every head's rows; return the factor of the learning rate at the start."""
+        recipe = self.recipe
+        n = self.rows.shape[1]
+        steps = math.ceil(n / recipe.batch_size)
+        orders = torch.from_numpy(np.stack([self.orders[s].permutation(n) for s in self.alive])).to(self.Z.device)
+        rows = self.rows.gather(1, orders)
+        targets = self.targets.gather(1, orders)[..., None]
+        begun = annealed(recipe.annealing, epoch - 1, recipe.annealing_epochs, recipe.max_epochs)
+        self.stack.scale_rate(begun)
+        for number in range(steps):
+            if recipe.anneal_per == "step":
+                t = epoch - 1 + number / steps
+                self.stack.scale_rate(annealed(recipe.annealing, t, recipe.annealing_epochs, recipe.max_epochs))
+            batch = slice(number * recipe.batch_size, (number + 1) * recipe.batch_size)
+            inputs = self.Z[rows[:, batch]]  # (S, b, r)
+            self.stack.step(inputs, targets[:, batch], self.draw_masks(inputs))
+        return begun
+
+    def draw_masks(self, inputs: torch.Tensor) -> torch.Tensor | None:
+        """Return what the inputs of the softmax layer are multiplied by, or None without dropout."""
+        keep = 1.0 - self.recipe.dropout
+        if keep == 1.0:
+            return None
+        shape = (inputs.shape[1], self.recipe.hidden_units or inputs.shape[2])
+        drawn = [
+            torch.empty(shape, device=inputs.device).bernoulli_(keep, generator=self.masks[s]) for s in self.alive
+        ]
+        return torch.stack(drawn).div_(keep)
+
+    def evaluate_own(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return loss and accuracy of each head on its own training rows."""
+        heads, n = self.rows.shape
+        step = max(32, EVALUATION_BYTES // (4 * heads * self.Z.shape[1]))
+        chunks = (
+            (self.Z[self.rows[:, first : first + step]], self.targets[:, first : first + step])
+            for first in range(0, n, step)
+        )
+        return self.stack.evaluate(chunks)
+
+    def look(self, epoch: int, rate: float) -> None:
+        """Evaluate all heads after an epoch; remember the best weights; decide who stops."""
+        seen = {"train": self.evaluate_own()}
+        for one in self.others:
+            seen[one.name] = self.stack.evaluate([(one.Z, one.targets)])
+        better: list[int] = []
+        for position, s in enumerate(self.alive):
+            record = self.records[s]
+            if record.stop_reason is not None:
+                continue
+            values = {"lr": self.jobs[s].lr * rate}
+            for name, (losses, hits) in seen.items():
+                values[f"{name}_loss"] = float(losses[position])
+                values[f"{name}_accuracy"] = float(hits[position])
+            record.add(values)
+            if self.judge(record, values, epoch):
+                better.append(position)
+        if better:
+            index = torch.tensor(better, device=self.Z.device)
+            for kept, weight in zip(self.best, self.stack.weights, strict=True):
+                kept[index] = weight[index]
+        for position, s in enumerate(self.alive):
+            if self.records[s].stop_reason is not None and s not in self.finished:
+                self.finish(position, s)
+
+    def judge(self, record: _Record, values: dict[str, float], epoch: int) -> bool:
+        """Update a head's record after an epoch; return whether its weights are the best so far."""
+        loss = values["train_loss"]
+        if not math.isfinite(loss):
+            record.stop_reason = "not finite"
+            return False
+        if epoch == PATIENCE_EPOCHS:
+            record.stuck = loss > record.initial_loss * (1.0 - LEAST_MOVE)
+        if "val_loss" in values:
+            import os
+            score = (-values["val_accuracy"], values["val_loss"]) if os.environ.get("MON","acc")=="acc" else (values["val_loss"], 0.0)
+            improved = score < record.best
+            renewed = improved
+        else:
+            score = (loss, 0.0)
+            improved = score < record.best
+            renewed = loss < record.reference * (1.0 - self.recipe.tol)
+        if improved:
+            record.best, record.best_epoch = score, epoch
+        if renewed:
+            record.renewed, record.reference = epoch, loss
+        if epoch - record.renewed >= self.recipe.tolerance_epochs:
+            record.stop_reason = "tolerance"
+        elif epoch == self.recipe.max_epochs:
+            record.stop_reason = "max_epochs"
+        return improved
+
+    def finish(self, position: int, s: int) -> None:
+        """Copy out the weights of a head that has stopped."""
+        failed = self.records[s].stop_reason == "not finite"
+        source = self.best if failed or self.recipe.restore == "best" else self.stack.weights
+        self.finished[s] = [weight[position].cpu().numpy().copy() for weight in source]
+
+    def drop(self) -> None:
+        """Take the heads that have stopped out of the stack."""
+        chosen = [position for position, s in enumerate(self.alive) if self.records[s].stop_reason is None]
+        index = torch.tensor(chosen, device=self.Z.device)
+        self.stack.keep(chosen)
+        self.best = [weight[index] for weight in self.best]
+        self.rows, self.targets = self.rows[index], self.targets[index]
+        self.alive = [self.alive[position] for position in chosen]
+
+    def result(self, s: int) -> TrainedHead:
+        """Return what is known of head `s` at the end."""
+        record = self.records[s]
+        history = {key: np.asarray(values, dtype=np.float64) for key, values in record.history.items()}
+        return TrainedHead(
+            weights=self.finished[s],
+            history=history,
+            n_epochs=len(history["lr"]),
+            best_epoch=record.best_epoch,
+            stop_reason=record.stop_reason or "max_epochs",
+            stuck=record.stuck,
+            initial_loss=record.initial_loss,
+        )
+
+
+def _runs(values: Sequence[object]) -> list[tuple[int, int]]:
+    """Return (first, stop) of every run of equal neighbours."""
+    edges = [0, *[i for i in range(1, len(values)) if values[i] != values[i - 1]], len(values)]
+    return list(pairwise(edges))

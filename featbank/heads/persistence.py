@@ -1,0 +1,210 @@
+"""Heads on disk: `NAME.safetensors` holds the numbers, `NAME.json` what a person reads. Nothing is pickled."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from featbank._atomic import sha256, write_file, write_json
+from featbank.errors import InvalidInputError, RunError, RunNotFoundError
+from featbank.heads._head import Head
+from featbank.heads.space import FeatureSpace
+
+__all__ = ["load_head", "save_head"]
+
+FORMAT = 1
+#: Where each class that can be read back lives.
+_HOMES = {
+    "SoftmaxClassifier": "softmax",
+    "MLPClassifier": "mlp",
+    "NearestMeanClassifier": "classic",
+    "NeighborsClassifier": "classic",
+    "LinearSVMClassifier": "classic",
+    "RidgeClassifier": "classic",
+}
+
+
+def save_head(
+    path_without_suffix: str | os.PathLike[str], estimator: Head, *, facts: Mapping[str, Any] | None = None
+) -> tuple[Path, Path]:
+    """Write a fitted head; each file appears whole or not at all, the JSON last.
+
+    Parameters
+    ----------
+    path_without_suffix : str or path-like
+        ``.safetensors`` and ``.json`` are appended; the folder must exist.
+    estimator : head of this package
+        Fitted.
+    facts : mapping of str to JSON value, optional
+        What else should be known of it (cut, samples per class, ...); `load_head` returns it.
+
+    Returns
+    -------
+    tuple of pathlib.Path
+        The safetensors file and the JSON file.
+
+    Raises
+    ------
+    InvalidInputError
+        If `estimator` is not fitted or no head of this package.
+    CacheWriteError
+        If a file cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from sklearn.datasets import load_iris
+    >>> from featbank.heads import make
+    >>> X, y = load_iris(return_X_y=True)
+    >>> head = make("ncm").fit(X, y)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = save_head(f"{folder}/iris", head, facts={"cut": "petals"})
+    ...     again, facts = load_head(f"{folder}/iris")
+    >>> facts, bool((again.predict(X) == head.predict(X)).all())
+    ({'cut': 'petals'}, True)
+    """
+    from safetensors.numpy import save
+
+    kind = type(estimator).__name__
+    if kind not in _HOMES or not hasattr(estimator, "classes_"):
+        raise InvalidInputError(f"{estimator!r} cannot be saved; give a fitted head of featbank.heads")
+    arrays, space = estimator._stored()
+    tensors = {"mean": space.mean_, "scale": space.scale_, **arrays}
+    basis = space.basis()
+    if basis is not None:
+        tensors["basis"] = basis
+    data = save({name: np.ascontiguousarray(array) for name, array in tensors.items()})
+    weights_path, json_path = _paths(path_without_suffix)
+    params = estimator.get_params(deep=False)
+    if not isinstance(params.get("random_state", 0), int | np.integer | None):
+        params["random_state"] = None  # a generator's state is not what the head was fitted with
+    write_file(weights_path, data)
+    record = {
+        "format": FORMAT,
+        "class": kind,
+        "params": {key: _plain(value) for key, value in params.items()},
+        "classes": {"dtype": estimator.classes_.dtype.str, "values": estimator.classes_.tolist()},
+        "fitted": {key: _plain(value) for key, value in estimator._fitted_facts().items()},
+        "space": {"gain": space.gain_, "standardize": space.standardize},
+        "history": {
+            key: [_plain(value) for value in values] for key, values in getattr(estimator, "history_", {}).items()
+        },
+        "facts": dict(facts or {}),
+        "weights_sha256": sha256(data),
+    }
+    write_json(json_path, record)
+    return weights_path, json_path
+
+
+def load_head(path_without_suffix: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]:
+    """Read what `save_head` wrote.
+
+    Parameters
+    ----------
+    path_without_suffix : str or path-like
+        As given to `save_head`; a path that ends in ``.json`` or ``.safetensors`` does as well.
+
+    Returns
+    -------
+    estimator : head
+        Predicts as the one that was saved, to 1e-6. A linear head comes back in the space of the standardised
+        features (not rotated).
+    facts : dict
+
+    Raises
+    ------
+    RunNotFoundError
+        If one of the two files is missing.
+    RunError
+        If a file is damaged, of another format, or not of the same head as the other.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    weights_path, json_path = _paths(path_without_suffix)
+    record = _read_record(json_path)
+    data = _read(weights_path)
+    if sha256(data) != record["weights_sha256"]:
+        raise RunError(
+            f"{str(weights_path)!r} is not the file {json_path.name!r} was written with (its SHA-256 differs); fit the "
+            "head again, or restore both files"
+        )
+    try:
+        tensors = load(data)
+        classes = np.asarray(record["classes"]["values"], dtype=np.dtype(record["classes"]["dtype"]))
+        kind = getattr(import_module(f"featbank.heads.{_HOMES[record['class']]}"), record["class"])
+        head = kind(**record["params"])
+        space = FeatureSpace.from_arrays(
+            tensors.pop("mean"),
+            tensors.pop("scale"),
+            gain=float(record["space"]["gain"]),
+            basis=tensors.pop("basis", None),
+            standardize=bool(record["space"]["standardize"]),
+        )
+        head.classes_, head.space_, head.n_features_in_ = classes, space, space.n_features_
+        for key, value in record["fitted"].items():
+            setattr(head, key, value)
+        if record["history"]:
+            head.history_ = {key: np.array(values, dtype=np.float64) for key, values in record["history"].items()}
+        head._take_stored(tensors)
+    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RunError(
+            f"{str(json_path)!r} and {weights_path.name!r} do not make a head ({type(error).__name__}: {error}); fit "
+            "it again"
+        ) from error
+    return head, dict(record["facts"])
+
+
+def _paths(path: str | os.PathLike[str]) -> tuple[Path, Path]:
+    base = Path(path)
+    if base.suffix in (".json", ".safetensors"):
+        base = base.with_suffix("")
+    return base.with_name(base.name + ".safetensors"), base.with_name(base.name + ".json")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise RunNotFoundError(f"there is no head at {str(path)!r}; fit one and save it with save_head") from error
+    except OSError as error:
+        raise RunError(f"{str(path)!r} cannot be read ({error.strerror or error}); check its permissions") from error
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    data = _read(path)
+    try:
+        record = json.loads(data.decode("utf-8", "surrogateescape"))
+    except ValueError as error:
+        raise RunError(f"{str(path)!r} is not JSON ({error}); restore it or fit the head again") from error
+    wanted = {"format", "class", "params", "classes", "fitted", "space", "history", "facts", "weights_sha256"}
+    missing = sorted(wanted - set(record)) if isinstance(record, dict) else sorted(wanted)
+    if missing:
+        raise RunError(f"{str(path)!r} is not the description of a head: it lacks {', '.join(missing)}")
+    if record["format"] != FORMAT:
+        raise RunError(
+            f"{str(path)!r} is of head format {record['format']!r}; this version reads {FORMAT}; use the version that "
+            "wrote it, or fit the head again"
+        )
+    if record["class"] not in _HOMES:
+        raise RunError(f"{str(path)!r} describes a {record['class']!r}; known: {', '.join(map(repr, _HOMES))}")
+    return record
+
+
+def _plain(value: Any) -> Any:
+    """Return a JSON value for a parameter or a number; not-finite numbers become null."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise InvalidInputError(f"{value!r} cannot be written to JSON; give numbers, strings, True, False or None")
+
+

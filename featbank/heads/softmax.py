@@ -1,0 +1,228 @@
+"""The softmax head: multinomial logistic regression, by gradient steps or to the optimum."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featbank.errors import InvalidInputError
+from featbank.heads._exact import solve
+from featbank.heads._gradient import GradientHead, check_parameters, fit_gradient_heads
+from featbank.heads._head import Evaluation, find_classes, measure, on_features
+from featbank.heads.space import FeatureSpace
+
+__all__ = ["SoftmaxClassifier"]
+
+
+class SoftmaxClassifier(GradientHead):
+    """Softmax regression on standardised features.
+
+    ``solver="adam"`` and ``"sgd"`` (momentum 0.9) take mini-batch steps on the cross-entropy from weights of
+    zero. With validation rows, training stops once validation accuracy has not improved for `tolerance_epochs`
+    (among equal accuracies the lower validation loss counts as an improvement) and the best weights are kept.
+    Without, it stops once the training loss has not fallen by the part `tol` for as long. ``solver="lbfgs"`` goes
+    to the optimum of the L2-regularised problem that `sklearn.linear_model.LogisticRegression` solves at the same C
+    on the same standardised features, in the span of the samples when they are fewer than the features.
+
+    Parameters
+    ----------
+    solver : {"adam", "sgd", "lbfgs"}, default="adam"
+    lr : float, default=1e-3
+        Learning rate at the start. Adam and SGD only, as all parameters down to `restore` but `C`.
+    annealing : {"inverse-time", "cosine", "step", "constant"}, default="inverse-time"
+        ``lr / (1 + t/T)`` with t in epochs and T = `annealing_epochs`; half a cosine wave over `max_epochs`; a
+        tenth every T epochs; no change.
+    annealing_epochs : float, default=10
+    anneal_per : {"epoch", "step"}, default="epoch"
+        How often the rate changes.
+    max_epochs : int, default=100
+    tolerance_epochs : int, default=10
+    tol : float, default=1e-3
+        What part of the training loss an improvement must be when there are no validation rows.
+    batch_size : int, default=32
+    alpha : float, default=0.0
+        L2 penalty ``alpha / 2 * ||W||^2`` added to the mean loss; not on intercepts.
+    C : float, default=1.0
+        Inverse strength of the penalty, as in scikit-learn; lbfgs only.
+    dropout : float, default=0.0
+        Part of the inputs of the softmax layer set to zero in training; in a rotated space these are columns, not
+        features.
+    standardize : bool, default=True
+    rotate : bool or "auto", default="auto"
+        See `FeatureSpace`: with more features than samples, train in the span of the samples.
+    restore : {"best", "last"}, default="best"
+        Which epoch's weights are kept.
+    random_state : int, RandomState or None, default=None
+        Draws the mini-batches; equal seeds give equal heads.
+    device : str, default="cpu"
+        "cpu", "cuda", or "auto". Adam and SGD only.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+    coef_ : ndarray of float64, shape (n_classes, n_features), or (1, n_features) for two classes
+        In units of the original features.
+    intercept_ : ndarray of float64, shape (n_classes,) or (1,)
+    history_ : dict of str to ndarray of float64, shape (n_epochs_,)
+        ``train_loss``, ``train_accuracy``, the same for ``val`` and ``test`` where given, and ``lr``.
+    n_epochs_, best_epoch_ : int
+    converged_ : bool
+    stop_reason_ : {"tolerance", "max_epochs", "not finite", "optimum"}
+    failed_ : str or None
+        Why the fit came to nothing.
+    space_ : FeatureSpace
+
+    References
+    ----------
+    Kingma, Ba, "Adam: a method for stochastic optimization", ICLR 2015, algorithm 1.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> X, y = load_iris(return_X_y=True)
+    >>> head = SoftmaxClassifier(lr=0.01, random_state=0).fit(X, y)
+    >>> head.score(X, y) > 0.9, head.coef_.shape
+    (True, (3, 4))
+    """
+
+    _on_features: list[NDArray[Any]]
+
+    def __init__(
+        self,
+        *,
+        solver: Literal["adam", "sgd", "lbfgs"] = "adam",
+        lr: float = 1e-3,
+        annealing: Literal["inverse-time", "cosine", "step", "constant"] = "inverse-time",
+        annealing_epochs: float = 10,
+        anneal_per: Literal["epoch", "step"] = "epoch",
+        max_epochs: int = 100,
+        tolerance_epochs: int = 10,
+        tol: float = 1e-3,
+        batch_size: int = 32,
+        alpha: float = 0.0,
+        C: float = 1.0,
+        dropout: float = 0.0,
+        standardize: bool = True,
+        rotate: bool | Literal["auto"] = "auto",
+        restore: Literal["best", "last"] = "best",
+        random_state: int | np.random.RandomState | None = None,
+        device: str = "cpu",
+    ) -> None:
+        self.solver = solver
+        self.lr = lr
+        self.annealing = annealing
+        self.annealing_epochs = annealing_epochs
+        self.anneal_per = anneal_per
+        self.max_epochs = max_epochs
+        self.tolerance_epochs = tolerance_epochs
+        self.tol = tol
+        self.batch_size = batch_size
+        self.alpha = alpha
+        self.C = C
+        self.dropout = dropout
+        self.standardize = standardize
+        self.rotate = rotate
+        self.restore = restore
+        self.random_state = random_state
+        self.device = device
+
+    @classmethod
+    def _fit_many(
+        cls,
+        heads: Sequence[Any],
+        Z: NDArray[np.float32],
+        y: NDArray[Any],
+        subsets: Sequence[NDArray[np.int64]],
+        space: FeatureSpace,
+        others: Sequence[Evaluation],
+    ) -> None:
+        exact = [i for i, head in enumerate(heads) if head.solver == "lbfgs"]
+        stochastic = [i for i, head in enumerate(heads) if head.solver != "lbfgs"]
+        for head in heads:
+            head._on_features = []
+        if stochastic:
+            chosen = [heads[i] for i in stochastic]
+            fit_gradient_heads(chosen, Z, y, [subsets[i] for i in stochastic], space, others)
+        for i in exact:
+            heads[i]._fit_exact(Z[subsets[i]], y[subsets[i]], space, others)
+
+    def _fit_exact(
+        self, Z: NDArray[np.float32], y: NDArray[Any], space: FeatureSpace, others: Sequence[Evaluation]
+    ) -> None:
+        check_parameters(self)
+        check_penalty(self.C)
+        classes, codes = find_classes(y)
+        # on columns multiplied by the gain, the same penalty on standardised features is this C
+        optimum = solve(Z, codes, len(classes), self.C / space.gain_**2)
+        self.classes_, self.space_, self.n_features_in_ = classes, space, space.n_features_
+        self.weights_ = [optimum.weights, optimum.intercept]
+        self.history_ = {"lr": np.array([np.nan])}
+        for name, rows, labels in [("train", Z, y), *[(one.name, one.Z, one.y) for one in others]]:
+            kept = np.isin(labels, classes)
+            loss, accuracy = measure(self._logits(rows[kept]), np.searchsorted(classes, labels[kept]))
+            self.history_ |= {f"{name}_loss": np.array([loss]), f"{name}_accuracy": np.array([accuracy])}
+        self.n_epochs_ = self.best_epoch_ = 1
+        self.n_iter_, self.converged_ = optimum.n_iter, optimum.converged
+        self.stop_reason_, self.failed_ = "optimum" if optimum.converged else "max_epochs", None
+
+    def _standardized_weights(self) -> NDArray[Any]:
+        """Return weights on standardised features (n_features, n_classes), in the dtype of the trained ones."""
+        # computed when first needed: a sweep fits hundreds of heads and asks few of them for original features
+        if not self._on_features:
+            weights = self.weights_[0]
+            self._on_features.append(self.space_.to_standardized(weights).astype(weights.dtype))
+        return self._on_features[0]
+
+    def _logits_from_features(self, X: NDArray[Any]) -> NDArray[np.float64]:
+        # no basis is needed: the weights go to feature space once, not every row to the columns
+        weights = self._standardized_weights().astype(np.float64)
+        logits = np.empty((len(X), weights.shape[1]))
+        for rows, block in self.space_.standardized_blocks(X):
+            logits[rows] = block.astype(np.float64) @ weights
+        return logits + self.weights_[1]
+
+    @property
+    def coef_(self) -> NDArray[np.float64]:
+        """Coefficients of the original features, (n_classes, n_features); (1, n_features) for two classes."""
+        return self._linear()[0]
+
+    @property
+    def intercept_(self) -> NDArray[np.float64]:
+        """Intercepts that go with `coef_`, (n_classes,); (1,) for two classes."""
+        return self._linear()[1]
+
+    def _linear(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        if not hasattr(self, "weights_"):
+            raise AttributeError(f"this {type(self).__name__} is not fitted yet; call fit(X, y) first")
+        coefficients = self._standardized_weights().astype(np.float64).T / self.space_.scale_
+        intercept = self.weights_[1] - coefficients @ self.space_.mean_
+        if len(self.classes_) == 2:
+            return coefficients[1:] - coefficients[:1], intercept[1:] - intercept[:1]
+        return coefficients, intercept
+
+    def _stored(self) -> tuple[dict[str, NDArray[Any]], FeatureSpace]:
+        weights, intercept = self._standardized_weights(), self.weights_[1]
+        arrays = {"weights": weights.astype(np.float32), "intercept": intercept.astype(np.float32)}
+        return arrays, on_features(self.space_)
+
+    def _take_stored(self, tensors: dict[str, NDArray[Any]]) -> None:
+        self.weights_ = [tensors["weights"], tensors["intercept"]]
+        self._on_features = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a copy that travels carries weights on features instead of the basis, which can be 100 times larger
+        if "space_" in self.__dict__ and self.space_.rotated_:
+            weights = self._standardized_weights()
+            state: dict[str, Any] = dict(super().__getstate__())
+            space = on_features(self.space_)
+            return {**state, "space_": space, "weights_": [weights, self.weights_[1]], "_on_features": [weights]}
+        return dict(super().__getstate__())
+
+
+def check_penalty(C: float) -> None:
+    """Raise `InvalidInputError` unless `C` is a positive number."""
+    if not C > 0:
+        raise InvalidInputError(f"C={C!r} is not a penalty; allowed: more than 0 (a smaller C penalises more)")

@@ -1,0 +1,24 @@
+"""How good a head is and how sure that is: accuracy, calibration, intervals, learning-curve law."""
+
+from __future__ import annotations
+
+from featbank.metrics.accuracy import confusion_matrix, most_confused, per_class_accuracy, top_k_accuracy
+from featbank.metrics.calibration import expected_calibration_error, fit_temperature, log_loss
+from featbank.metrics.intervals import Interval, bootstrap_interval, mean_interval, paired_difference
+from featbank.metrics.power_law import PowerLaw, fit_power_law
+
+__all__ = [
+    "Interval",
+    "PowerLaw",
+    "bootstrap_interval",
+    "confusion_matrix",
+    "expected_calibration_error",
+    "fit_power_law",
+    "fit_temperature",
+    "log_loss",
+    "mean_interval",
+    "most_confused",
+    "paired_difference",
+    "per_class_accuracy",
+    "top_k_accuracy",
+]

@@ -1,0 +1,155 @@
+"""How often a head is right: top-k, per class, confusion."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from featbank.errors import InvalidInputError
+from featbank.metrics._checks import Floats, check_scores
+
+__all__ = ["confusion_matrix", "most_confused", "per_class_accuracy", "top_k_accuracy"]
+
+
+def top_k_accuracy(
+    y_true: ArrayLike, scores: ArrayLike, *, k: int = 1, labels: ArrayLike | None = None
+) -> float:
+    """Return the share of rows whose true class is among the `k` best scores.
+
+    Parameters
+    ----------
+    y_true : array-like of int, shape (n_samples,)
+        True class codes.
+    scores : array-like of float, shape (n_samples, n_classes)
+        Probabilities, logits or distances' negatives; larger is better. Of equal scores the earlier column
+        counts as better, as `numpy.argmax` has it, so a head that gives every class the same score does
+        not score 1.
+    k : int, default=1
+        How many guesses are allowed; with ``k >= n_classes`` every known class is a hit.
+    labels : array-like of int, shape (n_classes,), optional
+        Class code of each column (a head's ``classes_``); 0, 1, ... by default. A row whose class has no
+        column is a miss.
+
+    Returns
+    -------
+    float
+        In [0, 1].
+
+    Raises
+    ------
+    InvalidInputError
+        If shapes do not fit, `k` is below 1, or a score is NaN.
+
+    Examples
+    --------
+    >>> scores = [[0.7, 0.2, 0.1], [0.3, 0.4, 0.3]]
+    >>> top_k_accuracy([0, 2], scores), top_k_accuracy([0, 2], scores, k=3)
+    (0.5, 1.0)
+    """
+    y, matrix = check_scores(y_true, scores, "scores")
+    if k < 1:
+        raise InvalidInputError(f"k={k!r} must be at least 1")
+    codes = np.arange(matrix.shape[1]) if labels is None else np.asarray(labels)
+    if codes.shape != (matrix.shape[1],):
+        raise InvalidInputError(
+            f"labels must have one entry for each of {matrix.shape[1]} columns, got {codes.shape}"
+        )
+    order = np.argsort(codes)
+    at = np.searchsorted(codes, y, sorter=order).clip(max=len(codes) - 1)
+    column = order[at]
+    known = codes[column] == y
+    own = np.take_along_axis(matrix, column[:, None], axis=1)  # (n_samples, 1)
+    earlier = np.arange(matrix.shape[1])[None, :] < column[:, None]
+    better = np.sum((matrix > own) | ((matrix == own) & earlier), axis=1)
+    return float(np.mean(known & (better < k)))
+
+
+def confusion_matrix(y_true: ArrayLike, y_pred: ArrayLike, n_classes: int) -> NDArray[np.int64]:
+    """Count the rows of each true class by predicted class.
+
+    Parameters
+    ----------
+    y_true, y_pred : array-like of int, shape (n_samples,)
+        Class codes in 0..n_classes-1.
+    n_classes : int
+        Number of classes.
+
+    Returns
+    -------
+    ndarray of int64, shape (n_classes, n_classes)
+        Row = true class, column = predicted class.
+
+    Raises
+    ------
+    InvalidInputError
+        If the lengths differ or a code is out of range.
+
+    Examples
+    --------
+    >>> confusion_matrix([0, 0, 1], [0, 1, 1], 2).tolist()
+    [[1, 1], [0, 1]]
+    """
+    true, pred = np.asarray(y_true), np.asarray(y_pred)
+    if true.ndim != 1 or true.shape != pred.shape:
+        raise InvalidInputError(f"y_true and y_pred must be equally long, got {true.shape} and {pred.shape}")
+    for name, codes in (("y_true", true), ("y_pred", pred)):
+        if codes.size and not (codes.min() >= 0 and codes.max() < n_classes):
+            raise InvalidInputError(f"{name} holds a class outside 0..{n_classes - 1}")
+    flat = true.astype(np.int64) * n_classes + pred.astype(np.int64)
+    return np.bincount(flat, minlength=n_classes * n_classes).reshape(n_classes, n_classes).astype(np.int64)
+
+
+def per_class_accuracy(confusion: ArrayLike) -> Floats:
+    """Return the share of each true class that was recognised.
+
+    Parameters
+    ----------
+    confusion : array-like of int, shape (n_classes, n_classes)
+        As `confusion_matrix` gives it.
+
+    Returns
+    -------
+    ndarray of float64, shape (n_classes,)
+        In [0, 1]; NaN for a class without rows, which has no accuracy.
+
+    Examples
+    --------
+    >>> per_class_accuracy([[3, 1], [0, 2]]).tolist()
+    [0.75, 1.0]
+    """
+    matrix = np.asarray(confusion, dtype=np.float64)
+    total = matrix.sum(axis=1)
+    accuracy: Floats = np.full(len(matrix), np.nan)
+    np.divide(np.diag(matrix), total, out=accuracy, where=total > 0)
+    return accuracy
+
+
+def most_confused(confusion: ArrayLike, limit: int = 10) -> list[tuple[int, int, int]]:
+    """List the pairs of classes that are most often taken for another, worst first.
+
+    Parameters
+    ----------
+    confusion : array-like of int, shape (n_classes, n_classes)
+        As `confusion_matrix` gives it.
+    limit : int, default=10
+        How many pairs at most.
+
+    Returns
+    -------
+    list of (true class, predicted class, count)
+        Only pairs with a count over 0; equal counts in the order of the classes.
+
+    Examples
+    --------
+    >>> most_confused([[3, 1, 0], [0, 2, 4], [0, 0, 5]])
+    [(1, 2, 4), (0, 1, 1)]
+    """
+    matrix = np.array(confusion, dtype=np.int64)
+    np.fill_diagonal(matrix, 0)
+    true, pred = np.nonzero(matrix)
+    found = sorted(zip(true.tolist(), pred.tolist(), matrix[true, pred].tolist(), strict=True), key=_by_count)
+    return found[:limit]
+
+
+def _by_count(pair: tuple[int, int, int]) -> tuple[int, int, int]:
+    return (-pair[2], pair[0], pair[1])

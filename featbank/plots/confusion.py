@@ -1,0 +1,189 @@
+"""Which classes are taken for which."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from featbank.errors import InvalidInputError
+from featbank.manifest import printable
+from featbank.metrics import confusion_matrix, most_confused
+from featbank.plots import _style
+from featbank.plots._style import Display
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["ConfusionDisplay"]
+
+#: Up to here every cell says its count and share; beyond, the pairs confused most are listed instead.
+_MOST_NUMBERED = 12
+#: Up to here every class has its name on the axes; beyond, only its number, now and then.
+_MOST_NAMED = 40
+_LONGEST_NAME = 18
+
+
+def _short(name: str) -> str:
+    shown = printable(name)
+    return shown if len(shown) <= _LONGEST_NAME else shown[: _LONGEST_NAME - 1] + "…"
+
+
+class ConfusionDisplay(Display):
+    r"""True classes against predicted ones: counts and row percentages.
+
+    Up to 12 classes every cell holds its count and its share of the true class. With more, the shares are
+    shades only, and the pairs confused most often are listed beside; beyond 40 classes the axes count
+    classes instead of naming them.
+
+    Parameters
+    ----------
+    matrix : array-like of int, shape (n_classes, n_classes)
+        Counts, row = true class, as `featbank.metrics.confusion_matrix` gives them.
+    classes : sequence of str, length n_classes
+        Class names.
+    title : str, optional
+        Above the figure.
+
+    Attributes
+    ----------
+    pairs : list of (true class, predicted class, count)
+        The pairs confused most often, worst first.
+
+    Raises
+    ------
+    InvalidInputError
+        If the matrix is not square, empty, or has another size than there are classes.
+
+    Examples
+    --------
+    >>> display = ConfusionDisplay([[8, 2], [1, 9]], ["cat", "dog"]).plot()
+    >>> [text.get_text() for text in display.ax_.texts]
+    ['8\n80 %', '2\n20 %', '1\n10 %', '9\n90 %']
+    """
+
+    def __init__(self, matrix: ArrayLike, classes: Sequence[str], *, title: str | None = None) -> None:
+        counts = np.asarray(matrix)
+        if counts.ndim != 2 or counts.shape != (len(classes), len(classes)) or not len(classes):
+            raise InvalidInputError(
+                f"a confusion matrix of {len(classes)} classes cannot have shape {counts.shape}"
+            )
+        self.matrix = counts.astype(np.int64)
+        self.classes = tuple(classes)
+        self.pairs = most_confused(self.matrix, limit=20)
+        self.title = title
+
+    @classmethod
+    def from_predictions(
+        cls, y_true: ArrayLike, y_pred: ArrayLike, classes: Sequence[str], *, title: str | None = None
+    ) -> ConfusionDisplay:
+        """Count predictions and make a display of them.
+
+        Parameters
+        ----------
+        y_true, y_pred : array-like of int, shape (n_samples,)
+            Indices into `classes`.
+        classes : sequence of str, length n_classes
+            Class names.
+        title : str, optional
+            Above the figure.
+
+        Returns
+        -------
+        ConfusionDisplay
+
+        Examples
+        --------
+        >>> ConfusionDisplay.from_predictions([0, 1, 1], [0, 1, 0], ["cat", "dog"]).matrix.tolist()
+        [[1, 0], [1, 1]]
+        """
+        return cls(confusion_matrix(y_true, y_pred, len(classes)), classes, title=title)
+
+    def shares(self) -> Any:
+        """Return each row in percent of its true class, NaN for a class without rows, shape as `matrix`."""
+        total = self.matrix.sum(axis=1, keepdims=True)
+        return 100.0 * np.divide(self.matrix, total, out=np.full(self.matrix.shape, np.nan), where=total > 0)
+
+    def plot(self, ax: Axes | None = None) -> ConfusionDisplay:
+        """Draw the matrix, and the list of confused pairs beside it when cells are too small for numbers.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, optional
+            Axes of the caller's, for the matrix alone; a new figure by default.
+
+        Returns
+        -------
+        ConfusionDisplay
+            This display, with `figure_` and `ax_`.
+        """
+        from matplotlib.colors import PowerNorm
+
+        with _style.styled():
+            n = len(self.classes)
+            numbered = n <= _MOST_NUMBERED
+            own = ax is None
+            if ax is None and not numbered:
+                ax, side = _style.new_figure(12.0, 7.2).subplots(1, 2, width_ratios=[3, 1.25])
+                self._list(side)
+            side_length = 2.8 + 0.62 * n
+            axes = self._start(ax, side_length + 1.4, side_length)
+            shares = self.shares()
+            # With many classes a confusion is a few pixels: its shade must be seen though its share is small.
+            norm = PowerNorm(1.0 if numbered else 0.5, vmin=0, vmax=100)
+            image = axes.imshow(shares, cmap="Blues", norm=norm, interpolation="nearest", aspect="equal")
+            axes.grid(visible=False)
+            axes.spines[:].set_visible(True)
+            if numbered:
+                self._number(axes, shares)
+            self._name(axes)
+            axes.set_xlabel("Predicted class (name)" if n <= _MOST_NAMED else "Predicted class (number)")
+            axes.set_ylabel("True class (name)" if n <= _MOST_NAMED else "True class (number)")
+            if own:
+                bar = self.figure_.colorbar(image, ax=axes, shrink=0.8, aspect=30, pad=0.02)
+                bar.set_label("Share of the true class (%)")
+                bar.outline.set_visible(False)
+            if self.title:
+                axes.set_title(self.title)
+        return self
+
+    def _number(self, axes: Axes, shares: Any) -> None:
+        for row, column in np.ndindex(self.matrix.shape):
+            share = shares[row, column]
+            text = f"{self.matrix[row, column]}" + ("" if np.isnan(share) else f"\n{share:.0f} %")
+            empty = self.matrix[row, column] == 0
+            color = "white" if share > 55 else ("#9aa0a6" if empty else "#202124")
+            axes.text(
+                column, row, "0" if empty else text, ha="center", va="center", fontsize=8.5, color=color
+            )
+
+    def _name(self, axes: Axes) -> None:
+        n = len(self.classes)
+        if n <= _MOST_NAMED:
+            names = [_short(name) for name in self.classes]
+            size = 9.5 if n <= 20 else 7.5
+            tilt: dict[str, Any] = (
+                {} if n <= _MOST_NUMBERED and max(map(len, names)) <= 5 else {"rotation": 90}
+            )
+            axes.set_xticks(range(n), names, fontsize=size, **tilt)
+            axes.set_yticks(range(n), names, fontsize=size)
+            for label in [*axes.get_xticklabels(), *axes.get_yticklabels()]:
+                label.set_parse_math(False)
+        else:
+            step = next(one for one in (10, 20, 50, 100, 200, 500, 10**9) if n / one <= 12)
+            axes.set_xticks(range(0, n, step))
+            axes.set_yticks(range(0, n, step))
+
+    def _list(self, side: Axes) -> None:
+        side.set_axis_off()
+        right = np.trace(self.matrix) / max(1, self.matrix.sum())
+        side.set_title("Confused most often", fontweight="bold", fontsize=11)
+        lines = []
+        for true, pred, count in self.pairs:
+            of = int(self.matrix[true].sum())
+            lines.append(f"{count} of {of}:  {_short(self.classes[true])} → {_short(self.classes[pred])}")
+        lines = lines or ["none: every image was recognised"]
+        lines += ["", "true → predicted, images of the true class", f"right in all: {100 * right:.1f} %"]
+        side.text(0, 0.985, "\n".join(lines), va="top", fontsize=9, linespacing=1.7, parse_math=False)

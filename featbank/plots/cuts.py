@@ -1,0 +1,168 @@
+"""Accuracy against depth: what each cut of the backbone is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from featbank.errors import InvalidInputError
+from featbank.manifest import printable
+from featbank.plots import _style
+from featbank.plots._style import Display
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["CutsDisplay"]
+
+
+class CutsDisplay(Display):
+    """Test accuracy of each cut, shallow to deep, with the training accuracy beside it.
+
+    Parameters
+    ----------
+    points : iterable of mapping
+        As `featbank.sweep.SweepResult.curve` gives them, with ``top1_*`` and, where known, ``train_top1_*``.
+    n_per_class : float, optional
+        Which size to show; by default the largest that every cut and head has.
+    cuts : sequence of str, optional
+        Order of the cuts, shallow to deep; the order of appearance by default.
+    title : str, optional
+        Above the figure.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is no point, or not one of the size asked for.
+
+    Examples
+    --------
+    >>> points = [
+    ...     {"cut": cut, "head": "mlp", "n_per_class": 28, "top1_mean": test, "train_top1_mean": 1.0}
+    ...     for cut, test in [("block3_pool", 0.2876), ("block4_pool", 0.5322), ("block5_pool", 0.7129)]
+    ... ]
+    >>> display = CutsDisplay(points).plot()
+    >>> [label.get_text() for label in display.ax_.get_xticklabels()]
+    ['block3_pool', 'block4_pool', 'block5_pool']
+    """
+
+    def __init__(
+        self,
+        points: Iterable[Mapping[str, Any]],
+        *,
+        n_per_class: float | None = None,
+        cuts: Sequence[str] | None = None,
+        title: str | None = None,
+    ) -> None:
+        known = [one for one in points if one.get("top1_mean") is not None]
+        if not known:
+            raise InvalidInputError("no cut to draw: there are no points; see the failed fits in results.csv")
+        sizes = sorted({one["n_per_class"] for one in known})
+        if n_per_class is None:
+            curves = {(one["cut"], one["head"], one.get("temperature")) for one in known}
+            full = [size for size in sizes if sum(one["n_per_class"] == size for one in known) == len(curves)]
+            n_per_class = full[-1] if full else sizes[-1]
+        elif n_per_class not in sizes:
+            listed = ", ".join(f"{size:g}" for size in sizes)
+            raise InvalidInputError(f"n_per_class={n_per_class!r} was not fitted; the run has {listed}")
+        self.n_per_class = n_per_class
+        self.points = [one for one in known if one["n_per_class"] == n_per_class]
+        names = [(one["cut"], one.get("temperature")) for one in self.points]
+        order = [*(cuts or []), *(cut for cut, _ in names)]
+        self.cuts = sorted(dict.fromkeys(names), key=lambda one: order.index(one[0]))
+        self.heads = list(dict.fromkeys(one["head"] for one in self.points))
+        self.title = title
+
+    def plot(self, ax: Axes | None = None) -> CutsDisplay:
+        """Draw test accuracy (solid, filled) and training accuracy (dotted, open) per cut and head.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, optional
+            Axes of the caller's; a new figure by default.
+
+        Returns
+        -------
+        CutsDisplay
+            This display, with `figure_` and `ax_`.
+        """
+        with _style.styled():
+            own = ax is None
+            axes = self._start(ax, max(8.0, 4.0 + 0.55 * len(self.cuts)), 4.8)
+            for of, head in enumerate(self.heads):
+                # Heads stand a little beside each other, so that equal values do not hide.
+                shift = 0.08 * (of - (len(self.heads) - 1) / 2)
+                self._draw(axes, head, of, shift)
+            names = [printable(cut) if t is None else f"T = {t:g}" for cut, t in self.cuts]
+            tilted: dict[str, Any] = {}
+            if sum(map(len, names)) > 60:
+                tilted = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
+            axes.set_xticks(range(len(names)), names, **tilted)
+            axes.set_xlim(-0.4, len(names) - 0.6)
+            axes.grid(visible=False, axis="x")
+            _style.percent_axis(axes)
+            axes.set_xlabel("Cut of the backbone (shallow to deep)")
+            axes.set_ylabel("Top-1 accuracy (%)")
+            if self.title:
+                axes.set_title(self.title)
+            self._legend(axes, own=own)
+        return self
+
+    def _values(self, head: str, prefix: str) -> Any:
+        """Return mean, low and high in percent, NaN where a cut has none; shape (3, n_cuts)."""
+        found = {(one["cut"], one.get("temperature")): one for one in self.points if one["head"] == head}
+        ends = ("mean", "low", "high")
+        return _style.percent(
+            [[found.get(cut, {}).get(f"{prefix}_{end}") for cut in self.cuts] for end in ends]
+        )
+
+    def _draw(self, axes: Axes, head: str, of: int, shift: float) -> None:
+        color = _style.OKABE_ITO[of % len(_style.OKABE_ITO)]
+        marker = _style.MARKERS[of % len(_style.MARKERS)]
+        x = np.arange(len(self.cuts)) + shift
+        train, _, _ = self._values(head, "train_top1")
+        axes.plot(
+            x,
+            train,
+            color=color,
+            marker=marker,
+            linestyle=_style.DASHES[2],
+            markerfacecolor="white",
+            linewidth=1.3,
+        )
+        mean, low, high = self._values(head, "top1")
+        axes.errorbar(
+            x,
+            mean,
+            yerr=np.stack([mean - low, high - mean]),
+            color=color,
+            marker=marker,
+            capsize=3,
+            elinewidth=1.1,
+        )
+
+    def _legend(self, axes: Axes, *, own: bool) -> None:
+        from matplotlib.lines import Line2D
+
+        entries: list[Any] = [_style.heading("Head")]
+        for of, head in enumerate(self.heads):
+            look: dict[str, Any] = {
+                "color": _style.OKABE_ITO[of % len(_style.OKABE_ITO)],
+                "marker": _style.MARKERS[of % 8],
+            }
+            entries.append(Line2D([], [], **look, label=printable(head)))
+        plain: dict[str, Any] = {"color": _style.GREY, "marker": "o"}
+        entries += [_style.heading(""), _style.heading("Images"), Line2D([], [], **plain, label="test")]
+        if any(one.get("train_top1_mean") is not None for one in self.points):
+            dotted = {"linestyle": _style.DASHES[2], "markerfacecolor": "white", "linewidth": 1.3}
+            entries.append(Line2D([], [], **plain, **dotted, label="training"))
+        entries += [
+            _style.heading(""),
+            _style.heading("Training samples"),
+            _style.note(f"{self.n_per_class:g} per class"),
+        ]
+        if any(one.get("top1_low") is not None for one in self.points):
+            entries.append(_style.note("bars: 95 % interval"))
+        _style.grouped_legend(self.figure_ if own else axes, entries, outside=own)

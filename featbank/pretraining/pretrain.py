@@ -1,0 +1,218 @@
+"""From a dataset to a weights file with its model card."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from featbank._atomic import make_folder, sha256, write_file
+from featbank.backbones import Preprocessing, get_spec
+from featbank.backbones.minivgg import MINIVGG_MEAN, MINIVGG_STD, build_minivgg
+from featbank.datasets import Dataset, build_manifest, decode_image, open_dataset, row_indices
+from featbank.errors import DatasetError, InvalidInputError
+from featbank.manifest import Manifest
+from featbank.pretraining.recipe import PretrainSettings
+from featbank.pretraining.training import PretrainedWeights, TrainingImages, train_network
+
+__all__ = ["PretrainResult", "load_training_images", "pretrain"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PretrainResult:
+    """What a pretraining left.
+
+    Parameters
+    ----------
+    weights : pathlib.Path
+        The float16 safetensors file.
+    card : pathlib.Path
+        Its model card, with the log of every epoch.
+    test_accuracy : float
+        Top-1 accuracy on the test split after the last epoch, of the weights as trained (float32).
+    sha256 : str
+        Digest of the weights file.
+    """
+
+    weights: Path
+    card: Path
+    test_accuracy: float
+    sha256: str
+
+
+def load_training_images(dataset: Dataset, manifest: Manifest, split: str, size: int) -> TrainingImages:
+    """Decode one split into memory, each image scaled to a square.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        Where the bytes come from.
+    manifest : Manifest
+        Its rows.
+    split : {"train", "val", "test"}
+        Which rows.
+    size : int
+        Side of the square, in pixels.
+
+    Returns
+    -------
+    TrainingImages
+
+    Raises
+    ------
+    DatasetError
+        If the split is empty.
+    ImageDecodeError
+        If an image cannot be read: a training set with holes is not the one that was named.
+    """
+    rows = manifest.rows(split)
+    rows = rows[manifest.labels[rows] >= 0]
+    if not len(rows):
+        raise DatasetError(f"{dataset.name!r} has no labelled {split} images; give a --split with some")
+    squash = Preprocessing(size, size, mode="squash")
+    indices = row_indices(dataset, manifest)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        decoded = pool.map(
+            lambda row: squash.apply_geometry(decode_image(dataset.read(int(indices[row])))), rows
+        )
+        images = np.stack(list(decoded))
+    return TrainingImages(images, manifest.labels[rows].astype(np.int64))
+
+
+def pretrain(
+    data: str | os.PathLike[str] | Dataset,
+    *,
+    output: str | os.PathLike[str],
+    settings: PretrainSettings | None = None,
+    split: str | None = None,
+    device: str = "cpu",
+    on_step: Callable[[int, int], None] | None = None,
+    on_epoch: Callable[[dict[str, float]], None] | None = None,
+) -> PretrainResult:
+    """Train minivgg on a dataset and write weights, model card and log.
+
+    Parameters
+    ----------
+    data : str, path or Dataset
+        A dataset with train and test rows, see `featbank.open_dataset`.
+    output : path
+        Folder for ``minivgg-<dataset>.safetensors``, ``.md`` and ``.checkpoint.safetensors``; a run that was
+        interrupted goes on from the checkpoint.
+    settings : PretrainSettings, optional
+        The recipe.
+    split : str, optional
+        As for `featbank.extract`. Rows of ``val`` are trained on too where the source has no split of that
+        name: nothing is chosen by them.
+    device : str, default="cpu"
+        Where to train.
+    on_step, on_epoch : callable, optional
+        See `train_network`.
+
+    Returns
+    -------
+    PretrainResult
+
+    Raises
+    ------
+    InvalidInputError
+        If the checkpoint in `output` was made with other settings.
+    DatasetError
+        If there are no train or test rows.
+    """
+    settings = settings or PretrainSettings()
+    dataset = open_dataset(data)
+    manifest = build_manifest(dataset, split=split)
+    if split is None and dataset.splits is not None and "val" not in dataset.splits:
+        # The validation rows were taken from train for the sake of heads; here every training image counts.
+        manifest = manifest.replaced(
+            splits=np.where(manifest.splits == 1, 0, manifest.splits).astype(np.uint8)
+        )
+    size = get_spec("minivgg").default_image_size
+    train = load_training_images(dataset, manifest, "train", size)
+    test = load_training_images(dataset, manifest, "test", size)
+    if len(manifest.classes) < 2:
+        raise InvalidInputError(f"{dataset.name!r} has {len(manifest.classes)} class; two are the least")
+    folder = make_folder(Path(output))
+    stem = f"minivgg-{dataset.name}"
+    trained = train_network(
+        lambda: build_minivgg(len(manifest.classes)),
+        train,
+        test,
+        mean=MINIVGG_MEAN,
+        std=MINIVGG_STD,
+        settings=settings,
+        checkpoint=folder / f"{stem}.checkpoint.safetensors",
+        device=device,
+        on_step=on_step,
+        on_epoch=on_epoch,
+    )
+    weights, card = folder / f"{stem}.safetensors", folder / f"{stem}.md"
+    facts = {"backbone": "minivgg", "dataset": dataset.name, "classes": json.dumps(manifest.classes)}
+    digest = trained.to_safetensors(weights, facts)
+    accuracy = trained.log[-1]["test_accuracy"]
+    write_file(card, _model_card(dataset, manifest, trained, weights, digest).encode())
+    return PretrainResult(weights, card, accuracy, digest)
+
+
+def _model_card(
+    dataset: Dataset, manifest: Manifest, trained: PretrainedWeights, weights: Path, digest: str
+) -> str:
+    import torch
+
+    counts = manifest.counts()
+    accuracy = trained.log[-1]["test_accuracy"]
+    recipe = "\n".join(f"| {name} | {value} |" for name, value in asdict(trained.settings).items())
+    log = "\n".join(
+        f"| {entry['epoch']:.0f} | {entry['lr']:.4f} | {entry['train_loss']:.4f} "
+        f"| {entry['train_accuracy']:.4f} "
+        f"| {entry['test_accuracy']:.4f} | {entry['duration_s']:.0f} |"
+        for entry in trained.log
+    )
+    classes = ", ".join(manifest.classes)
+    return f"""# minivgg on {dataset.name}
+
+| | |
+|---|---|
+| file | `{weights.name}`, {weights.stat().st_size:,} bytes, float16 |
+| SHA-256 | `{digest}` |
+| network | VGG16's plan (2-2-3-3-3 convolutions), widths 32-64-128-128-128, batch norm, 32x32 RGB |
+| data | {dataset.name}: {counts.get("train", 0):,} training and {counts.get("test", 0):,} test images |
+| digest of the data | `{_data_digest(manifest)}` |
+| classes | {classes} |
+| test accuracy | {accuracy:.4f} top-1 after the last epoch; no epoch was picked by it |
+| versions | Python {platform.python_version()}, torch {torch.__version__} |
+| again | `featbank pretrain DATA --output FOLDER{_options(trained.settings)}` |
+
+## Recipe
+| setting | value |
+|---|---|
+{recipe}
+
+Everything random in an epoch is seeded by (random_state, epoch). Bits differ between devices and versions.
+
+## Log
+Accuracy on the training images is measured while training, on augmented images.
+
+| epoch | lr at its start | train loss | train accuracy | test accuracy | seconds |
+|---|---|---|---|---|---|
+{log}
+"""
+
+
+def _data_digest(manifest: Manifest) -> str:
+    return sha256(manifest.digests.tobytes() + manifest.labels.tobytes() + manifest.splits.tobytes())
+
+
+def _options(settings: PretrainSettings) -> str:
+    usual = asdict(PretrainSettings())
+    changed = {name: value for name, value in asdict(settings).items() if value != usual[name]}
+    return "".join(f" --{name.replace('_', '-')} {value}" for name, value in changed.items())

@@ -1,0 +1,78 @@
+"""Finding the run somebody means."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from featbank._cache import runs_folder
+from featbank._registry import nearest
+from featbank.errors import RunError, RunNotFoundError
+from featbank.manifest import printable
+from featbank.runs.folder import RUN_FILE, Run
+
+__all__ = ["latest_run", "list_runs", "open_run", "resolve_run"]
+
+
+def list_runs(cache_dir: str | os.PathLike[str] | None = None) -> list[Path]:
+    """List the run folders of a cache, oldest first."""
+    return sorted((file.parent for file in runs_folder(cache_dir).glob(f"*/{RUN_FILE}")), key=_age)
+
+
+def _age(path: Path) -> tuple[str, int, str]:
+    # The name begins with the time; runs of the same second are numbered, and 10 comes after 9.
+    number = re.search(r"-(\d+)$", path.name)
+    return path.name[:15], int(number[1]) if number else 1, path.name
+
+
+def latest_run(cache_dir: str | os.PathLike[str] | None = None) -> Run:
+    """Open the newest run of a cache; raises `RunNotFoundError` if there is none."""
+    return resolve_run(None, cache_dir)
+
+
+def resolve_run(run: str | os.PathLike[str] | None, cache_dir: str | os.PathLike[str] | None = None) -> Run:
+    """Open the run somebody means.
+
+    Parameters
+    ----------
+    run : path-like or None
+        Path of a run folder, its name, a part of the name that only one run has, or None for the newest.
+    cache_dir : path-like or None
+        The cache; None for the default one.
+
+    Returns
+    -------
+    Run
+
+    Raises
+    ------
+    RunNotFoundError
+        If there is no such run.
+    RunError
+        If several runs have that part in their names, or the run is damaged.
+    """
+    found = list_runs(cache_dir)
+    if run is None:
+        if not found:
+            folder = printable(str(runs_folder(cache_dir)))
+            raise RunNotFoundError(f"no run in {folder!r}; make one with featbank fit-head")
+        return Run.open(found[-1])
+    text = os.fspath(run)
+    if (Path(text) / RUN_FILE).exists():
+        return Run.open(text)
+    exact = [path for path in found if path.name == text]
+    part = exact or [path for path in found if text and text in path.name]
+    if len(part) == 1:
+        return Run.open(part[0])
+    names = [path.name for path in reversed(part or found)]  # newest first
+    if part:
+        raise RunError(f"run={text!r} is part of {len(part)} names: {nearest(text, names)}; give more of one")
+    raise RunNotFoundError(f"no run {text!r}; there are {nearest(text, names)}")
+
+
+def open_run(
+    run: str | os.PathLike[str] | None = None, *, cache_dir: str | os.PathLike[str] | None = None
+) -> Run:
+    """Open a run by path, name, a part of its name, or the newest; see `resolve_run`."""
+    return resolve_run(run, cache_dir)

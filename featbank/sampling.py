@@ -1,0 +1,211 @@
+"""Which training samples a head sees: nested, class-balanced, seeded draws, and the text that asks for it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from featbank.errors import InvalidInputError
+from featbank.manifest import printable
+
+__all__ = ["Size", "draw_nested", "parse_sizes"]
+
+#: Samples per class, or ``"all"`` for every training sample there is.
+Size = int | Literal["all"]
+
+_HOW = "Write 4..32 (doubling), 4..32:4 (steps of 4), 1,5,10 (a list) or all."
+_NUMBER = re.compile(r"-?[0-9]{1,9}")
+_RANGE = re.compile(r"(-?[0-9]{1,9})\.\.(-?[0-9]{1,9})(?::(-?[0-9]{1,9}))?")
+_MOST_SIZES = 1000
+_MOST_NAMED = 5
+
+
+def parse_sizes(text: str) -> list[Size]:
+    """Read what ``--samples-per-class`` takes.
+
+    Parameters
+    ----------
+    text : str
+        ``"4..32"`` doubles, ``"4..32:4"`` steps by 4, ``"1,5,10"`` lists, ``"all"`` takes every training
+        sample; parts are joined by commas. A range stops at its upper end and contains it only when it is
+        hit exactly: ``"4..30"`` is 4, 8, 16.
+
+    Returns
+    -------
+    list of int or "all"
+        Ascending, each size once, ``"all"`` last.
+
+    Raises
+    ------
+    InvalidInputError
+        If the text is empty or cannot be read, a range runs backwards, a size or a step is below 1, or
+        there are more than 1000 sizes.
+
+    Examples
+    --------
+    >>> parse_sizes("4..32")
+    [4, 8, 16, 32]
+    >>> parse_sizes("1,2,4..12:4,all")
+    [1, 2, 4, 8, 12, 'all']
+    """
+    if not text.strip():
+        raise InvalidInputError(f"samples_per_class={text!r} is empty. {_HOW}")
+    numbers: set[int] = set()
+    everything = False
+    for part in (one.strip() for one in text.split(",")):
+        if part == "all":
+            everything = True
+        elif _NUMBER.fullmatch(part):
+            _check_start(text, int(part))
+            numbers.add(int(part))
+        elif match := _RANGE.fullmatch(part):
+            numbers.update(_expand(text, *match.groups()))
+        else:
+            raise InvalidInputError(
+                f"samples_per_class={text!r} cannot be read: {part!r} is no number, range or 'all'. {_HOW}"
+            )
+        if len(numbers) > _MOST_SIZES:
+            raise InvalidInputError(
+                f"samples_per_class={text!r} is more than {_MOST_SIZES} sizes. Use a larger step or doubling."
+            )
+    return [*sorted(numbers), *(["all"] if everything else [])]  # type: ignore[list-item]  # mypy widens "all"
+
+
+def _check_start(text: str, number: int) -> None:
+    if number < 1:
+        raise InvalidInputError(
+            f"samples_per_class={text!r} asks for {number} samples per class; the smallest size is 1. {_HOW}"
+        )
+
+
+def _expand(text: str, first: str, last: str, step: str | None) -> Iterable[int]:
+    low, high = int(first), int(last)
+    _check_start(text, low)
+    if high < low:
+        raise InvalidInputError(
+            f"samples_per_class={text!r} runs backwards: {high} is less than {low}. "
+            f"Write the smaller number first, e.g. {max(high, 1)}..{low}."
+        )
+    if step is None:
+        return [low << power for power in range((high // low).bit_length())]
+    if int(step) < 1:
+        raise InvalidInputError(f"samples_per_class={text!r} has step {step}; a step is at least 1. {_HOW}")
+    # One too many is enough for the caller to refuse it; "1..999999999:1" must not fill the memory.
+    return range(low, high + 1, int(step))[: _MOST_SIZES + 1]
+
+
+def draw_nested(
+    y: ArrayLike,
+    sizes: Sequence[Size],
+    *,
+    repeats: int = 1,
+    random_state: int = 0,
+    codes: Iterable[int] | None = None,
+    class_names: Sequence[str] | None = None,
+) -> list[dict[Size, NDArray[np.int64]]]:
+    """Draw nested, class-balanced training subsets without replacement.
+
+    Within a repeat a smaller subset lies inside every larger one. Each (random_state, repeat, class) has a
+    generator of its own, so asking for one more size, repeat or class changes no other draw. A size that
+    takes every sample of every class leaves nothing to draw: the repeats of it coincide, and their spread
+    says only how much the head's own random start matters.
+
+    Parameters
+    ----------
+    y : array-like of int, shape (n_samples,)
+        Class codes of the training rows; a negative code marks a row without a label, which is never drawn.
+    sizes : sequence of int or "all"
+        Samples per class; ``"all"`` takes every labelled row, balanced or not.
+    repeats : int, default=1
+        Number of independent draws.
+    random_state : int, default=0
+        Seed, not negative.
+    codes : iterable of int, optional
+        Classes that must be there; those in `y` by default. A class of the test rows that no training row
+        has is found this way.
+    class_names : sequence of str, optional
+        Name of each code, for messages.
+
+    Returns
+    -------
+    list (one entry per repeat) of dict from size to ndarray of int64, shape (n_drawn,)
+        Sorted positions in `y`.
+
+    Raises
+    ------
+    InvalidInputError
+        If a class has fewer samples than a size asks for, `y` holds no label, or `sizes`, `repeats` or
+        `random_state` are out of range.
+
+    Examples
+    --------
+    >>> draws = draw_nested([0, 0, 0, 1, 1, 1], [1, 2, "all"], repeats=2)
+    >>> [len(rows) for rows in draws[0].values()]
+    [2, 4, 6]
+    >>> set(draws[0][1].tolist()) <= set(draws[0][2].tolist())
+    True
+    >>> draw_nested([0, 0, 0, 1, 1], [3])
+    Traceback (most recent call last):
+        ...
+    featbank.errors.InvalidInputError: n_per_class=3 asks for more samples than 1 of 2 classes has:
+    class 1 has 2. Use n_per_class <= 2, or drop this class.
+    """
+    labels = np.asarray(y)
+    if labels.ndim != 1 or not (labels.size == 0 or np.issubdtype(labels.dtype, np.integer)):
+        raise InvalidInputError(
+            f"y must be one row of class codes, got shape {labels.shape}, dtype {labels.dtype}"
+        )
+    if repeats < 1:
+        raise InvalidInputError(f"repeats={repeats!r} must be at least 1")
+    if random_state < 0:
+        raise InvalidInputError(f"random_state={random_state!r} must not be negative")
+    for size in sizes:
+        if size != "all" and size < 1:
+            raise InvalidInputError(f"n_per_class={size!r} must be at least 1, or 'all'")
+    wanted = sorted({int(code) for code in (labels[labels >= 0] if codes is None else codes)})
+    rows_of = {code: np.flatnonzero(labels == code).astype(np.int64) for code in wanted}
+    if not any(len(rows) for rows in rows_of.values()):
+        raise InvalidInputError("no training row has a label; check the split and the labels")
+    largest = max((size for size in sizes if size != "all"), default=0)
+    _check_counts(largest, {code: len(rows) for code, rows in rows_of.items()}, class_names)
+    everything = np.sort(np.concatenate(list(rows_of.values())))
+    draws: list[dict[Size, NDArray[np.int64]]] = []
+    for repeat in range(repeats):
+        orders = [
+            np.random.Generator(
+                np.random.PCG64(np.random.SeedSequence([random_state, repeat, code]))
+            ).permutation(rows)
+            for code, rows in rows_of.items()
+        ]
+        draws.append(
+            {
+                size: everything.copy()
+                if size == "all"
+                else np.sort(np.concatenate([order[:size] for order in orders]))
+                for size in sizes
+            }
+        )
+    return draws
+
+
+def _check_counts(size: int, counts: dict[int, int], class_names: Sequence[str] | None) -> None:
+    short = {code: count for code, count in counts.items() if count < size}
+    if not short:
+        return
+
+    def name(code: int) -> str:
+        return f"class {code}" if class_names is None else f"class '{printable(class_names[code])}'"
+
+    said = [f"{name(code)} has {count}" for code, count in list(short.items())[:_MOST_NAMED]]
+    rest = len(short) - len(said)
+    these, have = ("this class", "has") if len(short) == 1 else ("these classes", "have")
+    fewest = min(short.values())
+    advice = f"Use n_per_class <= {fewest}, or drop {these}." if fewest else f"Drop {these} or add samples."
+    raise InvalidInputError(
+        f"n_per_class={size} asks for more samples than {len(short)} of {len(counts)} classes {have}: "
+        f"{', '.join(said)}{f' and {rest} more' if rest else ''}. {advice}"
+    )

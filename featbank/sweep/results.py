@@ -1,0 +1,410 @@
+"""What a sweep leaves behind: one record per fit, and the curve they make together."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featbank._registry import nearest
+from featbank.errors import InvalidInputError
+from featbank.metrics import Interval, PowerLaw, fit_power_law, mean_interval, paired_difference
+
+__all__ = [
+    "COLUMNS",
+    "CURVE_METRICS",
+    "FitResult",
+    "KeptHead",
+    "Key",
+    "Predictions",
+    "SweepGroup",
+    "SweepResult",
+]
+
+#: Which curve a fit belongs to: cut, head, temperature (None unless the cut is softmax).
+Key = tuple[str, str, float | None]
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """One fit: what was asked, and how good it is. Accuracies and errors are in [0, 1]; None is not known.
+
+    Parameters
+    ----------
+    cut, head : str
+        Where features were read, and what was trained on them.
+    temperature : float or None
+        Temperature the softmax features were read at; None at any other cut.
+    n_per_class : int or float
+        Training samples per class; their mean over classes (not whole, then) where ``all`` was asked of
+        classes of unequal size.
+    repeat : int
+        Number of the draw, from 0.
+    n_train, n_features : int
+        Training rows, and features of each.
+    random_state : int
+        Seed of the head.
+    status : {"ok", "failed"}
+        A failed fit has no accuracies.
+    message : str
+        Why it failed; empty otherwise.
+    top1, top5 : float or None
+        Accuracy on the test rows.
+    val_top1, val_top5, train_top1, train_top5 : float or None
+        Accuracy on the validation rows and on the fit's own training rows.
+    best_top1, best_val_top1 : float or None
+        Test and validation accuracy after the best epoch (chosen without the test rows).
+    final_top1, final_val_top1 : float or None
+        The same after the last epoch. None for heads that have no epochs.
+    best_epoch, n_epochs : int or None
+        The best epoch, from 1, and how many there were.
+    ece : float or None
+        Expected calibration error on the test rows, 15 bins.
+    duration_s : float
+        Seconds of fitting. Heads trained together share their time equally.
+    """
+
+    cut: str
+    head: str
+    temperature: float | None
+    n_per_class: float
+    repeat: int
+    n_train: int
+    n_features: int
+    random_state: int
+    status: Literal["ok", "failed"] = "ok"
+    message: str = ""
+    top1: float | None = None
+    top5: float | None = None
+    val_top1: float | None = None
+    val_top5: float | None = None
+    train_top1: float | None = None
+    train_top5: float | None = None
+    best_top1: float | None = None
+    best_val_top1: float | None = None
+    final_top1: float | None = None
+    final_val_top1: float | None = None
+    best_epoch: int | None = None
+    n_epochs: int | None = None
+    ece: float | None = None
+    duration_s: float = 0.0
+
+    @property
+    def key(self) -> Key:
+        """The curve this fit belongs to."""
+        return self.cut, self.head, self.temperature
+
+
+#: Columns of ``results.csv``.
+COLUMNS = tuple(one.name for one in fields(FitResult))
+#: What `SweepResult.curve` gives mean and interval of.
+CURVE_METRICS = tuple(name for name in COLUMNS if name.endswith(("top1", "top5")) or name == "ece")
+_TEXTS = ("cut", "head", "status", "message")
+_WHOLE = ("repeat", "n_train", "n_features", "random_state", "best_epoch", "n_epochs")
+_OPTIONAL = {one.name for one in fields(FitResult) if one.default is None} | {"temperature"}
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What a kept head answered on the rows it is judged by.
+
+    Parameters
+    ----------
+    split : {"test", "val"}
+        Which rows; validation only where the bank has no test rows.
+    rows : ndarray of int64, shape (n_rows,)
+        Row numbers in the bank's manifest.
+    y_true, y_pred : ndarray of int64, shape (n_rows,)
+        Indices into the bank's classes.
+    p_true, p_pred : ndarray of float64, shape (n_rows,), or None
+        Probability given to the true and to the predicted class; None where a head knows none.
+    """
+
+    split: str
+    rows: NDArray[np.int64]
+    y_true: NDArray[np.int64]
+    y_pred: NDArray[np.int64]
+    p_true: NDArray[np.float64] | None = None
+    p_pred: NDArray[np.float64] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class KeptHead:
+    """A fitted head that is worth keeping, with the fit it comes from.
+
+    Parameters
+    ----------
+    fit : FitResult
+        Its record.
+    estimator : object
+        The fitted head; ``predict`` takes original features.
+    history : dict from str to list of float
+        Loss and accuracy per epoch; empty for heads that have no epochs.
+    predictions : Predictions
+        Its answers.
+    """
+
+    fit: FitResult
+    estimator: Any
+    history: dict[str, list[float]]
+    predictions: Predictions
+
+    @property
+    def name(self) -> str:
+        """A name for its files, e.g. ``"fc7-softmax-n16-r0"``."""
+        cut, head, temperature = self.fit.key
+        at = "" if temperature is None else f"-T{temperature:g}"
+        safe = "".join(char if char.isalnum() or char in "._@+-" else "_" for char in f"{cut}{at}-{head}")
+        return f"{safe}-n{self.fit.n_per_class:g}-r{self.fit.repeat}"
+
+
+@dataclass(frozen=True, eq=False)
+class SweepGroup:
+    """All fits of one cut, head and temperature, which are done together.
+
+    Parameters
+    ----------
+    fits : list of FitResult
+        One per size and repeat.
+    kept : list of KeptHead
+        Those `run_sweep` was told to keep.
+    """
+
+    fits: list[FitResult]
+    kept: list[KeptHead]
+
+
+@dataclass(eq=False)
+class SweepResult:
+    """Everything a sweep found.
+
+    Parameters
+    ----------
+    fits : list of FitResult
+        One per fit, in the order they were made.
+    cuts : tuple of str
+        Cuts in the order of depth, shallow first.
+    classes : tuple of str
+        Class names.
+    heads : list of KeptHead
+        Kept heads; empty when read back from a run, see `featbank.runs.Run`.
+    notes : list of str
+        What has to be known to read the figures: leaks, missing splits, fits that failed.
+    """
+
+    fits: list[FitResult] = field(default_factory=list)
+    cuts: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+    heads: list[KeptHead] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def failed(self) -> list[FitResult]:
+        """The fits that failed."""
+        return [one for one in self.fits if one.status == "failed"]
+
+    @property
+    def keys(self) -> list[Key]:
+        """The curves there are, in the order they were made."""
+        return list(dict.fromkeys(one.key for one in self.fits))
+
+    def curve(self, confidence: float = 0.95) -> list[dict[str, Any]]:
+        """Return mean and interval over repeats for each cut, head, temperature and size.
+
+        Parameters
+        ----------
+        confidence : float, default=0.95
+            Level of the t-intervals.
+
+        Returns
+        -------
+        list of dict
+            ``cut``, ``head``, ``temperature``, ``n_per_class``, ``n_repeats``, ``n_failed``, and for each of
+            `CURVE_METRICS` its ``_mean``, ``_low`` and ``_high``: None where it is not known, low and high
+            also where a single repeat says nothing of the spread. Failed fits are counted, and left out of
+            the means; a size of which every fit failed has no point.
+
+        Examples
+        --------
+        >>> fits = [FitResult("fc7", "softmax", None, 4, r, 8, 10, 0, top1=0.5 + 0.2 * r) for r in (0, 1)]
+        >>> (point,) = SweepResult(fits).curve()
+        >>> point["n_repeats"], round(point["top1_mean"], 2), point["val_top1_mean"]
+        (2, 0.6, None)
+        """
+        groups: dict[tuple[Key, float], list[FitResult]] = {}
+        for one in self.fits:
+            groups.setdefault((one.key, one.n_per_class), []).append(one)
+        points = []
+        for ((cut, head, temperature), size), members in groups.items():
+            good = [one for one in members if one.status == "ok"]
+            if not good:
+                continue
+            point: dict[str, Any] = {
+                "cut": cut,
+                "head": head,
+                "temperature": temperature,
+                "n_per_class": size,
+                "n_repeats": len(good),
+                "n_failed": len(members) - len(good),
+            }
+            for metric in CURVE_METRICS:
+                values = [getattr(one, metric) for one in good if getattr(one, metric) is not None]
+                interval = mean_interval(values, confidence) if values else Interval(*[float("nan")] * 3)
+                for end, value in zip(("mean", "low", "high"), interval, strict=True):
+                    point[f"{metric}_{end}"] = None if np.isnan(value) else value
+            points.append(point)
+        return points
+
+    def _by_repeat(self, key: Key, size: float, metric: str) -> dict[int, float]:
+        return {
+            one.repeat: getattr(one, metric)
+            for one in self.fits
+            if one.key == key and one.n_per_class == size and getattr(one, metric) is not None
+        }
+
+    def _check(self, key: Key, metric: str) -> None:
+        if metric not in CURVE_METRICS:
+            raise InvalidInputError(f"metric={metric!r} is not one of {', '.join(CURVE_METRICS)}")
+        if key not in self.keys:
+            known = nearest(_spell(key), [_spell(one) for one in self.keys])
+            raise InvalidInputError(f"no fit of {_spell(key)!r}; there are {known}")
+
+    def difference(
+        self, a: Key, b: Key, n_per_class: float, *, metric: str = "top1", confidence: float = 0.95
+    ) -> Interval:
+        """Compare two curves at one size, repeat by repeat: both saw the same samples in each.
+
+        Parameters
+        ----------
+        a, b : (cut, head, temperature)
+            The curves; temperature None unless the cut is softmax.
+        n_per_class : int or float
+            The size.
+        metric : str, default="top1"
+            One of `CURVE_METRICS`.
+        confidence : float, default=0.95
+            Level of the interval.
+
+        Returns
+        -------
+        Interval
+            Of a minus b, over the repeats both have.
+
+        Raises
+        ------
+        InvalidInputError
+            If there is no such curve, or they share no repeat at this size.
+        """
+        self._check(a, metric)
+        self._check(b, metric)
+        first, second = (self._by_repeat(key, n_per_class, metric) for key in (a, b))
+        shared = sorted(first.keys() & second.keys())
+        if not shared:
+            raise InvalidInputError(
+                f"{_spell(a)!r} and {_spell(b)!r} share no repeat at n_per_class={n_per_class:g} "
+                f"that knows {metric}"
+            )
+        return paired_difference([first[one] for one in shared], [second[one] for one in shared], confidence)
+
+    def power_law(self, key: Key, *, metric: str = "top1", random_state: int = 0) -> PowerLaw:
+        """Fit ``a - b * n**-c`` to one curve, to read what more labels would bring.
+
+        Parameters
+        ----------
+        key : (cut, head, temperature)
+            The curve.
+        metric : str, default="top1"
+            One of `CURVE_METRICS`.
+        random_state : int, default=0
+            Seed of the bootstrap.
+
+        Returns
+        -------
+        PowerLaw
+            Its band comes from the repeats that succeeded at every size, if there are at least two.
+
+        Raises
+        ------
+        InvalidInputError
+            If there is no such curve, or it has fewer than four sizes.
+        """
+        self._check(key, metric)
+        sizes = sorted({one.n_per_class for one in self.fits if one.key == key})
+        found = {size: self._by_repeat(key, size, metric) for size in sizes}
+        found = {size: values for size, values in found.items() if values}
+        shared = sorted(set.intersection(*(set(values) for values in found.values()))) if found else []
+        if len(shared) >= 2:
+            acc: Any = [[values[one] for one in shared] for values in found.values()]
+        else:
+            acc = [float(np.mean(list(values.values()))) for values in found.values()]
+        return fit_power_law(list(found), acc, random_state=random_state)
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield each fit as a dict of plain values, keys as `COLUMNS`."""
+        for one in self.fits:
+            yield {name: getattr(one, name) for name in COLUMNS}
+
+    def to_csv(self) -> str:
+        """Return the fits as CSV: a header, one line per fit, empty where a value is not known.
+
+        Numbers are written so that reading them back gives the same bits.
+        """
+        return fits_to_csv(self.fits)
+
+
+def _spell(key: Key) -> str:
+    return "/".join(str(part) for part in key if part is not None)
+
+
+def fits_to_csv(fits: Iterable[FitResult]) -> str:
+    """Return fits as CSV text; see `SweepResult.to_csv`."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for one in fits:
+        values = (getattr(one, name) for name in COLUMNS)
+        writer.writerow(["" if value is None else value for value in values])
+    return buffer.getvalue()
+
+
+def fits_from_csv(text: str) -> list[FitResult]:
+    """Read back what `fits_to_csv` wrote.
+
+    Raises
+    ------
+    InvalidInputError
+        If the header is another, or a line cannot be read; the line is named.
+    """
+    reader = csv.reader(io.StringIO(text))
+    header = next(reader, [])
+    if tuple(header) != COLUMNS:
+        odd = sorted(set(header).symmetric_difference(COLUMNS))
+        raise InvalidInputError(f"not the columns of this version: {', '.join(odd) or 'another order'}")
+    fits = []
+    for line in reader:
+        try:
+            fits.append(_fit_from(dict(zip(COLUMNS, line, strict=True))))
+        except ValueError as error:
+            raise InvalidInputError(f"line {reader.line_num} cannot be read ({error})") from error
+    return fits
+
+
+def _fit_from(values: Mapping[str, str]) -> FitResult:
+    read: dict[str, Any] = {}
+    for name, text in values.items():
+        if name in _TEXTS:
+            read[name] = text
+        elif not text and name in _OPTIONAL:
+            read[name] = None
+        elif name in _WHOLE or (name == "n_per_class" and "." not in text):
+            read[name] = int(text)
+        else:
+            read[name] = float(text)
+    if read["status"] not in ("ok", "failed"):
+        raise ValueError(f"status {read['status']!r}")
+    return FitResult(**read)

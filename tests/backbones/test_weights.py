@@ -1,0 +1,458 @@
+"""Where weights come from, which files are refused and why, and what is said when there are none."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import socket
+import urllib.error
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from featbank.backbones import _state, get_spec, load_backbone
+from featbank.backbones._building import build_on_meta
+from featbank.backbones.minivgg import build_minivgg
+from featbank.errors import MissingWeightsError, UnknownNameError, WeightsError
+
+State = dict[str, Tensor]
+
+
+@pytest.fixture(name="state")
+def fixture_state() -> State:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        return dict(build_minivgg().state_dict())
+
+
+def _state_of(name: str, n_classes: int = 1000) -> State:
+    """A state dict of the right shapes, whose tensors can be told apart."""
+    shapes = build_on_meta(get_spec(name), n_classes=n_classes).state_dict()
+    return {
+        one: torch.full(shape.shape, float(index), dtype=shape.dtype)
+        for index, (one, shape) in enumerate(shapes.items())
+    }
+
+
+@pytest.fixture(name="hub")
+def fixture_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """torch.hub's checkpoint folder, empty, and no network."""
+
+    def unreachable(url: str, dst: str, hash_prefix: str | None = None, progress: bool = True) -> None:
+        raise urllib.error.URLError("[Errno -3] Temporary failure in name resolution")
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
+    return tmp_path / "hub" / "checkpoints"
+
+
+def _equal(module: torch.nn.Module, state: State) -> bool:
+    loaded = module.state_dict()
+    return set(loaded) == set(state) and all(torch.equal(loaded[name], state[name]) for name in state)
+
+
+# --- files that load
+
+
+def test_safetensors(state: State, tmp_path: Path) -> None:
+    path = tmp_path / "mine.safetensors"
+    save_file(state, path)
+    backbone = load_backbone("minivgg", weights=path)
+    assert _equal(backbone.module, state)
+    assert backbone.weights == "mine.safetensors"
+    assert backbone.weights_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert backbone.class_names is None
+    assert not backbone.module.training
+    assert not any(one.requires_grad for one in backbone.module.parameters())
+    path.write_bytes(b"")  # nothing is mapped to the file any more
+    assert _equal(backbone.module, state)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pt"])
+@pytest.mark.parametrize("wrapped", ["plain", "state_dict", "model", "module."])
+def test_pickled_state_dict(state: State, tmp_path: Path, suffix: str, wrapped: str, caplog: Any) -> None:
+    path = tmp_path / f"mine{suffix}"
+    saved: dict[str, Any] = (
+        {"module." + name: one for name, one in state.items()} if wrapped == "module." else state
+    )
+    torch.save({wrapped: saved, "epoch": 3} if wrapped in ("state_dict", "model") else saved, path)
+    with caplog.at_level("INFO", logger="featbank"):
+        assert _equal(load_backbone("minivgg", weights=str(path)).module, state)
+    assert (repr(wrapped) in caplog.text) == (wrapped != "plain")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_floats_become_float32(state: State, tmp_path: Path, dtype: torch.dtype) -> None:
+    path = tmp_path / "small.safetensors"
+    cast = {name: one.to(dtype) if one.is_floating_point() else one for name, one in state.items()}
+    save_file(cast, path)
+    module = load_backbone("minivgg", weights=path).module
+    assert _equal(module, {n: one.float() if one.is_floating_point() else one for n, one in cast.items()})
+
+
+def test_batch_counters_may_be_missing(state: State, tmp_path: Path) -> None:
+    path = tmp_path / "old.safetensors"
+    kept = {name: one for name, one in state.items() if not name.endswith("num_batches_tracked")}
+    assert len(kept) < len(state)
+    save_file(kept, path)
+    loaded = load_backbone("minivgg", weights=path).module.state_dict()
+    assert all(torch.equal(loaded[name], one) for name, one in kept.items())
+
+
+def test_another_number_of_classes(tmp_path: Path) -> None:
+    path = tmp_path / "seven.safetensors"
+    save_file(dict(build_minivgg(7).state_dict()), path, metadata={"classes": json.dumps(list("abcdefg"))})
+    backbone = load_backbone("minivgg", weights=path)
+    assert backbone.module(torch.zeros(1, 3, 32, 32)).shape == (1, 7)
+    assert backbone.class_names == tuple("abcdefg")
+
+
+def test_class_names_that_do_not_count_up_are_not_believed(state: State, tmp_path: Path) -> None:
+    path = tmp_path / "mine.safetensors"
+    save_file(state, path, metadata={"classes": json.dumps(["a", "b"])})
+    assert load_backbone("minivgg", weights=path).class_names is None
+    save_file(state, path, metadata={"classes": "no json"})
+    assert load_backbone("minivgg", weights=path).class_names is None
+
+
+@pytest.mark.parametrize("auxiliary", [True, False])
+def test_auxiliary_heads_may_be_there_or_not(tmp_path: Path, auxiliary: bool) -> None:
+    path = tmp_path / "googlenet.pth"
+    state = _state_of("googlenet")
+    extra = {"aux1.fc2.weight": torch.zeros(1000, 1024), "aux2.conv.conv.weight": torch.zeros(3)}
+    torch.save({**state, **extra} if auxiliary else state, path)
+    module = load_backbone("googlenet", weights=path).module
+    assert module.transform_input is True
+    assert _equal(module, state)
+
+
+def test_inception_gets_299_pixels(tmp_path: Path) -> None:
+    path = tmp_path / "inception.pth"
+    torch.save({**_state_of("inception_v3"), "AuxLogits.fc.bias": torch.zeros(1000)}, path)
+    backbone = load_backbone("inception_v3", weights=path)
+    assert (backbone.preprocessing.image_size, backbone.preprocessing.resize_size) == (299, 342)
+    assert backbone.module.transform_input is True
+    smaller = load_backbone("inception_v3", weights=path, image_size=150, transform="squash").preprocessing
+    assert (smaller.image_size, smaller.resize_size, smaller.mode) == (150, 172, "squash")
+
+
+def test_a_file_gets_the_first_published_preset_and_says_so(tmp_path: Path, caplog: Any) -> None:
+    path = tmp_path / "mobile.safetensors"
+    save_file(
+        _state_of("mobilenet_v2"),
+        path,
+    )
+    with caplog.at_level("INFO", logger="featbank"):
+        backbone = load_backbone("mobilenet_v2", weights=path)
+    assert (backbone.preprocessing.resize_size, backbone.preprocessing.image_size) == (256, 224)
+    assert "preprocessing of MobileNet_V2_Weights.IMAGENET1K_V1" in caplog.text
+    assert backbone.class_names is not None
+    assert backbone.class_names[0] == "tench"
+
+
+def test_a_published_file_is_known_by_its_digest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: Path
+) -> None:
+    from torchvision import models
+
+    path = tmp_path / "renamed.pth"
+    state = _state_of("mobilenet_v2")
+    # Published files may be in the old format, which is refused from anybody else.
+    torch.save(state, path, _use_new_zipfile_serialization=False)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    with pytest.raises(WeightsError, match="is not a zip archive"):
+        load_backbone("mobilenet_v2", weights=path)
+    entry = models.MobileNet_V2_Weights.IMAGENET1K_V2
+    monkeypatch.setattr(entry.value, "url", f"https://somewhere/mobilenet_v2-{digest[:8]}.pth")
+    backbone = load_backbone("mobilenet_v2", weights=path)
+    assert backbone.weights == "renamed.pth"
+    assert backbone.preprocessing.resize_size == 232
+    # The same file in torch.hub's folder serves the default, without network.
+    hub.mkdir(parents=True)
+    path.rename(hub / f"mobilenet_v2-{digest[:8]}.pth")
+    for weights in (None, "IMAGENET1K_V2", "DEFAULT", "MobileNet_V2_Weights.IMAGENET1K_V2"):
+        backbone = load_backbone("mobilenet_v2", weights=weights)
+        assert (backbone.weights, backbone.weights_sha256) == ("IMAGENET1K_V2", digest)
+    assert torch.equal(backbone.module.state_dict()["classifier.1.weight"], state["classifier.1.weight"])
+
+
+def test_old_names_of_densenet(tmp_path: Path) -> None:
+    state = _state_of("densenet121")
+    old = {}
+    for name, tensor in state.items():
+        if name.endswith("num_batches_tracked"):
+            continue
+        layer, _, rest = name.partition(".denselayer")
+        for kind in ("norm1", "conv1", "norm2", "conv2") if rest else ():
+            rest = rest.replace(f".{kind}.", f".{kind[:4]}.{kind[4]}.")
+        old[f"{layer}.denselayer{rest}" if rest else name] = tensor
+    assert "features.denseblock1.denselayer1.norm.1.weight" in old
+    torch.save(old, tmp_path / "old.pth")
+    loaded = load_backbone("densenet121", weights=tmp_path / "old.pth").module.state_dict()
+    assert all(torch.equal(loaded[name], one) for name, one in state.items() if one.is_floating_point())
+
+
+@pytest.mark.parametrize("name", ["mnasnet0_5", "shufflenet_v2_x0_5", "regnet_y_400mf"])
+def test_networks_without_a_table_load_files_too(name: str, tmp_path: Path) -> None:
+    state = _state_of(name)
+    save_file(state, tmp_path / "w.safetensors")
+    assert _equal(load_backbone(name, weights=tmp_path / "w.safetensors").module, state)
+
+
+# --- random
+
+
+def test_random_is_seeded_loud_and_leaves_the_callers_numbers_alone(caplog: Any) -> None:
+    torch.manual_seed(1)
+    wanted = torch.rand(3)
+    torch.manual_seed(1)
+    first = load_backbone("minivgg", weights="random", random_state=4)
+    assert torch.equal(torch.rand(3), wanted)
+    assert "minivgg gets RANDOM weights (seed 4)" in caplog.text
+    assert caplog.records[0].levelname == "WARNING"
+    second = load_backbone("minivgg", weights="random", random_state=4)
+    other = load_backbone("minivgg", weights="random", random_state=5)
+    assert first.weights == "random"
+    assert first.weights_sha256 == second.weights_sha256 != other.weights_sha256
+    assert len(first.weights_sha256) == 64
+    assert _equal(first.module, dict(second.module.state_dict()))
+    assert first.class_names is None
+
+
+@pytest.mark.parametrize("name", ["googlenet", "squeezenet1_1", "mobilenet_v2", "resnet18"])
+def test_random_networks_let_something_through(name: str) -> None:
+    module = load_backbone(name, weights="random").module
+    with torch.inference_mode():
+        logits = module(torch.randn(2, 3, 64, 64))
+    assert torch.isfinite(logits).all()
+    assert logits.std() > 0
+
+
+# --- files that are refused
+
+
+def _refused(path: Path, backbone: str = "minivgg") -> str:
+    with pytest.raises(WeightsError) as caught:
+        load_backbone(backbone, weights=path)
+    text = str(caught.value)
+    assert "\n" not in text
+    assert path.name in text
+    return text
+
+
+def test_another_architecture_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    state = _state_of("squeezenet1_1", n_classes=5)
+    save_file(state, path)
+    assert _refused(path, "squeezenet1_0") == (
+        f"weights {str(path)!r} do not fit 'squeezenet1_0': 12 tensors missing ('features.5.squeeze.weight', "
+        "'features.5.squeeze.bias', 'features.5.expand1x1.weight' and 9 more), 12 unexpected "
+        "('features.6.squeeze.weight', 'features.6.squeeze.bias', 'features.6.expand1x1.weight' and 9 more), "
+        "10 of another shape ('features.0.weight' is (64, 3, 3, 3), not (96, 3, 7, 7)); "
+        "they fit 'squeezenet1_1': use --backbone squeezenet1_1"
+    )
+
+
+def test_tensors_of_nothing_we_know(state: State, tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    del state["features.0.weight"]
+    state["extra"] = torch.zeros(2)
+    state["features.3.weight"] = torch.zeros(4)
+    save_file(state, path)
+    assert _refused(path) == (
+        f"weights {str(path)!r} do not fit 'minivgg': 1 tensors missing ('features.0.weight'), 1 unexpected "
+        "('extra'), 1 of another shape ('features.3.weight' is (4,), not (32, 32, 3, 3))"
+    )
+
+
+def test_nothing_is_built_for_weights_that_do_not_fit(
+    state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "w.safetensors"
+    save_file(state, path)
+    monkeypatch.setattr("featbank.backbones.weights.build_module", lambda *a, **k: pytest.fail("built"))
+    assert "do not fit 'vgg16'" in _refused(path, "vgg16")
+    assert all(one.is_meta for one in build_on_meta(get_spec("vgg16")).parameters())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e39])
+def test_numbers_that_are_not_finite(state: State, tmp_path: Path, value: float) -> None:
+    path = tmp_path / "w.pth"
+    # 1e39 is finite in float64 alone.
+    state["classifier.0.bias"] = state["classifier.0.bias"].double()
+    state["classifier.0.bias"][3] = value
+    torch.save(state, path)
+    assert "tensor 'classifier.0.bias' holds NaN or infinity; get the file again" in _refused(path)
+
+
+def test_whole_numbers_in_place_of_floats(state: State, tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    state["features.0.weight"] = state["features.0.weight"].to(torch.int8)
+    save_file(state, path)
+    assert "1 of whole numbers ('features.0.weight')" in _refused(path)
+
+
+def test_unknown_kind_of_file(tmp_path: Path) -> None:
+    path = tmp_path / "w.bin"
+    path.write_bytes(b"x")
+    assert (
+        _refused(path)
+        == f"weights file {str(path)!r}: reads .safetensors, .pth, .pt files; pass one of those"
+    )
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff" * 8 + b"{}", b"not a header at all"])
+def test_damaged_safetensors(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(content)
+    assert "is no whole safetensors file" in _refused(path)
+
+
+def test_cut_off_files(state: State, tmp_path: Path) -> None:
+    save_file(state, tmp_path / "w.safetensors")
+    torch.save(state, tmp_path / "w.pth")
+    for path in (tmp_path / "w.safetensors", tmp_path / "w.pth"):
+        path.write_bytes(path.read_bytes()[:-1000])
+        _refused(path)
+
+
+class _Attack:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.marker),)
+
+
+def test_code_in_a_file_is_not_run(state: State, tmp_path: Path) -> None:
+    marker = tmp_path / "marker"
+    torch.save({"state_dict": state, "more": _Attack(marker)}, tmp_path / "zip.pth")
+    torch.save({**state, "more": _Attack(marker)}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    (tmp_path / "pickle.pt").write_bytes(pickle.dumps(_Attack(marker)))
+    assert "cannot be read safely as tensors" in _refused(tmp_path / "zip.pth")
+    assert "is not a zip archive" in _refused(tmp_path / "old.pth")
+    assert "is not a zip archive" in _refused(tmp_path / "pickle.pt")
+    # An archive at the end of an old pickle: zipfile sees the archive, torch would read the pickle.
+    torch.save(state, tmp_path / "clean.pth")
+    polyglot = tmp_path / "both.pth"
+    polyglot.write_bytes((tmp_path / "old.pth").read_bytes() + (tmp_path / "clean.pth").read_bytes())
+    assert "is not a zip archive" in _refused(polyglot)
+    assert not marker.exists()
+
+
+def test_programs_and_odd_archives(state: State, tmp_path: Path) -> None:
+    cases = {
+        "script.pt": (["a/data.pkl", "a/constants.pkl"], zipfile.ZIP_STORED, "is a TorchScript program"),
+        "code.pt": (["a/data.pkl", "a/code/x.py"], zipfile.ZIP_STORED, "is a TorchScript program"),
+        "empty.pt": (["a/readme.txt"], zipfile.ZIP_STORED, "is a zip archive without weights in it"),
+        "bomb.pt": (
+            ["a/data.pkl"],
+            zipfile.ZIP_DEFLATED,
+            "is a compressed archive, which torch never writes",
+        ),
+    }
+    for name, (entries, compression, message) in cases.items():
+        with zipfile.ZipFile(tmp_path / name, "w", compression) as archive:
+            for entry in entries:
+                archive.writestr(entry, b"0" * 100)
+        assert message in _refused(tmp_path / name)
+
+
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants")
+def test_what_is_no_state_dict(state: State, tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    torch.save([1, 2], path)
+    assert "holds a list instead of a state dict" in _refused(path)
+    torch.save({}, path)
+    assert "holds nothing instead of a state dict" in _refused(path)
+    torch.save({**state, "epoch": 3}, path)
+    assert "holds more than tensors ('epoch')" in _refused(path)
+    torch.save({**state, "features.0.weight": torch.zeros(32, 3, 3, 3).to_sparse()}, path)
+    assert "tensor 'features.0.weight' is no plain dense tensor" in _refused(path)
+
+
+def test_old_torch_reads_no_pickles(state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "w.pth"
+    torch.save(state, path)
+    monkeypatch.setattr(_state.torch, "__version__", "2.9.1+cpu")
+    text = _refused(path)
+    assert "torch 2.9.1+cpu does not read pickled weights safely; install torch >= 2.10, or use a" in text
+    monkeypatch.setattr(_state.torch, "__version__", "2.10.0a0")
+    assert _equal(load_backbone("minivgg", weights=path).module, state)
+
+
+# --- weights that are not there
+
+
+def test_missing_weights_without_network(hub: Path) -> None:
+    with pytest.raises(MissingWeightsError) as caught:
+        load_backbone("vgg16")
+    assert caught.value.exit_code == 3
+    assert str(caught.value) == (
+        f"no weights for 'vgg16': 'vgg16-397923af.pth' is not in {str(hub)!r} and could not be downloaded "
+        "(<urlopen error [Errno -3] Temporary failure in name resolution>). Three ways out: (1) run once with "
+        "network, or put 'vgg16-397923af.pth' into that folder; (2) --weights FILE.safetensors|.pth; "
+        "(3) --weights random. For a quick try: --backbone minivgg, whose weights are built in"
+    )
+
+
+def test_a_download_gives_up_soon_and_restores_the_timeout(
+    hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def slow(url: str, dst: str, hash_prefix: str | None = None, progress: bool = True) -> None:
+        seen.append((url.rsplit("/", 1)[1], Path(dst).name, hash_prefix, socket.getdefaulttimeout()))
+        raise TimeoutError("timed out")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", slow)
+    before = socket.getdefaulttimeout()
+    with pytest.raises(MissingWeightsError, match=r"could not be downloaded \(timed out\)"):
+        load_backbone("resnet50", weights="IMAGENET1K_V1")
+    assert seen == [("resnet50-0676ba61.pth", "resnet50-0676ba61.pth", "0676ba61", 10.0)]
+    assert socket.getdefaulttimeout() == before
+
+
+def test_a_damaged_download_and_a_damaged_file(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def damaged(url: str, dst: str, hash_prefix: str | None = None, progress: bool = True) -> None:
+        raise RuntimeError('invalid hash value (expected "f37072fd", got "00000000")')
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", damaged)
+    with pytest.raises(WeightsError, match="arrived damaged"):
+        load_backbone("resnet18")
+    path = hub / "resnet18-f37072fd.pth"
+    path.write_bytes(b"half a file")
+    digest = hashlib.sha256(b"half a file").hexdigest()[:8]
+    with pytest.raises(WeightsError) as caught:
+        load_backbone("resnet18")
+    assert str(caught.value) == (
+        f"weights file {str(path)!r} is damaged: its name says its SHA-256 starts with f37072fd, "
+        f"it starts with {digest}; delete it and run again"
+    )
+
+
+def test_a_file_that_does_not_exist(tmp_path: Path) -> None:
+    path = tmp_path / "none.pth"
+    with pytest.raises(MissingWeightsError) as caught:
+        load_backbone("vgg16", weights=str(path))
+    assert str(caught.value) == f"weights file {str(path)!r} does not exist; pass another --weights FILE"
+
+
+def test_unknown_entry() -> None:
+    with pytest.raises(UnknownNameError) as caught:
+        load_backbone("resnet50", weights="IMAGENET1K_V3")
+    assert str(caught.value) == (
+        "unknown weights 'IMAGENET1K_V3' of backbone 'resnet50'; known: 'IMAGENET1K_V2', 'IMAGENET1K_V1', "
+        "'random', or a .safetensors, .pth or .pt file"
+    )
+    with pytest.raises(
+        UnknownNameError, match="unknown weights 'radnom' of backbone 'minivgg'; known: 'random'"
+    ):
+        load_backbone("minivgg", weights="radnom")

@@ -1,0 +1,170 @@
+"""One file and back: the same shards, the same bytes, nothing half."""
+
+from __future__ import annotations
+
+import time
+
+import h5py
+import numpy as np
+import pytest
+
+from featbank.banks import BankStore, QuarantineRecord, pack, packing, unpack
+from featbank.banks import _pack_file as pack_file
+from featbank.errors import (
+    BankFormatError,
+    BankNotFoundError,
+    CacheWriteError,
+    CorruptBankError,
+    IncompleteBankError,
+    InvalidInputError,
+)
+
+CUTS = ("block1_pool", "fc7", "logits")
+
+
+@pytest.fixture
+def full(bank, kit):
+    """Removed rows, a second segment, a quarantined and an absent image."""
+    bank.set_manifest(kit.make_manifest([*(f"image {i}" for i in range(4, 33)), "new 1", "new 2", "image 9"]))
+    kit.extract(bank, quarantined=frozenset([kit.digest_of("new 2")]))
+    bank.write_quarantine([QuarantineRecord(b"c0/0030.jpg", kit.digest_of("new 2").hex(), "truncated")])
+    return bank
+
+
+@pytest.fixture(params=[10**9, 0], ids=["in memory", "in a child"])
+def size(request, monkeypatch):
+    monkeypatch.setattr(packing, "_IMAGE_BYTES", request.param)
+
+
+def test_unpack_gives_the_same_files(full, kit, tmp_path, size):
+    path = pack(full, tmp_path / "out" / "bank.h5")
+    assert [one.name for one in path.parent.iterdir()] == ["bank.h5"]
+    again = unpack(path, BankStore(tmp_path / "other"))
+    assert kit.tree(again.path) == kit.tree(full.path)
+    assert again.verify().findings == []
+    assert again.path == tmp_path / "other" / "shapes" / "minivgg-24f23756"
+    assert [one.name for one in again.path.parent.iterdir()] == [again.path.name]
+    mask = again.rows_ok("fc7")
+    np.testing.assert_array_equal(again["fc7"][mask], kit.expected("fc7", full.manifest)[mask])
+
+
+def test_packing_twice_gives_the_same_bytes(full, tmp_path, size):
+    first = pack(full, tmp_path / "1.h5").read_bytes()
+    time.sleep(1.1)  # HDF5 time stamps count seconds
+    assert pack(full, tmp_path / "2.h5").read_bytes() == first
+
+
+def test_any_hdf5_reader_shows_it(full, kit, tmp_path):
+    manifest = full.manifest
+    with h5py.File(pack(full, tmp_path / "bank.h5")) as file:
+        assert set(file) == {"ids", "labels", "split", "classes", "features", "statuses", "bank"}
+        assert tuple(file["ids"][()].tolist()) == manifest.ids
+        assert file["labels"][()].tolist() == manifest.labels.tolist()
+        assert file["split"][:4].tolist() == [b"train", b"val", b"test", b"none"]
+        assert file["classes"][()].tolist() == [b"c0", b"c1", b"c2"]
+        assert set(file["features"]) == set(CUTS)
+        good = manifest.statuses == 0
+        for cut in CUTS:
+            np.testing.assert_array_equal(file["features"][cut][good], kit.expected(cut, manifest)[good])
+            assert file["statuses"][cut][()].tolist() == manifest.statuses.tolist()
+            assert not file["features"][cut][~good].any()
+        assert file.attrs["backbone"] == b"minivgg"
+        assert (
+            file.attrs["provenance"]
+            == b'{"created":"2026-01-02T03:04:05+00:00","location":"/data/my photos"}'
+        )
+
+
+def test_partial_cuts_are_left_out_and_named(full, tmp_path, caplog):
+    full.cut_writer("fc6", (5,), "float16", shard_bytes=140)
+    writer = full.cut_writer("fc6", (5,), "float16", shard_bytes=140)
+    plan = writer.missing()[0]
+    writer.write(plan, np.zeros((plan.n_rows, 5), np.float16), np.zeros(plan.n_rows, np.uint8))
+    path = pack(full, tmp_path / "bank.h5")
+    assert "cut 'fc6' is not packed" in caplog.text
+    assert unpack(path, BankStore(tmp_path / "other")).cuts == CUTS
+
+
+def test_a_damaged_bank_is_not_packed(full, tmp_path):
+    victim = sorted((full.path / "fc7").glob("*.h5"))[0]
+    victim.write_bytes(victim.read_bytes()[:-1] + b"\x07")
+    with pytest.raises(CorruptBankError, match=f"is not packed, it has a fault: corrupt: .*{victim.name}"):
+        pack(full, tmp_path / "bank.h5")
+    assert not (tmp_path / "bank.h5").exists()
+
+
+def test_an_empty_bank_is_not_packed(store, kit, tmp_path):
+    with pytest.raises(IncompleteBankError, match="has no rows yet"):
+        pack(store.create_or_open("empty", kit.KEY, {}), tmp_path / "bank.h5")
+
+
+def test_a_bank_that_is_there_is_not_overwritten(full, store, tmp_path):
+    path = pack(full, tmp_path / "bank.h5")
+    with pytest.raises(InvalidInputError, match="exists already; remove it with `featbank banks rm`"):
+        unpack(path, store)
+
+
+def test_damage_to_the_pack_is_found_or_harmless(full, kit, tmp_path):
+    path = pack(full, tmp_path / "bank.h5")
+    data, want = path.read_bytes(), kit.tree(full.path)
+    rng = np.random.default_rng(0)
+    caught = 0
+    for trial, position in enumerate(rng.integers(0, len(data), 40).tolist()):
+        spoiled = bytearray(data)
+        spoiled[position] ^= 1 << int(rng.integers(8))
+        path.write_bytes(spoiled)
+        store = BankStore(tmp_path / str(trial))
+        try:
+            again = unpack(path, store)
+        except (CorruptBankError, BankFormatError):
+            caught += 1
+            assert store.paths() == []
+            assert not list(store.root.rglob(".tmp-*"))
+        else:  # a copy for other readers was hit, or nothing at all
+            assert kit.tree(again.path) == want
+    assert caught > 5
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_changed_features_in_a_pack_are_found(full, tmp_path, cut):
+    path = pack(full, tmp_path / "bank.h5")
+    with h5py.File(path, "r+") as file:
+        row = file["features"][cut][3]
+        file["features"][cut][3] = -row
+    with pytest.raises(CorruptBankError, match=rf"shard 0 of cut '{cut}' is not what was packed"):
+        unpack(path, BankStore(tmp_path / "other"))
+
+
+def test_what_is_no_pack(tmp_path, store):
+    with pytest.raises(BankNotFoundError, match="no packed bank"):
+        unpack(tmp_path / "nothing.h5", store)
+    (tmp_path / "text.h5").write_text("hello")
+    with pytest.raises(CorruptBankError, match="cannot be read"):
+        unpack(tmp_path / "text.h5", store)
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["x"] = 1
+    with pytest.raises(CorruptBankError, match="it is HDF5, but no packed bank"):
+        unpack(tmp_path / "other.h5", store)
+
+
+def test_another_pack_version_is_refused(full, tmp_path, store, monkeypatch):
+    monkeypatch.setattr(pack_file, "PACK_VERSION", 2)
+    path = pack(full, tmp_path / "bank.h5")
+    monkeypatch.undo()
+    with pytest.raises(BankFormatError) as caught:
+        unpack(path, store)
+    assert str(caught.value) == (
+        f"{str(path)!r} has pack version 2, this featbank reads version 1: "
+        f"unpack it with the featbank that packed it"
+    )
+
+
+def test_a_child_that_dies_leaves_nothing_and_the_old_file(full, tmp_path, monkeypatch):
+    monkeypatch.setattr(packing, "_IMAGE_BYTES", 0)
+    monkeypatch.setattr(packing.sys, "executable", "/bin/false")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "bank.h5").write_text("old")
+    with pytest.raises(CacheWriteError, match=r"it ended with code 1.*: the disk may be full"):
+        pack(full, tmp_path / "out" / "bank.h5")
+    assert [one.name for one in (tmp_path / "out").iterdir()] == ["bank.h5"]
+    assert (tmp_path / "out" / "bank.h5").read_text() == "old"

@@ -1,0 +1,318 @@
+"""Shards are whole or absent: kills, concurrent writers, wrong input, full disks."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from featbank.banks import Bank, BankStore, ShardPlan
+from featbank.errors import CacheWriteError, IncompleteBankError, InvalidInputError
+
+SCRIPT = """
+import importlib.util, os, sys
+spec = importlib.util.spec_from_file_location("material", sys.argv[1])
+kit = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(kit)
+fsync, kill_at, count = os.fsync, int(sys.argv[3]), [0]
+def counted(descriptor):  # dies at one system call of its many, on either side of it
+    count[0] += 1
+    if count[0] == kill_at: os.kill(os.getpid(), 9)
+    fsync(descriptor)
+    if count[0] == -kill_at: os.kill(os.getpid(), 9)
+os.fsync = counted
+bank = kit.BankStore(sys.argv[2]).create_or_open("shapes", kit.KEY, kit.PROVENANCE)
+manifest = kit.make_manifest([f"image {i}" for i in range(40)] + ["image 1"])
+if len(sys.argv) > 4: print("ready", flush=True); sys.stdin.readline()
+bank.set_manifest(manifest, renew=bank.absent_digests(manifest))
+kit.extract(bank, ["block1_pool", "fc7"], quarantined=frozenset([kit.digest_of("image 7")]))
+from featbank.banks import QuarantineRecord
+bank.write_quarantine([QuarantineRecord(b"c1/0007.jpg", kit.digest_of("image 7").hex(), "truncated")])
+"""
+
+
+def start(kit, root, kill_at=0, wait=False):
+    command = [
+        sys.executable,
+        "-c",
+        SCRIPT,
+        str(kit.file),
+        str(root),
+        str(kill_at),
+        *(["wait"] if wait else []),
+    ]
+    pipe = subprocess.PIPE if wait else None
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+
+
+@pytest.fixture
+def uninterrupted(kit, tmp_path):
+    root = tmp_path / "uninterrupted"
+    process = start(kit, root)
+    assert process.wait() == 0
+    found = kit.tree(root)
+    assert len(found) == 1 + 1 + 1 + 2 + 5 + 4  # bank, manifest, quarantine, two cut.json, shards
+    return found
+
+
+def test_killed_at_any_moment_the_bank_ends_the_same(kit, tmp_path, uninterrupted):
+    rng = random.Random(os.environ.get("FEATBANK_TEST_SEED", "7"))
+    # each shard takes two fsyncs (file, folder); 0 of the kills may fall after the end
+    for trial in range(int(os.environ.get("FEATBANK_TEST_TRIALS", "1"))):
+        root, kills = tmp_path / f"trial {trial}", 0
+        for _ in range(12):
+            process = start(kit, root, rng.choice([-1, 1]) * rng.randint(1, 9))
+            code = process.wait()
+            if code == 0:
+                break
+            assert code == -signal.SIGKILL
+            kills += 1
+            opened = root / "shapes" / "minivgg-24f23756"
+            if (opened / "bank.json").exists():
+                bank = Bank.open(opened)
+                assert bank.verify().ok  # what has a name is whole
+                for cut in {*bank.cuts, *bank.partial_cuts}:
+                    mask = bank.rows_ok(cut)
+                    np.testing.assert_array_equal(bank[cut][mask], kit.expected(cut, bank.manifest)[mask])
+        else:
+            process = start(kit, root)
+            assert process.wait() == 0
+        assert kills >= 3
+        assert kit.tree(root) == uninterrupted
+
+
+def test_killed_from_outside_the_bank_ends_the_same(kit, tmp_path, uninterrupted):
+    root, rng = tmp_path / "killed", random.Random(3)
+    for _ in range(4):
+        process = start(kit, root, wait=True)
+        assert process.stdout.readline() == "ready\n"
+        process.stdin.write("\n")
+        process.stdin.flush()
+        time.sleep(rng.random() * 0.05)
+        process.kill()
+        process.communicate()
+    process = start(kit, root)
+    assert process.wait() == 0
+    assert kit.tree(root) == uninterrupted
+
+
+def test_two_writers_at_once(kit, tmp_path, uninterrupted):
+    root = tmp_path / "both"
+    processes = [start(kit, root, wait=True) for _ in range(3)]
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    for process in processes:
+        process.communicate()
+        assert process.returncode == 0
+    assert kit.tree(root) == uninterrupted
+
+
+@pytest.fixture
+def writer(store, manifest, kit):
+    bank = store.create_or_open("shapes", kit.KEY, kit.PROVENANCE)
+    bank.set_manifest(manifest)
+    return bank.cut_writer("fc7", (5,), "float16", shard_bytes=140)
+
+
+def rows(plan, value=1.0):
+    return np.full((plan.n_rows, 5), value, np.float16), np.zeros(plan.n_rows, np.uint8)
+
+
+def test_a_shard_is_named_by_its_bytes_which_are_always_the_same(writer):
+    plan = writer.missing()[0]
+    path = writer.write(plan, *rows(plan))
+    data = path.read_bytes()
+    assert path.name == f"00000-{hashlib.sha256(data).hexdigest()[:16]}.h5"
+    path.unlink()
+    time.sleep(1.1)  # HDF5 time stamps count seconds
+    assert writer.write(plan, *rows(plan)).read_bytes() == data
+    assert (writer.shard_rows, writer.cut, writer.shape, writer.dtype) == (12, "fc7", (5,), np.float16)
+
+
+def test_shard_features_can_be_mapped_on_a_page(writer):
+    import h5py
+
+    plan = writer.missing()[0]
+    path = writer.write(plan, *rows(plan, 2.5))
+    with h5py.File(path) as file:
+        assert file["features"].chunks is None
+        offset = file["features"].id.get_offset()
+        assert set(file.attrs) == {"format_version", "key", "cut", "shard", "start", "stop", "shard_rows"}
+        assert not any(dataset.dtype.hasobject for dataset in file.values())
+    assert offset % 4096 == 0
+    assert (np.memmap(path, np.float16, "r", offset, (12, 5)) == 2.5).all()
+
+
+def test_a_shard_another_process_wrote_first_is_kept(writer, caplog):
+    plan = writer.missing()[0]
+    first = writer.write(plan, *rows(plan, 1.0))
+    assert writer.write(plan, *rows(plan, 1.0)) == first
+    assert not caplog.records
+    assert writer.write(plan, *rows(plan, 2.0)) == first
+    assert "was written by another process with other bytes; kept" in caplog.text
+    assert list(writer.folder.glob("*.h5")) == [first]
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda data: b"", lambda data: data[:-1], lambda data: data[:-1] + b"\x01"]
+)
+@pytest.mark.parametrize("value", [1.0, 2.0])
+def test_a_damaged_shard_is_replaced(writer, caplog, spoil, value):
+    plan = writer.missing()[0]
+    first = writer.write(plan, *rows(plan, 1.0))
+    first.write_bytes(spoil(first.read_bytes()))
+    again = writer.write(plan, *rows(plan, value))
+    assert list(writer.folder.glob("*.h5")) == [again]
+    assert "is replaced" in caplog.text
+    assert (writer._bank["fc7"][[0, 1]] == value).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda f, s: (f[:-1], s), "features have shape (11, 5), not (12, 5)"),
+        (lambda f, s: (f.astype("f4"), s), "features have dtype float32, not float16"),
+        (lambda f, s: (f, s[:-1]), "statuses are uint8 (11,), not uint8 (12,)"),
+        (lambda f, s: (f, s.astype(int)), "statuses are int64 (12,), not uint8 (12,)"),
+        (lambda f, s: (f, s + np.uint8(3)), "statuses have 3, the largest is 2"),
+        (lambda f, s: (f, s + np.uint8(1)), "rows that are not OK have features, they must be zeros"),
+    ],
+)
+def test_wrong_input_is_refused(writer, change, said):
+    plan = writer.missing()[0]
+    with pytest.raises(InvalidInputError) as caught:
+        writer.write(plan, *change(*rows(plan)))
+    assert str(caught.value) == f"shard 0 of cut 'fc7': {said}"
+    assert len(writer.missing()) == 3
+
+
+@pytest.mark.parametrize(
+    "plan", [ShardPlan(0, 0, 11), ShardPlan(3, 33, 40), ShardPlan(-1, 24, 33), ShardPlan(1, 0, 12)]
+)
+def test_a_plan_of_nobody_is_refused(writer, plan):
+    with pytest.raises(InvalidInputError, match="is no shard of cut 'fc7'; take plans from missing"):
+        writer.write(plan, *rows(plan))
+
+
+def test_finish_needs_every_shard(writer):
+    for plan in writer.missing()[:2]:
+        writer.write(plan, *rows(plan))
+    assert not writer.finished
+    with pytest.raises(IncompleteBankError, match=r"lacks shard 2 \(slots 24 to 32\)"):
+        writer.finish({})
+    for plan in writer.missing():
+        writer.write(plan, *rows(plan))
+    assert not writer.finished
+    with pytest.raises(InvalidInputError, match="cannot be stored as JSON"):
+        writer.finish({"error": float("nan")})
+    writer.finish({})
+    assert writer.finished
+
+
+def test_an_existing_cut_keeps_its_layout(bank, kit):
+    assert bank.cut_writer("fc7", (5,), "float16").shard_rows == 12  # not what 64 MiB would give
+    for shape, dtype in (((6,), "float16"), ((5,), "float32"), ((5, 1), "float16")):
+        with pytest.raises(InvalidInputError, match=r"stores float16 \(5,\), not "):
+            bank.cut_writer("fc7", shape, dtype)
+
+
+@pytest.mark.parametrize("cut", ["", "../x", ".hidden", "a/b", "x" * 101, "é"])
+def test_cut_names_are_safe(bank, cut):
+    with pytest.raises(InvalidInputError, match="cannot name a folder"):
+        bank.cut_writer(cut, (5,), "float16")
+
+
+def test_softmax_is_never_stored(bank):
+    with pytest.raises(InvalidInputError, match="never stored"):
+        bank.cut_writer("softmax", (5,), "float32")
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [((), "float16"), ((0,), "float16"), ((3, -1), "float16"), ((3,), "int8")]
+)
+def test_what_cannot_be_stored_is_refused(bank, shape, dtype):
+    with pytest.raises(InvalidInputError, match="cannot be stored; one or more sides of at least 1"):
+        bank.cut_writer("fc6", shape, dtype)
+
+
+def test_views_are_cuts(bank, kit):
+    writer = bank.cut_writer("fc7@hflip", (5,), "float16")
+    for plan in writer.missing():
+        writer.write(plan, *rows(plan))
+    writer.finish({})
+    assert "fc7@hflip" in bank.cuts
+
+
+@pytest.mark.parametrize("call", ["write", "fsync", "replace"])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+def test_a_full_disk_is_an_error_and_nothing_more(writer, monkeypatch, call, number):
+    first, second, _ = writer.missing()
+    kept = writer.write(first, *rows(first))
+    real, count = getattr(os, call), [0]
+
+    def failing(*args, **kwargs):
+        count[0] += 1
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, call, failing)
+    with pytest.raises(
+        CacheWriteError, match="free some space" if number == errno.ENOSPC else "it resumes"
+    ) as caught:
+        writer.write(second, *rows(second))
+    assert caught.value.errno == number
+    assert count[0] == 1
+    monkeypatch.setattr(os, call, real)
+    assert sorted(path.name for path in writer.folder.iterdir()) == [".lock", kept.name]
+    assert [plan.number for plan in writer.missing()] == [1, 2]
+    writer.write(second, *rows(second))
+
+
+def test_leftovers_of_dead_processes_are_removed(bank):
+    from featbank._atomic import host_name
+
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for pid in (dead.pid, os.getpid()):
+        for folder in (bank.path, bank.path / "fc7"):
+            (folder / f".tmp-x.h5-{host_name()}-{pid}-0123456789ab").write_bytes(b"half")
+    assert [finding.kind for finding in bank.verify().findings] == ["temporary"] * 4
+    bank.cut_writer("fc7", (5,), "float16")
+    left = sorted(bank.path.rglob(".tmp-*"))
+    assert [f"-{os.getpid()}-" in path.name for path in left] == [True, True]
+
+
+def test_a_writer_survives_another_process_adding_rows(store, kit):
+    mine = store.create_or_open("shapes", kit.KEY, {})
+    mine.set_manifest(kit.make_manifest([str(i) for i in range(9)]))
+    theirs = BankStore(store.root).create_or_open("shapes", kit.KEY, {})
+    theirs.set_manifest(kit.make_manifest([str(i) for i in range(12)]))
+    kit.extract(mine, ["fc7"], quarantined=frozenset([kit.digest_of("3")]))
+    again = Bank.open(mine.path)
+    assert len(again.manifest) == 12  # what the other set is not undone
+    assert again.manifest.statuses.tolist() == [0, 0, 0, 1, *[0] * 8]
+    assert again.partial_cuts["fc7"].rows_stored == 9
+
+
+def test_threads_build_shards_at_once(store, kit):
+    # libhdf5 refuses two files of one name at a time, also in memory
+    bank = store.create_or_open("shapes", kit.KEY, {})
+    bank.set_manifest(kit.make_manifest([str(i) for i in range(64)]))
+    writer = bank.cut_writer("fc7", (50_000,), "float16", shard_bytes=1)
+    plans = writer.missing()
+    zeros = np.zeros((4, 50_000), np.float16)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda plan: writer.write(plan, zeros, np.zeros(4, np.uint8)), plans))
+    writer.finish({})
+    assert bank.verify().findings == []

@@ -1,0 +1,271 @@
+"""From datasets to manifests: digests, splits of the source, limits, files that cannot be read."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import logging
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from featbank.datasets import (
+    build_manifest,
+    decode_image,
+    duplicates_across_splits,
+    open_dataset,
+    parse_split,
+    row_indices,
+)
+from featbank.errors import DatasetError, ImageDecodeError, InvalidInputError
+from featbank.manifest import RowStatus
+
+CALTECH = Path(__file__).parents[2].parent / "shared" / "data" / "caltech101-32"
+
+
+@dataclass
+class Listed:
+    """A dataset as a user would write one."""
+
+    ids: tuple[bytes, ...]
+    labels: tuple[str | None, ...]
+    splits: tuple[str, ...] | None = None
+    classes: tuple[str, ...] = ("cat", "dog")
+    name: str = "listed"
+    location: str = "here"
+
+    def read(self, index):
+        return b"content of " + self.ids[index]
+
+
+def listed(n=100, splits=None, classes=("cat", "dog")):
+    ids = tuple(f"{label}/{index:04d}".encode() for label in classes for index in range(n))
+    labels = tuple(label for label in classes for _ in range(n))
+    return Listed(ids, labels, splits, classes)
+
+
+def test_rows_follow_the_dataset():
+    dataset = listed(50)
+    manifest = build_manifest(dataset)
+    assert manifest.ids == dataset.ids
+    assert manifest.classes == ("cat", "dog")
+    assert manifest.labels.tolist() == [0] * 50 + [1] * 50
+    for row in range(100):
+        assert manifest.digests[row].tobytes() == hashlib.sha256(dataset.read(row)).digest()
+    assert set(manifest.statuses.tolist()) == {RowStatus.OK}
+
+
+def test_the_default_is_seven_tenths_one_two_by_digest():
+    dataset = listed(1000)
+    by_default = build_manifest(dataset)
+    np.testing.assert_array_equal(by_default.splits, build_manifest(dataset, split="0.7,0.1,0.2").splits)
+    assert len(by_default.counts()) == 3
+
+
+def test_a_rule_may_be_given_as_text_or_object():
+    dataset = listed(9)
+    assert build_manifest(dataset, split="5,2,1").counts() == {"train": 10, "val": 4, "test": 2, "none": 2}
+    np.testing.assert_array_equal(
+        build_manifest(dataset, split="5,2,1").splits,
+        build_manifest(dataset, split=parse_split("5,2,1")).splits,
+    )
+
+
+def test_the_splits_of_the_source_are_kept(caplog):
+    caplog.set_level(logging.INFO)
+    splits = ("train", "val", "test", "none") * 5
+    assert build_manifest(listed(10, splits)).counts() == {"train": 5, "val": 5, "test": 5, "none": 5}
+    assert caplog.messages == []
+
+
+def test_a_source_without_val_gives_a_tenth_of_train_to_it(caplog):
+    caplog.set_level(logging.INFO)
+    splits = (("train",) * 800 + ("test",) * 200) * 2
+    manifest = build_manifest(listed(1000, splits))
+    heads = manifest.digests[:, :8].copy().view(">u8").ravel() / 2.0**64
+    for row, source in enumerate(splits):
+        want = "test" if source == "test" else "val" if heads[row] < 0.1 else "train"
+        assert row in manifest.rows(want)
+    n_val = len(manifest.rows("val"))
+    assert 120 < n_val < 200
+    assert caplog.messages == [
+        f"listed has no validation split: {n_val} of its 1600 training images (a tenth, by digest) "
+        "are used for it"
+    ]
+
+
+def test_a_rule_replaces_the_splits_of_the_source(caplog):
+    caplog.set_level(logging.INFO)
+    manifest = build_manifest(listed(10, ("train",) * 20), split="2,2,2")
+    assert manifest.counts() == {"train": 4, "val": 4, "test": 4, "none": 8}
+    assert caplog.messages == ["split '2,2,2' replaces the splits that listed has itself"]
+
+
+def test_identical_files_never_stand_on_two_sides_of_fractions():
+    dataset = listed(200)
+    dataset.read = lambda index: b"%d" % (index % 50)
+    assert duplicates_across_splits(build_manifest(dataset)) == []
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 7, 64, 65, 299, 300, 1000])
+def test_a_limit_takes_from_each_class_in_turn(limit):
+    dataset = listed(100, classes=("a", "b", "c"))
+    manifest = build_manifest(dataset, limit=limit)
+    kept = min(limit, 300)
+    assert len(manifest) == kept
+    assert list(manifest.ids) == sorted(manifest.ids)
+    counts = np.bincount(manifest.labels, minlength=3)
+    assert counts.tolist() == [kept // 3 + (index < kept % 3) for index in range(3)]
+    for label in range(3):
+        mine = [one for one, code in zip(manifest.ids, manifest.labels, strict=True) if code == label]
+        assert mine == list(dataset.ids[label * 100 : label * 100 + len(mine)])
+
+
+def test_a_limit_takes_from_each_split_of_the_source_too():
+    splits = (("test",) * 50 + ("train",) * 50) * 2
+    assert build_manifest(listed(100, splits), limit=8, split=None).counts()["test"] == 4
+
+
+def test_a_limit_comes_before_the_split():
+    assert build_manifest(listed(100), limit=10, split="3,1,1").counts() == {"train": 6, "val": 2, "test": 2}
+    with pytest.raises(InvalidInputError, match="takes 6 images of each class"):
+        build_manifest(listed(100), limit=10, split="4,1,1")
+
+
+@pytest.mark.parametrize("limit", [0, -1, 1.5, True])
+def test_other_limits_are_refused(limit):
+    with pytest.raises(InvalidInputError) as caught:
+        build_manifest(listed(), limit=limit)
+    assert str(caught.value) == f"limit={limit!r} must be a whole number of at least 1, or None for all rows"
+
+
+def test_row_indices_lead_back_to_the_dataset():
+    dataset = listed(100)
+    manifest = build_manifest(dataset, limit=10)
+    indices = row_indices(dataset, manifest)
+    assert [dataset.ids[index] for index in indices] == list(manifest.ids)
+    for row, index in enumerate(indices):
+        assert manifest.digests[row].tobytes() == hashlib.sha256(dataset.read(index)).digest()
+    assert indices.tolist() != list(range(10))
+    shorter = listed(3)
+    assert row_indices(shorter, manifest).tolist() == [0, 1, 2, -1, -1, 3, 4, 5, -1, -1]
+
+
+def test_a_file_that_cannot_be_read_is_quarantined(tmp_path, caplog):
+    for name in ("cat/1.jpg", "cat/2.jpg", "dog/1.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    dataset = open_dataset(tmp_path)
+    (tmp_path / "cat" / "2.jpg").unlink()
+    manifest = build_manifest(dataset, split="1,0,0")
+    assert manifest.statuses.tolist() == [RowStatus.OK, RowStatus.QUARANTINED, RowStatus.OK]
+    assert manifest.digests[1].tobytes() == hashlib.sha256(b"unreadable\0cat/2.jpg").digest()
+    assert caplog.messages == [
+        f"1 of 3 images of {dataset.name} cannot be read, the first is 'cat/2.jpg': No such file or directory"
+    ]
+
+
+def test_an_image_the_source_cannot_decode_is_quarantined():
+    dataset = listed(3)
+
+    def read(index):
+        if index == 4:
+            raise ImageDecodeError("truncated", "half")
+        return b"%d" % index
+
+    dataset.read = read
+    assert np.flatnonzero(build_manifest(dataset).statuses).tolist() == [4]
+
+
+def test_nothing_readable_is_an_error():
+    dataset = listed(3)
+
+    def read(index):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    dataset.read = read
+    with pytest.raises(DatasetError) as caught:
+        build_manifest(dataset)
+    assert str(caught.value) == (
+        "none of the 6 images of 'listed' can be read, the first is 'cat/0000': Permission denied"
+    )
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+def test_faults_of_this_process_quarantine_nothing(code):
+    dataset = listed(100)
+
+    def read(index):
+        if index == 150:
+            raise OSError(code, "ours")
+        return b"x"
+
+    dataset.read = read
+    with pytest.raises(OSError, match="ours"):
+        build_manifest(dataset)
+
+
+def test_an_error_stops_the_reading_early():
+    dataset = listed(5000)
+    read = []
+    lock = threading.Lock()
+
+    def fail(index):
+        with lock:
+            read.append(index)
+        raise KeyError("a bug")
+
+    dataset.read = fail
+    with pytest.raises(KeyError):
+        build_manifest(dataset)
+    assert len(read) < 5000
+
+
+@pytest.mark.parametrize(
+    ("changes", "want"),
+    [
+        ({"labels": ("cat",)}, "'listed' has 4 ids, 1 labels; it must have as many of each"),
+        (
+            {"splits": ("train",)},
+            "'listed' has 4 ids, 4 labels and 1 splits; it must have as many of each",
+        ),
+        ({"ids": (b"a", b"a", b"b", b"c")}, "'listed' has an id twice; ids must be unique"),
+        (
+            {"labels": ("cat", "cat", "dgo", "dog")},
+            "'listed' has the label 'dgo', which is none of its classes: 'dog', 'cat'",
+        ),
+        ({"labels": ("cat",) * 4}, "'listed' has only one class, 'cat'; a classifier needs at least two"),
+        ({"labels": (None,) * 4}, "'listed' has no labelled image; a classifier needs at least two classes"),
+        ({"splits": ("tset",) * 4}, "'listed' has the split 'tset'; known: train, val, test, none"),
+    ],
+)
+def test_datasets_that_do_not_hold_together(changes, want):
+    dataset = listed(2)
+    for name, value in changes.items():
+        setattr(dataset, name, value)
+    with pytest.raises(DatasetError) as caught:
+        build_manifest(dataset)
+    assert str(caught.value) == want
+
+
+def test_classes_without_a_training_image_are_told_of(caplog):
+    splits = ("train",) * 10 + ("test",) * 5 + ("val",) * 5
+    build_manifest(listed(10, splits))
+    assert caplog.messages == ["1 of 2 classes of listed have no training image, the first is 'dog'"]
+
+
+@pytest.mark.shared
+@pytest.mark.skipif(not CALTECH.is_dir(), reason="the real images of ../shared/data are not here")
+def test_caltech_has_32_classes_of_40():
+    dataset = open_dataset(CALTECH)
+    assert (dataset.name, len(dataset.classes), len(dataset.ids)) == ("caltech101-32", 32, 1280)
+    manifest = build_manifest(dataset, split="28,4,8")
+    assert manifest.counts() == {"train": 896, "val": 128, "test": 256}
+    assert np.bincount(manifest.labels).tolist() == [40] * 32
+    assert manifest.ids[27:29] == (b"Faces/image_0028.jpg", b"Faces/image_0029.jpg")
+    assert manifest.splits[27:29].tolist() == [0, 1]
+    for row in range(0, 1280, 40):
+        assert decode_image(dataset.read(row)).mode == "RGB"

@@ -1,0 +1,294 @@
+"""Displays: what they store, what they draw, and that a file is the same every time and cuts nothing off."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from featbank.errors import CacheWriteError, InvalidInputError
+from featbank.metrics import fit_power_law
+from featbank.plots import ConfusionDisplay, CurveDisplay, CutsDisplay, HistoryDisplay, TemperatureDisplay
+
+CUTS = ("block1_pool", "block2_pool", "block3_pool", "block4_pool", "block5_pool")
+
+
+def point(cut="fc7", head="softmax", n=4, mean=0.5, temperature=None, **more):
+    around = {"top1_low": mean - 0.02, "top1_high": mean + 0.02}
+    return {
+        "cut": cut, "head": head, "temperature": temperature, "n_per_class": n, "n_repeats": 5,
+        "top1_mean": mean, "val_top1_mean": mean, "train_top1_mean": 1.0, **around, **more,
+    }  # fmt: skip
+
+
+POINTS = [
+    point(cut, head, n, 0.3 + 0.1 * at + 0.03 * np.log2(n) + 0.01 * of)
+    for at, cut in enumerate(CUTS)
+    for of, head in enumerate(("softmax", "mlp"))
+    for n in (4, 8, 16, 32)
+]
+HISTORY = {
+    f"{split}_{kind}": np.linspace(start, 0.5, 20)
+    for split in ("train", "val", "test")
+    for kind, start in (("loss", 2.0), ("accuracy", 0.1))
+}
+WARM = [
+    point("softmax", "softmax", 16, 0.4, t, best_top1_mean=0.4 - 0.05 * abs(t - 1.5), final_top1_mean=0.3)
+    for t in (0.5, 1.0, 1.5, 2.0, 4.0)
+]
+MANY = ConfusionDisplay.from_predictions(
+    np.repeat(np.arange(256), 4),
+    np.repeat(np.arange(256), 4) // 2 * 2,
+    [f"{i:03d}.a-class" for i in range(256)],
+)
+FEW = ConfusionDisplay(
+    [[8, 2, 0], [0, 0, 0], [1, 3, 96]], ["cat", "a $dollar_$ dog", "a very very very long name"]
+)
+DISPLAYS = {
+    "curve": lambda: CurveDisplay(POINTS, title="digits"),
+    "laws": lambda: CurveDisplay(
+        [one for one in POINTS if one["cut"] == "block5_pool"],
+        laws={
+            ("block5_pool", "mlp", None): fit_power_law([4, 8, 16, 32], [0.5, 0.6, 0.66, 0.7], n_bootstrap=20)
+        },
+        until=128,
+    ),
+    "history": lambda: HistoryDisplay(HISTORY, best_epoch=7, title="fc7, softmax"),
+    "cuts": lambda: CutsDisplay(POINTS),
+    "temperature": lambda: TemperatureDisplay(WARM),
+    "few classes": lambda: ConfusionDisplay(FEW.matrix, FEW.classes),
+    "many classes": lambda: ConfusionDisplay(MANY.matrix, MANY.classes),
+}
+
+
+@pytest.mark.parametrize("name", DISPLAYS)
+def test_files_are_equal_for_equal_data(name, tmp_path):
+    for ending in ("png", "svg"):
+        one, two = (DISPLAYS[name]().plot().save(tmp_path / f"{i}.{ending}").read_bytes() for i in (1, 2))
+        assert one == two
+        assert one.startswith(b"\x89PNG" if ending == "png" else b"<?xml")
+
+
+@pytest.mark.parametrize("name", DISPLAYS)
+def test_nothing_is_cut_off_and_every_axis_has_a_name_and_a_unit(name):
+    display = DISPLAYS[name]()
+    assert display.plot() is display
+    figure = display.figure_
+    figure.draw_without_rendering()
+    box = figure.get_tightbbox()  # inches
+    width, height = figure.get_size_inches()
+    assert box.x0 >= 0
+    assert box.y0 >= 0
+    assert box.x1 <= width
+    assert box.y1 <= height
+    for axes in figure.axes:
+        if axes.axison:
+            for label in (
+                axes.get_xlabel() if axes.get_label() != "<colorbar>" else "(%)",
+                axes.get_ylabel(),
+            ):
+                assert label.endswith(")"), label
+
+
+def test_pyplot_is_left_alone():
+    code = """
+import sys
+from featbank.plots import CurveDisplay
+points = [{"cut": "fc7", "head": "softmax", "n_per_class": n, "top1_mean": n / 10} for n in (1, 2)]
+assert len(CurveDisplay(points)._repr_png_()) > 1000
+sys.exit("matplotlib.pyplot" in sys.modules)
+"""
+    no_display = {"PYTHONPATH": str(Path(__file__).parents[2])}
+    subprocess.run([sys.executable, "-c", code], check=True, env=no_display)
+
+
+def test_settings_of_the_user_are_neither_used_nor_changed(tmp_path):
+    import matplotlib
+
+    plain = CurveDisplay(POINTS).save(tmp_path / "plain.svg").read_bytes()
+    with matplotlib.rc_context({"lines.linewidth": 9, "axes.facecolor": "red", "svg.hashsalt": "other"}):
+        assert CurveDisplay(POINTS).save(tmp_path / "other.svg").read_bytes() == plain
+        assert matplotlib.rcParams["lines.linewidth"] == 9
+
+
+def test_saving_says_what_it_can_write(tmp_path):
+    with pytest.raises(InvalidInputError) as caught:
+        CurveDisplay(POINTS).save("curve.pdf")
+    assert str(caught.value) == "cannot write a figure to 'curve.pdf'; end it in .png or .svg"
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CacheWriteError):
+        CurveDisplay(POINTS).save(tmp_path / "file" / "curve.svg")
+
+
+def test_curve_draws_means_and_bands_of_every_cut_and_head():
+    axes = CurveDisplay(POINTS).plot().ax_
+    assert len(axes.lines) == 10
+    assert len(axes.collections) == 10
+    np.testing.assert_allclose(axes.lines[0].get_ydata(), [36.0, 39.0, 42.0, 45.0])
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["4", "8", "16", "32"]
+    looks = {(line.get_color(), line.get_linestyle(), line.get_marker()) for line in axes.lines}
+    assert len(looks) == 10
+    assert len({color for color, _, _ in looks}) == 5
+    band = axes.collections[0].get_paths()[0].vertices[:, 1]
+    assert (band.min(), band.max()) == pytest.approx((34.0, 47.0))
+
+
+def test_cuts_are_told_apart_by_brightness_too():
+    from matplotlib.colors import to_rgb
+
+    axes = CurveDisplay([one for one in POINTS if one["head"] == "mlp"]).plot().ax_
+    grey = [np.dot(to_rgb(line.get_color()), (0.299, 0.587, 0.114)) for line in axes.lines]
+    assert np.all(np.diff(grey) > 0.08)  # dark to light: shallow to deep
+    assert grey[-1] < 0.8  # and still seen on white
+
+
+def test_order_of_the_cuts_can_be_given():
+    cuts = list(CurveDisplay(POINTS, cuts=CUTS[::-1]).series)
+    assert [cut for cut, head, _ in cuts if head == "mlp"] == list(CUTS[::-1])
+
+
+def test_one_repeat_has_no_band_and_one_size_has_a_width():
+    lonely = point(top1_low=None, top1_high=None)
+    display = CurveDisplay([lonely]).plot()
+    assert "Band" not in [text.get_text() for text in display.figure_.legends[0].get_texts()]
+    low, high = display.ax_.get_xlim()
+    assert low < 4 < high
+
+
+def test_curve_falls_back_to_validation_where_nothing_was_tested():
+    display = CurveDisplay([point(top1_mean=None)])
+    assert display.metric == "val_top1"
+    assert display.plot().ax_.get_ylabel() == "Top-1 accuracy on validation images (%)"
+
+
+def test_axes_of_the_caller_are_drawn_on():
+    from matplotlib.figure import Figure
+
+    axes = Figure().subplots(1, 5)
+    assert CurveDisplay(POINTS).plot(axes[0]).figure_ is axes[0].figure
+    assert CutsDisplay(POINTS).plot(axes[4]).ax_ is axes[4]
+    assert FEW.plot(axes[1]).ax_ is axes[1]
+    assert list(HistoryDisplay(HISTORY).plot(axes[2:4]).ax_) == list(axes[2:4])
+    assert len(axes[2].lines) == 3
+    assert axes[0].get_legend() is not None
+
+
+@pytest.mark.parametrize("n", [2, 9, 10, 33, 200])
+def test_ticks_never_touch(n):
+    display = CurveDisplay([point(n=size) for size in range(1, n + 1)]).plot()
+    display.figure_.draw_without_rendering()
+    boxes = [label.get_window_extent() for label in display.ax_.get_xticklabels()]
+    assert len(boxes) >= 2
+    assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
+
+
+def test_cuts_show_the_largest_size_that_all_have():
+    display = CutsDisplay([*POINTS, point("fc7", "softmax", 4)])
+    assert display.n_per_class == 4
+    display = CutsDisplay(POINTS).plot()
+    assert display.n_per_class == 32
+    assert [label.get_text() for label in display.ax_.get_xticklabels()] == list(CUTS)
+    train, test = display.ax_.lines[:2]
+    np.testing.assert_allclose(train.get_ydata(), 100.0)
+    np.testing.assert_allclose(test.get_ydata(), [45.0, 55.0, 65.0, 75.0, 85.0])
+
+
+def test_temperature_marks_the_highest():
+    display = TemperatureDisplay(WARM).plot()
+    texts = [text.get_text() for text in display.figure_.legends[0].get_texts()]
+    assert "best epoch\nhighest at T = 1.5" in texts
+    assert [label.get_text() for label in display.ax_.get_xticklabels()] == ["0.5", "1", "1.5", "2", "4"]
+    one_step = [{**one, "best_top1_mean": None, "final_top1_mean": None} for one in WARM]
+    assert TemperatureDisplay(one_step).lines == {"": "top1"}
+
+
+def test_history_of_extreme_losses_is_logarithmic():
+    steep = {"train_loss": np.geomspace(3, 1e-4, 30), "train_accuracy": np.linspace(0, 1, 30)}
+    assert HistoryDisplay(steep).plot().ax_[0].get_yscale() == "log"
+    assert HistoryDisplay(HISTORY).plot().ax_[0].get_yscale() == "linear"
+    broken = {"train_loss": [1.0, np.nan], "train_accuracy": [0.5, 0.1]}
+    assert HistoryDisplay(broken).plot().ax_[0].get_yscale() == "linear"
+
+
+def test_confusion_counts_shares_and_pairs():
+    shares = FEW.shares()
+    np.testing.assert_allclose(shares[0], [80, 20, 0])
+    assert np.isnan(shares[1]).all()
+    assert FEW.pairs == [(2, 1, 3), (0, 1, 2), (2, 0, 1)]
+    texts = [text.get_text() for text in FEW.plot().ax_.texts]
+    assert texts[:2] == ["8\n80 %", "2\n20 %"]
+    assert texts[-1] == "96\n96 %"
+    names = [label.get_text() for label in FEW.ax_.get_yticklabels()]
+    assert names == ["cat", "a $dollar_$ dog", "a very very very …"]
+
+
+def test_confusion_of_many_classes_lists_pairs_instead_of_numbers():
+    display = ConfusionDisplay(MANY.matrix, MANY.classes).plot()
+    assert list(display.ax_.texts) == []
+    (listed,) = display.figure_.axes[1].texts
+    assert listed.get_text().startswith("4 of 4:  001.a-class → 000.a-class\n")
+    assert "right in all: 50.0 %" in listed.get_text()
+    perfect = ConfusionDisplay(np.eye(20, dtype=int), [str(i) for i in range(20)]).plot()
+    assert perfect.figure_.axes[1].texts[0].get_text().startswith("none: ")
+
+
+def test_names_no_font_has_do_not_fail(tmp_path):
+    ConfusionDisplay([[1, 0], [0, 1]], ["猫", "개\n\x1b"]).save(tmp_path / "far.png")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: CurveDisplay([]),
+            "no curve to draw: there are no points; see the failed fits in results.csv",
+        ),
+        (
+            lambda: CurveDisplay([point()], metric="top5"),
+            "no curve to draw: none of the 1 points has top5; see the failed fits in results.csv",
+        ),
+        (
+            lambda: CurveDisplay([point()], metric="f1"),
+            "metric='f1' is not one of top1, top5, val_top1, val_top5, train_top1, train_top5",
+        ),
+        (
+            lambda: HistoryDisplay({"lr": [1.0]}),
+            "no history to draw: the head was fitted in one step, or its history was not kept; "
+            "heads trained in epochs (softmax, mlp) have one",
+        ),
+        (
+            lambda: HistoryDisplay({"train_loss": [1.0], "train_accuracy": [1.0, 2.0]}),
+            "the parts of a history must be equally long, got [1, 2] epochs",
+        ),
+        (lambda: HistoryDisplay(HISTORY).plot([None]), "a history is drawn on two axes, got 1"),
+        (
+            lambda: CutsDisplay([]),
+            "no cut to draw: there are no points; see the failed fits in results.csv",
+        ),
+        (
+            lambda: CutsDisplay(POINTS, n_per_class=5),
+            "n_per_class=5 was not fitted; the run has 4, 8, 16, 32",
+        ),
+        (
+            lambda: TemperatureDisplay(POINTS),
+            "no point has a temperature; fit with --cut softmax --temperature 0.5,1,2",
+        ),
+        (
+            lambda: TemperatureDisplay(WARM, n_per_class=4),
+            "n_per_class=4 was not fitted; the run has 16",
+        ),
+        (lambda: TemperatureDisplay(WARM, split="train"), "split='train' is not one of test, val"),
+        (
+            lambda: ConfusionDisplay([[1, 2]], ["a"]),
+            "a confusion matrix of 1 classes cannot have shape (1, 2)",
+        ),
+    ],
+)
+def test_what_cannot_be_drawn_says_why(call, message):
+    with pytest.raises(InvalidInputError) as caught:
+        call()
+    assert str(caught.value) == message

@@ -1,0 +1,297 @@
+"""A run folder holds what a sweep gave, whole at every moment, and gives it back."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from featbank.banks import Bank, BankKey, BankStore
+from featbank.errors import CacheWriteError, RunError, RunNotFoundError
+from featbank.manifest import SPLITS, Manifest
+from featbank.runs import Run, create_run, latest_run, list_runs, open_run, resolve_run
+from featbank.sweep import run_sweep
+
+NOON = datetime(2026, 3, 4, 12, 0, 5)
+TRANSFORM = {"mode": "squash", "mean": [0.5, 0.5, 0.5]}
+KEY = BankKey(
+    backbone="minivgg",
+    weights_sha256="ab" * 32,
+    transform=TRANSFORM,
+    image_size=32,
+    precision="float32",
+    dtype="float16",
+    batch_size=64,
+    decoder="pillow-13",
+)
+SWEEP = {
+    "heads": ["softmax", "ncm"],
+    "samples_per_class": "2,4",
+    "repeats": 3,
+    "head_params": {"softmax": {"max_epochs": 6, "lr": 0.05}},
+}
+
+
+@pytest.fixture
+def bank(tmp_path: Path) -> Bank:
+    """A real bank of two cuts: 8 train, 4 val and 6 test rows of each of 3 classes."""
+    counts = {"train": 8, "val": 4, "test": 6}
+    labels = np.concatenate([np.tile(np.arange(3), n) for n in counts.values()])
+    rng = np.random.default_rng(0)
+    centres = 2 * rng.normal(size=(3, 8))
+    manifest = Manifest(
+        ids=tuple(f"{row:03d}.png".encode() for row in range(len(labels))),
+        labels=labels.astype(np.int32),
+        classes=("ant", "bee", "caf\udce9"),  # a name that is not UTF-8 on disk
+        splits=np.concatenate([np.full(3 * n, SPLITS.index(s)) for s, n in counts.items()]).astype(np.uint8),
+        digests=rng.integers(0, 256, (len(labels), 32), dtype=np.uint8),
+        statuses=np.zeros(len(labels), np.uint8),
+    )
+    provenance = {"weights": "shipped", "weights_path": "/weights/minivgg.safetensors", "location": "here"}
+    made = BankStore(tmp_path / "cache" / "banks").create_or_open("insects", KEY, provenance)
+    made.set_manifest(manifest)
+    for cut, noise in (("block1_pool", 2.0), ("fc7", 0.5)):
+        features = (centres[labels] + noise * rng.normal(size=(len(labels), 8))).astype(np.float16)
+        writer = made.cut_writer(cut, (2, 2, 2), "float16")
+        for plan in writer.missing():
+            block = np.zeros((plan.n_rows, 2, 2, 2), np.float16)
+            used = min(plan.stop, len(labels)) - plan.start
+            block[:used] = features[plan.start : plan.start + used].reshape(-1, 2, 2, 2)
+            writer.write(plan, block, np.zeros(plan.n_rows, np.uint8))
+        writer.finish({})
+    return made
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+def fill(bank: Bank, cache: Path, **changes):
+    run = create_run(cache, "fit head!", bank=bank, command=["featbank", "fit-head", "my bank"], now=NOON)
+    result = run_sweep(bank, on_result=run.add, **{**SWEEP, **changes})
+    run.finish(result)
+    return run, result
+
+
+def test_a_run_comes_back_as_it_was(bank, cache):
+    run, result = fill(bank, cache)
+    assert run.path == cache / "runs" / "20260304-120005-fit_head_"
+    again = Run.open(run.path)
+    assert again.result().fits == result.fits
+    assert again.result().curve() == result.curve()
+    assert (again.result().cuts, again.result().classes) == (result.cuts, bank.classes)
+    assert again.facts["status"] == "finished"
+    assert again.facts["command"] == "featbank fit-head 'my bank'"
+    assert [one["name"] for one in again.heads()] == [kept.name for kept in result.heads]
+    assert len(again.heads()) == 4  # one per cut and head
+    for entry, kept in zip(again.heads(), result.heads, strict=True):
+        answers = again.predictions(entry["name"])
+        for part in ("rows", "y_true", "y_pred", "p_true", "p_pred"):
+            np.testing.assert_array_equal(getattr(answers, part), getattr(kept.predictions, part))
+        X = bank.features(entry["cut"], answers.rows)
+        np.testing.assert_array_equal(again.load_head(entry["name"]).predict(X), answers.y_pred)
+        matrix = again.confusion(entry["name"])
+        assert np.trace(matrix) / matrix.sum() == entry["top1"]
+    assert set(again.histories()) == {one["name"] for one in again.heads() if one["head"] == "softmax"}
+    assert again.histories()[result.heads[0].name] == result.heads[0].history
+
+
+def test_a_run_knows_all_that_a_prediction_needs(bank, cache):
+    run, _ = fill(bank, cache)
+    assert Run.open(run.path).source == {
+        "bank": str(bank.path),
+        "key_digest": KEY.digest(),
+        "dataset": "insects",
+        "backbone": "minivgg",
+        "weights": "shipped",
+        "weights_path": "/weights/minivgg.safetensors",
+        "weights_sha256": "ab" * 32,
+        "transform": TRANSFORM,
+        "image_size": 32,
+        "precision": "float32",
+        "provenance": dict(bank.provenance),
+    }
+    assert set(run.facts["versions"]) == {
+        "python",
+        "featbank",
+        "torch",
+        "torchvision",
+        "numpy",
+        "scikit-learn",
+    }
+
+
+def test_the_best_head_is_the_best_by_validation(bank, cache):
+    run, _ = fill(bank, cache, save_heads="all")
+    best = run.best_head()
+    assert best["val_top1"] == max(one["val_top1"] for one in run.heads())
+    assert len(run.heads()) == 24
+    assert len(list((run.path / "heads").glob("*.safetensors"))) == 24
+    # However good a head was on the test rows, it is not chosen by them.
+    run.facts["heads"][0].update(top1=2.0, val_top1=0.01)
+    assert run.best_head()["name"] == best["name"]
+
+
+class HaltError(Exception):
+    pass
+
+
+def test_an_interrupted_sweep_leaves_a_run_that_can_be_read(bank, cache):
+    run = create_run(cache, "halted", bank=bank, now=NOON)
+    groups = []
+
+    def take(group):
+        if groups:
+            raise HaltError
+        groups.append(group)
+        run.add(group)
+
+    with pytest.raises(HaltError):
+        run_sweep(bank, on_result=take, **SWEEP)
+    again = Run.open(run.path)
+    assert again.facts["status"] == "running"
+    assert again.result().fits == groups[0].fits
+    assert again.best_head()["name"] == groups[0].kept[0].name
+    assert not list(run.path.rglob(".tmp-*"))
+
+
+def test_results_are_replaced_whole_or_not_at_all(bank, cache, monkeypatch):
+    run, result = fill(bank, cache)
+    before = {file: file.read_bytes() for file in run.path.rglob("*") if file.is_file()}
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", fail)
+    groups = []
+    run_sweep(bank, on_result=groups.append, **SWEEP)
+    with pytest.raises(CacheWriteError):
+        run.add(groups[0])
+    assert {file: file.read_bytes() for file in run.path.rglob("*") if file.is_file()} == before
+    assert Run.open(run.path).result().fits == result.fits
+
+
+class Mine:
+    def fit(self, X, y):
+        return self
+
+    def predict(self, X):
+        return np.zeros(len(X), int)
+
+
+def test_an_estimator_of_the_callers_own_is_recorded_and_not_saved(bank, cache):
+    run, _ = fill(bank, cache, heads=[("my own/head", Mine())], head_params=None)
+    (first, _) = run.heads()
+    assert (first["name"], first["saved"]) == ("block1_pool-my_own_head-n4-r0", False)
+    assert run.confusion(first["name"]).sum() == 18
+    with pytest.raises(RunError) as caught:
+        run.load_head(first["name"])
+    assert str(caught.value) == (
+        f"head {first['name']!r} is an estimator of your own, which featbank does not save"
+    )
+    with pytest.raises(RunError) as caught:
+        run.best_head()
+    assert str(caught.value) == (
+        "run '20260304-120005-fit_head_' kept no head; fit again with --save-heads best"
+    )
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("run.json", "{", "'{run}/run.json' is damaged: Expecting property name enclosed in double quotes: "),
+        (
+            "run.json",
+            "[]",
+            "'{run}/run.json' is damaged: it lacks format, name, created, status, classes, cuts, ",
+        ),
+        (
+            "run.json",
+            {"format": 9},
+            "'{run}/run.json' has format 9, this version reads 1; run the command again",
+        ),
+        ("results.csv", "a,b\n", "'{run}/results.csv' is damaged: not the columns of this version: a, b, "),
+        (
+            "histories.json",
+            "no",
+            "'{run}/histories.json' is damaged: Expecting value: line 1 column 1 (char 0); ",
+        ),
+        (
+            "predictions/{head}.json",
+            "{}",
+            "'{run}/predictions/{head}.json' is damaged; run the command again",
+        ),
+        (
+            "predictions/{head}.json",
+            None,
+            "run '{name}' lacks predictions/{head}.json; run the command again",
+        ),
+    ],
+)
+def test_damage_is_told_and_names_the_file(bank, cache, file, content, message):
+    run, _ = fill(bank, cache)
+    words = {"run": run.path, "name": run.name, "head": run.best_head()["name"]}
+    path = run.path / file.format(**words)
+    if content is None:
+        path.unlink()
+    elif isinstance(content, dict):
+        path.write_text(json.dumps({**run.facts, **content}))
+    else:
+        path.write_text(content)
+
+    def read():
+        opened = Run.open(run.path)
+        return opened.result(), opened.histories(), opened.predictions()
+
+    with pytest.raises(RunError) as caught:
+        read()
+    assert str(caught.value).startswith(message.format(**words))
+
+
+def test_runs_are_found_by_path_name_part_and_age(bank, cache):
+    for second in (7, 6):
+        create_run(cache, "sweep", bank=bank, now=NOON.replace(second=second))
+    names = [create_run(cache, "sweep", bank=bank, now=NOON.replace(second=8)).name for _ in range(11)]
+    assert names[0] == "20260304-120008-sweep"
+    assert names[1] == "20260304-120008-sweep-2"
+    assert latest_run(cache).name == "20260304-120008-sweep-11"
+    assert [path.name for path in list_runs(cache)][:2] == ["20260304-120006-sweep", "20260304-120007-sweep"]
+    assert open_run(cache_dir=cache).name == latest_run(cache).name
+    assert resolve_run("20260304-120008-sweep", cache).name == "20260304-120008-sweep"
+    assert resolve_run("120007", cache).name == "20260304-120007-sweep"
+    assert resolve_run(cache / "runs" / "20260304-120006-sweep").name == "20260304-120006-sweep"
+    with pytest.raises(RunError) as caught:
+        resolve_run("sweep-1", cache)
+    assert str(caught.value) == (
+        "run='sweep-1' is part of 2 names: '20260304-120008-sweep-11', '20260304-120008-sweep-10'; "
+        "give more of one"
+    )
+    with pytest.raises(RunNotFoundError) as caught:
+        resolve_run("20260304-120009-sweep", cache)
+    assert str(caught.value).startswith("no run '20260304-120009-sweep'; there are '20260304-12000")
+    with pytest.raises(RunNotFoundError) as caught:
+        Run.open(cache)
+    assert str(caught.value) == f"no run at {str(cache)!r}: it has no run.json"
+
+
+def test_an_empty_cache_says_how_to_make_a_run(tmp_path):
+    with pytest.raises(RunNotFoundError) as caught:
+        latest_run(tmp_path)
+    assert str(caught.value) == f"no run in {str(tmp_path / 'runs')!r}; make one with featbank fit-head"
+
+
+def test_a_head_that_is_not_there_gets_the_nearest_names(bank, cache):
+    run, _ = fill(bank, cache, heads=["ncm"], head_params=None)
+    with pytest.raises(RunError) as caught:
+        run.load_head("fc7-ncm-n4-r9")
+    assert str(caught.value).startswith(f"run '{run.name}' has no head 'fc7-ncm-n4-r9'; it has 'fc7-ncm-n4-r")
+
+
+def test_figures_have_a_folder(bank, cache):
+    run = create_run(cache, "drawn", bank=bank, now=NOON)
+    assert run.figures == run.path / "figures"
+    assert run.figures.is_dir()

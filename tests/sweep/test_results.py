@@ -1,0 +1,122 @@
+"""Results: curves, comparisons and laws from fits; CSV that comes back bit for bit."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from featbank.errors import InvalidInputError
+from featbank.sweep import FitResult, SweepResult
+from featbank.sweep.results import COLUMNS, fits_from_csv, fits_to_csv
+
+FC7, POOL = ("fc7", "softmax", None), ("block4_pool", "softmax", None)
+
+
+def fit(key=FC7, n=4, repeat=0, **values) -> FitResult:
+    cut, head, temperature = key
+    base = FitResult(cut, head, temperature, n, repeat, int(3 * n), 10, 7)
+    return replace(base, **values)
+
+
+def curve_fits(key=FC7, sizes=(2, 4, 8, 16), repeats=3, shift=0.0) -> list[FitResult]:
+    luck = np.random.default_rng(0).normal(0, 0.03, (len(sizes), repeats))
+    return [
+        fit(key, n, r, top1=float(0.9 - 0.6 * n**-0.7 + luck[i, r] + shift), val_top1=0.5)
+        for i, n in enumerate(sizes)
+        for r in range(repeats)
+    ]
+
+
+def test_curve_can_be_written_as_json_without_nan():
+    points = SweepResult([*curve_fits(repeats=1), *curve_fits(POOL, repeats=2)]).curve()
+    json.loads(json.dumps(points, allow_nan=False))
+    assert points[0]["top1_low"] is None
+    assert points[0]["n_repeats"] == 1
+    assert points[4]["top1_low"] < points[4]["top1_mean"] < points[4]["top1_high"]
+    assert {"cut", "head", "n_per_class", "n_repeats", "top1_mean", "top1_low", "top1_high"} <= set(points[0])
+
+
+def test_interval_narrows_with_less_confidence():
+    result = SweepResult(curve_fits())
+    (wide, narrow) = (result.curve(c)[0] for c in (0.99, 0.5))
+    assert wide["top1_low"] < narrow["top1_low"]
+
+
+def test_difference_pairs_repeats():
+    result = SweepResult([*curve_fits(), *curve_fits(POOL, shift=-0.01)])
+    mean, low, high = result.difference(FC7, POOL, 8)
+    assert (mean, low, high) == pytest.approx((0.01, 0.01, 0.01))
+    # A repeat one of the two lacks is left out, whatever its value.
+    lacking = [one for one in result.fits if (one.key, one.repeat) != (POOL, 1)]
+    assert SweepResult(lacking).difference(FC7, POOL, 8).mean == pytest.approx(0.01)
+
+
+def test_power_law_uses_the_repeats_that_are_whole():
+    fits = curve_fits(repeats=4)
+    law = SweepResult(fits).power_law(FC7)
+    assert law.n_max == 16
+    assert float(law.predict([64])[0]) > SweepResult(fits).curve()[-1]["top1_mean"]
+    broken = [replace(fits[0], status="failed", top1=None), *fits[1:]]
+    same = SweepResult([one for one in fits if one.repeat]).power_law(FC7)
+    np.testing.assert_array_equal(SweepResult(broken).power_law(FC7).samples, same.samples)
+    assert SweepResult(curve_fits(repeats=1)).power_law(FC7).n_max == 16
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda result: result.difference(FC7, ("fc6", "softmax", None), 4),
+            "no fit of 'fc6/softmax'; there are 'fc7/softmax'",
+        ),
+        (
+            lambda result: result.difference(FC7, FC7, 5),
+            "'fc7/softmax' and 'fc7/softmax' share no repeat at n_per_class=5 that knows top1",
+        ),
+        (
+            lambda result: result.difference(FC7, FC7, 4, metric="top2"),
+            "metric='top2' is not one of top1, top5, ",
+        ),
+        (
+            lambda result: SweepResult(curve_fits(sizes=(4, 8, 16))).power_law(FC7),
+            "a power law needs at least 4 sizes, got 3 (4, 8, 16). ",
+        ),
+    ],
+)
+def test_wrong_questions_are_told(call, message):
+    with pytest.raises(InvalidInputError) as caught:
+        call(SweepResult(curve_fits()))
+    assert str(caught.value).startswith(message)
+
+
+def test_csv_comes_back_bit_for_bit():
+    fits = [
+        fit(top1=0.1 + 0.2, val_top1=1 / 3, duration_s=1.23e-7, best_epoch=3, ece=0.0),
+        fit(("softmax", 'my, "own"', 1.5), 12.5, 1, status="failed", message='a, "b" and\tc'),
+        fit(("fc7", "mlp", None), 8, 2, random_state=2**31 - 1),
+    ]
+    text = SweepResult(fits).to_csv()
+    assert text.splitlines()[0] == ",".join(COLUMNS)
+    assert len(text.splitlines()) == 4
+    again = fits_from_csv(text)
+    assert again == fits
+    assert [type(one.n_per_class) for one in again] == [int, float, int]
+    assert "nan" not in text.lower().replace("n_", "")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text.replace("top5,", "", 1), "not the columns of this version: top5"),
+        (lambda text: "", "not the columns of this version: best_epoch, "),
+        (lambda text: text.rstrip("\n")[:-30] + "\n", "line 2 cannot be read ("),
+        (lambda text: text.replace(",ok,", ",fine,"), "line 2 cannot be read (status 'fine')"),
+    ],
+)
+def test_damaged_csv_is_told(change, message):
+    with pytest.raises(InvalidInputError) as caught:
+        fits_from_csv(change(fits_to_csv([fit(top1=0.5)])))
+    assert str(caught.value).startswith(message)

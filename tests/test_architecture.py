@@ -1,0 +1,173 @@
+"""The house keeps its floors: a module imports only from lower floors or inside its own package."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "featbank"
+
+#: Room -> floor. Rooms of one floor do not know each other, except on floor 0.
+FLOORS = {
+    "errors": 0,
+    "_registry": 0,
+    "_atomic": 0,
+    "_cache": 0,
+    "manifest": 0,
+    "datasets": 1,
+    "backbones": 1,
+    "banks": 1,
+    "heads": 1,
+    "sampling": 1,
+    "metrics": 1,
+    "extraction": 2,
+    "pretraining": 2,
+    "sweep": 3,
+    "runs": 4,
+    "plots": 4,
+    "inspection": 4,
+    "prediction": 5,
+    "report": 5,
+    "pipeline": 6,
+    "cli": 7,
+    "__main__": 8,
+}
+
+
+def modules() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def room_of(path: Path) -> str:
+    first = path.relative_to(PACKAGE).parts[0]
+    return first.removesuffix(".py")
+
+
+def imported_names(tree: ast.AST, *, top_level_only: bool = False) -> list[str]:
+    nodes = tree.body if top_level_only and isinstance(tree, ast.Module) else list(ast.walk(tree))
+    names = []
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return names
+
+
+def violations(source: str, room: str) -> list[str]:
+    found = []
+    for name in imported_names(ast.parse(source)):
+        parts = name.split(".")
+        if parts[0] != "featbank" or len(parts) < 2:
+            continue
+        other = parts[1]
+        if other not in FLOORS:  # a public name of the package itself, such as featbank.__version__
+            if other not in ("__version__",):
+                found.append(f"{room} imports featbank.{other}, which has no floor")
+            continue
+        if other == room or (FLOORS[other] == FLOORS[room] == 0):
+            continue
+        if FLOORS[other] >= FLOORS[room]:
+            found.append(f"{room} (floor {FLOORS[room]}) imports {other} (floor {FLOORS[other]})")
+    return found
+
+
+def test_a_module_imports_only_from_lower_floors() -> None:
+    found = []
+    for path in modules():
+        room = room_of(path)
+        if room == "__init__":
+            continue  # the public names, lazily
+        assert room in FLOORS, f"{room} has no floor in tests/test_architecture.py"
+        found += [f"{path.relative_to(ROOT)}: {one}" for one in violations(path.read_text(), room)]
+    assert not found, "\n".join(found)
+
+
+def test_the_floor_check_sees_a_violation() -> None:
+    assert violations("from featbank.sweep import run_sweep", "heads")
+    assert violations("import featbank.banks.key", "datasets")
+    assert violations("def f():\n    from featbank.heads import make\n", "metrics")
+    assert not violations("from featbank.errors import FeatbankError", "metrics")
+
+
+def test_banks_know_neither_torch_nor_images() -> None:
+    for path in (PACKAGE / "banks").rglob("*.py"):
+        names = {name.split(".")[0] for name in imported_names(ast.parse(path.read_text()))}
+        assert not names & {"torch", "torchvision", "PIL"}, path
+
+
+def test_private_modules_stay_in_their_package() -> None:
+    found = []
+    for path in modules():
+        room = room_of(path)
+        for name in imported_names(ast.parse(path.read_text())):
+            parts = name.split(".")
+            if parts[0] == "featbank" and len(parts) > 2 and parts[1] != room:
+                found += [
+                    f"{path}: {name}"
+                    for part in parts[2:]
+                    if part.startswith("_") and not part.startswith("__")
+                ]
+    # names imported from floor 0's own underscore files are public to the house
+    found = [
+        one for one in found if not any(f"featbank.{zero}" in one for zero in FLOORS if FLOORS[zero] == 0)
+    ]
+    assert not found, "\n".join(found)
+
+
+def test_files_have_one_noun() -> None:
+    long = {
+        str(path.relative_to(ROOT)): n
+        for path in modules()
+        if (n := len(path.read_text().splitlines())) > 400
+    }
+    assert not long
+
+
+def test_no_vague_names() -> None:
+    vague = {"utils", "helpers", "common", "manager"}
+    assert not [path for path in modules() if set(path.relative_to(PACKAGE).with_suffix("").parts) & vague]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import featbank",
+        "import featbank.banks, featbank.datasets, featbank.backbones, featbank.heads",
+        "import featbank.sweep, featbank.runs, featbank.plots, featbank.metrics, featbank.sampling",
+        "import featbank.cli.app",
+    ],
+)
+def test_importing_loads_nothing_heavy(statement: str) -> None:
+    code = (
+        f"import sys\n{statement}\nprint(sorted(set(sys.modules) & {{'torch', 'torchvision', 'matplotlib'}}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"
+
+
+def test_tests_mirror_the_package() -> None:
+    rooms = {room_of(path) for path in modules()} - {"__init__", "__main__", "errors", "cli"}
+    missing = [
+        room
+        for room in sorted(rooms)
+        if not (ROOT / "tests" / room).is_dir()
+        and not (ROOT / "tests" / f"test_{room.lstrip('_')}.py").is_file()
+    ]
+    assert not missing
+
+
+def test_help_answers_without_loading_torch() -> None:
+    call = "try:\n    main(['--help'])\nexcept SystemExit:\n    pass"
+    code = f"import sys\nfrom featbank.cli import main\n{call}\nsys.exit('torch' in sys.modules)"
+    started = time.perf_counter()
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=ROOT)
+    assert (
+        time.perf_counter() - started < 60
+    )  # a hang, not a benchmark: the half second is measured in tests/benchmarks
