@@ -36,6 +36,7 @@ _PUBLIC = {
     "cache_folder": "featbank._cache",
     "draw_nested": "featbank.sampling",
     "extract": "featbank.extraction",
+    "fit_heads": "featbank.fitting",
     "load_backbone": "featbank.backbones",
     "open_bank": "featbank.banks",
     "open_dataset": "featbank.datasets",
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from featbank.errors import FeatbankError as FeatbankError
     from featbank.extraction import ExtractionResult as ExtractionResult
     from featbank.extraction import extract as extract
+    from featbank.fitting import fit_heads as fit_heads
     from featbank.heads import MLPClassifier as MLPClassifier
     from featbank.heads import SoftmaxClassifier as SoftmaxClassifier
     from featbank.plots import ConfusionDisplay as ConfusionDisplay

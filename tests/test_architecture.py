@@ -32,11 +32,13 @@ FLOORS = {
     "runs": 4,
     "plots": 4,
     "inspection": 4,
+    "figures": 5,
     "prediction": 5,
-    "report": 5,
-    "pipeline": 6,
-    "cli": 7,
-    "__main__": 8,
+    "fitting": 6,
+    "report": 6,
+    "pipeline": 7,
+    "cli": 8,
+    "__main__": 9,
 }
 
 

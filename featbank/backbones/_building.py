@@ -67,7 +67,7 @@ def build_on_meta(
 
 @contextlib.contextmanager
 def _parameters_on_meta() -> Iterator[None]:
-    """Put parameters on the meta device as modules take them up; RegNet computes its widths with real tensors."""
+    """Put only parameters on the meta device; RegNet computes its widths with real tensors."""
     from torch import nn
     from torch.nn.modules.module import register_module_parameter_registration_hook
 
@@ -75,7 +75,8 @@ def _parameters_on_meta() -> Iterator[None]:
         del module, name
         return nn.Parameter(parameter.detach().to("meta"))
 
-    handle = register_module_parameter_registration_hook(without_numbers)
+    # torch's annotation forgets that the hook may return another parameter.
+    handle = register_module_parameter_registration_hook(without_numbers)  # type: ignore[arg-type]
     try:
         yield
     finally:

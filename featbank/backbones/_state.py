@@ -251,7 +251,7 @@ def check_fit(
 def _faults(spec: BackboneSpec, tensors: Mapping[str, Tensor], image_size: int) -> list[str]:
     wanted = build_on_meta(spec, n_classes=n_classes_of(spec, tensors), image_size=image_size).state_dict()
     missing = [name for name in wanted if name not in tensors and not _is_counter(name)]
-    unexpected = [name for name in tensors if name not in wanted]
+    unexpected = sorted(name for name in tensors if name not in wanted)
     both = [name for name in wanted if name in tensors]
     misshapen = [name for name in both if tensors[name].shape != wanted[name].shape]
     unfloat = [

@@ -148,7 +148,9 @@ class WeightsSource:
         return LoadedWeights(module, _digest(module), None)
 
 
-def find_source(spec: BackboneSpec, weights: str | Path | None, random_state: int = 0) -> WeightsSource:
+def find_source(
+    spec: BackboneSpec, weights: str | os.PathLike[str] | None, random_state: int = 0
+) -> WeightsSource:
     """Find out what `weights` asks for, and get the file if it can be had.
 
     Parameters
@@ -178,7 +180,7 @@ def find_source(spec: BackboneSpec, weights: str | Path | None, random_state: in
         return WeightsSource(
             spec, _RANDOM, _plain_preprocessing(spec), None, None, None, random_state=random_state
         )
-    if isinstance(weights, Path) or (weights is not None and _looks_like_file(weights)):
+    if weights is not None and (not isinstance(weights, str) or _looks_like_file(weights)):
         return _file_source(spec, Path(weights).expanduser())
     if spec.name == "minivgg":
         return _shipped_source(spec, weights)
@@ -269,8 +271,8 @@ def _download(spec: BackboneSpec, url: str, path: Path, prefix: str | None) -> N
         reason = " ".join(str(error).split()) or type(error).__name__
         raise MissingWeightsError(
             f"no weights for {spec.name!r}: {path.name!r} is not in {str(path.parent)!r} and could not be "
-            f"downloaded ({reason}). Three ways out: (1) run once with network, or put {path.name!r} into that "
-            "folder; (2) --weights FILE.safetensors|.pth; (3) --weights random. For a quick try: "
+            f"downloaded ({reason}). Three ways out: (1) run once with network, or put {path.name!r} into "
+            "that folder; (2) --weights FILE.safetensors|.pth; (3) --weights random. For a quick try: "
             "--backbone minivgg, whose weights are built in"
         ) from error
     except RuntimeError as error:  # torch.hub's way to say that the digest is wrong

@@ -202,7 +202,7 @@ class PackReader:
             self._write_bank(folder)
         except FeatbankError:
             raise
-        except READ_ERRORS as error:
+        except (*READ_ERRORS, LookupError) as error:
             raise self._damaged(str(error)) from error
 
     def _write_bank(self, folder: Path) -> None:

@@ -9,7 +9,11 @@ import typer
 from featbank.cli import backbones as backbones_commands
 from featbank.cli import banks as banks_commands
 from featbank.cli._output import show_log
+from featbank.cli.demo import demo
 from featbank.cli.extract import extract
+from featbank.cli.fit import fit_head
+from featbank.cli.plot import plot
+from featbank.cli.predict import predict
 from featbank.cli.pretrain import pretrain
 
 __all__ = ["app"]
@@ -40,7 +44,11 @@ def version() -> None:
 
 
 app.command("extract")(extract)
+app.command("fit-head")(fit_head)
+app.command("plot")(plot)
+app.command("predict")(predict)
 app.add_typer(banks_commands.app, name="banks")
 app.command("backbones")(backbones_commands.backbones)
 app.command("cuts")(backbones_commands.cuts)
+app.command("demo")(demo)
 app.command("pretrain")(pretrain)

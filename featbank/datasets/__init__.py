@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from featbank.datasets._files import list_images, read_image_file
 from featbank.datasets.building import build_manifest, row_indices
 from featbank.datasets.duplicates import duplicates_across_splits
 from featbank.datasets.sources import Dataset, open_dataset
@@ -27,8 +28,10 @@ __all__ = [
     "decode_image",
     "decoder_name",
     "duplicates_across_splits",
+    "list_images",
     "open_dataset",
     "parse_split",
+    "read_image_file",
     "row_indices",
 ]
 

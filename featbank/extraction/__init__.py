@@ -6,6 +6,7 @@ from featbank.extraction.extract import extract
 from featbank.extraction.forward import Forward, choose_device
 from featbank.extraction.images import BadImage, Batch, BatchLoader
 from featbank.extraction.precision import ERROR_LIMIT, PRECISIONS, PrecisionProof
+from featbank.extraction.storing import stored_dtype
 from featbank.extraction.task import BATCH_SIZE, Extraction, ExtractionResult
 from featbank.extraction.work import ExtractionPlan
 
@@ -23,4 +24,5 @@ __all__ = [
     "PrecisionProof",
     "choose_device",
     "extract",
+    "stored_dtype",
 ]

@@ -115,11 +115,13 @@ class Extraction:
         check_precision(precision, self.device)
         # Names are checked before data and weights are touched: a typo must not cost a minute.
         self.cuts = tuple(cut.name for cut in get_spec(backbone).resolve(cuts))
-        self._dtype, self._batch_size = dtype, batch_size
+        self._dtype, self._batch_size, self._random_state = dtype, batch_size, random_state
         self.dataset = open_dataset(data, data_root=data_root, download=download, name=name)
         self.backbone = load_backbone(
             backbone, weights=weights, image_size=image_size, transform=transform, random_state=random_state
         )
+        is_file = weights is not None and Path(weights).is_file()
+        self._weights_path = str(Path(weights).absolute()) if weights is not None and is_file else None
         self.shapes = {
             cut: tuple(shape) for cut, shape in truncate(self.backbone, self.cuts).cut_shapes.items()
         }
@@ -192,6 +194,9 @@ class Extraction:
             "dataset": self.dataset.name,
             "location": self.dataset.location,
             "weights": self.backbone.weights,
+            # what a prediction needs to find the same weights again
+            "weights_path": self._weights_path,
+            "random_state": self._random_state,
             "versions": {
                 "featbank": __version__,
                 "python": platform.python_version(),

@@ -2,9 +2,9 @@
 
 The problem is that of `sklearn.linear_model.LogisticRegression`: ``||W||^2 / 2 + C * sum of log-losses``, the
 intercept not penalised (for two classes scikit-learn's single vector is the difference of the two here, which
-halves the penalty; `solve` allows for it). Rows are first expressed in the eigenvectors of their products, where the
-Hessian is nearly diagonal: each Newton step is solved by conjugate gradients with the diagonal as preconditioner,
-in a few products of (n_samples, min(n_samples, n_columns), n_classes).
+halves the penalty; `solve` allows for it). Rows are first expressed in the eigenvectors of their products,
+where the Hessian is nearly diagonal: each Newton step is solved by conjugate gradients with the diagonal as
+preconditioner, in a few products of (n_samples, min(n_samples, n_columns), n_classes).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ F64 = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Optimum:
-    """The solution at one C: `weights` (n_columns, n_classes), `intercept` (n_classes,), Newton steps taken."""
+    """The solution at one C: `weights` (n_columns, n_classes) and `intercept` (n_classes,)."""
 
     weights: F64
     intercept: F64
@@ -74,7 +74,7 @@ def solve_path(
 
 
 def _eigen_rows(rows: F64) -> tuple[F64, F64 | None]:
-    """Return rows in orthonormal coordinates of their span, and what takes weights back: (n_columns, n_kept)."""
+    """Return rows in orthonormal coordinates of their span, and what takes weights back."""
     n, r = rows.shape
     if min(n, r) > MAX_EIGEN_SIZE:
         return rows, None

@@ -1,10 +1,10 @@
-"""Heads trained by gradient steps: from their parameters to a recipe, from trained weights back to a fitted head."""
+"""Heads trained by gradient steps: from parameters to a recipe, from trained weights to a fitted head."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,8 +25,8 @@ class GradientHead(ProbabilisticHead):
     Attributes
     ----------
     history_ : dict of str to ndarray of float64, shape (n_epochs_,)
-        ``train_loss``, ``train_accuracy`` and, where such rows were given, ``val_...`` and ``test_...``, measured
-        after each epoch; ``lr``, the learning rate the epoch began with.
+        ``train_loss``, ``train_accuracy`` and, where such rows were given, ``val_...`` and ``test_...``,
+        measured after each epoch; ``lr``, the learning rate the epoch began with.
     n_epochs_, best_epoch_ : int
         Epochs trained; the epoch, counted from 1, that was best (0 if none).
     converged_ : bool
@@ -42,6 +42,7 @@ class GradientHead(ProbabilisticHead):
     max_epochs: int
     tolerance_epochs: int
     tol: float
+    monitor: Literal["accuracy", "loss"]
     batch_size: int
     alpha: float
     dropout: float
@@ -69,6 +70,7 @@ class GradientHead(ProbabilisticHead):
             max_epochs=self.max_epochs,
             tolerance_epochs=self.tolerance_epochs,
             tol=self.tol,
+            monitor=self.monitor,
             batch_size=self.batch_size,
             dropout=self.dropout,
             restore=self.restore,
@@ -107,27 +109,27 @@ class GradientHead(ProbabilisticHead):
         Raises
         ------
         InvalidInputError
-            If a parameter is out of range, `y` has one class, or validation or test labels are not among those of
-            `y`.
+            If a parameter is out of range, `y` has one class, or validation or test labels are not among
+            those of `y`.
 
         Warns
         -----
         FitWarning
             If the training loss is not finite or has not moved after three epochs.
         """
-        X, y = self._read_training(X, y)
+        features, labels = self._read_training(X, y)
         check_parameters(self)
-        classes, _ = find_classes(np.asarray(y))
+        classes, _ = find_classes(labels)
         space = FeatureSpace(standardize=self.standardize, rotate=self.rotate)
-        Z = space.fit_transform(X)
+        Z = space.fit_transform(features)
         others: list[Evaluation] = []
-        for name, features, labels in (("val", X_val, y_val), ("test", X_test, y_test)):
-            if (features is None) != (labels is None):
+        for name, rows, names in (("val", X_val, y_val), ("test", X_test, y_test)):
+            if (rows is None) != (names is None):
                 raise InvalidInputError(f"only one of X_{name} and y_{name} was given; give both, or neither")
-            if features is not None and labels is not None:
-                encode_labels(labels, classes, f"y_{name}")
-                others.append(Evaluation(name, space.transform(features), np.asarray(labels)))
-        type(self)._fit_many([self], Z, np.asarray(y), [np.arange(len(y))], space, others)
+            if rows is not None and names is not None:
+                encode_labels(names, classes, f"y_{name}")
+                others.append(Evaluation(name, space.transform(rows), np.asarray(names)))
+        type(self)._fit_many([self], Z, labels, [np.arange(len(labels))], space, others)
         return self
 
     @classmethod
@@ -145,28 +147,43 @@ class GradientHead(ProbabilisticHead):
     def _accept(self, trained: TrainedHead, classes: NDArray[Any], space: FeatureSpace) -> str | None:
         """Take over what was trained; return what there is to warn of."""
         self.classes_, self.space_, self.n_features_in_ = classes, space, space.n_features_
-        self.weights_ = [weight.reshape(weight.shape[-1]) if i % 2 else weight for i, weight in enumerate(trained.weights)]
+        self.weights_ = [
+            weight.reshape(weight.shape[-1]) if i % 2 else weight for i, weight in enumerate(trained.weights)
+        ]
         self.history_ = trained.history
         self.n_epochs_, self.best_epoch_ = trained.n_epochs, trained.best_epoch
-        self.stop_reason_, self.converged_ = trained.stop_reason, trained.stop_reason == "tolerance" and not trained.stuck
+        self.stop_reason_, self.converged_ = (
+            trained.stop_reason,
+            trained.stop_reason == "tolerance" and not trained.stuck,
+        )
         self.failed_ = None
         losses = trained.history["train_loss"]
         settings = f"lr={self.lr!r}, solver={self.solver!r}, {space.n_columns_} columns"
         if trained.stop_reason == "not finite":
-            kept = f"the weights kept are those of epoch {trained.best_epoch}" if trained.best_epoch else "nothing was learned"
+            kept = (
+                f"the weights kept are those of epoch {trained.best_epoch}"
+                if trained.best_epoch
+                else "nothing was learned"
+            )
             self.failed_ = (
-                f"training loss became {losses[-1]} in epoch {trained.n_epochs} ({settings}): the learning rate is too "
-                f"large for these features; use a smaller lr, or standardize=True; {kept}"
+                f"training loss became {losses[-1]} in epoch {trained.n_epochs} ({settings}): the learning "
+                f"rate is too large for these features; use a smaller lr, or standardize=True; {kept}"
             )
             return self.failed_
         if not trained.stuck:
             return None
-        moved = f"training loss has not moved after three epochs ({trained.initial_loss:.4g} -> {losses[2]:.4g}; {settings})"
+        moved = (
+            f"training loss has not moved after three epochs ({trained.initial_loss:.4g} -> {losses[2]:.4g}; "
+            f"{settings})"
+        )
         if losses[2] > trained.initial_loss * 1.01:
-            return f"{moved}: the learning rate is too large for these features; use a smaller lr, or standardize=True"
+            return (
+                f"{moved}: the learning rate is too large for these features; use a smaller lr, or "
+                "standardize=True"
+            )
         return (
-            f"{moved}: the learning rate is too small, or the features say nothing about the classes to a head of this "
-            "kind; use a larger lr, a deeper cut, or the mlp head"
+            f"{moved}: the learning rate is too small, or the features say nothing about the classes to a "
+            "head of this kind; use a larger lr, a deeper cut, or the mlp head"
         )
 
     def _fitted_facts(self) -> dict[str, Any]:
@@ -190,6 +207,8 @@ def check_parameters(head: GradientHead) -> None:
         faults.append(f"solver={head.solver!r} (allowed: {', '.join(map(repr, solvers))})")
     if head.anneal_per not in ("epoch", "step"):
         faults.append(f"anneal_per={head.anneal_per!r} (allowed: 'epoch', 'step')")
+    if head.monitor not in ("accuracy", "loss"):
+        faults.append(f"monitor={head.monitor!r} (allowed: 'accuracy', 'loss')")
     if head.restore not in ("best", "last"):
         faults.append(f"restore={head.restore!r} (allowed: 'best', 'last')")
     for name in ("lr", "annealing_epochs", "max_epochs", "tolerance_epochs", "batch_size"):
@@ -239,9 +258,9 @@ def fit_gradient_heads(
         for one in others:
             kept = np.isin(one.y, classes)
             rows_Z = torch.from_numpy(np.ascontiguousarray(one.Z[kept], dtype=np.float32)).to(place)
-            codes = torch.from_numpy(np.searchsorted(classes, one.y[kept])).to(place)
+            targets = torch.from_numpy(np.searchsorted(classes, one.y[kept])).to(place)
             if kept.any():
-                watched.append(EvaluationSet(one.name, rows_Z, codes))
+                watched.append(EvaluationSet(one.name, rows_Z, targets))
         widths = (Z.shape[1], *([recipe.hidden_units] if recipe.hidden_units else []), len(classes))
         for part in plan_stacks(len(members), widths, place.type):
             chosen = members[part.start : part.stop]

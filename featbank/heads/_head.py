@@ -16,7 +16,16 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from featbank.errors import InvalidInputError
 from featbank.heads.space import FeatureSpace
 
-__all__ = ["Evaluation", "Head", "ProbabilisticHead", "encode_labels", "find_classes", "measure", "on_features", "softmax"]
+__all__ = [
+    "Evaluation",
+    "Head",
+    "ProbabilisticHead",
+    "encode_labels",
+    "find_classes",
+    "measure",
+    "on_features",
+    "softmax",
+]
 
 #: Dtypes features are taken in as they are; anything else becomes the first.
 FEATURE_DTYPES = [np.float64, np.float32, np.float16]
@@ -34,7 +43,7 @@ def find_classes(y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
 
 
 def encode_labels(y: ArrayLike, classes: NDArray[Any], what: str) -> NDArray[np.int64]:
-    """Return the position of each label in `classes`; raises `InvalidInputError` for a label not among them."""
+    """Return the position of each label in `classes`; raises `InvalidInputError` for any other label."""
     labels = np.asarray(y)
     codes = np.searchsorted(classes, labels)
     wrong = classes[np.minimum(codes, len(classes) - 1)] != labels
@@ -80,9 +89,9 @@ class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lear
     n_features_in_: int
 
     def _read_training(self, X: ArrayLike, y: ArrayLike) -> tuple[Any, NDArray[Any]]:
-        X, y = validate_data(self, X, y, dtype=FEATURE_DTYPES)
-        check_classification_targets(y)
-        return X, y
+        features, labels = validate_data(self, X, y, dtype=FEATURE_DTYPES)
+        check_classification_targets(labels)
+        return features, np.asarray(labels)
 
     def _read(self, X: ArrayLike) -> NDArray[Any]:
         check_is_fitted(self, "classes_")
@@ -100,7 +109,7 @@ class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lear
         space: FeatureSpace,
         others: Sequence[Evaluation],
     ) -> None:
-        """Fit heads of this class to rows of `Z`, shape (n_samples, n_columns), that are in `space` already."""
+        """Fit heads of this class to rows of `Z` (n_samples, n_columns), which are in `space` already."""
 
     @abstractmethod
     def _logits(self, Z: NDArray[Any]) -> NDArray[np.float64]:
@@ -111,7 +120,7 @@ class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lear
 
     @abstractmethod
     def _stored(self) -> tuple[dict[str, NDArray[Any]], FeatureSpace]:
-        """Return the arrays a file must hold, and the space they belong to (lighter than `space_` if possible)."""
+        """Return the arrays a file must hold, and the space they belong to (lighter than `space_` if can be)."""
 
     @abstractmethod
     def _take_stored(self, tensors: dict[str, NDArray[Any]]) -> None:

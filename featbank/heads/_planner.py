@@ -7,7 +7,8 @@ from itertools import pairwise
 
 __all__ = ["plan_stacks"]
 
-#: Bytes of stacked weights beyond which a stack no longer fits the cache and trains no faster than its heads alone.
+#: Bytes of stacked weights beyond which a stack no longer fits the cache and trains no faster than its heads
+#: alone.
 STACK_BYTES = {"cpu": 8 * 2**20, "cuda": 512 * 2**20}
 #: A head of this many bytes keeps the processor busy by itself.
 WIDE_HEAD_BYTES = {"cpu": 1 * 2**20, "cuda": 64 * 2**20}

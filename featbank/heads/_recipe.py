@@ -23,6 +23,7 @@ class Recipe:
     max_epochs: int
     tolerance_epochs: int
     tol: float
+    monitor: Literal["accuracy", "loss"]
     batch_size: int
     dropout: float
     restore: Literal["best", "last"]

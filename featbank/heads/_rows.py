@@ -16,7 +16,17 @@ from numpy.typing import NDArray
 
 from featbank.errors import InvalidInputError
 
-__all__ = ["BLOCK_BYTES", "SLAB_BYTES", "Scaling", "as_source", "count_columns", "gram", "moments", "project", "row_blocks"]
+__all__ = [
+    "BLOCK_BYTES",
+    "SLAB_BYTES",
+    "Scaling",
+    "as_source",
+    "count_columns",
+    "gram",
+    "moments",
+    "project",
+    "row_blocks",
+]
 
 #: Working memory of one block after conversion, in bytes.
 BLOCK_BYTES = 64 * 2**20
@@ -32,11 +42,11 @@ def as_source(X: Any) -> Any:
     """Return `X` if it can be sliced by rows as it is, else as an array; raises `InvalidInputError`."""
     source = X if hasattr(X, "shape") and hasattr(X, "dtype") and hasattr(X, "__getitem__") else np.asarray(X)
     if type(source).__module__.split(".")[0] == "torch":
-        source = source.detach().cpu().numpy()
+        source = X.detach().cpu().numpy()
     if len(source.shape) < 2:
         raise InvalidInputError(
-            f"features have shape {tuple(source.shape)!r}; give one row per sample: (n_samples, n_features) or "
-            "(n_samples, channels, height, width)"
+            f"features have shape {tuple(source.shape)!r}; give one row per sample: (n_samples, n_features) "
+            "or (n_samples, channels, height, width)"
         )
     if not all(source.shape):
         raise InvalidInputError(
@@ -131,7 +141,8 @@ def moments(source: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     if not (np.isfinite(mean).all() and np.isfinite(squares).all()):
         bad = int((~np.isfinite(mean) | ~np.isfinite(squares)).sum())
         raise InvalidInputError(
-            f"{bad} of {p} features hold NaN or infinity (or overflow); drop or replace those samples before fitting"
+            f"{bad} of {p} features hold NaN or infinity (or overflow); drop or replace those samples before "
+            "fitting"
         )
     return mean, squares / count
 

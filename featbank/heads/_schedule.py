@@ -28,7 +28,8 @@ def annealed(annealing: str, t: float, annealing_epochs: float, max_epochs: int)
     Parameters
     ----------
     annealing : {"inverse-time", "cosine", "step", "constant"}
-        ``1 / (1 + t/T)``; half a cosine wave from 1 at the start to 0 at `max_epochs`; a tenth every T epochs; 1.
+        ``1 / (1 + t/T)``; half a cosine wave from 1 at the start to 0 at `max_epochs`; a tenth every T
+        epochs; 1.
     t : float
         Epochs done, with a fraction when the rate changes at every step.
     annealing_epochs : float

@@ -1,8 +1,8 @@
 """Train a stack of heads as one program: stacked weights, one batched product for all of them.
 
 All heads of a stack share a recipe, the number of training rows and the number of classes; each has its own
-rows, learning rate, penalty, seed and early stop. Mini-batches are drawn by a generator of the head's own, so a
-head sees the same rows in the same order in any company.
+rows, learning rate, penalty, seed and early stop. Mini-batches are drawn by a generator of the head's own, so
+a head sees the same rows in the same order in any company.
 
 Gradients are written out by hand: for one or two layers that is shorter than what automatic differentiation
 would record per step, and the products go straight into buffers that are used again.
@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -44,7 +44,9 @@ class EvaluationSet:
 class _Stack:
     """Weights, gradients and optimiser of S heads; heads of one learning rate and penalty stand together."""
 
-    def __init__(self, recipe: Recipe, jobs: Sequence[Job], widths: Sequence[int], device: torch.device) -> None:
+    def __init__(
+        self, recipe: Recipe, jobs: Sequence[Job], widths: Sequence[int], device: torch.device
+    ) -> None:
         self.recipe = recipe
         self.weights = [
             torch.zeros(len(jobs), *shape, device=device)
@@ -55,7 +57,8 @@ class _Stack:
         self._attach([job.lr for job in jobs], [job.alpha for job in jobs], {})
 
     def _initialise(self, jobs: Sequence[Job], widths: Sequence[int]) -> None:
-        # one layer starts from zero: the problem is convex; with a hidden layer He's uniform law breaks symmetry
+        # one layer starts from zero: the problem is convex; with a hidden layer He's uniform law breaks
+        # symmetry
         if len(widths) == 2:
             return
         for s, job in enumerate(jobs):
@@ -102,7 +105,9 @@ class _Stack:
         count = len(self.weights)
         parameters = [group["params"][0] for group in self.optimizer.param_groups]
         for key in self.optimizer.state[parameters[0]]:
-            parts = [[self.optimizer.state[p][key] for p in parameters[number::count]] for number in range(count)]
+            parts = [
+                [self.optimizer.state[p][key] for p in parameters[number::count]] for number in range(count)
+            ]
             state[key] = [part[0] if part[0].ndim == 0 else torch.cat(part)[index] for part in parts]
         self.weights = [weight[index] for weight in self.weights]
         self._attach([self.rates[s] for s in chosen], [self.alphas[s] for s in chosen], state)
@@ -172,7 +177,7 @@ class _Record:
     #: Where patience was last renewed.
     renewed: int = 0
     reference: float = math.inf
-    stop_reason: str | None = None
+    stop_reason: Literal["tolerance", "max_epochs", "not finite"] | None = None
     stuck: bool = False
     history: dict[str, list[float]] = field(default_factory=dict)
 
@@ -215,7 +220,12 @@ def train_stack(
 
 class _Training:
     def __init__(
-        self, recipe: Recipe, Z: torch.Tensor, jobs: Sequence[Job], n_classes: int, others: Sequence[EvaluationSet]
+        self,
+        recipe: Recipe,
+        Z: torch.Tensor,
+        jobs: Sequence[Job],
+        n_classes: int,
+        others: Sequence[EvaluationSet],
     ) -> None:
         widths = [Z.shape[1], *([recipe.hidden_units] if recipe.hidden_units else []), n_classes]
         self.recipe, self.Z, self.jobs, self.others = recipe, Z, jobs, others
@@ -248,7 +258,9 @@ class _Training:
         recipe = self.recipe
         n = self.rows.shape[1]
         steps = math.ceil(n / recipe.batch_size)
-        orders = torch.from_numpy(np.stack([self.orders[s].permutation(n) for s in self.alive])).to(self.Z.device)
+        orders = torch.from_numpy(np.stack([self.orders[s].permutation(n) for s in self.alive])).to(
+            self.Z.device
+        )
         rows = self.rows.gather(1, orders)
         targets = self.targets.gather(1, orders)[..., None]
         begun = annealed(recipe.annealing, epoch - 1, recipe.annealing_epochs, recipe.max_epochs)
@@ -256,7 +268,9 @@ class _Training:
         for number in range(steps):
             if recipe.anneal_per == "step":
                 t = epoch - 1 + number / steps
-                self.stack.scale_rate(annealed(recipe.annealing, t, recipe.annealing_epochs, recipe.max_epochs))
+                self.stack.scale_rate(
+                    annealed(recipe.annealing, t, recipe.annealing_epochs, recipe.max_epochs)
+                )
             batch = slice(number * recipe.batch_size, (number + 1) * recipe.batch_size)
             inputs = self.Z[rows[:, batch]]  # (S, b, r)
             self.stack.step(inputs, targets[:, batch], self.draw_masks(inputs))
@@ -269,7 +283,8 @@ class _Training:
             return None
         shape = (inputs.shape[1], self.recipe.hidden_units or inputs.shape[2])
         drawn = [
-            torch.empty(shape, device=inputs.device).bernoulli_(keep, generator=self.masks[s]) for s in self.alive
+            torch.empty(shape, device=inputs.device).bernoulli_(keep, generator=self.masks[s])
+            for s in self.alive
         ]
         return torch.stack(drawn).div_(keep)
 
@@ -317,8 +332,8 @@ class _Training:
         if epoch == PATIENCE_EPOCHS:
             record.stuck = loss > record.initial_loss * (1.0 - LEAST_MOVE)
         if "val_loss" in values:
-            import os
-            score = (-values["val_accuracy"], values["val_loss"]) if os.environ.get("MON","acc")=="acc" else (values["val_loss"], 0.0)
+            accuracy, val_loss = values["val_accuracy"], values["val_loss"]
+            score = (-accuracy, val_loss) if self.recipe.monitor == "accuracy" else (val_loss, -accuracy)
             improved = score < record.best
             renewed = improved
         else:

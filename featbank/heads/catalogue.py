@@ -34,6 +34,7 @@ _GRADIENT = (
     "anneal_per",
     "max_epochs",
     "tolerance_epochs",
+    "monitor",
     "batch_size",
     "alpha",
     "dropout",
@@ -70,15 +71,15 @@ _heads.register(
 )
 _heads.register(
     "knn",
-    _Entry(
-        "classic", "NeighborsClassifier", "k nearest neighbours by cosine", ("n_neighbors", *_SPACE)
-    ),
+    _Entry("classic", "NeighborsClassifier", "k nearest neighbours by cosine", ("n_neighbors", *_SPACE)),
 )
 _heads.register(
     "svm",
     _Entry("classic", "LinearSVMClassifier", "linear support vector machine", ("C", *_SPACE)),
 )
-_heads.register("ridge", _Entry("classic", "RidgeClassifier", "ridge regression on class indicators", ("alpha", *_SPACE)))
+_heads.register(
+    "ridge", _Entry("classic", "RidgeClassifier", "ridge regression on class indicators", ("alpha", *_SPACE))
+)
 
 
 def names() -> list[str]:
@@ -128,6 +129,7 @@ def make(
     anneal_per: Literal["epoch", "step"] | None = None,
     max_epochs: int | None = None,
     tolerance_epochs: int | None = None,
+    monitor: Literal["accuracy", "loss"] | None = None,
     batch_size: int | None = None,
     alpha: float | None = None,
     dropout: float | None = None,
@@ -146,8 +148,8 @@ def make(
     ----------
     name : str
         One of `names`, or an alias.
-    solver, lr, annealing, annealing_epochs, anneal_per, max_epochs, tolerance_epochs, batch_size, alpha, dropout, \
-restore, hidden_units, C, n_neighbors, standardize, rotate, device
+    solver, lr, annealing, annealing_epochs, anneal_per, max_epochs, tolerance_epochs, monitor, \
+batch_size, alpha, dropout, restore, hidden_units, C, n_neighbors, standardize, rotate, device
         As in the head's class; None leaves its default.
     random_state : int or None, default=None
         Heads without randomness ignore it.
@@ -167,10 +169,10 @@ restore, hidden_units, C, n_neighbors, standardize, rotate, device
     --------
     >>> make("linear", lr=0.01, random_state=0)
     SoftmaxClassifier(lr=0.01, random_state=0)
-    >>> make("logreg", hidden_units=10)
+    >>> make("ncm", hidden_units=10)
     Traceback (most recent call last):
         ...
-    featbank.errors.InvalidInputError: head 'logreg' has no parameter 'hidden_units'; it has 'C', 'standardize', 'rotate'
+    featbank.errors.InvalidInputError: head 'ncm' has no parameter 'hidden_units'; it has 'standardize', 'rotate'
     """
     given = {
         "solver": solver,
@@ -180,6 +182,7 @@ restore, hidden_units, C, n_neighbors, standardize, rotate, device
         "anneal_per": anneal_per,
         "max_epochs": max_epochs,
         "tolerance_epochs": tolerance_epochs,
+        "monitor": monitor,
         "batch_size": batch_size,
         "alpha": alpha,
         "dropout": dropout,

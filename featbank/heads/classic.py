@@ -22,8 +22,8 @@ __all__ = ["LinearSVMClassifier", "NearestMeanClassifier", "NeighborsClassifier"
 class ClassicHead(Head):
     """Base of the classic heads: fitted one by one, from whatever columns the space gives.
 
-    Distances, angles and L2 penalties do not change when the space is rotated, so the fit is that on standardised
-    features; rows seen later count by their part in the span of the fitting rows.
+    Distances, angles and L2 penalties do not change when the space is rotated, so the fit is that on
+    standardised features; rows seen later count by their part in the span of the fitting rows.
     """
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> Any:
@@ -44,11 +44,12 @@ class ClassicHead(Head):
         InvalidInputError
             If `y` has one class or a parameter is out of range.
         """
-        X, y = self._read_training(X, y)
-        find_classes(np.asarray(y))
+        features, labels = self._read_training(X, y)
+        find_classes(labels)
         self._check()
         space = FeatureSpace(standardize=self.standardize, rotate=self.rotate)
-        self._fit_many([self], space.fit_transform(X), np.asarray(y), [np.arange(len(y))], space, [])
+        Z = space.fit_transform(features)
+        self._fit_many([self], Z, labels, [np.arange(len(labels))], space, [])
         return self
 
     @classmethod
@@ -187,7 +188,9 @@ class NeighborsClassifier(ClassicHead):
 
     def _check(self) -> None:
         if self.n_neighbors < 1:
-            raise InvalidInputError(f"n_neighbors={self.n_neighbors!r} leaves nobody to vote; allowed: 1 or more")
+            raise InvalidInputError(
+                f"n_neighbors={self.n_neighbors!r} leaves nobody to vote; allowed: 1 or more"
+            )
 
     def _fit_rows(self, Z: NDArray[np.float64], codes: NDArray[np.int64]) -> None:
         self.rows_, self.targets_ = _unit(Z).astype(np.float32), codes
@@ -233,8 +236,8 @@ class LinearSVMClassifier(_LinearScores):
     Parameters
     ----------
     C : float, default=1.0
-        Inverse strength of the L2 penalty on standardised features. Good values are far smaller than 1 when features are
-        many: 0.01 or less.
+        Inverse strength of the L2 penalty on standardised features. Good values are far smaller than 1 when
+        features are many: 0.01 or less.
     standardize : bool, default=True
     rotate : bool or "auto", default="auto"
         See `FeatureSpace`.

@@ -34,6 +34,7 @@ class MLPClassifier(GradientHead):
     max_epochs : int, default=100
     tolerance_epochs : int, default=10
     tol : float, default=1e-3
+    monitor : {"accuracy", "loss"}, default="loss"
     batch_size : int, default=32
     alpha : float, default=0.0
         L2 penalty ``alpha / 2 * ||W||^2`` over both layers, added to the mean loss; not on biases.
@@ -83,6 +84,7 @@ class MLPClassifier(GradientHead):
         max_epochs: int = 100,
         tolerance_epochs: int = 10,
         tol: float = 1e-3,
+        monitor: Literal["accuracy", "loss"] = "loss",
         batch_size: int = 32,
         alpha: float = 0.0,
         dropout: float = 0.0,
@@ -101,6 +103,7 @@ class MLPClassifier(GradientHead):
         self.max_epochs = max_epochs
         self.tolerance_epochs = tolerance_epochs
         self.tol = tol
+        self.monitor = monitor
         self.batch_size = batch_size
         self.alpha = alpha
         self.dropout = dropout
@@ -115,7 +118,9 @@ class MLPClassifier(GradientHead):
 
     def _recipe(self) -> Recipe:
         if self.hidden_units < 1:
-            raise InvalidInputError(f"hidden_units={self.hidden_units!r} makes no hidden layer; allowed: 1 or more")
+            raise InvalidInputError(
+                f"hidden_units={self.hidden_units!r} makes no hidden layer; allowed: 1 or more"
+            )
         return super()._recipe()
 
     @property

@@ -1,4 +1,4 @@
-"""Heads on disk: `NAME.safetensors` holds the numbers, `NAME.json` what a person reads. Nothing is pickled."""
+"""Heads on disk: `NAME.safetensors` holds the numbers, `NAME.json` the rest. Nothing is pickled."""
 
 from __future__ import annotations
 
@@ -93,7 +93,8 @@ def save_head(
         "fitted": {key: _plain(value) for key, value in estimator._fitted_facts().items()},
         "space": {"gain": space.gain_, "standardize": space.standardize},
         "history": {
-            key: [_plain(value) for value in values] for key, values in getattr(estimator, "history_", {}).items()
+            key: [_plain(value) for value in values]
+            for key, values in getattr(estimator, "history_", {}).items()
         },
         "facts": dict(facts or {}),
         "weights_sha256": sha256(data),
@@ -132,8 +133,8 @@ def load_head(path_without_suffix: str | os.PathLike[str]) -> tuple[Any, dict[st
     data = _read(weights_path)
     if sha256(data) != record["weights_sha256"]:
         raise RunError(
-            f"{str(weights_path)!r} is not the file {json_path.name!r} was written with (its SHA-256 differs); fit the "
-            "head again, or restore both files"
+            f"{str(weights_path)!r} is not the file {json_path.name!r} was written with (its SHA-256 "
+            "differs); fit the head again, or restore both files"
         )
     try:
         tensors = load(data)
@@ -151,12 +152,14 @@ def load_head(path_without_suffix: str | os.PathLike[str]) -> tuple[Any, dict[st
         for key, value in record["fitted"].items():
             setattr(head, key, value)
         if record["history"]:
-            head.history_ = {key: np.array(values, dtype=np.float64) for key, values in record["history"].items()}
+            head.history_ = {
+                key: np.array(values, dtype=np.float64) for key, values in record["history"].items()
+            }
         head._take_stored(tensors)
     except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunError(
-            f"{str(json_path)!r} and {weights_path.name!r} do not make a head ({type(error).__name__}: {error}); fit "
-            "it again"
+            f"{str(json_path)!r} and {weights_path.name!r} do not make a head ({type(error).__name__}: "
+            f"{error}); fit it again"
         ) from error
     return head, dict(record["facts"])
 
@@ -172,15 +175,19 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
-        raise RunNotFoundError(f"there is no head at {str(path)!r}; fit one and save it with save_head") from error
+        raise RunNotFoundError(
+            f"there is no head at {str(path)!r}; fit one and save it with save_head"
+        ) from error
     except OSError as error:
-        raise RunError(f"{str(path)!r} cannot be read ({error.strerror or error}); check its permissions") from error
+        raise RunError(
+            f"{str(path)!r} cannot be read ({error.strerror or error}); check its permissions"
+        ) from error
 
 
 def _read_record(path: Path) -> dict[str, Any]:
     data = _read(path)
     try:
-        record = json.loads(data.decode("utf-8", "surrogateescape"))
+        record: Any = json.loads(data.decode("utf-8", "surrogateescape"))
     except ValueError as error:
         raise RunError(f"{str(path)!r} is not JSON ({error}); restore it or fit the head again") from error
     wanted = {"format", "class", "params", "classes", "fitted", "space", "history", "facts", "weights_sha256"}
@@ -189,12 +196,14 @@ def _read_record(path: Path) -> dict[str, Any]:
         raise RunError(f"{str(path)!r} is not the description of a head: it lacks {', '.join(missing)}")
     if record["format"] != FORMAT:
         raise RunError(
-            f"{str(path)!r} is of head format {record['format']!r}; this version reads {FORMAT}; use the version that "
-            "wrote it, or fit the head again"
+            f"{str(path)!r} is of head format {record['format']!r}; this version reads {FORMAT}; use the "
+            "version that wrote it, or fit the head again"
         )
     if record["class"] not in _HOMES:
-        raise RunError(f"{str(path)!r} describes a {record['class']!r}; known: {', '.join(map(repr, _HOMES))}")
-    return record
+        raise RunError(
+            f"{str(path)!r} describes a {record['class']!r}; known: {', '.join(map(repr, _HOMES))}"
+        )
+    return dict(record)
 
 
 def _plain(value: Any) -> Any:
@@ -205,6 +214,6 @@ def _plain(value: Any) -> Any:
         return None
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    raise InvalidInputError(f"{value!r} cannot be written to JSON; give numbers, strings, True, False or None")
-
-
+    raise InvalidInputError(
+        f"{value!r} cannot be written to JSON; give numbers, strings, True, False or None"
+    )

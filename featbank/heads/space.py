@@ -1,4 +1,4 @@
-"""The space a head is trained in: standardised features, rotated into the span of the rows if that is smaller."""
+"""The space a head is trained in: standardised features, rotated into the span of the rows if smaller."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ __all__ = ["FeatureSpace"]
 
 #: ``rotate="auto"`` leaves rows alone beyond this many: the eigenvectors of their products take minutes.
 MAX_ROTATED_ROWS = 8192
-#: Columns of variance 1 that Adam's usual step suits; wider spaces are shrunk so that they move logits as these do.
+#: Columns of variance 1 that Adam's usual step suits; wider spaces are shrunk so that they move logits as
+#: these do.
 FULL_GAIN_COLUMNS = 4096
 #: Directions in which the fitting rows vary less than this part of the widest are rounding noise.
 EIGENVALUE_TOLERANCE = 1e-7
@@ -26,21 +27,28 @@ class FeatureSpace:
     The statistics are those of the rows given to `fit`, whatever is trained in the space afterwards: a sweep
     fits one space on the whole training split and draws all its subsets from the transformed rows.
 
-    With more features than rows, the standardised rows :math:`Z` lie in a subspace of fewer than ``n_samples``
-    dimensions. An orthonormal basis of it comes from the products of the rows alone,
-    :math:`G = Z Z^T = Q \Lambda Q^T`, and the rows in that basis are :math:`Q \Lambda^{1/2}`: 200,704 features
-    of 896 images become 895 columns, with all distances and angles kept. Rows seen later are projected on the
-    same basis. A linear head trained by SGD or L-BFGS from zero never leaves this subspace, so for those the
-    rotation changes nothing but the speed. For Adam, which scales every coordinate by itself, it is another
-    parametrisation; so is dropout on the columns.
+    With more features than rows, the standardised rows :math:`Z` lie in a subspace of fewer than
+    ``n_samples`` dimensions. An orthonormal basis of it comes from the products of the rows alone, :math:`G =
+    Z Z^T = Q \Lambda Q^T`, and the rows in that basis are :math:`Q \Lambda^{1/2}`: 200,704 features of 896
+    images become 895 columns, with all distances and angles kept. Rows seen later are projected on the same
+    basis. A linear head trained by SGD or L-BFGS from zero never leaves this subspace, so for those the
+    rotation changes nothing but the speed.
+
+    For Adam, which gives every coordinate steps of one size, it is another parametrisation, and the choice of
+    basis matters: along the eigenvectors themselves it would weigh the directions of least variance like
+    those of most (0.76 instead of 0.90 accuracy at 4 images per class on Caltech-101). The basis is therefore
+    turned by a fixed orthogonal matrix (shuffle, random signs, cosine transform), after which all columns
+    have about the same variance, like standardised features. Dropout on columns is another thing than on
+    features, too.
 
     All columns are then multiplied by one scalar, `gain_`, so that the mean square per column is 1. To SGD
-    that is a factor on the learning rate, to L-BFGS one on C (which the heads take back, so that C means what it means
-    on standardised features). To Adam it matters: each of its steps moves every weight by about the learning
-    rate, so a logit by up to the learning rate times the sum of the absolute inputs. At 200,704 standardised
-    features and a learning rate of 1e-3 that is a jump of 160 per step, and nothing is learned; at 895 columns of
-    mean square 1 the same learning rate works as it does on the 4,096 of a fully connected layer. A space that is
-    not rotated has gain 1 up to 4,096 features and ``4096 / n_features`` beyond, for the same reason.
+    that is a factor on the learning rate, to L-BFGS one on C (which the heads take back, so that C means what
+    it means on standardised features). To Adam it matters: each of its steps moves every weight by about the
+    learning rate, so a logit by up to the learning rate times the sum of the absolute inputs. At 200,704
+    standardised features and a learning rate of 1e-3 that is a jump of 160 per step, and nothing is learned;
+    at 895 columns of mean square 1 the same learning rate works as it does on the 4,096 of a fully connected
+    layer. A space that is not rotated has gain 1 up to 4,096 features and ``4096 / n_features`` beyond, for
+    the same reason.
 
     Parameters
     ----------
@@ -100,9 +108,9 @@ class FeatureSpace:
         Parameters
         ----------
         X : array-like of shape (n_samples, ...), float16, float32, float64 or integer
-            Rows, flattened in C order. Anything with `shape`, `dtype` and row slices is read in blocks and never
-            copied whole. A rotated space keeps a reference to `X` and reads it again to transform other rows,
-            until its basis is built (see `basis`).
+            Rows, flattened in C order. Anything with `shape`, `dtype` and row slices is read in blocks and
+            never copied whole. A rotated space keeps a reference to `X` and reads it again to transform other
+            rows, until its basis is built (see `basis`).
 
         Returns
         -------
@@ -142,10 +150,12 @@ class FeatureSpace:
         kept = values > EIGENVALUE_TOLERANCE * max(float(values[0]), 0.0)
         if not kept.any():
             raise InvalidInputError(
-                f"all {len(values)} rows are identical after standardisation; give rows that differ, or rotate=False"
+                f"all {len(values)} rows are identical after standardisation; give rows that differ, or "
+                "rotate=False"
             )
         values, vectors = values[kept], vectors[:, kept]
-        # signs are arbitrary; fix them so that the same rows give the same columns everywhere
+        # the sign of an eigenvector is arbitrary; fix it so that the same rows give the same columns
+        # everywhere
         strongest = np.abs(vectors).argmax(axis=0)
         vectors = vectors * np.sign(vectors[strongest, np.arange(len(values))])
         self.eigenvalues_ = values.copy()
@@ -191,7 +201,7 @@ class FeatureSpace:
         return out
 
     def standardized_blocks(self, X: ArrayLike) -> Any:
-        """Yield (row slice, standardised rows of shape (n_rows, n_features)), not rotated and without the gain."""
+        """Yield (row slice, standardised rows (n_rows, n_features)), not rotated and without the gain."""
         source = self._checked(X)
         for rows, raw in _rows.row_blocks(source):
             yield rows, self._scaling(raw)
@@ -199,11 +209,13 @@ class FeatureSpace:
     def basis(self) -> NDArray[np.float32] | None:
         """Return the orthonormal basis, float32 of shape (n_features, n_columns), or None when not rotated.
 
-        It is built on the first call (4 bytes x n_features x n_columns) and replaces the reference to the rows
-        the space was fitted on. Pickling a space builds it.
+        It is built on the first call (4 bytes x n_features x n_columns) and replaces the reference to the
+        rows the space was fitted on. Pickling a space builds it.
         """
         if self._basis is None and self._combination is not None:
-            self._basis = _rows.project(self._rows_fitted, self._scaling, self._combination).astype(np.float32)
+            self._basis = _rows.project(self._rows_fitted, self._scaling, self._combination).astype(
+                np.float32
+            )
             self._rows_fitted = self._combination = None
         return self._basis
 
@@ -270,8 +282,8 @@ class FeatureSpace:
         source = _rows.as_source(X)
         if _rows.count_columns(source) != self.n_features_:
             raise InvalidInputError(
-                f"X has {_rows.count_columns(source)} features, but FeatureSpace is expecting {self.n_features_} "
-                "features as input; give rows of the cut it was fitted on"
+                f"X has {_rows.count_columns(source)} features, but FeatureSpace is expecting "
+                f"{self.n_features_} features as input; give rows of the cut it was fitted on"
             )
         return source
 
@@ -284,7 +296,7 @@ class FeatureSpace:
 
 
 def _mix(coordinates: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Turn coordinates along eigenvectors by a fixed orthogonal matrix: shuffle, random signs, cosine transform."""
+    """Turn coordinates by a fixed orthogonal matrix: shuffle, random signs, cosine transform."""
     from scipy.fft import dct
 
     random = np.random.default_rng(0)

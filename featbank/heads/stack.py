@@ -31,13 +31,15 @@ def fit_stack(
 ) -> list[H]:
     """Fit each estimator to its subset of the rows of `Z`, together where that is faster.
 
-    Heads trained by Adam or SGD that share their settings (but learning rate, penalty and seed), the size of their
-    subset and their classes go through one batched program; `_planner` cuts it so that it is not slower than one
-    head after another. Exact heads are solved together per subset. Others are fitted one by one. A head comes out
-    the same in any company, to floating-point tolerance: its mini-batches are drawn by its own `random_state`.
+    Heads trained by Adam or SGD that share their settings (but learning rate, penalty and seed), the size of
+    their subset and their classes go through one batched program; `_planner` cuts it so that it is not slower
+    than one head after another. Exact heads are solved together per subset. Others are fitted one by one. A
+    head comes out the same in any company, to floating-point tolerance: its mini-batches are drawn by its own
+    `random_state`.
 
-    Standardisation is common to the whole sweep: `space` holds the statistics of the rows it was fitted on (the
-    whole training split), not those of each subset. `standardize` and `rotate` of the estimators are not used.
+    Standardisation is common to the whole sweep: `space` holds the statistics of the rows it was fitted on
+    (the whole training split), not those of each subset. `standardize` and `rotate` of the estimators are not
+    used.
 
     Parameters
     ----------
@@ -52,8 +54,8 @@ def fit_stack(
     space : FeatureSpace
         Fitted; becomes each head's `space_`, so that ``predict`` takes original features.
     Z_val, y_val, Z_test, y_test : ndarray and array-like, optional
-        Transformed rows the heads are watched on, as in `SoftmaxClassifier.fit`. For a head whose subset lacks
-        some classes, rows of those classes are left out.
+        Transformed rows the heads are watched on, as in `SoftmaxClassifier.fit`. For a head whose subset
+        lacks some classes, rows of those classes are left out.
 
     Returns
     -------
@@ -63,7 +65,8 @@ def fit_stack(
     Raises
     ------
     InvalidInputError
-        If lengths do not fit, a subset has rows outside `Z` or one class only, or a parameter is out of range.
+        If lengths do not fit, a subset has rows outside `Z` or one class only, or a parameter is out of
+        range.
 
     Warns
     -----
@@ -78,18 +81,21 @@ def fit_stack(
     >>> space = FeatureSpace()
     >>> Z = space.fit_transform(X[:1000])
     >>> subsets = [np.arange(0, 200), np.arange(200, 400)]
-    >>> heads = fit_stack([SoftmaxClassifier(random_state=s) for s in (0, 1)], Z, y[:1000], subsets, space=space)
+    >>> heads = [SoftmaxClassifier(random_state=seed) for seed in (0, 1)]
+    >>> heads = fit_stack(heads, Z, y[:1000], subsets, space=space)
     >>> [head.score(X[1000:], y[1000:]) > 0.8 for head in heads]
     [True, True]
     """
     labels = np.asarray(y)
     if Z.shape != (len(labels), space.n_columns_):
         raise InvalidInputError(
-            f"Z has shape {Z.shape!r}, but y has {len(labels)} labels and the space {space.n_columns_} columns; give "
-            "rows as space.transform returns them"
+            f"Z has shape {Z.shape!r}, but y has {len(labels)} labels and the space {space.n_columns_} "
+            "columns; give rows as space.transform returns them"
         )
     if len(subsets) != len(estimators):
-        raise InvalidInputError(f"{len(estimators)} estimators got {len(subsets)} subsets; give one subset each")
+        raise InvalidInputError(
+            f"{len(estimators)} estimators got {len(subsets)} subsets; give one subset each"
+        )
     rows = [_checked_rows(subset, len(labels), number) for number, subset in enumerate(subsets)]
     watched: list[Evaluation] = []
     if Z_val is not None and y_val is not None:
@@ -107,7 +113,9 @@ def _by_kind(estimators: Sequence[Any]) -> dict[type[Head], list[int]]:
     kinds: dict[type[Head], list[int]] = {}
     for number, estimator in enumerate(estimators):
         if not isinstance(estimator, Head):
-            raise InvalidInputError(f"{estimator!r} is no head of featbank; make one with featbank.heads.make(name)")
+            raise InvalidInputError(
+                f"{estimator!r} is no head of featbank; make one with featbank.heads.make(name)"
+            )
         kinds.setdefault(type(estimator), []).append(number)
     return kinds
 
@@ -116,7 +124,8 @@ def _checked_rows(subset: ArrayLike, n_samples: int, number: int) -> NDArray[np.
     rows = np.asarray(subset)
     if rows.ndim != 1 or rows.dtype.kind not in "iu" or not len(rows):
         raise InvalidInputError(
-            f"subset {number} has shape {rows.shape!r} and dtype {rows.dtype}; give row numbers, one dimension of int"
+            f"subset {number} has shape {rows.shape!r} and dtype {rows.dtype}; give row numbers, one "
+            "dimension of int"
         )
     if rows.min() < 0 or rows.max() >= n_samples:
         raise InvalidInputError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
@@ -76,6 +76,15 @@ def _caught(module: nn.Module, nodes: Sequence[str], images: Tensor) -> dict[str
     if module.__class__.__name__ == "SqueezeNet":
         found["flatten"] = output
     return found
+
+
+@pytest.fixture(autouse=True)
+def fixture_one_thread() -> Iterator[None]:
+    # On images this small, threads that wait for each other cost more than they save.
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("name", backbones.names())

@@ -254,8 +254,8 @@ def test_another_architecture_is_named(tmp_path: Path) -> None:
     assert _refused(path, "squeezenet1_0") == (
         f"weights {str(path)!r} do not fit 'squeezenet1_0': 12 tensors missing ('features.5.squeeze.weight', "
         "'features.5.squeeze.bias', 'features.5.expand1x1.weight' and 9 more), 12 unexpected "
-        "('features.6.squeeze.weight', 'features.6.squeeze.bias', 'features.6.expand1x1.weight' and 9 more), "
-        "10 of another shape ('features.0.weight' is (64, 3, 3, 3), not (96, 3, 7, 7)); "
+        "('features.11.expand1x1.bias', 'features.11.expand1x1.weight', 'features.11.expand3x3.bias' and 9 "
+        "more), 10 of another shape ('features.0.weight' is (64, 3, 3, 3), not (96, 3, 7, 7)); "
         "they fit 'squeezenet1_1': use --backbone squeezenet1_1"
     )
 
@@ -397,8 +397,8 @@ def test_missing_weights_without_network(hub: Path) -> None:
     assert caught.value.exit_code == 3
     assert str(caught.value) == (
         f"no weights for 'vgg16': 'vgg16-397923af.pth' is not in {str(hub)!r} and could not be downloaded "
-        "(<urlopen error [Errno -3] Temporary failure in name resolution>). Three ways out: (1) run once with "
-        "network, or put 'vgg16-397923af.pth' into that folder; (2) --weights FILE.safetensors|.pth; "
+        "(<urlopen error [Errno -3] Temporary failure in name resolution>). Three ways out: (1) run once "
+        "with network, or put 'vgg16-397923af.pth' into that folder; (2) --weights FILE.safetensors|.pth; "
         "(3) --weights random. For a quick try: --backbone minivgg, whose weights are built in"
     )
 

@@ -265,8 +265,8 @@ def test_the_message_names_five_rows_and_counts_the_rest(store, kit):
     with pytest.raises(IncompleteBankError) as caught:
         bank["fc7"][[7, 0, 1, 2, 3, 4, 5, 6, 0]]
     assert str(caught.value) == (
-        "cut 'fc7' has no features of 'caf\\\\xe9\\\\x1b.jpg', '1.jpg', '2.jpg', '3.jpg', '4.jpg' and 2 more: "
-        "the images could not be read, or were gone, when it was extracted; leave these rows out with "
+        "cut 'fc7' has no features of 'caf\\\\xe9\\\\x1b.jpg', '1.jpg', '2.jpg', '3.jpg', '4.jpg' and 2 "
+        "more: the images could not be read, or were gone, when it was extracted; leave these rows out with "
         "bank.rows_ok('fc7') or manifest.rows(), quarantine.jsonl says why"
     )
     np.testing.assert_array_equal(bank["fc7"][7], kit.feature("fc7", kit.digest_of("7")))

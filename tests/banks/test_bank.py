@@ -221,8 +221,8 @@ def test_no_bank_there(tmp_path):
     with pytest.raises(BankNotFoundError) as caught:
         Bank.open(tmp_path / "nowhere")
     assert str(caught.value) == (
-        f"no bank in {str(tmp_path / 'nowhere')!r} (it has no bank.json): `featbank banks ls` lists the banks "
-        f"there are, `featbank extract` makes one"
+        f"no bank in {str(tmp_path / 'nowhere')!r} (it has no bank.json): `featbank banks ls` lists the "
+        f"banks there are, `featbank extract` makes one"
     )
     assert caught.value.exit_code == 3
 
@@ -241,8 +241,9 @@ def test_another_format_version_is_refused(bank, file):
     with pytest.raises(BankFormatError) as caught:
         Bank.open(bank.path)["fc7"]
     assert str(caught.value) == (
-        f"{str(bank.path / file)!r} has format version 2, this featbank reads version 1: install the featbank "
-        f"that wrote it, or extract the bank again with this one (another --cache-dir keeps the old one)"
+        f"{str(bank.path / file)!r} has format version 2, this featbank reads version 1: install the "
+        f"featbank that wrote it, or extract the bank again with this one (another "
+        f"--cache-dir keeps the old one)"
     )
 
 

@@ -1,0 +1,56 @@
+"""``featbank predict``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from featbank.cli._options import CacheDir, Device, Json
+from featbank.cli._output import print_json
+from featbank.manifest import printable
+
+__all__ = ["predict"]
+
+
+def predict(
+    run: Annotated[str, typer.Argument(help="A run's folder or name, or 'last' for the newest.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files, and folders of them.")],
+    head: Annotated[
+        str | None, typer.Option(help="A kept head; the best by validation accuracy by default.")
+    ] = None,
+    top: Annotated[int, typer.Option(help="How many classes to give.")] = 5,
+    weights: Annotated[Path | None, typer.Option(help="The weights file, if it has moved.")] = None,
+    device: Device = None,
+    cache_dir: CacheDir = None,
+    as_json: Json = False,
+) -> None:
+    """Classify images with a fitted head: top classes with probabilities.
+
+    Example: featbank predict last photo.jpg more-photos/
+    """
+    from featbank.prediction import predict as run_prediction
+
+    answers = run_prediction(
+        None if run == "last" else run,
+        images,
+        head=head,
+        top=top,
+        weights=weights,
+        device=device,
+        cache_dir=cache_dir,
+    )
+    if as_json:
+        print_json({"predictions": [asdict(answer) for answer in answers]})
+    else:
+        for answer in answers:
+            if answer.error is not None:
+                said = f"cannot be read: {answer.error}"
+            else:
+                pairs = zip(answer.classes, answer.probabilities, strict=True)
+                said = "  ".join(f"{printable(name)} {100 * share:.1f}%" for name, share in pairs)
+            typer.echo(f"{printable(str(answer.path))}  {said}")
+    if any(answer.error is not None for answer in answers):
+        raise typer.Exit(1)

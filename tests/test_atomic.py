@@ -1,0 +1,265 @@
+"""Whole or absent, whatever the system calls say."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from featbank import _atomic
+from featbank.errors import CacheWriteError
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_write_replaces_in_one_step(tmp_path):
+    path = tmp_path / "x"
+    _atomic.write_file(path, b"one")
+    _atomic.write_file(path, memoryview(b"two"))
+    assert path.read_bytes() == b"two"
+    _atomic.write_file(path, memoryview(np.arange(3, dtype=np.int64)))
+    assert path.read_bytes() == np.arange(3, dtype=np.int64).tobytes()
+    _atomic.write_file(path, b"")
+    assert path.read_bytes() == b""
+    assert names(tmp_path) == ["x"]
+
+
+def test_a_short_write_goes_on(tmp_path, monkeypatch):
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, data: real(descriptor, data[:3]))
+    _atomic.write_file(tmp_path / "x", b"0123456789")
+    assert (tmp_path / "x").read_bytes() == b"0123456789"
+
+
+@pytest.mark.parametrize("call", ["open", "write", "fsync", "replace"])
+def test_a_failed_call_leaves_the_old_file(tmp_path, monkeypatch, call):
+    path = tmp_path / "x"
+    path.write_bytes(b"old")
+
+    def fails(*args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, call, fails)
+    with pytest.raises(CacheWriteError) as caught:
+        _atomic.write_file(path, b"new")
+    monkeypatch.undo()
+    assert str(caught.value) == (
+        f"cannot write {str(path)!r} (No space left on device): the disk is full; free some space and run "
+        f"the same command again, it resumes"
+    )
+    assert caught.value.errno == errno.ENOSPC
+    assert path.read_bytes() == b"old"
+    assert names(tmp_path) == ["x"]
+
+
+def test_file_is_durable_before_it_has_its_name(tmp_path, monkeypatch):
+    calls = []
+    for call in ("write", "fsync", "replace"):
+        real = getattr(os, call)
+        monkeypatch.setattr(
+            os, call, lambda *args, real=real, call=call: (calls.append(call), real(*args))[1]
+        )
+    _atomic.write_file(tmp_path / "x", b"data")
+    assert calls == ["write", "fsync", "replace", "fsync"]
+
+
+def test_an_interrupt_leaves_nothing(tmp_path, monkeypatch):
+    def interrupt(descriptor):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        _atomic.write_file(tmp_path / "x", b"data")
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (
+            errno.EACCES,
+            "no permission to write there; choose another place with --cache-dir or FEATBANK_CACHE",
+        ),
+        (
+            errno.EROFS,
+            "the file system is read-only; choose another place with --cache-dir or FEATBANK_CACHE",
+        ),
+        (
+            errno.EDQUOT,
+            "the disk quota is used up; free some space and run the same command again, it resumes",
+        ),
+        (errno.EIO, "run the same command again once the cause is gone, it resumes"),
+    ],
+)
+def test_the_message_says_what_to_do(tmp_path, monkeypatch, number, advice):
+    def fails(*args, **kwargs):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "mkdir", fails)
+    with pytest.raises(CacheWriteError) as caught:
+        _atomic.make_folder(tmp_path / "a")
+    assert str(caught.value) == f"cannot write {str(tmp_path / 'a')!r} ({os.strerror(number)}): {advice}"
+
+
+def test_make_folder(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(_atomic, "fsync_folder", synced.append)
+    assert _atomic.make_folder(tmp_path / "a" / "b") == tmp_path / "a" / "b"
+    assert synced == [tmp_path, tmp_path / "a"]
+    _atomic.make_folder(tmp_path / "a" / "b")
+    assert len(synced) == 2
+
+
+@pytest.mark.parametrize("below", [".", "x", "x/y"])
+def test_no_folder_where_a_file_stands(tmp_path, below):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(CacheWriteError, match="a file stands where a folder is needed; choose another place"):
+        _atomic.make_folder(tmp_path / "file" / below)
+
+
+def test_a_folder_that_cannot_be_looked_into_is_an_error_of_ours(tmp_path, monkeypatch):
+    def forbidden(path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "exists", forbidden)
+    with pytest.raises(CacheWriteError, match="no permission to write there"):
+        _atomic.make_folder(tmp_path / "x")
+
+
+def test_json(tmp_path):
+    path = tmp_path / "x.json"
+    value = {"b": [1, 2.5, None], "a": "é", "path": "caf\udce9"}
+    _atomic.write_json(path, value)
+    assert json.loads(path.read_bytes().decode("utf-8", "surrogateescape")) == value
+    assert path.read_bytes().endswith(b"}\n")
+    with pytest.raises(ValueError, match="JSON compliant"):
+        _atomic.write_json(path, float("nan"))
+
+
+def test_canonical_json_is_one_text_per_value():
+    assert (
+        _atomic.canonical_json({"b": 1, "a": ["é", "\udce9", 1.0]})
+        == b'{"a":["\\u00e9","\\udce9",1.0],"b":1}'
+    )
+    assert _atomic.canonical_json({"a": 1, "b": 2}) == _atomic.canonical_json({"b": 2, "a": 1})
+    with pytest.raises(ValueError, match="JSON compliant"):
+        _atomic.canonical_json([float("inf")])
+
+
+def test_digests(tmp_path):
+    (tmp_path / "x").write_bytes(b"abc")
+    want = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert _atomic.sha256(b"abc") == _atomic.file_digest(tmp_path / "x") == want
+
+
+def leave(folder, name, pid, host=None, random="0123456789ab"):
+    path = folder / f".tmp-{name}-{host or _atomic.host_name()}-{pid}-{random}"
+    path.write_bytes(b"half")
+    return path
+
+
+def test_stale_temporaries_are_removed_and_others_are_not(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    gone = leave(tmp_path, "x.h5", dead.pid)
+    huge = leave(tmp_path, "x.h5", 10**30)
+    folder = tmp_path / f".tmp-bank-{_atomic.host_name()}-{dead.pid}-0123456789ab"
+    (folder / "cut").mkdir(parents=True)
+    (folder / "cut" / "shard").write_bytes(b"x")
+    kept = {
+        leave(tmp_path, "x.h5", os.getpid()),
+        leave(tmp_path, "x.h5", 1),
+        leave(tmp_path, "x.h5", dead.pid, host="elsewhere"),
+        leave(tmp_path, "x.h5", dead.pid, random="short"),
+        tmp_path / ".tmp-mine",
+    }
+    (tmp_path / ".tmp-mine").write_text("x")
+    assert _atomic.remove_stale_temporaries(tmp_path) == 3
+    assert set(tmp_path.iterdir()) == kept
+    assert not gone.exists()
+    assert not huge.exists()
+
+
+def test_a_link_to_a_folder_is_removed_but_not_followed(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "x").write_text("mine")
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    link = tmp_path / f".tmp-bank-{_atomic.host_name()}-{dead.pid}-0123456789ab"
+    link.symlink_to(tmp_path / "data")
+    assert _atomic.remove_stale_temporaries(tmp_path) == 1
+    assert (tmp_path / "data" / "x").read_text() == "mine"
+
+
+def test_what_write_file_leaves_is_known_as_its_own(tmp_path):
+    code = (
+        "import os, sys, pathlib; from featbank import _atomic\n"
+        "os.fsync = lambda descriptor: os.kill(os.getpid(), 9)\n"
+        "_atomic.write_file(pathlib.Path(sys.argv[1]), b'x')"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / ("long" * 50))], check=False)
+    assert done.returncode == -9
+    assert len(names(tmp_path)) == 1
+    assert _atomic.remove_stale_temporaries(tmp_path) == 1
+    assert names(tmp_path) == []
+
+
+def test_publish_and_set_aside(tmp_path):
+    path = tmp_path / "x"
+    temporary = _atomic.temporary_path(path)
+    temporary.write_text("new")
+    _atomic.publish(temporary, path)
+    assert path.read_text() == "new"
+    folder = _atomic.temporary_path(tmp_path / "folder")
+    folder.mkdir()
+    _atomic.publish(folder, tmp_path / "folder")
+    assert names(tmp_path) == ["folder", "x"]
+    aside = _atomic.set_aside(path)
+    assert aside.read_text() == "new"
+    assert not path.exists()
+    assert _atomic._TEMPORARY.search(aside.name)["pid"] == str(os.getpid())
+    with pytest.raises(CacheWriteError):
+        _atomic.set_aside(path)
+    with pytest.raises(CacheWriteError):
+        _atomic.publish(path, tmp_path / "y")
+
+
+def test_a_lock_keeps_others_out(tmp_path):
+    order = []
+
+    def other():
+        with _atomic.locked(tmp_path / "lock"):
+            order.append("other")
+
+    with _atomic.locked(tmp_path / "lock"):
+        thread = threading.Thread(target=other)
+        thread.start()
+        time.sleep(0.1)
+        order.append("mine")
+    thread.join()
+    assert order == ["mine", "other"]
+
+
+def test_a_dead_process_holds_no_lock(tmp_path):
+    code = (
+        "import os, sys, pathlib; from featbank import _atomic\n"
+        "with _atomic.locked(pathlib.Path(sys.argv[1])): os.kill(os.getpid(), 9)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path / "lock")], check=False).returncode == -9
+    with _atomic.locked(tmp_path / "lock"):
+        pass
+
+
+def test_a_lock_that_cannot_be_is_an_error_of_ours(tmp_path):
+    with pytest.raises(CacheWriteError), _atomic.locked(tmp_path / "nothing" / "lock"):
+        pass
