@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featbank._registry import nearest
-from featbank.errors import InvalidInputError, RunError
+from featbank.errors import InvalidInputError
 from featbank.metrics import PowerLaw
 from featbank.plots import ConfusionDisplay, CurveDisplay, CutsDisplay, HistoryDisplay, TemperatureDisplay
 from featbank.runs import Run
@@ -99,7 +99,7 @@ def history(run: Run, head: str | None = None) -> HistoryDisplay:
     InvalidInputError
         If the head was not trained in epochs.
     """
-    entry = _entry(run, head)
+    entry = run.entry(head)
     histories = run.histories()
     if entry["name"] not in histories:
         known = ", ".join(histories) or "none"
@@ -122,7 +122,7 @@ def temperature(run: Run, n_per_class: float | None = None) -> TemperatureDispla
 
 def confusion(run: Run, head: str | None = None) -> ConfusionDisplay:
     """Confusion matrix of a kept head on the test rows; the best by validation accuracy by default."""
-    entry = _entry(run, head)
+    entry = run.entry(head)
     return ConfusionDisplay(
         run.confusion(entry["name"]), run.classes, title=f"{_title(run)}: {entry['name']}"
     )
@@ -130,15 +130,6 @@ def confusion(run: Run, head: str | None = None) -> ConfusionDisplay:
 
 def _title(run: Run) -> str:
     return f"{run.source['dataset']}, {run.source['backbone']}"
-
-
-def _entry(run: Run, head: str | None) -> dict[str, Any]:
-    if head is None:
-        return run.best_head()
-    entries = {entry["name"]: entry for entry in run.heads()}
-    if head not in entries:
-        raise RunError(f"run {run.name!r} has no head {head!r}; it has {nearest(head, entries)}")
-    return entries[head]
 
 
 #: Kind of figure -> what makes it from one run.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -132,11 +131,9 @@ def _out_of_place(node: fx.Node) -> None:
         if hasattr(Tensor, node.target[:-1]):
             node.target = node.target[:-1]
     elif node.op == "call_function" and callable(node.target):
+        # torch.nn.functional hands the flag over by keyword, however it was called.
         if node.kwargs.get("inplace") is True:
             node.kwargs = {**node.kwargs, "inplace": False}
-        position = _inplace_position(node.target)
-        if position is not None and position < len(node.args) and node.args[position] is True:
-            node.args = (*node.args[:position], False, *node.args[position + 1 :])
         node.target = _FUNCTIONS.get(node.target, node.target)
 
 
@@ -148,14 +145,6 @@ _FUNCTIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     nn.functional.leaky_relu_: nn.functional.leaky_relu,
     nn.functional.hardtanh_: nn.functional.hardtanh,
 }
-
-
-def _inplace_position(function: Callable[..., Any]) -> int | None:
-    try:
-        names = list(inspect.signature(function).parameters)
-    except (TypeError, ValueError):  # built-in functions say nothing of their arguments
-        return None
-    return names.index("inplace") if "inplace" in names else None
 
 
 @dataclass(frozen=True)
@@ -226,9 +215,6 @@ def count(graph: fx.GraphModule, image_size: int, owner: str, *, strict: bool = 
             setattr(meta, node.target, getattr(meta, node.target).to("meta"))
     flops = FlopCounterMode(display=False)
     counter = _Counter(meta, flops)
-    # The fused attention kernel is opaque to the counter.
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
     try:
         with torch.no_grad(), flops:
             one = counter.run(torch.empty(1, 3, image_size, image_size, device="meta"))
@@ -239,8 +225,6 @@ def count(graph: fx.GraphModule, image_size: int, owner: str, *, strict: bool = 
             f"images of {image_size}x{image_size} pixels do not pass through {owner!r} "
             f"({_first_line(error)}); pass another image_size"
         ) from error
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
     shapes = {}
     for name, features in three.items():
         if _per_image(one[name], features):

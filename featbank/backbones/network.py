@@ -22,7 +22,7 @@ class TruncatedNetwork(nn.Module):
     Parameters
     ----------
     graph : torch.nn.Module
-        Maps a batch to one tensor per cut name.
+        Maps a batch to one tensor per cut name, in the order of `nodes`.
     nodes : mapping of str to str
         Cut name -> graph node, in the order the outputs are wanted.
     shapes : mapping of str to tuple of int
@@ -88,8 +88,8 @@ class TruncatedNetwork(nn.Module):
             One entry per cut, in the order the cuts were asked for. Two entries may share memory
             (a flattened vector and what it was flattened from); none is overwritten later in the pass.
         """
-        features = self.graph(batch)
-        return {cut: features[cut] for cut in self.nodes}
+        features: dict[str, Tensor] = self.graph(batch)
+        return features
 
 
 def truncate(

@@ -341,6 +341,8 @@ class Extraction:
 
 def _proved(bank: Path, cuts: Sequence[str]) -> dict[str, float] | None:
     """Return the errors a bank's cuts were proved at, or None if one of them has not been."""
+    if not bank.is_dir():
+        return None
     try:
         opened = Bank.open(bank, check="size")
     except BankNotFoundError:

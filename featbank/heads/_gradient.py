@@ -25,8 +25,9 @@ class GradientHead(ProbabilisticHead):
     Attributes
     ----------
     history_ : dict of str to ndarray of float64, shape (n_epochs_,)
-        ``train_loss``, ``train_accuracy`` and, where such rows were given, ``val_...`` and ``test_...``,
-        measured after each epoch; ``lr``, the learning rate the epoch began with.
+        ``train_loss`` and ``train_accuracy`` over the epoch's mini-batches, while the weights moved; where
+        such rows were given, ``val_...`` and ``test_...`` after the epoch; ``lr``, the rate the epoch began
+        with.
     n_epochs_, best_epoch_ : int
         Epochs trained; the epoch, counted from 1, that was best (0 if none).
     converged_ : bool
@@ -35,7 +36,7 @@ class GradientHead(ProbabilisticHead):
     """
 
     solver: str
-    lr: float
+    lr: float | None
     annealing: str
     annealing_epochs: float
     anneal_per: Literal["epoch", "step"]
@@ -49,6 +50,7 @@ class GradientHead(ProbabilisticHead):
     restore: Literal["best", "last"]
     random_state: Any
     device: str
+    lr_: float
     weights_: list[NDArray[Any]]
     history_: dict[str, NDArray[np.float64]]
     n_epochs_: int
@@ -75,6 +77,10 @@ class GradientHead(ProbabilisticHead):
             dropout=self.dropout,
             restore=self.restore,
         )
+
+    def _rate(self, n_columns: int) -> float:
+        """Return the learning rate to start with in a space of so many columns."""
+        return 1e-3 if self.lr is None else float(self.lr)
 
     def _seed(self) -> int:
         return int(check_random_state(self.random_state).randint(2**31 - 1))
@@ -158,7 +164,7 @@ class GradientHead(ProbabilisticHead):
         )
         self.failed_ = None
         losses = trained.history["train_loss"]
-        settings = f"lr={self.lr!r}, solver={self.solver!r}, {space.n_columns_} columns"
+        settings = f"lr={self.lr_:.4g}, solver={self.solver!r}, {space.n_columns_} columns"
         if trained.stop_reason == "not finite":
             kept = (
                 f"the weights kept are those of epoch {trained.best_epoch}"
@@ -187,7 +193,7 @@ class GradientHead(ProbabilisticHead):
         )
 
     def _fitted_facts(self) -> dict[str, Any]:
-        names = ("failed_", "n_epochs_", "best_epoch_", "converged_", "stop_reason_", "n_iter_")
+        names = ("failed_", "n_epochs_", "best_epoch_", "converged_", "stop_reason_", "n_iter_", "lr_")
         return {name: getattr(self, name) for name in names if hasattr(self, name)}
 
     def _logits(self, Z: NDArray[Any]) -> NDArray[np.float64]:
@@ -211,7 +217,13 @@ def check_parameters(head: GradientHead) -> None:
         faults.append(f"monitor={head.monitor!r} (allowed: 'accuracy', 'loss')")
     if head.restore not in ("best", "last"):
         faults.append(f"restore={head.restore!r} (allowed: 'best', 'last')")
-    for name in ("lr", "annealing_epochs", "max_epochs", "tolerance_epochs", "batch_size"):
+    for name in (
+        *(() if head.lr is None else ("lr",)),
+        "annealing_epochs",
+        "max_epochs",
+        "tolerance_epochs",
+        "batch_size",
+    ):
         if not getattr(head, name) > 0:
             faults.append(f"{name}={getattr(head, name)!r} (allowed: more than 0)")
     for name in ("alpha", "tol"):
@@ -244,7 +256,8 @@ def fit_gradient_heads(
         classes, codes = find_classes(y[rows])
         signature = repr(classes.tolist()).encode()
         classes_of[signature] = classes
-        job = Job(np.asarray(rows, dtype=np.int64), codes, float(head.lr), float(head.alpha), head._seed())
+        head.lr_ = rate = head._rate(Z.shape[1])
+        job = Job(np.asarray(rows, dtype=np.int64), codes, rate, float(head.alpha), head._seed())
         key = (head._recipe(), len(rows), signature, head.device)
         groups.setdefault(key, []).append((head, job))
     shared: dict[str, torch.Tensor] = {}

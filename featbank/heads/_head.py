@@ -120,7 +120,7 @@ class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lear
 
     @abstractmethod
     def _stored(self) -> tuple[dict[str, NDArray[Any]], FeatureSpace]:
-        """Return the arrays a file must hold, and the space they belong to (lighter than `space_` if can be)."""
+        """Return the arrays a file must hold, and the space they belong to, the lighter the better."""
 
     @abstractmethod
     def _take_stored(self, tensors: dict[str, NDArray[Any]]) -> None:

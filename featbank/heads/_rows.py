@@ -126,18 +126,19 @@ def moments(source: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """
     p = count_columns(source)
     mean, squares, count = np.zeros(p), np.zeros(p), 0
-    for _, slab in _slabs(source):
-        m = len(slab)
-        step = _column_step(m, 8)
-        for start in range(0, p, step):
-            block = slab[:, start : start + step].astype(np.float64)
-            average = block.mean(axis=0)
-            block -= average
-            here = slice(start, start + step)
-            shift = average - mean[here]
-            squares[here] += np.einsum("ij,ij->j", block, block) + shift**2 * (count * m / (count + m))
-            mean[here] += shift * (m / (count + m))
-        count += m
+    with np.errstate(invalid="ignore", over="ignore"):  # told below, with advice
+        for _, slab in _slabs(source):
+            m = len(slab)
+            step = _column_step(m, 8)
+            for start in range(0, p, step):
+                block = slab[:, start : start + step].astype(np.float64)
+                average = block.mean(axis=0)
+                block -= average
+                here = slice(start, start + step)
+                shift = average - mean[here]
+                squares[here] += np.einsum("ij,ij->j", block, block) + shift**2 * (count * m / (count + m))
+                mean[here] += shift * (m / (count + m))
+            count += m
     if not (np.isfinite(mean).all() and np.isfinite(squares).all()):
         bad = int((~np.isfinite(mean) | ~np.isfinite(squares)).sum())
         raise InvalidInputError(

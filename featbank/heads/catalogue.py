@@ -169,10 +169,10 @@ batch_size, alpha, dropout, restore, hidden_units, C, n_neighbors, standardize, 
     --------
     >>> make("linear", lr=0.01, random_state=0)
     SoftmaxClassifier(lr=0.01, random_state=0)
-    >>> make("ncm", hidden_units=10)
+    >>> make("ncm", lr=1.0)
     Traceback (most recent call last):
         ...
-    featbank.errors.InvalidInputError: head 'ncm' has no parameter 'hidden_units'; it has 'standardize', 'rotate'
+    featbank.errors.InvalidInputError: head 'ncm' has no parameter 'lr'; it has 'standardize', 'rotate'
     """
     given = {
         "solver": solver,

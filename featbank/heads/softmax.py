@@ -17,6 +17,12 @@ from featbank.heads.space import FeatureSpace
 __all__ = ["SoftmaxClassifier"]
 
 
+#: Learning rate in spaces of `BASE_COLUMNS` columns of variance 1 or more, and the largest taken without asking.
+BASE_RATE = 1e-3
+BASE_COLUMNS = 1024
+LARGEST_RATE = 0.02
+
+
 class SoftmaxClassifier(GradientHead):
     """Softmax regression on standardised features.
 
@@ -30,11 +36,12 @@ class SoftmaxClassifier(GradientHead):
     Parameters
     ----------
     solver : {"adam", "sgd", "lbfgs"}, default="adam"
-    lr : float, default=1e-3
-        Learning rate at the start. Adam and SGD only, as all below but `C` and the space.
+    lr : float or None, default=None
+        Learning rate at the start. None: 1e-3, and more where there are few columns to move a logit by, in
+        proportion to 1,024 / n_columns (for Adam up to 0.02); the rate taken is in `lr_`. Adam and SGD only, as all below but `C` and the space.
     annealing : {"inverse-time", "cosine", "step", "constant"}, default="inverse-time"
-        ``lr / (1 + t/T)`` with t in epochs and T = `annealing_epochs`; half a cosine wave over `max_epochs`; a
-        tenth every T epochs; no change.
+        ``lr / (1 + t/T)`` with t in epochs and T = `annealing_epochs`; half a cosine wave over `max_epochs`;
+        a tenth every T epochs; no change.
     annealing_epochs : float, default=10
     anneal_per : {"epoch", "step"}, default="epoch"
         How often the rate changes.
@@ -72,12 +79,16 @@ class SoftmaxClassifier(GradientHead):
         In units of the original features.
     intercept_ : ndarray of float64, shape (n_classes,) or (1,)
     history_ : dict of str to ndarray of float64, shape (n_epochs_,)
-        ``train_loss``, ``train_accuracy``, the same for ``val`` and ``test`` where given, and ``lr``.
+        ``train_loss`` and ``train_accuracy`` over the epoch's mini-batches, while the weights moved;
+        ``val_loss``, ``val_accuracy``, ``test_...`` after the epoch, where such rows were given; ``lr``, the
+        rate the epoch began with. One entry, at the optimum, for lbfgs.
     n_epochs_, best_epoch_ : int
     converged_ : bool
     stop_reason_ : {"tolerance", "max_epochs", "not finite", "optimum"}
     failed_ : str or None
         Why the fit came to nothing.
+    lr_ : float
+        The learning rate at the start.
     space_ : FeatureSpace
 
     References
@@ -88,7 +99,7 @@ class SoftmaxClassifier(GradientHead):
     --------
     >>> from sklearn.datasets import load_iris
     >>> X, y = load_iris(return_X_y=True)
-    >>> head = SoftmaxClassifier(lr=0.01, random_state=0).fit(X, y)
+    >>> head = SoftmaxClassifier(random_state=0).fit(X, y)
     >>> head.score(X, y) > 0.9, head.coef_.shape
     (True, (3, 4))
     """
@@ -99,7 +110,7 @@ class SoftmaxClassifier(GradientHead):
         self,
         *,
         solver: Literal["adam", "sgd", "lbfgs"] = "adam",
-        lr: float = 1e-3,
+        lr: float | None = None,
         annealing: Literal["inverse-time", "cosine", "step", "constant"] = "inverse-time",
         annealing_epochs: float = 10,
         anneal_per: Literal["epoch", "step"] = "epoch",
@@ -135,6 +146,12 @@ class SoftmaxClassifier(GradientHead):
         self.restore = restore
         self.random_state = random_state
         self.device = device
+
+    def _rate(self, n_columns: int) -> float:
+        if self.lr is not None:
+            return float(self.lr)
+        rate = BASE_RATE * max(1.0, BASE_COLUMNS / n_columns)
+        return rate if self.solver == "sgd" else min(rate, LARGEST_RATE)
 
     @classmethod
     def _fit_many(
@@ -189,7 +206,8 @@ class SoftmaxClassifier(GradientHead):
         logits = np.empty((len(X), weights.shape[1]))
         for rows, block in self.space_.standardized_blocks(X):
             logits[rows] = block.astype(np.float64) @ weights
-        return logits + self.weights_[1]
+        logits += self.weights_[1]
+        return logits
 
     @property
     def coef_(self) -> NDArray[np.float64]:

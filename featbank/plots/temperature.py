@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 __all__ = ["TemperatureDisplay"]
 
 
+def _darker(color: str) -> str:
+    """Return `color` mixed with as much black."""
+    from matplotlib.colors import to_hex, to_rgb
+
+    red, green, blue = to_rgb(color)
+    return to_hex((red / 2, green / 2, blue / 2))
+
+
 class TemperatureDisplay(Display):
     """Accuracy of the best and of the final epoch against the softmax temperature T.
 
@@ -109,8 +117,11 @@ class TemperatureDisplay(Display):
                 entries += [_style.heading(f"Head {printable(head)}")]
                 color = _style.OKABE_ITO[of % len(_style.OKABE_ITO)]
                 for at, (name, keys) in enumerate(self.lines.items()):
-                    look = {
-                        "color": color,
+                    look: dict[str, Any] = {
+                        # Where the last epoch is the best, the lines coincide: both must be seen.
+                        "color": _darker(color) if at else color,
+                        "linewidth": 1.4 if at else 2.6,
+                        "markersize": 4.5 if at else 7.5,
                         "marker": _style.MARKERS[of % len(_style.MARKERS)],
                         "linestyle": _style.DASHES[at],
                         "markerfacecolor": "white" if at else color,

@@ -76,7 +76,8 @@ class PretrainedWeights:
 
         tensors = {}
         for name, values in self.state.items():
-            small = values.astype(np.float16) if values.dtype == np.float32 else values
+            with np.errstate(over="ignore"):  # told below, with the tensor's name
+                small = values.astype(np.float16) if values.dtype == np.float32 else values
             if not np.isfinite(small).all():
                 raise WeightsError(
                     f"{name!r} does not fit float16 (largest value {np.abs(values).max():.3g})"

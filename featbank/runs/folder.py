@@ -16,7 +16,7 @@ from featbank.errors import InvalidInputError, RunError, RunNotFoundError
 from featbank.manifest import printable
 from featbank.metrics import confusion_matrix
 from featbank.sweep import FitResult, KeptHead, Predictions, SweepGroup, SweepResult
-from featbank.sweep.results import fits_from_csv, fits_to_csv
+from featbank.sweep.records import fits_from_csv, fits_to_csv
 
 __all__ = ["FORMAT", "RUN_FILE", "Run"]
 
@@ -100,7 +100,8 @@ class Run:
         """Where its features come from, as JSON values.
 
         ``bank``, ``key_digest``, ``dataset``, ``backbone``, ``weights``, ``weights_path``,
-        ``weights_sha256``, ``transform``, ``image_size``, ``precision``, ``provenance``.
+        ``weights_sha256``, ``random_state``, ``transform``, ``image_size``, ``precision``, ``dtype``,
+        ``batch_size``, ``provenance``.
         """
         return dict(self.facts["source"])
 
@@ -224,7 +225,19 @@ class Run:
             raise RunError(f"run {printable(self.name)!r} kept no head; fit again with --save-heads best")
         return max(saved, key=lambda one: one["val_top1"] or 0.0)
 
-    def _entry(self, name: str | None) -> dict[str, Any]:
+    def entry(self, name: str | None = None) -> dict[str, Any]:
+        """Return what `heads` says of one kept head.
+
+        Parameters
+        ----------
+        name : str, optional
+            Its name; by default the best one, see `best_head`.
+
+        Raises
+        ------
+        RunError
+            If there is no such head.
+        """
         if name is None:
             return self.best_head()
         for one in self.heads():
@@ -248,7 +261,7 @@ class Run:
         """
         from featbank.heads import load_head
 
-        entry = self._entry(name)
+        entry = self.entry(name)
         if not entry["saved"]:
             raise RunError(
                 f"head {entry['name']!r} is an estimator of your own, which featbank does not save"
@@ -267,7 +280,7 @@ class Run:
         RunError
             If there is no such head, or its file is missing or damaged.
         """
-        entry = self._entry(name)
+        entry = self.entry(name)
         file = f"predictions/{entry['name']}.json"
         found = self._json(file, None)
         if found is None:

@@ -17,7 +17,8 @@ from featbank import heads as head_catalogue
 from featbank._registry import nearest
 from featbank.errors import FitWarning, InvalidInputError
 from featbank.metrics import expected_calibration_error, top_k_accuracy
-from featbank.sweep.results import FitResult, KeptHead, Predictions, SweepGroup
+from featbank.sweep.records import FitResult
+from featbank.sweep.results import KeptHead, Predictions, SweepGroup
 
 if TYPE_CHECKING:
     from featbank.heads import FeatureSpace

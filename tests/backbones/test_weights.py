@@ -206,6 +206,21 @@ def test_networks_without_a_table_load_files_too(name: str, tmp_path: Path) -> N
     assert _equal(load_backbone(name, weights=tmp_path / "w.safetensors").module, state)
 
 
+def test_a_buffer_that_no_file_holds_is_computed(
+    state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(n_classes: int) -> torch.nn.Module:
+        module = build_minivgg(n_classes)
+        module.register_buffer("ramp", torch.arange(4.0), persistent=False)
+        return module
+
+    monkeypatch.setattr("featbank.backbones.minivgg.build_minivgg", build)
+    save_file(state, tmp_path / "w.safetensors")
+    module = load_backbone("minivgg", weights=tmp_path / "w.safetensors").module
+    assert torch.equal(module.get_buffer("ramp"), torch.arange(4.0))
+    assert _equal(module, state)
+
+
 # --- random
 
 

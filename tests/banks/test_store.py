@@ -135,13 +135,14 @@ def test_resolve_says_what_fits(three, store):
     with pytest.raises(InvalidInputError) as caught:
         store.resolve("digits")
     assert str(caught.value) == (
-        "bank 'digits' fits 2 banks: 'digits/vgg16-bad21be9', 'digits/minivgg-24f23756'; give more of the name"
+        "bank 'digits' fits 2 banks: 'digits/vgg16-bad21be9', 'digits/minivgg-24f23756'; "
+        "give more of the name"
     )
     with pytest.raises(BankNotFoundError) as missing:
         store.resolve("digets")
     assert str(missing.value) == (
-        f"no bank 'digets' in {str(store.root)!r}, there are: 'digits/vgg16-bad21be9', "
-        f"'digits/minivgg-24f23756', 'shapes/vgg16-6dd0ce58'; `featbank extract` makes one"
+        f"no bank 'digets' in {str(store.root)!r}, there are: 'digits/minivgg-24f23756', "
+        f"'digits/vgg16-bad21be9', 'shapes/vgg16-6dd0ce58'; `featbank extract` makes one"
     )
     for wrong in ("", store.root / "digits", store.root / "nothing"):
         with pytest.raises(BankNotFoundError):

@@ -44,6 +44,12 @@ def test_error_by_hand():
     assert expected_calibration_error([5, 7, 5, 7], probabilities, labels=[5, 7]) == pytest.approx(0.15)
 
 
+def test_bins_are_open_to_the_left():
+    """0.74 and 0.80 share the bin (11/15, 12/15]; one of the two answers is right."""
+    error = expected_calibration_error([0, 1], [[0.74, 0.26], [0.80, 0.20]])
+    assert error == pytest.approx(abs(1 - 1.54) / 2)
+
+
 @pytest.mark.parametrize("factor", [0.25, 1.0, 3.0])
 def test_temperature_undoes_a_scaling(honest, factor):
     y, logits = honest

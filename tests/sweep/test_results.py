@@ -10,7 +10,7 @@ import pytest
 
 from featbank.errors import InvalidInputError
 from featbank.sweep import FitResult, SweepResult
-from featbank.sweep.results import COLUMNS, fits_from_csv, fits_to_csv
+from featbank.sweep.records import COLUMNS, fits_from_csv, fits_to_csv
 
 FC7, POOL = ("fc7", "softmax", None), ("block4_pool", "softmax", None)
 

@@ -189,7 +189,7 @@ def test_test_rows_change_nothing_but_the_test_figures(bank):
             b.best_epoch,
             b.n_epochs,
         )
-        assert a.top1 > 0.7 > 0.3 > b.top1
+        assert a.top1 > 0.5 > 0.3 > b.top1
     assert [one.name for one in first.heads] == [one.name for one in second.heads]
 
 
@@ -205,7 +205,7 @@ def test_real_heads_learn_and_every_figure_is_filled(bank):
     for fit in result.fits:
         assert fit.status == "ok"
         assert (fit.n_train, fit.n_features, fit.temperature) == (24, 12, None)
-        assert fit.top1 > 0.8
+        assert fit.top1 > 0.6
         if fit.head != "ncm":
             assert fit.top5 == fit.val_top5 == 1.0
             assert fit.best_top1 == pytest.approx(fit.top1)  # the weights kept are those of the best epoch

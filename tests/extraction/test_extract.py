@@ -1,0 +1,440 @@
+"""The one pass: what is pushed, where it lands, and what becomes of files that change, vanish or break."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from featbank.backbones import TruncatedNetwork, load_backbone
+from featbank.banks import Bank
+from featbank.datasets import decode_image
+from featbank.errors import CacheWriteError, FeatureOverflowError, InvalidInputError, UnknownNameError
+from featbank.extraction import extract
+
+Folder = Callable[..., Path]
+SavePhoto = Callable[..., None]
+
+
+def run(data: Any, cache: Path, cuts: tuple[str, ...] = ("block2_pool", "fc7"), **options: Any) -> Any:
+    options = {"backbone": "minivgg", "weights": "random", "precision": "float32", **options}
+    return extract(data, cuts=cuts, cache_dir=cache, **options)
+
+
+@pytest.fixture
+def pushed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Count what really goes through the network: one entry per forward, its batch size."""
+    batches: list[int] = []
+    forward = TruncatedNetwork.forward
+
+    def counting(self: TruncatedNetwork, batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        if batch.device.type != "meta":
+            batches.append(len(batch))
+        return forward(self, batch)
+
+    monkeypatch.setattr(TruncatedNetwork, "forward", counting)
+    return batches
+
+
+def test_a_second_extraction_pushes_nothing(photo_folder: Folder, tmp_path: Path, pushed: list[int]) -> None:
+    data, cache = photo_folder(), tmp_path / "cache"
+    first = run(data, cache)
+    assert (first.rows, first.pushed, first.skipped, first.quarantined) == (18, 18, 0, 0)
+    assert pushed == [32]  # one padded batch for both cuts
+    pushed.clear()
+    again = run(data, cache)
+    assert (again.rows, again.pushed, again.skipped, again.quarantined) == (18, 0, 18, 0)
+    assert pushed == []
+    assert again.bank == first.bank
+
+
+def test_auto_precision_is_proved_once(photo_folder: Folder, tmp_path: Path, pushed: list[int]) -> None:
+    data, cache = photo_folder(), tmp_path / "cache"
+    run(data, cache, precision="auto")
+    pushed.clear()
+    assert run(data, cache, precision="auto").pushed == 0
+    assert pushed == []
+
+
+def test_rows_land_where_the_manifest_says(photo_folder: Folder, tmp_path: Path) -> None:
+    """Each row equals what a hook in the untouched network sees for the file of that id."""
+    data = photo_folder(n_per_class=15)
+    result = run(data, tmp_path / "cache", cuts=("block3_pool",), dtype="float32", batch_size=4)
+    bank = Bank.open(result.bank)
+    backbone = load_backbone("minivgg", weights="random")
+    caught: list[torch.Tensor] = []
+    backbone.module.get_submodule("features.23").register_forward_hook(
+        lambda *args: caught.append(args[2].clone())
+    )
+    for row, identity in enumerate(bank.manifest.ids):
+        image = decode_image((data / os.fsdecode(identity)).read_bytes())
+        batch = torch.from_numpy(backbone.preprocessing.apply_geometry(image))[None]
+        with torch.inference_mode():
+            backbone.module(backbone.preprocessing.normalise(batch))
+        np.testing.assert_allclose(bank["block3_pool"][row], caught.pop()[0].numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_features_do_not_depend_on_workers(photo_folder: Folder, tmp_path: Path, workers: int) -> None:
+    data = photo_folder()
+    one = run(data, tmp_path / "one", batch_size=4, workers=1)
+    other = run(data, tmp_path / "other", batch_size=4, workers=workers)
+    assert shard_bytes(one.bank) == shard_bytes(other.bank)
+
+
+def test_features_do_not_depend_on_the_batch_size(photo_folder: Folder, tmp_path: Path) -> None:
+    data = photo_folder()
+    small = Bank.open(run(data, tmp_path / "cache", batch_size=3).bank)
+    large = Bank.open(run(data, tmp_path / "cache", batch_size=16).bank)
+    assert small.path != large.path  # part of the key: the last bit may differ
+    np.testing.assert_allclose(small.features("fc7"), large.features("fc7"), rtol=2e-3, atol=1e-4)
+
+
+def shard_bytes(bank: Path) -> dict[str, bytes]:
+    """Every file of a bank but those that hold a time of day or a duration."""
+    files = (path for path in bank.rglob("*") if path.is_file())
+    return {
+        str(path.relative_to(bank)): path.read_bytes()
+        for path in files
+        if path.suffix == ".h5" or path.name == "quarantine.jsonl"
+    }
+
+
+def test_an_interrupted_extraction_resumes_to_the_same_bytes(
+    photo_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pushed: list[int]
+) -> None:
+    monkeypatch.setattr("featbank.banks.bank.shard_rows_for", one_batch)
+    data = photo_folder(n_per_class=8)
+    (data / "red" / "zz.png").write_bytes(b"not an image")
+    whole = run(data, tmp_path / "whole", batch_size=4)
+
+    def interrupt(done: int, total: int) -> None:
+        if done >= 12:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(data, tmp_path / "broken", batch_size=4, progress=interrupt)
+    pushed.clear()
+    resumed = run(data, tmp_path / "broken", batch_size=4)
+    assert 0 < resumed.pushed < 24
+    assert resumed.pushed + resumed.skipped + resumed.quarantined == resumed.rows == 25
+    assert shard_bytes(resumed.bank) == shard_bytes(whole.bank)
+
+
+def one_batch(row_bytes: int, batch_size: int, shard_bytes: int) -> int:
+    """Shards of one batch each, where real ones would need gigabytes to be more than one."""
+    return batch_size
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 0.1])
+def test_a_killed_extraction_resumes_to_the_same_bytes(
+    photo_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, delay_s: float
+) -> None:
+    monkeypatch.setattr("featbank.banks.bank.shard_rows_for", one_batch)
+    data = photo_folder(n_per_class=20)
+    whole = run(data, tmp_path / "whole", batch_size=2)
+    code = (
+        "import sys, time; from featbank.banks import bank; from featbank.extraction import extract\n"
+        "bank.shard_rows_for = lambda row_bytes, batch_size, shard_bytes: batch_size\n"
+        "extract(sys.argv[1], backbone='minivgg', weights='random', precision='float32', batch_size=2,\n"
+        "    cuts=('block2_pool', 'fc7'), cache_dir=sys.argv[2],\n"
+        "    progress=lambda done, total: (print(done, flush=True), time.sleep(0.05)))\n"
+    )
+    command = [sys.executable, "-c", code, str(data), str(tmp_path / "killed")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert process.stdout is not None
+    process.stdout.readline()  # the first batch is through
+    time.sleep(delay_s)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    resumed = run(data, tmp_path / "killed", batch_size=2)
+    assert resumed.rows == 60
+    assert delay_s == 0 or 0 < resumed.pushed < 60  # something had been kept
+    assert shard_bytes(resumed.bank) == shard_bytes(whole.bank)
+    assert not list(resumed.bank.rglob(".tmp-*"))
+
+
+def test_new_images_alone_are_pushed(photo_folder: Folder, tmp_path: Path, save_photo: SavePhoto) -> None:
+    data, cache = photo_folder(), tmp_path / "cache"
+    before = Bank.open(run(data, cache).bank).features("fc7")
+    save_photo(data / "blue" / "000a.png", seed=77)
+    result = run(data, cache)
+    assert (result.rows, result.pushed, result.skipped) == (19, 1, 18)
+    bank = Bank.open(result.bank)
+    assert bank.manifest.ids[1] == b"blue/000a.png"
+    kept = np.delete(bank.features("fc7"), 1, axis=0)
+    np.testing.assert_array_equal(kept, before)
+
+
+def test_a_new_cut_alone_is_extracted(photo_folder: Folder, tmp_path: Path, pushed: list[int]) -> None:
+    data, cache = photo_folder(), tmp_path / "cache"
+    first = run(data, cache, cuts=("fc7",))
+    stamps = {path: path.stat().st_mtime_ns for path in (first.bank / "fc7").iterdir()}
+    result = run(data, cache, cuts=("fc7", "block5_pool"))
+    assert result.bank == first.bank
+    assert result.pushed == 18
+    assert Bank.open(result.bank).cuts == ("block5_pool", "fc7")
+    assert {
+        path: path.stat().st_mtime_ns for path in (first.bank / "fc7").glob("*.h5")
+    }.items() <= stamps.items()
+
+
+def test_a_changed_file_is_pushed_again_and_a_removed_one_leaves(
+    photo_folder: Folder, tmp_path: Path, save_photo: SavePhoto
+) -> None:
+    data, cache = photo_folder(), tmp_path / "cache"
+    run(data, cache)
+    save_photo(data / "red" / "003.png", seed=4242)
+    (data / "blue" / "000.png").unlink()
+    result = run(data, cache)
+    assert (result.rows, result.pushed, result.skipped) == (17, 1, 16)
+    assert b"blue/000.png" not in Bank.open(result.bank).manifest.ids
+
+
+def test_identical_files_are_pushed_once(photo_folder: Folder, tmp_path: Path) -> None:
+    data = photo_folder()
+    (data / "red" / "copy.png").write_bytes((data / "red" / "000.png").read_bytes())
+    result = run(data, tmp_path / "cache")
+    assert (result.rows, result.pushed, result.skipped) == (19, 18, 1)
+    bank = Bank.open(result.bank)
+    rows = [bank.manifest.ids.index(name) for name in (b"red/000.png", b"red/copy.png")]
+    np.testing.assert_array_equal(*bank.features("fc7", rows))
+
+
+def test_a_file_that_is_not_an_image_is_quarantined_and_nothing_shifts(
+    photo_folder: Folder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = photo_folder()
+    clean = Bank.open(run(data, tmp_path / "clean").bank).features("fc7")
+    (data / "blue" / "000b.png").write_text("<html>404</html>")
+    result = run(data, tmp_path / "cache")
+    assert (result.rows, result.pushed, result.skipped, result.quarantined) == (19, 18, 0, 1)
+    (line,) = (result.bank / "quarantine.jsonl").read_text().splitlines()
+    assert json.loads(line)["reason"] == "not-an-image"
+    assert "1 of 19 images could not be read (1 not-an-image)" in caplog.text
+    bank = Bank.open(result.bank)
+    assert bank.manifest.ids[1] == b"blue/000b.png"
+    np.testing.assert_array_equal(bank.features("fc7", bank.manifest.rows()), clean)
+    again = run(data, tmp_path / "cache")
+    assert (again.pushed, again.skipped, again.quarantined) == (0, 18, 1)
+
+
+def test_a_file_that_changes_under_the_run_is_absent_then_pushed(
+    photo_folder: Folder, tmp_path: Path, save_photo: SavePhoto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, cache = photo_folder(), tmp_path / "cache"
+    from featbank.extraction import task
+
+    build = task.build_manifest
+
+    def build_then_change(*args: Any, **kwargs: Any) -> Any:
+        manifest = build(*args, **kwargs)
+        save_photo(data / "red" / "001.png", seed=9999)
+        return manifest
+
+    monkeypatch.setattr(task, "build_manifest", build_then_change)
+    result = run(data, cache)
+    assert (result.rows, result.pushed, result.quarantined) == (18, 17, 1)
+    monkeypatch.undo()
+    result = run(data, cache)
+    assert (result.rows, result.pushed, result.skipped, result.quarantined) == (18, 1, 17, 0)
+
+
+def test_names_that_are_not_utf8_survive(photo_folder: Folder, tmp_path: Path) -> None:
+    data = photo_folder()
+    odd = os.fsencode(data) + b"/red/caf\xe9\n.png"
+    Path(os.fsdecode(odd)).write_bytes((data / "red" / "000.png").read_bytes()[:60])
+    result = run(data, tmp_path / "cache")
+    assert (result.rows, result.quarantined) == (19, 1)
+    bank = Bank.open(result.bank)
+    assert b"red/caf\xe9\n.png" in bank.manifest.ids
+    assert bank.quarantine()[0].id == b"red/caf\xe9\n.png"
+
+
+def test_logits_are_float32_whatever_is_asked(photo_folder: Folder, tmp_path: Path) -> None:
+    bank = Bank.open(run(photo_folder(), tmp_path / "cache", cuts=("logits", "fc7")).bank)
+    assert (bank["logits"].dtype, bank["fc7"].dtype) == (np.float32, np.float16)
+
+
+def test_softmax_means_logits(photo_folder: Folder, tmp_path: Path) -> None:
+    result = run(photo_folder(), tmp_path / "cache", cuts=("softmax",))
+    assert list(result.cuts) == ["logits"]
+    np.testing.assert_allclose(Bank.open(result.bank).softmax(2.0).sum(axis=1), 1.0, rtol=1e-5)
+
+
+def test_features_that_do_not_fit_are_an_error(
+    photo_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = TruncatedNetwork.forward
+    monkeypatch.setattr(
+        TruncatedNetwork,
+        "forward",
+        lambda self, batch: {cut: values * 1e6 for cut, values in forward(self, batch).items()},
+    )
+    data = photo_folder()
+    with pytest.raises(
+        FeatureOverflowError, match=r"'fc7' of '.*png' reaches .*, float16 ends at 6.55e\+04; .*--dtype"
+    ):
+        run(data, tmp_path / "cache", cuts=("fc7",))
+    assert run(data, tmp_path / "cache", cuts=("fc7",), dtype="float32").pushed == 18
+
+
+def test_features_that_are_not_numbers_are_an_error(
+    photo_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = TruncatedNetwork.forward
+    monkeypatch.setattr(
+        TruncatedNetwork,
+        "forward",
+        lambda self, batch: {cut: values * float("nan") for cut, values in forward(self, batch).items()},
+    )
+    with pytest.raises(FeatureOverflowError, match="reaches nan"):
+        run(photo_folder(), tmp_path / "cache", cuts=("fc7",), dtype="float32")
+
+
+def test_a_disk_that_cannot_hold_it_is_refused_before_anything_is_pushed(
+    photo_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pushed: list[int]
+) -> None:
+    monkeypatch.setattr("featbank.extraction.task.free_bytes", lambda folder: 1000)
+    with pytest.raises(
+        CacheWriteError, match="18 images at block2_pool, fc7 need 0.00 GB, .* has 0.00 GB free; take"
+    ):
+        run(photo_folder(), tmp_path / "cache")
+    assert pushed == []
+
+
+def test_a_full_disk_keeps_what_was_written(
+    photo_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("featbank.banks.bank.shard_rows_for", one_batch)
+    data, cache = photo_folder(), tmp_path / "cache"
+    write, written = os.write, [0]
+
+    def full(descriptor: int, block: Any) -> int:
+        written[0] += len(block)
+        if written[0] > 120_000:
+            raise OSError(28, "No space left on device")
+        return write(descriptor, block)
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(
+        CacheWriteError, match="the disk is full; free some space and run the same command again"
+    ):
+        run(data, cache, batch_size=2)
+    monkeypatch.setattr(os, "write", write)
+    result = run(data, cache, batch_size=2)
+    assert 0 < result.pushed < 18
+    assert shard_bytes(result.bank) == shard_bytes(run(data, tmp_path / "whole", batch_size=2).bank)
+
+
+def test_another_dataset_of_the_same_name_is_refused(
+    photo_folder: Folder, tmp_path: Path, save_photo: SavePhoto
+) -> None:
+    cache = tmp_path / "cache"
+    run(photo_folder(), cache)
+    (tmp_path / "elsewhere" / "photos" / "a").mkdir(parents=True)
+    (tmp_path / "elsewhere" / "photos" / "b").mkdir()
+    for label in "ab":
+        save_photo(tmp_path / "elsewhere" / "photos" / label / "x.png", seed=ord(label))
+    with pytest.raises(
+        InvalidInputError, match=r"holds the features of '.*photos', and not one image of .*--name"
+    ):
+        run(tmp_path / "elsewhere" / "photos", cache)
+    assert run(tmp_path / "elsewhere" / "photos", cache, name="other").pushed == 2
+
+
+def test_a_moved_dataset_is_recognised_by_its_images(photo_folder: Folder, tmp_path: Path) -> None:
+    data, cache = photo_folder(), tmp_path / "cache"
+    run(data, cache)
+    (tmp_path / "moved").mkdir()
+    assert run(data.rename(tmp_path / "moved" / "photos"), cache).pushed == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        (
+            {"cuts": ("blok2_pool",)},
+            UnknownNameError,
+            r"unknown cut 'blok2_pool' of backbone 'minivgg'; known: 'block2_pool'",
+        ),
+        ({"cuts": ()}, InvalidInputError, r"no cut was asked for; 'featbank cuts minivgg' lists them"),
+        ({"dtype": "int8"}, InvalidInputError, r"dtype='int8' is not one of float16, float32"),
+        (
+            {"precision": "double"},
+            InvalidInputError,
+            r"precision='double' is not one of auto, float32, bfloat16, float16",
+        ),
+        ({"batch_size": 0}, InvalidInputError, r"batch_size=0 must be at least 1"),
+        ({"workers": 0}, InvalidInputError, r"workers=0 must be at least 1"),
+        (
+            {"device": "cuda:99"},
+            InvalidInputError,
+            r"device='cuda:99' is not there: \d+ CUDA devices are visible",
+        ),
+        (
+            {"device": "gpu"},
+            InvalidInputError,
+            r"device='gpu' is not a device; use cpu, cuda, cuda:N, mps or auto",
+        ),
+        ({"transform": "sqash"}, UnknownNameError, r"unknown transform 'sqash'; known: 'squash'"),
+    ],
+)
+def test_wrong_input(
+    photo_folder: Folder, tmp_path: Path, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        run(photo_folder(), tmp_path / "cache", **{"cuts": ("fc7",), **options})
+    assert not (tmp_path / "cache").exists()
+
+
+def test_image_size_and_transform_are_part_of_the_key(photo_folder: Folder, tmp_path: Path) -> None:
+    data, cache = photo_folder(), tmp_path / "cache"
+    banks = {
+        run(data, cache, cuts=("fc7",), **options).bank
+        for options in (
+            {},
+            {"image_size": 48},
+            {"transform": "squash"},
+            {"transform": "contrast"},
+            {"random_state": 1},
+        )
+    }
+    assert len(banks) == 5
+
+
+def test_a_cache_that_cannot_be_written(photo_folder: Folder, tmp_path: Path) -> None:
+    data = photo_folder()
+    (tmp_path / "file").write_text("in the way")  # fails for root too, which a mode does not
+    with pytest.raises(CacheWriteError, match="cannot write .*Not a directory"):
+        run(data, tmp_path / "file" / "cache")
+
+
+def test_one_image_in_many_modes_gives_one_row(photo_folder: Folder, tmp_path: Path) -> None:
+    """Grey, palette and RGBA files of one grey picture have the features of the RGB file."""
+    data = photo_folder()
+    grey = Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32), dtype=np.uint8))
+    for name, image in {
+        "l": grey,
+        "rgb": grey.convert("RGB"),
+        "rgba": grey.convert("RGBA"),
+        "p": grey.convert("P"),
+    }.items():
+        image.save(data / "red" / f"mode-{name}.png")
+    bank = Bank.open(run(data, tmp_path / "cache").bank)
+    rows = [row for row, identity in enumerate(bank.manifest.ids) if b"mode-" in identity]
+    features = bank.features("fc7", rows)
+    assert len(rows) == 4
+    np.testing.assert_array_equal(features, np.broadcast_to(features[0], features.shape))

@@ -1,0 +1,94 @@
+"""Which precision is used is a matter of proof, not of hope."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from featbank.backbones import TruncatedNetwork, load_backbone
+from featbank.errors import InvalidInputError
+from featbank.extraction import ERROR_LIMIT, Forward, PrecisionProof
+from featbank.extraction import forward as forward_module
+from featbank.extraction.forward import prove_precision
+from featbank.extraction.precision import arithmetic, check_precision, relative_error
+
+CPU = torch.device("cpu")
+
+
+def settle(precision: str, batch: np.ndarray | None = None) -> tuple[Forward, PrecisionProof]:
+    images = (
+        np.random.default_rng(0).integers(0, 255, (4, 32, 32, 3), dtype=np.uint8) if batch is None else batch
+    )
+    backbone = load_backbone("minivgg", weights="random")
+    return prove_precision(backbone, CPU, precision, 4, ["block3_pool", "fc7"], lambda: images)
+
+
+def test_relative_error_is_the_l2_ratio() -> None:
+    exact = torch.tensor([[3.0, 4.0]])
+    assert relative_error(exact, exact) == 0
+    assert relative_error(torch.tensor([[3.0, 4.5]]), exact) == pytest.approx(0.1)
+    assert relative_error(torch.tensor([[3.0, float("nan")]]), exact) == float("inf")
+    assert relative_error(torch.zeros(1, 2), torch.zeros(1, 2)) == 0
+
+
+def test_auto_takes_the_native_precision_when_it_is_close(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forward_module, "native_precision", lambda device: "bfloat16")
+    forward, proof = settle("auto")
+    assert forward.precision == proof.precision == "bfloat16"
+    assert set(proof.errors) == {"block3_pool", "fc7"}
+    assert all(0 < error < ERROR_LIMIT for error in proof.errors.values())
+
+
+def test_auto_falls_back_and_says_so_when_it_is_not(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(forward_module, "native_precision", lambda device: "bfloat16")
+    monkeypatch.setattr(forward_module, "ERROR_LIMIT", 1e-6)
+    forward, proof = settle("auto")
+    assert forward.precision == proof.precision == "float32"
+    assert proof.rejected == "bfloat16"
+    assert "bfloat16 is" in caplog.text
+    assert "using float32" in caplog.text
+
+
+def test_a_precision_that_was_asked_for_is_kept(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(forward_module, "ERROR_LIMIT", 1e-6)
+    forward, _ = settle("bfloat16")
+    assert forward.precision == "bfloat16"
+    assert "it was asked for, so it is used" in caplog.text
+
+
+def test_float32_needs_no_proof(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*args: object) -> None:
+        raise AssertionError("pushed a batch")
+
+    monkeypatch.setattr(TruncatedNetwork, "forward", never)
+    _, proof = settle("float32")
+    assert dict(proof.errors) == {"block3_pool": 0.0, "fc7": 0.0}
+
+
+def test_float16_is_for_cuda() -> None:
+    with pytest.raises(InvalidInputError, match="precision='float16' needs a CUDA device, this is 'cpu'"):
+        check_precision("float16", CPU)
+
+
+def test_arithmetic_computes_as_it_says() -> None:
+    a = torch.ones(2, 2)
+    with arithmetic("bfloat16", CPU):
+        assert (a @ a).dtype == torch.bfloat16
+    with arithmetic("float32", CPU):
+        assert (a @ a).dtype == torch.float32
+
+
+def test_padding_changes_nothing() -> None:
+    backbone = load_backbone("minivgg", weights="random")
+    forward = Forward(backbone, device=CPU, precision="float32", batch_size=8)
+    images = np.random.default_rng(0).integers(0, 255, (8, 32, 32, 3), dtype=np.uint8)
+    full = forward(images, ["fc7"], n_images=8)["fc7"]
+    part = forward(images[:3], ["fc7"], n_images=3)["fc7"]
+    assert part.shape == (3, 256)
+    assert torch.equal(part, full[:3])
+    assert forward.n_pushed == 11

@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import pytest
+
+from featbank.heads._planner import STACK_BYTES, plan_stacks
+
+
+@pytest.mark.parametrize("n_heads", [1, 7, 40])
+@pytest.mark.parametrize("widths", [(127, 32), (1280, 32), (4096, 256), (895, 1000, 32)])
+def test_every_head_is_in_one_stack(n_heads: int, widths: tuple[int, ...]) -> None:
+    stacks = plan_stacks(n_heads, widths, "cpu")
+    assert [i for stack in stacks for i in stack] == list(range(n_heads))
+
+
+@pytest.mark.parametrize("widths", [(1280, 256), (4096, 256), (25088, 32), (895, 1000, 32)])
+def test_wide_heads_go_alone(widths: tuple[int, ...]) -> None:
+    assert all(len(stack) == 1 for stack in plan_stacks(8, widths, "cpu"))
+
+
+def test_a_stack_stays_in_the_cache() -> None:
+    sizes = [len(stack) for stack in plan_stacks(100, (1280, 32), "cpu")]
+    assert 10 <= max(sizes) <= STACK_BYTES["cpu"] // (1280 * 32 * 4)
+
+
+def test_a_gpu_takes_more() -> None:
+    assert plan_stacks(40, (4096, 256), "cuda") == [range(0, 40)]

@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import pytest
+
+from featbank.errors import InvalidInputError
+from featbank.heads._schedule import annealed, check_annealing
+
+
+@pytest.mark.parametrize(
+    ("annealing", "expected"),
+    [
+        ("inverse-time", [1.0, 0.8, 0.5, 0.2]),
+        ("cosine", [1.0, 0.982963, 0.75, 0.0]),
+        ("step", [1.0, 1.0, 0.1, 1e-4]),
+        ("constant", [1.0, 1.0, 1.0, 1.0]),
+    ],
+)
+def test_rates(annealing: str, expected: list[float]) -> None:
+    got = [annealed(annealing, t, annealing_epochs=20.0, max_epochs=60) for t in (0, 5, 20, 80)]
+    assert got == pytest.approx(expected, abs=1e-6)
+
+
+def test_unknown_schedule() -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        check_annealing("linear")
+    assert str(caught.value) == (
+        "annealing='linear' is not known; allowed: 'inverse-time', 'cosine', 'step', 'constant'"
+    )
