@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from featbank._registry import nearest
 from featbank.errors import InvalidInputError
@@ -48,7 +49,8 @@ def curve(
     Parameters
     ----------
     runs : Run or sequence of Run
-        Curves that two runs share are told apart by dataset and backbone.
+        A cut that several of them have is told apart by dataset and backbone, or by the run's name where
+        these are the same too.
     cuts, heads : sequence of str, default=()
         Only these; all by default.
     metric : str, optional
@@ -64,29 +66,51 @@ def curve(
     Raises
     ------
     InvalidInputError
-        If there is no such cut or head, nothing was fitted, or a curve has too few points to be continued.
+        If there is no such cut or head, nothing was fitted, a curve has too few points to be continued, or
+        `extrapolate` is not over its largest size.
     """
-    runs = [runs] if isinstance(runs, Run) else list(runs)
+    runs = list({run.path: run for run in ([runs] if isinstance(runs, Run) else runs)}.values())
+    names = _told_apart(runs)
+    selected = {run.path: _selected(run.result(), cuts, heads) for run in runs}
+    everything = [point for points in selected.values() for point in points]
+    metric = metric or _scored_by(everything)
     points: list[dict[str, Any]] = []
     order: list[str] = []
     laws: dict[Key, PowerLaw] = {}
-    for number, run in enumerate(runs):
+    for run in runs:
         result = run.result()
-        others = {
-            point["cut"] for other in runs[:number] + runs[number + 1 :] for point in other.result().curve()
-        }
-        suffix = f" ({run.source['dataset']}, {run.source['backbone']})"
-        names = {cut: f"{cut}{suffix}" if cut in others else cut for cut in result.cuts}
-        chosen = _selected(result, cuts, heads)
-        order += [names[cut] for cut in result.cuts]
-        points += [{**point, "cut": names[point["cut"]]} for point in chosen]
+        order += [names[run.path, cut] for cut in result.cuts]
+        points += [{**point, "cut": names[run.path, point["cut"]]} for point in selected[run.path]]
         if extrapolate is not None:
-            keys = dict.fromkeys((point["cut"], point["head"], point["temperature"]) for point in chosen)
-            for cut, head, temperature in keys:
-                law = result.power_law((cut, head, temperature), metric=metric or "top1")
-                laws[names[cut], head, temperature] = law
-    title = ", ".join(dict.fromkeys(f"{run.source['dataset']}, {run.source['backbone']}" for run in runs))
+            keys = [(point["cut"], point["head"], point["temperature"]) for point in selected[run.path]]
+            for cut, head, temperature in dict.fromkeys(keys):
+                law = result.power_law((cut, head, temperature), metric=metric)
+                if extrapolate <= law.n_max:
+                    raise InvalidInputError(
+                        f"extrapolate={extrapolate:g} must be over the largest size fitted, {law.n_max:g}"
+                    )
+                laws[names[run.path, cut], head, temperature] = law
+    title = ", ".join(dict.fromkeys(_title(run) for run in runs))
     return CurveDisplay(points, metric=metric, cuts=order, laws=laws, until=extrapolate, title=title)
+
+
+def _scored_by(points: Sequence[Mapping[str, Any]]) -> str:
+    tested = any(point["top1_mean"] is not None for point in points)
+    validated = any(point["val_top1_mean"] is not None for point in points)
+    return "val_top1" if validated and not tested else "top1"
+
+
+def _told_apart(runs: Sequence[Run]) -> dict[tuple[Path, str], str]:
+    """Name each run's cuts; one that several runs have also says of which dataset, or else of which run."""
+    cuts = {run.path: [*run.result().cuts] for run in runs}
+    counts = Counter(cut for known in cuts.values() for cut in known)
+    titles = Counter(_title(run) for run in runs)
+    names = {}
+    for run in runs:
+        whose = _title(run) if titles[_title(run)] == 1 else run.name
+        for cut in cuts[run.path]:
+            names[run.path, cut] = f"{cut} ({whose})" if counts[cut] > 1 else cut
+    return names
 
 
 def history(run: Run, head: str | None = None) -> HistoryDisplay:
@@ -100,11 +124,16 @@ def history(run: Run, head: str | None = None) -> HistoryDisplay:
         If the head was not trained in epochs.
     """
     entry = run.entry(head)
-    histories = run.histories()
+    histories = _epochs(run)
     if entry["name"] not in histories:
         known = ", ".join(histories) or "none"
         raise InvalidInputError(f"head {entry['name']!r} was not trained in epochs; those that were: {known}")
     return HistoryDisplay(histories[entry["name"]], best_epoch=entry["best_epoch"], title=entry["name"])
+
+
+def _epochs(run: Run) -> dict[str, dict[str, list[float]]]:
+    """Return the histories with a loss; a head that was solved in one step has a line of other things."""
+    return {name: found for name, found in run.histories().items() if found.get("train_loss")}
 
 
 def cuts(run: Run, n_per_class: float | None = None) -> CutsDisplay:
@@ -117,7 +146,9 @@ def cuts(run: Run, n_per_class: float | None = None) -> CutsDisplay:
 
 def temperature(run: Run, n_per_class: float | None = None) -> TemperatureDisplay:
     """Best and final accuracy against the temperature of the softmax."""
-    return TemperatureDisplay(run.result().curve(), n_per_class=n_per_class, title=_title(run))
+    points = run.result().curve()
+    split: Literal["test", "val"] = "test" if _scored_by(points) == "top1" else "val"
+    return TemperatureDisplay(points, split=split, n_per_class=n_per_class, title=_title(run))
 
 
 def confusion(run: Run, head: str | None = None) -> ConfusionDisplay:
@@ -133,7 +164,7 @@ def _title(run: Run) -> str:
 
 
 #: Kind of figure -> what makes it from one run.
-FIGURES: dict[str, Callable[[Run], Any]] = {
+FIGURES: dict[str, Callable[..., Any]] = {
     "curve": curve,
     "cuts": cuts,
     "temperature": temperature,
@@ -150,15 +181,16 @@ def draw_all(run: Run) -> dict[str, Path]:
     dict of str to pathlib.Path
         Kind -> file.
     """
-    result = run.result()
+    points = run.result().curve()
     wanted = ["curve"]
-    if len({point["cut"] for point in result.curve() if point["temperature"] is None}) > 1:
+    n_cuts = len({point["cut"] for point in points if point["temperature"] is None})
+    if n_cuts > 1 and _scored_by(points) == "top1":
         wanted.append("cuts")
-    if len({point["temperature"] for point in result.curve()} - {None}) > 1:
+    if len({point["temperature"] for point in points} - {None}) > 1:
         wanted.append("temperature")
     saved = [entry for entry in run.heads() if entry["saved"]]
     if saved:
         wanted.append("confusion")
-        if run.best_head()["name"] in run.histories():
+        if run.best_head()["name"] in _epochs(run):
             wanted.append("history")
     return {kind: FIGURES[kind](run).plot().save(run.figures / f"{kind}.png") for kind in wanted}

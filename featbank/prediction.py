@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from featbank.backbones import Backbone, Preprocessing, load_backbone
 from featbank.datasets import decode_image, list_images, read_image_file
 from featbank.errors import ImageDecodeError, InvalidInputError, WeightsError
-from featbank.extraction import BATCH_SIZE, Forward, choose_device, stored_dtype
+from featbank.extraction import Forward, choose_device, stored_dtype
 from featbank.runs import Run, resolve_run
 
 __all__ = ["Prediction", "predict"]
@@ -54,8 +54,8 @@ def predict(
 ) -> list[Prediction]:
     """Classify photographs with a head of a run.
 
-    Backbone, weights, preprocessing, precision, cut, temperature and standardisation are read from the run, and
-    the weights are checked against the digest they were extracted with.
+    Backbone, weights, preprocessing, precision, cut, temperature and standardisation are read from the run,
+    and the weights are checked against the digest they were extracted with.
 
     Parameters
     ----------
@@ -101,9 +101,9 @@ def predict(
     paths = [file for image in images for file in list_images(Path(image))]
     extractor = _Extractor(run, entry, weights, device)
     answers: dict[Path, Prediction] = {}
-    for start in range(0, len(paths), BATCH_SIZE):
+    for start in range(0, len(paths), extractor.batch_size):
         pixels: dict[Path, NDArray[np.uint8]] = {}
-        for path in paths[start : start + BATCH_SIZE]:
+        for path in paths[start : start + extractor.batch_size]:
             try:
                 pixels[path] = extractor.pixels(path)
             except (ImageDecodeError, OSError) as error:
@@ -125,6 +125,8 @@ class _Extractor:
         self, run: Run, entry: Mapping[str, Any], weights: str | os.PathLike[str] | None, device: str | None
     ) -> None:
         source = run.source
+        #: That of the extraction: another one may round the last bit differently.
+        self.batch_size = int(source["batch_size"])
         self._preprocessing = Preprocessing(**source["transform"])
         self._temperature = entry["temperature"]
         self._cut = "logits" if entry["cut"] == "softmax" else str(entry["cut"])
@@ -134,7 +136,7 @@ class _Extractor:
             replace(backbone, preprocessing=self._preprocessing),
             device=choose_device(device),
             precision=source["precision"],
-            batch_size=BATCH_SIZE,
+            batch_size=self.batch_size,
         )
 
     def pixels(self, path: Path) -> NDArray[np.uint8]:
@@ -162,7 +164,8 @@ def _load(source: Mapping[str, Any], weights: str | os.PathLike[str] | None, ima
     )
     if backbone.weights_sha256 != source["weights_sha256"]:
         raise WeightsError(
-            f"the run was made with weights {source['weights']!r} of SHA-256 {source['weights_sha256'][:16]}..., "
+            f"the run was made with weights {source['weights']!r} of SHA-256 "
+            f"{source['weights_sha256'][:16]}..., "
             f"{str(said)!r} has {backbone.weights_sha256[:16]}...; give the right file with --weights"
         )
     return backbone

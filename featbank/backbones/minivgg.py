@@ -1,4 +1,4 @@
-"""minivgg: VGG16's plan at a fraction of its width, for 32x32 images; the backbone whose weights ship with featbank.
+"""minivgg: VGG16's plan at a fraction of its width, for 32x32 images; its weights ship with featbank.
 
 Thirteen 3x3 convolutions in five blocks (2, 2, 3, 3, 3), each block closed by a 2x2 max-pool, then two
 hidden fully connected layers and the logits: the plan of VGG16 [1]_, configuration D, with batch norm after
@@ -60,7 +60,7 @@ MINIVGG_CLASSES = (
     "truck",
 )
 
-#: File name of the shipped weights, in ``featbank/backbones/weights/``.
+#: File name of the shipped weights, in ``featbank/backbones/pretrained/``.
 MINIVGG_WEIGHTS = "minivgg-cifar10.safetensors"
 
 

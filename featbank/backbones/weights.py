@@ -220,7 +220,7 @@ def _file_source(spec: BackboneSpec, path: Path) -> WeightsSource:
 def _shipped_source(spec: BackboneSpec, weights: str | None) -> WeightsSource:
     if weights not in (None, "DEFAULT", _MINIVGG_ENTRY):
         raise _unknown_entry(spec, str(weights), [_MINIVGG_ENTRY])
-    path = Path(__file__).parent / "weights" / MINIVGG_WEIGHTS
+    path = Path(__file__).parent / "pretrained" / MINIVGG_WEIGHTS
     if not path.is_file():
         raise MissingWeightsError(
             f"the weights of 'minivgg' are missing from this installation ({str(path)!r}); "

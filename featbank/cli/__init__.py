@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import sys
 
 __all__ = ["main"]
+
+_INTERRUPTED = 130
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -23,14 +26,19 @@ def main(arguments: list[str] | None = None) -> None:
     """
     from featbank.cli.app import app
     from featbank.errors import FeatbankError
+    from featbank.manifest import printable
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name the terminal cannot show must not end the run
+            stream.reconfigure(errors="backslashreplace")
     try:
         app(args=arguments, prog_name="featbank")
     except FeatbankError as error:
-        sys.stderr.write(f"featbank: {error}\n")
+        sys.stderr.write(f"featbank: {printable(str(error))}\n")
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.stderr.write(
-            "featbank: interrupted; what was finished is kept, the same command goes on from there\n"
-        )
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:  # typer has made this of the KeyboardInterrupt
+            sys.stderr.write(
+                "featbank: interrupted; what was finished is kept, the same command goes on from there\n"
+            )
+        raise

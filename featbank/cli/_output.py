@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import math
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +25,11 @@ __all__ = [
 ]
 
 
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
+#: What `warnings.formatwarning` puts around a message: place and category before, the source line after.
+_WARNING = re.compile(r"^.*?:\d+: \w+: (.*?)\n(?:  [^\n]*\n)?$", re.DOTALL)
+
+
 def say(text: str) -> None:
     """Write one line on standard error."""
     sys.stderr.write(text + "\n")
@@ -32,7 +38,10 @@ def say(text: str) -> None:
 
 def print_json(value: Any) -> None:
     """Write one JSON object on standard output; NaN and infinities become null."""
-    sys.stdout.write(json.dumps(_plain(value), ensure_ascii=False, allow_nan=False) + "\n")
+    # In a path, a byte that is not UTF-8 stands as half a surrogate pair, which only an escape can carry.
+    in_unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    text = json.dumps(_plain(value), ensure_ascii=not in_unicode, allow_nan=False)
+    sys.stdout.write(_HALF_PAIR.sub(lambda half: f"\\u{ord(half[0]):04x}", text) + "\n")
 
 
 def _plain(value: Any) -> Any:
@@ -181,5 +190,15 @@ def show_log(verbose: bool) -> None:
     root.setLevel(logging.INFO if verbose else logging.WARNING)
     logging.captureWarnings(True)
     warnings_log = logging.getLogger("py.warnings")
-    warnings_log.handlers[:] = [handler]
+    warnings_handler = logging.StreamHandler(sys.stderr)
+    warnings_handler.setFormatter(_OneLine())
+    warnings_log.handlers[:] = [warnings_handler]
     warnings_log.propagate = False
+
+
+class _OneLine(logging.Formatter):
+    """A warning as one line, without the place in the source it came from."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        said = _WARNING.sub(r"\1", record.getMessage())
+        return f"featbank: {' '.join(said.split())}"

@@ -8,7 +8,8 @@ import typer
 
 from featbank.cli import backbones as backbones_commands
 from featbank.cli import banks as banks_commands
-from featbank.cli._output import show_log
+from featbank.cli._options import Json
+from featbank.cli._output import print_json, show_log
 from featbank.cli.demo import demo
 from featbank.cli.extract import extract
 from featbank.cli.fit import fit_head
@@ -23,7 +24,11 @@ app = typer.Typer(
     help="Push each image dataset once through a pretrained backbone, answer everything else from the bank.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    # --samples_per_class and fit_head are understood too
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "token_normalize_func": lambda token: token.replace("_", "-"),
+    },
 )
 
 
@@ -36,11 +41,14 @@ def options(
 
 
 @app.command("version")
-def version() -> None:
+def version(as_json: Json = False) -> None:
     """Print the version."""
     from featbank import __version__
 
-    typer.echo(__version__)
+    if as_json:
+        print_json({"version": __version__})
+    else:
+        typer.echo(__version__)
 
 
 app.command("extract")(extract)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +11,7 @@ import typer
 
 from featbank.cli._options import CacheDir, Json
 from featbank.cli._output import human_bytes, human_time, print_json, print_table, say
+from featbank.errors import BankNotFoundError
 
 if TYPE_CHECKING:
     from featbank.banks import BankInfo, BankStore
@@ -71,16 +73,17 @@ def info(bank: _Bank = None, cache_dir: CacheDir = None, as_json: Json = False) 
     if as_json:
         print_json({**_as_dict(info), "key": opened.key.to_dict(), "provenance": dict(opened.provenance)})
         return
-    typer.echo(f"bank         {info.path}")
+    typer.echo(f"bank           {info.path}")
     for name, value in opened.key.to_dict().items():
-        typer.echo(f"{name:<12} {value}")
-    typer.echo(f"weights      {opened.provenance.get('weights', '?')}")
-    typer.echo(f"images from  {opened.provenance.get('location', '?')}")
+        typer.echo(f"{name:<14} {value}")
+    typer.echo(f"weights        {opened.provenance.get('weights', '?')}")
+    typer.echo(f"images from    {opened.provenance.get('location', '?')}")
     splits = ", ".join(f"{count} {split}" for split, count in info.splits.items())
     typer.echo(
-        f"rows         {info.rows} of {len(info.classes)} classes ({splits}), {info.quarantined} quarantined"
+        f"rows           {info.rows} of {len(info.classes)} classes ({splits}), "
+        f"{info.quarantined} quarantined"
     )
-    typer.echo(f"size         {human_bytes(info.size_bytes)}\n")
+    typer.echo(f"size           {human_bytes(info.size_bytes)}\n")
     print_table(
         ("cut", "shape", "stored as", "rows", "size", "error vs float32", "largest", "zeros", "time"),
         [
@@ -104,26 +107,73 @@ def info(bank: _Bank = None, cache_dir: CacheDir = None, as_json: Json = False) 
 @app.command("verify")
 def verify(bank: _Bank = None, cache_dir: CacheDir = None, as_json: Json = False) -> None:
     """Check every byte of a bank against the digests it carries; exit 1 when something is wrong."""
-    from featbank.banks import Bank
+    from featbank.banks import verify_bank
 
-    report = Bank.open(_store(cache_dir).resolve(bank)).verify()
+    report = verify_bank(_damaged_or_not(bank, cache_dir))
     if as_json:
         print_json(
             {
+                "bank": report.path,
                 "ok": report.ok,
                 "n_shards": report.n_shards,
-                "faults": [asdict(fault) for fault in report.faults],
+                "size_bytes": report.size_bytes,
+                "findings": [asdict(finding) for finding in report.findings],
             }
         )
     else:
-        for fault in report.faults:
-            typer.echo(str(fault))
+        for finding in report.findings:
+            typer.echo(str(finding))
+        n_faults = len(report.faults)
         typer.echo(
-            f"{report.n_shards} shards checked: "
-            + ("all as written" if report.ok else f"{len(report.faults)} faults")
+            f"{report.path}: {report.n_shards} shards, {human_bytes(report.size_bytes)} checked: "
+            + ("all as written" if report.ok else f"{n_faults} fault{'s' if n_faults > 1 else ''}")
         )
     if not report.ok:
         raise typer.Exit(1)
+
+
+def _damaged_or_not(bank: str | None, cache_dir: Path | None) -> Path:
+    """Find a bank to verify, also by the path of one whose ``bank.json`` is gone."""
+    try:
+        return _store(cache_dir).resolve(bank)
+    except BankNotFoundError:
+        if bank is None or not Path(bank).is_dir():
+            raise
+        return Path(bank)
+
+
+@app.command("pack")
+def pack_bank(
+    bank: Annotated[str, typer.Argument(help="Path, or dataset/backbone, or a part that is unique.")],
+    file: Annotated[Path, typer.Argument(help="The HDF5 file to write; replaced if it exists.")],
+    cache_dir: CacheDir = None,
+    as_json: Json = False,
+) -> None:
+    """Write a bank as one plain HDF5 file that any HDF5 reader opens; it is verified first."""
+    from featbank.banks import Bank, pack
+
+    written = pack(Bank.open(_store(cache_dir).resolve(bank)), file)
+    size_bytes = written.stat().st_size
+    if as_json:
+        print_json({"file": written, "size_bytes": size_bytes})
+    else:
+        typer.echo(f"{written}  {human_bytes(size_bytes)}")
+
+
+@app.command("unpack")
+def unpack_bank(
+    file: Annotated[Path, typer.Argument(help="A file that 'banks pack' wrote.")],
+    cache_dir: CacheDir = None,
+    as_json: Json = False,
+) -> None:
+    """Make a bank from a packed file, under its own name in the cache."""
+    from featbank.banks import unpack
+
+    bank = unpack(file, _store(cache_dir))
+    if as_json:
+        print_json({"bank": bank.path})
+    else:
+        typer.echo(bank.path)
 
 
 @app.command("rm")
@@ -132,15 +182,27 @@ def remove(
     cut: Annotated[str | None, typer.Option("--cut", "-c", help="Remove this cut only.")] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     cache_dir: CacheDir = None,
+    as_json: Json = False,
 ) -> None:
     """Delete a bank, or one cut of it."""
     store = _store(cache_dir)
     path = store.resolve(bank)
     what = f"cut {cut} of {path}" if cut else str(path)
-    if not yes:
-        typer.confirm(f"Delete {what}?", abort=True, err=True)
-    store.remove(path, cut=cut)
-    say(f"removed {what}")
+    if not yes and not _agreed(f"Delete {what}?"):
+        say("nothing was removed; --yes removes without asking")
+        raise typer.Exit(1)
+    freed = store.remove(path, cut=cut)
+    if as_json:
+        print_json({"bank": path, "cut": cut, "freed_bytes": freed})
+    else:
+        typer.echo(f"removed {what}: {human_bytes(freed)}")
+
+
+def _agreed(question: str) -> bool:
+    # typer.confirm leaves a blank on standard output, where --json promises one object and nothing else
+    sys.stderr.write(f"{question} [y/N]: ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def _as_dict(info: BankInfo) -> dict[str, Any]:

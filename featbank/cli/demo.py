@@ -9,7 +9,7 @@ import typer
 
 from featbank.cli._options import CacheDir, Json
 from featbank.cli._output import human_time, print_json, progress_bar, say
-from featbank.cli.fit import print_curve
+from featbank.cli.fit import noted_not_warned, print_curve, print_notes
 
 __all__ = ["demo"]
 
@@ -33,7 +33,7 @@ def demo(cache_dir: CacheDir = None, as_json: Json = False) -> None:
         )
     say(f"       {extracted.pushed} pushed, {extracted.skipped} were there already")
     say("2 of 3: softmax and MLP heads on each pool, 4 to 32 samples per class, five draws each")
-    with progress_bar("fit", "heads") as progress:
+    with noted_not_warned(), progress_bar("fit", "heads") as progress:
         depth = fit_heads(
             extracted.bank,
             cuts=_CUTS,
@@ -46,7 +46,7 @@ def demo(cache_dir: CacheDir = None, as_json: Json = False) -> None:
             progress=lambda done, total, _: progress(done, total),
         )
     say("3 of 3: a softmax head on the network's own softmax, at five temperatures, from the stored logits")
-    with progress_bar("fit", "heads") as progress:
+    with noted_not_warned(), progress_bar("fit", "heads") as progress:
         warm = fit_heads(
             extracted.bank,
             cuts=("softmax",),
@@ -61,6 +61,8 @@ def demo(cache_dir: CacheDir = None, as_json: Json = False) -> None:
         )
     duration_s = time.perf_counter() - started
     if as_json:
+        print_notes(depth)
+        print_notes(warm)
         print_json(
             {
                 "bank": extracted.bank,

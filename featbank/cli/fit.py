@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import warnings
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from featbank.cli._options import CacheDir, Json, Seed, split_commas
 from featbank.cli._output import print_json, print_table, progress_bar, say
-from featbank.errors import InvalidInputError
+from featbank.errors import FitWarning, InvalidInputError, LeakWarning
 
 if TYPE_CHECKING:
     from featbank.fitting import FittedRun
 
-__all__ = ["fit_head", "print_curve"]
+__all__ = ["fit_head", "noted_not_warned", "print_curve", "print_notes"]
+
+#: Parameter of a head -> its option, where the two differ by more than a dash.
+_OPTIONS = {"tolerance_epochs": "--tolerance", "C": "--C"}
 
 
 def fit_head(
@@ -26,36 +32,68 @@ def fit_head(
     ] = None,
     head: Annotated[
         list[str] | None,
-        typer.Option("--head", help="softmax, mlp, logreg, ncm, knn, svm, ridge; repeat it for more."),
+        typer.Option(
+            "--head",
+            help="softmax, mlp, logreg, ncm, knn, svm, ridge; repeat it for more.  [default: softmax]",
+        ),
     ] = None,
     samples_per_class: Annotated[
         str,
         typer.Option(
-            "--samples-per-class", "-n", help="4..32 doubles, 4..32:4 steps by 4, 1,5,10 lists, all."
+            "--samples-per-class",
+            "-n",
+            help="4..32 doubles, 4..32:4 steps by 4, 1,5,10 lists, all takes every training sample.",
         ),
     ] = "4..32",
     repeats: Annotated[int, typer.Option(help="Draws per size.")] = 5,
     temperature: Annotated[
-        str | None, typer.Option(help="For --cut softmax: 0.5,1,1.5,2,4; costs no extraction.")
+        str | None,
+        typer.Option(
+            help="For --cut softmax: a list such as 0.5,1,1.5,2,4; costs no extraction.  [default: 1]"
+        ),
     ] = None,
-    lr: Annotated[float | None, typer.Option(help="Learning rate at the start.")] = None,
-    solver: Annotated[str | None, typer.Option(help="adam or sgd.")] = None,
-    annealing: Annotated[str | None, typer.Option(help="inverse-time, cosine, step or constant.")] = None,
-    annealing_epochs: Annotated[float | None, typer.Option(help="T of lr / (1 + t/T), in epochs.")] = None,
-    max_epochs: Annotated[int | None, typer.Option(help="Passes over the training samples at most.")] = None,
+    lr: Annotated[
+        float | None,
+        typer.Option(help="softmax, mlp: learning rate at the start.  [default: the head's own]"),
+    ] = None,
+    solver: Annotated[str | None, typer.Option(help="softmax, mlp: adam or sgd.  [default: adam]")] = None,
+    annealing: Annotated[
+        str | None,
+        typer.Option(help="softmax, mlp: inverse-time, cosine, step or constant.  [default: inverse-time]"),
+    ] = None,
+    annealing_epochs: Annotated[
+        float | None, typer.Option(help="softmax, mlp: T of lr / (1 + t/T), in epochs.")
+    ] = None,
+    max_epochs: Annotated[
+        int | None, typer.Option(help="softmax, mlp: passes over the training samples at most.")
+    ] = None,
     tolerance: Annotated[
-        int | None, typer.Option(help="Epochs without a better validation accuracy to stop after.")
+        int | None,
+        typer.Option(help="softmax, mlp: epochs without a better validation accuracy to stop after."),
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Samples per step.")] = None,
-    hidden_units: Annotated[int | None, typer.Option(help="Of the mlp.")] = None,
-    alpha: Annotated[float | None, typer.Option(help="Weight decay.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="softmax, mlp: samples per step.  [default: 32]")
+    ] = None,
+    hidden_units: Annotated[int | None, typer.Option(help="mlp: width.  [default: 1000]")] = None,
+    dropout: Annotated[float | None, typer.Option(help="softmax, mlp: share left out.")] = None,
+    alpha: Annotated[float | None, typer.Option(help="softmax, mlp, ridge: weight decay.")] = None,
     c: Annotated[
-        float | None, typer.Option("--C", help="Of logreg and svm: inverse of the regularisation.")
+        float | None, typer.Option("--C", help="logreg, svm: inverse of the regularisation.")
+    ] = None,
+    standardize: Annotated[
+        bool | None,
+        typer.Option(
+            "--standardize/--no-standardize",
+            help="Shift and scale features by the statistics of the training rows.  [default: yes]",
+        ),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="softmax, mlp: cpu, cuda or cuda:N.  [default: cpu]")
     ] = None,
     save_heads: Annotated[
         str, typer.Option(help="best (one per curve, by validation), all, or none.")
     ] = "best",
-    name: Annotated[str, typer.Option(help="Last part of the run folder's name.")] = "fit-head",
+    name: Annotated[str, typer.Option(help="Run folder: the time, then this name.")] = "fit-head",
     random_state: Seed = 0,
     cache_dir: CacheDir = None,
     as_json: Json = False,
@@ -65,31 +103,29 @@ def fit_head(
     Example: featbank fit-head --cut fc7 --head softmax --samples-per-class 4..32 --repeats 5
     """
     from featbank.fitting import fit_heads
-    from featbank.heads.catalogue import parameters
 
     heads = split_commas(head) or ["softmax"]
-    given = {
-        "lr": lr,
-        "solver": solver,
-        "annealing": annealing,
-        "annealing_epochs": annealing_epochs,
-        "max_epochs": max_epochs,
-        "tolerance_epochs": tolerance,
-        "batch_size": batch_size,
-        "hidden_units": hidden_units,
-        "alpha": alpha,
-        "C": c,
-    }
-    given = {option: value for option, value in given.items() if value is not None}
-    for option in given:
-        if not any(option in parameters(one) for one in heads):
-            raise InvalidInputError(f"none of the heads {', '.join(heads)} has a parameter {option!r}")
-    head_params: dict[str, dict[str, Any]] = {
-        one: {option: value for option, value in given.items() if option in parameters(one)} for one in heads
-    }
+    head_params = _head_params(
+        heads,
+        {
+            "lr": lr,
+            "solver": solver,
+            "annealing": annealing,
+            "annealing_epochs": annealing_epochs,
+            "max_epochs": max_epochs,
+            "tolerance_epochs": tolerance,
+            "batch_size": batch_size,
+            "hidden_units": hidden_units,
+            "dropout": dropout,
+            "alpha": alpha,
+            "C": c,
+            "standardize": standardize,
+            "device": device,
+        },
+    )
     if save_heads not in ("best", "all", "none"):
         raise InvalidInputError(f"--save-heads {save_heads!r} is not one of best, all, none")
-    with progress_bar("fit", "heads") as progress:
+    with noted_not_warned(), progress_bar("fit", "heads") as progress:
         fitted = fit_heads(
             bank,
             cuts=split_commas(cut) or None,
@@ -106,6 +142,7 @@ def fit_head(
             progress=lambda done, total, _: progress(done, total),
         )
     if as_json:
+        print_notes(fitted)
         print_json(
             {
                 "run": fitted.run.path,
@@ -119,6 +156,30 @@ def fit_head(
         print_curve(fitted)
     if fitted.result.failed:
         raise typer.Exit(1)
+
+
+def _head_params(heads: Sequence[str], options: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Give each head those of the options that it has; an option that none of them has is an error."""
+    from featbank.heads.catalogue import names, parameters
+
+    given = {option: value for option, value in options.items() if value is not None}
+    for option in given:
+        if not any(option in parameters(one) for one in heads):
+            flag = _OPTIONS.get(option, f"--{option.replace('_', '-')}")
+            able = ", ".join(one for one in names() if option in parameters(one))
+            raise InvalidInputError(f"{flag} is for --head {able}, got --head {', '.join(heads)}")
+    return {
+        one: {option: value for option, value in given.items() if option in parameters(one)} for one in heads
+    }
+
+
+@contextlib.contextmanager
+def noted_not_warned() -> Iterator[None]:
+    """Silence what a result's notes say again, so that it is said once, at the end."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FitWarning)
+        warnings.simplefilter("ignore", LeakWarning)
+        yield
 
 
 def _numbers(text: str | None) -> list[float] | None:
@@ -150,11 +211,16 @@ def print_curve(fitted: FittedRun) -> None:
         ],
         numeric=columns,
     )
-    for note in fitted.result.notes:
-        say(f"note: {note}")
-    typer.echo(f"run     {fitted.run.path}")
+    print_notes(fitted)
+    typer.echo(f"\n{'run':<12}{fitted.run.path}")
     for kind, path in fitted.figures.items():
         typer.echo(f"{kind:<12}{path}")
+
+
+def print_notes(fitted: FittedRun) -> None:
+    """Say on standard error what has to be known to read the result."""
+    for note in fitted.result.notes:
+        say(f"note: {note}")
 
 
 def _cell(point: dict[str, Any], metric: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,21 +17,32 @@ __all__ = ["plot"]
 def plot(
     kind: Annotated[str, typer.Argument(help="curve, history, cuts, temperature or confusion.")],
     run: Annotated[
-        list[str] | None, typer.Argument(help="Runs (curve takes several); the newest by default.")
+        list[str] | None,
+        typer.Argument(
+            help="Folders, names, or parts of names of runs (curve takes several); the newest by default."
+        ),
     ] = None,
     cut: Annotated[list[str] | None, typer.Option("--cut", "-c", help="curve: only these cuts.")] = None,
     head: Annotated[
         list[str] | None,
         typer.Option("--head", help="curve: only these heads; history, confusion: which kept head."),
     ] = None,
-    metric: Annotated[str | None, typer.Option(help="curve: top1, top5, val_top1, train_top1, ...")] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            help="curve: top1, top5, val_top1, val_top5, train_top1 or train_top5.  [default: top1]"
+        ),
+    ] = None,
     extrapolate: Annotated[
         float | None, typer.Option(help="curve: go on to so many samples by a power law.")
     ] = None,
     samples: Annotated[
-        float | None, typer.Option(help="cuts, temperature: at so many samples per class.")
+        float | None, typer.Option(help="cuts, temperature: at so many samples per class.  [default: most]")
     ] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="A .png or .svg file.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="A .png or .svg file.  [default: figures/KIND.png in the run]"),
+    ] = None,
     cache_dir: CacheDir = None,
     as_json: Json = False,
 ) -> None:
@@ -44,24 +55,23 @@ def plot(
 
     if kind not in figures.FIGURES:
         raise InvalidInputError(f"plot {kind!r}: the kinds are {', '.join(figures.FIGURES)}")
-    runs = [resolve_run(one, cache_dir) for one in run or [None]]
+    runs = [resolve_run(one, cache_dir) for one in run or ["last"]]
     if kind != "curve" and len(runs) > 1:
         raise InvalidInputError(f"plot {kind} takes one run, got {len(runs)}; only curve takes several")
     heads = split_commas(head)
     if kind in ("history", "confusion") and len(heads) > 1:
         raise InvalidInputError(f"plot {kind} takes one --head, got {len(heads)}")
+    display: Any
     if kind == "curve":
         display = figures.curve(
             runs, cuts=split_commas(cut), heads=heads, metric=metric, extrapolate=extrapolate
         )
-    elif kind == "history":
-        display = figures.history(runs[0], heads[0] if heads else None)
-    elif kind == "confusion":
-        display = figures.confusion(runs[0], heads[0] if heads else None)
     elif kind == "cuts":
         display = figures.cuts(runs[0], samples)
-    else:
+    elif kind == "temperature":
         display = figures.temperature(runs[0], samples)
+    else:
+        display = figures.FIGURES[kind](runs[0], heads[0] if heads else None)
     path = display.plot().save(output or runs[0].figures / f"{kind}.png")
     if as_json:
         print_json({"figure": path})

@@ -16,7 +16,9 @@ __all__ = ["predict"]
 
 
 def predict(
-    run: Annotated[str, typer.Argument(help="A run's folder or name, or 'last' for the newest.")],
+    run: Annotated[
+        str, typer.Argument(help="A run's folder, its name or a part of it, or 'last' for the newest.")
+    ],
     images: Annotated[list[Path], typer.Argument(help="Image files, and folders of them.")],
     head: Annotated[
         str | None, typer.Option(help="A kept head; the best by validation accuracy by default.")
@@ -34,7 +36,7 @@ def predict(
     from featbank.prediction import predict as run_prediction
 
     answers = run_prediction(
-        None if run == "last" else run,
+        run,
         images,
         head=head,
         top=top,

@@ -36,7 +36,7 @@ def find_classes(y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
     classes, codes = np.unique(y, return_inverse=True)
     if len(classes) < 2:
         raise InvalidInputError(
-            f"a head needs samples of at least 2 classes, but the data holds only one class: {classes[0]!r}; "
+            f"a head needs samples of at least 2 classes, but the data holds only one class: {classes.tolist()[0]!r}; "
             "add samples of another class"
         )
     return classes, codes.astype(np.int64)
@@ -49,7 +49,7 @@ def encode_labels(y: ArrayLike, classes: NDArray[Any], what: str) -> NDArray[np.
     wrong = classes[np.minimum(codes, len(classes) - 1)] != labels
     if wrong.any():
         strangers = np.unique(labels[wrong])
-        shown = ", ".join(repr(one.item()) for one in strangers[:5])
+        shown = ", ".join(repr(one) for one in strangers[:5].tolist())
         rest = f" and {len(strangers) - 5} more" if len(strangers) > 5 else ""
         raise InvalidInputError(
             f"{what} holds classes the training labels do not: {shown}{rest}; leave those samples out"

@@ -52,7 +52,7 @@ def save_head(
     Raises
     ------
     InvalidInputError
-        If `estimator` is not fitted or no head of this package.
+        If `estimator` is not fitted or no head of this package, or `facts` are no JSON values.
     CacheWriteError
         If a file cannot be written.
 
@@ -84,7 +84,6 @@ def save_head(
     params = estimator.get_params(deep=False)
     if not isinstance(params.get("random_state", 0), int | np.integer | None):
         params["random_state"] = None  # a generator's state is not what the head was fitted with
-    write_file(weights_path, data)
     record = {
         "format": FORMAT,
         "class": kind,
@@ -99,6 +98,13 @@ def save_head(
         "facts": dict(facts or {}),
         "weights_sha256": sha256(data),
     }
+    try:
+        json.dumps(record["facts"], allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(
+            f"facts cannot be written to JSON ({error}); give numbers, strings, lists, dicts"
+        ) from error
+    write_file(weights_path, data)
     write_json(json_path, record)
     return weights_path, json_path
 

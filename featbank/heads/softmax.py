@@ -17,7 +17,8 @@ from featbank.heads.space import FeatureSpace
 __all__ = ["SoftmaxClassifier"]
 
 
-#: Learning rate in spaces of `BASE_COLUMNS` columns of variance 1 or more, and the largest taken without asking.
+#: Learning rate in spaces of `BASE_COLUMNS` columns of variance 1 or more, and the largest taken without
+#: asking.
 BASE_RATE = 1e-3
 BASE_COLUMNS = 1024
 LARGEST_RATE = 0.02
@@ -38,7 +39,8 @@ class SoftmaxClassifier(GradientHead):
     solver : {"adam", "sgd", "lbfgs"}, default="adam"
     lr : float or None, default=None
         Learning rate at the start. None: 1e-3, and more where there are few columns to move a logit by, in
-        proportion to 1,024 / n_columns (for Adam up to 0.02); the rate taken is in `lr_`. Adam and SGD only, as all below but `C` and the space.
+        proportion to 1,024 / n_columns (for Adam up to 0.02); the rate taken is in `lr_`. Adam and SGD only,
+        as all below but `C` and the space.
     annealing : {"inverse-time", "cosine", "step", "constant"}, default="inverse-time"
         ``lr / (1 + t/T)`` with t in epochs and T = `annealing_epochs`; half a cosine wave over `max_epochs`;
         a tenth every T epochs; no change.

@@ -102,12 +102,22 @@ class HistoryDisplay(Display):
             )
             finite = losses[np.isfinite(losses)]
             if finite.size and finite.min() > 0 and finite.max() / finite.min() > 100:
-                pair[0].set_yscale("log")
+                self._log_axis(pair[0])
             _style.percent_axis(pair[1])
             self._legend(pair, own=own)
             if self.title and own:
                 self.figure_.suptitle(self.title, x=0.01, horizontalalignment="left", fontsize=12)
         return self
+
+    @staticmethod
+    def _log_axis(axes: Axes) -> None:
+        from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+        # matplotlib's own labels are formulas, and formulas are off here: a class may be called "$a"
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
 
     def _draw(self, axes: Axes, kind: str, label: str) -> None:
         from matplotlib.ticker import MaxNLocator

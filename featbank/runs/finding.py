@@ -37,7 +37,8 @@ def resolve_run(run: str | os.PathLike[str] | None, cache_dir: str | os.PathLike
     Parameters
     ----------
     run : path-like or None
-        Path of a run folder, its name, a part of the name that only one run has, or None for the newest.
+        Path of a run folder, its name, a part of the name that only one run has, or None or ``"last"`` for
+        the newest.
     cache_dir : path-like or None
         The cache; None for the default one.
 
@@ -53,7 +54,7 @@ def resolve_run(run: str | os.PathLike[str] | None, cache_dir: str | os.PathLike
         If several runs have that part in their names, or the run is damaged.
     """
     found = list_runs(cache_dir)
-    if run is None:
+    if run is None or run == "last":
         if not found:
             folder = printable(str(runs_folder(cache_dir)))
             raise RunNotFoundError(f"no run in {folder!r}; make one with featbank fit-head")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +132,8 @@ class Run:
         fits = [*self._fits(), *group.fits]
         _atomic.write_file(self.path / RESULTS_FILE, fits_to_csv(fits).encode("utf-8", "surrogateescape"))
         histories = self.histories() | {kept.name: kept.history for kept in group.kept if kept.history}
-        _atomic.write_json(self.path / HISTORIES_FILE, histories)
+        plain = {name: _with_null(history) for name, history in histories.items()}
+        _atomic.write_json(self.path / HISTORIES_FILE, plain)
         self.facts["cuts"] = list(dict.fromkeys([*self.facts["cuts"], *(one.cut for one in group.fits)]))
         self.facts["heads"] = [*self.facts["heads"], *entries]
         self.write()
@@ -198,8 +201,10 @@ class Run:
         RunError
             If ``results.csv`` is damaged.
         """
-        facts = self.facts
-        return SweepResult(self._fits(), tuple(facts["cuts"]), self.classes, notes=list(facts["notes"]))
+        facts, fits = self.facts, self._fits()
+        # A run that was killed between its two files has fits of a cut that run.json does not name yet.
+        cuts = dict.fromkeys([*facts["cuts"], *(fit.cut for fit in fits)])
+        return SweepResult(fits, tuple(cuts), self.classes, notes=list(facts["notes"]))
 
     def heads(self) -> list[dict[str, Any]]:
         """List the kept heads.
@@ -269,8 +274,17 @@ class Run:
         return load_head(self.path / "heads" / entry["name"])[0]
 
     def histories(self) -> dict[str, dict[str, list[float]]]:
-        """Return loss and accuracy per epoch of each kept head that has epochs, by its name."""
-        return dict(self._json(HISTORIES_FILE, {}))
+        """Return loss and accuracy per epoch of each kept head that has epochs, by its name.
+
+        A loss that is no number comes back as NaN.
+        """
+        found: dict[str, dict[str, list[float | None]]] = self._json(HISTORIES_FILE, {})
+        return {
+            name: {
+                key: [math.nan if one is None else one for one in values] for key, values in history.items()
+            }
+            for name, history in found.items()
+        }
 
     def predictions(self, name: str | None = None) -> Predictions:
         """Return what a kept head answered on the test rows; the best head by default.
@@ -307,6 +321,11 @@ class Run:
             return default
         except ValueError as error:
             raise RunError(f"{printable(str(file))!r} is damaged: {error}; run the command again") from error
+
+
+def _with_null(history: Mapping[str, Sequence[float]]) -> dict[str, list[float | None]]:
+    """Make a history fit for JSON, which knows neither NaN nor infinity: a loss that is no number is null."""
+    return {key: [one if math.isfinite(one) else None for one in values] for key, values in history.items()}
 
 
 def _floats(values: Any) -> NDArray[np.float64] | None:

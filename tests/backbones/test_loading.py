@@ -18,7 +18,7 @@ from featbank.errors import InvalidInputError, MissingWeightsError, UnknownNameE
 SHARED = Path(__file__).parents[2].parent / "shared"
 WEIGHTS = SHARED / "weights" / "mobilenet_v2-imagenet1k.safetensors"
 PHOTOGRAPHS = SHARED / "data" / "caltech101-32"
-SHIPPED = Path(str(files("featbank.backbones"))) / "weights" / MINIVGG_WEIGHTS
+SHIPPED = Path(str(files("featbank.backbones"))) / "pretrained" / MINIVGG_WEIGHTS
 
 
 def test_image_size_and_transform_reach_the_preprocessing() -> None:

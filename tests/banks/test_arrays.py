@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import threading
@@ -291,6 +292,7 @@ def test_a_forked_child_reads_the_right_rows(bank, manifest, kit):
     array._reader._lock.acquire()  # as if another thread had been inside when the fork came
     pid = os.fork()
     if pid == 0:
+        signal.alarm(20)  # a child that waits for that lock waits for ever
         same = np.array_equal(array[:], reference) and array._reader._pid == os.getpid()
         os._exit(0 if same else 1)
     assert os.waitpid(pid, 0)[1] == 0

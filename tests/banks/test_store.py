@@ -191,3 +191,11 @@ def test_banks_of_two_datasets_do_not_mix(store, kit, manifest):
     other = store.create_or_open("two", kit.KEY, {})
     one.set_manifest(manifest)
     assert (len(one), len(other)) == (37, 0)
+
+
+def test_a_whole_part_of_a_name_goes_before_a_piece_of_one(store, kit):
+    made = store.create_or_open("digits", kit.KEY, {})
+    store.create_or_open("digits-large", kit.KEY, {})
+    assert store.resolve("digits") == made.path
+    assert store.resolve("digits/minivgg") == made.path
+    assert store.resolve("large").parent.name == "digits-large"

@@ -330,3 +330,22 @@ def test_threads_build_shards_at_once(store, kit):
         list(pool.map(lambda plan: writer.write(plan, zeros, np.zeros(4, np.uint8)), plans))
     writer.finish({})
     assert bank.verify().findings == []
+
+
+def test_writers_that_disagree_leave_one_file(writer):
+    # without the lock both find no file and both write theirs
+    plan = writer.missing()[0]
+    with ThreadPoolExecutor(8) as pool:
+        paths = list(pool.map(lambda value: writer.write(plan, *rows(plan, value)), range(1, 17)))
+    assert len(set(paths)) == 1
+    assert list(writer.folder.glob("*.h5")) == [paths[0]]
+
+
+def test_rows_that_came_later_are_not_finished_before_finish(bank, kit, manifest):
+    bank.set_manifest(kit.make_manifest(["image 1", "later"]))
+    kit.extract(bank, ["fc7"], finish=False)
+    writer = bank.cut_writer("fc7", (5,), "float16")
+    assert writer.missing() == []
+    assert not writer.finished
+    writer.finish({})
+    assert writer.finished

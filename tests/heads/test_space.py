@@ -150,9 +150,9 @@ def test_bad_input_is_told(wide) -> None:
         FeatureSpace().fit([1.0, 2.0, 3.0])
     with pytest.raises(InvalidInputError, match=r"^features have dtype dtype\('<U1'\); give float16"):
         FeatureSpace().fit([["a"], ["b"]])
+    bad = wide[0].copy()
+    bad[2, 7] = np.inf
     with pytest.raises(InvalidInputError, match=r"^1 of 3000 features hold NaN or infinity"):
-        bad = wide[0].copy()
-        bad[2, 7] = np.inf
         FeatureSpace().fit(bad)
     with pytest.raises(
         InvalidInputError, match=r"^this FeatureSpace is not fitted yet; call fit\(X\) first$"

@@ -292,3 +292,12 @@ def test_what_cannot_be_drawn_says_why(call, message):
     with pytest.raises(InvalidInputError) as caught:
         call()
     assert str(caught.value) == message
+
+
+def test_a_logarithmic_loss_axis_has_plain_numbers() -> None:
+    display = HistoryDisplay({"train_loss": [2.0, 0.2, 0.002], "train_accuracy": [0.1, 0.9, 1.0]}).plot()
+    display.figure_.canvas.draw()
+    labels = [label.get_text() for label in display.ax_[0].get_yticklabels()]
+    assert display.ax_[0].get_yscale() == "log"
+    assert "0.01" in labels
+    assert not [label for label in labels if "$" in label]

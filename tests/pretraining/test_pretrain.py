@@ -118,7 +118,7 @@ def test_weights_that_do_not_fit_float16_are_refused(tmp_path: Path) -> None:
 def test_the_shipped_weights_say_what_the_card_says() -> None:
     from featbank.backbones import weights as module
 
-    folder = Path(module.__file__).parent / "weights"
+    folder = Path(module.__file__).parent / "pretrained"
     card = (folder / "minivgg-cifar10.md").read_text()
     file = folder / "minivgg-cifar10.safetensors"
     backbone = load_backbone("minivgg")

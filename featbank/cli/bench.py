@@ -1,0 +1,155 @@
+"""``featbank bench``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from featbank.cli._options import Device, Json, Seed, split_commas
+from featbank.cli._output import human_bytes, human_count, human_time, print_json, print_table, progress_bar
+
+if TYPE_CHECKING:
+    from featbank.benchmark import BenchmarkResult, Spread
+
+__all__ = ["bench", "print_benchmark"]
+
+
+def bench(
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="A folder of class folders, a CSV (path,label[,split]), torchvision:NAME, or digits."
+        ),
+    ] = "digits",
+    backbone: Annotated[str, typer.Option("--backbone", "-b", help="See 'featbank backbones'.")] = "minivgg",
+    cut: Annotated[
+        list[str] | None,
+        typer.Option("--cut", "-c", help="Where to read; repeat it for more.  [default: before the logits]"),
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="A torchvision weights name, a .safetensors or .pth file, or 'random'.")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    baseline: Annotated[
+        bool,
+        typer.Option("--baseline", help="Also run a plain script (eager, float32, whole network, hooks)."),
+    ] = False,
+    plain_workers: Annotated[int, typer.Option(help="Loading processes of the plain script.")] = 1,
+    repeats: Annotated[int, typer.Option(help="Rounds; each measures everything once.")] = 3,
+    limit: Annotated[int, typer.Option(help="Take N rows only, the classes in turn; 0 takes all.")] = 512,
+    batch_size: Annotated[int, typer.Option(help="Images per forward pass.")] = 32,
+    device: Device = None,
+    workers: Annotated[int | None, typer.Option(help="Decoding threads; one per core by default.")] = None,
+    random_state: Seed = 0,
+    data_root: Annotated[Path | None, typer.Option(help="Where torchvision datasets lie.")] = None,
+    cache_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--cache-dir",
+            help="Whose disk to measure.  [default: $FEATBANK_CACHE, else ./cache, else temporary files]",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure decoding, forward, writing and reading alone, the whole extraction, and the floor that follows.
+
+    Example: featbank bench photos/ --backbone resnet18 --cut layer4 --baseline
+    """
+    from featbank._cache import cache_folder
+    from featbank.benchmark import run_benchmark
+
+    place = cache_folder(cache_dir)
+    with progress_bar("bench", "measurements") as progress:
+        result = run_benchmark(
+            data,
+            backbone=backbone,
+            cuts=split_commas(cut) or _before_logits(backbone),
+            weights=weights,
+            precision=precision,
+            limit=limit or None,
+            repeats=repeats,
+            batch_size=batch_size,
+            workers=workers,
+            device=device,
+            baseline=baseline,
+            plain_workers=plain_workers,
+            random_state=random_state,
+            data_root=data_root,
+            # a cache that is not there yet is not made for a benchmark
+            cache_dir=place if cache_dir is not None or place.is_dir() else None,
+            progress=progress,
+        )
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        print_benchmark(result)
+
+
+def _before_logits(backbone: str) -> list[str]:
+    from featbank.backbones import get_spec
+
+    cuts = [cut.name for cut in get_spec(backbone).cuts if cut.derived_from is None and cut.name != "logits"]
+    return cuts[-1:]
+
+
+def print_benchmark(result: BenchmarkResult) -> None:
+    """Print what was measured on, the rates, and the ratios, for people."""
+    shapes = ", ".join(f"{cut} {'x'.join(map(str, shape))}" for cut, shape in result.cuts.items())
+    typer.echo(
+        f"{result.backbone} ({result.weights}), {human_count(result.macs)} multiply-adds to {shapes}, "
+        f"{human_bytes(result.row_bytes)}/image"
+    )
+    unreadable = f" ({result.n_unreadable} more cannot be read)" if result.n_unreadable else ""
+    typer.echo(
+        f"{result.n_images} images of {result.data}{unreadable}, {result.image_size} pixels, batches of "
+        f"{result.batch_size}, {len(result.rounds)} rounds"
+    )
+    typer.echo(
+        f"{result.device_name} ({result.device}), {result.precision}, {result.threads} threads, "
+        f"{result.workers} decoding; torch {result.versions['torch']}, {result.versions['decoder']}\n"
+    )
+    floor = (
+        "1 / (1/forward + 1/decode): they share the cores"
+        if result.shared_cores
+        else "the slowest of decode, forward, write"
+    )
+    rows = [
+        _row("decode", result.decode_ips, "all workers, alone"),
+        _row("forward", result.forward_ips, "batches in memory, alone"),
+        _row("write", result.write_ips, "shards, fsynced"),
+        _row("read", result.read_ips, "random rows, warm"),
+        _row("numpy.memmap", result.memmap_ips, "the same rows of the same files"),
+        _row("end to end", result.end_to_end_ips, "a whole extraction, preparation and compiling apart"),
+        _row("floor", result.floor_ips, floor),
+    ]
+    if result.plain_ips is not None:
+        note = f"eager float32, whole network, {result.plain_workers} loading processes"
+        rows.append(_row("plain script", result.plain_ips, note))
+    print_table(("stage", "images/s", "min", "max", ""), rows, numeric=("images/s", "min", "max"))
+    typer.echo("")
+    typer.echo(f"end to end / floor     {_ratio(result.ratio_to_floor)}")
+    if result.ratio_to_plain is not None:
+        typer.echo(
+            f"end to end / plain     {_ratio(result.ratio_to_plain)}; their features differ by "
+            f"{result.plain_error:.1e} (relative L2)"
+        )
+    typer.echo(f"read / numpy.memmap    {_ratio(result.read_ratio_to_memmap)}")
+    compiled = "nothing" if result.compile_s is None else human_time(result.compile_s.median)
+    typer.echo(
+        f"one extraction         {human_time(result.wait_s.median)}, of which preparation (weights, hashing, "
+        f"proof of the precision) {human_time(result.setup_s.median)}, compiling {compiled}"
+    )
+
+
+def _row(stage: str, spread: Spread, note: str) -> tuple[str, ...]:
+    return stage, *(_rate(value) for value in (spread.median, spread.min, spread.max)), note
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _ratio(spread: Spread) -> str:
+    return f"{spread.median:.2f} ({spread.min:.2f} to {spread.max:.2f})"

@@ -1,0 +1,53 @@
+"""Peak memory of an extraction does not grow with the number of images; by hand (`make bench`)."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+#: Bytes of one row of minivgg's `block1_pool` at 128 pixels, in float16.
+ROW_BYTES = 32 * 64 * 64 * 2
+
+_PROGRAM = """
+import json, resource, sys
+from featbank.extraction import extract
+done = extract(sys.argv[1], backbone="minivgg", cuts=["block1_pool"], image_size=128, precision="float32",
+               cache_dir=sys.argv[2])
+peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(json.dumps({"pushed": done.pushed, "peak_bytes": peak_kb * (1 if sys.platform == "darwin" else 1024)}))
+"""
+
+
+def make_photographs(folder: Path, count: int) -> Path:
+    """Write so many different JPEGs, in two classes."""
+    random = np.random.default_rng(count)
+    for number in range(count):
+        path = folder / ("ab"[number % 2]) / f"{number:05d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        coarse = random.integers(0, 256, (12, 16, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((320, 240)).save(path, quality=85)
+    return folder
+
+
+def test_peak_memory_is_flat(tmp_path: Path) -> None:
+    peaks = {}
+    for count in (200, 2000):
+        data = make_photographs(tmp_path / f"photos-{count}", count)
+        call = [sys.executable, "-c", _PROGRAM, str(data), str(tmp_path / f"cache-{count}")]
+        done = subprocess.run(call, check=True, capture_output=True, text=True)
+        found = json.loads(done.stdout)
+        assert found["pushed"] == count
+        peaks[count] = found["peak_bytes"]
+        print(  # noqa: T201
+            f"\n{count} images, {count * ROW_BYTES / 1e6:.0f} MB of features: peak {peaks[count] / 1e6:.0f} MB",
+            end="",
+        )
+    grown, written = peaks[2000] - peaks[200], 1800 * ROW_BYTES
+    print(f"\n{grown / 1e6:.0f} MB more for {written / 1e6:.0f} MB more features")  # noqa: T201
+    # Shards on their way to the disk take some hundred MB; whoever kept the features would need all of it.
+    assert grown < 0.75 * written

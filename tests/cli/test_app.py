@@ -1,0 +1,94 @@
+"""What all commands share: help, version, spelling, and how they end."""
+
+from __future__ import annotations
+
+import pytest
+
+import featbank
+
+COMMANDS = [
+    ["extract"],
+    ["fit-head"],
+    ["plot"],
+    ["predict"],
+    ["banks", "ls"],
+    ["banks", "info"],
+    ["banks", "verify"],
+    ["banks", "pack"],
+    ["banks", "unpack"],
+    ["banks", "rm"],
+    ["backbones"],
+    ["cuts"],
+    ["demo"],
+    ["pretrain"],
+    ["version"],
+]
+
+
+def test_help_names_every_command(call):
+    done = call("--help")
+    assert (done.code, done.err) == (0, "")
+    for name, *_ in COMMANDS:
+        assert f"│ {name} " in done.out
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_has_help_and_json(call, command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    done = call(*command, "-h")
+    assert (done.code, done.err) == (0, "")
+    assert f"Usage: featbank {' '.join(command)} " in done.out
+    assert "--json" in done.out
+
+
+def test_version(call):
+    assert call("version").out == f"{featbank.__version__}\n"
+    assert call("version", "--json").json == {"version": featbank.__version__}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["extrct"], "No such command 'extrct'. Did you mean 'extract'?"),
+        (["extract", "--cutt", "fc7"], "No such option: --cutt"),
+        (["fit-head", "--repeats", "two"], "Invalid value for '--repeats'"),
+        (["predict"], "Missing argument"),
+    ],
+)
+def test_a_wrong_command_line_ends_with_2(call, arguments, said):
+    done = call(*arguments)
+    assert (done.code, done.out) == (2, "")
+    assert said in done.err
+
+
+def test_underscores_do_as_well_as_dashes(call, place):
+    done = call(
+        "fit_head", "-c", "pool5", "--samples_per_class=2", "--repeats", 1, "--max_epochs", 2, "--json"
+    )
+    assert done.code == 0
+    assert [point["n_per_class"] for point in done.json["curve"]] == [2]
+
+
+def test_an_interrupted_command_ends_with_130(call, place, monkeypatch):
+    def interrupt(*_args, **_options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("featbank.fitting.fit_heads", interrupt)
+    done = call("fit-head")
+    assert done.code == 130
+    assert done.message == ("interrupted; what was finished is kept, the same command goes on from there")
+
+
+def test_a_bug_keeps_its_traceback(call, place, monkeypatch):
+    def fail(*_args, **_options):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("featbank.fitting.fit_heads", fail)
+    with pytest.raises(ZeroDivisionError):
+        call("fit-head")
+
+
+def test_an_error_is_one_line_whatever_a_name_holds(call, place):
+    done = call("fit-head", "a\nb\x1b[31m\udce9")
+    assert done.code == 3
+    assert done.message.startswith(r"no bank 'a\\nb\\x1b[31m\\xe9' in ")

@@ -1,0 +1,146 @@
+"""``featbank banks``."""
+
+from __future__ import annotations
+
+import io
+import os
+
+import h5py
+import pytest
+
+
+def test_ls(call, place, bank):
+    done = call("banks", "ls")
+    assert done.code == 0
+    (header, _, line) = done.out.splitlines()
+    assert header.split() == ["bank", "rows", "classes", "size", "cuts"]
+    assert line.split()[:3] == [f"photos/{bank.name}", "36", "3"]
+    assert line.split()[-3:] == ["block4_pool", "block5_pool", "logits"]
+    (found,) = call("banks", "ls", "--json").json["banks"]
+    assert (found["name"], found["path"], found["rows"]) == (f"photos/{bank.name}", str(bank), 36)
+    assert found["splits"] == {"train": 18, "val": 9, "test": 9}
+
+
+def test_ls_of_nothing(call, place):
+    done = call("banks", "ls", "--cache-dir", "new")
+    assert (done.code, done.out, done.err) == (0, "", "no banks yet; 'featbank extract' makes one\n")
+    assert call("banks", "ls", "--cache-dir", "new", "--json").json == {"banks": []}
+
+
+def test_ls_is_newest_first(call, place, bank):
+    new = call("extract", "-c", "pool5", "--weights", "random", "--limit", 30, "--json").json["bank"]
+    paths = [one["path"] for one in call("banks", "ls", "--json").json["banks"]]
+    assert paths == [new, str(bank)]
+    for file in ("bank.json", "manifest.h5"):
+        os.utime(f"{new}/{file}", (1, 1))
+    paths = [one["path"] for one in call("banks", "ls", "--json").json["banks"]]
+    assert paths == [str(bank), new]
+
+
+def test_ls_shows_a_bank_that_cannot_be_opened(call, place, bank):
+    (bank / "bank.json").write_text("{")
+    done = call("banks", "ls")
+    assert done.code == 0
+    assert f"photos/{bank.name}" in done.out
+    assert "is damaged" in done.out
+
+
+@pytest.mark.parametrize("which", [[], ["photos"], ["photos/minivgg"], ["{path}"]])
+def test_info(call, place, bank, which):
+    done = call("banks", "info", *[one.format(path=bank) for one in which])
+    assert done.code == 0
+    assert done.out.splitlines()[:2] == [f"bank           {bank}", "backbone       minivgg"]
+    assert "rows           36 of 3 classes (18 train, 9 val, 9 test), 0 quarantined\n" in done.out
+    assert "images from    " in done.out
+
+
+def test_info_as_json(call, place, bank):
+    found = call("banks", "info", "--json").json
+    assert found["key"]["backbone"] == "minivgg"
+    assert found["provenance"]["weights"] == "random"
+    assert [cut["name"] for cut in found["cuts"]] == ["block4_pool", "block5_pool", "logits"]
+
+
+def test_verify(call, place, bank):
+    done = call("banks", "verify")
+    assert done.code == 0
+    assert done.out.startswith(f"{bank}: 3 shards, ")
+    assert done.out.endswith(" checked: all as written\n")
+    found = call("banks", "verify", "--json").json
+    assert (found["ok"], found["n_shards"], found["findings"]) == (True, 3, [])
+
+
+def test_verify_names_what_is_damaged(call, place, bank):
+    (shard,) = (bank / "logits").glob("*.h5")
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    done = call("banks", "verify", "photos")
+    assert done.code == 1
+    assert done.out.startswith(f"corrupt: {shard}: ")
+    assert done.out.endswith(" checked: 1 fault\n")
+    done = call("banks", "verify", "--json")
+    assert done.code == 1
+    (finding,) = done.json["findings"]
+    assert (finding["kind"], finding["path"]) == ("corrupt", str(shard))
+
+
+def test_verify_works_on_a_bank_that_cannot_be_opened(call, place, bank):
+    (bank / "bank.json").unlink()
+    for which in ("photos", bank):
+        done = call("banks", "verify", which)
+        assert done.code == 1
+        assert f"missing: {bank / 'bank.json'}: the bank file is gone\n" in done.out
+
+
+def test_verify_tells_what_is_no_fault_too(call, place, bank):
+    (bank / "notes.txt").write_text("mine")
+    done = call("banks", "verify")
+    assert done.code == 0
+    assert done.out.startswith(f"unknown: {bank / 'notes.txt'}: featbank has not written this\n")
+
+
+def test_pack_and_unpack(call, place, bank):
+    found = call("banks", "pack", "photos", "packed.h5", "--json").json
+    assert found == {"file": "packed.h5", "size_bytes": (place / "packed.h5").stat().st_size}
+    with h5py.File(place / "packed.h5") as file:
+        assert file["features/block5_pool"].shape == (36, 128, 1, 1)
+    done = call("banks", "unpack", "packed.h5")
+    assert (done.code, done.message) == (
+        2,
+        f"'{bank}' exists already; remove it with `featbank banks rm`, or unpack into another cache",
+    )
+    done = call("banks", "unpack", "packed.h5", "--cache-dir", "other")
+    again = place / "other" / "banks" / "photos" / bank.name
+    assert (done.code, done.out) == (0, f"{again}\n")
+    for shard in bank.rglob("*-*.h5"):
+        assert (again / shard.relative_to(bank)).read_bytes() == shard.read_bytes()
+    done = call("banks", "unpack", "gone.h5")
+    assert (done.code, done.message) == (3, "no packed bank 'gone.h5'; `featbank banks pack` makes one")
+
+
+def test_rm(call, place, bank):
+    found = call("banks", "rm", "photos", "--cut", "logits", "--yes", "--json").json
+    assert (found["bank"], found["cut"]) == (str(bank), "logits")
+    assert found["freed_bytes"] > 1000
+    assert not (bank / "logits").exists()
+    done = call("banks", "rm", "photos", "--cut", "fc9", "-y")
+    assert (done.code, done.message) == (
+        2,
+        f"bank 'photos/{bank.name}' holds no cut 'fc9', it holds 'block4_pool', 'block5_pool'",
+    )
+    done = call("banks", "rm", "photos", "-y")
+    assert done.code == 0
+    assert done.out.startswith(f"removed {bank}: ")
+    assert not bank.exists()
+
+
+def test_rm_asks_first(call, place, bank, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    done = call("banks", "rm", "photos")
+    assert (done.code, done.out) == (1, "")
+    assert done.err == f"Delete {bank}? [y/N]: nothing was removed; --yes removes without asking\n"
+    assert bank.exists()
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    assert call("banks", "rm", "photos").code == 0
+    assert not bank.exists()

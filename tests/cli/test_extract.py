@@ -1,0 +1,96 @@
+"""``featbank extract``."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from featbank.banks import Bank
+
+ONE = (
+    "extract",
+    "photos",
+    "--backbone",
+    "minivgg",
+    "--weights",
+    "random",
+    "--cut",
+    "fc7",
+    "--split",
+    "6,3,3",
+)
+
+
+def test_a_bank_and_what_is_in_it(call, place):
+    done = call(*ONE, "-c", "block1_pool,fc7", "--cache-dir", "new")
+    assert done.code == 0
+    (path,) = (place / "new" / "banks" / "photos").iterdir()
+    assert done.out.splitlines()[:4] == [
+        f"bank         {path}",
+        "cut          fc7 256",
+        "cut          block1_pool 32x16x16",
+        "rows         36: 36 pushed, 0 skipped, 0 quarantined",
+    ]
+    assert done.err.splitlines()[:2] == [
+        "featbank: minivgg gets RANDOM weights (seed 0): its features are those of an untrained network",
+        done.err.splitlines()[1],
+    ]
+    assert done.err.splitlines()[1].startswith(
+        "36 of 36 images to push; to write: fc7 18.4 kB, block1_pool 590 kB; "
+    )
+    assert Bank.open(path).cuts == ("block1_pool", "fc7")
+
+
+def test_json_has_exactly_its_keys(call, place):
+    found = call(*ONE, "--cache-dir", "new", "--json").json
+    assert list(found) == ["bank", "rows", "pushed", "skipped", "quarantined", "duration_s", "cuts"]
+    (path,) = (place / "new" / "banks" / "photos").iterdir()
+    assert found["bank"] == str(path)
+    assert (found["rows"], found["pushed"], found["skipped"], found["quarantined"]) == (36, 36, 0, 0)
+    assert 0 < found["duration_s"] < 600
+    assert found["cuts"] == {"fc7": [256]}
+    again = call(*ONE, "--cache-dir", "new", "--json").json
+    assert (again["bank"], again["pushed"], again["skipped"]) == (str(path), 0, 36)
+
+
+def test_a_dry_run_pushes_nothing_and_writes_no_shard(call, place):
+    done = call(*ONE, "--cache-dir", "new", "--dry-run")
+    assert done.code == 0
+    assert done.out.startswith("36 of 36 images to push; to write: fc7 18.4 kB; ")
+    assert "; about " in done.out
+    assert not list((place / "new").rglob("*-*.h5"))
+    plan = call(*ONE, "--cache-dir", "new", "--dry-run", "--json").json
+    assert (plan["rows"], plan["to_push"], plan["size_bytes"]) == (36, 36, 36 * 256 * 2)
+    assert plan["duration_s"] > 0
+    assert call(*ONE, "--cache-dir", "new", "--json").json["pushed"] == 36
+
+
+def test_strict_ends_with_1_when_an_image_is_quarantined(call, place):
+    (place / "photos" / "red" / "page.png").write_text("<html>404</html>")
+    done = call(*ONE, "--cache-dir", "new", "--json")
+    assert (done.code, done.json["quarantined"], done.json["pushed"]) == (0, 1, 36)
+    assert "1 of 37 images could not be read (1 not-an-image)" in done.err
+    done = call(*ONE, "--cache-dir", "new", "--strict")
+    assert done.code == 1
+    (file,) = (place / "new").rglob("quarantine.jsonl")
+    assert f"quarantine   {file}\n" in done.out
+    assert json.loads(file.read_text())["reason"] == "not-an-image"
+
+
+def test_the_cache_is_where_the_environment_says(call, place, monkeypatch):
+    monkeypatch.setenv("FEATBANK_CACHE", str(place / "elsewhere"))
+    path = call(*ONE, "--json").json["bank"]
+    assert path.startswith(str(place / "elsewhere" / "banks" / "photos"))
+
+
+def test_digits_are_the_default(call, place):
+    found = call("extract", "-c", "pool5", "--weights", "random", "--limit", 30, "--json").json
+    assert (found["rows"], found["cuts"]) == (30, {"block5_pool": [128, 1, 1]})
+    assert found["bank"].startswith(str(place / "cache" / "banks" / "digits" / "minivgg-"))
+
+
+@pytest.mark.parametrize("options", [["--image-size", 64], ["--transform", "squash"], ["--seed", 1]])
+def test_what_is_part_of_the_key_makes_another_bank(call, place, bank, options):
+    assert call(*ONE, "--json").json["bank"] == str(bank)
+    assert call(*ONE, *options, "--json").json["bank"] != str(bank)

@@ -1,0 +1,64 @@
+"""Results on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from featbank.cli._output import print_json, print_table, progress_bar, show_log
+from featbank.errors import LeakWarning
+
+
+def test_json_is_plain(capsys):
+    print_json({"path": Path("a/b"), "n": np.int64(3), "none": [math.nan, (math.inf, 0.5)], 4: "é"})
+    out = capsys.readouterr().out
+    assert out == '{"path": "a/b", "n": 3, "none": [null, [null, 0.5]], "4": "é"}\n'
+
+
+def test_json_carries_names_that_are_not_utf8(capsys):
+    print_json({"path": Path("caf\udce9")})
+    out = capsys.readouterr().out
+    assert out == '{"path": "caf\\udce9"}\n'
+    assert json.loads(out)["path"] == "caf\udce9"
+
+
+def test_a_table_in_a_pipe_is_not_folded(capsys):
+    print_table(("name", "n"), [("x" * 150, "1"), ("[red]y", "20")], numeric=("n",))
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4
+    assert lines[2].rstrip() == f"{'x' * 150}    1"
+    assert lines[3].startswith("[red]y ")
+    assert lines[3].rstrip().endswith(" 20")
+
+
+def test_a_warning_is_one_line_without_its_place(capsys):
+    show_log(verbose=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning(LeakWarning("3 images\nleak"), LeakWarning, __file__, 7)
+    assert capsys.readouterr().err == "featbank: 3 images leak\n"
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_verbose_says_more(capsys, verbose):
+    show_log(verbose)
+    logging.getLogger("featbank.anything").info("by the way")
+    logging.getLogger("featbank.anything").warning("careful")
+    said = capsys.readouterr().err
+    assert said == ("featbank: by the way\n" if verbose else "") + "featbank: careful\n"
+
+
+def test_progress_without_a_terminal_is_a_line(capsys):
+    with progress_bar("extract", "images") as update:
+        update(1, 4)
+        update(4, 4)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("extract: 4 of 4 images, ")
+    assert err.count("\n") == 1

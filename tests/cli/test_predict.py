@@ -1,0 +1,49 @@
+"""``featbank predict``."""
+
+from __future__ import annotations
+
+import pytest
+
+
+def test_an_image_and_a_folder(call, place):
+    done = call("predict", "depth", "photos/green/11.png", "photos/red")
+    assert done.code == 0
+    lines = done.out.splitlines()
+    assert len(lines) == 13
+    assert lines[0].startswith("photos/green/11.png  green ")
+    assert all(line.split("  ")[1].startswith("red ") for line in lines[1:])
+    assert all(line.count("%") == 3 for line in lines)  # three classes there are, five are asked for
+
+
+def test_json(call, place):
+    (found,) = call("predict", "last", "photos/blue/00.png", "--top", 2, "--json").json["predictions"]
+    assert list(found) == ["path", "classes", "probabilities", "error"]
+    assert (found["path"], found["classes"][0], found["error"]) == ("photos/blue/00.png", "blue", None)
+    assert len(found["classes"]) == len(found["probabilities"]) == 2
+    assert 1 >= found["probabilities"][0] >= found["probabilities"][1] >= 0
+
+
+def test_an_image_that_cannot_be_read_ends_with_1(call, place):
+    (place / "photos" / "red" / "page.png").write_text("<html>404</html>")
+    done = call("predict", "depth", "photos/red")
+    assert done.code == 1
+    (line,) = [line for line in done.out.splitlines() if "page.png" in line]
+    assert line.startswith("photos/red/page.png  cannot be read: not-an-image: ")
+    assert len(done.out.splitlines()) == 13
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["gone.png"], 3, "no image at 'gone.png'; give a file or a folder of images"),
+        (["photos", "--top", 0], 2, "top=0 must be at least 1"),
+        (
+            ["photos", "--weights", "w.pth"],
+            3,
+            "weights file 'w.pth' does not exist; pass another --weights FILE",
+        ),
+    ],
+)
+def test_wrong_input(call, place, arguments, code, message):
+    done = call("predict", "depth", *arguments)
+    assert (done.code, done.message) == (code, message)

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from featbank.errors import FitWarning, InvalidInputError
+from featbank.heads import FeatureSpace, _planner, _trainer, fit_stack, make
+
+
+@pytest.fixture
+def problem(blobs):
+    X, y = blobs
+    train, val, test = (np.arange(180) % 4 % 3 == part for part in range(3))
+    space = FeatureSpace()
+    Z = space.fit_transform(X[train])
+    watched = {"Z_val": space.transform(X[val]), "y_val": y[val]}
+    watched |= {"Z_test": space.transform(X[test]), "y_test": y[test]}
+    return X[train], Z, y[train], space, watched
+
+
+def draws(y: np.ndarray, n_per_class: int, n: int) -> list[np.ndarray]:
+    random = np.random.default_rng(0)
+    return [
+        np.concatenate([random.permutation(np.flatnonzero(y == c))[:n_per_class] for c in np.unique(y)])
+        for _ in range(n)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("softmax", {"max_epochs": 30}),
+        ("softmax", {"max_epochs": 30, "tolerance_epochs": 2, "monitor": "accuracy"}),
+        ("softmax", {"max_epochs": 30, "solver": "sgd", "tolerance_epochs": 2, "monitor": "accuracy"}),
+        ("softmax", {"max_epochs": 6, "dropout": 0.3, "anneal_per": "step", "annealing": "cosine"}),
+        ("mlp", {"max_epochs": 12, "hidden_units": 24, "dropout": 0.3}),
+    ],
+)
+def test_together_is_as_one_at_a_time(problem, name: str, settings: dict[str, Any]) -> None:
+    X, Z, y, space, watched = problem
+    subsets = [*draws(y, 4, 6), *draws(y, 7, 3)]  # two sizes: two stacks
+    rates = [0.003, 0.01, 0.003, 0.02, 0.01, 0.003, 0.01, 0.01, 0.01]
+    alphas = [0.0, 0.1, 0.0, 0.0, 0.0, 0.1, 0.0, 0.0, 0.1]
+
+    def new() -> list[Any]:
+        return [
+            make(name, lr=lr, alpha=alpha, random_state=seed, **settings)
+            for seed, (lr, alpha) in enumerate(zip(rates, alphas, strict=True))
+        ]
+
+    together = fit_stack(new(), Z, y, subsets, space=space, **watched)
+    for head, alone, rows in zip(together, new(), subsets, strict=True):
+        fit_stack([alone], Z, y, [rows], space=space, **watched)
+        assert head.n_epochs_ == alone.n_epochs_
+        assert head.best_epoch_ == alone.best_epoch_
+        assert set(head.history_) == {
+            "lr",
+            *(f"{a}_{b}" for a in ("train", "val", "test") for b in ("loss", "accuracy")),
+        }
+        for key, values in head.history_.items():
+            np.testing.assert_allclose(values, alone.history_[key], atol=1e-4, err_msg=key)
+        for mine, theirs in zip(head.weights_, alone.weights_, strict=True):
+            np.testing.assert_allclose(mine, theirs, atol=1e-3)
+        assert head.space_ is space
+        np.testing.assert_allclose(head.predict_proba(X), head.predict_proba_columns(Z), atol=1e-5)
+    if "tolerance_epochs" in settings:  # else nothing was dropped from a stack on the way
+        assert len({head.n_epochs_ for head in together[:6]}) > 1
+
+
+def test_heads_really_go_together(problem, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, Z, y, space, _ = problem
+    sizes: list[int] = []
+    train_stack = _trainer.train_stack
+
+    def counted(recipe: Any, matrix: Any, jobs: Any, n_classes: int, others: Any) -> Any:
+        sizes.append(len(jobs))
+        return train_stack(recipe, matrix, jobs, n_classes, others)
+
+    monkeypatch.setattr(_trainer, "train_stack", counted)
+    heads = [make("softmax", max_epochs=2, lr=lr) for lr in (0.01, 0.02, 0.03, 0.01, 0.01)]
+    fit_stack(heads, Z, y, [*draws(y, 4, 3), *draws(y, 6, 2)], space=space)
+    assert sizes == [3, 2]
+    monkeypatch.setitem(_planner.WIDE_HEAD_BYTES, "cpu", 100)
+    fit_stack(heads, Z, y, draws(y, 4, 5), space=space)
+    assert sizes == [3, 2, 1, 1, 1, 1, 1]
+
+
+def test_kinds_are_mixed_and_come_back_in_order(problem) -> None:
+    X, Z, y, space, watched = problem
+    names = ["knn", "softmax", "logreg", "mlp", "ncm", "svm", "ridge", "softmax"]
+    heads = [make(name, random_state=0) for name in names]
+    for head in heads:
+        if hasattr(head, "max_epochs"):
+            head.set_params(max_epochs=20)
+    fitted = fit_stack(heads, Z, y, [np.arange(len(y))] * len(heads), space=space, **watched)
+    assert all(one is two for one, two in zip(heads, fitted, strict=True))
+    for head in fitted:
+        assert head.score(X, y) > 0.6
+        np.testing.assert_array_equal(head.predict(X), head.predict_columns(Z))
+    assert fitted[2].history_.keys() == fitted[1].history_.keys()
+    np.testing.assert_allclose(fitted[1].weights_[0], fitted[7].weights_[0], atol=1e-5)
+
+
+def test_a_subset_of_the_classes_is_watched_on_its_own_classes(problem) -> None:
+    _, Z, y, space, watched = problem
+    rows = np.flatnonzero(y < 3)
+    head = make("softmax", max_epochs=20, random_state=0)
+    fit_stack([head], Z, y, [rows], space=space, **watched)
+    assert head.classes_.tolist() == [0, 1, 2]
+    kept = watched["y_test"] < 3
+    last = make("softmax", max_epochs=20, restore="last", random_state=0)
+    fit_stack([last], Z, y, [rows], space=space, **watched)
+    expected = (last.predict_columns(watched["Z_test"][kept]) == watched["y_test"][kept]).mean()
+    assert last.history_["test_accuracy"][-1] == pytest.approx(expected)
+
+
+def test_one_failed_head_does_not_touch_the_others(problem) -> None:
+    _, Z, y, space, watched = problem
+    subsets = draws(y, 5, 3)
+    rates = [0.01, 1e38, 0.01]
+    heads = [
+        make("softmax", solver="sgd", lr=lr, max_epochs=10, random_state=seed)
+        for seed, lr in enumerate(rates)
+    ]
+    with pytest.warns(FitWarning, match=r"^1 of 3 heads: training loss became nan in epoch ") as caught:
+        fit_stack(heads, Z, y, subsets, space=space, **watched)
+    assert len(caught) == 1
+    assert [head.failed_ is None for head in heads] == [True, False, True]
+    alone = make("softmax", solver="sgd", lr=0.01, max_epochs=10, random_state=2)
+    fit_stack([alone], Z, y, subsets[2:], space=space, **watched)
+    np.testing.assert_allclose(heads[2].weights_[0], alone.weights_[0], atol=1e-5)
+
+
+def test_bad_input(problem) -> None:
+    _, Z, y, space, _ = problem
+    head = make("ncm")
+    with pytest.raises(InvalidInputError, match=r"^1 estimators got 2 subsets; give one subset each$"):
+        fit_stack([head], Z, y, draws(y, 4, 2), space=space)
+    with pytest.raises(
+        InvalidInputError, match=r"^Z has shape \(90, 39\), but y has 90 labels and the space 40"
+    ):
+        fit_stack([head], Z[:, 1:], y, draws(y, 4, 1), space=space)
+    with pytest.raises(InvalidInputError, match=r"^subset 0 asks for rows 0 to 90; allowed: 0 to 89$"):
+        fit_stack([head], Z, y, [np.arange(91)], space=space)
+    with pytest.raises(InvalidInputError, match=r"^subset 0 has shape \(90,\) and dtype bool; give row"):
+        fit_stack([head], Z, y, [y == 0], space=space)
+    with pytest.raises(InvalidInputError, match="only one class: 0"):
+        fit_stack([head], Z, y, [np.flatnonzero(y == 0)], space=space)
+    with pytest.raises(
+        InvalidInputError, match=r"is no head of featbank; make one with featbank\.heads\.make"
+    ):
+        fit_stack([object()], Z, y, draws(y, 4, 1), space=space)  # type: ignore[type-var]

@@ -1,0 +1,206 @@
+"""From a bank to a finished run: what is made when, and that all cuts see the same samples."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from featbank.banks import Bank, BankStore
+from featbank.errors import CacheWriteError, FeatbankError, InvalidInputError, UnknownNameError
+from featbank.extraction import extract
+from featbank.fitting import fit_heads
+from featbank.runs import Run, list_runs
+from featbank.sweep import _fitting
+
+QUICK = {"head_params": {"softmax": {"max_epochs": 5}}, "repeats": 2, "samples_per_class": "2,4"}
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bank of 150 digits."""
+    cache = tmp_path_factory.mktemp("fitting")
+    cuts = ("block3_pool", "block5_pool", "logits")
+    made = extract(
+        *("digits",), backbone="minivgg", weights="random", cuts=cuts, split="6,3,6", limit=150, cache_dir=cache
+    )
+    return made.bank
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+def test_a_run_with_its_figures(digits, cache):
+    steps: list[tuple[int, int, str]] = []
+    fitted = fit_heads(
+        digits,
+        cuts=("block3_pool", "block5_pool"),
+        heads=("softmax", "ncm"),
+        cache_dir=cache,
+        command=["featbank", "fit-head"],
+        progress=lambda *step: steps.append(step),
+        **QUICK,
+    )
+    (path,) = list_runs(cache)
+    assert fitted.run.path == path
+    assert repr(fitted) == f"<FittedRun '{path.name}', 16 fits>"
+    run = Run.open(path)
+    assert run.facts["status"] == "finished"
+    assert run.facts["parameters"] == {
+        "cuts": ["block3_pool", "block5_pool"],
+        "heads": ["softmax", "ncm"],
+        "samples_per_class": "2,4",
+        "repeats": 2,
+        "temperatures": None,
+        "random_state": 0,
+        "head_params": {"softmax": {"max_epochs": 5}},
+        "save_heads": "best",
+    }
+    assert run.result().fits == fitted.result.fits
+    assert run.result().cuts == ("block3_pool", "block5_pool")
+    assert {kind: file.parent == path / "figures" for kind, file in fitted.figures.items()} == dict.fromkeys(
+        ("curve", "cuts", "confusion", "history"), True
+    )
+    assert steps[0][:2] == (0, 16)
+    assert steps[-1][:2] == (16, 16)
+    with (path / "results.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 16
+
+
+def test_the_newest_bank_of_the_cache_is_the_default(digits):
+    store = digits.parents[1]
+    fitted = fit_heads(cuts=["block5_pool"], cache_dir=store.parent, **QUICK)
+    assert fitted.run.source["bank"] == str(digits)
+    assert fitted.run.path.parent == store.parent / "runs"
+    assert BankStore(store).newest() == digits
+
+
+@pytest.mark.parametrize(("alias", "cut"), [("pool5", "block5_pool"), ("conv-3", "block3_pool")])
+def test_a_cut_may_be_called_by_its_alias(digits, cache, alias, cut):
+    fitted = fit_heads(digits, cuts=[alias], cache_dir=cache, **QUICK)
+    assert {fit.cut for fit in fitted.result.fits} == {cut}
+    assert fitted.run.facts["parameters"]["cuts"] == [cut]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"cuts": ["block9_pool"]}, UnknownNameError, "unknown cut 'block9_pool' of backbone 'minivgg'; known: "),
+        ({"cuts": ["block1_pool"]}, UnknownNameError, "the bank has no cut 'block1_pool'; it has "),
+        ({"cuts": ["pool5@hflip"]}, UnknownNameError, "the bank has no cut 'pool5@hflip'; it has "),
+        ({"heads": ["sofmax"]}, UnknownNameError, "unknown head 'sofmax'; known: 'softmax'"),
+        ({"samples_per_class": "4..2"}, InvalidInputError, "samples_per_class='4..2' runs backwards"),
+        ({"samples_per_class": 7}, InvalidInputError, "n_per_class=7 asks for more samples than 10 of 10 "),
+        ({"temperatures": [2.0]}, InvalidInputError, "temperatures=[2.0] are for the cut 'softmax', got "),
+        ({"repeats": 0}, InvalidInputError, "repeats=0 must be at least 1"),
+        ({"save_heads": "some"}, InvalidInputError, "save_heads='some' is not one of "),
+        (
+            {"head_params": {"softmax": {"lr": -1.0}}},
+            InvalidInputError,
+            "SoftmaxClassifier cannot be fitted with lr=-1.0",
+        ),
+        ({"head_params": {"mlp": {"lr": 1.0}}}, InvalidInputError, "head_params for 'mlp', which is not fitted"),
+        ({"bank": "photos"}, FeatbankError, "no bank 'photos' in "),
+    ],
+)
+def test_wrong_input_leaves_no_run_behind(digits, cache, options, error, message):
+    given = {"bank": digits, "cuts": ["block5_pool"], "cache_dir": cache, **QUICK, **options}
+    with pytest.raises(error) as caught:
+        fit_heads(given.pop("bank"), **given)
+    assert str(caught.value).startswith(message)
+    assert not (cache / "runs").exists()
+
+
+def test_a_run_is_made_with_the_first_result_and_not_before(digits, cache):
+    seen = []
+
+    def look(done, total, what):
+        seen.append((done, len(list_runs(cache))))
+
+    fit_heads(digits, cuts=["block3_pool", "block5_pool"], cache_dir=cache, progress=look, **QUICK)
+    assert seen == [(0, 0), (4, 1), (8, 1)]
+
+
+def test_an_interrupted_sweep_leaves_what_it_has(digits, cache):
+    def interrupt(done, total, what):
+        if done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit_heads(digits, cuts=["block3_pool", "block5_pool"], cache_dir=cache, progress=interrupt, **QUICK)
+    (path,) = list_runs(cache)
+    run = Run.open(path)
+    assert run.facts["status"] == "running"
+    assert {fit.cut for fit in run.result().fits} == {"block3_pool"}
+
+
+def test_all_cuts_and_heads_are_fitted_on_the_same_samples(digits, cache, monkeypatch):
+    rows = defaultdict(dict)
+    fit_group = _fitting.fit_group
+
+    def watching(candidate, splits, plans, cut, temperature, **options):
+        for plan in plans:
+            rows[plan.n_per_class, plan.repeat][cut, candidate.name] = plan.rows.tolist()
+        return fit_group(candidate, splits, plans, cut, temperature, **options)
+
+    monkeypatch.setattr("featbank.sweep.running.fit_group", watching)
+    fit_heads(digits, cuts=["block3_pool", "block5_pool"], heads=["softmax", "ncm"], cache_dir=cache, **QUICK)
+    assert len(rows) == 4
+    for (n_per_class, _), by_group in rows.items():
+        assert len(by_group) == 4
+        (drawn,) = {tuple(one) for one in by_group.values()}
+        assert len(drawn) == 10 * n_per_class
+    assert set(rows[2, 0]["block3_pool", "ncm"]) < set(rows[4, 0]["block3_pool", "ncm"])
+    assert rows[4, 0] != rows[4, 1]
+
+
+def test_a_sweep_in_which_everything_failed_still_leaves_a_run(digits, cache, monkeypatch):
+    def fail(*_args, **_options):
+        raise RuntimeError("no luck")
+
+    monkeypatch.setattr("featbank.sweep._fitting._stack", fail)
+    fitted = fit_heads(digits, cuts=["block5_pool"], cache_dir=cache, **QUICK)
+    assert (fitted.figures, fitted.result.curve(), len(fitted.result.failed)) == ({}, [], 4)
+    assert Run.open(fitted.run.path).facts["notes"] == ["4 of 4 fits failed: RuntimeError: no luck"]
+
+
+def test_a_loss_that_is_no_number_does_not_lose_the_run(digits, cache):
+    # The exact solver has no learning rate, which its history says as NaN, and JSON has none.
+    fitted = fit_heads(
+        digits, cuts=["block5_pool"], heads=["logreg"], repeats=1, samples_per_class=4, cache_dir=cache
+    )
+    (history,) = Run.open(fitted.run.path).histories().values()
+    assert np.isnan(history["lr"]).all()
+    json.loads((fitted.run.path / "histories.json").read_text(), parse_constant=pytest.fail)
+
+
+def test_without_test_rows_the_figures_are_of_the_validation_rows(digits, cache, tmp_path):
+    made = extract(
+        *("digits",),
+        backbone="minivgg",
+        weights="random",
+        cuts=("block4_pool", "block5_pool"),
+        split="6,3,0",
+        limit=150,
+        cache_dir=tmp_path / "other",
+    )
+    fitted = fit_heads(made.bank, cache_dir=cache, **QUICK)
+    assert set(fitted.figures) == {"curve", "confusion", "history"}
+    assert any("no test rows" in note for note in fitted.result.notes)
+
+
+def test_runs_that_cannot_be_written(digits, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(CacheWriteError, match="cannot write"):
+        fit_heads(digits, cuts=["block5_pool"], cache_dir=tmp_path / "file", **QUICK)
+
+
+def test_an_open_bank_does_as_well(digits, cache):
+    fitted = fit_heads(Bank.open(digits), cuts=["block5_pool"], cache_dir=cache, **QUICK)
+    assert fitted.run.source["key_digest"] == Bank.open(digits).key.digest()
