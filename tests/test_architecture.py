@@ -29,6 +29,7 @@ FLOORS = {
     "extraction": 2,
     "pretraining": 2,
     "sweep": 3,
+    "benchmark": 3,
     "runs": 4,
     "plots": 4,
     "inspection": 4,

@@ -26,7 +26,13 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cache = tmp_path_factory.mktemp("fitting")
     cuts = ("block3_pool", "block5_pool", "logits")
     made = extract(
-        *("digits",), backbone="minivgg", weights="random", cuts=cuts, split="6,3,6", limit=150, cache_dir=cache
+        *("digits",),
+        backbone="minivgg",
+        weights="random",
+        cuts=cuts,
+        split="6,3,6",
+        limit=150,
+        cache_dir=cache,
     )
     return made.bank
 
@@ -91,7 +97,11 @@ def test_a_cut_may_be_called_by_its_alias(digits, cache, alias, cut):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"cuts": ["block9_pool"]}, UnknownNameError, "unknown cut 'block9_pool' of backbone 'minivgg'; known: "),
+        (
+            {"cuts": ["block9_pool"]},
+            UnknownNameError,
+            "unknown cut 'block9_pool' of backbone 'minivgg'; known: ",
+        ),
         ({"cuts": ["block1_pool"]}, UnknownNameError, "the bank has no cut 'block1_pool'; it has "),
         ({"cuts": ["pool5@hflip"]}, UnknownNameError, "the bank has no cut 'pool5@hflip'; it has "),
         ({"heads": ["sofmax"]}, UnknownNameError, "unknown head 'sofmax'; known: 'softmax'"),
@@ -105,7 +115,11 @@ def test_a_cut_may_be_called_by_its_alias(digits, cache, alias, cut):
             InvalidInputError,
             "SoftmaxClassifier cannot be fitted with lr=-1.0",
         ),
-        ({"head_params": {"mlp": {"lr": 1.0}}}, InvalidInputError, "head_params for 'mlp', which is not fitted"),
+        (
+            {"head_params": {"mlp": {"lr": 1.0}}},
+            InvalidInputError,
+            "head_params for 'mlp', which is not fitted",
+        ),
         ({"bank": "photos"}, FeatbankError, "no bank 'photos' in "),
     ],
 )

@@ -27,7 +27,7 @@ _IMAGES = itertools.count()
 _ROOM = 64 * 1024
 
 
-def build_image(arrays: Mapping[str, NDArray[Any]], attributes: Mapping[str, int | str]) -> bytes:
+def build_image(arrays: Mapping[str, NDArray[Any]], attributes: Mapping[str, int | float | str]) -> bytes:
     """Return the bytes of an HDF5 file with these contiguous datasets and root attributes.
 
     The first dataset starts on a page, so that it can be memory-mapped inside the file.
@@ -47,8 +47,10 @@ def build_image(arrays: Mapping[str, NDArray[Any]], attributes: Mapping[str, int
         for name, array in arrays.items():
             create_contiguous(file.id, name, np.ascontiguousarray(array))
         for name, value in attributes.items():
-            stored = np.bytes_(value.encode("ascii")) if isinstance(value, str) else np.int64(value)
-            file.attrs.create(name, stored)
+            if isinstance(value, str):
+                file.attrs.create(name, np.bytes_(value.encode("ascii")))
+            else:
+                file.attrs.create(name, np.float64(value) if isinstance(value, float) else np.int64(value))
         file.flush()
         image: bytes = file.id.get_file_image()
     return image
@@ -93,9 +95,9 @@ def end_of_file(head: bytes) -> int | None:
     return int.from_bytes(head[28:36], "little")
 
 
-def read_attribute(file: Any, name: str) -> int | str:
+def read_attribute(file: Any, name: str) -> int | float | str:
     """Return one root attribute as `build_image` wrote it."""
     value = file.attrs[name]
     if isinstance(value, bytes):
         return value.decode("ascii")
-    return int(value)
+    return float(value) if isinstance(value, np.floating) else int(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from featbank.banks.slots import ShardPlan
 from featbank.errors import CorruptBankError
 from featbank.manifest import RowStatus
 
+#: Bytes of features looked at together: they and what is derived from them fit a processor's cache.
+_MEASURED_BYTES = 1 << 20
 _NAME = re.compile(r"(?P<number>\d{5,9})-(?P<sha16>[0-9a-f]{16})\.h5")
 
 
@@ -56,6 +58,62 @@ class CutLayout:
         return self.n_features * self.dtype.itemsize
 
 
+@dataclass(frozen=True)
+class Measures:
+    """What can be said of the numbers of a shard, or of all shards of a cut together.
+
+    Parameters
+    ----------
+    max_abs : float
+        Largest magnitude among the finite values.
+    n_zero : int
+        How many values are exactly 0, rows without features not counted.
+    n_nonfinite : int
+        How many are NaN or infinite.
+    n_values : int
+        How many values there are, rows without features not counted.
+    """
+
+    max_abs: float = 0.0
+    n_zero: int = 0
+    n_nonfinite: int = 0
+    n_values: int = 0
+
+    @classmethod
+    def of(cls, features: NDArray[Any], statuses: NDArray[np.uint8]) -> Measures:
+        """Measure `features`, shape (n_rows, *shape), float16 or float32, of rows with these statuses."""
+        # Without its sign, the pattern of bits of a float grows with its magnitude: whole numbers are fast here.
+        kind = np.dtype(f"u{features.dtype.itemsize}")
+        no_sign = kind.type(np.iinfo(kind).max >> 1)
+        infinite = features.dtype.type(np.inf).view(kind)
+        total = cls()
+        step = max(1, _MEASURED_BYTES // max(1, features[:1].nbytes))
+        for start in range(0, len(features), step):
+            block = features[start : start + step]
+            usable = statuses[start : start + step] == RowStatus.OK
+            bits = np.ascontiguousarray(block if usable.all() else block[usable]).view(kind) & no_sign
+            if not bits.size:
+                continue
+            finite = bits < infinite
+            n_nonfinite = bits.size - int(np.count_nonzero(finite))
+            largest = (np.where(finite, bits, 0) if n_nonfinite else bits).max()
+            total += cls(
+                float(largest.view(features.dtype)),
+                bits.size - int(np.count_nonzero(bits)),
+                n_nonfinite,
+                bits.size,
+            )
+        return total
+
+    def __add__(self, other: Measures) -> Measures:
+        return Measures(
+            max(self.max_abs, other.max_abs),
+            self.n_zero + other.n_zero,
+            self.n_nonfinite + other.n_nonfinite,
+            self.n_values + other.n_values,
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class ShardFacts:
     """What a shard file says about itself; `offset` is where its features begin, in bytes."""
@@ -65,6 +123,7 @@ class ShardFacts:
     plan: ShardPlan
     digests: NDArray[np.uint8]
     statuses: NDArray[np.uint8]
+    measures: Measures
     offset: int
 
     def features(self) -> NDArray[Any]:
@@ -120,6 +179,7 @@ def encode_shard(
             "start": plan.start,
             "stop": plan.stop,
             "shard_rows": layout.shard_rows,
+            **asdict(Measures.of(features, statuses)),
         },
     )
     return shard_name(plan.number, sha256(image)), image
@@ -173,6 +233,10 @@ def read_facts(path: Path) -> ShardFacts:
                 plan,
                 file["digests"][()],
                 file["statuses"][()],
+                Measures(
+                    float(read_attribute(file, "max_abs")),
+                    *(int(read_attribute(file, name)) for name in ("n_zero", "n_nonfinite", "n_values")),
+                ),
                 _contiguous_offset(features, plan.n_rows, size),
             )
     except READ_ERRORS as error:

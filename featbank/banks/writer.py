@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,14 @@ from numpy.typing import NDArray
 from featbank._atomic import locked, make_folder, remove_stale_temporaries, write_file
 from featbank.banks._bank_files import LOCK_FILE
 from featbank.banks._cut_reader import CutReader, shard_files
-from featbank.banks._shard_file import CutLayout, check_facts, check_hash, encode_shard, read_facts
+from featbank.banks._shard_file import (
+    CutLayout,
+    Measures,
+    check_facts,
+    check_hash,
+    encode_shard,
+    read_facts,
+)
 from featbank.banks.slots import ShardPlan
 from featbank.errors import CorruptBankError, IncompleteBankError, InvalidInputError
 from featbank.manifest import RowStatus
@@ -154,8 +162,9 @@ class CutWriter:
         Parameters
         ----------
         facts : mapping of str to JSON values
-            E.g. ``precision_error``, ``max_abs``, ``n_overflow``, ``duration_s``; replaces earlier facts,
-            which ``bank.facts(cut)`` gives.
+            E.g. ``precision_error``, ``duration_s``; replaces earlier facts, which ``bank.facts(cut)`` gives.
+            What the shards say of their numbers is added: ``max_abs``, ``n_zero``, ``n_nonfinite`` and
+            ``n_values``.
 
         Raises
         ------
@@ -170,11 +179,13 @@ class CutWriter:
         reader = self._reader()
         present = sorted(number for number in shard_files(self.folder) if number < len(reader.plans))
         found = np.zeros(len(reader.table), np.uint8)
+        measures = Measures()
         for number in present:
-            plan = reader.plans[number]
-            found[plan.start : plan.stop] = reader.facts(number).statuses
+            plan, shard = reader.plans[number], reader.facts(number)
+            found[plan.start : plan.stop] = shard.statuses
+            measures += shard.measures
         self._bank._fold_statuses(found)
-        self._bank._write_cut_facts(self._layout, present, facts)
+        self._bank._write_cut_facts(self._layout, present, {**facts, **asdict(measures)})
 
     def _reader(self) -> CutReader:
         return self._bank._reader_of(self._layout)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -95,7 +96,7 @@ def info(bank: _Bank = None, cache_dir: CacheDir = None, as_json: Json = False) 
                 human_bytes(cut.size_bytes),
                 _fact(cut.facts, "precision_error", "{:.2%}"),
                 _fact(cut.facts, "max_abs", "{:.4g}"),
-                _fact(cut.facts, "zero_share", "{:.0%}"),
+                _zeros(cut.facts),
                 human_time(cut.facts["duration_s"]) if "duration_s" in cut.facts else "",
             )
             for cut in info.cuts
@@ -212,3 +213,7 @@ def _as_dict(info: BankInfo) -> dict[str, Any]:
 def _fact(facts: Any, name: str, form: str) -> str:
     value = facts.get(name)
     return "" if value is None else form.format(value)
+
+
+def _zeros(facts: Mapping[str, Any]) -> str:
+    return f"{facts['n_zero'] / facts['n_values']:.0%}" if facts.get("n_values") else ""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import queue
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -21,7 +19,7 @@ if TYPE_CHECKING:
 
     from featbank.banks import CutWriter, ShardPlan
 
-__all__ = ["CutFacts", "ShardStore", "stored_dtype"]
+__all__ = ["ShardStore", "stored_dtype"]
 
 #: Shards waiting for the disk, all cuts together; more would only hide a slow disk in memory.
 _WAITING = 2
@@ -30,23 +28,6 @@ _WAITING = 2
 def stored_dtype(cut: str, dtype: str) -> np.dtype[np.floating]:
     """Return what a cut is stored as: `dtype`, but logits in float32 (softmax at any T comes from them)."""
     return np.dtype(np.float32 if cut == "logits" else dtype)
-
-
-@dataclass
-class CutFacts:
-    """What was seen of one cut while it was written.
-
-    Parameters
-    ----------
-    max_abs : float
-        Largest magnitude, in float32, before the cast to the stored dtype.
-    n_zero, n_values : int
-        How many values were exactly zero, of how many.
-    """
-
-    max_abs: float = 0.0
-    n_zero: int = 0
-    n_values: int = 0
 
 
 class _Shard:
@@ -91,7 +72,6 @@ class ShardStore:
         self._shapes = shapes
         self._dtypes = dtypes
         self._open: dict[str, _Shard] = {}
-        self.facts: dict[str, CutFacts] = {cut: CutFacts() for cut in missing}
         self._queue: queue.Queue[tuple[str, _Shard] | None] = queue.Queue(_WAITING)
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._write, name="featbank-writer", daemon=True)
@@ -172,10 +152,6 @@ class ShardStore:
         limit = float(np.finfo(self._dtypes[cut]).max)
         if not largest <= limit:
             self._overflow(cut, tensor, limit, ids)
-        facts = self.facts[cut]
-        facts.max_abs = max(facts.max_abs, largest)
-        facts.n_zero += int((tensor == 0).sum()) - int((~ok).sum()) * math.prod(self._shapes[cut])
-        facts.n_values += int(ok.sum()) * math.prod(self._shapes[cut])
         dtype = torch.float16 if self._dtypes[cut] == np.float16 else torch.float32
         stored: NDArray[np.floating] = tensor.to(dtype).contiguous().cpu().numpy()
         return stored

@@ -36,8 +36,8 @@ def find_classes(y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
     classes, codes = np.unique(y, return_inverse=True)
     if len(classes) < 2:
         raise InvalidInputError(
-            f"a head needs samples of at least 2 classes, but the data holds only one class: {classes.tolist()[0]!r}; "
-            "add samples of another class"
+            "a head needs samples of at least 2 classes, but the data holds only one class: "
+            f"{classes.tolist()[0]!r}; add samples of another class"
         )
     return classes, codes.astype(np.int64)
 

@@ -286,6 +286,7 @@ def test_arrays_pickle_as_the_path_of_their_bank(bank, manifest, kit):
     assert float(done.stdout) == float(kit.expected("fc7", manifest)[-1].sum())
 
 
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # Python 3.12 counts BLAS threads
 def test_a_forked_child_reads_the_right_rows(bank, manifest, kit):
     array, reference = bank["block1_pool"], kit.expected("block1_pool", manifest)
     array[:]

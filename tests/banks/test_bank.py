@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from featbank.banks import Bank, CutProgress, QuarantineRecord, open_bank
+from featbank.banks._shard_file import Measures
 from featbank.errors import (
     BankFormatError,
     BankNotFoundError,
@@ -188,10 +189,33 @@ def test_partly_extracted_cuts(store, manifest, kit):
 
 
 def test_facts(bank, kit):
-    assert bank.facts("fc7") == {"max_abs": 4.5, "duration_s": 0.25}
+    measured = measured_facts(bank, "fc7")
+    assert bank.facts("fc7") == {"precision_error": 0.01, "duration_s": 0.25, **measured}
     assert json.loads((bank.path / "fc7" / "cut.json").read_text())["shape"] == [5]
-    kit.extract(bank, ["fc7"], facts={"n_nan": 0})
-    assert Bank.open(bank.path).facts("fc7") == {"n_nan": 0}
+    kit.extract(bank, ["fc7"], facts={"duration_s": 1.0})
+    assert Bank.open(bank.path).facts("fc7") == {"duration_s": 1.0, **measured}
+
+
+def measured_facts(bank, cut):
+    """What the shards hold: each distinct image once."""
+    _, rows = np.unique(bank.row_slots, return_index=True)
+    values = bank.features(cut, rows[bank.rows_ok(cut)[rows]])
+    return {
+        "max_abs": float(np.abs(values).max()),
+        "n_zero": int((values == 0).sum()),
+        "n_nonfinite": 0,
+        "n_values": values.size,
+    }
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_measures_of_a_shard(dtype):
+    features = np.array([[1, -2, 0], [np.nan, 3, -np.inf], [9, 9, 9], [0, 0, 0.5]], dtype)
+    statuses = np.array([RowStatus.OK, RowStatus.OK, RowStatus.QUARANTINED, RowStatus.OK], np.uint8)
+    assert Measures.of(features, statuses) == Measures(max_abs=3.0, n_zero=3, n_nonfinite=2, n_values=9)
+    assert Measures.of(features, np.full(4, RowStatus.ABSENT, np.uint8)) == Measures()
+    wide = np.linspace(-1, 2, 3_000_000, dtype=dtype).reshape(3, -1)
+    assert Measures.of(wide, np.zeros(3, np.uint8)).max_abs == 2.0
 
 
 def test_quarantine_is_rewritten_whole(bank):
@@ -404,6 +428,7 @@ def test_info_loads_no_features(bank, monkeypatch):
         ("fc7", (5,), "float16", True, 37),
         ("logits", (4,), "float32", True, 37),
     ]
-    assert info.cuts[0].facts == {"max_abs": 4.5, "duration_s": 0.25}
+    assert info.cuts[0].facts == bank.facts(info.cuts[0].name)
+    assert info.cuts[0].facts["duration_s"] == 0.25
     assert info.size_bytes == sum(path.stat().st_size for path in bank.path.rglob("*") if path.is_file())
     assert info.error is None

@@ -191,8 +191,8 @@ def test_no_weights_and_no_network(call, untouched, monkeypatch):
         3,
         f"no weights for 'vgg16': 'vgg16-397923af.pth' is not in '{checkpoints}' and could not be "
         "downloaded (<urlopen error no network>). Three ways out: (1) run once with network, or put "
-        "'vgg16-397923af.pth' into that folder; (2) --weights FILE.safetensors|.pth; (3) --weights random. For a quick try: "
-        "--backbone minivgg, whose weights are built in",
+        "'vgg16-397923af.pth' into that folder; (2) --weights FILE.safetensors|.pth; (3) --weights random. "
+        "For a quick try: --backbone minivgg, whose weights are built in",
     )
 
 

@@ -185,6 +185,25 @@ def test_a_loss_that_is_not_finite_is_told_and_the_weights_stay_finite(blobs) ->
     assert np.isfinite(head.predict_proba(X)).all()
 
 
+def test_weights_that_overflow_in_the_last_step_are_not_kept(blobs) -> None:
+    X, y = blobs
+    head = SoftmaxClassifier(
+        solver="sgd", lr=3e38, max_epochs=1, batch_size=180, restore="last", random_state=0
+    )
+    with pytest.warns(FitWarning, match="training loss became nan in epoch 1"):
+        head.fit(X * np.float32(1000), y, X_val=None)
+    assert head.failed_ is not None
+    assert np.isfinite(head.weights_[0]).all()
+
+
+def test_a_second_fit_forgets_the_first(blobs) -> None:
+    X, y = blobs
+    head = SoftmaxClassifier(max_epochs=3, random_state=0).fit(X, y)
+    head.predict(X)
+    expected = SoftmaxClassifier(max_epochs=3, random_state=0).fit(-X, y).predict_proba(X)
+    np.testing.assert_array_equal(head.fit(-X, y).predict_proba(X), expected)
+
+
 def test_a_loss_that_does_not_move_is_told_with_the_remedy(blobs) -> None:
     X, y = blobs
     with pytest.warns(FitWarning) as caught:

@@ -50,7 +50,12 @@ def bank(tmp_path: Path) -> Bank:
         digests=rng.integers(0, 256, (len(labels), 32), dtype=np.uint8),
         statuses=np.zeros(len(labels), np.uint8),
     )
-    provenance = {"weights": "shipped", "weights_path": "/weights/minivgg.safetensors", "location": "here"}
+    provenance = {
+        "weights": "shipped",
+        "weights_path": "/weights/minivgg.safetensors",
+        "random_state": 7,
+        "location": "here",
+    }
     made = BankStore(tmp_path / "cache" / "banks").create_or_open("insects", KEY, provenance)
     made.set_manifest(manifest)
     for cut, noise in (("block1_pool", 2.0), ("fc7", 0.5)):
@@ -110,9 +115,12 @@ def test_a_run_knows_all_that_a_prediction_needs(bank, cache):
         "weights": "shipped",
         "weights_path": "/weights/minivgg.safetensors",
         "weights_sha256": "ab" * 32,
+        "random_state": 7,
         "transform": TRANSFORM,
         "image_size": 32,
         "precision": "float32",
+        "dtype": "float16",
+        "batch_size": 64,
         "provenance": dict(bank.provenance),
     }
     assert set(run.facts["versions"]) == {
@@ -261,6 +269,7 @@ def test_runs_are_found_by_path_name_part_and_age(bank, cache):
     assert latest_run(cache).name == "20260304-120008-sweep-11"
     assert [path.name for path in list_runs(cache)][:2] == ["20260304-120006-sweep", "20260304-120007-sweep"]
     assert open_run(cache_dir=cache).name == latest_run(cache).name
+    assert open_run("last", cache_dir=cache).name == latest_run(cache).name
     assert resolve_run("20260304-120008-sweep", cache).name == "20260304-120008-sweep"
     assert resolve_run("120007", cache).name == "20260304-120007-sweep"
     assert resolve_run(cache / "runs" / "20260304-120006-sweep").name == "20260304-120006-sweep"
@@ -286,9 +295,41 @@ def test_an_empty_cache_says_how_to_make_a_run(tmp_path):
 
 def test_a_head_that_is_not_there_gets_the_nearest_names(bank, cache):
     run, _ = fill(bank, cache, heads=["ncm"], head_params=None)
-    with pytest.raises(RunError) as caught:
-        run.load_head("fc7-ncm-n4-r9")
-    assert str(caught.value).startswith(f"run '{run.name}' has no head 'fc7-ncm-n4-r9'; it has 'fc7-ncm-n4-r")
+    for ask in (run.entry, run.load_head, run.predictions, run.confusion):
+        with pytest.raises(RunError) as caught:
+            ask("fc7-ncm-n4-r9")
+        assert str(caught.value).startswith(
+            f"run '{run.name}' has no head 'fc7-ncm-n4-r9'; it has 'fc7-ncm-n4-r"
+        )
+
+
+def test_the_entry_of_a_head(bank, cache):
+    run, _ = fill(bank, cache)
+    for one in run.heads():
+        assert run.entry(one["name"]) == one
+    assert run.entry() == run.best_head()
+
+
+def test_a_loss_that_is_no_number_survives(bank, cache):
+    run = create_run(cache, "diverged", bank=bank, now=NOON)
+    groups = []
+    run_sweep(bank, on_result=groups.append, **{**SWEEP, "heads": ["softmax"]})
+    (kept, *_) = groups[0].kept
+    kept.history["train_loss"][1:3] = [float("nan"), float("inf")]
+    run.add(groups[0])
+    json.loads((run.path / "histories.json").read_text(), parse_constant=pytest.fail)
+    run.add(groups[1])  # reads what is there, and writes it again
+    found = Run.open(run.path).histories()[kept.name]
+    assert np.isnan(found["train_loss"][1:3]).all()
+    np.testing.assert_array_equal(found["train_accuracy"], kept.history["train_accuracy"])
+
+
+def test_a_run_that_was_killed_between_its_two_files_can_be_read(bank, cache):
+    run, result = fill(bank, cache)
+    run.facts.update(cuts=["block1_pool"])
+    run.write()
+    again = Run.open(run.path).result()
+    assert (again.cuts, again.fits) == (("block1_pool", "fc7"), result.fits)
 
 
 def test_figures_have_a_folder(bank, cache):

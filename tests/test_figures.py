@@ -1,0 +1,181 @@
+"""The figures of a run: which there are, several runs in one, and what cannot be drawn."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from featbank import figures
+from featbank.errors import InvalidInputError, RunError
+from featbank.extraction import extract
+from featbank.fitting import fit_heads
+from featbank.runs import Run
+from featbank.sweep.records import fits_to_csv
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Run, Run]:
+    """Two runs of one bank (five sizes; temperatures), and one of another backbone key."""
+    cache = tmp_path_factory.mktemp("figures")
+    options = {"backbone": "minivgg", "weights": "random", "split": "5,2,4", "limit": 110, "cache_dir": cache}
+    bank = extract("digits", cuts=("block4_pool", "block5_pool", "logits"), **options).bank
+    other = extract("digits", cuts=("block5_pool",), name="numbers", **options).bank
+    quick = {"head_params": {"softmax": {"max_epochs": 4}}, "repeats": 2, "cache_dir": cache}
+    first = fit_heads(
+        *(bank,),
+        cuts=("pool4", "pool5"),
+        heads=("softmax", "ncm"),
+        samples_per_class="1..5:1",
+        name="one",
+        **quick,
+    )
+    with pytest.warns(UserWarning, match="training loss has not moved"):  # ten random logits say nothing
+        second = fit_heads(
+            *(bank,),
+            cuts=("pool5", "softmax"),
+            temperatures=(1, 4),
+            samples_per_class="2,4",
+            name="two",
+            **quick,
+        )
+    third = fit_heads(other, samples_per_class="2,4", name="three", **quick)
+    return first.run, second.run, third.run
+
+
+@pytest.fixture
+def one(runs):
+    return runs[0]
+
+
+def cuts_of(display) -> set[str]:
+    return {cut for cut, _, _ in display.series}
+
+
+def test_every_figure_a_run_allows_is_drawn(runs):
+    assert [set(figures.draw_all(run)) for run in runs] == [
+        {"curve", "cuts", "confusion", "history"},
+        {"curve", "temperature", "confusion", "history"},
+        {"curve", "confusion", "history"},
+    ]
+
+
+def test_one_run(one):
+    display = figures.curve(one)
+    assert set(display.series) == {
+        (cut, head, None) for cut in ("block4_pool", "block5_pool") for head in ("softmax", "ncm")
+    }
+    assert (display.title, display.metric, display.laws) == ("digits, minivgg", "top1", {})
+    (softmax,) = figures.curve(one, cuts=["block5_pool"], heads=["softmax"]).series.values()
+    expected = [fit.top1 for fit in one.result().fits if fit.key == ("block5_pool", "softmax", None)]
+    np.testing.assert_allclose(
+        [point["top1_mean"] for point in softmax], np.reshape(expected, (5, 2)).mean(1)
+    )
+
+
+def test_runs_that_share_a_cut_are_told_apart_by_their_dataset(runs):
+    one, _, other = runs
+    display = figures.curve([one, other], heads=["softmax"])
+    assert cuts_of(display) == {
+        "block4_pool",
+        "block5_pool (digits, minivgg)",
+        "block5_pool (numbers, minivgg)",
+    }
+    assert display.title == "digits, minivgg, numbers, minivgg"
+    (shared,) = [points for (cut, _, _), points in display.series.items() if "numbers" in cut]
+    assert [point["top1_mean"] for point in shared] == [
+        point["top1_mean"] for point in other.result().curve()
+    ]
+
+
+def test_runs_of_one_dataset_and_backbone_are_told_apart_by_their_names(runs):
+    one, two, _ = runs
+    display = figures.curve([one, two], heads=["softmax"])
+    assert cuts_of(display) == {
+        "block4_pool",
+        f"block5_pool ({one.name})",
+        f"block5_pool ({two.name})",
+        "softmax",
+    }
+    assert display.title == "digits, minivgg"
+    assert all(len({point["n_per_class"] for point in line}) == len(line) for line in display.series.values())
+    display.plot()
+
+
+def test_a_run_given_twice_is_drawn_once(one):
+    assert figures.curve([one, Run.open(one.path)]).series == figures.curve(one).series
+
+
+def test_a_curve_goes_on_by_its_law(one):
+    display = figures.curve(one, heads=["softmax"], extrapolate=40)
+    assert set(display.laws) == {("block4_pool", "softmax", None), ("block5_pool", "softmax", None)}
+    assert display.until == 40
+    law = display.laws["block5_pool", "softmax", None]
+    assert law.n_max == 5
+    lines = {tuple(line.get_xdata()[[0, -1]]) for line in display.plot().ax_.get_lines()}
+    assert lines == {(1.0, 5.0), (5.0, 40.0)}
+
+
+def test_too_few_points_are_not_continued(runs):
+    with pytest.raises(InvalidInputError, match=r"a power law needs at least 4 sizes, got 2 \(2, 4\)"):
+        figures.curve(runs[2], extrapolate=64)
+
+
+@pytest.mark.parametrize("until", [5, 2.5])
+def test_a_curve_goes_on_forwards_only(one, until):
+    with pytest.raises(InvalidInputError) as caught:
+        figures.curve(one, extrapolate=until)
+    assert str(caught.value) == f"extrapolate={until:g} must be over the largest size fitted, 5"
+
+
+def without_test_rows(run: Run, path: Path) -> Run:
+    """The same run, as if the bank had had no test rows."""
+    path.mkdir()
+    for file in run.path.glob("*.json"):
+        (path / file.name).write_bytes(file.read_bytes())
+    blind = [
+        dataclasses.replace(fit, top1=None, top5=None, best_top1=None, final_top1=None)
+        for fit in run.result().fits
+    ]
+    (path / "results.csv").write_text(fits_to_csv(blind))
+    return Run.open(path)
+
+
+def test_without_test_rows_curves_are_of_the_validation_rows(runs, tmp_path):
+    one, two = (without_test_rows(run, tmp_path / run.name) for run in runs[:2])
+    display = figures.curve(one, extrapolate=40)
+    assert (display.metric, len(display.laws)) == ("val_top1", 4)
+    assert figures.temperature(two).split == "val"
+    assert figures.temperature(runs[1]).split == "test"
+
+
+def test_history_and_confusion_of_a_head(one):
+    name = "block4_pool-softmax-n5-r0"
+    kept = [entry["name"] for entry in one.heads() if entry["name"].startswith("block4_pool-softmax")]
+    name = kept[0]
+    display = figures.history(one, name)
+    assert (display.title, display.best_epoch) == (name, one.entry(name)["best_epoch"])
+    np.testing.assert_array_equal(display.history["val_loss"], one.histories()[name]["val_loss"])
+    assert figures.history(one).title == one.best_head()["name"]
+    assert figures.confusion(one, name).title == f"digits, minivgg: {name}"
+    np.testing.assert_array_equal(figures.confusion(one, name).matrix, one.confusion(name))
+
+
+def test_what_cannot_be_drawn_says_so(one):
+    with pytest.raises(RunError, match="has no head 'x'; it has 'block4_pool-softmax"):
+        figures.history(one, "x")
+    ncm = next(entry["name"] for entry in one.heads() if entry["head"] == "ncm")
+    with pytest.raises(InvalidInputError, match=f"head '{ncm}' was not trained in epochs; those that were: "):
+        figures.history(one, ncm)
+    with pytest.raises(InvalidInputError, match="the run has no fits of head 'mlp'; it has 'softmax', 'ncm'"):
+        figures.curve(one, heads=["mlp"])
+    with pytest.raises(InvalidInputError, match="no point has a temperature"):
+        figures.temperature(one)
+
+
+def test_cuts_and_temperature_at_a_size(runs):
+    assert figures.cuts(runs[0], 3).n_per_class == 3
+    assert figures.cuts(runs[0]).n_per_class == 5
+    assert figures.temperature(runs[1], 2).n_per_class == 2

@@ -1,0 +1,208 @@
+"""From a photograph to an answer, and that it is the one the bank's features get."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from featbank.backbones import load_backbone
+from featbank.banks import Bank
+from featbank.errors import (
+    InvalidInputError,
+    MissingDataError,
+    MissingWeightsError,
+    RunError,
+    RunNotFoundError,
+    WeightsError,
+)
+from featbank.extraction import extract
+from featbank.fitting import fit_heads
+from featbank.prediction import predict
+from featbank.runs import Run
+
+CLASSES = ("blue", "green", "red")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photographs of several sizes; the third class is hard to tell from the second."""
+    folder = tmp_path_factory.mktemp("prediction") / "photos"
+    for number, label in enumerate(CLASSES):
+        (folder / label).mkdir(parents=True)
+        for index in range(10):
+            random = np.random.default_rng(100 * number + index)
+            pixels = random.integers(0, 120, size=(40 + index, 60 - index, 3), dtype=np.uint8)
+            pixels[..., min(number, 1)] += 80
+            Image.fromarray(pixels).save(folder / label / f"{index}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def fitted(photos: Path) -> Run:
+    """A run with a softmax head on a pool, and on the softmax at a temperature."""
+    made = extract(
+        *(photos,),
+        backbone="minivgg",
+        weights="random",
+        random_state=3,
+        image_size=48,
+        transform="squash",
+        cuts=("block4_pool", "logits"),
+        split="6,2,2",
+        batch_size=4,
+        cache_dir=photos.parent / "cache",
+    )
+    with pytest.warns(UserWarning, match="training loss has not moved"):  # ten random logits say nothing
+        return fit_heads(
+            made.bank,
+            cuts=("block4_pool", "softmax"),
+            heads=("softmax", "logreg", "svm"),
+            temperatures=(2.0,),
+            samples_per_class=4,
+            repeats=2,
+            head_params={"softmax": {"max_epochs": 6}},
+            cache_dir=photos.parent / "cache",
+        ).run
+
+
+def expected(run: Run, name: str) -> np.ndarray:
+    """What a head gives on the bank's own rows, in the order of the run's classes."""
+    entry, bank = run.entry(name), Bank.open(run.source["bank"])
+    X = bank.features(entry["cut"]) if entry["temperature"] is None else bank.softmax(entry["temperature"])
+    return run.load_head(name).predict_proba(X)
+
+
+def given(answers: list) -> np.ndarray:
+    return np.array(
+        [
+            [dict(zip(one.classes, one.probabilities, strict=True))[label] for label in CLASSES]
+            for one in answers
+        ]
+    )
+
+
+@pytest.mark.parametrize("head", ["block4_pool-softmax", "block4_pool-logreg", "softmax-T2-softmax"])
+def test_probabilities_are_those_of_the_banks_own_rows(fitted, photos, head):
+    (name,) = [one["name"] for one in fitted.heads() if one["name"].startswith(f"{head}-n4")]
+    answers = predict(fitted, [photos], head=name)
+    bank = Bank.open(fitted.source["bank"])
+    assert [os.fsencode(one.path.relative_to(photos)) for one in answers] == list(bank.manifest.ids)
+    np.testing.assert_allclose(given(answers), expected(fitted, name), atol=1e-3)
+    if "T2" not in head:  # not all the same, or anything would do
+        assert np.ptp(given(answers), axis=0).min() > 0.2
+
+
+def test_the_likeliest_come_first(fitted, photos):
+    for one in predict(fitted, [photos / "blue"], top=2):
+        assert len(one.classes) == len(one.probabilities) == 2
+        assert one.probabilities[0] >= one.probabilities[1]
+        assert one.classes[0] == "blue"
+        assert one.error is None
+
+
+def test_images_come_back_in_the_order_given(fitted, photos):
+    asked = [photos / "red" / "3.png", photos / "blue", photos / "red" / "3.png"]
+    answers = predict(fitted, asked)
+    assert [one.path for one in answers] == [asked[0], *sorted((photos / "blue").iterdir()), asked[0]]
+    assert answers[0] == answers[-1]
+
+
+def test_an_image_that_cannot_be_read_has_an_error(fitted, photos, tmp_path):
+    shutil.copy(photos / "red" / "0.png", tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes((photos / "red" / "0.png").read_bytes()[:200])
+    (tmp_path / "c.jpg").write_text("no image")
+    good, *bad = predict(fitted, [tmp_path])
+    assert good.error is None
+    assert [(one.classes, one.probabilities) for one in bad] == [((), ())] * 2
+    assert bad[1].error.startswith("not-an-image")
+
+
+def test_the_run_may_be_named(fitted, photos):
+    cache = photos.parent / "cache"
+    for run in (None, "last", fitted.name, fitted.path):
+        assert predict(run, [photos / "red" / "0.png"], cache_dir=cache) == predict(
+            fitted, [photos / "red" / "0.png"]
+        )
+
+
+def copy_of(run: Run, folder: Path, **source: object) -> Run:
+    """The run somewhere else, made from other weights."""
+    shutil.copytree(run.path, folder)
+    copy = Run.open(folder)
+    copy.facts["source"].update(source)
+    copy.write()
+    return Run.open(folder)
+
+
+def test_weights_from_a_file_are_found_again_and_changed_ones_refused(fitted, photos, tmp_path):
+    backbone = load_backbone("minivgg", weights="random", random_state=3)
+    file = tmp_path / "weights.pth"
+    torch.save(backbone.module.state_dict(), file)
+    found = load_backbone("minivgg", weights=file)
+    run = copy_of(
+        fitted,
+        tmp_path / "run",
+        weights=file.name,
+        weights_path=str(file),
+        weights_sha256=found.weights_sha256,
+    )
+    image = photos / "blue" / "1.png"
+    before = predict(run, [image])
+    np.testing.assert_allclose(given(before), given(predict(fitted, [image])), atol=1e-6)
+    moved = file.rename(tmp_path / "moved.pth")
+    with pytest.raises(MissingWeightsError) as caught:
+        predict(run, [image])
+    assert str(caught.value) == f"weights file '{file}' does not exist; pass another --weights FILE"
+    assert predict(run, [image], weights=moved) == before
+    other = load_backbone("minivgg", weights="random", random_state=4)
+    torch.save(other.module.state_dict(), file)
+    changed = load_backbone("minivgg", weights=file)
+    with pytest.raises(WeightsError) as caught:
+        predict(run, [image])
+    assert str(caught.value) == (
+        f"the run was made with weights 'weights.pth' of SHA-256 {found.weights_sha256[:16]}..., '{file}' "
+        f"has {changed.weights_sha256[:16]}...; give the right file with --weights"
+    )
+
+
+def test_random_weights_come_from_their_seed(fitted, photos, tmp_path):
+    run = copy_of(fitted, tmp_path / "run", random_state=5)
+    with pytest.raises(WeightsError, match="the run was made with weights 'random' of SHA-256"):
+        predict(run, [photos / "blue" / "1.png"])
+
+
+@pytest.mark.parametrize(
+    ("images", "options", "error", "message"),
+    [
+        (["blue"], {"top": 0}, InvalidInputError, "top=0 must be at least 1"),
+        (
+            ["gone.png"],
+            {},
+            MissingDataError,
+            "no image at '{photos}/gone.png'; give a file or a folder of images",
+        ),
+        (["blue"], {"head": "x"}, RunError, "run '{run}' has no head 'x'; it has "),
+        (
+            ["blue"],
+            {"head": "block4_pool-svm-n4-r0"},
+            InvalidInputError,
+            "head 'block4_pool-svm-n4-r0' gives no probabilities; choose another with --head",
+        ),
+        (["blue"], {"device": "cuda:99"}, InvalidInputError, "device='cuda:99' is not there: "),
+    ],
+)
+def test_wrong_input(fitted, photos, images, options, error, message):
+    with pytest.raises(error) as caught:
+        predict(fitted, [photos / one for one in images], **options)
+    assert str(caught.value).startswith(message.format(photos=photos, run=fitted.name))
+
+
+def test_no_run(tmp_path, photos):
+    with pytest.raises(RunNotFoundError, match="no run in "):
+        predict(None, [photos], cache_dir=tmp_path)
