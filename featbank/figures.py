@@ -73,7 +73,7 @@ def curve(
     names = _told_apart(runs)
     selected = {run.path: _selected(run.result(), cuts, heads) for run in runs}
     everything = [point for points in selected.values() for point in points]
-    metric = metric or 'top1'
+    metric = metric or _scored_by(everything)
     points: list[dict[str, Any]] = []
     order: list[str] = []
     laws: dict[Key, PowerLaw] = {}

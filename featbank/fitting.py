@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -104,14 +105,11 @@ def fit_heads(
         "head_params": {head: dict(given) for head, given in (head_params or {}).items()},
         "save_heads": save_heads,
     }
-    run: Run | None = None
 
-    def store(group: Any) -> None:
+    @cache
+    def run() -> Run:
         # Made with the first result, so that wrong input leaves no empty run behind.
-        nonlocal run
-        if run is None:
-            run = create_run(cache_dir, name, bank=bank, command=command, parameters=parameters)
-        run.add(group)
+        return create_run(cache_dir, name, bank=bank, command=command, parameters=parameters)
 
     result = run_sweep(
         bank,
@@ -124,12 +122,10 @@ def fit_heads(
         head_params=head_params,
         save_heads=save_heads,
         progress=progress,
-        on_result=store,
+        on_result=lambda group: run().add(group),
     )
-    if run is None:  # a sweep without a single fit
-        run = create_run(cache_dir, name, bank=bank, command=command, parameters=parameters)
-    run.finish(result)
-    return FittedRun(run, result, figures.draw_all(run) if result.curve() else {})
+    run().finish(result)
+    return FittedRun(run(), result, figures.draw_all(run()) if result.curve() else {})
 
 
 def _canonical(bank: Bank, cut: str) -> str:

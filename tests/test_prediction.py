@@ -39,28 +39,33 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
             random = np.random.default_rng(100 * number + index)
             pixels = random.integers(0, 120, size=(40 + index, 60 - index, 3), dtype=np.uint8)
             pixels[..., min(number, 1)] += 80
+            pixels[:, : 8 + 2 * number] //= 4  # a dark edge, which a crop takes away and a squash does not
             Image.fromarray(pixels).save(folder / label / f"{index}.png")
     return folder
+
+
+def bank_of(photos: Path, transform: str) -> Path:
+    """A bank in which everything differs from what a prediction would do by default."""
+    return extract(
+        photos,
+        backbone="minivgg",
+        weights="random",
+        random_state=3,
+        image_size=48,
+        transform=transform,
+        cuts=("block4_pool", "logits"),
+        split="6,2,2",
+        batch_size=4,
+        cache_dir=photos.parent / "cache",
+    ).bank
 
 
 @pytest.fixture(scope="module")
 def fitted(photos: Path) -> Run:
     """A run with a softmax head on a pool, and on the softmax at a temperature."""
-    made = extract(
-        *(photos,),
-        backbone="minivgg",
-        weights="random",
-        random_state=3,
-        image_size=48,
-        transform="squash",
-        cuts=("block4_pool", "logits"),
-        split="6,2,2",
-        batch_size=4,
-        cache_dir=photos.parent / "cache",
-    )
     with pytest.warns(UserWarning, match="training loss has not moved"):  # ten random logits say nothing
         return fit_heads(
-            made.bank,
+            bank_of(photos, "contrast"),
             cuts=("block4_pool", "softmax"),
             heads=("softmax", "logreg", "svm"),
             temperatures=(2.0,),
@@ -96,6 +101,15 @@ def test_probabilities_are_those_of_the_banks_own_rows(fitted, photos, head):
     np.testing.assert_allclose(given(answers), expected(fitted, name), atol=1e-3)
     if "T2" not in head:  # not all the same, or anything would do
         assert np.ptp(given(answers), axis=0).min() > 0.2
+
+
+def test_squashed_images_are_squashed(photos, tmp_path):
+    bank = bank_of(photos, "squash")
+    run = fit_heads(
+        bank, cuts=("block4_pool",), heads=("logreg",), samples_per_class=4, repeats=1, cache_dir=tmp_path
+    ).run
+    name = run.best_head()["name"]
+    np.testing.assert_allclose(given(predict(run, [photos])), expected(run, name), atol=1e-3)
 
 
 def test_the_likeliest_come_first(fitted, photos):

@@ -37,6 +37,12 @@ def pretrain(
     flip: Annotated[bool, typer.Option(help="Mirror half of the images.")] = True,
     crop_padding: Annotated[int, typer.Option(help="Pixels around an image before a random crop.")] = 4,
     cutout: Annotated[int, typer.Option(help="Side in pixels of a square painted over; 0 for none.")] = 8,
+    averaged_epochs: Annotated[
+        int, typer.Option(help="Keep the mean of the weights after so many last epochs; 0 for the last.")
+    ] = 0,
+    initial_weights: Annotated[
+        Path | None, typer.Option(help="A minivgg .safetensors file to start from.")
+    ] = None,
     precision: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "bfloat16",
     random_state: Seed = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N.")] = "cpu",
@@ -61,6 +67,7 @@ def pretrain(
         flip=flip,
         crop_padding=crop_padding,
         cutout=cutout,
+        averaged_epochs=averaged_epochs,
         precision=precision,
         random_state=random_state,
     )
@@ -77,6 +84,7 @@ def pretrain(
             data,
             output=output,
             settings=settings,
+            initial_weights=initial_weights,
             split=split,
             device=device,
             on_step=progress,

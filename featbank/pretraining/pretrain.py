@@ -8,16 +8,18 @@ import os
 import platform
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from featbank._atomic import make_folder, sha256, write_file
 from featbank.backbones import Preprocessing, get_spec
 from featbank.backbones.minivgg import MINIVGG_MEAN, MINIVGG_STD, build_minivgg
 from featbank.datasets import Dataset, build_manifest, decode_image, open_dataset, row_indices
-from featbank.errors import DatasetError, InvalidInputError
+from featbank.errors import DatasetError, InvalidInputError, MissingWeightsError, WeightsError
 from featbank.manifest import Manifest
 from featbank.pretraining.recipe import PretrainSettings
 from featbank.pretraining.training import PretrainedWeights, TrainingImages, train_network
@@ -38,7 +40,7 @@ class PretrainResult:
     card : pathlib.Path
         Its model card, with the log of every epoch.
     test_accuracy : float
-        Top-1 accuracy on the test split after the last epoch, of the weights as trained (float32).
+        Top-1 accuracy on the test split, of the weights as trained (float32).
     sha256 : str
         Digest of the weights file.
     """
@@ -93,6 +95,7 @@ def pretrain(
     *,
     output: str | os.PathLike[str],
     settings: PretrainSettings | None = None,
+    initial_weights: str | os.PathLike[str] | None = None,
     split: str | None = None,
     device: str = "cpu",
     on_step: Callable[[int, int], None] | None = None,
@@ -109,6 +112,8 @@ def pretrain(
         interrupted goes on from the checkpoint.
     settings : PretrainSettings, optional
         The recipe.
+    initial_weights : path, optional
+        A minivgg ``.safetensors`` file to start from instead of random weights.
     split : str, optional
         As for `featbank.extract`. Rows of ``val`` are trained on too where the source has no split of that
         name: nothing is chosen by them.
@@ -129,6 +134,10 @@ def pretrain(
         If there are no train or test rows.
     """
     settings = settings or PretrainSettings()
+    initial = None
+    if initial_weights is not None:
+        initial, digest = _initial(Path(initial_weights))
+        settings = replace(settings, initial_weights=digest)
     dataset = open_dataset(data)
     manifest = build_manifest(dataset, split=split)
     if split is None and dataset.splits is not None and "val" not in dataset.splits:
@@ -150,6 +159,7 @@ def pretrain(
         mean=MINIVGG_MEAN,
         std=MINIVGG_STD,
         settings=settings,
+        initial=initial,
         checkpoint=folder / f"{stem}.checkpoint.safetensors",
         device=device,
         on_step=on_step,
@@ -158,9 +168,23 @@ def pretrain(
     weights, card = folder / f"{stem}.safetensors", folder / f"{stem}.md"
     facts = {"backbone": "minivgg", "dataset": dataset.name, "classes": json.dumps(manifest.classes)}
     digest = trained.to_safetensors(weights, facts)
-    accuracy = trained.log[-1]["test_accuracy"]
     write_file(card, _model_card(dataset, manifest, trained, weights, digest).encode())
-    return PretrainResult(weights, card, accuracy, digest)
+    return PretrainResult(weights, card, trained.test_accuracy, digest)
+
+
+def _initial(path: Path) -> tuple[dict[str, NDArray[Any]], str]:
+    """Read a weights file to start from, with its digest."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    if not path.is_file():
+        raise MissingWeightsError(f"initial weights {str(path)!r} do not exist")
+    data = path.read_bytes()
+    try:
+        tensors = load(data)
+    except SafetensorError as error:
+        raise WeightsError(f"initial weights {str(path)!r} are no safetensors file ({error})") from error
+    return {n: v.astype(np.float32) if v.dtype == np.float16 else v for n, v in tensors.items()}, sha256(data)
 
 
 def _model_card(
@@ -169,7 +193,8 @@ def _model_card(
     import torch
 
     counts = manifest.counts()
-    accuracy = trained.log[-1]["test_accuracy"]
+    last = trained.settings.averaged_epochs
+    which = f"of the mean of the weights after the last {last} epochs" if last else "after the last epoch"
     recipe = "\n".join(f"| {name} | {value} |" for name, value in asdict(trained.settings).items())
     log = "\n".join(
         f"| {entry['epoch']:.0f} | {entry['lr']:.4f} | {entry['train_loss']:.4f} "
@@ -188,7 +213,7 @@ def _model_card(
 | data | {dataset.name}: {counts.get("train", 0):,} training and {counts.get("test", 0):,} test images |
 | digest of the data | `{_data_digest(manifest)}` |
 | classes | {classes} |
-| test accuracy | {accuracy:.4f} top-1 after the last epoch; no epoch was picked by it |
+| test accuracy | {trained.test_accuracy:.4f} top-1 {which}; no epoch was picked by it |
 | versions | Python {platform.python_version()}, torch {torch.__version__} |
 | again | `featbank pretrain DATA --output FOLDER{_options(trained.settings)}` |
 
@@ -215,4 +240,6 @@ def _data_digest(manifest: Manifest) -> str:
 def _options(settings: PretrainSettings) -> str:
     usual = asdict(PretrainSettings())
     changed = {name: value for name, value in asdict(settings).items() if value != usual[name]}
+    if changed.pop("initial_weights", ""):
+        changed["initial_weights"] = "FILE"
     return "".join(f" --{name.replace('_', '-')} {value}" for name, value in changed.items())

@@ -42,10 +42,20 @@ class PretrainSettings:
         Pixels of reflection around each image before a random crop of its size; 0 for none.
     cutout : int, default=8
         Side in pixels of a square painted over with the mean colour at a random place; 0 for none.
+    averaged_epochs : int, default=0
+        Keep the mean of the weights at the ends of so many last epochs, with the batch-norm statistics taken
+        anew, instead of the last weights [1]_; meant for a learning rate that has stopped falling. 0 keeps
+        the last weights.
+    initial_weights : str, default=""
+        SHA-256 of the weights file that training started from; empty for random weights.
     precision : {"float32", "bfloat16"}, default="bfloat16"
         Of the arithmetic; weights are kept in float32.
     random_state : int, default=0
         Seed of the initial weights, the order and the augmentation.
+
+    References
+    ----------
+    .. [1] P. Izmailov et al., "Averaging Weights Leads to Wider Optima and Better Generalization", UAI 2018.
     """
 
     epochs: int = 45
@@ -59,6 +69,8 @@ class PretrainSettings:
     flip: bool = True
     crop_padding: int = 4
     cutout: int = 8
+    averaged_epochs: int = 0
+    initial_weights: str = ""
     precision: str = "bfloat16"
     random_state: int = 0
 
@@ -82,6 +94,10 @@ class PretrainSettings:
             for name in ("crop_padding", "cutout", "warmup_epochs", "weight_decay", "label_smoothing")
             if getattr(self, name) < 0
         ]
+        if not 0 <= self.averaged_epochs <= self.epochs:
+            faults.append(
+                f"averaged_epochs={self.averaged_epochs!r} must be from 0 to epochs={self.epochs!r}"
+            )
         if not self.lr > 0:
             faults.append(f"lr={self.lr!r} must be over 0")
         if faults:

@@ -26,6 +26,9 @@ __all__ = ["PretrainedWeights", "TrainingImages", "train_network"]
 
 logger = logging.getLogger(__name__)
 
+#: Stands for a tensor that is not there when shapes are compared.
+_NOTHING = np.zeros((0, 0, 0, 0, 0))
+
 
 @dataclass(frozen=True, eq=False)
 class TrainingImages:
@@ -56,11 +59,15 @@ class PretrainedWeights:
         training), ``test_accuracy``, ``duration_s``.
     settings : PretrainSettings
         The recipe.
+    test_accuracy : float
+        Top-1 accuracy of these weights on the test images, in 0..1. That of the last epoch, unless weights
+        of several epochs were averaged.
     """
 
     state: dict[str, NDArray[Any]]
     log: list[dict[str, float]] = field(default_factory=list)
     settings: PretrainSettings = field(default_factory=PretrainSettings)
+    test_accuracy: float = 0.0
 
     def to_safetensors(self, path: Path, metadata: dict[str, str]) -> str:
         """Write the weights in float16 and return the SHA-256 of the file.
@@ -96,6 +103,7 @@ def train_network(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     settings: PretrainSettings | None = None,
+    initial: dict[str, NDArray[Any]] | None = None,
     checkpoint: Path | None = None,
     device: str = "cpu",
     on_step: Callable[[int, int], None] | None = None,
@@ -117,6 +125,8 @@ def train_network(
         Normalisation of the input, in units of 0..1.
     settings : PretrainSettings, optional
         The recipe.
+    initial : dict of str to ndarray, optional
+        Weights to start from instead of random ones.
     checkpoint : pathlib.Path, optional
         A ``.safetensors`` file rewritten after each epoch; when it exists, training goes on from it.
     device : str, default="cpu"
@@ -140,6 +150,8 @@ def train_network(
     settings = settings or PretrainSettings()
     torch.manual_seed(settings.random_state)
     trainer = _Trainer(build().to(device), settings, device, mean, std)
+    if initial is not None:
+        trainer.load(initial)
     log = trainer.restore(checkpoint) if checkpoint is not None and checkpoint.exists() else []
     steps = math.ceil(len(train.labels) / settings.batch_size)
     for epoch in range(len(log), settings.epochs):
@@ -154,12 +166,16 @@ def train_network(
             "duration_s": time.perf_counter() - started,
         }
         log.append(entry)
+        if epoch >= settings.epochs - settings.averaged_epochs:
+            trainer.add_to_average()
         logger.info("epoch %d of %d: %s", epoch + 1, settings.epochs, entry)
         if checkpoint is not None:
             trainer.save(checkpoint, log)
         if on_epoch is not None:
             on_epoch(entry)
-    return PretrainedWeights(trainer.weights(), log, settings)
+    if settings.averaged_epochs:
+        trainer.take_average(train, steps)
+    return PretrainedWeights(trainer.weights(), log, settings, trainer.accuracy(test))
 
 
 class _Trainer:
@@ -177,6 +193,7 @@ class _Trainer:
 
         self.network = network.to(memory_format=torch.channels_last)
         self.settings = settings
+        self._sum: dict[str, Tensor] = {}
         self.device = torch.device(device)
         self.mean = torch.tensor(mean, device=device).view(1, 3, 1, 1) * 255
         self.std = torch.tensor(std, device=device).view(1, 3, 1, 1) * 255
@@ -256,6 +273,52 @@ class _Trainer:
 
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16")
 
+    def load(self, weights: dict[str, NDArray[Any]]) -> None:
+        """Start from these weights."""
+        import torch
+
+        own = self.network.state_dict()
+        wrong = [
+            name
+            for name in own.keys() | weights.keys()
+            if own.get(name, _NOTHING).shape != weights.get(name, _NOTHING).shape
+        ]
+        if wrong:
+            raise WeightsError(
+                f"the initial weights are those of another network: {', '.join(sorted(wrong)[:3])}"
+            )
+        self.network.load_state_dict(
+            {name: torch.from_numpy(weights[name]).to(own[name].dtype) for name in own}
+        )
+
+    def add_to_average(self) -> None:
+        """Add the present weights to those that are averaged in the end."""
+        for name, value in self.network.named_parameters():
+            self._sum[name] = self._sum.get(name, 0) + value.detach().cpu()
+
+    def take_average(self, train: TrainingImages, steps: int) -> None:
+        """Replace the weights by their average, and take the batch-norm statistics that belong to it."""
+        import torch
+        from torch import nn
+
+        settings = self.settings
+        for name, value in self.network.named_parameters():
+            value.data.copy_(self._sum[name] / settings.averaged_epochs)
+        norms = [module for module in self.network.modules() if isinstance(module, nn.BatchNorm2d)]
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # a plain mean over all batches
+        random = np.random.default_rng((settings.random_state, settings.epochs))
+        order = random.permutation(len(train.labels))
+        self.network.train()
+        with torch.no_grad(), self._autocast():
+            for step in range(steps):
+                rows = order[step * settings.batch_size : (step + 1) * settings.batch_size]
+                self.network(self._augmented(train.images[rows], random))
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+
     def accuracy(self, test: TrainingImages) -> float:
         """Return the top-1 accuracy, without augmentation, in the precision of the training."""
         import torch
@@ -280,6 +343,7 @@ class _Trainer:
         from safetensors.numpy import save
 
         tensors = {f"network.{name}": value for name, value in self.weights().items()}
+        tensors |= {f"average.{name}": value.numpy() for name, value in self._sum.items()}
         for index, state in self.optimizer.state_dict()["state"].items():
             for name, value in state.items():
                 tensors[f"optimizer.{index}.{name}"] = value.detach().cpu().contiguous().numpy()
@@ -308,6 +372,7 @@ class _Trainer:
         self.network.load_state_dict(
             {n.removeprefix("network."): t for n, t in tensors.items() if n.startswith("network.")}
         )
+        self._sum = {n.removeprefix("average."): t for n, t in tensors.items() if n.startswith("average.")}
         state: dict[int, dict[str, torch.Tensor]] = {}
         for name, tensor in tensors.items():
             if name.startswith("optimizer."):

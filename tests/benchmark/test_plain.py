@@ -35,7 +35,12 @@ def expected(backbone_name: str, cuts: list[str], dataset: Dataset, indices: lis
 
 @pytest.mark.parametrize(
     ("name", "cuts"),
-    [("minivgg", ["block3_pool", "fc6"]), ("resnet18", ["avgpool", "layer4"]), ("resnet18", ["layer3"])],
+    [
+        ("minivgg", ["block3_pool", "fc6"]),
+        ("resnet18", ["avgpool", "layer4"]),
+        # an in-place ReLU follows this node
+        ("shufflenet_v2_x0_5", ["conv1.1"]),
+    ],
 )
 def test_hooks_see_what_the_truncated_network_gives(name: str, cuts: list[str], photo_folder: Folder) -> None:
     dataset = open_dataset(photo_folder(n_per_class=1))

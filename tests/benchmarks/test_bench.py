@@ -1,7 +1,8 @@
 """`featbank bench` on the photographs beside the checkout; by hand (`make bench`), because it takes minutes.
 
-No rate is asserted: a neighbour on the machine halves them all. What is printed is to be read, the ratios above
-all, next to the targets: 0.90 of the floor, and so many times the plain script.
+No rate is asserted: a neighbour on the machine halves them all. What is printed is to be read, the ratios
+above all, next to the targets: 0.90 of the floor, and so many times the plain script.
+$FEATBANK_BENCH_LIMIT and $FEATBANK_BENCH_REPEATS say how many images and rounds (256 and 3).
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import pytest
 TARGET_S = 0.5
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["banks", "ls"], ["bench", "--help"]], ids=" ".join)
+@pytest.mark.parametrize("arguments", [["--help"], ["banks", "ls"]], ids=" ".join)
 def test_commands_that_compute_nothing_answer_at_once(arguments: list[str], tmp_path: Path) -> None:
     durations = []
     for _ in range(5):

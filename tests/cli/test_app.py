@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 import featbank
+from featbank.errors import RunError
 
 COMMANDS = [
     ["extract"],
@@ -20,6 +21,7 @@ COMMANDS = [
     ["backbones"],
     ["cuts"],
     ["demo"],
+    ["bench"],
     ["pretrain"],
     ["version"],
 ]
@@ -86,6 +88,15 @@ def test_a_bug_keeps_its_traceback(call, place, monkeypatch):
     monkeypatch.setattr("featbank.fitting.fit_heads", fail)
     with pytest.raises(ZeroDivisionError):
         call("fit-head")
+
+
+def test_an_error_is_one_line_whatever_it_says(call, place, monkeypatch):
+    def fail(*_args, **_options):
+        raise RunError("two\nlines\x1b[31m")
+
+    monkeypatch.setattr("featbank.fitting.fit_heads", fail)
+    done = call("fit-head")
+    assert (done.code, done.err) == (2, "featbank: two\\nlines\\x1b[31m\n")
 
 
 def test_an_error_is_one_line_whatever_a_name_holds(call, place):

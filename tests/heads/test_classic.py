@@ -71,6 +71,7 @@ def test_two_classes_have_one_score(kind, blobs) -> None:
     score = head.decision_function(X)
     assert score.shape == (60,)
     np.testing.assert_array_equal(head.predict(X), np.where(score > 0, "yes", "no"))
+    assert head.score(X, y) > 0.7
     assert not hasattr(head, "predict_proba")
 
 
