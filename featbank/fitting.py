@@ -129,7 +129,7 @@ def fit_heads(
 
 
 def _canonical(bank: Bank, cut: str) -> str:
-    """Turn an alias of the bank's backbone into the cut's name; what the bank does not have is told by the sweep."""
+    """Turn an alias into the cut's name; that the bank does not have it is for the sweep to say."""
     if cut in bank.cuts:
         return cut
     try:

@@ -153,8 +153,9 @@ class _Extractor:
             return features
         from scipy.special import softmax
 
-        probabilities: NDArray[np.float32] = softmax(features / self._temperature, axis=1)
-        return probabilities
+        # in float64, as a bank derives it from its logits
+        probabilities = softmax(features.astype(np.float64) / self._temperature, axis=1)
+        return np.asarray(probabilities, dtype=np.float32)
 
 
 def _load(source: Mapping[str, Any], weights: str | os.PathLike[str] | None, image_size: int) -> Backbone:

@@ -65,13 +65,14 @@ def test_photographs_and_real_weights(shared: Path, tmp_path: Path) -> None:
     assert (extracted.rows, extracted.pushed, extracted.quarantined) == (256, 256, 0)
     assert featbank.extract(shared / "data" / "caltech101-32", cuts=["avgpool"], **options).pushed == 0
     bank = Bank.open(extracted.bank)
-    assert bank["avgpool"].shape == (256, 1280, 1, 1)
+    assert bank["avgpool"].shape == (256, 1280)
     fitted = featbank.fit_heads(
         bank, cuts=["avgpool"], samples_per_class="1,2,4", repeats=3, cache_dir=tmp_path
     )
     means = [point["top1_mean"] for point in fitted.result.curve()]
     assert means == sorted(means)
-    assert means[-1] > 0.8, means
+    # Measured: 0.736, 0.837, 0.927 on 96 test photographs; one of them is a hundredth.
+    assert means[-1] > 0.86, means
     answers = featbank.predict(fitted.run, [shared / "data" / "caltech101-32" / "Faces" / "image_0030.jpg"])
     assert answers[0].classes[0] == "Faces"
     assert answers[0].probabilities[0] > 0.5

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,6 +16,9 @@ from featbank.heads._head import Evaluation, ProbabilisticHead, encode_labels, f
 from featbank.heads._recipe import Job, Recipe, TrainedHead
 from featbank.heads._schedule import check_annealing
 from featbank.heads.space import FeatureSpace
+
+if TYPE_CHECKING:
+    from featbank.heads._trainer import EvaluationSet
 
 __all__ = ["GradientHead", "check_parameters", "fit_gradient_heads"]
 
@@ -247,7 +251,7 @@ def fit_gradient_heads(
     """Fit `heads` in place, those that can be trained together as one program."""
     import torch
 
-    from featbank.heads._planner import plan_stacks
+    from featbank.heads._planner import is_wide, plan_stacks
     from featbank.heads._trainer import EvaluationSet, train_stack
 
     groups: dict[tuple[Any, ...], list[tuple[GradientHead, Job]]] = {}
@@ -277,7 +281,12 @@ def fit_gradient_heads(
         widths = (Z.shape[1], *([recipe.hidden_units] if recipe.hidden_units else []), len(classes))
         for part in plan_stacks(len(members), widths, place.type):
             chosen = members[part.start : part.stop]
-            trained = train_stack(recipe, shared[device], [job for _, job in chosen], len(classes), watched)
+            head, job = chosen[0]
+            if is_wide(widths, place.type) and head.rotate is not False and len(job.rows) < Z.shape[1]:
+                trained = [_train_in_own_span(head, recipe, Z, job, len(classes), watched)]
+            else:
+                jobs = [job for _, job in chosen]
+                trained = train_stack(recipe, shared[device], jobs, len(classes), watched)
             for (head, _), result in zip(chosen, trained, strict=True):
                 complaint = head._accept(result, classes, space)
                 if complaint:
@@ -286,6 +295,39 @@ def fit_gradient_heads(
         count = complaints.count(complaint)
         told = complaint if len(heads) == 1 else f"{count} of {len(heads)} heads: {complaint}"
         warnings.warn(told, FitWarning, stacklevel=4)
+
+
+def _train_in_own_span(
+    head: GradientHead,
+    recipe: Recipe,
+    Z: NDArray[np.float32],
+    job: Job,
+    n_classes: int,
+    others: Sequence[EvaluationSet],
+) -> TrainedHead:
+    """Train a wide head in the span of its own few rows, as it would be if it were fitted alone.
+
+    A thousand hidden units on a thousand columns are a million weights a step, of which forty rows can only
+    move a fortieth; in their span the rest is not there.
+    """
+    import torch
+
+    from featbank.heads._trainer import EvaluationSet, train_stack
+
+    span = FeatureSpace(standardize=False, rotate=True)
+    place = others[0].Z.device if others else _device(head.device)
+    rows = torch.from_numpy(span.fit_transform(Z[job.rows])).to(place)
+    watched = [
+        EvaluationSet(one.name, torch.from_numpy(span.transform(one.Z.cpu().numpy())).to(place), one.targets)
+        for one in others
+    ]
+    head.lr_ = head._rate(span.n_columns_)
+    own = replace(job, rows=np.arange(len(job.rows)), lr=head.lr_)
+    (trained,) = train_stack(recipe, rows, [own], n_classes, watched)
+    first, shift = span.to_feature_space(trained.weights[0])
+    bias = trained.weights[1] + shift
+    weights = [first.astype(np.float32), bias.astype(np.float32), *trained.weights[2:]]
+    return replace(trained, weights=weights)
 
 
 def _device(name: str) -> Any:

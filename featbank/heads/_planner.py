@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-__all__ = ["plan_stacks"]
+__all__ = ["is_wide", "plan_stacks"]
 
 #: Bytes of stacked weights (four times that with gradients and moments) that stay in the cache. Measured on
 #: two AVX-512 cores: 40 heads of 1,280 x 32 gain 1.9 times in stacks of 20 and 1.6 in one of 40.
@@ -13,6 +13,21 @@ STACK_BYTES = {"cpu": 3 * 2**20, "cuda": 512 * 2**20}
 #: A head of this many bytes keeps the processor busy by itself: 1,280 x 256, 4,096 x 256 and 25,088 x 32 lose
 #: 3 to 20 % in stacks.
 WIDE_HEAD_BYTES = {"cpu": 768 * 2**10, "cuda": 64 * 2**20}
+
+
+def _size_bytes(widths: Sequence[int]) -> int:
+    return 4 * sum((low + 1) * high for low, high in pairwise(widths))
+
+
+def is_wide(widths: Sequence[int], device: str) -> bool:
+    """Return whether a head is too large to gain anything from company.
+
+    Examples
+    --------
+    >>> is_wide((1280, 32), "cpu"), is_wide((1280, 1000, 32), "cpu")
+    (False, True)
+    """
+    return _size_bytes(widths) > WIDE_HEAD_BYTES[device if device in WIDE_HEAD_BYTES else "cuda"]
 
 
 def plan_stacks(n_heads: int, widths: Sequence[int], device: str) -> list[range]:
@@ -36,6 +51,5 @@ def plan_stacks(n_heads: int, widths: Sequence[int], device: str) -> list[range]
     ([range(0, 5)], [range(0, 1), range(1, 2)])
     """
     kind = device if device in STACK_BYTES else "cuda"
-    size = 4 * sum((low + 1) * high for low, high in pairwise(widths))
-    together = 1 if size > WIDE_HEAD_BYTES[kind] else max(1, STACK_BYTES[kind] // size)
+    together = 1 if is_wide(widths, device) else max(1, STACK_BYTES[kind] // _size_bytes(widths))
     return [range(first, min(first + together, n_heads)) for first in range(0, n_heads, together)]

@@ -47,8 +47,8 @@ class FeatureSpace:
     learning rate, so a logit by up to the learning rate times the sum of the absolute inputs. At 200,704
     standardised features and a learning rate of 1e-3 that is a jump of 160 per step; already at the 62,720 of
     MobileNetV2's last map a softmax head ends at 0.83 test accuracy so, and at 0.93 with the scalar. At 895
-    columns of mean square 1 the same learning rate works as it does on the 4,096 of a fully connected layer. A
-    space that is not rotated has gain 1 up to 4,096 features and ``4096 / n_features`` beyond, for the same
+    columns of mean square 1 the same learning rate works as it does on the 4,096 of a fully connected layer.
+    A space that is not rotated has gain 1 up to 4,096 features and ``4096 / n_features`` beyond, for the same
     reason.
 
     Parameters
