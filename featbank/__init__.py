@@ -32,6 +32,7 @@ _PUBLIC = {
     "SoftmaxClassifier": "featbank.heads",
     "SweepResult": "featbank.sweep",
     "TemperatureDisplay": "featbank.plots",
+    "BenchmarkResult": "featbank.benchmark",
     "build_manifest": "featbank.datasets",
     "cache_folder": "featbank._cache",
     "draw_nested": "featbank.sampling",
@@ -43,6 +44,7 @@ _PUBLIC = {
     "open_run": "featbank.runs",
     "predict": "featbank.prediction",
     "pretrain": "featbank.pretraining",
+    "run_benchmark": "featbank.benchmark",
     "run_sweep": "featbank.sweep",
     "truncate": "featbank.backbones",
 }
@@ -56,6 +58,8 @@ if TYPE_CHECKING:
     from featbank.banks import Bank as Bank
     from featbank.banks import BankStore as BankStore
     from featbank.banks import open_bank as open_bank
+    from featbank.benchmark import BenchmarkResult as BenchmarkResult
+    from featbank.benchmark import run_benchmark as run_benchmark
     from featbank.datasets import build_manifest as build_manifest
     from featbank.datasets import open_dataset as open_dataset
     from featbank.errors import FeatbankError as FeatbankError

@@ -127,13 +127,14 @@ class Extraction:
         }
         manifest = build_manifest(self.dataset, split=split, limit=limit)
         self._loader = BatchLoader(
-            self.dataset, manifest, self.backbone.preprocessing, workers or os.cpu_count() or 1
+            self.dataset, manifest, self.backbone.preprocessing, workers or _usable_cores()
         )
         store = BankStore(banks_folder(cache_dir))
         self.forward, self.proof = self._settle_precision(precision, store)
-        self.bank = store.create_or_open(
-            self.dataset.name, self._key(self.forward.precision), self._provenance()
-        )
+        key = self._key(self.forward.precision)
+        self._is_new = not store.path_for(self.dataset.name, key).exists()
+        self._store = store
+        self.bank = store.create_or_open(self.dataset.name, key, self._provenance())
         _check_same_source(self.bank, self.dataset, manifest.digests)
         # Images that were gone when a cut was extracted, and are back, get a slot of their own.
         self.bank.set_manifest(manifest, renew=self.bank.absent_digests(manifest))
@@ -234,6 +235,11 @@ class Extraction:
             disk_free_bytes=free_bytes(self.bank.path),
             duration_s=self._estimate(to_push) if measure and to_push else None,
         )
+
+    def discard(self) -> None:
+        """Remove the bank again if this extraction made it; a plan alone should leave nothing behind."""
+        if self._is_new:
+            self._store.remove(self.bank.path)
 
     def _estimate(self, to_push: int) -> float:
         """Time decoding and pushing of a batch, the second of two: the first one pays for warming up."""
@@ -337,6 +343,11 @@ class Extraction:
                 self.bank.path / "quarantine.jsonl",
             )
         return len(records)
+
+
+def _usable_cores() -> int:
+    """Return how many cores this process may use, which a container or a scheduler may have cut down."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _proved(bank: Path, cuts: Sequence[str]) -> dict[str, float] | None:

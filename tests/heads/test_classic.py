@@ -6,7 +6,7 @@ from sklearn.linear_model import RidgeClassifier as SklearnRidge
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from sklearn.svm import LinearSVC
 
-from featbank.errors import InvalidInputError
+from featbank.errors import FitWarning, InvalidInputError
 from featbank.heads import LinearSVMClassifier, NearestMeanClassifier, NeighborsClassifier, RidgeClassifier
 
 
@@ -73,6 +73,14 @@ def test_two_classes_have_one_score(kind, blobs) -> None:
     np.testing.assert_array_equal(head.predict(X), np.where(score > 0, "yes", "no"))
     assert head.score(X, y) > 0.7
     assert not hasattr(head, "predict_proba")
+
+
+def test_an_svm_that_gives_up_says_so(blobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("featbank.heads.classic.MAX_ITERATIONS", 2)
+    message = r"^the linear SVM has not converged in 2 iterations \(C=5\.0\); use a smaller C$"
+    with pytest.warns(FitWarning, match=message) as caught:
+        LinearSVMClassifier(C=5.0, random_state=0).fit(*blobs)
+    assert [one.filename for one in caught] == [__file__]
 
 
 def test_bad_parameters(blobs) -> None:
