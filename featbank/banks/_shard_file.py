@@ -81,8 +81,8 @@ class Measures:
 
     @classmethod
     def of(cls, features: NDArray[Any], statuses: NDArray[np.uint8]) -> Measures:
-        """Measure `features`, shape (n_rows, *shape), float16 or float32, of rows with these statuses."""
-        # Without its sign, the pattern of bits of a float grows with its magnitude: whole numbers are fast here.
+        """Measure the features (n_rows, *shape), float16 or float32, of rows of these statuses."""
+        # Without its sign, the bits of a float grow with its magnitude: whole numbers are fast here.
         kind = np.dtype(f"u{features.dtype.itemsize}")
         no_sign = kind.type(np.iinfo(kind).max >> 1)
         infinite = features.dtype.type(np.inf).view(kind)

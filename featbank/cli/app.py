@@ -11,7 +11,6 @@ from featbank.cli import banks as banks_commands
 from featbank.cli._options import Json
 from featbank.cli._output import print_json, show_log
 from featbank.cli.bench import bench
-from featbank.cli.bench import bench
 from featbank.cli.demo import demo
 from featbank.cli.extract import extract
 from featbank.cli.fit import fit_head
@@ -61,6 +60,5 @@ app.add_typer(banks_commands.app, name="banks")
 app.command("backbones")(backbones_commands.backbones)
 app.command("cuts")(backbones_commands.cuts)
 app.command("demo")(demo)
-app.command("bench")(bench)
 app.command("bench")(bench)
 app.command("pretrain")(pretrain)

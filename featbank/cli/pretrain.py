@@ -72,14 +72,18 @@ def pretrain(
         random_state=random_state,
     )
 
+    finished = 0
+
     def told(entry: dict[str, float]) -> None:
+        nonlocal finished
+        finished = int(entry["epoch"])
         say(
             f"epoch {entry['epoch']:.0f} of {epochs}: loss {entry['train_loss']:.3f}, "
             f"train {entry['train_accuracy']:.4f}, test {entry['test_accuracy']:.4f}, "
             f"{human_time(entry['duration_s'])}"
         )
 
-    with progress_bar("epoch", "steps") as progress:
+    with progress_bar("pretrain", "steps") as progress:
         result = run(
             data,
             output=output,
@@ -87,7 +91,7 @@ def pretrain(
             initial_weights=initial_weights,
             split=split,
             device=device,
-            on_step=progress,
+            on_step=lambda step, steps: progress(finished * steps + step, epochs * steps),
             on_epoch=told,
         )
     if as_json:

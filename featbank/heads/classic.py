@@ -294,7 +294,8 @@ class LinearSVMClassifier(_LinearScores):
             machine.fit(Z, codes)
         if machine.n_iter_ >= MAX_ITERATIONS:
             warnings.warn(
-                f"the linear SVM has not converged in {MAX_ITERATIONS} iterations (C={self.C!r}); use a smaller C",
+                f"the linear SVM has not converged in {MAX_ITERATIONS} iterations (C={self.C!r}); "
+                "use a smaller C",
                 FitWarning,
                 stacklevel=4,
             )

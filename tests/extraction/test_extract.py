@@ -309,7 +309,7 @@ def test_a_disk_that_cannot_hold_it_is_refused_before_anything_is_pushed(
 ) -> None:
     monkeypatch.setattr("featbank.extraction.task.free_bytes", lambda folder: 1000)
     with pytest.raises(
-        CacheWriteError, match="18 images at block2_pool, fc7 need 0.00 GB, .* has 0.00 GB free; take"
+        CacheWriteError, match=r"18 images at block2_pool, fc7 need 0.00 GB, .* has 0.00 GB free; take"
     ):
         run(photo_folder(), tmp_path / "cache")
     assert pushed == []
@@ -418,7 +418,7 @@ def test_image_size_and_transform_are_part_of_the_key(photo_folder: Folder, tmp_
 def test_a_cache_that_cannot_be_written(photo_folder: Folder, tmp_path: Path) -> None:
     data = photo_folder()
     (tmp_path / "file").write_text("in the way")  # fails for root too, which a mode does not
-    with pytest.raises(CacheWriteError, match="cannot write .*Not a directory"):
+    with pytest.raises(CacheWriteError, match=r"cannot write .*Not a directory"):
         run(data, tmp_path / "file" / "cache")
 
 
