@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from featbank.extraction.extract import extract
+from featbank.extraction._extract import extract
 from featbank.extraction.forward import Forward, choose_device
 from featbank.extraction.images import BadImage, Batch, BatchLoader
 from featbank.extraction.precision import ERROR_LIMIT, PRECISIONS, PrecisionProof

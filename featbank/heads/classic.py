@@ -263,7 +263,7 @@ class LinearSVMClassifier(_LinearScores):
     --------
     >>> from sklearn.datasets import load_iris
     >>> X, y = load_iris(return_X_y=True)
-    >>> LinearSVMClassifier(random_state=0).fit(X, y).score(X, y) > 0.9
+    >>> LinearSVMClassifier(random_state=0).fit(X, y).score(X, y) > 0.8
     True
     """
 
