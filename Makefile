@@ -23,7 +23,8 @@ demo: $(READY)   ## digits through minivgg at five cuts: the table and the accur
 	$(BIN)/featbank demo
 
 test: $(READY)   ## the test suite and the doctests
-	$(BIN)/python -m pytest -q
+	# one thread: thousands of small operations gain nothing from more, and lose much on a busy machine
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 
 lint: $(READY)   ## ruff
 	$(BIN)/ruff check .

@@ -11,7 +11,7 @@ __all__ = ["CacheDir", "Device", "Json", "Seed", "split_commas"]
 
 CacheDir = Annotated[
     Path | None,
-    typer.Option("--cache-dir", help="Where banks and runs live.  [default: $FEATBANK_CACHE, else ./cache]"),
+    typer.Option("--cache-dir", help="Where banks and runs live (default: $FEATBANK_CACHE, else ./cache)."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 Device = Annotated[

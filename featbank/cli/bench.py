@@ -26,7 +26,7 @@ def bench(
     backbone: Annotated[str, typer.Option("--backbone", "-b", help="See 'featbank backbones'.")] = "minivgg",
     cut: Annotated[
         list[str] | None,
-        typer.Option("--cut", "-c", help="Where to read; repeat it for more.  [default: before the logits]"),
+        typer.Option("--cut", "-c", help="Where to read; repeat it for more (default: before the logits)."),
     ] = None,
     weights: Annotated[
         str | None, typer.Option(help="A torchvision weights name, a .safetensors or .pth file, or 'random'.")
@@ -48,7 +48,7 @@ def bench(
         Path | None,
         typer.Option(
             "--cache-dir",
-            help="Whose disk to measure.  [default: $FEATBANK_CACHE, else ./cache, else temporary files]",
+            help="Whose disk to measure (default: $FEATBANK_CACHE, else ./cache, else temporary files).",
         ),
     ] = None,
     as_json: Json = False,

@@ -34,7 +34,7 @@ def fit_head(
         list[str] | None,
         typer.Option(
             "--head",
-            help="softmax, mlp, logreg, ncm, knn, svm, ridge; repeat it for more.  [default: softmax]",
+            help="softmax, mlp, logreg, ncm, knn, svm, ridge; repeat it for more (default: softmax).",
         ),
     ] = None,
     samples_per_class: Annotated[
@@ -49,17 +49,17 @@ def fit_head(
     temperature: Annotated[
         str | None,
         typer.Option(
-            help="For --cut softmax: a list such as 0.5,1,1.5,2,4; costs no extraction.  [default: 1]"
+            help="For --cut softmax: a list such as 0.5,1,1.5,2,4; costs no extraction (default: 1)."
         ),
     ] = None,
     lr: Annotated[
         float | None,
-        typer.Option(help="softmax, mlp: learning rate at the start.  [default: the head's own]"),
+        typer.Option(help="softmax, mlp: learning rate at the start (default: the head's own)."),
     ] = None,
-    solver: Annotated[str | None, typer.Option(help="softmax, mlp: adam or sgd.  [default: adam]")] = None,
+    solver: Annotated[str | None, typer.Option(help="softmax, mlp: adam or sgd (default: adam).")] = None,
     annealing: Annotated[
         str | None,
-        typer.Option(help="softmax, mlp: inverse-time, cosine, step or constant.  [default: inverse-time]"),
+        typer.Option(help="softmax, mlp: inverse-time, cosine, step or constant (default: inverse-time)."),
     ] = None,
     annealing_epochs: Annotated[
         float | None, typer.Option(help="softmax, mlp: T of lr / (1 + t/T), in epochs.")
@@ -72,9 +72,9 @@ def fit_head(
         typer.Option(help="softmax, mlp: epochs without a better validation accuracy to stop after."),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="softmax, mlp: samples per step.  [default: 32]")
+        int | None, typer.Option(help="softmax, mlp: samples per step (default: 32).")
     ] = None,
-    hidden_units: Annotated[int | None, typer.Option(help="mlp: width.  [default: 1000]")] = None,
+    hidden_units: Annotated[int | None, typer.Option(help="mlp: width (default: 1000).")] = None,
     dropout: Annotated[float | None, typer.Option(help="softmax, mlp: share left out.")] = None,
     alpha: Annotated[float | None, typer.Option(help="softmax, mlp, ridge: weight decay.")] = None,
     c: Annotated[
@@ -84,11 +84,11 @@ def fit_head(
         bool | None,
         typer.Option(
             "--standardize/--no-standardize",
-            help="Shift and scale features by the statistics of the training rows.  [default: yes]",
+            help="Shift and scale features by the statistics of the training rows (default: yes).",
         ),
     ] = None,
     device: Annotated[
-        str | None, typer.Option(help="softmax, mlp: cpu, cuda or cuda:N.  [default: cpu]")
+        str | None, typer.Option(help="softmax, mlp: cpu, cuda or cuda:N (default: cpu).")
     ] = None,
     save_heads: Annotated[
         str, typer.Option(help="best (one per curve, by validation), all, or none.")

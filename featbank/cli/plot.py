@@ -29,19 +29,17 @@ def plot(
     ] = None,
     metric: Annotated[
         str | None,
-        typer.Option(
-            help="curve: top1, top5, val_top1, val_top5, train_top1 or train_top5.  [default: top1]"
-        ),
+        typer.Option(help="curve: top1, top5, val_top1, val_top5, train_top1 or train_top5 (default: top1)."),
     ] = None,
     extrapolate: Annotated[
         float | None, typer.Option(help="curve: go on to so many samples by a power law.")
     ] = None,
     samples: Annotated[
-        float | None, typer.Option(help="cuts, temperature: at so many samples per class.  [default: most]")
+        float | None, typer.Option(help="cuts, temperature: at so many samples per class (default: most).")
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="A .png or .svg file.  [default: figures/KIND.png in the run]"),
+        typer.Option("--output", "-o", help="A .png or .svg file (default: figures/KIND.png in the run)."),
     ] = None,
     cache_dir: CacheDir = None,
     as_json: Json = False,

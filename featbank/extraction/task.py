@@ -136,6 +136,7 @@ class Extraction:
         self._store = store
         self.bank = store.create_or_open(self.dataset.name, key, self._provenance())
         _check_same_source(self.bank, self.dataset, manifest.digests)
+        self._before = self.bank.manifest if len(self.bank) else None
         # Images that were gone when a cut was extracted, and are back, get a slot of their own.
         self.bank.set_manifest(manifest, renew=self.bank.absent_digests(manifest))
         self._writers = {
@@ -237,9 +238,11 @@ class Extraction:
         )
 
     def discard(self) -> None:
-        """Remove the bank again if this extraction made it; a plan alone should leave nothing behind."""
+        """Give the bank its old rows back, or remove it if it is new: a plan alone leaves nothing behind."""
         if self._is_new:
             self._store.remove(self.bank.path)
+        elif self._before is not None:
+            self.bank.set_manifest(self._before)
 
     def _estimate(self, to_push: int) -> float:
         """Time decoding and pushing of a batch, the second of two: the first one pays for warming up."""

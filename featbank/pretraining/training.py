@@ -294,7 +294,8 @@ class _Trainer:
     def add_to_average(self) -> None:
         """Add the present weights to those that are averaged in the end."""
         for name, value in self.network.named_parameters():
-            self._sum[name] = self._sum.get(name, 0) + value.detach().cpu()
+            # contiguous: safetensors writes memory as it lies, and channels-last lies otherwise
+            self._sum[name] = (self._sum.get(name, 0) + value.detach().cpu()).contiguous()
 
     def take_average(self, train: TrainingImages, steps: int) -> None:
         """Replace the weights by their average, and take the batch-norm statistics that belong to it."""

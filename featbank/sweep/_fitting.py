@@ -222,8 +222,11 @@ def _told(where: str, notes: list[str]) -> Iterator[None]:
 
 def _fit_stacked(candidate: Candidate, rows: SplitRows, plans: Sequence[Plan]) -> list[Attempt]:
     estimators = [candidate.make(plan.seed) for plan in plans]
-    columns = rows.columns(estimators[0].standardize, estimators[0].rotate)
     start = time.perf_counter()
+    try:
+        columns = rows.columns(estimators[0].standardize, estimators[0].rotate)
+    except _FIT_ERRORS as error:  # a cut that says nothing, such as one where all rows are equal
+        return [Attempt(None, _one_line(error), 0.0) for _ in plans]
     try:
         _stack(estimators, rows, plans, columns)
     except InvalidInputError:

@@ -103,3 +103,9 @@ def test_an_error_is_one_line_whatever_a_name_holds(call, place):
     done = call("fit-head", "a\nb\x1b[31m\udce9")
     assert done.code == 3
     assert done.message.startswith(r"no bank 'a\\nb\\x1b[31m\\xe9' in ")
+
+
+def test_help_says_the_defaults_that_no_signature_shows(call, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert "(default: $FEATBANK_CACHE, else ./cache)" in call("banks", "ls", "-h").out
+    assert "(default: softmax)" in call("fit-head", "-h").out

@@ -66,6 +66,16 @@ def test_a_dry_run_pushes_nothing_and_writes_no_shard(call, place):
     assert call(*ONE, "--cache-dir", "new", "--json").json["pushed"] == 36
 
 
+def test_a_dry_run_leaves_a_bank_its_rows(call, place, save_photo):
+    call(*ONE, "--cache-dir", "new")
+    save_photo(place / "photos" / "red" / "zz.png", seed=99999)
+    plan = call(*ONE, "--cache-dir", "new", "--dry-run", "--json").json
+    assert (plan["rows"], plan["to_push"]) == (37, 1)
+    (bank,) = call("banks", "ls", "--cache-dir", "new", "--json").json["banks"]
+    assert bank["rows"] == 36
+    assert [cut["complete"] for cut in bank["cuts"]] == [True]
+
+
 def test_strict_ends_with_1_when_an_image_is_quarantined(call, place):
     (place / "photos" / "red" / "page.png").write_text("<html>404</html>")
     done = call(*ONE, "--cache-dir", "new", "--json")

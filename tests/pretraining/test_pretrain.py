@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from safetensors.numpy import load_file
 
 from featbank.backbones import load_backbone
-from featbank.errors import DatasetError, InvalidInputError, WeightsError
+from featbank.errors import DatasetError, InvalidInputError, MissingWeightsError, WeightsError
 from featbank.extraction import extract
 from featbank.pretraining import PretrainedWeights, PretrainSettings, pretrain
 
@@ -43,25 +44,67 @@ def test_it_learns_and_writes_weights_that_load(data: Path, tmp_path: Path) -> N
     assert bank.cuts["logits"] == (3,)
 
 
-def test_an_interrupted_training_ends_with_the_same_weights(data: Path, tmp_path: Path) -> None:
-    whole = pretrain(data, output=tmp_path / "whole", settings=SETTINGS, split="7,0,3")
+@pytest.mark.parametrize("averaged_epochs", [0, 2])
+def test_an_interrupted_training_ends_with_the_same_weights(
+    data: Path, tmp_path: Path, averaged_epochs: int
+) -> None:
+    settings = replace(SETTINGS, averaged_epochs=averaged_epochs)
+    whole = pretrain(data, output=tmp_path / "whole", settings=settings, split="7,0,3")
 
     def interrupt(entry: dict[str, float]) -> None:
         if entry["epoch"] == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        pretrain(data, output=tmp_path / "broken", settings=SETTINGS, split="7,0,3", on_epoch=interrupt)
+        pretrain(data, output=tmp_path / "broken", settings=settings, split="7,0,3", on_epoch=interrupt)
     epochs: list[float] = []
     resumed = pretrain(
         data,
         output=tmp_path / "broken",
-        settings=SETTINGS,
+        settings=settings,
         split="7,0,3",
         on_epoch=lambda entry: epochs.append(entry["epoch"]),
     )
     assert epochs == [3]
     assert resumed.sha256 == whole.sha256
+    assert resumed.test_accuracy == whole.test_accuracy
+
+
+def test_averaging_keeps_the_mean_of_the_last_weights(data: Path, tmp_path: Path) -> None:
+    """The mean over epochs 2 and 3 is the mean of what runs that stop there end with."""
+    settings = replace(SETTINGS, annealing="constant", warmup_epochs=0.0)
+    ends = [
+        load_file(
+            pretrain(
+                data, output=tmp_path / str(n), settings=replace(settings, epochs=n), split="7,0,3"
+            ).weights
+        )
+        for n in (2, 3)
+    ]
+    mean = pretrain(
+        data, output=tmp_path / "mean", settings=replace(settings, averaged_epochs=2), split="7,0,3"
+    )
+    name = "features.0.weight"
+    expected = (ends[0][name].astype(np.float32) + ends[1][name].astype(np.float32)) / 2
+    np.testing.assert_allclose(load_file(mean.weights)[name].astype(np.float32), expected, atol=2e-4)
+
+
+def test_training_can_start_from_weights(data: Path, tmp_path: Path) -> None:
+    first = pretrain(data, output=tmp_path / "first", settings=SETTINGS, split="7,0,3")
+    settings = replace(SETTINGS, epochs=1, lr=1e-12)
+    second = pretrain(
+        data, output=tmp_path / "second", settings=settings, initial_weights=first.weights, split="7,0,3"
+    )
+    name = "classifier.6.weight"
+    np.testing.assert_array_equal(load_file(second.weights)[name], load_file(first.weights)[name])
+    assert first.sha256 in second.card.read_text()
+    with pytest.raises(MissingWeightsError, match=r"initial weights '.*none.safetensors' do not exist"):
+        pretrain(data, output=tmp_path / "x", initial_weights=tmp_path / "none.safetensors", split="7,0,3")
+    (data / "violet").mkdir()
+    for file in (data / "red").iterdir():
+        (data / "violet" / file.name).write_bytes(file.read_bytes() + b" ")
+    with pytest.raises(WeightsError, match=r"the initial weights are those of another network: "):
+        pretrain(data, output=tmp_path / "y", initial_weights=first.weights, split="7,0,3")
 
 
 def test_a_checkpoint_of_another_recipe_is_refused(data: Path, tmp_path: Path) -> None:

@@ -528,3 +528,14 @@ def test_importing_the_sweep_loads_no_torch():
         "sys.exit(any(name in sys.modules for name in ('torch', 'sklearn', 'matplotlib', 'scipy')))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_cut_that_says_nothing_is_failed_lines_and_the_others_go_on():
+    bank = make_bank({"train": 8, "val": 4, "test": 4})
+    bank.arrays = {"dead": np.ones((len(bank.manifest), 200), np.float32), **bank.arrays}
+    result = run_sweep(bank, heads=["softmax"], samples_per_class="2,4", repeats=2, head_params=FAST)
+    dead = [fit for fit in result.fits if fit.cut == "dead"]
+    assert [fit.status for fit in dead] == ["failed"] * 4
+    assert all(fit.message for fit in dead)
+    assert {fit.status for fit in result.fits if fit.cut != "dead"} == {"ok"}
+    assert "dead" not in {point["cut"] for point in result.curve()}
