@@ -35,7 +35,11 @@ class MLPClassifier(GradientHead):
     max_epochs : int, default=100
     tolerance_epochs : int, default=10
     tol : float, default=1e-3
-    monitor : {"accuracy", "loss"}, default="loss"
+    monitor : {"accuracy", "loss"}, default="accuracy"
+        What of the validation rows decides when to stop and which epoch is best; ties go to the other. Not
+        the loss, as for `SoftmaxClassifier`: a hidden layer grows sure of itself, so that its loss may rise
+        from the first epoch on while it goes on learning (seen on digits at 32 images per class: 0.87 at the
+        lowest loss, 0.93 at the end).
     batch_size : int, default=32
     alpha : float, default=0.0
         L2 penalty ``alpha / 2 * ||W||^2`` over both layers, added to the mean loss; not on biases.
@@ -85,7 +89,7 @@ class MLPClassifier(GradientHead):
         max_epochs: int = 100,
         tolerance_epochs: int = 10,
         tol: float = 1e-3,
-        monitor: Literal["accuracy", "loss"] = "loss",
+        monitor: Literal["accuracy", "loss"] = "accuracy",
         batch_size: int = 32,
         alpha: float = 0.0,
         dropout: float = 0.0,

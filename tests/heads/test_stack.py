@@ -152,3 +152,33 @@ def test_bad_input(problem) -> None:
         InvalidInputError, match=r"is no head of featbank; make one with featbank\.heads\.make"
     ):
         fit_stack([object()], Z, y, draws(y, 4, 1), space=space)  # type: ignore[type-var]
+
+
+def test_a_wide_head_trains_in_the_span_of_its_own_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large layer on many columns, few rows: the same answers from rows and from columns, at a fraction."""
+    random = np.random.default_rng(0)
+    y = np.repeat(np.arange(3), 60)
+    X = random.normal(size=(180, 900)).astype(np.float32) + 0.6 * random.normal(size=(3, 900))[y]
+    space = FeatureSpace(rotate=False)
+    Z = space.fit_transform(X)
+    rows = draws(y, 8, 1)[0]
+    seen: list[tuple[int, ...]] = []
+    train = _trainer.train_stack
+
+    def watching(recipe: Any, Z: Any, *rest: Any) -> Any:
+        seen.append(tuple(Z.shape))
+        return train(recipe, Z, *rest)
+
+    monkeypatch.setattr(_trainer, "train_stack", watching)
+    settings: dict[str, Any] = {"hidden_units": 400, "max_epochs": 20, "random_state": 0}
+    (head,) = fit_stack([make("mlp", **settings)], Z, y, [rows], space=space, Z_val=Z, y_val=y)
+    assert seen[0][0] == 24
+    assert seen[0][1] < 24
+    assert head.weights_[0].shape == (900, 400)
+    assert head.score(X[rows], y[rows]) == 1.0
+    assert head.score(X, y) > 0.8
+    np.testing.assert_allclose(head.predict_proba(X), head.predict_proba_columns(Z), atol=1e-5)
+    assert head.history_["val_accuracy"][head.best_epoch_ - 1] == pytest.approx(head.score(X, y))
+    (whole,) = fit_stack([make("mlp", rotate=False, **settings)], Z, y, [rows], space=space)
+    assert seen[-1] == (180, 900)  # not if the rotation was declined
+    assert whole.weights_[0].shape == (900, 400)
