@@ -224,7 +224,10 @@ def print_notes(fitted: FittedRun) -> None:
 
 
 def _cell(point: dict[str, Any], metric: str) -> str:
-    mean, high = point[f"{metric}_mean"], point[f"{metric}_high"]
+    mean, low, high = (point[f"{metric}_{end}"] for end in ("mean", "low", "high"))
     if mean is None:
         return ""
-    return f"{100 * mean:.1f}" if high is None else f"{100 * mean:.1f} ±{100 * (high - mean):.1f}"
+    # the wider side: the other may have been cut off at 0 or 100 %
+    return (
+        f"{100 * mean:.1f}" if high is None else f"{100 * mean:.1f} ±{100 * max(high - mean, mean - low):.1f}"
+    )

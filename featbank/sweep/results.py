@@ -133,9 +133,9 @@ class SweepResult:
         -------
         list of dict
             ``cut``, ``head``, ``temperature``, ``n_per_class``, ``n_repeats``, ``n_failed``, and for each of
-            `CURVE_METRICS` its ``_mean``, ``_low`` and ``_high``: None where it is not known, low and high
-            also where a single repeat says nothing of the spread. Failed fits are counted, and left out of
-            the means; a size of which every fit failed has no point.
+            `CURVE_METRICS` its ``_mean``, ``_low`` and ``_high``, within [0, 1]: None where it is not known,
+            low and high also where a single repeat says nothing of the spread. Failed fits are counted, and
+            left out of the means; a size of which every fit failed has no point.
 
         Examples
         --------
@@ -164,7 +164,8 @@ class SweepResult:
                 values = [getattr(one, metric) for one in good if getattr(one, metric) is not None]
                 interval = mean_interval(values, confidence) if values else Interval(*[float("nan")] * 3)
                 for end, value in zip(("mean", "low", "high"), interval, strict=True):
-                    point[f"{metric}_{end}"] = None if np.isnan(value) else value
+                    # shares: an interval of few repeats may reach beyond what there is
+                    point[f"{metric}_{end}"] = None if np.isnan(value) else min(max(value, 0.0), 1.0)
             points.append(point)
         return points
 

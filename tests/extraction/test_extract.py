@@ -252,6 +252,30 @@ def test_a_file_that_changes_under_the_run_is_absent_then_pushed(
     assert (result.rows, result.pushed, result.skipped, result.quarantined) == (18, 1, 17, 0)
 
 
+def test_a_file_that_was_gone_for_a_while_is_pushed_when_it_is_back(
+    photo_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, cache = photo_folder(), tmp_path / "cache"
+    from featbank.extraction import task
+
+    build, file = task.build_manifest, data / "red" / "001.png"
+    content = file.read_bytes()
+
+    def build_then_remove(*args: Any, **kwargs: Any) -> Any:
+        manifest = build(*args, **kwargs)
+        file.unlink()
+        return manifest
+
+    monkeypatch.setattr(task, "build_manifest", build_then_remove)
+    assert run(data, cache).pushed == 17
+    monkeypatch.undo()
+    file.write_bytes(content)
+    result = run(data, cache)
+    assert (result.rows, result.pushed, result.skipped, result.quarantined) == (18, 1, 17, 0)
+    bank = Bank.open(result.bank)
+    assert bank.rows_ok("fc7").all()
+
+
 def test_names_that_are_not_utf8_survive(photo_folder: Folder, tmp_path: Path) -> None:
     data = photo_folder()
     odd = os.fsencode(data) + b"/red/caf\xe9\n.png"

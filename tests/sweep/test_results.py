@@ -120,3 +120,10 @@ def test_damaged_csv_is_told(change, message):
     with pytest.raises(InvalidInputError) as caught:
         fits_from_csv(change(fits_to_csv([fit(top1=0.5)])))
     assert str(caught.value).startswith(message)
+
+
+def test_intervals_stay_among_the_accuracies_there_are():
+    fits = [FitResult("fc7", "softmax", None, 4, r, 8, 10, 0, top1=top1) for r, top1 in enumerate((0.9, 1.0))]
+    (point,) = SweepResult(fits).curve()
+    assert (point["top1_mean"], point["top1_high"]) == (pytest.approx(0.95), 1.0)
+    assert 0.0 <= point["top1_low"] < 0.9
