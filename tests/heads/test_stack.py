@@ -183,3 +183,31 @@ def test_a_wide_head_trains_in_the_span_of_its_own_rows(monkeypatch: pytest.Monk
     (whole,) = fit_stack([make("mlp", rotate=False, **settings)], Z, y, [rows], space=space)
     assert seen[-1] == (180, 900)  # not if the rotation was declined
     assert whole.weights_[0].shape == (900, 400)
+
+
+def test_small_steps_use_one_thread_and_give_the_others_back(
+    problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    _, Z, y, space, watched = problem
+    seen: list[int] = []
+    step = _trainer._Stack.step
+
+    def watching(self: Any, *arguments: Any) -> Any:
+        seen.append(torch.get_num_threads())
+        return step(self, *arguments)
+
+    monkeypatch.setattr(_trainer._Stack, "step", watching)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        settings = {"max_epochs": 1, "random_state": 0}
+        fit_stack([make("softmax", **settings)], Z, y, draws(y, 4, 1), space=space, **watched)
+        assert torch.get_num_threads() == 2
+        monkeypatch.setattr(_trainer, "THREADED_STEP", 0)
+        fit_stack([make("softmax", **settings)], Z, y, draws(y, 4, 1), space=space, **watched)
+    finally:
+        torch.set_num_threads(before)
+    assert seen[0] == 1
+    assert seen[-1] == 2
