@@ -116,7 +116,7 @@ class BankStore:
         found = [path for path in self.paths() if (path / files.BANK_FILE).exists()]
         if not found:
             raise BankNotFoundError(
-                f"no bank in {str(self.root)!r}; `featbank extract` makes one (with no arguments from the "
+                f"no bank in {str(self.root)!r}; `featbank extract --cut block3_pool` makes one (of the "
                 f"handwritten digits inside scikit-learn), --cache-dir looks elsewhere"
             )
         return max(found, key=lambda path: (changed(path), str(path)))

@@ -39,6 +39,6 @@ def main(arguments: list[str] | None = None) -> None:
     except SystemExit as end:
         if end.code == _INTERRUPTED:  # typer has made this of the KeyboardInterrupt
             sys.stderr.write(
-                "featbank: interrupted; what was finished is kept, the same command goes on from there\n"
+                "featbank: interrupted; whole shards and finished fits are kept, repeat the command\n"
             )
         raise

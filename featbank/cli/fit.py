@@ -13,6 +13,7 @@ import typer
 from featbank.cli._options import CacheDir, Json, Seed, split_commas
 from featbank.cli._output import print_json, print_table, progress_bar, say
 from featbank.errors import FitWarning, InvalidInputError, LeakWarning
+from featbank.manifest import printable
 
 if TYPE_CHECKING:
     from featbank.fitting import FittedRun
@@ -69,7 +70,9 @@ def fit_head(
     ] = None,
     tolerance: Annotated[
         int | None,
-        typer.Option(help="softmax, mlp: epochs without a better validation accuracy to stop after."),
+        typer.Option(
+            help="Epochs without a better validation loss (softmax) or accuracy (mlp) to stop after."
+        ),
     ] = None,
     batch_size: Annotated[
         int | None, typer.Option(help="softmax, mlp: samples per step (default: 32).")
@@ -212,7 +215,8 @@ def print_curve(fitted: FittedRun) -> None:
         numeric=columns,
     )
     print_notes(fitted)
-    typer.echo(f"\n{'run':<12}{fitted.run.path}")
+    typer.echo(f"\n{'bank':<12}{printable(str(fitted.run.source['bank']))}")
+    typer.echo(f"{'run':<12}{fitted.run.path}")
     for kind, path in fitted.figures.items():
         typer.echo(f"{kind:<12}{path}")
 

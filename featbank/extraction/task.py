@@ -22,6 +22,7 @@ from featbank.backbones import get_spec, load_backbone, truncate
 from featbank.banks import Bank, BankKey, BankStore, QuarantineRecord
 from featbank.datasets import Dataset, build_manifest, decoder_name, open_dataset
 from featbank.errors import BankNotFoundError, InvalidInputError
+from featbank.extraction.changes import tell_changes
 from featbank.extraction.forward import Forward, choose_device, prove_precision
 from featbank.extraction.images import BadImage, BatchLoader
 from featbank.extraction.precision import PrecisionProof, check_precision, native_precision
@@ -137,6 +138,8 @@ class Extraction:
         self.bank = store.create_or_open(self.dataset.name, key, self._provenance())
         _check_same_source(self.bank, self.dataset, manifest.digests)
         self._before = self.bank.manifest if len(self.bank) else None
+        if self._before is not None:
+            tell_changes(self._before, manifest)
         # Images that were gone when a cut was extracted, and are back, get a slot of their own.
         self.bank.set_manifest(manifest, renew=self.bank.absent_digests(manifest))
         self._writers = {

@@ -10,9 +10,8 @@ would record per step, and the products go straight into buffers that are used a
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 
 from featbank.heads._recipe import Job, Recipe, TrainedHead
 from featbank.heads._schedule import annealed
+from featbank.heads._threads import threads_for
 
 __all__ = ["EvaluationSet", "train_stack"]
 
@@ -32,9 +32,6 @@ LEAST_MOVE = 1e-4
 #: A probability below this counts as this much, so that a confident mistake is a large loss, not an infinite
 #: one.
 LEAST_LIKELIHOOD = 1e-37
-#: Multiply-adds of a step below which one thread trains as fast as two: on two free cores 8.0 s against 8.4 s
-#: for 32 heads, and on two busy ones 33 s against more than 60 s, which threads spend waiting for each other.
-THREADED_STEP = 200_000_000
 #: Working memory of an evaluation, in bytes.
 EVALUATION_BYTES = 64 * 2**20
 
@@ -219,27 +216,13 @@ def train_stack(
     """
     order = sorted(range(len(jobs)), key=lambda s: (jobs[s].lr, jobs[s].alpha))
     training = _Training(recipe, Z, [jobs[s] for s in order], n_classes, others)
-    with _threads_for(training):
+    step = 3 * training.inputs.shape[0] * sum(weight[0].numel() for weight in training.stack.weights)
+    with threads_for(step, Z.device):
         done = training.run()
     out: list[Any] = [None] * len(jobs)
     for position, head in zip(order, done, strict=True):
         out[position] = head
     return out
-
-
-@contextlib.contextmanager
-def _threads_for(training: _Training) -> Iterator[None]:
-    """Use one thread for steps so small that several only wait for each other, and put the number back."""
-    step = training.inputs.shape[0] * sum(weight[0].numel() for weight in training.stack.weights)
-    before = torch.get_num_threads()
-    small = training.Z.device.type == "cpu" and 3 * step < THREADED_STEP
-    try:
-        if small:
-            torch.set_num_threads(1)
-        yield
-    finally:
-        if small:
-            torch.set_num_threads(before)
 
 
 class _Training:

@@ -102,7 +102,7 @@ def test_newest(three, store, tmp_path):
     with pytest.raises(BankNotFoundError) as caught:
         BankStore(tmp_path / "nothing").resolve()
     assert str(caught.value) == (
-        f"no bank in {str(tmp_path / 'nothing')!r}; `featbank extract` makes one (with no arguments from the "
+        f"no bank in {str(tmp_path / 'nothing')!r}; `featbank extract --cut block3_pool` makes one (of the "
         f"handwritten digits inside scikit-learn), --cache-dir looks elsewhere"
     )
 

@@ -78,7 +78,7 @@ def test_an_interrupted_command_ends_with_130(call, place, monkeypatch):
     monkeypatch.setattr("featbank.fitting.fit_heads", interrupt)
     done = call("fit-head")
     assert done.code == 130
-    assert done.message == ("interrupted; what was finished is kept, the same command goes on from there")
+    assert done.message == ("interrupted; whole shards and finished fits are kept, repeat the command")
 
 
 def test_a_bug_keeps_its_traceback(call, place, monkeypatch):

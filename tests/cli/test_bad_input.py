@@ -262,7 +262,7 @@ def test_no_bank_yet(call, place):
     refused(
         call("fit-head", "--cache-dir", "new"),
         3,
-        f"no bank in '{place / 'new' / 'banks'}'; `featbank extract` makes one (with no arguments from the "
+        f"no bank in '{place / 'new' / 'banks'}'; `featbank extract --cut block3_pool` makes one (of the "
         "handwritten digits inside scikit-learn), --cache-dir looks elsewhere",
     )
     assert not (place / "new").exists()

@@ -191,6 +191,22 @@ def test_a_new_cut_alone_is_extracted(photo_folder: Folder, tmp_path: Path, push
     }.items() <= stamps.items()
 
 
+def test_a_changed_split_and_rows_that_leave_are_told(
+    photo_folder: Folder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data, cache = photo_folder(), tmp_path / "cache"
+    run(data, cache, split="4,1,1")
+    assert "split" not in caplog.text
+    run(data, cache, split="3,1,2")
+    assert (
+        "6 images change their split: it was 12 train, 3 val, 3 test, it is 9 train, 3 val, 6 test"
+        in caplog.text
+    )
+    (data / "blue" / "000.png").unlink()
+    run(data, cache, split="3,1,1")
+    assert "1 of the bank's 18 rows are no longer in the data and leave it" in caplog.text
+
+
 def test_a_changed_file_is_pushed_again_and_a_removed_one_leaves(
     photo_folder: Folder, tmp_path: Path, save_photo: SavePhoto
 ) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from featbank.errors import FitWarning, InvalidInputError
-from featbank.heads import FeatureSpace, _planner, _trainer, fit_stack, make
+from featbank.heads import FeatureSpace, _planner, _threads, _trainer, fit_stack, make
 
 
 @pytest.fixture
@@ -205,7 +205,7 @@ def test_small_steps_use_one_thread_and_give_the_others_back(
         settings = {"max_epochs": 1, "random_state": 0}
         fit_stack([make("softmax", **settings)], Z, y, draws(y, 4, 1), space=space, **watched)
         assert torch.get_num_threads() == 2
-        monkeypatch.setattr(_trainer, "THREADED_STEP", 0)
+        monkeypatch.setattr(_threads, "THREADED_STEP", 0)
         fit_stack([make("softmax", **settings)], Z, y, draws(y, 4, 1), space=space, **watched)
     finally:
         torch.set_num_threads(before)
