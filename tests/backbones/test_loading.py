@@ -52,7 +52,6 @@ def test_minivgg_without_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         load_backbone("minivgg")
 
 
-@pytest.mark.skipif(not SHIPPED.is_file(), reason="the weights of minivgg have not been trained yet")
 @pytest.mark.parametrize("weights", [None, "CIFAR10", "DEFAULT"])
 def test_minivgg_ships_with_its_weights(weights: str | None) -> None:
     backbone = load_backbone("minivgg", weights=weights)
