@@ -14,6 +14,7 @@ __all__ = [
     "CacheWriteError",
     "CorruptBankError",
     "DatasetError",
+    "DecoderProcessError",
     "FeatbankError",
     "FeatureOverflowError",
     "FitWarning",
@@ -69,6 +70,10 @@ class ImageDecodeError(FeatbankError, ValueError):
         super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason = reason
         self.detail = detail
+
+
+class DecoderProcessError(FeatbankError, RuntimeError):
+    """The processes that decode images cannot be started, or do not stay alive."""
 
 
 class MissingWeightsError(FeatbankError, FileNotFoundError):

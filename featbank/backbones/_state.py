@@ -4,22 +4,34 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import pickle
-import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 
+from featbank._atomic import file_digest
 from featbank.backbones._building import build_on_meta
+from featbank.backbones._pickle_header import describe_archive
+from featbank.backbones._safetensors_header import HeaderError, describe_safetensors
 from featbank.backbones._spec import BackboneSpec
 from featbank.errors import WeightsError
 
-__all__ = ["SUFFIXES", "StateFile", "check_fit", "n_classes_of", "read_state"]
+__all__ = [
+    "SUFFIXES",
+    "StateFile",
+    "check_fit",
+    "digested",
+    "most_bytes",
+    "n_classes_of",
+    "read_state",
+    "stamp_of",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +60,9 @@ class StateFile:
     class_names: tuple[str, ...] | None = None
 
 
-def read_state(path: Path, *, trusted: bool = False) -> StateFile:
+def read_state(
+    path: Path, *, trusted: bool = False, check: Callable[[Mapping[str, Tensor]], None] | None = None
+) -> StateFile:
     """Read the tensors of a weights file.
 
     Parameters
@@ -58,6 +72,9 @@ def read_state(path: Path, *, trusted: bool = False) -> StateFile:
     trusted : bool, default=False
         True where the file's digest is that of a file torchvision published; those may use the pickle
         format torch wrote before 2020.
+    check : callable, optional
+        Called with names, shapes and dtypes (tensors on the meta device) before anything else of the file is
+        read; for a trusted file, with its tensors. Raises if they do not fit.
 
     Returns
     -------
@@ -70,12 +87,25 @@ def read_state(path: Path, *, trusted: bool = False) -> StateFile:
         If the file is of another kind, damaged, not safe to read, or holds NaN or infinity.
     """
     class_names = None
-    if path.suffix == ".safetensors":
-        raw, class_names = _read_safetensors(path)
-    elif path.suffix in SUFFIXES:
-        raw = _unwrapped(_read_pickle(path, trusted), path)
-    else:
-        raise WeightsError(f"weights file {str(path)!r}: reads {', '.join(SUFFIXES)} files; {_ADVICE}")
+    described: Mapping[str, Any] | None = None
+    with path.open("rb") as file:
+        size_bytes = os.fstat(file.fileno()).st_size
+        if path.suffix == ".safetensors":
+            described = _described_safetensors(path, file, size_bytes)
+            _check_described(described, path, check)
+            raw, class_names = _read_safetensors(path)
+        elif path.suffix in SUFFIXES:
+            _check_torch(path)
+            if not trusted:
+                described = _unwrapped(_described_archive(path, file, size_bytes), path)
+                _check_described(described, path, check)
+            raw = _unwrapped(_read_pickle(path, file), path)
+        else:
+            raise WeightsError(f"weights file {str(path)!r}: reads {', '.join(SUFFIXES)} files; {_ADVICE}")
+    if described is not None and _facts(described) != _facts(raw):
+        raise WeightsError(
+            f"weights file {str(path)!r} holds other tensors than it lists; get the file again"
+        )
     tensors = OrderedDict(
         (name, _plain(name, tensor, path)) for name, tensor in _unprefixed(raw, path).items()
     )
@@ -83,7 +113,34 @@ def read_state(path: Path, *, trusted: bool = False) -> StateFile:
     metadata = getattr(raw, "_metadata", None)
     if metadata is not None:
         tensors._metadata = metadata  # type: ignore[attr-defined]
+    if check is not None and described is None:
+        check(tensors)
     return StateFile(tensors, class_names)
+
+
+def _check_described(
+    described: Mapping[str, Tensor], path: Path, check: Callable[[Mapping[str, Tensor]], None] | None
+) -> None:
+    if check is not None:
+        check(_unprefixed(described, path))
+
+
+def _facts(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+
+
+def _described_safetensors(path: Path, file: BinaryIO, size_bytes: int) -> dict[str, Tensor]:
+    try:
+        return describe_safetensors(file, size_bytes)
+    except HeaderError as error:
+        raise WeightsError(f"weights file {str(path)!r} is no whole safetensors file: {error}") from error
+
+
+def _described_archive(path: Path, file: BinaryIO, size_bytes: int) -> Any:
+    try:
+        return describe_archive(file, size_bytes)
+    except HeaderError as error:
+        raise WeightsError(f"weights file {str(path)!r} {error}; {_ADVICE}") from error
 
 
 def _read_safetensors(path: Path) -> tuple[Mapping[str, Any], tuple[str, ...] | None]:
@@ -96,7 +153,7 @@ def _read_safetensors(path: Path) -> tuple[Mapping[str, Any], tuple[str, ...] | 
             facts = file.metadata() or {}
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise WeightsError(
-            f"weights file {str(path)!r} is no whole safetensors file ({_one_line(error)})"
+            f"weights file {str(path)!r} is no whole safetensors file: {_one_line(error)}"
         ) from error
     try:
         names = json.loads(facts.get("classes", "null"))
@@ -107,17 +164,19 @@ def _read_safetensors(path: Path) -> tuple[Mapping[str, Any], tuple[str, ...] | 
     return tensors, None if names is None else tuple(names)
 
 
-def _read_pickle(path: Path, trusted: bool) -> Any:
+def _check_torch(path: Path) -> None:
     installed = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
     if installed < _SAFE_TORCH:
         raise WeightsError(
             f"weights file {str(path)!r}: torch {torch.__version__} does not read pickled weights safely; "
             f"install torch >= {_SAFE_TORCH[0]}.{_SAFE_TORCH[1]}, or use a .safetensors file"
         )
-    if not trusted:
-        _check_container(path)
+
+
+def _read_pickle(path: Path, file: BinaryIO) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        file.seek(0)
+        return torch.load(file, map_location="cpu", weights_only=True)
     except (
         pickle.UnpicklingError,
         RuntimeError,
@@ -131,34 +190,6 @@ def _read_pickle(path: Path, trusted: bool) -> Any:
         raise WeightsError(
             f"weights file {str(path)!r} cannot be read safely as tensors ({_one_line(error)}); {_ADVICE}"
         ) from error
-
-
-def _check_container(path: Path) -> None:
-    with path.open("rb") as file:
-        start = file.read(4)
-    # torch goes by the first bytes, zipfile by the last: only where both see an archive is it one.
-    if start != b"PK\x03\x04" or not zipfile.is_zipfile(path):
-        raise WeightsError(
-            f"weights file {str(path)!r} is not a zip archive, so it is damaged or a pickle in the format "
-            f"before torch 1.6, which can run code; {_ADVICE}"
-        )
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-    except (zipfile.BadZipFile, OSError) as error:
-        raise WeightsError(
-            f"weights file {str(path)!r} is a damaged zip archive ({_one_line(error)})"
-        ) from error
-    names = [entry.filename for entry in entries]
-    if any(name.endswith("constants.pkl") or "/code/" in name for name in names):
-        raise WeightsError(f"weights file {str(path)!r} is a TorchScript program, not weights; {_ADVICE}")
-    if not any(name.endswith("data.pkl") for name in names):
-        raise WeightsError(f"weights file {str(path)!r} is a zip archive without weights in it; {_ADVICE}")
-    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-        # torch stores; a compressed entry may unfold to any size.
-        raise WeightsError(
-            f"weights file {str(path)!r} is a compressed archive, which torch never writes; {_ADVICE}"
-        )
 
 
 def _unwrapped(raw: Any, path: Path) -> Mapping[str, Any]:
@@ -187,7 +218,8 @@ def _unprefixed(raw: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
 
 
 def _plain(name: str, tensor: Tensor, path: Path) -> Tensor:
-    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex():
+    odd = tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex()
+    if odd or type(tensor) not in (Tensor, torch.nn.Parameter) or tensor.device.type != "cpu":
         raise WeightsError(f"weights file {str(path)!r}: tensor {name!r} is no plain dense tensor; {_ADVICE}")
     if not tensor.is_floating_point():
         return tensor.detach().clone()
@@ -198,6 +230,37 @@ def _plain(name: str, tensor: Tensor, path: Path) -> Tensor:
             f"weights file {str(path)!r}: tensor {name!r} holds NaN or infinity; get the file again"
         )
     return plain
+
+
+def most_bytes(spec: BackboneSpec) -> int:
+    """Return how large a weights file may be: there is room for an optimiser's state in double precision."""
+    state = build_on_meta(spec).state_dict()
+    n_bytes: int = sum(int(tensor.numel()) * tensor.itemsize for tensor in state.values())
+    return 16 * n_bytes + (64 << 20)
+
+
+def digested(path: Path, spec: BackboneSpec) -> tuple[tuple[int, ...], str]:
+    """Return a file's stamp and its SHA-256; a file too large for the backbone is not read at all.
+
+    Raises
+    ------
+    WeightsError
+        If it is larger than `most_bytes`.
+    """
+    stamp, limit = stamp_of(path), most_bytes(spec)
+    size = path.stat().st_size
+    if size > limit:
+        raise WeightsError(
+            f"weights file {str(path)!r} has {size} bytes; {spec.name!r} and an optimiser's state take fewer "
+            f"than {limit}: pass the state dict alone"
+        )
+    return stamp, file_digest(path)
+
+
+def stamp_of(path: Path) -> tuple[int, ...]:
+    """Return what changes when a file is written to: identity, size and times."""
+    status = path.stat()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def n_classes_of(spec: BackboneSpec, tensors: Mapping[str, Tensor]) -> int:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from featbank._registry import Registry
-from featbank.errors import InvalidInputError
+from featbank.errors import ImageDecodeError, InvalidInputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,6 +22,9 @@ __all__ = ["TRANSFORMS", "Preprocessing"]
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
+
+#: A line of 1 x 60,000 pixels is a file of 300 bytes, and 15 GB once its short side has 256.
+_MAX_RESIZED_PIXELS = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -147,6 +150,8 @@ class Preprocessing:
         ------
         InvalidInputError
             If the image is not RGB.
+        ImageDecodeError
+            If it is so long and thin that it would be over 100 million pixels when its short side fits.
 
         Examples
         --------
@@ -166,6 +171,11 @@ class Preprocessing:
             width, height = side, side
         else:
             width, height = _resized(image.width, image.height, self.resize_size)
+        if width * height > _MAX_RESIZED_PIXELS:
+            raise ImageDecodeError(
+                "too-many-pixels",
+                f"{image.width} x {image.height} would be {width} x {height} pixels after the resize",
+            )
         if (width, height) != image.size:
             resample = PillowImage.Resampling[self.interpolation.upper()]
             image = image.resize((width, height), resample=resample)

@@ -11,7 +11,7 @@ import re
 import socket
 import sys
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from featbank._atomic import file_digest
 from featbank._registry import nearest
 from featbank.backbones import _state
 from featbank.backbones._building import build_module, build_on_meta
@@ -87,6 +86,8 @@ class WeightsSource:
         Whether the digest is that of a published file.
     random_state : int
         Seed of random weights.
+    stamp : tuple of int
+        Identity, size and time of the file when its digest was taken.
     """
 
     spec: BackboneSpec
@@ -97,6 +98,7 @@ class WeightsSource:
     class_names: tuple[str, ...] | None
     trusted: bool = False
     random_state: int = 0
+    stamp: tuple[int, ...] = ()
 
     def load(self, image_size: int) -> LoadedWeights:
         """Build the module and fill it.
@@ -118,16 +120,17 @@ class WeightsSource:
         """
         if self.path is None or self.sha256 is None:
             return self._random(image_size)
-        file = _state.read_state(self.path, trusted=self.trusted)
+        path, candidates = self.path, tuple(get_spec(one) for one in names())
+
+        def check(tensors: Mapping[str, Tensor]) -> None:
+            kept = _renamed(self.spec, tensors)
+            _state.check_fit(self.spec, kept, path, candidates=candidates, image_size=image_size)
+
+        file = _state.read_state(path, trusted=self.trusted, check=check)
+        if _state.stamp_of(path) != self.stamp:
+            raise WeightsError(f"weights file {str(path)!r} changed while it was being read; run again")
         tensors = _renamed(self.spec, file.tensors)
         n_classes = _state.n_classes_of(self.spec, tensors)
-        _state.check_fit(
-            self.spec,
-            tensors,
-            self.path,
-            candidates=tuple(get_spec(one) for one in names()),
-            image_size=image_size,
-        )
         class_names = file.class_names if file.class_names is not None else self.class_names
         if class_names is not None and len(class_names) != n_classes:
             class_names = None
@@ -196,14 +199,15 @@ def _looks_like_file(weights: str) -> bool:
 
 def _file_source(spec: BackboneSpec, path: Path) -> WeightsSource:
     if path.suffix not in _state.SUFFIXES:
+        kind = " is an exported program, not weights;" if path.suffix == ".pt2" else ":"
         raise WeightsError(
-            f"weights file {str(path)!r}: reads {', '.join(_state.SUFFIXES)} files; pass one of those"
+            f"weights file {str(path)!r}{kind} reads {', '.join(_state.SUFFIXES)} files; pass one of those"
         )
     if not path.is_file():
         raise MissingWeightsError(f"weights file {str(path)!r} does not exist; pass another --weights FILE")
-    digest = file_digest(path)
+    stamp, digest = _state.digested(path, spec)
     if spec.name == "minivgg":
-        return WeightsSource(spec, path.name, _plain_preprocessing(spec), path, digest, None)
+        return WeightsSource(spec, path.name, _plain_preprocessing(spec), path, digest, None, stamp=stamp)
     entry, trusted = _published(spec, digest), True
     if entry is None:
         entry, trusted = _plain_entry(spec), False
@@ -213,7 +217,14 @@ def _file_source(spec: BackboneSpec, path: Path) -> WeightsSource:
             entry,
         )
     return WeightsSource(
-        spec, path.name, _preprocessing_of(entry), path, digest, tuple(entry.meta["categories"]), trusted
+        spec,
+        path.name,
+        _preprocessing_of(entry),
+        path,
+        digest,
+        tuple(entry.meta["categories"]),
+        trusted=trusted,
+        stamp=stamp,
     )
 
 
@@ -226,8 +237,9 @@ def _shipped_source(spec: BackboneSpec, weights: str | None) -> WeightsSource:
             f"the weights of 'minivgg' are missing from this installation ({str(path)!r}); "
             "install featbank again, or use --weights FILE.safetensors|.pth or --weights random"
         )
+    stamp, digest = _state.digested(path, spec)
     return WeightsSource(
-        spec, _MINIVGG_ENTRY, _plain_preprocessing(spec), path, file_digest(path), MINIVGG_CLASSES
+        spec, _MINIVGG_ENTRY, _plain_preprocessing(spec), path, digest, MINIVGG_CLASSES, stamp=stamp
     )
 
 
@@ -243,7 +255,7 @@ def _entry_source(spec: BackboneSpec, weights: str | None) -> WeightsSource:
     prefix = stated.group(1) if stated else None
     if not path.is_file():
         _download(spec, str(entry.url), path, prefix)
-    digest = file_digest(path)
+    stamp, digest = _state.digested(path, spec)
     if prefix is not None and not digest.startswith(prefix):
         raise WeightsError(
             f"weights file {str(path)!r} is damaged: its name says its SHA-256 starts with {prefix}, "
@@ -258,6 +270,7 @@ def _entry_source(spec: BackboneSpec, weights: str | None) -> WeightsSource:
         digest,
         None if categories is None else tuple(categories),
         trusted=prefix is not None,
+        stamp=stamp,
     )
 
 
@@ -334,7 +347,7 @@ def _unknown_entry(spec: BackboneSpec, weights: str, known: list[str]) -> Unknow
     )
 
 
-def _renamed(spec: BackboneSpec, tensors: OrderedDict[str, Tensor]) -> OrderedDict[str, Tensor]:
+def _renamed(spec: BackboneSpec, tensors: Mapping[str, Tensor]) -> OrderedDict[str, Tensor]:
     """Drop auxiliary heads, and give the tensors of old DenseNet files their names of today."""
     kept: OrderedDict[str, Tensor] = OrderedDict()
     for name, tensor in tensors.items():

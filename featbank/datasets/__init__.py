@@ -1,46 +1,70 @@
 """Where images come from: sources, splits, manifests and decoding.
 
 ``open_dataset`` turns a folder, a CSV file, ``"torchvision:NAME"`` or ``"digits"`` into a `Dataset`;
-``build_manifest`` hashes its files and gives each row its split; ``decode_image`` turns the bytes of one
-file into pixels. Neither torch nor torchvision is imported before a torchvision dataset is asked for, and
+``build_manifest`` hashes its files and gives each row its split, ``compare_sources`` says what has changed
+since; ``decode_image`` turns the bytes of one file into pixels, ``DecodePool`` those of many, in processes
+that may die of it. Neither torch nor torchvision is imported before a torchvision dataset is asked for, and
 Pillow not before an image is decoded.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from featbank.datasets._files import list_images, read_image_file
+from featbank.datasets.blurring import BlurredDataset
 from featbank.datasets.building import build_manifest, row_indices
+from featbank.datasets.comparing import SourceFinding, compare_sources
 from featbank.datasets.duplicates import duplicates_across_splits
 from featbank.datasets.sources import Dataset, open_dataset
 from featbank.datasets.splits import SplitRule, assign_splits, parse_split
+from featbank.datasets.subset import select_images, with_test_images
+from featbank.datasets.tiny_imagenet import is_tiny_imagenet, open_tiny_imagenet
 
 if TYPE_CHECKING:
+    from featbank.datasets.decode_pool import DecodedBatch, DecodeFailure, DecodePool, DecodeRequest
     from featbank.datasets.decoding import DECODE_REASONS, decode_image, decoder_name
 
 __all__ = [
     "DECODE_REASONS",
+    "BlurredDataset",
     "Dataset",
+    "DecodeFailure",
+    "DecodePool",
+    "DecodeRequest",
+    "DecodedBatch",
+    "SourceFinding",
     "SplitRule",
     "assign_splits",
     "build_manifest",
+    "compare_sources",
     "decode_image",
     "decoder_name",
     "duplicates_across_splits",
+    "is_tiny_imagenet",
     "list_images",
     "open_dataset",
+    "open_tiny_imagenet",
     "parse_split",
     "read_image_file",
     "row_indices",
+    "select_images",
+    "with_test_images",
 ]
 
-_DECODING = frozenset({"DECODE_REASONS", "decode_image", "decoder_name"})
+_LAZY = {
+    "DECODE_REASONS": "decoding",
+    "DecodeFailure": "decode_pool",
+    "DecodePool": "decode_pool",
+    "DecodeRequest": "decode_pool",
+    "DecodedBatch": "decode_pool",
+    "decode_image": "decoding",
+    "decoder_name": "decoding",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _DECODING:
-        from featbank.datasets import decoding
-
-        return getattr(decoding, name)
+    if name in _LAZY:
+        return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -67,7 +67,11 @@ class CSVDataset:
 
     def read(self, index: int) -> bytes:
         """Return the bytes of image `index`; raises `OSError` or `ImageDecodeError`."""
-        return read_regular_file(os.path.join(self._folder, self.ids[index]))
+        return read_regular_file(self.path_of(index))
+
+    def path_of(self, index: int) -> bytes:
+        """Return the path of image `index`, for whoever reads it elsewhere."""
+        return os.path.join(self._folder, self.ids[index])
 
     def _parse(self, text: str) -> tuple[list[tuple[bytes, str, str]], bool]:
         reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True)

@@ -84,7 +84,11 @@ class FolderDataset:
 
     def read(self, index: int) -> bytes:
         """Return the bytes of image `index`; raises `OSError` or `ImageDecodeError`."""
-        return read_regular_file(os.path.join(self._root, self.ids[index]))
+        return read_regular_file(self.path_of(index))
+
+    def path_of(self, index: int) -> bytes:
+        """Return the path of image `index`, for whoever reads it elsewhere."""
+        return os.path.join(self._root, self.ids[index])
 
     def _scan(self, left_out: _LeftOut) -> list[tuple[bytes, bytes, str]]:
         top = self._list(b"", left_out)

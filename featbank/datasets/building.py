@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import logging
-import os
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featbank._registry import nearest
+from featbank.datasets._digests import row_digests
 from featbank.datasets._names import require_two_classes
 from featbank.datasets.sources import Dataset
 from featbank.datasets.splits import DEFAULT_SPLIT, SplitRule, assign_splits, digest_fractions, parse_split
-from featbank.errors import DatasetError, ImageDecodeError, InvalidInputError
+from featbank.errors import DatasetError, InvalidInputError
 from featbank.manifest import SPLITS, Manifest, RowStatus, printable
 
 __all__ = ["build_manifest", "row_indices"]
 
 logger = logging.getLogger(__name__)
 
-_ROWS_PER_TASK = 32
-_MAX_THREADS = 8
 _VAL_SHARE = 0.1
 _TRAIN, _VAL, _TEST, _NONE = range(4)
-# Faults of this process, not of a file: quarantining images for them would lose good data.
-_OUR_FAULT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 def build_manifest(
@@ -154,30 +147,11 @@ def _taken_in_turn(
 
 def _hashed(dataset: Dataset, kept: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     n = len(kept)
-    digests = np.zeros((n, 32), dtype=np.uint8)
+    read = row_digests(dataset, kept)
+    digests = np.frombuffer(b"".join(digest for digest, _ in read), dtype=np.uint8).reshape(n, 32).copy()
+    reasons = {row: reason for row, (_, reason) in enumerate(read) if reason is not None}
     statuses = np.full(n, RowStatus.OK, dtype=np.uint8)
-    reasons: dict[int, str] = {}
-
-    def hash_rows(start: int) -> None:
-        for row in range(start, min(start + _ROWS_PER_TASK, n)):
-            index = int(kept[row])
-            try:
-                digest = hashlib.sha256(dataset.read(index)).digest()
-            except (OSError, ImageDecodeError) as error:
-                if isinstance(error, OSError) and error.errno in _OUR_FAULT:
-                    raise
-                digest = hashlib.sha256(b"unreadable\0" + dataset.ids[index]).digest()
-                statuses[row] = RowStatus.QUARANTINED
-                reasons[row] = getattr(error, "strerror", None) or str(error)
-            digests[row] = np.frombuffer(digest, dtype=np.uint8)
-
-    # Reading and hashing let go of the interpreter lock; more threads than this do not help one disk.
-    executor = ThreadPoolExecutor(min(_MAX_THREADS, 2 * (os.cpu_count() or 1)))
-    try:
-        for _ in executor.map(hash_rows, range(0, n, _ROWS_PER_TASK)):
-            pass
-    finally:
-        executor.shutdown(cancel_futures=True)
+    statuses[list(reasons)] = RowStatus.QUARANTINED
     if reasons:
         first = min(reasons)
         example = f"'{printable(dataset.ids[int(kept[first])])}': {reasons[first]}"

@@ -13,7 +13,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification
 
 from featbank.backbones import TRANSFORMS, Preprocessing
-from featbank.errors import InvalidInputError, UnknownNameError
+from featbank.errors import ImageDecodeError, InvalidInputError, UnknownNameError
 
 SHARED = Path(__file__).parents[2].parent / "shared"
 SIZES = [
@@ -182,3 +182,11 @@ def test_bad_settings(settings: dict[str, object], message: str) -> None:
     with pytest.raises(InvalidInputError) as caught:
         Preprocessing(**{"image_size": 224, "resize_size": 256, **settings})  # type: ignore[arg-type]
     assert message in str(caught.value)
+
+
+def test_a_line_that_would_grow_into_gigabytes_is_refused() -> None:
+    with pytest.raises(ImageDecodeError) as caught:
+        Preprocessing(224, 256).apply_geometry(Image.new("RGB", (1, 60_000)))
+    assert caught.value.reason == "too-many-pixels"
+    assert caught.value.detail == "1 x 60000 would be 256 x 15360000 pixels after the resize"
+    assert not Preprocessing(224, 256, mode="squash").apply_geometry(Image.new("RGB", (1, 60_000))).any()

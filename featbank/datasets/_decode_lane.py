@@ -1,0 +1,368 @@
+"""The parent's side of one decoding process: a thread that feeds it, watches it and replaces it."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import pickle
+import queue
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featbank.datasets._decode_worker import CONTROL_BYTES, Item, Setup, receive, send
+from featbank.datasets.sources import Dataset
+from featbank.errors import DecoderProcessError, ImageDecodeError, InvalidInputError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["Chunk", "Lane", "Settings", "Shared"]
+
+_START_S = 60.0
+#: Deaths in a row that no image can be blamed for.
+_MAX_DEATHS = 5
+#: The modules of this process are found in the same places by the other, whatever put them there.
+_CODE = (
+    "import sys, json; sys.path[:] = json.loads(sys.argv[1]); "
+    "from featbank.datasets._decode_worker import main; main(int(sys.argv[2]), int(sys.argv[3]))"
+)
+# One image is decoded by one thread; the pools of numerical libraries would only cost address space.
+_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+Failure = tuple[int, str, str]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some images of one batch, for one process.
+
+    Parameters
+    ----------
+    positions, places, indices : tuple of int
+        Of each image: where in its batch, where in the shared memory, and what the dataset calls it.
+    digests : list of bytes or None
+        SHA-256 each must have.
+    done : callable
+        To be called once with the failures.
+    """
+
+    positions: tuple[int, ...]
+    places: tuple[int, ...]
+    indices: tuple[int, ...]
+    digests: list[bytes] | None
+    done: Callable[[list[Failure]], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all processes of a pool have in common; see `Setup` and `DecodePool`."""
+
+    offset: int
+    n_images: int
+    shape: tuple[int, int, int]
+    max_pixels: int
+    max_memory_bytes: int
+    timeout_s: float
+
+
+class Shared:
+    """What the lanes of a pool share: the queue, the memory, and the failure that ends them all."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        settings: Settings,
+        memory_file: int,
+        memory: mmap.mmap,
+        to_pixels: Callable[[Image], NDArray[np.uint8]],
+    ) -> None:
+        self.dataset, self.settings = dataset, settings
+        self.memory_file, self.memory = memory_file, memory
+        try:
+            self.to_pixels = pickle.dumps(to_pixels)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise InvalidInputError(
+                f"to_pixels={to_pixels!r} cannot be sent to another process ({error}); pass a function of a "
+                "module, or a method of an object that can be pickled"
+            ) from error
+        self.path_of: Callable[[int], bytes] | None = getattr(dataset, "path_of", None)
+        self.chunks: queue.SimpleQueue[Chunk | None] = queue.SimpleQueue()
+        self.closing = threading.Event()
+        self.failure: BaseException | None = None
+        self._lock = threading.Lock()
+        self._watching: set[threading.Event] = set()
+
+    def watch(self, event: threading.Event) -> None:
+        """Set `event` as well when everything fails."""
+        with self._lock:
+            self._watching.add(event)
+            if self.failure is not None:
+                event.set()
+
+    def unwatch(self, event: threading.Event) -> None:
+        """Forget `event`."""
+        with self._lock:
+            self._watching.discard(event)
+
+    def fail(self, error: BaseException) -> None:
+        """End everything: whoever waits gets `error`."""
+        with self._lock:
+            if self.failure is None:
+                self.failure = error
+            for event in self._watching:
+                event.set()
+
+
+class _Died(Exception):  # noqa: N818 - never seen outside
+    """The process is gone, or had to be ended."""
+
+    def __init__(self, position: int, reason: str, detail: str, *, by_signal: bool = False) -> None:
+        super().__init__(detail)
+        self.position, self.reason, self.detail, self.by_signal = position, reason, detail, by_signal
+
+
+class Lane(threading.Thread):
+    """One process and the thread that looks after it."""
+
+    def __init__(self, number: int, shared: Shared) -> None:
+        super().__init__(name=f"featbank-decode-{number}", daemon=True)
+        self._number, self._shared = number, shared
+        self._control = np.frombuffer(shared.memory, np.int64, 2, number * CONTROL_BYTES)
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._connection: socket.socket | None = None
+        self._deaths = 0
+
+    def run(self) -> None:
+        """Take chunks until there are no more, or everything has failed."""
+        try:
+            self._start()
+            while (chunk := self._shared.chunks.get()) is not None and not self._shared.closing.is_set():
+                if self._shared.failure is None:
+                    self._settle(chunk)
+        except BaseException as error:  # noqa: BLE001 - raised where the batches are waited for
+            if not self._shared.closing.is_set():
+                self._shared.fail(error)
+        finally:
+            self._end()
+
+    def kill(self) -> None:
+        """End the process now; may be called from any thread."""
+        with self._lock:
+            if self._process is not None:
+                self._process.kill()
+
+    def _settle(self, chunk: Chunk) -> None:
+        items, failures = self._items(chunk)
+        todo = [items] if items else []
+        alone: set[int] = set()
+        while todo:
+            part = todo.pop()
+            try:
+                failures += [(part[at][0], reason, detail) for at, reason, detail in self._ask(part)]
+                self._deaths = 0
+            except _Died as death:
+                if self._shared.closing.is_set():
+                    return
+                blamed = 0 <= death.position < len(part)
+                if not blamed:
+                    self._bury(death)
+                self._start()
+                if not blamed:
+                    todo.append(part)
+                    continue
+                one, rest = part[death.position], part[: death.position] + part[death.position + 1 :]
+                # A crash may be another image's fault, or nobody's; once more, alone, tells.
+                if death.reason == "timeout" or one[0] in alone:
+                    failures.append((one[0], death.reason, death.detail))
+                else:
+                    alone.add(one[0])
+                    todo.append([one])
+                if rest:
+                    todo.append(rest)
+        chunk.done(failures)
+
+    def _items(self, chunk: Chunk) -> tuple[list[tuple[int, Item]], list[Failure]]:
+        items: list[tuple[int, Item]] = []
+        failures: list[Failure] = []
+        path_of, limit = self._shared.path_of, self._shared.settings.max_memory_bytes
+        for at, position in enumerate(chunk.positions):
+            digest = None if chunk.digests is None else chunk.digests[at]
+            item = Item(chunk.places[at], None, None, digest)
+            if path_of is not None:
+                items.append((position, replace(item, path=path_of(chunk.indices[at]))))
+                continue
+            try:
+                data = self._shared.dataset.read(chunk.indices[at])
+            except ImageDecodeError as error:
+                failures.append((position, error.reason, error.detail))
+            except OSError as error:
+                failures.append((position, "unreadable", error.strerror or str(error)))
+            else:
+                if 4 * len(data) > limit:  # it arrives as a message that is unpacked, and is decoded then
+                    detail = f"{len(data)} bytes are too many for a limit of {limit} bytes of memory"
+                    failures.append((position, "out-of-memory", detail))
+                else:
+                    items.append((position, replace(item, data=data)))
+        return items, failures
+
+    def _ask(self, part: list[tuple[int, Item]]) -> list[tuple[int, str, str]]:
+        """Have images decoded; returns (number within `part`, reason, detail) of those that cannot be."""
+        connection = self._connection
+        if connection is None:
+            raise _Died(-1, "crashed", "it is not running")
+        self._control[:] = -1, 0
+        sent = time.monotonic_ns()
+        connection.settimeout(self._shared.settings.timeout_s)
+        try:
+            send(connection, pickle.dumps([item for _, item in part]))
+            connection.settimeout(None)
+            self._wait(connection, sent)
+            reply = receive(connection)
+        except TimeoutError:
+            raise _Died(-1, "timeout", "it does not listen") from None
+        except OSError:
+            reply = None
+        if reply is None:
+            raise self._death()
+        return _outcome(json.loads(reply), len(part))
+
+    def _wait(self, connection: socket.socket, sent: int) -> None:
+        timeout_s = self._shared.settings.timeout_s
+        poll = select.poll()
+        poll.register(connection, select.POLLIN)
+        left_s = timeout_s
+        while not poll.poll(1000 * left_s):
+            since = max(sent, int(self._control[1]))
+            left_s = timeout_s - (time.monotonic_ns() - since) / 1e9
+            if left_s <= 0:
+                raise _Died(self._position(), "timeout", f"not decoded after {timeout_s:g} seconds")
+
+    def _position(self) -> int:
+        return int(self._control[0])
+
+    def _death(self) -> _Died:
+        process = self._process
+        code = None if process is None else process.wait()
+        position = self._position()
+        if code == -signal.SIGALRM:
+            return _Died(position, "timeout", "not decoded in time")
+        if code is not None and code < 0:
+            with suppress(ValueError):
+                said = f"the decoder died of {signal.Signals(-code).name}"
+                return _Died(position, "crashed", said, by_signal=True)
+        return _Died(position, "crashed", f"the decoder ended with status {code}")
+
+    def _bury(self, death: _Died) -> None:
+        """Count a death that was no image's fault."""
+        self._deaths += 1
+        if self._deaths > _MAX_DEATHS:
+            raise DecoderProcessError(
+                f"the decoding processes keep dying before their first image ({death.detail}); "
+                "look at the machine's memory, or use fewer workers"
+            ) from death
+
+    def _start(self) -> None:
+        self._end()
+        while not self._shared.closing.is_set():
+            try:
+                return self._start_once()
+            except _Died as death:  # killed from outside, before it was ready
+                self._end()
+                self._bury(death)
+
+    def _start_once(self) -> None:
+        shared, settings = self._shared, self._shared.settings
+        ours, theirs = socket.socketpair()
+        with theirs, tempfile.TemporaryFile() as said:
+            arguments = [json.dumps(sys.path), str(theirs.fileno()), str(shared.memory_file)]
+            with self._lock:
+                if shared.closing.is_set():
+                    ours.close()
+                    return
+                self._connection = ours
+                try:
+                    self._process = subprocess.Popen(
+                        [sys.executable, "-c", _CODE, *arguments],
+                        stdin=subprocess.DEVNULL,
+                        stdout=subprocess.DEVNULL,
+                        stderr=said,
+                        pass_fds=(theirs.fileno(), shared.memory_file),
+                        env={**os.environ, **_ENVIRONMENT},
+                        process_group=0,  # Ctrl-C is for the parent, which ends this one
+                    )
+                except OSError as error:
+                    raise DecoderProcessError(f"cannot start a decoding process: {error}") from error
+            theirs.close()
+            setup = Setup(
+                worker=self._number,
+                parent=os.getpid(),
+                offset=settings.offset,
+                n_images=settings.n_images,
+                shape=settings.shape,
+                to_pixels=shared.to_pixels,
+                max_pixels=settings.max_pixels,
+                max_memory_bytes=settings.max_memory_bytes,
+                timeout_s=settings.timeout_s,
+            )
+            self._greet(ours, setup, said)
+
+    def _greet(self, connection: socket.socket, setup: Setup, said: IO[bytes]) -> None:
+        connection.settimeout(_START_S)
+        reply = None
+        with suppress(OSError):
+            send(connection, pickle.dumps(setup))
+            reply = receive(connection)
+        if reply is None:
+            if self._shared.closing.is_set():
+                return
+            death = self._death()
+            if death.by_signal:
+                raise death
+            said.seek(0)
+            lines = said.read(65536).decode(errors="replace").strip().splitlines()
+            raise DecoderProcessError(
+                f"a decoding process did not start ({lines[-1] if lines else death.detail}); "
+                f"it was {sys.executable!r}"
+            )
+        error = json.loads(reply).get("error")
+        if error:
+            raise InvalidInputError(
+                f"to_pixels is not known to a decoding process ({error}); pass a function of a module that "
+                "can be imported"
+            )
+
+    def _end(self) -> None:
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+            if self._process is not None:
+                self._process.kill()
+                self._process.wait()
+            self._process = self._connection = None
+
+
+def _outcome(reply: Any, n_items: int) -> list[tuple[int, str, str]]:
+    """Check what a process says: it may have been taken over by what it decoded."""
+    if "error" in reply:
+        raise InvalidInputError(str(reply["error"]))
+    if "bug" in reply:
+        raise RuntimeError(f"to_pixels failed in a decoding process:\n{reply['bug']}")
+    failures = [(int(at), str(reason), str(detail)) for at, reason, detail in reply["failures"]]
+    if any(not 0 <= at < n_items for at, _, _ in failures):
+        raise DecoderProcessError(f"a decoding process answered for images it was not given: {failures!r}")
+    return failures

@@ -1,0 +1,196 @@
+"""The process that reads and decodes images for `DecodePool`. It may die at any moment without harm.
+
+It gets one socket (requests in, outcomes out) and one block of shared memory (pixels). Requests are
+pickles, because they come from the process that started this one; outcomes are JSON, because a decoder that
+a hostile file has taken over must not be able to hand objects to its parent.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import mmap
+import os
+import pickle
+import resource
+import signal
+import socket
+import struct
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featbank.datasets._files import read_regular_file
+from featbank.errors import FeatbankError, ImageDecodeError, InvalidInputError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["CONTROL_BYTES", "Item", "Setup", "main", "receive", "send"]
+
+#: Of one worker: position in its request (-1 when idle) and when it came there, in ns of the monotonic clock.
+CONTROL_BYTES = 16
+_LENGTH = struct.Struct("<Q")
+#: A decoder that has gone mad must not fill the disk with its complaints.
+_MAX_FILE_BYTES = 1 << 20
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a worker is told once."""
+
+    worker: int
+    parent: int
+    #: Bytes before the pixels, and how many images of what shape follow.
+    offset: int
+    n_images: int
+    shape: tuple[int, int, int]
+    to_pixels: bytes
+    max_pixels: int
+    max_memory_bytes: int
+    timeout_s: float
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image of a request: where its pixels go, and its file or its bytes."""
+
+    place: int
+    path: bytes | None
+    data: bytes | None
+    digest: bytes | None
+
+
+def send(connection: socket.socket, message: bytes) -> None:
+    """Send one message; raises `OSError` when the other side is gone."""
+    connection.sendall(_LENGTH.pack(len(message)) + message)
+
+
+def receive(connection: socket.socket) -> bytearray | None:
+    """Return the next message, or None when the other side is gone."""
+    head = _exactly(connection, _LENGTH.size)
+    return None if head is None else _exactly(connection, _LENGTH.unpack(head)[0])
+
+
+def _exactly(connection: socket.socket, n_bytes: int) -> bytearray | None:
+    message = bytearray(n_bytes)
+    rest = memoryview(message)
+    while rest:
+        try:
+            got = connection.recv_into(rest)
+        except ConnectionError:
+            return None
+        if not got:
+            return None
+        rest = rest[got:]
+    return message
+
+
+def main(socket_fd: int, memory_fd: int) -> None:
+    """Serve requests until the socket closes."""
+    connection = socket.socket(fileno=socket_fd)
+    message = receive(connection)
+    if message is None:
+        return
+    setup: Setup = pickle.loads(message)
+    _die_with(setup.parent)
+    memory = mmap.mmap(memory_fd, 0)
+    os.close(memory_fd)
+    try:
+        to_pixels = pickle.loads(setup.to_pixels)
+        # Imported here, before memory is limited: what the limit counts is what an image takes.
+        from featbank.datasets import decoding  # noqa: F401
+    except Exception as error:  # noqa: BLE001 - told to the parent, which raises it
+        send(connection, json.dumps({"error": f"{type(error).__name__}: {error}"}).encode())
+        return
+    _limit(setup.max_memory_bytes)
+    send(connection, b"{}")
+    # What decoders print is no use to anyone.
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    serve(connection, memory, setup, to_pixels)
+
+
+def _die_with(parent: int) -> None:
+    """Have this process killed when its parent's thread ends, even in the middle of a decoder that hangs."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it ended before we could ask
+        sys.exit(0)
+
+
+def _limit(max_memory_bytes: int) -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (_MAX_FILE_BYTES, _MAX_FILE_BYTES))
+    statm = Path("/proc/self/statm")
+    if statm.exists():
+        in_use = int(statm.read_text().split()[0]) * mmap.PAGESIZE
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        wanted = in_use + max_memory_bytes
+        limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def serve(
+    connection: socket.socket,
+    memory: mmap.mmap,
+    setup: Setup,
+    to_pixels: Callable[[Image], NDArray[np.uint8]],
+) -> None:
+    """Answer each request with the failures among its items; pixels go to their places."""
+    images: NDArray[np.uint8] = np.frombuffer(
+        memory, np.uint8, setup.n_images * int(np.prod(setup.shape)), setup.offset
+    ).reshape(setup.n_images, *setup.shape)
+    control = np.frombuffer(memory, np.int64, 2, setup.worker * CONTROL_BYTES)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    while (message := receive(connection)) is not None:
+        items: list[Item] = pickle.loads(message)
+        reply: dict[str, Any] = {"failures": []}
+        for position, item in enumerate(items):
+            control[1] = time.monotonic_ns()
+            control[0] = position
+            # The parent ends a decoder that hangs; where the parent is gone as well, the kernel does.
+            signal.setitimer(signal.ITIMER_REAL, 2 * setup.timeout_s + 1)
+            try:
+                images[item.place] = _pixels(item, setup, to_pixels)
+            except ImageDecodeError as error:
+                reply["failures"].append([position, error.reason, error.detail])
+            except MemoryError:
+                detail = f"decoding needs more than {setup.max_memory_bytes} bytes"
+                reply["failures"].append([position, "out-of-memory", detail])
+            except OSError as error:
+                reply["failures"].append([position, "unreadable", error.strerror or str(error)])
+            except FeatbankError as error:
+                reply = {"error": str(error)}
+                break
+            except Exception:  # noqa: BLE001 - a bug: its traceback is raised in the parent
+                reply = {"bug": traceback.format_exc()}
+                break
+        control[0] = -1
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        with suppress(ConnectionError):
+            send(connection, json.dumps(reply).encode())
+
+
+def _pixels(item: Item, setup: Setup, to_pixels: Callable[[Image], NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    from featbank.datasets.decoding import decode_image
+
+    data = read_regular_file(item.path) if item.path is not None else item.data or b""
+    if item.digest is not None and hashlib.sha256(data).digest() != item.digest:
+        raise ImageDecodeError("changed", "the file changed while it was being extracted")
+    pixels = to_pixels(decode_image(data, max_pixels=setup.max_pixels))
+    if pixels.shape != setup.shape or pixels.dtype != np.uint8:
+        raise InvalidInputError(
+            f"to_pixels gave {pixels.dtype} of shape {pixels.shape}, not uint8 of shape {setup.shape}"
+        )
+    return pixels

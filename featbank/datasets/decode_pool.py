@@ -1,0 +1,349 @@
+"""Decodes images in processes of its own: a decoder that crashes or hangs costs one image, not the run."""
+
+from __future__ import annotations
+
+import itertools
+import mmap
+import os
+import queue
+import tempfile
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featbank.datasets._decode_lane import Chunk, Lane, Settings, Shared
+from featbank.datasets._decode_worker import CONTROL_BYTES
+from featbank.datasets.sources import Dataset
+from featbank.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["DecodeFailure", "DecodePool", "DecodeRequest", "DecodedBatch"]
+
+#: Most images a worker is handed at once: few enough to share a batch out, many enough to hide the way there.
+_MAX_CHUNK = 16
+_LOOK_AGAIN_S = 0.2
+
+
+@dataclass(frozen=True)
+class DecodeFailure:
+    """One image of a batch that gave no pixels.
+
+    Parameters
+    ----------
+    position : int
+        Where in the batch.
+    reason : str
+        A key of `DECODE_REASONS`; or ``"unreadable"`` (the file cannot be read) or ``"changed"`` (its digest
+        is not the one that was asked for).
+    detail : str
+        More words.
+    """
+
+    position: int
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class DecodeRequest:
+    """One batch to be decoded.
+
+    Parameters
+    ----------
+    indices : sequence of int, length n
+        What ``dataset.read`` would be called with; below 0: there is no image, its pixels stay 0.
+    digests : ndarray of uint8, shape (n, 32), optional
+        SHA-256 that each file must have; another one is the failure ``"changed"``.
+    """
+
+    indices: Sequence[int]
+    digests: NDArray[np.uint8] | None = None
+
+
+@dataclass
+class DecodedBatch:
+    """The images of one request.
+
+    Parameters
+    ----------
+    images : ndarray of uint8, shape (n, h, w, 3)
+        In memory that is used again: valid until the next batch is asked for. Zeros where there is no image.
+    decoded : ndarray of bool, shape (n,)
+        Which positions hold an image.
+    failures : list of DecodeFailure
+        In order of position.
+    """
+
+    images: NDArray[np.uint8]
+    decoded: NDArray[np.bool_]
+    failures: list[DecodeFailure] = field(default_factory=list)
+
+
+class DecodePool:
+    """Processes that read images, decode them and bring them to one size, ahead of whoever uses them.
+
+    A process that dies, or sits on one image for longer than `timeout_s`, is replaced. The image it was on
+    fails with ``"crashed"`` (after a second try, alone) or ``"timeout"``; no other is affected. The processes
+    know numpy, Pillow and this package, get no key press, and end with this process, however it ends.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        Where the bytes come from. Where it has a method ``path_of(index) -> bytes``, as folders and CSV files
+        do, the processes read the files; otherwise ``dataset.read`` is called here, on a thread per process.
+    to_pixels : callable
+        From an upright RGB Pillow image to uint8 of shape `shape`; can be pickled by name, e.g. a
+        ``Preprocessing``'s ``apply_geometry``.
+    shape : tuple of int
+        (h, w, 3) of each result.
+    batch_size : int
+        Most images of one request.
+    workers : int
+        Number of processes.
+    ahead : int, default=3
+        Batches decoded ahead of the one in use.
+    timeout_s : float, default=30.0
+        Longest time for one image, reading included.
+    max_memory_bytes : int, default=2 GiB
+        Most address space one image may take in a process, over what it has when idle. An image that wants
+        more fails with ``"out-of-memory"``. Enforced on Linux.
+    max_pixels : int, default=100_000_000
+        As of `decode_image`.
+
+    Raises
+    ------
+    InvalidInputError
+        If an argument cannot work, e.g. a `to_pixels` that cannot be pickled.
+
+    Examples
+    --------
+    >>> from featbank.datasets import open_dataset
+    >>> from featbank.backbones import Preprocessing
+    >>> to_pixels = Preprocessing(8, 8).apply_geometry
+    >>> with DecodePool(open_dataset("digits"), to_pixels, shape=(8, 8, 3), batch_size=4, workers=1) as pool:
+    ...     for batch in pool.batches([DecodeRequest([0, 1, -1])]):
+    ...         print(batch.images.shape, batch.decoded.tolist(), batch.failures)
+    (3, 8, 8, 3) [True, True, False] []
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        to_pixels: Callable[[Image], NDArray[np.uint8]],
+        *,
+        shape: tuple[int, int, int],
+        batch_size: int,
+        workers: int,
+        ahead: int = 3,
+        timeout_s: float = 30.0,
+        max_memory_bytes: int = 2 << 30,
+        max_pixels: int = 100_000_000,
+    ) -> None:
+        wrong = [
+            f"{name}={value!r}"
+            for name, value in (
+                ("batch_size", batch_size),
+                ("workers", workers),
+                ("ahead", ahead),
+                ("timeout_s", timeout_s),
+                ("max_memory_bytes", max_memory_bytes),
+                ("max_pixels", max_pixels),
+            )
+            if not value > 0
+        ]
+        if wrong:
+            raise InvalidInputError(f"{', '.join(wrong)}: must be more than 0")
+        self._batch_size, self._workers, self._shape = batch_size, workers, tuple(shape)
+        offset = -(-CONTROL_BYTES * workers // mmap.PAGESIZE) * mmap.PAGESIZE
+        n_images = batch_size * (ahead + 1)
+        self._file = _memory_file(offset + n_images * int(np.prod(shape)))
+        self._memory = mmap.mmap(self._file, 0)
+        flat = np.frombuffer(self._memory, np.uint8, n_images * int(np.prod(shape)), offset)
+        self._images: NDArray[np.uint8] = flat.reshape(ahead + 1, batch_size, *shape)
+        self._free: queue.SimpleQueue[int] = queue.SimpleQueue()
+        for slot in range(ahead + 1):
+            self._free.put(slot)
+        self._in_use = False
+        settings = Settings(
+            offset=offset,
+            n_images=n_images,
+            shape=shape,
+            max_pixels=max_pixels,
+            max_memory_bytes=max_memory_bytes,
+            timeout_s=timeout_s,
+        )
+        self._shared = Shared(dataset, settings, self._file, self._memory, to_pixels)
+        self._lanes = [Lane(number, self._shared) for number in range(workers)]
+        # Also when nobody closes the pool: at the latest before the interpreter ends.
+        self._end = weakref.finalize(self, _end, self._shared, self._lanes, self._file)
+        for lane in self._lanes:
+            lane.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the processes at once, whatever they are doing; pixels handed out stay readable."""
+        self._end()
+
+    def batches(self, requests: Iterable[DecodeRequest]) -> Generator[DecodedBatch, None, None]:
+        """Decode requests ahead of time and hand them over in order.
+
+        Parameters
+        ----------
+        requests : iterable of DecodeRequest
+            Taken from as there is room.
+
+        Yields
+        ------
+        DecodedBatch
+            Its pixels are valid until the next one is asked for.
+
+        Raises
+        ------
+        InvalidInputError
+            If a request is longer than `batch_size`, `to_pixels` gives the wrong shape, the pool is closed,
+            or the batches of an earlier call are still being taken.
+        DecoderProcessError
+            If the processes cannot be started, or keep dying without an image that could be blamed.
+        """
+        if self._in_use:
+            raise InvalidInputError(
+                "batches of this DecodePool are being taken already; exhaust or close those first"
+            )
+        self._in_use = True
+        waiting: deque[_Pending] = deque()
+        pending: _Pending | None = None
+        source = iter(requests)
+        try:
+            for request in source:
+                # What an earlier call left unfinished holds its memory until no process writes to it.
+                while (slot := self._free_slot(wait=not waiting)) is None:
+                    pending = waiting.popleft()
+                    yield self._settled(pending)
+                    self._free.put(pending.slot)
+                    pending = None
+                waiting.append(self._submit(request, slot))
+            while waiting:
+                pending = waiting.popleft()
+                yield self._settled(pending)
+                self._free.put(pending.slot)
+                pending = None
+        finally:
+            self._in_use = False
+            if pending is not None:
+                self._free.put(pending.slot)
+            for one in waiting:
+                one.drop(self._free)
+
+    def _free_slot(self, *, wait: bool) -> int | None:
+        while self._shared.failure is None:
+            with suppress(queue.Empty):
+                return self._free.get(block=wait, timeout=_LOOK_AGAIN_S)
+            if not wait:
+                return None
+        raise self._shared.failure
+
+    def _submit(self, request: DecodeRequest, slot: int) -> _Pending:
+        n = len(request.indices)
+        if n > self._batch_size:
+            self._free.put(slot)
+            raise InvalidInputError(f"a request of {n} images, batch_size={self._batch_size} is the most")
+        present = [position for position, index in enumerate(request.indices) if index >= 0]
+        size = min(_MAX_CHUNK, max(1, -(-len(present) // (2 * self._workers))))
+        pending = _Pending(slot, n, present, -(-len(present) // size))
+        self._shared.watch(pending.ended)
+        positions = iter(present)
+        while part := tuple(itertools.islice(positions, size)):
+            digests = None if request.digests is None else [request.digests[one].tobytes() for one in part]
+            chunk = Chunk(
+                positions=part,
+                places=tuple(slot * self._batch_size + one for one in part),
+                indices=tuple(int(request.indices[one]) for one in part),
+                digests=digests,
+                done=pending.chunk_done,
+            )
+            self._shared.chunks.put(chunk)
+        return pending
+
+    def _settled(self, pending: _Pending) -> DecodedBatch:
+        pending.ended.wait()
+        self._shared.unwatch(pending.ended)
+        if self._shared.failure is not None:
+            raise self._shared.failure
+        images = self._images[pending.slot, : pending.n]
+        decoded = np.zeros(pending.n, dtype=bool)
+        decoded[pending.present] = True
+        failures = sorted((DecodeFailure(*one) for one in pending.failures), key=lambda one: one.position)
+        decoded[[one.position for one in failures]] = False
+        images[~decoded] = 0  # an earlier batch, or what a decoder had written when it died
+        return DecodedBatch(images, decoded, failures)
+
+
+class _Pending:
+    """A batch that is being decoded."""
+
+    def __init__(self, slot: int, n: int, present: list[int], n_chunks: int) -> None:
+        self.slot, self.n, self.present = slot, n, present
+        self.failures: list[tuple[int, str, str]] = []
+        self.ended = threading.Event()
+        self._left = n_chunks
+        self._lock = threading.Lock()
+        self._free: queue.SimpleQueue[int] | None = None
+        if not n_chunks:
+            self.ended.set()
+
+    def chunk_done(self, failures: list[tuple[int, str, str]]) -> None:
+        with self._lock:
+            self.failures += failures
+            self._left -= 1
+            if self._left == 0:
+                self.ended.set()
+                if self._free is not None:
+                    self._free.put(self.slot)
+
+    def drop(self, free: queue.SimpleQueue[int]) -> None:
+        """Nobody waits any more: give the memory back as soon as no process writes to it."""
+        with self._lock:
+            if self._left == 0:
+                free.put(self.slot)
+            else:
+                self._free = free
+
+
+def _end(shared: Shared, lanes: list[Lane], memory_file: int) -> None:
+    shared.closing.set()
+    shared.fail(InvalidInputError("this DecodePool is closed; make another"))
+    for lane in lanes:
+        shared.chunks.put(None)
+        lane.kill()
+    for lane in lanes:
+        if lane.ident is not None:
+            lane.join()
+    os.close(memory_file)
+
+
+def _memory_file(n_bytes: int) -> int:
+    """Return the descriptor of a file without a name, in memory where the system can do that."""
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("featbank-pixels", os.MFD_CLOEXEC)
+    else:
+        descriptor, path = tempfile.mkstemp(prefix="featbank-pixels-")
+        os.unlink(path)  # noqa: PTH108
+    os.ftruncate(descriptor, n_bytes)
+    return descriptor

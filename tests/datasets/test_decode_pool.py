@@ -1,0 +1,239 @@
+"""A decoder that dies or hangs costs its own image and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import sys
+import time
+
+import numpy as np
+import pytest
+from made_datasets import SHAPE, Files, Images, png, pool_of
+from PIL import Image
+
+from featbank.datasets import DecodeRequest, _decode_lane, open_dataset
+from featbank.errors import DecoderProcessError, ImageDecodeError, InvalidInputError
+
+
+@pytest.mark.parametrize("where", ["parent", "processes"])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_pixels_and_failures_are_those_of_a_plain_loop(odd, tmp_path, where, workers) -> None:
+    contents: list[bytes | Exception] = [png(odd.PLAIN, number) for number in range(50)]
+    contents[7] = b""
+    contents[9] = b"<html>"
+    contents[11] = OSError(5, "Input/output error")
+    dataset = Images(contents)
+    if where == "processes":
+        dataset = Files(contents, tmp_path)
+    else:
+        contents[13] = ImageDecodeError("decoder-error", "the source says so")
+    digests = np.stack(
+        [
+            np.frombuffer(hashlib.sha256(one if isinstance(one, bytes) else b"").digest(), np.uint8)
+            for one in contents
+        ]
+    )
+    digests[20] = 0
+    rows = [*range(50), -1, 3, 3, -1]
+    with pool_of(dataset, odd.act, batch_size=20, workers=workers) as pool:
+        got = []
+        starts = range(0, len(rows), 20)
+        requests = (DecodeRequest(rows[at : at + 20], digests[rows[at : at + 20]]) for at in starts)
+        for start, batch in zip(starts, pool.batches(requests), strict=True):
+            assert batch.images.flags.c_contiguous
+            assert batch.images.dtype == np.uint8
+            got += [(start + one.position, one.reason, one.detail) for one in batch.failures]
+            for position, row in enumerate(rows[start : start + 20]):
+                expected = np.zeros(SHAPE, np.uint8)
+                if batch.decoded[position]:
+                    expected = np.asarray(Image.open(io.BytesIO(contents[row])))
+                np.testing.assert_array_equal(batch.images[position], expected)
+                failed = position in [one.position for one in batch.failures]
+                assert batch.decoded[position] == (row >= 0 and not failed)
+    want = [(7, "empty"), (9, "not-an-image"), (11, "unreadable"), (20, "changed")]
+    want += [(13, "decoder-error")] if where == "parent" else []
+    assert [one[:2] for one in got] == sorted(want)
+    details = {one[0]: one[2] for one in got}
+    said = "Input/output error" if where == "parent" else "No such file or directory"
+    assert details[11] == said
+    assert details[20] == "the file changed while it was being extracted"
+
+
+def test_crashes_and_hangs_cost_their_own_rows(odd, tmp_path) -> None:
+    named = {5 * number + 3: name for number, name in enumerate([*odd.CRASHES, *odd.HANGS, "ten-gigabytes"])}
+    code = {**odd.CRASHES, **odd.HANGS, **odd.OTHERS}
+    reasons = dict.fromkeys(odd.CRASHES, "crashed") | dict.fromkeys(odd.HANGS, "timeout")
+    reasons["ten-gigabytes"] = "out-of-memory"
+    contents = [png(code[named[n]] if n in named else odd.PLAIN, n) for n in range(60)]
+    good = [n for n in range(60) if n not in named]
+    with pool_of(Files(contents, tmp_path), odd.act, timeout_s=1.0) as pool:
+        first, again = pool.batches([DecodeRequest(range(60))]), pool.batches([DecodeRequest(good)])
+        (batch,) = first
+        assert {one.position: one.reason for one in batch.failures} == {
+            position: reasons[name] for position, name in named.items()
+        }
+        assert np.flatnonzero(~batch.decoded).tolist() == sorted(named)
+        assert batch.images[good, 0, 0].tolist() == [[odd.PLAIN, n, 0] for n in good]
+        assert not batch.images[sorted(named)].any()
+        details = {named[one.position]: one.detail for one in batch.failures}
+        (batch,) = again  # the pool is as good as new
+        assert batch.images[:, 0, 0, 1].tolist() == good
+    assert details["exit"] == "the decoder ended with status 3"
+    assert details["segfault"] == "the decoder died of SIGSEGV"
+    assert details["abort"] == "the decoder died of SIGABRT"
+    assert details["sleep"] == "not decoded after 1 seconds"
+    assert details["ten-gigabytes"] == f"decoding needs more than {2 << 30} bytes"
+
+
+def test_nothing_of_an_earlier_batch_shows(odd) -> None:
+    contents = [png(odd.PLAIN), b"", png(odd.CRASHES["exit"])]
+    with pool_of(Images(contents), odd.act, ahead=1) as pool:
+        requests = [DecodeRequest([0, 0, 0, 0])] * 4 + [DecodeRequest([0, -1, 1, 2])] * 2
+        for number, batch in enumerate(pool.batches(requests)):
+            shown = batch.images.any(axis=(1, 2, 3)).tolist()
+            assert shown == ([True] * 4 if number < 4 else [True, False, False, False])
+
+
+def test_a_batch_of_nothing_but_crashers(odd) -> None:
+    with pool_of(Images([png(odd.CRASHES["exit"])] * 3), odd.act) as pool:
+        (batch,) = pool.batches([DecodeRequest(range(3))])
+    assert [one.reason for one in batch.failures] == ["crashed"] * 3
+
+
+def test_a_death_that_does_not_come_again_costs_nothing(odd) -> None:
+    contents = [png(odd.OTHERS["once"] if n in (2, 9) else odd.PLAIN, n) for n in range(16)]
+    with pool_of(Images(contents), odd.act) as pool:
+        (batch,) = pool.batches([DecodeRequest(range(16))])
+    assert batch.failures == []
+    assert batch.images[:, 0, 0, 1].tolist() == list(range(16))
+
+
+def test_a_generator_left_early_gives_its_memory_back(odd) -> None:
+    with pool_of(Images([png(odd.PLAIN, n) for n in range(40)]), odd.act, ahead=2) as pool:
+        for _ in range(6):
+            batches = pool.batches(DecodeRequest(range(40)) for _ in range(9))
+            next(batches)
+            batches.close()
+        assert [batch.decoded.all() for batch in pool.batches([DecodeRequest(range(40))] * 5)] == [True] * 5
+
+
+def test_what_was_left_early_does_not_write_into_later_batches(odd) -> None:
+    contents = [png(odd.PLAIN, 1), png(odd.OTHERS["slow"], 2)]
+    with pool_of(Images(contents), odd.act, ahead=1) as pool:
+        first = pool.batches([DecodeRequest([0]), DecodeRequest([1])])
+        next(first)
+        first.close()  # while the slow one is being decoded
+        for batch in pool.batches([DecodeRequest([0])] * 3):
+            before = batch.images.copy()
+            time.sleep(0.4)
+            np.testing.assert_array_equal(batch.images, before)
+            assert before[0, 0, 0].tolist() == [odd.PLAIN, 1, 0]
+
+
+def test_one_user_at_a_time(odd) -> None:
+    with pool_of(Images([png(odd.PLAIN)]), odd.act) as pool:
+        first = pool.batches([DecodeRequest([0])] * 2)
+        next(first)
+        with pytest.raises(
+            InvalidInputError, match=r"^batches of this DecodePool are being taken already; e"
+        ):
+            next(pool.batches([DecodeRequest([0])]))
+        assert next(first).decoded.all()
+
+
+def test_an_empty_request_and_one_of_nothing(odd) -> None:
+    with pool_of(Images([png(odd.PLAIN)]), odd.act) as pool:
+        empty, absent = pool.batches([DecodeRequest([]), DecodeRequest([-1, -1])])
+        assert empty.images.shape == (0, *SHAPE)
+        assert not absent.decoded.any()
+        assert list(pool.batches([])) == []
+
+
+@pytest.mark.parametrize(
+    ("what", "error", "message"),
+    [
+        ("wrong-shape", InvalidInputError, r"^to_pixels gave uint8 of shape \(1, 1, 3\), not uint8 of shape"),
+        ("bug", RuntimeError, r"(?s)^to_pixels failed in a decoding process:\nTraceback.*no such colour"),
+    ],
+)
+def test_a_fault_of_the_callable_is_raised_here(odd, what, error, message) -> None:
+    contents = [png(odd.PLAIN), png(odd.OTHERS[what])]
+    with pool_of(Images(contents), odd.act) as pool, pytest.raises(error, match=message):
+        list(pool.batches([DecodeRequest([0, 1])] * 20))
+
+
+def test_callables_that_cannot_travel(odd) -> None:
+    with pytest.raises(InvalidInputError, match=r"^to_pixels=<function .* cannot be sent to another process"):
+        pool_of(Images([png(1)]), lambda image: np.asarray(image))
+    here = type(sys)("only_here")
+    here.act = lambda image: np.asarray(image)
+    here.act.__module__, here.act.__qualname__, here.act.__name__ = "only_here", "act", "act"
+    sys.modules["only_here"] = here
+    try:
+        with (
+            pool_of(Images([png(1)]), here.act) as pool,
+            pytest.raises(
+                InvalidInputError,
+                match=r"^to_pixels is not known to a decoding process \(ModuleNotFoundError: No module named "
+                r"'only_here'\); pass a function of a module that can be imported$",
+            ),
+        ):
+            list(pool.batches([DecodeRequest([0])]))
+    finally:
+        del sys.modules["only_here"]
+
+
+def test_a_process_cannot_answer_for_images_of_others(odd) -> None:
+    with pytest.raises(DecoderProcessError, match="answered for images it was not given"):
+        _decode_lane._outcome({"failures": [[3, "empty", ""]]}, 3)
+
+
+def test_arguments_that_cannot_work(odd) -> None:
+    with pytest.raises(InvalidInputError, match=r"^batch_size=0, workers=-1: must be more than 0$"):
+        pool_of(Images([png(1)]), odd.act, batch_size=0, workers=-1)
+    with (
+        pool_of(Images([png(1)]), odd.act, batch_size=2) as pool,
+        pytest.raises(InvalidInputError, match=r"^a request of 3 images, batch_size=2 is the most$"),
+    ):
+        next(pool.batches([DecodeRequest([0, 0, 0])]))
+
+
+def test_bytes_too_many_for_the_memory(odd) -> None:
+    contents = [png(odd.PLAIN), png(odd.PLAIN) + bytes(5 << 20)]
+    with pool_of(Images(contents), odd.act, max_memory_bytes=16 << 20) as pool:
+        (batch,) = pool.batches([DecodeRequest([0, 1])])
+    assert [(one.position, one.reason) for one in batch.failures] == [(1, "out-of-memory")]
+
+
+def test_a_folder_is_read_by_the_processes(photo_folder, monkeypatch) -> None:
+    from featbank.backbones import Preprocessing
+
+    dataset = open_dataset(photo_folder())
+    want = [dataset.read(index) for index in range(len(dataset.ids))]
+    monkeypatch.setattr(type(dataset), "read", lambda *_: pytest.fail("read in the parent"))
+    with pool_of(dataset, Preprocessing(8, 9).apply_geometry) as pool:
+        (batch,) = pool.batches([DecodeRequest(range(len(want)))])
+    for pixels, data in zip(batch.images, want, strict=True):
+        expected = Preprocessing(8, 9).apply_geometry(Image.open(io.BytesIO(data)))
+        np.testing.assert_array_equal(pixels, expected)
+
+
+def test_an_image_that_a_resize_blows_up(odd) -> None:
+    from featbank.backbones import Preprocessing
+
+    # 1 x 20,000 pixels, scaled so that its shorter side has 256: five gigabytes.
+    file = io.BytesIO()
+    Image.new("RGB", (1, 20_000)).save(file, "PNG")
+    contents = [png(odd.PLAIN), file.getvalue()]
+    preprocessing = Preprocessing(224, 256)
+    with pool_of(
+        Images(contents),
+        preprocessing.apply_geometry,
+        shape=(224, 224, 3),
+        workers=1,
+        max_memory_bytes=256 << 20,
+    ) as pool:
+        (batch,) = pool.batches([DecodeRequest([0, 1])])
+    assert [one.position for one in batch.failures] == [1]
+    assert batch.failures[0].reason in ("out-of-memory", "too-many-pixels")
