@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -16,6 +17,7 @@ import re
 import secrets
 import shutil
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ __all__ = [
     "locked",
     "make_folder",
     "publish",
+    "remove_file",
     "remove_stale_temporaries",
     "set_aside",
     "sha256",
@@ -38,7 +41,17 @@ __all__ = [
     "write_json",
 ]
 
-_TEMPORARY = re.compile(r"\.tmp-.*-(?P<host>[^-]+)-(?P<pid>\d+)-[0-9a-f]{12}$")
+#: Folders on the way to ours, by device and inode, whose names this process has made durable.
+_durable_folders: set[tuple[int, int]] = set()
+
+#: What fsync of somebody else's folder may say: not ours to read, on a read-only or unusual file system.
+_NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EINVAL, errno.ENOTSUP)
+
+#: The kernel's run and the process ids it means: a number says nothing of a process elsewhere.
+_TEMPORARY = re.compile(r"\.tmp-.*-(?P<host>[^-]+)-(?P<space>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{12}$")
+
+#: What processes of this host left that cannot be asked after (another container, before a restart).
+_OLD_S = 24 * 3600.0
 
 
 def sha256(data: bytes | memoryview) -> str:
@@ -62,6 +75,16 @@ def canonical_json(value: Any) -> bytes:
 def host_name() -> str:
     """Return this machine's name in characters that are safe inside a file name."""
     return re.sub(r"[^A-Za-z0-9_.]", "_", socket.gethostname()) or "host"
+
+
+@functools.cache
+def _pid_space() -> str:
+    """Name what the ids of processes refer to: this start of the kernel, and this container."""
+    said = []
+    for path in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
+        with contextlib.suppress(OSError):  # no Linux: the host must do
+            said.append(str(Path(path).readlink()) if path.endswith("pid") else Path(path).read_text())
+    return sha256("".join(said).encode())[:8]
 
 
 def _cannot_write(path: Path, error: OSError) -> CacheWriteError:
@@ -95,7 +118,8 @@ def make_folder(folder: Path) -> Path:
     Parameters
     ----------
     folder : pathlib.Path
-        What to create; nothing happens when it exists.
+        What to create. If it exists, it and the names in it are made durable: a process that was killed may
+        have left them so that they are there, and yet would not survive power loss.
 
     Returns
     -------
@@ -108,18 +132,37 @@ def make_folder(folder: Path) -> Path:
         If it cannot be created.
     """
     try:
-        missing = [one for one in (folder, *folder.parents) if not one.exists()]
+        missing = {one for one in (folder, *folder.parents) if not one.exists()}
         folder.mkdir(parents=True, exist_ok=True)
-        for one in reversed(missing):
+        for one in reversed([one for one in (folder, *folder.parents) if one in missing]):
             fsync_folder(one.parent)
+        _make_names_durable(folder)
     except OSError as error:
         raise _cannot_write(folder, error) from error
     return folder
 
 
+def _make_names_durable(folder: Path) -> None:
+    """Fsync a folder, its parent, and once per process the folders above up to the mount point."""
+    real = folder.resolve()
+    device = real.stat().st_dev
+    for height, one in enumerate((real, *real.parents)):
+        status = one.stat()
+        known = (status.st_dev, status.st_ino)
+        if status.st_dev != device or (height > 1 and known in _durable_folders):
+            return
+        try:
+            fsync_folder(one)
+        except OSError as error:
+            if error.errno not in _NOT_OURS:
+                raise
+        _durable_folders.add(known)
+
+
 def temporary_path(path: Path) -> Path:
     """Return a fresh name beside `path` that `remove_stale_temporaries` knows once this process is dead."""
-    return path.with_name(f".tmp-{path.name[:120]}-{host_name()}-{os.getpid()}-{secrets.token_hex(6)}")
+    owner = f"{host_name()}-{_pid_space()}-{os.getpid()}"
+    return path.with_name(f".tmp-{path.name[:120]}-{owner}-{secrets.token_hex(6)}")
 
 
 def write_file(path: Path, data: bytes | memoryview) -> None:
@@ -193,6 +236,15 @@ def publish(temporary: Path, path: Path) -> None:
         raise _cannot_write(path, error) from error
 
 
+def remove_file(path: Path) -> None:
+    """Remove a file durably; raises `CacheWriteError` if it cannot be removed."""
+    try:
+        path.unlink()
+        fsync_folder(path.parent)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
 def set_aside(path: Path) -> Path:
     """Rename `path` to a temporary name in one step, so that nobody sees it half deleted.
 
@@ -224,6 +276,8 @@ def write_json(path: Path, value: Any) -> None:
 def remove_stale_temporaries(folder: Path) -> int:
     """Remove what killed processes of this host left aside in `folder`; what a live process owns stays.
 
+    What comes from another container, or from before a restart, goes when it is a day old.
+
     Returns
     -------
     int
@@ -232,9 +286,14 @@ def remove_stale_temporaries(folder: Path) -> int:
     removed = 0
     for path in folder.glob(".tmp-*"):
         match = _TEMPORARY.search(path.name)
-        if not match or match["host"] != host_name() or _alive(int(match["pid"])):
+        if not match or match["host"] != host_name():
             continue
         with contextlib.suppress(OSError):
+            if match["space"] == _pid_space():
+                if _alive(int(match["pid"])):
+                    continue
+            elif time.time() - path.lstat().st_mtime < _OLD_S:
+                continue
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:

@@ -114,10 +114,39 @@ def test_the_message_says_what_to_do(tmp_path, monkeypatch, number, advice):
 def test_make_folder(tmp_path, monkeypatch):
     synced = []
     monkeypatch.setattr(_atomic, "fsync_folder", synced.append)
+    monkeypatch.setattr(_atomic, "_durable_folders", set())
     assert _atomic.make_folder(tmp_path / "a" / "b") == tmp_path / "a" / "b"
-    assert synced == [tmp_path, tmp_path / "a"]
+    assert synced[:4] == [tmp_path, tmp_path / "a", tmp_path / "a" / "b", tmp_path / "a"]
+    synced.clear()
     _atomic.make_folder(tmp_path / "a" / "b")
-    assert len(synced) == 2
+    assert synced == [tmp_path / "a" / "b", tmp_path / "a"]  # the way there is known to be safe
+
+
+def test_a_folder_that_a_killed_process_left_is_made_durable(tmp_path, monkeypatch):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    synced = []
+    monkeypatch.setattr(_atomic, "fsync_folder", synced.append)
+    monkeypatch.setattr(_atomic, "_durable_folders", set())
+    _atomic.make_folder(tmp_path / "a" / "b")
+    assert synced[:3] == [tmp_path / "a" / "b", tmp_path / "a", tmp_path]
+
+
+def test_a_folder_above_that_cannot_be_synced_is_not_our_fault_and_a_broken_disk_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(_atomic, "_durable_folders", set())
+    real = _atomic.fsync_folder
+
+    def fails(number, folder):
+        if folder == tmp_path:
+            raise OSError(number, os.strerror(number))
+        real(folder)
+
+    (tmp_path / "a").mkdir()
+    monkeypatch.setattr(_atomic, "fsync_folder", lambda folder: fails(errno.EACCES, folder))
+    _atomic.make_folder(tmp_path / "a")
+    monkeypatch.setattr(_atomic, "_durable_folders", set())
+    monkeypatch.setattr(_atomic, "fsync_folder", lambda folder: fails(errno.EIO, folder))
+    with pytest.raises(CacheWriteError):
+        _atomic.make_folder(tmp_path / "a")
 
 
 @pytest.mark.parametrize("below", [".", "x", "x/y"])
@@ -162,8 +191,9 @@ def test_digests(tmp_path):
     assert _atomic.sha256(b"abc") == _atomic.file_digest(tmp_path / "x") == want
 
 
-def leave(folder, name, pid, host=None, random="0123456789ab"):
-    path = folder / f".tmp-{name}-{host or _atomic.host_name()}-{pid}-{random}"
+def leave(folder, name, pid, host=None, random="0123456789ab", space=None):
+    owner = f"{host or _atomic.host_name()}-{space or _atomic._pid_space()}-{pid}"
+    path = folder / f".tmp-{name}-{owner}-{random}"
     path.write_bytes(b"half")
     return path
 
@@ -173,7 +203,7 @@ def test_stale_temporaries_are_removed_and_others_are_not(tmp_path):
     dead.wait()
     gone = leave(tmp_path, "x.h5", dead.pid)
     huge = leave(tmp_path, "x.h5", 10**30)
-    folder = tmp_path / f".tmp-bank-{_atomic.host_name()}-{dead.pid}-0123456789ab"
+    folder = tmp_path / f".tmp-bank-{_atomic.host_name()}-{_atomic._pid_space()}-{dead.pid}-0123456789ab"
     (folder / "cut").mkdir(parents=True)
     (folder / "cut" / "shard").write_bytes(b"x")
     kept = {
@@ -190,12 +220,24 @@ def test_stale_temporaries_are_removed_and_others_are_not(tmp_path):
     assert not huge.exists()
 
 
+def test_what_another_container_or_start_left_goes_when_it_is_old(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    young, old = (leave(tmp_path, "x.h5", dead.pid, space="0a" * 4, random=one * 12) for one in "12")
+    alive = leave(tmp_path, "x.h5", os.getpid())
+    elsewhere = leave(tmp_path, "x.h5", dead.pid, space="0a" * 4, host="elsewhere")
+    for path in (old, alive, elsewhere):
+        os.utime(path, (time.time() - 2 * 24 * 3600,) * 2)
+    assert _atomic.remove_stale_temporaries(tmp_path) == 1
+    assert set(tmp_path.iterdir()) == {young, alive, elsewhere}
+
+
 def test_a_link_to_a_folder_is_removed_but_not_followed(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "x").write_text("mine")
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    link = tmp_path / f".tmp-bank-{_atomic.host_name()}-{dead.pid}-0123456789ab"
+    link = tmp_path / f".tmp-bank-{_atomic.host_name()}-{_atomic._pid_space()}-{dead.pid}-0123456789ab"
     link.symlink_to(tmp_path / "data")
     assert _atomic.remove_stale_temporaries(tmp_path) == 1
     assert (tmp_path / "data" / "x").read_text() == "mine"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from featbank.banks._bank_files import CUT_FILE
 from featbank.banks.arrays import CutArray, SoftmaxArray
 from featbank.banks.bank import Bank, open_bank
+from featbank.banks.damaged import SetAside, damaged_files, set_damaged_aside
+from featbank.banks.importing import import_bank
 from featbank.banks.key import FORMAT_VERSION, BankKey
 from featbank.banks.listing import BankInfo, CutInfo, CutProgress, QuarantineRecord
 from featbank.banks.packing import pack, unpack
@@ -13,6 +16,7 @@ from featbank.banks.verification import Finding, VerifyReport, verify_bank
 from featbank.banks.writer import CutWriter
 
 __all__ = [
+    "CUT_FILE",
     "FORMAT_VERSION",
     "SHARD_BYTES",
     "Bank",
@@ -25,12 +29,16 @@ __all__ = [
     "CutWriter",
     "Finding",
     "QuarantineRecord",
+    "SetAside",
     "ShardPlan",
     "SlotTable",
     "SoftmaxArray",
     "VerifyReport",
+    "damaged_files",
+    "import_bank",
     "open_bank",
     "pack",
+    "set_damaged_aside",
     "shard_rows_for",
     "unpack",
     "verify_bank",

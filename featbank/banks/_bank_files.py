@@ -26,6 +26,9 @@ LOCK_FILE = ".lock"
 QUARANTINE_FILE = "quarantine.jsonl"
 VERIFIED_FILE = ".verified.json"
 
+#: More than fit the largest disk; a list that claims more would only fill the memory.
+_MOST_SHARDS = 10_000_000
+
 logger = logging.getLogger(__name__)
 
 
@@ -123,6 +126,11 @@ def read_cut_document(folder: Path, key_digest: str) -> CutDocument | None:
         data = read_bytes(path, what="cut file")
     except FileNotFoundError:
         return None
+    return parse_cut_document(path, data, folder.name, key_digest)
+
+
+def parse_cut_document(path: Path, data: bytes, cut: str, key_digest: str) -> CutDocument:
+    """Parse the bytes of a ``cut.json``; errors name `path` and are those of `read_cut_document`."""
     document = unsealed(path, data, what="cut file")
     try:
         layout = CutLayout(
@@ -132,16 +140,26 @@ def read_cut_document(folder: Path, key_digest: str) -> CutDocument | None:
             np.dtype(document["dtype"]),
             int(document["shard_rows"]),
         )
-        shards = frozenset(number for first, last in document["shards"] for number in range(first, last + 1))
-        found = CutDocument(layout, shards, dict(document["facts"]))
-        if (layout.key_digest, layout.cut) != (key_digest, folder.name):
+        if layout.dtype.name not in ("float16", "float32") or min(layout.shape, default=0) < 1:
+            raise ValueError(f"rows of {layout.dtype} {layout.shape} are none of features")
+        if layout.shard_rows < 1:
+            raise ValueError(f"{layout.shard_rows} rows per shard")
+        found = CutDocument(layout, _numbers(document["shards"]), dict(document["facts"]))
+        if (layout.key_digest, layout.cut) != (key_digest, cut):
             raise ValueError(f"it belongs to cut {layout.cut!r} of the bank with key {layout.key_digest[:8]}")
-    except (LookupError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, OverflowError) as error:
         raise CorruptBankError(
             f"cut file {str(path)!r} is damaged ({error}); delete the folder of this cut and run "
             f"`featbank extract` again"
         ) from error
     return found
+
+
+def _numbers(ranges: Iterable[tuple[int, int]]) -> frozenset[int]:
+    pairs = [(int(first), int(last)) for first, last in ranges]
+    if any(not 0 <= first <= last for first, last in pairs) or sum(b - a for a, b in pairs) >= _MOST_SHARDS:
+        raise ValueError("the numbers of its shards make no sense")
+    return frozenset(number for first, last in pairs for number in range(first, last + 1))
 
 
 def _ranges(numbers: Iterable[int]) -> list[list[int]]:
@@ -211,6 +229,11 @@ def read_quarantine(folder: Path) -> list[QuarantineRecord]:
         data = read_bytes(path, what="quarantine file")
     except FileNotFoundError:
         return []
+    return parse_quarantine(path, data)
+
+
+def parse_quarantine(path: Path, data: bytes) -> list[QuarantineRecord]:
+    """Parse the bytes of a ``quarantine.jsonl``; errors name `path`."""
     records = []
     for line in data.split(b"\n")[:-1]:
         entry = unsealed(path, line, what="quarantine file")

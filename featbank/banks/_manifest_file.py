@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -21,11 +21,13 @@ from featbank.banks._sealed import read_bytes, wrong_version
 from featbank.banks.key import FORMAT_VERSION
 from featbank.banks.slots import SlotTable
 from featbank.errors import CorruptBankError
-from featbank.manifest import Manifest, RowStatus
+from featbank.manifest import SPLITS, Manifest, RowStatus
 
 MANIFEST_FILE = "manifest.h5"
 
-_USER_BLOCK = 512
+#: Bytes before the HDF5 file.
+USER_BLOCK = 512
+_STATUSES = max(RowStatus) + 1
 _ADVICE = "copy it again from where it is whole, or remove the bank and run `featbank extract` again"
 
 
@@ -134,7 +136,7 @@ class StoredManifest:
             },
             {"format_version": FORMAT_VERSION},
         )
-        return _seal(image) + image
+        return seal_of(sha256(image)) + image
 
 
 def decode_manifest(path: Path, data: bytes) -> StoredManifest:
@@ -147,8 +149,8 @@ def decode_manifest(path: Path, data: bytes) -> StoredManifest:
     BankFormatError
         If they were written in another version of the format.
     """
-    image = data[_USER_BLOCK:]
-    if data[:_USER_BLOCK] != _seal(image):
+    image = data[USER_BLOCK:]
+    if data[:USER_BLOCK] != seal_of(sha256(image)):
         raise CorruptBankError(
             f"manifest {str(path)!r} is damaged: its {len(data)} bytes do not match its own sha256; {_ADVICE}"
         )
@@ -158,22 +160,59 @@ def decode_manifest(path: Path, data: bytes) -> StoredManifest:
             if version != FORMAT_VERSION:
                 raise wrong_version(path, int(version))
             stored: dict[str, NDArray[Any]] = {name: file[name][()] for name in file}
-        names = _parted(stored["class_names"], stored["class_offsets"])
-        return StoredManifest(
-            stored["ids"],
-            stored["id_offsets"],
-            stored["labels"],
-            stored["splits"],
-            stored["digests"],
-            stored["statuses"],
-            tuple(name.decode("utf-8", "surrogateescape") for name in names),
-            SlotTable(stored["slot_digests"], stored["segments"], stored["slot_statuses"]),
-            stored["row_slots"],
-        )
+        return from_arrays(stored)
     except READ_ERRORS as error:
         if isinstance(error, CorruptBankError) or type(error).__module__ == "featbank.errors":
             raise
         raise CorruptBankError(f"manifest {str(path)!r} is damaged ({error}); {_ADVICE}") from error
+
+
+def from_arrays(arrays: Mapping[str, NDArray[Any]]) -> StoredManifest:
+    """Put a manifest together from the arrays of its file; raises `LookupError` or `ValueError`.
+
+    Everything that points somewhere is checked, so that no reader can be led astray by it later.
+    """
+    rows, slots = len(arrays["labels"]), len(arrays["slot_digests"])
+    shapes = {
+        "splits": (rows,),
+        "digests": (rows, 32),
+        "statuses": (rows,),
+        "row_slots": (rows,),
+        "id_offsets": (rows + 1,),
+        "slot_digests": (slots, 32),
+        "slot_statuses": (slots,),
+    }
+    wrong = [name for name, shape in shapes.items() if arrays[name].shape != shape]
+    for offsets, end in (
+        ("id_offsets", len(arrays["ids"])),
+        ("class_offsets", len(arrays["class_names"])),
+        ("segments", slots),
+    ):
+        bounds = arrays[offsets]
+        if not len(bounds) or bounds[0] != 0 or bounds[-1] != end or (np.diff(bounds) < 0).any():
+            wrong.append(offsets)
+    for name, limit in (("splits", len(SPLITS)), ("statuses", _STATUSES), ("slot_statuses", _STATUSES)):
+        if (arrays[name] >= limit).any():
+            wrong.append(name)
+    places = arrays["row_slots"]
+    if not wrong and (places.min(initial=0) < 0 or places.max(initial=-1) >= slots):
+        wrong.append("row_slots")
+    if not wrong and not np.array_equal(arrays["slot_digests"][places], arrays["digests"]):
+        wrong.append("digests")
+    if wrong:
+        raise ValueError(f"its {', '.join(dict.fromkeys(wrong))} do not hold together")
+    names = _parted(arrays["class_names"], arrays["class_offsets"])
+    return StoredManifest(
+        arrays["ids"],
+        arrays["id_offsets"],
+        arrays["labels"],
+        arrays["splits"],
+        arrays["digests"],
+        arrays["statuses"],
+        tuple(name.decode("utf-8", "surrogateescape") for name in names),
+        SlotTable(arrays["slot_digests"], arrays["segments"], arrays["slot_statuses"]),
+        arrays["row_slots"],
+    )
 
 
 def read_manifest(folder: Path) -> StoredManifest | None:
@@ -186,9 +225,10 @@ def read_manifest(folder: Path) -> StoredManifest | None:
     return decode_manifest(path, data)
 
 
-def _seal(image: bytes) -> bytes:
-    return f"featbank manifest; sha256 of the HDF5 file behind this block: {sha256(image)}\n".encode().ljust(
-        _USER_BLOCK, b"\0"
+def seal_of(digest: str) -> bytes:
+    """Return the block that stands before the HDF5 file and carries its SHA-256."""
+    return f"featbank manifest; sha256 of the HDF5 file behind this block: {digest}\n".encode().ljust(
+        USER_BLOCK, b"\0"
     )
 
 

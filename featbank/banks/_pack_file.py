@@ -1,4 +1,4 @@
-"""The packed file: written from a bank (this module is also the child process for that), and read back."""
+"""The packed file, written from a bank; this module is also the child process for that."""
 
 from __future__ import annotations
 
@@ -11,21 +11,18 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from featbank._atomic import canonical_json, make_folder, write_file
+from featbank._atomic import canonical_json
 from featbank.banks import _bank_files as files
 from featbank.banks._cut_reader import CutReader, shard_files
-from featbank.banks._hdf5 import LIBVER, READ_ERRORS, allocate_contiguous, image_name
-from featbank.banks._manifest_file import MANIFEST_FILE, decode_manifest
-from featbank.banks._shard_file import CutLayout, encode_shard
+from featbank.banks._hdf5 import LIBVER, allocate_contiguous, image_name
+from featbank.banks._shard_file import CutLayout
 from featbank.banks.bank import Bank
-from featbank.banks.key import check_name
 from featbank.banks.slots import ShardPlan
-from featbank.errors import BankFormatError, BankNotFoundError, CorruptBankError, FeatbankError
 from featbank.manifest import SPLITS
 
 PACK_VERSION = 1
 
-_FORMAT = "featbank pack"
+FORMAT = "featbank pack"
 _BLOCK_BYTES = 16 * 1024 * 1024
 _LONGEST_ATTRIBUTE = 60_000  # HDF5 refuses attributes of 64 kB
 
@@ -71,7 +68,7 @@ def _fill(file: Any, bank: Bank) -> None:
     for cut in bank.cuts:
         _fill_cut(bank, cut, features, statuses, cuts.create_group(cut))
     attributes = {
-        "format": _FORMAT.encode(),
+        "format": FORMAT.encode(),
         "dataset": bank.dataset.encode(),
         "backbone": bank.key.backbone.encode(),
         "key_digest": bank.key.digest().encode(),
@@ -99,7 +96,7 @@ def _fill_cut(bank: Bank, cut: str, features: Any, statuses: Any, inner: Any) ->
     _put(inner, "extra_slots", extra)
     _put_features(inner, "extra_features", reader, extra)
     digests = [
-        _content_digest(
+        content_digest(
             reader.facts(plan.number).features(),
             bank.slot_table.digests,
             plan,
@@ -114,10 +111,10 @@ def _slots_of(plans: list[ShardPlan]) -> NDArray[np.int64]:
     return np.concatenate([np.arange(plan.start, plan.stop) for plan in plans] or [np.zeros(0, np.int64)])
 
 
-def _content_digest(
+def content_digest(
     features: NDArray[Any], table: NDArray[np.uint8], plan: ShardPlan, statuses: NDArray[np.uint8]
 ) -> bytes:
-    # of the content, not of the shard file: another HDF5 release may lay the same content out otherwise
+    """Return the SHA-256 of a shard's content (another HDF5 release may lay it out otherwise in its file)."""
     digest = hashlib.sha256()
     for part in (features, table[plan.start : plan.stop], statuses):
         digest.update(np.ascontiguousarray(part).data)
@@ -143,115 +140,6 @@ def _put_features(group: Any, name: str, reader: CutReader, slots: NDArray[np.in
         block = np.empty((len(part), *layout.shape), layout.dtype)
         reader.gather(part, block)
         group[name][start : start + len(part)] = block
-
-
-class PackReader:
-    """Reads a packed file; a context manager.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        The file.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        if not path.is_file():
-            raise BankNotFoundError(f"no packed bank {str(path)!r}; `featbank banks pack` makes one")
-        try:
-            self._file = h5py.File(path, "r", locking=False)
-        except READ_ERRORS as error:
-            raise self._damaged(str(error)) from error
-        try:
-            if self._file.attrs.get("format") != _FORMAT.encode():
-                raise self._damaged("it is HDF5, but no packed bank")
-            version = int(self._file.attrs["pack_version"])
-            if version != PACK_VERSION:
-                raise BankFormatError(
-                    f"{str(path)!r} has pack version {version}, this featbank reads version {PACK_VERSION}: "
-                    f"unpack it with the featbank that packed it"
-                )
-            data = self._bytes("bank/bank_json")
-            self.document = files.parse_bank_document(path, data)
-        except FeatbankError:
-            self._file.close()
-            raise
-        except READ_ERRORS as error:
-            self._file.close()
-            raise self._damaged(str(error)) from error
-
-    def __enter__(self) -> PackReader:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def _damaged(self, detail: str) -> CorruptBankError:
-        return CorruptBankError(
-            f"packed bank {str(self.path)!r} cannot be read ({detail}); copy or pack it again from "
-            f"where it is whole"
-        )
-
-    def _bytes(self, name: str) -> bytes:
-        data: bytes = self._file[name][()].tobytes()
-        return data
-
-    def write_bank(self, folder: Path) -> None:
-        """Write all files of the bank into an empty folder; `CorruptBankError` if the pack is damaged."""
-        try:
-            self._write_bank(folder)
-        except FeatbankError:
-            raise
-        except (*READ_ERRORS, LookupError) as error:
-            raise self._damaged(str(error)) from error
-
-    def _write_bank(self, folder: Path) -> None:
-        manifest = self._bytes("bank/manifest")
-        stored = decode_manifest(self.path, manifest)
-        for cut in self._file["bank/cuts"]:
-            inner = self._file["bank/cuts"][cut]
-            cut_folder = make_folder(folder / check_name("cut", cut))
-            write_file(cut_folder / files.CUT_FILE, inner["cut_json"][()].tobytes())
-            document = files.read_cut_document(cut_folder, self.document.key.digest())
-            if document is None:
-                raise self._damaged(f"cut {cut!r} is not whole")
-            layout = document.layout
-            all_plans = stored.table.plan(layout.shard_rows)
-            plans = [all_plans[number] for number in inner["shards"][()].tolist()]
-            # where the features of each slot stand: in a row of the manifest, or among the extra ones
-            places = stored.table.first_rows(stored.row_slots)
-            extra_slots = inner["extra_slots"][()]
-            extra_places = np.full(len(stored.table), -1, np.int64)
-            extra_places[extra_slots] = np.arange(len(extra_slots))
-            rows, extra = self._file["features"][cut], inner["extra_features"]
-            statuses, begin = inner["slot_statuses"][()], 0
-            for plan, want in zip(plans, inner["shard_sha256"][()], strict=True):
-                slots = np.arange(plan.start, plan.stop)
-                features = np.empty((plan.n_rows, *layout.shape), layout.dtype)
-                _take(rows, places[slots], features)
-                _take(extra, extra_places[slots], features)
-                found = statuses[begin : begin + plan.n_rows]
-                begin += plan.n_rows
-                if _content_digest(features, stored.table.digests, plan, found) != want.tobytes():
-                    raise self._damaged(f"shard {plan.number} of cut {cut!r} is not what was packed")
-                name, image = encode_shard(
-                    layout, plan, features, stored.table.digests[plan.start : plan.stop], found
-                )
-                write_file(cut_folder / name, image)
-        quarantine = self._bytes("bank/quarantine")
-        if quarantine:
-            write_file(folder / files.QUARANTINE_FILE, quarantine)
-        write_file(folder / MANIFEST_FILE, manifest)
-        write_file(folder / files.BANK_FILE, self._bytes("bank/bank_json"))
-
-
-def _take(source: Any, places: NDArray[np.int64], out: NDArray[Any]) -> None:
-    """Fill the rows of `out` whose place in `source` is known, run by run."""
-    wanted = np.flatnonzero(places >= 0)
-    for run in np.split(wanted, np.flatnonzero((np.diff(places[wanted]) != 1) | (np.diff(wanted) != 1)) + 1):
-        if len(run):
-            first, begin = int(run[0]), int(places[run[0]])
-            out[first : first + len(run)] = source[begin : begin + len(run)]
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def unsealed(path: Path, data: bytes, *, what: str) -> dict[str, Any]:
             raise ValueError("it is not an object")
         seal = document.pop(SEAL, None)
         content = canonical_json(document)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter: lists in lists in lists
         raise CorruptBankError(
             f"{what} {str(path)!r} is damaged: no JSON object ({error}); {advice}"
         ) from error

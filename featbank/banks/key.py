@@ -18,7 +18,7 @@ __all__ = ["FORMAT_VERSION", "BankKey"]
 FORMAT_VERSION = 1
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,99}")
-_DTYPES = ("float16", "float32")
+_DTYPES = ("float16", "float32", "float16-clip")
 
 
 def check_name(kind: str, name: str) -> str:
@@ -49,8 +49,9 @@ class BankKey:
         Side of the square input in pixels, at least 1.
     precision : str
         How the forward pass computes, e.g. ``"float32"`` or ``"bfloat16"``.
-    dtype : {"float16", "float32"}
-        What features are stored as (``logits`` are float32 always).
+    dtype : {"float16", "float32", "float16-clip"}
+        What features are stored as (``logits`` are float32 always; a cut that float16 cannot hold may be
+        float32 too, as its ``cut.json`` and each shard say). The last: values beyond 65504 are clipped to it.
     batch_size : int
         Rows pushed at once, at least 1; part of the key because networks do not give bit-equal
         results in batches of another size.

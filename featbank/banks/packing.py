@@ -5,16 +5,17 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from featbank._atomic import make_folder, publish, remove_stale_temporaries, temporary_path, write_file
-from featbank.banks._pack_file import PackReader, pack_bytes, pack_image
+from featbank.banks._pack_file import pack_bytes, pack_image
 from featbank.banks.bank import Bank
-from featbank.errors import CacheWriteError, CorruptBankError, InvalidInputError
+from featbank.banks.importing import import_bank
+from featbank.errors import BankNotFoundError, CacheWriteError, CorruptBankError
+from featbank.manifest import printable
 
 if TYPE_CHECKING:
     from featbank.banks.store import BankStore
@@ -85,6 +86,7 @@ def _write_in_child(bank: Path, temporary: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([source, known] if known else [source])}
     command = [
         sys.executable,
+        "-P",  # nothing is imported from the current folder
         "-m",
         "featbank.banks._pack_file",
         str(bank.absolute()),
@@ -101,6 +103,8 @@ def _write_in_child(bank: Path, temporary: Path) -> None:
 
 def unpack(path: str | os.PathLike[str], store: BankStore) -> Bank:
     """Make a bank from a file that `pack` wrote: the same manifest, cuts and shards again.
+
+    The file may come from anybody: see `featbank.banks.import_bank`, which does this.
 
     Parameters
     ----------
@@ -126,19 +130,6 @@ def unpack(path: str | os.PathLike[str], store: BankStore) -> Bank:
     CacheWriteError
         If the bank cannot be written.
     """
-    with PackReader(Path(path)) as reader:
-        target = store.path_for(reader.document.dataset, reader.document.key)
-        if target.exists():
-            raise InvalidInputError(
-                f"{str(target)!r} exists already; remove it with `featbank banks rm`, or unpack into "
-                f"another cache"
-            )
-        make_folder(target.parent)
-        remove_stale_temporaries(target.parent)
-        aside = temporary_path(target)
-        try:
-            reader.write_bank(make_folder(aside))
-            publish(aside, target)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
-    return Bank.open(target)
+    if not Path(path).is_file():
+        raise BankNotFoundError(f"no packed bank {printable(str(path))!r}; `featbank banks pack` makes one")
+    return import_bank(path, store)

@@ -12,6 +12,7 @@ import numpy as np
 from featbank.banks import _bank_files as files
 from featbank.banks._manifest_file import MANIFEST_FILE, StoredManifest, read_manifest
 from featbank.banks._shard_file import CutLayout, check_facts, check_hash, read_facts, shard_number
+from featbank.banks.slots import ShardPlan
 from featbank.errors import BankError, BankNotFoundError
 from featbank.manifest import printable
 
@@ -24,22 +25,26 @@ class Finding:
 
     Parameters
     ----------
-    kind : {"corrupt", "missing", "duplicate", "foreign", "unfinished", "temporary", "unknown"}
+    kind : {"corrupt", "missing", "duplicate", "foreign", "unfinished", "temporary", "aside", "unknown"}
         The first four are faults. ``"unfinished"`` is a cut still being extracted, ``"temporary"`` was left
-        by a killed process, ``"unknown"`` is a file featbank has not written.
+        by a killed process, ``"aside"`` is what a repair has moved away, ``"unknown"`` is a file featbank has
+        not written.
     path : pathlib.Path
         The file (for a missing shard: its folder).
     detail : str
         One line.
     """
 
-    kind: Literal["corrupt", "missing", "duplicate", "foreign", "unfinished", "temporary", "unknown"]
+    kind: Literal["corrupt", "missing", "duplicate", "foreign", "unfinished", "temporary", "aside", "unknown"]
     path: Path
     detail: str
 
     def __str__(self) -> str:
         return f"{self.kind}: {printable(str(self.path))}: {self.detail}"
 
+
+#: A folder of this beginning holds what a repair has set aside; nothing looks into it.
+ASIDE_PREFIX = "damaged-"
 
 _FAULTS = ("corrupt", "missing", "duplicate", "foreign")
 
@@ -58,12 +63,16 @@ class VerifyReport:
         Their bytes.
     findings : list of Finding
         In the order of the files' names.
+    lost : dict of str to tuple of ShardPlan, or None
+        Cut -> the shards that hold rows of the manifest and are damaged, foreign or gone; None for a cut of
+        which nothing can be read, not even how it is divided into shards.
     """
 
     path: Path
     n_shards: int = 0
     size_bytes: int = 0
     findings: list[Finding] = field(default_factory=list)
+    lost: dict[str, tuple[ShardPlan, ...] | None] = field(default_factory=dict)
 
     @property
     def faults(self) -> list[Finding]:
@@ -143,6 +152,7 @@ def _verify_cut(
             report._add("corrupt", folder / files.CUT_FILE, str(error))
     layout = document.layout if document else None
     present: dict[int, Path] = {}
+    whole: set[int] = set()
     for name in sorted(entry.name for entry in folder.iterdir()):
         number = shard_number(name)
         if number is None:
@@ -153,18 +163,32 @@ def _verify_cut(
         if number in present:
             report._add("duplicate", path, f"shard {number} is also in {present[number].name!r}")
         present.setdefault(number, path)
+        n_faults = len(report.faults)
         layout = _verify_shard(report, path, number, layout, key_digest, stored)
+        if len(report.faults) == n_faults:
+            whole.add(number)
     _other_files(report, folder, {files.CUT_FILE, *(path.name for path in present.values())}, set())
-    if stored is None or layout is None:
+    if stored is None:
+        return
+    if layout is None:
+        if present or damaged_document:
+            report.lost[folder.name] = None
+        else:
+            report._add("unfinished", folder, "no shard is extracted yet")
         return
     plans = stored.table.plan(layout.shard_rows)
     starts = np.array([plan.start for plan in plans], np.int64)
     needed = np.unique(np.searchsorted(starts, stored.row_slots, side="right") - 1).tolist()
     recorded = document.shards if document else frozenset()
+    lost = []
     for number in needed:
+        plan = plans[number]
         if number not in present and (number in recorded or damaged_document):
-            plan = plans[number]
             report._add("missing", folder, f"shard {number} (slots {plan.start} to {plan.stop - 1}) is gone")
+        if number not in whole and (number in present or number in recorded or damaged_document):
+            lost.append(plan)
+    if lost or damaged_document:
+        report.lost[folder.name] = tuple(lost)
     begun = [number for number in needed if number not in recorded]
     if begun and not damaged_document:
         done = sum(number in present for number in needed)
@@ -211,10 +235,21 @@ def _verify_shard(
     return layout
 
 
+def _is_begun_cut(folder: Path) -> bool:
+    """Say whether a folder is all that a run left which died before its first shard."""
+    if not folder.is_dir() or folder.is_symlink():
+        return False
+    return all(one.name == files.LOCK_FILE or one.name.startswith(".tmp-") for one in folder.iterdir())
+
+
 def _other_files(report: VerifyReport, folder: Path, files_known: set[str], folders_known: set[str]) -> None:
     known = {files.LOCK_FILE, files.VERIFIED_FILE, *files_known, *folders_known}
     for name in sorted(entry.name for entry in folder.iterdir()):
         if name.startswith(".tmp-"):
             report._add("temporary", folder / name, "left by a process that was killed, or is still writing")
+        elif name.startswith(ASIDE_PREFIX):
+            report._add("aside", folder / name, "moved away by a repair; delete it when nobody needs it")
+        elif name not in known and _is_begun_cut(folder / name):
+            report._add("unfinished", folder / name, "no shard is extracted yet")
         elif name not in known and shard_number(name) is None:
             report._add("unknown", folder / name, "featbank has not written this")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featbank._atomic import locked, make_folder, remove_stale_temporaries, write_file
+from featbank._atomic import locked, make_folder, remove_file, remove_stale_temporaries, write_file
 from featbank.banks._bank_files import LOCK_FILE
 from featbank.banks._cut_reader import CutReader, shard_files
 from featbank.banks._shard_file import (
@@ -149,9 +149,9 @@ class CutWriter:
                         )
                     return there
                 logger.warning("shard %s is replaced: %s", there, fault)
+                # first, and durably: whenever the power goes, no two files claim one number
+                remove_file(there)
             write_file(path, image)
-            if there is not None and there != path:
-                there.unlink()
         return path
 
     def finish(self, facts: Mapping[str, Any]) -> None:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from types import FrameType
 
 __all__ = ["main"]
 
-_INTERRUPTED = 130
+_INTERRUPTED = 128 + signal.SIGINT
+_TERMINATED = 128 + signal.SIGTERM
+_SAID = "featbank: interrupted; whole shards and finished fits are kept, repeat the command\n"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -21,9 +28,22 @@ def main(arguments: list[str] | None = None) -> None:
     Notes
     -----
     Exit codes: 0 done, 1 done with something that failed or was quarantined, 2 wrong input, 3 missing weights
-    or data, 130 interrupted. A `FeatbankError` is one line on standard error; any other exception keeps its
-    traceback, because it is a bug.
+    or data, 130 interrupted, 143 terminated. A `FeatbankError` is one line on standard error; any other
+    exception keeps its traceback, because it is a bug.
     """
+    try:
+        with _terminated_in_order():
+            _run(arguments)
+    except KeyboardInterrupt:  # before or after typer, which makes a SystemExit of it
+        sys.stderr.write(_SAID)
+        sys.exit(_INTERRUPTED)
+    except SystemExit as end:
+        if end.code in (_INTERRUPTED, _TERMINATED):
+            sys.stderr.write(_SAID)
+        raise
+
+
+def _run(arguments: list[str] | None) -> None:
     from featbank.cli.app import app
     from featbank.errors import FeatbankError
     from featbank.manifest import printable
@@ -36,9 +56,21 @@ def main(arguments: list[str] | None = None) -> None:
     except FeatbankError as error:
         sys.stderr.write(f"featbank: {printable(str(error))}\n")
         sys.exit(error.exit_code)
-    except SystemExit as end:
-        if end.code == _INTERRUPTED:  # typer has made this of the KeyboardInterrupt
-            sys.stderr.write(
-                "featbank: interrupted; whole shards and finished fits are kept, repeat the command\n"
-            )
-        raise
+
+
+@contextlib.contextmanager
+def _terminated_in_order() -> Iterator[None]:
+    """Let SIGTERM end the command as Ctrl-C does: what is being written is finished or removed."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(_TERMINATED)
+
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

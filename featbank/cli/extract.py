@@ -44,6 +44,13 @@ def extract(
     dtype: Annotated[
         str, typer.Option(help="What is stored: float16 or float32 (logits: always float32).")
     ] = "float16",
+    on_overflow: Annotated[
+        str,
+        typer.Option(
+            "--on-overflow",
+            help="Values beyond float16's 65504: error, float32 (for that cut) or clip (and count).",
+        ),
+    ] = "error",
     batch_size: Annotated[int, typer.Option(help="Images per forward pass.")] = 32,
     limit: Annotated[int | None, typer.Option(help="Take N rows only, the classes in turn.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the dataset in the cache.")] = None,
@@ -84,6 +91,7 @@ def extract(
         data_root=data_root,
         download=download,
         cache_dir=cache_dir,
+        on_overflow=on_overflow,
     )
     plan = task.plan(measure=dry_run)
     if dry_run:

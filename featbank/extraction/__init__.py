@@ -5,14 +5,16 @@ from __future__ import annotations
 from featbank.extraction._extract import extract
 from featbank.extraction.forward import Forward, choose_device
 from featbank.extraction.images import BadImage, Batch, BatchLoader
+from featbank.extraction.overflow import ON_OVERFLOW, as_stored, stored_dtype
 from featbank.extraction.precision import ERROR_LIMIT, PRECISIONS, PrecisionProof
-from featbank.extraction.storing import stored_dtype
+from featbank.extraction.repairing import RepairResult, repair_bank, source_of
 from featbank.extraction.task import BATCH_SIZE, Extraction, ExtractionResult
 from featbank.extraction.work import ExtractionPlan
 
 __all__ = [
     "BATCH_SIZE",
     "ERROR_LIMIT",
+    "ON_OVERFLOW",
     "PRECISIONS",
     "BadImage",
     "Batch",
@@ -22,7 +24,11 @@ __all__ = [
     "ExtractionResult",
     "Forward",
     "PrecisionProof",
+    "RepairResult",
+    "as_stored",
     "choose_device",
     "extract",
+    "repair_bank",
+    "source_of",
     "stored_dtype",
 ]

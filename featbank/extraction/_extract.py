@@ -32,6 +32,7 @@ def extract(
     data_root: str | os.PathLike[str] | None = None,
     download: bool = False,
     cache_dir: str | os.PathLike[str] | None = None,
+    on_overflow: str = "error",
     progress: Progress | None = None,
     on_plan: Callable[[ExtractionPlan], None] | None = None,
 ) -> ExtractionResult:
@@ -80,6 +81,9 @@ def extract(
         Let torchvision fetch its dataset.
     cache_dir : path, optional
         The cache; else ``$FEATBANK_CACHE``, else ``./cache``.
+    on_overflow : {"error", "float32", "clip"}, default="error"
+        What to do when a cut has values beyond float16's 65504: stop; store that cut, all of it, in float32;
+        or store 65504 instead and count it (part of the key: such a bank is another one).
     progress : callable, optional
         Called with (images done, images to push).
     on_plan : callable, optional
@@ -102,7 +106,7 @@ def extract(
     CacheWriteError
         If the disk is full or not writable; what was written before stays and is not pushed again.
     FeatureOverflowError
-        If a feature is not finite or does not fit `dtype`.
+        If a feature is not finite, or does not fit `dtype` and `on_overflow` is ``"error"``.
 
     Examples
     --------
@@ -132,5 +136,6 @@ def extract(
         data_root=data_root,
         download=download,
         cache_dir=cache_dir,
+        on_overflow=on_overflow,
     )
     return task.run(progress, on_plan)

@@ -1,12 +1,15 @@
-"""What a bank's rows lose when its dataset is extracted again."""
+"""What differs from what was extracted before: rows a bank loses, keys under which nothing is reused."""
 
 from __future__ import annotations
 
 import logging
+from typing import Any
 
-from featbank.manifest import Manifest
+from featbank.banks import Bank, BankKey, BankStore
+from featbank.errors import BankError
+from featbank.manifest import Manifest, printable
 
-__all__ = ["tell_changes"]
+__all__ = ["tell_changes", "tell_other_keys"]
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +29,38 @@ def tell_changes(before: Manifest, after: Manifest) -> None:
             _counts(before),
             _counts(after),
         )
+
+
+def tell_other_keys(store: BankStore, dataset: str, key: BankKey) -> None:
+    """Say why no row of the banks of this dataset and backbone that are there can be reused."""
+    nearest: tuple[int, float, str, str] | None = None
+    for path in store.paths():
+        if path.parent.name != dataset or not path.name.startswith(f"{key.backbone}-"):
+            continue
+        try:
+            bank = Bank.open(path, check="size")
+        except BankError:  # `banks verify` is where damage is looked for
+            continue
+        if not (bank.cuts or bank.partial_cuts):
+            continue
+        differing = bank.key.differences(key)
+        said = "; ".join(_difference(name, *values) for name, values in differing.items())
+        found = (len(differing), -path.stat().st_mtime, bank.name, said)
+        nearest = found if nearest is None else min(nearest, found)
+    if nearest is not None:
+        logger.warning("a new bank: no row of %s is reused, its %s", nearest[2], nearest[3])
+
+
+def _difference(name: str, old: Any, new: Any) -> str:
+    if isinstance(old, dict) and isinstance(new, dict):
+        inner = [one for one in {**old, **new} if old.get(one) != new.get(one)]
+        return "; ".join(_difference(f"{name}.{one}", old.get(one), new.get(one)) for one in inner)
+    return f"{name} was {_shown(old)}, is {_shown(new)}"
+
+
+def _shown(value: Any) -> str:
+    text = printable(str(value))
+    return text if len(text) <= 40 else f"{text[:16]}..."
 
 
 def _counts(manifest: Manifest) -> str:

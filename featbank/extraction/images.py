@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import itertools
+import contextlib
 from collections import deque
-from collections.abc import Generator, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featbank.datasets import decode_image, row_indices
-from featbank.errors import ImageDecodeError
+from featbank.datasets import DecodeFailure, DecodePool, DecodeRequest, row_indices
 from featbank.manifest import Manifest, RowStatus
 
 if TYPE_CHECKING:
@@ -22,9 +19,6 @@ if TYPE_CHECKING:
     from featbank.datasets import Dataset
 
 __all__ = ["BadImage", "Batch", "BatchLoader"]
-
-#: Batches decoded ahead of the one being pushed: enough to hide decoding, few enough for a laptop's memory.
-_AHEAD = 3
 
 
 @dataclass(frozen=True)
@@ -70,7 +64,7 @@ class Batch:
 
 
 class BatchLoader:
-    """Decodes the images of a dataset on threads; Pillow lets go of the interpreter while it works.
+    """Decodes the images of a dataset in processes of their own, see `featbank.datasets.DecodePool`.
 
     Parameters
     ----------
@@ -81,40 +75,50 @@ class BatchLoader:
     preprocessing : Preprocessing
         Resize and crop.
     workers : int
-        Number of threads.
+        Number of processes; they start with the first image, and end with `close`, or with this object.
+    batch_size : int, default=32
+        Most slots of one run.
     """
 
     def __init__(
-        self, dataset: Dataset, manifest: Manifest, preprocessing: Preprocessing, workers: int
+        self,
+        dataset: Dataset,
+        manifest: Manifest,
+        preprocessing: Preprocessing,
+        workers: int,
+        batch_size: int = 32,
     ) -> None:
         self._dataset = dataset
         self.manifest = manifest
         self._preprocessing = preprocessing
         self._workers = workers
+        self._batch_size = batch_size
         self._indices = row_indices(dataset, manifest)
+        self._started: DecodePool | None = None
 
-    def load(self, row: int) -> NDArray[np.uint8] | BadImage:
-        """Read, check and decode one row: (size, size, 3) uint8, or what was wrong with it."""
-        try:
-            data = self._dataset.read(int(self._indices[row]))
-        except ImageDecodeError as error:
-            return BadImage(row, RowStatus.QUARANTINED, error.reason, error.detail)
-        except OSError as error:
-            status = RowStatus(int(self.manifest.statuses[row]))
-            # A row that could not be read when it was listed is quarantined; one gone since is absent.
-            known = status == RowStatus.QUARANTINED
-            return BadImage(
-                row,
-                RowStatus.QUARANTINED if known else RowStatus.ABSENT,
-                "unreadable",
-                error.strerror or str(error),
+    @property
+    def _pool(self) -> DecodePool:
+        if self._started is None:
+            side = self._preprocessing.image_size
+            self._started = DecodePool(
+                self._dataset,
+                self._preprocessing.apply_geometry,
+                shape=(side, side, 3),
+                batch_size=self._batch_size,
+                workers=self._workers,
             )
-        if hashlib.sha256(data).digest() != self.manifest.digests[row].tobytes():
-            return BadImage(row, RowStatus.ABSENT, "changed", "the file changed while it was being extracted")
-        try:
-            return self._preprocessing.apply_geometry(decode_image(data))
-        except ImageDecodeError as error:
-            return BadImage(row, RowStatus.QUARANTINED, error.reason, error.detail)
+        return self._started
+
+    def close(self) -> None:
+        """End the processes; the next image starts new ones."""
+        if self._started is not None:
+            self._started.close()
+            self._started = None
+
+    def load(self, rows: Sequence[int]) -> Batch:
+        """Read, check and decode a few rows, as the slots of one batch from 0 on."""
+        with contextlib.closing(self.batches([(0, rows)])) as batches:
+            return next(batches)
 
     def batches(self, runs: Iterable[tuple[int, Sequence[int]]]) -> Generator[Batch, None, None]:
         """Decode runs of slots ahead of time and hand them over in order.
@@ -128,41 +132,31 @@ class BatchLoader:
         ------
         Batch
         """
-        waiting: deque[tuple[int, list[Future[NDArray[np.uint8] | BadImage] | None]]] = deque()
-        pending = iter(runs)
-        with ThreadPoolExecutor(self._workers, thread_name_prefix="featbank-decode") as pool:
+        asked: deque[tuple[int, NDArray[np.int64]]] = deque()
 
-            def submit(count: int) -> None:
-                for start, rows in itertools.islice(pending, count):
-                    waiting.append(
-                        (start, [pool.submit(self.load, row) if row >= 0 else None for row in rows])
-                    )
+        def requests() -> Iterator[DecodeRequest]:
+            for start, given in runs:
+                rows = np.asarray(given, dtype=np.int64)
+                asked.append((start, rows))
+                # row -1 takes the last row's digest along, which nobody looks at
+                indices = np.where(rows >= 0, self._indices[rows], -1)
+                yield DecodeRequest(indices.tolist(), self.manifest.digests[rows])
 
-            try:
-                submit(_AHEAD)
-                while waiting:
-                    start, futures = waiting.popleft()
-                    batch = self._assemble(start, futures)
-                    submit(1)
-                    yield batch
-            finally:  # an interrupted run must not wait for images nobody will use
-                pool.shutdown(wait=True, cancel_futures=True)
+        with contextlib.closing(self._pool.batches(requests())) as decoded:
+            for one in decoded:
+                start, rows = asked.popleft()
+                statuses = np.where(one.decoded, RowStatus.OK, RowStatus.ABSENT).astype(np.uint8)
+                bad = [self._judge(int(rows[failure.position]), failure) for failure in one.failures]
+                for failure, judged in zip(one.failures, bad, strict=True):
+                    statuses[failure.position] = judged.status
+                yield Batch(start, one.images.copy(), statuses, bad)  # the pool's memory is used again
 
-    def _assemble(self, start: int, futures: Sequence[Future[NDArray[np.uint8] | BadImage] | None]) -> Batch:
-        size = self._preprocessing.image_size
-        batch = Batch(
-            start,
-            np.zeros((len(futures), size, size, 3), dtype=np.uint8),
-            np.full(len(futures), RowStatus.ABSENT, dtype=np.uint8),
-        )
-        for position, future in enumerate(futures):
-            if future is None:
-                continue
-            loaded = future.result()
-            if isinstance(loaded, BadImage):
-                batch.statuses[position] = loaded.status
-                batch.bad.append(loaded)
-            else:
-                batch.images[position] = loaded
-                batch.statuses[position] = RowStatus.OK
-        return batch
+    def _judge(self, row: int, failure: DecodeFailure) -> BadImage:
+        if failure.reason == "changed":
+            said = "the file changed while it was being extracted"
+            return BadImage(row, RowStatus.ABSENT, "changed", said)
+        # A row that could not be read when it was listed is quarantined; one gone since is absent.
+        known = RowStatus(int(self.manifest.statuses[row])) == RowStatus.QUARANTINED
+        gone = failure.reason == "unreadable" and not known
+        status = RowStatus.ABSENT if gone else RowStatus.QUARANTINED
+        return BadImage(row, status, failure.reason, failure.detail)

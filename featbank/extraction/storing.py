@@ -19,15 +19,26 @@ if TYPE_CHECKING:
 
     from featbank.banks import CutWriter, ShardPlan
 
-__all__ = ["ShardStore", "stored_dtype"]
+__all__ = ["CutOverflowError", "ShardStore"]
 
 #: Shards waiting for the disk, all cuts together; more would only hide a slow disk in memory.
 _WAITING = 2
 
 
-def stored_dtype(cut: str, dtype: str) -> np.dtype[np.floating]:
-    """Return what a cut is stored as: `dtype`, but logits in float32 (softmax at any T comes from them)."""
-    return np.dtype(np.float32 if cut == "logits" else dtype)
+class CutOverflowError(FeatureOverflowError):
+    """A finite feature of one cut is too large for what the cut is stored as.
+
+    Parameters
+    ----------
+    message : str
+        The text.
+    cut : str
+        The cut.
+    """
+
+    def __init__(self, message: str, cut: str) -> None:
+        super().__init__(message)
+        self.cut = cut
 
 
 class _Shard:
@@ -53,6 +64,8 @@ class ShardStore:
         Shape of one row.
     dtypes : mapping of str to numpy.dtype
         Stored dtype.
+    clip : bool, default=False
+        Store finite values that float16 cannot hold as the largest it can.
 
     Raises
     ------
@@ -66,7 +79,10 @@ class ShardStore:
         missing: Mapping[str, Sequence[ShardPlan]],
         shapes: Mapping[str, tuple[int, ...]],
         dtypes: Mapping[str, np.dtype[np.floating]],
+        *,
+        clip: bool = False,
     ) -> None:
+        self._clip = clip
         self._writers = writers
         self._plans = {cut: list(plans) for cut, plans in missing.items()}
         self._shapes = shapes
@@ -74,6 +90,8 @@ class ShardStore:
         self._open: dict[str, _Shard] = {}
         self._queue: queue.Queue[tuple[str, _Shard] | None] = queue.Queue(_WAITING)
         self._failure: BaseException | None = None
+        self._ending = False
+        self._written = threading.Event()
         self._thread = threading.Thread(target=self._write, name="featbank-writer", daemon=True)
 
     def __enter__(self) -> Self:
@@ -84,12 +102,28 @@ class ShardStore:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         # Whole shards are written even when the pass was interrupted: they are work done.
-        self._queue.put(None)
-        self._thread.join()
+        try:
+            self._finish_writing()
+        except BaseException:  # interrupted while waiting: no file is left half written; the next one ends it
+            self._finish_writing()
+            raise
         if self._failure is not None and kind is None:
             raise self._failure
 
+    def _finish_writing(self) -> None:
+        if not self._ending:
+            self._queue.put(None)
+            self._ending = True
+        # not join(): Python 3.11 takes a thread for ended when Ctrl-C comes while it waits for it
+        self._written.wait()
+
     def _write(self) -> None:
+        try:
+            self._write_shards()
+        finally:
+            self._written.set()
+
+    def _write_shards(self) -> None:
         while (item := self._queue.get()) is not None:
             if self._failure is not None:
                 continue  # keep emptying the queue, or the forward pass would wait for ever
@@ -151,7 +185,9 @@ class ShardStore:
         largest = float(tensor.abs().amax()) if tensor.numel() else 0.0  # NaN if any value is NaN
         limit = float(np.finfo(self._dtypes[cut]).max)
         if not largest <= limit:
-            self._overflow(cut, tensor, limit, ids)
+            if not self._clip or not largest < np.inf:
+                self._overflow(cut, tensor, limit, ids)
+            tensor = tensor.clamp(-limit, limit)
         dtype = torch.float16 if self._dtypes[cut] == np.float16 else torch.float32
         stored: NDArray[np.floating] = tensor.to(dtype).contiguous().cpu().numpy()
         return stored
@@ -163,8 +199,12 @@ class ShardStore:
         bad = ~(flat.abs() <= limit).all(dim=1)  # also true for NaN
         row = int(bad.nonzero()[0])
         worst = float(flat[row].abs().max())
-        raise FeatureOverflowError(
+        said = (
             f"{cut!r} of {printable(ids[row])!r} reaches {worst:.4g}, {self._dtypes[cut]} ends at "
-            f"{limit:.4g};"
-            " this shard was not stored: use --dtype float32 (or --precision float32 if it is not finite)"
+            f"{limit:.4g}; this shard was not stored: "
+        )
+        if not worst < np.inf:
+            raise FeatureOverflowError(f"{said}use --precision float32, or other weights: it is not finite")
+        raise CutOverflowError(
+            f"{said}use --on-overflow float32 (this cut alone), --dtype float32, or --on-overflow clip", cut
         )

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import platform
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,15 +17,25 @@ from numpy.typing import NDArray
 
 from featbank._cache import banks_folder
 from featbank.backbones import get_spec, load_backbone, truncate
-from featbank.banks import Bank, BankKey, BankStore, QuarantineRecord
+from featbank.banks import Bank, BankKey, BankStore, CutWriter
 from featbank.datasets import Dataset, build_manifest, decoder_name, open_dataset
 from featbank.errors import BankNotFoundError, InvalidInputError
-from featbank.extraction.changes import tell_changes
+from featbank.extraction._pass import Pass
+from featbank.extraction.changes import tell_changes, tell_other_keys
 from featbank.extraction.forward import Forward, choose_device, prove_precision
 from featbank.extraction.images import BadImage, BatchLoader
+from featbank.extraction.overflow import (
+    CLIPPED,
+    check_policy,
+    cut_dtype,
+    key_dtype,
+    stored_dtype,
+    tell_clipped,
+)
 from featbank.extraction.precision import PrecisionProof, check_precision, native_precision
-from featbank.extraction.storing import ShardStore, stored_dtype
-from featbank.extraction.work import ExtractionPlan, Work, free_bytes, refuse_if_full
+from featbank.extraction.quarantine import settle_quarantine
+from featbank.extraction.storing import CutOverflowError
+from featbank.extraction.work import ExtractionPlan, free_bytes, refuse_if_full
 from featbank.manifest import RowStatus
 
 __all__ = ["BATCH_SIZE", "Extraction", "ExtractionResult", "Progress"]
@@ -102,10 +110,12 @@ class Extraction:
         data_root: str | os.PathLike[str] | None,
         download: bool,
         cache_dir: str | os.PathLike[str] | None,
+        on_overflow: str = "error",
     ) -> None:
         self._started = time.perf_counter()
         if dtype not in _DTYPES:
             raise InvalidInputError(f"dtype={dtype!r} is not one of {', '.join(_DTYPES)}")
+        check_policy(on_overflow)
         if batch_size < 1:
             raise InvalidInputError(f"batch_size={batch_size!r} must be at least 1")
         if workers is not None and workers < 1:
@@ -116,7 +126,12 @@ class Extraction:
         check_precision(precision, self.device)
         # Names are checked before data and weights are touched: a typo must not cost a minute.
         self.cuts = tuple(cut.name for cut in get_spec(backbone).resolve(cuts))
-        self._dtype, self._batch_size, self._random_state = dtype, batch_size, random_state
+        self._dtype, self._batch_size, self._random_state = (
+            key_dtype(dtype, on_overflow),
+            batch_size,
+            random_state,
+        )
+        self._widen = on_overflow == "float32"
         self.dataset = open_dataset(data, data_root=data_root, download=download, name=name)
         self.backbone = load_backbone(
             backbone, weights=weights, image_size=image_size, transform=transform, random_state=random_state
@@ -128,12 +143,14 @@ class Extraction:
         }
         manifest = build_manifest(self.dataset, split=split, limit=limit)
         self._loader = BatchLoader(
-            self.dataset, manifest, self.backbone.preprocessing, workers or _usable_cores()
+            self.dataset, manifest, self.backbone.preprocessing, workers or usable_cores(), batch_size
         )
         store = BankStore(banks_folder(cache_dir))
         self.forward, self.proof = self._settle_precision(precision, store)
         key = self._key(self.forward.precision)
         self._is_new = not store.path_for(self.dataset.name, key).exists()
+        if self._is_new:
+            tell_other_keys(store, self.dataset.name, key)
         self._store = store
         self.bank = store.create_or_open(self.dataset.name, key, self._provenance())
         _check_same_source(self.bank, self.dataset, manifest.digests)
@@ -142,12 +159,15 @@ class Extraction:
             tell_changes(self._before, manifest)
         # Images that were gone when a cut was extracted, and are back, get a slot of their own.
         self.bank.set_manifest(manifest, renew=self.bank.absent_digests(manifest))
-        self._writers = {
-            cut: self.bank.cut_writer(cut, self.shapes[cut], stored_dtype(cut, dtype)) for cut in self.cuts
-        }
+        self._writers = {cut: self._writer(cut, cut_dtype(self.bank, cut, self._dtype)) for cut in self.cuts}
         self._missing = {cut: writer.missing() for cut, writer in self._writers.items()}
-        ranges = {cut: [(one.start, one.stop) for one in plans] for cut, plans in self._missing.items()}
-        self._work = Work(batch_size, self.bank.slot_table.segments, ranges)
+
+    def _writer(self, cut: str, dtype: np.dtype[Any]) -> CutWriter:
+        return self.bank.cut_writer(cut, self.shapes[cut], dtype)
+
+    def _pass(self) -> Pass:
+        clip = self._dtype == CLIPPED
+        return Pass(self.bank, self._loader, self.forward, self._writers, self._missing, clip)
 
     def _key(self, precision: str) -> BankKey:
         return BankKey(
@@ -179,15 +199,15 @@ class Extraction:
         """Decode one batch spread over the dataset, so that every corner of it has a say."""
         rows = self._loader.manifest.rows()
         spread = rows[np.linspace(0, len(rows) - 1, min(self._batch_size, len(rows))).astype(int)]
-        loaded = [self._loader.load(int(row)) for row in spread]
-        images = [one for one in loaded if not isinstance(one, BadImage)]
-        if not images:
-            reasons = ", ".join(sorted({one.reason for one in loaded if isinstance(one, BadImage)}))
+        loaded = self._loader.load(spread.tolist())
+        readable = loaded.statuses == RowStatus.OK
+        if not readable.any():
+            reasons = ", ".join(sorted({one.reason for one in loaded.bad}))
             raise InvalidInputError(
-                f"none of the {len(loaded)} images of {self.dataset.name!r} that were tried could be read "
+                f"none of the {len(spread)} images of {self.dataset.name!r} that were tried could be read "
                 f"({reasons}); nothing was extracted"
             )
-        return np.stack(images)
+        return loaded.images[readable]
 
     def _provenance(self) -> dict[str, Any]:
         import torch
@@ -223,11 +243,11 @@ class Extraction:
         -------
         ExtractionPlan
         """
-        to_push = int((self._first_rows[self._work.slots()] >= 0).sum())
+        to_push = int((self._first_rows[self._pass().work.slots()] >= 0).sum())
         cut_bytes = {
             cut: sum(one.n_rows for one in plans)
             * int(np.prod(self.shapes[cut], dtype=np.int64))
-            * stored_dtype(cut, self._dtype).itemsize
+            * self._writers[cut].dtype.itemsize
             for cut, plans in self._missing.items()
         }
         return ExtractionPlan(
@@ -268,44 +288,40 @@ class Extraction:
         if on_plan is not None:
             on_plan(plan)
         refuse_if_full(plan)
-        bad = self._push(plan.to_push, progress)
+        pushed = np.zeros(len(self.bank.slot_table), bool)
+        bad = self._push(pushed, progress)
         for cut, writer in self._writers.items():
             if self._missing[cut] or not writer.finished:
-                writer.finish(self._facts(cut))
-        quarantined = self._settle_quarantine(bad)
-        rows, pushed = len(self.bank.manifest), self.forward.n_pushed
+                writer.finish({**self._facts(cut), **tell_clipped(self.bank, cut)})
+        quarantined = settle_quarantine(self.bank, self._loader, bad)
+        rows, n_pushed = len(self.bank.manifest), int(pushed.sum())
         return ExtractionResult(
             bank=self.bank.path,
             rows=rows,
-            pushed=pushed,
-            skipped=rows - pushed - quarantined,
+            pushed=n_pushed,
+            skipped=rows - n_pushed - quarantined,
             quarantined=quarantined,
             duration_s=time.perf_counter() - self._started,
             cuts=self.shapes,
         )
 
-    def _push(self, total: int, progress: Progress | None) -> list[BadImage]:
-        dtypes = {cut: stored_dtype(cut, self._dtype) for cut in self.cuts}
-        batches = list(self._work.batches())
-        rows = self._first_rows
-        bad: list[BadImage] = []
-        done = 0
-        loaded = self._loader.batches((start, rows[start:stop].tolist()) for start, stop, _ in batches)
-        with (
-            ShardStore(self._writers, self._missing, self.shapes, dtypes) as shards,
-            contextlib.closing(loaded),
-        ):
-            for (start, stop, cuts), batch in zip(batches, loaded, strict=True):
-                bad += batch.bad
-                features = self.forward(
-                    batch.images, cuts, n_images=int((batch.statuses == RowStatus.OK).sum())
+    def _push(self, pushed: NDArray[np.bool_], progress: Progress | None) -> list[BadImage]:
+        """Push what is missing; a cut that overflows is begun anew in float32 where that was asked for."""
+        while True:
+            try:
+                return self._pass().push(pushed, progress)
+            except CutOverflowError as error:
+                if not self._widen or self._writers[error.cut].dtype != np.float16:
+                    raise
+                logger.warning(
+                    "%s is stored in float32, all of it, what was there in float16 is extracted again: %s",
+                    repr(error.cut),
+                    str(error).partition(";")[0],
                 )
-                ids = [self.bank.manifest.ids[row] if row >= 0 else b"" for row in rows[start:stop].tolist()]
-                shards.add(start, batch.statuses, features, ids)
-                done += int((rows[start:stop] >= 0).sum())
-                if progress is not None:
-                    progress(done, total)
-        return bad
+                if any(self._writers[error.cut].folder.glob("*.h5")):
+                    self._store.remove(self.bank.path, cut=error.cut)
+                self._writers[error.cut] = self._writer(error.cut, np.dtype(np.float32))
+                self._missing[error.cut] = self._writers[error.cut].missing()
 
     def _facts(self, cut: str) -> dict[str, Any]:
         """What is recorded of a cut; the time adds up over the runs that extracted it."""
@@ -313,45 +329,16 @@ class Extraction:
         return {
             "precision": self.forward.precision,
             "precision_error": self.proof.errors.get(cut),
+            **(
+                {"on_overflow": "float32"}
+                if self._writers[cut].dtype != stored_dtype(cut, self._dtype)
+                else {}
+            ),
             "duration_s": round(before.get("duration_s", 0.0) + time.perf_counter() - self._started, 3),
         }
 
-    def _settle_quarantine(self, bad: Sequence[BadImage]) -> int:
-        """Write why each quarantined row is quarantined; returns how many there are."""
-        manifest = self.bank.manifest
-        digests = {
-            row: manifest.digests[row].tobytes().hex() for row in np.flatnonzero(manifest.statuses).tolist()
-        }
-        known = {record.digest: (record.reason, record.detail) for record in self.bank.quarantine()}
-        known |= {digests[one.row]: (one.reason, one.detail) for one in bad if one.row in digests}
-        records = []
-        for row, digest in digests.items():
-            if digest not in known:
-                # An interrupted run stored the status but never came to write the reason: look again.
-                again = self._loader.load(row)
-                said = (
-                    (again.reason, again.detail)
-                    if isinstance(again, BadImage)
-                    else ("unknown", "readable by now")
-                )
-                known[digest] = said
-            records.append(QuarantineRecord(manifest.ids[row], digest, *known[digest]))
-        if records or self.bank.quarantine():
-            self.bank.write_quarantine(records)
-        if records:
-            logger.warning(
-                "%d of %d images could not be read (%s); %s says why",
-                len(records),
-                len(manifest),
-                ", ".join(
-                    f"{n} {reason}" for reason, n in Counter(one.reason for one in records).most_common()
-                ),
-                self.bank.path / "quarantine.jsonl",
-            )
-        return len(records)
 
-
-def _usable_cores() -> int:
+def usable_cores() -> int:
     """Return how many cores this process may use, which a container or a scheduler may have cut down."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

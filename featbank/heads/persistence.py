@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from featbank._atomic import sha256, write_file, write_json
+from featbank._atomic import canonical_json, file_digest, sha256, write_file, write_json
 from featbank.errors import InvalidInputError, RunError, RunNotFoundError
 from featbank.heads._head import Head
 from featbank.heads.space import FeatureSpace
@@ -19,6 +19,7 @@ from featbank.heads.space import FeatureSpace
 __all__ = ["load_head", "save_head"]
 
 FORMAT = 1
+_METADATA = "featbank"
 #: Where each class that can be read back lives.
 _HOMES = {
     "SoftmaxClassifier": "softmax",
@@ -33,7 +34,10 @@ _HOMES = {
 def save_head(
     path_without_suffix: str | os.PathLike[str], estimator: Head, *, facts: Mapping[str, Any] | None = None
 ) -> tuple[Path, Path]:
-    """Write a fitted head; each file appears whole or not at all, the JSON last.
+    """Write a fitted head; killed at any moment, it leaves the head that was there before, or the new one.
+
+    Each file appears whole or not at all, the JSON last. Until then the safetensors file says for itself what
+    the head is, and which JSON file is out of date.
 
     Parameters
     ----------
@@ -79,7 +83,7 @@ def save_head(
     basis = space.basis()
     if basis is not None:
         tensors["basis"] = basis
-    data = save({name: np.ascontiguousarray(array) for name, array in tensors.items()})
+    tensors = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
     weights_path, json_path = _paths(path_without_suffix)
     params = estimator.get_params(deep=False)
     if not isinstance(params.get("random_state", 0), int | np.integer | None):
@@ -96,7 +100,6 @@ def save_head(
             for key, values in getattr(estimator, "history_", {}).items()
         },
         "facts": dict(facts or {}),
-        "weights_sha256": sha256(data),
     }
     try:
         json.dumps(record["facts"], allow_nan=False)
@@ -104,8 +107,11 @@ def save_head(
         raise InvalidInputError(
             f"facts cannot be written to JSON ({error}); give numbers, strings, lists, dicts"
         ) from error
+    inside = {"record": record, "replaces": _digest_of(json_path)}
+    inside["sha256"] = _seal(tensors, inside)
+    data = save(tensors, metadata={_METADATA: json.dumps(inside)})
     write_file(weights_path, data)
-    write_json(json_path, record)
+    write_json(json_path, {**record, "weights_sha256": sha256(data)})
     return weights_path, json_path
 
 
@@ -138,10 +144,13 @@ def load_head(path_without_suffix: str | os.PathLike[str]) -> tuple[Any, dict[st
     record = _read_record(json_path)
     data = _read(weights_path)
     if sha256(data) != record["weights_sha256"]:
-        raise RunError(
-            f"{str(weights_path)!r} is not the file {json_path.name!r} was written with (its SHA-256 "
-            "differs); fit the head again, or restore both files"
-        )
+        later = _later_record(data, json_path)
+        if later is None:
+            raise RunError(
+                f"{str(weights_path)!r} is not the file {json_path.name!r} was written with (its SHA-256 "
+                "differs); fit the head again, or restore both files"
+            )
+        record = later
     try:
         tensors = load(data)
         classes = np.asarray(record["classes"]["values"], dtype=np.dtype(record["classes"]["dtype"]))
@@ -188,6 +197,33 @@ def _read(path: Path) -> bytes:
         raise RunError(
             f"{str(path)!r} cannot be read ({error.strerror or error}); check its permissions"
         ) from error
+
+
+def _digest_of(path: Path) -> str | None:
+    return file_digest(path) if path.is_file() else None
+
+
+def _seal(tensors: Mapping[str, Any], inside: Mapping[str, Any]) -> str:
+    from safetensors.numpy import save
+
+    said = {key: inside[key] for key in ("record", "replaces")}
+    return sha256(save(dict(tensors)) + canonical_json(said))
+
+
+def _later_record(data: bytes, json_path: Path) -> dict[str, Any] | None:
+    """Return what a safetensors file says of its head, if the JSON beside it is the one it was to replace."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        inside = json.loads(header["__metadata__"][_METADATA])
+        whole = inside["sha256"] == _seal(load(data), inside)
+        if not whole or inside["replaces"] != _digest_of(json_path):
+            return None
+        return dict(inside["record"])
+    except (SafetensorError, KeyError, TypeError, ValueError):
+        return None
 
 
 def _read_record(path: Path) -> dict[str, Any]:

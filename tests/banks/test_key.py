@@ -82,7 +82,7 @@ def test_faults_are_named_at_once(kit):
     assert str(caught.value) == (
         "not a bank key: image_size=0 is not an integer of at least 1; "
         "batch_size=True is not an integer of at least 1; weights_sha256='xyz' is not 64 hexadecimal digits; "
-        "dtype='float64' is not one of float16, float32"
+        "dtype='float64' is not one of float16, float32, float16-clip"
     )
 
 

@@ -295,13 +295,14 @@ def test_a_full_disk_is_an_error_and_nothing_more(writer, monkeypatch, call, num
 
 
 def test_leftovers_of_dead_processes_are_removed(bank):
-    from featbank._atomic import host_name
+    from featbank._atomic import temporary_path
 
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     for pid in (dead.pid, os.getpid()):
         for folder in (bank.path, bank.path / "fc7"):
-            (folder / f".tmp-x.h5-{host_name()}-{pid}-0123456789ab").write_bytes(b"half")
+            mine = temporary_path(folder / "x.h5")
+            mine.with_name(mine.name.replace(f"-{os.getpid()}-", f"-{pid}-")).write_bytes(b"half")
     assert [finding.kind for finding in bank.verify().findings] == ["temporary"] * 4
     bank.cut_writer("fc7", (5,), "float16")
     left = sorted(bank.path.rglob(".tmp-*"))
@@ -350,3 +351,17 @@ def test_rows_that_came_later_are_not_finished_before_finish(bank, kit, manifest
     assert not writer.finished
     writer.finish({})
     assert writer.finished
+
+
+def test_whenever_the_power_goes_no_two_files_claim_one_number(writer, monkeypatch):
+    plan = writer.missing()[0]
+    first = writer.write(plan, *rows(plan))
+    first.write_bytes(first.read_bytes()[:-1])
+
+    def fails(path, data):
+        raise CacheWriteError("the disk is full")
+
+    monkeypatch.setattr("featbank.banks.writer.write_file", fails)
+    with pytest.raises(CacheWriteError):
+        writer.write(plan, *rows(plan, 2.0))
+    assert [path.name for path in writer.folder.glob("*.h5")] == []

@@ -148,3 +148,30 @@ def test_what_cannot_be_saved(tmp_path: Path, blobs) -> None:
     with pytest.raises(InvalidInputError, match=r"^facts cannot be written to JSON"):
         save_head(tmp_path / "head", head, facts={"path": tmp_path})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_save_killed_between_its_two_files_leaves_the_new_head(
+    saved: Path, blobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    X, y = blobs
+    new = make("ncm").fit(X[:40], y[:40])
+
+    def killed(path: Path, value: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("featbank.heads.persistence.write_json", killed)
+    with pytest.raises(KeyboardInterrupt):
+        save_head(saved, new, facts={"which": "new"})
+    monkeypatch.undo()
+    again, facts = load_head(saved)
+    assert facts == {"which": "new"}
+    np.testing.assert_allclose(again.decision_function(X), new.decision_function(X), atol=1e-5)
+    save_head(saved, new, facts={"which": "newer"})
+    assert load_head(saved)[1] == {"which": "newer"}
+
+
+def test_the_weights_of_another_head_are_no_killed_save(saved: Path, blobs) -> None:
+    other, _ = save_head(saved.with_name("other"), make("ncm").fit(*blobs))
+    Path(f"{saved}.safetensors").write_bytes(other.read_bytes())
+    with pytest.raises(RunError, match="is not the file"):
+        load_head(saved)

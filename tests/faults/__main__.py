@@ -1,0 +1,108 @@
+"""The fault bench: ``python tests/faults [--scale 1] [--only NAME ...] [--json FILE]``.
+
+Each scenario breaks one thing on purpose, hundreds of times, and counts what was lost, damaged or silent.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before numpy and torch are loaded: children are forked
+
+import argparse
+import json
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Scenario = Callable[[Any, float], dict[str, Any]]
+
+
+def scaled(whole: int, scale: float, least: int = 1) -> int:
+    """Return so many of `whole` as `scale` (1 is the full form) asks for."""
+    return max(least, round(whole * scale))
+
+
+def scenarios() -> dict[str, Scenario]:
+    """Return the scenarios in the order in which they run."""
+    import banks_hostile
+    import banks_mutated
+    from bit_flips import bit_flips
+    from combinations import combinations
+    from full_disk import failing_calls, small_disk
+    from kills import every_call, kills
+    from names import names
+    from neighbours import at_once, moved
+    from power_loss import power_loss
+    from saves import saves
+    from stops import stops
+
+    return {
+        "kills-1": lambda world, scale: kills(world, scaled(200, scale, 4), processes=1),
+        "kills-3": lambda world, scale: kills(world, scaled(200, scale, 4), processes=3),
+        "every-call": every_call,
+        "stops": lambda world, scale: stops(world, scaled(200, scale, 6)),
+        "errno": failing_calls,
+        "small-disk": lambda world, scale: small_disk(world, scaled(60, scale, 6)),
+        "power-loss": lambda world, scale: power_loss(world, scaled(2000, scale, 30)),
+        "at-once": lambda world, scale: at_once(world, scaled(100, scale, 4)),
+        "moved": moved,
+        # a small share of the bits is many already
+        "bit-flips": lambda world, scale: bit_flips(world, scale if scale > 0.1 else scale / 5),
+        "saves": lambda world, scale: saves(world, scaled(200, scale, 12)),
+        "names": lambda world, scale: names(world, scaled(10_000, scale, 200)),
+        "combinations": combinations,
+        "hostile-banks": lambda world, scale: banks_hostile.run(scale),
+        "mutated-banks": lambda world, scale: banks_mutated.run(scale),
+    }
+
+
+def main() -> int:
+    """Run what was asked for; 0 if every scenario met its target."""
+    parser = argparse.ArgumentParser(prog="python tests/faults", description=__doc__)
+    parser.add_argument("--scale", type=float, default=1.0, help="1 is the full form; 0.1 a tenth of it")
+    parser.add_argument("--only", nargs="*", default=None, help="names of scenarios")
+    parser.add_argument("--json", type=Path, default=None, help="also write the results here")
+    chosen = parser.parse_args()
+    known = scenarios()
+    names = chosen.only or list(known)
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        parser.error(f"no scenario {unknown[0]!r}; there are {', '.join(known)}")
+    from world import World
+
+    world = World()
+    results: dict[str, Any] = {}
+    for name in names:
+        started = time.monotonic()
+        try:
+            one = known[name](world, chosen.scale)
+        except Exception as error:  # noqa: BLE001 - the others still run
+            one = {"ok": False, "figures": {"error": repr(error)}, "bad": [traceback.format_exc()]}
+        one["duration_s"] = round(time.monotonic() - started, 1)
+        results[name] = one
+        sys.stderr.write(f"{name}: {'ok' if one['ok'] else 'NOT OK'} ({one['duration_s']} s)\n")
+    text = json.dumps({"scale": chosen.scale, "results": results}, indent=1)
+    if chosen.json is not None:
+        chosen.json.write_text(text + "\n")
+    sys.stdout.write(text + "\n\n" + table(results))
+    return 0 if all(one["ok"] for one in results.values()) else 1
+
+
+def table(results: dict[str, Any]) -> str:
+    """Return one line for each scenario, for the README."""
+    lines = []
+    for name, one in results.items():
+        said = ", ".join(
+            f"{value} {what}" if isinstance(value, int) else f"{what} {value}"
+            for what, value in one["figures"].items()
+        )
+        lines.append(f"{'ok    ' if one['ok'] else 'NOT OK'} {name:14} {one['duration_s']:7.1f} s  {said}")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,54 @@
+"""The fault bench in short: every scenario of ``tests/faults``; ``make faults`` runs it in full."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BENCH = Path(__file__).parent / "faults"
+#: Those of foreign banks have tests of their own.
+SCENARIOS = [
+    "kills-1",
+    "kills-3",
+    "every-call",
+    "stops",
+    "errno",
+    "small-disk",
+    "power-loss",
+    "at-once",
+    "moved",
+    "bit-flips",
+    "saves",
+    "names",
+    "combinations",
+]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Run the scenarios in one process of its own: it forks, and patches what it watches."""
+    place = tmp_path_factory.mktemp("faults") / "results.json"
+    command = [sys.executable, str(BENCH), "--scale", "0.01", "--json", str(place), "--only", *SCENARIOS]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ})
+    assert place.exists(), done.stderr
+    found: dict[str, Any] = json.loads(place.read_text())["results"]
+    return found
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_nothing_is_lost_or_silent(results: dict[str, Any], name: str) -> None:
+    one = results[name]
+    assert one["ok"], f"{one['figures']} {' '.join(map(str, one['bad']))}"
+    if "kills" in one["figures"]:
+        assert one["figures"]["kills"] >= 4
+
+
+def test_without_fsync_the_test_of_power_loss_fails(results: dict[str, Any]) -> None:
+    figures = results["power-loss"]["figures"]
+    assert float(figures["share of these that fail"].rstrip("%")) > 40
