@@ -2,38 +2,82 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from featbank._registry import nearest
-from featbank.errors import InvalidInputError
+from featbank.backbones import get_spec
+from featbank.errors import BankError, InvalidInputError, UnknownNameError
+from featbank.inspection import BankImages, MistakesDisplay, bank_of_run
 from featbank.metrics import PowerLaw
-from featbank.plots import ConfusionDisplay, CurveDisplay, CutsDisplay, HistoryDisplay, TemperatureDisplay
+from featbank.plots import (
+    ConfusionDisplay,
+    CurveDisplay,
+    CutsDisplay,
+    HistoryDisplay,
+    TemperatureDisplay,
+    TimesDisplay,
+)
 from featbank.runs import Run
-from featbank.sweep import SweepResult
 
 if TYPE_CHECKING:
     from featbank.sweep.results import Key
 
-__all__ = ["FIGURES", "confusion", "curve", "cuts", "draw_all", "history", "temperature"]
+__all__ = [
+    "FIGURES",
+    "confusion",
+    "curve",
+    "cuts",
+    "draw_all",
+    "history",
+    "mistakes",
+    "temperature",
+    "times",
+]
 
 
-def _selected(result: SweepResult, cuts: Sequence[str], heads: Sequence[str]) -> list[dict[str, Any]]:
-    points = result.curve()
-    for kind, wanted in (("cut", cuts), ("head", heads)):
-        known = list(dict.fromkeys(point[kind] for point in points))
-        for name in wanted:
-            if name not in known:
-                raise InvalidInputError(
-                    f"the run has no fits of {kind} {name!r}; it has {nearest(name, known)}"
-                )
+def _selected(
+    run: Run, cuts: Sequence[str], heads: Sequence[str], interval: Literal["t", "bootstrap"]
+) -> list[dict[str, Any]]:
+    points = run.result().curve(interval=interval)
+    of_run = {kind: list(dict.fromkeys(point[kind] for point in points)) for kind in ("cut", "head")}
+    wanted_cuts = {one for name in cuts for one in _meant(name, of_run["cut"], "cut", _aliases(run))}
+    wanted_heads = {one for name in heads for one in _meant(name, of_run["head"], "head", {})}
     return [
         point
         for point in points
-        if (not cuts or point["cut"] in cuts) and (not heads or point["head"] in heads)
+        if (not cuts or point["cut"] in wanted_cuts) and (not heads or point["head"] in wanted_heads)
     ]
+
+
+def _meant(name: str, known: Sequence[str], kind: str, aliases: Mapping[str, str]) -> list[str]:
+    """Return what a name stands for: itself, the cut an alias names, or all heads of a family."""
+    named = aliases.get(name, name)
+    found = [one for one in known if one == named or (kind == "head" and one.startswith(f"{name}("))]
+    if not found:
+        raise InvalidInputError(f"the run has no fits of {kind} {name!r}; it has {nearest(name, known)}")
+    return found
+
+
+def _aliases(run: Run) -> dict[str, str]:
+    try:
+        cuts = get_spec(run.source["backbone"]).cuts
+    except UnknownNameError:  # a run of a backbone this version has not got
+        return {}
+    return {alias: cut.name for cut in cuts for alias in cut.aliases}
+
+
+def _band(points: Sequence[Mapping[str, Any]], runs: Sequence[Run], interval: str) -> str | None:
+    """Say what the bands are, where they are not the intervals over repeats."""
+    if interval == "t":
+        return None
+    split = "test" if _scored_by(points) == "top1" else "val"
+    n_rows = {len(hits.top1) for run in runs for hits in run.result().hits.values()}
+    images = "test images" if split == "test" else "validation images"
+    return f"95 % interval over\n{'-'.join(str(n) for n in sorted({min(n_rows), max(n_rows)}))} {images}"
 
 
 def curve(
@@ -43,6 +87,7 @@ def curve(
     heads: Sequence[str] = (),
     metric: str | None = None,
     extrapolate: float | None = None,
+    interval: Literal["t", "bootstrap"] = "t",
 ) -> CurveDisplay:
     """Accuracy against samples per class, of one run or several in one figure.
 
@@ -52,11 +97,14 @@ def curve(
         A cut that several of them have is told apart by dataset and backbone, or by the run's name where
         these are the same too.
     cuts, heads : sequence of str, default=()
-        Only these; all by default.
+        Only these; all by default. A cut may be called by an alias, and the name of a head stands for all of
+        its family: ``"logreg"`` for ``"logreg(C=0.1)"`` and ``"logreg(C=1)"``.
     metric : str, optional
         See `CurveDisplay`.
     extrapolate : float, optional
         Continue each curve to this many samples per class by a fitted power law.
+    interval : {"t", "bootstrap"}, default="t"
+        What the bands are; see `SweepResult.curve`.
 
     Returns
     -------
@@ -71,7 +119,7 @@ def curve(
     """
     runs = list({run.path: run for run in ([runs] if isinstance(runs, Run) else runs)}.values())
     names = _told_apart(runs)
-    selected = {run.path: _selected(run.result(), cuts, heads) for run in runs}
+    selected = {run.path: _selected(run, cuts, heads, interval) for run in runs}
     everything = [point for points in selected.values() for point in points]
     metric = metric or _scored_by(everything)
     points: list[dict[str, Any]] = []
@@ -91,7 +139,10 @@ def curve(
                     )
                 laws[names[run.path, cut], head, temperature] = law
     title = ", ".join(dict.fromkeys(_title(run) for run in runs))
-    return CurveDisplay(points, metric=metric, cuts=order, laws=laws, until=extrapolate, title=title)
+    band = _band(everything, runs, interval)
+    return CurveDisplay(
+        points, metric=metric, cuts=order, laws=laws, until=extrapolate, title=title, band=band
+    )
 
 
 def _scored_by(points: Sequence[Mapping[str, Any]]) -> str:
@@ -128,7 +179,8 @@ def history(run: Run, head: str | None = None) -> HistoryDisplay:
     if entry["name"] not in histories:
         known = ", ".join(histories) or "none"
         raise InvalidInputError(f"head {entry['name']!r} was not trained in epochs; those that were: {known}")
-    return HistoryDisplay(histories[entry["name"]], best_epoch=entry["best_epoch"], title=entry["name"])
+    title = f"{_title(run)}: {_spelled(entry)}"
+    return HistoryDisplay(histories[entry["name"]], best_epoch=entry["best_epoch"], title=title)
 
 
 def _epochs(run: Run) -> dict[str, dict[str, list[float]]]:
@@ -148,15 +200,109 @@ def temperature(run: Run, n_per_class: float | None = None) -> TemperatureDispla
     """Best and final accuracy against the temperature of the softmax."""
     points = run.result().curve()
     split: Literal["test", "val"] = "test" if _scored_by(points) == "top1" else "val"
-    return TemperatureDisplay(points, split=split, n_per_class=n_per_class, title=_title(run))
+    heads = dict.fromkeys(point["head"] for point in points if point["temperature"] is not None)
+    chosen_by = {head: said for head in heads if (said := _epoch_chosen_by(run, head, points)) is not None}
+    return TemperatureDisplay(
+        points, split=split, n_per_class=n_per_class, chosen_by=chosen_by, title=_title(run)
+    )
+
+
+def _epoch_chosen_by(run: Run, head: str, points: Sequence[Mapping[str, Any]]) -> str | None:
+    """Say what the best epoch of a head is best by; None for heads without epochs."""
+    from featbank.heads import make
+
+    given: Mapping[str, Any] = run.facts["parameters"].get("head_params") or {}
+    family = head.partition("(")[0]
+    try:
+        default = make(family).get_params().get("monitor")
+    except UnknownNameError:  # an estimator of the caller's own
+        return None
+    monitor = given.get(head, given.get(family, {})).get("monitor", default)
+    if monitor is None:
+        return None
+    validated = any(point["val_top1_mean"] is not None for point in points)
+    return f"validation {monitor}" if validated else "training loss"
 
 
 def confusion(run: Run, head: str | None = None) -> ConfusionDisplay:
     """Confusion matrix of a kept head on the test rows; the best by validation accuracy by default."""
     entry = run.entry(head)
-    return ConfusionDisplay(
-        run.confusion(entry["name"]), run.classes, title=f"{_title(run)}: {entry['name']}"
-    )
+    title = f"{_title(run)}: {_spelled(entry)}"
+    return ConfusionDisplay(run.confusion(entry["name"]), run.classes, title=title)
+
+
+def times(run: Run) -> TimesDisplay:
+    """Seconds of fitting per cut and head, all fits together, and of extracting each cut.
+
+    The extraction is left out where the bank is gone. Cuts that came from one pass share its time, so their
+    bars are not to be added up.
+    """
+    result = run.result()
+    fits = [one for one in result.fits if one.status == "ok"]
+    order = list(dict.fromkeys([*result.cuts, *(one.cut for one in fits)]))
+    note = f"{len(fits)} fits in all"
+    parts: list[dict[str, Any]] = []
+    try:
+        bank = bank_of_run(run.source, run.path)
+        for cut in order:
+            duration_s = bank.facts("logits" if cut == "softmax" else cut).get("duration_s")
+            if duration_s is not None:
+                parts.append({"what": "extract", "cut": cut, "duration_s": duration_s})
+        note += f"\nextract: {len(bank)} images,\ncuts of one pass share it"
+    except (BankError, UnknownNameError):
+        note += "\nthe bank is gone:\nextraction not known"
+    parts += [{"what": f"fit {one.head}", "cut": one.cut, "duration_s": one.duration_s} for one in fits]
+    parts.sort(key=lambda part: order.index(part["cut"]))
+    return TimesDisplay(parts, title=_title(run), note=note)
+
+
+def mistakes(
+    run: Run,
+    head: str | None = None,
+    *,
+    most: int = 24,
+    data: str | os.PathLike[str] | None = None,
+    data_root: str | os.PathLike[str] | None = None,
+) -> MistakesDisplay:
+    """Show the test images that a kept head gets wrong, worst first.
+
+    Parameters
+    ----------
+    run : Run
+        Where the head was fitted.
+    head : str, optional
+        Its name; the best by validation accuracy by default.
+    most : int, default=24
+        How many to show.
+    data, data_root : path, optional
+        Where the images are now, if they have moved; see `BankImages`.
+
+    Returns
+    -------
+    MistakesDisplay
+        Not drawn yet.
+
+    Raises
+    ------
+    RunError
+        If there is no such head.
+    BankNotFoundError
+        If the bank is gone, which knows the images.
+    MissingDataError
+        If the images are gone.
+    InvalidInputError
+        If `most` is below 1, or the bank's rows have changed since.
+    """
+    entry = run.entry(head)
+    images = BankImages(bank_of_run(run.source, run.path), data, data_root=data_root)
+    title = f"{_title(run)}: {_spelled(entry)}"
+    return MistakesDisplay.from_predictions(run.predictions(entry["name"]), images, most=most, title=title)
+
+
+def _spelled(entry: Mapping[str, Any]) -> str:
+    """Say which head it is, for people: ``"softmax on fc7, 16 per class"``."""
+    at = "" if entry["temperature"] is None else f" at T = {entry['temperature']:g}"
+    return f"{entry['head']} on {entry['cut']}{at}, {entry['n_per_class']:g} per class"
 
 
 def _title(run: Run) -> str:
@@ -170,11 +316,19 @@ FIGURES: dict[str, Callable[..., Any]] = {
     "temperature": temperature,
     "history": history,
     "confusion": confusion,
+    "times": times,
 }
 
 
-def draw_all(run: Run) -> dict[str, Path]:
+def draw_all(run: Run, *, interval: Literal["t", "bootstrap"] = "t") -> dict[str, Path]:
     """Draw every figure the results of a run allow, as PNG, into its ``figures`` folder.
+
+    Parameters
+    ----------
+    run : Run
+        The run.
+    interval : {"t", "bootstrap"}, default="t"
+        What the bands of the curve are; see `SweepResult.curve`.
 
     Returns
     -------
@@ -184,13 +338,19 @@ def draw_all(run: Run) -> dict[str, Path]:
     points = run.result().curve()
     wanted = ["curve"]
     n_cuts = len({point["cut"] for point in points if point["temperature"] is None})
-    if n_cuts > 1 and _scored_by(points) == "top1":
+    if n_cuts > 1:
         wanted.append("cuts")
     if len({point["temperature"] for point in points} - {None}) > 1:
         wanted.append("temperature")
+    if points:
+        wanted.append("times")
     saved = [entry for entry in run.heads() if entry["saved"]]
     if saved:
         wanted.append("confusion")
         if run.best_head()["name"] in _epochs(run):
             wanted.append("history")
-    return {kind: FIGURES[kind](run).plot().save(run.figures / f"{kind}.png") for kind in wanted}
+    options: dict[str, dict[str, Any]] = {"curve": {"interval": interval}}
+    return {
+        kind: FIGURES[kind](run, **options.get(kind, {})).plot().save(run.figures / f"{kind}.png")
+        for kind in wanted
+    }

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featbank._registry import nearest
 from featbank.backbones import Backbone, Preprocessing, load_backbone
 from featbank.datasets import decode_image, list_images, read_image_file
-from featbank.errors import ImageDecodeError, InvalidInputError, WeightsError
+from featbank.errors import (
+    ImageDecodeError,
+    InvalidInputError,
+    MissingDataError,
+    UnknownNameError,
+    WeightsError,
+)
 from featbank.extraction import Forward, choose_device, stored_dtype
+from featbank.inspection import BankImages, OcclusionDisplay, bank_of_run
+from featbank.manifest import printable
 from featbank.runs import Run, resolve_run
 
-__all__ = ["Prediction", "predict"]
+__all__ = ["Prediction", "RunClassifier", "occlude", "predict"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -94,57 +106,197 @@ def predict(
         raise InvalidInputError(f"top={top!r} must be at least 1")
     if not isinstance(run, Run):
         run = resolve_run(run, cache_dir)
-    entry = run.entry(head)
-    estimator = run.load_head(entry["name"])
-    if not hasattr(estimator, "predict_proba"):
-        raise InvalidInputError(f"head {entry['name']!r} gives no probabilities; choose another with --head")
+    run.entry(head)  # a wrong name is told before images are looked for
     paths = [file for image in images for file in list_images(Path(image))]
-    extractor = _Extractor(run, entry, weights, device)
+    classifier = RunClassifier(run, head, weights=weights, device=device)
     answers: dict[Path, Prediction] = {}
-    for start in range(0, len(paths), extractor.batch_size):
+    for start in range(0, len(paths), classifier.batch_size):
         pixels: dict[Path, NDArray[np.uint8]] = {}
-        for path in paths[start : start + extractor.batch_size]:
+        for path in paths[start : start + classifier.batch_size]:
             try:
-                pixels[path] = extractor.pixels(path)
+                pixels[path] = classifier.pixels(path)
             except (ImageDecodeError, OSError) as error:
                 answers[path] = Prediction(path, (), (), str(error))
         if not pixels:
             continue
-        probabilities = estimator.predict_proba(extractor.features(np.stack(list(pixels.values()))))
-        for path, row in zip(pixels, probabilities, strict=True):
+        probabilities = classifier.probabilities(np.stack(list(pixels.values())))
+        known = np.asarray(classifier.estimator.classes_)
+        for path, row in zip(pixels, probabilities[:, known], strict=True):
             best = np.argsort(-row, kind="stable")[:top]
-            classes = tuple(run.classes[int(estimator.classes_[index])] for index in best)
+            classes = tuple(run.classes[int(known[index])] for index in best)
             answers[path] = Prediction(path, classes, tuple(float(row[index]) for index in best))
     return [answers[path] for path in paths]
 
 
-class _Extractor:
-    """The way of an image to the features a head was fitted on, as the run says."""
+def occlude(
+    run: Run | str | os.PathLike[str] | None,
+    image: str | os.PathLike[str] | None = None,
+    *,
+    head: str | None = None,
+    class_name: str | None = None,
+    patch: int | None = None,
+    stride: int | None = None,
+    data: str | os.PathLike[str] | None = None,
+    data_root: str | os.PathLike[str] | None = None,
+    weights: str | os.PathLike[str] | None = None,
+    device: str | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> OcclusionDisplay:
+    """Show which part of an image a head of a run needs to see its true class.
+
+    Parameters
+    ----------
+    run, head, weights, device, cache_dir
+        As for `predict`.
+    image : path or str, optional
+        A file, or the id of an image of the run's bank; by default the first test image the head gets right.
+    class_name : str, optional
+        The true class. By default that of the bank's row, or the folder the file lies in; where neither says
+        anything the class the head predicts, with a warning in the log.
+    patch, stride : int, optional
+        See `OcclusionDisplay.from_image`.
+    data, data_root : optional
+        Where the bank's images are now, if they have moved; see `BankImages`.
+    progress : callable, optional
+        Called with (positions done, positions in all).
+
+    Returns
+    -------
+    OcclusionDisplay
+        Not drawn yet.
+
+    Raises
+    ------
+    RunNotFoundError, RunError, MissingWeightsError, WeightsError
+        As `predict`.
+    MissingDataError
+        If the image is not there.
+    UnknownNameError
+        If there is no such class.
+    InvalidInputError
+        If the head gives no probabilities, no test image is classified rightly, or an option is out of range.
+    """
+    if not isinstance(run, Run):
+        run = resolve_run(run, cache_dir)
+    if class_name is not None and class_name not in run.classes:
+        raise UnknownNameError(f"unknown class {class_name!r}; known: {nearest(class_name, run.classes)}")
+    classifier = RunClassifier(run, head, weights=weights, device=device)
+    if image is not None and Path(image).is_file():
+        pixels = classifier.pixels(Path(image))
+        name = printable(Path(image).name)
+        folder = Path(image).absolute().parent.name
+        true = class_name or (folder if folder in run.classes else None)
+    else:
+        images = BankImages(bank_of_run(run.source, run.path), data, data_root=data_root)
+        row = _first_right(run, classifier) if image is None else images.row_of(image)
+        if row is None:
+            raise MissingDataError(
+                f"no image at {printable(str(image))!r}, and no row of bank {images.bank.name!r} has that id"
+            )
+        pixels = classifier.preprocessing.apply_geometry(images.read(row))
+        name = printable(images.bank.manifest.ids[row])
+        label = int(images.bank.manifest.labels[row])
+        true = class_name or (images.bank.classes[label] if label >= 0 else None)
+    if true is None:
+        true = run.classes[int(classifier.probabilities(pixels[None])[0].argmax())]
+        logger.warning(
+            "nobody says what %s shows, so the class predicted is taken, %r; --class says it", name, true
+        )
+    return OcclusionDisplay.from_image(
+        classifier.probabilities,
+        pixels,
+        run.classes.index(true),
+        class_name=true,
+        patch=patch,
+        stride=stride,
+        batch_size=classifier.batch_size,
+        progress=progress,
+        title=f"{name} in {run.source['backbone']}: {classifier.entry['name']}",
+    )
+
+
+def _first_right(run: Run, classifier: RunClassifier) -> int:
+    answers = run.predictions(classifier.entry["name"])
+    right = answers.rows[answers.y_true == answers.y_pred]
+    if not len(right):
+        raise InvalidInputError(
+            f"head {classifier.entry['name']!r} gets no {answers.split} image right; name an image"
+        )
+    return int(right[0])
+
+
+class RunClassifier:
+    """Backbone and head of a run as one function: images in, probabilities out, as the run says.
+
+    Parameters
+    ----------
+    run : Run
+        Where the head was fitted.
+    head : str, optional
+        Name of a kept head; the best by validation accuracy by default.
+    weights : path, optional
+        The weights file, if it is no longer where it was.
+    device : str, optional
+        ``"cpu"``, ``"cuda"``, ...
+
+    Attributes
+    ----------
+    run, entry
+        The run, and what it says of the head.
+    estimator : object
+        The fitted head.
+    preprocessing : Preprocessing
+        What images go through first.
+    batch_size : int
+        Images per forward pass.
+
+    Raises
+    ------
+    RunError
+        If there is no such head.
+    MissingWeightsError, WeightsError
+        If the weights are not there any more, or are others.
+    InvalidInputError
+        If the head gives no probabilities.
+    """
 
     def __init__(
-        self, run: Run, entry: Mapping[str, Any], weights: str | os.PathLike[str] | None, device: str | None
+        self,
+        run: Run,
+        head: str | None = None,
+        *,
+        weights: str | os.PathLike[str] | None = None,
+        device: str | None = None,
     ) -> None:
-        source = run.source
+        self.run = run
+        self.entry: Mapping[str, Any] = run.entry(head)
+        entry, source = self.entry, run.source
+        self.estimator = run.load_head(entry["name"])
+        if not hasattr(self.estimator, "predict_proba"):
+            raise InvalidInputError(
+                f"head {entry['name']!r} gives no probabilities; choose another with --head"
+            )
         #: That of the extraction: another one may round the last bit differently.
         self.batch_size = int(source["batch_size"])
-        self._preprocessing = Preprocessing(**source["transform"])
+        self.preprocessing = Preprocessing(**source["transform"])
         self._temperature = entry["temperature"]
         self._cut = "logits" if entry["cut"] == "softmax" else str(entry["cut"])
         self._dtype = stored_dtype(self._cut, source["dtype"])
-        backbone = _load(source, weights, self._preprocessing.image_size)
+        backbone = _load(source, weights, self.preprocessing.image_size)
         self._forward = Forward(
-            replace(backbone, preprocessing=self._preprocessing),
+            replace(backbone, preprocessing=self.preprocessing),
             device=choose_device(device),
             precision=source["precision"],
             batch_size=self.batch_size,
         )
 
     def pixels(self, path: Path) -> NDArray[np.uint8]:
-        """Read, decode, resize and crop: (size, size, 3)."""
-        return self._preprocessing.apply_geometry(decode_image(read_image_file(path)))
+        """Read, decode and crop a file: (size, size, 3) uint8; raises `ImageDecodeError`, `OSError`."""
+        return self.preprocessing.apply_geometry(decode_image(read_image_file(path)))
 
     def features(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return what a bank would hold of these images, (n, n_features)."""
+        """Return what a bank would hold of these images (n, size, size, 3), shape (n, n_features)."""
         values = self._forward(images, [self._cut], n_images=len(images))[self._cut]
         # through the stored dtype, as the features the head was fitted on went
         stored: NDArray[np.float32] = values.float().cpu().numpy().astype(self._dtype).astype(np.float32)
@@ -156,6 +308,23 @@ class _Extractor:
         # in float64, as a bank derives it from its logits
         probabilities = softmax(features.astype(np.float64) / self._temperature, axis=1)
         return np.asarray(probabilities, dtype=np.float32)
+
+    def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Classify images.
+
+        Parameters
+        ----------
+        images : ndarray of uint8, shape (n, size, size, 3), n <= batch_size
+            As `pixels` and ``preprocessing.apply_geometry`` give them.
+
+        Returns
+        -------
+        ndarray of float64, shape (n, n_classes)
+            A column for each of ``run.classes``; 0 for a class the head has never seen.
+        """
+        found = np.zeros((len(images), len(self.run.classes)))
+        found[:, np.asarray(self.estimator.classes_)] = self.estimator.predict_proba(self.features(images))
+        return found
 
 
 def _load(source: Mapping[str, Any], weights: str | os.PathLike[str] | None, image_size: int) -> Backbone:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from featbank import figures
+from featbank.banks import Bank
 from featbank.errors import InvalidInputError, RunError
 from featbank.extraction import extract
 from featbank.fitting import fit_heads
@@ -56,9 +57,9 @@ def cuts_of(display) -> set[str]:
 
 def test_every_figure_a_run_allows_is_drawn(runs):
     assert [set(figures.draw_all(run)) for run in runs] == [
-        {"curve", "cuts", "confusion", "history"},
-        {"curve", "temperature", "confusion", "history"},
-        {"curve", "confusion", "history"},
+        {"curve", "cuts", "confusion", "history", "times"},
+        {"curve", "temperature", "confusion", "history", "times"},
+        {"curve", "confusion", "history", "times"},
     ]
 
 
@@ -156,10 +157,11 @@ def test_history_and_confusion_of_a_head(one):
     kept = [entry["name"] for entry in one.heads() if entry["name"].startswith("block4_pool-softmax")]
     name = kept[0]
     display = figures.history(one, name)
-    assert (display.title, display.best_epoch) == (name, one.entry(name)["best_epoch"])
+    assert display.title == "digits, minivgg: softmax on block4_pool, 5 per class"
+    assert display.best_epoch == one.entry(name)["best_epoch"]
     np.testing.assert_array_equal(display.history["val_loss"], one.histories()[name]["val_loss"])
-    assert figures.history(one).title == one.best_head()["name"]
-    assert figures.confusion(one, name).title == f"digits, minivgg: {name}"
+    assert figures.history(one).title.startswith(f"digits, minivgg: {one.best_head()['head']} on ")
+    assert figures.confusion(one, name).title == "digits, minivgg: softmax on block4_pool, 5 per class"
     np.testing.assert_array_equal(figures.confusion(one, name).matrix, one.confusion(name))
 
 
@@ -179,3 +181,36 @@ def test_cuts_and_temperature_at_a_size(runs):
     assert figures.cuts(runs[0], 3).n_per_class == 3
     assert figures.cuts(runs[0]).n_per_class == 5
     assert figures.temperature(runs[1], 2).n_per_class == 2
+
+
+def test_times_of_fitting_and_extracting(one, tmp_path):
+    display = figures.times(one)
+    fits = [fit for fit in one.result().fits if fit.key == ("block4_pool", "softmax", None)]
+    assert display.seconds["block4_pool", "fit softmax"] == pytest.approx(sum(fit.duration_s for fit in fits))
+    bank = Bank.open(one.source["bank"])
+    assert display.seconds["block5_pool", "extract"] == bank.facts("block5_pool")["duration_s"]
+    assert display.cuts == ["block4_pool", "block5_pool"]
+    assert display.note.splitlines()[1] == "extract: 110 images,"
+    facts = {**one.facts, "source": {**one.source, "bank": str(tmp_path / "gone")}}
+    blind = figures.times(Run(one.path, facts))
+    assert blind.names == ["fit softmax", "fit ncm"]
+    assert "the bank is gone" in blind.note
+
+
+def test_mistakes_are_what_the_confusion_matrix_counts(one):
+    for entry in one.heads():
+        display = figures.mistakes(one, entry["name"], most=3)
+        matrix = one.confusion(entry["name"])
+        assert display.n_wrong == matrix.sum() - matrix.trace()
+        assert display.n_rows == matrix.sum()
+        assert len(display.images) == min(3, display.n_wrong)
+    assert "on block" in display.title
+
+
+def test_the_temperature_figure_says_what_chose_the_best_epoch(runs, tmp_path):
+    two = runs[1]
+    assert figures.temperature(two).chosen_by == {"softmax": "validation loss"}
+    told = {**two.facts["parameters"], "head_params": {"softmax": {"monitor": "accuracy"}}}
+    assert figures.temperature(Run(two.path, {**two.facts, "parameters": told})).chosen_by == {
+        "softmax": "validation accuracy"
+    }

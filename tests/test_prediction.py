@@ -23,7 +23,7 @@ from featbank.errors import (
 )
 from featbank.extraction import extract
 from featbank.fitting import fit_heads
-from featbank.prediction import predict
+from featbank.prediction import RunClassifier, occlude, predict
 from featbank.runs import Run
 
 CLASSES = ("blue", "green", "red")
@@ -224,3 +224,38 @@ def test_wrong_input(fitted, photos, images, options, error, message):
 def test_no_run(tmp_path, photos):
     with pytest.raises(RunNotFoundError, match="no run in "):
         predict(None, [photos], cache_dir=tmp_path)
+
+
+def test_a_run_as_one_function(fitted, photos):
+    """A column per class of the run, in its order; 0 where the head never saw the class."""
+    classifier = RunClassifier(fitted)
+    files = [photos / label / "3.png" for label in CLASSES]
+    found = classifier.probabilities(np.stack([classifier.pixels(file) for file in files]))
+    np.testing.assert_allclose(found, given(predict(fitted, files)), atol=1e-6)
+    classifier.estimator.classes_ = np.array([0, 2])
+    two = found[:, :2]
+    classifier.estimator.predict_proba = lambda X: two
+    unseen = classifier.probabilities(np.stack([classifier.pixels(file) for file in files]))
+    np.testing.assert_array_equal(unseen, np.stack([two[:, 0], np.zeros(3), two[:, 1]], axis=1))
+
+
+def test_occlusion_goes_the_same_way_as_a_prediction(fitted, photos):
+    file = photos / "blue" / "3.png"
+    display = occlude(fitted, file, patch=24, stride=24)
+    (answer,) = predict(fitted, [file])
+    told = dict(zip(answer.classes, answer.probabilities, strict=True))
+    assert (display.class_name, display.probabilities.shape) == ("blue", (2, 2))
+    assert display.whole == pytest.approx(told["blue"], abs=1e-6)
+    hidden = display.image.copy()
+    hidden[24:48, :24] = np.rint(display.image.mean(axis=(0, 1)))
+    expected_share = RunClassifier(fitted).probabilities(hidden[None])[0, 0]
+    assert display.probabilities[1, 0] == pytest.approx(expected_share, abs=1e-5)
+
+
+def test_occlusion_takes_a_test_image_the_head_gets_right(fitted):
+    display = occlude(fitted, patch=48)
+    answers = fitted.predictions(fitted.best_head()["name"])
+    right = answers.rows[answers.y_true == answers.y_pred][0]
+    name = Bank.open(fitted.source["bank"]).manifest.ids[right].decode()
+    assert display.title.startswith(f"{name} in minivgg: ")
+    assert display.class_name == name.split("/")[0]

@@ -15,14 +15,16 @@ __all__ = ["plot"]
 
 
 def plot(
-    kind: Annotated[str, typer.Argument(help="curve, history, cuts, temperature or confusion.")],
+    kind: Annotated[str, typer.Argument(help="curve, history, cuts, temperature, confusion or times.")],
     run: Annotated[
         list[str] | None,
         typer.Argument(
             help="Folders, names, or parts of names of runs (curve takes several); the newest by default."
         ),
     ] = None,
-    cut: Annotated[list[str] | None, typer.Option("--cut", "-c", help="curve: only these cuts.")] = None,
+    cut: Annotated[
+        list[str] | None, typer.Option("--cut", "-c", help="curve: only these cuts (names or aliases).")
+    ] = None,
     head: Annotated[
         list[str] | None,
         typer.Option("--head", help="curve: only these heads; history, confusion: which kept head."),
@@ -34,6 +36,9 @@ def plot(
     extrapolate: Annotated[
         float | None, typer.Option(help="curve: go on to so many samples by a power law.")
     ] = None,
+    interval: Annotated[
+        str, typer.Option(help="curve: t (over the repeats) or bootstrap (over the test images).")
+    ] = "t",
     samples: Annotated[
         float | None, typer.Option(help="cuts, temperature: at so many samples per class (default: most).")
     ] = None,
@@ -53,6 +58,8 @@ def plot(
 
     if kind not in figures.FIGURES:
         raise InvalidInputError(f"plot {kind!r}: the kinds are {', '.join(figures.FIGURES)}")
+    if interval not in ("t", "bootstrap"):
+        raise InvalidInputError(f"--interval {interval!r} is not one of t, bootstrap")
     runs = [resolve_run(one, cache_dir) for one in run or ["last"]]
     if kind != "curve" and len(runs) > 1:
         raise InvalidInputError(f"plot {kind} takes one run, got {len(runs)}; only curve takes several")
@@ -62,12 +69,19 @@ def plot(
     display: Any
     if kind == "curve":
         display = figures.curve(
-            runs, cuts=split_commas(cut), heads=heads, metric=metric, extrapolate=extrapolate
+            runs,
+            cuts=split_commas(cut),
+            heads=heads,
+            metric=metric,
+            extrapolate=extrapolate,
+            interval=interval,  # type: ignore[arg-type]  # one of the two, checked above
         )
     elif kind == "cuts":
         display = figures.cuts(runs[0], samples)
     elif kind == "temperature":
         display = figures.temperature(runs[0], samples)
+    elif kind == "times":
+        display = figures.times(runs[0])
     else:
         display = figures.FIGURES[kind](runs[0], heads[0] if heads else None)
     path = display.plot().save(output or runs[0].figures / f"{kind}.png")

@@ -7,5 +7,13 @@ from featbank.plots.curve import CurveDisplay
 from featbank.plots.cuts import CutsDisplay
 from featbank.plots.history import HistoryDisplay
 from featbank.plots.temperature import TemperatureDisplay
+from featbank.plots.times import TimesDisplay
 
-__all__ = ["ConfusionDisplay", "CurveDisplay", "CutsDisplay", "HistoryDisplay", "TemperatureDisplay"]
+__all__ = [
+    "ConfusionDisplay",
+    "CurveDisplay",
+    "CutsDisplay",
+    "HistoryDisplay",
+    "TemperatureDisplay",
+    "TimesDisplay",
+]

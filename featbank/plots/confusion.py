@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from featbank import drawing
+from featbank.drawing import Display
 from featbank.errors import InvalidInputError
 from featbank.manifest import printable
 from featbank.metrics import confusion_matrix, most_confused
-from featbank.plots import _style
-from featbank.plots._style import Display
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,8 +35,8 @@ class ConfusionDisplay(Display):
     r"""True classes against predicted ones: counts and row percentages.
 
     Up to 12 classes every cell holds its count and its share of the true class. With more, the shares are
-    shades only, and the pairs confused most often are listed beside; beyond 40 classes the axes count
-    classes instead of naming them.
+    shades only; beyond 40 classes the axes count classes instead of naming them. The pairs confused most
+    often are listed beside, with counts and shares.
 
     Parameters
     ----------
@@ -121,15 +121,16 @@ class ConfusionDisplay(Display):
         """
         from matplotlib.colors import PowerNorm
 
-        with _style.styled():
+        with drawing.styled():
             n = len(self.classes)
             numbered = n <= _MOST_NUMBERED
             own = ax is None
-            if ax is None and not numbered:
-                ax, side = _style.new_figure(12.0, 7.2).subplots(1, 2, width_ratios=[3, 1.25])
-                self._list(side)
-            side_length = 2.8 + 0.62 * n
-            axes = self._start(ax, side_length + 1.4, side_length)
+            if ax is None:
+                side_length = max(4.4, 2.8 + 0.62 * n) if numbered else 7.6
+                figure = drawing.new_figure(side_length + 5.2, side_length)
+                ax, side = figure.subplots(1, 2, width_ratios=[side_length + 1.4, 3.8])
+                self._list(side, most=min(20, int(3.0 * side_length) - 6))
+            axes = self._start(ax, 0, 0)
             shares = self.shares()
             # With many classes a confusion is a few pixels: its shade must be seen though its share is small.
             norm = PowerNorm(1.0 if numbered else 0.5, vmin=0, vmax=100)
@@ -146,7 +147,7 @@ class ConfusionDisplay(Display):
                 bar.set_label("Share of the true class (%)")
                 bar.outline.set_visible(False)
             if self.title:
-                axes.set_title(self.title)
+                drawing.head_axes(axes, self.title, 5.0 if n > 5 else 3.0)
         return self
 
     def _number(self, axes: Axes, shares: Any) -> None:
@@ -176,14 +177,18 @@ class ConfusionDisplay(Display):
             axes.set_xticks(range(0, n, step))
             axes.set_yticks(range(0, n, step))
 
-    def _list(self, side: Axes) -> None:
+    def _list(self, side: Axes, *, most: int) -> None:
         side.set_axis_off()
         right = np.trace(self.matrix) / max(1, self.matrix.sum())
         side.set_title("Confused most often", fontweight="bold", fontsize=11)
         lines = []
-        for true, pred, count in self.pairs:
+        for true, pred, count in self.pairs[:most]:
             of = int(self.matrix[true].sum())
-            lines.append(f"{count} of {of}:  {_short(self.classes[true])} → {_short(self.classes[pred])}")
+            pair = f"{_short(self.classes[true])} → {_short(self.classes[pred])}"
+            lines.append(f"{count} of {of} ({100 * count / of:.0f} %):  {pair}")
         lines = lines or ["none: every image was recognised"]
-        lines += ["", "true → predicted, images of the true class", f"right in all: {100 * right:.1f} %"]
+        n_pairs = int((self.matrix > 0).sum() - (np.diag(self.matrix) > 0).sum())
+        if n_pairs > most:
+            lines.append(f"and {n_pairs - most} more pairs")
+        lines += ["", "images of the true class: true → predicted", f"right in all: {100 * right:.1f} %"]
         side.text(0, 0.985, "\n".join(lines), va="top", fontsize=9, linespacing=1.7, parse_math=False)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from featbank import drawing
+from featbank.drawing import Display
 from featbank.errors import InvalidInputError
 from featbank.manifest import printable
-from featbank.plots import _style
-from featbank.plots._style import Display
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,6 +30,9 @@ METRICS = {
 }
 
 Key = tuple[str, str, float | None]
+
+#: With more curves than that not every one gets a band.
+MOST_BANDS = 5
 
 
 def _key(point: Mapping[str, Any]) -> Key:
@@ -64,6 +67,8 @@ class CurveDisplay(Display):
         Samples per class the laws are drawn to; four times the largest size by default.
     title : str, optional
         Above the figure.
+    band : str, optional
+        What the legend says of the bands; intervals over repeats by default.
 
     Raises
     ------
@@ -91,6 +96,7 @@ class CurveDisplay(Display):
         laws: Mapping[Key, PowerLaw] | None = None,
         until: float | None = None,
         title: str | None = None,
+        band: str | None = None,
     ) -> None:
         everything = list(points)
         if metric is None:
@@ -114,6 +120,7 @@ class CurveDisplay(Display):
         self.laws = dict(laws or {})
         self.until = until
         self.title = title
+        self.band = band
 
     def plot(self, ax: Axes | None = None) -> CurveDisplay:
         """Draw the curves.
@@ -128,26 +135,46 @@ class CurveDisplay(Display):
         CurveDisplay
             This display, with `figure_` and `ax_`.
         """
-        with _style.styled():
+        with drawing.styled():
             own = ax is None
             axes = self._start(ax, 8.0, 4.8)
             cuts = list(dict.fromkeys((cut, temperature) for cut, _, temperature in self.series))
             heads = list(dict.fromkeys(head for _, head, _ in self.series))
             by_cut = len(cuts) > 1
-            colors: Sequence[str] = _style.depth_colors(len(cuts)) if by_cut else _style.OKABE_ITO
-            # Ten bands on top of each other hide the lines; they get fainter the more there are.
-            opacity = 0.18 if len(self.series) <= 4 else 0.10
+            colors: Sequence[str] = drawing.depth_colors(len(cuts)) if by_cut else drawing.OKABE_ITO
+            opacity = 0.18 if len(self.series) <= 4 else 0.12
+            banded = self._banded()
             for (cut, head, temperature), points in self.series.items():
                 at, of = cuts.index((cut, temperature)), heads.index(head)
                 look = {
                     "color": colors[(at if by_cut else of) % len(colors)],
-                    "linestyle": _style.DASHES[of % len(_style.DASHES)],
-                    "marker": _style.MARKERS[(at if by_cut else of) % len(_style.MARKERS)],
+                    "linestyle": drawing.DASHES[of % len(drawing.DASHES)],
+                    "marker": drawing.MARKERS[(at if by_cut else of) % len(drawing.MARKERS)],
                 }
-                self._draw(axes, (cut, head, temperature), points, look, filled=of % 2 == 0, opacity=opacity)
+                shade = opacity if (cut, head, temperature) in banded else 0.0
+                self._draw(axes, (cut, head, temperature), points, look, filled=of % 2 == 0, opacity=shade)
             self._finish(axes)
             self._legend(axes, cuts, heads, colors, own=own)
         return self
+
+    def _banded(self) -> set[Key]:
+        """Choose the curves that get a band: all of a few, of many the best head of each cut.
+
+        Bands on top of each other hide the lines, and tell nobody which is whose.
+        """
+        if len(self.series) <= MOST_BANDS:
+            return set(self.series)
+        last = {
+            key: (points[-1]["n_per_class"], points[-1][f"{self.metric}_mean"])
+            for key, points in self.series.items()
+        }
+        best: dict[tuple[str, float | None], Key] = {}
+        for key in self.series:
+            cut, _, temperature = key
+            rival = best.get((cut, temperature))
+            if rival is None or last[key] > last[rival]:
+                best[cut, temperature] = key
+        return set(sorted(best.values(), key=lambda key: last[key], reverse=True)[:MOST_BANDS])
 
     def _draw(
         self,
@@ -161,7 +188,7 @@ class CurveDisplay(Display):
     ) -> None:
         sizes = np.array([point["n_per_class"] for point in points], dtype=np.float64)
         mean, low, high = (
-            _style.percent([point.get(f"{self.metric}_{end}") for point in points])
+            drawing.percent([point.get(f"{self.metric}_{end}") for point in points])
             for end in ("mean", "low", "high")
         )
         face = look["color"] if filled else "white"
@@ -174,19 +201,22 @@ class CurveDisplay(Display):
             markeredgewidth=1.2,
             label=f"{_label(cut, temperature)}, {head}",
         )
-        axes.fill_between(sizes, low, high, color=look["color"], alpha=opacity, linewidth=0)
+        if opacity:
+            axes.fill_between(sizes, low, high, color=look["color"], alpha=opacity, linewidth=0)
         law = self.laws.get(key)
         if law is None:
             return
         further = np.geomspace(law.n_max, self.until or 4 * law.n_max, 60)
         below, above = law.band(further)
         axes.plot(
-            further, _style.percent(law.predict(further)), color=look["color"], linestyle=":", linewidth=1.4
+            further, drawing.percent(law.predict(further)), color=look["color"], linestyle=":", linewidth=1.4
         )
+        if not opacity:
+            return
         axes.fill_between(
             further,
-            _style.percent(below),
-            _style.percent(above),
+            drawing.percent(below),
+            drawing.percent(above),
             color=look["color"],
             alpha=opacity / 2,
             linewidth=0,
@@ -197,7 +227,7 @@ class CurveDisplay(Display):
 
         sizes = sorted({float(point["n_per_class"]) for point in self.points})
         drawn = [*sizes, 2 * sizes[-1], self.until or 4 * sizes[-1]] if self.laws else sizes
-        ticks = _style.tick_sizes(sorted(set(drawn)))
+        ticks = drawing.tick_sizes(sorted(set(drawn)))
         axes.set_xscale("log", base=2)
         axes.set_xticks(ticks, [f"{size:g}" for size in ticks])
         axes.xaxis.set_minor_locator(NullLocator())
@@ -207,11 +237,21 @@ class CurveDisplay(Display):
         else:
             pad = (drawn[-1] / drawn[0]) ** 0.04
             axes.set_xlim(drawn[0] / pad, drawn[-1] * pad)
-        _style.percent_axis(axes)
+        drawing.percent_axis(axes)
         axes.set_xlabel("Training samples per class (images)")
         axes.set_ylabel(METRICS[self.metric])
         if self.title:
-            axes.set_title(self.title)
+            drawing.head_axes(axes, self.title, 5.0)
+
+    def _whose(self) -> str:
+        """Say which curves have a band, where not all have."""
+        banded = self._banded()
+        if len(banded) == len(self.series):
+            return ""
+        cuts = {(cut, temperature) for cut, _, temperature in self.series}
+        if len(cuts) == 1:
+            return "(of the best head)"
+        return "(best head of each cut)" if len(banded) == len(cuts) else f"(of the {len(banded)} best cuts)"
 
     def _legend(
         self,
@@ -229,24 +269,24 @@ class CurveDisplay(Display):
         n_repeats = sorted({int(point["n_repeats"]) for point in self.points if point.get("n_repeats")})
         entries: list[Any] = []
         if by_cut:
-            entries.append(_style.heading("Cut, shallow to deep"))
+            entries.append(drawing.heading("Cut, shallow to deep"))
             for at, (cut, temperature) in enumerate(cuts):
                 shape: dict[str, Any] = {
                     "color": colors[at % len(colors)],
-                    "marker": _style.MARKERS[at % len(_style.MARKERS)],
+                    "marker": drawing.MARKERS[at % len(drawing.MARKERS)],
                 }
                 entries.append(Line2D([], [], **shape, label=_label(cut, temperature)))
-            entries.append(_style.heading(""))
-        entries.append(_style.heading("Head" if by_cut else f"Head on {_label(*cuts[0])}"))
+            entries.append(drawing.heading(""))
+        entries.append(drawing.heading("Head" if by_cut else f"Head on {_label(*cuts[0])}"))
         for of, head in enumerate(heads):
-            shown = _style.GREY if by_cut else colors[of % len(colors)]
+            shown = drawing.GREY if by_cut else colors[of % len(colors)]
             entries.append(
                 Line2D(
                     [],
                     [],
                     color=shown,
-                    linestyle=_style.DASHES[of % len(_style.DASHES)],
-                    marker=_style.MARKERS[0 if by_cut else of % len(_style.MARKERS)],
+                    linestyle=drawing.DASHES[of % len(drawing.DASHES)],
+                    marker=drawing.MARKERS[0 if by_cut else of % len(drawing.MARKERS)],
                     markerfacecolor=shown if of % 2 == 0 else "white",
                     label=printable(head),
                 )
@@ -255,11 +295,10 @@ class CurveDisplay(Display):
             spread = (
                 "-".join(str(one) for one in sorted({min(n_repeats), max(n_repeats)})) if n_repeats else ""
             )
-            entries += [_style.heading(""), _style.heading("Band")]
-            entries.append(
-                _style.note(f"95 % interval of the\nmean{f' of {spread} repeats' if spread else ''}")
-            )
+            entries += [drawing.heading(""), drawing.heading("Band")]
+            of_repeats = f"95 % interval of the\nmean{f' of {spread} repeats' if spread else ''}"
+            entries += [drawing.note(one) for one in (self.band or of_repeats, self._whose()) if one]
         if self.laws:
-            dotted = Line2D([], [], color=_style.GREY, linestyle=":", label="power law, fitted")
-            entries += [_style.heading(""), _style.heading("Extrapolation"), dotted]
-        _style.grouped_legend(self.figure_ if own else axes, entries, outside=own)
+            dotted = Line2D([], [], color=drawing.GREY, linestyle=":", label="power law, fitted")
+            entries += [drawing.heading(""), drawing.heading("Extrapolation"), dotted]
+        drawing.grouped_legend(self.figure_ if own else axes, entries, outside=own)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from featbank import drawing
+from featbank.drawing import Display
 from featbank.errors import InvalidInputError
 from featbank.manifest import printable
-from featbank.plots import _style
-from featbank.plots._style import Display
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,6 +25,7 @@ class CutsDisplay(Display):
     ----------
     points : iterable of mapping
         As `featbank.sweep.SweepResult.curve` gives them, with ``top1_*`` and, where known, ``train_top1_*``.
+        Where nothing was scored on test images, ``val_top1_*`` is drawn instead.
     n_per_class : float, optional
         Which size to show; by default the largest that every cut and head has.
     cuts : sequence of str, optional
@@ -56,7 +57,11 @@ class CutsDisplay(Display):
         cuts: Sequence[str] | None = None,
         title: str | None = None,
     ) -> None:
-        known = [one for one in points if one.get("top1_mean") is not None]
+        everything = list(points)
+        tested = any(one.get("top1_mean") is not None for one in everything)
+        #: Prefix of the keys that are drawn.
+        self.metric = "top1" if tested else "val_top1"
+        known = [one for one in everything if one.get(f"{self.metric}_mean") is not None]
         if not known:
             raise InvalidInputError("no cut to draw: there are no points; see the failed fits in results.csv")
         sizes = sorted({one["n_per_class"] for one in known})
@@ -88,7 +93,7 @@ class CutsDisplay(Display):
         CutsDisplay
             This display, with `figure_` and `ax_`.
         """
-        with _style.styled():
+        with drawing.styled():
             own = ax is None
             axes = self._start(ax, max(8.0, 4.0 + 0.55 * len(self.cuts)), 4.8)
             for of, head in enumerate(self.heads):
@@ -102,11 +107,11 @@ class CutsDisplay(Display):
             axes.set_xticks(range(len(names)), names, **tilted)
             axes.set_xlim(-0.4, len(names) - 0.6)
             axes.grid(visible=False, axis="x")
-            _style.percent_axis(axes)
+            drawing.percent_axis(axes)
             axes.set_xlabel("Cut of the backbone (shallow to deep)")
             axes.set_ylabel("Top-1 accuracy (%)")
             if self.title:
-                axes.set_title(self.title)
+                drawing.head_axes(axes, self.title, 5.5)
             self._legend(axes, own=own)
         return self
 
@@ -114,13 +119,13 @@ class CutsDisplay(Display):
         """Return mean, low and high in percent, NaN where a cut has none; shape (3, n_cuts)."""
         found = {(one["cut"], one.get("temperature")): one for one in self.points if one["head"] == head}
         ends = ("mean", "low", "high")
-        return _style.percent(
+        return drawing.percent(
             [[found.get(cut, {}).get(f"{prefix}_{end}") for cut in self.cuts] for end in ends]
         )
 
     def _draw(self, axes: Axes, head: str, of: int, shift: float) -> None:
-        color = _style.OKABE_ITO[of % len(_style.OKABE_ITO)]
-        marker = _style.MARKERS[of % len(_style.MARKERS)]
+        color = drawing.OKABE_ITO[of % len(drawing.OKABE_ITO)]
+        marker = drawing.MARKERS[of % len(drawing.MARKERS)]
         x = np.arange(len(self.cuts)) + shift
         train, _, _ = self._values(head, "train_top1")
         axes.plot(
@@ -128,11 +133,11 @@ class CutsDisplay(Display):
             train,
             color=color,
             marker=marker,
-            linestyle=_style.DASHES[2],
+            linestyle=drawing.DASHES[2],
             markerfacecolor="white",
             linewidth=1.3,
         )
-        mean, low, high = self._values(head, "top1")
+        mean, low, high = self._values(head, self.metric)
         axes.errorbar(
             x,
             mean,
@@ -146,23 +151,24 @@ class CutsDisplay(Display):
     def _legend(self, axes: Axes, *, own: bool) -> None:
         from matplotlib.lines import Line2D
 
-        entries: list[Any] = [_style.heading("Head")]
+        entries: list[Any] = [drawing.heading("Head")]
         for of, head in enumerate(self.heads):
             look: dict[str, Any] = {
-                "color": _style.OKABE_ITO[of % len(_style.OKABE_ITO)],
-                "marker": _style.MARKERS[of % 8],
+                "color": drawing.OKABE_ITO[of % len(drawing.OKABE_ITO)],
+                "marker": drawing.MARKERS[of % 8],
             }
             entries.append(Line2D([], [], **look, label=printable(head)))
-        plain: dict[str, Any] = {"color": _style.GREY, "marker": "o"}
-        entries += [_style.heading(""), _style.heading("Images"), Line2D([], [], **plain, label="test")]
+        judged = "test" if self.metric == "top1" else "validation"
+        plain: dict[str, Any] = {"color": drawing.GREY, "marker": "o"}
+        entries += [drawing.heading(""), drawing.heading("Images"), Line2D([], [], **plain, label=judged)]
         if any(one.get("train_top1_mean") is not None for one in self.points):
-            dotted = {"linestyle": _style.DASHES[2], "markerfacecolor": "white", "linewidth": 1.3}
+            dotted = {"linestyle": drawing.DASHES[2], "markerfacecolor": "white", "linewidth": 1.3}
             entries.append(Line2D([], [], **plain, **dotted, label="training"))
         entries += [
-            _style.heading(""),
-            _style.heading("Training samples"),
-            _style.note(f"{self.n_per_class:g} per class"),
+            drawing.heading(""),
+            drawing.heading("Training samples"),
+            drawing.note(f"{self.n_per_class:g} per class"),
         ]
-        if any(one.get("top1_low") is not None for one in self.points):
-            entries.append(_style.note("bars: 95 % interval"))
-        _style.grouped_legend(self.figure_ if own else axes, entries, outside=own)
+        if any(one.get(f"{self.metric}_low") is not None for one in self.points):
+            entries.append(drawing.note("bars: 95 % interval"))
+        drawing.grouped_legend(self.figure_ if own else axes, entries, outside=own)

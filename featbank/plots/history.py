@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from featbank import drawing
+from featbank.drawing import Display
 from featbank.errors import InvalidInputError
-from featbank.plots import _style
-from featbank.plots._style import Display
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -86,10 +86,10 @@ class HistoryDisplay(Display):
         InvalidInputError
             If `ax` is not two axes.
         """
-        with _style.styled():
+        with drawing.styled():
             own = ax is None
             pair = np.ravel(
-                np.array(_style.new_figure(9.0, 4.0).subplots(1, 2) if ax is None else ax, dtype=object)
+                np.array(drawing.new_figure(9.0, 4.0).subplots(1, 2) if ax is None else ax, dtype=object)
             )
             if len(pair) != 2:
                 raise InvalidInputError(f"a history is drawn on two axes, got {len(pair)}")
@@ -103,10 +103,10 @@ class HistoryDisplay(Display):
             finite = losses[np.isfinite(losses)]
             if finite.size and finite.min() > 0 and finite.max() / finite.min() > 100:
                 self._log_axis(pair[0])
-            _style.percent_axis(pair[1])
+            drawing.percent_axis(pair[1])
             self._legend(pair, own=own)
             if self.title and own:
-                self.figure_.suptitle(self.title, x=0.01, horizontalalignment="left", fontsize=12)
+                drawing.head_figure(self.figure_, self.title)
         return self
 
     @staticmethod
@@ -127,10 +127,10 @@ class HistoryDisplay(Display):
         for split in _SPLITS:
             values = self.history.get(f"{split}_{kind}")
             if values is not None:
-                shown = _style.percent(values) if kind == "accuracy" else values
-                axes.plot(epochs, shown, **_style.split_look(split), marker=marker)
+                shown = drawing.percent(values) if kind == "accuracy" else values
+                axes.plot(epochs, shown, **drawing.split_look(split), marker=marker)
         if self.best_epoch is not None:
-            axes.axvline(self.best_epoch, color=_style.GREY, linestyle=(0, (2, 2)), linewidth=1.1)
+            axes.axvline(self.best_epoch, color=drawing.GREY, linestyle=(0, (2, 2)), linewidth=1.1)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.set_xlabel("Epoch (passes over the data)")
         axes.set_ylabel(label)
@@ -138,12 +138,12 @@ class HistoryDisplay(Display):
     def _legend(self, pair: Any, *, own: bool) -> None:
         from matplotlib.lines import Line2D
 
-        entries: list[Any] = [_style.heading("Rows")]
+        entries: list[Any] = [drawing.heading("Rows")]
         for split, name in _SPLITS.items():
             if any(key.startswith(f"{split}_") for key in self.history):
-                entries.append(Line2D([], [], **_style.split_look(split), label=name))
+                entries.append(Line2D([], [], **drawing.split_look(split), label=name))
         if self.best_epoch is not None:
-            kept: dict[str, Any] = {"color": _style.GREY, "linestyle": (0, (2, 2)), "linewidth": 1.1}
-            entries += [_style.heading(""), _style.heading("Weights kept")]
+            kept: dict[str, Any] = {"color": drawing.GREY, "linestyle": (0, (2, 2)), "linewidth": 1.1}
+            entries += [drawing.heading(""), drawing.heading("Weights kept")]
             entries.append(Line2D([], [], **kept, label=f"epoch {self.best_epoch}"))
-        _style.grouped_legend(self.figure_ if own else pair[1], entries, outside=own)
+        drawing.grouped_legend(self.figure_ if own else pair[1], entries, outside=own)

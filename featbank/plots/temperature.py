@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from featbank import drawing
+from featbank.drawing import Display
 from featbank.errors import InvalidInputError
 from featbank.manifest import printable
-from featbank.plots import _style
-from featbank.plots._style import Display
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,8 +29,9 @@ def _darker(color: str) -> str:
 class TemperatureDisplay(Display):
     """Accuracy of the best and of the final epoch against the softmax temperature T.
 
-    The best epoch is the one training chose (by validation accuracy), never the best on the test rows. The
-    temperature with the highest mean is marked for each line.
+    The best epoch is the one training chose, never the best on the test rows. The temperature that the
+    validation images choose is marked for each line; the one with the highest mean of what is drawn is said
+    beside it, because reading that off the test images is no choice one may report.
 
     Parameters
     ----------
@@ -40,6 +41,8 @@ class TemperatureDisplay(Display):
         Which rows the accuracy is of.
     n_per_class : float, optional
         Which size to show; the largest by default.
+    chosen_by : mapping of str to str, optional
+        Head -> what its best epoch was chosen by, e.g. ``"validation loss"``.
     title : str, optional
         Above the figure.
 
@@ -65,6 +68,7 @@ class TemperatureDisplay(Display):
         *,
         split: Literal["test", "val"] = "test",
         n_per_class: float | None = None,
+        chosen_by: Mapping[str, str] | None = None,
         title: str | None = None,
     ) -> None:
         if split not in ("test", "val"):
@@ -91,6 +95,7 @@ class TemperatureDisplay(Display):
         self.lines = (
             {"best epoch": f"best_{metric}", "final epoch": f"final_{metric}"} if epochs else {"": metric}
         )
+        self.chosen_by = dict(chosen_by or {})
         self.title = title
 
     def plot(self, ax: Axes | None = None) -> TemperatureDisplay:
@@ -109,58 +114,85 @@ class TemperatureDisplay(Display):
         from matplotlib.lines import Line2D
         from matplotlib.ticker import NullFormatter, NullLocator
 
-        with _style.styled():
+        with drawing.styled():
             own = ax is None
-            axes = self._start(ax, 8.0, 4.8)
+            axes = self._start(ax, 9.2, 4.8)
             entries: list[Any] = []
             for of, head in enumerate(self.heads):
-                entries += [_style.heading(f"Head {printable(head)}")]
-                color = _style.OKABE_ITO[of % len(_style.OKABE_ITO)]
+                entries += [drawing.heading(f"Head {printable(head)}")]
+                color = drawing.OKABE_ITO[of % len(drawing.OKABE_ITO)]
                 for at, (name, keys) in enumerate(self.lines.items()):
                     look: dict[str, Any] = {
                         # Where the last epoch is the best, the lines coincide: both must be seen.
                         "color": _darker(color) if at else color,
                         "linewidth": 1.4 if at else 2.6,
                         "markersize": 4.5 if at else 7.5,
-                        "marker": _style.MARKERS[of % len(_style.MARKERS)],
-                        "linestyle": _style.DASHES[at],
+                        "marker": drawing.MARKERS[of % len(drawing.MARKERS)],
+                        "linestyle": drawing.DASHES[at],
                         "markerfacecolor": "white" if at else color,
                     }
-                    best = self._draw(axes, head, keys, look)
-                    if best is not None:
-                        entries.append(
-                            Line2D([], [], **look, label=f"{name}\nhighest at T = {best:g}".strip())
-                        )
-                entries += [_style.heading("")]
+                    if self._draw(axes, head, keys, look):
+                        entries.append(Line2D([], [], **look, label=self._label(head, name, keys)))
+                entries += [drawing.heading("")]
             values = sorted({float(one["temperature"]) for one in self.points})
-            ticks = _style.tick_sizes(values, most=8)
+            ticks = drawing.tick_sizes(values, most=8)
             axes.set_xscale("log", base=2)
             axes.set_xticks(ticks, [f"{one:g}" for one in ticks])
             axes.xaxis.set_minor_locator(NullLocator())
             axes.xaxis.set_minor_formatter(NullFormatter())
             if len(values) == 1:
                 axes.set_xlim(values[0] / 2, values[0] * 2)
-            _style.percent_axis(axes)
+            drawing.percent_axis(axes)
             axes.set_xlabel("Softmax temperature T (dimensionless)")
             rows = "test" if self.split == "test" else "validation"
             axes.set_ylabel(f"Top-1 accuracy on {rows} images (%)")
             if self.title:
-                axes.set_title(self.title)
-            entries += [_style.heading("Training samples"), _style.note(f"{self.n_per_class:g} per class")]
-            _style.grouped_legend(self.figure_ if own else axes, entries, outside=own)
+                drawing.head_axes(axes, self.title, 5.5)
+            entries += [drawing.heading("Training samples"), drawing.note(f"{self.n_per_class:g} per class")]
+            drawing.grouped_legend(self.figure_ if own else axes, entries, outside=own)
         return self
 
-    def _draw(self, axes: Axes, head: str, keys: str, look: Mapping[str, Any]) -> float | None:
-        """Draw one line with its band; return the temperature of its highest mean."""
-        points = [one for one in self.points if one["head"] == head and one.get(f"{keys}_mean") is not None]
+    def _of(self, head: str, keys: str) -> list[Mapping[str, Any]]:
+        return [one for one in self.points if one["head"] == head and one.get(f"{keys}_mean") is not None]
+
+    def _highest(self, head: str, keys: str) -> float | None:
+        points = self._of(head, keys)
+        return max(points, key=lambda one: one[f"{keys}_mean"])["temperature"] if points else None
+
+    def choice(self, head: str, keys: str) -> float | None:
+        """Return the temperature with the highest mean on validation images, None where there are none.
+
+        Parameters
+        ----------
+        head : str
+            One of `heads`.
+        keys : str
+            A value of `lines`.
+        """
+        return self._highest(head, keys if "val_" in keys else keys.replace("top1", "val_top1"))
+
+    def _label(self, head: str, name: str, keys: str) -> str:
+        epoch = f" (by {self.chosen_by[head]})" if name == "best epoch" and head in self.chosen_by else ""
+        chosen, highest = self.choice(head, keys), self._highest(head, keys)
+        said = [name + epoch] if name else []
+        if chosen is not None:
+            said.append(f"ring: T = {chosen:g}, by validation accuracy")
+        if self.split == "test":
+            said.append(f"highest on test: T = {highest:g}" + (" too" if highest == chosen else ""))
+        return "\n".join(said)
+
+    def _draw(self, axes: Axes, head: str, keys: str, look: Mapping[str, Any]) -> bool:
+        """Draw one line with its band, and a ring where validation chooses; say whether there was any."""
+        points = self._of(head, keys)
         if not points:
-            return None
+            return False
         x = np.array([one["temperature"] for one in points], dtype=np.float64)
         mean, low, high = (
-            _style.percent([one.get(f"{keys}_{end}") for one in points]) for end in ("mean", "low", "high")
+            drawing.percent([one.get(f"{keys}_{end}") for one in points]) for end in ("mean", "low", "high")
         )
         axes.plot(x, mean, **look)
         axes.fill_between(x, low, high, color=look["color"], alpha=0.12, linewidth=0)
-        top = int(mean.argmax())
-        axes.plot(x[top], mean[top], marker="o", markersize=13, markerfacecolor="none", color=look["color"])
-        return float(x[top])
+        chosen = self.choice(head, keys)
+        for at in np.flatnonzero(x == chosen):
+            axes.plot(x[at], mean[at], marker="o", markersize=13, markerfacecolor="none", color=look["color"])
+        return True

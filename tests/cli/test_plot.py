@@ -7,7 +7,7 @@ import pytest
 PNG, SVG = b"\x89PNG\r\n\x1a\n", b"<?xml"
 
 
-@pytest.mark.parametrize("kind", ["curve", "history", "cuts", "confusion", "temperature"])
+@pytest.mark.parametrize("kind", ["curve", "history", "cuts", "confusion", "temperature", "times"])
 def test_every_kind_of_figure(call, place, kind):
     run = "warmth" if kind == "temperature" else "depth"
     (folder,) = (place / "cache" / "runs").glob(f"*-{run}")
@@ -33,10 +33,27 @@ def test_several_runs_in_one_figure(call, place):
     assert (place / "one.svg").read_bytes() != (place / "both.svg").read_bytes()
 
 
+def test_cuts_by_their_alias_and_intervals(call, place):
+    pictures = {
+        name: call("plot", "curve", "depth", *arguments, "-o", f"{name}.svg").code
+        for name, arguments in {
+            "alias": ["--cut", "pool5"],
+            "name": ["--cut", "block5_pool"],
+            "other": ["--cut", "block4_pool"],
+            "rows": ["--cut", "pool5", "--interval", "bootstrap"],
+            "further": ["--cut", "pool5", "--extrapolate", 64],
+        }.items()
+    }
+    assert set(pictures.values()) == {0}
+    drawn = {name: (place / f"{name}.svg").read_bytes() for name in pictures}
+    assert drawn["alias"] == drawn["name"]
+    assert len(set(drawn.values())) == 4
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["curves"], "plot 'curves': the kinds are curve, cuts, temperature, history, confusion"),
+        (["curves"], "plot 'curves': the kinds are curve, cuts, temperature, history, confusion, times"),
         (["cuts", "depth", "warmth"], "plot cuts takes one run, got 2; only curve takes several"),
         (["history", "--head", "a,b"], "plot history takes one --head, got 2"),
         (["curve", "depth", "--head", "mlp"], "the run has no fits of head 'mlp'; it has 'softmax', 'ncm'"),
@@ -48,6 +65,7 @@ def test_several_runs_in_one_figure(call, place):
             ["curve", "--metric", "top2"],
             "metric='top2' is not one of top1, top5, val_top1, val_top5, train_top1, train_top5",
         ),
+        (["curve", "--interval", "z"], "--interval 'z' is not one of t, bootstrap"),
         (["curve", "-o", "curve.pdf"], "cannot write a figure to 'curve.pdf'; end it in .png or .svg"),
         (
             ["temperature", "depth"],

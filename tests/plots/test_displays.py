@@ -12,7 +12,14 @@ import pytest
 
 from featbank.errors import CacheWriteError, InvalidInputError
 from featbank.metrics import fit_power_law
-from featbank.plots import ConfusionDisplay, CurveDisplay, CutsDisplay, HistoryDisplay, TemperatureDisplay
+from featbank.plots import (
+    ConfusionDisplay,
+    CurveDisplay,
+    CutsDisplay,
+    HistoryDisplay,
+    TemperatureDisplay,
+    TimesDisplay,
+)
 
 CUTS = ("block1_pool", "block2_pool", "block3_pool", "block4_pool", "block5_pool")
 
@@ -48,6 +55,11 @@ MANY = ConfusionDisplay.from_predictions(
 FEW = ConfusionDisplay(
     [[8, 2, 0], [0, 0, 0], [1, 3, 96]], ["cat", "a $dollar_$ dog", "a very very very long name"]
 )
+TIMES = [
+    {"what": what, "cut": cut, "duration_s": seconds}
+    for cut in CUTS
+    for what, seconds in [("extract", 3.25), ("fit softmax", 61.2), ("fit softmax", 0.3), ("fit mlp", 1234.5)]
+]
 DISPLAYS = {
     "curve": lambda: CurveDisplay(POINTS, title="digits"),
     "laws": lambda: CurveDisplay(
@@ -61,6 +73,7 @@ DISPLAYS = {
     "cuts": lambda: CutsDisplay(POINTS),
     "temperature": lambda: TemperatureDisplay(WARM),
     "few classes": lambda: ConfusionDisplay(FEW.matrix, FEW.classes),
+    "times": lambda: TimesDisplay(TIMES, title="digits", note="12 fits in all"),
     "many classes": lambda: ConfusionDisplay(MANY.matrix, MANY.classes),
 }
 
@@ -92,6 +105,20 @@ def test_nothing_is_cut_off_and_every_axis_has_a_name_and_a_unit(name):
                 axes.get_ylabel(),
             ):
                 assert label.endswith(")"), label
+
+
+@pytest.mark.parametrize("name", DISPLAYS)
+def test_a_long_title_takes_several_lines(name):
+    display = DISPLAYS[name]()
+    display.title = (
+        "caltech256-of-somebody-with-a-long-name, mobilenet_v3_large: logreg(C=0.01) on features, " * 2
+    )
+    figure = display.plot().figure_
+    figure.draw_without_rendering()
+    box, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+    assert box.x0 >= 0
+    assert box.x1 <= width
+    assert box.y1 <= height
 
 
 def test_pyplot_is_left_alone():
@@ -127,14 +154,14 @@ def test_saving_says_what_it_can_write(tmp_path):
 def test_curve_draws_means_and_bands_of_every_cut_and_head():
     axes = CurveDisplay(POINTS).plot().ax_
     assert len(axes.lines) == 10
-    assert len(axes.collections) == 10
+    assert len(axes.collections) == 5  # of many curves the best head of each cut
     np.testing.assert_allclose(axes.lines[0].get_ydata(), [36.0, 39.0, 42.0, 45.0])
     assert [label.get_text() for label in axes.get_xticklabels()] == ["4", "8", "16", "32"]
     looks = {(line.get_color(), line.get_linestyle(), line.get_marker()) for line in axes.lines}
     assert len(looks) == 10
     assert len({color for color, _, _ in looks}) == 5
     band = axes.collections[0].get_paths()[0].vertices[:, 1]
-    assert (band.min(), band.max()) == pytest.approx((34.0, 47.0))
+    assert (band.min(), band.max()) == pytest.approx((35.0, 48.0))
 
 
 def test_cuts_are_told_apart_by_brightness_too():
@@ -200,10 +227,55 @@ def test_cuts_show_the_largest_size_that_all_have():
 def test_temperature_marks_the_highest():
     display = TemperatureDisplay(WARM).plot()
     texts = [text.get_text() for text in display.figure_.legends[0].get_texts()]
-    assert "best epoch\nhighest at T = 1.5" in texts
+    # no validation accuracy of the best epoch is known here, so nothing is chosen: no ring
+    assert "best epoch\nhighest on test: T = 1.5" in texts
+    assert len(display.ax_.lines) == 2
     assert [label.get_text() for label in display.ax_.get_xticklabels()] == ["0.5", "1", "1.5", "2", "4"]
     one_step = [{**one, "best_top1_mean": None, "final_top1_mean": None} for one in WARM]
     assert TemperatureDisplay(one_step).lines == {"": "top1"}
+
+
+def test_temperature_says_by_what_it_was_chosen():
+    """Validation prefers T = 2, the test images T = 1.5: the choice is the first, the second only said."""
+    points = [{**one, "best_val_top1_mean": 0.4 - 0.1 * abs(one["temperature"] - 2)} for one in WARM]
+    display = TemperatureDisplay(points, chosen_by={"softmax": "validation loss"}).plot()
+    texts = [text.get_text() for text in display.figure_.legends[0].get_texts()]
+    best = "best epoch (by validation loss)\nring: T = 2, by validation accuracy\nhighest on test: T = 1.5"
+    assert best in texts
+    assert "final epoch\nhighest on test: T = 0.5" in texts
+    (ring,) = [line for line in display.ax_.lines if line.get_markersize() == 13]
+    assert (ring.get_xdata().tolist(), ring.get_ydata()) == ([2.0], pytest.approx([37.5]))
+    assert display.choice("softmax", "best_top1") == 2.0
+    assert display.choice("softmax", "final_top1") is None
+    agreed = TemperatureDisplay([{**one, "best_val_top1_mean": one["best_top1_mean"]} for one in points])
+    said = [text.get_text() for text in agreed.plot().figure_.legends[0].get_texts()]
+    assert "best epoch\nring: T = 1.5, by validation accuracy\nhighest on test: T = 1.5 too" in said
+    blind = TemperatureDisplay(points, split="val")
+    assert blind.choice("softmax", "best_val_top1") == 2.0
+    assert not any("test" in text.get_text() for text in blind.plot().figure_.legends[0].get_texts())
+
+
+def test_times_add_up_and_say_their_values():
+    display = TimesDisplay(TIMES).plot()
+    assert display.seconds["block1_pool", "fit softmax"] == 61.5
+    assert [text.get_text() for text in display.ax_.texts][:3] == ["3.25 s", "61.5 s", "1,234 s"]
+    assert [label.get_text() for label in display.ax_.get_yticklabels()] == list(CUTS)
+    low, high = display.ax_.get_ylim()
+    assert low > high  # the first cut on top
+    assert len({(bar.get_facecolor(), bar.get_hatch()) for bar in display.ax_.patches}) == 3
+    assert TimesDisplay([{"what": "decode", "duration_s": 2}]).plot().ax_.get_yticklabels()[0].get_text() == (
+        "all cuts"
+    )
+
+
+def test_cuts_fall_back_to_validation_where_nothing_was_tested():
+    blind = [{**one, "top1_mean": None, "val_top1_mean": 0.25} for one in POINTS]
+    display = CutsDisplay(blind).plot()
+    assert display.metric == "val_top1"
+    texts = [text.get_text() for text in display.figure_.legends[0].get_texts()]
+    assert "validation" in texts
+    assert "test" not in texts
+    np.testing.assert_allclose(display.ax_.lines[1].get_ydata(), 25.0)
 
 
 def test_history_of_extreme_losses_is_logarithmic():
@@ -219,7 +291,12 @@ def test_confusion_counts_shares_and_pairs():
     np.testing.assert_allclose(shares[0], [80, 20, 0])
     assert np.isnan(shares[1]).all()
     assert FEW.pairs == [(2, 1, 3), (0, 1, 2), (2, 0, 1)]
-    texts = [text.get_text() for text in FEW.plot().ax_.texts]
+    few = FEW.plot()
+    texts = [text.get_text() for text in few.ax_.texts]
+    (listed,) = few.figure_.axes[1].texts
+    assert listed.get_text().startswith(
+        "3 of 100 (3 %):  a very very very … → a $dollar_$ dog\n2 of 10 (20 %)"
+    )
     assert texts[:2] == ["8\n80 %", "2\n20 %"]
     assert texts[-1] == "96\n96 %"
     names = [label.get_text() for label in FEW.ax_.get_yticklabels()]
@@ -230,8 +307,9 @@ def test_confusion_of_many_classes_lists_pairs_instead_of_numbers():
     display = ConfusionDisplay(MANY.matrix, MANY.classes).plot()
     assert list(display.ax_.texts) == []
     (listed,) = display.figure_.axes[1].texts
-    assert listed.get_text().startswith("4 of 4:  001.a-class → 000.a-class\n")
+    assert listed.get_text().startswith("4 of 4 (100 %):  001.a-class → 000.a-class\n")
     assert "right in all: 50.0 %" in listed.get_text()
+    assert f"and {128 - listed.get_text().count('→') + 1} more pairs" in listed.get_text()
     perfect = ConfusionDisplay(np.eye(20, dtype=int), [str(i) for i in range(20)]).plot()
     assert perfect.figure_.axes[1].texts[0].get_text().startswith("none: ")
 
@@ -280,6 +358,11 @@ def test_names_no_font_has_do_not_fail(tmp_path):
         (
             lambda: TemperatureDisplay(WARM, n_per_class=4),
             "n_per_class=4 was not fitted; the run has 16",
+        ),
+        (lambda: TimesDisplay([]), "no times to draw: nothing was measured"),
+        (
+            lambda: TimesDisplay([{"what": "fit", "cut": "a", "duration_s": float("nan")}]),
+            "duration_s=nan of 'fit' is no number of seconds",
         ),
         (lambda: TemperatureDisplay(WARM, split="train"), "split='train' is not one of test, val"),
         (

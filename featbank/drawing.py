@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,8 +26,12 @@ __all__ = [
     "MARKERS",
     "OKABE_ITO",
     "Display",
+    "check_format",
     "depth_colors",
+    "fitted",
     "grouped_legend",
+    "head_axes",
+    "head_figure",
     "heading",
     "new_figure",
     "note",
@@ -197,6 +202,34 @@ def tick_sizes(sizes: Sequence[float], most: int = 9) -> list[float]:
         gap *= 1.3
 
 
+def fitted(text: str, inches: float, size: float = 11.0) -> str:
+    """Break a title into lines that fit into a width, so that a long name is not cut off."""
+    # DejaVu Sans is 0.6 of its size wide, on average and with a little to spare.
+    width = max(8, int(72 * inches / (0.62 * size)))
+    return "\n".join(line for one in text.splitlines() for line in textwrap.wrap(one, width) or [""])
+
+
+def head_figure(figure: Figure, title: str) -> None:
+    """Write a title over a whole figure, in as many lines as it takes."""
+    width = float(figure.get_size_inches()[0])
+    figure.suptitle(
+        fitted(title, width - 0.4), x=0.01, horizontalalignment="left", fontsize=11, parse_math=False
+    )
+
+
+def head_axes(axes: Axes, title: str, inches: float) -> None:
+    """Write a title over axes that are about so wide, in as many lines as it takes."""
+    axes.set_title(fitted(title, inches, 12.0), parse_math=False)
+
+
+def check_format(path: Path) -> str:
+    """Return the format a file name asks for; raises `InvalidInputError` for other than PNG and SVG."""
+    kind = path.suffix.lower().removeprefix(".")
+    if kind not in FORMATS:
+        raise InvalidInputError(f"cannot write a figure to {str(path)!r}; end it in .png or .svg")
+    return kind
+
+
 class Display:
     """What all displays share: `plot` draws and returns the display, `save` writes the figure.
 
@@ -259,9 +292,7 @@ class Display:
             If the file cannot be written.
         """
         target = Path(path)
-        kind = target.suffix.lower().removeprefix(".")
-        if kind not in FORMATS:
-            raise InvalidInputError(f"cannot write a figure to {str(path)!r}; end it in .png or .svg")
+        kind = check_format(target)
         data = self._image(kind)
         _atomic.make_folder(target.parent)
         _atomic.write_file(target, data)

@@ -1,0 +1,301 @@
+"""``featbank show ...``: pictures of what a backbone and a head do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from featbank.cli._options import CacheDir, Device, Json, Seed, split_commas
+from featbank.cli._output import print_json, progress_bar
+from featbank.errors import InvalidInputError
+from featbank.manifest import printable
+
+if TYPE_CHECKING:
+    from featbank.backbones import Backbone
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="show",
+    help="Draw what a backbone and a head do: filters, activations, dream, occlusion, mistakes.",
+    no_args_is_help=True,
+)
+
+BackboneName = Annotated[str, typer.Option("--backbone", "-b", help="See 'featbank backbones'.")]
+Weights = Annotated[
+    str | None, typer.Option(help="A torchvision weights name, a .safetensors or .pth file, or 'random'.")
+]
+ImageSize = Annotated[
+    int | None, typer.Option(help="Side of the input in pixels, instead of the weights' own.")
+]
+Cuts = Annotated[
+    list[str] | None, typer.Option("--cut", "-c", help="Which cuts; all of the backbone's table by default.")
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        "--output",
+        "-o",
+        help="A .png or .svg file (default: BACKBONE-KIND.png here, or KIND.png in the run's figures).",
+    ),
+]
+RunName = Annotated[
+    str, typer.Argument(help="A run's folder, its name or a part of it; the newest by default.")
+]
+Data = Annotated[str | None, typer.Option(help="Where the run's images are now, if they have moved.")]
+DataRoot = Annotated[Path | None, typer.Option(help="Where torchvision datasets lie.")]
+Head = Annotated[str | None, typer.Option(help="A kept head; the best by validation accuracy by default.")]
+
+
+@app.command("filters")
+def filters(
+    backbone: BackboneName = "minivgg",
+    weights: Weights = None,
+    scaling: Annotated[
+        str, typer.Option(help="shared (one scale), per-filter (each its own), or both.")
+    ] = "both",
+    most: Annotated[int, typer.Option(help="Filters at most.")] = 64,
+    random_state: Seed = 0,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Filters of the first convolution as RGB pictures.
+
+    Example: featbank show filters --backbone alexnet --out filters.svg
+    """
+    from featbank.inspection import FiltersDisplay
+
+    _check(out)
+    loaded = _load(backbone, weights, random_state)
+    display = FiltersDisplay.from_backbone(loaded, scaling=scaling, most=most)  # type: ignore[arg-type]  # checked there
+    _finish(
+        display,
+        out or Path(f"{backbone}-filters.png"),
+        {"filters": display.n_filters, "shown": len(display.weights)},
+        as_json=as_json,
+    )
+
+
+@app.command("activations")
+def activations(
+    image: Annotated[
+        Path | None, typer.Argument(help="An image file; a handwritten digit of scikit-learn's by default.")
+    ] = None,
+    backbone: BackboneName = "minivgg",
+    weights: Weights = None,
+    cut: Cuts = None,
+    maps: Annotated[int, typer.Option(help="Maps per cut, strongest first.")] = 12,
+    with_filters: Annotated[
+        bool,
+        typer.Option(
+            "--filters/--no-filters", help="Show filters of the first convolution beside their maps."
+        ),
+    ] = True,
+    image_size: ImageSize = None,
+    transform: Annotated[str | None, typer.Option(help="weights (their own), squash, or contrast.")] = None,
+    random_state: Seed = 0,
+    device: Device = None,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Feature maps of one image at the cuts, from input to output, and how many stay dark.
+
+    Example: featbank show activations photo.jpg --cut block1_pool --cut block5_pool
+    """
+    from featbank.datasets import decode_image, list_images, open_dataset, read_image_file
+    from featbank.errors import ImageDecodeError
+    from featbank.inspection import ActivationsDisplay
+
+    _check(out)
+    if image is None:
+        digits = open_dataset("digits")
+        data, name = digits.read(0), f"digits {printable(digits.ids[0])}"
+    else:
+        (file, *others) = list_images(image)
+        if others:
+            raise InvalidInputError(f"{printable(str(image))!r} is a folder; name one image")
+        data, name = read_image_file(file), printable(image.name)
+    try:
+        decoded = decode_image(data)
+    except ImageDecodeError as error:
+        raise InvalidInputError(f"image {name!r} cannot be read: {error}") from error
+    loaded = _load(backbone, weights, random_state, image_size, transform)
+    display = ActivationsDisplay.from_image(
+        loaded,
+        loaded.preprocessing.apply_geometry(decoded),
+        split_commas(cut) or None,
+        filters=with_filters,
+        maps=maps,
+        device=device,
+        title=f"{name} in {backbone} ({printable(loaded.weights)})",
+    )
+    _finish(
+        display,
+        out or Path(f"{backbone}-activations.png"),
+        {"image": name if image is None else image, "cuts": display.facts()},
+        as_json=as_json,
+    )
+
+
+@app.command("dream")
+def dream(
+    backbone: BackboneName = "minivgg",
+    weights: Weights = None,
+    cut: Cuts = None,
+    channel: Annotated[
+        list[int] | None,
+        typer.Option(help="These channels of each cut; by default those of the highest gain."),
+    ] = None,
+    n: Annotated[int, typer.Option("--channels", "-n", help="Channels per cut.")] = 8,
+    candidates: Annotated[int, typer.Option(help="How many channels of a cut are tried.")] = 64,
+    steps: Annotated[int, typer.Option(help="Steps of the gradient ascent.")] = 96,
+    lr: Annotated[float, typer.Option(help="Length of a step, in units of the pixel range.")] = 0.06,
+    jitter: Annotated[
+        int | None, typer.Option(help="Largest random shift in pixels (default: size / 16).")
+    ] = None,
+    blur: Annotated[float, typer.Option(help="Standard deviation of the first blur in pixels.")] = 0.5,
+    decay: Annotated[float, typer.Option(help="Share of the colour a step takes away.")] = 0.01,
+    image_size: ImageSize = None,
+    random_state: Seed = 0,
+    device: Device = None,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Inputs that excite a channel most, by gradient ascent from noise.
+
+    Example: featbank show dream --cut block3_pool --cut logits --steps 200
+    """
+    from featbank.inspection import DreamDisplay
+
+    _check(out)
+    loaded = _load(backbone, weights, random_state)
+    with progress_bar("dream", "cuts") as progress:
+        display = DreamDisplay.from_backbone(
+            loaded,
+            split_commas(cut) or None,
+            channels=channel or None,
+            n=n,
+            candidates=candidates,
+            steps=steps,
+            lr=lr,
+            jitter=jitter,
+            blur=blur,
+            decay=decay,
+            image_size=image_size,
+            random_state=random_state,
+            device=device,
+            progress=progress,
+        )
+    _finish(display, out or Path(f"{backbone}-dream.png"), {"cuts": display.facts()}, as_json=as_json)
+
+
+@app.command("occlusion")
+def occlusion(
+    run: RunName = "last",
+    image: Annotated[
+        str | None,
+        typer.Argument(
+            help="An image file, or the id of an image of the run's bank; the first test image the head gets "
+            "right by default."
+        ),
+    ] = None,
+    head: Head = None,
+    class_name: Annotated[
+        str | None, typer.Option("--class", help="The true class, where neither bank nor folder says it.")
+    ] = None,
+    patch: Annotated[
+        int | None, typer.Option(help="Side of the patch in pixels (default: size / 4).")
+    ] = None,
+    stride: Annotated[
+        int | None, typer.Option(help="Pixels from place to place (default: patch / 3).")
+    ] = None,
+    data: Data = None,
+    data_root: DataRoot = None,
+    weights: Annotated[Path | None, typer.Option(help="The weights file, if it has moved.")] = None,
+    device: Device = None,
+    cache_dir: CacheDir = None,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """How the true class's probability changes as a patch slides over an image.
+
+    Example: featbank show occlusion last photo.jpg --class cat
+    """
+    from featbank.prediction import occlude
+    from featbank.runs import resolve_run
+
+    _check(out)
+    opened = resolve_run(run, cache_dir)
+    with progress_bar("occlusion", "places") as progress:
+        display = occlude(
+            opened,
+            image,
+            head=head,
+            class_name=class_name,
+            patch=patch,
+            stride=stride,
+            data=data,
+            data_root=data_root,
+            weights=weights,
+            device=device,
+            progress=progress,
+        )
+    _finish(display, out or opened.figures / "occlusion.png", display.facts(), as_json=as_json)
+
+
+@app.command("mistakes")
+def mistakes(
+    run: RunName = "last",
+    head: Head = None,
+    most: Annotated[int, typer.Option(help="How many images at most.")] = 24,
+    data: Data = None,
+    data_root: DataRoot = None,
+    cache_dir: CacheDir = None,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """The test images a head gets wrong, with true and predicted class, worst first.
+
+    Example: featbank show mistakes last --most 12 --out mistakes.svg
+    """
+    from featbank import figures
+    from featbank.runs import resolve_run
+
+    _check(out)
+    opened = resolve_run(run, cache_dir)
+    display = figures.mistakes(opened, head, most=most, data=data, data_root=data_root)
+    _finish(display, out or opened.figures / "mistakes.png", display.facts(), as_json=as_json)
+
+
+def _check(out: Path | None) -> None:
+    """Refuse a file that cannot be written before minutes are spent on what goes into it."""
+    from featbank.drawing import check_format
+
+    if out is not None:
+        check_format(out)
+
+
+def _load(
+    name: str,
+    weights: str | None,
+    random_state: int,
+    image_size: int | None = None,
+    transform: str | None = None,
+) -> Backbone:
+    from featbank.backbones import load_backbone
+
+    return load_backbone(
+        name, weights=weights, image_size=image_size, transform=transform, random_state=random_state
+    )
+
+
+def _finish(display: Any, path: Path, facts: dict[str, Any], *, as_json: bool) -> None:
+    """Draw, write, and say where."""
+    written = display.plot().save(path)
+    if as_json:
+        print_json({"figure": written, **facts})
+    else:
+        typer.echo(written)

@@ -1,0 +1,25 @@
+"""Looking inside: filters, activations, synthesised inputs, occlusion, mistakes. Displays, as in `plots`.
+
+A display stores what is shown; ``plot`` draws it, ``save`` writes PNG or SVG.
+"""
+
+from __future__ import annotations
+
+from featbank.inspection.activations import ActivationsDisplay
+from featbank.inspection.dream import DreamDisplay
+from featbank.inspection.filters import FiltersDisplay
+from featbank.inspection.images import BankImages, bank_of_run
+from featbank.inspection.mistakes import Mistake, MistakesDisplay, find_mistakes
+from featbank.inspection.occlusion import OcclusionDisplay
+
+__all__ = [
+    "ActivationsDisplay",
+    "BankImages",
+    "DreamDisplay",
+    "FiltersDisplay",
+    "Mistake",
+    "MistakesDisplay",
+    "OcclusionDisplay",
+    "bank_of_run",
+    "find_mistakes",
+]

@@ -1,0 +1,277 @@
+"""The test images a head gets wrong, worst first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featbank import drawing
+from featbank.drawing import Display
+from featbank.errors import InvalidInputError
+from featbank.inspection._grid import bare, wrapped
+from featbank.manifest import Manifest, printable
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from PIL import Image
+
+    from featbank.inspection.images import BankImages
+    from featbank.sweep import Predictions
+
+__all__ = ["Mistake", "MistakesDisplay", "find_mistakes"]
+
+#: Thumbnails are no larger, in pixels.
+_THUMBNAIL = 160
+_COLUMNS = 6
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One image that was taken for another class.
+
+    Parameters
+    ----------
+    row : int
+        Row of the bank's manifest.
+    id : str
+        Its id there (the file's path), fit for a terminal.
+    true, predicted : str
+        Class names.
+    p_true, p_predicted : float or None
+        Probability of each, in [0, 1]; None where the head knows none.
+    """
+
+    row: int
+    id: str
+    true: str
+    predicted: str
+    p_true: float | None
+    p_predicted: float | None
+
+
+def find_mistakes(predictions: Predictions, manifest: Manifest) -> list[Mistake]:
+    """List the rows a head gets wrong, worst first.
+
+    Parameters
+    ----------
+    predictions : featbank.sweep.Predictions
+        What a kept head answered; `featbank.runs.Run.predictions` reads it.
+    manifest : Manifest
+        Of the bank the head was fitted on.
+
+    Returns
+    -------
+    list of Mistake
+        The one whose true class got the lowest probability first (the largest loss); of equal ones the
+        surer. Without probabilities in the order of the rows.
+
+    Raises
+    ------
+    InvalidInputError
+        If the manifest's rows are no longer those of the predictions.
+
+    Examples
+    --------
+    >>> bank = featbank.open_bank()  # doctest: +SKIP
+    >>> find_mistakes(featbank.open_run().predictions(), bank.manifest)[0].predicted  # doctest: +SKIP
+    'dog'
+    """
+    rows, classes = predictions.rows, manifest.classes
+    if rows.size and (rows.max() >= len(manifest) or (manifest.labels[rows] != predictions.y_true).any()):
+        raise InvalidInputError(
+            "the bank's rows are no longer those the head was scored on: its images have changed; "
+            "fit the head again"
+        )
+    wrong = np.flatnonzero(predictions.y_true != predictions.y_pred)
+    p_true, p_pred = predictions.p_true, predictions.p_pred
+    if p_true is not None and p_pred is not None:
+        wrong = wrong[np.lexsort((wrong, -p_pred[wrong], p_true[wrong]))]
+    return [
+        Mistake(
+            row=int(rows[at]),
+            id=printable(manifest.ids[int(rows[at])]),
+            true=classes[int(predictions.y_true[at])],
+            predicted=classes[int(predictions.y_pred[at])],
+            p_true=None if p_true is None else float(p_true[at]),
+            p_predicted=None if p_pred is None else float(p_pred[at]),
+        )
+        for at in wrong.tolist()
+    ]
+
+
+class MistakesDisplay(Display):
+    r"""Misclassified images with true and predicted class and their probabilities, worst first.
+
+    Parameters
+    ----------
+    mistakes : sequence of Mistake
+        Those to draw, in this order.
+    images : sequence of ndarray of uint8, each of shape (h, w, 3)
+        One for each of them.
+    n_wrong, n_rows : int
+        How many were wrong, of how many.
+    split : str, default="test"
+        Which rows.
+    title : str, optional
+        Above the figure.
+
+    Raises
+    ------
+    InvalidInputError
+        If there are not as many images as mistakes.
+
+    Examples
+    --------
+    >>> one = Mistake(3, "cat/3.jpg", "cat", "dog", 0.04, 0.95)
+    >>> display = MistakesDisplay([one], [np.zeros((9, 16, 3), np.uint8)], n_wrong=1, n_rows=40).plot()
+    >>> display.ax_[0].get_title(loc="left")
+    'cat: 4.0 %\ntaken for dog: 95.0 %'
+    """
+
+    def __init__(
+        self,
+        mistakes: Sequence[Mistake],
+        images: Sequence[NDArray[np.uint8]],
+        *,
+        n_wrong: int,
+        n_rows: int,
+        split: str = "test",
+        title: str | None = None,
+    ) -> None:
+        if len(mistakes) != len(images):
+            raise InvalidInputError(f"{len(mistakes)} mistakes need as many images, got {len(images)}")
+        self.mistakes = tuple(mistakes)
+        self.images = tuple(images)
+        self.n_wrong, self.n_rows = n_wrong, n_rows
+        self.split = split
+        self.title = title
+
+    @classmethod
+    def from_predictions(
+        cls,
+        predictions: Predictions,
+        images: BankImages,
+        *,
+        most: int = 24,
+        title: str | None = None,
+    ) -> MistakesDisplay:
+        """Find the mistakes of a kept head and read their images again.
+
+        Parameters
+        ----------
+        predictions : featbank.sweep.Predictions
+            What it answered on the rows of a bank.
+        images : BankImages
+            Of that bank.
+        most : int, default=24
+            How many to show.
+        title : str, optional
+            Above the figure.
+
+        Returns
+        -------
+        MistakesDisplay
+            Not drawn yet.
+
+        Raises
+        ------
+        InvalidInputError
+            If `most` is below 1, or the bank's rows are no longer those of the predictions.
+        MissingDataError
+            If an image is gone.
+        """
+        if most < 1:
+            raise InvalidInputError(f"most={most!r} must be at least 1")
+        found = find_mistakes(predictions, images.bank.manifest)
+        return cls(
+            found[:most],
+            [_thumbnail(images.read(one.row)) for one in found[:most]],
+            n_wrong=len(found),
+            n_rows=len(predictions.rows),
+            split=predictions.split,
+            title=title,
+        )
+
+    def plot(self, ax: Sequence[Axes] | None = None) -> MistakesDisplay:
+        """Draw the images.
+
+        Parameters
+        ----------
+        ax : sequence of matplotlib.axes.Axes, optional
+            Axes of the caller's, one for each mistake (one, if there is none); a new figure by default.
+
+        Returns
+        -------
+        MistakesDisplay
+            This display, with `figure_` and `ax_` (an array of axes).
+
+        Raises
+        ------
+        InvalidInputError
+            If `ax` is another number of axes.
+        """
+        n = max(1, len(self.mistakes))
+        columns = min(_COLUMNS, n)
+        rows = -(-n // columns)
+        with drawing.styled():
+            own = ax is None
+            drawn_on: Any = ax
+            if drawn_on is None:
+                figure = drawing.new_figure(max(5.0, 2.05 * columns), 0.9 + 2.3 * rows)
+                grid = figure.subplots(rows, columns, squeeze=False)
+                for left in grid.ravel()[n:]:
+                    left.set_axis_off()
+                drawn_on = grid.ravel()[:n]
+            panels: NDArray[Any] = np.ravel(np.array(drawn_on, dtype=object))
+            if len(panels) != n:
+                raise InvalidInputError(f"these mistakes are drawn on {n} axes, got {len(panels)}")
+            self._start(panels[0], 0, 0)
+            self.ax_ = panels
+            for axes, one, pixels in zip(panels, self.mistakes, self.images, strict=False):
+                axes.imshow(pixels, interpolation="nearest" if max(pixels.shape) < 64 else "antialiased")
+                axes.set_title(_said(one), fontsize=8, loc="left", parse_math=False)
+                bare(axes)
+                axes.set_anchor("NW")
+            if not self.mistakes:
+                bare(panels[0])
+                panels[0].text(0.5, 0.5, "no mistakes", ha="center", va="center")
+            if own:
+                said = self.heading()
+                drawing.head_figure(self.figure_, f"{self.title}\n{said}" if self.title else said)
+        return self
+
+    def facts(self) -> dict[str, Any]:
+        """Return how many are wrong of how many, and what is known of those that are drawn."""
+        return {
+            "split": self.split,
+            "wrong": self.n_wrong,
+            "of": self.n_rows,
+            "mistakes": [asdict(one) for one in self.mistakes],
+        }
+
+    def heading(self) -> str:
+        """Return how many images are wrong and which are shown."""
+        rows = {"val": "validation"}.get(self.split, self.split)
+        said = f"{self.n_wrong} of {self.n_rows} {rows} images wrong"
+        if not self.mistakes:
+            return said
+        sure = self.mistakes[0].p_true is not None
+        first = "the least probable true class first" if sure else "in the order of the rows"
+        return f"{said}, {first}" + (
+            f"; {len(self.mistakes)} shown" if len(self.mistakes) < self.n_wrong else ""
+        )
+
+
+def _said(one: Mistake) -> str:
+    shares = ["" if share is None else f": {100 * share:.1f} %" for share in (one.p_true, one.p_predicted)]
+    true, predicted = (wrapped(printable(name), 17) for name in (one.true, one.predicted))
+    return f"{true}{shares[0]}\ntaken for {predicted}{shares[1]}"
+
+
+def _thumbnail(image: Image.Image) -> NDArray[np.uint8]:
+    image.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    return np.asarray(image)
