@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,12 +13,14 @@ from featbank import figures
 from featbank._cache import banks_folder
 from featbank.backbones import get_spec
 from featbank.banks import Bank, BankStore
-from featbank.errors import UnknownNameError
-from featbank.runs import Run, create_run
+from featbank.errors import InvalidInputError, UnknownNameError
+from featbank.runs import Claim, Run, create_run, find_unfinished, sweep_digest
 from featbank.sampling import Size
-from featbank.sweep import SweepResult, run_sweep
+from featbank.sweep import SweepGroup, SweepResult, run_sweep
 
 __all__ = ["FittedRun", "fit_heads"]
+
+logger = logging.getLogger(__name__)
 
 
 class FittedRun:
@@ -31,12 +34,17 @@ class FittedRun:
         Every fit, and the kept heads.
     figures : mapping of str to pathlib.Path
         Kind of figure -> its PNG file.
+    n_resumed : int, default=0
+        How many of the fits an interrupted run had made before, and were not made again.
     """
 
-    def __init__(self, run: Run, result: SweepResult, figures: Mapping[str, Path]) -> None:
+    def __init__(
+        self, run: Run, result: SweepResult, figures: Mapping[str, Path], n_resumed: int = 0
+    ) -> None:
         self.run = run
         self.result = result
         self.figures = dict(figures)
+        self.n_resumed = n_resumed
 
     def __repr__(self) -> str:
         return f"<FittedRun {self.run.name!r}, {len(self.result.fits)} fits>"
@@ -57,8 +65,17 @@ def fit_heads(
     command: Sequence[str] = (),
     cache_dir: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int, str], None] | None = None,
+    fresh: bool = False,
+    n_jobs: int | None = None,
+    check_leaks: bool | float = False,
+    interval: Literal["t", "bootstrap"] = "t",
+    announce: Callable[[str], None] | None = None,
 ) -> FittedRun:
     """Fit heads on a bank for growing numbers of samples per class, into a run folder with its figures.
+
+    A sweep that was interrupted goes on where it stopped: an unfinished run of the same name, with the same
+    parameters, on the same bank with the same content, by the same versions, is continued, and no fit that
+    stands in its ``results.csv`` is made again.
 
     Parameters
     ----------
@@ -76,6 +93,14 @@ def fit_heads(
         The cache.
     progress : callable, optional
         Called with (fits done, fits in all, what comes next).
+    fresh : bool, default=False
+        Start anew even if there is an unfinished run of this sweep.
+    n_jobs, check_leaks
+        See `featbank.run_sweep`.
+    interval : {"t", "bootstrap"}, default="t"
+        The band of the curve that is drawn; see `SweepResult.curve`.
+    announce : callable, optional
+        Called with one line for people when an interrupted run is continued.
 
     Returns
     -------
@@ -106,26 +131,85 @@ def fit_heads(
         "save_heads": save_heads,
     }
 
-    @cache
-    def run() -> Run:
-        # Made with the first result, so that wrong input leaves no empty run behind.
-        return create_run(cache_dir, name, bank=bank, command=command, parameters=parameters)
+    if interval not in ("t", "bootstrap"):
+        raise InvalidInputError(f"interval={interval!r} is not one of 't', 'bootstrap'")
+    place = _Place(cache_dir, name, bank, command, parameters, fresh=fresh)
+    if place.earlier is not None and place.run is not None:
+        n_fits = place.run.facts["sweep"].get("n_fits")
+        text = f"continuing run {place.run.name}: {len(place.earlier.fits)} of {n_fits} fits were done"
+        logger.info("%s", text)
+        if announce is not None:
+            announce(text)
+    try:
+        result = run_sweep(
+            bank,
+            cuts=wanted,
+            heads=heads,
+            samples_per_class=samples_per_class,
+            repeats=repeats,
+            temperatures=temperatures,
+            random_state=random_state,
+            head_params=head_params,
+            save_heads=save_heads,
+            n_jobs=n_jobs,
+            progress=progress,
+            on_result=place.add,
+            check_leaks=check_leaks,
+            resume=place.earlier,
+        )
+        run = place.finish(result)
+        drawn = figures.draw_all(run, interval=interval) if result.curve() else {}
+    finally:
+        place.let_go()
+    return FittedRun(run, result, drawn, len(place.earlier.fits) if place.earlier else 0)
 
-    result = run_sweep(
-        bank,
-        cuts=wanted,
-        heads=heads,
-        samples_per_class=samples_per_class,
-        repeats=repeats,
-        temperatures=temperatures,
-        random_state=random_state,
-        head_params=head_params,
-        save_heads=save_heads,
-        progress=progress,
-        on_result=lambda group: run().add(group),
-    )
-    run().finish(result)
-    return FittedRun(run(), result, figures.draw_all(run()) if result.curve() else {})
+
+class _Place:
+    """Where the results of one sweep go: an interrupted run of the same sweep, or a new one.
+
+    A new one is made with the first result, so that wrong input leaves no empty run behind.
+    """
+
+    def __init__(
+        self,
+        cache_dir: str | os.PathLike[str] | None,
+        name: str,
+        bank: Bank,
+        command: Sequence[str],
+        parameters: Mapping[str, Any],
+        *,
+        fresh: bool,
+    ) -> None:
+        self._make = partial(create_run, cache_dir, name, bank=bank, command=command, parameters=parameters)
+        self._digest = sweep_digest(bank, name, parameters)
+        self.run: Run | None = None
+        self.earlier: SweepResult | None = None
+        self._claim: Claim | None = None
+        found = None if fresh else find_unfinished(cache_dir, self._digest)
+        if found is not None:
+            self.run, self._claim = found
+            self.earlier = self.run.take_up()
+
+    def add(self, group: SweepGroup) -> None:
+        """Write what was finished."""
+        self._run(group.n_total).add(group)
+
+    def finish(self, result: SweepResult) -> Run:
+        """Note that the sweep is done."""
+        run = self._run(len(result.fits))
+        run.finish(result)
+        return run
+
+    def _run(self, n_fits: int) -> Run:
+        if self.run is None:
+            self.run = self._make(sweep={"digest": self._digest, "n_fits": n_fits})
+            self._claim = Claim(self.run.path)
+        return self.run
+
+    def let_go(self) -> None:
+        """Let another process go on with the run, if it is not finished."""
+        if self._claim is not None:
+            self._claim.let_go()
 
 
 def _canonical(bank: Bank, cut: str) -> str:

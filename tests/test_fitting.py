@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
+import os
+import pickle
+import threading
 from collections import defaultdict
 from pathlib import Path
 
@@ -11,11 +15,17 @@ import numpy as np
 import pytest
 
 from featbank.banks import Bank, BankStore
-from featbank.errors import CacheWriteError, FeatbankError, InvalidInputError, UnknownNameError
+from featbank.errors import (
+    CacheWriteError,
+    FeatbankError,
+    InvalidInputError,
+    LeakWarning,
+    UnknownNameError,
+)
 from featbank.extraction import extract
 from featbank.fitting import fit_heads
 from featbank.runs import Run, list_runs
-from featbank.sweep import _fitting
+from featbank.sweep import _fitting, run_sweep
 
 QUICK = {"head_params": {"softmax": {"max_epochs": 5}}, "repeats": 2, "samples_per_class": "2,4"}
 
@@ -70,9 +80,8 @@ def test_a_run_with_its_figures(digits, cache):
     }
     assert run.result().fits == fitted.result.fits
     assert run.result().cuts == ("block3_pool", "block5_pool")
-    assert {kind: file.parent == path / "figures" for kind, file in fitted.figures.items()} == dict.fromkeys(
-        ("curve", "cuts", "confusion", "history"), True
-    )
+    assert set(fitted.figures) >= {"curve", "cuts", "confusion", "history"}
+    assert {file.parent for file in fitted.figures.values()} == {path / "figures"}
     assert steps[0][:2] == (0, 16)
     assert steps[-1][:2] == (16, 16)
     with (path / "results.csv").open() as file:
@@ -138,7 +147,7 @@ def test_a_run_is_made_with_the_first_result_and_not_before(digits, cache):
         seen.append((done, len(list_runs(cache))))
 
     fit_heads(digits, cuts=["block3_pool", "block5_pool"], cache_dir=cache, progress=look, **QUICK)
-    assert seen == [(0, 0), (4, 1), (8, 1)]
+    assert seen == [(0, 0), (2, 1), (4, 1), (4, 1), (6, 1), (8, 1)]
 
 
 def test_an_interrupted_sweep_leaves_what_it_has(digits, cache):
@@ -156,14 +165,15 @@ def test_an_interrupted_sweep_leaves_what_it_has(digits, cache):
 
 def test_all_cuts_and_heads_are_fitted_on_the_same_samples(digits, cache, monkeypatch):
     rows = defaultdict(dict)
-    fit_group = _fitting.fit_group
+    fit_family = _fitting.fit_family
 
-    def watching(candidate, splits, plans, cut, temperature, **options):
-        for plan in plans:
-            rows[plan.n_per_class, plan.repeat][cut, candidate.name] = plan.rows.tolist()
-        return fit_group(candidate, splits, plans, cut, temperature, **options)
+    def watching(family, tasks, splits, **options):
+        for task in tasks:
+            plan = task.plan
+            rows[plan.n_per_class, plan.repeat][task.record.cut, family.name] = plan.rows.tolist()
+        return fit_family(family, tasks, splits, **options)
 
-    monkeypatch.setattr("featbank.sweep.running.fit_group", watching)
+    monkeypatch.setattr("featbank.sweep._course.fit_family", watching)
     fit_heads(digits, cuts=["block3_pool", "block5_pool"], heads=["softmax", "ncm"], cache_dir=cache, **QUICK)
     assert len(rows) == 4
     for (n_per_class, _), by_group in rows.items():
@@ -178,7 +188,7 @@ def test_a_sweep_in_which_everything_failed_still_leaves_a_run(digits, cache, mo
     def fail(*_args, **_options):
         raise RuntimeError("no luck")
 
-    monkeypatch.setattr("featbank.sweep._fitting._stack", fail)
+    monkeypatch.setattr("featbank.sweep._material.ColumnMaterial.fit", fail)
     fitted = fit_heads(digits, cuts=["block5_pool"], cache_dir=cache, **QUICK)
     assert (fitted.figures, fitted.result.curve(), len(fitted.result.failed)) == ({}, [], 4)
     assert Run.open(fitted.run.path).facts["notes"] == ["4 of 4 fits failed: RuntimeError: no luck"]
@@ -205,7 +215,7 @@ def test_without_test_rows_the_figures_are_of_the_validation_rows(digits, cache,
         cache_dir=tmp_path / "other",
     )
     fitted = fit_heads(made.bank, cache_dir=cache, **QUICK)
-    assert set(fitted.figures) == {"curve", "confusion", "history"}
+    assert set(fitted.figures) >= {"curve", "confusion", "history"}
     assert any("no test rows" in note for note in fitted.result.notes)
 
 
@@ -218,3 +228,109 @@ def test_runs_that_cannot_be_written(digits, tmp_path):
 def test_an_open_bank_does_as_well(digits, cache):
     fitted = fit_heads(Bank.open(digits), cuts=["block5_pool"], cache_dir=cache, **QUICK)
     assert fitted.run.source["key_digest"] == Bank.open(digits).key.digest()
+
+
+class Nearest:
+    """An estimator of somebody's own; says where it was fitted."""
+
+    def fit(self, X, y):
+        self.classes_ = np.unique(y)
+        self.means = np.stack([X[y == code].mean(axis=0) for code in self.classes_])
+        self.process, self.thread = os.getpid(), threading.get_ident()
+        return self
+
+    def predict(self, X):
+        return self.classes_[((X[:, None] - self.means) ** 2).sum(axis=2).argmin(axis=1)]
+
+
+class Rooted(Nearest):
+    """Cannot be pickled."""
+
+    def __deepcopy__(self, memo):
+        return Rooted()
+
+    def __reduce__(self):
+        raise TypeError("it stays here")
+
+
+JOBS = {"cuts": ["block5_pool"], "samples_per_class": "2,4", "repeats": 2, "save_heads": "all"}
+
+
+def own_and_classic(bank, heads, n_jobs):
+    result = run_sweep(bank, heads=heads, n_jobs=n_jobs, **JOBS)
+    figures = [dataclasses.replace(fit, duration_s=0.0) for fit in result.fits]
+    heads = sorted(result.heads, key=lambda kept: kept.name)
+    return figures, heads
+
+
+def test_processes_give_what_one_process_gives(digits):
+    bank = Bank.open(digits)
+    X = bank.features("block5_pool")
+    heads = ["ncm", "knn", "svm", ("own", Nearest())]
+    (figures, kept), (again, kept_again) = (own_and_classic(bank, heads, n_jobs) for n_jobs in (None, 2))
+    assert figures == again
+    assert [one.name for one in kept] == [one.name for one in kept_again]
+    assert len(kept) == 16
+    for one, other in zip(kept, kept_again, strict=True):
+        np.testing.assert_array_equal(one.estimator.predict(X), other.estimator.predict(X))
+        if one.fit.head == "own":
+            assert one.estimator.process == os.getpid() != other.estimator.process
+    # a head that was fitted elsewhere is a whole head: it can be saved
+    classic = [one for one in kept_again if one.fit.head == "svm"]
+    assert classic[0].estimator.space_.n_features_ == X.shape[1] == classic[0].estimator.n_features_in_
+
+
+def test_what_cannot_be_pickled_is_fitted_in_threads(digits):
+    bank = Bank.open(digits)
+    (figures, _), (again, kept) = (own_and_classic(bank, [("own", Rooted())], n_jobs) for n_jobs in (None, 2))
+    assert figures == again
+    assert {one.estimator.process for one in kept} == {os.getpid()}
+    assert threading.get_ident() not in {one.estimator.thread for one in kept}
+
+
+def test_no_features_are_sent_to_other_processes(digits, monkeypatch):
+    """What goes there is where the bank is, row numbers and labels."""
+    sent = []
+
+    def look(calls, n_jobs, prefer):
+        assert (n_jobs, prefer) == (2, "processes")
+        for call, *arguments in calls:
+            sent.append(len(pickle.dumps(arguments)))
+            yield call(*arguments)
+
+    monkeypatch.setattr("featbank.sweep._fitting._in_parallel", look)
+    bank = Bank.open(digits)
+    figures, _ = own_and_classic(bank, [("own", Nearest())], 2)
+    assert figures == own_and_classic(bank, [("own", Nearest())], None)[0]
+    assert len(sent) == 4
+    assert max(sent) < 8000 < bank.features("block5_pool").nbytes
+
+
+def test_one_by_one_heads_are_written_one_by_one(digits, cache, monkeypatch):
+    lines = []
+    add = Run.add
+
+    def watching(run, group):
+        add(run, group)
+        lines.append(len(run.result().fits))
+
+    monkeypatch.setattr(Run, "add", watching)
+    fit_heads(digits, heads=["svm"], n_jobs=2, cache_dir=cache, **{**JOBS, "save_heads": "none"})
+    assert lines == [1, 2, 3, 4]
+
+
+def test_wrong_interval(digits, cache):
+    with pytest.raises(InvalidInputError, match="interval='z' is not one of 't', 'bootstrap'"):
+        fit_heads(digits, interval="z", cache_dir=cache, **QUICK)
+    assert not (cache / "runs").exists()
+
+
+def test_leaks_and_counts_stand_in_the_run(digits, cache):
+    with pytest.warns(LeakWarning, match="near-identical"):
+        fitted = fit_heads(digits, cuts=["block5_pool"], check_leaks=0.05, cache_dir=cache, **QUICK)
+    facts = Run.open(fitted.run.path).facts
+    assert facts["rows"] == {"train": 60, "val": 30, "test": 60}
+    assert facts["near_duplicates"]["cut"] == "logits"
+    assert facts["near_duplicates"]["count"] == len(facts["near_duplicates"]["pairs"]) > 0
+    assert fitted.run.result().near_duplicates == facts["near_duplicates"]
+    assert set(facts["draws"]["subsets"]) == {"2", "4"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -54,8 +54,11 @@ def fit_head(
         ),
     ] = None,
     lr: Annotated[
-        float | None,
-        typer.Option(help="softmax, mlp: learning rate at the start (default: the head's own)."),
+        str | None,
+        typer.Option(
+            help="softmax, mlp: learning rate at the start, a list such as 1e-3,1e-2 (a head of each), or "
+            "auto (default: the head's own)."
+        ),
     ] = None,
     solver: Annotated[str | None, typer.Option(help="softmax, mlp: adam or sgd (default: adam).")] = None,
     annealing: Annotated[
@@ -81,7 +84,12 @@ def fit_head(
     dropout: Annotated[float | None, typer.Option(help="softmax, mlp: share left out.")] = None,
     alpha: Annotated[float | None, typer.Option(help="softmax, mlp, ridge: weight decay.")] = None,
     c: Annotated[
-        float | None, typer.Option("--C", help="logreg, svm: inverse of the regularisation.")
+        str | None,
+        typer.Option(
+            "--C",
+            help="logreg, svm: inverse of the regularisation, a list such as 0.01,0.1,1 (a head of each), or "
+            "auto (logreg: chosen on the validation rows).",
+        ),
     ] = None,
     standardize: Annotated[
         bool | None,
@@ -96,12 +104,38 @@ def fit_head(
     save_heads: Annotated[
         str, typer.Option(help="best (one per curve, by validation), all, or none.")
     ] = "best",
+    interval: Annotated[
+        str,
+        typer.Option(help="t (over the repeats) or bootstrap (over the test images): what ± and bands are."),
+    ] = "t",
+    check_leaks: Annotated[
+        bool,
+        typer.Option(
+            "--check-leaks",
+            help="Look for near-identical images across the splits first (see --leak-cosine).",
+        ),
+    ] = False,
+    leak_cosine: Annotated[
+        float | None,
+        typer.Option(help="--check-leaks: cosine from which two images are near-identical (default: 0.9)."),
+    ] = None,
+    n_jobs: Annotated[
+        int | None,
+        typer.Option(
+            "--n-jobs", "-j", help="ncm, knn, svm, ridge: processes; -1 is one per core (default: 1)."
+        ),
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start anew, also where an interrupted run could be continued.")
+    ] = False,
     name: Annotated[str, typer.Option(help="Run folder: the time, then this name.")] = "fit-head",
     random_state: Seed = 0,
     cache_dir: CacheDir = None,
     as_json: Json = False,
 ) -> None:
     """Fit heads for growing numbers of samples per class; draws the accuracy-vs-samples curve.
+
+    Interrupted, the same command goes on where it stopped.
 
     Example: featbank fit-head --cut fc7 --head softmax --samples-per-class 4..32 --repeats 5
     """
@@ -111,7 +145,7 @@ def fit_head(
     head_params = _head_params(
         heads,
         {
-            "lr": lr,
+            "lr": _values("--lr", lr),
             "solver": solver,
             "annealing": annealing,
             "annealing_epochs": annealing_epochs,
@@ -121,13 +155,17 @@ def fit_head(
             "hidden_units": hidden_units,
             "dropout": dropout,
             "alpha": alpha,
-            "C": c,
+            "C": _values("--C", c),
             "standardize": standardize,
             "device": device,
         },
     )
     if save_heads not in ("best", "all", "none"):
         raise InvalidInputError(f"--save-heads {save_heads!r} is not one of best, all, none")
+    if interval not in ("t", "bootstrap"):
+        raise InvalidInputError(f"--interval {interval!r} is not one of t, bootstrap")
+    if leak_cosine is not None and not check_leaks:
+        raise InvalidInputError("--leak-cosine is for --check-leaks; add it")
     with noted_not_warned(), progress_bar("fit", "heads") as progress:
         fitted = fit_heads(
             bank,
@@ -142,23 +180,71 @@ def fit_head(
             name=name,
             command=sys.argv,
             cache_dir=cache_dir,
-            progress=lambda done, total, _: progress(done, total),
+            progress=_without_earlier(progress),
+            fresh=fresh,
+            n_jobs=n_jobs,
+            check_leaks=leak_cosine if leak_cosine is not None else check_leaks,
+            interval=interval,  # type: ignore[arg-type]  # one of the two, checked above
+            announce=say,
         )
     if as_json:
         print_notes(fitted)
-        print_json(
-            {
-                "run": fitted.run.path,
-                "curve": fitted.result.curve(),
-                "figures": fitted.figures,
-                "notes": fitted.result.notes,
-                "failed": len(fitted.result.failed),
-            }
-        )
+        print_json(_as_json(fitted, interval))
     else:
-        print_curve(fitted)
+        print_curve(fitted, interval)
     if fitted.result.failed:
         raise typer.Exit(1)
+
+
+def _without_earlier(progress: Callable[[int, int], None]) -> Callable[[int, int, str], None]:
+    """Leave out of the rate and the time left what an interrupted run had done before."""
+    earlier: int | None = None
+
+    def told(done: int, total: int, _: str) -> None:
+        nonlocal earlier
+        if earlier is None:
+            earlier = done
+        progress(done - earlier, total - earlier)
+
+    return told
+
+
+def _as_json(fitted: FittedRun, interval: str) -> dict[str, Any]:
+    found = {
+        "run": fitted.run.path,
+        "resumed": fitted.n_resumed,
+        "rows": fitted.result.n_rows,
+        "interval": interval,
+        "curve": fitted.result.curve(interval=interval),  # type: ignore[arg-type]  # checked by the command
+        "figures": fitted.figures,
+        "notes": fitted.result.notes,
+        "failed": len(fitted.result.failed),
+    }
+    if fitted.result.near_duplicates:
+        found["near_duplicates"] = fitted.result.near_duplicates
+    best = _answering(fitted)
+    if best is not None:
+        found["head"] = {**best, "per_class": fitted.run.per_class_accuracy(best["name"])}
+    return found
+
+
+def _answering(fitted: FittedRun) -> dict[str, Any] | None:
+    """Return the head that answers `featbank predict`, if one was saved."""
+    return fitted.run.best_head() if any(one["saved"] for one in fitted.run.heads()) else None
+
+
+def _values(option: str, text: str | None) -> Any:
+    """Return a number, "auto", or a list of them, as an option says it."""
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    try:
+        values = [part if part == "auto" else float(part) for part in parts]
+    except ValueError:
+        raise InvalidInputError(
+            f"{option} {text!r} is no number, auto, or a list such as 0.01,0.1,1"
+        ) from None
+    return values if len(values) > 1 else values[0]
 
 
 def _head_params(heads: Sequence[str], options: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -194,9 +280,9 @@ def _numbers(text: str | None) -> list[float] | None:
         raise InvalidInputError(f"--temperature {text!r} is not a list of numbers such as 0.5,1,2") from None
 
 
-def print_curve(fitted: FittedRun) -> None:
+def print_curve(fitted: FittedRun, interval: str = "t") -> None:
     """Print the curve as a table: one line per cut, head and temperature, one column per size."""
-    points = fitted.result.curve()
+    points = fitted.result.curve(interval=interval)  # type: ignore[arg-type]  # "t" or "bootstrap"
     metric = "top1" if any(point["top1_mean"] is not None for point in points) else "val_top1"
     sizes = sorted({point["n_per_class"] for point in points})
     lines: dict[tuple[str, str, float | None], dict[float, str]] = {}
@@ -205,7 +291,10 @@ def print_curve(fitted: FittedRun) -> None:
         lines.setdefault(key, {})[point["n_per_class"]] = _cell(point, metric)
     columns = [f"{size:g}" for size in sizes]
     split = "test" if metric == "top1" else "validation"
-    typer.echo(f"\n{split} accuracy in % by samples per class: mean and half width of the 95 % interval\n")
+    over = "" if interval == "t" else f" over the {split} images"
+    typer.echo(
+        f"\n{split} accuracy in % by samples per class: mean and half width of the 95 % interval{over}\n"
+    )
     print_table(
         ("cut", "head", *columns),
         [
@@ -215,10 +304,38 @@ def print_curve(fitted: FittedRun) -> None:
         numeric=columns,
     )
     print_notes(fitted)
-    typer.echo(f"\n{'bank':<12}{printable(str(fitted.run.source['bank']))}")
+    typer.echo(f"\n{'images':<12}{_counts(fitted.result.n_rows)}")
+    best = _answering(fitted)
+    if best is not None:
+        typer.echo(f"{'head':<12}{_said(fitted, best)}")
+    typer.echo(f"{'bank':<12}{printable(str(fitted.run.source['bank']))}")
     typer.echo(f"{'run':<12}{fitted.run.path}")
     for kind, path in fitted.figures.items():
         typer.echo(f"{kind:<12}{path}")
+
+
+def _counts(n_rows: Mapping[str, int]) -> str:
+    """Say how many images there are of each split.
+
+    Examples
+    --------
+    >>> _counts({"train": 896, "val": 128, "test": 256})
+    '896 to train on, 128 for validation, 256 for the test'
+    """
+    words = (("train", "to train on"), ("val", "for validation"), ("test", "for the test"))
+    return ", ".join(f"{n_rows.get(split, 0)} {what}" for split, what in words)
+
+
+def _said(fitted: FittedRun, head: Mapping[str, Any]) -> str:
+    """Say which head answers predictions, how good it is, and at which classes it is worst."""
+    shares = fitted.run.per_class_accuracy(head["name"])
+    weakest = sorted(shares, key=lambda one: shares[one])[:3]
+    at = "" if head["temperature"] is None else f" at T={head['temperature']:g}"
+    score = head["top1"] if head["top1"] is not None else head["val_top1"]
+    return (
+        f"{head['head']} on {head['cut']}{at}, {head['n_per_class']:g} per class: {100 * score:.1f} %; "
+        f"weakest {', '.join(f'{printable(one)} {100 * shares[one]:.0f} %' for one in weakest)}"
+    )
 
 
 def print_notes(fitted: FittedRun) -> None:

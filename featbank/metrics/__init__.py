@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from featbank.metrics.accuracy import confusion_matrix, most_confused, per_class_accuracy, top_k_accuracy
+from featbank.metrics.accuracy import (
+    confusion_matrix,
+    most_confused,
+    per_class_accuracy,
+    top_k_accuracy,
+    top_k_hits,
+)
 from featbank.metrics.calibration import expected_calibration_error, fit_temperature, log_loss
 from featbank.metrics.intervals import Interval, bootstrap_interval, mean_interval, paired_difference
 from featbank.metrics.power_law import PowerLaw, fit_power_law
@@ -21,4 +27,5 @@ __all__ = [
     "paired_difference",
     "per_class_accuracy",
     "top_k_accuracy",
+    "top_k_hits",
 ]

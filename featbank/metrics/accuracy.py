@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from featbank.errors import InvalidInputError
 from featbank.metrics._checks import Floats, check_scores
 
-__all__ = ["confusion_matrix", "most_confused", "per_class_accuracy", "top_k_accuracy"]
+__all__ = ["confusion_matrix", "most_confused", "per_class_accuracy", "top_k_accuracy", "top_k_hits"]
 
 
 def top_k_accuracy(
@@ -46,6 +46,23 @@ def top_k_accuracy(
     >>> top_k_accuracy([0, 2], scores), top_k_accuracy([0, 2], scores, k=3)
     (0.5, 1.0)
     """
+    return float(np.mean(top_k_hits(y_true, scores, k=k, labels=labels)))
+
+
+def top_k_hits(
+    y_true: ArrayLike, scores: ArrayLike, *, k: int = 1, labels: ArrayLike | None = None
+) -> NDArray[np.bool_]:
+    """Say of each row whether its true class is among the `k` best scores; see `top_k_accuracy`.
+
+    Returns
+    -------
+    ndarray of bool, shape (n_samples,)
+
+    Examples
+    --------
+    >>> top_k_hits([0, 2], [[0.7, 0.2, 0.1], [0.3, 0.4, 0.3]]).tolist()
+    [True, False]
+    """
     y, matrix = check_scores(y_true, scores, "scores")
     if k < 1:
         raise InvalidInputError(f"k={k!r} must be at least 1")
@@ -61,7 +78,8 @@ def top_k_accuracy(
     own = np.take_along_axis(matrix, column[:, None], axis=1)  # (n_samples, 1)
     earlier = np.arange(matrix.shape[1])[None, :] < column[:, None]
     better = np.sum((matrix > own) | ((matrix == own) & earlier), axis=1)
-    return float(np.mean(known & (better < k)))
+    hits: NDArray[np.bool_] = known & (better < k)
+    return hits
 
 
 def confusion_matrix(y_true: ArrayLike, y_pred: ArrayLike, n_classes: int) -> NDArray[np.int64]:

@@ -2,14 +2,27 @@
 
 A run folder ``<YYYYmmdd-HHMMSS>-<name>/`` holds ``run.json`` (where the features came from, everything a
 prediction needs, the parameters, which heads were kept), ``results.csv`` (one line per fit), ``heads/``,
-``histories.json``, ``predictions/`` (what each kept head answered) and ``figures/``. Files are replaced
-whole as results arrive, so that an interrupted run can be read.
+``histories.json``, ``predictions/`` (what each kept head answered), ``hits.csv`` (which rows each fit got
+right) and ``figures/``. Files are replaced whole and lines are appended as results arrive, so that an
+interrupted run can be read, and gone on with.
 """
 
 from __future__ import annotations
 
+from featbank.runs.continuing import Claim, find_unfinished, sweep_digest
 from featbank.runs.creating import create_run
-from featbank.runs.finding import latest_run, list_runs, open_run, resolve_run
+from featbank.runs.finding import latest_run, list_runs, open_run, resolve_run, runs_of_bank
 from featbank.runs.folder import Run
 
-__all__ = ["Run", "create_run", "latest_run", "list_runs", "open_run", "resolve_run"]
+__all__ = [
+    "Claim",
+    "Run",
+    "create_run",
+    "find_unfinished",
+    "latest_run",
+    "list_runs",
+    "open_run",
+    "resolve_run",
+    "runs_of_bank",
+    "sweep_digest",
+]

@@ -18,7 +18,7 @@ from featbank.runs.folder import FORMAT, Run
 if TYPE_CHECKING:
     from featbank.banks import Bank
 
-__all__ = ["create_run"]
+__all__ = ["create_run", "versions"]
 
 _VERSIONS = ("featbank", "torch", "torchvision", "numpy", "scikit-learn")
 
@@ -30,6 +30,7 @@ def create_run(
     bank: Bank,
     command: Sequence[str] = (),
     parameters: Mapping[str, Any] | None = None,
+    sweep: Mapping[str, Any] | None = None,
     now: datetime | None = None,
 ) -> Run:
     """Make a run folder and write its first ``run.json``.
@@ -47,6 +48,8 @@ def create_run(
         The command line, for people.
     parameters : mapping of str to JSON values, optional
         What the command was given.
+    sweep : mapping, optional
+        ``digest`` and ``n_fits`` of the sweep, by which an interrupted run is found again.
     now : datetime.datetime, optional
         Time of the run; now by default.
 
@@ -82,6 +85,7 @@ def create_run(
         "status": "running",
         "command": shlex.join(command),
         "parameters": dict(parameters or {}),
+        "sweep": dict(sweep or {}),
         "source": {
             "bank": str(bank.path.absolute()),
             "key_digest": bank.key.digest(),
@@ -102,14 +106,15 @@ def create_run(
         "cuts": [],
         "notes": [],
         "heads": [],
-        "versions": _versions(),
+        "versions": versions(),
     }
     run = Run(path, facts)
     run.write()
     return run
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Return the versions of Python, featbank and what it computes with."""
     found = {"python": platform.python_version()}
     for name in _VERSIONS:
         try:

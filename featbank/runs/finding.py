@@ -12,7 +12,7 @@ from featbank.errors import RunError, RunNotFoundError
 from featbank.manifest import printable
 from featbank.runs.folder import RUN_FILE, Run
 
-__all__ = ["latest_run", "list_runs", "open_run", "resolve_run"]
+__all__ = ["latest_run", "list_runs", "open_run", "resolve_run", "runs_of_bank"]
 
 
 def list_runs(cache_dir: str | os.PathLike[str] | None = None) -> list[Path]:
@@ -77,3 +77,32 @@ def open_run(
 ) -> Run:
     """Open a run by path, name, a part of its name, or the newest; see `resolve_run`."""
     return resolve_run(run, cache_dir)
+
+
+def runs_of_bank(bank: str | os.PathLike[str], cache_dir: str | os.PathLike[str] | None = None) -> list[Run]:
+    """Return the runs whose features come from a bank, oldest first; of equal sweeps the last one only.
+
+    Parameters
+    ----------
+    bank : path-like
+        Folder of the bank.
+    cache_dir : path-like or None
+        The cache; None for the default one.
+
+    Returns
+    -------
+    list of Run
+        Runs that cannot be opened are left out.
+    """
+    wanted = Path(bank).resolve()
+    found: dict[str, Run] = {}
+    for path in list_runs(cache_dir):
+        try:
+            run = Run.open(path)
+        except RunError:
+            continue
+        if Path(run.source["bank"]).resolve() == wanted:
+            same = run.facts.get("sweep", {}).get("digest", run.name)
+            found.pop(same, None)
+            found[same] = run
+    return list(found.values())

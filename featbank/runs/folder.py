@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,18 @@ from numpy.typing import NDArray
 
 from featbank import _atomic
 from featbank._registry import nearest
-from featbank.errors import InvalidInputError, RunError, RunNotFoundError
+from featbank.errors import RunError, RunNotFoundError
 from featbank.manifest import printable
-from featbank.metrics import confusion_matrix
-from featbank.sweep import FitResult, KeptHead, Predictions, SweepGroup, SweepResult
-from featbank.sweep.records import fits_from_csv, fits_to_csv
+from featbank.metrics import confusion_matrix, per_class_accuracy
+from featbank.runs._growing import GrowingTables
+from featbank.runs._kept import forget_kept, save_kept, with_null
+from featbank.sweep import Predictions, SweepGroup, SweepResult
+from featbank.sweep.results import fit_id
 
 __all__ = ["FORMAT", "RUN_FILE", "Run"]
 
 FORMAT = 1
-RUN_FILE, RESULTS_FILE, HISTORIES_FILE = "run.json", "results.csv", "histories.json"
+RUN_FILE, HISTORIES_FILE = "run.json", "histories.json"
 _REQUIRED = (
     "format",
     "name",
@@ -121,55 +124,56 @@ class Run:
     def add(self, group: SweepGroup) -> None:
         """Write what one group of a sweep gave; pass this as ``on_result`` to `featbank.sweep.run_sweep`.
 
-        Heads go first, ``results.csv`` next, ``run.json`` last: what it names is there.
+        Heads go first, ``run.json`` next, the lines of ``results.csv`` last: a fit that stands there is done,
+        with all that belongs to it, and an interrupted sweep goes on behind it.
 
         Raises
         ------
         CacheWriteError
             If a file cannot be written.
         """
-        entries = [self._save(kept) for kept in group.kept]
-        fits = [*self._fits(), *group.fits]
-        _atomic.write_file(self.path / RESULTS_FILE, fits_to_csv(fits).encode("utf-8", "surrogateescape"))
-        histories = self.histories() | {kept.name: kept.history for kept in group.kept if kept.history}
-        plain = {name: _with_null(history) for name, history in histories.items()}
-        _atomic.write_json(self.path / HISTORIES_FILE, plain)
-        self.facts["cuts"] = list(dict.fromkeys([*self.facts["cuts"], *(one.cut for one in group.fits)]))
-        self.facts["heads"] = [*self.facts["heads"], *entries]
+        entries = [save_kept(self.path, kept) for kept in group.kept]
+        if any(kept.history for kept in group.kept):
+            histories = self.histories() | {kept.name: kept.history for kept in group.kept if kept.history}
+            plain = {name: with_null(history) for name, history in histories.items()}
+            _atomic.write_json(self.path / HISTORIES_FILE, plain)
+        gone = {*group.dropped, *(one["name"] for one in entries)}
+        cuts = list(dict.fromkeys([*self.facts["cuts"], *(one.cut for one in group.fits)]))
+        if entries or group.notes or cuts != self.facts["cuts"]:
+            self.facts["cuts"] = cuts
+            self.facts["notes"] = [*self.facts["notes"], *group.notes]
+            self.facts["heads"] = [*(one for one in self.facts["heads"] if one["name"] not in gone), *entries]
+            self.write()
+        self._tables.append(group.fits, group.hits)
+        for name in group.dropped:
+            forget_kept(self.path, name)
+
+    def take_up(self, now: datetime | None = None) -> SweepResult:
+        """Prepare an interrupted run to be gone on with, and return what it has.
+
+        Parameters
+        ----------
+        now : datetime.datetime, optional
+            The time that is noted under ``continued`` in ``run.json``; now by default.
+
+        Returns
+        -------
+        SweepResult
+            Pass it as ``resume`` to `featbank.run_sweep`.
+
+        Raises
+        ------
+        RunError
+            If a file is damaged.
+        CacheWriteError
+            If a file cannot be written.
+        """
+        found = self.result()
+        self._tables.replace(found.fits, found.hits)  # no new line must follow one that is not whole
+        moment = (now or datetime.now()).astimezone().isoformat(timespec="seconds")
+        self.facts["continued"] = [*self.facts.get("continued", []), moment]
         self.write()
-
-    def _save(self, kept: KeptHead) -> dict[str, Any]:
-        from featbank.heads import save_head
-
-        fit = kept.fit
-        entry: dict[str, Any] = {
-            "name": kept.name,
-            "cut": fit.cut,
-            "head": fit.head,
-            "temperature": fit.temperature,
-            "n_per_class": fit.n_per_class,
-            "repeat": fit.repeat,
-            "top1": fit.top1,
-            "val_top1": fit.val_top1,
-            "best_epoch": fit.best_epoch,
-        }
-        try:
-            save_head(self.path / "heads" / kept.name, kept.estimator, facts=entry)
-            entry["saved"] = True
-        except InvalidInputError:  # an estimator of the caller's own, which featbank has no format for
-            entry["saved"] = False
-        answers = kept.predictions
-        columns = {
-            "rows": answers.rows,
-            "y_true": answers.y_true,
-            "y_pred": answers.y_pred,
-            "p_true": answers.p_true,
-            "p_pred": answers.p_pred,
-        }
-        plain = {name: None if one is None else one.tolist() for name, one in columns.items()}
-        folder = _atomic.make_folder(self.path / "predictions")
-        _atomic.write_json(folder / f"{kept.name}.json", {"split": answers.split, **plain})
-        return entry
+        return found
 
     def finish(self, result: SweepResult) -> None:
         """Note that the sweep is done, with what it had to say.
@@ -179,19 +183,44 @@ class Run:
         CacheWriteError
             If ``run.json`` cannot be written.
         """
-        self.facts.update(status="finished", cuts=list(result.cuts), notes=list(result.notes))
+        order = {fit_id(fit): number for number, fit in enumerate(result.fits)}
+
+        def place(entry: Mapping[str, Any]) -> int:
+            key = entry["cut"], entry["head"], entry["temperature"]
+            return order.get((key, entry["n_per_class"], entry["repeat"]), len(order))
+
+        self._tables.replace(result.fits, result.hits)
+        entries = sorted(self.facts["heads"], key=place)
+        names = {entry["name"] for entry in entries}
+        histories = {name: one for name, one in self.histories().items() if name in names}
+        if histories or (self.path / HISTORIES_FILE).exists():
+            in_order = {
+                entry["name"]: histories[entry["name"]] for entry in entries if entry["name"] in histories
+            }
+            plain = {name: with_null(history) for name, history in in_order.items()}
+            _atomic.write_json(self.path / HISTORIES_FILE, plain)
+        self.facts.update(
+            status="finished",
+            cuts=list(result.cuts),
+            notes=list(result.notes),
+            heads=entries,
+            rows=dict(result.n_rows),
+            draws=dict(result.draws),
+        )
+        if result.near_duplicates:
+            self.facts["near_duplicates"] = dict(result.near_duplicates)
         self.write()
 
     # reading ---------------------------------------------------------------------------------------
 
-    def _fits(self) -> list[FitResult]:
-        file = self.path / RESULTS_FILE
-        try:
-            return fits_from_csv(file.read_bytes().decode("utf-8", "surrogateescape"))
-        except FileNotFoundError:
-            return []
-        except InvalidInputError as error:
-            raise RunError(f"{printable(str(file))!r} is damaged: {error}; run the command again") from error
+    @property
+    def _tables(self) -> GrowingTables:
+        return GrowingTables(self.path)
+
+    @property
+    def finished(self) -> bool:
+        """Whether its sweep has come to its end."""
+        return bool(self.facts["status"] == "finished")
 
     def result(self) -> SweepResult:
         """Return the fits of ``results.csv``, without heads; an interrupted run has those it came to.
@@ -199,12 +228,23 @@ class Run:
         Raises
         ------
         RunError
-            If ``results.csv`` is damaged.
+            If ``results.csv`` or ``hits.csv`` is damaged.
         """
-        facts, fits = self.facts, self._fits()
+        facts, fits = self.facts, self._tables.read_fits(growing=not self.finished)
+        keys = list(dict.fromkeys(fit.key for fit in fits))
+        fits.sort(key=lambda fit: (keys.index(fit.key), fit.n_per_class, fit.repeat))
         # A run that was killed between its two files has fits of a cut that run.json does not name yet.
         cuts = dict.fromkeys([*facts["cuts"], *(fit.cut for fit in fits)])
-        return SweepResult(fits, tuple(cuts), self.classes, notes=list(facts["notes"]))
+        return SweepResult(
+            fits,
+            tuple(cuts),
+            self.classes,
+            notes=list(facts["notes"]),
+            hits=self._tables.read_hits(),
+            n_rows=dict(facts.get("rows", {})),
+            draws=dict(facts.get("draws", {})),
+            near_duplicates=dict(facts.get("near_duplicates", {})),
+        )
 
     def heads(self) -> list[dict[str, Any]]:
         """List the kept heads.
@@ -313,6 +353,19 @@ class Run:
         answers = self.predictions(name)
         return confusion_matrix(answers.y_true, answers.y_pred, len(self.classes))
 
+    def per_class_accuracy(self, name: str | None = None) -> dict[str, float]:
+        """Return the share of each class's rows a kept head got right; the best head by default.
+
+        Returns
+        -------
+        dict of str to float
+            By class name, in the order of the classes; those without rows to judge by are left out.
+        """
+        shares = per_class_accuracy(self.confusion(name))
+        return {
+            one: float(share) for one, share in zip(self.classes, shares, strict=True) if math.isfinite(share)
+        }
+
     def _json(self, name: str, default: Any) -> Any:
         file = self.path / name
         try:
@@ -321,11 +374,6 @@ class Run:
             return default
         except ValueError as error:
             raise RunError(f"{printable(str(file))!r} is damaged: {error}; run the command again") from error
-
-
-def _with_null(history: Mapping[str, Sequence[float]]) -> dict[str, list[float | None]]:
-    """Make a history fit for JSON, which knows neither NaN nor infinity: a loss that is no number is null."""
-    return {key: [one if math.isfinite(one) else None for one in values] for key, values in history.items()}
 
 
 def _floats(values: Any) -> NDArray[np.float64] | None:

@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+from featbank.sweep.comparing import ComparedCurve, Comparison, compare
 from featbank.sweep.records import FitResult
-from featbank.sweep.results import KeptHead, Predictions, SweepGroup, SweepResult
+from featbank.sweep.results import Hits, KeptHead, Predictions, SweepGroup, SweepResult
 from featbank.sweep.running import run_sweep
 
-__all__ = ["FitResult", "KeptHead", "Predictions", "SweepGroup", "SweepResult", "run_sweep"]
+__all__ = [
+    "ComparedCurve",
+    "Comparison",
+    "FitResult",
+    "Hits",
+    "KeptHead",
+    "Predictions",
+    "SweepGroup",
+    "SweepResult",
+    "compare",
+    "run_sweep",
+]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, Literal
 
 from featbank.errors import InvalidInputError
@@ -49,10 +49,17 @@ class FitResult:
         The same after the last epoch. None for heads that have no epochs.
     best_epoch, n_epochs : int or None
         The best epoch, from 1, and how many there were.
-    ece : float or None
-        Expected calibration error on the test rows, 15 bins.
+    ece, ece_scaled : float or None
+        Expected calibration error on the test rows, 15 bins: as the head answers, and with its scores divided
+        by `calibration_temperature`.
+    calibration_temperature : float or None
+        The temperature at which the head's scores fit the validation rows best; over 1 for a head that is
+        surer than it is right.
     duration_s : float
         Seconds of fitting. Heads trained together share their time equally.
+    C, lr : float or None
+        Inverse regularisation and learning rate the head was fitted with, its own choice where it was told
+        ``"auto"``; None for heads that have no such parameter.
     """
 
     cut: str
@@ -79,6 +86,10 @@ class FitResult:
     n_epochs: int | None = None
     ece: float | None = None
     duration_s: float = 0.0
+    C: float | None = None
+    lr: float | None = None
+    ece_scaled: float | None = None
+    calibration_temperature: float | None = None
 
     @property
     def key(self) -> Key:
@@ -89,42 +100,57 @@ class FitResult:
 #: Columns of ``results.csv``.
 COLUMNS = tuple(one.name for one in fields(FitResult))
 #: What `SweepResult.curve` gives mean and interval of.
-CURVE_METRICS = tuple(name for name in COLUMNS if name.endswith(("top1", "top5")) or name == "ece")
+CURVE_METRICS = tuple(name for name in COLUMNS if name.endswith(("top1", "top5")) or name.startswith("ece"))
 _TEXTS = ("cut", "head", "status", "message")
 _WHOLE = ("repeat", "n_train", "n_features", "random_state", "best_epoch", "n_epochs")
 _OPTIONAL = {one.name for one in fields(FitResult) if one.default is None} | {"temperature"}
+_REQUIRED = [one.name for one in fields(FitResult) if one.default is MISSING]
 
 
-def fits_to_csv(fits: Iterable[FitResult]) -> str:
-    """Return fits as CSV text; see `SweepResult.to_csv`."""
+def fits_to_csv(fits: Iterable[FitResult], *, header: bool = True) -> str:
+    """Return fits as CSV text; see `SweepResult.to_csv`. Without `header`, lines to be appended."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    if header:
+        writer.writerow(COLUMNS)
     for one in fits:
         values = (getattr(one, name) for name in COLUMNS)
         writer.writerow(["" if value is None else value for value in values])
     return buffer.getvalue()
 
 
-def fits_from_csv(text: str) -> list[FitResult]:
-    """Read back what `fits_to_csv` wrote.
+def fits_from_csv(text: str, *, growing: bool = False) -> list[FitResult]:
+    """Read back what `fits_to_csv` wrote, also by a version that had fewer columns.
+
+    Parameters
+    ----------
+    text : str
+        The whole file.
+    growing : bool, default=False
+        The file is still being written, or its writer was killed: a last line that is not whole is left out.
 
     Raises
     ------
     InvalidInputError
         If the header is another, or a line cannot be read; the line is named.
     """
+    if growing:
+        text = text[: text.rfind("\n") + 1]
     reader = csv.reader(io.StringIO(text))
     header = next(reader, [])
-    if tuple(header) != COLUMNS:
-        odd = sorted(set(header).symmetric_difference(COLUMNS))
-        raise InvalidInputError(f"not the columns of this version: {', '.join(odd) or 'another order'}")
+    unknown, lacking = set(header) - set(COLUMNS), set(_REQUIRED) - set(header)
+    if unknown or lacking or len(set(header)) != len(header):
+        odd = sorted(unknown | lacking)
+        raise InvalidInputError(f"not the columns of this version: {', '.join(odd) or 'one stands twice'}")
     fits = []
     for line in reader:
         try:
-            fits.append(_fit_from(dict(zip(COLUMNS, line, strict=True))))
+            fits.append(_fit_from(dict(zip(header, line, strict=True))))
         except ValueError as error:
-            raise InvalidInputError(f"line {reader.line_num} cannot be read ({error})") from error
+            number = reader.line_num
+            if growing and next(reader, None) is None:  # power was lost before the last page was on disk
+                break
+            raise InvalidInputError(f"line {number} cannot be read ({error})") from error
     return fits
 
 

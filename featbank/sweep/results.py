@@ -2,19 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featbank._registry import nearest
 from featbank.errors import InvalidInputError
-from featbank.metrics import Interval, PowerLaw, fit_power_law, mean_interval, paired_difference
+from featbank.metrics import (
+    Interval,
+    PowerLaw,
+    bootstrap_interval,
+    fit_power_law,
+    mean_interval,
+    paired_difference,
+)
 from featbank.sweep.records import COLUMNS, CURVE_METRICS, FitResult, Key, fits_to_csv
 
-__all__ = ["KeptHead", "Key", "Predictions", "SweepGroup", "SweepResult"]
+__all__ = [
+    "FitId",
+    "Hits",
+    "KeptHead",
+    "Key",
+    "Predictions",
+    "SweepGroup",
+    "SweepResult",
+    "fit_id",
+    "head_name",
+]
+
+#: Which fit of a sweep: its curve, samples per class, repeat.
+FitId = tuple[Key, float, int]
+
+
+def fit_id(fit: FitResult) -> FitId:
+    """Return what tells a fit from all others of its sweep."""
+    return fit.key, fit.n_per_class, fit.repeat
+
+
+def head_name(fit: FitResult) -> str:
+    """Return a name for the files of a fitted head, e.g. ``"fc7-softmax-n16-r0"``.
+
+    Examples
+    --------
+    >>> head_name(FitResult("fc7", "logreg(C=0.1)", None, 16, 0, 48, 4096, 7))
+    'fc7-logreg-C=0.1-n16-r0'
+    """
+    cut, head, temperature = fit.key
+    at = "" if temperature is None else f"-T{temperature:g}"
+    stem = f"{cut}{at}-{head.removesuffix(')').replace('(', '-')}"
+    safe = "".join(char if char.isalnum() or char in "._@+-=" else "_" for char in stem)
+    return f"{safe}-n{fit.n_per_class:g}-r{fit.repeat}"
+
+
+@dataclass(frozen=True, eq=False)
+class Hits:
+    """Which of the rows it is judged by a fit got right.
+
+    Parameters
+    ----------
+    split : {"test", "val"}
+        Which rows; validation only where the bank has no test rows.
+    top1 : ndarray of bool, shape (n_rows,)
+        Whether the answer was right, in the order of the manifest.
+    top5 : ndarray of bool, shape (n_rows,), or None
+        Whether the true class was among the five likeliest; None where a head knows no probabilities.
+    """
+
+    split: str
+    top1: NDArray[np.bool_]
+    top5: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,26 +124,35 @@ class KeptHead:
     @property
     def name(self) -> str:
         """A name for its files, e.g. ``"fc7-softmax-n16-r0"``."""
-        cut, head, temperature = self.fit.key
-        at = "" if temperature is None else f"-T{temperature:g}"
-        safe = "".join(char if char.isalnum() or char in "._@+-" else "_" for char in f"{cut}{at}-{head}")
-        return f"{safe}-n{self.fit.n_per_class:g}-r{self.fit.repeat}"
+        return head_name(self.fit)
 
 
 @dataclass(frozen=True, eq=False)
 class SweepGroup:
-    """All fits of one cut, head and temperature, which are done together.
+    """Fits that were finished together: all repeats of one cut, head and size, or a single fit.
 
     Parameters
     ----------
     fits : list of FitResult
-        One per size and repeat.
+        Their records.
     kept : list of KeptHead
-        Those `run_sweep` was told to keep.
+        Those of them that are worth keeping, as far as is known now.
+    dropped : tuple of str
+        Names of heads kept before that these replace.
+    notes : tuple of str
+        What the fits warned of.
+    hits : mapping from FitId to Hits
+        Right and wrong answers, of the fits that did not fail.
+    n_total : int
+        How many fits the whole sweep has.
     """
 
     fits: list[FitResult]
     kept: list[KeptHead]
+    dropped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    hits: Mapping[FitId, Hits] = field(default_factory=dict)
+    n_total: int = 0
 
 
 @dataclass(eq=False)
@@ -94,15 +162,25 @@ class SweepResult:
     Parameters
     ----------
     fits : list of FitResult
-        One per fit, in the order they were made.
+        One per fit: by cut, head, size and repeat.
     cuts : tuple of str
         Cuts in the order of depth, shallow first.
     classes : tuple of str
         Class names.
     heads : list of KeptHead
-        Kept heads; empty when read back from a run, see `featbank.runs.Run`.
+        Kept heads that were fitted by this process; empty when read back from a run, see
+        `featbank.runs.Run`.
     notes : list of str
         What has to be known to read the figures: leaks, missing splits, fits that failed.
+    hits : dict from FitId to Hits
+        Which rows each fit got right.
+    n_rows : dict from str to int
+        Labelled, readable rows of each split.
+    draws : dict
+        Digests of the rows of every subset and of those heads are judged by; equal digests are the same
+        images in another bank, too. ``{"judged": ..., "subsets": {"<n_per_class>": [one per repeat]}}``.
+    near_duplicates : dict
+        What the search for near-identical images found; empty if nobody asked.
     """
 
     fits: list[FitResult] = field(default_factory=list)
@@ -110,6 +188,10 @@ class SweepResult:
     classes: tuple[str, ...] = ()
     heads: list[KeptHead] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    hits: dict[FitId, Hits] = field(default_factory=dict)
+    n_rows: dict[str, int] = field(default_factory=dict)
+    draws: dict[str, Any] = field(default_factory=dict)
+    near_duplicates: dict[str, Any] = field(default_factory=dict)
 
     @property
     def failed(self) -> list[FitResult]:
@@ -121,13 +203,19 @@ class SweepResult:
         """The curves there are, in the order they were made."""
         return list(dict.fromkeys(one.key for one in self.fits))
 
-    def curve(self, confidence: float = 0.95) -> list[dict[str, Any]]:
+    def curve(
+        self, confidence: float = 0.95, *, interval: Literal["t", "bootstrap"] = "t"
+    ) -> list[dict[str, Any]]:
         """Return mean and interval over repeats for each cut, head, temperature and size.
 
         Parameters
         ----------
         confidence : float, default=0.95
-            Level of the t-intervals.
+            Level of the intervals.
+        interval : {"t", "bootstrap"}, default="t"
+            "t": over the repeats, how far other training samples would have moved the mean. "bootstrap": over
+            the rows judged by, how far another test set of this size would have; known of ``top1`` and
+            ``top5`` on those rows only.
 
         Returns
         -------
@@ -137,6 +225,11 @@ class SweepResult:
             low and high also where a single repeat says nothing of the spread. Failed fits are counted, and
             left out of the means; a size of which every fit failed has no point.
 
+        Raises
+        ------
+        InvalidInputError
+            If `interval` is neither, or "bootstrap" is asked of fits whose answers were not recorded.
+
         Examples
         --------
         >>> fits = [FitResult("fc7", "softmax", None, 4, r, 8, 10, 0, top1=0.5 + 0.2 * r) for r in (0, 1)]
@@ -144,6 +237,8 @@ class SweepResult:
         >>> point["n_repeats"], round(point["top1_mean"], 2), point["val_top1_mean"]
         (2, 0.6, None)
         """
+        if interval not in ("t", "bootstrap"):
+            raise InvalidInputError(f"interval={interval!r} is not one of 't', 'bootstrap'")
         groups: dict[tuple[Key, float], list[FitResult]] = {}
         for one in self.fits:
             groups.setdefault((one.key, one.n_per_class), []).append(one)
@@ -161,13 +256,34 @@ class SweepResult:
                 "n_failed": len(members) - len(good),
             }
             for metric in CURVE_METRICS:
-                values = [getattr(one, metric) for one in good if getattr(one, metric) is not None]
-                interval = mean_interval(values, confidence) if values else Interval(*[float("nan")] * 3)
-                for end, value in zip(("mean", "low", "high"), interval, strict=True):
+                if interval == "t":
+                    values = [getattr(one, metric) for one in good if getattr(one, metric) is not None]
+                    found = mean_interval(values, confidence) if values else Interval(*[float("nan")] * 3)
+                else:
+                    found = self._over_rows(good, metric, confidence)
+                for end, value in zip(("mean", "low", "high"), found, strict=True):
                     # shares: an interval of few repeats may reach beyond what there is
                     point[f"{metric}_{end}"] = None if np.isnan(value) else min(max(value, 0.0), 1.0)
             points.append(point)
         return points
+
+    def _over_rows(self, fits: Sequence[FitResult], metric: str, confidence: float) -> Interval:
+        """Return the mean over fits and its bootstrap interval over the rows they are judged by."""
+        known = [getattr(one, metric) for one in fits if getattr(one, metric) is not None]
+        if not known:
+            return Interval(*[float("nan")] * 3)
+        lacking = [one for one in fits if fit_id(one) not in self.hits]
+        if lacking:
+            raise InvalidInputError(
+                f"the answers of {_spell(lacking[0].key)!r} were not recorded row by row, which "
+                "interval='bootstrap' needs; fit again with this version"
+            )
+        of_fits = [self.hits[fit_id(one)] for one in fits]
+        prefix = "" if of_fits[0].split == "test" else f"{of_fits[0].split}_"
+        right = [getattr(one, metric.removeprefix(prefix), None) for one in of_fits]
+        if not metric.startswith(prefix) or any(one is None for one in right):
+            return Interval(float(np.mean(known)), float("nan"), float("nan"))
+        return bootstrap_interval(np.array(right, dtype=np.float64), confidence)
 
     def _by_repeat(self, key: Key, size: float, metric: str) -> dict[int, float]:
         return {

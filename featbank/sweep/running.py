@@ -2,45 +2,31 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from featbank import datasets
-from featbank._registry import nearest
-from featbank.errors import InvalidInputError, LeakWarning, UnknownNameError
-from featbank.manifest import Manifest, printable
-from featbank.sampling import Size, draw_nested, parse_sizes
-from featbank.sweep._fitting import Candidate, Plan, SplitRows, fit_group, make_candidates
+from featbank.banks import Bank
+from featbank.errors import InvalidInputError
+from featbank.manifest import Manifest
+from featbank.sampling import Size
+from featbank.sweep._candidates import make_families
+from featbank.sweep._course import Course
+from featbank.sweep._cuts import FeatureSource, by_depth, choose_cuts
+from featbank.sweep._drawing import (
+    digests_of_draws,
+    labelled_rows,
+    make_plans,
+    notes_on_splits,
+    read_sizes,
+)
+from featbank.sweep._keeping import Keeper
+from featbank.sweep._leaks import check_threshold, deepest_vector_cut, tell_copies, tell_near_copies
+from featbank.sweep._material import reader
 from featbank.sweep.results import SweepGroup, SweepResult
 
 __all__ = ["FeatureSource", "run_sweep"]
-
-logger = logging.getLogger(__name__)
-
-SOFTMAX, LOGITS = "softmax", "logits"
-
-
-class FeatureSource(Protocol):
-    """What a sweep needs of a bank."""
-
-    @property
-    def cuts(self) -> tuple[str, ...]:
-        """Names of the complete cuts."""
-
-    @property
-    def manifest(self) -> Manifest:
-        """The rows."""
-
-    def features(self, cut: str, rows: Any = None, dtype: Any = np.float32) -> NDArray[Any]:
-        """Return rows of a cut, shape (n_rows, n_features)."""
-
-    def softmax(self, temperature: float, rows: Any = None) -> NDArray[np.float32]:
-        """Return softmax(logits / temperature), shape (n_rows, n_classes)."""
 
 
 def run_sweep(
@@ -57,6 +43,8 @@ def run_sweep(
     n_jobs: int | None = None,
     progress: Callable[[int, int, str], None] | None = None,
     on_result: Callable[[SweepGroup], None] | None = None,
+    check_leaks: bool | float = False,
+    resume: SweepResult | None = None,
 ) -> SweepResult:
     """Fit heads on cuts of a bank for growing numbers of samples per class.
 
@@ -84,16 +72,28 @@ def run_sweep(
     random_state : int, default=0
         Seed of the draws and of the heads.
     head_params : mapping from head name to mapping, optional
-        Parameters for `featbank.heads.make`, e.g. ``{"mlp": {"hidden_units": 200}}``.
+        Parameters for `featbank.heads.make`, e.g. ``{"mlp": {"hidden_units": 200}}``. A list of values makes
+        one head of each, fitted together and named after its values: ``{"logreg": {"C": [0.1, 1]}}`` gives
+        ``logreg(C=0.1)`` and ``logreg(C=1)``.
     save_heads : {"best", "all", "none"}, default="best"
         Fitted heads to keep: for each curve the best by validation accuracy at its largest size (without
         validation rows that of the first repeat; never by test accuracy), all, or none.
     n_jobs : int, optional
-        Threads that fit estimators given as objects, one by one; featbank's own heads are trained together.
+        Processes for heads that are fitted one by one (``ncm``, ``knn``, ``svm``, ``ridge``, estimators of
+        others); -1 for one per core. Features never travel between them: the columns of a space are memory-
+        mapped, estimators of others read their rows from the bank on disk. An estimator that cannot be
+        pickled is fitted in threads. ``softmax``, ``mlp`` and ``logreg`` heads are trained together instead.
     progress : callable, optional
         Called as ``progress(fits done, fits in all, what comes next)``.
     on_result : callable, optional
-        Called with a `SweepGroup` as soon as a cut, head and temperature is finished.
+        Called with a `SweepGroup` as soon as fits are finished: all repeats of a cut, head and size where
+        these are trained together, else every single fit. Within a cut and head the largest size comes first.
+    check_leaks : bool or float, default=False
+        Look for near-identical images across splits before anything is fitted, by the cosine of the deepest
+        cut with one vector per image; a number is the cosine from which a pair is told (True: 0.9).
+    resume : SweepResult, optional
+        What an interrupted sweep with the same arguments on the same bank gave: its fits, failed ones too,
+        are not repeated. It does not look whether the arguments are the same; `featbank.fit_heads` does.
 
     Returns
     -------
@@ -123,184 +123,54 @@ def run_sweep(
     """
     if save_heads not in ("best", "all", "none"):
         raise InvalidInputError(f"save_heads={save_heads!r} is not one of 'best', 'all', 'none'")
-    chosen = _choose_cuts(bank, cuts, temperatures)
-    candidates = make_candidates(heads, head_params or {})
+    if n_jobs == 0:
+        raise InvalidInputError("n_jobs=0 leaves nobody to fit; give 1 or more, or -1 for one per core")
+    threshold = check_threshold(check_leaks)
+    chosen = choose_cuts(bank, cuts, temperatures)
+    families = make_families(heads, head_params or {})
     manifest = bank.manifest
-    split = {name: _labelled(manifest, name) for name in ("train", "val", "test")}
-    notes = _check_splits(split)
-    plans = _plan(manifest, split, _sizes(samples_per_class), repeats, random_state)
-    notes += _leaks(manifest)
-
+    split = {name: labelled_rows(manifest, name) for name in ("train", "val", "test")}
+    notes = notes_on_splits(split)
+    plans = make_plans(manifest, split, read_sizes(samples_per_class), repeats, random_state)
     result = SweepResult(
-        cuts=tuple(dict.fromkeys(cut for cut, _ in chosen)), classes=manifest.classes, notes=notes
+        cuts=tuple(dict.fromkeys(cut for cut, _ in chosen)),
+        classes=manifest.classes,
+        n_rows={name: len(at) for name, at in split.items()},
+        draws=digests_of_draws(manifest, split, plans),
     )
-    total = len(chosen) * len(candidates) * len(plans)
-    for cut, temperature in chosen:
-        rows = SplitRows(
-            features={name: _read(bank, cut, temperature, at) for name, at in split.items() if len(at)},
-            labels={name: manifest.labels[at].astype(np.int64) for name, at in split.items()},
-            rows=split,
-        )
-        for candidate in candidates:
-            _tell(progress, len(result.fits), total, cut, temperature, candidate)
-            group = fit_group(
-                candidate, rows, plans, cut, temperature, keep=save_heads, n_jobs=n_jobs, notes=notes
-            )
-            result.fits.extend(group.fits)
-            result.heads.extend(group.kept)
-            if on_result is not None:
-                on_result(group)
-    if progress is not None:
-        progress(total, total, "")
+    notes += tell_copies(manifest)
+    if threshold is not None:
+        told, result.near_duplicates = _near_copies(bank, manifest, threshold)
+        notes += told
+    course = Course(
+        bank,
+        families,
+        plans,
+        chosen,
+        split,
+        manifest,
+        result,
+        Keeper(save_heads, resume.fits if resume else ()),
+    )
+    course.take_up(resume or SweepResult())
+    course.run(n_jobs, progress, on_result)
+    result.notes = [*dict.fromkeys([*notes, *course.told()])]
     if result.failed:
-        notes.append(f"{len(result.failed)} of {total} fits failed: {result.failed[0].message}")
+        result.notes.append(
+            f"{len(result.failed)} of {len(result.fits)} fits failed: {result.failed[0].message}"
+        )
     return result
 
 
-def _tell(
-    progress: Callable[[int, int, str], None] | None,
-    done: int,
-    total: int,
-    cut: str,
-    temperature: float | None,
-    candidate: Candidate,
-) -> None:
-    what = f"{cut}{'' if temperature is None else f' at T={temperature:g}'}, {candidate.name}"
-    logger.debug("fitting %s (%d of %d fits done)", what, done, total)
-    if progress is not None:
-        progress(done, total, what)
+def _near_copies(
+    bank: FeatureSource, manifest: Manifest, threshold: float
+) -> tuple[list[str], dict[str, Any]]:
+    shapes = {cut: _row_shape(bank, cut) for cut in bank.cuts}
+    cut = deepest_vector_cut(by_depth(bank, bank.cuts), shapes)
+    return tell_near_copies(manifest, cut, reader(bank, cut, None), threshold)
 
 
-def _choose_cuts(
-    bank: FeatureSource, cuts: Sequence[str] | None, temperatures: Sequence[float] | None
-) -> list[tuple[str, float | None]]:
-    known = list(bank.cuts)
-    asked = list(dict.fromkeys(known if cuts is None else cuts))
-    for cut in asked:
-        needed = LOGITS if cut == SOFTMAX else cut
-        if needed not in known:
-            because = " (softmax is derived from logits)" if cut == SOFTMAX else ""
-            raise UnknownNameError(f"the bank has no cut {needed!r}{because}; it has {nearest(cut, known)}")
-    if not asked:
-        raise InvalidInputError(
-            "the bank has no complete cut; extract one first, e.g. featbank extract --cut fc7"
-        )
-    if temperatures is not None and SOFTMAX not in asked:
-        raise InvalidInputError(
-            f"temperatures={list(temperatures)!r} are for the cut 'softmax', "
-            f"got {', '.join(map(repr, asked))}; add --cut softmax"
-        )
-    values = [1.0] if temperatures is None else [float(one) for one in dict.fromkeys(temperatures)]
-    wrong = [one for one in values if not 0 < one < float("inf")]
-    if wrong or not values:
-        raise InvalidInputError(f"temperature={wrong[0] if wrong else None!r} must be a finite number over 0")
-    chosen: list[tuple[str, float | None]] = []
-    for cut in by_depth(bank, asked):
-        chosen += [(cut, one) for one in values] if cut == SOFTMAX else [(cut, None)]
-    return chosen
-
-
-def by_depth(bank: FeatureSource, cuts: Sequence[str]) -> list[str]:
-    """Return `cuts` from shallow to deep by the backbone's cut table; others come last, as given."""
-    from featbank import backbones
-
-    key = getattr(bank, "key", None)
-    if key is None:
-        return list(cuts)
-    try:
-        order = [cut.name for cut in backbones.get_spec(key.backbone).cuts]
-    except UnknownNameError:  # a bank of a backbone this version has not got
-        return list(cuts)
-
-    def depth(cut: str) -> int:
-        base = cut.partition("@")[0]  # block4_pool@hflip is a view of block4_pool
-        if base == SOFTMAX:
-            return len(order)
-        return order.index(base) if base in order else len(order) + 1
-
-    return sorted(cuts, key=depth)
-
-
-def _sizes(asked: str | int | Sequence[Size]) -> list[Size]:
-    if isinstance(asked, str):
-        return parse_sizes(asked)
-    return parse_sizes(str(asked) if isinstance(asked, int) else ",".join(str(one) for one in asked))
-
-
-def _labelled(manifest: Manifest, split: str) -> NDArray[np.int64]:
-    rows = manifest.rows(split)
-    return rows[manifest.labels[rows] >= 0]
-
-
-def _check_splits(split: Mapping[str, NDArray[np.int64]]) -> list[str]:
-    if not len(split["train"]):
-        raise InvalidInputError(
-            "the bank has no labelled training rows; extract again with --split, e.g. 0.7,0.1,0.2"
-        )
-    notes = []
-    if not len(split["val"]):
-        notes.append(
-            "no validation rows: training stopped by the training loss, and the head kept of each curve is "
-            "that of the first repeat"
-        )
-    if not len(split["test"]):
-        if not len(split["val"]):
-            raise InvalidInputError(
-                "the bank has neither test nor validation rows to score on; extract again with --split, "
-                "e.g. 0.7,0.1,0.2"
-            )
-        notes.append(
-            "no test rows: accuracies are those on the validation rows, which also chose when to stop, "
-            "and flatter"
-        )
-    return notes
-
-
-def _plan(
-    manifest: Manifest,
-    split: Mapping[str, NDArray[np.int64]],
-    sizes: Sequence[Size],
-    repeats: int,
-    random_state: int,
-) -> list[Plan]:
-    """Draw every subset; rows are positions among the training rows."""
-    y = manifest.labels[split["train"]]
-    present = {int(code) for rows in split.values() for code in np.unique(manifest.labels[rows])}
-    draws = draw_nested(
-        y, sizes, repeats=repeats, random_state=random_state, codes=present, class_names=manifest.classes
-    )
-    plans: dict[tuple[float, int], Plan] = {}
-    for repeat, draw in enumerate(draws):
-        # Seeds know nothing of sizes and heads, so that neither changes what another one gives.
-        state = np.random.SeedSequence(random_state, spawn_key=(repeat,)).generate_state(1)[0]
-        for rows in draw.values():
-            each = len(rows) / len(present)
-            n_per_class = int(each) if each == int(each) else each  # "all" of uneven classes: a mean
-            plans[n_per_class, repeat] = Plan(n_per_class, repeat, rows, int(state >> 1))
-    return sorted(plans.values(), key=lambda plan: (plan.n_per_class, plan.repeat))
-
-
-def _leaks(manifest: Manifest) -> list[str]:
-    pairs = datasets.duplicates_across_splits(manifest)
-    if not pairs:
-        return []
-    train, other = pairs[0]
-    are = (
-        "image is byte for byte a training image"
-        if len(pairs) == 1
-        else "images are byte for byte training images"
-    )
-    message = (
-        f"{len(pairs)} validation or test {are} (first: {printable(manifest.ids[other])} = "
-        f"{printable(manifest.ids[train])}); accuracies are flattered, remove the copies and extract again"
-    )
-    warnings.warn(message, LeakWarning, stacklevel=3)
-    return [message]
-
-
-def _read(bank: FeatureSource, cut: str, temperature: float | None, rows: NDArray[np.int64]) -> NDArray[Any]:
-    if temperature is not None:
-        return bank.softmax(temperature, rows)
-    # float16 stays float16: 200,704 features of 1,000 images are 400 MB instead of 800, and blocks are
-    # converted where they are used.
-    return bank.features(cut, rows, dtype=None)
+def _row_shape(bank: FeatureSource, cut: str) -> tuple[int, ...]:
+    if isinstance(bank, Bank):
+        return bank[cut].shape[1:]
+    return bank.features(cut, np.arange(1)).shape[1:]

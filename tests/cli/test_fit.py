@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from featbank.runs import open_run
+from featbank.runs import Run, open_run
 
 QUICK = ("fit-head", "--repeats", 2, "--max-epochs", 4)
 
@@ -24,11 +24,8 @@ def test_json_has_the_run_and_the_curve(call, place):
     for point in found["curve"]:
         assert point["n_repeats"] == 2
         assert point["top1_low"] <= point["top1_mean"] <= point["top1_high"]
-    assert {kind: Path(path).exists() for kind, path in found["figures"].items()} == {
-        "curve": True,
-        "confusion": True,
-        "history": True,
-    }
+    assert set(found["figures"]) >= {"curve", "confusion", "history"}
+    assert all(Path(path).exists() for path in found["figures"].values())
     assert run.facts["parameters"]["head_params"]["mlp"] == {"max_epochs": 4, "hidden_units": 8}
     assert run.facts["parameters"]["head_params"]["softmax"] == {"max_epochs": 4}
 
@@ -68,15 +65,100 @@ def test_a_failed_fit_ends_with_1(call, place, monkeypatch):
     def fail(*_args, **_options):
         raise RuntimeError("no luck")
 
-    monkeypatch.setattr("featbank.sweep._fitting._stack", fail)
+    monkeypatch.setattr("featbank.sweep._material.ColumnMaterial.fit", fail)
     done = call(*QUICK, "-c", "pool5", "-n", "4", "--json")
     assert (done.code, done.json["failed"], done.json["curve"]) == (1, 2, [])
     assert "note: 2 of 2 fits failed: RuntimeError: no luck" in done.err
+    lines = (Path(done.json["run"]) / "results.csv").read_text().splitlines()[1:]
+    assert [line.count(",failed,RuntimeError: no luck,,") for line in lines] == [1, 1]
+    assert "nan" not in "".join(lines).lower()
+
+
+def test_lists_of_values_are_a_family(call, place):
+    done = call(
+        *("fit-head", "--repeats", 2, "-c", "pool5", "-n", "2,4", "--json"),
+        *("--head", "logreg,softmax", "--C", "0.1,1", "--lr", "1e-3, 1e-2", "--max-epochs", 3),
+    )
+    heads = ["logreg(C=0.1)", "logreg(C=1)", "softmax(lr=0.001)", "softmax(lr=0.01)"]
+    assert list(dict.fromkeys(point["head"] for point in done.json["curve"])) == heads
+    assert open_run(done.json["run"]).facts["parameters"]["head_params"] == {
+        "logreg": {"C": [0.1, 1.0]},
+        "softmax": {"lr": [0.001, 0.01], "max_epochs": 3},
+    }
+    picture = call("plot", "curve", "--head", "logreg", "--cut", "pool5", "-o", "family.svg")
+    assert (picture.code, (place / "family.svg").exists()) == (0, True)
+
+
+def test_an_interrupted_run_is_continued(call, place, monkeypatch):
+    options = ("fit-head", "--repeats", 3, "-c", "pool5", "--head", "ncm", "-n", "1,2,4", "--json")
+    add = Run.add
+
+    def interrupted(run, group):
+        add(run, group)
+        if len(run.result().fits) == 4:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "add", interrupted)
+        assert call(*options).code == 130
+    name = open_run().name
+    done = call(*options)
+    assert (done.code, done.json["resumed"], open_run().name) == (0, 4, name)
+    assert f"continuing run {name}: 4 of 9 fits were done\n" in done.err
+    assert [point["n_repeats"] for point in done.json["curve"]] == [3, 3, 3]
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "add", interrupted)
+        assert call(*options).code == 130
+    assert call(*options, "--fresh").json["resumed"] == 0
+
+
+def test_counts_and_the_answering_head_are_told(call, place):
+    done = call(*QUICK, "-c", "block5_pool", "-n", "4")
+    lines = done.out.splitlines()
+    (images,) = (line for line in lines if line.startswith("images"))
+    assert images == "images      18 to train on, 9 for validation, 9 for the test"
+    (head,) = (line for line in lines if line.startswith("head  "))
+    assert head.startswith("head        softmax on block5_pool, 4 per class: ")
+    found = call(*QUICK, "-c", "block5_pool", "-n", "4", "--json").json
+    assert found["rows"] == {"train": 18, "val": 9, "test": 9}
+    assert found["head"]["name"] == open_run().best_head()["name"]
+    assert set(found["head"]["per_class"]) == {"blue", "green", "red"}
+    mean = sum(found["head"]["per_class"].values()) / 3
+    assert mean == pytest.approx(found["head"]["top1"])
+
+
+def test_an_interval_over_the_test_images(call, place):
+    options = ("fit-head", "--repeats", 2, "-c", "block4_pool", "--head", "knn", "-n", "1")
+    found = call(*options, "--interval", "bootstrap", "--json").json
+    assert found["interval"] == "bootstrap"
+    (point,) = found["curve"]
+    assert point["top1_low"] <= point["top1_mean"] <= point["top1_high"]
+    assert point["val_top1_low"] is None
+    table = call(*options, "--interval", "bootstrap").out.splitlines()
+    assert table[1].endswith("half width of the 95 % interval over the test images")
+
+
+def test_near_identical_images_are_looked_for(call, place):
+    options = ("fit-head", "--repeats", 1, "-c", "pool5", "--head", "ncm", "-n", "1")
+    found = call(*options, "--check-leaks", "--leak-cosine", 0.01, "--json")
+    assert found.json["near_duplicates"]["cut"] == "logits"
+    assert found.json["near_duplicates"]["count"] == 18
+    assert "note: 18 validation or test images are near-identical to a training image" in found.err
+    assert "near_duplicates" not in call(*options, "--json").json
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--C", "1,x", "--head", "logreg"], "--C '1,x' is no number, auto, or a list such as 0.01,0.1,1"),
+        (["--lr", ""], "--lr '' is no number, auto, or a list such as 0.01,0.1,1"),
+        (["--interval", "z"], "--interval 'z' is not one of t, bootstrap"),
+        (["--leak-cosine", 0.9], "--leak-cosine is for --check-leaks; add it"),
+        (
+            ["--check-leaks", "--leak-cosine", 2],
+            "check_leaks=2.0 must be True, False or a cosine over 0 and up to 1",
+        ),
+        (["-j", 0], "n_jobs=0 leaves nobody to fit; give 1 or more, or -1 for one per core"),
         (["--hidden-units", 5], "--hidden-units is for --head mlp, got --head softmax"),
         (["--C", 2, "--head", "softmax,mlp"], "--C is for --head logreg, svm, got --head softmax, mlp"),
         (

@@ -110,8 +110,10 @@ def test_csv_comes_back_bit_for_bit():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda text: text.replace("top5,", "", 1), "not the columns of this version: top5"),
-        (lambda text: "", "not the columns of this version: best_epoch, "),
+        (lambda text: text.replace("repeat,", "", 1), "not the columns of this version: repeat"),
+        (lambda text: text.replace("top5,", "top7,", 1), "not the columns of this version: top7"),
+        (lambda text: text.replace("top5,", "top1,", 1), "not the columns of this version: one stands twice"),
+        (lambda text: "", "not the columns of this version: cut, "),
         (lambda text: text.rstrip("\n")[:-30] + "\n", "line 2 cannot be read ("),
         (lambda text: text.replace(",ok,", ",fine,"), "line 2 cannot be read (status 'fine')"),
     ],

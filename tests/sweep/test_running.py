@@ -165,7 +165,7 @@ def test_validation_test_and_unused_rows_never_train(bank):
     for rows in Spy.fitted:
         assert set(rows) <= set(usable)
         assert len(set(np.bincount(manifest.labels[rows]))) == 1
-    assert set(Spy.fitted[-1]) == set(usable)
+    assert set(Spy.fitted[0]) == set(usable)  # the largest come first
     val, test = manifest.rows("val"), manifest.rows("test")
     others = [rows for rows in Spy.asked if not set(rows) <= set(usable)]
     assert len(others) == 12
@@ -402,15 +402,26 @@ def test_groups_and_progress_are_told_as_they_come(bank):
         bank, cuts=["fc7", "block1_pool"], heads=["ncm", "ridge"], samples_per_class="4,8", repeats=2,
         on_result=groups.append, progress=lambda *step: steps.append(step),
     )  # fmt: skip
-    assert [fit for group in groups for fit in group.fits] == result.fits
-    assert [len(group.kept) for group in groups] == [1, 1, 1, 1]
-    assert steps == [
-        (0, 16, "fc7, ncm"),
-        (4, 16, "fc7, ridge"),
-        (8, 16, "block1_pool, ncm"),
-        (12, 16, "block1_pool, ridge"),
-        (16, 16, ""),
-    ]
+    told = [fit for group in groups for fit in group.fits]
+    assert sorted(told, key=result.fits.index) == result.fits
+    assert [(fit.n_per_class, fit.repeat) for fit in told[:4]] == [(8, 0), (8, 1), (4, 0), (4, 1)]
+    # One by one: the first of each curve is kept at once, a better one takes its place.
+    kept: dict[str, str] = {}
+    for group in groups:
+        assert group.n_total == 16
+        for name in group.dropped:
+            del kept[name]
+        kept |= {one.name: one.fit.cut for one in group.kept}
+    assert list(kept) == [one.name for one in result.heads]
+    starts = {(done, what) for done, total, what in steps if done % 4 == 0 and total == 16}
+    assert starts >= {
+        (0, "fc7, ncm"),
+        (4, "fc7, ridge"),
+        (8, "block1_pool, ncm"),
+        (12, "block1_pool, ridge"),
+        (16, ""),
+    }
+    assert [done for done, _, _ in steps] == sorted(done for done, _, _ in steps)
 
 
 def test_estimators_of_others_run_on_threads_with_the_same_result(bank):
@@ -428,6 +439,11 @@ def test_estimators_of_others_run_on_threads_with_the_same_result(bank):
     ("arguments", "kind", "message"),
     [
         ({"save_heads": "some"}, InvalidInputError, "save_heads='some' is not one of 'best', 'all', 'none'"),
+        (
+            {"n_jobs": 0},
+            InvalidInputError,
+            "n_jobs=0 leaves nobody to fit; give 1 or more, or -1 for one per",
+        ),
         (
             {"cuts": ["fc6"]},
             UnknownNameError,

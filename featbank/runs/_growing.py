@@ -1,0 +1,150 @@
+"""Tables that grow line by line while a sweep runs, and are put in order when it is done."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featbank import _atomic
+from featbank.errors import CacheWriteError, InvalidInputError, RunError
+from featbank.manifest import printable
+from featbank.sweep import FitResult, Hits
+from featbank.sweep.records import fits_from_csv, fits_to_csv
+from featbank.sweep.results import FitId
+
+__all__ = ["GrowingTables"]
+
+RESULTS_FILE, HITS_FILE = "results.csv", "hits.csv"
+_HITS_COLUMNS = ("cut", "head", "temperature", "n_per_class", "repeat", "split", "n_rows", "top1", "top5")
+
+
+class GrowingTables:
+    """``results.csv`` (one line per fit) and ``hits.csv`` (the rows it got right) of one run.
+
+    Lines are appended as fits are finished: a killed process loses none that was written, and a sweep of
+    thousands of fits does not write its table thousands of times. A fit's hits go first, so that every line
+    of ``results.csv`` has its own. A last line that is not whole is no line.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.results = folder / RESULTS_FILE
+        self.hits = folder / HITS_FILE
+
+    def append(self, fits: Iterable[FitResult], hits: Mapping[FitId, Hits]) -> None:
+        """Add lines; raises `CacheWriteError` if that fails, and then adds none."""
+        _append(self.hits, _hits_to_csv(hits, header=not self.hits.exists()))
+        _append(self.results, fits_to_csv(fits, header=not self.results.exists()))
+
+    def replace(self, fits: Iterable[FitResult], hits: Mapping[FitId, Hits]) -> None:
+        """Write both tables anew, each whole or not at all; raises `CacheWriteError`."""
+        _atomic.write_file(self.hits, _encode(_hits_to_csv(hits, header=True)))
+        _atomic.write_file(self.results, _encode(fits_to_csv(fits)))
+
+    def read_fits(self, *, growing: bool) -> list[FitResult]:
+        """Return the fits; raises `RunError` if the table is damaged."""
+        try:
+            text = self.results.read_bytes().decode("utf-8", "surrogateescape")
+        except FileNotFoundError:
+            return []
+        if growing and "\n" not in text:
+            return []
+        try:
+            return fits_from_csv(text, growing=growing)
+        except InvalidInputError as error:
+            file = printable(str(self.results))
+            raise RunError(f"{file!r} is damaged: {error}; run the command again") from error
+
+    def read_hits(self) -> dict[FitId, Hits]:
+        """Return the hits there are; none for a run of a version that did not record them."""
+        try:
+            text = self.hits.read_bytes().decode("utf-8", "surrogateescape")
+        except FileNotFoundError:
+            return {}
+        text = text[: text.rfind("\n") + 1]
+        found: dict[FitId, Hits] = {}
+        reader = csv.reader(io.StringIO(text))
+        next(reader, None)
+        for line in reader:
+            try:
+                one = dict(zip(_HITS_COLUMNS, line, strict=True))
+                temperature = float(one["temperature"]) if one["temperature"] else None
+                size = float(one["n_per_class"]) if "." in one["n_per_class"] else int(one["n_per_class"])
+                n_rows = int(one["n_rows"])
+                top1, top5 = (_unpacked(one[name], n_rows) for name in ("top1", "top5"))
+                if top1 is None:
+                    raise ValueError("no answers")
+            except ValueError as error:
+                number = reader.line_num
+                if next(reader, None) is None:  # power was lost before the last page was on disk
+                    break
+                file = printable(str(self.hits))
+                raise RunError(
+                    f"{file!r} is damaged: line {number} cannot be read ({error}); run the command again"
+                ) from error
+            key = one["cut"], one["head"], temperature
+            found[key, size, int(one["repeat"])] = Hits(one["split"], top1, top5)
+        return found
+
+
+def _hits_to_csv(hits: Mapping[FitId, Hits], *, header: bool) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    if header:
+        writer.writerow(_HITS_COLUMNS)
+    for ((cut, head, temperature), size, repeat), one in hits.items():
+        at = "" if temperature is None else temperature
+        packed = _packed(one.top1), "" if one.top5 is None else _packed(one.top5)
+        writer.writerow([cut, head, at, size, repeat, one.split, len(one.top1), *packed])
+    return buffer.getvalue()
+
+
+def _packed(right: NDArray[np.bool_]) -> str:
+    return np.packbits(right).tobytes().hex()
+
+
+def _unpacked(text: str, n_rows: int) -> NDArray[np.bool_] | None:
+    if not text:
+        return None
+    bits = np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8))
+    if not n_rows <= len(bits) < n_rows + 8:
+        raise ValueError(f"{len(bits)} bits for {n_rows} rows")
+    return bits[:n_rows].astype(bool)
+
+
+def _encode(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _append(path: Path, text: str) -> None:
+    data = _encode(text)
+    if not data:
+        return
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        try:
+            before = os.fstat(descriptor).st_size
+            try:
+                view = memoryview(data)
+                while view:
+                    view = view[os.write(descriptor, view) :]
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(descriptor, before)
+                raise
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        wrapped = CacheWriteError(
+            f"cannot write {str(path)!r} ({reason}): run the same command again once the cause is gone, "
+            "it resumes"
+        )
+        wrapped.errno = error.errno
+        raise wrapped from error

@@ -1,0 +1,110 @@
+"""Images that stand on both sides of a split: told before anything is fitted."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from featbank.datasets.duplicates import (
+    NEAR_DUPLICATE_COSINE,
+    NearPair,
+    duplicates_across_splits,
+    nearest_across_splits,
+)
+from featbank.errors import InvalidInputError, LeakWarning
+from featbank.manifest import SPLITS, Manifest, printable
+from featbank.sweep._material import Read
+
+__all__ = ["check_threshold", "tell_copies", "tell_near_copies"]
+
+#: How many pairs are written down; the count says how many there are.
+_MOST_PAIRS = 100
+
+
+def tell_copies(manifest: Manifest) -> list[str]:
+    """Warn of validation and test images that are training images byte for byte, and return the message."""
+    pairs = duplicates_across_splits(manifest)
+    if not pairs:
+        return []
+    train, other = pairs[0]
+    are = (
+        "image is byte for byte a training image"
+        if len(pairs) == 1
+        else "images are byte for byte training images"
+    )
+    message = (
+        f"{len(pairs)} validation or test {are} (first: {printable(manifest.ids[other])} = "
+        f"{printable(manifest.ids[train])}); accuracies are flattered, remove the copies and extract again"
+    )
+    warnings.warn(message, LeakWarning, stacklevel=3)
+    return [message]
+
+
+def check_threshold(asked: bool | float) -> float | None:
+    """Return the cosine from which images count as near-identical; None if nobody asked."""
+    if asked is False:
+        return None
+    threshold = NEAR_DUPLICATE_COSINE if asked is True else float(asked)
+    if not 0 < threshold <= 1:
+        raise InvalidInputError(f"check_leaks={asked!r} must be True, False or a cosine over 0 and up to 1")
+    return threshold
+
+
+def tell_near_copies(
+    manifest: Manifest, cut: str, read: Read, threshold: float
+) -> tuple[list[str], dict[str, Any]]:
+    """Warn of validation and test images that a training image is nearly identical to.
+
+    Returns
+    -------
+    notes : list of str
+    found : dict
+        ``cut``, ``threshold``, ``count``, ``largest`` (the five largest cosines there are) and ``pairs``
+        (at most 100, the nearest first) with ``train``, ``other``, ``split`` and ``cosine``.
+    """
+    pairs = nearest_across_splits(manifest, read)
+    near = [one for one in pairs if one.cosine >= threshold]
+    found = {
+        "cut": cut,
+        "threshold": threshold,
+        "count": len(near),
+        "largest": [one.cosine for one in pairs[:5]],
+        "pairs": [_plain(manifest, one) for one in near[:_MOST_PAIRS]],
+    }
+    largest = ", ".join(f"{one.cosine:.3f}" for one in pairs[:5]) or "none"
+    if not near:
+        return [
+            f"no validation or test image is near-identical to a training image: the largest cosines at "
+            f"{cut} are {largest}, all under {threshold:g}"
+        ], found
+    first = near[0]
+    are = "image is" if len(near) == 1 else "images are"
+    message = (
+        f"{len(near)} validation or test {are} near-identical to a training image (cosine at {cut} of "
+        f"{threshold:g} or more; the largest: {largest}; first: {printable(manifest.ids[first.row])} ~ "
+        f"{printable(manifest.ids[first.train_row])}); look at them, accuracies may be flattered"
+    )
+    warnings.warn(message, LeakWarning, stacklevel=3)
+    return [message], found
+
+
+def _plain(manifest: Manifest, pair: NearPair) -> dict[str, Any]:
+    return {
+        "train": printable(manifest.ids[pair.train_row]),
+        "other": printable(manifest.ids[pair.row]),
+        "split": SPLITS[int(manifest.splits[pair.row])],
+        "cosine": pair.cosine,
+    }
+
+
+def deepest_vector_cut(cuts: Sequence[str], shapes: dict[str, tuple[int, ...]]) -> str:
+    """Return the deepest cut whose features are one vector per image; logits only where there is no other."""
+    vectors = [cut for cut in cuts if len(shapes.get(cut, ())) == 1]
+    inner = [cut for cut in vectors if cut != "logits"]
+    if not vectors:
+        raise InvalidInputError(
+            "check_leaks needs a cut with one vector per image, which the bank has not got; extract one, "
+            "e.g. --cut fc7, avgpool or logits"
+        )
+    return (inner or vectors)[-1]

@@ -1,0 +1,121 @@
+"""What a fitted head is worth: accuracies, calibration, and its answers row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featbank.metrics import expected_calibration_error, fit_temperature, top_k_accuracy, top_k_hits
+from featbank.sweep._material import Material, Plan
+from featbank.sweep.records import FitResult
+from featbank.sweep.results import Hits, Predictions
+
+__all__ = ["history_of", "judged_split", "score"]
+
+Labels = NDArray[np.int64]
+#: Logarithms of probabilities end here: one of 0 has none.
+_TINY = float(np.finfo(np.float64).tiny)
+
+
+def judged_split(splits: Mapping[str, Any]) -> str:
+    """Return the split answers are kept of: validation only where there are no test rows."""
+    return "test" if "test" in splits else "val"
+
+
+def score(
+    record: FitResult, head: Any, material: Material, plan: Plan
+) -> tuple[FitResult, Predictions | None, Hits | None]:
+    """Fill in what a fit reached; a head whose probabilities are not numbers has failed."""
+    found: dict[str, Any] = {}
+    predictions = hits = None
+    judged = judged_split(material.rows)
+    of_split: dict[str, tuple[Labels, NDArray[np.float64]]] = {}
+    for split, X, y in material.inputs(plan):
+        y_pred, scores = _answers(head, X, material.ending)
+        if scores is not None and not np.isfinite(scores).all():
+            message = "the head's probabilities are not finite"
+            return replace(record, status="failed", message=message), None, None
+        prefix = "" if split == "test" else f"{split}_"
+        found[f"{prefix}top1"] = float(np.mean(y_pred == y))
+        if scores is not None:
+            of_split[split] = y, scores
+            found[f"{prefix}top5"] = top_k_accuracy(y, scores, k=5, labels=head.classes_)
+        if split == judged:
+            predictions = _predictions(split, material.rows[split], y, y_pred, scores, head)
+            top5 = None if scores is None else top_k_hits(y, scores, k=5, labels=head.classes_)
+            hits = Hits(split, y_pred == y, top5)
+    found |= _calibration(of_split, head) | _epochs(head)
+    return replace(record, **found), predictions, hits
+
+
+def _calibration(of_split: Mapping[str, tuple[Labels, NDArray[np.float64]]], head: Any) -> dict[str, float]:
+    """Return the calibration error on test rows, as it is and at the temperature validation rows ask for."""
+    if "test" not in of_split:
+        return {}
+    y, scores = of_split["test"]
+    found = {"ece": expected_calibration_error(y, scores, labels=head.classes_)}
+    if "val" not in of_split:
+        return found
+    y_val, val_scores = of_split["val"]
+    known = np.isin(y_val, head.classes_)
+    if not known.any():
+        return found
+    columns = np.searchsorted(head.classes_, y_val[known])
+    temperature = fit_temperature(columns, np.log(np.maximum(val_scores[known], _TINY)))
+    logits = np.log(np.maximum(scores, _TINY)) / temperature
+    raised = np.exp(logits - logits.max(axis=1, keepdims=True))
+    scaled = raised / raised.sum(axis=1, keepdims=True)
+    error = expected_calibration_error(y, scaled, labels=head.classes_)
+    return {**found, "ece_scaled": error, "calibration_temperature": temperature}
+
+
+def _answers(head: Any, X: NDArray[Any], ending: str) -> tuple[Labels, NDArray[np.float64] | None]:
+    """Return the predicted class of each row, and probabilities where the head has them."""
+    predict = getattr(head, f"predict{ending}")
+    probabilities = getattr(head, f"predict_proba{ending}", None)
+    if probabilities is None or not hasattr(head, "classes_"):
+        return np.asarray(predict(X)).astype(np.int64), None
+    scores = np.asarray(probabilities(X), dtype=np.float64)
+    best = scores.max(axis=1, keepdims=True)
+    y_pred = np.asarray(head.classes_)[scores.argmax(axis=1)].astype(np.int64)
+    tied = np.flatnonzero((scores == best).sum(axis=1) > 1)
+    if len(tied):  # how ties are broken is the head's affair: neighbours ask which of the classes is nearer
+        y_pred[tied] = predict(X[tied])
+    return y_pred, scores
+
+
+def _predictions(
+    split: str, rows: Labels, y: Labels, y_pred: Labels, scores: NDArray[np.float64] | None, head: Any
+) -> Predictions:
+    if scores is None:
+        return Predictions(split, rows, y, y_pred)
+    column = {int(code): at for at, code in enumerate(head.classes_)}
+    at_row = np.arange(len(y))
+    p_pred = scores[at_row, [column[int(code)] for code in y_pred]]
+    known = np.array([int(code) in column for code in y])
+    p_true = np.where(known, scores[at_row, [column.get(int(code), 0) for code in y]], 0.0)
+    return Predictions(split, rows, y, y_pred, p_true, p_pred)
+
+
+def history_of(head: Any) -> dict[str, list[float]]:
+    """Return what a head recorded per epoch."""
+    return {name: np.asarray(values).tolist() for name, values in getattr(head, "history_", {}).items()}
+
+
+def _epochs(head: Any) -> dict[str, Any]:
+    """Return the epochs of a head that has them, and its accuracies after the best and the last one."""
+    history = history_of(head)
+    if not history.get("train_loss"):
+        return {}
+    best = int(head.best_epoch_)
+    found: dict[str, Any] = {"best_epoch": best, "n_epochs": len(history["train_loss"])}
+    for prefix, split in (("", "test"), ("val_", "val")):
+        accuracy = history.get(f"{split}_accuracy")
+        if accuracy and best:
+            found[f"best_{prefix}top1"] = accuracy[best - 1]
+            found[f"final_{prefix}top1"] = accuracy[-1]
+    return found

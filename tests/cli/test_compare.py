@@ -1,0 +1,82 @@
+"""``featbank compare``."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from featbank.runs import resolve_run
+
+
+def test_the_newest_run_by_default(call, place):
+    found = call("compare", "--json").json
+    assert (found["metric"], found["n_per_class"], found["notes"]) == ("top1", 4, [])
+    assert {(one["cut"], one["temperature"]) for one in found["curves"]} == {
+        ("block5_pool", None),
+        ("softmax", 1.0),
+        ("softmax", 2.0),
+    }
+    means = [one["mean"] for one in found["curves"]]
+    assert means == sorted(means, reverse=True)
+    best, *others = found["curves"]
+    assert best["difference"] is None
+    for one in others:
+        assert one["difference"]["mean"] == pytest.approx(one["mean"] - best["mean"])
+        assert one["difference"]["low"] <= one["difference"]["mean"] <= one["difference"]["high"]
+        assert one["fit_s"] > 0
+
+
+def test_a_table_otherwise(call, place):
+    lines = call("compare", "depth", "--samples", 2).out.splitlines()
+    assert lines[1].startswith("top1 in % at 2 samples per class: mean of 2 repeats and half width of its")
+    assert lines[4].split()[:3] == ["cut", "head", "top1"]
+    rows = [line.split() for line in lines[6:]]
+    assert sorted(row[:2] for row in rows) == sorted(
+        [cut, head] for cut in ("block4_pool", "block5_pool") for head in ("softmax", "ncm")
+    )
+    assert " best " in lines[6]
+    assert all("[" in line for line in lines[7:])
+
+
+def test_a_bank_stands_for_its_runs(call, place):
+    # the runs were made on the bank where it was first
+    (bank,) = (place / "cache" / "banks" / "photos").iterdir()
+    for name in ("depth", "warmth"):
+        run = resolve_run(name, "cache")
+        run.facts["source"]["bank"] = str(bank)
+        run.write()
+    found = call("compare", "photos/minivgg", "--json").json
+    assert {one["run"].rpartition("-")[2] for one in found["curves"]} == {"depth", "warmth"}
+    assert found["notes"] == []  # the same draws: all are paired
+    assert [one["difference"] is None for one in found["curves"]].count(True) == 1
+    assert "(photos, minivgg)" in call("compare", bank).out
+    for name in ("depth", "warmth"):
+        shutil.rmtree(resolve_run(name, "cache").path)
+    done = call("compare", "photos")
+    assert (done.code, done.message) == (3, "no run of bank 'photos'; make one with featbank fit-head")
+
+
+def test_runs_that_drew_other_images_are_not_paired(call, place):
+    call("fit-head", "--repeats", 2, "-c", "pool5", "--head", "ncm", "-n", "4", "--seed", 1, "--name", "luck")
+    done = call("compare", "depth", "luck", "--json")
+    assert [one["difference"] is None for one in done.json["curves"]].count(True) >= 2
+    (note,) = done.json["notes"]
+    assert note.startswith("no paired differences: ")
+    assert note.endswith("(another split or seed)")
+    assert f"note: {note}" in done.err
+    assert "not paired" in call("compare", "depth", "luck").out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["nothing"], 3, "no run 'nothing'; there are "),
+        (["--samples", 3], 2, "n_per_class=3 was not fitted; there are 2, 4"),
+        (["--metric", "top2"], 2, "metric='top2' is not one of top1, top5, "),
+    ],
+)
+def test_wrong_input(call, place, arguments, code, message):
+    done = call("compare", *arguments)
+    assert done.code == code
+    assert done.message.startswith(message)

@@ -1,0 +1,100 @@
+"""Tables grow by whole lines, or not at all."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+
+from featbank.errors import CacheWriteError, RunError
+from featbank.runs._growing import GrowingTables
+from featbank.sweep import FitResult, Hits
+from featbank.sweep.results import fit_id
+
+
+def some(n, repeat=0, n_rows=21):
+    fit = FitResult("softmax", "logreg(C=0.1)", 1.5, n, repeat, int(3 * n), 10, 7, top1=0.5)
+    rng = np.random.default_rng(int(10 * n))
+    right = rng.random((2, n_rows)) < 0.5
+    return fit, Hits("test", right[0], right[0] | right[1] if n > 1 else None)
+
+
+def grown(folder, sizes=(4, 1, 2.5)):
+    tables = GrowingTables(folder)
+    made = [some(n) for n in sizes]
+    for fit, hits in made:
+        tables.append([fit], {fit_id(fit): hits})
+    return tables, made
+
+
+def same(found, made):
+    assert list(found) == [fit_id(fit) for fit, _ in made]
+    for (_, want), have in zip(made, found.values(), strict=True):
+        assert have.split == want.split
+        np.testing.assert_array_equal(have.top1, want.top1)
+        assert (have.top5 is None) == (want.top5 is None)
+        if want.top5 is not None:
+            np.testing.assert_array_equal(have.top5, want.top5)
+
+
+def test_what_was_appended_comes_back(tmp_path):
+    tables, made = grown(tmp_path)
+    assert tables.read_fits(growing=True) == [fit for fit, _ in made]
+    same(tables.read_hits(), made)
+    assert [type(n) for _, n, _ in tables.read_hits()] == [int, int, float]
+    tables.replace([fit for fit, _ in made[::-1]], {fit_id(fit): hits for fit, hits in made[::-1]})
+    assert tables.read_fits(growing=False) == [fit for fit, _ in made[::-1]]
+    same(tables.read_hits(), made[::-1])
+
+
+def test_nothing_is_there_yet(tmp_path):
+    tables = GrowingTables(tmp_path)
+    assert (tables.read_fits(growing=True), tables.read_hits()) == ([], {})
+    (tmp_path / "results.csv").write_text("cut,he")
+    assert tables.read_fits(growing=True) == []
+
+
+def test_a_full_disk_leaves_whole_lines(tmp_path, monkeypatch):
+    tables, made = grown(tmp_path)
+    before = {name: (tmp_path / name).read_bytes() for name in ("results.csv", "hits.csv")}
+    write = os.write
+
+    def half(descriptor, data):
+        if len(data) < 40:
+            raise OSError(28, "No space left on device")
+        return write(descriptor, data[: len(data) // 2])
+
+    fit, hits = some(8)
+    with monkeypatch.context() as patch:
+        patch.setattr("os.write", half)
+        with pytest.raises(CacheWriteError) as caught:
+            tables.append([fit], {fit_id(fit): hits})
+    assert str(caught.value) == (
+        f"cannot write {str(tmp_path / 'hits.csv')!r} (No space left on device): run the same command again "
+        "once the cause is gone, it resumes"
+    )
+    assert caught.value.errno == 28
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+    tables.append([fit], {fit_id(fit): hits})
+    assert tables.read_fits(growing=True) == [*(fit for fit, _ in made), fit]
+
+
+def test_damage_in_the_middle_is_told(tmp_path):
+    tables, _ = grown(tmp_path)
+    for name, read in (
+        ("hits.csv", tables.read_hits),
+        ("results.csv", lambda: tables.read_fits(growing=True)),
+    ):
+        lines = (tmp_path / name).read_text().splitlines(keepends=True)
+        (tmp_path / name).write_text("".join([lines[0], "x,y\n", *lines[1:]]))
+        with pytest.raises(RunError, match=f"{name}' is damaged: line 2 cannot be read "):
+            read()
+
+
+def test_hits_of_another_number_of_rows_are_damage(tmp_path):
+    tables, _ = grown(tmp_path, sizes=(1, 2))
+    text = (tmp_path / "hits.csv").read_text()
+    (tmp_path / "hits.csv").write_text(text.replace("test,21,", "test,99,", 1))
+    with pytest.raises(RunError, match="24 bits for 99 rows"):
+        tables.read_hits()

@@ -1,0 +1,132 @@
+"""Cuts and heads in one table: the order, the paired differences, and when there are none."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from featbank.errors import InvalidInputError
+from featbank.metrics import paired_difference
+from featbank.sweep import FitResult, SweepResult, compare
+
+
+def fits(head, values, *, cut="fc7", n=8, duration_s=1.0, **more) -> list[FitResult]:
+    return [
+        FitResult(cut, head, None, n, repeat, 3 * n, 10, 0, top1=value, duration_s=duration_s, **more)
+        for repeat, value in enumerate(values)
+    ]
+
+
+def draws(seed, judged="all", n_repeats=3, sizes=("8",)) -> dict[str, object]:
+    subsets = {size: [f"{seed}-{size}-{repeat}" for repeat in range(n_repeats)] for size in sizes}
+    return {"judged": judged, "subsets": subsets}
+
+
+A, B = [0.80, 0.90, 0.70], [0.82, 0.91, 0.75]
+
+
+def test_best_first_with_paired_differences_and_times():
+    result = SweepResult([*fits("softmax", A, duration_s=2.0), *fits("mlp", B), *fits("mlp", [0.1] * 3, n=4)])
+    found = compare({"one": result})
+    assert (found.metric, found.n_per_class, found.notes) == ("top1", 8, ())
+    best, second = found.curves
+    assert (best.head, best.difference, best.fit_s, best.total_s) == ("mlp", None, 1.0, 6.0)
+    assert (second.head, second.n_paired, second.fit_s) == ("softmax", 3, 2.0)
+    assert second.difference == paired_difference(A, B)
+    assert second.difference.mean == pytest.approx(np.mean(A) - np.mean(B))
+    assert best.low < best.mean < best.high
+
+
+def test_of_equals_the_cheaper_is_first():
+    result = SweepResult([*fits("slow", A, duration_s=2.0), *fits("quick", A)])
+    assert [one.head for one in compare({"one": result}).curves] == ["quick", "slow"]
+
+
+def test_the_largest_common_size_is_the_default():
+    result = SweepResult(
+        [
+            *fits("a", A, n=4),
+            *fits("a", A, n=16),
+            *fits("b", B, n=4),
+            *fits("b", B, n=16),
+            *fits("b", B, n=32),
+        ]
+    )
+    assert compare({"one": result}).n_per_class == 16
+    found = compare({"one": result}, n_per_class=32)
+    assert [one.head for one in found.curves] == ["b"]
+    assert found.notes == ("a on fc7 is left out: it was not fitted at 32 samples per class",)
+    with pytest.raises(InvalidInputError, match="n_per_class=5 was not fitted; there are 4, 16, 32"):
+        compare({"one": result}, n_per_class=5)
+
+
+def test_no_common_size():
+    with pytest.raises(InvalidInputError) as caught:
+        compare({"one": SweepResult([*fits("a", A, n=4), *fits("b", B, n=5)])})
+    assert str(caught.value) == (
+        "no number of samples per class is common to all 2 curves; they have 4, 5. Say which with --samples, "
+        "or name fewer runs"
+    )
+
+
+def test_a_repeat_one_of_them_lacks_is_not_paired():
+    failed = [FitResult("fc7", "b", None, 8, 0, 24, 10, 0, status="failed", message="no")]
+    result = SweepResult([*fits("a", A), *failed, *fits("b", B)[1:]])
+    by_head = {one.head: one for one in compare({"one": result}).curves}
+    assert (by_head["b"].n_repeats, by_head["b"].n_failed) == (2, 1)
+    assert by_head["a"].n_paired == 2
+    assert by_head["a"].difference == paired_difference(A[1:], B[1:])
+
+
+def test_runs_with_the_same_draws_are_paired():
+    one = SweepResult(fits("a", A), draws=draws(0))
+    two = SweepResult(fits("a", B), draws=draws(0))
+    best, second = compare({"one": one, "two": two}).curves
+    assert (best.run, second.run, second.n_paired) == ("two", "one", 3)
+    assert second.difference == paired_difference(A, B)
+
+
+@pytest.mark.parametrize(
+    ("other", "why"),
+    [
+        (draws(1), "one drew other training images than two (another split or seed)"),
+        (draws(0, judged="others"), "one is judged by other images than two"),
+        ({}, "one did not record what was drawn (not finished, or an older version)"),
+    ],
+)
+def test_runs_with_other_draws_are_not(other, why):
+    one, two = SweepResult(fits("a", A), draws=other), SweepResult(fits("a", B), draws=draws(0))
+    found = compare({"one": one, "two": two})
+    assert [one.difference for one in found.curves] == [None, None]
+    assert found.notes == (f"no paired differences: {why}",)
+
+
+def test_only_the_repeats_that_agree_are_paired():
+    some = draws(0)
+    some["subsets"]["8"][0] = "another"
+    found = compare(
+        {"one": SweepResult(fits("a", A), draws=some), "two": SweepResult(fits("a", B), draws=draws(0))}
+    )
+    assert found.curves[1].n_paired == 2
+    assert found.curves[1].difference == paired_difference(A[1:], B[1:])
+
+
+def test_what_is_not_there():
+    with pytest.raises(InvalidInputError, match="nothing to compare: no fit succeeded"):
+        compare({})
+    with pytest.raises(InvalidInputError, match="metric='top2' is not one of top1, top5, "):
+        compare({"one": SweepResult(fits("a", A))}, metric="top2")
+    mixed = SweepResult([*fits("a", A, top5=1.0), *fits("b", B)])
+    found = compare({"one": mixed}, metric="top5")
+    assert found.notes == ("b on fc7 is left out: none of its fits has top5",)
+
+
+def test_a_smaller_calibration_error_is_better():
+    result = SweepResult([*fits("a", A, ece=0.3), *fits("b", B, ece=0.1)])
+    assert [one.head for one in compare({"one": result}, metric="ece").curves] == ["b", "a"]
+
+
+def test_without_test_rows_validation_decides():
+    result = SweepResult([FitResult("fc7", "a", None, 4, r, 12, 10, 0, val_top1=0.5) for r in range(2)])
+    found = compare({"one": result})
+    assert (found.metric, found.curves[0].mean) == ("val_top1", 0.5)
