@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types check bench clean
+.PHONY: help install demo test lint types check bench faults studies clean
 
 help:            ## list the targets
 	@grep -E '^[a-z]+: .*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -37,6 +37,12 @@ check: lint types test ## everything CI runs
 
 bench: $(READY)  ## the benchmarks, by hand: minutes, and only ratios within one run mean anything
 	$(BIN)/python -m pytest -q -s tests/benchmarks
+
+faults: $(READY) ## the fault bench in full: kills, power loss, full disks, flipped bits; within an hour
+	nice -n 10 $(BIN)/python tests/faults
+
+studies: $(READY) ## every study: those of the reports on synthetic data of their size, mini_* on real images; an hour
+	OMP_NUM_THREADS=1 FEATBANK_STUDIES=full nice -n 10 $(BIN)/python -m pytest -q --durations=0 tests/pipeline/test_studies.py
 
 clean:           ## remove the virtual environment and tool caches; banks and runs stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

@@ -18,35 +18,44 @@ __version__ = "0.1.0"
 
 #: Public name -> module that holds it.
 _PUBLIC = {
+    "ActivationsDisplay": "featbank.inspection",
     "Bank": "featbank.banks",
     "BankStore": "featbank.banks",
     "ConfusionDisplay": "featbank.plots",
     "CurveDisplay": "featbank.plots",
     "CutsDisplay": "featbank.plots",
+    "DreamDisplay": "featbank.inspection",
     "ExtractionResult": "featbank.extraction",
     "FeatbankError": "featbank.errors",
+    "FiltersDisplay": "featbank.inspection",
     "HistoryDisplay": "featbank.plots",
     "MLPClassifier": "featbank.heads",
+    "MistakesDisplay": "featbank.inspection",
+    "OcclusionDisplay": "featbank.inspection",
     "PretrainSettings": "featbank.pretraining",
     "Run": "featbank.runs",
     "SoftmaxClassifier": "featbank.heads",
     "SweepResult": "featbank.sweep",
     "TemperatureDisplay": "featbank.plots",
+    "TimesDisplay": "featbank.plots",
     "BenchmarkResult": "featbank.benchmark",
     "build_manifest": "featbank.datasets",
     "cache_folder": "featbank._cache",
     "draw_nested": "featbank.sampling",
     "extract": "featbank.extraction",
     "fit_heads": "featbank.fitting",
+    "import_bank": "featbank.banks",
     "load_backbone": "featbank.backbones",
     "open_bank": "featbank.banks",
     "open_dataset": "featbank.datasets",
     "open_run": "featbank.runs",
     "predict": "featbank.prediction",
     "pretrain": "featbank.pretraining",
+    "repair_bank": "featbank.extraction",
     "run_benchmark": "featbank.benchmark",
     "run_sweep": "featbank.sweep",
     "truncate": "featbank.backbones",
+    "write_report": "featbank.report",
 }
 
 __all__ = ["__version__", *sorted(_PUBLIC)]
@@ -57,6 +66,7 @@ if TYPE_CHECKING:
     from featbank.backbones import truncate as truncate
     from featbank.banks import Bank as Bank
     from featbank.banks import BankStore as BankStore
+    from featbank.banks import import_bank as import_bank
     from featbank.banks import open_bank as open_bank
     from featbank.benchmark import BenchmarkResult as BenchmarkResult
     from featbank.benchmark import run_benchmark as run_benchmark
@@ -65,17 +75,25 @@ if TYPE_CHECKING:
     from featbank.errors import FeatbankError as FeatbankError
     from featbank.extraction import ExtractionResult as ExtractionResult
     from featbank.extraction import extract as extract
+    from featbank.extraction import repair_bank as repair_bank
     from featbank.fitting import fit_heads as fit_heads
     from featbank.heads import MLPClassifier as MLPClassifier
     from featbank.heads import SoftmaxClassifier as SoftmaxClassifier
+    from featbank.inspection import ActivationsDisplay as ActivationsDisplay
+    from featbank.inspection import DreamDisplay as DreamDisplay
+    from featbank.inspection import FiltersDisplay as FiltersDisplay
+    from featbank.inspection import MistakesDisplay as MistakesDisplay
+    from featbank.inspection import OcclusionDisplay as OcclusionDisplay
     from featbank.plots import ConfusionDisplay as ConfusionDisplay
     from featbank.plots import CurveDisplay as CurveDisplay
     from featbank.plots import CutsDisplay as CutsDisplay
     from featbank.plots import HistoryDisplay as HistoryDisplay
     from featbank.plots import TemperatureDisplay as TemperatureDisplay
+    from featbank.plots import TimesDisplay as TimesDisplay
     from featbank.prediction import predict as predict
     from featbank.pretraining import PretrainSettings as PretrainSettings
     from featbank.pretraining import pretrain as pretrain
+    from featbank.report import write_report as write_report
     from featbank.runs import Run as Run
     from featbank.runs import open_run as open_run
     from featbank.sampling import draw_nested as draw_nested

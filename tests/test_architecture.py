@@ -26,6 +26,7 @@ FLOORS = {
     "heads": 1,
     "sampling": 1,
     "metrics": 1,
+    "drawing": 1,
     "extraction": 2,
     "pretraining": 2,
     "sweep": 3,

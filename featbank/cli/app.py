@@ -8,15 +8,19 @@ import typer
 
 from featbank.cli import backbones as backbones_commands
 from featbank.cli import banks as banks_commands
+from featbank.cli import show as show_commands
 from featbank.cli._options import Json
 from featbank.cli._output import print_json, show_log
 from featbank.cli.bench import bench
+from featbank.cli.compare import compare
 from featbank.cli.demo import demo
 from featbank.cli.extract import extract
 from featbank.cli.fit import fit_head
 from featbank.cli.plot import plot
 from featbank.cli.predict import predict
 from featbank.cli.pretrain import pretrain
+from featbank.cli.run import run
+from featbank.cli.report import report
 
 __all__ = ["app"]
 
@@ -55,10 +59,14 @@ def version(as_json: Json = False) -> None:
 app.command("extract")(extract)
 app.command("fit-head")(fit_head)
 app.command("plot")(plot)
+app.command("compare")(compare)
 app.command("predict")(predict)
 app.add_typer(banks_commands.app, name="banks")
+app.add_typer(show_commands.app, name="show")
 app.command("backbones")(backbones_commands.backbones)
 app.command("cuts")(backbones_commands.cuts)
 app.command("demo")(demo)
 app.command("bench")(bench)
+app.command("run")(run)
 app.command("pretrain")(pretrain)
+app.command("report")(report)

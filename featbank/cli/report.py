@@ -1,0 +1,51 @@
+"""``featbank report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from featbank.cli._options import CacheDir, Json
+from featbank.cli._output import human_bytes, print_json, say
+
+__all__ = ["report"]
+
+
+def report(
+    run: Annotated[
+        str | None,
+        typer.Argument(help="A run's folder, its name or a part of it; the newest by default."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "--output", "-o", help="An .html file (default: report.html in the run)."),
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help="Where the images are now, if they have moved.")
+    ] = None,
+    cache_dir: CacheDir = None,
+    as_json: Json = False,
+) -> None:
+    """Write one self-contained HTML page about a run.
+
+    Example: featbank report RUN --out report.html
+    """
+    from featbank.report import write_report
+
+    written = write_report(run, out, data=data, cache_dir=cache_dir)
+    for remark in written.remarks:
+        say(f"note: {remark}")
+    if as_json:
+        print_json(
+            {
+                "report": written.path,
+                "size_bytes": written.size_bytes,
+                "images": written.n_images,
+                "notes": list(written.remarks),
+            }
+        )
+    else:
+        typer.echo(written.path)
+        say(f"{human_bytes(written.size_bytes)}, {written.n_images} images, opens without network")

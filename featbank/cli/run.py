@@ -1,0 +1,223 @@
+"""``featbank run``."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from featbank.cli._options import CacheDir, Device, Json, split_commas
+from featbank.cli._output import human_bytes, human_time, print_json, print_table, progress_bar, say
+from featbank.cli.fit import noted_not_warned
+
+if TYPE_CHECKING:
+    from featbank.pipeline import ExperimentCost, StudyResult
+
+__all__ = ["run"]
+
+
+def run(
+    study: Annotated[
+        str | None, typer.Argument(help="A TOML file, or the name of a study; without it they are listed.")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Where the study's data is: torchvision's root, a folder of class folders, or a CSV "
+            "(default: below $FEATBANK_DATA, else ./data)."
+        ),
+    ] = None,
+    test_data: Annotated[
+        str | None, typer.Option(help="Your own test images, where a study asks for some.")
+    ] = None,
+    backbone: Annotated[
+        str | None, typer.Option("--backbone", "-b", help="Instead of the backbones of the study.")
+    ] = None,
+    weights: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A weights file or name, or 'random'; BACKBONE=FILE where the study has several backbones."
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="At most N images: fewer classes where a split counts per class.")
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Run these experiments of the study only; repeat it for more.")
+    ] = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="Let torchvision fetch a dataset that is not there.")
+    ] = False,
+    device: Device = None,
+    workers: Annotated[int | None, typer.Option(help="Decoding threads; one per core by default.")] = None,
+    cache_dir: CacheDir = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would cost, push nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run a published study: extract, fit, draw, and print what was published beside what was measured.
+
+    Only what is not in the cache is done. Example: featbank run mini_digits
+    """
+    if study is None:
+        _list_studies(as_json)
+        return
+    from featbank import pipeline
+
+    chosen = pipeline.load_study(study)
+    asked: dict[str, Any] = {
+        "data": data,
+        "test_data": test_data,
+        "backbone": backbone,
+        "weights": weights or (),
+        "limit": limit,
+        "only": split_commas(only),
+        "download": download,
+        "device": device,
+        "workers": workers,
+        "cache_dir": cache_dir,
+    }
+    if dry_run:
+        _print_costs(pipeline.study_costs(chosen, **asked), as_json)
+        return
+    with noted_not_warned(), _bars() as progress:
+        result = pipeline.run_study(chosen, **asked, command=sys.argv, say=say, progress=progress)
+    for note in dict.fromkeys(note for one in result.experiments for note in one.result.notes):
+        say(f"note: {note}")
+    if as_json:
+        _print_json(result)
+    else:
+        _print_result(result)
+    if any(one.result.failed for one in result.experiments):
+        raise typer.Exit(1)
+
+
+@contextlib.contextmanager
+def _bars() -> Iterator[Callable[[str, int, int], None]]:
+    """One bar after the other: a new one whenever something else is done, or the same begins again."""
+    with contextlib.ExitStack() as stack:
+        units = {"extract": "images", "fit": "heads"}
+        state: dict[str, Any] = {"what": None, "update": None}
+
+        def progress(what: str, done: int, total: int) -> None:
+            if what != state["what"]:
+                stack.close()
+                state["what"], state["update"] = what, stack.enter_context(progress_bar(what, units[what]))
+            state["update"](done, total)
+            if done >= total:
+                stack.close()
+                state["what"] = None
+
+        yield progress
+
+
+def _list_studies(as_json: bool) -> None:
+    from featbank.pipeline import load_study, study_names
+
+    found = [load_study(name) for name in study_names()]
+    if as_json:
+        print_json({"studies": [{"name": one.name, "title": one.title, "file": one.path} for one in found]})
+        return
+    print_table(("study", "title"), [(one.name, one.title) for one in found])
+    typer.echo("\nfeatbank run NAME runs one")
+
+
+def _print_costs(costs: list[ExperimentCost], as_json: bool) -> None:
+    if as_json:
+        print_json(
+            {
+                "banks": [
+                    {
+                        "experiments": one.experiments,
+                        "fits": one.fits,
+                        **asdict(one.plan),
+                        "size_bytes": one.plan.size_bytes,
+                    }
+                    for one in costs
+                ]
+            }
+        )
+        return
+    for one in costs:
+        plan = one.plan
+        time_left = f", about {human_time(plan.duration_s)}" if plan.duration_s is not None else ""
+        typer.echo(
+            f"{', '.join(one.experiments)}: {plan.to_push} of {plan.rows} images to push{time_left}, "
+            f"{human_bytes(plan.size_bytes)} to write ({human_bytes(plan.disk_free_bytes)} free), "
+            f"{one.fits} heads to fit"
+        )
+
+
+def _print_json(result: StudyResult) -> None:
+    print_json(
+        {
+            "study": result.study.name,
+            "title": result.study.title,
+            "question": result.study.question,
+            "published": [
+                {"label": one.label, "metric": one.metric, "value": one.value, "source": result.study.report}
+                for one in result.study.figures
+            ],
+            "measured": result.measured,
+            "claims": [asdict(one) for one in result.verdicts],
+            "differs": result.differs,
+            "runs": {one.written.name: one.run.path for one in result.experiments},
+            "reused": [one.written.name for one in result.experiments if one.reused],
+            "pushed": result.pushed,
+            "figures": result.figures,
+            "reports": result.reports,
+            "duration_s": result.duration_s,
+        }
+    )
+
+
+def _print_result(result: StudyResult) -> None:
+    study = result.study
+    typer.echo(f"\n{study.question}\n")
+    rows = [
+        (figure.label, _shown(figure.value, figure.what), _measured(found), _where(found))
+        for figure, found in zip(study.figures, result.measured, strict=True)
+    ]
+    if rows:
+        print_table(("", "published", "measured", "at"), rows, numeric=("published", "measured"))
+        typer.echo(f"\npublished: {study.report}")
+    for verdict in result.verdicts:
+        word = {True: "yes", False: "NO", None: "not known"}[verdict.holds]
+        typer.echo(f"{verdict.text}: {word} ({verdict.said})")
+    if result.differs:
+        typer.echo("\nwhere the two differ:")
+        for one in result.differs:
+            typer.echo(f"- {one}")
+    typer.echo("")
+    for done in result.experiments:
+        typer.echo(f"{'run':<12}{done.run.path}{' (fitted before)' if done.reused else ''}")
+    for kind, path in result.figures.items():
+        typer.echo(f"{kind:<12}{path}")
+    for path in result.reports.values():
+        typer.echo(f"{'report':<12}{path}")
+    typer.echo(f"{result.pushed} images pushed, {human_time(result.duration_s)}")
+
+
+def _shown(value: float | None, what: str) -> str:
+    if value is None:
+        return ""
+    return f"T={value:g}" if what == "temperature" else f"{100 * value:.2f} %"
+
+
+def _measured(found: dict[str, Any]) -> str:
+    if found["value"] is None:
+        return "not measured"
+    if found["low"] is None:
+        return _shown(found["value"], found["what"])
+    half = max(found["high"] - found["value"], found["value"] - found["low"])
+    return f"{100 * found['value']:.2f} ±{100 * half:.2f} %"
+
+
+def _where(found: dict[str, Any]) -> str:
+    if found["value"] is None:
+        return str(found["experiment"])
+    at = "" if found["temperature"] is None else f" T={found['temperature']:g}"
+    return f"{found['experiment']}: {found['cut']}{at} {found['head']}, {found['n_per_class']:g} per class"

@@ -1,0 +1,45 @@
+"""Studies: a published experiment as one TOML file, run from the cache, beside the published figures.
+
+``load_study`` reads a file and names all its faults at once; ``run_study`` extracts what is missing, fits
+what was not fitted, draws, compares and writes the pages.
+"""
+
+from __future__ import annotations
+
+from featbank.pipeline.claims import CHECKS, Verdict, check_claim
+from featbank.pipeline.comparing import computed_differences, measure
+from featbank.pipeline.costing import ExperimentCost, study_costs
+from featbank.pipeline.opening import Opened, open_images
+from featbank.pipeline.planning import Group, Planned, plan_experiments
+from featbank.pipeline.reading import find_study, load_study, study_names
+from featbank.pipeline.running import ExperimentRun, StudyResult, run_study
+from featbank.pipeline.study import BackboneChoice, Claim, Data, Experiment, Figure, Study, Sweep, TestData
+
+__all__ = [
+    "CHECKS",
+    "BackboneChoice",
+    "Claim",
+    "Data",
+    "Experiment",
+    "ExperimentCost",
+    "ExperimentRun",
+    "Figure",
+    "Group",
+    "Opened",
+    "Planned",
+    "Study",
+    "StudyResult",
+    "Sweep",
+    "TestData",
+    "Verdict",
+    "check_claim",
+    "computed_differences",
+    "find_study",
+    "load_study",
+    "measure",
+    "open_images",
+    "plan_experiments",
+    "run_study",
+    "study_costs",
+    "study_names",
+]

@@ -1,0 +1,76 @@
+"""``study.json``: what a run folder knows of its study, and whether a sweep has to be run again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from featbank import _atomic
+from featbank.banks import Bank
+from featbank.errors import RunError
+from featbank.manifest import Manifest
+from featbank.pipeline.study import Sweep
+from featbank.runs import Run, list_runs
+from featbank.runs.creating import versions
+
+__all__ = ["STUDY_FILE", "find_finished", "fingerprint", "write_record"]
+
+STUDY_FILE = "study.json"
+
+
+def fingerprint(bank: Bank, sweep: Sweep) -> str:
+    """Return what tells the numbers of a sweep from any other's: features, rows, parameters, versions.
+
+    Unlike `featbank.runs.sweep_digest` it does not ask which shards the bank has: experiments of a study may
+    share a bank, and each adds shards with rows the others do not read.
+    """
+    identity = {
+        "key": bank.key.digest(),
+        "manifest": manifest_digest(bank.manifest),
+        "sweep": asdict(sweep),
+        "versions": versions(),
+    }
+    return _atomic.sha256(_atomic.canonical_json(identity))
+
+
+def manifest_digest(manifest: Manifest) -> str:
+    """Return the SHA-256 of everything a manifest says, as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for name in (*manifest.ids, *(os.fsencode(one) for one in manifest.classes)):
+        digest.update(len(name).to_bytes(8, "little") + name)
+    for array in (manifest.labels, manifest.splits, manifest.digests, manifest.statuses):
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def find_finished(wanted: str, cache_dir: str | os.PathLike[str] | None) -> Run | None:
+    """Find the newest finished run of a study with a fingerprint."""
+    for path in reversed(list_runs(cache_dir)):
+        if read_record(path).get("fingerprint") != wanted:
+            continue
+        try:
+            run = Run.open(path)
+            run.result()
+        except RunError:  # damaged: run it again
+            continue
+        if run.facts["status"] == "finished":
+            return run
+    return None
+
+
+def read_record(run: Path) -> dict[str, Any]:
+    """Return what ``study.json`` of a run folder says; nothing where there is none, or none that is whole."""
+    try:
+        found = json.loads((run / STUDY_FILE).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def write_record(run: Run, facts: dict[str, Any]) -> None:
+    """Write ``study.json``, whole or not at all; raises `CacheWriteError`."""
+    _atomic.write_json(run.path / STUDY_FILE, facts)

@@ -1,0 +1,103 @@
+"""What a study would cost, before anything is pushed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from featbank.pipeline.opening import open_images
+from featbank.pipeline.planning import plan_experiments
+from featbank.pipeline.reading import load_study
+from featbank.pipeline.study import Study
+from featbank.sampling import parse_sizes
+
+if TYPE_CHECKING:
+    from featbank.extraction import ExtractionPlan
+
+__all__ = ["ExperimentCost", "study_costs"]
+
+
+@dataclass(frozen=True)
+class ExperimentCost:
+    """What one bank of a study and the sweeps on it would cost.
+
+    Parameters
+    ----------
+    experiments : tuple of str
+        Their names.
+    plan : ExtractionPlan
+        Rows, images to push, bytes, time.
+    fits : int
+        Heads to fit, those of sweeps that were finished before included.
+    """
+
+    experiments: tuple[str, ...]
+    plan: ExtractionPlan
+    fits: int
+
+
+def study_costs(
+    study: Study | str | os.PathLike[str],
+    *,
+    data: str | os.PathLike[str] | None = None,
+    test_data: str | os.PathLike[str] | None = None,
+    backbone: str | None = None,
+    weights: Sequence[str] = (),
+    limit: int | None = None,
+    only: Sequence[str] = (),
+    download: bool = False,
+    device: str | None = None,
+    workers: int | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> list[ExperimentCost]:
+    """Say what `run_study` would do; the parameters and errors are the same, and nothing is left behind.
+
+    Returns
+    -------
+    list of ExperimentCost
+        One per bank. Where two of them share images, each counts them.
+    """
+    from featbank.extraction import Extraction
+
+    found = study if isinstance(study, Study) else load_study(study)
+    groups = plan_experiments(found, backbone=backbone, weights=weights, only=only)
+    opened = [
+        open_images(group.first, data=data, test_data=test_data, limit=limit, download=download)
+        for group in groups
+    ]
+    costs = []
+    for group, images in zip(groups, opened, strict=True):
+        choice = group.first.backbone
+        task = Extraction(
+            images.dataset,
+            backbone=choice.name,
+            cuts=group.cuts,
+            weights=choice.weights,
+            split=images.split,
+            image_size=choice.image_size,
+            transform=choice.transform,
+            precision=choice.precision,
+            dtype=choice.dtype,
+            batch_size=choice.batch_size,
+            limit=images.limit,
+            name=None,
+            device=device,
+            workers=workers,
+            random_state=0,
+            data_root=None,
+            download=False,
+            cache_dir=cache_dir,
+        )
+        plan = task.plan(measure=True)
+        task.discard()
+        fits = 0
+        for one in group.experiments:
+            sweep = one.run.sweep
+            curves = len(sweep.heads) * sum(
+                len(sweep.temperatures or (1.0,)) if cut == "softmax" else 1 for cut in sweep.cuts
+            )
+            fits += curves * len(parse_sizes(sweep.samples_per_class)) * sweep.repeats
+        costs.append(ExperimentCost(tuple(one.written.name for one in group.experiments), plan, fits))
+    return costs

@@ -1,0 +1,161 @@
+"""The images a study takes: from where they are, as its protocol picks them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from featbank.datasets import (
+    BlurredDataset,
+    Dataset,
+    is_tiny_imagenet,
+    open_dataset,
+    open_tiny_imagenet,
+    parse_split,
+    select_images,
+    with_test_images,
+)
+from featbank.errors import FeatbankError, InvalidInputError, MissingDataError
+from featbank.manifest import printable
+from featbank.pipeline.study import Data, Experiment, TestData
+
+__all__ = ["Opened", "open_images"]
+
+#: Folder of a study's data when ``--data`` says nothing.
+DATA_FOLDER = "FEATBANK_DATA"
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A dataset as an experiment takes it.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    split : str or None
+        For `featbank.extract`.
+    limit : int or None
+        For `featbank.extract`; None where whole classes were left out instead.
+    n_classes : int
+        Classes there are.
+    data_root : str or None
+        Where torchvision found it.
+    """
+
+    dataset: Dataset
+    split: str | None
+    limit: int | None
+    n_classes: int
+    data_root: str | None
+
+
+def open_images(
+    experiment: Experiment,
+    *,
+    data: str | os.PathLike[str] | None = None,
+    test_data: str | os.PathLike[str] | None = None,
+    limit: int | None = None,
+    download: bool = False,
+) -> Opened:
+    """Open the images of an experiment.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    data : str or path, optional
+        Where the study's data is: for a torchvision dataset the folder torchvision calls root, or a folder
+        of class folders; else the folder or CSV file. By default below ``$FEATBANK_DATA``, else ``./data``.
+    test_data : str or path, optional
+        Where the user's own test images are; by default below the same folder.
+    limit : int, optional
+        At most so many images. Where the split counts images of each class, whole classes are left out, so
+        that the counts still hold; else classes are taken in turn.
+    download : bool, default=False
+        Let torchvision fetch what is not there.
+
+    Returns
+    -------
+    Opened
+
+    Raises
+    ------
+    MissingDataError
+        If images are not there; the message says how to get them.
+    InvalidInputError
+        If `limit` leaves fewer than two classes.
+    """
+    chosen = experiment.data
+    dataset, root = _source(chosen, data, download)
+    split, rows_limit, classes = chosen.split, limit, chosen.classes
+    rule = None if split is None else parse_split(split)
+    if limit is not None and rule is not None and rule.kind == "counts":
+        each = int(sum(rule.parts))
+        fitting = limit // each
+        if fitting < 2:
+            raise InvalidInputError(
+                f"limit={limit} leaves {fitting} of the classes, of which the split {split!r} takes {each} "
+                f"images each; use a limit of at least {2 * each}"
+            )
+        rows_limit = None
+        if isinstance(classes, tuple):
+            classes = classes[:fitting]
+        else:
+            classes = fitting if classes is None else min(classes, fitting)
+    found = select_images(
+        dataset,
+        classes=classes,
+        without=chosen.without,
+        images_per_class=chosen.images_per_class,
+        splits=chosen.splits,
+        name=chosen.name,
+    )
+    n_classes = len(found.classes)
+    if experiment.test_data is not None:
+        tested = _test_images(experiment.test_data, test_data)
+        found = with_test_images(found, tested, name=chosen.name)
+    return Opened(found, split, rows_limit, n_classes, root)
+
+
+def _below(source: str) -> Path:
+    return Path(os.environ.get(DATA_FOLDER) or "data") / source
+
+
+def _source(chosen: Data, data: str | os.PathLike[str] | None, download: bool) -> tuple[Dataset, str | None]:
+    """Open the whole dataset; returns where torchvision found it, too."""
+    if not chosen.source.startswith("torchvision:"):
+        if chosen.source == "digits" and data is None:
+            return open_dataset("digits"), None
+        if download:
+            raise InvalidInputError(f"--download is for torchvision datasets, and this is {chosen.source!r}")
+        return _folder(chosen.source, chosen.how, data, "--data"), None
+    root = os.fspath(_below("") if data is None else data)
+    try:
+        return open_dataset(chosen.source, data_root=root, download=download), root
+    except MissingDataError as error:
+        # Class folders will do as well, as the archive of the dataset's publisher has them.
+        if data is not None and not download:
+            try:
+                return open_dataset(data), None
+            except FeatbankError:
+                pass
+        said = str(error) if download else f"{chosen.source} is not in {printable(root)!r}"
+        raise MissingDataError(
+            f"{said}: {chosen.how or 'let torchvision fetch it with --download'}; or say where it is with "
+            "--data PATH"
+        ) from error
+
+
+def _folder(source: str, how: str, data: str | os.PathLike[str] | None, option: str) -> Dataset:
+    place = _below(source) if data is None else data
+    if data is None and not Path(place).exists():
+        get = how or f"put {source} there"
+        raise MissingDataError(
+            f"{source!r} is not at {printable(str(place))!r}: {get}; or say where it is with {option} PATH"
+        )
+    return open_tiny_imagenet(place) if is_tiny_imagenet(place) else open_dataset(place)
+
+
+def _test_images(chosen: TestData, test_data: str | os.PathLike[str] | None) -> Dataset:
+    found = _folder(chosen.source, chosen.how, test_data, "--test-data")
+    return found if chosen.blur is None else BlurredDataset(found, chosen.blur)

@@ -1,0 +1,377 @@
+"""Running a study: push what is missing, fit what was not fitted, put published beside measured."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from featbank.banks import Bank
+from featbank.fitting import fit_heads
+from featbank.manifest import Manifest
+from featbank.pipeline._record import find_finished, fingerprint, write_record
+from featbank.pipeline.claims import Verdict, check_claim
+from featbank.pipeline.comparing import computed_differences, measure
+from featbank.pipeline.opening import Opened, open_images
+from featbank.pipeline.planning import Group, Planned, check_weights, plan_experiments
+from featbank.pipeline.reading import load_study
+from featbank.pipeline.study import Experiment, Study
+from featbank.runs import Run
+from featbank.sweep import SweepResult
+
+__all__ = ["ExperimentRun", "StudyResult", "run_study"]
+
+#: Called with (what is done, done, total).
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class ExperimentRun:
+    """What became of one experiment.
+
+    Parameters
+    ----------
+    written, experiment : Experiment
+        As the file has it, and as it was run.
+    run : Run
+        Its folder.
+    result : SweepResult
+    reused : bool
+        Whether the sweep had been finished before, with the same bank, rows and parameters.
+    pushed : int
+        Images that went through the backbone for the bank of this experiment, now.
+    manifest : Manifest
+        The rows it was fitted on.
+    opened : Opened
+        Where the images came from.
+    fingerprint : str
+        Of all that decides its numbers.
+    """
+
+    written: Experiment
+    experiment: Experiment
+    run: Run
+    result: SweepResult
+    reused: bool
+    pushed: int
+    manifest: Manifest
+    opened: Opened
+    fingerprint: str
+
+
+@dataclass(eq=False)
+class StudyResult:
+    """What a study found.
+
+    Parameters
+    ----------
+    study : Study
+    experiments : list of ExperimentRun
+    measured : list of dict
+        One for each of the study's figures, see `featbank.pipeline.measure`.
+    verdicts : list of Verdict
+        One for each of its claims.
+    differs : list of str
+        Where the protocol differs from the published one, as the file says and as this run made it.
+    figures : dict of str to pathlib.Path
+        What was drawn of several experiments together; those of one are in its run.
+    reports : dict of str to pathlib.Path
+        Experiment -> the page about its run.
+    pushed : int
+        Images that went through a backbone.
+    duration_s : float
+    """
+
+    study: Study
+    experiments: list[ExperimentRun]
+    measured: list[dict[str, Any]]
+    verdicts: list[Verdict]
+    differs: list[str]
+    figures: dict[str, Path] = field(default_factory=dict)
+    reports: dict[str, Path] = field(default_factory=dict)
+    pushed: int = 0
+    duration_s: float = 0.0
+
+    @property
+    def points(self) -> list[dict[str, Any]]:
+        """The curves of all experiments, see `featbank.sweep.SweepResult.curve`."""
+        return [point for one in self.experiments for point in _points(one)]
+
+
+def run_study(
+    study: Study | str | os.PathLike[str],
+    *,
+    data: str | os.PathLike[str] | None = None,
+    test_data: str | os.PathLike[str] | None = None,
+    backbone: str | None = None,
+    weights: Sequence[str] = (),
+    limit: int | None = None,
+    only: Sequence[str] = (),
+    download: bool = False,
+    device: str | None = None,
+    workers: int | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    command: Sequence[str] = (),
+    say: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
+) -> StudyResult:
+    """Run a study: extract, fit, draw, compare with what was published.
+
+    Only what is not in the cache is done: images whose features are there are not pushed, and a sweep that
+    was finished with the same features, rows and parameters is not run again.
+
+    Parameters
+    ----------
+    study : Study, str or path
+        A study, its TOML file, or the name of one that came with featbank.
+    data, test_data, limit, download
+        See `open_images`.
+    backbone, weights, only
+        See `plan_experiments`.
+    device, workers
+        See `featbank.extract`.
+    cache_dir : path, optional
+        The cache.
+    command : sequence of str, optional
+        Kept in each ``run.json`` for people.
+    say : callable, optional
+        Called with a line on what comes next.
+    progress : callable, optional
+        Called with (what, done, total).
+
+    Returns
+    -------
+    StudyResult
+
+    Raises
+    ------
+    InvalidInputError
+        If the file has faults, or an option does not go with the study.
+    UnknownNameError
+        If there is no such backbone, cut or experiment.
+    MissingDataError, MissingWeightsError
+        If images or weights are not there. All are looked for before any image is pushed.
+    CacheWriteError
+        If the disk is full or not writable; repeating the command goes on.
+    """
+    started = time.perf_counter()
+    found = study if isinstance(study, Study) else load_study(study)
+    groups = plan_experiments(found, backbone=backbone, weights=weights, only=only)
+    opened = [
+        open_images(group.first, data=data, test_data=test_data, limit=limit, download=download)
+        for group in groups
+    ]
+    check_weights(groups)
+    tell = say or (lambda _: None)
+    tell(found.title)
+    done: list[ExperimentRun] = []
+    for group, images in zip(groups, opened, strict=True):
+        done += _run_group(found, group, images, device, workers, cache_dir, command, tell, progress)
+    result = _compared(found, done, limit)
+    result.figures = _draw_together(result)
+    for one in done:
+        write_record(one.run, _record(result, one))
+    result.reports = _write_reports(done)
+    result.pushed = sum({id(one.opened): one.pushed for one in done}.values())
+    result.duration_s = time.perf_counter() - started
+    return result
+
+
+def _run_group(
+    study: Study,
+    group: Group,
+    opened: Opened,
+    device: str | None,
+    workers: int | None,
+    cache_dir: str | os.PathLike[str] | None,
+    command: Sequence[str],
+    say: Callable[[str], None],
+    progress: Progress | None,
+) -> list[ExperimentRun]:
+    from featbank.extraction import extract  # loads torch, which reading a file does not need
+
+    choice = group.first.backbone
+    say(f"{opened.dataset.name}: {len(opened.dataset.ids)} images, {choice.name}, {', '.join(group.cuts)}")
+    extracted = extract(
+        opened.dataset,
+        backbone=choice.name,
+        cuts=group.cuts,
+        weights=choice.weights,
+        split=opened.split,
+        image_size=choice.image_size,
+        transform=choice.transform,
+        precision=choice.precision,
+        dtype=choice.dtype,
+        batch_size=choice.batch_size,
+        limit=opened.limit,
+        device=device,
+        workers=workers,
+        cache_dir=cache_dir,
+        progress=None if progress is None else lambda done, total: progress("extract", done, total),
+    )
+    say(
+        f"  {extracted.pushed} pushed, {extracted.skipped} were there already"
+        + (f", {extracted.quarantined} could not be read" if extracted.quarantined else "")
+    )
+    bank = Bank.open(extracted.bank)
+    found = []
+    for item in group.experiments:
+        wanted = fingerprint(bank, item.run.sweep)
+        run = find_finished(wanted, cache_dir)
+        reused = run is not None
+        if run is not None:
+            say(f"  {item.run.name}: fitted before, in {run.name}")
+            result = run.result()
+        else:
+            say(f"  {item.run.name}: {', '.join(item.run.sweep.heads)} on {', '.join(item.run.sweep.cuts)}")
+            run, result = _fit(study, item, bank, cache_dir, command, say, progress)
+            # At once: a study that is interrupted later finds this sweep again.
+            write_record(run, {"study": study.name, "title": study.title, "fingerprint": wanted})
+        found.append(
+            ExperimentRun(
+                item.written,
+                item.run,
+                run,
+                result,
+                reused,
+                extracted.pushed,
+                bank.manifest,
+                opened,
+                wanted,
+            )
+        )
+    return found
+
+
+def _fit(
+    study: Study,
+    item: Planned,
+    bank: Bank,
+    cache_dir: str | os.PathLike[str] | None,
+    command: Sequence[str],
+    say: Callable[[str], None],
+    progress: Progress | None,
+) -> tuple[Run, SweepResult]:
+    sweep = item.run.sweep
+    fitted = fit_heads(
+        bank,
+        cuts=sweep.cuts,
+        heads=sweep.heads,
+        samples_per_class=sweep.samples_per_class,
+        repeats=sweep.repeats,
+        temperatures=sweep.temperatures,
+        random_state=sweep.random_state,
+        head_params=sweep.head_params,
+        name=study.name if item.run.name == study.name else f"{study.name}-{item.run.name}",
+        command=command,
+        cache_dir=cache_dir,
+        announce=lambda line: say(f"  {line}"),
+        progress=None if progress is None else lambda done, total, _: progress("fit", done, total),
+    )
+    return fitted.run, fitted.result
+
+
+def _points(one: ExperimentRun) -> list[dict[str, Any]]:
+    name, chance = one.written.name, 1 / one.opened.n_classes
+    return [{**point, "experiment": name, "chance": chance} for point in one.result.curve()]
+
+
+def _compared(study: Study, done: Sequence[ExperimentRun], limit: int | None) -> StudyResult:
+    points = [point for one in done for point in _points(one)]
+    computed = computed_differences(
+        (
+            (one.written, one.experiment, {**one.run.source, "n_classes": one.opened.n_classes})
+            for one in done
+        ),
+        limit,
+    )
+    return StudyResult(
+        study,
+        list(done),
+        [measure(figure, points) for figure in study.figures],
+        [check_claim(claim, points) for claim in study.claims],
+        list(dict.fromkeys([*study.differs, *computed])),
+    )
+
+
+def _record(result: StudyResult, one: ExperimentRun) -> dict[str, Any]:
+    """What ``study.json`` says: `featbank.report` shows it, `find_finished` looks for the fingerprint."""
+    study = result.study
+    return {
+        "study": study.name,
+        "title": study.title,
+        "question": study.question,
+        "experiment": one.written.name,
+        "experiments": {other.written.name: other.run.name for other in result.experiments},
+        "published": [
+            {
+                "label": figure.label,
+                "metric": _metric(figure.metric, figure.what),
+                "value": figure.value,
+                "source": study.report,
+            }
+            for figure in study.figures
+        ],
+        "measured": [
+            {**found, "metric": _metric(found["metric"], found["what"])} for found in result.measured
+        ],
+        "claims": [
+            {"text": verdict.text, "holds": verdict.holds, "said": verdict.said}
+            for verdict in result.verdicts
+        ],
+        "differs": result.differs,
+        "data": {"source": one.experiment.data.source, "data_root": one.opened.data_root},
+        "fingerprint": one.fingerprint,
+    }
+
+
+def _metric(metric: str, what: str) -> str:
+    return metric if what == "accuracy" else f"temperature of the highest {metric}"
+
+
+def _draw_together(result: StudyResult) -> dict[str, Path]:
+    """Draw the curves of several experiments in one figure, and accuracy against depth across them."""
+    from featbank.plots import CurveDisplay, CutsDisplay
+
+    folder = result.experiments[0].run.figures
+    drawn = {}
+    # A single size is a point, and a temperature has a figure of its own.
+    lines = [one for one in result.experiments if len({at["n_per_class"] for at in _cold(one)}) > 1]
+    if len(lines) > 1:
+        points = [{**at, "cut": f"{at['cut']}, {at['experiment']}"} for one in lines for at in _cold(one)]
+        metric = "top1" if any(at["top1_mean"] is not None for at in points) else "val_top1"
+        curve = CurveDisplay(points, metric=metric, title=result.study.title)
+        drawn["study-curve"] = curve.plot().save(folder / "study-curve.png")
+    deep = [one for one in result.experiments if any(at["top1_mean"] is not None for at in _cold(one))]
+    points = [point for one in deep for point in _cold(one)]
+    order = list(dict.fromkeys(cut for one in deep for cut in one.result.cuts))
+    if len(deep) > 1 and len({one.run.source["bank"] for one in deep}) == 1 and len(order) > 1:
+        depth = CutsDisplay(points, cuts=order, title=result.study.title)
+        drawn["study-cuts"] = depth.plot().save(folder / "study-cuts.png")
+    return drawn
+
+
+def _cold(one: ExperimentRun) -> list[dict[str, Any]]:
+    return [point for point in _points(one) if point["temperature"] is None]
+
+
+def _write_reports(done: Sequence[ExperimentRun]) -> dict[str, Path]:
+    """Write the page of each run, while its bank has the rows the run was fitted on."""
+    from featbank.report import write_report
+
+    banks = {one.run.source["bank"]: Bank.open(one.run.source["bank"], check="size") for one in done}
+    largest: dict[str, Manifest] = {}
+    written = {}
+    for one in done:
+        path = one.run.source["bank"]
+        banks[path].set_manifest(one.manifest)
+        written[one.written.name] = write_report(one.run).path
+        if path not in largest or len(one.manifest) > len(largest[path]):
+            largest[path] = one.manifest
+    # An experiment on a part of the rows must not hide the others from whoever opens the bank next.
+    for path, manifest in largest.items():
+        banks[path].set_manifest(manifest)
+    return written

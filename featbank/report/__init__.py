@@ -1,0 +1,21 @@
+"""One self-contained HTML page of a run: question, figures, confusion down to the images, provenance, cost.
+
+``write_report`` writes it. The page holds its style, its script, its drawings and small copies of images;
+it loads nothing, and every text in it is escaped.
+"""
+
+from __future__ import annotations
+
+from featbank.report.page import Report, render_report, write_report
+from featbank.report.study import STUDY_FILE, Claim, Comparison, Study, read_study
+
+__all__ = [
+    "STUDY_FILE",
+    "Claim",
+    "Comparison",
+    "Report",
+    "Study",
+    "read_study",
+    "render_report",
+    "write_report",
+]

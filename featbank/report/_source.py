@@ -1,0 +1,155 @@
+"""What a run came from: its bank, its manifest, and the images, where they still are."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from featbank.banks import Bank, BankInfo
+from featbank.errors import FeatbankError, ImageDecodeError, MissingDataError
+from featbank.inspection import BankImages
+from featbank.manifest import Manifest, printable
+from featbank.runs import Run
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["Picture", "RunSource"]
+
+#: Images up to this side are enlarged by whole pixels instead of being compressed.
+_TINY = 64
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image for the page: a ``data:`` URI, its size, and whether its pixels are to be seen."""
+
+    uri: str
+    width: int
+    height: int
+    tiny: bool
+
+
+class RunSource:
+    """The bank and the images a run came from; what is missing is said, never an error.
+
+    Parameters
+    ----------
+    run : Run
+    data : str or path, optional
+        Where the images are now, if not where they were.
+    data_root : str, optional
+        Folder of a torchvision dataset.
+
+    Raises
+    ------
+    MissingDataError
+        If there are no images at `data`.
+
+    Attributes
+    ----------
+    bank : Bank or None
+    manifest : Manifest or None
+    missing : list of str
+        Sentences that say what could not be had.
+    """
+
+    def __init__(
+        self, run: Run, data: str | os.PathLike[str] | None = None, data_root: str | None = None
+    ) -> None:
+        self.missing: list[str] = []
+        self._unreadable: dict[int, str] = {}
+        self.bank = self._open_bank(run)
+        self.manifest: Manifest | None = None
+        self._images: BankImages | None = None
+        if self.bank is None:
+            return
+        try:
+            self.manifest = self.bank.manifest
+        except (FeatbankError, OSError) as error:
+            self.missing.append(f"The bank's manifest cannot be read: {_words(error)}.")
+            return
+        where = str(self.bank.provenance.get("location") if data is None else data)
+        root = data_root if where.startswith("torchvision:") else None
+        try:
+            self._images = BankImages(self.bank, data, data_root=root)
+        except MissingDataError as error:
+            if data is not None:
+                raise
+            self.missing.append(f"No image is shown: {_words(error)}.")
+
+    def _open_bank(self, run: Run) -> Bank | None:
+        source = run.source
+        said = Path(source["bank"])
+        # A cache that was moved or copied has the bank beside the run.
+        beside = run.path.absolute().parents[1] / "banks" / said.parent.name / said.name
+        why = "it is gone"
+        for path in (said, beside):
+            try:
+                bank = Bank.open(path, check="size")
+            except (FeatbankError, OSError) as error:
+                why = _words(error) if path.exists() else why
+                continue
+            if bank.key.digest() == source["key_digest"]:
+                return bank
+            why = "another bank is there now"
+        self.missing.append(
+            f"The bank {printable(str(said))} cannot be opened ({why}), so this page knows neither splits "
+            "nor images nor what the extraction cost."
+        )
+        return None
+
+    def info(self) -> BankInfo | None:
+        """Return sizes and times of the bank's cuts; None, and it is said, if they cannot be read."""
+        if self.bank is None:
+            return None
+        try:
+            return self.bank.info()
+        except (FeatbankError, OSError) as error:
+            self.missing.append(f"What the extraction cost cannot be read: {_words(error)}.")
+            return None
+
+    def picture(self, row: int, longest: int) -> Picture | None:
+        """Return the image of a row, its longer side at most `longest` pixels; None if it is not there."""
+        if self._images is None:
+            return None
+        try:
+            image = self._images.read(row)
+        except (MissingDataError, ImageDecodeError) as error:
+            self._unreadable.setdefault(row, _words(error))
+            return None
+        return _embedded(image, longest)
+
+    def remarks(self) -> list[str]:
+        """Return what could not be had, images that are gone or have changed since among it."""
+        found = list(self.missing)
+        if self._unreadable:
+            first = self._unreadable[min(self._unreadable)]
+            n = len(self._unreadable)
+            images = "1 image is not shown: " if n == 1 else f"{n} images are not shown; the first: "
+            found.append(f"{images}{first}.")
+        return found
+
+
+def _words(error: Exception) -> str:
+    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return printable(" ".join(said.split())).rstrip(".")
+
+
+def _embedded(image: Image, longest: int) -> Picture:
+    from PIL import Image as Pillow
+
+    buffer = io.BytesIO()
+    tiny = max(image.size) <= _TINY
+    if tiny:
+        image.save(buffer, "PNG", optimize=True)
+    else:
+        image.thumbnail((longest, longest), Pillow.Resampling.LANCZOS, reducing_gap=3.0)
+        image.save(buffer, "JPEG", quality=80, optimize=True)
+    kind = "png" if tiny else "jpeg"
+    uri = f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    return Picture(uri, *image.size, tiny)

@@ -1,0 +1,213 @@
+"""One self-contained HTML page of a run."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
+
+from featbank import _atomic
+from featbank.errors import InvalidInputError
+from featbank.manifest import printable
+from featbank.report import _facts
+from featbank.report._figures import percent, run_figures
+from featbank.report._histories import run_histories
+from featbank.report._mistakes import run_confusion
+from featbank.report._source import RunSource
+from featbank.report._svg import shown
+from featbank.report.study import Comparison, Study, read_study
+from featbank.runs import Run, resolve_run
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+__all__ = ["Report", "render_report", "write_report"]
+
+#: File in the run folder.
+REPORT_FILE = "report.html"
+_METRICS = {
+    f"{prefix}{metric}": f"{split} {metric[:3]}-{metric[3:]}"
+    for prefix, split in (("", "test"), ("val_", "validation"), ("train_", "training"))
+    for metric in ("top1", "top5")
+}
+
+
+@dataclass(frozen=True)
+class Report:
+    """A page that was written.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        The file.
+    size_bytes : int
+        Its size.
+    n_images : int
+        Images embedded in it.
+    remarks : tuple of str
+        What could not be shown, and why.
+    """
+
+    path: Path
+    size_bytes: int
+    n_images: int
+    remarks: tuple[str, ...]
+
+
+def write_report(
+    run: Run | str | os.PathLike[str] | None = None,
+    output: str | os.PathLike[str] | None = None,
+    *,
+    data: str | os.PathLike[str] | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> Report:
+    """Write one self-contained HTML page about a run.
+
+    The page needs no network and no other file: style, script, drawings and small copies of images are in
+    it. The same run, bank and images give the same bytes.
+
+    Parameters
+    ----------
+    run : Run, path, str or None
+        The run, its folder, a part of its name, or None for the newest.
+    output : path, optional
+        The file, ending in ``.html`` or ``.htm``; ``report.html`` in the run folder by default.
+    data : path or str, optional
+        Where the images are now, as `featbank.open_dataset` takes it; by default where they were extracted
+        from. An image whose bytes have changed since is not shown.
+    cache_dir : path, optional
+        The cache in which to look for the run.
+
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    RunNotFoundError, RunError
+        If there is no such run, or a file of it is damaged.
+    InvalidInputError
+        If `output` is no HTML file.
+    MissingDataError, DatasetError
+        If the images are not at `data`.
+    CacheWriteError
+        If the file cannot be written.
+    """
+    found = run if isinstance(run, Run) else resolve_run(run, cache_dir)
+    path = found.path / REPORT_FILE if output is None else Path(output)
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise InvalidInputError(f"cannot write a report to {printable(str(path))!r}; end it in .html")
+    study = read_study(found)
+    source = RunSource(found, data, study.data_root if study else None)
+    text, n_images = _render(found, study, source)
+    content = text.encode("utf-8")
+    _atomic.make_folder(path.parent)
+    _atomic.write_file(path, content)
+    return Report(path, len(content), n_images, tuple(source.remarks()))
+
+
+def render_report(run: Run, *, data: str | os.PathLike[str] | None = None) -> str:
+    """Return the page of a run as text; see `write_report`.
+
+    Raises
+    ------
+    RunError
+        If a file of the run is damaged.
+    """
+    study = read_study(run)
+    return _render(run, study, RunSource(run, data, study.data_root if study else None))[0]
+
+
+def _render(run: Run, study: Study | None, source: RunSource) -> tuple[str, int]:
+    confusion = run_confusion(run, source)
+    drawn = run_figures(run)
+    samples = _facts.samples(source)
+    figures, tables = _facts.cost(run, source)
+    style, script = _asset("page.css"), _asset("page.js")
+    text = (
+        _environment()
+        .get_template("page.html")
+        .render(
+            run=run,
+            study=study,
+            title=(study.title if study else "") or f"{run.source['dataset']} · {run.source['backbone']}",
+            question=(study.question if study else "") or _facts.question(run),
+            answer=_facts.answer(run, confusion.n_rows if confusion else None),
+            warnings=_facts.warnings(run),
+            first=drawn[:1],
+            figures=drawn[1:],
+            histories=run_histories(run),
+            confusion=confusion,
+            manifest=source.manifest,
+            splits=_facts.splits(source.manifest) if source.manifest is not None else None,
+            samples=samples,
+            provenance=_facts.provenance(run, source),
+            cost_figures=figures,
+            cost_tables=tables,
+            notes=_facts.notes(run, source),
+            style=Markup(style),  # a file of ours
+            script=Markup(script),  # a file of ours
+            style_hash=_digest(style),
+            script_hash=_digest(script),
+        )
+    )
+    return text, len(samples) + (confusion.n_images if confusion else 0)
+
+
+def _asset(name: str) -> str:
+    return (resources.files("featbank.report") / "assets" / name).read_text("utf-8")
+
+
+def _digest(text: str) -> str:
+    """Return the hash by which the page's content policy knows its one style and its one script."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")
+
+
+@cache
+def _environment() -> Environment:
+    from jinja2 import DictLoader, Environment, StrictUndefined
+
+    environment = Environment(
+        loader=DictLoader({"page.html": _asset("page.html")}),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        # every value a template prints, so that no name can bring a control character or a broken byte along
+        finalize=shown,
+    )
+    environment.filters["comparison"] = _comparison
+    return environment
+
+
+def _comparison(one: Comparison) -> dict[str, Any]:
+    """Return the texts of one line of the published against the measured figures."""
+
+    def spelt(value: float | str | None) -> str:
+        if value is None:
+            return "–"
+        if isinstance(value, str):
+            return value
+        return percent(float(value), 2) if one.is_share else f"{value:.4g}"
+
+    difference = one.difference
+    if difference is None:
+        gap = "–"
+    else:
+        gap = f"{100 * difference:+.2f} points" if one.is_share else f"{difference:+.4g}"
+    metric = _METRICS.get(one.metric, one.metric)
+    interval = "" if one.low is None or one.high is None else f"{spelt(one.low)} – {spelt(one.high)}"
+    return {
+        "metric": metric,
+        "published": spelt(one.published),
+        "measured": spelt(one.measured),
+        "interval": interval.replace(" % –", " –"),
+        "difference": gap,
+    }

@@ -1,0 +1,119 @@
+"""``featbank run``: what it prints, and with what it ends."""
+
+from __future__ import annotations
+
+import pytest
+
+STUDY = """
+title = "Three colours"
+question = "Can it tell colours apart?"
+
+[data]
+source = "photos"
+how = "paint some"
+name = "colours"
+split = "4,2,2"
+
+[backbone]
+name = "minivgg"
+weights = "random"
+precision = "float32"
+
+[sweep]
+cuts = ["fc7"]
+heads = ["ncm"]
+samples_per_class = "2,4"
+repeats = 2
+
+[published]
+report = "a report on colours"
+
+[[published.figures]]
+label = "fc7, test"
+value = 0.75
+
+[[published.claims]]
+text = "it learns nothing"
+check = "no-learning"
+"""
+
+
+@pytest.fixture
+def study(tmp_path, photo_folder, monkeypatch):
+    photo_folder(n_per_class=8)
+    (tmp_path / "small.toml").write_text(STUDY)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FEATBANK_CACHE", raising=False)
+    monkeypatch.delenv("FEATBANK_DATA", raising=False)
+    return "small.toml"
+
+
+def test_published_stands_beside_measured(call, study):
+    done = call("run", study, "--data", "photos")
+    assert done.code == 0
+    lines = [" ".join(line.split()) for line in done.out.splitlines()]
+    assert lines[1] == "Can it tell colours apart?"
+    assert any(
+        line.startswith("fc7, test 75.00 % ") and "small: fc7 ncm, 4 per class" in line for line in lines
+    )
+    assert "published: a report on colours" in lines
+    assert any(line.startswith("it learns nothing: NO (small fc7 ") for line in lines)
+    assert "- minivgg has RANDOM weights: its features are those of no training" in lines
+    assert lines[-1].startswith("24 images pushed, ")
+    assert "colours: 24 images, minivgg, fc7" in done.err
+    again = call("run", study, "--data", "photos", "--json").json
+    assert (again["pushed"], again["reused"]) == (0, ["small"])
+    assert again["published"][0]["value"] == 0.75
+    assert again["measured"][0]["label"] == "fc7, test"
+    assert again["claims"][0]["holds"] is False
+    assert set(again["runs"]) == set(again["reports"]) == {"small"}
+
+
+def test_a_dry_run_pushes_nothing(call, study, tmp_path):
+    done = call("run", study, "--data", "photos", "--dry-run")
+    assert done.code == 0
+    assert done.out.startswith("small: 24 of 24 images to push, about ")
+    assert done.out.endswith(" free), 4 heads to fit\n")
+    assert not list(tmp_path.glob("cache/banks/*/*"))
+    found = call("run", study, "--data", "photos", "--dry-run", "--json").json
+    assert (found["banks"][0]["to_push"], found["banks"][0]["fits"]) == (24, 4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (
+            ("small.toml",),
+            3,
+            "'photos' is not at 'data/photos': paint some; or say where it is with --data PATH",
+        ),
+        (("smal",), 3, "no study 'smal'; give a TOML file, or one of "),
+        (("small.toml", "--data", "photos", "--backbone", "minivg"), 2, "unknown backbone 'minivg'; known: "),
+        (
+            ("small.toml", "--data", "photos", "--weights", "gone.pth"),
+            3,
+            "weights file 'gone.pth' does not exist; pass another --weights FILE",
+        ),
+        (
+            ("small.toml", "--data", "photos", "--only", "big"),
+            2,
+            "study 'small' has no experiment 'big'; it",
+        ),
+        (("small.toml", "--data", "photos", "--limit", "9"), 2, "limit=9 leaves 1 of the classes, of which "),
+        (("odd.toml",), 2, "'odd.toml' has 3 faults: lacks 'title'; lacks 'question'; "),
+    ],
+)
+def test_what_is_wrong_is_one_line(call, study, tmp_path, arguments, code, message):
+    (tmp_path / "odd.toml").write_text("experiment = 3\n")
+    done = call("run", *arguments)
+    assert done.code == code
+    assert done.message.startswith(message)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_the_studies_are_listed(call):
+    done = call("run")
+    assert done.code == 0
+    assert "caltech256_depth" in done.out
+    listed = call("run", "--json").json["studies"]
+    assert {"mini_digits", "urban_tribes"} <= {one["name"] for one in listed}

@@ -1,0 +1,82 @@
+"""Where a study's images are looked for, and what is said where they are not."""
+
+from __future__ import annotations
+
+import pytest
+
+from featbank.errors import InvalidInputError, MissingDataError
+from featbank.pipeline import load_study, open_images
+
+
+def experiment(study, name=None):
+    return next(one for one in load_study(study).experiments if name in (None, one.name))
+
+
+def test_torchvisions_root_or_class_folders(laid_out, tmp_path, monkeypatch):
+    root = laid_out("caltech256_fc7")
+    one = experiment("caltech256_fc7")
+    found = open_images(one, data=root)
+    assert (found.dataset.name, found.n_classes, found.data_root) == ("caltech256-40-per-class", 4, str(root))
+    assert len(found.dataset.ids) == 160  # without the clutter, and 40 of the 41
+    folder = root / "caltech256" / "256_ObjectCategories"
+    same = open_images(one, data=folder)
+    assert (len(same.dataset.ids), same.data_root) == (160, None)
+    assert "257.clutter" not in same.dataset.classes
+    monkeypatch.setenv("FEATBANK_DATA", str(root))
+    assert open_images(one).data_root.rstrip("/") == str(root)
+
+
+def test_missing_torchvision_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FEATBANK_DATA", raising=False)
+    with pytest.raises(MissingDataError) as caught:
+        open_images(experiment("caltech256_fc7"))
+    assert str(caught.value) == (
+        "torchvision:Caltech256 is not in 'data': let torchvision fetch it with --download (1.2 GB); or say "
+        "where it is with --data PATH"
+    )
+
+
+def test_missing_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FEATBANK_DATA", "pictures")
+    with pytest.raises(MissingDataError, match=r"'urban_tribes' is not at 'pictures/urban_tribes': get"):
+        open_images(experiment("urban_tribes"))
+    with pytest.raises(MissingDataError, match=r"no images at 'nowhere'"):
+        open_images(experiment("urban_tribes"), data="nowhere")
+    with pytest.raises(InvalidInputError, match="--download is for torchvision datasets, and this is 'urban"):
+        open_images(experiment("urban_tribes"), download=True)
+
+
+def test_photographs_of_ones_own(laid_out, tmp_path, monkeypatch):
+    root = laid_out("cifar10_mobilenet")
+    monkeypatch.setenv("FEATBANK_DATA", str(root))
+    plain, own, blurred = (open_images(one) for one in load_study("cifar10_mobilenet").experiments)
+    assert set(plain.dataset.splits) == {"train", "val"}
+    assert own.dataset.splits.count("test") == 20
+    assert own.dataset.ids[: len(plain.dataset.ids)] == plain.dataset.ids
+    assert own.dataset.labels[-1] == "truck"  # the user's folder is called Truck
+    assert blurred.dataset.ids == own.dataset.ids
+    assert blurred.dataset.read(0) == own.dataset.read(0)
+    assert blurred.dataset.read(len(own.dataset.ids) - 1) != own.dataset.read(len(own.dataset.ids) - 1)
+    (root / "photographs").rename(tmp_path / "mine")
+    one = experiment("cifar10_mobilenet", "photographs")
+    with pytest.raises(MissingDataError) as caught:
+        open_images(one)
+    assert str(caught.value).endswith(
+        "put photographs of your own into folders named as CIFAR-10's classes (airplane, automobile, bird, "
+        "cat, deer, dog, frog, horse, ship, truck); or say where it is with --test-data PATH"
+    )
+    assert open_images(one, test_data=tmp_path / "mine").dataset.splits.count("test") == 20
+
+
+def test_a_limit_takes_classes_where_a_split_counts_images():
+    one = experiment("mini_digits")
+    assert (open_images(one, limit=100).limit, open_images(one, limit=100).n_classes) == (100, 10)
+
+
+def test_tiny_imagenet_by_its_layout(laid_out, monkeypatch):
+    monkeypatch.setenv("FEATBANK_DATA", str(laid_out("backbones_tiny_imagenet")))
+    found = open_images(experiment("backbones_tiny_imagenet"))
+    assert set(found.dataset.splits) == {"train", "test"}  # its own val is the test
+    assert found.n_classes == 5

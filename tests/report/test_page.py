@@ -1,0 +1,277 @@
+"""The page of a run: whole, self-contained, escaped, and the same each time."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import shutil
+
+import pytest
+
+from featbank.errors import InvalidInputError, MissingDataError, RunNotFoundError
+from featbank.report import render_report, write_report
+
+
+@pytest.fixture
+def source(hostile, write_study):
+    write_study(hostile)
+    return render_report(hostile, data=hostile.path.parents[2] / "photos")
+
+
+def test_nothing_is_loaded_from_anywhere(source, page):
+    parts = page(source)
+    assert not parts.open
+    for tag, attrs in parts.elements:
+        for name in ("src", "href", "srcset", "action", "data", "poster", "xlink:href"):
+            value = attrs.get(name)
+            assert value is None or value.startswith(("#", "data:image/")), (tag, name, value)
+        assert tag not in ("link", "iframe", "object", "embed", "base", "form")
+        assert not [name for name in attrs if name.startswith("on")]
+        assert "style" not in attrs  # the policy would not let it in
+    assert not re.findall(r"(?:https?:)?//[a-z]", re.sub(r"base64,[A-Za-z0-9+/=]+", "", source))
+    assert "@import" not in source
+    assert "url(" not in source
+
+
+def test_the_policy_lets_in_one_style_and_one_script_only(source, page):
+    (policy,) = [one["content"] for one in page(source).all("meta") if one.get("http-equiv")]
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+    assert rules["default-src"] == "'none'"
+    assert rules["img-src"] == "data:"
+    for tag in ("style", "script"):
+        (text,) = re.findall(f"<{tag}>(.*?)</{tag}>", source, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert rules[f"{tag}-src"] == f"'sha256-{digest}'"
+
+
+def test_names_and_texts_are_escaped(source, page):
+    parts = page(source)
+    assert len(parts.all("script")) == 1
+    assert not [one for one in parts.all("img") if not one["src"].startswith("data:image/")]
+    assert "boom()" not in re.sub(r"&[a-z#0-9]+;", "", re.search(r"<script>(.*?)</script>", source, re.S)[1])
+    for shown in ("<img src=x onerror=boom()>", "\"quoted' & co", r"new\nline", r"caf\xe9", r"\x1b[31mred"):
+        assert shown in parts.text
+    assert "</title></script><script>boom()</script>" in parts.text
+    assert "\x1b" not in source
+    source.encode("utf-8")  # no half pair is left
+
+
+def test_ids_are_unique_and_links_lead_somewhere(source, page):
+    parts = page(source)
+    ids = [attrs["id"] for _, attrs in parts.elements if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    targets = {one["href"][1:] for one in parts.all("a")}
+    assert targets <= set(ids)
+    named = {one for _, attrs in parts.elements for one in (attrs.get("aria-labelledby") or "").split()}
+    assert named <= set(ids)
+
+
+def test_every_picture_has_a_text_and_every_figure_a_table(source, page):
+    parts = page(source)
+    images = parts.all("img")
+    assert images
+    assert all(one["alt"] and int(one["width"]) and int(one["height"]) for one in images)
+    charts = parts.all("svg", class_="chart")
+    assert charts
+    assert all(len(one["aria-label"]) > 20 for one in charts)
+    assert all(one.get("aria-hidden") == "true" for one in parts.all("svg") if one not in charts)
+    points = parts.all("g", tabindex="0")
+    assert points
+    assert all("%" in one["aria-label"] and one["role"] == "img" for one in points)
+    assert source.count('<figure class="figure"') == source.count("The numbers</summary>")
+
+
+def test_the_points_say_value_interval_and_repeats(source, page, hostile):
+    said = [one["aria-label"] for one in page(source).all("g", tabindex="0")]
+    for point in hostile.result().curve():
+        low, high = 100 * point["top1_low"], 100 * point["top1_high"]
+        line = (
+            f"{point['head']} on {point['cut']}, {100 * point['top1_mean']:.1f} %, {point['n_per_class']:g} "
+            f"samples per class; 95 % interval {low:.1f} – {high:.1f} %; 2 repeats"
+        )
+        assert said.count(line) == 2  # once in the wide drawing and once in the narrow one
+
+
+def test_the_same_run_gives_the_same_bytes(hostile, tmp_path):
+    photos = hostile.path.parents[2] / "photos"
+    first = write_report(hostile, tmp_path / "a.html", data=photos)
+    again = write_report(hostile.path, tmp_path / "new" / "b.html", data=photos)
+    assert first.path.read_bytes() == again.path.read_bytes()
+    assert first.size_bytes == first.path.stat().st_size < 400_000
+    assert first.n_images == again.n_images > 5
+    assert not list(tmp_path.glob(".tmp-*"))
+
+
+def test_a_study_gives_question_comparison_and_findings(source, page):
+    text = " ".join(page(source).text.split())
+    assert "Does it <b>grow</b>?" in text
+    for line in (
+        "16 samples test top-1 65.00 % 73.21 % 72.00 – 75.00 % +8.21 points",
+        "best T temperature of the highest val_top1 1.81 2 – +0.19",
+        "never measured validation top-1 about 0.3 – – –",
+        "extra test top-5 – 90.00 % – –",
+        "Holds gains shrink 8 > 3 points",
+        "Does not hold deeper is better",
+        "Not known the moon nothing was measured",
+        "32 classes instead of <256>",
+        "the others: normalised (20260101-000000-other)",
+        "Published in: A report & more.",
+    ):
+        squeezed = line.replace(" ", "")
+        assert squeezed in text.replace(" ", ""), line
+
+
+def test_without_a_study_the_question_is_what_was_varied(hostile, warm, many, page):
+    asked = [re.search(r"<h1>(.*?)</h1>", render_report(run))[1] for run in (hostile, warm, many)]
+    assert asked == [
+        "At which cut do the features of minivgg recognise photos best, "
+        "and how many labelled images does it take?",
+        "At which softmax temperature do the class probabilities of minivgg recognise photos best?",
+        "How well do the features of minivgg recognise photos?",
+    ]
+    assert "Published and measured" not in render_report(hostile)
+
+
+def test_temperatures_have_their_figure_first(warm, page):
+    parts = page(render_report(warm))
+    assert [one["id"] for one in parts.all("figure", class_="figure")][:2] == ["temperature", "curve"]
+    assert "highest at T = " in parts.text
+
+
+def test_each_trained_head_has_its_history(hostile, page):
+    parts = page(render_report(hostile))
+    histories = [one["id"] for one in parts.all("figure", class_="figure") if "history" in one["id"]]
+    assert histories == ["history-0", "history-1"]  # two softmax heads; ncm has no epochs
+    for entry in hostile.heads():
+        assert entry["name"] in parts.text
+    rows = [one for one in parts.all("svg", class_="rows") if "6 epochs" in one["aria-label"]]
+    assert len(rows) == 2 * 2 * 2  # heads, loss and accuracy, wide and narrow
+
+
+def test_many_classes_list_their_pairs(many, page):
+    parts = page(render_report(many, data=many.path.parents[2] / "photos"))
+    assert not parts.all("table", class_="matrix")
+    answers = many.predictions()
+    wrong = {pair for pair in zip(answers.y_true, answers.y_pred, strict=True) if pair[0] != pair[1]}
+    assert len(parts.all("a", **{"data-count": "1"})) == min(len(wrong), 60)
+    assert f"{len(wrong)} wrong" in parts.text
+
+
+def test_without_a_bank_the_page_still_stands(hostile, page):
+    shutil.rmtree(hostile.path.parents[1] / "banks")
+    text = page(render_report(hostile)).text
+    assert "The bank of this run is not there any more" in text
+    assert "cannot be opened (it is gone)" in text
+    assert "The misclassified images are not in this page" in text
+
+
+def test_a_damaged_cut_costs_only_its_facts(hostile, page):
+    for file in (hostile.path.parents[1] / "banks").rglob("cut.json"):
+        file.write_text("{")
+    text = page(render_report(hostile)).text
+    assert "What the extraction cost cannot be read" in text
+    assert "Accuracy by samples per class" in text
+
+
+def test_another_bank_in_its_place_is_not_believed(hostile, page, with_facts):
+    source = {**hostile.facts["source"], "key_digest": "0" * 64}
+    text = page(render_report(with_facts(hostile, source=source))).text
+    assert "cannot be opened (another bank is there now)" in text
+
+
+def test_a_head_solved_in_one_step_has_no_history(hostile, page):
+    histories = hostile.path / "histories.json"
+    found = json.loads(histories.read_text())
+    first = next(iter(found))
+    short = {first: {name: values[:1] for name, values in found[first].items()}}
+    histories.write_text(json.dumps({**found, **short}))
+    parts = page(render_report(hostile))
+    assert len([one for one in parts.all("figure", class_="figure") if "history" in one["id"]]) == 1
+
+
+def test_images_that_are_gone_are_said(hostile, page):
+    photos = hostile.path.parents[2] / "photos"
+    for folder in photos.iterdir():
+        for file in sorted(folder.iterdir())[1:]:
+            file.unlink()
+    parts = page(render_report(hostile, data=photos))
+    assert "images are not shown; the first:" in parts.text
+    assert len(parts.all("img")) <= 2 * 5  # one file of each class is left
+
+
+def test_an_image_that_has_changed_is_not_shown(hostile, page, save_photo):
+    photos = hostile.path.parents[2] / "photos"
+    for seed, file in enumerate(sorted(photos.rglob("*.png"))):
+        save_photo(file, seed)
+    parts = page(render_report(hostile, data=photos))
+    assert not parts.all("img")
+    assert "is another than the one that was extracted" in parts.text
+
+
+def test_rows_of_another_manifest_are_not_shown_beside_answers(hostile, page, monkeypatch):
+    from featbank.runs import Run
+
+    answers = hostile.predictions()
+    swapped = type(answers)(answers.split, answers.rows[::-1].copy(), answers.y_true, answers.y_pred)
+    monkeypatch.setattr(Run, "predictions", lambda self, name=None: swapped)
+    parts = page(render_report(hostile, data=hostile.path.parents[2] / "photos"))
+    assert "No misclassified image is shown: the bank's rows are no longer those" in parts.text
+    assert not parts.all("figure", class_="mistake")
+
+
+def test_warnings_come_first(hostile, page, with_facts):
+    text = page(render_report(with_facts(hostile, status="running"))).text
+    assert "The weights of the backbone are random" in text
+    assert text.index("The run was interrupted") < text.index("Accuracy by samples per class")
+
+
+def test_a_run_without_heads_or_fits(hostile, page, with_facts):
+    bare = with_facts(hostile, heads=[])
+    text = page(render_report(bare)).text
+    assert "kept no head" in text
+    assert "What is taken for what" not in text
+    lines = (hostile.path / "results.csv").read_text().splitlines(keepends=True)
+    (hostile.path / "results.csv").write_text(lines[0])
+    text = page(render_report(bare)).text
+    assert "No fit of this run succeeded." in text
+    assert "There is no curve" in text
+
+
+def test_wrong_input(hostile, tmp_path):
+    with pytest.raises(InvalidInputError) as error:
+        write_report(hostile, tmp_path / "page.pdf")
+    assert str(error.value) == f"cannot write a report to '{tmp_path / 'page.pdf'}'; end it in .html"
+    with pytest.raises(MissingDataError, match="no images at"):
+        write_report(hostile, data=tmp_path / "nowhere")
+    with pytest.raises(RunNotFoundError, match="no run in"):
+        write_report(cache_dir=tmp_path / "empty")
+    assert not (hostile.path / "report.html").exists()
+
+
+@pytest.mark.shared
+def test_a_page_of_photographs_stays_small(shared, tmp_path, page):
+    from featbank.extraction import extract
+    from featbank.fitting import fit_heads
+
+    bank = extract(
+        shared / "data" / "caltech101-32",
+        backbone="minivgg",
+        cuts=("block5_pool",),
+        split="4,2,4",
+        limit=320,
+        cache_dir=tmp_path,
+    ).bank
+    run = fit_heads(
+        bank,
+        samples_per_class="2,4",
+        repeats=2,
+        head_params={"softmax": {"max_epochs": 10}},
+        cache_dir=tmp_path,
+    ).run
+    written = write_report(run)
+    assert written.n_images > 32 + 50
+    assert written.size_bytes < 3_000_000
+    assert not written.remarks
+    assert len(page(written.path.read_text()).all("figure", class_="sample")) == 32

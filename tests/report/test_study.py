@@ -1,0 +1,70 @@
+"""What a study says of itself."""
+
+from __future__ import annotations
+
+import pytest
+
+from featbank.errors import RunError
+from featbank.report import read_study
+
+
+def test_a_run_of_no_study(hostile):
+    assert read_study(hostile) is None
+
+
+def test_published_and_measured_are_paired(hostile, write_study):
+    write_study(hostile)
+    study = read_study(hostile)
+    pairs = [(one.label, one.published, one.measured) for one in study.comparisons]
+    assert pairs == [
+        ("16 samples", 0.65, 0.7321),
+        ("best T", 1.81, 2.0),
+        ("never measured", "about 0.3", None),
+        ("extra", None, 0.9),
+    ]
+    first, temperature, unmeasured, _ = study.comparisons
+    assert first.is_share
+    assert first.difference == pytest.approx(0.0821)
+    assert not temperature.is_share
+    assert unmeasured.difference is None
+    assert [one.holds for one in study.claims] == [True, False, None]
+    assert study.others == {"normalised": "20260101-000000-other"}
+
+
+def test_the_five_keys_are_enough(hostile):
+    (hostile.path / "study.json").write_text(
+        '{"title": "T", "question": "Q", "published": [], "measured": []}'
+    )
+    study = read_study(hostile)
+    assert (study.title, study.question, study.comparisons, study.differs) == ("T", "Q", (), ())
+
+
+@pytest.mark.parametrize(
+    ("changes", "faults"),
+    [
+        ({"title": 3, "differs": "all"}, "title is no text; differs is no list of texts"),
+        (
+            {"published": {}, "measured": [{"label": "a"}]},
+            "published is no list; measured 1 lacks label, metric or value",
+        ),
+        (
+            {"measured": [{"label": "a", "metric": "b", "value": []}], "claims": [1]},
+            "measured 1 has the value []; claims is no list of objects with a text",
+        ),
+        ({"experiments": [1]}, "experiments is no JSON object"),
+    ],
+)
+def test_all_faults_of_a_file_are_named(hostile, write_study, changes, faults):
+    write_study(hostile, **changes)
+    with pytest.raises(RunError) as error:
+        read_study(hostile)
+    assert str(error.value) == f"'{hostile.path / 'study.json'}' is damaged: {faults}; run the study again"
+
+
+def test_a_file_that_is_no_json(hostile):
+    (hostile.path / "study.json").write_text("{")
+    with pytest.raises(RunError, match=r"study.json' is damaged: Expecting property name"):
+        read_study(hostile)
+    (hostile.path / "study.json").write_text("[]")
+    with pytest.raises(RunError, match="damaged: it is no JSON object; run the study again"):
+        read_study(hostile)
