@@ -197,7 +197,7 @@ class GradientHead(ProbabilisticHead):
         )
 
     def _fitted_facts(self) -> dict[str, Any]:
-        names = ("failed_", "n_epochs_", "best_epoch_", "converged_", "stop_reason_", "n_iter_", "lr_")
+        names = ("failed_", "n_epochs_", "best_epoch_", "converged_", "stop_reason_", "n_iter_", "lr_", "C_")
         return {name: getattr(self, name) for name in names if hasattr(self, name)}
 
     def _logits(self, Z: NDArray[Any]) -> NDArray[np.float64]:

@@ -135,7 +135,7 @@ def make(
     dropout: float | None = None,
     restore: Literal["best", "last"] | None = None,
     hidden_units: int | None = None,
-    C: float | None = None,
+    C: float | Literal["auto"] | None = None,
     n_neighbors: int | None = None,
     standardize: bool | None = None,
     rotate: bool | Literal["auto"] | None = None,
