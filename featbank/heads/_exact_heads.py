@@ -88,7 +88,7 @@ def _fit_on_rows(
 def _measured(
     optimum: Optimum, watched: Sequence[tuple[str, NDArray[np.float32], NDArray[np.int64]]]
 ) -> dict[str, float]:
-    values = {}
+    values: dict[str, float] = {}
     for name, rows, codes in watched:
         if not len(codes):
             continue

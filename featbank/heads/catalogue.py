@@ -123,7 +123,7 @@ def make(
     name: str,
     *,
     solver: Literal["adam", "sgd"] | None = None,
-    lr: float | None = None,
+    lr: float | Literal["auto"] | None = None,
     annealing: str | None = None,
     annealing_epochs: float | None = None,
     anneal_per: Literal["epoch", "step"] | None = None,
