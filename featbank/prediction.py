@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from featbank.backbones import Backbone, Preprocessing, load_backbone
 from featbank.datasets import decode_image, list_images, read_image_file
 from featbank.errors import ImageDecodeError, InvalidInputError, WeightsError
-from featbank.extraction import Forward, choose_device, stored_dtype
+from featbank.extraction import Forward, choose_device, split_precision, stored_dtype
 from featbank.runs import Run, resolve_run
 
 __all__ = ["Prediction", "predict"]
@@ -135,7 +135,7 @@ class _Extractor:
         self._forward = Forward(
             replace(backbone, preprocessing=self._preprocessing),
             device=choose_device(device),
-            precision=source["precision"],
+            precision=split_precision(source["precision"])[0],
             batch_size=self.batch_size,
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from featbank.extraction._extract import extract
 from featbank.extraction.forward import Forward, choose_device
 from featbank.extraction.images import BadImage, Batch, BatchLoader
-from featbank.extraction.precision import ERROR_LIMIT, PRECISIONS, PrecisionProof
+from featbank.extraction.precision import ERROR_LIMIT, PRECISIONS, PrecisionProof, split_precision
 from featbank.extraction.storing import stored_dtype
 from featbank.extraction.task import BATCH_SIZE, Extraction, ExtractionResult
 from featbank.extraction.work import ExtractionPlan
@@ -24,5 +24,6 @@ __all__ = [
     "PrecisionProof",
     "choose_device",
     "extract",
+    "split_precision",
     "stored_dtype",
 ]

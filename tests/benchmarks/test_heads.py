@@ -150,11 +150,15 @@ def stack_problem(bank: Bank, cut: str, rotate: Any) -> tuple[Any, ...]:
     return space, Z, y, subsets, watched
 
 
-def fitted_alone(problem: tuple[Any, ...], count: int) -> tuple[float, list[SoftmaxClassifier]]:
+def fitted_alone(
+    problem: tuple[Any, ...], count: int, rotate: Any = "auto"
+) -> tuple[float, list[SoftmaxClassifier]]:
     space, Z, y, subsets, watched = problem
     return timed(
         lambda: [
-            fit_stack([SoftmaxClassifier(random_state=i)], Z, y, [subsets[i]], space=space, **watched)[0]
+            fit_stack(
+                [SoftmaxClassifier(random_state=i, rotate=rotate)], Z, y, [subsets[i]], space=space, **watched
+            )[0]
             for i in range(count)
         ]
     )
@@ -182,9 +186,9 @@ def test_forty_heads_together(bank: Bank) -> None:
 
 
 def test_forty_heads_together_in_their_span(bank: Bank) -> None:
-    count = 4  # of 40: each takes some seconds
+    count = 8  # of 40: each takes some seconds
     wide = stack_problem(bank, "features.6", rotate=False)
-    alone_s, alone = fitted_alone(wide, count)
+    alone_s, alone = fitted_alone(wide, count, rotate=False)
     start = time.perf_counter()
     problem = stack_problem(bank, "features.6", rotate=True)
     rotation_s = time.perf_counter() - start
