@@ -22,7 +22,7 @@ __all__ = ["Settlement", "candidates", "settle"]
 
 logger = logging.getLogger(__name__)
 
-#: With fewer batches than this nothing is profiled: compiling has never repaid so soon.
+#: With fewer batches than this nothing is timed: compiling has never repaid so soon.
 _LEAST_BATCHES = 4
 
 
@@ -161,7 +161,10 @@ class _Settling:
         for precision, compiled in asked.begun:
             if precision == forward.precision:
                 return compiled and cannot_compile(forward.device) is None
-        if asked.n_batches < _LEAST_BATCHES or cannot_compile(forward.device) is not None:
+        # a GPU waits for images and for the disk, not for arithmetic
+        if forward.device.type != "cpu" or asked.n_batches < _LEAST_BATCHES:
+            return False
+        if cannot_compile(forward.device) is not None:
             return False
         network = forward.network(self.cuts)
         estimate = estimate_compile(lambda: forward.trial(self.images, self.cuts), network)

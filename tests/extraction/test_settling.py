@@ -59,7 +59,7 @@ def test_compiling_must_repay_its_time(eager_s: float, compiled_s: float, repays
 
 @pytest.mark.usefixtures("cheap_compiler")
 @pytest.mark.parametrize("repays", [True, False])
-def test_auto_compiles_if_a_profiled_batch_says_it_repays(
+def test_auto_compiles_if_a_timed_batch_says_it_repays(
     images: np.ndarray,
     new_forward: Callable[[], Forward],
     monkeypatch: pytest.MonkeyPatch,
@@ -92,11 +92,11 @@ def test_a_bank_that_was_begun_goes_on_as_it_began(
     assert forward.compiled is compiled
 
 
-def test_few_batches_are_not_even_profiled(
+def test_few_batches_are_not_even_timed(
     images: np.ndarray, new_forward: Callable[[], Forward], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def never(*args: object) -> None:
-        raise AssertionError("profiled")
+        raise AssertionError("timed")
 
     monkeypatch.setattr(settling, "estimate_compile", never)
     forward = new_forward()
