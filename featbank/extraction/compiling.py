@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import time
@@ -82,6 +83,8 @@ def compile_network(network: TruncatedNetwork) -> Callable[[Tensor], dict[str, T
     """Return the network compiled, its weights frozen into it; the work is done on the first call."""
     import torch
 
+    # on a machine with CUDA's tools and no card it says so in the middle of a command for the CPU
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     # the traced graph is code of its own for every network: the module's forward is shared by all, and the
     # compiler gives up on code it has compiled eight times
     compiled: Any = torch.compile(network.graph, fullgraph=True, dynamic=False, options={"freezing": True})
