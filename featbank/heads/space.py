@@ -155,8 +155,8 @@ class FeatureSpace:
             raise InvalidInputError("products of rows are of use to a rotated space only; leave them out")
         if products.train.shape != (n, n) or products.mean.shape != (p,):
             raise InvalidInputError(
-                f"products are of {len(products.train)} rows of {len(products.mean)} features, X has {n} of {p}; "
-                "give those of the same rows"
+                f"products are of {len(products.train)} rows of {len(products.mean)} features, X has {n} of "
+                f"{p}; give those of the same rows"
             )
         if products.standardize != self.standardize:
             raise InvalidInputError(
