@@ -22,7 +22,7 @@ from featbank.errors import (
     UnknownNameError,
     WeightsError,
 )
-from featbank.extraction import Forward, choose_device, stored_dtype
+from featbank.extraction import Forward, choose_device, split_precision, stored_dtype
 from featbank.inspection import BankImages, OcclusionDisplay, bank_of_run
 from featbank.manifest import printable
 from featbank.runs import Run, resolve_run
@@ -287,7 +287,7 @@ class RunClassifier:
         self._forward = Forward(
             replace(backbone, preprocessing=self.preprocessing),
             device=choose_device(device),
-            precision=source["precision"],
+            precision=split_precision(source["precision"])[0],
             batch_size=self.batch_size,
         )
 

@@ -79,7 +79,9 @@ class Round:
     wait_s : float
         What a user waits for the extraction, in seconds: preparation, compiling and the pass.
     compile_s : float or None
-        Seconds spent compiling the network within the pass; None when nothing was compiled.
+        Seconds spent compiling the network, with nothing cached; None when nothing was compiled.
+    eager_wait_s : float or None
+        What a user would have waited without compiling; measured with the plain script, if compiled.
     """
 
     decode_ips: float
@@ -92,6 +94,7 @@ class Round:
     setup_s: float
     wait_s: float
     compile_s: float | None
+    eager_wait_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -217,6 +220,13 @@ class BenchmarkResult:
         return self._measured(lambda one: one.compile_s or 0.0)
 
     @property
+    def eager_wait_s(self) -> Spread | None:
+        """What a user would have waited without compiling, in seconds; None when it was not measured."""
+        if any(one.eager_wait_s is None for one in self.rounds):
+            return None
+        return self._measured(lambda one: one.eager_wait_s or 0.0)
+
+    @property
     def shared_cores(self) -> bool:
         """Whether decoding and the forward pass compete for the same cores."""
         return self.device == "cpu"
@@ -310,4 +320,5 @@ SPREADS = (
     "setup_s",
     "wait_s",
     "compile_s",
+    "eager_wait_s",
 )

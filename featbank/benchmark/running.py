@@ -23,7 +23,7 @@ from featbank.banks import Bank
 from featbank.benchmark.results import BenchmarkResult, Round
 from featbank.datasets import Dataset, open_dataset, row_indices
 from featbank.errors import InvalidInputError
-from featbank.extraction import BATCH_SIZE, BatchLoader, Extraction, Forward
+from featbank.extraction import BATCH_SIZE, BatchLoader, Extraction
 from featbank.manifest import RowStatus
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def run_benchmark(
     cuts: Sequence[str],
     weights: str | os.PathLike[str] | None = None,
     precision: str = "auto",
+    compile: str = "auto",
     limit: int | None = LIMIT,
     repeats: int = 3,
     batch_size: int = BATCH_SIZE,
@@ -84,6 +85,8 @@ def run_benchmark(
         As in `featbank.extract`.
     precision : {"auto", "float32", "bfloat16", "float16"}, default="auto"
         Of the forward pass; ``auto`` is settled once, for all rounds.
+    compile : {"auto", "on", "off"}, default="auto"
+        Whether the network is compiled; ``auto`` is settled once, by the number of these images.
     limit : int or None, default=512
         Rows to take, the classes in turn; None takes all. A fast device needs thousands.
     repeats : int, default=3
@@ -141,7 +144,7 @@ def run_benchmark(
         setting = _Setting(
             dataset, backbone, tuple(cuts), weights, batch_size, workers, device, random_state, Path(folder)
         )
-        bench = _Bench(setting, precision, limit)
+        bench = _Bench(setting, precision, compile, limit)
         plain = bench.plain_script(plain_workers) if baseline else None
         report.step()
         rounds = [bench.round(number, plain, report.step) for number in range(repeats)]
@@ -174,7 +177,7 @@ class _Setting:
     random_state: int
     folder: Path
 
-    def extraction(self, cache: str, precision: str, limit: int | None) -> Extraction:
+    def extraction(self, cache: str, precision: str, compile: str, limit: int | None) -> Extraction:
         return Extraction(
             self.dataset,
             backbone=self.backbone,
@@ -184,6 +187,7 @@ class _Setting:
             image_size=None,
             transform=None,
             precision=precision,
+            compile=compile,
             dtype="float16",
             batch_size=self.batch_size,
             limit=limit,
@@ -200,10 +204,11 @@ class _Setting:
 class _Bench:
     """The images, the settled precision, and how one round is measured."""
 
-    def __init__(self, setting: _Setting, precision: str, limit: int | None) -> None:
+    def __init__(self, setting: _Setting, precision: str, compile: str, limit: int | None) -> None:
         self._setting, self._limit = setting, limit
-        self._task = task = setting.extraction("first", precision, limit)
+        self._task = task = setting.extraction("first", precision, compile, limit)
         self._precision = task.forward.precision
+        self._compile = "on" if task.forward.compiled else "off"
         # counted now: the plain script hangs its hooks into this module
         self._macs = truncate(task.backbone, task.cuts).macs
         self._row_bytes = sum(task.plan().cut_bytes.values()) // len(task.bank.slot_table)
@@ -225,7 +230,7 @@ class _Bench:
                 "nothing was measured"
             )
         with _quiet():
-            setting.extraction("warm", self._precision, min(size, self._n_slots)).run()
+            setting.extraction("warm", self._precision, "off", min(size, self._n_slots)).run()
         shutil.rmtree(setting.folder / "warm")
 
     def _decoded(self) -> tuple[list[NDArray[np.uint8]], NDArray[np.bool_]]:
@@ -261,14 +266,14 @@ class _Bench:
         from featbank.benchmark import _stages as stages
 
         folder = self._setting.folder
-        with _quiet():
+        with _quiet(), _empty_compiler_cache(folder / "compiler"):
             started = time.perf_counter()
-            task = self._setting.extraction(f"{number}", self._precision, self._limit)
-            ready, compiled_before = time.perf_counter(), _compile_s(task.forward)
+            task = self._setting.extraction(f"{number}", self._precision, self._compile, self._limit)
+            ready = time.perf_counter()
             result = task.run()
-            done, compiled = time.perf_counter(), _compile_s(task.forward)
-        compile_s = None if compiled is None else compiled - (compiled_before or 0.0)
+            done = time.perf_counter()
         step()
+        eager_wait_s = self._wait_without_compiling() if plain is not None and task.forward.compiled else None
         n = len(self._rows)
         decode_s = stages.time_decode(self._loader, self._batches)
         step()
@@ -293,12 +298,22 @@ class _Bench:
             write_ips=self._n_slots / write_s,
             read_ips=n / read_s,
             memmap_ips=n / memmap_s,
-            end_to_end_ips=result.pushed / (done - ready - (compile_s or 0.0)),
+            end_to_end_ips=result.pushed / (done - ready),
             plain_ips=None if plain_s is None else n / plain_s,
-            setup_s=ready - started,
+            setup_s=ready - started - (task.forward.compile_s or 0.0),
             wait_s=done - started,
-            compile_s=compile_s,
+            compile_s=task.forward.compile_s,
+            eager_wait_s=eager_wait_s,
         )
+
+    def _wait_without_compiling(self) -> float:
+        """Return how long the same extraction takes from the command on, nothing compiled."""
+        with _quiet():
+            started = time.perf_counter()
+            self._setting.extraction("eager", self._precision, "off", self._limit).run()
+            wait_s = time.perf_counter() - started
+        shutil.rmtree(self._setting.folder / "eager")
+        return wait_s
 
     def _pushed(self) -> int:
         """Rows that `time_forward` pushes, padding of the last batch not counted."""
@@ -321,7 +336,7 @@ class _Bench:
             n_unreadable=self._n_slots - len(self._rows),
             image_size=task.backbone.preprocessing.image_size,
             batch_size=self._setting.batch_size,
-            precision=self._precision,
+            precision=task.forward.arithmetic_name,
             precision_errors=dict(task.proof.errors),
             device=str(task.device),
             device_name=_device_name(task.device),
@@ -345,10 +360,20 @@ def _quiet() -> Iterator[None]:
         package.setLevel(level)
 
 
-def _compile_s(forward: Forward) -> float | None:
-    """Seconds `forward` says it has spent compiling; None where it does not compile."""
-    compile_s: float | None = getattr(forward, "compile_s", None)
-    return compile_s
+@contextlib.contextmanager
+def _empty_compiler_cache(folder: Path) -> Iterator[None]:
+    """Compile as on the first day: what earlier runs left behind would make it look cheap."""
+    name = "TORCHINDUCTOR_CACHE_DIR"
+    before = os.environ.get(name)
+    os.environ[name] = str(folder)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _distance(plain: PlainScript, bank: Bank, rows: NDArray[np.int64]) -> float:

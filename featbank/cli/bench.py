@@ -32,6 +32,9 @@ def bench(
         str | None, typer.Option(help="A torchvision weights name, a .safetensors or .pth file, or 'random'.")
     ] = None,
     precision: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    compile: Annotated[
+        str, typer.Option("--compile", help="Compile the network: auto (if these images repay it), on, off.")
+    ] = "auto",
     baseline: Annotated[
         bool,
         typer.Option("--baseline", help="Also run a plain script (eager, float32, whole network, hooks)."),
@@ -68,6 +71,7 @@ def bench(
             cuts=split_commas(cut) or _before_logits(backbone),
             weights=weights,
             precision=precision,
+            compile=compile,
             limit=limit or None,
             repeats=repeats,
             batch_size=batch_size,
@@ -141,6 +145,8 @@ def print_benchmark(result: BenchmarkResult) -> None:
         f"one extraction         {human_time(result.wait_s.median)}, of which preparation (weights, hashing, "
         f"proof of the precision) {human_time(result.setup_s.median)}, compiling {compiled}"
     )
+    if result.eager_wait_s is not None:
+        typer.echo(f"without compiling      {human_time(result.eager_wait_s.median)}")
 
 
 def _row(stage: str, spread: Spread, note: str) -> tuple[str, ...]:

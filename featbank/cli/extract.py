@@ -41,6 +41,12 @@ def extract(
     ] = None,
     transform: Annotated[str | None, typer.Option(help="weights (their own), squash, or contrast.")] = None,
     precision: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    compile: Annotated[
+        str,
+        typer.Option(
+            "--compile", help="Compile the network: auto (if the images to push repay it), on, off."
+        ),
+    ] = "auto",
     dtype: Annotated[
         str, typer.Option(help="What is stored: float16 or float32 (logits: always float32).")
     ] = "float16",
@@ -81,6 +87,7 @@ def extract(
         image_size=image_size,
         transform=transform,
         precision=precision,
+        compile=compile,
         dtype=dtype,
         batch_size=batch_size,
         limit=limit,

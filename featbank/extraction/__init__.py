@@ -6,7 +6,7 @@ from featbank.extraction._extract import extract
 from featbank.extraction.forward import Forward, choose_device
 from featbank.extraction.images import BadImage, Batch, BatchLoader
 from featbank.extraction.overflow import ON_OVERFLOW, as_stored, stored_dtype
-from featbank.extraction.precision import ERROR_LIMIT, PRECISIONS, PrecisionProof
+from featbank.extraction.precision import ERROR_LIMIT, PRECISIONS, PrecisionProof, split_precision
 from featbank.extraction.repairing import RepairResult, repair_bank, source_of
 from featbank.extraction.task import BATCH_SIZE, Extraction, ExtractionResult
 from featbank.extraction.work import ExtractionPlan
@@ -30,5 +30,6 @@ __all__ = [
     "extract",
     "repair_bank",
     "source_of",
+    "split_precision",
     "stored_dtype",
 ]

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featbank.errors import InvalidInputError
-from featbank.extraction.precision import (
-    ERROR_LIMIT,
-    PrecisionProof,
-    arithmetic,
-    native_precision,
-    relative_error,
-)
+from featbank.extraction.compiling import compile_network
+from featbank.extraction.precision import PrecisionProof, arithmetic, key_precision, relative_error
 
 if TYPE_CHECKING:
     import torch
@@ -25,8 +20,6 @@ if TYPE_CHECKING:
     from featbank.backbones import Backbone, TruncatedNetwork
 
 __all__ = ["Forward", "choose_device"]
-
-logger = logging.getLogger(__name__)
 
 
 def choose_device(device: str | None) -> torch.device:
@@ -74,30 +67,58 @@ class Forward:
         Of the arithmetic.
     batch_size : int
         Every batch is padded to it: a row's features then do not depend on how many rows came along.
+    compiled : bool, default=False
+        Compile the network on the first batch.
+    network : TruncatedNetwork, optional
+        The backbone cut at what most batches need, where there is one already; it is moved to the device.
 
     Attributes
     ----------
     n_pushed : int
         Images (padding not counted) that went through the network so far.
+    compile_s : float or None
+        Seconds of the first batches of compiled networks, less what a batch takes; None without compiling.
     """
 
-    def __init__(self, backbone: Backbone, *, device: torch.device, precision: str, batch_size: int) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        device: torch.device,
+        precision: str,
+        batch_size: int,
+        compiled: bool = False,
+        network: TruncatedNetwork | None = None,
+    ) -> None:
         self.backbone = backbone
         self.device = device
         self.precision = precision
         self.batch_size = batch_size
+        self.compiled = compiled
         self.n_pushed = 0
+        self.compile_s: float | None = None
         self._networks: dict[tuple[str, ...], TruncatedNetwork] = {}
+        self._compiled: dict[tuple[tuple[str, ...], str], Callable[[Tensor], dict[str, Tensor]]] = {}
+        if network is not None:
+            self._place(network.cuts, network)
 
-    def _network(self, cuts: tuple[str, ...]) -> TruncatedNetwork:
+    @property
+    def arithmetic_name(self) -> str:
+        """How the key of a bank names precision and compiling."""
+        return key_precision(self.precision, self.compiled)
+
+    def _place(self, cuts: tuple[str, ...], network: TruncatedNetwork) -> TruncatedNetwork:
         import torch
 
+        self._networks[cuts] = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return self._networks[cuts]
+
+    def network(self, cuts: tuple[str, ...]) -> TruncatedNetwork:
+        """Return the backbone cut open at `cuts`, on the device; kept for the next batch."""
         from featbank.backbones import truncate
 
-        if cuts not in self._networks:
-            network = truncate(self.backbone, cuts)
-            self._networks[cuts] = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return self._networks[cuts]
+        known = self._networks.get(cuts)
+        return self._place(cuts, truncate(self.backbone, cuts)) if known is None else known
 
     def __call__(self, images: NDArray[np.uint8], cuts: Sequence[str], *, n_images: int) -> dict[str, Tensor]:
         """Push one batch.
@@ -116,20 +137,22 @@ class Forward:
         dict of str to torch.Tensor
             Cut -> float tensor of shape (n, *shape) on the device, in the precision of the arithmetic.
         """
-        features = self._run(images, tuple(cuts), self.precision)
+        features = self._run(images, tuple(cuts), self.precision, self.compiled)
         self.n_pushed += n_images
         return features
 
     def trial(self, images: NDArray[np.uint8], cuts: Sequence[str]) -> None:
         """Push one batch for its time alone; what comes out is thrown away and nothing counts as pushed."""
-        features = self._run(images, tuple(cuts), self.precision)
+        features = self._run(images, tuple(cuts), self.precision, self.compiled)
         for tensor in features.values():
             tensor.cpu()  # waits for the device
 
-    def _run(self, images: NDArray[np.uint8], cuts: tuple[str, ...], precision: str) -> dict[str, Tensor]:
+    def _run(
+        self, images: NDArray[np.uint8], cuts: tuple[str, ...], precision: str, compiled: bool
+    ) -> dict[str, Tensor]:
         import torch
 
-        network = self._network(cuts)
+        network: Callable[[Tensor], dict[str, Tensor]] = self.network(cuts)
         n = len(images)
         if n < self.batch_size:
             padding = np.zeros((self.batch_size - n, *images.shape[1:]), dtype=np.uint8)
@@ -139,56 +162,42 @@ class Forward:
         with torch.inference_mode():
             batch = self.backbone.preprocessing.normalise(batch)
         with arithmetic(precision, self.device):
-            features: dict[str, Tensor] = network(batch)
+            if compiled:
+                network = self._compile(cuts, precision, batch)
+            features = network(batch)
         return {cut: features[cut][:n] for cut in cuts}
 
-    def prove(self, images: NDArray[np.uint8], cuts: Sequence[str]) -> PrecisionProof:
-        """Compare this precision with float32 on one batch (which does not count as pushed)."""
-        if self.precision == "float32":
+    def _compile(
+        self, cuts: tuple[str, ...], precision: str, batch: Tensor
+    ) -> Callable[[Tensor], dict[str, Tensor]]:
+        """Return the compiled network; the first time it is compiled, for batches like this one."""
+        if (cuts, precision) not in self._compiled:
+            network = compile_network(self.network(cuts))
+            started = time.perf_counter()
+            network(batch)
+            between = time.perf_counter()
+            for tensor in network(batch).values():
+                tensor.cpu()  # waits for the device
+            each_s = time.perf_counter() - between
+            self.compile_s = (self.compile_s or 0.0) + max(0.0, between - started - each_s)
+            self._compiled[cuts, precision] = network
+        return self._compiled[cuts, precision]
+
+    def prove(
+        self, images: NDArray[np.uint8], cuts: Sequence[str], exact: Mapping[str, Tensor] | None = None
+    ) -> PrecisionProof:
+        """Compare this arithmetic with eager float32 on one batch (which does not count as pushed).
+
+        `exact` are the features in eager float32, where they are known.
+        """
+        if self.precision == "float32" and not self.compiled:
             return PrecisionProof("float32", dict.fromkeys(cuts, 0.0))
-        exact = self._run(images, tuple(cuts), "float32")
-        fast = self._run(images, tuple(cuts), self.precision)
-        return PrecisionProof(self.precision, {cut: relative_error(fast[cut], exact[cut]) for cut in cuts})
+        if exact is None:
+            exact = self.exact(images, cuts)
+        fast = self._run(images, tuple(cuts), self.precision, self.compiled)
+        errors = {cut: relative_error(fast[cut], exact[cut]) for cut in cuts}
+        return PrecisionProof(self.precision, errors)
 
-
-def prove_precision(
-    backbone: Backbone,
-    device: torch.device,
-    precision: str,
-    batch_size: int,
-    cuts: Sequence[str],
-    first_batch: Callable[[], NDArray[np.uint8]],
-) -> tuple[Forward, PrecisionProof]:
-    """Settle the precision: ``auto`` takes the fastest native one if a batch proves it close to float32.
-
-    Parameters
-    ----------
-    backbone, device, batch_size
-        As for `Forward`.
-    precision : str
-        ``"auto"`` or one precision, which is then kept whatever its error.
-    cuts : sequence of str
-        What is compared.
-    first_batch : callable
-        Gives the images to compare on; called only if there is something to compare.
-
-    Returns
-    -------
-    tuple of Forward and PrecisionProof
-    """
-    wanted = native_precision(device) if precision == "auto" else precision
-    forward = Forward(backbone, device=device, precision=wanted, batch_size=batch_size)
-    if wanted == "float32":
-        return forward, forward.prove(np.zeros((0, 1, 1, 3), dtype=np.uint8), cuts)
-    proof = forward.prove(first_batch(), cuts)
-    over = {cut: error for cut, error in proof.errors.items() if not error <= ERROR_LIMIT}
-    if not over:
-        return forward, proof
-    worst = max(over, key=lambda cut: over[cut])
-    said = f"{wanted} is {over[worst]:.1%} off float32 at {worst!r} (limit {ERROR_LIMIT:.0%})"
-    if precision != "auto":
-        logger.warning("%s; it was asked for, so it is used", said)
-        return forward, proof
-    logger.warning("%s; using float32", said)
-    forward.precision = "float32"
-    return forward, PrecisionProof("float32", dict.fromkeys(cuts, 0.0), rejected=wanted)
+    def exact(self, images: NDArray[np.uint8], cuts: Sequence[str]) -> dict[str, Tensor]:
+        """Push one batch in eager float32; it does not count as pushed."""
+        return self._run(images, tuple(cuts), "float32", False)

@@ -15,7 +15,16 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-__all__ = ["ERROR_LIMIT", "PRECISIONS", "PrecisionProof", "arithmetic", "native_precision", "relative_error"]
+__all__ = [
+    "ERROR_LIMIT",
+    "PRECISIONS",
+    "PrecisionProof",
+    "arithmetic",
+    "key_precision",
+    "native_precision",
+    "relative_error",
+    "split_precision",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +33,28 @@ PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 #: Largest relative L2 error of any cut against float32 at which ``auto`` keeps a fast precision.
 ERROR_LIMIT = 0.02
+
+#: Largest relative L2 error at which a compiled network in float32 counts as float32.
+COMPILED_LIMIT = 1e-5
+
+#: A compiled network rounds otherwise in the last bit, so its banks have a name of their own.
+_COMPILED = "+compiled"
+
+
+def key_precision(precision: str, compiled: bool) -> str:
+    """Return how a key names the arithmetic: ``"bfloat16"``, or ``"bfloat16+compiled"``."""
+    return precision + _COMPILED if compiled else precision
+
+
+def split_precision(name: str) -> tuple[str, bool]:
+    """Return the precision, and whether the network was compiled, from how a key names them.
+
+    Examples
+    --------
+    >>> split_precision("bfloat16+compiled"), split_precision("float32")
+    (('bfloat16', True), ('float32', False))
+    """
+    return name.removesuffix(_COMPILED), name.endswith(_COMPILED)
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,11 @@ from featbank.banks import (
 from featbank.datasets import Dataset, compare_sources, decoder_name, open_dataset
 from featbank.errors import FeatbankError, InvalidInputError, MissingDataError
 from featbank.extraction._pass import Pass
+from featbank.extraction.compiling import check_compile
 from featbank.extraction.forward import Forward, choose_device
 from featbank.extraction.images import BatchLoader
 from featbank.extraction.overflow import CLIPPED, stored_dtype, tell_clipped
-from featbank.extraction.precision import check_precision
+from featbank.extraction.precision import check_precision, split_precision
 from featbank.extraction.quarantine import settle_quarantine
 from featbank.extraction.task import usable_cores
 from featbank.manifest import RowStatus, printable
@@ -161,10 +162,16 @@ class _Repair:
         self._workers = workers or usable_cores()
         _check_images(bank, report, self._dataset)
         chosen = choose_device(device)
-        check_precision(bank.key.precision, chosen)
+        precision, compiled = split_precision(bank.key.precision)
+        check_precision(precision, chosen)
+        check_compile("on" if compiled else "off", chosen)
         self._backbone = _backbone_of(bank, weights)
         self._forward = Forward(
-            self._backbone, device=chosen, precision=bank.key.precision, batch_size=bank.key.batch_size
+            self._backbone,
+            device=chosen,
+            precision=precision,
+            batch_size=bank.key.batch_size,
+            compiled=compiled,
         )
         cuts = list(report.lost)
         self._shapes = truncate(self._backbone, cuts).cut_shapes if cuts else {}

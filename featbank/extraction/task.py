@@ -22,7 +22,8 @@ from featbank.datasets import Dataset, build_manifest, decoder_name, open_datase
 from featbank.errors import BankNotFoundError, InvalidInputError
 from featbank.extraction._pass import Pass
 from featbank.extraction.changes import tell_changes, tell_other_keys
-from featbank.extraction.forward import Forward, choose_device, prove_precision
+from featbank.extraction.compiling import check_compile
+from featbank.extraction.forward import Forward, choose_device
 from featbank.extraction.images import BadImage, BatchLoader
 from featbank.extraction.overflow import (
     CLIPPED,
@@ -32,8 +33,9 @@ from featbank.extraction.overflow import (
     stored_dtype,
     tell_clipped,
 )
-from featbank.extraction.precision import PrecisionProof, check_precision, native_precision
+from featbank.extraction.precision import PrecisionProof, check_precision, key_precision, native_precision
 from featbank.extraction.quarantine import settle_quarantine
+from featbank.extraction.settling import Settlement, candidates, settle
 from featbank.extraction.storing import CutOverflowError
 from featbank.extraction.work import ExtractionPlan, free_bytes, refuse_if_full
 from featbank.manifest import RowStatus
@@ -111,6 +113,7 @@ class Extraction:
         download: bool,
         cache_dir: str | os.PathLike[str] | None,
         on_overflow: str = "error",
+        compile: str = "auto",
     ) -> None:
         self._started = time.perf_counter()
         if dtype not in _DTYPES:
@@ -124,6 +127,7 @@ class Extraction:
             raise InvalidInputError(f"no cut was asked for; 'featbank cuts {backbone}' lists them")
         self.device = choose_device(device)
         check_precision(precision, self.device)
+        check_compile(compile, self.device)
         # Names are checked before data and weights are touched: a typo must not cost a minute.
         self.cuts = tuple(cut.name for cut in get_spec(backbone).resolve(cuts))
         self._dtype, self._batch_size, self._random_state = (
@@ -138,16 +142,18 @@ class Extraction:
         )
         is_file = weights is not None and Path(weights).is_file()
         self._weights_path = str(Path(weights).absolute()) if weights is not None and is_file else None
-        self.shapes = {
-            cut: tuple(shape) for cut, shape in truncate(self.backbone, self.cuts).cut_shapes.items()
-        }
+        network = truncate(self.backbone, self.cuts)
+        self.shapes = {cut: tuple(shape) for cut, shape in network.cut_shapes.items()}
         manifest = build_manifest(self.dataset, split=split, limit=limit)
         self._loader = BatchLoader(
             self.dataset, manifest, self.backbone.preprocessing, workers or usable_cores(), batch_size
         )
         store = BankStore(banks_folder(cache_dir))
-        self.forward, self.proof = self._settle_precision(precision, store)
-        key = self._key(self.forward.precision)
+        self.forward = Forward(
+            self.backbone, device=self.device, precision="float32", batch_size=batch_size, network=network
+        )
+        self.proof = self._settle(precision, compile, store)
+        key = self._key(self.forward.arithmetic_name)
         self._is_new = not store.path_for(self.dataset.name, key).exists()
         if self._is_new:
             tell_other_keys(store, self.dataset.name, key)
@@ -181,19 +187,21 @@ class Extraction:
             decoder=decoder_name(),
         )
 
-    def _settle_precision(self, precision: str, store: BankStore) -> tuple[Forward, PrecisionProof]:
+    def _settle(self, precision: str, compile: str, store: BankStore) -> PrecisionProof:
         """Take what a bank of this dataset was proved at before, else prove it on a batch."""
-        candidates = [native_precision(self.device), "float32"] if precision == "auto" else [precision]
-        for candidate in candidates:
-            errors = _proved(store.path_for(self.dataset.name, self._key(candidate)), self.cuts)
+        forward = self.forward
+        begun = []
+        for chosen in candidates(precision, compile, native_precision(self.device)):
+            bank = store.path_for(self.dataset.name, self._key(key_precision(*chosen)))
+            errors = _proved(bank, self.cuts)
             if errors is not None:
-                forward = Forward(
-                    self.backbone, device=self.device, precision=candidate, batch_size=self._batch_size
-                )
-                return forward, PrecisionProof(candidate, errors)
-        return prove_precision(
-            self.backbone, self.device, precision, self._batch_size, self.cuts, self._proof_images
-        )
+                forward.precision, forward.compiled = chosen
+                return PrecisionProof(forward.precision, errors)
+            if bank.is_dir():
+                begun.append(chosen)
+        n_batches = -(-len(self._loader.manifest.rows()) // self._batch_size)
+        asked = Settlement(precision, compile, n_batches, tuple(begun))
+        return settle(forward, asked, self.cuts, self._proof_images)
 
     def _proof_images(self) -> NDArray[np.uint8]:
         """Decode one batch spread over the dataset, so that every corner of it has a say."""
@@ -327,7 +335,7 @@ class Extraction:
         """What is recorded of a cut; the time adds up over the runs that extracted it."""
         before = self.bank.facts(cut)
         return {
-            "precision": self.forward.precision,
+            "precision": self.forward.arithmetic_name,
             "precision_error": self.proof.errors.get(cut),
             **(
                 {"on_overflow": "float32"}

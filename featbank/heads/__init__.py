@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     )
     from featbank.heads.mlp import MLPClassifier
     from featbank.heads.persistence import load_head, save_head
+    from featbank.heads.products import RowProducts
     from featbank.heads.softmax import SoftmaxClassifier
     from featbank.heads.space import FeatureSpace
     from featbank.heads.stack import fit_stack
@@ -26,6 +27,7 @@ __all__ = [
     "NearestMeanClassifier",
     "NeighborsClassifier",
     "RidgeClassifier",
+    "RowProducts",
     "SoftmaxClassifier",
     "fit_stack",
     "load_head",
@@ -42,6 +44,7 @@ _HOMES = {
     "NearestMeanClassifier": "classic",
     "NeighborsClassifier": "classic",
     "RidgeClassifier": "classic",
+    "RowProducts": "products",
     "SoftmaxClassifier": "softmax",
     "fit_stack": "stack",
     "load_head": "persistence",

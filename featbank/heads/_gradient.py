@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_random_state
 
-from featbank.errors import FitWarning, InvalidInputError
+from featbank.errors import InvalidInputError
 from featbank.heads._head import Evaluation, ProbabilisticHead, encode_labels, find_classes
-from featbank.heads._recipe import Job, Recipe, TrainedHead
+from featbank.heads._recipe import Recipe, TrainedHead
 from featbank.heads._schedule import check_annealing
 from featbank.heads.space import FeatureSpace
 
-if TYPE_CHECKING:
-    from featbank.heads._trainer import EvaluationSet
-
-__all__ = ["GradientHead", "check_parameters", "fit_gradient_heads"]
+__all__ = ["GradientHead", "check_parameters"]
 
 
 class GradientHead(ProbabilisticHead):
@@ -40,7 +35,7 @@ class GradientHead(ProbabilisticHead):
     """
 
     solver: str
-    lr: float | None
+    lr: float | Literal["auto"] | None
     annealing: str
     annealing_epochs: float
     anneal_per: Literal["epoch", "step"]
@@ -84,7 +79,7 @@ class GradientHead(ProbabilisticHead):
 
     def _rate(self, n_columns: int) -> float:
         """Return the learning rate to start with in a space of so many columns."""
-        return 1e-3 if self.lr is None else float(self.lr)
+        return 1e-3 if self.lr is None or self.lr == "auto" else float(self.lr)
 
     def _seed(self) -> int:
         return int(check_random_state(self.random_state).randint(2**31 - 1))
@@ -152,6 +147,8 @@ class GradientHead(ProbabilisticHead):
         space: FeatureSpace,
         others: Sequence[Evaluation],
     ) -> None:
+        from featbank.heads._gradient_fit import fit_gradient_heads
+
         fit_gradient_heads(heads, Z, y, subsets, space, others)
 
     def _accept(self, trained: TrainedHead, classes: NDArray[Any], space: FeatureSpace) -> str | None:
@@ -197,7 +194,7 @@ class GradientHead(ProbabilisticHead):
         )
 
     def _fitted_facts(self) -> dict[str, Any]:
-        names = ("failed_", "n_epochs_", "best_epoch_", "converged_", "stop_reason_", "n_iter_", "lr_")
+        names = ("failed_", "n_epochs_", "best_epoch_", "converged_", "stop_reason_", "n_iter_", "lr_", "C_")
         return {name: getattr(self, name) for name in names if hasattr(self, name)}
 
     def _logits(self, Z: NDArray[Any]) -> NDArray[np.float64]:
@@ -222,13 +219,14 @@ def check_parameters(head: GradientHead) -> None:
     if head.restore not in ("best", "last"):
         faults.append(f"restore={head.restore!r} (allowed: 'best', 'last')")
     for name in (
-        *(() if head.lr is None else ("lr",)),
+        *(() if head.lr is None or head.lr == "auto" else ("lr",)),
         "annealing_epochs",
         "max_epochs",
         "tolerance_epochs",
         "batch_size",
     ):
-        if not getattr(head, name) > 0:
+        value = getattr(head, name)
+        if isinstance(value, str) or not value > 0:
             faults.append(f"{name}={getattr(head, name)!r} (allowed: more than 0)")
     for name in ("alpha", "tol"):
         if not getattr(head, name) >= 0:
@@ -238,109 +236,3 @@ def check_parameters(head: GradientHead) -> None:
     if faults:
         raise InvalidInputError(f"{type(head).__name__} cannot be fitted with {'; '.join(faults)}")
     check_annealing(head.annealing)
-
-
-def fit_gradient_heads(
-    heads: Sequence[GradientHead],
-    Z: NDArray[np.float32],
-    y: NDArray[Any],
-    subsets: Sequence[NDArray[np.int64]],
-    space: FeatureSpace,
-    others: Sequence[Evaluation],
-) -> None:
-    """Fit `heads` in place, those that can be trained together as one program."""
-    import torch
-
-    from featbank.heads._planner import is_wide, plan_stacks
-    from featbank.heads._trainer import EvaluationSet, train_stack
-
-    groups: dict[tuple[Any, ...], list[tuple[GradientHead, Job]]] = {}
-    classes_of: dict[bytes, NDArray[Any]] = {}
-    for head, rows in zip(heads, subsets, strict=True):
-        classes, codes = find_classes(y[rows])
-        signature = repr(classes.tolist()).encode()
-        classes_of[signature] = classes
-        head.lr_ = rate = head._rate(Z.shape[1])
-        job = Job(np.asarray(rows, dtype=np.int64), codes, rate, float(head.alpha), head._seed())
-        key = (head._recipe(), len(rows), signature, head.device)
-        groups.setdefault(key, []).append((head, job))
-    shared: dict[str, torch.Tensor] = {}
-    complaints: list[str] = []
-    for (recipe, _, signature, device), members in groups.items():
-        classes = classes_of[signature]
-        place = _device(device)
-        if device not in shared:
-            shared[device] = torch.from_numpy(np.ascontiguousarray(Z, dtype=np.float32)).to(place)
-        watched = []
-        for one in others:
-            kept = np.isin(one.y, classes)
-            rows_Z = torch.from_numpy(np.ascontiguousarray(one.Z[kept], dtype=np.float32)).to(place)
-            targets = torch.from_numpy(np.searchsorted(classes, one.y[kept])).to(place)
-            if kept.any():
-                watched.append(EvaluationSet(one.name, rows_Z, targets))
-        widths = (Z.shape[1], *([recipe.hidden_units] if recipe.hidden_units else []), len(classes))
-        for part in plan_stacks(len(members), widths, place.type):
-            chosen = members[part.start : part.stop]
-            head, job = chosen[0]
-            if is_wide(widths, place.type) and head.rotate is not False and len(job.rows) < Z.shape[1]:
-                trained = [_train_in_own_span(head, recipe, Z, job, len(classes), watched)]
-            else:
-                jobs = [job for _, job in chosen]
-                trained = train_stack(recipe, shared[device], jobs, len(classes), watched)
-            for (head, _), result in zip(chosen, trained, strict=True):
-                complaint = head._accept(result, classes, space)
-                if complaint:
-                    complaints.append(complaint)
-    for complaint in dict.fromkeys(complaints):
-        count = complaints.count(complaint)
-        told = complaint if len(heads) == 1 else f"{count} of {len(heads)} heads: {complaint}"
-        warnings.warn(told, FitWarning, stacklevel=4)
-
-
-def _train_in_own_span(
-    head: GradientHead,
-    recipe: Recipe,
-    Z: NDArray[np.float32],
-    job: Job,
-    n_classes: int,
-    others: Sequence[EvaluationSet],
-) -> TrainedHead:
-    """Train a wide head in the span of its own few rows, as it would be if it were fitted alone.
-
-    A thousand hidden units on a thousand columns are a million weights a step, of which forty rows can only
-    move a fortieth; in their span the rest is not there.
-    """
-    import torch
-
-    from featbank.heads._trainer import EvaluationSet, train_stack
-
-    span = FeatureSpace(standardize=False, rotate=True)
-    place = others[0].Z.device if others else _device(head.device)
-    rows = torch.from_numpy(span.fit_transform(Z[job.rows])).to(place)
-    watched = [
-        EvaluationSet(one.name, torch.from_numpy(span.transform(one.Z.cpu().numpy())).to(place), one.targets)
-        for one in others
-    ]
-    head.lr_ = head._rate(span.n_columns_)
-    own = replace(job, rows=np.arange(len(job.rows)), lr=head.lr_)
-    (trained,) = train_stack(recipe, rows, [own], n_classes, watched)
-    first, shift = span.to_feature_space(trained.weights[0])
-    bias = trained.weights[1] + shift
-    weights = [first.astype(np.float32), bias.astype(np.float32), *trained.weights[2:]]
-    return replace(trained, weights=weights)
-
-
-def _device(name: str) -> Any:
-    import torch
-
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InvalidInputError(
-            f"device={name!r} cannot be used here; allowed: 'cpu', 'auto'"
-            + (", 'cuda'" if torch.cuda.is_available() else "")
-        ) from error
-    return device

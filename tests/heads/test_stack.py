@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import threading
+import time
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from featbank.errors import FitWarning, InvalidInputError
-from featbank.heads import FeatureSpace, _planner, _threads, _trainer, fit_stack, make
+from featbank.heads import FeatureSpace, SoftmaxClassifier, _planner, _threads, _trainer, fit_stack, make
 
 
 @pytest.fixture
@@ -211,3 +214,34 @@ def test_small_steps_use_one_thread_and_give_the_others_back(
         torch.set_num_threads(before)
     assert seen[0] == 1
     assert seen[-1] == 2
+
+
+def test_stacks_on_several_threads_give_the_heads_of_one_thread(
+    blobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    X, y = blobs
+    space = FeatureSpace()
+    Z = space.fit_transform(X)
+    subsets = [np.random.default_rng(seed).permutation(len(y))[:90] for seed in range(5)]
+    seen: set[int] = set()
+    train = _trainer.train_stack
+
+    def watching(*args):
+        seen.add(threading.get_ident())
+        time.sleep(0.05)
+        return train(*args)
+
+    monkeypatch.setattr(_trainer, "train_stack", watching)
+    fitted = {}
+    before = torch.get_num_threads()
+    try:
+        for n_threads in (1, 2):
+            torch.set_num_threads(n_threads)
+            seen.clear()
+            heads = [SoftmaxClassifier(random_state=seed, max_epochs=5) for seed in range(5)]
+            fitted[n_threads] = fit_stack(heads, Z, y, subsets, space=space)
+            assert len(seen) == n_threads
+    finally:
+        torch.set_num_threads(before)
+    for alone, together in zip(fitted[1], fitted[2], strict=True):
+        np.testing.assert_allclose(alone.coef_, together.coef_, atol=1e-6)

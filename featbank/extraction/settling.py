@@ -1,0 +1,180 @@
+"""Settling how to compute: the fastest arithmetic a batch proves close to float32, compiled if it repays."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featbank.errors import InvalidInputError
+from featbank.extraction.compiling import cannot_compile, estimate_compile
+from featbank.extraction.forward import Forward
+from featbank.extraction.precision import COMPILED_LIMIT, ERROR_LIMIT, PrecisionProof, native_precision
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Settlement", "candidates", "settle"]
+
+logger = logging.getLogger(__name__)
+
+#: With fewer batches than this nothing is timed: compiling has never repaid so soon.
+_LEAST_BATCHES = 4
+
+
+@dataclass(frozen=True)
+class Settlement:
+    """What was asked for, and what is known of the work.
+
+    Parameters
+    ----------
+    precision : {"auto", "float32", "bfloat16", "float16"}
+        ``auto`` takes the fastest native one if a batch proves it close to float32.
+    compile : {"auto", "on", "off"}
+        ``auto`` compiles where the images to push repay it.
+    n_batches : int
+        Batches to push, at most.
+    begun : tuple of (str, bool)
+        (precision, compiled) of the banks that hold features of these images already, newest choice first:
+        they are continued rather than begun anew.
+    """
+
+    precision: str
+    compile: str
+    n_batches: int
+    begun: tuple[tuple[str, bool], ...] = ()
+
+
+def candidates(precision: str, compile: str, native: str) -> list[tuple[str, bool]]:
+    """List the (precision, compiled) that the options allow, most wanted first."""
+    precisions = list(dict.fromkeys([native, "float32"])) if precision == "auto" else [precision]
+    engines = {"auto": [True, False], "on": [True], "off": [False]}[compile]
+    return [(one, compiled) for one in precisions for compiled in engines]
+
+
+def settle(
+    forward: Forward,
+    asked: Settlement,
+    cuts: Sequence[str],
+    first_batch: Callable[[], NDArray[np.uint8]],
+) -> PrecisionProof:
+    """Set precision and compiling of `forward`, and return what a batch said of them.
+
+    Parameters
+    ----------
+    forward : Forward
+        Its `precision` and `compiled` are set.
+    asked : Settlement
+    cuts : sequence of str
+        What is compared.
+    first_batch : callable
+        Gives the images to compare on; called once at most, and only if there is something to compare.
+
+    Returns
+    -------
+    PrecisionProof
+
+    Raises
+    ------
+    InvalidInputError
+        If the network was to be compiled and cannot be.
+    """
+    return _Settling(forward, asked, tuple(cuts), first_batch).settle()
+
+
+class _Settling:
+    def __init__(
+        self,
+        forward: Forward,
+        asked: Settlement,
+        cuts: tuple[str, ...],
+        first_batch: Callable[[], NDArray[np.uint8]],
+    ) -> None:
+        self.forward, self.asked, self.cuts = forward, asked, cuts
+        self._first_batch = first_batch
+        self._images: NDArray[np.uint8] | None = None
+        self._exact: dict[str, Tensor] | None = None
+
+    @property
+    def images(self) -> NDArray[np.uint8]:
+        if self._images is None:
+            self._images = self._first_batch()
+        return self._images
+
+    def prove(self) -> PrecisionProof:
+        forward = self.forward
+        if forward.precision == "float32" and not forward.compiled:
+            return PrecisionProof("float32", dict.fromkeys(self.cuts, 0.0))
+        if self._exact is None:
+            self._exact = forward.exact(self.images, self.cuts)
+        return forward.prove(self.images, self.cuts, self._exact)
+
+    def settle(self) -> PrecisionProof:
+        proof = self.settle_precision()
+        if not self.compiles():
+            return proof
+        self.forward.compiled = True
+        try:
+            compiled = self.prove()
+        except Exception as error:
+            said = f"the network could not be compiled ({type(error).__name__})"
+            if self.asked.compile == "on":
+                raise InvalidInputError(f"compile='on': {said}; use auto or off") from error
+            return self.without_compiling(said, proof)
+        limit = COMPILED_LIMIT if self.forward.precision == "float32" else ERROR_LIMIT
+        worst = max(compiled.errors, key=lambda cut: compiled.errors[cut])
+        if compiled.errors[worst] > limit and self.asked.compile == "auto":
+            off = f"the compiled network is {compiled.errors[worst]:.2g} off float32 at {worst!r}"
+            return self.without_compiling(f"{off} (limit {limit:g})", proof)
+        return PrecisionProof(compiled.precision, compiled.errors, rejected=proof.rejected)
+
+    def without_compiling(self, because: str, proof: PrecisionProof) -> PrecisionProof:
+        logger.warning("%s; going on without compiling", because)
+        self.forward.compiled, self.forward.compile_s = False, None
+        return proof
+
+    def settle_precision(self) -> PrecisionProof:
+        forward, asked = self.forward, self.asked.precision
+        wanted = native_precision(forward.device) if asked == "auto" else asked
+        forward.precision, forward.compiled = wanted, False
+        proof = self.prove()
+        over = {cut: error for cut, error in proof.errors.items() if not error <= ERROR_LIMIT}
+        if not over:
+            return proof
+        worst = max(over, key=lambda cut: over[cut])
+        said = f"{wanted} is {over[worst]:.1%} off float32 at {worst!r} (limit {ERROR_LIMIT:.0%})"
+        if asked != "auto":
+            logger.warning("%s; it was asked for, so it is used", said)
+            return proof
+        logger.warning("%s; using float32", said)
+        forward.precision = "float32"
+        return PrecisionProof("float32", dict.fromkeys(self.cuts, 0.0), rejected=wanted)
+
+    def compiles(self) -> bool:
+        forward, asked = self.forward, self.asked
+        if asked.compile != "auto":
+            return asked.compile == "on"
+        for precision, compiled in asked.begun:
+            if precision == forward.precision:
+                return compiled and cannot_compile(forward.device) is None
+        # a GPU waits for images and for the disk, not for arithmetic
+        if forward.device.type != "cpu" or asked.n_batches < _LEAST_BATCHES:
+            return False
+        if cannot_compile(forward.device) is not None:
+            return False
+        network = forward.network(self.cuts)
+        estimate = estimate_compile(lambda: forward.trial(self.images, self.cuts), network)
+        repays = estimate.repays(asked.n_batches)
+        logger.info(
+            "%s: %.2f s per batch, compiled about %.2f s after %.0f s of compiling; %d batches to push",
+            "compiling" if repays else "not compiling",
+            estimate.eager_s,
+            estimate.compiled_s,
+            estimate.compile_s,
+            asked.n_batches,
+        )
+        return repays

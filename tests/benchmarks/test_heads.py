@@ -1,0 +1,226 @@
+"""Sweeps of heads against the loop a user would write; by hand (`make bench`), because it takes minutes.
+
+Ratios within one run are printed next to what is wanted of them. The banks are made once, in
+$FEATBANK_BENCH_CACHE where it is set. $FEATBANK_BENCH_CELLS says how many repeats of each size and C go
+through scikit-learn (1 of 10; its time is scaled to all of them).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+
+from featbank.banks import Bank
+from featbank.extraction import extract
+from featbank.heads import FeatureSpace, SoftmaxClassifier, fit_stack
+from featbank.sampling import draw_nested
+
+CELLS = int(os.environ.get("FEATBANK_BENCH_CELLS", "1"))
+SIZES, REPEATS, PENALTIES = (4, 8, 16, 28), 10, (0.01, 0.1, 1.0, 10.0, 100.0)
+#: The largest of scikit-learn's tolerances that ends within 1e-5 of the optimum's probabilities here.
+EXACT_TOLERANCE = 1e-7
+
+pytestmark = pytest.mark.shared
+
+
+@pytest.fixture(scope="module")
+def bank(tmp_path_factory: pytest.TempPathFactory) -> Bank:
+    shared = Path(__file__).parents[2].parent / "shared"
+    photographs = shared / "data" / "caltech101-32"
+    weights = shared / "weights" / "mobilenet_v2-imagenet1k.safetensors"
+    if not photographs.is_dir() or not weights.is_file():
+        pytest.skip(f"{photographs} or {weights} is not there")
+    cache = os.environ.get("FEATBANK_BENCH_CACHE") or tmp_path_factory.mktemp("cache")
+    done = extract(
+        photographs,
+        backbone="mobilenet_v2",
+        weights=weights,
+        cuts=["avgpool", "features.6", "features"],
+        cache_dir=cache,
+    )
+    return Bank.open(done.bank)
+
+
+def rows_by_class(bank: Bank, start: int, stop: int) -> np.ndarray:
+    """Return the images `start` to `stop` of each class, in the order of their names."""
+    labels = np.asarray(bank.manifest.labels)
+    return np.concatenate([np.flatnonzero(labels == code)[start:stop] for code in np.unique(labels)])
+
+
+def timed(call: Callable[[], Any]) -> tuple[float, Any]:
+    started = time.perf_counter()
+    value = call()
+    return time.perf_counter() - started, value
+
+
+def probabilities(Z: np.ndarray, weights: np.ndarray, intercept: np.ndarray) -> np.ndarray:
+    logits = Z @ weights + intercept
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return shifted / shifted.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize(("cut", "wanted"), [("features.6", (40, 12)), ("avgpool", (1, 1))])
+def test_exact_sweep(bank: Bank, cut: str, wanted: tuple[int, int]) -> None:
+    train = rows_by_class(bank, 0, 28)
+    X, y = bank.features(cut, train, dtype=None), bank.manifest.labels[train].astype(np.int64)
+    X_test = bank.features(cut, rows_by_class(bank, 32, 40), dtype=None)
+    draws = draw_nested(y, SIZES, repeats=REPEATS, random_state=0)
+    subsets = {(n, repeat): rows for repeat, draw in enumerate(draws) for n, rows in draw.items()}
+
+    def sweep() -> dict[tuple[int, int, float], SoftmaxClassifier]:
+        space = FeatureSpace()
+        Z = space.fit_transform(X)
+        space.transform(X_test)
+        cells = [(n, repeat, C) for n, repeat in subsets for C in PENALTIES]
+        heads = [SoftmaxClassifier(solver="lbfgs", C=C) for _, _, C in cells]
+        fit_stack(heads, Z, y, [subsets[n, repeat] for n, repeat, _ in cells], space=space)
+        return dict(zip(cells, heads, strict=True))
+
+    ours_s, fitted = timed(sweep)
+    space = next(iter(fitted.values())).space_
+    standardized = (X.reshape(len(X), -1).astype(np.float64) - space.mean_) / space.scale_
+    tested = (X_test.reshape(len(X_test), -1).astype(np.float64) - space.mean_) / space.scale_
+    print(f"\n{cut}: {standardized.shape[1]} features, {len(fitted)} fits in {ours_s:.1f} s")  # noqa: T201
+    worst = {}
+    for name, dtype, tol in (
+        ("same optimum", np.float64, EXACT_TOLERANCE),
+        ("default tolerance", np.float64, 1e-4),
+        ("default tolerance, float32", np.float32, 1e-4),
+    ):
+        Z, Z_test = standardized.astype(dtype), tested.astype(dtype)
+        total_s, difference = 0.0, 0.0
+        for (n, repeat), rows in subsets.items():
+            if repeat >= CELLS:
+                continue
+            for C in PENALTIES:
+                estimator = LogisticRegression(C=C, tol=tol, max_iter=10_000)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", ConvergenceWarning)
+                    each_s, _ = timed(partial(estimator.fit, Z[rows], y[rows]))
+                total_s += each_s * REPEATS / CELLS
+                head = fitted[n, repeat, C]
+                mine = probabilities(tested, head._standardized_weights(), head.weights_[1])
+                difference = max(difference, float(np.abs(estimator.predict_proba(Z_test) - mine).max()))
+        worst[name] = difference
+        ratio, goal = total_s / ours_s, wanted[0] if name == "same optimum" else wanted[1]
+        print(  # noqa: T201
+            f"  scikit-learn, {name} (tol {tol:g}): {total_s:.0f} s, from {CELLS} of {REPEATS} repeats; "
+            f"{ratio:.1f} times as long (wanted {goal}); largest difference of a test probability "
+            f"{difference:.1e}"
+        )
+    assert worst["same optimum"] < 1e-5
+
+
+@pytest.mark.parametrize("n_per_class", SIZES)
+@pytest.mark.parametrize("cut", ["avgpool", "features.6"])
+def test_exact_head_is_scikit_learns_at_tolerance_1e_10(bank: Bank, cut: str, n_per_class: int) -> None:
+    rows, other = rows_by_class(bank, 0, n_per_class), rows_by_class(bank, 32, 40)
+    X, y = bank.features(cut, rows), bank.manifest.labels[rows]
+    head = SoftmaxClassifier(solver="lbfgs").fit(X, y)
+    Z, Z_other = ((bank.features(cut, at) - head.space_.mean_) / head.space_.scale_ for at in (rows, other))
+    differences = {}
+    for solver in ("newton-cg", "lbfgs"):
+        expected = LogisticRegression(tol=1e-10, max_iter=100_000, solver=solver).fit(Z, y)
+        given = head.predict_proba(bank.features(cut, other))
+        differences[solver] = float(np.abs(given - expected.predict_proba(Z_other)).max())
+    print(f"\n{cut}, {n_per_class} per class: {differences}", end="")  # noqa: T201
+    assert differences["newton-cg"] < 1e-5
+
+
+def stack_problem(bank: Bank, cut: str, rotate: Any) -> tuple[Any, ...]:
+    train, test = rows_by_class(bank, 0, 28), rows_by_class(bank, 32, 40)
+    space = FeatureSpace(rotate=rotate)
+    Z = space.fit_transform(bank.features(cut, train, dtype=None))
+    y = bank.manifest.labels[train].astype(np.int64)
+    watched = {
+        "Z_val": space.transform(bank.features(cut, test, dtype=None)),
+        "y_val": bank.manifest.labels[test],
+    }
+    subsets = [draw[16] for draw in draw_nested(y, [16], repeats=40, random_state=0)]
+    return space, Z, y, subsets, watched
+
+
+def fitted_alone(
+    problem: tuple[Any, ...], count: int, rotate: Any = "auto"
+) -> tuple[float, list[SoftmaxClassifier]]:
+    space, Z, y, subsets, watched = problem
+    return timed(
+        lambda: [
+            fit_stack(
+                [SoftmaxClassifier(random_state=i, rotate=rotate)], Z, y, [subsets[i]], space=space, **watched
+            )[0]
+            for i in range(count)
+        ]
+    )
+
+
+def fitted_together(problem: tuple[Any, ...]) -> tuple[float, list[SoftmaxClassifier]]:
+    space, Z, y, subsets, watched = problem
+    heads = [SoftmaxClassifier(random_state=i) for i in range(len(subsets))]
+    return timed(lambda: fit_stack(heads, Z, y, subsets, space=space, **watched))
+
+
+def test_forty_heads_together(bank: Bank) -> None:
+    problem = stack_problem(bank, "avgpool", rotate=False)
+    ratios = []
+    for _ in range(3):
+        alone_s, alone = fitted_alone(problem, 40)
+        together_s, together = fitted_together(problem)
+        ratios.append(together_s / alone_s)
+    print(  # noqa: T201
+        f"\n1,280 features: {alone_s:.1f} s alone, {together_s:.1f} s together; ratios {ratios}, wanted 0.33"
+    )
+    for one, other in zip(alone, together, strict=True):
+        for name in one.history_:
+            np.testing.assert_allclose(one.history_[name], other.history_[name], rtol=1e-3, atol=1e-4)
+
+
+def test_forty_heads_together_in_their_span(bank: Bank) -> None:
+    count = 8  # of 40: each takes some seconds
+    wide = stack_problem(bank, "features.6", rotate=False)
+    alone_s, alone = fitted_alone(wide, count, rotate=False)
+    start = time.perf_counter()
+    problem = stack_problem(bank, "features.6", rotate=True)
+    rotation_s = time.perf_counter() - start
+    together_s, together = fitted_together(problem)
+    ratio = (rotation_s + together_s) / (alone_s * 40 / count)
+    print(  # noqa: T201
+        f"\n25,088 features: {alone_s:.1f} s for {count} alone, {together_s:.1f} s for 40 together after "
+        f"{rotation_s:.1f} s of reading and rotating; ratio {ratio:.3f}, wanted 0.1"
+    )
+    accuracy = {
+        name: np.mean([one.history_["val_accuracy"][one.best_epoch_ - 1] for one in heads[:count]])
+        for name, heads in (("alone", alone), ("together", together))
+    }
+    print(f"accuracies {accuracy}, wanted within 0.005 over the same heads")  # noqa: T201
+
+
+@pytest.mark.parametrize(
+    ("n_features", "n_classes"), [(512, 10), (1280, 32), (1280, 256), (4096, 32), (4096, 256)]
+)
+def test_the_planner_is_not_slower_than_one_after_another(n_features: int, n_classes: int) -> None:
+    random = np.random.default_rng(0)
+    y = np.repeat(np.arange(n_classes), 8)
+    X = (random.normal(size=(n_classes, n_features))[y] + random.normal(size=(len(y), n_features))).astype(
+        np.float32
+    )
+    space = FeatureSpace(rotate=False)
+    Z = space.fit_transform(X)
+    ratios, every = [], np.arange(len(y))
+    for _ in range(3):
+        settings = {"max_epochs": 6, "rotate": False}
+        heads = [SoftmaxClassifier(random_state=i, **settings) for i in range(8)]
+        alone_s, _ = timed(lambda h=heads: [fit_stack([one], Z, y, [every], space=space) for one in h])
+        together_s, _ = timed(lambda h=heads: fit_stack(h, Z, y, [every] * 8, space=space))
+        ratios.append(together_s / alone_s)
+    print(f"\n{n_features} x {n_classes}: together / alone {sorted(ratios)[1]:.2f}, wanted at most 1", end="")  # noqa: T201

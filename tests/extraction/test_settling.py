@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from featbank.backbones import TruncatedNetwork, load_backbone
+from featbank.errors import InvalidInputError
+from featbank.extraction import Forward, compiling, settling
+from featbank.extraction.compiling import CompileEstimate, check_compile
+from featbank.extraction.settling import Settlement, candidates, settle
+
+CPU = torch.device("cpu")
+CUTS = ("block3_pool", "fc7")
+
+
+def off_by(part: float) -> Callable[[TruncatedNetwork], Any]:
+    """Return a stand-in for the compiler whose networks are wrong by so much."""
+    return lambda network: lambda batch: {cut: one * (1 + part) for cut, one in network(batch).items()}
+
+
+@pytest.fixture
+def images() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, (4, 32, 32, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def new_forward() -> Callable[[], Forward]:
+    backbone = load_backbone("minivgg", weights="random")
+    return lambda: Forward(backbone, device=CPU, precision="float32", batch_size=4)
+
+
+@pytest.fixture
+def cheap_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("featbank.extraction.forward.compile_network", off_by(0.0))
+    monkeypatch.setattr(settling, "cannot_compile", lambda device: None)
+
+
+def test_candidates_are_in_the_order_they_are_wanted() -> None:
+    assert candidates("auto", "auto", "bfloat16") == [
+        ("bfloat16", True),
+        ("bfloat16", False),
+        ("float32", True),
+        ("float32", False),
+    ]
+    assert candidates("float32", "off", "bfloat16") == [("float32", False)]
+    assert candidates("auto", "on", "float32") == [("float32", True)]
+
+
+@pytest.mark.parametrize(("eager_s", "compiled_s", "repays"), [(1.0, 0.5, True), (1.0, 0.95, False)])
+def test_compiling_must_repay_its_time(eager_s: float, compiled_s: float, repays: bool) -> None:
+    estimate = CompileEstimate(eager_s, compiled_s, compile_s=10.0)
+    assert estimate.repays(40) is repays
+    assert not estimate.repays(10)
+
+
+@pytest.mark.usefixtures("cheap_compiler")
+@pytest.mark.parametrize("repays", [True, False])
+def test_auto_compiles_if_a_timed_batch_says_it_repays(
+    images: np.ndarray,
+    new_forward: Callable[[], Forward],
+    monkeypatch: pytest.MonkeyPatch,
+    repays: bool,
+) -> None:
+    estimate = CompileEstimate(1.0, 0.1 if repays else 0.99, 10.0)
+    monkeypatch.setattr(settling, "estimate_compile", lambda run, network: estimate)
+    forward = new_forward()
+    proof = settle(forward, Settlement("float32", "auto", 100), CUTS, lambda: images)
+    assert forward.compiled is repays
+    assert forward.arithmetic_name == ("float32+compiled" if repays else "float32")
+    assert dict(proof.errors) == dict.fromkeys(CUTS, 0.0)
+
+
+@pytest.mark.usefixtures("cheap_compiler")
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_bank_that_was_begun_goes_on_as_it_began(
+    images: np.ndarray,
+    new_forward: Callable[[], Forward],
+    monkeypatch: pytest.MonkeyPatch,
+    compiled: bool,
+) -> None:
+    def never(*args: object) -> None:
+        raise AssertionError("asked again")
+
+    monkeypatch.setattr(settling, "estimate_compile", never)
+    forward = new_forward()
+    asked = Settlement("float32", "auto", 1, begun=(("bfloat16", not compiled), ("float32", compiled)))
+    settle(forward, asked, CUTS, lambda: images)
+    assert forward.compiled is compiled
+
+
+def test_few_batches_are_not_even_timed(
+    images: np.ndarray, new_forward: Callable[[], Forward], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*args: object) -> None:
+        raise AssertionError("timed")
+
+    monkeypatch.setattr(settling, "estimate_compile", never)
+    forward = new_forward()
+    settle(forward, Settlement("float32", "auto", 3), CUTS, lambda: images)
+    assert not forward.compiled
+
+
+def test_the_estimate_comes_from_the_batch(images: np.ndarray, new_forward: Callable[[], Forward]) -> None:
+    forward = new_forward()
+    network = forward.network(CUTS)
+    estimate = compiling.estimate_compile(lambda: forward.trial(images, CUTS), network)
+    assert 0 < estimate.compiled_s < estimate.eager_s < 60
+    assert estimate.compile_s > 3
+
+
+def test_a_compiled_network_that_is_off_is_not_used(
+    images: np.ndarray,
+    new_forward: Callable[[], Forward],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("featbank.extraction.forward.compile_network", off_by(1e-3))
+    monkeypatch.setattr(settling, "cannot_compile", lambda device: None)
+    monkeypatch.setattr(settling, "estimate_compile", lambda run, network: CompileEstimate(1.0, 0.1, 1.0))
+    forward = new_forward()
+    proof = settle(forward, Settlement("float32", "auto", 100), CUTS, lambda: images)
+    assert not forward.compiled
+    assert dict(proof.errors) == dict.fromkeys(CUTS, 0.0)
+    assert "the compiled network is 0.001 off float32" in caplog.text
+    assert "going on without compiling" in caplog.text
+
+
+def test_a_compiler_that_fails_is_told(
+    images: np.ndarray,
+    new_forward: Callable[[], Forward],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def broken(network: TruncatedNetwork) -> None:
+        raise RuntimeError("no registers left")
+
+    monkeypatch.setattr("featbank.extraction.forward.compile_network", broken)
+    monkeypatch.setattr(settling, "cannot_compile", lambda device: None)
+    monkeypatch.setattr(settling, "estimate_compile", lambda run, network: CompileEstimate(1.0, 0.1, 1.0))
+    forward = new_forward()
+    settle(forward, Settlement("float32", "auto", 100), CUTS, lambda: images)
+    assert not forward.compiled
+    assert "the network could not be compiled (RuntimeError); going on without compiling" in caplog.text
+    with pytest.raises(InvalidInputError) as caught:
+        settle(new_forward(), Settlement("float32", "on", 100), CUTS, lambda: images)
+    assert str(caught.value) == (
+        "compile='on': the network could not be compiled (RuntimeError); use auto or off"
+    )
+
+
+def test_compiling_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(InvalidInputError) as caught:
+        check_compile("on", CPU)
+    assert str(caught.value) == (
+        "compile='on' cannot be had here: there is no C++ compiler 'no-such-compiler'; use auto or off"
+    )
+    check_compile("auto", CPU)
+    with pytest.raises(InvalidInputError, match="compile='yes' is not one of auto, on, off"):
+        check_compile("yes", CPU)
