@@ -19,8 +19,8 @@ from featbank.cli.fit import fit_head
 from featbank.cli.plot import plot
 from featbank.cli.predict import predict
 from featbank.cli.pretrain import pretrain
-from featbank.cli.run import run
 from featbank.cli.report import report
+from featbank.cli.run import run
 
 __all__ = ["app"]
 

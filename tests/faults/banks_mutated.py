@@ -182,7 +182,13 @@ def worker(place: Path, seed: int, first: int, last: int) -> None:
                 notes.append(f"{number} ({way}): {error!r}")
             else:
                 counts["accepted"] += 1
-                if not same_numbers(made_bank.content(bank.path), bench.wanted):
+                found, wanted = made_bank.content(bank.path), bench.wanted
+                if way.startswith("folder: manifest") and found != wanted:
+                    # with its seal forged too it is another whole manifest (other labels, say) of the same
+                    # features, which nobody can tell from a true one
+                    found, wanted = ({**one, "manifest.h5": b""} for one in (found, wanted))
+                    counts["forged_manifests"] += same_numbers(found, wanted)
+                if not same_numbers(found, wanted):
                     counts["wrong"] += 1
                     notes.append(f"{number} ({way}): other numbers were let in")
             if server.last is not None:
@@ -238,8 +244,9 @@ def run(scale: float = 1.0, seed: int = 0) -> dict[str, Any]:
         "figures": {
             "mutants": total,
             "refused": counts["refused"],
-            "harmless": counts["accepted"] - counts["wrong"],
+            "harmless": counts["accepted"] - counts["wrong"] - counts["forged_manifests"],
             "wrong_data_accepted": counts["wrong"],
+            "manifests_forged_whole": counts["forged_manifests"],
             "parent_crashes": crashes + counts["tracebacks"],
             "child_deaths": counts["child_deaths"],
             "peak_child_MB": round(peak / 1e6),
