@@ -22,7 +22,7 @@ from featbank.errors import (
     UnknownNameError,
     WeightsError,
 )
-from featbank.extraction import Forward, choose_device, split_precision, stored_dtype
+from featbank.extraction import Forward, as_stored, choose_device, split_precision
 from featbank.inspection import BankImages, OcclusionDisplay, bank_of_run
 from featbank.manifest import printable
 from featbank.runs import Run, resolve_run
@@ -282,7 +282,7 @@ class RunClassifier:
         self.preprocessing = Preprocessing(**source["transform"])
         self._temperature = entry["temperature"]
         self._cut = "logits" if entry["cut"] == "softmax" else str(entry["cut"])
-        self._dtype = stored_dtype(self._cut, source["dtype"])
+        self._dtype, self._cut_dtype = source["dtype"], source.get("cut_dtypes", {}).get(self._cut)
         backbone = _load(source, weights, self.preprocessing.image_size)
         self._forward = Forward(
             replace(backbone, preprocessing=self.preprocessing),
@@ -299,7 +299,7 @@ class RunClassifier:
         """Return what a bank would hold of these images (n, size, size, 3), shape (n, n_features)."""
         values = self._forward(images, [self._cut], n_images=len(images))[self._cut]
         # through the stored dtype, as the features the head was fitted on went
-        stored: NDArray[np.float32] = values.float().cpu().numpy().astype(self._dtype).astype(np.float32)
+        stored = as_stored(values.float().cpu().numpy(), self._cut, self._dtype, cut_dtype=self._cut_dtype)
         features = stored.reshape(len(images), -1)
         if self._temperature is None:
             return features

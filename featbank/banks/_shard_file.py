@@ -139,8 +139,8 @@ class ShardFacts:
 def damaged(path: Path, detail: str) -> CorruptBankError:
     """Return the error for a damaged shard."""
     return CorruptBankError(
-        f"shard {str(path)!r} is damaged: {detail}; delete this file and run the same `featbank extract` "
-        f"again, it extracts these rows anew"
+        f"shard {str(path)!r} is damaged: {detail}; `featbank banks verify --repair` sets it aside and "
+        f"extracts its rows again"
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from featbank.extraction._extract import extract
-from featbank.extraction.forward import Forward, choose_device
+from featbank.extraction.forward import Forward, choose_device, choose_devices
 from featbank.extraction.images import BadImage, Batch, BatchLoader
 from featbank.extraction.overflow import ON_OVERFLOW, as_stored, stored_dtype
 from featbank.extraction.precision import ERROR_LIMIT, PRECISIONS, PrecisionProof, split_precision
@@ -27,6 +27,7 @@ __all__ = [
     "RepairResult",
     "as_stored",
     "choose_device",
+    "choose_devices",
     "extract",
     "repair_bank",
     "source_of",

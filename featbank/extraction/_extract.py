@@ -76,9 +76,10 @@ def extract(
     name : str, optional
         Name of the dataset's folder in the cache, when its own would clash with another dataset's.
     device : str, optional
-        ``"cpu"``, ``"cuda"``, ``"cuda:1"``; the best there is by default.
+        ``"cpu"``, ``"cuda"``, ``"cuda:1"``; several cards as ``"cuda:0,cuda:1"`` or ``"all"``, which take the
+        batches in turns; the best there is by default.
     workers : int, optional
-        Decoding threads; one per core by default. Features do not depend on it.
+        Decoding processes; one per core by default. Features do not depend on it.
     random_state : int, default=0
         Seed of ``weights="random"``.
     data_root : path, optional

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +17,53 @@ from featbank.extraction.work import Work
 from featbank.manifest import RowStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from featbank.banks import Bank, CutWriter, ShardPlan
     from featbank.extraction.forward import Forward
-    from featbank.extraction.images import BadImage, BatchLoader
+    from featbank.extraction.images import BadImage, Batch, BatchLoader
+
+J = TypeVar("J")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """One batch, and the cuts it is for."""
+
+    start: int
+    stop: int
+    cuts: tuple[str, ...]
+    batch: Batch
+
+    @property
+    def ok(self) -> NDArray[np.bool_]:
+        found: NDArray[np.bool_] = self.batch.statuses == RowStatus.OK
+        return found
+
+
+def in_turns(
+    forwards: Sequence[Forward], compute: Callable[[Forward, J], R], jobs: Iterable[J]
+) -> Iterator[tuple[J, R]]:
+    """Compute jobs on several devices in turns, and hand them over in order.
+
+    One CPU computes while nothing else does. A GPU has a thread of its own, so that the next batch is on its
+    way while this one is stored; an error in a thread is raised here, at its job's turn.
+    """
+    if len(forwards) == 1 and forwards[0].device.type == "cpu":
+        for job in jobs:
+            yield job, compute(forwards[0], job)
+        return
+    waiting: deque[tuple[J, Future[R]]] = deque()
+    with contextlib.ExitStack() as stack:
+        threads = [stack.enter_context(ThreadPoolExecutor(1, "featbank-forward")) for _ in forwards]
+        for number, job in enumerate(jobs):
+            device = number % len(forwards)
+            waiting.append((job, threads[device].submit(compute, forwards[device], job)))
+            if len(waiting) > len(forwards):
+                done, future = waiting.popleft()
+                yield done, future.result()
+        while waiting:
+            done, future = waiting.popleft()
+            yield done, future.result()
 
 
 @dataclass(frozen=True)
@@ -32,8 +76,8 @@ class Pass:
         Where the features go.
     loader : BatchLoader
         Decodes the images of the bank's rows.
-    forward : Forward
-        Pushes them.
+    forwards : sequence of Forward
+        Push them, one for each device, in turns; what comes out does not depend on how many there are.
     writers : mapping of str to CutWriter
         One for each cut.
     missing : mapping of str to sequence of ShardPlan
@@ -44,7 +88,7 @@ class Pass:
 
     bank: Bank
     loader: BatchLoader
-    forward: Forward
+    forwards: Sequence[Forward]
     writers: Mapping[str, CutWriter]
     missing: Mapping[str, Sequence[ShardPlan]]
     clip: bool = False
@@ -53,7 +97,7 @@ class Pass:
     def work(self) -> Work:
         """The runs of slots, and the cuts each needs."""
         ranges = {cut: [(one.start, one.stop) for one in plans] for cut, plans in self.missing.items()}
-        return Work(self.forward.batch_size, self.bank.slot_table.segments, ranges)
+        return Work(self.forwards[0].batch_size, self.bank.slot_table.segments, ranges)
 
     def push(self, pushed: NDArray[np.bool_], progress: Callable[[int, int], None] | None) -> list[BadImage]:
         """Push everything and write every shard; marks in `pushed` the slots whose image went through.
@@ -66,7 +110,7 @@ class Pass:
             If a shard cannot be written; those written before stay.
         """
         batches = list(self.work.batches())
-        rows = self.bank.slot_first_rows()
+        rows, manifest = self.bank.slot_first_rows(), self.bank.manifest
         total = sum(int((rows[start:stop] >= 0).sum()) for start, stop, _ in batches)
         bad: list[BadImage] = []
         done = 0
@@ -77,14 +121,21 @@ class Pass:
             ShardStore(self.writers, self.missing, shapes, dtypes, clip=self.clip) as shards,
             contextlib.closing(loaded),
         ):
-            for (start, stop, cuts), batch in zip(batches, loaded, strict=True):
-                bad += batch.bad
-                ok = batch.statuses == RowStatus.OK
-                features = self.forward(batch.images, cuts, n_images=int(ok.sum()))
-                pushed[start:stop] |= ok
-                ids = [self.bank.manifest.ids[row] if row >= 0 else b"" for row in rows[start:stop].tolist()]
-                shards.add(start, batch.statuses, features, ids)
-                done += int((rows[start:stop] >= 0).sum())
+
+            def compute(forward: Forward, job: _Job) -> dict[str, NDArray[np.floating]]:
+                features = forward(job.batch.images, job.cuts, n_images=int(job.ok.sum()))
+                ids = [manifest.ids[row] if row >= 0 else b"" for row in rows[job.start : job.stop].tolist()]
+                return shards.stored(job.batch.statuses, features, ids)
+
+            jobs = (
+                _Job(start, stop, cuts, batch)
+                for (start, stop, cuts), batch in zip(batches, loaded, strict=True)
+            )
+            for job, features in in_turns(self.forwards, compute, jobs):
+                bad += job.batch.bad
+                pushed[job.start : job.stop] |= job.ok
+                shards.add(job.start, job.batch.statuses, features)
+                done += int((rows[job.start : job.stop] >= 0).sum())
                 if progress is not None:
                     progress(done, total)
         return bad

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from featbank.backbones import Backbone, TruncatedNetwork
 
-__all__ = ["Forward", "choose_device"]
+__all__ = ["Forward", "choose_device", "choose_devices"]
 
 
 def choose_device(device: str | None) -> torch.device:
@@ -54,6 +55,36 @@ def choose_device(device: str | None) -> torch.device:
     return chosen
 
 
+def choose_devices(device: str | None) -> list[torch.device]:
+    """Return the devices asked for: one, as `choose_device` does, or several CUDA devices.
+
+    Parameters
+    ----------
+    device : str or None
+        As for `choose_device`; or ``"cuda:0,cuda:1"``, or ``"all"`` for every CUDA device.
+
+    Raises
+    ------
+    InvalidInputError
+        If a device is unknown, absent or named twice, or several are not all CUDA devices.
+    """
+    import torch
+
+    if device == "all":
+        count = torch.cuda.device_count()
+        if not count:
+            raise InvalidInputError(
+                "device='all' asks for all CUDA devices, none is visible; use auto"
+            )
+        return [torch.device("cuda", number) for number in range(count)]
+    chosen = [choose_device(one.strip()) for one in device.split(",")] if device else [choose_device(None)]
+    if len(chosen) > 1 and (len(set(chosen)) < len(chosen) or {one.type for one in chosen} != {"cuda"}):
+        raise InvalidInputError(
+            f"device={device!r}: several devices must be different CUDA devices, e.g. 'cuda:0,cuda:1'"
+        )
+    return chosen
+
+
 class Forward:
     """A backbone on a device, truncated to whatever cuts a batch needs.
 
@@ -71,6 +102,8 @@ class Forward:
         Compile the network on the first batch.
     network : TruncatedNetwork, optional
         The backbone cut at what most batches need, where there is one already; it is moved to the device.
+    share : bool, default=True
+        Move the backbone's own weights to the device; False copies them, for a second device.
 
     Attributes
     ----------
@@ -89,6 +122,7 @@ class Forward:
         batch_size: int,
         compiled: bool = False,
         network: TruncatedNetwork | None = None,
+        share: bool = True,
     ) -> None:
         self.backbone = backbone
         self.device = device
@@ -97,10 +131,22 @@ class Forward:
         self.compiled = compiled
         self.n_pushed = 0
         self.compile_s: float | None = None
+        self._share = share
         self._networks: dict[tuple[str, ...], TruncatedNetwork] = {}
         self._compiled: dict[tuple[tuple[str, ...], str], Callable[[Tensor], dict[str, Tensor]]] = {}
         if network is not None:
             self._place(network.cuts, network)
+
+    def copy_on(self, device: torch.device) -> Forward:
+        """Return the same with its own weights on another device."""
+        return Forward(
+            self.backbone,
+            device=device,
+            precision=self.precision,
+            batch_size=self.batch_size,
+            compiled=self.compiled,
+            share=False,
+        )
 
     @property
     def arithmetic_name(self) -> str:
@@ -110,6 +156,8 @@ class Forward:
     def _place(self, cuts: tuple[str, ...], network: TruncatedNetwork) -> TruncatedNetwork:
         import torch
 
+        if not self._share:
+            network = copy.deepcopy(network)
         self._networks[cuts] = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return self._networks[cuts]
 
@@ -158,7 +206,10 @@ class Forward:
             padding = np.zeros((self.batch_size - n, *images.shape[1:]), dtype=np.uint8)
             images = np.concatenate([images, padding])
         # 8 bits travel to the device, the normalisation happens there; (b, h, w, c) is channels-last already
-        batch = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2)  # (batch, 3, h, w)
+        bytes_ = torch.from_numpy(images)  # (batch, h, w, 3)
+        if self.device.type == "cuda":  # from pinned memory the copy does not wait for the kernels before it
+            bytes_ = bytes_.pin_memory()
+        batch = bytes_.to(self.device, non_blocking=True).permute(0, 3, 1, 2)  # (batch, 3, h, w)
         with torch.inference_mode():
             batch = self.backbone.preprocessing.normalise(batch)
         with arithmetic(precision, self.device):

@@ -190,7 +190,7 @@ class _Repair:
         missing = {cut: self._wanted(cut, writer) for cut, writer in writers.items()}
         pushed = np.zeros(len(bank.slot_table), bool)
         clip = bank.key.dtype == CLIPPED
-        bad = Pass(bank, loader, self._forward, writers, missing, clip).push(pushed, progress)
+        bad = Pass(bank, loader, [self._forward], writers, missing, clip).push(pushed, progress)
         for path in aside.moved:
             if path.name == CUT_FILE:
                 self._finish(bank, path.parent.name)

@@ -133,15 +133,15 @@ class ShardStore:
             except BaseException as error:  # noqa: BLE001 - handed to the caller's thread, which raises it
                 self._failure = error
 
-    def add(
-        self, start: int, statuses: NDArray[np.uint8], features: Mapping[str, Tensor], ids: Sequence[bytes]
-    ) -> None:
-        """Take the features of one batch.
+    def stored(
+        self, statuses: NDArray[np.uint8], features: Mapping[str, Tensor], ids: Sequence[bytes]
+    ) -> dict[str, NDArray[np.floating]]:
+        """Check and cast the features of one batch where they are, and bring them to this side's memory.
+
+        Changes nothing here, so that several threads may do it at once.
 
         Parameters
         ----------
-        start : int
-            First slot.
         statuses : ndarray of uint8, shape (n,)
             `RowStatus` of each slot; rows that are not OK are stored as zeros.
         features : mapping of str to torch.Tensor, shape (n, *shape)
@@ -149,15 +149,35 @@ class ShardStore:
         ids : sequence of bytes, length n
             For the error message.
 
+        Returns
+        -------
+        dict of str to ndarray, shape (n, *shape)
+            In the stored dtype.
+
         Raises
         ------
         FeatureOverflowError
             If a value is not finite, or too large for the stored dtype.
         """
+        return {cut: self._cast(cut, tensor, statuses, ids) for cut, tensor in features.items()}
+
+    def add(
+        self, start: int, statuses: NDArray[np.uint8], features: Mapping[str, NDArray[np.floating]]
+    ) -> None:
+        """Take one batch, as `stored` gave it; batches come in slot order.
+
+        Parameters
+        ----------
+        start : int
+            First slot.
+        statuses : ndarray of uint8, shape (n,)
+            `RowStatus` of each slot.
+        features : mapping of str to ndarray, shape (n, *shape)
+            One for each cut the batch is for.
+        """
         if self._failure is not None:
             raise self._failure
-        for cut, tensor in features.items():
-            values = self._cast(cut, tensor, statuses, ids)
+        for cut, values in features.items():
             shard = self._shard(cut, start)
             offset = start - shard.plan.start
             shard.features[offset : offset + len(values)] = values

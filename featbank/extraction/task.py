@@ -23,7 +23,7 @@ from featbank.errors import BankNotFoundError, InvalidInputError
 from featbank.extraction._pass import Pass
 from featbank.extraction.changes import tell_changes, tell_other_keys
 from featbank.extraction.compiling import check_compile
-from featbank.extraction.forward import Forward, choose_device
+from featbank.extraction.forward import Forward, choose_devices
 from featbank.extraction.images import BadImage, BatchLoader
 from featbank.extraction.overflow import (
     CLIPPED,
@@ -125,7 +125,7 @@ class Extraction:
             raise InvalidInputError(f"workers={workers!r} must be at least 1")
         if not cuts:
             raise InvalidInputError(f"no cut was asked for; 'featbank cuts {backbone}' lists them")
-        self.device = choose_device(device)
+        self.device, *self._others = choose_devices(device)
         check_precision(precision, self.device)
         check_compile(compile, self.device)
         # Names are checked before data and weights are touched: a typo must not cost a minute.
@@ -173,7 +173,11 @@ class Extraction:
 
     def _pass(self) -> Pass:
         clip = self._dtype == CLIPPED
-        return Pass(self.bank, self._loader, self.forward, self._writers, self._missing, clip)
+        return Pass(self.bank, self._loader, self._forwards, self._writers, self._missing, clip)
+
+    @cached_property
+    def _forwards(self) -> list[Forward]:
+        return [self.forward, *(self.forward.copy_on(device) for device in self._others)]
 
     def _key(self, precision: str) -> BankKey:
         return BankKey(
@@ -215,7 +219,8 @@ class Extraction:
                 f"none of the {len(spread)} images of {self.dataset.name!r} that were tried could be read "
                 f"({reasons}); nothing was extracted"
             )
-        return loaded.images[readable]
+        images: NDArray[np.uint8] = loaded.images[readable]
+        return images
 
     def _provenance(self) -> dict[str, Any]:
         import torch

@@ -99,6 +99,8 @@ def create_run(
             "image_size": bank.key.image_size,
             "precision": bank.key.precision,
             "dtype": bank.key.dtype,
+            # an overflow may have made a cut float32 in a bank of float16
+            "cut_dtypes": {cut: bank[cut].dtype.name for cut in bank.cuts},
             "batch_size": bank.key.batch_size,
             "provenance": dict(bank.provenance),
         },

@@ -92,8 +92,7 @@ def test_flipped_features_are_refused_after_a_copy_and_on_request(bank):
         Bank.open(bank.path, check="sha256")
     assert str(caught.value).startswith(f"shard {str(path)!r} is damaged: its bytes have sha256 ")
     assert str(caught.value).endswith(
-        ", not what its name says; delete this file and run the same `featbank extract` again, it extracts "
-        "these rows anew"
+        ", not what its name says; `featbank banks verify --repair` sets it aside and extracts its rows again"
     )
 
 

@@ -120,6 +120,7 @@ def test_a_run_knows_all_that_a_prediction_needs(bank, cache):
         "image_size": 32,
         "precision": "float32",
         "dtype": "float16",
+        "cut_dtypes": {"block1_pool": "float16", "fc7": "float16"},
         "batch_size": 64,
         "provenance": dict(bank.provenance),
     }

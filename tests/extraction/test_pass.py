@@ -1,0 +1,116 @@
+"""Several devices take the batches in turns, and nobody can tell from what comes out."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from featbank.errors import InvalidInputError
+from featbank.extraction import choose_devices, extract, task
+from featbank.extraction._pass import in_turns
+
+
+def devices(*names: str) -> list[Any]:
+    return [SimpleNamespace(device=torch.device(name), name=name) for name in names]
+
+
+def test_jobs_come_back_in_order_whichever_device_is_slow() -> None:
+    seen: list[tuple[str, int]] = []
+
+    def compute(forward: Any, job: int) -> int:
+        time.sleep(0.02 if forward.name == "cuda:0" else 0.0)
+        seen.append((forward.name, job))
+        return job * job
+
+    found = list(in_turns(devices("cuda:0", "cuda:1"), compute, range(7)))
+    assert found == [(job, job * job) for job in range(7)]
+    assert sorted(seen) == sorted((f"cuda:{job % 2}", job) for job in range(7))
+
+
+def test_a_gpu_computes_while_the_batch_before_is_stored() -> None:
+    started = threading.Event()
+
+    def compute(forward: Any, job: int) -> int:
+        if job == 1:
+            started.set()
+        return job
+
+    jobs = in_turns(devices("cuda"), compute, range(3))
+    assert next(jobs) == (0, 0)
+    assert started.wait(5)  # though nobody has asked for job 1 yet
+    assert list(jobs) == [(1, 1), (2, 2)]
+
+
+def test_one_cpu_does_one_thing_at_a_time() -> None:
+    drawn: list[int] = []
+
+    def jobs() -> Iterator[int]:
+        for job in range(3):
+            drawn.append(job)
+            yield job
+
+    computed = in_turns(devices("cpu"), lambda forward, job: threading.get_ident(), jobs())
+    assert next(computed) == (0, threading.get_ident())
+    assert drawn == [0]
+
+
+def test_an_error_on_a_device_comes_at_its_turn() -> None:
+    def compute(forward: Any, job: int) -> int:
+        if job == 2:
+            raise RuntimeError("device lost")
+        return job
+
+    jobs = in_turns(devices("cuda:0", "cuda:1"), compute, range(5))
+    assert [next(jobs), next(jobs)] == [(0, 0), (1, 1)]
+    with pytest.raises(RuntimeError, match="device lost"):
+        next(jobs)
+
+
+def test_two_devices_give_the_bytes_of_one(
+    photo_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = photo_folder()
+
+    def run(cache: str) -> dict[str, bytes]:
+        settings = {"backbone": "minivgg", "weights": "random", "precision": "float32", "batch_size": 4}
+        bank = extract(
+            photo_folder(), cuts=["block3_pool", "fc7"], cache_dir=tmp_path / cache, **settings
+        ).bank
+        return {path.name: path.read_bytes() for path in bank.rglob("*.h5") if path.name != "manifest.h5"}
+
+    one = run("one")
+    used: set[int] = set()
+    monkeypatch.setattr(task, "choose_devices", lambda device: [torch.device("cpu"), torch.device("cpu")])
+    call = task.Forward.__call__
+
+    def watched(self: task.Forward, *args: Any, **settings: Any) -> Any:
+        used.add(id(self))
+        return call(self, *args, **settings)
+
+    monkeypatch.setattr(task.Forward, "__call__", watched)
+    assert run("two") == one
+    assert len(used) == 2
+
+
+def test_several_devices_are_different_cards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    cards = [torch.device("cuda", 0), torch.device("cuda", 1)]
+    assert choose_devices("all") == choose_devices("cuda:0, cuda:1") == cards
+    assert choose_devices("cuda:1") == cards[1:]
+    for wrong in ("cuda:0,cuda:0", "cpu,cuda:0", "cpu,cpu"):
+        with pytest.raises(InvalidInputError) as caught:
+            choose_devices(wrong)
+        assert str(caught.value) == (
+            f"device={wrong!r}: several devices must be different CUDA devices, e.g. 'cuda:0,cuda:1'"
+        )
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(InvalidInputError, match="device='all' asks for all CUDA devices, none is visible"):
+        choose_devices("all")
