@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import os
 import platform
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +18,7 @@ from numpy.typing import NDArray
 from featbank._atomic import make_folder
 from featbank.backbones import truncate
 from featbank.banks import Bank
+from featbank.benchmark._conditions import empty_compiler_cache, quiet
 from featbank.benchmark.results import BenchmarkResult, Round
 from featbank.datasets import Dataset, open_dataset, row_indices
 from featbank.errors import InvalidInputError
@@ -229,7 +228,7 @@ class _Bench:
                 f"none of the {len(first_rows)} images of {setting.dataset.name!r} could be read; "
                 "nothing was measured"
             )
-        with _quiet():
+        with quiet():
             setting.extraction("warm", self._precision, "off", min(size, self._n_slots)).run()
         shutil.rmtree(setting.folder / "warm")
 
@@ -266,7 +265,7 @@ class _Bench:
         from featbank.benchmark import _stages as stages
 
         folder = self._setting.folder
-        with _quiet(), _empty_compiler_cache(folder / "compiler"):
+        with quiet(), empty_compiler_cache(folder / "compiler"):
             started = time.perf_counter()
             task = self._setting.extraction(f"{number}", self._precision, self._compile, self._limit)
             ready = time.perf_counter()
@@ -308,7 +307,7 @@ class _Bench:
 
     def _wait_without_compiling(self) -> float:
         """Return how long the same extraction takes from the command on, nothing compiled."""
-        with _quiet():
+        with quiet():
             started = time.perf_counter()
             self._setting.extraction("eager", self._precision, "off", self._limit).run()
             wait_s = time.perf_counter() - started
@@ -346,34 +345,6 @@ class _Bench:
             plain_error=max(self._plain_errors) if self._plain_errors else None,
             versions=_versions(task.bank),
         )
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Hold back warnings: the first extraction has said them, and there are many on the same images."""
-    package = logging.getLogger("featbank")
-    level = package.level
-    package.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        package.setLevel(level)
-
-
-@contextlib.contextmanager
-def _empty_compiler_cache(folder: Path) -> Iterator[None]:
-    """Compile as on the first day: what earlier runs left behind would make it look cheap."""
-    name = "TORCHINDUCTOR_CACHE_DIR"
-    before = os.environ.get(name)
-    os.environ[name] = str(folder)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _distance(plain: PlainScript, bank: Bank, rows: NDArray[np.int64]) -> float:

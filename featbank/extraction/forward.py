@@ -73,9 +73,7 @@ def choose_devices(device: str | None) -> list[torch.device]:
     if device == "all":
         count = torch.cuda.device_count()
         if not count:
-            raise InvalidInputError(
-                "device='all' asks for all CUDA devices, none is visible; use auto"
-            )
+            raise InvalidInputError("device='all' asks for all CUDA devices, none is visible; use auto")
         return [torch.device("cuda", number) for number in range(count)]
     chosen = [choose_device(one.strip()) for one in device.split(",")] if device else [choose_device(None)]
     if len(chosen) > 1 and (len(set(chosen)) < len(chosen) or {one.type for one in chosen} != {"cuda"}):

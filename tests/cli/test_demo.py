@@ -50,5 +50,5 @@ def test_json(call, tmp_path, asked):
     found = call("demo", "--cache-dir", tmp_path, "--json").json
     assert len(found["curve"]) == 30
     assert [open_run(path).facts["name"] for path in found["runs"]] == ["demo-depth", "demo-temperature"]
-    assert set(found["figures"]) == {"curve", "cuts", "confusion", "history", "temperature"}
+    assert set(found["figures"]) == {"curve", "cuts", "confusion", "history", "temperature", "times"}
     assert 0 < found["duration_s"] < 600

@@ -80,9 +80,7 @@ def test_two_devices_give_the_bytes_of_one(
 
     def run(cache: str) -> dict[str, bytes]:
         settings = {"backbone": "minivgg", "weights": "random", "precision": "float32", "batch_size": 4}
-        bank = extract(
-            data, cuts=["block3_pool", "fc7"], cache_dir=tmp_path / cache, **settings
-        ).bank
+        bank = extract(data, cuts=["block3_pool", "fc7"], cache_dir=tmp_path / cache, **settings).bank
         return {path.name: path.read_bytes() for path in bank.rglob("*.h5") if path.name != "manifest.h5"}
 
     one = run("one")
