@@ -18,6 +18,7 @@ from featbank.sweep._cuts import FeatureSource
 from featbank.sweep._fitting import Outcome, Task, fit_family
 from featbank.sweep._keeping import Keeper
 from featbank.sweep._material import Plan, SplitRows, StoredRows, reader
+from featbank.sweep._products import ProductCache
 from featbank.sweep.records import FitResult
 from featbank.sweep.results import FitId, SweepGroup, SweepResult, fit_id
 
@@ -96,7 +97,8 @@ class Course:
         """Fit what is not done yet, one cut after the other."""
         order: list[FitId] = []
         for cut, temperature in self.chosen:
-            rows = SplitRows(reader(self.bank, cut, temperature), self.labels, self.split)
+            read = reader(self.bank, cut, temperature)
+            rows = SplitRows(read, self.labels, self.split, self._products(cut, temperature))
             for family in self.families:
                 planned = self._tasks(family, cut, temperature, 0)
                 order += [fit_id(task.record) for task in planned]
@@ -144,6 +146,11 @@ class Course:
             for family in self.families
         }
         return _merged(self.notes, counts)
+
+    def _products(self, cut: str, temperature: float | None) -> ProductCache | None:
+        if temperature is not None or not isinstance(self.bank, Bank):
+            return None
+        return ProductCache(self.bank, cut, {name: at for name, at in self.split.items() if len(at)})
 
     def _stored(self, cut: str, temperature: float | None) -> Callable[[], StoredRows] | None:
         bank = self.bank

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from featbank.heads import FeatureSpace
+    from featbank.heads import FeatureSpace, RowProducts
+    from featbank.sweep._products import ProductCache
 
 __all__ = ["ColumnMaterial", "FeatureMaterial", "Material", "Plan", "SplitRows", "StoredRows"]
 
@@ -36,9 +37,14 @@ class SplitRows:
     """
 
     def __init__(
-        self, read: Read, labels: Mapping[str, NDArray[np.int64]], rows: Mapping[str, NDArray[np.int64]]
+        self,
+        read: Read,
+        labels: Mapping[str, NDArray[np.int64]],
+        rows: Mapping[str, NDArray[np.int64]],
+        products: ProductCache | None = None,
     ) -> None:
         self._read = read
+        self._products = products
         self.rows = {name: at for name, at in rows.items() if len(at)}
         self.labels = {name: labels[name] for name in self.rows}
         self._features: dict[str, NDArray[Any]] = {}
@@ -62,10 +68,24 @@ class SplitRows:
         known = self._columns.get((standardize, rotate))
         if known is None:
             space = FeatureSpace(standardize=standardize, rotate=rotate)
-            Z = {"train": space.fit_transform(self.features("train"))}
-            Z |= {name: space.transform(self.features(name)) for name in self.rows if name != "train"}
+            X, others = self.features("train"), [name for name in self.rows if name != "train"]
+            if self._products is not None and space.rotates(len(X), self.n_features):
+                products = self._products.get(
+                    (len(X), self.n_features), standardize, lambda: self._compute_products(standardize)
+                )
+                Z = {"train": space.fit_transform(X, products=products)}
+                Z |= {name: space.transform_products(products, name) for name in others}
+            else:
+                Z = {"train": space.fit_transform(X)}
+                Z |= {name: space.transform(self.features(name)) for name in others}
             known = self._columns[standardize, rotate] = ColumnMaterial(Z, self.labels, self.rows, space)
         return known
+
+    def _compute_products(self, standardize: bool) -> RowProducts:
+        from featbank.heads import RowProducts
+
+        others = {name: self.features(name) for name in self.rows if name != "train"}
+        return RowProducts.of(self.features("train"), others, standardize=standardize)
 
 
 class Material(Protocol):

@@ -109,7 +109,7 @@ def test_the_estimate_comes_from_the_batch(images: np.ndarray, new_forward: Call
     network = forward.network(CUTS)
     estimate = compiling.estimate_compile(lambda: forward.trial(images, CUTS), network)
     assert 0 < estimate.compiled_s < estimate.eager_s < 60
-    assert estimate.compile_s > 3
+    assert estimate.compile_s > 1
 
 
 def test_a_compiled_network_that_is_off_is_not_used(
