@@ -130,7 +130,7 @@ def test_exact_head_is_scikit_learns_at_tolerance_1e_10(bank: Bank, cut: str, n_
     head = SoftmaxClassifier(solver="lbfgs").fit(X, y)
     Z, Z_other = ((bank.features(cut, at) - head.space_.mean_) / head.space_.scale_ for at in (rows, other))
     differences = {}
-    for solver in ("newton-cg", "lbfgs"):
+    for solver in ("newton-cg", "lbfgs") if Z.shape[1] < 5000 else ("newton-cg",):
         expected = LogisticRegression(tol=1e-10, max_iter=100_000, solver=solver).fit(Z, y)
         given = head.predict_proba(bank.features(cut, other))
         differences[solver] = float(np.abs(given - expected.predict_proba(Z_other)).max())
