@@ -114,6 +114,10 @@ class Pass:
         total = sum(int((rows[start:stop] >= 0).sum()) for start, stop, _ in batches)
         bad: list[BadImage] = []
         done = 0
+        for cuts in dict.fromkeys(cuts for _, _, cuts in batches):
+            for forward in self.forwards:
+                # now: tracing a network catches the calls of every thread, those of another device too
+                forward.network(cuts)
         shapes: dict[str, tuple[int, ...]] = {cut: one.shape for cut, one in self.writers.items()}
         dtypes: dict[str, Any] = {cut: one.dtype for cut, one in self.writers.items()}
         loaded = self.loader.batches((start, rows[start:stop].tolist()) for start, stop, _ in batches)

@@ -91,6 +91,9 @@ def run_figures(run: Run) -> list[Figure]:
         found.append(_cuts(figures.cuts(run)))
     if len({point["temperature"] for point in points} - {None}) > 1:
         found.insert(0, _temperature(figures.temperature(run)))
+    one_size = len({point["n_per_class"] for point in points}) == 1
+    if one_size and len(found) > 1:  # a curve of one size says nothing that the others do not
+        found = [one for one in found if one.key != "curve"]
     return found
 
 
@@ -154,7 +157,9 @@ def _curve(display: CurveDisplay) -> Figure:
     sizes = [point["n_per_class"] for point in display.points]
     y = percent_axis(METRICS[metric], _reached(series))
     label = "Line chart of accuracy against training samples per class. " + "; ".join(map(_span, series))
-    chart = Chart(label, size_axis("Training samples per class (images)", sizes), y, tuple(series))
+    # a band between points needs two of them
+    axis, alone = size_axis("Training samples per class (images)", sizes), len(set(sizes)) == 1
+    chart = Chart(label, axis, y, tuple(series), whiskers=alone)
     legend: list[Entry] = []
     if by_cut:
         one_cut = len({cut for cut, _ in cuts}) == 1
@@ -175,7 +180,7 @@ def _curve(display: CurveDisplay) -> Figure:
     repeated = any((point.get("n_repeats") or 2) > 1 for point in display.points)
     caption = "Mean over the repeats, each with its own draw" if repeated else "One draw"
     caption += " of training images"
-    caption += "; the band is the 95 % interval of that mean." if banded else "."
+    caption += f"; the {'bar' if alone else 'band'} is the 95 % interval of that mean." if banded else "."
     rows = tuple(
         (
             spelled(cut, temperature),

@@ -93,8 +93,17 @@ def test_two_devices_give_the_bytes_of_one(
         return call(self, *args, **settings)
 
     monkeypatch.setattr(task.Forward, "__call__", watched)
+    traced_in: set[int] = set()
+    place = task.Forward._place
+
+    def placed(self: task.Forward, *args: Any) -> Any:
+        traced_in.add(threading.get_ident())
+        return place(self, *args)
+
+    monkeypatch.setattr(task.Forward, "_place", placed)
     assert run("two") == one
     assert len(used) == 2
+    assert traced_in == {threading.get_ident()}  # tracing catches the calls of other threads
 
 
 def test_several_devices_are_different_cards(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,8 @@ import pytest
 
 from featbank.errors import InvalidInputError, MissingDataError, RunNotFoundError
 from featbank.report import render_report, write_report
+from featbank.report._figures import run_figures
+from featbank.sweep import SweepResult
 
 
 @pytest.fixture
@@ -275,3 +277,11 @@ def test_a_page_of_photographs_stays_small(shared, tmp_path, page):
     assert written.size_bytes < 3_000_000
     assert not written.remarks
     assert len(page(written.path.read_text()).all("figure", class_="sample")) == 32
+
+
+def test_a_curve_of_one_size_gives_way_or_has_bars(warm, many, page, monkeypatch):
+    (only,) = [one for one in run_figures(many) if one.key == "curve"]
+    assert "whisker" not in "".join(map(str, only.drawings))  # one repeat: there is no interval
+    of_one_size = [point for point in warm.result().curve() if point["n_per_class"] == 4]
+    monkeypatch.setattr(SweepResult, "curve", lambda self, **options: of_one_size)
+    assert [one.key for one in run_figures(warm)] == ["temperature"]
