@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
+#: A bank made with --limit lacks most of its source; the first few say so as well as all of them.
+_NEW_SHOWN = 5
+
 app = typer.Typer(no_args_is_help=True, help="List, inspect, verify, repair, pack, import and remove banks.")
 
 _Bank = Annotated[
@@ -174,8 +177,11 @@ def verify(
         if repaired is not None:
             _print_repair(repaired)
         _print_findings(report.findings)
-        for one in changed:
+        new = [one for one in changed if one.kind == "new"]
+        for one in [*wrong, *new[:_NEW_SHOWN]]:
             typer.echo(f"{one.kind}: image {printable(one.id)}: {one.detail}")
+        if len(new) > _NEW_SHOWN:
+            typer.echo(f"new: and {len(new) - _NEW_SHOWN} more images that the manifest does not list")
         n_faults = len(report.faults)
         typer.echo(
             f"{report.path}: {report.n_shards} shards, {human_bytes(report.size_bytes)} checked: "
@@ -208,7 +214,7 @@ def _said_of_sources(changed: list[SourceFinding]) -> str:
     return (
         "images: "
         + ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
-        + "; 'featbank extract' with the same options takes them as they are now"
+        + "; 'featbank extract' takes them as they are now (those beyond its --limit it leaves out again)"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ __all__ = ["DEFAULT_SPLIT", "SplitRule", "assign_splits", "digest_fractions", "p
 
 _EXAMPLE = "write counts per class like '28,4,8' or fractions like '0.7,0.1,0.2'"
 _SHOWN = 5
+logger = logging.getLogger(__name__)
+
 _NONE = SPLITS.index("none")
 
 
@@ -171,6 +174,15 @@ def assign_splits(
         train, val, test = rule.parts
         codes = digest_fractions(digests, [train, train + val, train + val + test]).astype(np.uint8)
         codes[labels < 0] = _NONE
+        left = int(((codes == _NONE) & (labels >= 0)).sum())
+        if left:
+            logger.warning(
+                "split=%r: the fractions sum to %.3g, %d of %d images are in no split",
+                str(rule),
+                math.fsum(rule.parts),
+                left,
+                len(labels),
+            )
         return codes
     counts = [int(part) for part in rule.parts]
     have = np.bincount(labels[labels >= 0], minlength=len(classes))

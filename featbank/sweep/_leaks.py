@@ -20,6 +20,8 @@ __all__ = ["check_threshold", "tell_copies", "tell_near_copies"]
 
 #: How many pairs are written down; the count says how many there are.
 _MOST_PAIRS = 100
+#: Beyond this part of all images it is the cut that makes them alike, not the images.
+_ALIKE = 0.2
 
 
 def tell_copies(manifest: Manifest) -> list[str]:
@@ -85,6 +87,11 @@ def tell_near_copies(
         f"{threshold:g} or more; the largest: {largest}; first: {printable(manifest.ids[first.row])} ~ "
         f"{printable(manifest.ids[first.train_row])}); look at them, accuracies may be flattered"
     )
+    if len(near) > _ALIKE * max(1, len(pairs)):
+        message += (
+            f" (that is {len(near) / len(pairs):.0%} of them: at this cut all images are alike; ask for a "
+            "larger cosine with --leak-cosine)"
+        )
     warnings.warn(message, LeakWarning, stacklevel=3)
     return [message], found
 

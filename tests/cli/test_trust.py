@@ -83,8 +83,8 @@ def test_sources(call, place, bank):
     assert lines[1].startswith("changed: image red/03.png: its SHA-256 starts with ")
     assert lines[2] == "new: image red/99.png: the manifest does not list it"
     assert lines[-1] == (
-        "images: 1 changed, 1 missing, 1 new; 'featbank extract' with the same options takes them as they "
-        "are now"
+        "images: 1 changed, 1 missing, 1 new; 'featbank extract' takes them as they are now (those beyond "
+        "its --limit it leaves out again)"
     )
     found = call("banks", "verify", "--sources", "--data", "photos", "--json")
     assert found.code == 1

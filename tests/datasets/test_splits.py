@@ -148,3 +148,15 @@ def test_a_row_keeps_its_split_when_others_come_or_go(first, more, random):
 
 def test_codes_are_those_of_the_manifest():
     assert SPLITS == ("train", "val", "test", "none")
+
+
+def test_fractions_that_leave_images_out_say_so(caplog: pytest.LogCaptureFixture) -> None:
+    digests = np.zeros((4, 32), np.uint8)
+    digests[:, 0] = (0, 100, 200, 250)
+    labels = np.zeros(4, np.int32)
+    codes = assign_splits(parse_split("0.5,0.2,0.2"), labels=labels, classes=["a"], digests=digests)
+    assert codes.tolist() == [0, 0, 2, 3]
+    assert "split='0.5,0.2,0.2': the fractions sum to 0.9, 1 of 4 images are in no split" in caplog.text
+    caplog.clear()
+    assign_splits(parse_split("0.7,0.1,0.2"), labels=labels, classes=["a"], digests=digests)
+    assert not caplog.text

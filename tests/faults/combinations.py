@@ -84,14 +84,14 @@ def _case(
         if one_batch:
             featbank.banks.bank.shard_rows_for = _one_batch
         if late:
-            rng, read = random.Random(seed), _folder.FolderDataset.read
+            rng, path_of = random.Random(seed), _folder.FolderDataset.path_of
 
             def late_read(self: Any, index: int) -> bytes:
                 time.sleep(rng.random() * 0.01)
-                return read(self, index)
+                return _folder.read_regular_file(path_of(self, index))
 
             # without it, the processes that decode read for themselves
-            vars(_folder.FolderDataset).get("path_of") and delattr(_folder.FolderDataset, "path_of")
+            del _folder.FolderDataset.path_of  # type: ignore[attr-defined]
             _folder.FolderDataset.read = late_read  # type: ignore[method-assign]
 
         def progress(done: int, total: int) -> None:
