@@ -28,7 +28,9 @@ SavePhoto = Callable[..., None]
 
 
 def run(data: Any, cache: Path, cuts: tuple[str, ...] = ("block2_pool", "fc7"), **options: Any) -> Any:
-    options = {"backbone": "minivgg", "weights": "random", "precision": "float32", **options}
+    # on a busy machine "auto" might compile, and a compiled network is another bank
+    fixed = {"backbone": "minivgg", "weights": "random", "precision": "float32", "compile": "off"}
+    options = {**fixed, **options}
     return extract(data, cuts=cuts, cache_dir=cache, **options)
 
 
@@ -147,8 +149,8 @@ def test_a_killed_extraction_resumes_to_the_same_bytes(
     code = (
         "import sys, time; from featbank.banks import bank; from featbank.extraction import extract\n"
         "bank.shard_rows_for = lambda row_bytes, batch_size, shard_bytes: batch_size\n"
-        "extract(sys.argv[1], backbone='minivgg', weights='random', precision='float32', batch_size=2,\n"
-        "    cuts=('block2_pool', 'fc7'), cache_dir=sys.argv[2],\n"
+        "extract(sys.argv[1], backbone='minivgg', weights='random', precision='float32', compile='off',\n"
+        "    batch_size=2, cuts=('block2_pool', 'fc7'), cache_dir=sys.argv[2],\n"
         "    progress=lambda done, total: (print(done, flush=True), time.sleep(0.05)))\n"
     )
     command = [sys.executable, "-c", code, str(data), str(tmp_path / "killed")]

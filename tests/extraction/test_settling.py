@@ -55,6 +55,7 @@ def test_compiling_must_repay_its_time(eager_s: float, compiled_s: float, repays
     estimate = CompileEstimate(eager_s, compiled_s, compile_s=10.0)
     assert estimate.repays(40) is repays
     assert not estimate.repays(10)
+    assert not CompileEstimate(0.01, 0.001, compile_s=0.5).repays(100)  # a second of work is not worth it
 
 
 @pytest.mark.usefixtures("cheap_compiler")

@@ -94,7 +94,13 @@ class World:
         """Extract the images into a cache."""
         from featbank.extraction import extract
 
-        settings = {"backbone": "minivgg", "cuts": CUTS, "precision": "float32", "batch_size": BATCH_SIZE}
+        settings = {
+            "backbone": "minivgg",
+            "cuts": CUTS,
+            "precision": "float32",
+            "compile": "off",
+            "batch_size": BATCH_SIZE,
+        }
         return extract(self.data, workers=workers, cache_dir=cache, **{**settings, **options})
 
     def decode_elsewhere(self) -> None:
@@ -105,7 +111,17 @@ class World:
     def command(self, cache: Path) -> list[str]:
         """Return the same extraction as words of the command line."""
         cuts = [word for cut in CUTS for word in ("--cut", cut)]
-        words = ["extract", str(self.data), "--backbone", "minivgg", *cuts, "--precision", "float32"]
+        words = [
+            "extract",
+            str(self.data),
+            "--backbone",
+            "minivgg",
+            *cuts,
+            "--precision",
+            "float32",
+            "--compile",
+            "off",
+        ]
         return [*words, "--batch-size", str(BATCH_SIZE), "--cache-dir", str(cache), "--workers", "1"]
 
     def shard_rows(self, name: str) -> int:
