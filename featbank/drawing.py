@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from featbank import _atomic
 from featbank.errors import InvalidInputError
@@ -102,6 +103,20 @@ def new_figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
     FigureCanvasAgg(figure)
     return figure
+
+
+def pair_of_axes(ax: Any, width: float, height: float, what: str) -> NDArray[Any]:
+    """Return the caller's two axes as an array, or two beside each other on a new figure (inches).
+
+    Raises
+    ------
+    InvalidInputError
+        If `ax` is not two axes; `what` says what is drawn on them.
+    """
+    pair = np.ravel(np.array(new_figure(width, height).subplots(1, 2) if ax is None else ax, dtype=object))
+    if len(pair) != 2:
+        raise InvalidInputError(f"{what} is drawn on two axes, got {len(pair)}")
+    return pair
 
 
 def depth_colors(n: int) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -131,6 +132,15 @@ class Manifest:
             for name, count in zip(SPLITS, np.bincount(self.splits, minlength=len(SPLITS)), strict=True)
             if count
         }
+
+    def digest(self) -> str:
+        """Return the SHA-256 of everything the manifest says, as 64 hexadecimal digits."""
+        found = hashlib.sha256()
+        for name in (*self.ids, *(one.encode("utf-8", "surrogateescape") for one in self.classes)):
+            found.update(len(name).to_bytes(8, "little") + name)
+        for array in (self.labels, self.splits, self.digests, self.statuses):
+            found.update(np.ascontiguousarray(array).tobytes())
+        return found.hexdigest()
 
     def replaced(self, **changes: Any) -> Manifest:
         """Return a copy with some of its arrays replaced."""

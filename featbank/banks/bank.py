@@ -106,6 +106,10 @@ class Bank(BankRows):
         """Cuts that were begun, with how many rows are stored of how many needed."""
         return {name: progress for name, progress in self._progress().items() if progress is not None}
 
+    def shard_names(self, cut: str) -> list[str]:
+        """Return the file names of a cut's shards, which carry the SHA-256 of their bytes, sorted."""
+        return sorted(path.name for path in (self.path / cut).glob("[0-9]*.h5"))
+
     def _progress(self) -> dict[str, CutProgress | None]:
         if self._state is None:
             return {}

@@ -198,7 +198,6 @@ class Forward:
     ) -> dict[str, Tensor]:
         import torch
 
-        network: Callable[[Tensor], dict[str, Tensor]] = self.network(cuts)
         n = len(images)
         if n < self.batch_size:
             padding = np.zeros((self.batch_size - n, *images.shape[1:]), dtype=np.uint8)
@@ -211,26 +210,25 @@ class Forward:
         with torch.inference_mode():
             batch = self.backbone.preprocessing.normalise(batch)
         with arithmetic(precision, self.device):
-            if compiled:
-                network = self._compile(cuts, precision, batch)
-            features = network(batch)
+            features = self._run_compiled(cuts, precision, batch) if compiled else self.network(cuts)(batch)
         return {cut: features[cut][:n] for cut in cuts}
 
-    def _compile(
-        self, cuts: tuple[str, ...], precision: str, batch: Tensor
-    ) -> Callable[[Tensor], dict[str, Tensor]]:
-        """Return the compiled network; the first time it is compiled, for batches like this one."""
-        if (cuts, precision) not in self._compiled:
-            network = compile_network(self.network(cuts))
-            started = time.perf_counter()
-            network(batch)
-            between = time.perf_counter()
-            for tensor in network(batch).values():
-                tensor.cpu()  # waits for the device
-            each_s = time.perf_counter() - between
-            self.compile_s = (self.compile_s or 0.0) + max(0.0, between - started - each_s)
-            self._compiled[cuts, precision] = network
-        return self._compiled[cuts, precision]
+    def _run_compiled(self, cuts: tuple[str, ...], precision: str, batch: Tensor) -> dict[str, Tensor]:
+        """Push a batch through the compiled network; the first one compiles it, for batches like this one."""
+        known = self._compiled.get((cuts, precision))
+        if known is not None:
+            return known(batch)
+        network = compile_network(self.network(cuts))
+        started = time.perf_counter()
+        network(batch)
+        between = time.perf_counter()
+        features = network(batch)
+        for tensor in features.values():
+            tensor.cpu()  # waits for the device
+        each_s = time.perf_counter() - between
+        self.compile_s = (self.compile_s or 0.0) + max(0.0, between - started - each_s)
+        self._compiled[cuts, precision] = network
+        return features
 
     def prove(
         self, images: NDArray[np.uint8], cuts: Sequence[str], exact: Mapping[str, Tensor] | None = None

@@ -39,7 +39,7 @@ class Settlement:
     n_batches : int
         Batches to push, at most.
     begun : tuple of (str, bool)
-        (precision, compiled) of the banks that hold features of these images already, newest choice first:
+        (precision, compiled) of the banks that hold features of these images already, most wanted first:
         they are continued rather than begun anew.
     """
 

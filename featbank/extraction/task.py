@@ -307,6 +307,7 @@ class Extraction:
             if self._missing[cut] or not writer.finished:
                 writer.finish({**self._facts(cut), **tell_clipped(self.bank, cut)})
         quarantined = settle_quarantine(self.bank, self._loader, bad)
+        self._loader.close()  # its processes have nothing left to do
         rows, n_pushed = len(self.bank.manifest), int(pushed.sum())
         return ExtractionResult(
             bank=self.bank.path,

@@ -219,11 +219,7 @@ class OcclusionDisplay(Display):
 
         with drawing.styled():
             own = ax is None
-            pair: NDArray[Any] = np.ravel(
-                np.array(drawing.new_figure(9.0, 4.6).subplots(1, 2) if ax is None else ax, dtype=object)
-            )
-            if len(pair) != 2:
-                raise InvalidInputError(f"an occlusion is drawn on two axes, got {len(pair)}")
+            pair = drawing.pair_of_axes(ax, 9.0, 4.6, "an occlusion")
             self._start(pair[0], 0, 0)
             self.ax_ = pair
             height, width = self.change.shape

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from dataclasses import asdict
@@ -12,7 +11,6 @@ from typing import Any
 from featbank import _atomic
 from featbank.banks import Bank
 from featbank.errors import RunError
-from featbank.manifest import Manifest
 from featbank.pipeline.study import Sweep
 from featbank.runs import Run, list_runs
 from featbank.runs.creating import versions
@@ -30,21 +28,11 @@ def fingerprint(bank: Bank, sweep: Sweep) -> str:
     """
     identity = {
         "key": bank.key.digest(),
-        "manifest": manifest_digest(bank.manifest),
+        "manifest": bank.manifest.digest(),
         "sweep": asdict(sweep),
         "versions": versions(),
     }
     return _atomic.sha256(_atomic.canonical_json(identity))
-
-
-def manifest_digest(manifest: Manifest) -> str:
-    """Return the SHA-256 of everything a manifest says, as 64 hexadecimal digits."""
-    digest = hashlib.sha256()
-    for name in (*manifest.ids, *(os.fsencode(one) for one in manifest.classes)):
-        digest.update(len(name).to_bytes(8, "little") + name)
-    for array in (manifest.labels, manifest.splits, manifest.digests, manifest.statuses):
-        digest.update(array.tobytes())
-    return digest.hexdigest()
 
 
 def find_finished(wanted: str, cache_dir: str | os.PathLike[str] | None) -> Run | None:

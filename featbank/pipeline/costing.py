@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from featbank.pipeline._extracting import prepare
 from featbank.pipeline.opening import open_images
 from featbank.pipeline.planning import plan_experiments
 from featbank.pipeline.reading import load_study
@@ -59,8 +60,6 @@ def study_costs(
     list of ExperimentCost
         One per bank. Where two of them share images, each counts them.
     """
-    from featbank.extraction import Extraction
-
     found = study if isinstance(study, Study) else load_study(study)
     groups = plan_experiments(found, backbone=backbone, weights=weights, only=only)
     opened = [
@@ -69,27 +68,7 @@ def study_costs(
     ]
     costs = []
     for group, images in zip(groups, opened, strict=True):
-        choice = group.first.backbone
-        task = Extraction(
-            images.dataset,
-            backbone=choice.name,
-            cuts=group.cuts,
-            weights=choice.weights,
-            split=images.split,
-            image_size=choice.image_size,
-            transform=choice.transform,
-            precision=choice.precision,
-            dtype=choice.dtype,
-            batch_size=choice.batch_size,
-            limit=images.limit,
-            name=None,
-            device=device,
-            workers=workers,
-            random_state=0,
-            data_root=None,
-            download=False,
-            cache_dir=cache_dir,
-        )
+        task = prepare(group.first.backbone, group.cuts, images, device, workers, cache_dir)
         plan = task.plan(measure=True)
         task.discard()
         fits = 0

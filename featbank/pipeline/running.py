@@ -12,6 +12,7 @@ from typing import Any
 from featbank.banks import Bank
 from featbank.fitting import fit_heads
 from featbank.manifest import Manifest
+from featbank.pipeline._extracting import prepare
 from featbank.pipeline._record import find_finished, fingerprint, write_record
 from featbank.pipeline.claims import Verdict, check_claim
 from featbank.pipeline.comparing import computed_differences, measure
@@ -191,27 +192,10 @@ def _run_group(
     say: Callable[[str], None],
     progress: Progress | None,
 ) -> list[ExperimentRun]:
-    from featbank.extraction import extract  # loads torch, which reading a file does not need
-
     choice = group.first.backbone
     say(f"{opened.dataset.name}: {len(opened.dataset.ids)} images, {choice.name}, {', '.join(group.cuts)}")
-    extracted = extract(
-        opened.dataset,
-        backbone=choice.name,
-        cuts=group.cuts,
-        weights=choice.weights,
-        split=opened.split,
-        image_size=choice.image_size,
-        transform=choice.transform,
-        precision=choice.precision,
-        dtype=choice.dtype,
-        batch_size=choice.batch_size,
-        limit=opened.limit,
-        device=device,
-        workers=workers,
-        cache_dir=cache_dir,
-        progress=None if progress is None else lambda done, total: progress("extract", done, total),
-    )
+    task = prepare(choice, group.cuts, opened, device, workers, cache_dir)
+    extracted = task.run(None if progress is None else lambda done, total: progress("extract", done, total))
     say(
         f"  {extracted.pushed} pushed, {extracted.skipped} were there already"
         + (f", {extracted.quarantined} could not be read" if extracted.quarantined else "")

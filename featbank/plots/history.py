@@ -88,11 +88,7 @@ class HistoryDisplay(Display):
         """
         with drawing.styled():
             own = ax is None
-            pair = np.ravel(
-                np.array(drawing.new_figure(9.0, 4.0).subplots(1, 2) if ax is None else ax, dtype=object)
-            )
-            if len(pair) != 2:
-                raise InvalidInputError(f"a history is drawn on two axes, got {len(pair)}")
+            pair = drawing.pair_of_axes(ax, 9.0, 4.0, "a history")
             self._start(pair[0], 0, 0)
             self.ax_ = pair
             self._draw(pair[0], "loss", "Cross-entropy loss (nats)")

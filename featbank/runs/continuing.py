@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from featbank import _atomic
 from featbank.errors import RunError
@@ -47,18 +44,12 @@ def sweep_digest(bank: Bank, name: str, parameters: Mapping[str, Any]) -> str:
     """
     cuts = parameters.get("cuts") or bank.cuts
     stored = sorted({"logits" if cut == "softmax" else str(cut) for cut in cuts})
-    manifest = bank.manifest
-    rows = hashlib.sha256()
-    for part in (*manifest.ids, *(one.encode("utf-8", "surrogateescape") for one in manifest.classes)):
-        rows.update(len(part).to_bytes(8, "little") + part)
-    for array in (manifest.labels, manifest.splits, manifest.digests, manifest.statuses):
-        rows.update(np.ascontiguousarray(array).tobytes())
     identity = {
         "name": name,
         "parameters": dict(parameters),
         "key": bank.key.digest(),
-        "manifest": rows.hexdigest(),
-        "shards": {cut: sorted(file.name for file in (bank.path / cut).glob("[0-9]*.h5")) for cut in stored},
+        "manifest": bank.manifest.digest(),
+        "shards": {cut: bank.shard_names(cut) for cut in stored},
         "versions": versions(),
     }
     return _atomic.sha256(_atomic.canonical_json(identity))

@@ -91,13 +91,12 @@ class ProductCache:
     def _digest(self, standardize: bool) -> str:
         manifest = self._bank.manifest
         rows = {name: sha256(manifest.digests[at].tobytes()) for name, at in self._rows.items()}
-        shards = sorted(file.name for file in (self._bank.path / self._cut).glob("[0-9]*.h5"))
         slots = {name: sha256(self._bank.row_slots[at].tobytes()) for name, at in self._rows.items()}
         identity = {
             "format": FORMAT,
             "key": self._bank.key.digest(),
             "cut": self._cut,
-            "shards": shards,
+            "shards": self._bank.shard_names(self._cut),
             "rows": rows,
             "slots": slots,
             "standardize": standardize,
