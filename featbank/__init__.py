@@ -46,6 +46,7 @@ _PUBLIC = {
     "fit_heads": "featbank.fitting",
     "import_bank": "featbank.banks",
     "load_backbone": "featbank.backbones",
+    "open_archive": "featbank.banks",
     "open_bank": "featbank.banks",
     "open_dataset": "featbank.datasets",
     "open_run": "featbank.runs",
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
     from featbank.banks import Bank as Bank
     from featbank.banks import BankStore as BankStore
     from featbank.banks import import_bank as import_bank
+    from featbank.banks import open_archive as open_archive
     from featbank.banks import open_bank as open_bank
     from featbank.benchmark import BenchmarkResult as BenchmarkResult
     from featbank.benchmark import run_benchmark as run_benchmark

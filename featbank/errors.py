@@ -23,6 +23,7 @@ __all__ = [
     "InvalidInputError",
     "LeakWarning",
     "MissingDataError",
+    "MissingPackageError",
     "MissingWeightsError",
     "RunError",
     "RunNotFoundError",
@@ -53,6 +54,10 @@ class MissingDataError(FeatbankError, FileNotFoundError):
     """The images are not where they were said to be."""
 
     exit_code = 3
+
+
+class MissingPackageError(FeatbankError, ImportError):
+    """A package that only this needs is not installed."""
 
 
 class ImageDecodeError(FeatbankError, ValueError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from featbank.banks._bank_files import CUT_FILE
+from featbank.banks.archive import Archive, open_archive
 from featbank.banks.arrays import CutArray, SoftmaxArray
 from featbank.banks.bank import Bank, open_bank
 from featbank.banks.damaged import SetAside, damaged_files, set_damaged_aside
@@ -19,6 +20,7 @@ __all__ = [
     "CUT_FILE",
     "FORMAT_VERSION",
     "SHARD_BYTES",
+    "Archive",
     "Bank",
     "BankInfo",
     "BankKey",
@@ -36,6 +38,7 @@ __all__ = [
     "VerifyReport",
     "damaged_files",
     "import_bank",
+    "open_archive",
     "open_bank",
     "pack",
     "set_damaged_aside",

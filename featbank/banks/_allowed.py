@@ -9,31 +9,25 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
 
+from featbank.banks._allowed_dataset import (
+    Chunks,
+    Column,
+    Refused,
+    check_dataset,
+    check_places,
+    check_type,
+)
 from featbank.banks._hdf5 import end_of_file
 
 #: More links in one group than any bank has cuts.
 _MOST_LINKS = 1000
-_MOST_DIMENSIONS = 8
-_LONGEST_STRING = 64 * 1024
 _NAME = re.compile(rb"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,99}")
 _NO_ADDRESS = b"\xff" * 8
-
-
-class Refused(Exception):  # noqa: N818 - a verdict, which becomes an error of featbank in the parent
-    """The file has something that is not on the list; the text says what."""
-
-
-class Column(NamedTuple):
-    """What one dataset may be: its types, and how many dimensions (0: two or more)."""
-
-    types: tuple[str, ...]
-    dimensions: int = 1
 
 
 class Form(NamedTuple):
@@ -46,6 +40,7 @@ class Form(NamedTuple):
 _TEXT, _BYTES, _COUNTS = Column(("S",)), Column(("|u1",)), Column(("<i8",))
 _TABLE = Column(("|u1",), 2)
 _FEATURES = Column(("<f2", "<f4"), 0)
+_PACKED = _FEATURES._replace(may_be_compressed=True)
 FORMS = {
     "shard": Form(
         {"features": _FEATURES, "digests": _TABLE, "statuses": _BYTES},
@@ -68,22 +63,27 @@ FORMS = {
         | dict.fromkeys(("bank/bank_json", "bank/manifest", "bank/quarantine"), _BYTES)
         | dict.fromkeys(("statuses/*", "bank/cuts/*/cut_json", "bank/cuts/*/slot_statuses"), _BYTES)
         | dict.fromkeys(("bank/cuts/*/shards", "bank/cuts/*/extra_slots"), _COUNTS)
-        | dict.fromkeys(("features/*", "bank/cuts/*/extra_features"), _FEATURES)
+        | dict.fromkeys(("features/*", "bank/cuts/*/extra_features"), _PACKED)
         | {"labels": Column(("<i4",)), "bank/cuts/*/shard_sha256": _TABLE},
         dict.fromkeys(("format", "dataset", "backbone", "key_digest", "key", "provenance"), "S")
+        | dict.fromkeys(("compression", "compression_library"), "S")
         | {"pack_version": "<i8"},
     ),
 }
-#: Attributes a pack may lack: what is too long for one is left out when it is written.
-_OPTIONAL = frozenset({"dataset", "backbone", "key_digest", "key", "provenance"})
+#: Attributes a pack may lack: what is too long for one is left out when it is written, and a plain pack is
+#: not compressed.
+_OPTIONAL = frozenset(
+    {"dataset", "backbone", "key_digest", "key", "provenance", "compression", "compression_library"}
+)
 
 
 @dataclass(frozen=True)
 class Survey:
-    """A file that passed: its datasets by path, and the values of the root's attributes."""
+    """A file that passed: its datasets by path, the values of the root's attributes, compressed datasets."""
 
     datasets: dict[str, Any]
     attributes: dict[str, int | float | str]
+    chunks: dict[str, Chunks]
 
     def contents(self) -> dict[str, tuple[str, tuple[int, ...]]]:
         """Return type and shape of each dataset."""
@@ -112,8 +112,8 @@ def survey(file: Any, kind: str, size: int) -> Survey:
     wanted = {path.replace("*", cut) for path in form.columns for cut in (cuts if "*" in path else {""})}
     if wanted != set(datasets):
         raise Refused(f"it lacks or has too much of {sorted(wanted.symmetric_difference(datasets))[0]!r}")
-    _check_places(datasets, size)
-    return Survey(datasets, _attributes(file.id, form))
+    chunks = check_places(datasets, size)
+    return Survey(datasets, _attributes(file.id, form), chunks)
 
 
 def dtype_of(dataset: Any) -> np.dtype[Any]:
@@ -175,7 +175,7 @@ def _walk(group: Any, above: str, form: Form, datasets: dict[str, Any], seen: se
             if not isinstance(opened, h5py.h5d.DatasetID):
                 raise Refused(f"{path!r} is no dataset")
             _once(opened, path, seen)
-            _check_dataset(opened, path, column)
+            check_dataset(opened, path, column)
             datasets[path] = opened
 
 
@@ -184,62 +184,6 @@ def _once(opened: Any, path: str, seen: set[int]) -> None:
     if facts.rc != 1 or facts.addr in seen:
         raise Refused(f"{path!r} stands in more than one place")
     seen.add(facts.addr)
-
-
-def _check_dataset(dataset: Any, path: str, column: Column) -> None:
-    if h5py.h5a.get_num_attrs(dataset):
-        raise Refused(f"{path!r} has attributes")
-    plist = dataset.get_create_plist()
-    if plist.get_external_count():
-        raise Refused(f"{path!r} keeps its values in another file")
-    if plist.get_layout() != h5py.h5d.CONTIGUOUS:
-        raise Refused(
-            f"{path!r} is not stored in one piece (chunks, a virtual dataset, or inside its header)"
-        )
-    if plist.get_nfilters():
-        raise Refused(f"{path!r} has filters")
-    _check_type(dataset.get_type(), path, column.types)
-    space = dataset.get_space()
-    if space.get_simple_extent_type() != h5py.h5s.SIMPLE:
-        raise Refused(f"{path!r} is no array")
-    shape, limits = space.get_simple_extent_dims(), space.get_simple_extent_dims(True)
-    rank = len(shape)
-    wanted = rank == column.dimensions if column.dimensions else 2 <= rank <= _MOST_DIMENSIONS
-    if not wanted or shape != limits or min(shape[1:], default=1) < 1:
-        raise Refused(f"{path!r} has shape {shape}")
-
-
-def _check_type(kind: Any, path: str, types: tuple[str, ...]) -> None:
-    if kind.committed():
-        raise Refused(f"{path!r} has a type that stands elsewhere in the file")
-    if types == ("S",):
-        if not isinstance(kind, h5py.h5t.TypeStringID) or kind.is_variable_str():
-            raise Refused(f"{path!r} is no text of fixed length")
-        if kind.get_size() > _LONGEST_STRING:
-            raise Refused(f"{path!r} has texts of {kind.get_size()} bytes")
-        kind_class = h5py.h5t.py_create(np.dtype(f"S{kind.get_size()}"))
-        if kind != kind_class:
-            raise Refused(f"{path!r} is a kind of text featbank does not write")
-    elif not any(kind == h5py.h5t.py_create(np.dtype(one)) for one in types):
-        raise Refused(f"{path!r} has another type than {' or '.join(types)}")
-
-
-def _check_places(datasets: dict[str, Any], size: int) -> None:
-    """Each dataset has its own bytes inside the file, so that all together are no more than the file."""
-    places = []
-    for path, dataset in datasets.items():
-        n_bytes = dataset.get_type().get_size()
-        for side in dataset.shape:
-            n_bytes *= side  # Python's integers do not overflow
-        if n_bytes:
-            offset = dataset.get_offset()
-            if offset is None or dataset.get_storage_size() != n_bytes or offset + n_bytes > size:
-                raise Refused(f"{path!r} says it has {n_bytes} bytes, which are not in the file")
-            places.append((offset, offset + n_bytes, path))
-    places.sort()
-    for (_, end, path), (begin, _, other) in pairwise(places):
-        if begin < end:
-            raise Refused(f"{path!r} and {other!r} share bytes")
 
 
 def _attributes(root: Any, form: Form) -> dict[str, int | float | str]:
@@ -252,7 +196,7 @@ def _attributes(root: Any, form: Form) -> dict[str, int | float | str]:
         name = attribute.name.decode("ascii", "replace")
         if name not in form.attributes:
             raise Refused(f"it has an attribute {name[:80]!r}")
-        _check_type(attribute.get_type(), f"attribute {name}", (form.attributes[name],))
+        check_type(attribute.get_type(), f"attribute {name}", (form.attributes[name],))
         if attribute.get_space().get_simple_extent_type() != h5py.h5s.SCALAR:
             raise Refused(f"its attribute {name!r} is no single value")
         value = np.empty((), attribute.get_type().dtype)

@@ -152,7 +152,7 @@ class CutReader:
             return
         numbers = self.numbers_of(slots)
         if (numbers == numbers[0]).all():
-            _copy(self._map(int(numbers[0])), slots - self._starts[numbers[0]], out)
+            copy_rows(self._map(int(numbers[0])), slots - self._starts[numbers[0]], out)
             return
         # shard by shard and upwards in each: a disk that is not cached is read in order
         order = np.argsort(slots, kind="stable")
@@ -162,12 +162,13 @@ class CutReader:
             mapped, local = self._map(number), slots[places] - self._starts[number]
             first, n = int(places[0]), len(places)
             if places[-1] - first == n - 1 and (np.diff(places) == 1).all():
-                _copy(mapped, local, out[first : first + n])
+                copy_rows(mapped, local, out[first : first + n])
             else:
                 _scatter(mapped, local, out, places)
 
 
-def _copy(mapped: NDArray[Any], local: NDArray[np.int64], out: NDArray[Any]) -> None:
+def copy_rows(mapped: NDArray[Any], local: NDArray[np.int64], out: NDArray[Any]) -> None:
+    """Copy the rows `local` of an array, at least one, into `out`, of any float dtype."""
     first, n = int(local[0]), len(local)
     if local[-1] - first == n - 1 and (n == 1 or (np.diff(local) == 1).all()):
         out[...] = mapped[first : first + n]

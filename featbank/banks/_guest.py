@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featbank.banks import _reader_process as process
+from featbank.banks._codecs import CODECS, Codec, chunk_rows, most_decoded, require
 from featbank.errors import CorruptBankError
 from featbank.manifest import printable
 
@@ -54,8 +55,12 @@ class Ended:
 class GuestArray:
     """One array of a file that is open in the process; slices of rows come over as numbers."""
 
-    def __init__(self, reader: GuestReader, name: str, dtype: str, shape: tuple[int, ...]) -> None:
+    def __init__(
+        self, reader: GuestReader, name: str, dtype: str, shape: tuple[int, ...], codec: Codec | None = None
+    ) -> None:
         self._reader, self._name = reader, name
+        #: How it is compressed, if it is.
+        self.codec = codec
         self.dtype, self.shape = np.dtype(dtype), shape
         self.row_bytes = self.dtype.itemsize * int(np.prod(shape[1:], dtype=object))
 
@@ -74,6 +79,13 @@ class GuestArray:
     def all(self) -> NDArray[Any]:
         """Return the whole array."""
         return self[:]
+
+    def places(self) -> NDArray[np.int64]:
+        """Return where its chunks stand in the file, or all of it: pairs of first byte and length."""
+        n_places = 1
+        if self.codec is not None:
+            n_places = -(-len(self) // chunk_rows(self.row_bytes, len(self)))
+        return self._reader._places(self, n_places)
 
 
 @dataclass(frozen=True)
@@ -140,8 +152,18 @@ class GuestReader:
         request = {"kind": kind, "offset": offset, "size": size}
         answer = self._ask(request, descriptor)
         try:
+            compressed = {
+                str(name): (CODECS[codec], int(n_bytes))
+                for name, (codec, n_bytes) in answer.get("compressed", {}).items()
+            }
             arrays = {
-                str(name): GuestArray(self, str(name), str(dtype), tuple(int(side) for side in shape))
+                str(name): GuestArray(
+                    self,
+                    str(name),
+                    str(dtype),
+                    tuple(int(side) for side in shape),
+                    compressed[name][0] if name in compressed else None,
+                )
                 for name, (dtype, shape) in answer["arrays"].items()
             }
             attributes = dict(answer["attributes"])
@@ -150,9 +172,21 @@ class GuestReader:
         for name, one in arrays.items():
             if one.dtype.kind not in "fiuS" or min(one.shape, default=-1) < 0 or one.row_bytes > _ROW_BYTES:
                 raise GuestError(f"{name!r} has rows of type {one.dtype} and shape {one.shape[1:]}")
-        if sum(one.row_bytes * len(one) for one in arrays.values()) > size:
+        plain = sum(one.row_bytes * len(one) for one in arrays.values() if one.codec is None)
+        if plain + sum(n_bytes for _, n_bytes in compressed.values()) > size:
             raise GuestError("it says it holds more bytes than it has")
+        decoded = sum(one.row_bytes * len(one) for one in arrays.values())
+        if decoded > most_decoded(size):
+            raise GuestError(f"its {size} bytes say they hold {decoded}, far more than features shrink")
+        for codec, _ in compressed.values():
+            require(codec)
         return GuestFile(arrays, attributes)
+
+    def _places(self, source: GuestArray, n_places: int) -> NDArray[np.int64]:
+        answer = self._ask({"array": source._name})
+        if answer.get("n_bytes") != 16 * n_places:
+            raise GuestError(f"the places of {source._name!r} have not the bytes they must have")
+        return np.frombuffer(self._receive(16 * n_places), np.int64).reshape(n_places, 2)
 
     def _rows(self, source: GuestArray, start: int, stop: int) -> NDArray[Any]:
         shape = (stop - start, *source.shape[1:])

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featbank.banks import _bank_files as files
-from featbank.banks._guest import GuestArray, GuestError, GuestReader
+from featbank.banks._guest import GuestArray, GuestError, GuestReader, GuestServer
 from featbank.banks._guest_parts import JSON_BYTES, ROWS_BYTES, manifest_in, small
+from featbank.banks._manifest_file import StoredManifest
 from featbank.banks._pack_file import FORMAT, PACK_VERSION, content_digest
 from featbank.banks.slots import ShardPlan
 from featbank.errors import BankFormatError
@@ -21,6 +22,29 @@ from featbank.manifest import SPLITS
 
 #: Rows of the columns for other readers that are compared at once.
 _BLOCK_ROWS = 4096
+#: A shard is put together in memory; an extraction makes them of 64 MiB, or of one batch.
+_MOST_SHARD_BYTES = 4 * 1024**3
+
+
+class Rows(Protocol):
+    """An array that gives slices of its rows: in the reading process, in this one, or in memory."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice) -> NDArray[Any]: ...
+
+
+def decoded_bytes(server: GuestServer, descriptor: int) -> int:
+    """Have a packed file checked, and return how many bytes of arrays are in it; `GuestError` if it fails."""
+    with server.reader(os.fstat(descriptor).st_size) as reader:
+        arrays = reader.open(descriptor, "pack").arrays.values()
+        return sum(one.row_bytes * len(one) for one in arrays)
 
 
 class PackSource:
@@ -56,6 +80,10 @@ class PackSource:
             self.stored = manifest_in(reader, file.fileno())
         # a process reads one file at a time: back to the pack
         self._arrays = reader.open(descriptor, "pack").arrays
+        codecs = {one.codec.name for one in self._arrays.values() if one.codec is not None}
+        self.compression = next(iter(codecs), None)
+        if codecs - {said.get("compression")}:
+            raise GuestError("its chunks are compressed otherwise than it says")
         self._check_columns()
         self.size_bytes = sum(one.row_bytes * len(one) for one in self._arrays.values())
 
@@ -94,59 +122,86 @@ class PackSource:
         if self._arrays["classes"].all().tolist() != classes:
             raise GuestError("its 'classes' are not those of its manifest")
 
+    def detached(self, cut: str, local: Callable[[GuestArray], Rows]) -> dict[str, Rows]:
+        """Return what `shards` needs of a cut without the process: its features by `local`, the rest read."""
+        inner = f"bank/cuts/{cut}/"
+        small_ones = ("shards", "extra_slots", "slot_statuses", "shard_sha256")
+        return {name: local(self._arrays[name]) for name in (f"features/{cut}", inner + "extra_features")} | {
+            name: self._arrays[name].all() for name in (f"statuses/{cut}", *(inner + x for x in small_ones))
+        }
+
     def shards(
         self, cut: str, document: files.CutDocument
     ) -> Iterator[tuple[ShardPlan, NDArray[Any], NDArray[np.uint8]]]:
         """Yield the shards of a cut: plan, features and statuses of its slots."""
-        layout, stored = document.layout, self.stored
-        inner = f"bank/cuts/{cut}/"
-        rows, extra = self._arrays[f"features/{cut}"], self._arrays[inner + "extra_features"]
-        for array in (rows, extra):
-            if array.shape[1:] != layout.shape or array.dtype != layout.dtype:
-                raise GuestError(f"the features of cut {cut!r} are not what its cut.json says")
-        plans = stored.table.plan(layout.shard_rows)
-        numbers = self._arrays[inner + "shards"].all().tolist()
-        if numbers != sorted(set(numbers)) or not set(numbers) <= set(range(len(plans))):
-            raise GuestError(f"the shards of cut {cut!r} are none the manifest plans")
-        extra_slots = self._arrays[inner + "extra_slots"].all()
-        statuses = self._arrays[inner + "slot_statuses"].all()
-        digests = self._arrays[inner + "shard_sha256"].all()
-        in_order = bool((np.diff(extra_slots) > 0).all()) and extra_slots.min(initial=0) >= 0
-        if (
-            not in_order
-            or extra_slots.max(initial=-1) >= len(stored.table)
-            or len(extra) != len(extra_slots)
-            or len(rows) != len(stored)
-            or len(statuses) != sum(plans[number].n_rows for number in numbers)
-            or digests.shape != (len(numbers), 32)
-        ):
-            raise GuestError(f"the rows of cut {cut!r} do not hold together")
-        # where the features of each slot stand: in a row of the manifest, or among the extra ones
-        places = stored.table.first_rows(stored.row_slots)
-        extra_places = np.full(len(stored.table), -1, np.int64)
-        extra_places[extra_slots] = np.arange(len(extra_slots))
-        shown, begin = np.full(len(stored.table), 255, np.uint8), 0
-        for number, digest in zip(numbers, digests, strict=True):
-            plan = plans[number]
-            slots = np.arange(plan.start, plan.stop)
-            if ((places[slots] < 0) & (extra_places[slots] < 0)).any():
-                raise GuestError(f"shard {number} of cut {cut!r} has rows without features")
-            features = np.zeros((plan.n_rows, *layout.shape), layout.dtype)
-            _take(rows, places[slots], features)
-            _take(extra, extra_places[slots], features)
-            found = statuses[begin : begin + plan.n_rows]
-            shown[slots] = found
-            begin += plan.n_rows
-            if content_digest(features, stored.table.digests, plan, found) != digest.tobytes():
-                raise GuestError(f"shard {number} of cut {cut!r} is not what was packed")
-            yield plan, features, found
-        if not np.array_equal(self._arrays[f"statuses/{cut}"].all(), shown[stored.row_slots]):
-            raise GuestError(f"its statuses of cut {cut!r} are not those of its shards")
+        return shards_in(self._arrays, self.stored, cut, document)
 
 
-def _take(source: GuestArray, places: NDArray[np.int64], out: NDArray[Any]) -> None:
-    """Fill the rows of `out` whose place in `source` is known, run by run."""
+def check_cut(
+    arrays: Mapping[str, Rows], stored: StoredManifest, cut: str, document: files.CutDocument
+) -> None:
+    """Compare the features of a cut with its ``cut.json`` and the manifest; reads none of them."""
+    layout = document.layout
+    rows, extra = arrays[f"features/{cut}"], arrays[f"bank/cuts/{cut}/extra_features"]
+    for array in (rows, extra):
+        if array.shape[1:] != layout.shape or array.dtype != layout.dtype:
+            raise GuestError(f"the features of cut {cut!r} are not what its cut.json says")
+    if len(rows) != len(stored) or len(arrays[f"statuses/{cut}"]) != len(stored):
+        raise GuestError(f"the rows of cut {cut!r} do not hold together")
+
+
+def shards_in(
+    arrays: Mapping[str, Rows], stored: StoredManifest, cut: str, document: files.CutDocument
+) -> Iterator[tuple[ShardPlan, NDArray[Any], NDArray[np.uint8]]]:
+    """Yield the shards of a cut, each compared with its digest: plan, features and statuses of its slots."""
+    check_cut(arrays, stored, cut, document)
+    layout, inner = document.layout, f"bank/cuts/{cut}/"
+    rows, extra = arrays[f"features/{cut}"], arrays[inner + "extra_features"]
+    plans = stored.table.plan(layout.shard_rows)
+    if max((plan.n_rows for plan in plans), default=0) * layout.row_bytes > _MOST_SHARD_BYTES:
+        raise GuestError(f"cut {cut!r} has shards of more than {_MOST_SHARD_BYTES} bytes")
+    numbers = arrays[inner + "shards"][:].tolist()
+    if numbers != sorted(set(numbers)) or not set(numbers) <= set(range(len(plans))):
+        raise GuestError(f"the shards of cut {cut!r} are none the manifest plans")
+    extra_slots = arrays[inner + "extra_slots"][:]
+    statuses = arrays[inner + "slot_statuses"][:]
+    digests = arrays[inner + "shard_sha256"][:]
+    in_order = bool((np.diff(extra_slots) > 0).all()) and extra_slots.min(initial=0) >= 0
+    if (
+        not in_order
+        or extra_slots.max(initial=-1) >= len(stored.table)
+        or len(extra) != len(extra_slots)
+        or len(statuses) != sum(plans[number].n_rows for number in numbers)
+        or digests.shape != (len(numbers), 32)
+    ):
+        raise GuestError(f"the rows of cut {cut!r} do not hold together")
+    # where the features of each slot stand: in a row of the manifest, or among the extra ones
+    places = stored.table.first_rows(stored.row_slots)
+    extra_places = np.full(len(stored.table), -1, np.int64)
+    extra_places[extra_slots] = np.arange(len(extra_slots))
+    shown, begin = np.full(len(stored.table), 255, np.uint8), 0
+    for number, digest in zip(numbers, digests, strict=True):
+        plan = plans[number]
+        slots = np.arange(plan.start, plan.stop)
+        if ((places[slots] < 0) & (extra_places[slots] < 0)).any():
+            raise GuestError(f"shard {number} of cut {cut!r} has rows without features")
+        features = np.zeros((plan.n_rows, *layout.shape), layout.dtype)
+        _take(rows, places[slots], features)
+        _take(extra, extra_places[slots], features)
+        found = statuses[begin : begin + plan.n_rows]
+        shown[slots] = found
+        begin += plan.n_rows
+        if content_digest(features, stored.table.digests, plan, found) != digest.tobytes():
+            raise GuestError(f"shard {number} of cut {cut!r} is not what was packed")
+        yield plan, features, found
+    if not np.array_equal(arrays[f"statuses/{cut}"][:], shown[stored.row_slots]):
+        raise GuestError(f"its statuses of cut {cut!r} are not those of its shards")
+
+
+def _take(source: Rows, places: NDArray[np.int64], out: NDArray[Any]) -> None:
+    """Fill the rows of `out` whose place in `source` is known, run by run; upwards, each chunk once."""
     wanted = np.flatnonzero(places >= 0)
+    wanted = wanted[np.argsort(places[wanted], kind="stable")]
     for run in np.split(wanted, np.flatnonzero((np.diff(places[wanted]) != 1) | (np.diff(wanted) != 1)) + 1):
         if len(run):
             first, begin = int(run[0]), int(places[run[0]])

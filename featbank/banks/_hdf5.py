@@ -16,6 +16,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from featbank.banks._codecs import Codec
+
 #: What h5py and libhdf5 raise on damaged files.
 READ_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError)
 
@@ -76,6 +78,22 @@ def allocate_contiguous(parent: Any, name: str, shape: tuple[int, ...], dtype: n
     plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     plist.set_obj_track_times(False)
+    return h5py.h5d.create(
+        parent, name.encode(), h5py.h5t.py_create(dtype), h5py.h5s.create_simple(shape), plist
+    )
+
+
+def allocate_chunks(
+    parent: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], step: int, codec: Codec
+) -> Any:
+    """Create one dataset in chunks of `step` rows, for `codec`; whoever fills it compresses."""
+    plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    plist.set_chunk((step, *shape[1:]))
+    plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    plist.set_obj_track_times(False)
+    plist.set_shuffle()
+    # optional: a library that cannot compress so can still write what is compressed already
+    plist.set_filter(codec.filter_id, h5py.h5z.FLAG_OPTIONAL, (codec.level,))
     return h5py.h5d.create(
         parent, name.encode(), h5py.h5t.py_create(dtype), h5py.h5s.create_simple(shape), plist
     )

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from featbank._atomic import canonical_json
 from featbank.banks import _bank_files as files
+from featbank.banks._codecs import LARGEST_ROW_BYTES, Codec, chunk_rows, codec_named, encoder, library
 from featbank.banks._cut_reader import CutReader, shard_files
-from featbank.banks._hdf5 import LIBVER, allocate_contiguous, image_name
+from featbank.banks._hdf5 import LIBVER, allocate_chunks, allocate_contiguous, image_name
 from featbank.banks._shard_file import CutLayout
 from featbank.banks.bank import Bank
 from featbank.banks.slots import ShardPlan
@@ -42,13 +43,13 @@ def pack_image(bank: Bank) -> bytes:
     return image
 
 
-def write_pack(bank: Bank, path: Path) -> None:
+def write_pack(bank: Bank, path: Path, codec: Codec | None = None) -> None:
     """Write the packed file with libhdf5 itself; only for a process that may crash."""
     with h5py.File(path, "x", libver=LIBVER) as file:
-        _fill(file, bank)
+        _fill(file, bank, codec)
 
 
-def _fill(file: Any, bank: Bank) -> None:
+def _fill(file: Any, bank: Bank, codec: Codec | None = None) -> None:
     manifest, stored = bank.manifest, bank._stored
     _put(file, "ids", np.array(manifest.ids or [b""], np.bytes_)[: len(manifest)])
     _put(file, "labels", manifest.labels)
@@ -66,7 +67,7 @@ def _fill(file: Any, bank: Bank) -> None:
         inner.create_group("cuts"),
     )
     for cut in bank.cuts:
-        _fill_cut(bank, cut, features, statuses, cuts.create_group(cut))
+        _fill_cut(bank, cut, features, statuses, cuts.create_group(cut), codec)
     attributes = {
         "format": FORMAT.encode(),
         "dataset": bank.dataset.encode(),
@@ -75,16 +76,18 @@ def _fill(file: Any, bank: Bank) -> None:
         "key": canonical_json(bank.key.to_dict()),
         "provenance": canonical_json(bank.provenance),
     }
+    if codec is not None:
+        attributes |= {"compression": codec.name.encode(), "compression_library": library(codec).encode()}
     for name, text in attributes.items():
         if len(text) <= _LONGEST_ATTRIBUTE:
             file.attrs.create(name, np.bytes_(text))
     file.attrs.create("pack_version", np.int64(PACK_VERSION))
 
 
-def _fill_cut(bank: Bank, cut: str, features: Any, statuses: Any, inner: Any) -> None:
+def _fill_cut(bank: Bank, cut: str, features: Any, statuses: Any, inner: Any, codec: Codec | None) -> None:
     folder, layout = bank._layout(cut)
     reader, row_slots = bank._reader_of(layout), bank.row_slots
-    _put_features(features, cut, reader, row_slots)
+    _put_features(features, cut, reader, row_slots, codec)
     _put(statuses, cut, reader.statuses(row_slots))
     numbers = sorted(number for number in shard_files(folder) if number < len(reader.plans))
     plans = [reader.plans[number] for number in numbers]
@@ -94,7 +97,7 @@ def _fill_cut(bank: Bank, cut: str, features: Any, statuses: Any, inner: Any) ->
     _put(inner, "shards", np.array(numbers, np.int64))
     _put(inner, "slot_statuses", reader.statuses(slots))
     _put(inner, "extra_slots", extra)
-    _put_features(inner, "extra_features", reader, extra)
+    _put_features(inner, "extra_features", reader, extra, codec)
     digests = [
         content_digest(
             reader.facts(plan.number).features(),
@@ -131,8 +134,13 @@ def _put(group: Any, name: str, array: NDArray[Any]) -> None:
         group[name][...] = array
 
 
-def _put_features(group: Any, name: str, reader: CutReader, slots: NDArray[np.int64]) -> None:
+def _put_features(
+    group: Any, name: str, reader: CutReader, slots: NDArray[np.int64], codec: Codec | None
+) -> None:
     layout: CutLayout = reader.layout
+    if codec is not None and len(slots) and layout.row_bytes <= LARGEST_ROW_BYTES:
+        _put_compressed(group, name, reader, slots, codec)
+        return
     allocate_contiguous(group.id, name, (len(slots), *layout.shape), layout.dtype)
     step = max(1, _BLOCK_BYTES // layout.row_bytes)
     for start in range(0, len(slots), step):
@@ -142,5 +150,20 @@ def _put_features(group: Any, name: str, reader: CutReader, slots: NDArray[np.in
         group[name][start : start + len(part)] = block
 
 
+def _put_compressed(group: Any, name: str, reader: CutReader, slots: NDArray[np.int64], codec: Codec) -> None:
+    layout, encode = reader.layout, encoder(codec)
+    step = chunk_rows(layout.row_bytes, len(slots))
+    dataset = allocate_chunks(group.id, name, (len(slots), *layout.shape), layout.dtype, step, codec)
+    for start in range(0, len(slots), step):
+        part = slots[start : start + step]
+        block = np.zeros((step, *layout.shape), layout.dtype)  # the last chunk is as long as the others
+        reader.gather(part, block[: len(part)])
+        dataset.write_direct_chunk((start, *[0] * len(layout.shape)), encode(block))
+
+
 if __name__ == "__main__":
-    write_pack(Bank.open(sys.argv[1], check="size"), Path(sys.argv[2]))
+    write_pack(
+        Bank.open(sys.argv[1], check="size"),
+        Path(sys.argv[2]),
+        codec_named(sys.argv[3]) if sys.argv[3:] else None,
+    )

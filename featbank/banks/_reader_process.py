@@ -25,11 +25,15 @@ from typing import Any
 import h5py
 import numpy as np
 
-from featbank.banks._allowed import Refused, Survey, check_head, dtype_of, survey
+from featbank.banks._allowed import Survey, check_head, dtype_of, survey
+from featbank.banks._allowed_dataset import Refused
+from featbank.banks._chunks import ChunkedRows
+from featbank.banks._codecs import CODECS, decode, encoder, require
 from featbank.banks._confined import confine
 from featbank.banks._hdf5 import READ_ERRORS
 from featbank.banks._shard_file import CutLayout, encode_shard
 from featbank.banks.slots import ShardPlan
+from featbank.errors import MissingPackageError
 
 #: Memory the process may take beyond what it has when it starts; one block of rows is far below it.
 MEMORY_BYTES = 512 * 1024 * 1024
@@ -44,7 +48,7 @@ class Window:
     """A run of bytes of an open file, as the file object h5py reads from."""
 
     def __init__(self, descriptor: int, offset: int, size: int) -> None:
-        self._descriptor, self._offset, self.size, self._place = descriptor, offset, size, 0
+        self._descriptor, self.offset, self.size, self._place = descriptor, offset, size, 0
 
     def seek(self, place: int, whence: int = os.SEEK_SET) -> int:
         """Move; to the end when libhdf5 asks how long the file is."""
@@ -62,7 +66,7 @@ class Window:
             raise OSError(f"bytes {self._place} to {self._place + len(view)} are not in the file")
         done = 0
         while done < len(view):
-            count = os.preadv(self._descriptor, [view[done:]], self._offset + self._place + done)
+            count = os.preadv(self._descriptor, [view[done:]], self.offset + self._place + done)
             if not count:
                 raise OSError("the file was cut short while it was read")
             done += count
@@ -106,6 +110,7 @@ class Reader:
         self._file: Any = None
         self._descriptor: int | None = None
         self._survey: Survey | None = None
+        self._chunked: dict[str, ChunkedRows] = {}
 
     def open(self, request: dict[str, Any], descriptor: int) -> dict[str, Any]:
         """Open a file in a window of a descriptor, check all of it, and say what is in it."""
@@ -117,14 +122,34 @@ class Reader:
         check_head(bytes(head), window.size)
         self._file = h5py.File(window, "r")
         self._survey = survey(self._file, request["kind"], window.size)
-        return {"arrays": self._survey.contents(), "attributes": self._survey.attributes}
+        contents = self._survey.contents()
+        for path, (codec, places) in self._survey.chunks.items():
+            dtype, shape = contents[path]
+            self._chunked[path] = ChunkedRows(
+                descriptor, window.offset, codec, shape, np.dtype(dtype), places, kept_bytes=0
+            )
+        return {
+            "arrays": contents,
+            "attributes": self._survey.attributes,
+            "compressed": {
+                path: [codec.name, int(places[:, 1].sum())]
+                for path, (codec, places) in self._survey.chunks.items()
+            },
+        }
 
     def read(self, request: dict[str, Any]) -> bytes:
-        """Return rows of one array as their bytes."""
+        """Return rows of one array as their bytes; or where its bytes stand, as pairs of begin and length."""
         if self._survey is None:
             raise Refused("no file is open")
-        dataset = self._survey.datasets[request["array"]]
+        path = request["array"]
+        dataset = self._survey.datasets[path]
+        if "start" not in request:
+            if path in self._chunked:
+                return self._survey.chunks[path].places.tobytes()
+            return np.array([[dataset.get_offset() or 0, dataset.get_storage_size()]], np.int64).tobytes()
         start, stop = request["start"], request["stop"]
+        if path in self._chunked:  # never by HDF5, which would run its filters
+            return self._chunked[path][start:stop].tobytes()
         shape = (stop - start, *dataset.shape[1:])
         out = np.empty(shape, dtype_of(dataset))
         place = dataset.get_space()
@@ -135,6 +160,7 @@ class Reader:
     def close(self) -> None:
         """Let go of the file and its descriptor."""
         self._survey = None
+        self._chunked = {}
         if self._file is not None:
             with contextlib.suppress(*READ_ERRORS):
                 self._file.close()
@@ -214,6 +240,10 @@ def _warm_up() -> None:
         reader.open({"kind": "shard", "offset": 0, "size": len(image)}, os.dup(file.fileno()))
         reader.read({"array": "features", "start": 0, "stop": 1})
         reader.close()
+    for codec in CODECS.values():
+        with contextlib.suppress(MissingPackageError):  # the parent says so when a file needs it
+            require(codec)
+            decode(codec, encoder(codec)(np.zeros((1, 1), np.float32)), 4, np.dtype(np.float32))
 
 
 def main(descriptor: int) -> None:

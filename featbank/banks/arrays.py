@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -13,9 +13,8 @@ from featbank.errors import IncompleteBankError, InvalidInputError
 from featbank.manifest import RowStatus, printable
 
 if TYPE_CHECKING:
-    from featbank.banks._cut_reader import CutReader
     from featbank.banks._manifest_file import StoredManifest
-    from featbank.banks.bank import Bank
+    from featbank.banks._shard_file import CutLayout
 
 __all__ = ["CutArray", "SoftmaxArray"]
 
@@ -23,8 +22,34 @@ __all__ = ["CutArray", "SoftmaxArray"]
 _BATCH = 1024
 
 
+class SlotReader(Protocol):
+    """What reads slots of one cut: a `CutReader` of shards, or of a packed file."""
+
+    @property
+    def layout(self) -> CutLayout:
+        """Name, shape and dtype."""
+
+    def statuses(self, slots: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return the status of each slot."""
+
+    def gather(self, slots: NDArray[np.int64], out: NDArray[Any]) -> None:
+        """Copy the features of `slots` into `out`."""
+
+
+class CutOwner(Protocol):
+    """What a `CutArray` belongs to: a bank, or an archive."""
+
+    @property
+    def name(self) -> str:
+        """Its name, fit for a terminal."""
+
+    def __getitem__(self, cut: str) -> CutArray: ...
+
+    def _softmax_array(self, cut: str, temperature: float) -> SoftmaxArray: ...
+
+
 class CutArray:
-    """Features of one cut, one row per row of the manifest; comes from ``bank[cut]``.
+    """Features of one cut, one row per row of the manifest; comes from ``bank[cut]`` or ``archive[cut]``.
 
     Indexing follows numpy on the first axis (integers, slices, integer lists and arrays with negative
     numbers and repetitions, boolean masks; more axes in a tuple) and always gives a fresh array.
@@ -32,15 +57,15 @@ class CutArray:
 
     Parameters
     ----------
-    bank : Bank
-        The bank it belongs to.
-    reader : CutReader
+    bank : Bank or Archive
+        What it belongs to.
+    reader : SlotReader
         What reads its slots.
     stored : StoredManifest
         The rows it has, even if the bank's manifest is set anew later.
     """
 
-    def __init__(self, bank: Bank, reader: CutReader, stored: StoredManifest) -> None:
+    def __init__(self, bank: CutOwner, reader: SlotReader, stored: StoredManifest) -> None:
         self._bank = bank
         self._reader = reader
         self._stored = stored
@@ -260,7 +285,7 @@ class SoftmaxArray(CutArray):
     """
 
     def __init__(
-        self, bank: Bank, reader: CutReader, stored: StoredManifest, temperature: float = 1.0
+        self, bank: CutOwner, reader: SlotReader, stored: StoredManifest, temperature: float = 1.0
     ) -> None:
         super().__init__(bank, reader, stored)
         number = isinstance(temperature, int | float | np.integer | np.floating)
@@ -298,9 +323,9 @@ class SoftmaxArray(CutArray):
             out[start : start + _BATCH] = block
 
 
-def _reopen(bank: Bank, cut: str) -> CutArray:
+def _reopen(bank: CutOwner, cut: str) -> CutArray:
     return bank[cut]
 
 
-def _reopen_softmax(bank: Bank, cut: str, temperature: float) -> CutArray:
+def _reopen_softmax(bank: CutOwner, cut: str, temperature: float) -> CutArray:
     return bank._softmax_array(cut, temperature)

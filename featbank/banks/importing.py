@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import os
 import re
 import shutil
 import stat
-from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from featbank._atomic import make_folder, publish, remove_stale_temporaries, temporary_path, write_file
 from featbank.banks import _bank_files as files
 from featbank.banks._guest import GuestError, GuestServer
+from featbank.banks._guest_checks import LONGEST_TEXT, checked_shards
 from featbank.banks._guest_folder import FolderSource
-from featbank.banks._guest_pack import PackSource
+from featbank.banks._guest_pack import PackSource, decoded_bytes
 from featbank.banks._manifest_file import MANIFEST_FILE
-from featbank.banks._shard_file import Measures, encode_shard
+from featbank.banks._shard_file import encode_shard
 from featbank.banks.bank import Bank
 from featbank.banks.key import check_name
 from featbank.banks.listing import folder_bytes
@@ -33,8 +29,9 @@ from featbank.errors import (
     CorruptBankError,
     FeatbankError,
     InvalidInputError,
+    MissingPackageError,
 )
-from featbank.manifest import RowStatus, printable
+from featbank.manifest import printable
 
 if TYPE_CHECKING:
     from featbank.banks.store import BankStore
@@ -44,11 +41,7 @@ __all__ = ["import_bank"]
 logger = logging.getLogger(__name__)
 
 _REASON = re.compile(r"[a-z0-9-]{1,40}")
-_FACT = re.compile(r"[a-z0-9_]{1,40}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_LONGEST_TEXT = 2000
-_MOST_FACTS = 64
-_NUMBERS = frozenset({"precision_error", "duration_s", *asdict(Measures())})
 
 
 def import_bank(path: str | os.PathLike[str], store: BankStore) -> Bank:
@@ -84,6 +77,8 @@ def import_bank(path: str | os.PathLike[str], store: BankStore) -> Bank:
         If the store has this bank already.
     CacheWriteError
         If the bank cannot be written.
+    MissingPackageError
+        If its features are compressed, and the package for that is not installed.
     """
     with GuestServer() as server:
         return take_in(Path(path), store, server)
@@ -113,11 +108,13 @@ def take_in(path: Path, store: BankStore, server: GuestServer) -> Bank:
             raise GuestError("it is neither a file nor a folder")
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
-            with server.reader(os.fstat(descriptor).st_size) as reader:
+            # compressed, it takes as long as what it holds is large
+            n_bytes = max(os.fstat(descriptor).st_size, decoded_bytes(server, descriptor))
+            with server.reader(n_bytes) as reader:
                 return _Copy(PackSource(path, reader, descriptor), store).make(path)
         finally:
             os.close(descriptor)
-    except (BankFormatError, CacheWriteError, _ExistsError):
+    except (BankFormatError, CacheWriteError, MissingPackageError, _ExistsError):
         raise
     except (FeatbankError, OSError, LookupError, ValueError, TypeError, ArithmeticError) as error:
         raise CorruptBankError(
@@ -169,7 +166,7 @@ class _Copy:
         records = files.parse_quarantine(folder / files.QUARANTINE_FILE, source.quarantine)
         for record in records:
             texts = (record.reason, record.detail, record.digest)
-            if not all(isinstance(one, str) and len(one) <= _LONGEST_TEXT for one in texts) or not (
+            if not all(isinstance(one, str) and len(one) <= LONGEST_TEXT for one in texts) or not (
                 _REASON.fullmatch(record.reason) and _DIGEST.fullmatch(record.digest)
             ):
                 raise GuestError("its quarantine has entries featbank does not write")
@@ -186,47 +183,10 @@ class _Copy:
         document = files.parse_cut_document(
             cut_folder / files.CUT_FILE, data, cut, source.document.key.digest()
         )
-        _check_facts(cut, document.facts)
-        layout, table = document.layout, source.stored.table
-        measures, present = Measures(), set()
-        for plan, features, statuses in source.shards(cut, document):
-            shard = f"shard {plan.number} of cut {cut!r}"
-            if (statuses > max(RowStatus)).any() or features[statuses != RowStatus.OK].any():
-                raise GuestError(f"{shard} has rows that cannot be")
-            found = Measures.of(features, statuses)
-            if found.n_nonfinite:
-                raise GuestError(f"{shard} has {found.n_nonfinite} values that are no finite numbers")
-            measures += found
-            present.add(plan.number)
-            name, image = encode_shard(
-                layout, plan, features, table.digests[plan.start : plan.stop], statuses
-            )
+        table = source.stored.table
+        shards = source.shards(cut, document)
+        for plan, features, statuses in checked_shards(shards, cut, document, source.stored):
+            digests = table.digests[plan.start : plan.stop]
+            name, image = encode_shard(document.layout, plan, features, digests, statuses)
             write_file(cut_folder / name, image)
-        plans = table.plan(layout.shard_rows)
-        starts = np.array([plan.start for plan in plans], np.int64)
-        needed = set((np.searchsorted(starts, source.stored.row_slots, side="right") - 1).tolist())
-        if not needed <= present & document.shards:
-            raise GuestError(f"cut {cut!r} lacks shards")
-        wrong = [
-            name
-            for name, value in asdict(measures).items()
-            if present == document.shards and document.facts.get(name, value) != value
-        ]
-        if wrong:
-            raise GuestError(f"cut {cut!r} says of itself what is not so: {', '.join(wrong)}")
         document.write(cut_folder)
-
-
-def _check_facts(cut: str, facts: Mapping[str, Any]) -> None:
-    """Let in only facts of the kinds an extraction records; commands show them as numbers."""
-    for name, value in facts.items():
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        good = value is None or isinstance(value, (bool, str)) or (is_number and math.isfinite(value))
-        if name in _NUMBERS:
-            good = value is None or (is_number and math.isfinite(value))
-        if isinstance(value, str):
-            good = good and len(value) <= _LONGEST_TEXT and value.isprintable()
-        if not good or not _FACT.fullmatch(name):
-            raise GuestError(f"cut {cut!r} has a fact {name[:80]!r} that featbank does not write")
-    if len(facts) > _MOST_FACTS:
-        raise GuestError(f"cut {cut!r} has {len(facts)} facts")

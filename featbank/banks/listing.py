@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -194,4 +195,14 @@ def folder_bytes(folder: Path) -> int:
         for name in names:
             with contextlib.suppress(OSError):
                 total += os.stat(os.path.join(parent, name), follow_symlinks=False).st_size  # noqa: PTH116, PTH118 - fast
+    return total
+
+
+def shared_bytes(folder: Path) -> int:
+    """Return the bytes of files below a folder that have another name too: those that banks share."""
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            status = path.lstat()
+            total += status.st_size if stat.S_ISREG(status.st_mode) and status.st_nlink > 1 else 0
     return total

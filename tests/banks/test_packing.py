@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
-from featbank.banks import BankStore, QuarantineRecord, pack, packing, unpack
+from featbank.banks import BankStore, QuarantineRecord, _codecs, pack, packing, unpack
 from featbank.banks._guest import GuestServer
 from featbank.banks.importing import take_in
 from featbank.errors import (
@@ -21,6 +26,9 @@ from featbank.errors import (
 )
 
 CUTS = ("block1_pool", "fc7", "logits")
+
+#: SHA-256 of the pack of the small bank, from before there was any compression.
+GOLDEN = "60b348cf29a196acc770b6a2868c07ee77ada871be5ce38cbd5295de67c2d197"
 
 
 @pytest.fixture
@@ -59,6 +67,96 @@ def test_packing_twice_gives_the_same_bytes(full, tmp_path, size):
     first = pack(full, tmp_path / "1.h5").read_bytes()
     time.sleep(1.1)  # HDF5 time stamps count seconds
     assert pack(full, tmp_path / "2.h5").read_bytes() == first
+
+
+@pytest.mark.parametrize("compression", ["zstd", "gzip"])
+def test_a_compressed_pack_gives_the_same_files_and_is_the_same_each_time(full, kit, tmp_path, compression):
+    path = pack(full, tmp_path / "out" / "bank.h5", compression=compression)
+    assert [one.name for one in path.parent.iterdir()] == ["bank.h5"]
+    again = unpack(path, BankStore(tmp_path / "other"))
+    assert kit.tree(again.path) == kit.tree(full.path)
+    assert again.verify().findings == []
+    time.sleep(1.1)  # HDF5 time stamps count seconds
+    assert pack(full, tmp_path / "2.h5", compression=compression).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("compression", "number", "library"), [("zstd", 32015, b"zstd "), ("gzip", 1, b"zlib ")]
+)
+def test_what_a_compressed_pack_says_of_itself(full, kit, tmp_path, compression, number, library):
+    with h5py.File(pack(full, tmp_path / "bank.h5", compression=compression)) as file:
+        assert file.attrs["compression"] == compression.encode()
+        assert file.attrs["compression_library"].startswith(library)
+        for one in (file["features/fc7"], file["bank/cuts/fc7/extra_features"]):
+            plist = one.id.get_create_plist()
+            found = [plist.get_filter(index)[:3] for index in range(plist.get_nfilters())]
+            assert found == [(2, 1, (2,)), (number, 1, (1,))]
+            assert one.chunks == one.shape  # it is far below 1 MiB
+        assert file["labels"].chunks is None
+        if compression == "gzip":  # HDF5 reads it by itself
+            good = full.manifest.statuses == 0
+            for cut in CUTS:
+                wanted = kit.expected(cut, full.manifest)[good]
+                np.testing.assert_array_equal(file["features"][cut][good], wanted)
+
+
+def test_plugins_in_the_environment_are_not_loaded(full, tmp_path, monkeypatch):
+    """HDF5 would write the name of a filter it has found into the file."""
+    wanted = pack(full, tmp_path / "bank.h5", compression="zstd").read_bytes()
+    found = importlib.util.find_spec("hdf5plugin")
+    if found is None:
+        pytest.skip("hdf5plugin is not installed, there is no plugin to load")
+    monkeypatch.setenv("HDF5_PLUGIN_PATH", str(Path(found.origin).parent / "plugins"))
+    assert pack(full, tmp_path / "other.h5", compression="zstd").read_bytes() == wanted
+
+
+def test_h5py_reads_zstd_with_hdf5plugin_whose_presence_changes_no_byte(full, tmp_path):
+    """In a process of its own: filters are registered for good. HDF5 writes the name of one it knows."""
+    pytest.importorskip("hdf5plugin")
+    path = pack(full, tmp_path / "bank.h5", compression="zstd")
+    rows = np.flatnonzero(full.rows_ok("block1_pool"))
+    np.savez(tmp_path / "wanted.npz", rows=rows, features=full["block1_pool"][rows])
+    code = (
+        "import sys, h5py, hdf5plugin, numpy as np\n"
+        "from featbank.banks import Bank, pack\n"
+        "wanted = np.load(sys.argv[2])\n"
+        "with h5py.File(sys.argv[1]) as file:\n"
+        "    found = file['features/block1_pool'][:][wanted['rows']]\n"
+        "pack(Bank.open(sys.argv[3]), sys.argv[4], compression='zstd')\n"
+        "sys.exit(not np.array_equal(found, wanted['features']))"
+    )
+    names = [str(one) for one in (path, tmp_path / "wanted.npz", full.path, tmp_path / "other.h5")]
+    done = subprocess.run([sys.executable, "-c", code, *names], check=False, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert path.read_bytes() == (tmp_path / "other.h5").read_bytes()
+
+
+@pytest.mark.skipif(
+    h5py.version.hdf5_version != "2.0.0", reason="another HDF5 may lay the file out otherwise"
+)
+def test_without_compression_a_pack_is_what_it_always_was(bank, tmp_path):
+    data = pack(bank, tmp_path / "bank.h5").read_bytes()
+    with h5py.File(tmp_path / "bank.h5") as file:
+        assert "compression" not in file.attrs
+        assert file["features/fc7"].chunks is None
+    assert hashlib.sha256(data).hexdigest() == GOLDEN
+
+
+def test_features_that_shrink_beyond_belief_are_not_packed(bank, tmp_path, monkeypatch):
+    monkeypatch.setattr(_codecs, "_SMALL_BYTES", 0)
+    monkeypatch.setattr(_codecs, "_MOST_RATIO", 0.1)
+    with pytest.raises(InvalidInputError, match=r"shrinks from \d+ bytes to \d+, which no import takes"):
+        pack(bank, tmp_path / "bank.h5", compression="gzip")
+    assert [one.name for one in tmp_path.iterdir() if one.is_file()] == []
+
+
+def test_a_compression_nobody_knows(bank, tmp_path):
+    with pytest.raises(InvalidInputError) as caught:
+        pack(bank, tmp_path / "bank.h5", compression="zstandard")
+    assert str(caught.value) == (
+        "compression='zstandard' is unknown, known are 'zstd', 'gzip'; 'zstd' is the smaller and faster "
+        "one, 'gzip' is read without hdf5plugin"
+    )
 
 
 def test_any_hdf5_reader_shows_it(full, kit, tmp_path):

@@ -22,6 +22,8 @@ import h5py
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
+import hostile_chunks  # noqa: F401 - registers its cases
+import hostile_contents  # noqa: F401 - registers its cases
 import hostile_folders  # noqa: F401 - registers its cases
 import hostile_packs  # noqa: F401 - registers its cases
 import made_bank
@@ -69,10 +71,29 @@ def attempt(path: Path, says: str, store: Path, server: Any) -> dict[str, Any]:
     left = [str(one) for one in store.rglob("*")] if store.exists() else []
     return {
         "outcome": outcome,
+        "archive": attempt_archive(path, server),
         "left": left,
         "peak_bytes": server.last.peak_bytes if server.last else 0,
         "duration_s": time.monotonic() - started,
     }
+
+
+def attempt_archive(path: Path, server: Any) -> str:
+    """Open one as an archive, without unpacking it, and verify it; what came of it."""
+    from featbank.banks import Archive
+    from featbank.errors import FeatbankError
+
+    try:
+        with Archive(path, server) as archive:
+            try:
+                archive.verify()
+            except FeatbankError:
+                return "refused by verify"
+            return "accepted"
+    except FeatbankError as error:
+        return "refused" if "\x1b" not in str(error) else f"words: {error!r}"
+    except BaseException as error:  # noqa: BLE001 - a traceback is what this looks for
+        return f"crash: {error!r}"
 
 
 def worker(place: Path) -> dict[str, Any]:
@@ -131,6 +152,11 @@ def run(scale: float = 1.0) -> dict[str, Any]:
         f"{name}: {one['outcome']} {one['left']}"
         for name, one in results.items()
         if one["outcome"] != "refused" or one["left"]
+    ]
+    bad += [
+        f"{name} as an archive: {one['archive']}"
+        for name, one in results.items()
+        if one["archive"] not in ("refused", "refused by verify")
     ]
     foreign = [
         line

@@ -47,6 +47,9 @@ class Bench:
         self.wanted = made_bank.content(bank.path)
         self.pack = made_bank.packed(bank, place / "good.h5").read_bytes()
         self.pack_headers = hdf5_bytes.headers(self.pack)
+        # gzip: what compresses is a part of Python itself
+        self.archive = made_bank.packed(bank, place / "good-gzip.h5", "gzip").read_bytes()
+        self.archive_headers = hdf5_bytes.headers(self.archive)
         self.manifest = (bank.path / "manifest.h5").read_bytes()
         self.manifest_headers = hdf5_bytes.headers(self.manifest, 512)
         self.shards = sorted(bank.path.rglob("0*.h5"))
@@ -55,6 +58,8 @@ class Bench:
             ("pack: bytes", self.pack_damaged),
             ("pack: headers, checksums repaired", self.pack_forged),
             ("pack: headers, checksums repaired", self.pack_forged),
+            ("compressed pack: bytes", self.archive_damaged),
+            ("compressed pack: headers, checksums repaired", self.archive_forged),
             ("folder: bytes", self.folder_damaged),
             ("folder: shard headers, checksums and name repaired", self.shard_forged),
             ("folder: manifest headers, checksums and seal repaired", self.manifest_forged),
@@ -77,6 +82,12 @@ class Bench:
 
     def pack_forged(self, random: np.random.Generator) -> Path:
         return self._as_pack(hdf5_bytes.mutate_header(self.pack, self.pack_headers, random))
+
+    def archive_damaged(self, random: np.random.Generator) -> Path:
+        return self._as_pack(hdf5_bytes.mutate_bytes(self.archive, random))
+
+    def archive_forged(self, random: np.random.Generator) -> Path:
+        return self._as_pack(hdf5_bytes.mutate_header(self.archive, self.archive_headers, random))
 
     def folder_damaged(self, random: np.random.Generator) -> Path:
         target = self._fresh()

@@ -77,8 +77,8 @@ def _without_first(whole: Manifest) -> Manifest:
     )
 
 
-def packed(bank: Bank, path: Path) -> Path:
-    return pack(bank, path)
+def packed(bank: Bank, path: Path, compression: str | None = None) -> Path:
+    return pack(bank, path, compression=compression)
 
 
 def content(folder: Path) -> dict[str, bytes]:
