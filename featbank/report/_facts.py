@@ -211,6 +211,7 @@ def cost(run: Run, source: RunSource) -> tuple[list[tuple[str, str]], list[tuple
         seconds = max((float(cut.facts.get("duration_s") or 0) for cut in info.cuts), default=0.0)
         figures += [("images pushed, once each", f"{pushed:,}"), ("bank on disk", _bytes(info.size_bytes))]
         figures.append(("extraction", _time(seconds)))
+        depth = {name: at for at, name in enumerate(run.result().cuts)}
         rows = tuple(
             (
                 printable(cut.name),
@@ -221,7 +222,7 @@ def cost(run: Run, source: RunSource) -> tuple[list[tuple[str, str]], list[tuple
                 _time(cut.facts["duration_s"]) if "duration_s" in cut.facts else "–",
                 percent(cut.facts.get("precision_error"), 2),
             )
-            for cut in info.cuts
+            for cut in sorted(info.cuts, key=lambda one: depth.get(one.name, len(depth)))
         )
         columns = ("Cut", "Shape", "Stored as", "Rows", "Size", "Time of the pass", "Precision error")
         tables.append(("Extraction", Table(columns, rows, 3)))

@@ -85,13 +85,13 @@ def run_figures(run: Run) -> list[Figure]:
     points = run.result().curve()
     if not points:
         return []
-    found = [_curve(figures.curve(run))]
+    one_size = len({point["n_per_class"] for point in points}) == 1
+    found = [_of_one_size(points) if one_size else _curve(figures.curve(run))]
     tested = any(point["top1_mean"] is not None for point in points)
     if tested and len({point["cut"] for point in points if point["temperature"] is None}) > 1:
         found.append(_cuts(figures.cuts(run)))
     if len({point["temperature"] for point in points} - {None}) > 1:
         found.insert(0, _temperature(figures.temperature(run)))
-    one_size = len({point["n_per_class"] for point in points}) == 1
     if one_size and len(found) > 1:  # a curve of one size says nothing that the others do not
         found = [one for one in found if one.key != "curve"]
     return found
@@ -197,6 +197,66 @@ def _curve(display: CurveDisplay) -> Figure:
     columns = ("Cut", "Head", "Samples per class", "Accuracy", "95 % interval", "Repeats", "Failed")
     table = Table(columns, rows, 2)
     return Figure("curve", "Accuracy by samples per class", caption, (both(chart),), tuple(legend), table)
+
+
+#: What is known of a fit, as it is called on the page.
+_SHARES = {
+    "top1": "test",
+    "val_top1": "validation",
+    "train_top1": "training",
+    "top5": "test top-5",
+    "val_top5": "val. top-5",
+}
+
+
+def _certainty(point: Mapping[str, Any], metric: str) -> tuple[str, str]:
+    return _interval(point, metric) or "–", f"{point['n_repeats']}"
+
+
+def _of_one_size(points: Sequence[Mapping[str, Any]]) -> Figure:
+    """Return every accuracy of each curve side by side, for there is no size to draw them against."""
+    named = [f"{printable(p['head'])} on {spelled(p['cut'], p['temperature'])}" for p in points]
+    known = [one for one in _SHARES if any(point[f"{one}_mean"] is not None for point in points)][:4]
+    known = known or ["top1"]
+    if len(points) == 1:
+        told = {one: _point(at, points[0], one, _SHARES[one].capitalize()) for at, one in enumerate(known)}
+        series = [Series(named[0], tuple(told.values()), "h0", joined=False)]
+        axis = category_axis("Images it is judged by", [_SHARES[one] for one in known])
+        legend: tuple[Entry, ...] = ()
+    else:
+        series = []
+        for at, one in enumerate(known[:3]):
+            mine = tuple(
+                _point(x + 0.06 * (at - 1), point, one, f"{name}, {_SHARES[one]}")
+                for x, (point, name) in enumerate(zip(points, named, strict=True))
+            )
+            series.append(Series(_SHARES[one], mine, f"h{at}", marker=at, filled=at == 0, joined=False))
+        cuts = [spelled(p["cut"], p["temperature"]) for p in points]
+        heads = [printable(p["head"]) for p in points]
+        # what all have in common only takes the room of what tells them apart
+        ticks = heads if len(set(cuts)) == 1 else cuts if len(set(heads)) == 1 else named
+        axis = category_axis("Head and cut" if ticks is named else "Cut" if ticks is cuts else "Head", ticks)
+        legend = tuple(
+            Entry(one.name.capitalize(), swatch(one.color, 0, one.marker, filled=one.filled), (at,))
+            for at, one in enumerate(series)
+        )
+    label = f"Chart of accuracies at one size. {'; '.join(map(_span, series))}"
+    y = percent_axis("Accuracy (%)", _reached(series))
+    rows = tuple(
+        (name, *(percent(p[f"{one}_mean"]) for one in known), *_certainty(p, known[0]))
+        for p, name in zip(points, named, strict=True)
+    )
+    shares = [_SHARES[one].capitalize() for one in known]
+    columns = ("Head", *shares, f"95 % interval, {_SHARES[known[0]]}", "Repeats")
+    size = f"{points[0]['n_per_class']:g}"
+    return Figure(
+        "curve",
+        f"Accuracy at {size} samples per class",
+        f"All fits have {size} samples per class; bars are 95 % intervals over the repeats.",
+        (both(Chart(label, axis, y, tuple(series), whiskers=True)),),
+        legend,
+        Table(columns, rows, 1),
+    )
 
 
 def _cuts(display: CutsDisplay) -> Figure:

@@ -5,83 +5,74 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from featbank import figures
-from featbank.errors import InvalidInputError
 from featbank.manifest import printable
 from featbank.plots import HistoryDisplay
 from featbank.report._axes import linear_axis, log_axis, percent_axis
-from featbank.report._charts import Chart, Point, Series, both, swatch
-from featbank.report._figures import Entry, Figure, Table, percent, spelled
+from featbank.report._charts import Chart, Point, Series, alone, swatch
+from featbank.report._figures import Entry, Figure, Table, percent
+from featbank.report._kept import Kept
 from featbank.runs import Run
 
-__all__ = ["Histories", "run_histories"]
+__all__ = ["Histories", "History", "run_histories"]
 
-#: A page holds so many heads' histories, and so many epochs of each; what is left out is said.
-_MOST_HEADS, _MOST_EPOCHS = 24, 200
+#: A page holds so many histories, and so many epochs of all of them together; what is left out is said.
+_MOST_HEADS, _MOST_EPOCHS_IN_ALL = 60, 2000
+#: Epochs of one head: so many where there is room, and never fewer than these.
+_MOST_EPOCHS, _LEAST_EPOCHS = 200, 24
 _SPLITS = {"train": "training", "val": "validation", "test": "test"}
-_SIZE = (470, 300)
+_SIZE = (440, 290)
+
+
+@dataclass(frozen=True)
+class History:
+    """How one head was trained: its number on the page, and the figure."""
+
+    at: int
+    figure: Figure
 
 
 @dataclass(frozen=True)
 class Histories:
-    """The heads a run kept, and the histories of those trained in epochs.
+    """The histories of the heads that were trained in epochs.
 
     Parameters
     ----------
-    heads : Table
-        One line per kept head, best first.
-    figures : tuple of Figure
-        The best head's first.
+    lines : tuple of History
+        In the order of the heads.
+    n_epochs : dict of str to int
+        How many epochs each head had, by its name.
     left_out : int
         How many more histories there are than the page holds.
     """
 
-    heads: Table
-    figures: tuple[Figure, ...]
+    lines: tuple[History, ...]
+    n_epochs: dict[str, int]
     left_out: int
 
 
-def run_histories(run: Run) -> Histories:
-    """Return what the page says of the kept heads of a run."""
-    entries = sorted(run.heads(), key=lambda one: -(one["val_top1"] or one["top1"] or 0.0))
+def run_histories(run: Run, heads: Sequence[Kept]) -> Histories:
+    """Return the histories of kept heads, as many as the page has room for."""
     known = run.histories()
-    drawn = []
-    for entry in entries:
-        try:
-            display = figures.history(run, entry["name"])
-        except InvalidInputError:  # not trained in epochs
-            continue
-        if display.n_epochs > 1:  # one that is solved in one step has nothing to follow
-            drawn.append((entry, display))
-    rows = tuple(
-        (
-            printable(one["name"]),
-            spelled(one["cut"], one["temperature"]),
-            printable(one["head"]),
-            f"{one['n_per_class']:g}",
-            percent(one["val_top1"]),
-            percent(one["top1"]),
-            *_epochs(len(known.get(one["name"], {}).get("train_loss", [])), one["best_epoch"]),
-        )
-        for one in entries
-    )
-    columns = ("Head", "Cut", "Kind", "Samples per class", "Validation", "Test", "Epochs", "Best epoch")
-    shown = [_history(at, entry, display) for at, (entry, display) in enumerate(drawn[:_MOST_HEADS])]
-    return Histories(Table(columns, rows, 3), tuple(shown), len(drawn) - len(shown))
+    n_epochs = {name: len(one.get("train_loss", [])) for name, one in known.items()}
+    # one that was solved in one step has nothing to follow
+    trained = [one for one in heads if n_epochs.get(one.name, 0) > 1]
+    drawn = trained[:_MOST_HEADS]
+    share = _MOST_EPOCHS_IN_ALL // max(len(drawn), 1)
+    most = max(_LEAST_EPOCHS, min(_MOST_EPOCHS, share))
+    lines = []
+    for one in drawn:
+        display = HistoryDisplay(known[one.name], best_epoch=one.entry["best_epoch"])
+        lines.append(History(one.at, _history(one, display, most)))
+    return Histories(tuple(lines), n_epochs, len(trained) - len(drawn))
 
 
-def _epochs(n: int, best: int | None) -> tuple[str, str]:
-    return ("–", "–") if n < 2 else (f"{n}", "–" if best is None else f"{best}")
-
-
-def _history(at: int, entry: dict[str, Any], display: HistoryDisplay) -> Figure:
+def _history(head: Kept, display: HistoryDisplay, most: int) -> Figure:
     n = display.n_epochs
-    step = math.ceil(n / _MOST_EPOCHS)
+    step = math.ceil(n / most)
     last = {n - 1} | ({display.best_epoch - 1} if display.best_epoch else set())
     epochs = sorted({*range(0, n, step), *last})
-    name = printable(entry["name"])
+    name = printable(head.name)
     best = f"epoch {display.best_epoch} kept" if display.best_epoch else ""
     drawings = []
     for kind, label in (("loss", "Cross-entropy loss (nats)"), ("accuracy", "Top-1 accuracy (%)")):
@@ -99,7 +90,7 @@ def _history(at: int, entry: dict[str, Any], display: HistoryDisplay) -> Figure:
         words += "Left and right arrow keys read out the epochs."
         x = linear_axis("Epoch", [0.0, float(n)])
         mark = (float(display.best_epoch), best) if display.best_epoch else None
-        drawings.append(both(Chart(words, x, y, series, by_row=True, mark=mark), _SIZE))
+        drawings.append(alone(Chart(words, x, y, series, by_row=True, mark=mark), _SIZE))
     splits = [split for split in _SPLITS if any(key.startswith(f"{split}_") for key in display.history)]
     legend = tuple(
         Entry(_SPLITS[split].capitalize(), swatch(f"h{of}", of, None)) for of, split in _numbered(splits)
@@ -107,7 +98,7 @@ def _history(at: int, entry: dict[str, Any], display: HistoryDisplay) -> Figure:
     caption = f"{n} epochs{', ' if best else ''}{best}"
     caption += f"; every {step} epochs are shown." if step > 1 else "."
     table = _table(display, epochs)
-    return Figure(f"history-{at}", name, caption, tuple(drawings), legend, table)
+    return Figure(f"history-{head.at}", name, caption, tuple(drawings), legend, table)
 
 
 def _numbered(splits: Sequence[str]) -> list[tuple[int, str]]:

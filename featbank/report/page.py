@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import re
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -17,11 +18,12 @@ from featbank import _atomic
 from featbank.errors import InvalidInputError
 from featbank.manifest import printable
 from featbank.report import _facts
-from featbank.report._figures import percent, run_figures
+from featbank.report._close_up import close_up
+from featbank.report._figures import Figure, percent, run_figures
 from featbank.report._histories import run_histories
-from featbank.report._mistakes import run_confusion
+from featbank.report._kept import Kept, kept_heads, table_rows
 from featbank.report._source import RunSource
-from featbank.report._svg import shown
+from featbank.report._svg import element, number, shown
 from featbank.report.study import Comparison, Study, read_study
 from featbank.runs import Run, resolve_run
 
@@ -32,11 +34,9 @@ __all__ = ["Report", "render_report", "write_report"]
 
 #: File in the run folder.
 REPORT_FILE = "report.html"
-_METRICS = {
-    f"{prefix}{metric}": f"{split} {metric[:3]}-{metric[3:]}"
-    for prefix, split in (("", "test"), ("val_", "validation"), ("train_", "training"))
-    for metric in ("top1", "top5")
-}
+_TEMPLATES = ("page.html", "macros.html", "heads.html")
+_SPLITS = {"": "test", "val_": "validation", "train_": "training"}
+_EPOCHS = {"": "", "best_": " at the best epoch", "final_": " at the last epoch"}
 
 
 @dataclass(frozen=True)
@@ -126,11 +126,17 @@ def render_report(run: Run, *, data: str | os.PathLike[str] | None = None) -> st
 
 
 def _render(run: Run, study: Study | None, source: RunSource) -> tuple[str, int]:
-    confusion = run_confusion(run, source)
+    heads = kept_heads(run)
+    closely = close_up(run, heads, source) if heads else None
+    if not heads:
+        source.missing.append("No confusion matrix: the run kept no head; fit again with --save-heads best.")
+    histories = run_histories(run, heads)
+    listed = table_rows(heads, histories.n_epochs)
     drawn = run_figures(run)
     samples = _facts.samples(source)
     figures, tables = _facts.cost(run, source)
-    style, script = _asset("page.css"), _asset("page.js")
+    style = _asset("page.css") + _asset("heads.css")
+    script = _asset("page.js") + _asset("heads.js")
     text = (
         _environment()
         .get_template("page.html")
@@ -139,12 +145,15 @@ def _render(run: Run, study: Study | None, source: RunSource) -> tuple[str, int]
             study=study,
             title=(study.title if study else "") or f"{run.source['dataset']} · {run.source['backbone']}",
             question=(study.question if study else "") or _facts.question(run),
-            answer=_facts.answer(run, confusion.n_rows if confusion else None),
+            answer=_facts.answer(run, closely.confusion.n_rows if closely else None),
             warnings=_facts.warnings(run),
+            contents=_contents(study, drawn, heads),
             first=drawn[:1],
             figures=drawn[1:],
-            histories=run_histories(run),
-            confusion=confusion,
+            kept=listed,
+            n_kept=len(heads),
+            histories=histories,
+            closely=closely,
             manifest=source.manifest,
             splits=_facts.splits(source.manifest) if source.manifest is not None else None,
             samples=samples,
@@ -158,7 +167,24 @@ def _render(run: Run, study: Study | None, source: RunSource) -> tuple[str, int]
             script_hash=_digest(script),
         )
     )
-    return text, len(samples) + (confusion.n_images if confusion else 0)
+    return text, len(samples) + (closely.n_images if closely else 0)
+
+
+def _contents(study: Study | None, drawn: list[Figure], heads: list[Kept]) -> list[tuple[str, str]]:
+    """Return names and places of the page's sections, in its order."""
+    figures = [(one.title, f"h-{one.key}") for one in drawn]
+    published = [("Published and measured", "h-published")]
+    kept = [("Kept heads", "heads"), ("One head closely", "closely")]
+    return [
+        *figures[:1],
+        *(published if study and (study.comparisons or study.claims) else []),
+        *figures[1:],
+        *(kept if heads else []),
+        ("Data", "data"),
+        ("Cost", "cost"),
+        ("Provenance", "provenance"),
+        ("Notes", "notes"),
+    ]
 
 
 def _asset(name: str) -> str:
@@ -175,7 +201,7 @@ def _environment() -> Environment:
     from jinja2 import DictLoader, Environment, StrictUndefined
 
     environment = Environment(
-        loader=DictLoader({"page.html": _asset("page.html")}),
+        loader=DictLoader({name: _asset(name) for name in _TEMPLATES}),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -183,8 +209,29 @@ def _environment() -> Environment:
         # every value a template prints, so that no name can bring a control character or a broken byte along
         finalize=shown,
     )
-    environment.filters["comparison"] = _comparison
+    environment.filters.update(comparison=_comparison, gauge=_gauge)
     return environment
+
+
+def _metric(found: re.Match[str]) -> str:
+    epoch, split, k = found.groups()
+    return f"{_SPLITS[split]} top-{k}{_EPOCHS[epoch]}"
+
+
+def _gauge(one: Comparison) -> Markup:
+    """Return published and measured on a line from 0 to 100 %; nothing where there is no share."""
+    known = [value for value in (one.published, one.measured) if isinstance(value, (int, float))]
+    if not one.is_share or not known:
+        return Markup("")
+    line: dict[str, object] = {"y1": 8, "y2": 8}
+    parts = [element("line", {"class": "track", "x1": 0, "x2": 140, **line})]
+    if one.low is not None and one.high is not None:
+        ends = {"x1": number(140 * one.low), "x2": number(140 * one.high)}
+        parts.append(element("line", {"class": "between", **ends, **line}))
+    for name, value in (("ours", one.measured), ("theirs", one.published)):
+        if isinstance(value, (int, float)):
+            parts.append(element("circle", {"class": name, "cx": number(140 * value), "cy": 8, "r": 4.5}))
+    return element("svg", {"class": "gauge", "viewBox": "0 0 140 16", "aria-hidden": "true"}, *parts)
 
 
 def _comparison(one: Comparison) -> dict[str, Any]:
@@ -202,7 +249,8 @@ def _comparison(one: Comparison) -> dict[str, Any]:
         gap = "–"
     else:
         gap = f"{100 * difference:+.2f} points" if one.is_share else f"{difference:+.4g}"
-    metric = _METRICS.get(one.metric, one.metric)
+        gap = gap.replace("-", "−")
+    metric = re.sub(r"\b(best_|final_|)(val_|train_|)top([15])\b", _metric, one.metric)
     interval = "" if one.low is None or one.high is None else f"{spelt(one.low)} – {spelt(one.high)}"
     return {
         "metric": metric,

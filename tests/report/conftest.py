@@ -19,6 +19,7 @@ from PIL import Image
 from featbank.banks import Bank, BankKey, BankStore
 from featbank.datasets import build_manifest, open_dataset
 from featbank.fitting import fit_heads
+from featbank.report import write_report
 from featbank.runs import Run
 
 #: Names a file system allows and a page must survive. No "/" can be in one, so no closing tag either.
@@ -119,6 +120,13 @@ def _fit(folder: Path, classes: tuple[str, ...], n: int, split: str, **options: 
 @pytest.fixture(scope="session")
 def _runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pages")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("featbank.figures.draw_all", lambda run, **options: {})  # the page draws its own
+        _fit_all(folder)
+    return folder
+
+
+def _fit_all(folder: Path) -> None:
     _fit(
         folder / "hostile",
         HOSTILE,
@@ -140,8 +148,8 @@ def _runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         name="warmth",
     )
     many = tuple(f"class {at:02d}" for at in range(45))
-    _fit(folder / "many", many, 4, "2,1,1", cuts=("block5_pool",), samples_per_class="2", repeats=1)
-    return folder
+    both = {"cuts": ("block5_pool",), "heads": ("softmax", "ncm"), "samples_per_class": "2", "repeats": 1}
+    _fit(folder / "many", many, 4, "2,1,1", **both)
 
 
 def _copied(source: Path, target: Path) -> Run:
@@ -178,12 +186,12 @@ STUDY: dict[str, Any] = {
     "question": "Does it <b>grow</b>?",
     "published": [
         {"label": "16 samples", "metric": "top1", "value": 0.65, "source": "A report & more"},
-        {"label": "best T", "metric": "temperature of the highest val_top1", "value": 1.81},
+        {"label": "best T", "metric": "temperature of the highest best_val_top1", "value": 1.81},
         {"label": "never measured", "metric": "val_top1", "value": "about 0.3", "source": ""},
     ],
     "measured": [
         {"label": "16 samples", "metric": "top1", "value": 0.7321, "low": 0.72, "high": 0.75},
-        {"label": "best T", "metric": "temperature of the highest val_top1", "value": 2.0},
+        {"label": "best T", "metric": "temperature of the highest best_val_top1", "value": 2.0},
         {"label": "extra", "metric": "top5", "value": 0.9},
     ],
     "claims": [
@@ -205,6 +213,20 @@ def write_study() -> Callable[..., None]:
         (run.path / "study.json").write_text(json.dumps(STUDY | changes))
 
     return write
+
+
+@pytest.fixture(scope="session")
+def pages(_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Pages that are only looked at, written once: "plain" and "studied" of hostile, and "many"."""
+    folder = tmp_path_factory.mktemp("written")
+    written = {}
+    for name, kind in (("plain", "hostile"), ("many", "many"), ("studied", "hostile")):
+        run = _copied(_runs / kind, folder / name)
+        if name == "studied":
+            (run.path / "study.json").write_text(json.dumps(STUDY))
+        photos = folder / name / "photos"
+        written[name] = write_report(run, folder / f"{name}.html", data=photos).path
+    return written
 
 
 @pytest.fixture

@@ -86,13 +86,20 @@ document.querySelectorAll(".chart:not(.rows)").forEach((chart) => {
     else hideTip();
   });
   chart.addEventListener("pointerleave", leave);
+  points.forEach((point, number) => { point.tabIndex = number ? -1 : 0; }); // one stop of the tab key
   for (const point of points) {
-    point.addEventListener("focus", () => showPoint(point));
+    point.addEventListener("focus", () => {
+      points.forEach((one) => { one.tabIndex = one === point ? 0 : -1; });
+      showPoint(point);
+    });
     point.addEventListener("blur", hideTip);
     point.addEventListener("keydown", (event) => {
-      if (!event.key.startsWith("Arrow")) return;
+      if (event.key === "Home" || event.key === "End") {
+        const line = points.filter((one) => one.dataset.series === point.dataset.series);
+        line[event.key === "Home" ? 0 : line.length - 1].focus();
+      } else if (event.key.startsWith("Arrow")) neighbour(points, point, event.key)?.focus();
+      else return;
       event.preventDefault();
-      neighbour(points, point, event.key)?.focus();
     });
   }
 });
@@ -108,7 +115,10 @@ document.querySelectorAll(".chart.rows").forEach((chart) => {
   const span = epochs[epochs.length - 1] - epochs[0] || 1;
   const hair = chart.querySelector(".hair");
   let at = 0;
-  const show = (index, aloud) => {
+  // a screen reader hands the arrow keys to a slider, and reads its value text
+  chart.setAttribute("role", "slider");
+  chart.tabIndex = 0;
+  const show = (index) => {
     at = Math.max(0, Math.min(rows.length - 1, index));
     const x = first + ((epochs[at] - epochs[0]) / span) * (last - first);
     const box = chart.getBoundingClientRect();
@@ -120,23 +130,32 @@ document.querySelectorAll(".chart.rows").forEach((chart) => {
     const lines = names.slice(1).map((name, i) => ["more", `${name}: ${cells[i + 1]}`]);
     showTip([["value", `Epoch ${cells[0]}`], ...lines],
       box.left + (x * box.width) / chart.viewBox.baseVal.width, box.top + box.height * 0.3);
-    if (aloud) live.textContent = `Epoch ${cells[0]}. ${lines.map((one) => one[1]).join(", ")}`;
+    say();
   };
+  const say = () => {
+    const cells = [...rows[at].cells].map((cell) => cell.textContent);
+    chart.setAttribute("aria-valuenow", epochs[at]);
+    chart.setAttribute("aria-valuetext",
+      `Epoch ${cells[0]}. ${names.slice(1).map((name, i) => `${name}: ${cells[i + 1]}`).join(", ")}`);
+  };
+  chart.setAttribute("aria-valuemin", epochs[0]);
+  chart.setAttribute("aria-valuemax", epochs[epochs.length - 1]);
+  say();
   chart.addEventListener("pointermove", (event) => {
     const box = chart.getBoundingClientRect();
     const x = ((event.clientX - box.left) * chart.viewBox.baseVal.width) / box.width;
     const epoch = epochs[0] + ((x - first) / (last - first || 1)) * span;
     const far = epochs.map((one) => Math.abs(one - epoch));
-    show(far.indexOf(Math.min(...far)), false);
+    show(far.indexOf(Math.min(...far)));
   });
   chart.addEventListener("pointerleave", leave);
   chart.addEventListener("blur", hideTip);
-  chart.addEventListener("focus", () => { if (chart.matches(":focus-visible")) show(at, true); });
+  chart.addEventListener("focus", () => { if (chart.matches(":focus-visible")) show(at); });
   chart.addEventListener("keydown", (event) => {
     const step = { ArrowLeft: -1, ArrowRight: 1, Home: -rows.length, End: rows.length }[event.key];
     if (!step) return;
     event.preventDefault();
-    show(at + step, true);
+    show(at + step);
   });
 });
 
@@ -146,34 +165,4 @@ document.querySelectorAll(".legend [data-series]").forEach((entry) => {
   entry.addEventListener("pointerleave", () => light(figure, []));
 });
 
-// the images behind a cell
-
-const viewer = document.getElementById("viewer");
-
-function openCell(cell) {
-  const pair = cell.dataset.pair;
-  const images = [...document.querySelectorAll(`main .mistake[data-pair="${pair}"]`)];
-  const count = Number(cell.dataset.count);
-  document.getElementById("viewer-title").textContent = cell.getAttribute("aria-label");
-  let note = "";
-  if (images.length === 0) note = "Their images are not in this page; the notes say why.";
-  else if (images.length < count) note = `${images.length} of the ${count} images are in this page.`;
-  document.getElementById("viewer-note").textContent = note;
-  document.getElementById("viewer-images").replaceChildren(...images.map((one) => {
-    const copy = one.cloneNode(true);
-    copy.removeAttribute("id");
-    return copy;
-  }));
-  hideTip();
-  viewer.showModal();
-}
-
-document.querySelectorAll("a[data-pair]").forEach((cell) => {
-  cell.addEventListener("click", (event) => {
-    event.preventDefault();
-    openCell(cell);
-  });
-});
-document.getElementById("viewer-close").addEventListener("click", () => viewer.close());
-viewer.addEventListener("click", (event) => { if (event.target === viewer) viewer.close(); });
 document.addEventListener("keydown", (event) => { if (event.key === "Escape") hideTip(); });

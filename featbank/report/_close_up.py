@@ -1,0 +1,162 @@
+"""One head closely: its answers and their images, written for the best head and kept ready for the others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from featbank.manifest import printable
+from featbank.report._answers import Answers, Gallery, Seen, embed, read_answers
+from featbank.report._confusion import FEW_PAIRS, MOST_CLASSES, MOST_PAIRS, Confusion, confusion_of, shortened
+from featbank.report._kept import Facet, Kept, facets
+from featbank.report._source import RunSource
+from featbank.runs import Run
+
+__all__ = ["CloseUp", "Mistake", "close_up"]
+
+#: Misclassified images that are seen without opening anything: all if they are few, else so many.
+_FEW, _N_SHOWN = 18, 12
+_SPLITS = {"val": "validation", "test": "test"}
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One embedded image; what the first head took it for, with both probabilities, if it did."""
+
+    at: int
+    seen: Seen
+    pred: int | None = None
+    p_pred: int | None = None
+    p_true: int | None = None
+
+    @property
+    def pair(self) -> str:
+        """Name of the pair of classes; empty where the first head is right."""
+        return "" if self.pred is None else f"{self.seen.true}-{self.pred}"
+
+
+@dataclass(frozen=True)
+class CloseUp:
+    """What the page shows of one head at a time.
+
+    Parameters
+    ----------
+    heads : tuple of Kept
+        Those whose answers are in the page; the first one's are written out.
+    facets : tuple of Facet
+        By what one of them is chosen.
+    split : str
+        The images it answered on.
+    confusion : Confusion
+        Of the first head.
+    short, classes : tuple of str
+        Names of the classes, shortened and whole.
+    shown, folded, others : tuple of Mistake
+        The images embedded: the first head's mistakes, worst first, and those of other heads.
+    data : Markup
+        What the script needs for the other heads, as JSON.
+    left_out : int
+        Heads whose answers are not in the page.
+    """
+
+    heads: tuple[Kept, ...]
+    facets: tuple[Facet, ...]
+    split: str
+    confusion: Confusion
+    short: tuple[str, ...]
+    classes: tuple[str, ...]
+    shown: tuple[Mistake, ...]
+    folded: tuple[Mistake, ...]
+    others: tuple[Mistake, ...]
+    data: Markup
+    left_out: int
+
+    @property
+    def first(self) -> Kept:
+        """The head that is written out."""
+        return self.heads[0]
+
+    @property
+    def n_images(self) -> int:
+        """How many images are embedded."""
+        return len(self.shown) + len(self.folded) + len(self.others)
+
+    @property
+    def numbers(self) -> set[int]:
+        """Numbers of the heads that can be chosen."""
+        return {one.at for one in self.heads}
+
+    @property
+    def targets(self) -> dict[str, str]:
+        """Where the link of each confused pair leads when the page runs no script."""
+        images = [*self.shown, *self.folded]
+        return {one.pair: f"image-{one.at}" for one in reversed(images)}
+
+
+def close_up(run: Run, heads: Sequence[Kept], source: RunSource) -> CloseUp | None:
+    """Return the answers of the heads of a run; None if not one of them can be read."""
+    told, left_out = read_answers(run, heads, source)
+    if not told:
+        return None
+    gallery = embed(told, source)
+    # mistakes name classes as the bank has them
+    index = {name: at for at, name in enumerate(source.manifest.classes)} if source.manifest else {}
+    mine = [Mistake(at, gallery.images[at], *more) for at, *more in gallery.of(told[0], index)]
+    known = {one.at for one in mine}
+    others = tuple(Mistake(at, seen) for at, seen in enumerate(gallery.images) if at not in known)
+    n_shown = _N_SHOWN if len(mine) > _FEW else _FEW
+    classes = tuple(map(printable, run.classes))
+    chosen = [one.head for one in told]
+    asked = facets(run, chosen)
+    return CloseUp(
+        heads=tuple(chosen),
+        facets=tuple(asked),
+        split=_SPLITS[told[0].split],
+        confusion=confusion_of(told[0]),
+        short=tuple(map(shortened, classes)),
+        classes=classes,
+        shown=tuple(mine[:n_shown]),
+        folded=tuple(mine[n_shown:]),
+        others=others,
+        data=_data(told, gallery, index, classes, asked),
+        left_out=left_out,
+    )
+
+
+def _data(
+    told: Sequence[Answers],
+    gallery: Gallery,
+    index: dict[str, int],
+    classes: Sequence[str],
+    asked: Sequence[Facet],
+) -> Markup:
+    """Return what the script reads. Nothing in it can end the element it stands in."""
+    heads: list[dict[str, Any]] = []
+    for number, one in enumerate(told):
+        images = [-1 if part is None else part for line in gallery.of(one, index) for part in line]
+        heads.append(
+            {
+                "at": one.head.at,
+                "named": one.head.named,
+                "split": _SPLITS[one.split],
+                "figures": one.head.figures,
+                "facets": [facet.of_heads[number] for facet in asked],
+                "cells": one.cells,
+                "images": images,
+            }
+        )
+    told_once = {
+        "classes": list(classes),
+        "few": _FEW,
+        "shown": _N_SHOWN,
+        "pairs": FEW_PAIRS if len(classes) <= MOST_CLASSES else MOST_PAIRS,
+        "heads": heads,
+    }
+    text = json.dumps(told_once, separators=(",", ":"))  # ASCII alone
+    for sign in "<>&":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return Markup(text)  # no sign left that HTML knows

@@ -1,0 +1,147 @@
+"""The heads a run kept: in which order the page has them, and by what they are told apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from featbank.manifest import printable
+from featbank.report._figures import percent, spelled
+from featbank.runs import Run
+from featbank.sweep import FitResult
+from featbank.sweep.results import fit_id
+
+__all__ = ["Facet", "Kept", "facets", "kept_heads", "table_rows"]
+
+#: The table of kept heads has so many lines; how many are left out is said.
+_MOST_LISTED = 200
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One kept head.
+
+    Parameters
+    ----------
+    at : int
+        Its number on the page.
+    entry : dict
+        What `Run.heads` says of it.
+    fit : FitResult or None
+        Its line of ``results.csv``.
+    """
+
+    at: int
+    entry: dict[str, Any]
+    fit: FitResult | None
+
+    @property
+    def name(self) -> str:
+        """Name of its files."""
+        return str(self.entry["name"])
+
+    @property
+    def cut(self) -> str:
+        """Its cut, with the temperature if there is one."""
+        return spelled(self.entry["cut"], self.entry["temperature"])
+
+    @property
+    def named(self) -> str:
+        """The head in words."""
+        facts = self.entry
+        size = f"{facts['n_per_class']:g} samples per class"
+        return f"{printable(facts['head'])} on {self.cut}, {size}, repeat {facts['repeat']}"
+
+    @property
+    def figures(self) -> list[tuple[str, str]]:
+        """What is known of how good it is, as (name, value)."""
+        facts, fit = self.entry, self.fit
+        found = [
+            ("test accuracy", facts["top1"]),
+            ("validation accuracy", facts["val_top1"]),
+            ("training accuracy", fit.train_top1 if fit else None),
+            ("test top-5", fit.top5 if fit else None),
+            ("calibration error (test)", fit.ece if fit else None),
+        ]
+        return [(name, percent(value)) for name, value in found if value is not None]
+
+
+@dataclass(frozen=True)
+class Facet:
+    """One thing heads differ in: its name, its values, and which of them each head has."""
+
+    name: str
+    values: tuple[str, ...]
+    of_heads: tuple[int, ...]
+
+
+def kept_heads(run: Run) -> list[Kept]:
+    """Return the kept heads: the best, then the best of each other curve, then the rest, good ones first."""
+
+    def merit(entry: dict[str, Any]) -> float:
+        return -float(entry["val_top1"] or entry["top1"] or 0.0)
+
+    entries = sorted(run.heads(), key=merit)
+    if any(one["saved"] for one in entries):
+        best = run.best_head()["name"]
+        entries.sort(key=lambda one: one["name"] != best)
+    firsts: dict[Any, str] = {}
+    for one in entries:
+        firsts.setdefault((one["cut"], one["head"], one["temperature"]), one["name"])
+    leading = set(firsts.values())
+    entries.sort(key=lambda one: one["name"] not in leading)
+    fits = {fit_id(fit): fit for fit in run.result().fits}
+    return [
+        Kept(
+            at,
+            one,
+            fits.get(((one["cut"], one["head"], one["temperature"]), one["n_per_class"], one["repeat"])),
+        )
+        for at, one in enumerate(entries)
+    ]
+
+
+def _size(one: Kept) -> str:
+    return f"{one.entry['n_per_class']:g}"
+
+
+def facets(run: Run, heads: Sequence[Kept]) -> list[Facet]:
+    """Return what has to be chosen to name one of the heads; nothing that follows from the rest."""
+    depth = {cut: at for at, cut in enumerate(run.result().cuts)}
+
+    def place(one: Kept) -> tuple[int, float]:
+        return depth.get(one.entry["cut"], len(depth)), one.entry["temperature"] or 0.0
+
+    asked: list[tuple[str, Callable[[Kept], str], Callable[[Kept], Any]]] = [
+        ("Cut", lambda one: one.cut, place),
+        ("Head", lambda one: printable(one.entry["head"]), lambda one: 0),
+        (
+            "Samples per class",
+            lambda one: f"{one.entry['n_per_class']:g}",
+            lambda one: one.entry["n_per_class"],
+        ),
+        ("Repeat", lambda one: f"{one.entry['repeat']}", lambda one: one.entry["repeat"]),
+    ]
+    found: list[Facet] = []
+    told: list[tuple[str, ...]] = [() for _ in heads]
+    for name, value, order in asked:
+        mine = [value(one) for one in heads]
+        if len(set(zip(told, mine, strict=True))) == len(set(told)):
+            continue
+        values = tuple(dict.fromkeys(value(one) for one in sorted(heads, key=order)))
+        found.append(Facet(name, values, tuple(values.index(one) for one in mine)))
+        told = [(*before, one) for before, one in zip(told, mine, strict=True)]
+    return found
+
+
+def table_rows(heads: Sequence[Kept], n_epochs: dict[str, int]) -> list[tuple[Kept, tuple[str, ...]]]:
+    """Return the lines of the table of kept heads: three cells of text, then numbers."""
+    lines: list[tuple[Kept, tuple[str, ...]]] = []
+    for one in heads[:_MOST_LISTED]:
+        facts, n = one.entry, n_epochs.get(one.name, 0)
+        best = facts["best_epoch"]
+        epochs = ("–", "–") if n < 2 else (f"{n}", "–" if best is None else f"{best}")
+        shares = percent(facts["val_top1"]), percent(facts["top1"])
+        lines.append((one, (one.name, one.cut, printable(facts["head"]), _size(one), *shares, *epochs)))
+    return lines
