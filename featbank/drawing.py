@@ -1,20 +1,15 @@
-"""How every figure looks, and how it becomes a file: the same bytes for the same data, with no display."""
+"""How every figure looks: colours, lines, axes and legends, the same everywhere and with no display."""
 
 from __future__ import annotations
 
-import io
-import os
 import textwrap
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from featbank import _atomic
 from featbank.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -26,18 +21,20 @@ __all__ = [
     "GREY",
     "MARKERS",
     "OKABE_ITO",
-    "Display",
     "check_format",
+    "color_bar",
     "depth_colors",
+    "doublings",
     "fitted",
     "grouped_legend",
-    "head_axes",
-    "head_figure",
     "heading",
     "new_figure",
     "note",
     "percent",
     "percent_axis",
+    "size_axis",
+    "size_label",
+    "size_words",
     "split_look",
     "styled",
     "tick_sizes",
@@ -105,20 +102,6 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def pair_of_axes(ax: Any, width: float, height: float, what: str) -> NDArray[Any]:
-    """Return the caller's two axes as an array, or two beside each other on a new figure (inches).
-
-    Raises
-    ------
-    InvalidInputError
-        If `ax` is not two axes; `what` says what is drawn on them.
-    """
-    pair = np.ravel(np.array(new_figure(width, height).subplots(1, 2) if ax is None else ax, dtype=object))
-    if len(pair) != 2:
-        raise InvalidInputError(f"{what} is drawn on two axes, got {len(pair)}")
-    return pair
-
-
 def depth_colors(n: int) -> list[str]:
     """Return `n` colours from dark to light for things that have an order, told apart in grey too."""
     import matplotlib
@@ -132,6 +115,16 @@ def percent_axis(axes: Axes) -> None:
     """Give the vertical axis of percentages a little room, and no room above 100."""
     low, high = axes.get_ylim()
     axes.set_ylim(max(low, -2.0), min(high, 102.0))
+
+
+def color_bar(image: Any, axes: Any, label: str, *, shrink: float = 0.9) -> Any:
+    """Draw and return a colour bar beside axes; the label says name and unit."""
+    # Several axes keep where they stand; one alone moves up to its bar.
+    kept: dict[str, Any] = {"panchor": False} if isinstance(axes, list) else {}
+    bar = image.get_figure().colorbar(image, ax=axes, shrink=shrink, aspect=30, pad=0.02, **kept)
+    bar.set_label(label)
+    bar.outline.set_visible(False)
+    return bar
 
 
 def heading(text: str) -> Any:
@@ -148,8 +141,8 @@ def note(text: str) -> Any:
     return Text(text=text, color="#3c4043")
 
 
-def grouped_legend(owner: Any, entries: Sequence[Any], *, outside: bool) -> None:
-    """Draw a legend of lines, headings and notes; outside the axes it makes its own room.
+def grouped_legend(owner: Any, entries: Sequence[Any], *, outside: bool) -> Any:
+    """Draw and return a legend of lines, headings and notes; outside the axes it makes its own room.
 
     Matplotlib has no headings inside a legend. Here a heading is drawn where the handle of a line would be,
     and the label beside it is only measured, so that the legend is as wide as it has to be.
@@ -188,6 +181,7 @@ def grouped_legend(owner: Any, entries: Sequence[Any], *, outside: bool) -> None
         text.set_parse_math(False)
         if isinstance(entry, Text):
             text.set_visible(False)
+    return legend
 
 
 def split_look(split: str) -> dict[str, Any]:
@@ -204,17 +198,110 @@ def percent(values: Any) -> Any:
     return 100.0 * np.asarray(values, dtype=np.float64)
 
 
-def tick_sizes(sizes: Sequence[float], most: int = 9) -> list[float]:
-    """Choose which of the ascending `sizes` get a tick on a log2 axis so that labels do not touch."""
-    gap = 0.045 * float(np.log2(sizes[-1] / sizes[0]))
-    while True:
-        kept = [sizes[0]]
-        for size in sizes[1:]:
-            if np.log2(size / kept[-1]) >= gap > 0:
-                kept.append(size)
-        if len(kept) <= most:
-            return kept
-        gap *= 1.3
+def size_label(n_per_class: float) -> str:
+    """Return samples per class for a tick or the head of a column; not whole is the mean of ``all``.
+
+    Examples
+    --------
+    >>> size_label(16), size_label(125.6)
+    ('16', 'all')
+    """
+    return f"{int(n_per_class)}" if n_per_class == int(n_per_class) else "all"
+
+
+def size_words(n_per_class: float) -> str:
+    """Return samples per class in words.
+
+    Examples
+    --------
+    >>> size_words(16), size_words(125.6)
+    ('16 per class', 'all samples (125.6 per class on average)')
+    """
+    label = size_label(n_per_class)
+    return f"{label} per class" if label != "all" else f"all samples ({n_per_class:.4g} per class on average)"
+
+
+def _plain_number(value: float) -> str:
+    return f"{value:g}"
+
+
+def tick_sizes(
+    sizes: Sequence[float], always: Sequence[float] = (), *, label: Callable[[float], str] = _plain_number
+) -> list[float]:
+    """Choose which of `sizes` get a tick on a log2 axis so that labels do not touch.
+
+    Parameters
+    ----------
+    sizes : sequence of float
+        Where there is something, over 0.
+    always : sequence of float, default=()
+        Those of them that come first; of two that touch the second gives way even so.
+    label : callable, optional
+        What is written at a tick.
+
+    Returns
+    -------
+    list of float
+        Ascending.
+
+    Examples
+    --------
+    >>> tick_sizes([1, 2, 3, 4, 120, 128], always=[128])
+    [1, 2, 3, 4, 128]
+    """
+    span = float(np.log2(max(sizes) / min(sizes))) or 1.0
+
+    def half(size: float) -> float:  # what half a label takes of axes that are five inches wide, and a gap
+        return 0.0095 * len(label(size)) + 0.008
+
+    kept: list[float] = []
+    # Powers of two before others: they are what such an axis counts by.
+    ranked = sorted(sizes, key=lambda size: (not float(np.log2(size)).is_integer(), size))
+    for size in dict.fromkeys([*always, min(sizes), max(sizes), *ranked]):
+        if all(abs(float(np.log2(size / other))) / span > half(size) + half(other) for other in kept):
+            kept.append(size)
+    return sorted(kept)
+
+
+def doublings(size: float, until: float) -> Iterator[float]:
+    """Yield twice a size, four times it, ... up to `until`, which comes last.
+
+    Examples
+    --------
+    >>> list(doublings(32, 200)), list(doublings(32, 32))
+    ([64, 128, 200], [])
+    """
+    while size < until:
+        size = min(2 * size, until)
+        yield size
+
+
+def size_axis(
+    axes: Axes,
+    sizes: Sequence[float],
+    always: Sequence[float] = (),
+    *,
+    label: Callable[[float], str] = _plain_number,
+) -> None:
+    """Make the horizontal axis logarithmic to base 2, with ticks where there is something.
+
+    Parameters
+    ----------
+    axes : matplotlib.axes.Axes
+        Whose axis.
+    sizes, always, label
+        See `tick_sizes`.
+    """
+    from matplotlib.ticker import NullFormatter, NullLocator
+
+    low, high = min(sizes), max(sizes)
+    ticks = tick_sizes(sorted(set(sizes)), always, label=label)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(ticks, [label(one) for one in ticks])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    pad = 2.0 if low == high else (high / low) ** 0.04  # one size alone: an axis needs a width
+    axes.set_xlim(low / pad, high * pad)
 
 
 def fitted(text: str, inches: float, size: float = 11.0) -> str:
@@ -224,95 +311,9 @@ def fitted(text: str, inches: float, size: float = 11.0) -> str:
     return "\n".join(line for one in text.splitlines() for line in textwrap.wrap(one, width) or [""])
 
 
-def head_figure(figure: Figure, title: str) -> None:
-    """Write a title over a whole figure, in as many lines as it takes."""
-    width = float(figure.get_size_inches()[0])
-    figure.suptitle(
-        fitted(title, width - 0.4), x=0.01, horizontalalignment="left", fontsize=11, parse_math=False
-    )
-
-
-def head_axes(axes: Axes, title: str, inches: float) -> None:
-    """Write a title over axes that are about so wide, in as many lines as it takes."""
-    axes.set_title(fitted(title, inches, 12.0), parse_math=False)
-
-
 def check_format(path: Path) -> str:
     """Return the format a file name asks for; raises `InvalidInputError` for other than PNG and SVG."""
     kind = path.suffix.lower().removeprefix(".")
     if kind not in FORMATS:
         raise InvalidInputError(f"cannot write a figure to {str(path)!r}; end it in .png or .svg")
     return kind
-
-
-class Display:
-    """What all displays share: `plot` draws and returns the display, `save` writes the figure.
-
-    Attributes
-    ----------
-    figure_ : matplotlib.figure.Figure
-        The figure drawn last.
-    ax_ : matplotlib.axes.Axes or ndarray of them
-        The axes drawn on last.
-    """
-
-    figure_: Figure
-    ax_: Any
-
-    def plot(self, ax: Any = None) -> Display:
-        """Draw; each display says on what."""
-        raise NotImplementedError(f"{type(self).__name__} draws nothing yet; give it a plot method")
-
-    def _start(self, ax: Axes | None, width: float, height: float) -> Axes:
-        """Take the caller's axes, or make a figure with one."""
-        if ax is None:
-            ax = new_figure(width, height).add_subplot()
-        figure = ax.get_figure(root=True)
-        if figure is None:
-            raise InvalidInputError("ax belongs to no figure any more; make new axes")
-        self.ax_, self.figure_ = ax, figure
-        return ax
-
-    def _image(self, kind: str) -> bytes:
-        if not hasattr(self, "figure_"):
-            self.plot()
-        buffer = io.BytesIO()
-        with styled(), warnings.catch_warnings():
-            # A name in a script the font lacks comes out as boxes; that is no reason to fail or to shout.
-            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-            metadata = {"Date": None} if kind == "svg" else {"Software": None}
-            self.figure_.savefig(buffer, format=kind, metadata=metadata)
-        return buffer.getvalue()
-
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the figure as PNG or SVG, by the ending of `path`; it is drawn first if it was not yet.
-
-        Equal data give equal bytes (for one version of matplotlib). The file is whole or absent.
-
-        Parameters
-        ----------
-        path : path-like
-            Where to; missing folders are made.
-
-        Returns
-        -------
-        pathlib.Path
-            `path`.
-
-        Raises
-        ------
-        InvalidInputError
-            If the ending is neither ``.png`` nor ``.svg``.
-        CacheWriteError
-            If the file cannot be written.
-        """
-        target = Path(path)
-        kind = check_format(target)
-        data = self._image(kind)
-        _atomic.make_folder(target.parent)
-        _atomic.write_file(target, data)
-        return target
-
-    def _repr_png_(self) -> bytes:
-        """Show the figure where the last line of a notebook cell is a display."""
-        return self._image("png")

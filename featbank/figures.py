@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from featbank._registry import nearest
 from featbank.backbones import get_spec
+from featbank.drawing import size_words
 from featbank.errors import BankError, InvalidInputError, UnknownNameError
 from featbank.inspection import BankImages, MistakesDisplay, bank_of_run
 from featbank.metrics import PowerLaw
@@ -135,7 +136,8 @@ def curve(
                 law = result.power_law((cut, head, temperature), metric=metric)
                 if extrapolate <= law.n_max:
                     raise InvalidInputError(
-                        f"extrapolate={extrapolate:g} must be over the largest size fitted, {law.n_max:g}"
+                        f"cannot extrapolate to {extrapolate:g} samples per class; it must be over the "
+                        f"largest size fitted, {law.n_max:g}"
                     )
                 laws[names[run.path, cut], head, temperature] = law
     title = ", ".join(dict.fromkeys(_title(run) for run in runs))
@@ -192,6 +194,11 @@ def cuts(run: Run, n_per_class: float | None = None) -> CutsDisplay:
     """Accuracy against the depth of the cut, with the training accuracy beside it."""
     result = run.result()
     points = [point for point in result.curve() if point["temperature"] is None]
+    if not points and result.curve():
+        raise InvalidInputError(
+            "the run has only the cut 'softmax', which has no depth; draw its temperatures instead: "
+            "featbank plot temperature"
+        )
     depth = [cut for cut in result.cuts if cut != "softmax"]
     return CutsDisplay(points, cuts=depth, n_per_class=n_per_class, title=_title(run))
 
@@ -232,10 +239,9 @@ def confusion(run: Run, head: str | None = None) -> ConfusionDisplay:
 
 
 def times(run: Run) -> TimesDisplay:
-    """Seconds of fitting per cut and head, all fits together, and of extracting each cut.
+    """Seconds of fitting per cut and head, all fits together, and of the passes that extracted the cuts.
 
-    The extraction is left out where the bank is gone. Cuts that came from one pass share its time, so their
-    bars are not to be added up.
+    A pass is drawn once, however many cuts came from it. The extraction is left out where the bank is gone.
     """
     result = run.result()
     fits = [one for one in result.fits if one.status == "ok"]
@@ -244,16 +250,43 @@ def times(run: Run) -> TimesDisplay:
     parts: list[dict[str, Any]] = []
     try:
         bank = bank_of_run(run.source, run.path)
+        known: dict[str, float] = {}
         for cut in order:
             duration_s = bank.facts("logits" if cut == "softmax" else cut).get("duration_s")
             if duration_s is not None:
-                parts.append({"what": "extract", "cut": cut, "duration_s": duration_s})
-        note += f"\nextract: {len(bank)} images,\ncuts of one pass share it"
+                known[cut] = duration_s
+        for members, duration_s in _passes(known):
+            parts.append({"what": "extract", "cut": _of_pass(members, order), "duration_s": duration_s})
+        note += f"\nextract: {len(bank)} images"
+        note += ",\na pass of several cuts once" if len(known) > 1 else ""
     except (BankError, UnknownNameError):
         note += "\nthe bank is gone:\nextraction not known"
     parts += [{"what": f"fit {one.head}", "cut": one.cut, "duration_s": one.duration_s} for one in fits]
-    parts.sort(key=lambda part: order.index(part["cut"]))
+    parts.sort(key=lambda part: order.index(part["cut"]) if part["cut"] in order else -1)
     return TimesDisplay(parts, title=_title(run), note=note)
+
+
+def _passes(durations: Mapping[str, float]) -> list[tuple[list[str], float]]:
+    """Return (cuts, seconds) of each pass over the images.
+
+    A bank keeps for each cut the time of the pass it came from, taken when the cut was settled: those of one
+    pass are a few files' writing apart.
+    """
+    found: list[tuple[list[str], float]] = []
+    for cut, duration_s in sorted(durations.items(), key=lambda one: one[1]):
+        if found and duration_s - found[-1][1] <= 0.05 + 0.01 * duration_s:
+            found[-1] = ([*found[-1][0], cut], duration_s)
+        else:
+            found.append(([cut], duration_s))
+    return found
+
+
+def _of_pass(members: Sequence[str], order: Sequence[str]) -> str | None:
+    """Name the cuts of a pass: None for all there are, else from shallow to deep, the middle left out."""
+    if len(members) == len(order) > 1:
+        return None
+    named = sorted(members, key=order.index)
+    return " + ".join(named if len(named) < 3 else [named[0], f"{len(named) - 2} more", named[-1]])
 
 
 def mistakes(
@@ -302,7 +335,7 @@ def mistakes(
 def _spelled(entry: Mapping[str, Any]) -> str:
     """Say which head it is, for people: ``"softmax on fc7, 16 per class"``."""
     at = "" if entry["temperature"] is None else f" at T = {entry['temperature']:g}"
-    return f"{entry['head']} on {entry['cut']}{at}, {entry['n_per_class']:g} per class"
+    return f"{entry['head']} on {entry['cut']}{at}, {size_words(entry['n_per_class'])}"
 
 
 def _title(run: Run) -> str:

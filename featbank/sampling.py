@@ -151,8 +151,8 @@ def draw_nested(
     >>> draw_nested([0, 0, 0, 1, 1], [3])
     Traceback (most recent call last):
         ...
-    featbank.errors.InvalidInputError: n_per_class=3 asks for more samples than 1 of 2 classes has:
-    class 1 has 2. Use n_per_class <= 2, or drop this class.
+    featbank.errors.InvalidInputError: n_per_class=3 (--samples-per-class) asks for more samples than 1 of 2
+    classes has: class 1 has 2. Use at most 2, or drop this class.
     """
     labels = np.asarray(y)
     if labels.ndim != 1 or not (labels.size == 0 or np.issubdtype(labels.dtype, np.integer)):
@@ -204,8 +204,8 @@ def _check_counts(size: int, counts: dict[int, int], class_names: Sequence[str] 
     rest = len(short) - len(said)
     these, have = ("this class", "has") if len(short) == 1 else ("these classes", "have")
     fewest = min(short.values())
-    advice = f"Use n_per_class <= {fewest}, or drop {these}." if fewest else f"Drop {these} or add samples."
+    advice = f"Use at most {fewest}, or drop {these}." if fewest else f"Drop {these} or add samples."
     raise InvalidInputError(
-        f"n_per_class={size} asks for more samples than {len(short)} of {len(counts)} classes {have}: "
-        f"{', '.join(said)}{f' and {rest} more' if rest else ''}. {advice}"
+        f"n_per_class={size} (--samples-per-class) asks for more samples than {len(short)} of {len(counts)} "
+        f"classes {have}: {', '.join(said)}{f' and {rest} more' if rest else ''}. {advice}"
     )

@@ -93,9 +93,15 @@ def _print(comparison: Comparison, runs: dict[str, Run]) -> None:
     several = len({one.run for one in comparison.curves}) > 1
     n_repeats = sorted({one.n_repeats for one in comparison.curves})
     over = f"{n_repeats[0]}" if len(n_repeats) == 1 else f"{n_repeats[0]} to {n_repeats[-1]}"
+    sure = any(one.low is not None for one in comparison.curves)
     typer.echo(
         f"\n{comparison.metric} in % at {comparison.n_per_class:g} samples per class: mean of {over} repeats "
-        "and half width of its\n95 % interval; difference to the best on the same subsets, and its interval\n"
+        + (
+            "and half width of its\n95 % interval; difference to the best on the same subsets, and its "
+            "interval\n"
+            if sure
+            else "(an interval takes\n3 different draws); difference to the best on the same subsets\n"
+        )
     )
     columns = (
         *(("run",) if several else ()),

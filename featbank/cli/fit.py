@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from featbank.cli._fitted import answering, print_curve, print_notes
 from featbank.cli._options import CacheDir, Json, Seed, split_commas
-from featbank.cli._output import print_json, print_table, progress_bar, say
+from featbank.cli._output import print_json, progress_bar, say
 from featbank.errors import FitWarning, InvalidInputError, LeakWarning
-from featbank.manifest import printable
 
 if TYPE_CHECKING:
     from featbank.fitting import FittedRun
@@ -222,15 +222,10 @@ def _as_json(fitted: FittedRun, interval: str) -> dict[str, Any]:
     }
     if fitted.result.near_duplicates:
         found["near_duplicates"] = fitted.result.near_duplicates
-    best = _answering(fitted)
+    best = answering(fitted)
     if best is not None:
         found["head"] = {**best, "per_class": fitted.run.per_class_accuracy(best["name"])}
     return found
-
-
-def _answering(fitted: FittedRun) -> dict[str, Any] | None:
-    """Return the head that answers `featbank predict`, if one was saved."""
-    return fitted.run.best_head() if any(one["saved"] for one in fitted.run.heads()) else None
 
 
 def _values(option: str, text: str | None) -> Any:
@@ -278,77 +273,3 @@ def _numbers(text: str | None) -> list[float] | None:
         return [float(part) for part in text.split(",")]
     except ValueError:
         raise InvalidInputError(f"--temperature {text!r} is not a list of numbers such as 0.5,1,2") from None
-
-
-def print_curve(fitted: FittedRun, interval: str = "t") -> None:
-    """Print the curve as a table: one line per cut, head and temperature, one column per size."""
-    points = fitted.result.curve(interval=interval)  # type: ignore[arg-type]  # "t" or "bootstrap"
-    metric = "top1" if any(point["top1_mean"] is not None for point in points) else "val_top1"
-    sizes = sorted({point["n_per_class"] for point in points})
-    lines: dict[tuple[str, str, float | None], dict[float, str]] = {}
-    for point in points:
-        key = (point["cut"], point["head"], point["temperature"])
-        lines.setdefault(key, {})[point["n_per_class"]] = _cell(point, metric)
-    columns = [f"{size:g}" for size in sizes]
-    split = "test" if metric == "top1" else "validation"
-    over = "" if interval == "t" else f" over the {split} images"
-    typer.echo(
-        f"\n{split} accuracy in % by samples per class: mean and half width of the 95 % interval{over}\n"
-    )
-    print_table(
-        ("cut", "head", *columns),
-        [
-            (cut if at is None else f"{cut} T={at:g}", head, *(cells.get(size, "") for size in sizes))
-            for (cut, head, at), cells in lines.items()
-        ],
-        numeric=columns,
-    )
-    print_notes(fitted)
-    typer.echo(f"\n{'images':<12}{_counts(fitted.result.n_rows)}")
-    best = _answering(fitted)
-    if best is not None:
-        typer.echo(f"{'head':<12}{_said(fitted, best)}")
-    typer.echo(f"{'bank':<12}{printable(str(fitted.run.source['bank']))}")
-    typer.echo(f"{'run':<12}{fitted.run.path}")
-    for kind, path in fitted.figures.items():
-        typer.echo(f"{kind:<12}{path}")
-
-
-def _counts(n_rows: Mapping[str, int]) -> str:
-    """Say how many images there are of each split.
-
-    Examples
-    --------
-    >>> _counts({"train": 896, "val": 128, "test": 256})
-    '896 to train on, 128 for validation, 256 for the test'
-    """
-    words = (("train", "to train on"), ("val", "for validation"), ("test", "for the test"))
-    return ", ".join(f"{n_rows.get(split, 0)} {what}" for split, what in words)
-
-
-def _said(fitted: FittedRun, head: Mapping[str, Any]) -> str:
-    """Say which head answers predictions, how good it is, and at which classes it is worst."""
-    shares = fitted.run.per_class_accuracy(head["name"])
-    weakest = sorted(shares, key=lambda one: shares[one])[:3]
-    at = "" if head["temperature"] is None else f" at T={head['temperature']:g}"
-    score = head["top1"] if head["top1"] is not None else head["val_top1"]
-    return (
-        f"{head['head']} on {head['cut']}{at}, {head['n_per_class']:g} per class: {100 * score:.1f} %; "
-        f"weakest {', '.join(f'{printable(one)} {100 * shares[one]:.0f} %' for one in weakest)}"
-    )
-
-
-def print_notes(fitted: FittedRun) -> None:
-    """Say on standard error what has to be known to read the result."""
-    for note in fitted.result.notes:
-        say(f"note: {note}")
-
-
-def _cell(point: dict[str, Any], metric: str) -> str:
-    mean, low, high = (point[f"{metric}_{end}"] for end in ("mean", "low", "high"))
-    if mean is None:
-        return ""
-    # the wider side: the other may have been cut off at 0 or 100 %
-    return (
-        f"{100 * mean:.1f}" if high is None else f"{100 * mean:.1f} ±{100 * max(high - mean, mean - low):.1f}"
-    )

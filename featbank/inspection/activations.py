@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from featbank import drawing
-from featbank.drawing import Display
+from featbank.display import Display
 from featbank.errors import InvalidInputError
 from featbank.inspection._grid import bare, first_convolution, mosaic
 from featbank.inspection.filters import filter_tiles
@@ -83,7 +83,7 @@ class ActivationsDisplay(Display):
     Brightness is the size of an activation relative to the largest of its cut, so that a dark map is one
     that says little. The channels that answer most come first and bear their numbers; single numbers (a
     cut such as ``fc7``) are squares in the order of their number. Above the cuts stand the image and, each
-    beside its own map, filters of the first convolution.
+    beside its own map, filters of the first convolution. Drawn on `n_bands` axes, top to bottom.
 
     Parameters
     ----------
@@ -226,53 +226,30 @@ class ActivationsDisplay(Display):
         """How many axes it is drawn on: the image, the filters if there are any, and one for each cut."""
         return 1 + (self.filters is not None) + len(self.activations)
 
-    def plot(self, ax: Sequence[Axes] | None = None) -> ActivationsDisplay:
-        """Draw the image and a band per cut.
+    _noun = "this image"
 
-        Parameters
-        ----------
-        ax : sequence of matplotlib.axes.Axes, optional
-            Axes of the caller's, `n_bands` of them, top to bottom; a new figure by default.
+    def _n_axes(self) -> int:
+        return self.n_bands
 
-        Returns
-        -------
-        ActivationsDisplay
-            This display, with `figure_` and `ax_` (an array of axes).
-
-        Raises
-        ------
-        InvalidInputError
-            If `ax` is another number of axes.
-        """
+    def _new_axes(self) -> Any:
         columns = min(self.maps, _COLUMNS)
-        with drawing.styled():
-            own = ax is None
-            drawn_on: Any = ax
-            if drawn_on is None:
-                heights = [2.2] + [1.24] * (self.filters is not None)
-                heights += [self._rows(one, columns) for one in self.activations]
-                figure = drawing.new_figure(2.9 + 0.78 * columns, max(4.2, 1.0 + 0.92 * sum(heights)))
-                drawn_on = figure.subplots(len(heights), 1, height_ratios=heights, squeeze=False)
-            bands: NDArray[Any] = np.ravel(np.array(drawn_on, dtype=object))
-            if len(bands) != self.n_bands:
-                raise InvalidInputError(f"this is drawn on {self.n_bands} axes, got {len(bands)}")
-            self._start(bands[0], 0, 0)
-            self.ax_ = bands
-            bands[0].imshow(self.image, interpolation="nearest")
-            self._name(bands[0], f"input\n{self.image.shape[1]}×{self.image.shape[0]} px")
-            if self.filters is not None:
-                self._pairs(bands[1], columns)
-            for axes, one in zip(bands[-len(self.activations) :], self.activations, strict=True):
-                last = self._band(axes, one, columns)
-            if own:
-                bar = self.figure_.colorbar(
-                    last, ax=list(bands), shrink=0.5, aspect=30, pad=0.02, panchor=False
-                )
-                bar.set_label("Size of the activation (% of the cut's largest)", fontsize=10)
-                bar.outline.set_visible(False)
-                if self.title:
-                    drawing.head_figure(self.figure_, self.title)
-        return self
+        heights = [2.2] + [1.24] * (self.filters is not None)
+        heights += [self._rows(one, columns) for one in self.activations]
+        figure = drawing.new_figure(2.9 + 0.78 * columns, max(4.2, 1.0 + 0.92 * sum(heights)))
+        return figure.subplots(len(heights), 1, height_ratios=heights, squeeze=False)
+
+    def _draw(self, panels: NDArray[Any], *, own: bool) -> list[Any]:
+        columns = min(self.maps, _COLUMNS)
+        panels[0].imshow(self.image, interpolation="nearest")
+        self._name(panels[0], f"input\n{self.image.shape[1]}×{self.image.shape[0]} px")
+        if self.filters is not None:
+            self._pairs(panels[1], columns)
+        for axes, one in zip(panels[-len(self.activations) :], self.activations, strict=True):
+            last = self._band(axes, one, columns)
+        if own:
+            label = "Size of the activation (% of the cut's largest)"
+            drawing.color_bar(last, list(panels), label, shrink=0.5)
+        return []
 
     def _rows(self, one: Activation, columns: int) -> float:
         """How many tiles high a band is."""

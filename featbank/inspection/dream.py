@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featbank import drawing
-from featbank.drawing import Display
+from featbank.display import Display
 from featbank.errors import InvalidInputError
 from featbank.inspection._grid import bare, mosaic
 from featbank.manifest import printable
@@ -59,6 +59,8 @@ class Dream:
 
 class DreamDisplay(Display):
     """Inputs that excite channels most, a grid per cut, channels of the highest gain first.
+
+    Drawn on one axes per cut, top to bottom.
 
     Parameters
     ----------
@@ -198,47 +200,28 @@ class DreamDisplay(Display):
             for one in self.dreams
         ]
 
-    def plot(self, ax: Sequence[Axes] | None = None) -> DreamDisplay:
-        """Draw a grid per cut.
+    _noun = "this dream"
 
-        Parameters
-        ----------
-        ax : sequence of matplotlib.axes.Axes, optional
-            Axes of the caller's, one per cut, top to bottom; a new figure by default.
+    @property
+    def _columns(self) -> int:
+        return min(_COLUMNS, max(len(one.channels) for one in self.dreams))
 
-        Returns
-        -------
-        DreamDisplay
-            This display, with `figure_` and `ax_` (an array of axes).
+    def _n_axes(self) -> int:
+        return len(self.dreams)
 
-        Raises
-        ------
-        InvalidInputError
-            If `ax` is another number of axes.
-        """
-        columns = min(_COLUMNS, max(len(one.channels) for one in self.dreams))
+    def _new_axes(self) -> Any:
+        columns = self._columns
         rows = [-(-len(one.channels) // columns) for one in self.dreams]
-        with drawing.styled():
-            own = ax is None
-            drawn_on: Any = ax
-            if drawn_on is None:
-                figure = drawing.new_figure(max(5.0, 1.75 + 1.05 * columns), 0.7 + 1.34 * sum(rows))
-                drawn_on = figure.subplots(len(rows), 1, height_ratios=rows, squeeze=False)
-            bands: NDArray[Any] = np.ravel(np.array(drawn_on, dtype=object))
-            if len(bands) != len(self.dreams):
-                raise InvalidInputError(
-                    f"these dreams are drawn on {len(self.dreams)} axes, got {len(bands)}"
-                )
-            self._start(bands[0], 0, 0)
-            self.ax_ = bands
-            for axes, one in zip(bands, self.dreams, strict=True):
-                self._draw(axes, one, columns)
-            if self.title and own:
-                drawing.head_figure(self.figure_, self.title)
-        return self
+        figure = drawing.new_figure(max(5.0, 1.75 + 1.05 * columns), 0.7 + 1.34 * sum(rows))
+        return figure.subplots(len(rows), 1, height_ratios=rows, squeeze=False)
+
+    def _draw(self, panels: NDArray[Any], *, own: bool) -> list[Any]:
+        for axes, one in zip(panels, self.dreams, strict=True):
+            self._grid(axes, one, self._columns)
+        return []
 
     @staticmethod
-    def _draw(axes: Axes, one: Dream, columns: int) -> None:
+    def _grid(axes: Axes, one: Dream, columns: int) -> None:
         grid = mosaic(one.images / 255.0, columns)
         axes.imshow(np.nan_to_num(grid.pixels, nan=1.0), interpolation="nearest")
         bare(axes)

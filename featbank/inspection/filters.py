@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from featbank import drawing
-from featbank.drawing import Display
+from featbank.display import Display
 from featbank.errors import InvalidInputError
 from featbank.inspection._grid import bare, first_convolution, mosaic
 from featbank.manifest import printable
@@ -63,6 +62,7 @@ class FiltersDisplay(Display):
     """Filters of the first convolution as RGB pictures: on one scale, and each on its own.
 
     Mid grey is a weight of 0; a channel's colour is added where its weight is over 0, taken away below.
+    Drawn on one axes, or on two for ``scaling="both"``.
 
     Parameters
     ----------
@@ -135,48 +135,32 @@ class FiltersDisplay(Display):
         title = f"{backbone.name} ({printable(backbone.weights)}), first convolution {path}"
         return cls(weights, scaling=scaling, most=most, title=title)
 
-    def plot(self, ax: Sequence[Axes] | None = None) -> FiltersDisplay:
-        """Draw the grid, or both.
+    _noun = "a grid of filters"
 
-        Parameters
-        ----------
-        ax : sequence of matplotlib.axes.Axes, optional
-            Axes of the caller's: one, or two for ``scaling="both"``; a new figure by default.
+    @property
+    def _kinds(self) -> list[str]:
+        return ["shared", "per-filter"] if self.scaling == "both" else [self.scaling]
 
-        Returns
-        -------
-        FiltersDisplay
-            This display, with `figure_` and `ax_` (an array of axes).
+    @property
+    def _columns(self) -> int:
+        return min(8, len(self.weights))
 
-        Raises
-        ------
-        InvalidInputError
-            If `ax` is another number of axes.
-        """
-        kinds = ["shared", "per-filter"] if self.scaling == "both" else [self.scaling]
-        columns = min(8, len(self.weights))
+    def _n_axes(self) -> int:
+        return len(self._kinds)
+
+    def _new_axes(self) -> Any:
+        n, columns = len(self._kinds), self._columns
         rows = -(-len(self.weights) // columns)
-        with drawing.styled():
-            own = ax is None
-            drawn_on: Any = ax
-            if drawn_on is None:
-                size = (0.4 + (0.3 + 0.55 * columns) * len(kinds), 1.45 + 0.68 * rows)
-                drawn_on = drawing.new_figure(max(size[0], 3.4 * len(kinds)), size[1]).subplots(
-                    1, len(kinds), squeeze=False
-                )
-            panels: NDArray[Any] = np.ravel(np.array(drawn_on, dtype=object))
-            if len(panels) != len(kinds):
-                raise InvalidInputError(f"these filters are drawn on {len(kinds)} axes, got {len(panels)}")
-            self._start(panels[0], 0, 0)
-            self.ax_ = panels
-            for axes, kind in zip(panels, kinds, strict=True):
-                self._draw(axes, shared=kind == "shared", columns=columns)
-                axes.set_title(_TITLES[kind], fontsize=10)
-            if self.title and own:
-                drawing.head_figure(self.figure_, self.title)
-        return self
+        width = max(0.4 + (0.3 + 0.55 * columns) * n, 3.4 * n)
+        return drawing.new_figure(width, 1.45 + 0.68 * rows).subplots(1, n, squeeze=False)
 
-    def _draw(self, axes: Axes, *, shared: bool, columns: int) -> None:
+    def _draw(self, panels: NDArray[Any], *, own: bool) -> list[Any]:
+        for axes, kind in zip(panels, self._kinds, strict=True):
+            self._grid(axes, shared=kind == "shared", columns=self._columns)
+            axes.set_title(_TITLES[kind], fontsize=10)
+        return []
+
+    def _grid(self, axes: Axes, *, shared: bool, columns: int) -> None:
         grid = mosaic(filter_tiles(self.weights, shared=shared), columns)
         axes.imshow(np.nan_to_num(grid.pixels, nan=1.0), interpolation="nearest")
         bare(axes)

@@ -10,13 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featbank import drawing
-from featbank.drawing import Display
+from featbank.display import Display
 from featbank.errors import InvalidInputError
 from featbank.inspection._grid import bare, wrapped
 from featbank.manifest import Manifest, printable
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from PIL import Image
 
     from featbank.inspection.images import BankImages
@@ -105,6 +104,8 @@ def find_mistakes(predictions: Predictions, manifest: Manifest) -> list[Mistake]
 
 class MistakesDisplay(Display):
     r"""Misclassified images with true and predicted class and their probabilities, worst first.
+
+    Drawn on one axes per mistake (one, if there is none).
 
     Parameters
     ----------
@@ -196,53 +197,35 @@ class MistakesDisplay(Display):
             title=title,
         )
 
-    def plot(self, ax: Sequence[Axes] | None = None) -> MistakesDisplay:
-        """Draw the images.
+    _noun = "this page of mistakes"
 
-        Parameters
-        ----------
-        ax : sequence of matplotlib.axes.Axes, optional
-            Axes of the caller's, one for each mistake (one, if there is none); a new figure by default.
+    def _n_axes(self) -> int:
+        return max(1, len(self.mistakes))
 
-        Returns
-        -------
-        MistakesDisplay
-            This display, with `figure_` and `ax_` (an array of axes).
-
-        Raises
-        ------
-        InvalidInputError
-            If `ax` is another number of axes.
-        """
-        n = max(1, len(self.mistakes))
+    def _new_axes(self) -> Any:
+        n = self._n_axes()
         columns = min(_COLUMNS, n)
         rows = -(-n // columns)
-        with drawing.styled():
-            own = ax is None
-            drawn_on: Any = ax
-            if drawn_on is None:
-                figure = drawing.new_figure(max(5.0, 2.05 * columns), 0.9 + 2.3 * rows)
-                grid = figure.subplots(rows, columns, squeeze=False)
-                for left in grid.ravel()[n:]:
-                    left.set_axis_off()
-                drawn_on = grid.ravel()[:n]
-            panels: NDArray[Any] = np.ravel(np.array(drawn_on, dtype=object))
-            if len(panels) != n:
-                raise InvalidInputError(f"these mistakes are drawn on {n} axes, got {len(panels)}")
-            self._start(panels[0], 0, 0)
-            self.ax_ = panels
-            for axes, one, pixels in zip(panels, self.mistakes, self.images, strict=False):
-                axes.imshow(pixels, interpolation="nearest" if max(pixels.shape) < 64 else "antialiased")
-                axes.set_title(_said(one), fontsize=8, loc="left", parse_math=False)
-                bare(axes)
-                axes.set_anchor("NW")
-            if not self.mistakes:
-                bare(panels[0])
-                panels[0].text(0.5, 0.5, "no mistakes", ha="center", va="center")
-            if own:
-                said = self.heading()
-                drawing.head_figure(self.figure_, f"{self.title}\n{said}" if self.title else said)
-        return self
+        figure = drawing.new_figure(max(5.0, 2.05 * columns), 0.9 + 2.3 * rows)
+        grid = figure.subplots(rows, columns, squeeze=False).ravel()
+        for left in grid[n:]:
+            left.set_axis_off()
+        return grid[:n]
+
+    def _heading(self) -> str:
+        said = self.heading()
+        return f"{self.title}\n{said}" if self.title else said
+
+    def _draw(self, panels: NDArray[Any], *, own: bool) -> list[Any]:
+        for axes, one, pixels in zip(panels, self.mistakes, self.images, strict=False):
+            axes.imshow(pixels, interpolation="nearest" if max(pixels.shape) < 64 else "antialiased")
+            axes.set_title(_said(one), fontsize=8, loc="left", parse_math=False)
+            bare(axes)
+            axes.set_anchor("NW")
+        if not self.mistakes:
+            bare(panels[0])
+            panels[0].text(0.5, 0.5, "no mistakes", ha="center", va="center")
+        return []
 
     def facts(self) -> dict[str, Any]:
         """Return how many are wrong of how many, and what is known of those that are drawn."""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from featbank import drawing
-from featbank.drawing import Display
+from featbank.display import Display
 from featbank.errors import InvalidInputError
 from featbank.inspection._grid import bare
 from featbank.manifest import printable
@@ -25,7 +25,9 @@ Predict = Callable[[NDArray[np.uint8]], NDArray[Any]]
 class OcclusionDisplay(Display):
     """How the probability of the true class changes when a patch hides a part of the image.
 
-    A pixel's value is the mean change over all patches that cover it. Bright is where hiding costs most.
+    A pixel's value is the mean change over all patches that cover it. White is no change; orange, and within
+    the solid line, is where hiding costs probability, purple, and within the dashed one, where it adds some.
+    Drawn on two axes: the image, the change.
 
     Parameters
     ----------
@@ -197,68 +199,71 @@ class OcclusionDisplay(Display):
             "highest": float(self.probabilities.max()),
         }
 
-    def plot(self, ax: Sequence[Axes] | None = None) -> OcclusionDisplay:
-        """Draw the image and, beside it, the change per pixel.
+    _noun = "an occlusion"
 
-        Parameters
-        ----------
-        ax : sequence of two matplotlib.axes.Axes, optional
-            Axes of the caller's; a new figure by default.
+    def _n_axes(self) -> int:
+        return 2
 
-        Returns
-        -------
-        OcclusionDisplay
-            This display, with `figure_` and `ax_` (both axes).
+    def _new_axes(self) -> Any:
+        return drawing.new_figure(9.4, 4.6).subplots(1, 2)
 
-        Raises
-        ------
-        InvalidInputError
-            If `ax` is not two axes.
-        """
+    def _draw(self, panels: NDArray[Any], *, own: bool) -> list[Any]:
+        """Draw the image and, beside it, the change per pixel."""
         from matplotlib.patches import Rectangle
 
-        with drawing.styled():
-            own = ax is None
-            pair = drawing.pair_of_axes(ax, 9.0, 4.6, "an occlusion")
-            self._start(pair[0], 0, 0)
-            self.ax_ = pair
-            height, width = self.change.shape
-            frame = (0, width, height, 0)
-            facts = self.facts()
-            at, low = facts["lowest_at"], facts["lowest"]
-            pair[0].imshow(self.image, interpolation="nearest", extent=frame)
-            # White on black: seen on any image.
-            for colour, line in (("black", 3.4), ("white", 1.4)):
-                box = Rectangle((at["left"], at["top"]), self.patch, self.patch)
-                box.set(fill=False, edgecolor=colour, linewidth=line)
-                pair[0].add_patch(box)
-            bare(pair[0])
-            name = printable(self.class_name)
-            pair[0].set_title(
-                f"{name}: {100 * self.whole:.1f} %\nwith the patch in the frame: {100 * low:.1f} %",
-                fontsize=10,
-                parse_math=False,
-            )
-            lowest, highest = (float(one) for one in (np.nanmin(self.change), np.nanmax(self.change)))
-            shown = pair[1].imshow(
-                self.change,
-                cmap="inferno_r",
-                extent=frame,
-                vmin=min(lowest, -1.0),
-                vmax=max(highest, 0.0),
-                interpolation="nearest",
-            )
-            pair[1].grid(visible=False)
-            pair[1].set_xlabel("Column (pixels)")
-            pair[1].set_ylabel("Row (pixels)")
-            pair[1].set_title(f"mean over all {self.patch}×{self.patch} patches on a pixel", fontsize=10)
-            if own:
-                bar = self.figure_.colorbar(shown, ax=pair[1], shrink=0.9, aspect=30, pad=0.02)
-                bar.set_label("Change of the probability (percentage points)")
-                bar.outline.set_visible(False)
-                if self.title:
-                    drawing.head_figure(self.figure_, self.title)
-        return self
+        left, right = panels
+        height, width = self.change.shape
+        frame = (0, width, height, 0)
+        facts = self.facts()
+        at, low = facts["lowest_at"], facts["lowest"]
+        left.imshow(self.image, interpolation="nearest", extent=frame)
+        # White on black: seen on any image.
+        for colour, line in (("black", 3.4), ("white", 1.4)):
+            box = Rectangle((at["left"], at["top"]), self.patch, self.patch)
+            box.set(fill=False, edgecolor=colour, linewidth=line)
+            left.add_patch(box)
+        bare(left)
+        name = printable(self.class_name)
+        left.set_title(
+            f"{name}: {100 * self.whole:.1f} %\nwith the patch in the frame: {100 * low:.1f} %",
+            fontsize=10,
+            parse_math=False,
+        )
+        # Both directions on one scale, so that white is no change, whatever the image; never less than one
+        # point, or the noise of an image that nothing changes would look like evidence.
+        reach = max(1.0, float(np.nanmax(np.abs(self.change))))
+        shown = right.imshow(
+            self.change, cmap="PuOr", extent=frame, vmin=-reach, vmax=reach, interpolation="nearest"
+        )
+        lines = self._contours(right, frame, reach)
+        right.grid(visible=False)
+        right.set_xlabel("Column (pixels)")
+        right.set_ylabel("Row (pixels)")
+        right.set_title(f"mean over all {self.patch}×{self.patch} patches on a pixel", fontsize=10)
+        if own:
+            bar = drawing.color_bar(shown, right, "Change of the probability (percentage points)")
+            if lines is not None:
+                bar.add_lines(lines)
+        return []
+
+    def _contours(self, axes: Axes, frame: tuple[int, ...], reach: float) -> Any:
+        """Draw lines at half of the scale, solid for losses, dashed for gains: in grey both are dark."""
+        levels = [level for level in (-reach / 2, reach / 2) if _between(level, self.change)]
+        if not levels or min(self.change.shape) < 2:
+            return None
+        return axes.contour(
+            self.change,
+            levels=levels,
+            colors="black",
+            linewidths=1.0,
+            linestyles=["solid" if level < 0 else "dashed" for level in levels],
+            extent=frame,
+            origin="upper",
+        )
+
+
+def _between(level: float, values: NDArray[np.float64]) -> bool:
+    return bool(np.nanmin(values) < level < np.nanmax(values))
 
 
 def _positions(length: int, patch: int, stride: int) -> list[int]:

@@ -9,13 +9,17 @@ from numpy.typing import ArrayLike, NDArray
 
 from featbank.errors import InvalidInputError
 
-__all__ = ["Interval", "bootstrap_interval", "mean_interval", "paired_difference"]
+__all__ = ["FEWEST_DRAWS", "Interval", "bootstrap_interval", "mean_interval", "paired_difference"]
 
 Floats = NDArray[np.float64]
 
+#: From so many values on there is an interval. Of one nothing is known of the spread. Of two the t-interval
+#: is 12.7 times as wide as they are apart, which covers any axes and says no more than the two do.
+FEWEST_DRAWS = 3
+
 
 class Interval(NamedTuple):
-    """A mean and its interval; `low` and `high` are NaN where a single value says nothing of the spread."""
+    """A mean and its interval; `low` and `high` are NaN where values are too few to say of the spread."""
 
     mean: float
     low: float
@@ -49,8 +53,8 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
     Returns
     -------
     Interval
-        ``(mean, low, high)``. A single value has no spread: `low` and `high` are NaN (null in JSON, no
-        band in a figure). The interval is not clipped to [0, 1].
+        ``(mean, low, high)``. Fewer than three values (`FEWEST_DRAWS`) give a mean alone: `low` and `high`
+        are NaN (null in JSON, no band in a figure). The interval is not clipped to [0, 1].
 
     Raises
     ------
@@ -67,7 +71,7 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
     array = _values(values, "values")
     check_confidence(confidence)
     mean = float(array.mean())
-    if array.size == 1:
+    if array.size < FEWEST_DRAWS:
         return Interval(mean, float("nan"), float("nan"))
     half = float(stdtrit(array.size - 1, 0.5 + confidence / 2) * array.std(ddof=1) / np.sqrt(array.size))
     return Interval(mean, mean - half, mean + half)
@@ -88,7 +92,8 @@ def paired_difference(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> I
     Returns
     -------
     Interval
-        ``(mean, low, high)``; an interval that holds 0 is no difference that could be told.
+        ``(mean, low, high)``; an interval that holds 0 is no difference that could be told. Fewer than three
+        pairs give a mean alone.
 
     Raises
     ------

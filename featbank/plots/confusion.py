@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from featbank import drawing
-from featbank.drawing import Display
+from featbank.display import Display
 from featbank.errors import InvalidInputError
 from featbank.manifest import printable
 from featbank.metrics import confusion_matrix, most_confused
@@ -106,49 +106,35 @@ class ConfusionDisplay(Display):
         total = self.matrix.sum(axis=1, keepdims=True)
         return 100.0 * np.divide(self.matrix, total, out=np.full(self.matrix.shape, np.nan), where=total > 0)
 
-    def plot(self, ax: Axes | None = None) -> ConfusionDisplay:
-        """Draw the matrix, and the list of confused pairs beside it when cells are too small for numbers.
+    def _new_axes(self) -> Any:
+        """Make axes for the matrix, and beside them the list of confused pairs."""
+        n = len(self.classes)
+        side_length = max(4.4, 2.8 + 0.62 * n) if n <= _MOST_NUMBERED else 7.6
+        figure = drawing.new_figure(side_length + 5.2, side_length)
+        axes, side = figure.subplots(1, 2, width_ratios=[side_length + 1.4, 3.8])
+        self._list(side, most=min(20, int(3.0 * side_length) - 6))
+        return axes
 
-        Parameters
-        ----------
-        ax : matplotlib.axes.Axes, optional
-            Axes of the caller's, for the matrix alone; a new figure by default.
-
-        Returns
-        -------
-        ConfusionDisplay
-            This display, with `figure_` and `ax_`.
-        """
+    def _draw(self, panels: NDArray[Any], *, own: bool) -> list[Any]:
         from matplotlib.colors import PowerNorm
 
-        with drawing.styled():
-            n = len(self.classes)
-            numbered = n <= _MOST_NUMBERED
-            own = ax is None
-            if ax is None:
-                side_length = max(4.4, 2.8 + 0.62 * n) if numbered else 7.6
-                figure = drawing.new_figure(side_length + 5.2, side_length)
-                ax, side = figure.subplots(1, 2, width_ratios=[side_length + 1.4, 3.8])
-                self._list(side, most=min(20, int(3.0 * side_length) - 6))
-            axes = self._start(ax, 0, 0)
-            shares = self.shares()
-            # With many classes a confusion is a few pixels: its shade must be seen though its share is small.
-            norm = PowerNorm(1.0 if numbered else 0.5, vmin=0, vmax=100)
-            image = axes.imshow(shares, cmap="Blues", norm=norm, interpolation="nearest", aspect="equal")
-            axes.grid(visible=False)
-            axes.spines[:].set_visible(True)
-            if numbered:
-                self._number(axes, shares)
-            self._name(axes)
-            axes.set_xlabel("Predicted class (name)" if n <= _MOST_NAMED else "Predicted class (number)")
-            axes.set_ylabel("True class (name)" if n <= _MOST_NAMED else "True class (number)")
-            if own:
-                bar = self.figure_.colorbar(image, ax=axes, shrink=0.8, aspect=30, pad=0.02)
-                bar.set_label("Share of the true class (%)")
-                bar.outline.set_visible(False)
-            if self.title:
-                drawing.head_axes(axes, self.title, 5.0 if n > 5 else 3.0)
-        return self
+        axes: Axes = panels[0]
+        n = len(self.classes)
+        numbered = n <= _MOST_NUMBERED
+        shares = self.shares()
+        # With many classes a confusion is a few pixels: its shade must be seen though its share is small.
+        norm = PowerNorm(1.0 if numbered else 0.5, vmin=0, vmax=100)
+        image = axes.imshow(shares, cmap="Blues", norm=norm, interpolation="nearest", aspect="equal")
+        axes.grid(visible=False)
+        axes.spines[:].set_visible(True)
+        if numbered:
+            self._number(axes, shares)
+        self._name(axes)
+        axes.set_xlabel("Predicted class (name)" if n <= _MOST_NAMED else "Predicted class (number)")
+        axes.set_ylabel("True class (name)" if n <= _MOST_NAMED else "True class (number)")
+        if own:
+            drawing.color_bar(image, axes, "Share of the true class (%)", shrink=0.8)
+        return []
 
     def _number(self, axes: Axes, shares: Any) -> None:
         for row, column in np.ndindex(self.matrix.shape):

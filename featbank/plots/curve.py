@@ -6,11 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from featbank import drawing
-from featbank.drawing import Display
+from featbank.display import Display
 from featbank.errors import InvalidInputError
 from featbank.manifest import printable
+from featbank.plots.spread import draws_of, missing_intervals
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,19 +45,32 @@ def _label(cut: str, temperature: float | None) -> str:
     return printable(cut) if temperature is None else f"{printable(cut)}, T = {temperature:g}"
 
 
+def _named(heads: Sequence[str]) -> tuple[str, list[str]]:
+    """Return what heads are told apart by, and what to call each: ``logreg, by C`` and ``C = 0.1``, ..."""
+    parted = [head.removesuffix(")").partition("(") for head in heads]
+    families = {family for family, _, _ in parted}
+    names = {given.partition("=")[0] for _, _, given in parted}
+    if len(heads) > 1 and len(families) == len(names) == 1 and "," not in "".join(heads):
+        (name,) = names
+        if name:
+            return f"{printable(*families)}, by {name}", [one.replace("=", " = ", 1) for _, _, one in parted]
+    return "Head", [printable(head) for head in heads]
+
+
 class CurveDisplay(Display):
     """Accuracy against samples per class: the mean over repeats and its interval, per cut and head.
 
     Several cuts are told apart by colour (dark to light in the order given: shallow to deep) and marker,
     several heads by line style and filled or open markers; a single cut's heads get colours of their own.
-    The horizontal axis is logarithmic to base 2, because gains come with each doubling.
+    The horizontal axis is logarithmic to base 2, because gains come with each doubling. A band takes three
+    draws of training samples; of two both are dots, and the legend says where there was one.
 
     Parameters
     ----------
     points : iterable of mapping
         As `featbank.sweep.SweepResult.curve` gives them: ``cut``, ``head``, ``temperature`` (may be
         missing), ``n_per_class``, and ``<metric>_mean``, ``_low``, ``_high`` in [0, 1], low and high None
-        where a single repeat has no interval.
+        where there is no interval; ``n_draws``, ``<metric>_min`` and ``_max`` where known.
     metric : str, optional
         One of ``top1``, ``top5``, ``val_top1``, ``val_top5``, ``train_top1``, ``train_top5``; by default
         ``top1``, or ``val_top1`` where nothing was scored on test images.
@@ -122,47 +137,64 @@ class CurveDisplay(Display):
         self.title = title
         self.band = band
 
-    def plot(self, ax: Axes | None = None) -> CurveDisplay:
-        """Draw the curves.
+    def _draw(self, panels: NDArray[Any], *, own: bool) -> list[Any]:
+        axes: Axes = panels[0]
+        looks = self._looks()
+        banded = self._banded()
+        opacity = 0.18 if len(self.series) <= 4 else 0.12
+        sizes = sorted({float(point["n_per_class"]) for point in self.points})
+        until = (self.until or 4 * sizes[-1]) if self.laws else sizes[-1]
+        further = list(drawing.doublings(sizes[-1], until))
+        drawing.size_axis(axes, [*sizes, *further], [sizes[-1], until], label=drawing.size_label)
+        if further:
+            axes.axvspan(sizes[-1], until * 2, color="#f1f3f4", linewidth=0, zorder=0)
+        for key, points in self.series.items():
+            self._line(axes, key, points, looks[key], opacity if key in banded else 0.0)
+        drawing.percent_axis(axes)
+        mean = next((size for size in sizes if drawing.size_label(size) == "all"), None)
+        every = "" if mean is None else f"; all: {mean:.4g} on average"
+        axes.set_xlabel(f"Training samples per class (images{every})")
+        axes.set_ylabel(METRICS[self.metric])
+        return self._entries(looks)
 
-        Parameters
-        ----------
-        ax : matplotlib.axes.Axes, optional
-            Axes of the caller's; a new figure by default.
+    def _one_size(self) -> bool:
+        return len({point["n_per_class"] for point in self.points}) == 1
 
-        Returns
-        -------
-        CurveDisplay
-            This display, with `figure_` and `ax_`.
-        """
-        with drawing.styled():
-            own = ax is None
-            axes = self._start(ax, 8.0, 4.8)
-            cuts = list(dict.fromkeys((cut, temperature) for cut, _, temperature in self.series))
-            heads = list(dict.fromkeys(head for _, head, _ in self.series))
-            by_cut = len(cuts) > 1
-            colors: Sequence[str] = drawing.depth_colors(len(cuts)) if by_cut else drawing.OKABE_ITO
-            opacity = 0.18 if len(self.series) <= 4 else 0.12
-            banded = self._banded()
-            for (cut, head, temperature), points in self.series.items():
-                at, of = cuts.index((cut, temperature)), heads.index(head)
-                look = {
-                    "color": colors[(at if by_cut else of) % len(colors)],
-                    "linestyle": drawing.DASHES[of % len(drawing.DASHES)],
-                    "marker": drawing.MARKERS[(at if by_cut else of) % len(drawing.MARKERS)],
-                }
-                shade = opacity if (cut, head, temperature) in banded else 0.0
-                self._draw(axes, (cut, head, temperature), points, look, filled=of % 2 == 0, opacity=shade)
-            self._finish(axes)
-            self._legend(axes, cuts, heads, colors, own=own)
-        return self
+    def _places(self) -> list[tuple[str, float | None]]:
+        return list(dict.fromkeys((cut, temperature) for cut, _, temperature in self.series))
+
+    def _heads(self) -> list[str]:
+        return list(dict.fromkeys(head for _, head, _ in self.series))
+
+    def _looks(self) -> dict[Key, dict[str, Any]]:
+        """Choose colour, line and marker of each curve."""
+        places, heads = self._places(), self._heads()
+        by_cut = len(places) > 1
+        n = len(places) if by_cut else len(heads)
+        # What has an order, and more heads than the palette has colours, goes from dark to light.
+        ordered = by_cut or _named(heads)[0] != "Head" or n > len(drawing.OKABE_ITO)
+        colors: Sequence[str] = drawing.depth_colors(n) if ordered else drawing.OKABE_ITO
+        looks = {}
+        for key in self.series:
+            of = heads.index(key[1])
+            at = places.index((key[0], key[2])) if by_cut else of
+            # Markers begin anew after eight; then they are open where they were filled.
+            filled = (of % 2 == 0) if by_cut else (at // len(drawing.MARKERS) % 2 == 0)
+            looks[key] = {
+                "color": colors[at],
+                "linestyle": drawing.DASHES[of % len(drawing.DASHES)],
+                "marker": drawing.MARKERS[at % len(drawing.MARKERS)],
+                "markerfacecolor": colors[at] if filled else "white",
+                "markeredgewidth": 1.2,
+            }
+        return looks
 
     def _banded(self) -> set[Key]:
         """Choose the curves that get a band: all of a few, of many the best head of each cut.
 
         Bands on top of each other hide the lines, and tell nobody which is whose.
         """
-        if len(self.series) <= MOST_BANDS:
+        if len(self.series) <= MOST_BANDS or self._one_size():
             return set(self.series)
         last = {
             key: (points[-1]["n_per_class"], points[-1][f"{self.metric}_mean"])
@@ -176,72 +208,46 @@ class CurveDisplay(Display):
                 best[cut, temperature] = key
         return set(sorted(best.values(), key=lambda key: last[key], reverse=True)[:MOST_BANDS])
 
-    def _draw(
+    def _line(
         self,
         axes: Axes,
         key: Key,
         points: Sequence[Mapping[str, Any]],
         look: Mapping[str, Any],
-        *,
-        filled: bool,
         opacity: float,
     ) -> None:
         sizes = np.array([point["n_per_class"] for point in points], dtype=np.float64)
-        mean, low, high = (
+        if self._one_size():  # curves are points above each other: side by side they do not hide
+            sizes = sizes * 1.8 ** ((list(self.series).index(key) + 1) / (len(self.series) + 1) - 0.5)
+        mean, low, high, least, most = (
             drawing.percent([point.get(f"{self.metric}_{end}") for point in points])
-            for end in ("mean", "low", "high")
+            for end in ("mean", "low", "high", "min", "max")
         )
-        face = look["color"] if filled else "white"
         cut, head, temperature = key
-        axes.plot(
-            sizes,
-            mean,
-            **look,
-            markerfacecolor=face,
-            markeredgewidth=1.2,
-            label=f"{_label(cut, temperature)}, {head}",
-        )
+        size = _marker_size(sizes, len(self.series))
+        axes.plot(sizes, mean, **look, markersize=size, label=f"{_label(cut, temperature)}, {head}")
         if opacity:
             axes.fill_between(sizes, low, high, color=look["color"], alpha=opacity, linewidth=0)
+            # A band needs a neighbour; an interval that has none is a bar.
+            known = np.isfinite(low)
+            alone = known & ~np.roll(known & (np.arange(len(known)) < len(known) - 1), 1)
+            alone &= ~np.append(known[1:], False)
+            bars = np.stack([mean - low, high - mean])[:, alone]
+            if alone.any():
+                axes.errorbar(sizes[alone], mean[alone], bars, color=look["color"], fmt="none", capsize=3)
+            two = np.array([draws_of(point) == 2 for point in points]) & ~known
+            for end in (least, most) if two.any() else ():
+                axes.plot(sizes[two], end[two], ".", color=look["color"], markersize=3.5, alpha=0.8)
         law = self.laws.get(key)
         if law is None:
             return
         further = np.geomspace(law.n_max, self.until or 4 * law.n_max, 60)
-        below, above = law.band(further)
-        axes.plot(
-            further, drawing.percent(law.predict(further)), color=look["color"], linestyle=":", linewidth=1.4
-        )
-        if not opacity:
-            return
-        axes.fill_between(
-            further,
-            drawing.percent(below),
-            drawing.percent(above),
-            color=look["color"],
-            alpha=opacity / 2,
-            linewidth=0,
-        )
-
-    def _finish(self, axes: Axes) -> None:
-        from matplotlib.ticker import NullFormatter, NullLocator
-
-        sizes = sorted({float(point["n_per_class"]) for point in self.points})
-        drawn = [*sizes, 2 * sizes[-1], self.until or 4 * sizes[-1]] if self.laws else sizes
-        ticks = drawing.tick_sizes(sorted(set(drawn)))
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(ticks, [f"{size:g}" for size in ticks])
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        if drawn[0] == drawn[-1]:  # one size: a logarithmic axis of no width
-            axes.set_xlim(sizes[0] / 2, sizes[0] * 2)
-        else:
-            pad = (drawn[-1] / drawn[0]) ** 0.04
-            axes.set_xlim(drawn[0] / pad, drawn[-1] * pad)
-        drawing.percent_axis(axes)
-        axes.set_xlabel("Training samples per class (images)")
-        axes.set_ylabel(METRICS[self.metric])
-        if self.title:
-            drawing.head_axes(axes, self.title, 5.0)
+        expected = drawing.percent(law.predict(further))
+        axes.plot(further, expected, color=look["color"], linestyle=":", linewidth=1.4)
+        axes.plot(further[-1:], expected[-1:], **{**look, "linestyle": "none", "markersize": size})
+        if opacity:
+            below, above = (drawing.percent(one) for one in law.band(further))
+            axes.fill_between(further, below, above, color=look["color"], alpha=opacity / 2, linewidth=0)
 
     def _whose(self) -> str:
         """Say which curves have a band, where not all have."""
@@ -251,54 +257,77 @@ class CurveDisplay(Display):
         cuts = {(cut, temperature) for cut, _, temperature in self.series}
         if len(cuts) == 1:
             return "(of the best head)"
-        return "(best head of each cut)" if len(banded) == len(cuts) else f"(of the {len(banded)} best cuts)"
+        return "(best head of each cut)" if len(banded) == len(cuts) else f"(of the {len(banded)} best)"
 
-    def _legend(
-        self,
-        axes: Axes,
-        cuts: Sequence[tuple[str, float | None]],
-        heads: Sequence[str],
-        colors: Sequence[str],
-        *,
-        own: bool,
-    ) -> None:
+    def _entries(self, looks: Mapping[Key, Mapping[str, Any]]) -> list[Any]:
         """Say colours and line styles once each, instead of every pair of them."""
         from matplotlib.lines import Line2D
 
-        by_cut = len(cuts) > 1
-        n_repeats = sorted({int(point["n_repeats"]) for point in self.points if point.get("n_repeats")})
+        places, heads = self._places(), self._heads()
+        by_cut = len(places) > 1
         entries: list[Any] = []
         if by_cut:
-            entries.append(drawing.heading("Cut, shallow to deep"))
-            for at, (cut, temperature) in enumerate(cuts):
-                shape: dict[str, Any] = {
-                    "color": colors[at % len(colors)],
-                    "marker": drawing.MARKERS[at % len(drawing.MARKERS)],
-                }
-                entries.append(Line2D([], [], **shape, label=_label(cut, temperature)))
-            entries.append(drawing.heading(""))
-        entries.append(drawing.heading("Head" if by_cut else f"Head on {_label(*cuts[0])}"))
-        for of, head in enumerate(heads):
-            shown = drawing.GREY if by_cut else colors[of % len(colors)]
+            one_cut = len({cut for cut, _ in places}) == 1
+            warm = any(temperature is not None for _, temperature in places)
+            also = "; T of the softmax" if warm else ""
             entries.append(
-                Line2D(
-                    [],
-                    [],
-                    color=shown,
-                    linestyle=drawing.DASHES[of % len(drawing.DASHES)],
-                    marker=drawing.MARKERS[0 if by_cut else of % len(drawing.MARKERS)],
-                    markerfacecolor=shown if of % 2 == 0 else "white",
-                    label=printable(head),
-                )
+                drawing.heading("Softmax temperature T" if one_cut else f"Cut, shallow to deep{also}")
             )
-        if any(point.get(f"{self.metric}_low") is not None for point in self.points):
-            spread = (
-                "-".join(str(one) for one in sorted({min(n_repeats), max(n_repeats)})) if n_repeats else ""
-            )
-            entries += [drawing.heading(""), drawing.heading("Band")]
-            of_repeats = f"95 % interval of the\nmean{f' of {spread} repeats' if spread else ''}"
-            entries += [drawing.note(one) for one in (self.band or of_repeats, self._whose()) if one]
+            for cut, temperature in places:
+                look = next(one for key, one in looks.items() if (key[0], key[2]) == (cut, temperature))
+                plain = {**look, "linestyle": "-", "markerfacecolor": look["color"]}
+                said = f"T = {temperature:g}" if one_cut else _label(cut, temperature)
+                entries.append(Line2D([], [], **plain, label=said))
+            entries.append(drawing.heading(""))
+        what, names = _named(heads)
+        entries.append(drawing.heading(what if by_cut else f"{what} on {_label(*places[0])}"))
+        for of, (head, name) in enumerate(zip(heads, names, strict=True)):
+            look = dict(next(one for key, one in looks.items() if key[1] == head))
+            if by_cut:
+                face = drawing.GREY if of % 2 == 0 else "white"
+                look |= {"color": drawing.GREY, "marker": "o", "markerfacecolor": face}
+            entries.append(Line2D([], [], **look, label=name))
+        entries += self._spread()
         if self.laws:
-            dotted = Line2D([], [], color=drawing.GREY, linestyle=":", label="power law, fitted")
-            entries += [drawing.heading(""), drawing.heading("Extrapolation"), dotted]
-        drawing.grouped_legend(self.figure_ if own else axes, entries, outside=own)
+            dotted = Line2D([], [], color=drawing.GREY, linestyle=":", label="fitted power law")
+            entries += [drawing.heading(""), drawing.heading("Extrapolation (grey area)"), dotted]
+        return entries
+
+    def _spread(self) -> list[Any]:
+        """Say what the bands are, and where there is none and why."""
+        points = self.points
+        banded = [one for one in points if one.get(f"{self.metric}_low") is not None]
+        n_draws = {n for one in banded if (n := draws_of(one)) is not None}
+        missing = [] if self.band else missing_intervals(points, self.metric)
+        dots = any("2 draws" in why for why in missing)
+        lines = []
+        if banded:
+            spread = f" of {_between(n_draws)} draws" if n_draws else ""
+            lines = [self.band or f"95 % interval of the\nmean{spread}"]
+        if missing:
+            lines.append(drawing.fitted(f"no interval: {'; '.join(missing)}", 2.2, 10.0))
+        if dots:
+            lines.append("small dots: the 2 draws")
+        if (banded or dots) and (whose := self._whose()):
+            lines.append(whose)
+        if not lines:
+            return []
+        head = drawing.heading("Band" if banded else "Spread")
+        return [
+            drawing.heading(""),
+            head,
+            *(drawing.note(part) for one in lines for part in one.splitlines()),
+        ]
+
+
+def _between(numbers: set[int]) -> str:
+    return "-".join(str(one) for one in sorted({min(numbers), max(numbers)}))
+
+
+def _marker_size(sizes: NDArray[np.float64], n_curves: int) -> float:
+    """Return a size in points at which markers of a line do not run into each other."""
+    largest = 5.5 if n_curves <= 6 else 4.5
+    if len(sizes) < 2:
+        return largest
+    gaps = np.diff(np.log2(sizes)) / np.log2(sizes[-1] / sizes[0])
+    return float(np.clip(0.8 * 5 * 72 * gaps.min(), 2.0, largest))  # axes are some five inches wide

@@ -6,11 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from featbank import drawing
-from featbank.drawing import Display
+from featbank.display import Display
 from featbank.errors import InvalidInputError
 from featbank.manifest import printable
+from featbank.plots.spread import draws_of, missing_intervals
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,7 +65,8 @@ class CutsDisplay(Display):
         self.metric = "top1" if tested else "val_top1"
         known = [one for one in everything if one.get(f"{self.metric}_mean") is not None]
         if not known:
-            raise InvalidInputError("no cut to draw: there are no points; see the failed fits in results.csv")
+            why = "none of the points has top1 or val_top1" if everything else "there are no points"
+            raise InvalidInputError(f"no cut to draw: {why}; see the failed fits in results.csv")
         sizes = sorted({one["n_per_class"] for one in known})
         if n_per_class is None:
             curves = {(one["cut"], one["head"], one.get("temperature")) for one in known}
@@ -71,7 +74,9 @@ class CutsDisplay(Display):
             n_per_class = full[-1] if full else sizes[-1]
         elif n_per_class not in sizes:
             listed = ", ".join(f"{size:g}" for size in sizes)
-            raise InvalidInputError(f"n_per_class={n_per_class!r} was not fitted; the run has {listed}")
+            raise InvalidInputError(
+                f"{n_per_class:g} samples per class were not fitted; the run has {listed}"
+            )
         self.n_per_class = n_per_class
         self.points = [one for one in known if one["n_per_class"] == n_per_class]
         names = [(one["cut"], one.get("temperature")) for one in self.points]
@@ -80,50 +85,38 @@ class CutsDisplay(Display):
         self.heads = list(dict.fromkeys(one["head"] for one in self.points))
         self.title = title
 
-    def plot(self, ax: Axes | None = None) -> CutsDisplay:
-        """Draw test accuracy (solid, filled) and training accuracy (dotted, open) per cut and head.
+    def _size(self) -> tuple[float, float]:
+        return max(8.0, 4.0 + 0.55 * len(self.cuts)), 4.8
 
-        Parameters
-        ----------
-        ax : matplotlib.axes.Axes, optional
-            Axes of the caller's; a new figure by default.
+    def _draw(self, panels: NDArray[Any], *, own: bool) -> list[Any]:
+        """Draw test accuracy (solid, filled) and training accuracy (dotted, open) per cut and head."""
+        axes: Axes = panels[0]
+        for of, head in enumerate(self.heads):
+            # Heads stand a little beside each other, so that equal values do not hide.
+            self._line(axes, head, of, 0.08 * (of - (len(self.heads) - 1) / 2))
+        names = [printable(cut) if t is None else f"T = {t:g}" for cut, t in self.cuts]
+        tilted: dict[str, Any] = {}
+        if sum(map(len, names)) > 60:
+            tilted = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
+        axes.set_xticks(range(len(names)), names, **tilted)
+        axes.set_xlim(-0.4, len(names) - 0.6)
+        axes.grid(visible=False, axis="x")
+        drawing.percent_axis(axes)
+        axes.set_xlabel("Cut of the backbone (shallow to deep)")
+        axes.set_ylabel("Top-1 accuracy (%)")
+        return self._entries()
 
-        Returns
-        -------
-        CutsDisplay
-            This display, with `figure_` and `ax_`.
-        """
-        with drawing.styled():
-            own = ax is None
-            axes = self._start(ax, max(8.0, 4.0 + 0.55 * len(self.cuts)), 4.8)
-            for of, head in enumerate(self.heads):
-                # Heads stand a little beside each other, so that equal values do not hide.
-                shift = 0.08 * (of - (len(self.heads) - 1) / 2)
-                self._draw(axes, head, of, shift)
-            names = [printable(cut) if t is None else f"T = {t:g}" for cut, t in self.cuts]
-            tilted: dict[str, Any] = {}
-            if sum(map(len, names)) > 60:
-                tilted = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
-            axes.set_xticks(range(len(names)), names, **tilted)
-            axes.set_xlim(-0.4, len(names) - 0.6)
-            axes.grid(visible=False, axis="x")
-            drawing.percent_axis(axes)
-            axes.set_xlabel("Cut of the backbone (shallow to deep)")
-            axes.set_ylabel("Top-1 accuracy (%)")
-            if self.title:
-                drawing.head_axes(axes, self.title, 5.5)
-            self._legend(axes, own=own)
-        return self
+    def _at(self, head: str, cut: tuple[str, float | None]) -> Mapping[str, Any]:
+        mine = (one for one in self.points if (one["cut"], one.get("temperature")) == cut)
+        return next((one for one in mine if one["head"] == head), {})
 
-    def _values(self, head: str, prefix: str) -> Any:
-        """Return mean, low and high in percent, NaN where a cut has none; shape (3, n_cuts)."""
-        found = {(one["cut"], one.get("temperature")): one for one in self.points if one["head"] == head}
-        ends = ("mean", "low", "high")
+    def _values(self, head: str, prefix: str, ends: Sequence[str] = ("mean", "low", "high")) -> Any:
+        """Return these in percent, NaN where a cut has none; shape (n_ends, n_cuts)."""
         return drawing.percent(
-            [[found.get(cut, {}).get(f"{prefix}_{end}") for cut in self.cuts] for end in ends]
+            [[self._at(head, cut).get(f"{prefix}_{end}") for cut in self.cuts] for end in ends]
         )
 
-    def _draw(self, axes: Axes, head: str, of: int, shift: float) -> None:
+    def _line(self, axes: Axes, head: str, of: int, shift: float) -> None:
         color = drawing.OKABE_ITO[of % len(drawing.OKABE_ITO)]
         marker = drawing.MARKERS[of % len(drawing.MARKERS)]
         x = np.arange(len(self.cuts)) + shift
@@ -138,6 +131,9 @@ class CutsDisplay(Display):
             linewidth=1.3,
         )
         mean, low, high = self._values(head, self.metric)
+        two = np.array([draws_of(self._at(head, cut)) == 2 for cut in self.cuts]) & ~np.isfinite(low)
+        for end in self._values(head, self.metric, ("min", "max")) if two.any() else ():
+            axes.plot(x[two], end[two], ".", color=color, markersize=3.5, alpha=0.8)
         axes.errorbar(
             x,
             mean,
@@ -148,7 +144,7 @@ class CutsDisplay(Display):
             elinewidth=1.1,
         )
 
-    def _legend(self, axes: Axes, *, own: bool) -> None:
+    def _entries(self) -> list[Any]:
         from matplotlib.lines import Line2D
 
         entries: list[Any] = [drawing.heading("Head")]
@@ -167,8 +163,11 @@ class CutsDisplay(Display):
         entries += [
             drawing.heading(""),
             drawing.heading("Training samples"),
-            drawing.note(f"{self.n_per_class:g} per class"),
+            drawing.note(drawing.size_words(self.n_per_class)),
         ]
         if any(one.get(f"{self.metric}_low") is not None for one in self.points):
             entries.append(drawing.note("bars: 95 % interval"))
-        drawing.grouped_legend(self.figure_ if own else axes, entries, outside=own)
+        for why in missing_intervals(self.points, self.metric):
+            dots = " (dots)" if "2 draws" in why else ""
+            entries.append(drawing.note(f"no interval: {why}{dots}"))
+        return entries

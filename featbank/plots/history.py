@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from featbank import drawing
-from featbank.drawing import Display
+from featbank.display import Display
 from featbank.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -22,11 +23,15 @@ _SPLITS = {"train": "training", "val": "validation", "test": "test"}
 class HistoryDisplay(Display):
     """Loss and accuracy of a head per epoch, for training, validation and test rows.
 
+    A head that has one epoch, or was solved in one step (``logreg``), has no course: what it reached is drawn
+    as bars. Drawn on two axes: loss, accuracy.
+
     Parameters
     ----------
     history : mapping from str to sequence of float, length n_epochs each
         ``train_loss``, ``train_accuracy`` and the same with ``val_`` and ``test_``, where there are such
-        rows; a fitted head's ``history_``. Accuracies in [0, 1]. Other keys are not drawn.
+        rows; a fitted head's ``history_``. Accuracies in [0, 1]. Other keys are not drawn; ``lr`` of NaN says
+        that the head was solved in one step.
     best_epoch : int, optional
         Epoch (counted from 1) whose weights were kept; marked.
     title : str, optional
@@ -65,45 +70,62 @@ class HistoryDisplay(Display):
         if len(lengths) > 1:
             raise InvalidInputError(f"the parts of a history must be equally long, got {lengths} epochs")
         self.n_epochs = lengths[0]
+        #: Whether the head was solved in one step; its learning rate is NaN then.
+        self.solved = self.n_epochs == 1 and bool(np.isnan(np.asarray(history.get("lr", [0.0]), float)).all())
         self.best_epoch = best_epoch
         self.title = title
 
-    def plot(self, ax: Sequence[Axes] | None = None) -> HistoryDisplay:
-        """Draw the loss and, beside it, the accuracy.
+    _noun = "a history"
 
-        Parameters
-        ----------
-        ax : sequence of two matplotlib.axes.Axes, optional
-            Axes of the caller's; a new figure by default.
+    def _n_axes(self) -> int:
+        return 2
 
-        Returns
-        -------
-        HistoryDisplay
-            This display, with `figure_` and `ax_` (both axes).
+    def _new_axes(self) -> Any:
+        return drawing.new_figure(9.0, 4.0).subplots(1, 2)
 
-        Raises
-        ------
-        InvalidInputError
-            If `ax` is not two axes.
-        """
-        with drawing.styled():
-            own = ax is None
-            pair = drawing.pair_of_axes(ax, 9.0, 4.0, "a history")
-            self._start(pair[0], 0, 0)
-            self.ax_ = pair
-            self._draw(pair[0], "loss", "Cross-entropy loss (nats)")
-            self._draw(pair[1], "accuracy", "Top-1 accuracy (%)")
-            losses = np.concatenate(
-                [values for name, values in self.history.items() if name.endswith("loss")] or [np.zeros(0)]
+    def _draw(self, panels: NDArray[Any], *, own: bool) -> list[Any]:
+        """Draw the loss and, beside it, the accuracy: per epoch, or as bars where there was one only."""
+        draw = self._bars if self.n_epochs == 1 else self._lines
+        draw(panels[0], "loss", "Cross-entropy loss (nats)")
+        draw(panels[1], "accuracy", "Top-1 accuracy (%)")
+        if self.n_epochs == 1:
+            return self._only()
+        losses = np.concatenate(
+            [values for name, values in self.history.items() if name.endswith("loss")] or [np.zeros(0)]
+        )
+        finite = losses[np.isfinite(losses)]
+        if finite.size and finite.min() > 0 and finite.max() / finite.min() > 100:
+            self._log_axis(panels[0])
+        drawing.percent_axis(panels[1])
+        return self._entries()
+
+    def _bars(self, axes: Axes, kind: str, label: str) -> None:
+        """Draw what a head without a course reached, a bar for each kind of rows."""
+        splits = [split for split in _SPLITS if f"{split}_{kind}" in self.history]
+        values = [float(self.history[f"{split}_{kind}"][0]) for split in splits]
+        shown = [100 * one if kind == "accuracy" else one for one in values]
+        for at, (split, value) in enumerate(zip(splits, shown, strict=True)):
+            axes.bar(at, value, width=0.6, color=drawing.split_look(split)["color"])
+            said = f"{value:.1f} %" if kind == "accuracy" else f"{value:.3g}"
+            axes.annotate(
+                said, (at, value), xytext=(0, 3), textcoords="offset points", ha="center", fontsize=9
             )
-            finite = losses[np.isfinite(losses)]
-            if finite.size and finite.min() > 0 and finite.max() / finite.min() > 100:
-                self._log_axis(pair[0])
-            drawing.percent_axis(pair[1])
-            self._legend(pair, own=own)
-            if self.title and own:
-                drawing.head_figure(self.figure_, self.title)
-        return self
+        axes.set_xticks(range(len(splits)), [_SPLITS[split] for split in splits])
+        axes.set_xlim(-0.7, max(len(splits), 1) - 0.3)
+        axes.margins(y=0.12)
+        axes.grid(visible=False, axis="x")
+        axes.set_xlabel("Rows (split)")
+        axes.set_ylabel(label)
+
+    def _only(self) -> list[Any]:
+        if not self.solved:
+            return [
+                drawing.heading("Training"),
+                drawing.note("one epoch:"),
+                drawing.note("no course to follow"),
+            ]
+        lines = ("solved exactly, in one", "step: no epochs to follow")
+        return [drawing.heading("Training"), *map(drawing.note, lines)]
 
     @staticmethod
     def _log_axis(axes: Axes) -> None:
@@ -115,23 +137,22 @@ class HistoryDisplay(Display):
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
 
-    def _draw(self, axes: Axes, kind: str, label: str) -> None:
+    def _lines(self, axes: Axes, kind: str, label: str) -> None:
         from matplotlib.ticker import MaxNLocator
 
         epochs = np.arange(1, self.n_epochs + 1)
-        marker = "o" if self.n_epochs == 1 else None  # one epoch is a point, which a line does not show
         for split in _SPLITS:
             values = self.history.get(f"{split}_{kind}")
             if values is not None:
                 shown = drawing.percent(values) if kind == "accuracy" else values
-                axes.plot(epochs, shown, **drawing.split_look(split), marker=marker)
+                axes.plot(epochs, shown, **drawing.split_look(split))
         if self.best_epoch is not None:
             axes.axvline(self.best_epoch, color=drawing.GREY, linestyle=(0, (2, 2)), linewidth=1.1)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.set_xlabel("Epoch (passes over the data)")
         axes.set_ylabel(label)
 
-    def _legend(self, pair: Any, *, own: bool) -> None:
+    def _entries(self) -> list[Any]:
         from matplotlib.lines import Line2D
 
         entries: list[Any] = [drawing.heading("Rows")]
@@ -142,4 +163,4 @@ class HistoryDisplay(Display):
             kept: dict[str, Any] = {"color": drawing.GREY, "linestyle": (0, (2, 2)), "linewidth": 1.1}
             entries += [drawing.heading(""), drawing.heading("Weights kept")]
             entries.append(Line2D([], [], **kept, label=f"epoch {self.best_epoch}"))
-        drawing.grouped_legend(self.figure_ if own else pair[1], entries, outside=own)
+        return entries

@@ -6,11 +6,13 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from featbank import drawing
-from featbank.drawing import Display
+from featbank.display import Display
 from featbank.errors import InvalidInputError
 from featbank.manifest import printable
+from featbank.plots.spread import missing_intervals
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -82,7 +84,9 @@ class TemperatureDisplay(Display):
         sizes = sorted({one["n_per_class"] for one in known})
         if n_per_class is not None and n_per_class not in sizes:
             listed = ", ".join(f"{size:g}" for size in sizes)
-            raise InvalidInputError(f"n_per_class={n_per_class!r} was not fitted; the run has {listed}")
+            raise InvalidInputError(
+                f"{n_per_class:g} samples per class were not fitted; the run has {listed}"
+            )
         self.n_per_class = sizes[-1] if n_per_class is None else n_per_class
         self.split = split
         self.points = sorted(
@@ -90,7 +94,11 @@ class TemperatureDisplay(Display):
             key=lambda one: one["temperature"],
         )
         self.heads = list(dict.fromkeys(one["head"] for one in self.points))
-        epochs = any(one.get(f"best_{metric}_mean") is not None for one in self.points)
+        best, final = (
+            [one.get(f"{which}_{metric}_mean") for one in self.points] for which in ("best", "final")
+        )
+        # Heads that are solved in one step have one epoch: two equal lines would say that there is a choice.
+        epochs = best != final
         #: Name of each line and the keys it is drawn from; a head without epochs has one line only.
         self.lines = (
             {"best epoch": f"best_{metric}", "final epoch": f"final_{metric}"} if epochs else {"": metric}
@@ -98,59 +106,46 @@ class TemperatureDisplay(Display):
         self.chosen_by = dict(chosen_by or {})
         self.title = title
 
-    def plot(self, ax: Axes | None = None) -> TemperatureDisplay:
-        """Draw the lines and mark their maxima.
+    def _size(self) -> tuple[float, float]:
+        return 9.2, 4.8
 
-        Parameters
-        ----------
-        ax : matplotlib.axes.Axes, optional
-            Axes of the caller's; a new figure by default.
-
-        Returns
-        -------
-        TemperatureDisplay
-            This display, with `figure_` and `ax_`.
-        """
+    def _draw(self, panels: NDArray[Any], *, own: bool) -> list[Any]:
+        """Draw the lines, and say in the legend where they are highest."""
         from matplotlib.lines import Line2D
-        from matplotlib.ticker import NullFormatter, NullLocator
 
-        with drawing.styled():
-            own = ax is None
-            axes = self._start(ax, 9.2, 4.8)
-            entries: list[Any] = []
-            for of, head in enumerate(self.heads):
-                entries += [drawing.heading(f"Head {printable(head)}")]
-                color = drawing.OKABE_ITO[of % len(drawing.OKABE_ITO)]
-                for at, (name, keys) in enumerate(self.lines.items()):
-                    look: dict[str, Any] = {
-                        # Where the last epoch is the best, the lines coincide: both must be seen.
-                        "color": _darker(color) if at else color,
-                        "linewidth": 1.4 if at else 2.6,
-                        "markersize": 4.5 if at else 7.5,
-                        "marker": drawing.MARKERS[of % len(drawing.MARKERS)],
-                        "linestyle": drawing.DASHES[at],
-                        "markerfacecolor": "white" if at else color,
-                    }
-                    if self._draw(axes, head, keys, look):
-                        entries.append(Line2D([], [], **look, label=self._label(head, name, keys)))
-                entries += [drawing.heading("")]
-            values = sorted({float(one["temperature"]) for one in self.points})
-            ticks = drawing.tick_sizes(values, most=8)
-            axes.set_xscale("log", base=2)
-            axes.set_xticks(ticks, [f"{one:g}" for one in ticks])
-            axes.xaxis.set_minor_locator(NullLocator())
-            axes.xaxis.set_minor_formatter(NullFormatter())
-            if len(values) == 1:
-                axes.set_xlim(values[0] / 2, values[0] * 2)
-            drawing.percent_axis(axes)
-            axes.set_xlabel("Softmax temperature T (dimensionless)")
-            rows = "test" if self.split == "test" else "validation"
-            axes.set_ylabel(f"Top-1 accuracy on {rows} images (%)")
-            if self.title:
-                drawing.head_axes(axes, self.title, 5.5)
-            entries += [drawing.heading("Training samples"), drawing.note(f"{self.n_per_class:g} per class")]
-            drawing.grouped_legend(self.figure_ if own else axes, entries, outside=own)
-        return self
+        axes: Axes = panels[0]
+        entries: list[Any] = []
+        for of, head in enumerate(self.heads):
+            entries += [drawing.heading(f"Head {printable(head)}")]
+            color = drawing.OKABE_ITO[of % len(drawing.OKABE_ITO)]
+            for at, (name, keys) in enumerate(self.lines.items()):
+                look: dict[str, Any] = {
+                    # Where the last epoch is the best, the lines coincide: both must be seen.
+                    "color": _darker(color) if at else color,
+                    "linewidth": 1.4 if at else 2.6,
+                    "markersize": 4.5 if at else 7.5,
+                    "marker": drawing.MARKERS[of % len(drawing.MARKERS)],
+                    "linestyle": drawing.DASHES[at],
+                    "markerfacecolor": "white" if at else color,
+                }
+                if self._line(axes, head, keys, look):
+                    entries.append(Line2D([], [], **look, label=self._label(head, name, keys)))
+            entries += [drawing.heading("")]
+        drawing.size_axis(axes, sorted({float(one["temperature"]) for one in self.points}))
+        drawing.percent_axis(axes)
+        axes.set_xlabel("Softmax temperature T (dimensionless)")
+        rows = "test" if self.split == "test" else "validation"
+        axes.set_ylabel(f"Top-1 accuracy on {rows} images (%)")
+        entries += [
+            drawing.heading("Training samples"),
+            drawing.note(drawing.size_words(self.n_per_class)),
+        ]
+        keys = next(iter(self.lines.values()))
+        if any(one.get(f"{keys}_low") is not None for one in self.points):
+            entries.append(drawing.note("band: 95 % interval"))
+        for why in missing_intervals(self.points, keys):
+            entries.append(drawing.note(f"no interval: {why}"))
+        return entries
 
     def _of(self, head: str, keys: str) -> list[Mapping[str, Any]]:
         return [one for one in self.points if one["head"] == head and one.get(f"{keys}_mean") is not None]
@@ -181,7 +176,7 @@ class TemperatureDisplay(Display):
             said.append(f"highest on test: T = {highest:g}" + (" too" if highest == chosen else ""))
         return "\n".join(said)
 
-    def _draw(self, axes: Axes, head: str, keys: str, look: Mapping[str, Any]) -> bool:
+    def _line(self, axes: Axes, head: str, keys: str, look: Mapping[str, Any]) -> bool:
         """Draw one line with its band, and a ring where validation chooses; say whether there was any."""
         points = self._of(head, keys)
         if not points:

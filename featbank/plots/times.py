@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from numpy.typing import NDArray
+
 from featbank import drawing
-from featbank.drawing import Display
+from featbank.display import Display
 from featbank.errors import InvalidInputError
 from featbank.manifest import printable
 
@@ -65,50 +67,37 @@ class TimesDisplay(Display):
         self.title = title
         self.note = note
 
-    def plot(self, ax: Axes | None = None) -> TimesDisplay:
-        """Draw the bars, the first cut on top.
+    def _size(self) -> tuple[float, float]:
+        return 8.5, max(2.9, 1.3 + 0.26 * (len(self.seconds) + len(self.cuts)))
 
-        Parameters
-        ----------
-        ax : matplotlib.axes.Axes, optional
-            Axes of the caller's; a new figure by default.
-
-        Returns
-        -------
-        TimesDisplay
-            This display, with `figure_` and `ax_`.
-        """
+    def _draw(self, panels: NDArray[Any], *, own: bool) -> list[Any]:
+        """Draw the bars, the first cut on top."""
         from matplotlib.patches import Patch
 
-        with drawing.styled():
-            own = ax is None
-            axes = self._start(ax, 8.5, max(2.6, 1.3 + 0.26 * (len(self.seconds) + len(self.cuts))))
-            middle: list[float] = []
-            at = 0.0
-            longest = max(self.seconds.values())
-            for cut in self.cuts:
-                names = [name for name in self.names if (cut, name) in self.seconds]
-                middle.append(at + (len(names) - 1) / 2)
-                for name in names:
-                    value = self.seconds[cut, name]
-                    axes.barh(at, value, height=0.82, **self._look(name))
-                    axes.text(value + 0.01 * longest, at, _said(value), va="center", fontsize=8.5)
-                    at += 1
-                at += 0.6
-            axes.set_yticks(middle, ["all cuts" if cut is None else printable(cut) for cut in self.cuts])
-            axes.invert_yaxis()
-            axes.set_xlim(0, 1.14 * longest if longest > 0 else 1)
-            axes.grid(visible=False, axis="y")
-            axes.set_xlabel("Time (seconds)")
-            axes.set_ylabel("Cut of the backbone (name)")
-            if self.title:
-                drawing.head_axes(axes, self.title, 5.0)
-            entries: list[Any] = [drawing.heading("Stage or head")]
-            entries += [Patch(**self._look(name), label=printable(name)) for name in self.names]
-            if self.note:
-                entries += [drawing.heading(""), *map(drawing.note, self.note.splitlines())]
-            drawing.grouped_legend(self.figure_ if own else axes, entries, outside=own)
-        return self
+        axes: Axes = panels[0]
+        middle: list[float] = []
+        at = 0.0
+        longest = max(self.seconds.values())
+        for cut in self.cuts:
+            names = [name for name in self.names if (cut, name) in self.seconds]
+            middle.append(at + (len(names) - 1) / 2)
+            for name in names:
+                value = self.seconds[cut, name]
+                axes.barh(at, value, height=0.82, **self._look(name))
+                axes.text(value + 0.01 * longest, at, _said(value), va="center", fontsize=8.5)
+                at += 1
+            at += 0.6
+        axes.set_yticks(middle, ["all cuts" if cut is None else printable(cut) for cut in self.cuts])
+        axes.invert_yaxis()
+        axes.set_xlim(0, 1.14 * longest if longest > 0 else 1)
+        axes.grid(visible=False, axis="y")
+        axes.set_xlabel("Time (seconds)")
+        axes.set_ylabel("Cut (name)")
+        entries: list[Any] = [drawing.heading("Stage or head")]
+        entries += [Patch(**self._look(name), label=printable(name)) for name in self.names]
+        if self.note:
+            entries += [drawing.heading(""), *map(drawing.note, self.note.splitlines())]
+        return entries
 
     def _look(self, name: str) -> dict[str, Any]:
         at = self.names.index(name)

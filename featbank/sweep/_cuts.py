@@ -52,7 +52,7 @@ def choose_cuts(
         )
     if temperatures is not None and SOFTMAX not in asked:
         raise InvalidInputError(
-            f"temperatures={list(temperatures)!r} are for the cut 'softmax', "
+            f"temperatures={list(temperatures)!r} (--temperature) are for the cut 'softmax', "
             f"got {', '.join(map(repr, asked))}; add --cut softmax"
         )
     values = [1.0] if temperatures is None else [float(one) for one in dict.fromkeys(temperatures)]

@@ -49,7 +49,9 @@ def check_threshold(asked: bool | float) -> float | None:
         return None
     threshold = NEAR_DUPLICATE_COSINE if asked is True else float(asked)
     if not 0 < threshold <= 1:
-        raise InvalidInputError(f"check_leaks={asked!r} must be True, False or a cosine over 0 and up to 1")
+        raise InvalidInputError(
+            f"check_leaks={asked!r} (--leak-cosine) must be True, False or a cosine over 0 and up to 1"
+        )
     return threshold
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from featbank.errors import InvalidInputError
 from featbank.metrics import Interval, paired_difference
+from featbank.sweep._points import count_draws, without_few_draws
 from featbank.sweep.records import CURVE_METRICS, FitResult, Key
 from featbank.sweep.results import SweepResult
 
@@ -28,10 +29,11 @@ class ComparedCurve:
     n_repeats, n_failed : int
         Fits that succeeded, and those that did not.
     mean, low, high : float
-        Mean of the metric over repeats and its interval, within [0, 1]; low and high None for one repeat.
+        Mean of the metric over repeats and its interval, within [0, 1]; low and high None for fewer than
+        three draws.
     difference : Interval or None
         Mean and interval of this one minus the best, repeat by repeat on the same subsets; None for the best
-        itself, and where the subsets are others or a single one is shared.
+        itself, and where the subsets are others. Its low and high are NaN for fewer than three draws.
     n_paired : int
         Repeats the difference is taken over.
     fit_s, total_s : float
@@ -157,7 +159,15 @@ def compare(
         difference = None
         if shared:
             values = [mine[one] for one in shared], [first[one] for one in shared]
-            difference = paired_difference(*values, confidence)
+            fits = [
+                fit
+                for fit in results[row.run].fits
+                if fit.key == (row.cut, row.head, row.temperature)
+                and fit.n_per_class == size
+                and fit.repeat in shared
+            ]
+            n_draws = count_draws(fits, results[row.run].n_rows, results[row.run].draws)
+            difference = without_few_draws(paired_difference(*values, confidence), n_draws)
         paired.append(ComparedCurve(**{**vars(row), "difference": difference, "n_paired": len(shared)}))
     notes += _notes_on_draws(results, best.run, {row.run for row in rows}, size)
     return Comparison(metric, size, tuple(paired), tuple(notes))
@@ -166,7 +176,9 @@ def compare(
 def _row(
     name: str, key: Key, result: SweepResult, size: float, metric: str, confidence: float
 ) -> ComparedCurve:
-    mine = SweepResult([fit for fit in result.fits if fit.key == key])
+    mine = SweepResult(
+        [fit for fit in result.fits if fit.key == key], n_rows=result.n_rows, draws=result.draws
+    )
     (point,) = [one for one in mine.curve(confidence) if one["n_per_class"] == size]
     times = [fit.duration_s for fit in mine.fits if fit.n_per_class == size]
     cut, head, temperature = key
@@ -213,7 +225,7 @@ def _common_size(
         return max(common)
     if asked not in every:
         have = ", ".join(f"{size:g}" for size in every)
-        raise InvalidInputError(f"n_per_class={asked:g} was not fitted; there are {have}")
+        raise InvalidInputError(f"{asked:g} samples per class were not fitted; there are {have}")
     notes += [
         f"{_spell(at, results)} is left out: it was not fitted at {asked:g} samples per class"
         for at, sizes in scored.items()

@@ -11,14 +11,9 @@ from numpy.typing import NDArray
 
 from featbank._registry import nearest
 from featbank.errors import InvalidInputError
-from featbank.metrics import (
-    Interval,
-    PowerLaw,
-    bootstrap_interval,
-    fit_power_law,
-    mean_interval,
-    paired_difference,
-)
+from featbank.metrics import Interval, PowerLaw, fit_power_law, paired_difference
+from featbank.metrics.intervals import FEWEST_DRAWS
+from featbank.sweep._points import count_draws, curve_point, uses_all, without_few_draws
 from featbank.sweep.records import COLUMNS, CURVE_METRICS, FitResult, Key, fits_to_csv
 
 __all__ = [
@@ -208,6 +203,9 @@ class SweepResult:
     ) -> list[dict[str, Any]]:
         """Return mean and interval over repeats for each cut, head, temperature and size.
 
+        An interval over the repeats speaks of other draws of training samples, so it takes three different
+        ones: where all samples are used there is one draw, however often it is repeated.
+
         Parameters
         ----------
         confidence : float, default=0.95
@@ -220,9 +218,11 @@ class SweepResult:
         Returns
         -------
         list of dict
-            ``cut``, ``head``, ``temperature``, ``n_per_class``, ``n_repeats``, ``n_failed``, and for each of
-            `CURVE_METRICS` its ``_mean``, ``_low`` and ``_high``, within [0, 1]: None where it is not known,
-            low and high also where a single repeat says nothing of the spread. Failed fits are counted, and
+            ``cut``, ``head``, ``temperature``, ``n_per_class``, ``n_repeats``, ``n_draws`` (how many of the
+            repeats drew other samples), ``all_samples`` (whether these are all there are), ``n_failed``, and
+            for each of `CURVE_METRICS` its ``_mean``, ``_low``, ``_high``, ``_min`` and ``_max``, within
+            [0, 1]: None where it is not known, low and high also of fewer than three draws. ``C_min``,
+            ``C_max``, ``lr_min``, ``lr_max``: what the heads were fitted with. Failed fits are counted, and
             left out of the means; a size of which every fit failed has no point.
 
         Raises
@@ -253,25 +253,19 @@ class SweepResult:
                 "temperature": temperature,
                 "n_per_class": size,
                 "n_repeats": len(good),
+                "n_draws": self._n_draws(good),
+                "all_samples": uses_all(good[0], self.n_rows),
                 "n_failed": len(members) - len(good),
             }
-            for metric in CURVE_METRICS:
-                if interval == "t":
-                    values = [getattr(one, metric) for one in good if getattr(one, metric) is not None]
-                    found = mean_interval(values, confidence) if values else Interval(*[float("nan")] * 3)
-                else:
-                    found = self._over_rows(good, metric, confidence)
-                for end, value in zip(("mean", "low", "high"), found, strict=True):
-                    # shares: an interval of few repeats may reach beyond what there is
-                    point[f"{metric}_{end}"] = None if np.isnan(value) else min(max(value, 0.0), 1.0)
-            points.append(point)
+            right = self._right(good) if interval == "bootstrap" else {}
+            points.append(point | curve_point(good, point["n_draws"], confidence, interval, right))
         return points
 
-    def _over_rows(self, fits: Sequence[FitResult], metric: str, confidence: float) -> Interval:
-        """Return the mean over fits and its bootstrap interval over the rows they are judged by."""
-        known = [getattr(one, metric) for one in fits if getattr(one, metric) is not None]
-        if not known:
-            return Interval(*[float("nan")] * 3)
+    def _n_draws(self, fits: Sequence[FitResult]) -> int:
+        return count_draws(fits, self.n_rows, self.draws)
+
+    def _right(self, fits: Sequence[FitResult]) -> dict[str, NDArray[np.float64]]:
+        """Return which rows fits got right, for the metrics of the rows they are judged by."""
         lacking = [one for one in fits if fit_id(one) not in self.hits]
         if lacking:
             raise InvalidInputError(
@@ -280,10 +274,12 @@ class SweepResult:
             )
         of_fits = [self.hits[fit_id(one)] for one in fits]
         prefix = "" if of_fits[0].split == "test" else f"{of_fits[0].split}_"
-        right = [getattr(one, metric.removeprefix(prefix), None) for one in of_fits]
-        if not metric.startswith(prefix) or any(one is None for one in right):
-            return Interval(float(np.mean(known)), float("nan"), float("nan"))
-        return bootstrap_interval(np.array(right, dtype=np.float64), confidence)
+        found = {}
+        for name in ("top1", "top5"):
+            right = [getattr(one, name) for one in of_fits]
+            if all(one is not None for one in right):
+                found[f"{prefix}{name}"] = np.array(right, dtype=np.float64)
+        return found
 
     def _by_repeat(self, key: Key, size: float, metric: str) -> dict[int, float]:
         return {
@@ -318,7 +314,8 @@ class SweepResult:
         Returns
         -------
         Interval
-            Of a minus b, over the repeats both have.
+            Of a minus b, over the repeats both have; low and high NaN where these are fewer than three
+            different draws.
 
         Raises
         ------
@@ -331,10 +328,16 @@ class SweepResult:
         shared = sorted(first.keys() & second.keys())
         if not shared:
             raise InvalidInputError(
-                f"{_spell(a)!r} and {_spell(b)!r} share no repeat at n_per_class={n_per_class:g} "
-                f"that knows {metric}"
+                f"{_spell(a)!r} and {_spell(b)!r} share no repeat at {n_per_class:g} samples per "
+                f"class that knows {metric}"
             )
-        return paired_difference([first[one] for one in shared], [second[one] for one in shared], confidence)
+        found = paired_difference([first[one] for one in shared], [second[one] for one in shared], confidence)
+        fits = [
+            one
+            for one in self.fits
+            if one.key == a and one.n_per_class == n_per_class and one.repeat in shared
+        ]
+        return without_few_draws(found, self._n_draws(fits))
 
     def power_law(self, key: Key, *, metric: str = "top1", random_state: int = 0) -> PowerLaw:
         """Fit ``a - b * n**-c`` to one curve, to read what more labels would bring.
@@ -351,7 +354,8 @@ class SweepResult:
         Returns
         -------
         PowerLaw
-            Its band comes from the repeats that succeeded at every size, if there are at least two.
+            Its band comes from the repeats that succeeded at every size, if there are at least three, else
+            from how far the sizes lie off the law.
 
         Raises
         ------
@@ -363,7 +367,7 @@ class SweepResult:
         found = {size: self._by_repeat(key, size, metric) for size in sizes}
         found = {size: values for size, values in found.items() if values}
         shared = sorted(set.intersection(*(set(values) for values in found.values()))) if found else []
-        if len(shared) >= 2:
+        if len(shared) >= FEWEST_DRAWS:
             acc: Any = [[values[one] for one in shared] for values in found.values()]
         else:
             acc = [float(np.mean(list(values.values()))) for values in found.values()]

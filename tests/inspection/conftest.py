@@ -11,7 +11,7 @@ import pytest
 from featbank.backbones import Backbone, load_backbone
 from featbank.banks import Bank
 from featbank.datasets import decode_image, open_dataset
-from featbank.drawing import Display
+from featbank.display import Display
 from featbank.extraction import extract
 
 

@@ -111,7 +111,7 @@ def test_a_vector_is_drawn_in_the_order_of_its_numbers(whole) -> None:
             lambda: ActivationsDisplay(IMAGE, [Activation("a", np.ones(2, np.float32))]).plot(
                 Figure().subplots(3)
             ),
-            "this is drawn on 2 axes, got 3",
+            "this image is drawn on 2 axes, got 3",
         ),
     ],
 )

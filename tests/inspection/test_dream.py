@@ -163,5 +163,5 @@ def test_an_unknown_cut_and_the_wrong_axes(minivgg) -> None:
     with pytest.raises(UnknownNameError, match="unknown cut 'pool9'"):
         DreamDisplay.from_backbone(minivgg, ["pool9"])
     display = DreamDisplay([Dream("a", np.arange(1), np.zeros((1, 8, 8, 3), np.uint8), np.ones(1), 1, 1)])
-    with pytest.raises(InvalidInputError, match="these dreams are drawn on 1 axes, got 2"):
+    with pytest.raises(InvalidInputError, match="this dream is drawn on 1 axes, got 2"):
         display.plot(Figure().subplots(2))

@@ -57,7 +57,7 @@ def test_on_axes_of_the_caller() -> None:
     assert list(display.plot(axes).ax_) == list(axes)
     with pytest.raises(InvalidInputError) as caught:
         display.plot(axes[:1])
-    assert str(caught.value) == "these filters are drawn on 2 axes, got 1"
+    assert str(caught.value) == "a grid of filters is drawn on 2 axes, got 1"
 
 
 @pytest.mark.parametrize(

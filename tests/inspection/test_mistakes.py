@@ -114,7 +114,7 @@ def test_without_probabilities_and_without_mistakes() -> None:
 
 
 def test_wrong_axes_and_wrong_images() -> None:
-    with pytest.raises(InvalidInputError, match="these mistakes are drawn on 2 axes, got 3"):
+    with pytest.raises(InvalidInputError, match="this page of mistakes is drawn on 2 axes, got 3"):
         display_of(2).plot(Figure().subplots(3))
     with pytest.raises(InvalidInputError, match="1 mistakes need as many images, got 0"):
         MistakesDisplay([Mistake(0, "", "a", "b", None, None)], [], n_wrong=1, n_rows=1)

@@ -89,8 +89,13 @@ def test_a_probability_that_rises(whole) -> None:
     display = OcclusionDisplay.from_image(Brightness(), image(), 0, patch=4, stride=4).plot()
     assert display.change.max() > 20
     low, high = display.ax_[1].images[0].get_clim()
-    assert low == -1.0
-    assert high == pytest.approx(display.change.max())
+    assert high == pytest.approx(np.abs(display.change).max())
+    assert low == -high  # no change is white, in the middle of the colour bar
+    assert display.ax_[1].images[0].cmap.name == "PuOr"
+    middle = display.ax_[1].images[0].cmap(0.5)[:3]
+    assert min(middle) > 0.95
+    (bar,) = (axes for axes in display.figure_.axes if axes.get_label() == "<colorbar>")
+    assert bar.get_ylabel() == "Change of the probability (percentage points)"
     whole(display)
 
 
@@ -114,5 +119,5 @@ def test_shapes_that_do_not_fit() -> None:
         OcclusionDisplay.from_image(Brightness(), image()[..., 0], 1)
     with pytest.raises(InvalidInputError, match="2 rows of 1 patches cannot have probabilities of shape"):
         OcclusionDisplay(image(), [0, 1], [0], 2, [[0.5]], 0.5, "x")
-    with pytest.raises(InvalidInputError, match="an occlusion is drawn on two axes, got 1"):
+    with pytest.raises(InvalidInputError, match="an occlusion is drawn on 2 axes, got 1"):
         OcclusionDisplay(image(), [0], [0], 2, [[0.5]], 0.5, "x").plot([Figure().add_subplot()])

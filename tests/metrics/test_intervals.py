@@ -18,10 +18,12 @@ def test_t_interval_equals_scipy():
     assert (mean, low, high) == pytest.approx((np.mean(values), *expected))
 
 
-def test_one_value_has_a_mean_but_no_interval():
-    mean, low, high = mean_interval([0.5])
+@pytest.mark.parametrize("values", [[0.5], [0.4, 0.6], [0.5, 0.5]])
+def test_one_value_or_two_have_a_mean_but_no_interval(values):
+    mean, low, high = mean_interval(values)
     assert mean == 0.5
     assert np.isnan([low, high]).all()
+    assert np.isfinite(mean_interval([*values, 0.5, 0.7])).all()
 
 
 def test_five_repeats_cover_the_truth_as_often_as_said():

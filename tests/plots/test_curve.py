@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
+import numpy as np
 import pytest
 
+from featbank.metrics import fit_power_law
 from featbank.plots import CurveDisplay
 from featbank.plots.curve import MOST_BANDS
 
@@ -33,7 +37,7 @@ def drawn(display) -> tuple[int, str]:
 def test_a_few_curves_have_a_band_each():
     bands, said = drawn(CurveDisplay([*points("a", "softmax", 0.5), *points("b", "softmax", 0.6)]))
     assert bands == 2
-    assert "95 % interval of the\nmean of 5 repeats" in said
+    assert "95 % interval of the | mean of 5 draws" in said
     assert "best" not in said
 
 
@@ -48,7 +52,7 @@ def test_of_many_heads_the_best_of_each_cut_has_one():
     assert said.endswith("(best head of each cut)")
 
 
-@pytest.mark.parametrize(("n_cuts", "said"), [(8, "(of the 5 best cuts)"), (1, "(of the best head)")])
+@pytest.mark.parametrize(("n_cuts", "said"), [(8, "(of the 5 best)"), (1, "(of the best head)")])
 def test_of_many_cuts_or_heads_the_best(n_cuts, said):
     n_heads = 1 if n_cuts > 1 else 8
     display = CurveDisplay(
@@ -68,4 +72,119 @@ def test_of_many_cuts_or_heads_the_best(n_cuts, said):
 
 def test_a_band_of_another_kind_says_so():
     _, said = drawn(CurveDisplay(points("a", "softmax", 0.5), band="95 % interval over\n256 test images"))
-    assert said.endswith("95 % interval over\n256 test images")
+    assert said.endswith("95 % interval over | 256 test images")
+
+
+def few(n_draws, n=4, **more):
+    """A point of so many draws: as `SweepResult.curve` gives it, without an interval."""
+    (one,) = points("a", "softmax", 0.5, sizes=(n,))
+    return {
+        **one,
+        "n_draws": n_draws,
+        "top1_low": None,
+        "top1_high": None,
+        "top1_min": 0.45,
+        "top1_max": 0.55,
+        **more,
+    }
+
+
+def test_one_draw_is_said_and_nothing_is_drawn_around_it():
+    display = CurveDisplay(
+        [*points("a", "softmax", 0.5, sizes=(4, 8)), few(1, 28.25), few(1, 16, all_samples=True)]
+    )
+    _, said = drawn(display)
+    assert said.replace(" | ", " ").endswith("no interval: 16 (one draw, all samples); all (one draw)")
+    assert [label.get_text() for label in display.ax_.get_xticklabels()] == ["4", "8", "16", "all"]
+    assert display.ax_.get_xlabel() == "Training samples per class (images; all: 28.25 on average)"
+    assert np.isfinite(display.ax_.collections[0].get_paths()[0].vertices).all()
+    _, said = drawn(CurveDisplay([few(1)]))
+    assert said.endswith("Spread | no interval: one draw")
+
+
+def test_two_draws_are_dots():
+    display = CurveDisplay([few(2, 4), few(2, 8)])
+    _, said = drawn(display)
+    assert said.endswith("Spread | no interval: 2 draws | small dots: the 2 draws")
+    dots = [line for line in display.ax_.lines if line.get_marker() == "."]
+    np.testing.assert_allclose([line.get_ydata() for line in dots], [[45.0, 45.0], [55.0, 55.0]])
+    np.testing.assert_array_less(display.ax_.get_ylim()[0], 45.0)
+
+
+def test_an_interval_without_a_neighbour_is_a_bar():
+    (one,) = points("a", "softmax", 0.5, sizes=(4,))
+    display = CurveDisplay([one, few(1, 8)])
+    display.plot()
+    bars = [
+        segment
+        for lines in display.ax_.collections
+        if hasattr(lines, "get_segments")
+        for segment in lines.get_segments()
+    ]
+    assert [sorted(bar[:, 1].round(1).tolist()) for bar in bars] == [[38.0, 51.0]]
+
+
+def headings(display) -> list[str]:
+    display.plot()
+    (legend,) = display.figure_.legends
+    return [text.get_text() for text in legend.get_texts() if not text.get_visible()]
+
+
+def test_the_legend_says_what_tells_curves_apart():
+    warm = [{**one, "temperature": t} for t in (0.5, 1, 2) for one in points("softmax", "ncm", 0.5)]
+    display = CurveDisplay(warm)
+    assert "Softmax temperature T" in headings(display)
+    assert "T = 0.5" in drawn(display)[1].split(" | ")
+    family = [one for C in ("0.1", "1", "10") for one in points("fc7", f"logreg(C={C})", 0.5)]
+    display = CurveDisplay(family)
+    assert "logreg, by C on fc7" in headings(display)
+    assert drawn(display)[1].split(" | ")[1:4] == ["C = 0.1", "C = 1", "C = 10"]
+    mixed = CurveDisplay([*points("softmax", "a", 0.5), *points("fc7", "a", 0.6)])
+    assert headings(mixed)[0] == "Cut, shallow to deep"
+
+
+@pytest.mark.parametrize("n", range(1, 13))
+@pytest.mark.parametrize("kind", ["cuts", "heads"])
+def test_up_to_twelve_curves_are_told_apart_and_fit(n, kind):
+    sizes = (1, 2, 3, 4, 6, 8, 12, 16, 24)
+    names = [
+        ("cut" * 4 + str(at), "softmax") if kind == "cuts" else ("fc7", f"logreg(C={at + 1})")
+        for at in range(n)
+    ]
+    law = fit_power_law(sizes, [0.9 - 0.5 * size**-0.6 for size in sizes], n_bootstrap=10)
+    display = CurveDisplay(
+        [one for at, name in enumerate(names) for one in points(*name, 0.4 + at / 30, sizes=sizes)],
+        laws={(*name, None): law for name in names},
+        until=200,
+        title="digits, minivgg",
+    ).plot()
+    figure = display.figure_
+    figure.draw_without_rendering()
+    box, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+    assert min(box.x0, box.y0) >= 0
+    assert box.x1 <= width
+    assert box.y1 <= height
+    measured = [line for line in display.ax_.lines if len(line.get_xdata()) == len(sizes)]
+    looks = {(str(line.get_color()), line.get_marker(), line.get_markerfacecolor()) for line in measured}
+    assert len(looks) == n
+    boxes = [label.get_window_extent() for label in display.ax_.get_xticklabels()]
+    assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
+    ticks = [label.get_text() for label in display.ax_.get_xticklabels()]
+    assert {"1", "2", "4", "8", "24", "200"} <= set(ticks)
+    assert figure.legends[0].get_window_extent().x0 > display.ax_.get_window_extent().x1
+    assert display.ax_.get_window_extent().width / figure.dpi > 3.5
+
+
+def test_markers_of_many_sizes_do_not_run_together():
+    many = CurveDisplay(points("a", "softmax", 0.5, sizes=range(1, 65))).plot().ax_.lines[0]
+    some = CurveDisplay(points("a", "softmax", 0.5)).plot().ax_.lines[0]
+    assert many.get_markersize() < some.get_markersize() == 5.5
+
+
+def test_curves_of_one_size_stand_side_by_side():
+    display = CurveDisplay([one for cut in "abc" for one in points(cut, "softmax", 0.5, sizes=(8,))]).plot()
+    places = [
+        float(line.get_xdata()[0]) for line in display.ax_.lines if line.get_label().endswith("softmax")
+    ]
+    assert len(set(places)) == 3
+    assert [label.get_text() for label in display.ax_.get_xticklabels()] == ["8"]

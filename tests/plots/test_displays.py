@@ -278,14 +278,6 @@ def test_cuts_fall_back_to_validation_where_nothing_was_tested():
     np.testing.assert_allclose(display.ax_.lines[1].get_ydata(), 25.0)
 
 
-def test_history_of_extreme_losses_is_logarithmic():
-    steep = {"train_loss": np.geomspace(3, 1e-4, 30), "train_accuracy": np.linspace(0, 1, 30)}
-    assert HistoryDisplay(steep).plot().ax_[0].get_yscale() == "log"
-    assert HistoryDisplay(HISTORY).plot().ax_[0].get_yscale() == "linear"
-    broken = {"train_loss": [1.0, np.nan], "train_accuracy": [0.5, 0.1]}
-    assert HistoryDisplay(broken).plot().ax_[0].get_yscale() == "linear"
-
-
 def test_confusion_counts_shares_and_pairs():
     shares = FEW.shares()
     np.testing.assert_allclose(shares[0], [80, 20, 0])
@@ -342,14 +334,14 @@ def test_names_no_font_has_do_not_fail(tmp_path):
             lambda: HistoryDisplay({"train_loss": [1.0], "train_accuracy": [1.0, 2.0]}),
             "the parts of a history must be equally long, got [1, 2] epochs",
         ),
-        (lambda: HistoryDisplay(HISTORY).plot([None]), "a history is drawn on two axes, got 1"),
+        (lambda: HistoryDisplay(HISTORY).plot([None]), "a history is drawn on 2 axes, got 1"),
         (
             lambda: CutsDisplay([]),
             "no cut to draw: there are no points; see the failed fits in results.csv",
         ),
         (
             lambda: CutsDisplay(POINTS, n_per_class=5),
-            "n_per_class=5 was not fitted; the run has 4, 8, 16, 32",
+            "5 samples per class were not fitted; the run has 4, 8, 16, 32",
         ),
         (
             lambda: TemperatureDisplay(POINTS),
@@ -357,7 +349,7 @@ def test_names_no_font_has_do_not_fail(tmp_path):
         ),
         (
             lambda: TemperatureDisplay(WARM, n_per_class=4),
-            "n_per_class=4 was not fitted; the run has 16",
+            "4 samples per class were not fitted; the run has 16",
         ),
         (lambda: TimesDisplay([]), "no times to draw: nothing was measured"),
         (
@@ -377,10 +369,41 @@ def test_what_cannot_be_drawn_says_why(call, message):
     assert str(caught.value) == message
 
 
-def test_a_logarithmic_loss_axis_has_plain_numbers() -> None:
-    display = HistoryDisplay({"train_loss": [2.0, 0.2, 0.002], "train_accuracy": [0.1, 0.9, 1.0]}).plot()
-    display.figure_.canvas.draw()
-    labels = [label.get_text() for label in display.ax_[0].get_yticklabels()]
-    assert display.ax_[0].get_yscale() == "log"
-    assert "0.01" in labels
-    assert not [label for label in labels if "$" in label]
+def test_points_of_two_draws_and_of_one_have_no_bars():
+    few = {"top1_low": None, "top1_high": None, "top1_min": 0.4, "top1_max": 0.6}
+    for n_draws, said in ((1, "no interval: one draw"), (2, "no interval: 2 draws (dots)")):
+        display = CutsDisplay([point(cut, **few, n_draws=n_draws) for cut in CUTS]).plot()
+        texts = [text.get_text() for text in display.figure_.legends[0].get_texts()]
+        assert said in texts
+        assert "bars: 95 % interval" not in texts
+        dots = [line for line in display.ax_.lines if line.get_marker() == "."]
+        assert len(dots) == (2 if n_draws == 2 else 0)
+    warm = [{**one, "best_top1_low": None, "n_draws": 1} for one in WARM]
+    texts = [text.get_text() for text in TemperatureDisplay(warm).plot().figure_.legends[0].get_texts()]
+    assert "no interval: one draw" in texts
+
+
+def test_heads_solved_in_one_step_have_one_line_over_temperature():
+    solved = [{**one, "final_top1_mean": one["best_top1_mean"]} for one in WARM]
+    assert TemperatureDisplay(solved).lines == {"": "top1"}
+    assert list(TemperatureDisplay(WARM).lines) == ["best epoch", "final epoch"]
+
+
+@pytest.mark.parametrize("name", DISPLAYS)
+def test_the_wrong_number_of_axes_is_told(name):
+    from matplotlib.figure import Figure
+
+    with pytest.raises(InvalidInputError, match=r" is drawn on [12] axes, got 3"):
+        DISPLAYS[name]().plot(Figure().subplots(1, 3))
+
+
+def test_a_legend_makes_its_own_room():
+    """Twenty heads with long names: the figure grows, the axes stay readable, nothing is cut off."""
+    heads = [f"a head with quite a long name, number {at}" for at in range(20)]
+    display = CutsDisplay([point(cut, head, mean=0.5) for cut in CUTS[:2] for head in heads]).plot()
+    figure = display.figure_
+    figure.draw_without_rendering()
+    box, (width, height) = figure.legends[0].get_window_extent(), figure.get_size_inches() * figure.dpi
+    assert 0 <= box.x0 < box.x1 <= width
+    assert 0 <= box.y0 < box.y1 <= height
+    assert display.ax_.get_window_extent().width / figure.dpi > 3.5

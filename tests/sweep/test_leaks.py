@@ -82,7 +82,9 @@ def test_nobody_looks_unasked():
 def test_a_cosine_there_is_not(asked):
     with pytest.raises(InvalidInputError) as caught:
         sweep(Rows(), check_leaks=asked)
-    assert str(caught.value) == f"check_leaks={asked!r} must be True, False or a cosine over 0 and up to 1"
+    assert str(caught.value) == (
+        f"check_leaks={asked!r} (--leak-cosine) must be True, False or a cosine over 0 and up to 1"
+    )
 
 
 def test_the_deepest_vector_is_asked():

@@ -31,7 +31,7 @@ def curve_fits(key=FC7, sizes=(2, 4, 8, 16), repeats=3, shift=0.0) -> list[FitRe
 
 
 def test_curve_can_be_written_as_json_without_nan():
-    points = SweepResult([*curve_fits(repeats=1), *curve_fits(POOL, repeats=2)]).curve()
+    points = SweepResult([*curve_fits(repeats=1), *curve_fits(POOL)]).curve()
     json.loads(json.dumps(points, allow_nan=False))
     assert points[0]["top1_low"] is None
     assert points[0]["n_repeats"] == 1
@@ -74,7 +74,7 @@ def test_power_law_uses_the_repeats_that_are_whole():
         ),
         (
             lambda result: result.difference(FC7, FC7, 5),
-            "'fc7/softmax' and 'fc7/softmax' share no repeat at n_per_class=5 that knows top1",
+            "'fc7/softmax' and 'fc7/softmax' share no repeat at 5 samples per class that knows top1",
         ),
         (
             lambda result: result.difference(FC7, FC7, 4, metric="top2"),
@@ -125,7 +125,51 @@ def test_damaged_csv_is_told(change, message):
 
 
 def test_intervals_stay_among_the_accuracies_there_are():
-    fits = [FitResult("fc7", "softmax", None, 4, r, 8, 10, 0, top1=top1) for r, top1 in enumerate((0.9, 1.0))]
+    fits = [fit(top1=top1, repeat=repeat) for repeat, top1 in enumerate((0.9, 0.95, 1.0))]
     (point,) = SweepResult(fits).curve()
     assert (point["top1_mean"], point["top1_high"]) == (pytest.approx(0.95), 1.0)
-    assert 0.0 <= point["top1_low"] < 0.9
+    assert 0.0 <= point["top1_low"] < 0.95
+
+
+SUBSETS = {"judged": "x", "subsets": {"4": ["a", "b", "c", "d"], "8": ["e"] * 4, "16": ["f", "g", "f", "g"]}}
+
+
+def test_an_interval_takes_three_different_draws():
+    """Of 8 per class there is one draw, of 16 there are two, whatever the number of repeats."""
+    fits = [fit(n=n, repeat=r, top1=0.5 + r / 100) for n in (4, 8, 16) for r in range(4)]
+    points = {one["n_per_class"]: one for one in SweepResult(fits, draws=SUBSETS).curve()}
+    assert {n: one["n_draws"] for n, one in points.items()} == {4: 4, 8: 1, 16: 2}
+    assert {n: one["n_repeats"] for n, one in points.items()} == {4: 4, 8: 4, 16: 4}
+    assert points[4]["top1_low"] < 0.515 < points[4]["top1_high"]
+    for n in (8, 16):
+        assert points[n]["top1_mean"] == pytest.approx(0.515)
+        assert points[n]["top1_low"] is points[n]["top1_high"] is None
+        assert (points[n]["top1_min"], points[n]["top1_max"]) == (0.5, 0.53)
+    other = [replace(one, head="mlp") for one in fits]
+    both = SweepResult([*fits, *other], draws=SUBSETS)
+    assert both.difference(FC7, ("fc7", "mlp", None), 4).low == 0.0
+    assert np.isnan(both.difference(FC7, ("fc7", "mlp", None), 8).low)
+
+
+@pytest.mark.parametrize(("n", "n_rows"), [(4, {"train": 12}), (4.5, {})])
+def test_all_samples_are_one_draw(n, n_rows):
+    fits = [fit(n=n, repeat=repeat, top1=0.5) for repeat in range(5)]
+    (point,) = SweepResult(fits, n_rows=n_rows).curve()
+    assert (point["n_draws"], point["all_samples"], point["top1_low"]) == (1, True, None)
+    (some,) = SweepResult([replace(one, n_per_class=3, n_train=9) for one in fits], n_rows=n_rows).curve()
+    assert (some["n_draws"], some["all_samples"], some["top1_low"]) == (5, False, 0.5)
+
+
+def test_points_say_what_the_heads_chose():
+    (point,) = SweepResult([fit(repeat=r, top1=0.5, C=C) for r, C in enumerate((0.1, 10.0))]).curve()
+    assert (point["C_min"], point["C_max"], point["lr_min"]) == (0.1, 10.0, None)
+
+
+def test_two_repeats_are_too_few_for_the_band_of_a_law():
+    """They say of the spread at each size what one number can; the sizes beside the law say more."""
+    two = SweepResult(curve_fits(repeats=2))
+    means = [
+        fit(n=n, top1=float(np.mean([one.top1 for one in two.fits if one.n_per_class == n])))
+        for n in (2, 4, 8, 16)
+    ]
+    np.testing.assert_array_equal(two.power_law(FC7).samples, SweepResult(means).power_law(FC7).samples)

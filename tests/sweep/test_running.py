@@ -479,8 +479,8 @@ def test_estimators_of_others_run_on_threads_with_the_same_result(bank):
         (
             {"temperatures": [2.0]},
             InvalidInputError,
-            "temperatures=[2.0] are for the cut 'softmax', got 'block1_pool', 'fc7', 'logits'; "
-            "add --cut softmax",
+            "temperatures=[2.0] (--temperature) are for the cut 'softmax', got 'block1_pool', 'fc7', "
+            "'logits'; add --cut softmax",
         ),
         (
             {"cuts": ["softmax"], "temperatures": [1, 0]},

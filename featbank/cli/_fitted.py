@@ -1,0 +1,165 @@
+"""What commands print of fitted heads: the curve as a table, what was chosen, which head answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from featbank.cli._output import print_table, say
+from featbank.manifest import printable
+
+if TYPE_CHECKING:
+    from featbank.fitting import FittedRun
+
+__all__ = ["answering", "print_curve", "print_notes"]
+
+
+def answering(fitted: FittedRun) -> dict[str, Any] | None:
+    """Return the head that answers `featbank predict`, if one was saved."""
+    return fitted.run.best_head() if any(one["saved"] for one in fitted.run.heads()) else None
+
+
+def print_curve(fitted: FittedRun, interval: str = "t") -> None:
+    """Print the curve as a table: one line per cut, head and temperature, one column per size."""
+    points = fitted.result.curve(interval=interval)  # type: ignore[arg-type]  # "t" or "bootstrap"
+    metric = "top1" if any(point["top1_mean"] is not None for point in points) else "val_top1"
+    split = "test" if metric == "top1" else "validation"
+    said = _spread(points, metric, f"the {split} images" if interval == "bootstrap" else None)
+    typer.echo(f"\n{split} accuracy in % by samples per class: {said}\n")
+    _print_by_size(points, partial(_cell, metric))
+    for at, text in enumerate(_remarks(points, metric, interval)):
+        typer.echo(text if at else f"\n{text}")
+    for name in ("C", "lr"):
+        chosen = [point for point in points if _is_auto(fitted, point["head"], name)]
+        if any(point[f"{name}_min"] is not None for point in chosen):
+            typer.echo(f"\n{name} chosen, by samples per class: its range where draws differ\n")
+            _print_by_size(chosen, partial(_range, name))
+    print_notes(fitted)
+    typer.echo(f"\n{'images':<12}{_counts(fitted.result.n_rows)}")
+    best = answering(fitted)
+    if best is not None:
+        typer.echo(f"{'head':<12}{_said(fitted, best)}")
+    typer.echo(f"{'bank':<12}{printable(str(fitted.run.source['bank']))}")
+    typer.echo(f"{'run':<12}{fitted.run.path}")
+    for kind, path in fitted.figures.items():
+        typer.echo(f"{kind:<12}{path}")
+
+
+def _print_by_size(points: Sequence[Mapping[str, Any]], cell: Callable[[Mapping[str, Any]], str]) -> None:
+    from featbank.drawing import size_label
+
+    sizes = sorted({point["n_per_class"] for point in points})
+    lines: dict[tuple[str, str, float | None], dict[float, str]] = {}
+    for point in points:
+        key = (point["cut"], point["head"], point["temperature"])
+        lines.setdefault(key, {})[point["n_per_class"]] = cell(point)
+    columns = [size_label(size) for size in sizes]
+    print_table(
+        ("cut", "head", *columns),
+        [
+            (cut if at is None else f"{cut} T={at:g}", head, *(cells.get(size, "") for size in sizes))
+            for (cut, head, at), cells in lines.items()
+        ],
+        numeric=columns,
+    )
+
+
+def _spread(points: Sequence[Mapping[str, Any]], metric: str, over: str | None) -> str:
+    """Say what stands in the cells."""
+    with_interval = [point for point in points if point[f"{metric}_low"] is not None]
+    if not with_interval:
+        return "mean"
+    if over is None:
+        draws = sorted({point["n_draws"] for point in with_interval})
+        over = f"{draws[0]} draws" if len(draws) == 1 else f"{draws[0]} to {draws[-1]} draws"
+    return f"mean and half width of the 95 % interval over {over}"
+
+
+def _remarks(points: Sequence[Mapping[str, Any]], metric: str, interval: str) -> Iterator[str]:
+    """Say where there is no interval and why, and what the column ``all`` is."""
+    from featbank.drawing import size_label
+    from featbank.plots.spread import missing_intervals
+
+    missing = missing_intervals(points, metric) if interval == "t" else []
+    if missing:
+        few = " (it takes 3)" if any("2 draws" in why for why in missing) else ""
+        yield f"no interval{few}: {'; '.join(missing)}"
+    for size in sorted({point["n_per_class"] for point in points}):
+        if size_label(size) == "all":
+            yield f"all: {size:.4g} per class on average"
+
+
+def _is_auto(fitted: FittedRun, head: str, name: str) -> bool:
+    """Say whether a head chose a parameter itself."""
+    given: Mapping[str, Any] = fitted.run.facts["parameters"].get("head_params") or {}
+    value = given.get(head, given.get(head.partition("(")[0], {})).get(name)
+    return value == "auto" or f"{name}=auto" in head
+
+
+def _range(name: str, point: Mapping[str, Any]) -> str:
+    low, high = point[f"{name}_min"], point[f"{name}_max"]
+    if low is None:
+        return ""
+    return f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
+
+
+def _counts(n_rows: Mapping[str, int]) -> str:
+    """Say how many images there are of each split.
+
+    Examples
+    --------
+    >>> _counts({"train": 896, "val": 128, "test": 256})
+    '896 to train on, 128 for validation, 256 for the test'
+    """
+    words = (("train", "to train on"), ("val", "for validation"), ("test", "for the test"))
+    return ", ".join(f"{n_rows.get(split, 0)} {what}" for split, what in words)
+
+
+def _said(fitted: FittedRun, head: Mapping[str, Any]) -> str:
+    """Say which head answers predictions, how good it is, and at which classes it is worst."""
+    from featbank.drawing import size_words
+
+    matrix = fitted.run.confusion(head["name"])
+    counts = {
+        name: (int(matrix[at, at]), int(matrix[at].sum()))
+        for at, name in enumerate(fitted.run.classes)
+        if matrix[at].sum()
+    }
+    weakest = sorted(counts, key=lambda one: counts[one][0] / counts[one][1])[:3]
+    listed = [f"{printable(one)} {_share(*counts[one])}" for one in weakest]
+    at = "" if head["temperature"] is None else f" at T={head['temperature']:g}"
+    score = head["top1"] if head["top1"] is not None else head["val_top1"]
+    return (
+        f"{head['head']} on {head['cut']}{at}, {size_words(head['n_per_class'])}: {100 * score:.1f} %; "
+        f"weakest {', '.join(listed)}"
+    )
+
+
+def _share(right: int, of: int) -> str:
+    """Say a share with the counts it comes from: of eight images a percentage alone promises too much.
+
+    Examples
+    --------
+    >>> _share(3, 8)
+    '38 % (3 of 8)'
+    """
+    return f"{100 * right / of:.0f} % ({right} of {of})"
+
+
+def print_notes(fitted: FittedRun) -> None:
+    """Say on standard error what has to be known to read the result."""
+    for note in fitted.result.notes:
+        say(f"note: {note}")
+
+
+def _cell(metric: str, point: Mapping[str, Any]) -> str:
+    mean, low, high = (point[f"{metric}_{end}"] for end in ("mean", "low", "high"))
+    if mean is None:
+        return ""
+    # the wider side: the other may have been cut off at 0 or 100 %
+    return (
+        f"{100 * mean:.1f}" if high is None else f"{100 * mean:.1f} ±{100 * max(high - mean, mean - low):.1f}"
+    )
