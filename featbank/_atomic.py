@@ -1,4 +1,4 @@
-"""Files that are whole or absent: write aside, fsync, rename; digests; locks.
+"""Files that are whole or absent: write aside, fsync, rename; tables that grow by lines; digests; locks.
 
 What is assumed of the file system: a rename within one folder replaces the target in one step, and
 an fsynced file and folder survive power loss. Nothing else (no order of unsynced writes) is relied on.
@@ -25,10 +25,12 @@ from typing import Any
 from featbank.errors import CacheWriteError
 
 __all__ = [
+    "append_lines",
     "canonical_json",
     "file_digest",
     "fsync_folder",
     "host_name",
+    "link_file",
     "locked",
     "make_folder",
     "publish",
@@ -206,6 +208,47 @@ def write_file(path: Path, data: bytes | memoryview) -> None:
         raise
 
 
+def append_lines(path: Path, lines: bytes, *, header: bytes = b"") -> None:
+    """Append whole lines to a file that one process writes; it holds all of them afterwards, or none.
+
+    `header` goes first where the file holds no whole line yet. A last line without its end, which a kill
+    left, is cut off before. Nothing is fsynced, because a table grows every few milliseconds: what was
+    appended survives the death of the process at once, and a loss of power once the system has written it
+    out, or `write_file` the whole table; else the last lines may be missing, the very last unreadable.
+    Raises `CacheWriteError`; the file then ends where its last whole line ended.
+    """
+    if not lines:
+        return
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        try:
+            end = _end_of_whole_lines(descriptor)
+            os.ftruncate(descriptor, end)
+            try:
+                view = memoryview(lines if end else header + lines)
+                while view:
+                    view = view[os.write(descriptor, view) :]
+            except BaseException:  # a full disk, or interrupted between two writes
+                with contextlib.suppress(OSError):
+                    os.ftruncate(descriptor, end)
+                raise
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
+def _end_of_whole_lines(descriptor: int) -> int:
+    """Return where the last whole line of a file ends, in bytes; 0 if it has none."""
+    start = os.fstat(descriptor).st_size
+    while start:
+        end, start = start, max(0, start - 65536)
+        found = os.pread(descriptor, end - start, start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+    return 0
+
+
 def publish(temporary: Path, path: Path) -> None:
     """Make a finished file or folder durable and rename it to `path`; for what is too large for `write_file`.
 
@@ -234,6 +277,19 @@ def publish(temporary: Path, path: Path) -> None:
         fsync_folder(path.parent)
     except OSError as error:
         raise _cannot_write(path, error) from error
+
+
+def link_file(source: Path, path: Path) -> None:
+    """Give a file that is never written into a second name; a copy where the file system knows no hard links.
+
+    `fsync_folder` makes the name durable; raises `CacheWriteError`, also if `path` exists.
+    """
+    try:
+        os.link(source, path)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EXDEV, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS):
+            raise _cannot_write(path, error) from error
+        write_file(path, source.read_bytes())
 
 
 def remove_file(path: Path) -> None:

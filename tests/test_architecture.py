@@ -27,6 +27,7 @@ FLOORS = {
     "sampling": 1,
     "metrics": 1,
     "drawing": 1,
+    "display": 2,
     "extraction": 2,
     "pretraining": 2,
     "sweep": 3,

@@ -305,3 +305,76 @@ def test_a_dead_process_holds_no_lock(tmp_path):
 def test_a_lock_that_cannot_be_is_an_error_of_ours(tmp_path):
     with pytest.raises(CacheWriteError), _atomic.locked(tmp_path / "nothing" / "lock"):
         pass
+
+
+def test_append_lines_grows_by_whole_lines(tmp_path):
+    path = tmp_path / "table.csv"
+    _atomic.append_lines(path, b"", header=b"a,b\n")
+    assert not path.exists()
+    _atomic.append_lines(path, b"1,2\n", header=b"a,b\n")
+    _atomic.append_lines(path, b"3,4\n5,6\n", header=b"a,b\n")
+    assert path.read_bytes() == b"a,b\n1,2\n3,4\n5,6\n"
+
+
+@pytest.mark.parametrize(
+    ("left", "then"),
+    [
+        (b"a,b\n1,2\n3,", b"a,b\n1,2\n9,9\n"),
+        (b"a,b\n1,2", b"a,b\n9,9\n"),
+        (b"a,", b"a,b\n9,9\n"),
+        (b"", b"a,b\n9,9\n"),
+        (b"a,b\n" + b"x" * 200_000, b"a,b\n9,9\n"),
+    ],
+    ids=["third line", "second line", "header", "empty", "long"],
+)
+def test_append_lines_cuts_off_what_a_kill_left(tmp_path, left, then):
+    path = tmp_path / "table.csv"
+    path.write_bytes(left)
+    _atomic.append_lines(path, b"9,9\n", header=b"a,b\n")
+    assert path.read_bytes() == then
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), KeyboardInterrupt()])
+def test_append_lines_adds_all_or_none(tmp_path, monkeypatch, error):
+    path = tmp_path / "table.csv"
+    _atomic.append_lines(path, b"1,2\n", header=b"a,b\n")
+    write, calls = os.write, []
+
+    def half(descriptor, data):
+        calls.append(len(data))
+        if len(calls) > 1:
+            raise error
+        return write(descriptor, data[: len(data) // 2])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", half)
+        with pytest.raises((CacheWriteError, KeyboardInterrupt)) as caught:
+            _atomic.append_lines(path, b"3,4\n5,6\n")
+    assert len(calls) == 2
+    assert path.read_bytes() == b"a,b\n1,2\n"
+    if isinstance(error, OSError):
+        assert str(caught.value) == (
+            f"cannot write {str(path)!r} (No space left on device): the disk is full; free some space and "
+            "run the same command again, it resumes"
+        )
+
+
+def test_append_lines_survives_a_kill(tmp_path):
+    """A process that appends is killed: every line but the last one is whole, and the next append is too."""
+    path = tmp_path / "table.csv"
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom featbank import _atomic\n"
+        "for n in range(10**9):\n"
+        "    line = (f'{n},' + 'x' * 5000 + '\\n').encode()\n"
+        "    _atomic.append_lines(Path(sys.argv[1]), line, header=b'n,x\\n')\n"
+    )
+    writer = subprocess.Popen([sys.executable, "-c", code, str(path)])
+    while not path.exists() or path.stat().st_size < 200_000:
+        time.sleep(0.01)
+        assert writer.poll() is None
+    writer.kill()
+    writer.wait()
+    _atomic.append_lines(path, b"last\n")
+    first, *lines, last = path.read_text().splitlines()
+    assert (first, last) == ("n,x", "last")
+    assert lines == [f"{n}," + "x" * 5000 for n in range(len(lines))]

@@ -115,8 +115,8 @@ def test_a_curve_goes_on_by_its_law(one):
     assert display.until == 40
     law = display.laws["block5_pool", "softmax", None]
     assert law.n_max == 5
-    lines = {tuple(line.get_xdata()[[0, -1]]) for line in display.plot().ax_.get_lines()}
-    assert lines == {(1.0, 5.0), (5.0, 40.0)}
+    drawn = [line for line in display.plot().ax_.get_lines() if line.get_linestyle() != "None"]
+    assert {tuple(line.get_xdata()[[0, -1]]) for line in drawn} == {(1.0, 5.0), (5.0, 40.0)}
 
 
 def test_too_few_points_are_not_continued(runs):
@@ -128,7 +128,9 @@ def test_too_few_points_are_not_continued(runs):
 def test_a_curve_goes_on_forwards_only(one, until):
     with pytest.raises(InvalidInputError) as caught:
         figures.curve(one, extrapolate=until)
-    assert str(caught.value) == f"extrapolate={until:g} must be over the largest size fitted, 5"
+    assert str(caught.value) == (
+        f"cannot extrapolate to {until:g} samples per class; it must be over the largest size fitted, 5"
+    )
 
 
 def without_test_rows(run: Run, path: Path) -> Run:
@@ -188,9 +190,11 @@ def test_times_of_fitting_and_extracting(one, tmp_path):
     fits = [fit for fit in one.result().fits if fit.key == ("block4_pool", "softmax", None)]
     assert display.seconds["block4_pool", "fit softmax"] == pytest.approx(sum(fit.duration_s for fit in fits))
     bank = Bank.open(one.source["bank"])
-    assert display.seconds["block5_pool", "extract"] == bank.facts("block5_pool")["duration_s"]
-    assert display.cuts == ["block4_pool", "block5_pool"]
-    assert display.note.splitlines()[1] == "extract: 110 images,"
+    passes = [bank.facts(cut)["duration_s"] for cut in ("block4_pool", "block5_pool")]
+    assert display.seconds[None, "extract"] == max(passes)  # one pass, one bar
+    assert display.cuts == [None, "block4_pool", "block5_pool"]
+    assert sum(name == "extract" for _, name in display.seconds) == 1
+    assert display.note.splitlines()[1:] == ["extract: 110 images,", "a pass of several cuts once"]
     facts = {**one.facts, "source": {**one.source, "bank": str(tmp_path / "gone")}}
     blind = figures.times(Run(one.path, facts))
     assert blind.names == ["fit softmax", "fit ncm"]
@@ -214,3 +218,19 @@ def test_the_temperature_figure_says_what_chose_the_best_epoch(runs, tmp_path):
     assert figures.temperature(Run(two.path, {**two.facts, "parameters": told})).chosen_by == {
         "softmax": "validation accuracy"
     }
+
+
+def test_cuts_of_one_pass_are_known_by_their_time():
+    times = {"a": 31.839, "d": 140.0, "b": 31.849, "c": 139.519, "e": 2.0}
+    assert figures._passes(times) == [(["e"], 2.0), (["a", "b"], 31.849), (["c", "d"], 140.0)]
+    assert figures._of_pass(["b", "a"], "abcde") == "a + b"
+    assert figures._of_pass(["d", "b", "a"], "abcde") == "a + 1 more + d"
+    assert figures._of_pass(list("abcde"), "abcde") is None
+    assert figures._of_pass(["a"], "a") == "a"
+
+
+def test_a_run_of_temperatures_has_no_depth(runs, monkeypatch):
+    points = [point for point in runs[1].result().curve() if point["temperature"] is not None]
+    monkeypatch.setattr("featbank.sweep.SweepResult.curve", lambda _, **__: points)
+    with pytest.raises(InvalidInputError, match="has only the cut 'softmax', which has no depth; draw its"):
+        figures.cuts(runs[1])

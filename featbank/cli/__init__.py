@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import signal
 import sys
 import threading
@@ -28,8 +29,8 @@ def main(arguments: list[str] | None = None) -> None:
     Notes
     -----
     Exit codes: 0 done, 1 done with something that failed or was quarantined, 2 wrong input, 3 missing weights
-    or data, 130 interrupted, 143 terminated. A `FeatbankError` is one line on standard error; any other
-    exception keeps its traceback, because it is a bug.
+    or data, 130 interrupted, 143 terminated. A `FeatbankError`, or a file that may not be read, is one line
+    on standard error; any other exception keeps its traceback, because it is a bug.
     """
     try:
         with _terminated_in_order():
@@ -56,6 +57,12 @@ def _run(arguments: list[str] | None) -> None:
     except FeatbankError as error:
         sys.stderr.write(f"featbank: {printable(str(error))}\n")
         sys.exit(error.exit_code)
+    except PermissionError as error:
+        if error.filename is None:
+            raise
+        where = printable(os.fsdecode(error.filename))
+        sys.stderr.write(f"featbank: no permission to read {where!r}: check its rights, or who you are\n")
+        sys.exit(2)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import typer
 
 from featbank.cli import backbones as backbones_commands
 from featbank.cli import banks as banks_commands
+from featbank.cli import runs as runs_commands
 from featbank.cli import show as show_commands
 from featbank.cli._options import Json
 from featbank.cli._output import print_json, show_log
@@ -62,6 +63,7 @@ app.command("plot")(plot)
 app.command("compare")(compare)
 app.command("predict")(predict)
 app.add_typer(banks_commands.app, name="banks")
+app.add_typer(runs_commands.app, name="runs")
 app.add_typer(show_commands.app, name="show")
 app.command("backbones")(backbones_commands.backbones)
 app.command("cuts")(backbones_commands.cuts)

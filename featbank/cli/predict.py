@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from featbank.cli._options import CacheDir, Device, Json
-from featbank.cli._output import print_json
+from featbank.cli._output import print_json, say
 from featbank.manifest import printable
 
 __all__ = ["predict"]
@@ -21,7 +21,11 @@ def predict(
     ],
     images: Annotated[list[Path], typer.Argument(help="Image files, and folders of them.")],
     head: Annotated[
-        str | None, typer.Option(help="A kept head; the best by validation accuracy by default.")
+        str | None,
+        typer.Option(
+            help="A kept head, or a unique part of its name ('featbank runs info' lists them); the best by "
+            "validation accuracy by default."
+        ),
     ] = None,
     top: Annotated[int, typer.Option(help="How many classes to give.")] = 5,
     weights: Annotated[Path | None, typer.Option(help="The weights file, if it has moved.")] = None,
@@ -34,18 +38,23 @@ def predict(
     Example: featbank predict last photo.jpg more-photos/
     """
     from featbank.prediction import predict as run_prediction
+    from featbank.runs import resolve_run
 
+    opened = resolve_run(run, cache_dir)
+    chosen = opened.entry(head)["name"]
     answers = run_prediction(
-        run,
+        opened,
         images,
-        head=head,
+        head=chosen,
         top=top,
         weights=weights,
         device=device,
-        cache_dir=cache_dir,
     )
+    say(f"run {printable(opened.name)}, head {printable(chosen)}")
     if as_json:
-        print_json({"predictions": [asdict(answer) for answer in answers]})
+        print_json(
+            {"run": opened.path, "head": chosen, "predictions": [asdict(answer) for answer in answers]}
+        )
     else:
         for answer in answers:
             if answer.error is not None:

@@ -39,7 +39,8 @@ Out = Annotated[
         "--out",
         "--output",
         "-o",
-        help="A .png or .svg file (default: BACKBONE-KIND.png here, or KIND.png in the run's figures).",
+        help="A .png or .svg file (default: figures/BACKBONE-KIND.png in the cache, or figures/KIND.png in "
+        "the run).",
     ),
 ]
 RunName = Annotated[
@@ -59,6 +60,7 @@ def filters(
     ] = "both",
     most: Annotated[int, typer.Option(help="Filters at most.")] = 64,
     random_state: Seed = 0,
+    cache_dir: CacheDir = None,
     out: Out = None,
     as_json: Json = False,
 ) -> None:
@@ -73,7 +75,7 @@ def filters(
     display = FiltersDisplay.from_backbone(loaded, scaling=scaling, most=most)  # type: ignore[arg-type]  # checked there
     _finish(
         display,
-        out or Path(f"{backbone}-filters.png"),
+        out or _picture(cache_dir, backbone, "filters"),
         {"filters": display.n_filters, "shown": len(display.weights)},
         as_json=as_json,
     )
@@ -98,6 +100,7 @@ def activations(
     transform: Annotated[str | None, typer.Option(help="weights (their own), squash, or contrast.")] = None,
     random_state: Seed = 0,
     device: Device = None,
+    cache_dir: CacheDir = None,
     out: Out = None,
     as_json: Json = False,
 ) -> None:
@@ -134,7 +137,7 @@ def activations(
     )
     _finish(
         display,
-        out or Path(f"{backbone}-activations.png"),
+        out or _picture(cache_dir, backbone, "activations"),
         {"image": name if image is None else image, "cuts": display.facts()},
         as_json=as_json,
     )
@@ -161,6 +164,7 @@ def dream(
     image_size: ImageSize = None,
     random_state: Seed = 0,
     device: Device = None,
+    cache_dir: CacheDir = None,
     out: Out = None,
     as_json: Json = False,
 ) -> None:
@@ -189,7 +193,9 @@ def dream(
             device=device,
             progress=progress,
         )
-    _finish(display, out or Path(f"{backbone}-dream.png"), {"cuts": display.facts()}, as_json=as_json)
+    _finish(
+        display, out or _picture(cache_dir, backbone, "dream"), {"cuts": display.facts()}, as_json=as_json
+    )
 
 
 @app.command("occlusion")
@@ -268,6 +274,13 @@ def mistakes(
     opened = resolve_run(run, cache_dir)
     display = figures.mistakes(opened, head, most=most, data=data, data_root=data_root)
     _finish(display, out or opened.figures / "mistakes.png", display.facts(), as_json=as_json)
+
+
+def _picture(cache_dir: Path | None, backbone: str, kind: str) -> Path:
+    """Where the picture of a backbone goes, which belongs to no run: beside the runs, in the cache."""
+    from featbank._cache import cache_folder
+
+    return cache_folder(cache_dir) / "figures" / f"{backbone}-{kind}.png"
 
 
 def _check(out: Path | None) -> None:

@@ -1,4 +1,4 @@
-"""What differs from what was extracted before: rows a bank loses, keys under which nothing is reused."""
+"""What differs from what was extracted before: rows that leave a bank's list, keys that reuse nothing."""
 
 from __future__ import annotations
 
@@ -15,12 +15,20 @@ logger = logging.getLogger(__name__)
 
 
 def tell_changes(before: Manifest, after: Manifest) -> None:
-    """Say what a bank's rows lose by this extraction: images, or their place in a split."""
+    """Say what this extraction changes in a bank's list of rows: which are in it, and in which split."""
     old = dict(zip(before.ids, before.splits.tolist(), strict=True))
     new = dict(zip(after.ids, after.splits.tolist(), strict=True))
     gone = len(old.keys() - new.keys())
     if gone:
-        logger.warning("%d of the bank's %d rows are no longer in the data and leave it", gone, len(old))
+        # Whether a file was deleted, or is left out this time, is not to be seen here: both are said.
+        logger.warning(
+            "%d of the bank's %d rows are not among the %d asked for now (their images are gone, or --limit "
+            "or a choice of classes leaves them out): they leave the bank's list, their features stay, and "
+            "nothing is pushed when they are asked for again",
+            gone,
+            len(old),
+            len(new),
+        )
     moved = sum(old[one] != new[one] for one in old.keys() & new.keys())
     if moved:
         logger.warning(

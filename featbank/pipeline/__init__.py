@@ -9,7 +9,7 @@ from __future__ import annotations
 from featbank.pipeline.claims import CHECKS, Verdict, check_claim
 from featbank.pipeline.comparing import computed_differences, measure
 from featbank.pipeline.costing import ExperimentCost, study_costs
-from featbank.pipeline.opening import Opened, open_images
+from featbank.pipeline.opening import Opened, bank_name, open_images
 from featbank.pipeline.planning import Group, Planned, plan_experiments
 from featbank.pipeline.reading import find_study, load_study, study_names
 from featbank.pipeline.running import ExperimentRun, StudyResult, run_study
@@ -32,6 +32,7 @@ __all__ = [
     "Sweep",
     "TestData",
     "Verdict",
+    "bank_name",
     "check_claim",
     "computed_differences",
     "find_study",

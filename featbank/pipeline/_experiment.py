@@ -12,6 +12,7 @@ from featbank.datasets import parse_split
 from featbank.errors import FeatbankError
 from featbank.heads import catalogue
 from featbank.manifest import SPLITS
+from featbank.pipeline._parameters import read_parameter, sweep_faults
 from featbank.pipeline._table import Faults, Table
 from featbank.pipeline.study import BackboneChoice, Data, Experiment, Sweep, TestData
 from featbank.sampling import parse_sizes
@@ -22,8 +23,6 @@ __all__ = ["TABLES", "read_experiment", "unused_heads"]
 TABLES = ("data", "test_data", "backbone", "sweep", "heads")
 
 _PRECISIONS = ("auto", "float32", "bfloat16", "float16")
-_TEXTS = ("solver", "annealing", "anneal_per", "monitor", "restore", "device", "rotate")
-_WHOLES = ("max_epochs", "tolerance_epochs", "batch_size", "hidden_units", "n_neighbors")
 
 
 def read_experiment(
@@ -49,6 +48,7 @@ def read_experiment(
     _split_fault(data, faults)
     if not name or data is None or backbone is None or sweep is None:
         return None
+    sweep_faults(data, test_data, sweep, where, faults)
     return Experiment(name, data, backbone, sweep, test_data)
 
 
@@ -80,10 +80,10 @@ def _split_fault(data: Data, faults: Faults) -> None:
 
 def _test_data(table: Table) -> TestData:
     found = TestData(
-        source=table.text("source", "", required=True), how=table.text("how", ""), blur=table.number("blur")
+        source=table.text("source", "", required=True),
+        how=table.text("how", ""),
+        blur=table.number("blur", over=0),
     )
-    if found.blur is not None and found.blur <= 0:
-        table.faults.add(f"{table.where} blur = {found.blur!r} must be over 0")
     table.close()
     return found
 
@@ -134,8 +134,7 @@ def _sizes(table: Table, faults: Faults) -> str:
     if text is None:
         faults.add(f"{where} = {value!r} is not text such as '4..32' or a whole number")
         return "all"
-    refused(faults, table.where, lambda: parse_sizes(text))
-    return text
+    return text if refused(faults, table.where, lambda: parse_sizes(text)) else "all"
 
 
 def _temperatures(table: Table, faults: Faults) -> tuple[float, ...] | None:
@@ -168,7 +167,7 @@ def _head_params(
             given.get(head) if isinstance(given, Mapping) else None for given in (base, own)
         )
         one = Table(of_file, f"[heads.{head}]", faults, of_experiment, f"{where} heads.{head}")
-        found = {key: _parameter(one, key) for key in catalogue.parameters(name)}
+        found = {key: read_parameter(one, name, key) for key in catalogue.parameters(name)}
         one.close()
         found = {key: value for key, value in found.items() if value is not None}
         if found:
@@ -188,14 +187,6 @@ def unused_heads(base: Any, experiments: Sequence[Experiment], faults: Faults) -
     for head in base if isinstance(base, Mapping) else ():
         if head in known and known[head] not in fitted:
             faults.add(f"[heads.{head}] is for a head that no experiment fits")
-
-
-def _parameter(table: Table, key: str) -> Any:
-    if key == "standardize" or (key == "rotate" and isinstance(table.peek(key), bool)):
-        return table.flag(key)
-    if key in _TEXTS:
-        return table.text(key)
-    return table.whole(key) if key in _WHOLES else table.number(key)
 
 
 def refused(faults: Faults, where: str, call: Callable[[], object]) -> bool:

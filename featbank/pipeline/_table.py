@@ -78,52 +78,76 @@ class Table:
         value, place = self._values.pop(key, (default, self.where))
         return value, f"{place} {key}".strip()
 
-    def _typed(self, key: str, kinds: tuple[type, ...], default: Any, required: bool) -> Any:
+    def _typed(self, key: str, kinds: tuple[type, ...], default: Any, required: bool) -> tuple[Any, str]:
+        """Take a value of some kind; returns it, or the default, and where it stands in words."""
         there = key in self
         value, where = self.take(key, default)
         if not there:
             if required:
                 self.faults.add(f"{self.where} lacks {key!r}".strip())
-            return default
+            return default, where
         # bool is an int to Python, and not to people
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
             self.faults.add(f"{where} = {value!r} is not {_NAMES[kinds[0]]}")
-            return default
-        return value
+            return default, where
+        return value, where
 
     def text(self, key: str, default: str | None = None, *, required: bool = False) -> Any:
         """Take a text that is not empty."""
-        value = self._typed(key, (str,), default, required)
+        value, where = self._typed(key, (str,), default, required)
         if isinstance(value, str) and not value.strip() and value is not default:
-            self.faults.add(f"{self.where} {key} is empty".strip())
+            self.faults.add(f"{where} is empty")
         return value
 
     def flag(self, key: str, default: bool | None = None) -> Any:
         """Take true or false."""
-        return self._typed(key, (bool,), default, False)
+        return self._typed(key, (bool,), default, False)[0]
 
     def choice(self, key: str, allowed: Sequence[str], default: str | None = None) -> Any:
         """Take a text that is one of a few."""
         there = key in self
-        value = self._typed(key, (str,), default, False)
+        value, where = self._typed(key, (str,), default, False)
         if there and value is not None and value not in allowed:
-            self.faults.add(f"{self.where} {key} = {value!r} is unknown; known: {nearest(value, allowed)}")
+            self.faults.add(f"{where} = {value!r} is unknown; known: {nearest(value, allowed)}")
             return default
         return value
 
     def whole(self, key: str, default: int | None = None, *, least: int = 1) -> Any:
         """Take a whole number of at least `least`."""
-        value = self._typed(key, (int,), default, False)
+        value, where = self._typed(key, (int,), default, False)
         if value is not None and value < least:
-            self.faults.add(f"{self.where} {key} = {value!r} must be at least {least}")
+            self.faults.add(f"{where} = {value!r} must be at least {least}")
             return default
         return value
 
-    def number(self, key: str, default: float | None = None, *, required: bool = False) -> Any:
-        """Take a finite number."""
-        value = self._typed(key, (float, int), default, required)
-        if value is not None and not math.isfinite(value):
-            self.faults.add(f"{self.where} {key} = {value!r} is not finite")
+    def number(
+        self,
+        key: str,
+        default: float | None = None,
+        *,
+        required: bool = False,
+        over: float | None = None,
+        least: float | None = None,
+        below: float | None = None,
+    ) -> Any:
+        """Take a finite number, over one bound or at least another, and below a third."""
+        value, where = self._typed(key, (float, int), default, required)
+        if value is None:
+            return default
+        if not math.isfinite(value):
+            self.faults.add(f"{where} = {value!r} is not finite")
+            return default
+        bounds = [
+            f"{word} {bound:g}"
+            for word, bound, holds in (
+                ("over", over, over is None or value > over),
+                ("at least", least, least is None or value >= least),
+                ("below", below, below is None or value < below),
+            )
+            if bound is not None and not holds
+        ]
+        if bounds:
+            self.faults.add(f"{where} = {value!r} must be {' and '.join(bounds)}")
             return default
         return value
 

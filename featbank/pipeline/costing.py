@@ -68,9 +68,11 @@ def study_costs(
     ]
     costs = []
     for group, images in zip(groups, opened, strict=True):
-        task = prepare(group.first.backbone, group.cuts, images, device, workers, cache_dir)
-        plan = task.plan(measure=True)
-        task.discard()
+        prepared = prepare(group.first.backbone, group.cuts, images, device, workers, cache_dir)
+        try:
+            plan = prepared.task.plan(measure=True)
+        finally:
+            prepared.discard()
         fits = 0
         for one in group.experiments:
             sweep = one.run.sweep

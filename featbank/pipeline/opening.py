@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from featbank._atomic import canonical_json, sha256
 from featbank.datasets import (
     BlurredDataset,
     Dataset,
@@ -20,7 +22,7 @@ from featbank.errors import FeatbankError, InvalidInputError, MissingDataError
 from featbank.manifest import printable
 from featbank.pipeline.study import Data, Experiment, TestData
 
-__all__ = ["Opened", "open_images"]
+__all__ = ["Opened", "bank_name", "open_images"]
 
 #: Folder of a study's data when ``--data`` says nothing.
 DATA_FOLDER = "FEATBANK_DATA"
@@ -33,6 +35,9 @@ class Opened:
     Parameters
     ----------
     dataset : Dataset
+        Its name is that of the study's own bank, see `bank_name`.
+    base : str
+        Name of the images, without what the study takes of them.
     split : str or None
         For `featbank.extract`.
     limit : int or None
@@ -44,6 +49,7 @@ class Opened:
     """
 
     dataset: Dataset
+    base: str
     split: str | None
     limit: int | None
     n_classes: int
@@ -86,6 +92,7 @@ def open_images(
         If `limit` leaves fewer than two classes.
     """
     chosen = experiment.data
+    name = bank_name(experiment, limit)
     dataset, root = _source(chosen, data, download)
     split, rows_limit, classes = chosen.split, limit, chosen.classes
     rule = None if split is None else parse_split(split)
@@ -108,13 +115,54 @@ def open_images(
         without=chosen.without,
         images_per_class=chosen.images_per_class,
         splits=chosen.splits,
-        name=chosen.name,
+        name=name,
     )
     n_classes = len(found.classes)
     if experiment.test_data is not None:
         tested = _test_images(experiment.test_data, test_data)
-        found = with_test_images(found, tested, name=chosen.name)
-    return Opened(found, split, rows_limit, n_classes, root)
+        found = with_test_images(found, tested, name=name)
+    return Opened(found, chosen.name, split, rows_limit, n_classes, root)
+
+
+def bank_name(experiment: Experiment, limit: int | None = None) -> str:
+    """Return what the bank of an experiment's images is called: their name, and what is taken of them.
+
+    Two protocols on the same images have different rows, or the same rows in different splits, and so have
+    banks of their own, which no other study and no ``featbank extract`` changes.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    limit : int, optional
+        As for `open_images`.
+
+    Returns
+    -------
+    str
+        ``"digits.own-split"``, ``"caltech101-32.28-4-8.40-each"``; what is long to say is a digest.
+    """
+    data, test = experiment.data, experiment.test_data
+    parts = [data.name, "own-split" if data.split is None else data.split.replace(",", "-").replace(" ", "")]
+    if data.images_per_class is not None:
+        parts.append(f"{data.images_per_class}-each")
+    if isinstance(data.classes, int):
+        parts.append(f"{data.classes}-classes")
+    plain = len(data.without) == 1 and re.fullmatch(r"[A-Za-z0-9._-]+", data.without[0])
+    if plain:
+        parts.append(f"without-{data.without[0]}")
+    if limit is not None:
+        parts.append(f"limit-{limit}")
+    others = {
+        "classes": data.classes if isinstance(data.classes, tuple) else None,
+        "splits": dict(data.splits),
+        "without": [] if plain else sorted(data.without),
+        "test_data": None if test is None else [test.source, test.blur],
+    }
+    if any(others.values()):
+        parts.append(sha256(canonical_json(others))[:8])
+    name = ".".join(parts)
+    # names of folders end somewhere
+    return name if len(name) <= 100 else f"{name[:91]}.{sha256(name.encode())[:8]}"
 
 
 def _below(source: str) -> Path:

@@ -12,6 +12,7 @@ from featbank._registry import nearest
 from featbank.errors import InvalidInputError, MissingDataError
 from featbank.manifest import printable
 from featbank.pipeline._experiment import TABLES, read_experiment, unused_heads
+from featbank.pipeline._parameters import figure_faults
 from featbank.pipeline._table import Faults, Table
 from featbank.pipeline.claims import CHECKS
 from featbank.pipeline.study import Claim, Experiment, Figure, Study
@@ -161,6 +162,8 @@ def _figure(table: Table, experiments: list[Experiment], faults: Faults) -> Figu
         temperature=table.number("temperature"),
         what=table.choice("what", ("accuracy", "temperature"), "accuracy"),
     )
+    if experiment is not None:
+        figure_faults(found, experiment, table.where, faults)
     table.close()
     return found
 

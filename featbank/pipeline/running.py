@@ -194,8 +194,12 @@ def _run_group(
 ) -> list[ExperimentRun]:
     choice = group.first.backbone
     say(f"{opened.dataset.name}: {len(opened.dataset.ids)} images, {choice.name}, {', '.join(group.cuts)}")
-    task = prepare(choice, group.cuts, opened, device, workers, cache_dir)
-    extracted = task.run(None if progress is None else lambda done, total: progress("extract", done, total))
+    prepared = prepare(choice, group.cuts, opened, device, workers, cache_dir)
+    if prepared.shares is not None:
+        say(f"  with the features of bank {prepared.shares}, which stays as it is")
+    extracted = prepared.task.run(
+        None if progress is None else lambda done, total: progress("extract", done, total)
+    )
     say(
         f"  {extracted.pushed} pushed, {extracted.skipped} were there already"
         + (f", {extracted.quarantined} could not be read" if extracted.quarantined else "")
@@ -343,19 +347,7 @@ def _cold(one: ExperimentRun) -> list[dict[str, Any]]:
 
 
 def _write_reports(done: Sequence[ExperimentRun]) -> dict[str, Path]:
-    """Write the page of each run, while its bank has the rows the run was fitted on."""
+    """Write the page of each run."""
     from featbank.report import write_report
 
-    banks = {one.run.source["bank"]: Bank.open(one.run.source["bank"], check="size") for one in done}
-    largest: dict[str, Manifest] = {}
-    written = {}
-    for one in done:
-        path = one.run.source["bank"]
-        banks[path].set_manifest(one.manifest)
-        written[one.written.name] = write_report(one.run).path
-        if path not in largest or len(one.manifest) > len(largest[path]):
-            largest[path] = one.manifest
-    # An experiment on a part of the rows must not hide the others from whoever opens the bank next.
-    for path, manifest in largest.items():
-        banks[path].set_manifest(manifest)
-    return written
+    return {one.written.name: write_report(one.run).path for one in done}

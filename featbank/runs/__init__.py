@@ -11,17 +11,23 @@ from __future__ import annotations
 
 from featbank.runs.continuing import Claim, find_unfinished, sweep_digest
 from featbank.runs.creating import create_run
-from featbank.runs.finding import latest_run, list_runs, open_run, resolve_run, runs_of_bank
+from featbank.runs.finding import find_run, latest_run, list_runs, open_run, resolve_run, runs_of_bank
 from featbank.runs.folder import Run
+from featbank.runs.listing import BestCurve, RunInfo, describe_run, remove_run
 
 __all__ = [
+    "BestCurve",
     "Claim",
     "Run",
+    "RunInfo",
     "create_run",
+    "describe_run",
+    "find_run",
     "find_unfinished",
     "latest_run",
     "list_runs",
     "open_run",
+    "remove_run",
     "resolve_run",
     "runs_of_bank",
     "sweep_digest",

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -13,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featbank import _atomic
-from featbank.errors import CacheWriteError, InvalidInputError, RunError
+from featbank.errors import InvalidInputError, RunError
 from featbank.manifest import printable
 from featbank.sweep import FitResult, Hits
 from featbank.sweep.records import fits_from_csv, fits_to_csv
@@ -38,9 +36,12 @@ class GrowingTables:
         self.hits = folder / HITS_FILE
 
     def append(self, fits: Iterable[FitResult], hits: Mapping[FitId, Hits]) -> None:
-        """Add lines; raises `CacheWriteError` if that fails, and then adds none."""
-        _append(self.hits, _hits_to_csv(hits, header=not self.hits.exists()))
-        _append(self.results, fits_to_csv(fits, header=not self.results.exists()))
+        """Add lines; raises `CacheWriteError` if that fails, and then adds none to the table it failed on."""
+        for file, lines, header in (
+            (self.hits, _hits_to_csv(hits, header=False), _hits_to_csv({}, header=True)),
+            (self.results, fits_to_csv(fits, header=False), fits_to_csv(())),
+        ):
+            _atomic.append_lines(file, _encode(lines), header=_encode(header))
 
     def replace(self, fits: Iterable[FitResult], hits: Mapping[FitId, Hits]) -> None:
         """Write both tables anew, each whole or not at all; raises `CacheWriteError`."""
@@ -120,31 +121,3 @@ def _unpacked(text: str, n_rows: int) -> NDArray[np.bool_] | None:
 
 def _encode(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
-
-
-def _append(path: Path, text: str) -> None:
-    data = _encode(text)
-    if not data:
-        return
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-        try:
-            before = os.fstat(descriptor).st_size
-            try:
-                view = memoryview(data)
-                while view:
-                    view = view[os.write(descriptor, view) :]
-            except OSError:
-                with contextlib.suppress(OSError):
-                    os.ftruncate(descriptor, before)
-                raise
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        wrapped = CacheWriteError(
-            f"cannot write {str(path)!r} ({reason}): run the same command again once the cause is gone, "
-            "it resumes"
-        )
-        wrapped.errno = error.errno
-        raise wrapped from error

@@ -18,7 +18,7 @@ from featbank.runs.folder import Run
 if TYPE_CHECKING:
     from featbank.banks import Bank
 
-__all__ = ["Claim", "find_unfinished", "sweep_digest"]
+__all__ = ["Claim", "find_unfinished", "is_claimed", "sweep_digest"]
 
 LOCK_FILE = ".lock"
 
@@ -91,6 +91,23 @@ class Claim:
     def __del__(self) -> None:
         with contextlib.suppress(OSError):
             self.let_go()
+
+
+def is_claimed(folder: Path) -> bool:
+    """Say whether a process is writing a run folder just now; leaves nothing behind."""
+    try:
+        descriptor = os.open(folder / LOCK_FILE, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:  # nobody has ever claimed it, or it cannot be read: then nobody of ours writes it
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # a file system without locks
+        return False
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def find_unfinished(cache_dir: str | os.PathLike[str] | None, digest: str) -> tuple[Run, Claim] | None:

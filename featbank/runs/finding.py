@@ -12,12 +12,23 @@ from featbank.errors import RunError, RunNotFoundError
 from featbank.manifest import printable
 from featbank.runs.folder import RUN_FILE, Run
 
-__all__ = ["latest_run", "list_runs", "open_run", "resolve_run", "runs_of_bank"]
+__all__ = ["find_run", "latest_run", "list_runs", "open_run", "resolve_run", "runs_of_bank"]
 
 
 def list_runs(cache_dir: str | os.PathLike[str] | None = None) -> list[Path]:
-    """List the run folders of a cache, oldest first."""
-    return sorted((file.parent for file in runs_folder(cache_dir).glob(f"*/{RUN_FILE}")), key=_age)
+    """List the run folders of a cache, oldest first; raises `PermissionError` if nobody may look."""
+    try:
+        folders = list(runs_folder(cache_dir).iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted((one for one in folders if not one.name.startswith(".") and _is_run(one)), key=_age)
+
+
+def _is_run(folder: Path) -> bool:
+    try:
+        return (folder / RUN_FILE).exists()
+    except PermissionError:  # whoever opens it is told
+        return True
 
 
 def _age(path: Path) -> tuple[str, int, str]:
@@ -53,23 +64,37 @@ def resolve_run(run: str | os.PathLike[str] | None, cache_dir: str | os.PathLike
     RunError
         If several runs have that part in their names, or the run is damaged.
     """
+    return Run.open(find_run(run, cache_dir))
+
+
+def find_run(run: str | os.PathLike[str] | None, cache_dir: str | os.PathLike[str] | None = None) -> Path:
+    """Return the folder of the run somebody means, which may be damaged; see `resolve_run`.
+
+    Raises
+    ------
+    RunNotFoundError
+        If there is no such run.
+    RunError
+        If several runs have that part in their names.
+    """
     found = list_runs(cache_dir)
     if run is None or run == "last":
         if not found:
             folder = printable(str(runs_folder(cache_dir)))
             raise RunNotFoundError(f"no run in {folder!r}; make one with featbank fit-head")
-        return Run.open(found[-1])
+        return found[-1]
     text = os.fspath(run)
     if (Path(text) / RUN_FILE).exists():
-        return Run.open(text)
+        return Path(text)
     exact = [path for path in found if path.name == text]
     part = exact or [path for path in found if text and text in path.name]
     if len(part) == 1:
-        return Run.open(part[0])
+        return part[0]
     names = [path.name for path in reversed(part or found)]  # newest first
     if part:
         raise RunError(f"run={text!r} is part of {len(part)} names: {nearest(text, names)}; give more of one")
-    raise RunNotFoundError(f"no run {text!r}; there are {nearest(text, names)}")
+    there = f"there are {nearest(text, names)}" if names else "there is none; featbank fit-head makes one"
+    raise RunNotFoundError(f"no run {text!r}; {there}")
 
 
 def open_run(

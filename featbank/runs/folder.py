@@ -20,7 +20,7 @@ from featbank.manifest import printable
 from featbank.metrics import confusion_matrix, per_class_accuracy
 from featbank.runs._growing import GrowingTables
 from featbank.runs._kept import forget_kept, save_kept, with_null
-from featbank.sweep import Predictions, SweepGroup, SweepResult
+from featbank.sweep import FitResult, Predictions, SweepGroup, SweepResult
 from featbank.sweep.results import fit_id
 
 __all__ = ["FORMAT", "RUN_FILE", "Run"]
@@ -73,6 +73,10 @@ class Run:
             facts = json.loads(file.read_bytes().decode("utf-8", "surrogateescape"))
         except (FileNotFoundError, NotADirectoryError) as error:
             raise RunNotFoundError(f"no run at {printable(str(folder))!r}: it has no {RUN_FILE}") from error
+        except OSError as error:
+            raise RunError(
+                f"{printable(str(file))!r} cannot be read ({error.strerror}): check its rights and the disk"
+            ) from error
         except ValueError as error:
             raise RunError(f"{printable(str(file))!r} is damaged: {error}; run the command again") from error
         missing = [key for key in _REQUIRED if not isinstance(facts, dict) or key not in facts]
@@ -222,6 +226,10 @@ class Run:
         """Whether its sweep has come to its end."""
         return bool(self.facts["status"] == "finished")
 
+    def fits(self) -> list[FitResult]:
+        """Return the lines of ``results.csv`` as they stand there; raises `RunError` if it is damaged."""
+        return self._tables.read_fits(growing=not self.finished)
+
     def result(self) -> SweepResult:
         """Return the fits of ``results.csv``, without heads; an interrupted run has those it came to.
 
@@ -230,7 +238,7 @@ class Run:
         RunError
             If ``results.csv`` or ``hits.csv`` is damaged.
         """
-        facts, fits = self.facts, self._tables.read_fits(growing=not self.finished)
+        facts, fits = self.facts, self.fits()
         keys = list(dict.fromkeys(fit.key for fit in fits))
         fits.sort(key=lambda fit: (keys.index(fit.key), fit.n_per_class, fit.repeat))
         # A run that was killed between its two files has fits of a cut that run.json does not name yet.
@@ -276,20 +284,28 @@ class Run:
         Parameters
         ----------
         name : str, optional
-            Its name; by default the best one, see `best_head`.
+            Its name, or a part of it between hyphens that only one has (``"mlp"``); by default the best one,
+            see `best_head`.
 
         Raises
         ------
         RunError
-            If there is no such head.
+            If there is no such head, or several have that part in their names.
         """
         if name is None:
             return self.best_head()
-        for one in self.heads():
-            if one["name"] == name:
-                return one
-        known = nearest(name, [one["name"] for one in self.facts["heads"]])
-        raise RunError(f"run {printable(self.name)!r} has no head {name!r}; it has {known}")
+        heads = self.heads()
+        fitting = [one for one in heads if one["name"] == name]
+        fitting = fitting or [one for one in heads if f"-{name}-" in f"-{one['name']}-"]
+        if len(fitting) == 1:
+            return fitting[0]
+        known = nearest(name, [one["name"] for one in fitting or heads])
+        where = f"'featbank runs info {printable(self.name)}' lists them"
+        if fitting:
+            raise RunError(
+                f"head {name!r} is part of {len(fitting)} names: {known}; give more of one; {where}"
+            )
+        raise RunError(f"run {printable(self.name)!r} has no head {name!r}; it has {known}; {where}")
 
     def load_head(self, name: str | None = None) -> Any:
         """Load a kept head; ``predict`` of it takes the flattened features of its cut.

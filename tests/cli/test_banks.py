@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
+from datetime import datetime
 
 import h5py
 import pytest
+
+from featbank.errors import MissingDataError
+from featbank.extraction import repair_bank
 
 
 def test_ls(call, place, bank):
     done = call("banks", "ls")
     assert done.code == 0
     (header, _, line) = done.out.splitlines()
-    assert header.split() == ["bank", "rows", "classes", "size", "cuts"]
-    assert line.split()[:3] == [f"photos/{bank.name}", "36", "3"]
+    assert header.split() == ["bank", "changed", "rows", "classes", "size", "cuts"]
+    name, day, clock, rows, classes, *_ = line.split()
+    assert (name, rows, classes) == (f"photos/{bank.name}", "36", "3")
+    changed = datetime.fromtimestamp(
+        max((bank / one).stat().st_mtime for one in ("bank.json", "manifest.h5"))
+    )
+    assert f"{day} {clock}" == f"{changed:%Y-%m-%d %H:%M}"
     assert line.split()[-3:] == ["block4_pool", "block5_pool", "logits"]
     (found,) = call("banks", "ls", "--json").json["banks"]
     assert (found["name"], found["path"], found["rows"]) == (f"photos/{bank.name}", str(bank), 36)
@@ -67,7 +77,92 @@ def test_verify(call, place, bank):
     assert done.out.startswith(f"{bank}: 3 shards, ")
     assert done.out.endswith(" checked: all as written\n")
     found = call("banks", "verify", "--json").json
-    assert (found["ok"], found["n_shards"], found["findings"]) == (True, 3, [])
+    (one,) = found["banks"]
+    assert (found["ok"], one["bank"], one["ok"], one["n_shards"], one["findings"], one["error"]) == (
+        True,
+        str(bank),
+        True,
+        3,
+        [],
+        None,
+    )
+
+
+@pytest.fixture
+def second(place, bank):
+    """A second bank in the cache, whole, of another dataset."""
+    other = place / "cache" / "banks" / "album" / bank.name
+    shutil.copytree(bank, other)
+    return other
+
+
+def test_verify_takes_all_banks_unless_some_are_named(call, place, bank, second):
+    for arguments in ([], ["--all"], ["photos", "album"], ["album", str(second), "photos"]):
+        done = call("banks", "verify", *arguments)
+        assert done.code == 0
+        *lines, last = done.out.splitlines()
+        assert {line.partition(": ")[0] for line in lines} == {str(bank), str(second)}
+        assert last.startswith("2 banks, 6 shards, ")
+        assert last.endswith(" checked: all as written")
+    done = call("banks", "verify", "album")
+    assert done.out.startswith(f"{second}: 3 shards, ")
+    assert done.out.count("\n") == 1
+    assert [one["bank"] for one in call("banks", "verify", "--json").json["banks"]] == [
+        str(second),
+        str(bank),
+    ]
+    done = call("banks", "verify", "photos", "--all")
+    assert (done.code, done.message) == (2, "--all and 'photos' exclude each other; give names, or --all")
+    for option in ("--data", "--weights"):
+        done = call("banks", "verify", option, "x")
+        assert (done.code, done.message) == (
+            2,
+            f"{option} 'x' is for one bank, and 2 are to be checked; name one",
+        )
+
+
+def test_verify_finds_the_one_that_is_not_whole(call, place, bank, second):
+    (second / "bank.json").write_text("{")
+    done = call("banks", "verify")
+    assert done.code == 1
+    assert f"{bank}: 3 shards, " in done.out
+    assert done.out.splitlines()[-1].endswith(" checked: 1 of 2 banks with faults")
+    found = call("banks", "verify", "--json")
+    assert found.code == 1
+    assert (found.json["ok"], [one["ok"] for one in found.json["banks"]]) == (False, [False, True])
+
+
+def test_verify_goes_on_behind_a_bank_that_cannot_be_repaired(call, place, bank, second, monkeypatch):
+    for one in (bank, second):
+        (shard,) = (one / "logits").glob("*.h5")
+        shard.unlink()
+    repair = repair_bank
+
+    def gone(folder, **options):
+        if folder == second:
+            raise MissingDataError("the images are gone; say where they are with --data")
+        return repair(folder, **options)
+
+    monkeypatch.setattr("featbank.extraction.repair_bank", gone)
+    done = call("banks", "verify", "--repair", "--json")
+    assert done.code == 1
+    first, other = done.json["banks"]
+    assert (done.json["ok"], first["ok"], other["ok"]) == (False, False, True)
+    assert first["error"] == "the images are gone; say where they are with --data"
+    assert (other["error"], other["repair"]["shards"]) == (None, 1)
+    done = call("banks", "verify", "--repair")
+    assert done.code == 1
+    assert f"{second}: the images are gone; say where they are with --data" in done.out.splitlines()
+    assert done.out.splitlines()[-1].endswith(" checked: 1 of 2 banks with faults")
+    # one bank alone ends as it always did, with the code of what is missing
+    done = call("banks", "verify", "album", "--repair")
+    assert done.code == 3
+
+
+def test_verify_of_an_empty_cache(call, place):
+    done = call("banks", "verify", "--cache-dir", "new")
+    assert done.code == 3
+    assert done.message.startswith(f"no bank in '{place}/new/banks'; `featbank extract ")
 
 
 def test_verify_names_what_is_damaged(call, place, bank):
@@ -81,7 +176,7 @@ def test_verify_names_what_is_damaged(call, place, bank):
     assert done.out.endswith(" checked: 1 fault\n")
     done = call("banks", "verify", "--json")
     assert done.code == 1
-    (finding,) = done.json["findings"]
+    (finding,) = done.json["banks"][0]["findings"]
     assert (finding["kind"], finding["path"]) == ("corrupt", str(shard))
 
 
@@ -102,7 +197,8 @@ def test_verify_tells_what_is_no_fault_too(call, place, bank):
 
 def test_pack_and_unpack(call, place, bank):
     found = call("banks", "pack", "photos", "packed.h5", "--json").json
-    assert found == {"file": "packed.h5", "size_bytes": (place / "packed.h5").stat().st_size}
+    size_bytes = (place / "packed.h5").stat().st_size
+    assert found == {"file": "packed.h5", "size_bytes": size_bytes, "compression": None}
     with h5py.File(place / "packed.h5") as file:
         assert file["features/block5_pool"].shape == (36, 128, 1, 1)
     done = call("banks", "unpack", "packed.h5")
@@ -123,6 +219,7 @@ def test_rm(call, place, bank):
     found = call("banks", "rm", "photos", "--cut", "logits", "--yes", "--json").json
     assert (found["bank"], found["cut"]) == (str(bank), "logits")
     assert found["freed_bytes"] > 1000
+    assert found["shared_bytes"] == 0
     assert not (bank / "logits").exists()
     done = call("banks", "rm", "photos", "--cut", "fc9", "-y")
     assert (done.code, done.message) == (
@@ -144,3 +241,17 @@ def test_rm_asks_first(call, place, bank, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
     assert call("banks", "rm", "photos").code == 0
     assert not bank.exists()
+
+
+def test_rm_says_what_another_bank_shares(call, place, bank):
+    (shard,) = (bank / "logits").glob("*.h5")
+    os.link(shard, place / "same.h5")
+    size = shard.stat().st_size
+    done = call("banks", "rm", "photos", "--cut", "logits", "-y")
+    assert "are shared with another bank and stay" in done.out
+    os.link(next((bank / "block5_pool").glob("*.h5")), place / "too.h5")
+    total = sum(one.stat().st_size for one in bank.rglob("*") if one.is_file())
+    found = call("banks", "rm", "photos", "-y", "--json").json
+    assert found["shared_bytes"] == (place / "too.h5").stat().st_size
+    assert found["freed_bytes"] == total - found["shared_bytes"]
+    assert size == (place / "same.h5").stat().st_size

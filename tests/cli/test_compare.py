@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 
 import pytest
@@ -23,7 +24,7 @@ def test_the_newest_run_by_default(call, place):
     assert best["difference"] is None
     for one in others:
         assert one["difference"]["mean"] == pytest.approx(one["mean"] - best["mean"])
-        assert one["difference"]["low"] <= one["difference"]["mean"] <= one["difference"]["high"]
+        assert one["difference"]["low"] is one["difference"]["high"] is None  # two draws are too few
         assert one["fit_s"] > 0
 
 
@@ -36,7 +37,7 @@ def test_a_table_otherwise(call, place):
         [cut, head] for cut in ("block4_pool", "block5_pool") for head in ("softmax", "ncm")
     )
     assert " best " in lines[6]
-    assert all("[" in line for line in lines[7:])
+    assert all(re.search(r" [+-]\d+\.\d ", line) for line in lines[7:])
 
 
 def test_a_bank_stands_for_its_runs(call, place):
@@ -72,7 +73,7 @@ def test_runs_that_drew_other_images_are_not_paired(call, place):
     ("arguments", "code", "message"),
     [
         (["nothing"], 3, "no run 'nothing'; there are "),
-        (["--samples", 3], 2, "n_per_class=3 was not fitted; there are 2, 4"),
+        (["--samples", 3], 2, "3 samples per class were not fitted; there are 2, 4"),
         (["--metric", "top2"], 2, "metric='top2' is not one of top1, top5, "),
     ],
 )

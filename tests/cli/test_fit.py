@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -22,8 +23,9 @@ def test_json_has_the_run_and_the_curve(call, place):
         ("block5_pool", head, size) for head in ("softmax", "mlp") for size in (2, 4)
     ]
     for point in found["curve"]:
-        assert point["n_repeats"] == 2
-        assert point["top1_low"] <= point["top1_mean"] <= point["top1_high"]
+        assert point["n_repeats"] == point["n_draws"] == 2
+        assert point["top1_low"] is point["top1_high"] is None  # two draws are too few
+        assert point["top1_min"] <= point["top1_mean"] <= point["top1_max"]
     assert set(found["figures"]) >= {"curve", "confusion", "history"}
     assert all(Path(path).exists() for path in found["figures"].values())
     assert run.facts["parameters"]["head_params"]["mlp"] == {"max_epochs": 4, "hidden_units": 8}
@@ -31,13 +33,55 @@ def test_json_has_the_run_and_the_curve(call, place):
 
 
 def test_a_table_otherwise(call, place):
-    done = call(*QUICK, "-c", "block5_pool", "-n", "2,4")
+    done = call(*QUICK, "--repeats", 3, "-c", "block5_pool", "-n", "2,4")
     lines = done.out.splitlines()
-    assert lines[1] == "test accuracy in % by samples per class: mean and half width of the 95 % interval"
+    what = "test accuracy in % by samples per class: mean and half width of the 95 % interval over 3 draws"
+    assert lines[1] == what
     assert lines[3].split() == ["cut", "head", "2", "4"]
     assert lines[5].split()[:2] == ["block5_pool", "softmax"]
     assert lines[5].count("±") == 2
     assert done.out.rstrip().splitlines()[-1].startswith("history     ")
+
+
+def test_what_has_no_interval_is_said(call, place):
+    out = call("fit-head", "--repeats", 2, "-c", "pool5", "--head", "ncm", "-n", "2,6").out
+    assert "test accuracy in % by samples per class: mean\n" in out
+    assert "±" not in out
+    assert "\nno interval (it takes 3): 2 (2 draws); 6 (one draw, all samples)\n" in out
+    out = call("fit-head", "--repeats", 5, "-c", "pool5", "--head", "ncm", "-n", "2,6").out
+    (line,) = (line for line in out.splitlines() if line.startswith("block5_pool"))
+    assert line.count("±") == 1  # all six of each class are drawn five times: one draw, no "±0.0"
+    assert "\nno interval: 6 (one draw, all samples)\n" in out
+
+
+def test_all_of_unbalanced_classes_is_called_all(call, place):
+    for gone in ("00.png", "01.png", "02.png", "03.png"):
+        (place / "photos" / "red" / gone).unlink()
+    call(
+        "extract", "photos", "-b", "minivgg", "--weights", "random", "-c", "pool5", "--split", "0.5,0.25,0.25"
+    )
+    out = call("fit-head", "--repeats", 3, "-c", "pool5", "--head", "ncm", "-n", "2,all").out
+    header = next(line.split() for line in out.splitlines() if line.startswith("cut "))
+    assert header == ["cut", "head", "2", "all"]
+    assert "\nno interval: all (one draw)\nall: 6.667 per class on average\n" in out
+    assert "ncm on block5_pool, all samples (6.667 per class on average): " in out
+
+
+def test_a_parameter_that_was_chosen_is_told(call, place):
+    options = ("fit-head", "--repeats", 2, "-c", "pool5", "-n", "2,4")
+    done = call(*options, "--head", "logreg,ncm", "--C", "auto")
+    lines = done.out.splitlines()
+    at = lines.index("C chosen, by samples per class: its range where draws differ")
+    assert lines[at + 2].split() == ["cut", "head", "2", "4"]
+    assert lines[at + 4].split()[:2] == ["block5_pool", "logreg"]
+    fits = open_run().result().fits
+    chosen = [
+        sorted({fit.C for fit in fits if fit.head == "logreg" and fit.n_per_class == n}) for n in (2, 4)
+    ]
+    said = [f"{one[0]:.4g}" if len(one) == 1 else f"{one[0]:.4g} to {one[-1]:.4g}" for one in chosen]
+    assert " ".join(lines[at + 4].split()[2:]) == " ".join(said)
+    assert "ncm" not in "".join(lines[at : at + 6])
+    assert " chosen, " not in call(*options, "--head", "logreg", "--C", "0.1,1").out
 
 
 def test_one_temperature_is_one_curve(call, place):
@@ -118,7 +162,11 @@ def test_counts_and_the_answering_head_are_told(call, place):
     (images,) = (line for line in lines if line.startswith("images"))
     assert images == "images      18 to train on, 9 for validation, 9 for the test"
     (head,) = (line for line in lines if line.startswith("head  "))
-    assert head.startswith("head        softmax on block5_pool, 4 per class: ")
+    assert re.fullmatch(
+        r"head        softmax on block5_pool, 4 per class: \d+\.\d %; "
+        r"weakest \w+ \d+ % \(\d of 3\), \w+ \d+ % \(\d of 3\), \w+ \d+ % \(\d of 3\)",
+        head,
+    )
     found = call(*QUICK, "-c", "block5_pool", "-n", "4", "--json").json
     assert found["rows"] == {"train": 18, "val": 9, "test": 9}
     assert found["head"]["name"] == open_run().best_head()["name"]
@@ -156,7 +204,7 @@ def test_near_identical_images_are_looked_for(call, place):
         (["--leak-cosine", 0.9], "--leak-cosine is for --check-leaks; add it"),
         (
             ["--check-leaks", "--leak-cosine", 2],
-            "check_leaks=2.0 must be True, False or a cosine over 0 and up to 1",
+            "check_leaks=2.0 (--leak-cosine) must be True, False or a cosine over 0 and up to 1",
         ),
         (["-j", 0], "n_jobs=0 leaves nobody to fit; give 1 or more, or -1 for one per core"),
         (["--hidden-units", 5], "--hidden-units is for --head mlp, got --head softmax"),
@@ -172,7 +220,8 @@ def test_near_identical_images_are_looked_for(call, place):
         (["--temperature", "1,x"], "--temperature '1,x' is not a list of numbers such as 0.5,1,2"),
         (
             ["--temperature", "2", "-c", "pool5"],
-            "temperatures=[2.0] are for the cut 'softmax', got 'block5_pool'; add --cut softmax",
+            "temperatures=[2.0] (--temperature) are for the cut 'softmax', got 'block5_pool'; add "
+            "--cut softmax",
         ),
         (["-c", "softmax", "--temperature", "0"], "temperature=0.0 must be a finite number over 0"),
         (["--repeats", 0], "repeats=0 must be at least 1"),

@@ -71,7 +71,10 @@ def test_cuts_by_their_alias_and_intervals(call, place):
             ["temperature", "depth"],
             "no point has a temperature; fit with --cut softmax --temperature 0.5,1,2",
         ),
-        (["cuts", "depth", "--samples", 3.5], "n_per_class=3.5 was not fitted; the run has 1, 2, 3, 4"),
+        (
+            ["cuts", "depth", "--samples", 3.5],
+            "3.5 samples per class were not fitted; the run has 1, 2, 3, 4",
+        ),
         (
             ["history", "depth", "--head", "block5_pool-ncm-n4-r0"],
             "head 'block5_pool-ncm-n4-r0' was not trained in epochs; those that were: "

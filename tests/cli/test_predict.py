@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from featbank.runs import open_run
+
 
 def test_an_image_and_a_folder(call, place):
     done = call("predict", "depth", "photos/green/11.png", "photos/red")
@@ -16,7 +18,12 @@ def test_an_image_and_a_folder(call, place):
 
 
 def test_json(call, place):
-    (found,) = call("predict", "last", "photos/blue/00.png", "--top", 2, "--json").json["predictions"]
+    done = call("predict", "last", "photos/blue/00.png", "--top", 2, "--json")
+    (run,) = (place / "cache" / "runs").glob("*-warmth")
+    best = open_run(run).best_head()["name"]
+    assert (done.json["run"], done.json["head"]) == (str(run), best)
+    assert done.err.splitlines()[-1] == f"run {run.name}, head {best}"
+    (found,) = done.json["predictions"]
     assert list(found) == ["path", "classes", "probabilities", "error"]
     assert (found["path"], found["classes"][0], found["error"]) == ("photos/blue/00.png", "blue", None)
     assert len(found["classes"]) == len(found["probabilities"]) == 2
@@ -47,3 +54,19 @@ def test_an_image_that_cannot_be_read_ends_with_1(call, place):
 def test_wrong_input(call, place, arguments, code, message):
     done = call("predict", "depth", *arguments)
     assert (done.code, done.message) == (code, message)
+
+
+def test_a_head_that_is_not_there(call, place):
+    run = open_run("depth")
+    heads = [one["name"] for one in run.heads()]
+    done = call("predict", "depth", "photos/red", "--head", "nope")
+    assert done.code == 2
+    assert done.message.startswith(f"run '{run.name}' has no head 'nope'; it has ")
+    assert done.message.endswith(f"; 'featbank runs info {run.name}' lists them")
+    assert all(repr(head) in done.message for head in heads)
+    # a part of the name does where one head only has it
+    done = call("predict", "depth", "photos/red/00.png", "--head", "block5_pool-softmax", "--json")
+    assert done.json["head"] == next(one for one in heads if one.startswith("block5_pool-softmax-"))
+    done = call("predict", "depth", "photos/red/00.png", "--head", "block5_pool")
+    assert done.code == 2
+    assert done.message.startswith("head 'block5_pool' is part of 2 names: 'block5_pool-")

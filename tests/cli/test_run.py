@@ -60,7 +60,7 @@ def test_published_stands_beside_measured(call, study):
     assert any(line.startswith("it learns nothing: NO (small fc7 ") for line in lines)
     assert "- minivgg has RANDOM weights: its features are those of no training" in lines
     assert lines[-1].startswith("24 images pushed, ")
-    assert "colours: 24 images, minivgg, fc7" in done.err
+    assert "colours.4-2-2: 24 images, minivgg, fc7" in done.err
     again = call("run", study, "--data", "photos", "--json").json
     assert (again["pushed"], again["reused"]) == (0, ["small"])
     assert again["published"][0]["value"] == 0.75

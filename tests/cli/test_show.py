@@ -14,15 +14,21 @@ PNG, SVG = b"\x89PNG\r\n\x1a\n", b"<?xml"
 
 def test_filters_as_it_stands(call, place):
     done = call("show", "filters")
-    assert (done.code, done.out, done.err) == (0, "minivgg-filters.png\n", "")
-    assert (place / "minivgg-filters.png").read_bytes().startswith(PNG)
+    file = place / "cache" / "figures" / "minivgg-filters.png"
+    assert (done.code, done.out, done.err) == (0, f"{file}\n", "")
+    assert file.read_bytes().startswith(PNG)
+    done = call("show", "filters", "--most", 4, "--cache-dir", "new cache")
+    assert done.out == f"{place / 'new cache' / 'figures' / 'minivgg-filters.png'}\n"
+    assert not list(place.glob("*.png"))
     done = call("show", "filters", "--scaling", "shared", "--most", 4, "-o", "new/f.svg", "--json")
     assert done.json == {"figure": "new/f.svg", "filters": 32, "shown": 4}
     assert (place / "new" / "f.svg").read_bytes().startswith(SVG)
 
 
 def test_activations_of_a_digit_and_of_a_photograph(call, place):
-    assert call("show", "activations", "--cut", "pool5").out == "minivgg-activations.png\n"
+    file = place / "cache" / "figures" / "minivgg-activations.png"
+    assert call("show", "activations", "--cut", "pool5").out == f"{file}\n"
+    assert file.read_bytes().startswith(PNG)
     options = (
         "--cut",
         "pool1,logits",

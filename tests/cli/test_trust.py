@@ -46,13 +46,13 @@ def test_repair(call, place, bank):
 def test_repair_as_json(call, place, bank):
     shard(bank).unlink()
     flip(shard(bank, "block5_pool"))
-    found = call("banks", "verify", "--repair", "--json").json
+    (found,) = call("banks", "verify", "--repair", "--json").json["banks"]
     assert found["ok"]
     assert [one["kind"] for one in found["findings"]] == ["corrupt", "missing"]
     assert (found["repair"]["shards"], found["repair"]["pushed"]) == (2, 36)
     assert found["repair"]["differing"] == []
     assert [one["kind"] for one in found["repair"]["findings"]] == ["aside"]
-    again = call("banks", "verify", "--repair", "--json").json
+    (again,) = call("banks", "verify", "--repair", "--json").json["banks"]
     assert (again["ok"], again["repair"], again["sources"]) == (True, None, None)
 
 
@@ -89,7 +89,7 @@ def test_sources(call, place, bank):
     found = call("banks", "verify", "--sources", "--data", "photos", "--json")
     assert found.code == 1
     assert not found.json["ok"]
-    assert [(one["kind"], one["id"]) for one in found.json["sources"]] == [
+    assert [(one["kind"], one["id"]) for one in found.json["banks"][0]["sources"]] == [
         ("missing", "blue/00.png"),
         ("changed", "red/03.png"),
         ("new", "red/99.png"),

@@ -206,7 +206,11 @@ def test_a_changed_split_and_rows_that_leave_are_told(
     )
     (data / "blue" / "000.png").unlink()
     run(data, cache, split="3,1,1")
-    assert "1 of the bank's 18 rows are no longer in the data and leave it" in caplog.text
+    assert (
+        "1 of the bank's 18 rows are not among the 17 asked for now (their images are gone, or --limit or a "
+        "choice of classes leaves them out): they leave the bank's list, their features stay, and nothing is "
+        "pushed when they are asked for again" in caplog.text
+    )
 
 
 def test_a_changed_file_is_pushed_again_and_a_removed_one_leaves(

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
+import warnings
 
+import numpy as np
 import pytest
 
-from featbank.errors import InvalidInputError, MissingDataError
+from featbank.errors import FitWarning, InvalidInputError, MissingDataError
+from featbank.heads import catalogue
 from featbank.pipeline import BackboneChoice, Claim, Data, Figure, find_study, load_study, study_names
 
 
@@ -146,7 +150,143 @@ FAULTS = [
         "claims 1: check = 'gain-shrinks' is unknown; known: ",
     ),
     ('check = "gains-shrink"', "", "claims 1: lacks a check; known: "),
+    (
+        'samples_per_class = "1,2,4"',
+        'samples_per_class = "2..8"',
+        "experiment 'deep': sweep samples_per_class = '2..8' asks for 8 training images of each class, and "
+        "the split '4,2,2' gives 4",
+    ),
+    (
+        'split = "4,2,2"',
+        'split = "4,2,2"\nimages_per_class = 7',
+        "experiment 'deep': data split = '4,2,2' takes 8 images of each class, and images_per_class = 7 "
+        "leaves fewer",
+    ),
+    (
+        'split = "4,2,2"',
+        'split = "0.0,0.5,0.5"',
+        "experiment 'deep': data split = '0.0,0.5,0.5' gives no image to training",
+    ),
+    ("value = 0.75", "value = 75", "figures 1: value = 75 must be within 0 and 1: 65 % is 0.65"),
+    (
+        "value = 0.75",
+        'value = 0\nwhat = "temperature"',
+        "figures 1: value = 0 must be over 0",
+    ),
+    (
+        "value = 0.75",
+        "value = 0.75\nn_per_class = 3",
+        "figures 1: n_per_class = 3 is not fitted; samples_per_class gives 1, 2, 4",
+    ),
+    (
+        "value = 0.75",
+        "value = 0.75\ntemperature = 2",
+        "figures 1: temperature = 2 is not fitted; temperatures has none",
+    ),
 ]
+
+#: Head, parameter, a value beyond its range, what is said, and the values at the edge that are allowed.
+RANGES = [
+    ("softmax", "lr", "0", "= 0 must be over 0", ["1e-9", '"auto"']),
+    ("softmax", "lr", '"fast"', "= 'fast' is unknown; known: 'auto'", []),
+    ("softmax", "solver", '"adm"', "= 'adm' is unknown; known: 'adam', 'sgd'", ['"sgd"']),
+    ("softmax", "annealing", '"cosin"', "= 'cosin' is unknown; known: 'cosine', ", ['"cosine"', '"step"']),
+    ("softmax", "annealing_epochs", "0", "= 0 must be over 0", ["0.1"]),
+    ("softmax", "anneal_per", '"batch"', "= 'batch' is unknown; known: 'epoch', 'step'", ['"step"']),
+    ("softmax", "max_epochs", "0", "= 0 must be at least 1", ["1"]),
+    ("softmax", "tolerance_epochs", "0", "= 0 must be at least 1", ["1"]),
+    ("softmax", "batch_size", "0", "= 0 must be at least 1", ["1"]),
+    ("softmax", "monitor", '"top1"', "= 'top1' is unknown; known: ", ['"accuracy"']),
+    ("softmax", "restore", '"first"', "= 'first' is unknown; known: ", ['"last"']),
+    ("softmax", "alpha", "-1", "= -1 must be at least 0", ["0"]),
+    ("softmax", "dropout", "1", "= 1 must be below 1", ["0", "0.9"]),
+    ("softmax", "dropout", "-0.1", "= -0.1 must be at least 0", []),
+    ("softmax", "rotate", '"yes"', "= 'yes' is unknown; known: 'auto'", ['"auto"', "false"]),
+    ("mlp", "hidden_units", "0", "= 0 must be at least 1", ["1"]),
+    ("mlp", "dropout", "1.5", "= 1.5 must be below 1", []),
+    ("logreg", "C", "0", "= 0 must be over 0", ["1e-5", '"auto"']),
+    ("svm", "C", "-1", "= -1 must be over 0", ["0.5"]),
+    ("svm", "C", '"auto"', "= 'auto' is not a number", []),
+    ("knn", "n_neighbors", "0", "= 0 must be at least 1", ["1"]),
+    ("ridge", "alpha", "-0.5", "= -0.5 must be at least 0", ["0"]),
+]
+
+
+def with_head(edited, head, key, value):
+    return edited(
+        ('sweep.heads = ["ncm"]', f'sweep.heads = ["{head}"]'),
+        ("[heads.ncm]\nstandardize = true", f"[heads.{head}]\n{key} = {value}"),
+        ("heads.ncm.standardize = false\n", ""),
+    )
+
+
+@pytest.mark.parametrize(("head", "key", "wrong", "said", "allowed"), RANGES)
+def test_a_value_out_of_range_is_found_before_anything_is_extracted(edited, head, key, wrong, said, allowed):
+    with pytest.raises(InvalidInputError) as caught:
+        load_study(with_head(edited, head, key, wrong))
+    assert f"[heads.{head}] {key} {said}" in str(caught.value)
+    for value in allowed:
+        load_study(with_head(edited, head, key, value))
+
+
+@pytest.mark.parametrize(("head", "key", "wrong", "said", "allowed"), RANGES)
+def test_the_heads_allow_and_refuse_the_same(head, key, wrong, said, allowed):
+    """The ranges of the files are those of the heads: what one refuses the other refuses, and the reverse."""
+    X = np.random.default_rng(0).normal(size=(12, 3)) + np.repeat([[0.0], [4.0]], 6, axis=0)
+    y = np.repeat([0, 1], 6)
+    brief = {"max_epochs": 2} if head in ("softmax", "mlp") and key != "max_epochs" else {}
+
+    def fit(value):
+        made = catalogue.make(head, **{key: tomllib.loads(f"x = {value}")["x"]}, **brief)
+        if head in ("softmax", "mlp", "logreg"):
+            made.fit(X, y, X_val=X, y_val=y)
+        else:
+            made.fit(X, y)
+
+    with pytest.raises((InvalidInputError, TypeError)):
+        fit(wrong)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FitWarning)
+        for value in allowed:
+            fit(value)
+
+
+def test_every_parameter_of_a_head_is_tried():
+    tried = {key for _, key, *_ in RANGES}
+    known = {key for head in catalogue.names() for key in catalogue.parameters(head)}
+    assert known - tried == {"standardize", "device"}
+
+
+def test_faults_of_values_are_all_in_one_message(edited):
+    file = edited(
+        ('sweep.heads = ["ncm"]', 'sweep.heads = ["softmax"]'),
+        ("[heads.ncm]\nstandardize = true", "[heads.softmax]\nlr = -1\ndropout = 1.0"),
+        ("heads.ncm.standardize = false\n", "heads.softmax.alpha = -2\n"),
+        ("repeats = 2", "repeats = 0"),
+    )
+    with pytest.raises(InvalidInputError) as caught:
+        load_study(file)
+    assert str(caught.value) == (
+        f"{str(file)!r} has 4 faults: [sweep] repeats = 0 must be at least 1; [heads.softmax] lr = -1 must "
+        "be over 0; [heads.softmax] dropout = 1.0 must be below 1; experiment 'shallow': heads.softmax "
+        "alpha = -2 must be at least 0"
+    )
+
+
+def test_c_that_is_chosen_needs_validation_images(edited):
+    with pytest.raises(InvalidInputError) as caught:
+        load_study(
+            edited(
+                ('split = "4,2,2"', 'split = "4,0,4"'),
+                ('sweep.heads = ["ncm"]', 'sweep.heads = ["logreg"]'),
+                ("[heads.ncm]\nstandardize = true", '[heads.logreg]\nC = "auto"'),
+                ("heads.ncm.standardize = false\n", ""),
+            )
+        )
+    assert (
+        "experiment 'deep': heads.logreg C = 'auto' is chosen on validation images, and the split '4,0,4' "
+        "gives none" in str(caught.value)
+    )
 
 
 @pytest.mark.parametrize(("old", "new", "message"), FAULTS)

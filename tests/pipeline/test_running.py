@@ -57,7 +57,7 @@ def test_what_a_study_leaves(small, drawn):
     assert result.pushed == 24
     assert lines == [
         "Three colours",
-        "colours: 24 images, minivgg, block5_pool, fc7, block3_pool",
+        "colours.4-2-2: 24 images, minivgg, block5_pool, fc7, block3_pool",
         "  24 pushed, 0 were there already",
         "  deep: ncm on block5_pool, fc7",
         "  shallow: ncm on block3_pool",
@@ -126,12 +126,16 @@ def test_only_the_sweep_that_changed_is_run_again(small, edited, pushed):
     assert len(changed.experiments[1].result.fits) == 9
 
 
-def test_other_rows_are_another_sweep(small, edited, pushed):
-    run_study(small)
+def test_other_rows_are_another_sweep(small, edited, pushed, caplog):
+    first = run_study(small)
     pushed.clear()
     changed = run_study(edited(('split = "4,2,2"', 'split = "5,1,2"')))
     assert pushed == []
     assert [one.reused for one in changed.experiments] == [False, False]
+    assert "featbank.extraction" not in caplog.text
+    for result, split in ((first, "4,2,2"), (changed, "5,1,2")):
+        bank = Bank.open(result.experiments[0].run.source["bank"])
+        assert ",".join(map(str, (n // 3 for n in bank.manifest.counts().values()))) == split
 
 
 def test_a_run_that_was_not_finished_is_no_result(small):
@@ -158,12 +162,15 @@ def test_a_cut_that_is_new_is_extracted_alone(small, edited, pushed):
     assert [one.reused for one in result.experiments] == [True, False]
 
 
-def test_experiments_on_a_part_of_the_rows_leave_the_bank_whole(edited, caplog):
+def test_experiments_on_a_part_of_the_rows_have_a_bank_of_their_own(edited, caplog):
     part = edited(('name = "shallow"\n', 'name = "shallow"\ndata.classes = 2\n'))
-    with caplog.at_level(logging.ERROR):
+    with caplog.at_level(logging.WARNING, "featbank.extraction"):
         result = run_study(part)
+    assert "featbank.extraction" not in caplog.text
     assert [len(one.manifest) for one in result.experiments] == [24, 16]
-    assert len(Bank.open(result.experiments[1].run.source["bank"]).manifest) == 24
+    banks = [Bank.open(one.run.source["bank"]) for one in result.experiments]
+    assert [one.dataset for one in banks] == ["colours.4-2-2", "colours.4-2-2.2-classes"]
+    assert [len(one.manifest) for one in banks] == [24, 16]
     assert result.pushed == 24 + 16  # another cut, of two classes
     again = run_study(part)
     assert all(one.reused for one in again.experiments)
@@ -219,7 +226,7 @@ def test_costs_are_told_and_nothing_is_left(small, tmp_path):
         24,
         18,
     )
-    assert not list(tmp_path.glob("cache/banks/colours/*"))
+    assert not list(tmp_path.glob("cache/banks/*"))
     run_study(small)
     assert study_costs(small)[0].plan.to_push == 0
 

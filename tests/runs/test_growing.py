@@ -71,13 +71,35 @@ def test_a_full_disk_leaves_whole_lines(tmp_path, monkeypatch):
         with pytest.raises(CacheWriteError) as caught:
             tables.append([fit], {fit_id(fit): hits})
     assert str(caught.value) == (
-        f"cannot write {str(tmp_path / 'hits.csv')!r} (No space left on device): run the same command again "
-        "once the cause is gone, it resumes"
+        f"cannot write {str(tmp_path / 'hits.csv')!r} (No space left on device): the disk is full; free "
+        "some space and run the same command again, it resumes"
     )
     assert caught.value.errno == 28
     assert {name: (tmp_path / name).read_bytes() for name in before} == before
     tables.append([fit], {fit_id(fit): hits})
     assert tables.read_fits(growing=True) == [*(fit for fit, _ in made), fit]
+
+
+@pytest.mark.parametrize("kept", [1, 40, -1])
+def test_a_line_that_a_kill_left_is_cut_off_by_the_next(tmp_path, kept):
+    tables, made = grown(tmp_path)
+    for name in ("results.csv", "hits.csv"):
+        whole = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(
+            whole[: whole.rindex(b"\n", 0, -1) + 1 + kept] if kept > 0 else whole[:-1]
+        )
+    fit, hits = some(8)
+    tables.append([fit], {fit_id(fit): hits})
+    assert tables.read_fits(growing=True) == [*(one for one, _ in made[:2]), fit]
+    same(tables.read_hits(), [*made[:2], (fit, hits)])
+
+
+def test_a_header_that_a_kill_left_is_written_again(tmp_path):
+    (tmp_path / "results.csv").write_text("cut,he")
+    (tmp_path / "hits.csv").write_text("")
+    tables, made = grown(tmp_path)
+    assert tables.read_fits(growing=True) == [fit for fit, _ in made]
+    same(tables.read_hits(), made)
 
 
 def test_damage_in_the_middle_is_told(tmp_path):

@@ -1,0 +1,200 @@
+"""A study's bank is its own, and what others extracted of the same images is not extracted again."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+
+import pytest
+
+from featbank.backbones.network import TruncatedNetwork
+from featbank.banks import Bank, BankStore, verify_bank
+from featbank.extraction import extract
+from featbank.pipeline import bank_name, load_study, open_images, study_costs
+from featbank.pipeline._extracting import prepare
+
+
+@pytest.fixture
+def pushed(monkeypatch):
+    """Count the images that go through a network, whatever anybody says of it."""
+    counts = []
+    forward = TruncatedNetwork.forward
+
+    def counted(self, batch, *args, **options):
+        counts.append(len(batch))
+        return forward(self, batch, *args, **options)
+
+    monkeypatch.setattr(TruncatedNetwork, "forward", counted)
+    return counts
+
+
+@pytest.fixture
+def own(small, pushed):
+    """The user's bank of the study's images, under the study's name for them, in another split."""
+    made = extract(
+        small.parent / "data" / "photos",
+        name="colours",
+        backbone="minivgg",
+        weights="random",
+        precision="float32",
+        compile="off",
+        cuts=("block5_pool", "fc7"),
+        split="6,1,1",
+    )
+    pushed.clear()
+    return made.bank
+
+
+def files(bank):
+    return {
+        str(path.relative_to(bank)): path.read_bytes()
+        for path in bank.rglob("*")
+        if path.is_file() and path.name != ".lock"
+    }
+
+
+def studied(file, cuts=("block5_pool", "fc7")):
+    """Extract what the first experiment of a study needs."""
+    first = load_study(file).experiments[0]
+    prepared = prepare(first.backbone, cuts, open_images(first), None, 1, None)
+    return prepared, prepared.task.run()
+
+
+def test_the_users_bank_keeps_its_rows_and_lends_its_features(small, own, pushed):
+    before = files(own)
+    prepared, result = studied(small)
+    assert files(own) == before
+    assert Bank.open(own).manifest.counts() == {"train": 18, "val": 3, "test": 3}
+    assert pushed == []
+    assert (result.pushed, result.skipped) == (0, 24)
+    assert prepared.shares == f"colours/{own.name}"
+    bank = Bank.open(result.bank)
+    assert (bank.dataset, bank.path.name) == ("colours.4-2-2", own.name)
+    assert bank.manifest.counts() == {"train": 12, "val": 6, "test": 6}
+    assert verify_bank(bank.path).findings == []
+    for cut in ("block5_pool", "fc7"):
+        (shard,) = bank.shard_names(cut)
+        assert (bank.path / cut / shard).samefile(own / cut / shard)
+        assert (bank.features(cut) == Bank.open(own).features(cut)).all()
+    # the second time there is nothing to share, and nothing to do
+    prepared, result = studied(small)
+    assert (prepared.shares, result.pushed) == (None, 0)
+
+
+@pytest.mark.parametrize("first", ["own", "study"])
+def test_either_bank_can_be_removed(small, own, pushed, first):
+    _, result = studied(small)
+    gone, left = (own, result.bank) if first == "own" else (result.bank, own)
+    BankStore(own.parents[1]).remove(gone)
+    assert verify_bank(left).findings == []
+    assert len(Bank.open(left).features("fc7")) == 24
+
+
+def test_only_what_nobody_has_is_pushed(small, own, pushed):
+    _, result = studied(small, ("fc7", "block3_pool"))
+    assert result.pushed == 24
+    # the user's next cut is shared too, though the study's bank is there already
+    again = extract(
+        small.parent / "data" / "photos",
+        name="colours",
+        backbone="minivgg",
+        weights="random",
+        precision="float32",
+        compile="off",
+        cuts=("block2_pool",),
+        split="6,1,1",
+    )
+    assert again.pushed == 24
+    pushed.clear()
+    _, result = studied(small, ("block2_pool",))
+    assert (result.pushed, pushed) == (0, [])
+    bank = Bank.open(result.bank)
+    assert bank.cuts == ("block2_pool", "block3_pool", "block5_pool", "fc7")
+    assert (bank.features("block2_pool") == Bank.open(own).features("block2_pool")).all()
+    assert verify_bank(bank.path).findings == []
+
+
+def test_a_plan_leaves_nothing(small, own, pushed, tmp_path):
+    before = sorted(tmp_path.rglob("cache/banks/*/*"))
+    (cost,) = study_costs(small)
+    assert (cost.plan.rows, cost.plan.to_push) == (24, 24)  # block3_pool, which nobody has
+    assert sorted(tmp_path.rglob("cache/banks/*/*")) == before
+    assert not list((tmp_path / "cache" / "banks").glob("colours.*"))
+
+
+def test_other_images_of_that_name_lend_nothing(small, own, pushed, photo_folder):
+    shutil.rmtree(small.parent / "data" / "photos")
+    photo_folder(n_per_class=8, classes=("red", "green", "blue"), name="data/photos")
+    before = files(own)
+    prepared, result = studied(small)
+    assert (prepared.shares, result.pushed) == (None, 24)
+    assert files(own) == before
+
+
+def test_a_bank_of_another_key_lends_nothing(small, own, pushed, edited):
+    prepared, result = studied(edited(('precision = "float32"', 'precision = "float32"\nimage_size = 48')))
+    assert (prepared.shares, result.pushed) == (None, 24)
+    prepared, result = studied(edited(('weights = "random"', 'dtype = "float32"\nweights = "random"')))
+    assert (prepared.shares, result.pushed) == (None, 24)
+    # another backbone's weights are found out when they are read: nothing is left of the bank made for it
+    prepared, result = studied(edited(('weights = "random"\n', "")))
+    assert (prepared.shares, result.pushed) == (None, 24)
+    names = {path.name for path in result.bank.parent.iterdir()}
+    assert own.name not in names
+
+
+def test_without_hard_links_files_are_copied(small, own, pushed, monkeypatch):
+    def refuse(*_args, **_options):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr("os.link", refuse)
+    prepared, result = studied(small)
+    assert (prepared.shares is None, result.pushed) == (False, 0)
+    (shard,) = Bank.open(result.bank).shard_names("fc7")
+    assert not (result.bank / "fc7" / shard).samefile(own / "fc7" / shard)
+    assert verify_bank(result.bank).findings == []
+
+
+def test_what_cannot_be_shared_is_pushed(small, own, pushed, monkeypatch):
+    def refuse(*_args, **_options):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("os.link", refuse)
+    prepared, result = studied(small)
+    assert (prepared.shares, result.pushed) == (None, 24)
+    assert [one.name for one in result.bank.parent.iterdir()] == [result.bank.name]
+
+
+def test_a_damaged_bank_lends_nothing(small, own, pushed):
+    (own / "manifest.h5").write_bytes(b"no")
+    prepared, result = studied(small)
+    assert (prepared.shares, result.pushed) == (None, 24)
+
+
+def test_names_of_banks(edited):
+    def named(*changes, limit=None):
+        return bank_name(load_study(edited(*changes)).experiments[0], limit)
+
+    split = 'split = "4,2,2"'
+    assert named() == "colours.4-2-2"
+    assert named(limit=17) == "colours.4-2-2.limit-17"
+    assert named((split, 'split = "0.7, 0.1,0.2"')) == "colours.0.7-0.1-0.2"
+    assert named((split, "classes = 2\nimages_per_class = 5")) == "colours.own-split.5-each.2-classes"
+    assert named((split, 'without = ["red"]')) == "colours.own-split.without-red"
+    others = {
+        named((split, text))
+        for text in (
+            'classes = ["red", "blue"]',
+            'classes = ["blue", "red"]',
+            'without = ["red", "blue"]',
+            'without = ["a class"]',
+            'splits = {val = "test"}',
+        )
+    }
+    assert len(others) == 5
+    assert all(
+        one.startswith("colours.own-split.") and len(one) == len("colours.own-split.") + 8 for one in others
+    )
+    long = named(('name = "colours"', f'name = "{"c" * 100}"'))
+    assert len(long) == 100
