@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,8 @@ from featbank.benchmark._conditions import empty_compiler_cache, quiet
 from featbank.benchmark.results import BenchmarkResult, Round
 from featbank.datasets import Dataset, open_dataset, row_indices
 from featbank.errors import InvalidInputError
-from featbank.extraction import BATCH_SIZE, BatchLoader, Extraction
+from featbank.extraction import BatchLoader, Extraction
+from featbank.extraction.work import run_size
 from featbank.manifest import RowStatus
 
 if TYPE_CHECKING:
@@ -37,6 +38,9 @@ LIMIT = 512
 
 #: Decoded images held in memory for the forward pass alone; more of them are pushed in turns.
 _HELD_BYTES = 256 * 1024 * 1024
+
+#: Images per forward pass of the plain script.
+_PLAIN_BATCH = 32
 
 #: Everything to train: a benchmark asks nothing of the splits, and a small limit must not warn about them.
 _SPLIT = "1.0,0.0,0.0"
@@ -55,7 +59,7 @@ def run_benchmark(
     compile: str = "auto",
     limit: int | None = LIMIT,
     repeats: int = 3,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
     workers: int | None = None,
     device: str | None = None,
     baseline: bool = False,
@@ -90,8 +94,8 @@ def run_benchmark(
         Rows to take, the classes in turn; None takes all. A fast device needs thousands.
     repeats : int, default=3
         Rounds, at least 1.
-    batch_size : int, default=32
-        Images per forward pass.
+    batch_size : int, optional
+        As in `featbank.extract`; what memory decides is settled once, for all rounds.
     workers : int, optional
         Decoding threads; one per core by default.
     device : str, optional
@@ -99,7 +103,7 @@ def run_benchmark(
     baseline : bool, default=False
         Also run the plain script on the same images: Pillow, the weights' own transform, a torch
         ``DataLoader``, the whole network in eager float32 with its channels first, a forward hook at each
-        cut, results in a list. Nothing is written.
+        cut, results in a list. Nothing is written. Its batches are of 32 images whatever `batch_size` is.
     plain_workers : int, default=1
         Loading processes of the plain script; 0 decodes in between two forward passes.
     random_state : int, default=0
@@ -170,7 +174,7 @@ class _Setting:
     backbone: str
     cuts: tuple[str, ...]
     weights: str | os.PathLike[str] | None
-    batch_size: int
+    batch_size: int | None
     workers: int
     device: str | None
     random_state: int
@@ -204,8 +208,9 @@ class _Bench:
     """The images, the settled precision, and how one round is measured."""
 
     def __init__(self, setting: _Setting, precision: str, compile: str, limit: int | None) -> None:
-        self._setting, self._limit = setting, limit
+        self._limit = limit
         self._task = task = setting.extraction("first", precision, compile, limit)
+        self._setting = setting = replace(setting, batch_size=task.forward.batch_size)
         self._precision = task.forward.precision
         self._compile = "on" if task.forward.compiled else "off"
         # counted now: the plain script hangs its hooks into this module
@@ -213,10 +218,10 @@ class _Bench:
         self._row_bytes = sum(task.plan().cut_bytes.values()) // len(task.bank.slot_table)
         self._plain_errors: list[float] = []
         first_rows = task.bank.slot_first_rows()
+        size = run_size(task.forward.batch_size)
         self._loader = BatchLoader(
-            setting.dataset, task.bank.manifest, task.backbone.preprocessing, setting.workers
+            setting.dataset, task.bank.manifest, task.backbone.preprocessing, setting.workers, size
         )
-        size = setting.batch_size
         self._batches = [
             (start, first_rows[start : start + size].tolist()) for start in range(0, len(first_rows), size)
         ]
@@ -254,7 +259,7 @@ class _Bench:
             self._setting.dataset,
             row_indices(self._setting.dataset, manifest)[self._rows].tolist(),
             device=self._task.device,
-            batch_size=self._setting.batch_size,
+            batch_size=_PLAIN_BATCH,
             workers=workers,
         )
         plain.warm_up()
@@ -334,7 +339,7 @@ class _Bench:
             n_images=len(self._rows),
             n_unreadable=self._n_slots - len(self._rows),
             image_size=task.backbone.preprocessing.image_size,
-            batch_size=self._setting.batch_size,
+            batch_size=task.forward.batch_size,
             precision=task.forward.arithmetic_name,
             precision_errors=dict(task.proof.errors),
             device=str(task.device),

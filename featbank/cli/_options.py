@@ -30,3 +30,8 @@ def split_commas(values: list[str] | None) -> list[str]:
     """
     parts = [part.strip() for value in values or [] for part in value.split(",")]
     return list(dict.fromkeys(part for part in parts if part))
+
+
+BatchSize = Annotated[
+    int | None, typer.Option(help="Images that go through the network together; by default memory decides.")
+]

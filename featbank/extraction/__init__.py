@@ -8,11 +8,10 @@ from featbank.extraction.images import BadImage, Batch, BatchLoader
 from featbank.extraction.overflow import ON_OVERFLOW, as_stored, stored_dtype
 from featbank.extraction.precision import ERROR_LIMIT, PRECISIONS, PrecisionProof, split_precision
 from featbank.extraction.repairing import RepairResult, repair_bank, source_of
-from featbank.extraction.task import BATCH_SIZE, Extraction, ExtractionResult
+from featbank.extraction.task import Extraction, ExtractionResult
 from featbank.extraction.work import ExtractionPlan
 
 __all__ = [
-    "BATCH_SIZE",
     "ERROR_LIMIT",
     "ON_OVERFLOW",
     "PRECISIONS",

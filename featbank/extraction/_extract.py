@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 
 from featbank.datasets import Dataset
-from featbank.extraction.task import BATCH_SIZE, Extraction, ExtractionResult, Progress
+from featbank.extraction.task import Extraction, ExtractionResult, Progress
 from featbank.extraction.work import ExtractionPlan
 
 __all__ = ["extract"]
@@ -24,7 +24,7 @@ def extract(
     precision: str = "auto",
     compile: str = "auto",
     dtype: str = "float16",
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
     limit: int | None = None,
     name: str | None = None,
     device: str | None = None,
@@ -69,8 +69,11 @@ def extract(
         ``bfloat16``.
     dtype : {"float16", "float32"}, default="float16"
         What features are stored as; logits are always float32.
-    batch_size : int, default=32
-        Images per forward pass; part of the key.
+    batch_size : int, optional
+        Images that go through the network together; part of the key, because another batch may round the
+        last bit differently. By default memory decides: on a CPU what keeps the largest layer's output in
+        the cache (2 to 32), on a CUDA device a quarter of its memory (256 at most), and what a bank has
+        that differs in nothing else.
     limit : int, optional
         Take N rows only, the classes in turn.
     name : str, optional

@@ -76,7 +76,7 @@ class BatchLoader:
         Resize and crop.
     workers : int
         Number of processes; they start with the first image, and end with `close`, or with this object.
-    batch_size : int, default=32
+    batch_size : int
         Most slots of one run.
     """
 
@@ -86,7 +86,7 @@ class BatchLoader:
         manifest: Manifest,
         preprocessing: Preprocessing,
         workers: int,
-        batch_size: int = 32,
+        batch_size: int,
     ) -> None:
         self._dataset = dataset
         self.manifest = manifest

@@ -31,6 +31,7 @@ from featbank.extraction.overflow import CLIPPED, stored_dtype, tell_clipped
 from featbank.extraction.precision import check_precision, split_precision
 from featbank.extraction.quarantine import settle_quarantine
 from featbank.extraction.task import usable_cores
+from featbank.extraction.work import run_size
 from featbank.manifest import RowStatus, printable
 
 __all__ = ["RepairResult", "repair_bank", "source_of"]
@@ -184,7 +185,7 @@ class _Repair:
             bank.manifest,
             self._backbone.preprocessing,
             self._workers,
-            bank.key.batch_size,
+            run_size(bank.key.batch_size),
         )
         writers = {cut: self._writer(bank, cut) for cut in self._report.lost}
         missing = {cut: self._wanted(cut, writer) for cut, writer in writers.items()}
