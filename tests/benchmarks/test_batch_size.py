@@ -41,8 +41,9 @@ def test_the_chosen_batch_size_against_others(name: str, cut: str, precision: st
                 rates.setdefault((compiled, size), []).append(N_IMAGES / (time.perf_counter() - started))
     for compiled in (False, True):
         found = {size: statistics.median(all_) for (which, size), all_ in rates.items() if which is compiled}
+        best, usual = max(found.values()), found[32]
+        how = f"{name} {cut} {precision}{' compiled' if compiled else ''}"
         said = ", ".join(f"{size}: {rate:.0f}" for size, rate in found.items())
-        print(  # noqa: T201
-            f"\n{name} {cut} {precision}{' compiled' if compiled else ''}: images/s by batch size {said}; chosen "
-            f"{chosen}: {found[chosen] / found[32]:.2f} times 32, {found[chosen] / max(found.values()):.2f} of the best"
-        )
+        print(f"\n{how}: images/s by batch size {said}", end="")  # noqa: T201
+        ratios = f"{found[chosen] / usual:.2f} times 32, {found[chosen] / best:.2f} of the best"
+        print(f"; chosen {chosen}: {ratios}")  # noqa: T201
