@@ -22,12 +22,13 @@ from featbank.benchmark._conditions import empty_compiler_cache, quiet
 from featbank.benchmark.results import BenchmarkResult, Round
 from featbank.datasets import Dataset, open_dataset, row_indices
 from featbank.errors import InvalidInputError
-from featbank.extraction import BatchLoader, Extraction
+from featbank.extraction import Extraction, choose_jpeg_decoder, open_loader
 from featbank.extraction.work import run_size
 from featbank.manifest import RowStatus
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
     from featbank.benchmark._plain import PlainScript
 
@@ -38,9 +39,6 @@ LIMIT = 512
 
 #: Decoded images held in memory for the forward pass alone; more of them are pushed in turns.
 _HELD_BYTES = 256 * 1024 * 1024
-
-#: Images per forward pass of the plain script.
-_PLAIN_BATCH = 32
 
 #: Everything to train: a benchmark asks nothing of the splits, and a small limit must not warn about them.
 _SPLIT = "1.0,0.0,0.0"
@@ -62,6 +60,7 @@ def run_benchmark(
     batch_size: int | None = None,
     workers: int | None = None,
     device: str | None = None,
+    decode: str = "cpu",
     baseline: bool = False,
     plain_workers: int = 1,
     random_state: int = 0,
@@ -100,6 +99,8 @@ def run_benchmark(
         Decoding threads; one per core by default.
     device : str, optional
         As in `featbank.extract`.
+    decode : {"cpu", "cuda"}, default="cpu"
+        As in `featbank.extract`; the plain script decodes by Pillow either way.
     baseline : bool, default=False
         Also run the plain script on the same images: Pillow, the weights' own transform, a torch
         ``DataLoader``, the whole network in eager float32 with its channels first, a forward hook at each
@@ -145,7 +146,16 @@ def run_benchmark(
     report = _Counter(progress, 1 + repeats * (5 + baseline))
     with tempfile.TemporaryDirectory(prefix="featbank-bench-", dir=parent) as folder:
         setting = _Setting(
-            dataset, backbone, tuple(cuts), weights, batch_size, workers, device, random_state, Path(folder)
+            dataset,
+            backbone,
+            tuple(cuts),
+            weights,
+            batch_size,
+            workers,
+            device,
+            decode,
+            random_state,
+            Path(folder),
         )
         bench = _Bench(setting, precision, compile, limit)
         plain = bench.plain_script(plain_workers) if baseline else None
@@ -177,6 +187,7 @@ class _Setting:
     batch_size: int | None
     workers: int
     device: str | None
+    decode: str
     random_state: int
     folder: Path
 
@@ -201,6 +212,7 @@ class _Setting:
             data_root=None,
             download=False,
             cache_dir=self.folder / cache,
+            decode=self.decode,
         )
 
 
@@ -219,8 +231,13 @@ class _Bench:
         self._plain_errors: list[float] = []
         first_rows = task.bank.slot_first_rows()
         size = run_size(task.forward.batch_size)
-        self._loader = BatchLoader(
-            setting.dataset, task.bank.manifest, task.backbone.preprocessing, setting.workers, size
+        self._loader = open_loader(
+            setting.dataset,
+            task.bank.manifest,
+            task.backbone.preprocessing,
+            setting.workers,
+            size,
+            decoder=choose_jpeg_decoder(setting.decode, task.device),
         )
         self._batches = [
             (start, first_rows[start : start + size].tolist()) for start in range(0, len(first_rows), size)
@@ -237,9 +254,9 @@ class _Bench:
             setting.extraction("warm", self._precision, "off", min(size, self._n_slots)).run()
         shutil.rmtree(setting.folder / "warm")
 
-    def _decoded(self) -> tuple[list[NDArray[np.uint8]], NDArray[np.bool_]]:
+    def _decoded(self) -> tuple[list[NDArray[np.uint8] | Tensor], NDArray[np.bool_]]:
         """Decode everything once; keep as much as memory may hold, and say which slots have an image."""
-        held: list[NDArray[np.uint8]] = []
+        held: list[NDArray[np.uint8] | Tensor] = []
         ok, held_bytes = [], 0
         for batch in self._loader.batches(self._batches):
             ok.append(batch.statuses == RowStatus.OK)
@@ -259,7 +276,6 @@ class _Bench:
             self._setting.dataset,
             row_indices(self._setting.dataset, manifest)[self._rows].tolist(),
             device=self._task.device,
-            batch_size=_PLAIN_BATCH,
             workers=workers,
         )
         plain.warm_up()

@@ -18,6 +18,12 @@ Device = Annotated[
     str | None, typer.Option("--device", help="cpu, cuda, cuda:N; the best there is by default.")
 ]
 Seed = Annotated[int, typer.Option("--random-state", "--seed", help="Seed of everything random.")]
+BatchSize = Annotated[
+    int | None, typer.Option(help="Images that go through the network together; by default memory decides.")
+]
+Decode = Annotated[
+    str, typer.Option(help="Where JPEGs are decoded: cpu (exact pixels), cuda (nvJPEG, a few steps off).")
+]
 
 
 def split_commas(values: list[str] | None) -> list[str]:
@@ -30,8 +36,3 @@ def split_commas(values: list[str] | None) -> list[str]:
     """
     parts = [part.strip() for value in values or [] for part in value.split(",")]
     return list(dict.fromkeys(part for part in parts if part))
-
-
-BatchSize = Annotated[
-    int | None, typer.Option(help="Images that go through the network together; by default memory decides.")
-]

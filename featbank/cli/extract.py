@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from featbank.cli._options import BatchSize, CacheDir, Device, Json, Seed, split_commas
+from featbank.cli._options import BatchSize, CacheDir, Decode, Device, Json, Seed, split_commas
 from featbank.cli._output import human_bytes, human_time, print_json, progress_bar, say
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ def extract(
         ),
     ] = "error",
     batch_size: BatchSize = None,
+    decode: Decode = "cpu",
     limit: Annotated[int | None, typer.Option(help="Take N rows only, the classes in turn.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the dataset in the cache.")] = None,
     device: Device = None,
@@ -99,6 +100,7 @@ def extract(
         download=download,
         cache_dir=cache_dir,
         on_overflow=on_overflow,
+        decode=decode,
     )
     plan = task.plan(measure=dry_run)
     if dry_run:

@@ -34,6 +34,7 @@ def extract(
     download: bool = False,
     cache_dir: str | os.PathLike[str] | None = None,
     on_overflow: str = "error",
+    decode: str = "cpu",
     progress: Progress | None = None,
     on_plan: Callable[[ExtractionPlan], None] | None = None,
 ) -> ExtractionResult:
@@ -94,6 +95,10 @@ def extract(
     on_overflow : {"error", "float32", "clip"}, default="error"
         What to do when a cut has values beyond float16's 65504: stop; store that cut, all of it, in float32;
         or store 65504 instead and count it (part of the key: such a bank is another one).
+    decode : {"cpu", "cuda"}, default="cpu"
+        Where JPEGs are decoded, resized and cropped. ``"cpu"``: by Pillow, in processes, to the very pixels
+        of the weights' own transform. ``"cuda"``: plain ones by nvJPEG on the device, every other image (and
+        what nvJPEG refuses) as with ``"cpu"``; its pixels are a few steps off, so such a bank is another one.
     progress : callable, optional
         Called with (images done, images to push).
     on_plan : callable, optional
@@ -148,5 +153,6 @@ def extract(
         download=download,
         cache_dir=cache_dir,
         on_overflow=on_overflow,
+        decode=decode,
     )
     return task.run(progress, on_plan)

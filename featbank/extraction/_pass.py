@@ -18,8 +18,9 @@ from featbank.manifest import RowStatus
 
 if TYPE_CHECKING:
     from featbank.banks import Bank, CutWriter, ShardPlan
+    from featbank.extraction.device_images import ImageLoader
     from featbank.extraction.forward import Forward
-    from featbank.extraction.images import BadImage, Batch, BatchLoader
+    from featbank.extraction.images import BadImage, Batch
 
 J = TypeVar("J")
 R = TypeVar("R")
@@ -74,7 +75,7 @@ class Pass:
     ----------
     bank : Bank
         Where the features go.
-    loader : BatchLoader
+    loader : BatchLoader or DeviceBatchLoader
         Decodes the images of the bank's rows.
     forwards : sequence of Forward
         Push them, one for each device, in turns; what comes out does not depend on how many there are.
@@ -87,7 +88,7 @@ class Pass:
     """
 
     bank: Bank
-    loader: BatchLoader
+    loader: ImageLoader
     forwards: Sequence[Forward]
     writers: Mapping[str, CutWriter]
     missing: Mapping[str, Sequence[ShardPlan]]

@@ -169,13 +169,16 @@ class Forward:
         known = self._networks.get(cuts)
         return self._place(cuts, truncate(self.backbone, cuts)) if known is None else known
 
-    def __call__(self, images: NDArray[np.uint8], cuts: Sequence[str], *, n_images: int) -> dict[str, Tensor]:
+    def __call__(
+        self, images: NDArray[np.uint8] | Tensor, cuts: Sequence[str], *, n_images: int
+    ) -> dict[str, Tensor]:
         """Push images, a batch at a time.
 
         Parameters
         ----------
-        images : ndarray of uint8, shape (n, size, size, 3)
-            RGB, as `Preprocessing.apply_geometry` leaves them; the last batch may be short.
+        images : ndarray or Tensor of uint8, shape (n, size, size, 3)
+            RGB, as `Preprocessing.apply_geometry` leaves them; the last batch may be short. A
+            tensor may be on any device.
         cuts : sequence of str
             What to read.
         n_images : int
@@ -190,14 +193,14 @@ class Forward:
         self.n_pushed += n_images
         return features
 
-    def trial(self, images: NDArray[np.uint8], cuts: Sequence[str]) -> None:
+    def trial(self, images: NDArray[np.uint8] | Tensor, cuts: Sequence[str]) -> None:
         """Push images for the time it takes alone; what comes out is thrown away, uncounted."""
         features = self._run(images, tuple(cuts), self.precision, self.compiled)
         for tensor in features.values():
             tensor.cpu()  # waits for the device
 
     def _run(
-        self, images: NDArray[np.uint8], cuts: tuple[str, ...], precision: str, compiled: bool
+        self, images: NDArray[np.uint8] | Tensor, cuts: tuple[str, ...], precision: str, compiled: bool
     ) -> dict[str, Tensor]:
         import torch
 
@@ -211,18 +214,18 @@ class Forward:
             return {cut: torch.cat([one[cut] for one in batches]) for cut in cuts}
 
     def _run_batch(
-        self, images: NDArray[np.uint8], cuts: tuple[str, ...], precision: str, compiled: bool
+        self, images: NDArray[np.uint8] | Tensor, cuts: tuple[str, ...], precision: str, compiled: bool
     ) -> dict[str, Tensor]:
         import torch
 
         n = len(images)
-        if n < self.batch_size:
-            padding = np.zeros((self.batch_size - n, *images.shape[1:]), dtype=np.uint8)
-            images = np.concatenate([images, padding])
         # 8 bits travel to the device, the normalisation happens there; (b, h, w, c) is channels-last already
-        bytes_ = torch.from_numpy(images)  # (batch, h, w, 3)
-        if self.device.type == "cuda":  # from pinned memory the copy does not wait for the kernels before it
-            bytes_ = bytes_.pin_memory()
+        bytes_ = images if isinstance(images, torch.Tensor) else torch.from_numpy(images)  # (n, h, w, 3)
+        if n < self.batch_size:
+            padding = bytes_.new_zeros((self.batch_size - n, *bytes_.shape[1:]))
+            bytes_ = torch.cat([bytes_, padding])  # (batch, h, w, 3)
+        if self.device.type == "cuda" and bytes_.device.type == "cpu":
+            bytes_ = bytes_.pin_memory()  # the copy does not wait for the kernels before it
         batch = bytes_.to(self.device, non_blocking=True).permute(0, 3, 1, 2)  # (batch, 3, h, w)
         with torch.inference_mode():
             batch = self.backbone.preprocessing.normalise(batch)
@@ -262,7 +265,10 @@ class Forward:
         return features
 
     def prove(
-        self, images: NDArray[np.uint8], cuts: Sequence[str], exact: Mapping[str, Tensor] | None = None
+        self,
+        images: NDArray[np.uint8] | Tensor,
+        cuts: Sequence[str],
+        exact: Mapping[str, Tensor] | None = None,
     ) -> PrecisionProof:
         """Compare this arithmetic with eager float32 on some images (which do not count as pushed).
 
@@ -276,6 +282,6 @@ class Forward:
         errors = {cut: relative_error(fast[cut], exact[cut]) for cut in cuts}
         return PrecisionProof(self.precision, errors)
 
-    def exact(self, images: NDArray[np.uint8], cuts: Sequence[str]) -> dict[str, Tensor]:
+    def exact(self, images: NDArray[np.uint8] | Tensor, cuts: Sequence[str]) -> dict[str, Tensor]:
         """Push images in eager float32; they do not count as pushed."""
         return self._run(images, tuple(cuts), "float32", False)

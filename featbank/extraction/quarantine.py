@@ -13,7 +13,8 @@ from featbank.banks import QuarantineRecord
 
 if TYPE_CHECKING:
     from featbank.banks import Bank
-    from featbank.extraction.images import BadImage, BatchLoader
+    from featbank.extraction.device_images import ImageLoader
+    from featbank.extraction.images import BadImage
 
 __all__ = ["settle_quarantine"]
 
@@ -22,14 +23,14 @@ logger = logging.getLogger(__name__)
 _UNKNOWN = "unknown"
 
 
-def settle_quarantine(bank: Bank, loader: BatchLoader, bad: Sequence[BadImage]) -> int:
+def settle_quarantine(bank: Bank, loader: ImageLoader, bad: Sequence[BadImage]) -> int:
     """Write why each quarantined row is quarantined.
 
     Parameters
     ----------
     bank : Bank
         The bank, all cuts finished.
-    loader : BatchLoader
+    loader : BatchLoader or DeviceBatchLoader
         Looks again at images whose reason was never written down: an interrupted run came to their status.
     bad : sequence of BadImage
         What this run could not read.
@@ -67,7 +68,7 @@ def settle_quarantine(bank: Bank, loader: BatchLoader, bad: Sequence[BadImage]) 
     return len(records)
 
 
-def _look_again(loader: BatchLoader, digest: bytes) -> tuple[str, str]:
+def _look_again(loader: ImageLoader, digest: bytes) -> tuple[str, str]:
     rows = np.flatnonzero((loader.manifest.digests == np.frombuffer(digest, np.uint8)).all(axis=1))
     if not len(rows):
         return _UNKNOWN, "another extraction came to it"

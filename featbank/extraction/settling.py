@@ -65,7 +65,7 @@ def settle(
     forward: Forward,
     asked: Settlement,
     cuts: Sequence[str],
-    first_batch: Callable[[], NDArray[np.uint8]],
+    first_batch: Callable[[], NDArray[np.uint8] | Tensor],
 ) -> PrecisionProof:
     """Set precision and compiling of `forward`, and return what a batch said of them.
 
@@ -97,15 +97,15 @@ class _Settling:
         forward: Forward,
         asked: Settlement,
         cuts: tuple[str, ...],
-        first_batch: Callable[[], NDArray[np.uint8]],
+        first_batch: Callable[[], NDArray[np.uint8] | Tensor],
     ) -> None:
         self.forward, self.asked, self.cuts = forward, asked, cuts
         self._first_batch = first_batch
-        self._images: NDArray[np.uint8] | None = None
+        self._images: NDArray[np.uint8] | Tensor | None = None
         self._exact: dict[str, Tensor] | None = None
 
     @property
-    def images(self) -> NDArray[np.uint8]:
+    def images(self) -> NDArray[np.uint8] | Tensor:
         if self._images is None:
             self._images = self._first_batch()
         return self._images

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +24,10 @@ from featbank.extraction._pass import Pass
 from featbank.extraction.batching import choose_batch_sizes
 from featbank.extraction.changes import tell_changes, tell_other_keys
 from featbank.extraction.compiling import check_compile
+from featbank.extraction.device_images import open_loader
 from featbank.extraction.forward import Forward, choose_devices
-from featbank.extraction.images import BadImage, BatchLoader
+from featbank.extraction.images import BadImage
+from featbank.extraction.jpeg_decoder import choose_jpeg_decoder
 from featbank.extraction.overflow import (
     CLIPPED,
     check_policy,
@@ -40,6 +42,9 @@ from featbank.extraction.settling import Settlement, candidates, proved_errors, 
 from featbank.extraction.storing import CutOverflowError
 from featbank.extraction.work import ExtractionPlan, free_bytes, refuse_if_full, run_size
 from featbank.manifest import RowStatus
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["Extraction", "ExtractionResult", "Progress"]
 
@@ -112,6 +117,7 @@ class Extraction:
         cache_dir: str | os.PathLike[str] | None,
         on_overflow: str = "error",
         compile: str = "auto",
+        decode: str = "cpu",
     ) -> None:
         self._started = time.perf_counter()
         if dtype not in _DTYPES:
@@ -128,6 +134,8 @@ class Extraction:
         self.device, *self._others = choose_devices(device)
         check_precision(precision, self.device)
         check_compile(compile, self.device)
+        decoder = choose_jpeg_decoder(decode, self.device)
+        self._decoder_name = decoder_name() if decoder is None else decoder.name
         # Names are checked before data and weights are touched: a typo must not cost a minute.
         self.cuts = tuple(cut.name for cut in get_spec(backbone).resolve(cuts))
         self._dtype, self._random_state = key_dtype(dtype, on_overflow), random_state
@@ -149,8 +157,13 @@ class Extraction:
                 options, largest_activation(self.backbone), self.device, store, self.dataset.name, self._key
             )
         self._run_size = run_size(max(sizes.values()))
-        self._loader = BatchLoader(
-            self.dataset, manifest, self.backbone.preprocessing, workers or usable_cores(), self._run_size
+        self._loader = open_loader(
+            self.dataset,
+            manifest,
+            self.backbone.preprocessing,
+            workers or usable_cores(),
+            self._run_size,
+            decoder=decoder,
         )
         self.forward = Forward(
             self.backbone,
@@ -195,7 +208,7 @@ class Extraction:
             precision=precision,
             dtype=self._dtype,
             batch_size=batch_size,
-            decoder=decoder_name(),
+            decoder=self._decoder_name,
         )
 
     def _settle(
@@ -224,7 +237,7 @@ class Extraction:
         asked = Settlement(precision, compile, n_batches, tuple(begun), sizes)
         return settle(forward, asked, self.cuts, self._proof_images)
 
-    def _proof_images(self) -> NDArray[np.uint8]:
+    def _proof_images(self) -> NDArray[np.uint8] | Tensor:
         """Decode some images spread over the dataset, so that every corner of it has a say."""
         rows = self._loader.manifest.rows()
         spread = rows[np.linspace(0, len(rows) - 1, min(self._run_size, len(rows))).astype(int)]
@@ -236,8 +249,7 @@ class Extraction:
                 f"none of the {len(spread)} images of {self.dataset.name!r} that were tried could be read "
                 f"({reasons}); nothing was extracted"
             )
-        images: NDArray[np.uint8] = loaded.images[readable]
-        return images
+        return loaded.images[readable.nonzero()[0]]
 
     def _provenance(self) -> dict[str, Any]:
         import torch
