@@ -13,7 +13,7 @@ from featbank.backbones.preprocessing import TRANSFORMS, Preprocessing
 
 if TYPE_CHECKING:
     from featbank.backbones.loading import Backbone, load_backbone
-    from featbank.backbones.network import TruncatedNetwork, truncate
+    from featbank.backbones.network import TruncatedNetwork, largest_activation, truncate
 
 __all__ = [
     "TRANSFORMS",
@@ -25,6 +25,7 @@ __all__ = [
     "TruncatedNetwork",
     "cut_table",
     "get_spec",
+    "largest_activation",
     "load_backbone",
     "names",
     "truncate",
@@ -34,6 +35,7 @@ _LAZY = {
     "Backbone": "loading",
     "load_backbone": "loading",
     "TruncatedNetwork": "network",
+    "largest_activation": "network",
     "truncate": "network",
 }
 

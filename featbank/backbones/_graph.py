@@ -16,7 +16,7 @@ from torchvision.models.feature_extraction import create_feature_extractor, get_
 from featbank._registry import nearest
 from featbank.errors import InvalidInputError, UnknownNameError
 
-__all__ = ["GraphFacts", "count", "extract", "node_names"]
+__all__ = ["GraphFacts", "count", "extract", "largest_output", "node_names"]
 
 #: What tracing raises when a forward does something torch.fx cannot follow.
 _TRACING_ERRORS = (ValueError, TypeError, RuntimeError, AttributeError, LookupError)
@@ -237,6 +237,23 @@ def count(graph: fx.GraphModule, image_size: int, owner: str, *, strict: bool = 
     outputs = next(node for node in meta.graph.nodes if node.op == "output").args[0]
     cut_macs = {name: _macs_before([outputs[name]], counter.macs) for name in outputs}
     return GraphFacts(shapes, cut_macs, _macs_before(list(outputs.values()), counter.macs))
+
+
+def largest_output(module: nn.Module, image_size: int) -> int:
+    """Return how many numbers the largest tensor has that a layer of `module` makes of one image."""
+    largest = 0
+
+    def note(layer: nn.Module, given: Any, made: Any) -> None:
+        nonlocal largest
+        if isinstance(made, Tensor):
+            largest = max(largest, made.numel())
+
+    meta = private_copy(module, device="meta").eval()
+    for layer in meta.modules():
+        layer.register_forward_hook(note)
+    with torch.no_grad():
+        meta(torch.empty(1, 3, image_size, image_size, device="meta"))
+    return largest
 
 
 def _per_image(one: Any, three: Any) -> bool:

@@ -11,9 +11,11 @@ from featbank.backbones import _graph
 from featbank.errors import InvalidInputError
 
 if TYPE_CHECKING:
+    import torch
+
     from featbank.backbones.loading import Backbone
 
-__all__ = ["TruncatedNetwork", "truncate"]
+__all__ = ["TruncatedNetwork", "largest_activation", "truncate"]
 
 
 class TruncatedNetwork(nn.Module):
@@ -90,6 +92,35 @@ class TruncatedNetwork(nn.Module):
         """
         features: dict[str, Tensor] = self.graph(batch)
         return features
+
+    def lowered(self, dtype: torch.dtype) -> TruncatedNetwork:
+        """Return a copy whose convolutions and linear layers hold their weights in `dtype`; for autocast.
+
+        Autocast rounds the same weights in the same way, but anew for every batch. All other numbers are
+        shared with this network, which stays as it is.
+        """
+        lowered = _graph.private_copy(self)
+        for layer in lowered.modules():
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                layer.to(dtype)
+        return lowered  # type: ignore[return-value]  # a copy is of the same class
+
+
+def largest_activation(backbone: Backbone) -> int:
+    """Return how many numbers the largest output of a layer has, for one image; nothing is computed.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        All of it counts, whichever cuts are read.
+
+    Examples
+    --------
+    >>> from featbank.backbones import load_backbone
+    >>> largest_activation(load_backbone("minivgg", weights="random")) == 32 * 32 * 32
+    True
+    """
+    return _graph.largest_output(backbone.module, backbone.preprocessing.image_size)
 
 
 def truncate(

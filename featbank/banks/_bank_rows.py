@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,13 @@ class BankRows:
             digest for digest, slot in table.slot_of().items() if table.statuses[slot] == RowStatus.ABSENT
         }
         return absent.intersection(digest.tobytes() for digest in manifest.digests) if absent else set()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the bank's lock: the rows are read anew, and no other process changes them meanwhile."""
+        with self._locked():
+            self._state = read_manifest(self.path) or self._state
+            yield
 
     def _locked(self) -> AbstractContextManager[None]:
         return locked(self.path / files.LOCK_FILE)

@@ -36,7 +36,7 @@ class PlainScript:
         Which images, in order.
     device : torch.device
         Where to compute.
-    batch_size : int
+    batch_size : int, default=32
         Images per forward pass.
     workers : int
         Loading processes; 0 decodes between two forward passes.
@@ -50,7 +50,7 @@ class PlainScript:
         indices: Sequence[int],
         *,
         device: torch.device,
-        batch_size: int,
+        batch_size: int = 32,
         workers: int,
     ) -> None:
         self._device = device

@@ -17,8 +17,9 @@ from featbank.manifest import RowStatus
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
-    from featbank.extraction import BatchLoader, Forward
+    from featbank.extraction import Forward, ImageLoader
 
 #: Rows read at once, unless they are so large that this would be more than a shard.
 _ROWS_AT_ONCE = 256
@@ -35,7 +36,7 @@ def synchronize(device: torch.device) -> None:
         torch.accelerator.synchronize(device)
 
 
-def time_decode(loader: BatchLoader, batches: Sequence[tuple[int, Sequence[int]]]) -> float:
+def time_decode(loader: ImageLoader, batches: Sequence[tuple[int, Sequence[int]]]) -> float:
     """Read, check and decode every image, all workers, nothing else running."""
     started = time.perf_counter()
     with contextlib.closing(loader.batches(batches)) as decoded:
@@ -45,7 +46,7 @@ def time_decode(loader: BatchLoader, batches: Sequence[tuple[int, Sequence[int]]
 
 
 def time_forward(
-    forward: Forward, held: Sequence[NDArray[np.uint8]], cuts: Sequence[str], n_batches: int
+    forward: Forward, held: Sequence[NDArray[np.uint8] | Tensor], cuts: Sequence[str], n_batches: int
 ) -> float:
     """Push `n_batches` batches that are in memory, beginning again with the first when they run out."""
     forward.trial(held[0], cuts)

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +22,13 @@ from featbank.benchmark._conditions import empty_compiler_cache, quiet
 from featbank.benchmark.results import BenchmarkResult, Round
 from featbank.datasets import Dataset, open_dataset, row_indices
 from featbank.errors import InvalidInputError
-from featbank.extraction import BATCH_SIZE, BatchLoader, Extraction
+from featbank.extraction import Extraction, choose_jpeg_decoder, open_loader
+from featbank.extraction.work import run_size
 from featbank.manifest import RowStatus
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
     from featbank.benchmark._plain import PlainScript
 
@@ -55,9 +57,10 @@ def run_benchmark(
     compile: str = "auto",
     limit: int | None = LIMIT,
     repeats: int = 3,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
     workers: int | None = None,
     device: str | None = None,
+    decode: str = "cpu",
     baseline: bool = False,
     plain_workers: int = 1,
     random_state: int = 0,
@@ -90,16 +93,18 @@ def run_benchmark(
         Rows to take, the classes in turn; None takes all. A fast device needs thousands.
     repeats : int, default=3
         Rounds, at least 1.
-    batch_size : int, default=32
-        Images per forward pass.
+    batch_size : int, optional
+        As in `featbank.extract`; what memory decides is settled once, for all rounds.
     workers : int, optional
         Decoding threads; one per core by default.
     device : str, optional
         As in `featbank.extract`.
+    decode : {"cpu", "cuda"}, default="cpu"
+        As in `featbank.extract`; the plain script decodes by Pillow either way.
     baseline : bool, default=False
         Also run the plain script on the same images: Pillow, the weights' own transform, a torch
         ``DataLoader``, the whole network in eager float32 with its channels first, a forward hook at each
-        cut, results in a list. Nothing is written.
+        cut, results in a list. Nothing is written. Its batches are of 32 images whatever `batch_size` is.
     plain_workers : int, default=1
         Loading processes of the plain script; 0 decodes in between two forward passes.
     random_state : int, default=0
@@ -141,7 +146,16 @@ def run_benchmark(
     report = _Counter(progress, 1 + repeats * (5 + baseline))
     with tempfile.TemporaryDirectory(prefix="featbank-bench-", dir=parent) as folder:
         setting = _Setting(
-            dataset, backbone, tuple(cuts), weights, batch_size, workers, device, random_state, Path(folder)
+            dataset,
+            backbone,
+            tuple(cuts),
+            weights,
+            batch_size,
+            workers,
+            device,
+            decode,
+            random_state,
+            Path(folder),
         )
         bench = _Bench(setting, precision, compile, limit)
         plain = bench.plain_script(plain_workers) if baseline else None
@@ -170,9 +184,10 @@ class _Setting:
     backbone: str
     cuts: tuple[str, ...]
     weights: str | os.PathLike[str] | None
-    batch_size: int
+    batch_size: int | None
     workers: int
     device: str | None
+    decode: str
     random_state: int
     folder: Path
 
@@ -197,6 +212,7 @@ class _Setting:
             data_root=None,
             download=False,
             cache_dir=self.folder / cache,
+            decode=self.decode,
         )
 
 
@@ -204,8 +220,9 @@ class _Bench:
     """The images, the settled precision, and how one round is measured."""
 
     def __init__(self, setting: _Setting, precision: str, compile: str, limit: int | None) -> None:
-        self._setting, self._limit = setting, limit
+        self._limit = limit
         self._task = task = setting.extraction("first", precision, compile, limit)
+        self._setting = setting = replace(setting, batch_size=task.forward.batch_size)
         self._precision = task.forward.precision
         self._compile = "on" if task.forward.compiled else "off"
         # counted now: the plain script hangs its hooks into this module
@@ -213,10 +230,15 @@ class _Bench:
         self._row_bytes = sum(task.plan().cut_bytes.values()) // len(task.bank.slot_table)
         self._plain_errors: list[float] = []
         first_rows = task.bank.slot_first_rows()
-        self._loader = BatchLoader(
-            setting.dataset, task.bank.manifest, task.backbone.preprocessing, setting.workers
+        size = run_size(task.forward.batch_size)
+        self._loader = open_loader(
+            setting.dataset,
+            task.bank.manifest,
+            task.backbone.preprocessing,
+            setting.workers,
+            size,
+            decoder=choose_jpeg_decoder(setting.decode, task.device),
         )
-        size = setting.batch_size
         self._batches = [
             (start, first_rows[start : start + size].tolist()) for start in range(0, len(first_rows), size)
         ]
@@ -232,9 +254,9 @@ class _Bench:
             setting.extraction("warm", self._precision, "off", min(size, self._n_slots)).run()
         shutil.rmtree(setting.folder / "warm")
 
-    def _decoded(self) -> tuple[list[NDArray[np.uint8]], NDArray[np.bool_]]:
+    def _decoded(self) -> tuple[list[NDArray[np.uint8] | Tensor], NDArray[np.bool_]]:
         """Decode everything once; keep as much as memory may hold, and say which slots have an image."""
-        held: list[NDArray[np.uint8]] = []
+        held: list[NDArray[np.uint8] | Tensor] = []
         ok, held_bytes = [], 0
         for batch in self._loader.batches(self._batches):
             ok.append(batch.statuses == RowStatus.OK)
@@ -254,7 +276,6 @@ class _Bench:
             self._setting.dataset,
             row_indices(self._setting.dataset, manifest)[self._rows].tolist(),
             device=self._task.device,
-            batch_size=self._setting.batch_size,
             workers=workers,
         )
         plain.warm_up()
@@ -334,7 +355,7 @@ class _Bench:
             n_images=len(self._rows),
             n_unreadable=self._n_slots - len(self._rows),
             image_size=task.backbone.preprocessing.image_size,
-            batch_size=self._setting.batch_size,
+            batch_size=task.forward.batch_size,
             precision=task.forward.arithmetic_name,
             precision_errors=dict(task.proof.errors),
             device=str(task.device),

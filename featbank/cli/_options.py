@@ -18,6 +18,12 @@ Device = Annotated[
     str | None, typer.Option("--device", help="cpu, cuda, cuda:N; the best there is by default.")
 ]
 Seed = Annotated[int, typer.Option("--random-state", "--seed", help="Seed of everything random.")]
+BatchSize = Annotated[
+    int | None, typer.Option(help="Images that go through the network together; by default memory decides.")
+]
+Decode = Annotated[
+    str, typer.Option(help="Where JPEGs are decoded: cpu (exact pixels), cuda (nvJPEG, a few steps off).")
+]
 
 
 def split_commas(values: list[str] | None) -> list[str]:

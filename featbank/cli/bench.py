@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from featbank.cli._options import Device, Json, Seed, split_commas
+from featbank.cli._options import BatchSize, Decode, Device, Json, Seed, split_commas
 from featbank.cli._output import human_bytes, human_count, human_time, print_json, print_table, progress_bar
 
 if TYPE_CHECKING:
@@ -42,8 +42,9 @@ def bench(
     plain_workers: Annotated[int, typer.Option(help="Loading processes of the plain script.")] = 1,
     repeats: Annotated[int, typer.Option(help="Rounds; each measures everything once.")] = 3,
     limit: Annotated[int, typer.Option(help="Take N rows only, the classes in turn; 0 takes all.")] = 512,
-    batch_size: Annotated[int, typer.Option(help="Images per forward pass.")] = 32,
+    batch_size: BatchSize = None,
     device: Device = None,
+    decode: Decode = "cpu",
     workers: Annotated[int | None, typer.Option(help="Decoding threads; one per core by default.")] = None,
     random_state: Seed = 0,
     data_root: Annotated[Path | None, typer.Option(help="Where torchvision datasets lie.")] = None,
@@ -77,6 +78,7 @@ def bench(
             batch_size=batch_size,
             workers=workers,
             device=device,
+            decode=decode,
             baseline=baseline,
             plain_workers=plain_workers,
             random_state=random_state,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from featbank.cli._options import CacheDir, Device, Json, Seed, split_commas
+from featbank.cli._options import BatchSize, CacheDir, Decode, Device, Json, Seed, split_commas
 from featbank.cli._output import human_bytes, human_time, print_json, progress_bar, say
 
 if TYPE_CHECKING:
@@ -57,7 +57,8 @@ def extract(
             help="Values beyond float16's 65504: error, float32 (for that cut) or clip (and count).",
         ),
     ] = "error",
-    batch_size: Annotated[int, typer.Option(help="Images per forward pass.")] = 32,
+    batch_size: BatchSize = None,
+    decode: Decode = "cpu",
     limit: Annotated[int | None, typer.Option(help="Take N rows only, the classes in turn.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the dataset in the cache.")] = None,
     device: Device = None,
@@ -99,6 +100,7 @@ def extract(
         download=download,
         cache_dir=cache_dir,
         on_overflow=on_overflow,
+        decode=decode,
     )
     plan = task.plan(measure=dry_run)
     if dry_run:

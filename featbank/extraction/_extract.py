@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 
 from featbank.datasets import Dataset
-from featbank.extraction.task import BATCH_SIZE, Extraction, ExtractionResult, Progress
+from featbank.extraction.task import Extraction, ExtractionResult, Progress
 from featbank.extraction.work import ExtractionPlan
 
 __all__ = ["extract"]
@@ -24,7 +24,7 @@ def extract(
     precision: str = "auto",
     compile: str = "auto",
     dtype: str = "float16",
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
     limit: int | None = None,
     name: str | None = None,
     device: str | None = None,
@@ -34,6 +34,7 @@ def extract(
     download: bool = False,
     cache_dir: str | os.PathLike[str] | None = None,
     on_overflow: str = "error",
+    decode: str = "cpu",
     progress: Progress | None = None,
     on_plan: Callable[[ExtractionPlan], None] | None = None,
 ) -> ExtractionResult:
@@ -69,8 +70,11 @@ def extract(
         ``bfloat16``.
     dtype : {"float16", "float32"}, default="float16"
         What features are stored as; logits are always float32.
-    batch_size : int, default=32
-        Images per forward pass; part of the key.
+    batch_size : int, optional
+        Images that go through the network together; part of the key, because another batch may round the
+        last bit differently. By default memory decides: on a CPU what keeps the largest layer's output in
+        the cache (2 to 32), on a CUDA device a quarter of its memory (256 at most), and what a bank has
+        that differs in nothing else.
     limit : int, optional
         Take N rows only, the classes in turn.
     name : str, optional
@@ -91,6 +95,10 @@ def extract(
     on_overflow : {"error", "float32", "clip"}, default="error"
         What to do when a cut has values beyond float16's 65504: stop; store that cut, all of it, in float32;
         or store 65504 instead and count it (part of the key: such a bank is another one).
+    decode : {"cpu", "cuda"}, default="cpu"
+        Where JPEGs are decoded, resized and cropped. ``"cpu"``: by Pillow, in processes, to the very pixels
+        of the weights' own transform. ``"cuda"``: plain ones by nvJPEG on the device, every other image (and
+        what nvJPEG refuses) as with ``"cpu"``; its pixels are a few steps off, so such a bank is another one.
     progress : callable, optional
         Called with (images done, images to push).
     on_plan : callable, optional
@@ -145,5 +153,6 @@ def extract(
         download=download,
         cache_dir=cache_dir,
         on_overflow=on_overflow,
+        decode=decode,
     )
     return task.run(progress, on_plan)

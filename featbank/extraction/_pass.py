@@ -13,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featbank.extraction.storing import ShardStore
-from featbank.extraction.work import Work
+from featbank.extraction.work import Work, steps
 from featbank.manifest import RowStatus
 
 if TYPE_CHECKING:
     from featbank.banks import Bank, CutWriter, ShardPlan
+    from featbank.extraction.device_images import ImageLoader
     from featbank.extraction.forward import Forward
-    from featbank.extraction.images import BadImage, Batch, BatchLoader
+    from featbank.extraction.images import BadImage, Batch
 
 J = TypeVar("J")
 R = TypeVar("R")
@@ -27,7 +28,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, eq=False)
 class _Job:
-    """One batch, and the cuts it is for."""
+    """One run of batches, and the cuts it is for."""
 
     start: int
     stop: int
@@ -74,7 +75,7 @@ class Pass:
     ----------
     bank : Bank
         Where the features go.
-    loader : BatchLoader
+    loader : BatchLoader or DeviceBatchLoader
         Decodes the images of the bank's rows.
     forwards : sequence of Forward
         Push them, one for each device, in turns; what comes out does not depend on how many there are.
@@ -87,7 +88,7 @@ class Pass:
     """
 
     bank: Bank
-    loader: BatchLoader
+    loader: ImageLoader
     forwards: Sequence[Forward]
     writers: Mapping[str, CutWriter]
     missing: Mapping[str, Sequence[ShardPlan]]
@@ -97,7 +98,11 @@ class Pass:
     def work(self) -> Work:
         """The runs of slots, and the cuts each needs."""
         ranges = {cut: [(one.start, one.stop) for one in plans] for cut, plans in self.missing.items()}
-        return Work(self.forwards[0].batch_size, self.bank.slot_table.segments, ranges)
+        return Work(self._batch_size, self.bank.slot_table.segments, ranges)
+
+    @property
+    def _batch_size(self) -> int:
+        return self.forwards[0].batch_size
 
     def push(self, pushed: NDArray[np.bool_], progress: Callable[[int, int], None] | None) -> list[BadImage]:
         """Push everything and write every shard; marks in `pushed` the slots whose image went through.
@@ -109,18 +114,18 @@ class Pass:
         CacheWriteError
             If a shard cannot be written; those written before stay.
         """
-        batches = list(self.work.batches())
+        runs = list(self.work.runs())
         rows, manifest = self.bank.slot_first_rows(), self.bank.manifest
-        total = sum(int((rows[start:stop] >= 0).sum()) for start, stop, _ in batches)
+        total = sum(int((rows[start:stop] >= 0).sum()) for start, stop, _ in runs)
         bad: list[BadImage] = []
         done = 0
-        for cuts in dict.fromkeys(cuts for _, _, cuts in batches):
+        for cuts in dict.fromkeys(cuts for _, _, cuts in runs):
             for forward in self.forwards:
                 # now: tracing a network catches the calls of every thread, those of another device too
                 forward.network(cuts)
         shapes: dict[str, tuple[int, ...]] = {cut: one.shape for cut, one in self.writers.items()}
         dtypes: dict[str, Any] = {cut: one.dtype for cut, one in self.writers.items()}
-        loaded = self.loader.batches((start, rows[start:stop].tolist()) for start, stop, _ in batches)
+        loaded = self.loader.batches((start, rows[start:stop].tolist()) for start, stop, _ in runs)
         with (
             ShardStore(self.writers, self.missing, shapes, dtypes, clip=self.clip) as shards,
             contextlib.closing(loaded),
@@ -133,12 +138,15 @@ class Pass:
 
             jobs = (
                 _Job(start, stop, cuts, batch)
-                for (start, stop, cuts), batch in zip(batches, loaded, strict=True)
+                for (start, stop, cuts), batch in zip(runs, loaded, strict=True)
             )
             for job, features in in_turns(self.forwards, compute, jobs):
                 bad += job.batch.bad
                 pushed[job.start : job.stop] |= job.ok
-                shards.add(job.start, job.batch.statuses, features)
+                # batch by batch: a run may reach over the end of a shard
+                for start, stop in steps(job.stop - job.start, self._batch_size):
+                    parts = {cut: values[start:stop] for cut, values in features.items()}
+                    shards.add(job.start + start, job.batch.statuses[start:stop], parts)
                 done += int((rows[job.start : job.stop] >= 0).sum())
                 if progress is not None:
                     progress(done, total)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from featbank.banks import Bank, BankKey, BankStore
-from featbank.errors import BankError
+from featbank.banks import BankKey, BankStore
 from featbank.manifest import Manifest, printable
 
 __all__ = ["tell_changes", "tell_other_keys"]
@@ -42,18 +41,10 @@ def tell_changes(before: Manifest, after: Manifest) -> None:
 def tell_other_keys(store: BankStore, dataset: str, key: BankKey) -> None:
     """Say why no row of the banks of this dataset and backbone that are there can be reused."""
     nearest: tuple[int, float, str, str] | None = None
-    for path in store.paths():
-        if path.parent.name != dataset or not path.name.startswith(f"{key.backbone}-"):
-            continue
-        try:
-            bank = Bank.open(path, check="size")
-        except BankError:  # `banks verify` is where damage is looked for
-            continue
-        if not (bank.cuts or bank.partial_cuts):
-            continue
+    for bank in store.banks(dataset, key.backbone):
         differing = bank.key.differences(key)
         said = "; ".join(_difference(name, *values) for name, values in differing.items())
-        found = (len(differing), -path.stat().st_mtime, bank.name, said)
+        found = (len(differing), -bank.path.stat().st_mtime, bank.name, said)
         nearest = found if nearest is None else min(nearest, found)
     if nearest is not None:
         logger.warning("a new bank: no row of %s is reused, its %s", nearest[2], nearest[3])

@@ -1,4 +1,4 @@
-"""The forward pass: batches of 8-bit images in, one tensor per cut out."""
+"""The forward pass: 8-bit images in, batch by batch, one tensor per cut out."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from featbank.errors import InvalidInputError
 from featbank.extraction.compiling import compile_network
 from featbank.extraction.precision import PrecisionProof, arithmetic, key_precision, relative_error
+from featbank.extraction.work import steps
 
 if TYPE_CHECKING:
     import torch
@@ -95,7 +96,8 @@ class Forward:
     precision : {"float32", "bfloat16", "float16"}
         Of the arithmetic.
     batch_size : int
-        Every batch is padded to it: a row's features then do not depend on how many rows came along.
+        Images that go through the network together. Every batch is padded to it: a row's features then do
+        not depend on how many rows came along.
     compiled : bool, default=False
         Compile the network on the first batch.
     network : TruncatedNetwork, optional
@@ -131,6 +133,7 @@ class Forward:
         self.compile_s: float | None = None
         self._share = share
         self._networks: dict[tuple[str, ...], TruncatedNetwork] = {}
+        self._lowered: dict[tuple[tuple[str, ...], str], TruncatedNetwork] = {}
         self._compiled: dict[tuple[tuple[str, ...], str], Callable[[Tensor], dict[str, Tensor]]] = {}
         if network is not None:
             self._place(network.cuts, network)
@@ -166,13 +169,16 @@ class Forward:
         known = self._networks.get(cuts)
         return self._place(cuts, truncate(self.backbone, cuts)) if known is None else known
 
-    def __call__(self, images: NDArray[np.uint8], cuts: Sequence[str], *, n_images: int) -> dict[str, Tensor]:
-        """Push one batch.
+    def __call__(
+        self, images: NDArray[np.uint8] | Tensor, cuts: Sequence[str], *, n_images: int
+    ) -> dict[str, Tensor]:
+        """Push images, a batch at a time.
 
         Parameters
         ----------
-        images : ndarray of uint8, shape (n, size, size, 3), n <= batch_size
-            RGB, as `Preprocessing.apply_geometry` leaves them.
+        images : ndarray or Tensor of uint8, shape (n, size, size, 3)
+            RGB, as `Preprocessing.apply_geometry` leaves them; the last batch may be short. A
+            tensor may be on any device.
         cuts : sequence of str
             What to read.
         n_images : int
@@ -187,31 +193,59 @@ class Forward:
         self.n_pushed += n_images
         return features
 
-    def trial(self, images: NDArray[np.uint8], cuts: Sequence[str]) -> None:
-        """Push one batch for its time alone; what comes out is thrown away and nothing counts as pushed."""
+    def trial(self, images: NDArray[np.uint8] | Tensor, cuts: Sequence[str]) -> None:
+        """Push images for the time it takes alone; what comes out is thrown away, uncounted."""
         features = self._run(images, tuple(cuts), self.precision, self.compiled)
         for tensor in features.values():
             tensor.cpu()  # waits for the device
 
     def _run(
-        self, images: NDArray[np.uint8], cuts: tuple[str, ...], precision: str, compiled: bool
+        self, images: NDArray[np.uint8] | Tensor, cuts: tuple[str, ...], precision: str, compiled: bool
+    ) -> dict[str, Tensor]:
+        import torch
+
+        batches = [
+            self._run_batch(images[start:stop], cuts, precision, compiled)
+            for start, stop in steps(len(images), self.batch_size)
+        ]
+        if len(batches) == 1:
+            return batches[0]
+        with torch.inference_mode():
+            return {cut: torch.cat([one[cut] for one in batches]) for cut in cuts}
+
+    def _run_batch(
+        self, images: NDArray[np.uint8] | Tensor, cuts: tuple[str, ...], precision: str, compiled: bool
     ) -> dict[str, Tensor]:
         import torch
 
         n = len(images)
-        if n < self.batch_size:
-            padding = np.zeros((self.batch_size - n, *images.shape[1:]), dtype=np.uint8)
-            images = np.concatenate([images, padding])
         # 8 bits travel to the device, the normalisation happens there; (b, h, w, c) is channels-last already
-        bytes_ = torch.from_numpy(images)  # (batch, h, w, 3)
-        if self.device.type == "cuda":  # from pinned memory the copy does not wait for the kernels before it
-            bytes_ = bytes_.pin_memory()
+        bytes_ = images if isinstance(images, torch.Tensor) else torch.from_numpy(images)  # (n, h, w, 3)
+        if n < self.batch_size:
+            padding = bytes_.new_zeros((self.batch_size - n, *bytes_.shape[1:]))
+            bytes_ = torch.cat([bytes_, padding])  # (batch, h, w, 3)
+        if self.device.type == "cuda" and bytes_.device.type == "cpu":
+            bytes_ = bytes_.pin_memory()  # the copy does not wait for the kernels before it
         batch = bytes_.to(self.device, non_blocking=True).permute(0, 3, 1, 2)  # (batch, 3, h, w)
         with torch.inference_mode():
             batch = self.backbone.preprocessing.normalise(batch)
         with arithmetic(precision, self.device):
-            features = self._run_compiled(cuts, precision, batch) if compiled else self.network(cuts)(batch)
+            if compiled:
+                features = self._run_compiled(cuts, precision, batch)
+            else:
+                features = self._eager(cuts, precision)(batch)
         return {cut: features[cut][:n] for cut in cuts}
+
+    def _eager(self, cuts: tuple[str, ...], precision: str) -> TruncatedNetwork:
+        """Return the network as it is pushed through when it is not compiled."""
+        import torch
+
+        network = self.network(cuts)
+        if precision == "float32":
+            return network
+        if (cuts, precision) not in self._lowered:
+            self._lowered[cuts, precision] = network.lowered(getattr(torch, precision))
+        return self._lowered[cuts, precision]
 
     def _run_compiled(self, cuts: tuple[str, ...], precision: str, batch: Tensor) -> dict[str, Tensor]:
         """Push a batch through the compiled network; the first one compiles it, for batches like this one."""
@@ -231,9 +265,12 @@ class Forward:
         return features
 
     def prove(
-        self, images: NDArray[np.uint8], cuts: Sequence[str], exact: Mapping[str, Tensor] | None = None
+        self,
+        images: NDArray[np.uint8] | Tensor,
+        cuts: Sequence[str],
+        exact: Mapping[str, Tensor] | None = None,
     ) -> PrecisionProof:
-        """Compare this arithmetic with eager float32 on one batch (which does not count as pushed).
+        """Compare this arithmetic with eager float32 on some images (which do not count as pushed).
 
         `exact` are the features in eager float32, where they are known.
         """
@@ -245,6 +282,6 @@ class Forward:
         errors = {cut: relative_error(fast[cut], exact[cut]) for cut in cuts}
         return PrecisionProof(self.precision, errors)
 
-    def exact(self, images: NDArray[np.uint8], cuts: Sequence[str]) -> dict[str, Tensor]:
-        """Push one batch in eager float32; it does not count as pushed."""
+    def exact(self, images: NDArray[np.uint8] | Tensor, cuts: Sequence[str]) -> dict[str, Tensor]:
+        """Push images in eager float32; they do not count as pushed."""
         return self._run(images, tuple(cuts), "float32", False)

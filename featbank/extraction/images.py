@@ -15,6 +15,8 @@ from featbank.datasets import DecodeFailure, DecodePool, DecodeRequest, row_indi
 from featbank.manifest import Manifest, RowStatus
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from featbank.backbones import Preprocessing
     from featbank.datasets import Dataset
 
@@ -49,8 +51,8 @@ class Batch:
     ----------
     start : int
         First slot.
-    images : ndarray of uint8, shape (n_slots, size, size, 3)
-        RGB; zeros where there is no image.
+    images : ndarray or Tensor of uint8, shape (n_slots, size, size, 3)
+        RGB; zeros where there is no image. A tensor is on the device that decoded it.
     statuses : ndarray of uint8, shape (n_slots,)
         `RowStatus` of each slot.
     bad : list of BadImage
@@ -58,7 +60,7 @@ class Batch:
     """
 
     start: int
-    images: NDArray[np.uint8]
+    images: NDArray[np.uint8] | Tensor
     statuses: NDArray[np.uint8]
     bad: list[BadImage] = field(default_factory=list)
 
@@ -76,7 +78,7 @@ class BatchLoader:
         Resize and crop.
     workers : int
         Number of processes; they start with the first image, and end with `close`, or with this object.
-    batch_size : int, default=32
+    batch_size : int
         Most slots of one run.
     """
 
@@ -86,7 +88,7 @@ class BatchLoader:
         manifest: Manifest,
         preprocessing: Preprocessing,
         workers: int,
-        batch_size: int = 32,
+        batch_size: int,
     ) -> None:
         self._dataset = dataset
         self.manifest = manifest

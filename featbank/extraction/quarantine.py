@@ -13,21 +13,24 @@ from featbank.banks import QuarantineRecord
 
 if TYPE_CHECKING:
     from featbank.banks import Bank
-    from featbank.extraction.images import BadImage, BatchLoader
+    from featbank.extraction.device_images import ImageLoader
+    from featbank.extraction.images import BadImage
 
 __all__ = ["settle_quarantine"]
 
 logger = logging.getLogger(__name__)
 
+_UNKNOWN = "unknown"
 
-def settle_quarantine(bank: Bank, loader: BatchLoader, bad: Sequence[BadImage]) -> int:
+
+def settle_quarantine(bank: Bank, loader: ImageLoader, bad: Sequence[BadImage]) -> int:
     """Write why each quarantined row is quarantined.
 
     Parameters
     ----------
     bank : Bank
         The bank, all cuts finished.
-    loader : BatchLoader
+    loader : BatchLoader or DeviceBatchLoader
         Looks again at images whose reason was never written down: an interrupted run came to their status.
     bad : sequence of BadImage
         What this run could not read.
@@ -37,20 +40,23 @@ def settle_quarantine(bank: Bank, loader: BatchLoader, bad: Sequence[BadImage]) 
     int
         How many rows are quarantined.
     """
-    manifest = bank.manifest
-    digests = {
-        row: manifest.digests[row].tobytes().hex() for row in np.flatnonzero(manifest.statuses).tolist()
-    }
-    known = {record.digest: (record.reason, record.detail) for record in bank.quarantine()}
-    known |= {digests[one.row]: (one.reason, one.detail) for one in bad if one.row in digests}
-    records = []
-    for row, digest in digests.items():
-        if digest not in known:
-            again = loader.load([row]).bad
-            known[digest] = (again[0].reason, again[0].detail) if again else ("unknown", "readable by now")
-        records.append(QuarantineRecord(manifest.ids[row], digest, *known[digest]))
-    if records or bank.quarantine():
-        bank.write_quarantine(records)
+    own = loader.manifest
+    found = {own.digests[one.row].tobytes(): (one.reason, one.detail) for one in bad}
+    with bank.held():  # another process may have finished these cuts, or write down its own, just now
+        manifest, before = bank.manifest, bank.quarantine()
+        known = {
+            bytes.fromhex(record.digest): (record.reason, record.detail)
+            for record in before
+            if record.reason != _UNKNOWN
+        } | found
+        records = []
+        for row in np.flatnonzero(manifest.statuses).tolist():
+            digest = manifest.digests[row].tobytes()
+            if digest not in known:
+                known[digest] = _look_again(loader, digest)
+            records.append(QuarantineRecord(manifest.ids[row], digest.hex(), *known[digest]))
+        if records or before:
+            bank.write_quarantine(records)
     if records:
         logger.warning(
             "%d of %d images could not be read (%s); %s says why",
@@ -60,3 +66,11 @@ def settle_quarantine(bank: Bank, loader: BatchLoader, bad: Sequence[BadImage]) 
             bank.path / "quarantine.jsonl",
         )
     return len(records)
+
+
+def _look_again(loader: ImageLoader, digest: bytes) -> tuple[str, str]:
+    rows = np.flatnonzero((loader.manifest.digests == np.frombuffer(digest, np.uint8)).all(axis=1))
+    if not len(rows):
+        return _UNKNOWN, "another extraction came to it"
+    bad = loader.load(rows[:1].tolist()).bad
+    return (bad[0].reason, bad[0].detail) if bad else (_UNKNOWN, "readable by now")

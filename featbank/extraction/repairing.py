@@ -25,12 +25,14 @@ from featbank.datasets import Dataset, compare_sources, decoder_name, open_datas
 from featbank.errors import FeatbankError, InvalidInputError, MissingDataError
 from featbank.extraction._pass import Pass
 from featbank.extraction.compiling import check_compile
+from featbank.extraction.device_images import open_loader
 from featbank.extraction.forward import Forward, choose_device
-from featbank.extraction.images import BatchLoader
+from featbank.extraction.jpeg_decoder import JpegDecoder, choose_jpeg_decoder, decode_of
 from featbank.extraction.overflow import CLIPPED, stored_dtype, tell_clipped
 from featbank.extraction.precision import check_precision, split_precision
 from featbank.extraction.quarantine import settle_quarantine
 from featbank.extraction.task import usable_cores
+from featbank.extraction.work import run_size
 from featbank.manifest import RowStatus, printable
 
 __all__ = ["RepairResult", "repair_bank", "source_of"]
@@ -165,7 +167,10 @@ class _Repair:
         precision, compiled = split_precision(bank.key.precision)
         check_precision(precision, chosen)
         check_compile("on" if compiled else "off", chosen)
-        self._backbone = _backbone_of(bank, weights)
+        # a decoder that is not to be had here is told below, with whatever else differs
+        decode = decode_of(bank.key.decoder) if chosen.type == "cuda" else "cpu"
+        self._decoder = choose_jpeg_decoder(decode, chosen)
+        self._backbone = _backbone_of(bank, weights, self._decoder)
         self._forward = Forward(
             self._backbone,
             device=chosen,
@@ -179,12 +184,13 @@ class _Repair:
     def run(self, progress: Callable[[int, int], None] | None) -> RepairResult:
         aside = set_damaged_aside(self._report)
         bank = Bank.open(self._bank.path, check="size")
-        loader = BatchLoader(
+        loader = open_loader(
             self._dataset,
             bank.manifest,
             self._backbone.preprocessing,
             self._workers,
-            bank.key.batch_size,
+            run_size(bank.key.batch_size),
+            decoder=self._decoder,
         )
         writers = {cut: self._writer(bank, cut) for cut in self._report.lost}
         missing = {cut: self._wanted(cut, writer) for cut, writer in writers.items()}
@@ -261,7 +267,7 @@ def _check_images(bank: Bank, report: VerifyReport, dataset: Dataset) -> None:
         )
 
 
-def _backbone_of(bank: Bank, weights: str | os.PathLike[str] | None) -> Backbone:
+def _backbone_of(bank: Bank, weights: str | os.PathLike[str] | None, decoder: JpegDecoder | None) -> Backbone:
     """Load what a bank was extracted with; `InvalidInputError` if its key would be another one now."""
     key, said = bank.key, bank.provenance
     backbone = load_backbone(
@@ -277,7 +283,8 @@ def _backbone_of(bank: Bank, weights: str | os.PathLike[str] | None) -> Backbone
             f"bank {bank.name!r} cannot be repaired by this featbank: it does not know the preprocessing "
             f"{key.transform!r}; use the one that extracted it"
         ) from error
-    now = replace(key, weights_sha256=backbone.weights_sha256, decoder=decoder_name())
+    name = decoder_name() if decoder is None else decoder.name
+    now = replace(key, weights_sha256=backbone.weights_sha256, decoder=name)
     if now != key:
         differing = ", ".join(
             f"{name} was {was!r}, is {would!r}" for name, (was, would) in key.differences(now).items()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featbank.errors import InvalidInputError
+from featbank.banks import Bank
+from featbank.errors import BankNotFoundError, InvalidInputError
 from featbank.extraction.compiling import cannot_compile, estimate_compile
 from featbank.extraction.forward import Forward
 from featbank.extraction.precision import COMPILED_LIMIT, ERROR_LIMIT, PrecisionProof, native_precision
@@ -18,7 +20,7 @@ from featbank.extraction.precision import COMPILED_LIMIT, ERROR_LIMIT, Precision
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Settlement", "candidates", "settle"]
+__all__ = ["Settlement", "candidates", "proved_errors", "settle"]
 
 logger = logging.getLogger(__name__)
 
@@ -37,16 +39,19 @@ class Settlement:
     compile : {"auto", "on", "off"}
         ``auto`` compiles where the images to push repay it.
     n_batches : int
-        Batches to push, at most.
+        Batches to push, at most, each of as many images as are compared.
     begun : tuple of (str, bool)
         (precision, compiled) of the banks that hold features of these images already, most wanted first:
         they are continued rather than begun anew.
+    batch_sizes : mapping of str to int
+        Precision -> images to push together; the forward pass keeps its own where nothing is said.
     """
 
     precision: str
     compile: str
     n_batches: int
     begun: tuple[tuple[str, bool], ...] = ()
+    batch_sizes: Mapping[str, int] = field(default_factory=dict)
 
 
 def candidates(precision: str, compile: str, native: str) -> list[tuple[str, bool]]:
@@ -60,14 +65,14 @@ def settle(
     forward: Forward,
     asked: Settlement,
     cuts: Sequence[str],
-    first_batch: Callable[[], NDArray[np.uint8]],
+    first_batch: Callable[[], NDArray[np.uint8] | Tensor],
 ) -> PrecisionProof:
     """Set precision and compiling of `forward`, and return what a batch said of them.
 
     Parameters
     ----------
     forward : Forward
-        Its `precision` and `compiled` are set.
+        Its `precision`, `compiled` and `batch_size` are set.
     asked : Settlement
     cuts : sequence of str
         What is compared.
@@ -92,15 +97,15 @@ class _Settling:
         forward: Forward,
         asked: Settlement,
         cuts: tuple[str, ...],
-        first_batch: Callable[[], NDArray[np.uint8]],
+        first_batch: Callable[[], NDArray[np.uint8] | Tensor],
     ) -> None:
         self.forward, self.asked, self.cuts = forward, asked, cuts
         self._first_batch = first_batch
-        self._images: NDArray[np.uint8] | None = None
+        self._images: NDArray[np.uint8] | Tensor | None = None
         self._exact: dict[str, Tensor] | None = None
 
     @property
-    def images(self) -> NDArray[np.uint8]:
+    def images(self) -> NDArray[np.uint8] | Tensor:
         if self._images is None:
             self._images = self._first_batch()
         return self._images
@@ -137,10 +142,15 @@ class _Settling:
         self.forward.compiled, self.forward.compile_s = False, None
         return proof
 
+    def take(self, precision: str) -> None:
+        forward = self.forward
+        forward.precision, forward.compiled = precision, False
+        forward.batch_size = self.asked.batch_sizes.get(precision, forward.batch_size)
+
     def settle_precision(self) -> PrecisionProof:
         forward, asked = self.forward, self.asked.precision
         wanted = native_precision(forward.device) if asked == "auto" else asked
-        forward.precision, forward.compiled = wanted, False
+        self.take(wanted)
         proof = self.prove()
         over = {cut: error for cut, error in proof.errors.items() if not error <= ERROR_LIMIT}
         if not over:
@@ -151,7 +161,7 @@ class _Settling:
             logger.warning("%s; it was asked for, so it is used", said)
             return proof
         logger.warning("%s; using float32", said)
-        forward.precision = "float32"
+        self.take("float32")
         return PrecisionProof("float32", dict.fromkeys(self.cuts, 0.0), rejected=wanted)
 
     def compiles(self) -> bool:
@@ -178,3 +188,17 @@ class _Settling:
             asked.n_batches,
         )
         return repays
+
+
+def proved_errors(bank: Path, cuts: Sequence[str]) -> dict[str, float] | None:
+    """Return the errors a bank's cuts were proved at, or None if one of them has not been."""
+    if not bank.is_dir():
+        return None
+    try:
+        opened = Bank.open(bank, check="size")
+    except BankNotFoundError:
+        return None
+    if not set(cuts) <= set(opened.cuts):
+        return None
+    errors = {cut: opened.facts(cut).get("precision_error") for cut in cuts}
+    return None if None in errors.values() else {cut: float(error or 0) for cut, error in errors.items()}

@@ -10,21 +10,24 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featbank._cache import banks_folder
-from featbank.backbones import get_spec, load_backbone, truncate
+from featbank.backbones import get_spec, largest_activation, load_backbone, truncate
 from featbank.banks import Bank, BankKey, BankStore, CutWriter
 from featbank.datasets import Dataset, build_manifest, decoder_name, open_dataset
-from featbank.errors import BankNotFoundError, InvalidInputError
+from featbank.errors import InvalidInputError
 from featbank.extraction._pass import Pass
+from featbank.extraction.batching import choose_batch_sizes
 from featbank.extraction.changes import tell_changes, tell_other_keys
 from featbank.extraction.compiling import check_compile
+from featbank.extraction.device_images import open_loader
 from featbank.extraction.forward import Forward, choose_devices
-from featbank.extraction.images import BadImage, BatchLoader
+from featbank.extraction.images import BadImage
+from featbank.extraction.jpeg_decoder import choose_jpeg_decoder
 from featbank.extraction.overflow import (
     CLIPPED,
     check_policy,
@@ -35,17 +38,17 @@ from featbank.extraction.overflow import (
 )
 from featbank.extraction.precision import PrecisionProof, check_precision, key_precision, native_precision
 from featbank.extraction.quarantine import settle_quarantine
-from featbank.extraction.settling import Settlement, candidates, settle
+from featbank.extraction.settling import Settlement, candidates, proved_errors, settle
 from featbank.extraction.storing import CutOverflowError
-from featbank.extraction.work import ExtractionPlan, free_bytes, refuse_if_full
+from featbank.extraction.work import ExtractionPlan, free_bytes, refuse_if_full, run_size
 from featbank.manifest import RowStatus
 
-__all__ = ["BATCH_SIZE", "Extraction", "ExtractionResult", "Progress"]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Extraction", "ExtractionResult", "Progress"]
 
 logger = logging.getLogger(__name__)
-
-#: Images per forward pass; part of the key, because another batch size may round the last bit differently.
-BATCH_SIZE = 32
 
 _DTYPES = ("float16", "float32")
 
@@ -103,7 +106,7 @@ class Extraction:
         transform: str | None,
         precision: str,
         dtype: str,
-        batch_size: int,
+        batch_size: int | None,
         limit: int | None,
         name: str | None,
         device: str | None,
@@ -114,13 +117,16 @@ class Extraction:
         cache_dir: str | os.PathLike[str] | None,
         on_overflow: str = "error",
         compile: str = "auto",
+        decode: str = "cpu",
     ) -> None:
         self._started = time.perf_counter()
         if dtype not in _DTYPES:
             raise InvalidInputError(f"dtype={dtype!r} is not one of {', '.join(_DTYPES)}")
         check_policy(on_overflow)
-        if batch_size < 1:
-            raise InvalidInputError(f"batch_size={batch_size!r} must be at least 1")
+        if batch_size is not None and batch_size < 1:
+            raise InvalidInputError(
+                f"batch_size={batch_size!r} must be at least 1, or None to let memory decide"
+            )
         if workers is not None and workers < 1:
             raise InvalidInputError(f"workers={workers!r} must be at least 1")
         if not cuts:
@@ -128,13 +134,11 @@ class Extraction:
         self.device, *self._others = choose_devices(device)
         check_precision(precision, self.device)
         check_compile(compile, self.device)
+        decoder = choose_jpeg_decoder(decode, self.device)
+        self._decoder_name = decoder_name() if decoder is None else decoder.name
         # Names are checked before data and weights are touched: a typo must not cost a minute.
         self.cuts = tuple(cut.name for cut in get_spec(backbone).resolve(cuts))
-        self._dtype, self._batch_size, self._random_state = (
-            key_dtype(dtype, on_overflow),
-            batch_size,
-            random_state,
-        )
+        self._dtype, self._random_state = key_dtype(dtype, on_overflow), random_state
         self._widen = on_overflow == "float32"
         self.dataset = open_dataset(data, data_root=data_root, download=download, name=name)
         self.backbone = load_backbone(
@@ -145,15 +149,31 @@ class Extraction:
         network = truncate(self.backbone, self.cuts)
         self.shapes = {cut: tuple(shape) for cut, shape in network.cut_shapes.items()}
         manifest = build_manifest(self.dataset, split=split, limit=limit)
-        self._loader = BatchLoader(
-            self.dataset, manifest, self.backbone.preprocessing, workers or usable_cores(), batch_size
-        )
         store = BankStore(banks_folder(cache_dir))
-        self.forward = Forward(
-            self.backbone, device=self.device, precision="float32", batch_size=batch_size, network=network
+        options = candidates(precision, compile, native_precision(self.device))
+        sizes = dict.fromkeys([one for one, _ in options] + ["float32"], batch_size or 0)
+        if batch_size is None:
+            sizes = choose_batch_sizes(
+                options, largest_activation(self.backbone), self.device, store, self.dataset.name, self._key
+            )
+        self._run_size = run_size(max(sizes.values()))
+        self._loader = open_loader(
+            self.dataset,
+            manifest,
+            self.backbone.preprocessing,
+            workers or usable_cores(),
+            self._run_size,
+            decoder=decoder,
         )
-        self.proof = self._settle(precision, compile, store)
-        key = self._key(self.forward.arithmetic_name)
+        self.forward = Forward(
+            self.backbone,
+            device=self.device,
+            precision="float32",
+            batch_size=sizes["float32"],
+            network=network,
+        )
+        self.proof = self._settle(precision, compile, options, sizes, store)
+        key = self._key(self.forward.arithmetic_name, self.forward.batch_size)
         self._is_new = not store.path_for(self.dataset.name, key).exists()
         if self._is_new:
             tell_other_keys(store, self.dataset.name, key)
@@ -179,7 +199,7 @@ class Extraction:
     def _forwards(self) -> list[Forward]:
         return [self.forward, *(self.forward.copy_on(device) for device in self._others)]
 
-    def _key(self, precision: str) -> BankKey:
+    def _key(self, precision: str, batch_size: int) -> BankKey:
         return BankKey(
             backbone=self.backbone.spec.name,
             weights_sha256=self.backbone.weights_sha256,
@@ -187,30 +207,40 @@ class Extraction:
             image_size=self.backbone.preprocessing.image_size,
             precision=precision,
             dtype=self._dtype,
-            batch_size=self._batch_size,
-            decoder=decoder_name(),
+            batch_size=batch_size,
+            decoder=self._decoder_name,
         )
 
-    def _settle(self, precision: str, compile: str, store: BankStore) -> PrecisionProof:
+    def _settle(
+        self,
+        precision: str,
+        compile: str,
+        options: Sequence[tuple[str, bool]],
+        sizes: Mapping[str, int],
+        store: BankStore,
+    ) -> PrecisionProof:
         """Take what a bank of this dataset was proved at before, else prove it on a batch."""
         forward = self.forward
         begun = []
-        for chosen in candidates(precision, compile, native_precision(self.device)):
-            bank = store.path_for(self.dataset.name, self._key(key_precision(*chosen)))
-            errors = _proved(bank, self.cuts)
+        for chosen in options:
+            batch_size = sizes[chosen[0]]
+            key = self._key(key_precision(*chosen), batch_size)
+            bank = store.path_for(self.dataset.name, key)
+            errors = proved_errors(bank, self.cuts)
             if errors is not None:
                 forward.precision, forward.compiled = chosen
+                forward.batch_size = batch_size
                 return PrecisionProof(forward.precision, errors)
             if bank.is_dir():
                 begun.append(chosen)
-        n_batches = -(-len(self._loader.manifest.rows()) // self._batch_size)
-        asked = Settlement(precision, compile, n_batches, tuple(begun))
+        n_batches = -(-len(self._loader.manifest.rows()) // self._run_size)
+        asked = Settlement(precision, compile, n_batches, tuple(begun), sizes)
         return settle(forward, asked, self.cuts, self._proof_images)
 
-    def _proof_images(self) -> NDArray[np.uint8]:
-        """Decode one batch spread over the dataset, so that every corner of it has a say."""
+    def _proof_images(self) -> NDArray[np.uint8] | Tensor:
+        """Decode some images spread over the dataset, so that every corner of it has a say."""
         rows = self._loader.manifest.rows()
-        spread = rows[np.linspace(0, len(rows) - 1, min(self._batch_size, len(rows))).astype(int)]
+        spread = rows[np.linspace(0, len(rows) - 1, min(self._run_size, len(rows))).astype(int)]
         loaded = self._loader.load(spread.tolist())
         readable = loaded.statuses == RowStatus.OK
         if not readable.any():
@@ -219,8 +249,7 @@ class Extraction:
                 f"none of the {len(spread)} images of {self.dataset.name!r} that were tried could be read "
                 f"({reasons}); nothing was extracted"
             )
-        images: NDArray[np.uint8] = loaded.images[readable]
-        return images
+        return loaded.images[readable.nonzero()[0]]
 
     def _provenance(self) -> dict[str, Any]:
         import torch
@@ -281,12 +310,13 @@ class Extraction:
             self.bank.set_manifest(self._before)
 
     def _estimate(self, to_push: int) -> float:
-        """Time decoding and pushing of a batch, the second of two: the first one pays for warming up."""
+        """Time decoding and pushing of some images, twice: the first time pays for warming up."""
         for _ in range(2):
             started = time.perf_counter()
-            self.forward.trial(self._proof_images(), self.cuts)
+            images = self._proof_images()
+            self.forward.trial(images, self.cuts)
             duration_s = time.perf_counter() - started
-        return duration_s * to_push / self._batch_size
+        return duration_s * to_push / len(images)
 
     @cached_property
     def _first_rows(self) -> NDArray[np.int64]:
@@ -355,20 +385,6 @@ class Extraction:
 def usable_cores() -> int:
     """Return how many cores this process may use, which a container or a scheduler may have cut down."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _proved(bank: Path, cuts: Sequence[str]) -> dict[str, float] | None:
-    """Return the errors a bank's cuts were proved at, or None if one of them has not been."""
-    if not bank.is_dir():
-        return None
-    try:
-        opened = Bank.open(bank, check="size")
-    except BankNotFoundError:
-        return None
-    if not set(cuts) <= set(opened.cuts):
-        return None
-    errors = {cut: opened.facts(cut).get("precision_error") for cut in cuts}
-    return None if None in errors.values() else {cut: float(error or 0) for cut, error in errors.items()}
 
 
 def _check_same_source(bank: Bank, dataset: Dataset, digests: NDArray[np.uint8]) -> None:

@@ -12,7 +12,33 @@ from numpy.typing import NDArray
 
 from featbank.errors import CacheWriteError
 
-__all__ = ["ExtractionPlan", "Work", "free_bytes", "refuse_if_full"]
+__all__ = ["ExtractionPlan", "Work", "free_bytes", "refuse_if_full", "run_size", "steps"]
+
+#: Images decoded, and features checked and stored, at once: fewer at a time cost more than they give.
+_RUN = 32
+
+
+def run_size(batch_size: int) -> int:
+    """Return how many slots are handed from stage to stage at once: whole batches, 32 images or more.
+
+    Examples
+    --------
+    >>> run_size(4), run_size(5), run_size(64)
+    (32, 35, 64)
+    """
+    return -(-_RUN // batch_size) * batch_size
+
+
+def steps(n: int, batch_size: int) -> Iterator[tuple[int, int]]:
+    """Yield where each batch of a run of `n` begins and ends; one empty batch for nothing.
+
+    Examples
+    --------
+    >>> list(steps(10, 4)), list(steps(0, 4))
+    ([(0, 4), (4, 8), (8, 10)], [(0, 0)])
+    """
+    for start in range(0, max(n, 1), batch_size):
+        yield start, min(start + batch_size, n)
 
 
 @dataclass(frozen=True)
@@ -77,6 +103,25 @@ class Work:
                 cuts = tuple(cut for cut, mask in needed.items() if mask[start])
                 if cuts:
                     yield start, min(start + self.batch_size, last), cuts
+
+    def runs(self) -> Iterator[tuple[int, int, tuple[str, ...]]]:
+        """Yield what `batches` yields, neighbours for the same cuts joined to `run_size` slots.
+
+        Every batch but the last of a run is full, so that cutting the run up gives the same batches again.
+        """
+        size = run_size(self.batch_size)
+        run: tuple[int, int, tuple[str, ...]] | None = None
+        for start, stop, cuts in self.batches():
+            if run is not None:
+                first, last, wanted = run
+                full = (last - first) % self.batch_size == 0
+                if full and last == start and wanted == cuts and last - first < size:
+                    run = first, stop, cuts
+                    continue
+                yield run
+            run = start, stop, cuts
+        if run is not None:
+            yield run
 
     def _mask(self, ranges: list[tuple[int, int]]) -> NDArray[np.bool_]:
         mask = np.zeros(int(self.segments[-1]) if len(self.segments) else 0, dtype=bool)

@@ -96,7 +96,7 @@ def _backbone(table: Table, faults: Faults) -> BackboneChoice | None:
         transform=table.choice("transform", TRANSFORMS),
         precision=table.choice("precision", _PRECISIONS, "auto"),
         dtype=table.choice("dtype", ("float16", "float32"), "float16"),
-        batch_size=table.whole("batch_size", 32),
+        batch_size=table.whole("batch_size"),
     )
     table.close()
     if not found.name or not refused(faults, table.where, lambda: get_spec(found.name)):

@@ -76,7 +76,7 @@ class BackboneChoice:
     transform: str | None = None
     precision: str = "auto"
     dtype: str = "float16"
-    batch_size: int = 32
+    batch_size: int | None = None
 
 
 @dataclass(frozen=True)

@@ -117,11 +117,11 @@ def test_each_round_pushes_every_image_once_more(monkeypatch: pytest.MonkeyPatch
         return forward(self, batch)  # type: ignore[arg-type]
 
     monkeypatch.setattr(TruncatedNetwork, "forward", counting)
-    monkeypatch.setattr(running, "_HELD_BYTES", 1)  # one batch in memory stands for all three
+    monkeypatch.setattr(running, "_HELD_BYTES", 1)  # what is in memory stands for all there is
     settings = {"backbone": "minivgg", "cuts": ["fc7"], "weights": "random", "precision": "float32"}
     result = run_benchmark("digits", **settings, limit=24, batch_size=8, repeats=2, cache_dir=tmp_path)
-    # one batch to warm up; then in each round the extraction's three, one to warm up, and three timed
-    assert pushed == [8] * (1 + 2 * (3 + 1 + 3))
+    # 24 images are three batches: once to warm up; then in each round the extraction's, to warm up, and timed
+    assert pushed == [8] * 3 * (1 + 2 * (1 + 1 + 1))
     assert result.plain_ips is result.ratio_to_plain is result.plain_error is None
 
 

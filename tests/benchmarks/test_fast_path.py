@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from featbank.backbones import load_backbone
+from featbank.backbones import largest_activation, load_backbone
 from featbank.banks import Bank
 from featbank.extraction import Forward, extract
+from featbank.extraction.batching import choose_batch_size
 from featbank.sweep import run_sweep
 
+CPU = torch.device("cpu")
 POOLS = ("block1_pool", "block2_pool", "block3_pool", "block4_pool", "block5_pool", "fc7")
 
 pytestmark = pytest.mark.shared
@@ -24,7 +26,8 @@ def test_all_pools_in_one_pass_against_the_deepest_alone() -> None:
     backbone = load_backbone("vgg16", weights="random")
     images = np.random.default_rng(0).integers(0, 255, (32, 224, 224, 3), dtype=np.uint8)
     for precision in ("float32", "bfloat16"):
-        forward = Forward(backbone, device=torch.device("cpu"), precision=precision, batch_size=32)
+        size = choose_batch_size(largest_activation(backbone), precision, CPU)
+        forward = Forward(backbone, device=CPU, precision=precision, batch_size=size)
         times: dict[tuple[str, ...], list[float]] = {POOLS: [], ("fc7",): []}
         for cuts in times:
             forward.trial(images, cuts)

@@ -113,10 +113,10 @@ def shard_bytes(bank: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.usefixtures("batch_by_batch")
 def test_an_interrupted_extraction_resumes_to_the_same_bytes(
-    photo_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pushed: list[int]
+    photo_folder: Folder, tmp_path: Path, pushed: list[int]
 ) -> None:
-    monkeypatch.setattr("featbank.banks.bank.shard_rows_for", one_batch)
     data = photo_folder(n_per_class=8)
     (data / "red" / "zz.png").write_bytes(b"not an image")
     whole = run(data, tmp_path / "whole", batch_size=4)
@@ -134,21 +134,16 @@ def test_an_interrupted_extraction_resumes_to_the_same_bytes(
     assert shard_bytes(resumed.bank) == shard_bytes(whole.bank)
 
 
-def one_batch(row_bytes: int, batch_size: int, shard_bytes: int) -> int:
-    """Shards of one batch each, where real ones would need gigabytes to be more than one."""
-    return batch_size
-
-
+@pytest.mark.usefixtures("batch_by_batch")
 @pytest.mark.parametrize("delay_s", [0.0, 0.1])
 def test_a_killed_extraction_resumes_to_the_same_bytes(
-    photo_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, delay_s: float
+    photo_folder: Folder, tmp_path: Path, delay_s: float
 ) -> None:
-    monkeypatch.setattr("featbank.banks.bank.shard_rows_for", one_batch)
     data = photo_folder(n_per_class=20)
     whole = run(data, tmp_path / "whole", batch_size=2)
     code = (
-        "import sys, time; from featbank.banks import bank; from featbank.extraction import extract\n"
-        "bank.shard_rows_for = lambda row_bytes, batch_size, shard_bytes: batch_size\n"
+        "import sys, time; from featbank.banks import bank; from featbank.extraction import extract, work\n"
+        "bank.shard_rows_for = lambda row_bytes, batch_size, shard_bytes: batch_size; work._RUN = 1\n"
         "extract(sys.argv[1], backbone='minivgg', weights='random', precision='float32', compile='off',\n"
         "    batch_size=2, cuts=('block2_pool', 'fc7'), cache_dir=sys.argv[2],\n"
         "    progress=lambda done, total: (print(done, flush=True), time.sleep(0.05)))\n"
@@ -361,10 +356,10 @@ def test_a_disk_that_cannot_hold_it_is_refused_before_anything_is_pushed(
     assert pushed == []
 
 
+@pytest.mark.usefixtures("batch_by_batch")
 def test_a_full_disk_keeps_what_was_written(
     photo_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("featbank.banks.bank.shard_rows_for", one_batch)
     data, cache = photo_folder(), tmp_path / "cache"
     write, written = os.write, [0]
 

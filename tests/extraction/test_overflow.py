@@ -30,7 +30,7 @@ def run(data: Path, cache: Path, **options: Any) -> Any:
 
 
 @pytest.fixture
-def scaled(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+def scaled(monkeypatch: pytest.MonkeyPatch, batch_by_batch: None) -> Callable[..., None]:
     """Multiply what comes out at ``fc7``, from the given forward on."""
     forward = TruncatedNetwork.forward
 
@@ -46,9 +46,6 @@ def scaled(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             return values
 
         monkeypatch.setattr(TruncatedNetwork, "forward", scaling)
-        monkeypatch.setattr(
-            "featbank.banks.bank.shard_rows_for", lambda row_bytes, batch_size, shard_bytes: batch_size
-        )
 
     return scale
 
@@ -185,14 +182,12 @@ def test_what_a_bank_would_give_back() -> None:
             as_stored(np.float32([[np.nan]]), "fc7", dtype)
 
 
+@pytest.mark.usefixtures("batch_by_batch")
 @pytest.mark.parametrize("workers", [1, 2, 3])
 @pytest.mark.parametrize("stop_after", [4, 12, 16])
 def test_bytes_depend_on_neither_workers_nor_where_a_run_stopped(
-    photo_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int, stop_after: int
+    photo_folder: Folder, tmp_path: Path, workers: int, stop_after: int
 ) -> None:
-    monkeypatch.setattr(
-        "featbank.banks.bank.shard_rows_for", lambda row_bytes, batch_size, shard_bytes: batch_size
-    )
     data = photo_folder()
     whole = run(data, tmp_path / "whole", workers=1).bank
 

@@ -73,6 +73,7 @@ def test_an_error_on_a_device_comes_at_its_turn() -> None:
         next(jobs)
 
 
+@pytest.mark.usefixtures("batch_by_batch")
 def test_two_devices_give_the_bytes_of_one(
     photo_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -72,6 +72,7 @@ class World:
         import featbank.extraction
 
         featbank.banks.bank.shard_rows_for = few_rows
+        featbank.extraction.work._RUN = BATCH_SIZE  # a run of one batch: more moments to be killed at
         self.root = Path(tempfile.mkdtemp(prefix="featbank-faults-"))
         # What is only compared, and never timed, needs no disk.
         memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None

@@ -1,0 +1,350 @@
+"""Decodes batches of plain JPEGs where a device can: nvJPEG, through TorchCodec or torchvision."""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from featbank.datasets import decode_image, decoder_name
+from featbank.errors import DecoderProcessError, ImageDecodeError, InvalidInputError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from featbank.backbones import Preprocessing
+
+    DecodeList = Callable[[list[Tensor]], list[Tensor]]
+
+__all__ = ["DECODE", "JpegDecoder", "choose_jpeg_decoder", "decode_of", "open_jpeg_decoder"]
+
+logger = logging.getLogger(__name__)
+
+#: Where JPEGs can be decoded; another decoder gives other pixels, so this decides the name of the bank.
+DECODE = ("cpu", "cuda")
+_NVJPEG = "nvjpeg-"
+
+#: Most the mean pixel of a test picture may be off Pillow's, in steps of 8 bits. Decoders differ in how they
+#: round and how they enlarge the colours, by about one step; another picture is off by dozens.
+_MAX_STEPS = 4.0
+#: The same for real images, whose sharp edges of colour are enlarged differently.
+_MAX_PHOTO_STEPS = 16.0
+
+#: What torchvision says at every call since 0.29; TorchCodec goes first here wherever it is installed.
+_DEPRECATED = "The image decoding and encoding capabilities of TorchVision are deprecated"
+
+
+class JpegDecoder:
+    """A decoder of JPEG batches on one device; `open_jpeg_decoder` makes one that works.
+
+    Parameters
+    ----------
+    device : torch.device
+        Where the pixels are wanted.
+    library : str
+        What decodes, with its version; becomes part of `name`.
+    decode : callable
+        From uint8 tensors (each a whole file, on the CPU) to RGB tensors of shape (3, h, w) on `device`;
+        raises `RuntimeError` or `ValueError` if one of them cannot be decoded.
+
+    Attributes
+    ----------
+    name : str
+        For a bank's key: this decoder, and the one that decodes what this one does not take.
+    """
+
+    def __init__(self, device: torch.device, library: str, decode: DecodeList) -> None:
+        import torch
+
+        self.device = device
+        self.name = f"{_NVJPEG if device.type == 'cuda' else 'libjpeg-'}{library}+{decoder_name()}"
+        self._decode = decode
+        # A stream of its own: decoding need not wait for the forward passes that are queued.
+        on_cuda = device.type == "cuda"
+        self._stream = torch.cuda.Stream(device) if on_cuda else None  # type: ignore[no-untyped-call] # torch's
+
+    def stream(self) -> AbstractContextManager[object]:
+        """Return the context in which this decoder, and what is done with its pixels, runs."""
+        import torch
+
+        return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
+
+    def wait(self) -> None:
+        """Wait until everything done in `stream` is done."""
+        if self._stream is not None:
+            self._stream.synchronize()
+
+    def release(self, pixels: Tensor) -> None:
+        """Hand pixels over to whoever computes on the device, in its default stream."""
+        import torch
+
+        self.wait()
+        if self._stream is not None:  # its memory is used again for decoding only when they are done with it
+            pixels.record_stream(torch.cuda.default_stream(self.device))
+
+    def squares(self, files: Sequence[bytes], preprocessing: Preprocessing) -> list[Tensor | None]:
+        """Decode, resize and crop; to be called inside `stream`.
+
+        Parameters
+        ----------
+        files : sequence of bytes
+            Plain JPEGs.
+        preprocessing : Preprocessing
+            Resize and crop.
+
+        Returns
+        -------
+        list of (Tensor of shape (3, image_size, image_size), uint8) or None
+            On the device. None for a file that was refused, which says nothing about the file yet.
+
+        Raises
+        ------
+        DecoderProcessError
+            If files are refused and the decoder has stopped working altogether.
+        torch.OutOfMemoryError
+            If the device has too little memory: what decodes an image must not depend on that.
+        """
+        found = self._squares(files, preprocessing)
+        if any(one is None for one in found):
+            reason = self.fault()
+            if reason is not None:
+                raise DecoderProcessError(
+                    f"{self.name} worked and does not any more ({reason}); look at the device's memory, "
+                    "or decode on the CPU"
+                )
+        return found
+
+    def _squares(self, files: Sequence[bytes], preprocessing: Preprocessing) -> list[Tensor | None]:
+        import torch
+
+        squares: list[Tensor | None] = []
+        for image in self._images(files):
+            try:
+                squares.append(None if image is None else preprocessing.apply_tensor_geometry(image))
+            except (ImageDecodeError, RuntimeError) as error:
+                # a GPU cannot shrink without limit; too large a result is refused by whoever is next
+                if isinstance(error, torch.OutOfMemoryError):
+                    raise
+                squares.append(None)
+        return squares
+
+    def _images(self, files: Sequence[bytes]) -> list[Tensor | None]:
+        import torch
+
+        # nvJPEG may write before the stream's turn comes; nothing may still be reading what was freed
+        self.wait()
+        tensors = _tensors(files)
+        try:
+            return list(self._decode(tensors))
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError) as error:
+            if self._stream is not None:  # what was begun must not write later
+                torch.cuda.synchronize(self.device)
+            if len(files) == 1:
+                logger.debug("%s refuses a file: %s", self.name, error)
+                return [None]
+        half = len(files) // 2  # the error does not say which one
+        return [*self._images(files[:half]), *self._images(files[half:])]
+
+    def steps_off(
+        self, files: Sequence[bytes], squares: Sequence[Tensor], preprocessing: Preprocessing
+    ) -> float | None:
+        """Compare squares with what Pillow makes of the same files.
+
+        Returns
+        -------
+        float or None
+            Mean difference of the pixels in steps of 8 bits, of the middle one of the images; None where
+            Pillow could decode fewer than three of them, since one that is damaged would prove nothing.
+
+        Raises
+        ------
+        DecoderProcessError
+            If these are not the same pictures.
+        """
+        found = []
+        for data, square in zip(files, squares, strict=True):
+            with suppress(ImageDecodeError):
+                wanted = preprocessing.apply_geometry(decode_image(data)).astype(np.int64)
+                found.append(float(np.abs(square.permute(1, 2, 0).cpu().numpy() - wanted).mean()))
+        if len(found) < 3:
+            return None
+        steps = float(np.median(found))
+        if steps > _MAX_PHOTO_STEPS:
+            raise DecoderProcessError(
+                f"{self.name} decodes these images to others than Pillow does, {steps:.0f} steps of 255 off; "
+                "decode on the CPU"
+            )
+        return steps
+
+    def fault(self) -> str | None:
+        """Decode a few pictures made for it in one call, and say what is wrong with what comes out."""
+        from featbank.backbones import Preprocessing
+
+        pictures = _test_pictures()
+        with self.stream():
+            try:
+                images = self._decode(_tensors(pictures))
+                self.wait()
+                shrunk = Preprocessing(16, 20).apply_tensor_geometry(images[0])
+                self.wait()
+            except (RuntimeError, ValueError) as error:
+                return " ".join(str(error).split())[:200] or type(error).__name__
+            if len(images) != len(pictures):
+                return f"{len(pictures)} test pictures came out as {len(images)}"
+            for number, (data, image) in enumerate(zip(pictures, images, strict=True)):
+                wanted = np.asarray(decode_image(data)).astype(np.int64)
+                pixels = image.permute(1, 2, 0).cpu().numpy()
+                if pixels.shape != wanted.shape:
+                    return f"test picture {number} came out as {pixels.shape}"
+                if (steps := float(np.abs(pixels - wanted).mean())) > _MAX_STEPS:
+                    return f"test picture {number} came out {steps:.1f} steps off"
+        return None if shrunk.shape == (3, 16, 16) else f"a square came out as {tuple(shrunk.shape)}"
+
+
+def choose_jpeg_decoder(decode: str, device: torch.device) -> JpegDecoder | None:
+    """Return the decoder that an option stands for.
+
+    Parameters
+    ----------
+    decode : {"cpu", "cuda"}
+        ``"cpu"``: Pillow alone, the pixels of the weights' own transform. ``"cuda"``: plain JPEGs by nvJPEG.
+    device : torch.device
+        What computes.
+
+    Returns
+    -------
+    JpegDecoder or None
+        None for ``"cpu"``.
+
+    Raises
+    ------
+    InvalidInputError
+        For any other word; for ``"cuda"`` with another device, or where nothing installed can do it.
+
+    Examples
+    --------
+    >>> import torch
+    >>> choose_jpeg_decoder("cuda", torch.device("cpu"))
+    Traceback (most recent call last):
+        ...
+    featbank.errors.InvalidInputError: decode='cuda' needs a CUDA device, and the device is 'cpu'; ...
+    """
+    if decode not in DECODE:
+        raise InvalidInputError(f"decode={decode!r} is not one of {', '.join(DECODE)}")
+    if decode == "cpu":
+        return None
+    if device.type != "cuda":
+        raise InvalidInputError(
+            f"decode={decode!r} needs a CUDA device, and the device is {str(device)!r}; use decode='cpu'"
+        )
+    return open_jpeg_decoder(device)
+
+
+def decode_of(decoder: str) -> str:
+    """Return the `decode` that gave a bank the decoder in its key.
+
+    Examples
+    --------
+    >>> decode_of("nvjpeg-torchcodec-0.17.0+pillow-13.0.0"), decode_of("pillow-13.0.0")
+    ('cuda', 'cpu')
+    """
+    return "cuda" if decoder.startswith(_NVJPEG) else "cpu"
+
+
+def open_jpeg_decoder(device: torch.device) -> JpegDecoder:
+    """Return the decoder this installation has for a device: TorchCodec's, else torchvision's.
+
+    Parameters
+    ----------
+    device : torch.device
+        A CUDA device; or the CPU, which decodes the same way for tests.
+
+    Returns
+    -------
+    JpegDecoder
+        It has decoded test pictures to what Pillow makes of them.
+
+    Raises
+    ------
+    InvalidInputError
+        If nothing installed can do it; the message says why.
+
+    Examples
+    --------
+    >>> import torch
+    >>> open_jpeg_decoder(torch.device("cpu")).name
+    'libjpeg-...+pillow-...'
+    """
+    said = []
+    for library, find in (("torchcodec", _from_torchcodec), ("torchvision", _from_torchvision)):
+        try:
+            version, decode = find(device)
+            decoder = JpegDecoder(device, f"{library}-{version}", decode)
+            fault = decoder.fault()
+        # its shared libraries are looked for on import, and a search that fails is no ImportError
+        except (ImportError, AttributeError, OSError, RuntimeError) as error:
+            fault = " ".join(str(error).split())[:200]
+        if fault is None:
+            return decoder
+        said.append(f"{library}: {fault}")
+    raise InvalidInputError(
+        f"JPEGs cannot be decoded on {str(device)!r} here ({'; '.join(said)}); "
+        "install torchcodec 0.16 or newer built for CUDA, or decode on the CPU"
+    )
+
+
+def _from_torchcodec(device: torch.device) -> tuple[str, DecodeList]:
+    import importlib
+    from importlib.metadata import version
+
+    # absent in most installations, so not imported by name
+    decoders = importlib.import_module("torchcodec.decoders")
+    decode_jpeg = decoders.decode_jpeg  # since 0.16
+    return version("torchcodec"), lambda files: decode_jpeg(files, mode="RGB", device=device)
+
+
+def _from_torchvision(device: torch.device) -> tuple[str, DecodeList]:
+    import torchvision
+    from torchvision.io import ImageReadMode, decode_jpeg
+
+    def decode(files: list[Tensor]) -> list[Tensor]:
+        # Each time: whoever leaves a catch_warnings block takes the entry away again. No block of our own,
+        # because all threads share the list that it would swap.
+        warnings.filterwarnings("ignore", message=_DEPRECATED, category=DeprecationWarning)
+        images: list[Tensor] = decode_jpeg(files, mode=ImageReadMode.RGB, device=device)
+        return images
+
+    return torchvision.__version__, decode
+
+
+def _tensors(files: Sequence[bytes]) -> list[Tensor]:
+    import torch
+
+    return [
+        torch.frombuffer(bytearray(data), dtype=torch.uint8) for data in files
+    ]  # a copy: bytes are read-only
+
+
+def _test_pictures() -> list[bytes]:
+    """Make JPEGs that no two decoders should see differently: smooth, and each another picture."""
+    from PIL import Image
+
+    across, down = np.meshgrid(np.linspace(0, 1, 240), np.linspace(0, 1, 160))
+    layers = [across, down, 1 - across, (across + down) / 2]
+    pictures: list[bytes] = []
+    kinds: list[dict[str, int]] = [{}, {"subsampling": 0}, {"progressive": True}, {}]
+    for number, options in enumerate(kinds):
+        planes = np.stack([layers[(number + one) % 4] for one in range(3)], axis=-1)  # (h, w, 3)
+        image = Image.fromarray(np.rint(255 * planes).astype(np.uint8))
+        file = io.BytesIO()
+        (image.convert("L") if number == 3 else image).save(file, "JPEG", quality=92, **options)
+        pictures.append(file.getvalue())
+    return pictures
