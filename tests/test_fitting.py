@@ -115,7 +115,11 @@ def test_a_cut_may_be_called_by_its_alias(digits, cache, alias, cut):
         ({"cuts": ["pool5@hflip"]}, UnknownNameError, "the bank has no cut 'pool5@hflip'; it has "),
         ({"heads": ["sofmax"]}, UnknownNameError, "unknown head 'sofmax'; known: 'softmax'"),
         ({"samples_per_class": "4..2"}, InvalidInputError, "samples_per_class='4..2' runs backwards"),
-        ({"samples_per_class": 7}, InvalidInputError, "n_per_class=7 asks for more samples than 10 of 10 "),
+        (
+            {"samples_per_class": 7},
+            InvalidInputError,
+            "n_per_class=7 (--samples-per-class) asks for more samples than 10 of 10 ",
+        ),
         ({"temperatures": [2.0]}, InvalidInputError, "temperatures=[2.0] (--temperature) are for the cut "),
         ({"repeats": 0}, InvalidInputError, "repeats=0 must be at least 1"),
         ({"save_heads": "some"}, InvalidInputError, "save_heads='some' is not one of "),

@@ -124,30 +124,34 @@ COUNTS = [0] * 3 + [1] * 9 + [2] * 9 + [3] * 2 + [4] * 9
             COUNTS,
             [2, 5],
             {},
-            "n_per_class=5 asks for more samples than 2 of 5 classes have: class 0 has 3, class 3 has 2. "
-            "Use n_per_class <= 2, or drop these classes.",
+            "n_per_class=5 (--samples-per-class) asks for "
+            "more samples than 2 of 5 classes have: class 0 has 3, class 3 has 2. "
+            "Use at most 2, or drop these classes.",
         ),
         (
             COUNTS,
             [3],
             {"class_names": ["ant", "bee", "cat", "do\x1bg", "elk"]},
-            r"n_per_class=3 asks for more samples than 1 of 5 classes has: class 'do\x1bg' has 2. "
-            "Use n_per_class <= 2, or drop this class.",
+            r"n_per_class=3 (--samples-per-class) asks for "
+            r"more samples than 1 of 5 classes has: class 'do\x1bg' has 2. "
+            "Use at most 2, or drop this class.",
         ),
         (
             [0, 0, 2, 2],
             [1],
             {"codes": range(3)},
-            "n_per_class=1 asks for more samples than 1 of 3 classes has: class 1 has 0. "
+            "n_per_class=1 (--samples-per-class) asks for "
+            "more samples than 1 of 3 classes has: class 1 has 0. "
             "Drop this class or add samples.",
         ),
         (
             np.arange(9),
             [2],
             {},
-            "n_per_class=2 asks for more samples than 9 of 9 classes have: class 0 has 1, class 1 has 1, "
+            "n_per_class=2 (--samples-per-class) asks for "
+            "more samples than 9 of 9 classes have: class 0 has 1, class 1 has 1, "
             "class 2 has 1, class 3 has 1, class 4 has 1 and 4 more. "
-            "Use n_per_class <= 1, or drop these classes.",
+            "Use at most 1, or drop these classes.",
         ),
         ([-1, -1], ["all"], {}, "no training row has a label; check the split and the labels"),
         ([], [1], {}, "no training row has a label; check the split and the labels"),

@@ -121,8 +121,8 @@ class Pass:
         done = 0
         for cuts in dict.fromkeys(cuts for _, _, cuts in runs):
             for forward in self.forwards:
-                # now: tracing a network catches the calls of every thread, those of another device too
-                forward.network(cuts)
+                # now, while no other device computes
+                forward.ready(cuts)
         shapes: dict[str, tuple[int, ...]] = {cut: one.shape for cut, one in self.writers.items()}
         dtypes: dict[str, Any] = {cut: one.dtype for cut, one in self.writers.items()}
         loaded = self.loader.batches((start, rows[start:stop].tolist()) for start, stop, _ in runs)

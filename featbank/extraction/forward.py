@@ -169,6 +169,13 @@ class Forward:
         known = self._networks.get(cuts)
         return self._place(cuts, truncate(self.backbone, cuts)) if known is None else known
 
+    def ready(self, cuts: tuple[str, ...]) -> None:
+        """Trace the network for `cuts` now, and compile it: both catch, or forbid, calls in other threads."""
+        self.network(cuts)
+        if self.compiled and (cuts, self.precision) not in self._compiled:
+            side = self.backbone.preprocessing.image_size
+            self.trial(np.zeros((self.batch_size, side, side, 3), dtype=np.uint8), cuts)
+
     def __call__(
         self, images: NDArray[np.uint8] | Tensor, cuts: Sequence[str], *, n_images: int
     ) -> dict[str, Tensor]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from featbank.errors import InvalidInputError
 
@@ -39,6 +40,11 @@ COMPILED_LIMIT = 1e-5
 
 #: A compiled network rounds otherwise in the last bit, so its banks have a name of their own.
 _COMPILED = "+compiled"
+
+#: How many blocks compute in exact float32 now, and what the switches of TF32 were before the first of them.
+_n_exact = 0
+_tf32_before: list[str] = []
+_tf32_lock = threading.Lock()
 
 
 def key_precision(precision: str, compiled: bool) -> str:
@@ -130,15 +136,32 @@ def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _no_tf32() -> Iterator[None]:
-    """Switch TF32 off for matrix products and convolutions, and put the caller's settings back."""
+    """Switch TF32 off for matrix products and convolutions, and put the caller's settings back.
+
+    The switches are the process's, not the thread's: of several cards that compute at once the first to come
+    sets them, and the last to leave puts them back.
+    """
+    global _n_exact, _tf32_before
     import torch
 
-    matmul, convolution = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    # never through allow_tf32: it cannot be read where the caller set fp32_precision, and with
+    # torch.backends.fp32_precision = "tf32" convolutions stay in TF32 although it is False
+    cudnn: Any = torch.backends.cudnn  # sets `conv` on itself when it is imported
+    switches = (torch.backends.cuda.matmul, cudnn.conv)
+    with _tf32_lock:
+        if not _n_exact:
+            _tf32_before = [one.fp32_precision for one in switches]
+            for one in switches:
+                one.fp32_precision = "ieee"
+        _n_exact += 1
     try:
         yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, convolution
+        with _tf32_lock:
+            _n_exact -= 1
+            if not _n_exact:
+                for one, before in zip(switches, _tf32_before, strict=True):
+                    one.fp32_precision = before
 
 
 def relative_error(fast: Tensor, exact: Tensor) -> float:

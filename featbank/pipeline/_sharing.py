@@ -84,8 +84,10 @@ def _donors(store: BankStore, dataset: Dataset, base: str, choice: BackboneChoic
         try:
             bank = Bank.open(path)
             key = bank.key
-            fits = (key.backbone, key.dtype, key.batch_size) == (choice.name, choice.dtype, choice.batch_size)
-            if choice.image_size not in (None, key.image_size) or not fits or not len(bank):
+            fits = (key.backbone, key.dtype) == (choice.name, choice.dtype)
+            fits &= choice.image_size in (None, key.image_size)
+            fits &= choice.batch_size in (None, key.batch_size)
+            if not fits or not len(bank):
                 continue
             rows = [(row, wanted[one]) for row, one in enumerate(bank.manifest.ids) if one in wanted]
         except (BankError, OSError):  # `banks verify` is where damage is looked for

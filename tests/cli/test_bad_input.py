@@ -131,8 +131,9 @@ def test_a_file_that_is_not_an_image_is_quarantined(call, place):
         ("abc", f"samples_per_class='abc' cannot be read: 'abc' is no number, range or 'all'. {HOW}"),
         (
             "2,7",
-            "n_per_class=7 asks for more samples than 3 of 3 classes have: class 'blue' has 6, class 'green' "
-            "has 6, class 'red' has 6. Use n_per_class <= 6, or drop these classes.",
+            "n_per_class=7 (--samples-per-class) asks for "
+            "more samples than 3 of 3 classes have: class 'blue' has 6, class 'green' "
+            "has 6, class 'red' has 6. Use at most 6, or drop these classes.",
         ),
     ],
 )
@@ -154,7 +155,7 @@ def test_a_class_with_too_few_samples_is_named(call, place):
     assert call("extract", "short.csv", *plain, "--cut", "pool5").code == 0
     done = call("fit-head", "short", "-n", "2..6:2")
     assert done.code == 2
-    assert done.message.startswith("n_per_class=6 asks for more samples than ")
+    assert done.message.startswith("n_per_class=6 (--samples-per-class) asks for more samples than ")
     assert "class 'green' has " in done.message
 
 

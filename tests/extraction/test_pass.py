@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from featbank.errors import InvalidInputError
-from featbank.extraction import choose_devices, extract, task
+from featbank.extraction import choose_devices, compiling, extract, task
 from featbank.extraction._pass import in_turns
 
 
@@ -105,6 +105,24 @@ def test_two_devices_give_the_bytes_of_one(
     assert run("two") == one
     assert len(used) == 2
     assert traced_in == {threading.get_ident()}  # tracing catches the calls of other threads
+
+
+def test_networks_are_compiled_before_another_device_computes(
+    photo_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # torch refuses to call a compiled network in one thread while another thread compiles
+    compiled_in: list[int] = []
+
+    def compiled(network: Any) -> Any:
+        compiled_in.append(threading.get_ident())
+        return network
+
+    monkeypatch.setattr("featbank.extraction.forward.compile_network", compiled)
+    monkeypatch.setattr(compiling, "cannot_compile", lambda device: None)
+    monkeypatch.setattr(task, "choose_devices", lambda device: [torch.device("cpu"), torch.device("cpu")])
+    settings = {"backbone": "minivgg", "weights": "random", "precision": "float32", "batch_size": 4}
+    extract(photo_folder(), cuts=["block3_pool"], cache_dir=tmp_path, compile="on", **settings)
+    assert compiled_in == [threading.get_ident()] * 2
 
 
 def test_several_devices_are_different_cards(monkeypatch: pytest.MonkeyPatch) -> None:

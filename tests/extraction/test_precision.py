@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -79,6 +82,50 @@ def test_arithmetic_computes_as_it_says() -> None:
         assert (a @ a).dtype == torch.bfloat16
     with arithmetic("float32", CPU):
         assert (a @ a).dtype == torch.float32
+
+
+def tf32_switches() -> tuple[str, str]:
+    return torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision
+
+
+@pytest.fixture
+def tf32_as_before() -> Iterator[None]:
+    before, everywhere = tf32_switches(), torch.backends.fp32_precision
+    yield
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = False, True
+    torch.backends.fp32_precision = everywhere
+    torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision = before
+
+
+# the switches can be read and set without a card; whether a card obeys them only a card can show
+@pytest.mark.parametrize("place", ["nowhere", "everywhere", "matmul", "old names"])
+@pytest.mark.usefixtures("tf32_as_before")
+def test_float32_on_a_card_is_never_tf32(place: str) -> None:
+    if place == "everywhere":
+        torch.backends.fp32_precision = "tf32"
+    elif place == "matmul":
+        torch.backends.cuda.matmul.fp32_precision = "tf32"
+    elif place == "old names":
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    before = tf32_switches()
+    with arithmetic("float32", torch.device("cuda")):
+        assert tf32_switches() == ("ieee", "ieee")
+    assert tf32_switches() == before
+
+
+def test_tf32_comes_back_when_the_last_of_several_cards_is_done() -> None:
+    before, card = tf32_switches(), torch.device("cuda")
+    assert before != ("ieee", "ieee")
+    one, other = arithmetic("float32", card), arithmetic("float32", card)
+    # inference mode is a thread's own and is left in the order it was entered, so each card has its thread
+    with ThreadPoolExecutor(1) as first, ThreadPoolExecutor(1) as second:
+        first.submit(one.__enter__).result()
+        second.submit(other.__enter__).result()
+        first.submit(one.__exit__, None, None, None).result()
+        while_the_other_computes = tf32_switches()
+        second.submit(other.__exit__, None, None, None).result()
+    assert while_the_other_computes == ("ieee", "ieee")
+    assert tf32_switches() == before
 
 
 def test_padding_changes_nothing() -> None:
