@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -52,3 +53,16 @@ def test_nothing_is_lost_or_silent(results: dict[str, Any], name: str) -> None:
 def test_without_fsync_the_test_of_power_loss_fails(results: dict[str, Any]) -> None:
     figures = results["power-loss"]["figures"]
     assert float(figures["share of these that fail"].rstrip("%")) > 40
+
+
+def test_make_faults_runs_every_scenario_the_readme_names() -> None:
+    command = [sys.executable, str(BENCH), "--only", "all-there-are"]
+    said = subprocess.run(command, capture_output=True, text=True, check=False).stderr
+    known = set(said.rpartition("there are ")[2].strip().split(", "))
+    assert set(SCENARIOS) < known
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    table = readme.partition("## What you can rely on")[2].partition("\n## ")[0]
+    scenarios = " ".join(line.split("|")[2] for line in table.splitlines() if line.startswith("| "))
+    named = set(re.findall(r"`([\w-]+)`", scenarios))
+    assert len(named) > 12
+    assert named <= known
