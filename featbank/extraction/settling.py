@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from featbank.banks import Bank
 from featbank.errors import BankNotFoundError, InvalidInputError
 from featbank.extraction.compiling import cannot_compile, estimate_compile
 from featbank.extraction.forward import Forward
-from featbank.extraction.precision import COMPILED_LIMIT, ERROR_LIMIT, PrecisionProof, native_precision
+from featbank.extraction.precision import COMPILED_LIMIT, ERROR_LIMIT, PrecisionProof, native_precisions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,9 +54,9 @@ class Settlement:
     batch_sizes: Mapping[str, int] = field(default_factory=dict)
 
 
-def candidates(precision: str, compile: str, native: str) -> list[tuple[str, bool]]:
+def candidates(precision: str, compile: str, native: Sequence[str]) -> list[tuple[str, bool]]:
     """List the (precision, compiled) that the options allow, most wanted first."""
-    precisions = list(dict.fromkeys([native, "float32"])) if precision == "auto" else [precision]
+    precisions = native if precision == "auto" else [precision]
     engines = {"auto": [True, False], "on": [True], "off": [False]}[compile]
     return [(one, compiled) for one in precisions for compiled in engines]
 
@@ -148,21 +148,25 @@ class _Settling:
         forward.batch_size = self.asked.batch_sizes.get(precision, forward.batch_size)
 
     def settle_precision(self) -> PrecisionProof:
-        forward, asked = self.forward, self.asked.precision
-        wanted = native_precision(forward.device) if asked == "auto" else asked
-        self.take(wanted)
-        proof = self.prove()
-        over = {cut: error for cut, error in proof.errors.items() if not error <= ERROR_LIMIT}
-        if not over:
-            return proof
-        worst = max(over, key=lambda cut: over[cut])
-        said = f"{wanted} is {over[worst]:.1%} off float32 at {worst!r} (limit {ERROR_LIMIT:.0%})"
-        if asked != "auto":
-            logger.warning("%s; it was asked for, so it is used", said)
-            return proof
-        logger.warning("%s; using float32", said)
-        self.take("float32")
-        return PrecisionProof("float32", dict.fromkeys(self.cuts, 0.0), rejected=wanted)
+        asked = self.asked.precision
+        wanted = native_precisions(self.forward.device) if asked == "auto" else (asked,)
+        rejected: str | None = None
+        for precision, otherwise in zip(wanted, (*wanted[1:], None), strict=True):
+            self.take(precision)
+            proof = self.prove()
+            over = {cut: error for cut, error in proof.errors.items() if not error <= ERROR_LIMIT}
+            if not over:
+                break
+            worst = max(over, key=lambda cut: over[cut])
+            said = f"{precision} is {over[worst]:.1%} off float32 at {worst!r} (limit {ERROR_LIMIT:.0%})"
+            if otherwise is None:
+                logger.warning("%s; it was asked for, so it is used", said)
+                break
+            logger.warning(
+                "%s; using %s", said, otherwise if otherwise == "float32" else f"{otherwise} if close"
+            )
+            rejected = precision if rejected is None else f"{rejected}, {precision}"
+        return replace(proof, rejected=rejected)
 
     def compiles(self) -> bool:
         forward, asked = self.forward, self.asked

@@ -36,7 +36,7 @@ from featbank.extraction.overflow import (
     stored_dtype,
     tell_clipped,
 )
-from featbank.extraction.precision import PrecisionProof, check_precision, key_precision, native_precision
+from featbank.extraction.precision import PrecisionProof, check_precision, key_precision, native_precisions
 from featbank.extraction.quarantine import settle_quarantine
 from featbank.extraction.settling import Settlement, candidates, proved_errors, settle
 from featbank.extraction.storing import CutOverflowError
@@ -150,7 +150,7 @@ class Extraction:
         self.shapes = {cut: tuple(shape) for cut, shape in network.cut_shapes.items()}
         manifest = build_manifest(self.dataset, split=split, limit=limit)
         store = BankStore(banks_folder(cache_dir))
-        options = candidates(precision, compile, native_precision(self.device))
+        options = candidates(precision, compile, native_precisions(self.device))
         sizes = dict.fromkeys([one for one, _ in options] + ["float32"], batch_size or 0)
         if batch_size is None:
             sizes = choose_batch_sizes(

@@ -12,7 +12,7 @@ import torch
 from featbank.backbones import TruncatedNetwork, load_backbone
 from featbank.errors import InvalidInputError
 from featbank.extraction import ERROR_LIMIT, Forward, settling
-from featbank.extraction.precision import arithmetic, check_precision, relative_error
+from featbank.extraction.precision import arithmetic, check_precision, native_precisions, relative_error
 
 CPU = torch.device("cpu")
 
@@ -34,7 +34,7 @@ def test_relative_error_is_the_l2_ratio() -> None:
 
 
 def test_auto_takes_the_native_precision_when_it_is_close(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settling, "native_precision", lambda device: "bfloat16")
+    monkeypatch.setattr(settling, "native_precisions", lambda device: ("bfloat16", "float32"))
     forward, proof = settle("auto")
     assert forward.precision == proof.precision == "bfloat16"
     assert set(proof.errors) == {"block3_pool", "fc7"}
@@ -44,13 +44,33 @@ def test_auto_takes_the_native_precision_when_it_is_close(monkeypatch: pytest.Mo
 def test_auto_falls_back_and_says_so_when_it_is_not(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(settling, "native_precision", lambda device: "bfloat16")
+    monkeypatch.setattr(settling, "native_precisions", lambda device: ("bfloat16", "float32"))
     monkeypatch.setattr(settling, "ERROR_LIMIT", 1e-6)
     forward, proof = settle("auto")
     assert forward.precision == proof.precision == "float32"
     assert proof.rejected == "bfloat16"
     assert "bfloat16 is" in caplog.text
     assert "using float32" in caplog.text
+
+
+def test_on_a_card_float16_comes_after_bfloat16(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    card = torch.device("cuda")
+    for capability, wanted in (
+        ((9, 0), ("bfloat16", "float16", "float32")),
+        ((7, 5), ("float16", "float32")),
+        ((6, 1), ("float32",)),
+    ):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, it=capability: it)
+        assert native_precisions(card) == wanted
+    # random weights: bfloat16 is about 0.4 % off, float16 an eighth of it
+    monkeypatch.setattr(settling, "native_precisions", lambda device: ("bfloat16", "float16", "float32"))
+    monkeypatch.setattr(settling, "ERROR_LIMIT", 2e-3)
+    forward, proof = settle("auto")
+    assert forward.precision == proof.precision == "float16"
+    assert proof.rejected == "bfloat16"
+    assert "using float16 if close" in caplog.text
 
 
 def test_a_precision_that_was_asked_for_is_kept(

@@ -40,14 +40,14 @@ def cheap_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_candidates_are_in_the_order_they_are_wanted() -> None:
-    assert candidates("auto", "auto", "bfloat16") == [
+    assert candidates("auto", "auto", ("bfloat16", "float32")) == [
         ("bfloat16", True),
         ("bfloat16", False),
         ("float32", True),
         ("float32", False),
     ]
-    assert candidates("float32", "off", "bfloat16") == [("float32", False)]
-    assert candidates("auto", "on", "float32") == [("float32", True)]
+    assert candidates("float32", "off", ("bfloat16", "float32")) == [("float32", False)]
+    assert candidates("auto", "on", ("float32",)) == [("float32", True)]
 
 
 @pytest.mark.parametrize(("eager_s", "compiled_s", "repays"), [(1.0, 0.5, True), (1.0, 0.95, False)])
