@@ -30,7 +30,7 @@ def test_the_newest_run_by_default(call, place):
 
 def test_a_table_otherwise(call, place):
     lines = call("compare", "depth", "--samples", 2).out.splitlines()
-    assert lines[1].startswith("top1 in % at 2 samples per class: mean of 2 repeats and half width of its")
+    assert lines[1].startswith("top1 in % at 2 samples per class: mean of 2 repeats (an interval takes")
     assert lines[4].split()[:3] == ["cut", "head", "top1"]
     rows = [line.split() for line in lines[6:]]
     assert sorted(row[:2] for row in rows) == sorted(
