@@ -76,12 +76,12 @@ class BankRows:
         return self._stored.classes
 
     def __len__(self) -> int:
-        return len(self._state) if self._state else 0
+        return 0 if self._state is None else len(self._state)
 
     @property
     def slot_table(self) -> SlotTable:
         """Its slots, shared by all cuts; without slots while there is no manifest."""
-        return self._state.table if self._state else SlotTable.empty()
+        return SlotTable.empty() if self._state is None else self._state.table
 
     @property
     def row_slots(self) -> NDArray[np.int64]:
@@ -109,7 +109,9 @@ class BankRows:
         """
         with self._locked():
             old = read_manifest(self.path)
-            table, row_slots = (old.table if old else SlotTable.empty()).with_digests(manifest.digests, renew)
+            # a manifest without rows may well have slots: a study's bank begins so
+            known = SlotTable.empty() if old is None else old.table
+            table, row_slots = known.with_digests(manifest.digests, renew)
             self._write_state(StoredManifest.of(manifest, table, row_slots))
 
     def absent_digests(self, manifest: Manifest) -> set[bytes]:
@@ -124,8 +126,12 @@ class BankRows:
     def held(self) -> Iterator[None]:
         """Hold the bank's lock: the rows are read anew, and no other process changes them meanwhile."""
         with self._locked():
-            self._state = read_manifest(self.path) or self._state
+            self._state = self._read_again()
             yield
+
+    def _read_again(self) -> StoredManifest | None:
+        found = read_manifest(self.path)
+        return self._state if found is None else found  # one without rows counts, and is falsy
 
     def _locked(self) -> AbstractContextManager[None]:
         return locked(self.path / files.LOCK_FILE)
@@ -138,7 +144,8 @@ class BankRows:
 
     def _fold_statuses(self, found: NDArray[np.uint8]) -> None:
         with self._locked():
-            state = read_manifest(self.path) or self._stored  # another process may have added slots
+            self._state = self._read_again()  # another process may have added slots
+            state = self._stored
             grown = np.zeros(len(state.table), np.uint8)
             grown[: len(found)] = found
             self._write_state(state.with_table(state.table.with_statuses(grown)))

@@ -321,6 +321,20 @@ def test_a_writer_survives_another_process_adding_rows(store, kit):
     assert again.partial_cuts["fc7"].rows_stored == 9
 
 
+def test_without_rows_the_slots_stay(bank, kit, manifest):
+    kit.extract(bank, ["fc7"])
+    (shard,) = bank.shard_names("fc7")[:1]
+    before = bank.slot_table.segments.tolist()
+    bank.set_manifest(kit.make_manifest([]))
+    assert len(bank) == 0
+    for one in (bank, Bank.open(bank.path)):
+        assert one.slot_table.segments.tolist() == before
+    bank.set_manifest(kit.make_manifest(["image 1", "later"]))
+    assert bank.slot_table.segments.tolist() == [*before, before[-1] + 1]
+    assert shard in bank.shard_names("fc7")
+    assert [one.n_rows for one in bank.cut_writer("fc7", (5,), "float16").missing()] == [1]
+
+
 def test_threads_build_shards_at_once(store, kit):
     # libhdf5 refuses two files of one name at a time, also in memory
     bank = store.create_or_open("shapes", kit.KEY, {})

@@ -115,6 +115,15 @@ def test_only_what_nobody_has_is_pushed(small, own, pushed):
     assert verify_bank(bank.path).findings == []
 
 
+def test_only_the_images_that_came_later_are_pushed(small, own, pushed, photo_folder):
+    photo_folder(n_per_class=8, classes=("blue", "green", "red", "orange", "violet"), name="more")
+    for name in ("orange", "violet"):
+        shutil.move(small.parent / "more" / name, small.parent / "data" / "photos" / name)
+    _, result = studied(small)
+    assert (result.pushed, result.skipped) == (16, 24)
+    assert verify_bank(result.bank).findings == []
+
+
 def test_a_plan_leaves_nothing(small, own, pushed, tmp_path):
     before = sorted(tmp_path.rglob("cache/banks/*/*"))
     (cost,) = study_costs(small)
