@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from featbank._registry import Registry
@@ -283,9 +284,17 @@ class Preprocessing:
             # Of all pixels of the image itself, so no Bessel correction. A uniform image stays 0.
             deviation = images.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
             return images.div_(deviation.clamp_min_(1e-6))
-        mean = torch.tensor(self.mean, dtype=torch.float32, device=images.device).view(1, 3, 1, 1)
-        std = torch.tensor(self.std, dtype=torch.float32, device=images.device).view(1, 3, 1, 1)
+        mean, std = (_channels(tuple(values), images.device) for values in (self.mean, self.std))
         return images.sub_(mean).div_(std)
+
+
+@lru_cache(maxsize=64)
+def _channels(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
+    # Made once per device: a card would be waited for at every batch.
+    import torch
+
+    with torch.inference_mode(False):  # fit for any caller, whoever was the first
+        return torch.tensor(values, dtype=torch.float32, device=device).view(1, 3, 1, 1)
 
 
 def _resized(width: int, height: int, shorter: int) -> tuple[int, int]:

@@ -201,13 +201,19 @@ class DecodePool:
         """End the processes at once, whatever they are doing; pixels handed out stay readable."""
         self._end()
 
-    def batches(self, requests: Iterable[DecodeRequest]) -> Generator[DecodedBatch, None, None]:
+    def batches(
+        self, requests: Iterable[DecodeRequest], *, bursts: bool = False
+    ) -> Generator[DecodedBatch, None, None]:
         """Decode requests ahead of time and hand them over in order.
 
         Parameters
         ----------
         requests : iterable of DecodeRequest
             Taken from as there is room.
+        bursts : bool, default=False
+            Decode as many as there is room for while the caller waits, and nothing while it uses them: for a
+            caller that computes on all cores itself, and whose threads would wait for the one that was put
+            aside for a decoder.
 
         Yields
         ------
@@ -228,28 +234,26 @@ class DecodePool:
             )
         self._in_use = True
         waiting: deque[_Pending] = deque()
-        pending: _Pending | None = None
-        source = iter(requests)
         try:
-            for request in source:
+            for request in requests:
                 # What an earlier call left unfinished holds its memory until no process writes to it.
                 while (slot := self._free_slot(wait=not waiting)) is None:
-                    pending = waiting.popleft()
-                    yield self._settled(pending)
-                    self._free.put(pending.slot)
-                    pending = None
+                    yield from self._handed_over(waiting, len(waiting) if bursts else 1)
                 waiting.append(self._submit(request, slot))
             while waiting:
-                pending = waiting.popleft()
-                yield self._settled(pending)
-                self._free.put(pending.slot)
-                pending = None
+                yield from self._handed_over(waiting, len(waiting) if bursts else 1)
         finally:
             self._in_use = False
-            if pending is not None:
-                self._free.put(pending.slot)
             for one in waiting:
                 one.drop(self._free)
+
+    def _handed_over(self, waiting: deque[_Pending], n: int) -> Generator[DecodedBatch, None, None]:
+        """Yield the first `n` once all of them are decoded; each stays in `waiting` while it is used."""
+        for one in itertools.islice(waiting, n):
+            one.ended.wait()
+        for _ in range(n):
+            yield self._settled(waiting[0])
+            self._free.put(waiting.popleft().slot)
 
     def _free_slot(self, *, wait: bool) -> int | None:
         while self._shared.failure is None:

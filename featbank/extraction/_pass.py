@@ -125,7 +125,11 @@ class Pass:
                 forward.ready(cuts)
         shapes: dict[str, tuple[int, ...]] = {cut: one.shape for cut, one in self.writers.items()}
         dtypes: dict[str, Any] = {cut: one.dtype for cut, one in self.writers.items()}
-        loaded = self.loader.batches((start, rows[start:stop].tolist()) for start, stop, _ in runs)
+        loaded = self.loader.batches(
+            ((start, rows[start:stop].tolist()) for start, stop, _ in runs),
+            # a CPU decodes or computes: a network's threads wait for the one whose core a decoder has
+            bursts=all(one.device.type == "cpu" for one in self.forwards),
+        )
         with (
             ShardStore(self.writers, self.missing, shapes, dtypes, clip=self.clip) as shards,
             contextlib.closing(loaded),

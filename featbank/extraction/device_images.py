@@ -123,13 +123,17 @@ class DeviceBatchLoader:
         with contextlib.closing(self.batches([(0, rows)])) as batches:
             return next(batches)
 
-    def batches(self, runs: Iterable[tuple[int, Sequence[int]]]) -> Generator[Batch, None, None]:
+    def batches(
+        self, runs: Iterable[tuple[int, Sequence[int]]], *, bursts: bool = False
+    ) -> Generator[Batch, None, None]:
         """Decode runs of slots ahead of time and hand them over in order.
 
         Parameters
         ----------
         runs : iterable of (int, sequence of int)
             First slot, and the manifest row of each slot (-1: the image is gone).
+        bursts : bool, default=False
+            As of `featbank.datasets.DecodePool.batches`.
 
         Yields
         ------
@@ -153,7 +157,8 @@ class DeviceBatchLoader:
                     yield start, one.others.tolist()
 
             # One request a run, also where nothing is left to the processes: they keep the runs in order.
-            for rest in stack.enter_context(contextlib.closing(self._others.batches(others()))):
+            by_processes = self._others.batches(others(), bursts=bursts)
+            for rest in stack.enter_context(contextlib.closing(by_processes)):
                 yield self._joined(done.popleft(), rest)
         logger.info(
             "%d images decoded by %s, which refused %d; the others by Pillow%s",

@@ -48,6 +48,8 @@ def choose_device(device: str | None) -> torch.device:
         raise InvalidInputError(
             f"device={device!r} is not a device; use cpu, cuda, cuda:N, mps or auto"
         ) from error
+    if chosen.type not in ("cpu", "cuda", "mps"):  # such as meta, where nothing is computed
+        raise InvalidInputError(f"device={device!r} is not supported; use cpu, cuda, cuda:N, mps or auto")
     count = torch.cuda.device_count()
     if chosen.type == "cuda" and (not torch.cuda.is_available() or (chosen.index or 0) >= count):
         raise InvalidInputError(
@@ -211,10 +213,16 @@ class Forward:
     ) -> dict[str, Tensor]:
         import torch
 
-        batches = [
-            self._run_batch(images[start:stop], cuts, precision, compiled)
-            for start, stop in steps(len(images), self.batch_size)
-        ]
+        try:
+            batches = [
+                self._run_batch(images[start:stop], cuts, precision, compiled)
+                for start, stop in steps(len(images), self.batch_size)
+            ]
+        except torch.OutOfMemoryError as error:
+            raise InvalidInputError(
+                f"batch_size={self.batch_size} is more than the memory of {self.device} holds; give a "
+                "smaller one, or free the device of other work"
+            ) from error
         if len(batches) == 1:
             return batches[0]
         with torch.inference_mode():

@@ -122,13 +122,17 @@ class BatchLoader:
         with contextlib.closing(self.batches([(0, rows)])) as batches:
             return next(batches)
 
-    def batches(self, runs: Iterable[tuple[int, Sequence[int]]]) -> Generator[Batch, None, None]:
+    def batches(
+        self, runs: Iterable[tuple[int, Sequence[int]]], *, bursts: bool = False
+    ) -> Generator[Batch, None, None]:
         """Decode runs of slots ahead of time and hand them over in order.
 
         Parameters
         ----------
         runs : iterable of (int, sequence of int)
             First slot, and the manifest row of each slot (-1: the image is gone).
+        bursts : bool, default=False
+            As of `featbank.datasets.DecodePool.batches`.
 
         Yields
         ------
@@ -144,7 +148,7 @@ class BatchLoader:
                 indices = np.where(rows >= 0, self._indices[rows], -1)
                 yield DecodeRequest(indices.tolist(), self.manifest.digests[rows])
 
-        with contextlib.closing(self._pool.batches(requests())) as decoded:
+        with contextlib.closing(self._pool.batches(requests(), bursts=bursts)) as decoded:
             for one in decoded:
                 start, rows = asked.popleft()
                 statuses = np.where(one.decoded, RowStatus.OK, RowStatus.ABSENT).astype(np.uint8)

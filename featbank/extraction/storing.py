@@ -199,10 +199,14 @@ class ShardStore:
         """Check and cast on the device, then copy; (n, *shape) in the stored dtype."""
         import torch
 
-        ok = torch.from_numpy(statuses == RowStatus.OK).to(tensor.device)
+        ok = statuses == RowStatus.OK
         tensor = tensor.reshape(len(statuses), *self._shapes[cut]).float()
-        tensor = torch.where(ok.view(-1, *[1] * (tensor.ndim - 1)), tensor, 0.0)
-        largest = float(tensor.abs().amax()) if tensor.numel() else 0.0  # NaN if any value is NaN
+        if not ok.all():
+            kept = torch.from_numpy(ok).to(tensor.device).view(-1, *[1] * (tensor.ndim - 1))
+            tensor = torch.where(kept, tensor, 0.0)
+        # one copy, for which a card is waited for; both NaN if any value is
+        lowest, highest = torch.stack(tensor.aminmax()).tolist() if tensor.numel() else (0.0, 0.0)
+        largest = max(-lowest, highest)
         limit = float(np.finfo(self._dtypes[cut]).max)
         if not largest <= limit:
             if not self._clip or not largest < np.inf:

@@ -118,6 +118,26 @@ def test_a_generator_left_early_gives_its_memory_back(odd) -> None:
         assert [batch.decoded.all() for batch in pool.batches([DecodeRequest(range(40))] * 5)] == [True] * 5
 
 
+@pytest.mark.parametrize("bursts", [False, True])
+def test_in_bursts_nothing_is_decoded_while_a_batch_is_used(odd, bursts) -> None:
+    n_read = []
+
+    class Counted(Images):
+        def read(self, index: int) -> bytes:
+            n_read.append(index)
+            return super().read(index)
+
+    contents = [png(odd.PLAIN, n) for n in range(7)]
+    began, got = [], []
+    with pool_of(Counted(contents), odd.act, ahead=2) as pool:
+        for batch in pool.batches((DecodeRequest([n]) for n in range(7)), bursts=bursts):
+            got.append(batch.images[0, 0, 0, 1])
+            time.sleep(0.2)
+            began.append(len(n_read))
+    assert got == list(range(7))
+    assert began == ([3, 3, 3, 6, 6, 6, 7] if bursts else [3, 4, 5, 6, 7, 7, 7])
+
+
 def test_what_was_left_early_does_not_write_into_later_batches(odd) -> None:
     contents = [png(odd.PLAIN, 1), png(odd.OTHERS["slow"], 2)]
     with pool_of(Images(contents), odd.act, ahead=1) as pool:

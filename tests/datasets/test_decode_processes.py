@@ -89,7 +89,9 @@ def test_close_ends_processes_whatever_they_do(odd) -> None:
 
 
 SCRIPT = """
-import io, sys, time
+import io, signal, sys, time
+# as in a terminal, also where the tests run in the background and SIGINT is ignored
+signal.signal(signal.SIGINT, signal.default_int_handler)
 import numpy as np
 from PIL import Image
 from pathlib import Path

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
+from featbank.backbones import TruncatedNetwork
 from featbank.errors import InvalidInputError
 from featbank.extraction import choose_devices, compiling, extract, task
 from featbank.extraction._pass import in_turns
@@ -140,3 +142,22 @@ def test_several_devices_are_different_cards(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(InvalidInputError, match="device='all' asks for all CUDA devices, none is visible"):
         choose_devices("all")
+
+
+@pytest.mark.parametrize("wrong", ["meta", "xpu", "nonsense"])
+def test_devices_nothing_is_computed_on_here(wrong: str) -> None:
+    with pytest.raises(
+        InvalidInputError, match=rf"^device='{wrong}' is not .*use cpu, cuda, cuda:N, mps or auto$"
+    ):
+        choose_devices(wrong)
+
+
+def test_a_batch_that_is_too_large_for_a_card(
+    photo_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: object, batch: Tensor) -> dict[str, Tensor]:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(TruncatedNetwork, "forward", full)
+    with pytest.raises(InvalidInputError, match=r"^batch_size=64 is more than the memory of cpu holds"):
+        extract(photo_folder(), backbone="minivgg", cuts=["fc7"], batch_size=64, cache_dir=tmp_path)
