@@ -15,8 +15,13 @@ from torchvision.models import MobileNet_V2_Weights, mobilenet_v2
 from featbank.banks import Bank
 from featbank.extraction import extract
 
-#: Cut -> module of torchvision's network whose output it is.
-CUTS = {"features.6": "features.6", "features.17": "features.17", "avgpool": "features", "logits": "classifier"}
+#: Cut -> module of torchvision's network to read; its average pooling is a function, not a module.
+CUTS = {
+    "features.6": "features.6",
+    "features.17": "features.17",
+    "avgpool": "features",
+    "logits": "classifier",
+}
 
 
 @pytest.mark.shared
@@ -47,7 +52,7 @@ def test_float32_agrees_with_hooks_in_the_untouched_network(shared: Path, tmp_pa
     for row, name in enumerate(bank.manifest.ids):
         with Image.open(data / os.fsdecode(name)) as image, torch.inference_mode():
             network(transform(image.convert("RGB"))[None])
-        seen["avgpool"] = seen["avgpool"].mean(dim=(2, 3))  # a function in torchvision's network, not a module
+        seen["avgpool"] = seen["avgpool"].mean(dim=(2, 3))
         for cut in CUTS:
             exact = seen[cut][0].numpy().ravel()
             found = bank.features(cut, [row])[0].ravel()

@@ -17,6 +17,7 @@ from featbank.backbones import TruncatedNetwork
 from featbank.errors import InvalidInputError
 from featbank.extraction import choose_devices, compiling, extract, task
 from featbank.extraction._pass import in_turns
+from featbank.extraction.images import BatchLoader
 
 
 def devices(*names: str) -> list[Any]:
@@ -161,3 +162,26 @@ def test_a_batch_that_is_too_large_for_a_card(
     monkeypatch.setattr(TruncatedNetwork, "forward", full)
     with pytest.raises(InvalidInputError, match=r"^batch_size=64 is more than the memory of cpu holds"):
         extract(photo_folder(), backbone="minivgg", cuts=["fc7"], batch_size=64, cache_dir=tmp_path)
+
+
+def test_a_cpu_decodes_in_bursts(
+    photo_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+    batches = BatchLoader.batches
+
+    def told(self: BatchLoader, runs: Any, *, bursts: bool = False) -> Any:
+        asked.append(bursts)
+        return batches(self, runs, bursts=bursts)
+
+    monkeypatch.setattr(BatchLoader, "batches", told)
+    extract(
+        photo_folder(),
+        backbone="minivgg",
+        weights="random",
+        cuts=["fc7"],
+        precision="float32",
+        compile="off",
+        cache_dir=tmp_path,
+    )
+    assert asked == [True]
