@@ -7,21 +7,20 @@ from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featbank._atomic import locked, write_file
 from featbank.banks import _bank_files as files
+from featbank.banks._described import Described
 from featbank.banks._manifest_file import MANIFEST_FILE, StoredManifest, read_manifest
-from featbank.banks.key import BankKey
 from featbank.banks.slots import SlotTable
 from featbank.errors import IncompleteBankError
 from featbank.manifest import Manifest, RowStatus, printable
 
 
-class BankRows:
+class BankRows(Described):
     """Key, provenance, manifest and slots of a bank: all of it but the features.
 
     Parameters
@@ -40,40 +39,10 @@ class BankRows:
         self._state = stored
 
     @property
-    def dataset(self) -> str:
-        """Name of the dataset."""
-        return self._document.dataset
-
-    @property
-    def key(self) -> BankKey:
-        """What decides its numbers."""
-        return self._document.key
-
-    @property
-    def provenance(self) -> dict[str, Any]:
-        """Where it came from, as it was given when the bank was made."""
-        return self._document.provenance
-
-    @property
-    def name(self) -> str:
-        """``<dataset>/<backbone>-<digest8>``, fit for a terminal."""
-        return printable(f"{self.dataset}/{self.key.backbone}-{self.key.digest8}")
-
-    @property
     def _stored(self) -> StoredManifest:
         if self._state is None:
             raise IncompleteBankError(f"bank {self.name!r} has no rows yet; run `{self._command()}`")
         return self._state
-
-    @property
-    def manifest(self) -> Manifest:
-        """Its rows; statuses are those of the dataset, and where these are OK what extraction found."""
-        return self._stored.manifest
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names, in the order of the labels."""
-        return self._stored.classes
 
     def __len__(self) -> int:
         return 0 if self._state is None else len(self._state)

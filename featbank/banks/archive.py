@@ -17,12 +17,14 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from featbank._registry import nearest
 from featbank.banks import _bank_files as files
 from featbank.banks._chunks import ChunkedRows, ChunkError, MappedRows
+from featbank.banks._described import Described
 from featbank.banks._guest import GuestArray, GuestServer
 from featbank.banks._guest_checks import check_facts, checked_shards
 from featbank.banks._guest_pack import PackSource, Rows, check_cut, decoded_bytes, shards_in
+from featbank.banks._manifest_file import StoredManifest
 from featbank.banks._shard_file import CutLayout
 from featbank.banks.arrays import CutArray, SoftmaxArray
-from featbank.banks.key import BankKey, check_name
+from featbank.banks.key import check_name
 from featbank.errors import (
     BankFormatError,
     BankNotFoundError,
@@ -32,7 +34,7 @@ from featbank.errors import (
     MissingPackageError,
     UnknownNameError,
 )
-from featbank.manifest import Manifest, RowStatus, printable
+from featbank.manifest import RowStatus, printable
 
 __all__ = ["Archive", "open_archive"]
 
@@ -76,7 +78,7 @@ def open_archive(path: str | os.PathLike[str]) -> Archive:
     return Archive(Path(path))
 
 
-class Archive:
+class Archive(Described):
     """A packed bank, opened for reading; comes from `open_archive`.
 
     ``archive["fc7"]`` is an array of features as ``bank["fc7"]`` is, rows in the order of
@@ -114,7 +116,7 @@ class Archive:
         with server.reader(n_bytes) as reader:
             source = PackSource(self.path, reader, self._descriptor)
             local = partial(_local, self._descriptor, status.st_size)
-            self._document, self._stored = source.document, source.stored
+            self._document, self._listed = source.document, source.stored
             check_name("dataset", self.dataset)
             #: How the features are compressed: ``"zstd"``, ``"gzip"``, or None.
             self.compression: str | None = source.compression
@@ -160,34 +162,8 @@ class Archive:
         return len(self._stored)
 
     @property
-    def dataset(self) -> str:
-        """Name of the dataset."""
-        return self._document.dataset
-
-    @property
-    def key(self) -> BankKey:
-        """What decides its numbers."""
-        return self._document.key
-
-    @property
-    def provenance(self) -> dict[str, Any]:
-        """Where the bank came from, as it was given when it was made."""
-        return self._document.provenance
-
-    @property
-    def name(self) -> str:
-        """``<dataset>/<backbone>-<digest8>``, fit for a terminal."""
-        return printable(f"{self.dataset}/{self.key.backbone}-{self.key.digest8}")
-
-    @property
-    def manifest(self) -> Manifest:
-        """Its rows."""
-        return self._stored.manifest
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names, in the order of the labels."""
-        return self._stored.classes
+    def _stored(self) -> StoredManifest:
+        return self._listed
 
     @property
     def cuts(self) -> tuple[str, ...]:

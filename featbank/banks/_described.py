@@ -1,0 +1,50 @@
+"""What a bank says of itself, whether a folder or one packed file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from featbank.banks import _bank_files as files
+from featbank.banks._manifest_file import StoredManifest
+from featbank.banks.key import BankKey
+from featbank.manifest import Manifest, printable
+
+
+class Described:
+    """Name, key, provenance and rows; whoever inherits this sets `_document` and has `_stored`."""
+
+    _document: files.BankDocument
+
+    @property
+    def _stored(self) -> StoredManifest:
+        raise NotImplementedError
+
+    @property
+    def dataset(self) -> str:
+        """Name of the dataset."""
+        return self._document.dataset
+
+    @property
+    def key(self) -> BankKey:
+        """What decides its numbers."""
+        return self._document.key
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Where it came from, as it was given when the bank was made."""
+        return self._document.provenance
+
+    @property
+    def name(self) -> str:
+        """``<dataset>/<backbone>-<digest8>``, fit for a terminal."""
+        return printable(f"{self.dataset}/{self.key.backbone}-{self.key.digest8}")
+
+    @property
+    def manifest(self) -> Manifest:
+        """Its rows; statuses are those of the dataset, and where these are OK what extraction found."""
+        return self._stored.manifest
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names, in the order of the labels."""
+        return self._stored.classes
