@@ -23,6 +23,7 @@ from featbank.errors import (
     WeightsError,
 )
 from featbank.extraction import Forward, as_stored, choose_device, split_precision
+from featbank.extraction.jpeg_decoder import decode_of
 from featbank.inspection import BankImages, OcclusionDisplay, bank_of_run
 from featbank.manifest import printable
 from featbank.runs import Run, resolve_run
@@ -280,6 +281,13 @@ class RunClassifier:
         #: That of the extraction: another one may round the last bit differently.
         self.batch_size = int(source["batch_size"])
         self.preprocessing = Preprocessing(**source["transform"])
+        decoder = source.get("decoder")  # runs made before 2026-11-21 do not say
+        if decoder is not None and decode_of(decoder) != "cpu":
+            logger.warning(
+                "the head was fitted on images decoded by %s; these are decoded by Pillow, and may differ "
+                "by a few steps of 255",
+                decoder,
+            )
         self._temperature = entry["temperature"]
         self._cut = "logits" if entry["cut"] == "softmax" else str(entry["cut"])
         self._dtype, self._cut_dtype = source["dtype"], source.get("cut_dtypes", {}).get(self._cut)

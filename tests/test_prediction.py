@@ -259,3 +259,15 @@ def test_occlusion_takes_a_test_image_the_head_gets_right(fitted):
     name = Bank.open(fitted.source["bank"]).manifest.ids[right].decode()
     assert display.title.startswith(f"{name} in minivgg: ")
     assert display.class_name == name.split("/")[0]
+
+
+def test_another_decoder_than_the_banks_is_told(fitted: Run, caplog: pytest.LogCaptureFixture) -> None:
+    assert fitted.source["decoder"] == Bank.open(fitted.source["bank"]).key.decoder
+    RunClassifier(fitted)
+    assert not [one for one in caplog.messages if "decoded" in one]
+    source = {**fitted.source, "decoder": "nvjpeg-torchcodec-0.17.0+pillow-13.0.0"}
+    RunClassifier(Run(fitted.path, {**fitted.facts, "source": source}))
+    assert (
+        "the head was fitted on images decoded by nvjpeg-torchcodec-0.17.0+pillow-13.0.0; these are decoded by "
+        "Pillow, and may differ by a few steps of 255"
+    ) in caplog.messages

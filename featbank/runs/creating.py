@@ -102,6 +102,7 @@ def create_run(
             # an overflow may have made a cut float32 in a bank of float16
             "cut_dtypes": {cut: bank[cut].dtype.name for cut in bank.cuts},
             "batch_size": bank.key.batch_size,
+            "decoder": bank.key.decoder,
             "provenance": dict(bank.provenance),
         },
         "classes": list(bank.classes),

@@ -122,6 +122,7 @@ def test_a_run_knows_all_that_a_prediction_needs(bank, cache):
         "dtype": "float16",
         "cut_dtypes": {"block1_pool": "float16", "fc7": "float16"},
         "batch_size": 64,
+        "decoder": KEY.decoder,
         "provenance": dict(bank.provenance),
     }
     assert set(run.facts["versions"]) == {
