@@ -268,6 +268,6 @@ def test_another_decoder_than_the_banks_is_told(fitted: Run, caplog: pytest.LogC
     source = {**fitted.source, "decoder": "nvjpeg-torchcodec-0.17.0+pillow-13.0.0"}
     RunClassifier(Run(fitted.path, {**fitted.facts, "source": source}))
     assert (
-        "the head was fitted on images decoded by nvjpeg-torchcodec-0.17.0+pillow-13.0.0; these are decoded by "
-        "Pillow, and may differ by a few steps of 255"
+        "the head was fitted on images decoded by nvjpeg-torchcodec-0.17.0+pillow-13.0.0; these are "
+        "decoded by Pillow, and may differ by a few steps of 255"
     ) in caplog.messages
