@@ -41,7 +41,7 @@ bench: $(READY)  ## the benchmarks, by hand: minutes, and only ratios within one
 faults: $(READY) ## the fault bench in full: kills, power loss, full disks, flipped bits; within an hour
 	nice -n 10 $(BIN)/python tests/faults
 
-studies: $(READY) ## every study: those of the reports on synthetic data of their size, mini_* on real images; an hour
+studies: $(READY) ## every study: those of the reports on synthetic data of their size, mini_* on real images; half an hour
 	OMP_NUM_THREADS=1 FEATBANK_STUDIES=full nice -n 10 $(BIN)/python -m pytest -q --durations=0 tests/pipeline/test_studies.py
 
 clean:           ## remove the virtual environment and tool caches; banks and runs stay
