@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from featbank import figures
 from featbank._cache import banks_folder
 from featbank.backbones import get_spec
@@ -55,7 +57,7 @@ def fit_heads(
     *,
     cuts: Sequence[str] | None = None,
     heads: Sequence[str] = ("softmax",),
-    samples_per_class: str | int | Sequence[Size] = "4..32",
+    samples_per_class: str | int | Sequence[Size] | None = None,
     repeats: int = 5,
     temperatures: Sequence[float] | None = None,
     random_state: int = 0,
@@ -83,8 +85,11 @@ def fit_heads(
         The bank, its folder, or a part of its name; the newest of the cache by default.
     cuts : sequence of str, optional
         Names or aliases of cuts; all complete ones by default.
-    heads, samples_per_class, repeats, temperatures, random_state, head_params, save_heads
+    heads, repeats, temperatures, random_state, head_params, save_heads
         See `featbank.run_sweep`.
+    samples_per_class : str, int, or sequence of int or "all", optional
+        See `featbank.run_sweep`; by default ``"4..32"``, or as far as the class with the fewest training
+        images reaches.
     name : str, default="fit-head"
         Last part of the run folder's name.
     command : sequence of str, optional
@@ -118,6 +123,8 @@ def fit_heads(
     if not isinstance(bank, Bank):
         bank = Bank.open(BankStore(banks_folder(cache_dir)).resolve(bank))
     wanted = None if cuts is None else [_canonical(bank, cut) for cut in cuts]
+    if samples_per_class is None:
+        samples_per_class = _usual_sizes(bank)
     parameters = {
         "cuts": wanted,
         "heads": list(heads),
@@ -210,6 +217,14 @@ class _Place:
         """Let another process go on with the run, if it is not finished."""
         if self._claim is not None:
             self._claim.let_go()
+
+
+def _usual_sizes(bank: Bank) -> str:
+    """Return 4..32, or as far as the class with the fewest training images reaches."""
+    labels = bank.manifest.labels[bank.manifest.rows("train")]
+    counts = np.bincount(labels[labels >= 0])
+    smallest = int(counts[counts > 0].min()) if counts.any() else 32  # without images the sweep says so
+    return f"4..{min(32, smallest)}" if smallest >= 4 else "all"
 
 
 def _canonical(bank: Bank, cut: str) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,11 @@ class BankRows(Described):
             known = SlotTable.empty() if old is None else old.table
             table, row_slots = known.with_digests(manifest.digests, renew)
             self._write_state(StoredManifest.of(manifest, table, row_slots))
+
+    def touch(self) -> None:
+        """Make this the newest bank of its cache: it was asked for last."""
+        with suppress(OSError):  # a read-only bank stays where it is in the list
+            os.utime(self.path / files.LOCK_FILE)
 
     def absent_digests(self, manifest: Manifest) -> set[bytes]:
         """Return the digests of `manifest` whose image was gone for some cut; pass them as `renew`."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
+from functools import cache
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -160,7 +161,9 @@ def _unzstd(data: bytes, n_bytes: int) -> bytes:
     return plain
 
 
+@cache
 def _zstd() -> Any:
+    # Once: a search of sys.path opens folders, which the process that reads a stranger's file may not.
     for name in ("compression.zstd", "backports.zstd"):  # a part of Python since 3.14
         try:
             return import_module(name)

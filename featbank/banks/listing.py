@@ -180,9 +180,9 @@ def split_counts(splits: NDArray[np.uint8]) -> dict[str, int]:
 
 
 def changed(folder: Path) -> float:
-    """Return when a bank last changed, in seconds since 1970; 0 if it has neither of its two files."""
+    """Return when a bank was last extracted to, in seconds since 1970; 0 if it has none of its files."""
     times = [0.0]
-    for name in ("bank.json", "manifest.h5"):
+    for name in ("bank.json", "manifest.h5", ".lock"):  # see `Bank.touch`
         with contextlib.suppress(OSError):
             times.append((folder / name).stat().st_mtime)
     return max(times)

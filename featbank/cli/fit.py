@@ -39,13 +39,14 @@ def fit_head(
         ),
     ] = None,
     samples_per_class: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--samples-per-class",
             "-n",
-            help="4..32 doubles, 4..32:4 steps by 4, 1,5,10 lists, all takes every training sample.",
+            help="4..32 doubles, 4..32:4 steps by 4, 1,5,10 lists, all takes every training sample (default: "
+            "4..32, as far as the smallest class reaches).",
         ),
-    ] = "4..32",
+    ] = None,
     repeats: Annotated[int, typer.Option(help="Draws per size.")] = 5,
     temperature: Annotated[
         str | None,

@@ -126,7 +126,8 @@ class _Settling:
         try:
             compiled = self.prove()
         except Exception as error:
-            said = f"the network could not be compiled ({type(error).__name__})"
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            said = f"the network could not be compiled ({reason[:200]})"
             if self.asked.compile == "on":
                 raise InvalidInputError(f"compile='on': {said}; use auto or off") from error
             return self.without_compiling(said, proof)

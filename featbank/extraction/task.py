@@ -338,6 +338,7 @@ class Extraction:
                 writer.finish({**self._facts(cut), **tell_clipped(self.bank, cut)})
         quarantined = settle_quarantine(self.bank, self._loader, bad)
         self._loader.close()  # its processes have nothing left to do
+        self.bank.touch()
         rows, n_pushed = len(self.bank.manifest), int(pushed.sum())
         return ExtractionResult(
             bank=self.bank.path,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 import subprocess
 import sys
 import time
@@ -78,6 +79,14 @@ def test_a_compressed_pack_gives_the_same_files_and_is_the_same_each_time(full, 
     assert again.verify().findings == []
     time.sleep(1.1)  # HDF5 time stamps count seconds
     assert pack(full, tmp_path / "2.h5", compression=compression).read_bytes() == path.read_bytes()
+
+
+def test_a_folder_python_imports_from_may_change_meanwhile(full, kit, tmp_path, monkeypatch):
+    """As with a new cache beside an editable install: the reader may open no folder to import again."""
+    path = pack(full, tmp_path / "bank.h5", compression="zstd")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    again = unpack(path, BankStore(tmp_path / "elsewhere" / "banks"))
+    assert kit.tree(again.path) == kit.tree(full.path)
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def three(store, kit, manifest):
     ]
     for age, bank in zip((300, 100, 200), banks, strict=True):
         bank.set_manifest(manifest)
-        for name in ("bank.json", "manifest.h5"):
+        for name in ("bank.json", "manifest.h5", ".lock"):
             os.utime(bank.path / name, (1e9 - age, 1e9 - age))
     return banks
 

@@ -41,7 +41,7 @@ def test_ls_is_newest_first(call, place, bank):
     new = call("extract", "-c", "pool5", "--weights", "random", "--limit", 30, "--json").json["bank"]
     paths = [one["path"] for one in call("banks", "ls", "--json").json["banks"]]
     assert paths == [new, str(bank)]
-    for file in ("bank.json", "manifest.h5"):
+    for file in ("bank.json", "manifest.h5", ".lock"):
         os.utime(f"{new}/{file}", (1, 1))
     paths = [one["path"] for one in call("banks", "ls", "--json").json["banks"]]
     assert paths == [str(bank), new]

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from featbank.backbones import TruncatedNetwork, load_backbone
-from featbank.banks import Bank
+from featbank.banks import Bank, BankStore
 from featbank.datasets import decode_image
 from featbank.errors import CacheWriteError, FeatureOverflowError, InvalidInputError, UnknownNameError
 from featbank.extraction import extract
@@ -59,6 +59,16 @@ def test_a_second_extraction_pushes_nothing(photo_folder: Folder, tmp_path: Path
     assert (again.rows, again.pushed, again.skipped, again.quarantined) == (18, 0, 18, 0)
     assert pushed == []
     assert again.bank == first.bank
+
+
+def test_the_bank_asked_for_last_is_the_newest(photo_folder: Folder, tmp_path: Path) -> None:
+    one, other = photo_folder(name="one"), photo_folder(name="other")
+    store = BankStore(tmp_path / "banks")
+    for data, cuts in ((one, ("fc7",)), (other, ("fc7",)), (one, ("fc7", "block5_pool")), (other, ("fc7",))):
+        asked = run(data, tmp_path, cuts=cuts)
+        assert store.newest() == asked.bank
+        time.sleep(0.02)
+    assert asked.pushed == 0
 
 
 def test_auto_precision_is_proved_once(photo_folder: Folder, tmp_path: Path, pushed: list[int]) -> None:
