@@ -133,7 +133,7 @@ def _said(fitted: FittedRun, head: Mapping[str, Any]) -> str:
     at = "" if head["temperature"] is None else f" at T={head['temperature']:g}"
     score = head["top1"] if head["top1"] is not None else head["val_top1"]
     return (
-        f"{head['head']} on {head['cut']}{at}, {size_words(head['n_per_class'])}: {100 * score:.1f} %; "
+        f"{head['head']} on {head['cut']}{at}, {size_words(head['n_per_class'])}, one fit: {100 * score:.1f} %; "
         f"weakest {', '.join(listed)}"
     )
 

@@ -163,7 +163,7 @@ def test_counts_and_the_answering_head_are_told(call, place):
     assert images == "images      18 to train on, 9 for validation, 9 for the test"
     (head,) = (line for line in lines if line.startswith("head  "))
     assert re.fullmatch(
-        r"head        softmax on block5_pool, 4 per class: \d+\.\d %; "
+        r"head        softmax on block5_pool, 4 per class, one fit: \d+\.\d %; "
         r"weakest \w+ \d+ % \(\d of 3\), \w+ \d+ % \(\d of 3\), \w+ \d+ % \(\d of 3\)",
         head,
     )
