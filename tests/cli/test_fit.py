@@ -64,7 +64,7 @@ def test_all_of_unbalanced_classes_is_called_all(call, place):
     header = next(line.split() for line in out.splitlines() if line.startswith("cut "))
     assert header == ["cut", "head", "2", "all"]
     assert "\nno interval: all (one draw)\nall: 6.667 per class on average\n" in out
-    assert "ncm on block5_pool, all samples (6.667 per class on average): " in out
+    assert "ncm on block5_pool, all samples (6.667 per class on average), one fit: " in out
 
 
 def test_a_parameter_that_was_chosen_is_told(call, place):
