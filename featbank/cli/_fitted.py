@@ -132,10 +132,8 @@ def _said(fitted: FittedRun, head: Mapping[str, Any]) -> str:
     listed = [f"{printable(one)} {_share(*counts[one])}" for one in weakest]
     at = "" if head["temperature"] is None else f" at T={head['temperature']:g}"
     score = head["top1"] if head["top1"] is not None else head["val_top1"]
-    return (
-        f"{head['head']} on {head['cut']}{at}, {size_words(head['n_per_class'])}, one fit: {100 * score:.1f} %; "
-        f"weakest {', '.join(listed)}"
-    )
+    what = f"{head['head']} on {head['cut']}{at}, {size_words(head['n_per_class'])}, one fit"
+    return f"{what}: {100 * score:.1f} %; weakest {', '.join(listed)}"
 
 
 def _share(right: int, of: int) -> str:
