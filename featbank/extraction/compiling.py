@@ -38,6 +38,8 @@ _SAVED = 0.5
 #: Seconds to compile: so many, and so many per layer of the network. Measured on two cores, nothing cached:
 #: 0.6 s for VGG16, 1.7 for ResNet-18, 3.7 to 4.6 for MobileNetV2 with its 213 layers.
 _COMPILE_S, _COMPILE_S_PER_LAYER = 1.0, 0.025
+#: Seconds of `_yardstick` where these were measured, nothing else running.
+_YARDSTICK_S = 0.007
 #: Work of fewer seconds than this is not compiled.
 _LEAST_S = 10.0
 
@@ -134,7 +136,17 @@ def estimate_compile(run: Callable[[], Any], network: TruncatedNetwork) -> Compi
     eager_s, kernels_s = min(times)
     saved_s = _SAVED * max(0.0, eager_s - kernels_s)
     n_layers = sum(1 for _ in network.graph.modules())
-    return CompileEstimate(eager_s, eager_s - saved_s, _COMPILE_S + _COMPILE_S_PER_LAYER * n_layers)
+    # a slow or busy machine compiles as slowly as it computes
+    slowness = max(1.0, sorted(_yardstick() for _ in range(3))[1] / _YARDSTICK_S)
+    compile_s = slowness * (_COMPILE_S + _COMPILE_S_PER_LAYER * n_layers)
+    return CompileEstimate(eager_s, eager_s - saved_s, compile_s)
+
+
+def _yardstick() -> float:
+    """Return the seconds some plain Python takes, which is most of what compiling is."""
+    started = time.perf_counter()
+    sum(one * one for one in range(200_000))
+    return time.perf_counter() - started
 
 
 def _around(module: Any, before: Callable[..., None], after: Callable[..., None]) -> tuple[Any, Any]:

@@ -113,6 +113,19 @@ def test_the_estimate_comes_from_the_batch(images: np.ndarray, new_forward: Call
     assert estimate.compile_s > 1
 
 
+def test_a_slow_machine_compiles_slowly(
+    images: np.ndarray, new_forward: Callable[[], Forward], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = new_forward()
+    network = forward.network(CUTS)
+    found = []
+    for slowness in (0.5, 1.0, 4.0):
+        monkeypatch.setattr(compiling, "_yardstick", lambda at=slowness: at * compiling._YARDSTICK_S)
+        estimate = compiling.estimate_compile(lambda: forward.trial(images, CUTS), network)
+        found.append(estimate.compile_s)
+    assert found[0] == found[1] == pytest.approx(found[2] / 4)
+
+
 def test_a_compiled_network_that_is_off_is_not_used(
     images: np.ndarray,
     new_forward: Callable[[], Forward],
