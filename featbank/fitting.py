@@ -9,8 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from featbank import figures
 from featbank._cache import banks_folder
 from featbank.backbones import get_spec
@@ -18,7 +16,7 @@ from featbank.banks import Bank, BankStore
 from featbank.errors import InvalidInputError, UnknownNameError
 from featbank.runs import Claim, Run, create_run, find_unfinished, sweep_digest
 from featbank.sampling import Size
-from featbank.sweep import SweepGroup, SweepResult, run_sweep
+from featbank.sweep import SweepGroup, SweepResult, run_sweep, usual_sizes
 
 __all__ = ["FittedRun", "fit_heads"]
 
@@ -124,7 +122,7 @@ def fit_heads(
         bank = Bank.open(BankStore(banks_folder(cache_dir)).resolve(bank))
     wanted = None if cuts is None else [_canonical(bank, cut) for cut in cuts]
     if samples_per_class is None:
-        samples_per_class = _usual_sizes(bank)
+        samples_per_class = usual_sizes(bank.manifest)
     parameters = {
         "cuts": wanted,
         "heads": list(heads),
@@ -217,14 +215,6 @@ class _Place:
         """Let another process go on with the run, if it is not finished."""
         if self._claim is not None:
             self._claim.let_go()
-
-
-def _usual_sizes(bank: Bank) -> str:
-    """Return 4..32, or as far as the class with the fewest training images reaches."""
-    labels = bank.manifest.labels[bank.manifest.rows("train")]
-    counts = np.bincount(labels[labels >= 0])
-    smallest = int(counts[counts > 0].min()) if counts.any() else 32  # without images the sweep says so
-    return f"4..{min(32, smallest)}" if smallest >= 4 else "all"
 
 
 def _canonical(bank: Bank, cut: str) -> str:

@@ -22,8 +22,7 @@ from featbank.errors import (
     UnknownNameError,
     WeightsError,
 )
-from featbank.extraction import Forward, as_stored, choose_device, split_precision
-from featbank.extraction.jpeg_decoder import decode_of
+from featbank.extraction import Forward, as_stored, choose_device, decode_of, split_precision
 from featbank.inspection import BankImages, OcclusionDisplay, bank_of_run
 from featbank.manifest import printable
 from featbank.runs import Run, resolve_run

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -17,8 +16,7 @@ from featbank.banks import _bank_files as files
 from featbank.banks._described import Described
 from featbank.banks._manifest_file import MANIFEST_FILE, StoredManifest, read_manifest
 from featbank.banks.slots import SlotTable
-from featbank.errors import IncompleteBankError
-from featbank.manifest import Manifest, RowStatus, printable
+from featbank.manifest import Manifest, RowStatus
 
 
 class BankRows(Described):
@@ -40,18 +38,9 @@ class BankRows(Described):
         self._state = stored
 
     @property
-    def _stored(self) -> StoredManifest:
-        if self._state is None:
-            raise IncompleteBankError(f"bank {self.name!r} has no rows yet; run `{self._command()}`")
-        return self._state
-
-    def __len__(self) -> int:
-        return 0 if self._state is None else len(self._state)
-
-    @property
     def slot_table(self) -> SlotTable:
         """Its slots, shared by all cuts; without slots while there is no manifest."""
-        return SlotTable.empty() if self._state is None else self._state.table
+        return self._state.table if self._state else SlotTable.empty()
 
     @property
     def row_slots(self) -> NDArray[np.int64]:
@@ -79,9 +68,7 @@ class BankRows(Described):
         """
         with self._locked():
             old = read_manifest(self.path)
-            # a manifest without rows may well have slots: a study's bank begins so
-            known = SlotTable.empty() if old is None else old.table
-            table, row_slots = known.with_digests(manifest.digests, renew)
+            table, row_slots = (old.table if old else SlotTable.empty()).with_digests(manifest.digests, renew)
             self._write_state(StoredManifest.of(manifest, table, row_slots))
 
     def touch(self) -> None:
@@ -101,12 +88,8 @@ class BankRows(Described):
     def held(self) -> Iterator[None]:
         """Hold the bank's lock: the rows are read anew, and no other process changes them meanwhile."""
         with self._locked():
-            self._state = self._read_again()
+            self._state = read_manifest(self.path) or self._state
             yield
-
-    def _read_again(self) -> StoredManifest | None:
-        found = read_manifest(self.path)
-        return self._state if found is None else found  # one without rows counts, and is falsy
 
     def _locked(self) -> AbstractContextManager[None]:
         return locked(self.path / files.LOCK_FILE)
@@ -119,13 +102,7 @@ class BankRows(Described):
 
     def _fold_statuses(self, found: NDArray[np.uint8]) -> None:
         with self._locked():
-            self._state = self._read_again()  # another process may have added slots
-            state = self._stored
+            state = read_manifest(self.path) or self._stored  # another process may have added slots
             grown = np.zeros(len(state.table), np.uint8)
             grown[: len(found)] = found
             self._write_state(state.with_table(state.table.with_statuses(grown)))
-
-    def _command(self, cut: str | None = None) -> str:
-        location = printable(str(self.provenance.get("location") or self.dataset))
-        words = ["featbank", "extract", location, "--backbone", self.key.backbone]
-        return shlex.join([*words, "--cut", "logits" if cut == "softmax" else cut] if cut else words)

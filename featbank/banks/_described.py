@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 from featbank.banks import _bank_files as files
 from featbank.banks._manifest_file import StoredManifest
 from featbank.banks.key import BankKey
+from featbank.errors import IncompleteBankError
 from featbank.manifest import Manifest, printable
 
 
 class Described:
-    """Name, key, provenance and rows; whoever inherits this sets `_document` and has `_stored`."""
+    """Name, key, provenance and rows; whoever inherits this sets `_document` and `_state`."""
 
     _document: files.BankDocument
+    #: None while there is no manifest.
+    _state: StoredManifest | None
 
     @property
     def _stored(self) -> StoredManifest:
-        raise NotImplementedError
+        if self._state is None:
+            raise IncompleteBankError(f"bank {self.name!r} has no rows yet; run `{self._command()}`")
+        return self._state
+
+    def __len__(self) -> int:
+        return self._state.n_rows if self._state else 0
 
     @property
     def dataset(self) -> str:
@@ -48,3 +57,8 @@ class Described:
     def classes(self) -> tuple[str, ...]:
         """Class names, in the order of the labels."""
         return self._stored.classes
+
+    def _command(self, cut: str | None = None) -> str:
+        location = printable(str(self.provenance.get("location") or self.dataset))
+        words = ["featbank", "extract", location, "--backbone", self.key.backbone]
+        return shlex.join([*words, "--cut", "logits" if cut == "softmax" else cut] if cut else words)

@@ -146,7 +146,7 @@ def check_cut(
     for array in (rows, extra):
         if array.shape[1:] != layout.shape or array.dtype != layout.dtype:
             raise GuestError(f"the features of cut {cut!r} are not what its cut.json says")
-    if len(rows) != len(stored) or len(arrays[f"statuses/{cut}"]) != len(stored):
+    if len(rows) != stored.n_rows or len(arrays[f"statuses/{cut}"]) != stored.n_rows:
         raise GuestError(f"the rows of cut {cut!r} do not hold together")
 
 

@@ -89,7 +89,9 @@ class StoredManifest:
             self.row_slots,
         )
 
-    def __len__(self) -> int:
+    @property
+    def n_rows(self) -> int:
+        """How many rows; no ``len()``, by which a manifest with slots and no rows would be falsy."""
         return len(self.labels)
 
     @cached_property

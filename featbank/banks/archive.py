@@ -21,7 +21,6 @@ from featbank.banks._described import Described
 from featbank.banks._guest import GuestArray, GuestServer
 from featbank.banks._guest_checks import check_facts, checked_shards
 from featbank.banks._guest_pack import PackSource, Rows, check_cut, decoded_bytes, shards_in
-from featbank.banks._manifest_file import StoredManifest
 from featbank.banks._shard_file import CutLayout
 from featbank.banks.arrays import CutArray, SoftmaxArray
 from featbank.banks.key import check_name
@@ -116,7 +115,7 @@ class Archive(Described):
         with server.reader(n_bytes) as reader:
             source = PackSource(self.path, reader, self._descriptor)
             local = partial(_local, self._descriptor, status.st_size)
-            self._document, self._listed = source.document, source.stored
+            self._document, self._state = source.document, source.stored
             check_name("dataset", self.dataset)
             #: How the features are compressed: ``"zstd"``, ``"gzip"``, or None.
             self.compression: str | None = source.compression
@@ -157,13 +156,6 @@ class Archive(Described):
     def __repr__(self) -> str:
         how = self.compression or "not compressed"
         return f"<Archive of {self.name!r}, {len(self)} rows, {how}, cuts: {', '.join(self.cuts) or 'none'}>"
-
-    def __len__(self) -> int:
-        return len(self._stored)
-
-    @property
-    def _stored(self) -> StoredManifest:
-        return self._listed
 
     @property
     def cuts(self) -> tuple[str, ...]:

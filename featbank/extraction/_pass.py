@@ -41,6 +41,10 @@ class _Job:
         return found
 
 
+def _one_cpu(forwards: Sequence[Forward]) -> bool:
+    return len(forwards) == 1 and forwards[0].device.type == "cpu"
+
+
 def in_turns(
     forwards: Sequence[Forward], compute: Callable[[Forward, J], R], jobs: Iterable[J]
 ) -> Iterator[tuple[J, R]]:
@@ -49,7 +53,7 @@ def in_turns(
     One CPU computes while nothing else does. A GPU has a thread of its own, so that the next batch is on its
     way while this one is stored; an error in a thread is raised here, at its job's turn.
     """
-    if len(forwards) == 1 and forwards[0].device.type == "cpu":
+    if _one_cpu(forwards):
         for job in jobs:
             yield job, compute(forwards[0], job)
         return
@@ -128,7 +132,7 @@ class Pass:
         loaded = self.loader.batches(
             ((start, rows[start:stop].tolist()) for start, stop, _ in runs),
             # a CPU decodes or computes: a network's threads wait for the one whose core a decoder has
-            bursts=all(one.device.type == "cpu" for one in self.forwards),
+            bursts=_one_cpu(self.forwards),
         )
         with (
             ShardStore(self.writers, self.missing, shapes, dtypes, clip=self.clip) as shards,

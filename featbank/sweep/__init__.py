@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from featbank.sweep._drawing import usual_sizes
 from featbank.sweep.comparing import ComparedCurve, Comparison, compare
 from featbank.sweep.records import FitResult
 from featbank.sweep.results import Hits, KeptHead, Predictions, SweepGroup, SweepResult
@@ -18,4 +19,5 @@ __all__ = [
     "SweepResult",
     "compare",
     "run_sweep",
+    "usual_sizes",
 ]

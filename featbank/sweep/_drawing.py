@@ -15,7 +15,7 @@ from featbank.sampling import Size, draw_nested, parse_sizes
 from featbank.sweep._material import Plan
 from featbank.sweep._scoring import judged_split
 
-__all__ = ["digests_of_draws", "labelled_rows", "make_plans", "notes_on_splits", "read_sizes"]
+__all__ = ["digests_of_draws", "labelled_rows", "make_plans", "notes_on_splits", "read_sizes", "usual_sizes"]
 
 Rows = NDArray[np.int64]
 
@@ -31,6 +31,13 @@ def labelled_rows(manifest: Manifest, split: str) -> Rows:
     """Return the readable rows of a split that have a label."""
     rows = manifest.rows(split)
     return rows[manifest.labels[rows] >= 0]
+
+
+def usual_sizes(manifest: Manifest) -> str:
+    """Return 4..32, or as far as the class with the fewest training images reaches."""
+    counts = np.bincount(manifest.labels[labelled_rows(manifest, "train")])
+    smallest = int(counts[counts > 0].min()) if counts.any() else 32  # without images the sweep says so
+    return f"4..{min(32, smallest)}" if smallest >= 4 else "all"
 
 
 def notes_on_splits(split: Mapping[str, Rows]) -> list[str]:
