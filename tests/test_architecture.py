@@ -126,15 +126,6 @@ def test_private_modules_stay_in_their_package() -> None:
     assert not found, "\n".join(found)
 
 
-def test_files_have_one_noun() -> None:
-    long = {
-        str(path.relative_to(ROOT)): n
-        for path in modules()
-        if (n := len(path.read_text().splitlines())) > 400
-    }
-    assert not long
-
-
 def test_no_vague_names() -> None:
     vague = {"utils", "helpers", "common", "manager"}
     assert not [path for path in modules() if set(path.relative_to(PACKAGE).with_suffix("").parts) & vague]
