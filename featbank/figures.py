@@ -12,7 +12,7 @@ from featbank._registry import nearest
 from featbank.backbones import get_spec
 from featbank.drawing import size_words
 from featbank.errors import BankError, InvalidInputError, UnknownNameError
-from featbank.inspection import BankImages, MistakesDisplay, bank_of_run
+from featbank.inspection import MistakesDisplay, RunImages, bank_of_run
 from featbank.metrics import PowerLaw
 from featbank.plots import (
     ConfusionDisplay,
@@ -308,7 +308,7 @@ def mistakes(
     most : int, default=24
         How many to show.
     data, data_root : path, optional
-        Where the images are now, if they have moved; see `BankImages`.
+        Where the images are now, if they have moved; see `RunImages`.
 
     Returns
     -------
@@ -319,15 +319,13 @@ def mistakes(
     ------
     RunError
         If there is no such head.
-    BankNotFoundError
-        If the bank is gone, which knows the images.
     MissingDataError
         If the images are gone.
     InvalidInputError
-        If `most` is below 1, or the bank's rows have changed since.
+        If `most` is below 1.
     """
     entry = run.entry(head)
-    images = BankImages(bank_of_run(run.source, run.path), data, data_root=data_root)
+    images = RunImages(run.manifest, run.source, run.path, data, data_root=data_root)
     title = f"{_title(run)}: {_spelled(entry)}"
     return MistakesDisplay.from_predictions(run.predictions(entry["name"]), images, most=most, title=title)
 

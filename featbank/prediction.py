@@ -23,7 +23,7 @@ from featbank.errors import (
     WeightsError,
 )
 from featbank.extraction import Forward, as_stored, choose_device, decode_of, split_precision
-from featbank.inspection import BankImages, OcclusionDisplay, bank_of_run
+from featbank.inspection import OcclusionDisplay, RunImages
 from featbank.manifest import printable
 from featbank.runs import Run, resolve_run
 
@@ -150,14 +150,14 @@ def occlude(
     run, head, weights, device, cache_dir
         As for `predict`.
     image : path or str, optional
-        A file, or the id of an image of the run's bank; by default the first test image the head gets right.
+        A file, or the id of an image of the run; by default the first test image the head gets right.
     class_name : str, optional
-        The true class. By default that of the bank's row, or the folder the file lies in; where neither says
+        The true class. By default that of the run's row, or the folder the file lies in; where neither says
         anything the class the head predicts, with a warning in the log.
     patch, stride : int, optional
         See `OcclusionDisplay.from_image`.
     data, data_root : optional
-        Where the bank's images are now, if they have moved; see `BankImages`.
+        Where the run's images are now, if they have moved; see `RunImages`.
     progress : callable, optional
         Called with (positions done, positions in all).
 
@@ -188,16 +188,17 @@ def occlude(
         folder = Path(image).absolute().parent.name
         true = class_name or (folder if folder in run.classes else None)
     else:
-        images = BankImages(bank_of_run(run.source, run.path), data, data_root=data_root)
+        images = RunImages(run.manifest, run.source, run.path, data, data_root=data_root)
         row = _first_right(run, classifier) if image is None else images.row_of(image)
         if row is None:
             raise MissingDataError(
-                f"no image at {printable(str(image))!r}, and no row of bank {images.bank.name!r} has that id"
+                f"no image at {printable(str(image))!r}, and no row of run {printable(run.name)!r} "
+                "has that id"
             )
         pixels = classifier.preprocessing.apply_geometry(images.read(row))
-        name = printable(images.bank.manifest.ids[row])
-        label = int(images.bank.manifest.labels[row])
-        true = class_name or (images.bank.classes[label] if label >= 0 else None)
+        name = printable(run.manifest.ids[row])
+        label = int(run.manifest.labels[row])
+        true = class_name or (run.classes[label] if label >= 0 else None)
     if true is None:
         true = run.classes[int(classifier.probabilities(pixels[None])[0].argmax())]
         logger.warning(

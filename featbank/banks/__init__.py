@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from featbank.banks._bank_files import CUT_FILE
+from featbank.banks._manifest_file import read_manifest
 from featbank.banks.archive import Archive, open_archive
 from featbank.banks.arrays import CutArray, SoftmaxArray
 from featbank.banks.bank import Bank, open_bank
@@ -41,6 +42,7 @@ __all__ = [
     "open_archive",
     "open_bank",
     "pack",
+    "read_manifest",
     "set_damaged_aside",
     "shard_rows_for",
     "unpack",

@@ -76,6 +76,16 @@ class BankRows(Described):
         with suppress(OSError):  # a read-only bank stays where it is in the list
             os.utime(self.path / files.LOCK_FILE)
 
+    def copy_manifest(self, folder: Path) -> None:
+        """Write the rows as this bank has them now into another folder, where `read_manifest` finds them.
+
+        Raises
+        ------
+        CacheWriteError
+            If the file cannot be written.
+        """
+        write_file(folder / MANIFEST_FILE, self._stored.encode())
+
     def absent_digests(self, manifest: Manifest) -> set[bytes]:
         """Return the digests of `manifest` whose image was gone for some cut; pass them as `renew`."""
         table = self.slot_table

@@ -12,6 +12,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from featbank.datasets._digests import row_digests
 from featbank.datasets._files import list_images, read_image_file
 from featbank.datasets.blurring import BlurredDataset
 from featbank.datasets.building import build_manifest, row_indices
@@ -48,6 +49,7 @@ __all__ = [
     "open_tiny_imagenet",
     "parse_split",
     "read_image_file",
+    "row_digests",
     "row_indices",
     "select_images",
     "with_test_images",

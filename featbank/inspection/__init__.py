@@ -8,18 +8,18 @@ from __future__ import annotations
 from featbank.inspection.activations import ActivationsDisplay
 from featbank.inspection.dream import DreamDisplay
 from featbank.inspection.filters import FiltersDisplay
-from featbank.inspection.images import BankImages, bank_of_run
+from featbank.inspection.images import RunImages, bank_of_run
 from featbank.inspection.mistakes import Mistake, MistakesDisplay, find_mistakes
 from featbank.inspection.occlusion import OcclusionDisplay
 
 __all__ = [
     "ActivationsDisplay",
-    "BankImages",
     "DreamDisplay",
     "FiltersDisplay",
     "Mistake",
     "MistakesDisplay",
     "OcclusionDisplay",
+    "RunImages",
     "bank_of_run",
     "find_mistakes",
 ]

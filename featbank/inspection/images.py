@@ -1,23 +1,26 @@
-"""The images behind the rows of a bank, read again from where they came from."""
+"""The images behind the rows of a run, read again from where they came from."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featbank.banks import Bank
-from featbank.datasets import Dataset, decode_image, open_dataset, row_indices
-from featbank.errors import BankNotFoundError, FeatbankError, MissingDataError
-from featbank.manifest import printable
+from featbank.datasets import Dataset, decode_image, open_dataset, row_digests
+from featbank.errors import BankError, BankNotFoundError, FeatbankError, MissingDataError
+from featbank.manifest import Manifest, printable
 
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["BankImages", "bank_of_run"]
+logger = logging.getLogger(__name__)
+
+__all__ = ["RunImages", "bank_of_run"]
 
 
 def bank_of_run(source: Mapping[str, Any], run_folder: Path) -> Bank:
@@ -52,61 +55,59 @@ def bank_of_run(source: Mapping[str, Any], run_folder: Path) -> Bank:
         raise
 
 
-class BankImages:
-    """Reads the image of any row of a bank again.
+class RunImages:
+    """Reads the image of any row of a run again: the image with those bytes, whatever it is called now.
 
     Parameters
     ----------
-    bank : Bank
-        Whose rows.
+    manifest : Manifest
+        ``Run.manifest``: the rows as they were when the heads were fitted and scored.
+    source : mapping
+        ``Run.source``, which says where the images were.
+    run_folder : pathlib.Path
+        ``Run.path``, for the bank, which knows where the images were last; it need not be there any more.
     data : str, path or Dataset, optional
-        Where the images are now, as for `featbank.extract`; by default where the bank says they came from.
+        Where the images are now, as for `featbank.extract`.
     data_root : path, optional
         Folder of a torchvision dataset.
 
     Raises
     ------
     MissingDataError
-        If the dataset is not where the bank says (`data` tells another place), or none of its images has an
-        id of the bank.
+        If there is no dataset at any of these places; `data` tells another one.
 
     Examples
     --------
-    >>> images = BankImages(bank)  # doctest: +SKIP
+    >>> images = RunImages(run.manifest, run.source, run.path)  # doctest: +SKIP
     >>> images.read(0).size  # doctest: +SKIP
     (320, 240)
     """
 
     def __init__(
         self,
-        bank: Bank,
+        manifest: Manifest,
+        source: Mapping[str, Any],
+        run_folder: Path,
         data: str | os.PathLike[str] | Dataset | None = None,
         *,
         data_root: str | os.PathLike[str] | None = None,
     ) -> None:
-        self.bank = bank
-        said = bank.provenance.get("location")
-        source = said if data is None else data
-        if source is None:
-            raise MissingDataError(
-                f"bank {bank.name!r} does not say where its images came from; say it with --data"
-            )
-        try:
-            dataset = open_dataset(source, data_root=data_root)
-        except FeatbankError as error:
-            if data is not None:
-                raise
-            raise MissingDataError(
-                f"the images of bank {bank.name!r} are no longer where they came from, "
-                f"{printable(str(said))!r}; say where they are with --data"
-            ) from error
-        self._dataset = dataset
-        self._indices = row_indices(dataset, bank.manifest)
-        if len(self._indices) and not (self._indices >= 0).any():
-            raise MissingDataError(
-                f"{printable(dataset.location)!r} has none of the {len(self._indices)} images of bank "
-                f"{bank.name!r}; say where they are with --data"
-            )
+        self.manifest = manifest
+        if data is not None:
+            self._dataset = open_dataset(data, data_root=data_root)
+        else:
+            places = [(source.get("provenance") or {}).get("location")]
+            with contextlib.suppress(BankError):
+                places.insert(0, bank_of_run(source, run_folder).provenance.get("location"))
+            self._dataset = _first_dataset(list(dict.fromkeys(filter(None, places))), data_root)
+        self._index_of = {one: index for index, one in enumerate(self._dataset.ids)}
+        self._by_digest: dict[bytes, int] = {}
+        # A renamed image has a name that the manifest does not know, so these are looked through first.
+        listed = set(manifest.ids)
+        groups: tuple[list[int], list[int]] = ([], [])
+        for index, one in enumerate(self._dataset.ids):
+            groups[one in listed].append(index)
+        self._unhashed = [part for part in groups if part]
 
     def read(self, row: int) -> Image.Image:
         """Read one image.
@@ -114,7 +115,7 @@ class BankImages:
         Parameters
         ----------
         row : int
-            Row of the bank's manifest.
+            Row of the manifest.
 
         Returns
         -------
@@ -124,29 +125,47 @@ class BankImages:
         Raises
         ------
         MissingDataError
-            If the file is gone, or its bytes are no longer those that were extracted.
+            If no image of the dataset has the bytes of the row's image any more.
         ImageDecodeError
             If it cannot be decoded.
         """
-        manifest = self.bank.manifest
-        name = printable(manifest.ids[row])
-        index = int(self._indices[row])
-        where = printable(self._dataset.location)
-        if index < 0:
-            raise MissingDataError(f"image {name!r} is gone from {where!r}; say where it is with --data")
+        digest = self.manifest.digests[row].tobytes()
+        problem = "is gone from"
+        index = self._index_of.get(self.manifest.ids[row])
+        if index is not None:
+            try:
+                return decode_image(self._checked(index, digest))
+            except MissingDataError as error:
+                problem = str(error)
+        index = self._renamed(digest)
+        if index is not None:
+            with contextlib.suppress(MissingDataError):  # it has changed since it was hashed
+                return decode_image(self._checked(index, digest))
+        name, where = printable(self.manifest.ids[row]), printable(self._dataset.location)
+        raise MissingDataError(
+            f"image {name!r} {problem} {where!r}, and no other image there has its bytes; "
+            "say where it is with --data"
+        )
+
+    def _checked(self, index: int, digest: bytes) -> bytes:
+        """Return the bytes of an image of the dataset if they have a digest; the error says what they are."""
         try:
             data = self._dataset.read(index)
         except OSError as error:
-            raise MissingDataError(
-                f"image {name!r} of {where!r} cannot be read ({error.strerror or error}); "
-                "say where the images are with --data"
-            ) from error
-        if hashlib.sha256(data).digest() != manifest.digests[row].tobytes():
-            raise MissingDataError(
-                f"image {name!r} of {where!r} is another than the one that was extracted; "
-                "extract again, or say where the old images are with --data"
-            )
-        return decode_image(data)
+            raise MissingDataError(f"cannot be read ({error.strerror or error}) in") from error
+        if hashlib.sha256(data).digest() != digest:
+            raise MissingDataError("is another one now in")
+        return data
+
+    def _renamed(self, digest: bytes) -> int | None:
+        """Find an image by its digest; hashes the dataset the first time that one is missed."""
+        while digest not in self._by_digest and self._unhashed:
+            part = self._unhashed.pop(0)
+            logger.info("reading %d images of %s to find one by its digest", len(part), self._dataset.name)
+            for index, (found, unreadable) in zip(part, row_digests(self._dataset, part), strict=True):
+                if unreadable is None:
+                    self._by_digest.setdefault(found, index)
+        return self._by_digest.get(digest)
 
     def row_of(self, image: str | os.PathLike[str]) -> int | None:
         """Return the row whose id is `image` (or the end of a path to it), None if there is none.
@@ -157,7 +176,22 @@ class BankImages:
             An id such as ``"cat/01.jpg"``, or a path that ends in one.
         """
         wanted = os.fsencode(Path(image).as_posix())
-        for row, known in enumerate(self.bank.manifest.ids):
+        for row, known in enumerate(self.manifest.ids):
             if wanted == known or wanted.endswith(b"/" + known):
                 return row
         return None
+
+
+def _first_dataset(places: list[str], data_root: str | os.PathLike[str] | None) -> Dataset:
+    if not places:
+        raise MissingDataError("the run does not say where its images came from; say it with --data")
+    why: FeatbankError | None = None
+    for place in places:
+        try:
+            return open_dataset(place, data_root=data_root)
+        except FeatbankError as error:
+            why = why or error
+    said = " or ".join(repr(printable(place)) for place in places)
+    raise MissingDataError(
+        f"the run's images are no longer where they came from, {said}; say where they are with --data"
+    ) from why

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,15 +12,17 @@ from numpy.typing import NDArray
 
 from featbank import drawing
 from featbank.display import Display
-from featbank.errors import InvalidInputError
+from featbank.errors import InvalidInputError, MissingDataError
 from featbank.inspection._grid import bare, wrapped
 from featbank.manifest import Manifest, printable
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from featbank.inspection.images import BankImages
+    from featbank.inspection.images import RunImages
     from featbank.sweep import Predictions
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["Mistake", "MistakesDisplay", "find_mistakes"]
 
@@ -35,9 +38,9 @@ class Mistake:
     Parameters
     ----------
     row : int
-        Row of the bank's manifest.
+        Row of the run's manifest.
     id : str
-        Its id there (the file's path), fit for a terminal.
+        Its id there (the file's path when the head was fitted), fit for a terminal.
     true, predicted : str
         Class names.
     p_true, p_predicted : float or None
@@ -60,7 +63,7 @@ def find_mistakes(predictions: Predictions, manifest: Manifest) -> list[Mistake]
     predictions : featbank.sweep.Predictions
         What a kept head answered; `featbank.runs.Run.predictions` reads it.
     manifest : Manifest
-        Of the bank the head was fitted on.
+        ``Run.manifest``, whose rows these are.
 
     Returns
     -------
@@ -71,19 +74,18 @@ def find_mistakes(predictions: Predictions, manifest: Manifest) -> list[Mistake]
     Raises
     ------
     InvalidInputError
-        If the manifest's rows are no longer those of the predictions.
+        If these are not the manifest's rows.
 
     Examples
     --------
-    >>> bank = featbank.open_bank()  # doctest: +SKIP
-    >>> find_mistakes(featbank.open_run().predictions(), bank.manifest)[0].predicted  # doctest: +SKIP
+    >>> run = featbank.open_run()  # doctest: +SKIP
+    >>> find_mistakes(run.predictions(), run.manifest)[0].predicted  # doctest: +SKIP
     'dog'
     """
     rows, classes = predictions.rows, manifest.classes
     if rows.size and (rows.max() >= len(manifest) or (manifest.labels[rows] != predictions.y_true).any()):
         raise InvalidInputError(
-            "the bank's rows are no longer those the head was scored on: its images have changed; "
-            "fit the head again"
+            "the answers are not those of the manifest's rows: the run is damaged; run the command again"
         )
     wrong = np.flatnonzero(predictions.y_true != predictions.y_pred)
     p_true, p_pred = predictions.p_true, predictions.p_pred
@@ -111,8 +113,8 @@ class MistakesDisplay(Display):
     ----------
     mistakes : sequence of Mistake
         Those to draw, in this order.
-    images : sequence of ndarray of uint8, each of shape (h, w, 3)
-        One for each of them.
+    images : sequence of (ndarray of uint8 of shape (h, w, 3), or None)
+        One for each of them; None where the image is no longer there.
     n_wrong, n_rows : int
         How many were wrong, of how many.
     split : str, default="test"
@@ -136,7 +138,7 @@ class MistakesDisplay(Display):
     def __init__(
         self,
         mistakes: Sequence[Mistake],
-        images: Sequence[NDArray[np.uint8]],
+        images: Sequence[NDArray[np.uint8] | None],
         *,
         n_wrong: int,
         n_rows: int,
@@ -155,7 +157,7 @@ class MistakesDisplay(Display):
     def from_predictions(
         cls,
         predictions: Predictions,
-        images: BankImages,
+        images: RunImages,
         *,
         most: int = 24,
         title: str | None = None,
@@ -165,9 +167,9 @@ class MistakesDisplay(Display):
         Parameters
         ----------
         predictions : featbank.sweep.Predictions
-            What it answered on the rows of a bank.
-        images : BankImages
-            Of that bank.
+            What it answered on the rows of a run.
+        images : RunImages
+            Of that run.
         most : int, default=24
             How many to show.
         title : str, optional
@@ -181,16 +183,30 @@ class MistakesDisplay(Display):
         Raises
         ------
         InvalidInputError
-            If `most` is below 1, or the bank's rows are no longer those of the predictions.
+            If `most` is below 1, or these are not the answers on the run's rows.
         MissingDataError
-            If an image is gone.
+            If not one of the images to be shown is there; of some that are gone the log says which.
         """
         if most < 1:
             raise InvalidInputError(f"most={most!r} must be at least 1")
-        found = find_mistakes(predictions, images.bank.manifest)
+        found = find_mistakes(predictions, images.manifest)
+        pictures: list[NDArray[np.uint8] | None] = []
+        missing: list[MissingDataError] = []
+        for one in found[:most]:
+            try:
+                pictures.append(_thumbnail(images.read(one.row)))
+            except MissingDataError as error:
+                pictures.append(None)
+                missing.append(error)
+        if missing and len(missing) == len(pictures):
+            raise missing[0]
+        if missing:
+            logger.warning(
+                "%d of %d images are not shown; the first: %s", len(missing), len(pictures), missing[0]
+            )
         return cls(
             found[:most],
-            [_thumbnail(images.read(one.row)) for one in found[:most]],
+            pictures,
             n_wrong=len(found),
             n_rows=len(predictions.rows),
             split=predictions.split,
@@ -218,7 +234,10 @@ class MistakesDisplay(Display):
 
     def _draw(self, panels: NDArray[Any], *, own: bool) -> list[Any]:
         for axes, one, pixels in zip(panels, self.mistakes, self.images, strict=False):
-            axes.imshow(pixels, interpolation="nearest" if max(pixels.shape) < 64 else "antialiased")
+            if pixels is None:
+                axes.text(0.5, 0.5, "image gone", ha="center", va="center", transform=axes.transAxes)
+            else:
+                axes.imshow(pixels, interpolation="nearest" if max(pixels.shape) < 64 else "antialiased")
             axes.set_title(_said(one), fontsize=8, loc="left", parse_math=False)
             bare(axes)
             axes.set_anchor("NW")
@@ -233,7 +252,10 @@ class MistakesDisplay(Display):
             "split": self.split,
             "wrong": self.n_wrong,
             "of": self.n_rows,
-            "mistakes": [asdict(one) for one in self.mistakes],
+            "mistakes": [
+                {**asdict(one), "found": image is not None}
+                for one, image in zip(self.mistakes, self.images, strict=True)
+            ],
         }
 
     def heading(self) -> str:

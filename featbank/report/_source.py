@@ -1,4 +1,4 @@
-"""What a run came from: its bank, its manifest, and the images, where they still are."""
+"""What a run came from: its manifest, its bank and the images, where they still are."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from featbank.banks import Bank, BankInfo
 from featbank.errors import FeatbankError, ImageDecodeError, MissingDataError
-from featbank.inspection import BankImages
+from featbank.inspection import RunImages
 from featbank.manifest import Manifest, printable
 from featbank.runs import Run
 
@@ -65,18 +65,17 @@ class RunSource:
         self._unreadable: dict[int, str] = {}
         self.bank = self._open_bank(run)
         self.manifest: Manifest | None = None
-        self._images: BankImages | None = None
-        if self.bank is None:
-            return
+        self._images: RunImages | None = None
         try:
-            self.manifest = self.bank.manifest
+            self.manifest = run.manifest
         except (FeatbankError, OSError) as error:
-            self.missing.append(f"The bank's manifest cannot be read: {_words(error)}.")
+            self.missing.append(f"No image is shown: {_words(error)}.")
             return
-        where = str(self.bank.provenance.get("location") if data is None else data)
+        came = run.source.get("provenance") or {}
+        where = str(came.get("location") if data is None else data)
         root = data_root if where.startswith("torchvision:") else None
         try:
-            self._images = BankImages(self.bank, data, data_root=root)
+            self._images = RunImages(self.manifest, run.source, run.path, data, data_root=root)
         except MissingDataError as error:
             if data is not None:
                 raise
@@ -98,8 +97,8 @@ class RunSource:
                 return bank
             why = "another bank is there now"
         self.missing.append(
-            f"The bank {printable(str(said))} cannot be opened ({why}), so this page knows neither splits "
-            "nor images nor what the extraction cost."
+            f"The bank {printable(str(said))} cannot be opened ({why}), so this page does not know what the "
+            "extraction cost."
         )
         return None
 

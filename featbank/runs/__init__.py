@@ -2,7 +2,7 @@
 
 A run folder ``<YYYYmmdd-HHMMSS>-<name>/`` holds ``run.json`` (where the features came from, everything a
 prediction needs, the parameters, which heads were kept), ``results.csv`` (one line per fit), ``heads/``,
-``histories.json``, ``predictions/`` (what each kept head answered), ``hits.csv`` (which rows each fit got
+``histories.json``, ``predictions/`` (what each kept head answered), ``hits.jsonl`` (which rows each fit got
 right) and ``figures/``. Files are replaced whole and lines are appended as results arrive, so that an
 interrupted run can be read, and gone on with.
 """

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -19,12 +18,11 @@ from featbank.sweep.results import FitId
 
 __all__ = ["GrowingTables"]
 
-RESULTS_FILE, HITS_FILE = "results.csv", "hits.csv"
-_HITS_COLUMNS = ("cut", "head", "temperature", "n_per_class", "repeat", "split", "n_rows", "top1", "top5")
+RESULTS_FILE, HITS_FILE = "results.csv", "hits.jsonl"
 
 
 class GrowingTables:
-    """``results.csv`` (one line per fit) and ``hits.csv`` (the rows it got right) of one run.
+    """``results.csv`` (one line per fit) and ``hits.jsonl`` (the rows it got right) of one run.
 
     Lines are appended as fits are finished: a killed process loses none that was written, and a sweep of
     thousands of fits does not write its table thousands of times. A fit's hits go first, so that every line
@@ -37,15 +35,13 @@ class GrowingTables:
 
     def append(self, fits: Iterable[FitResult], hits: Mapping[FitId, Hits]) -> None:
         """Add lines; raises `CacheWriteError` if that fails, and then adds none to the table it failed on."""
-        for file, lines, header in (
-            (self.hits, _hits_to_csv(hits, header=False), _hits_to_csv({}, header=True)),
-            (self.results, fits_to_csv(fits, header=False), fits_to_csv(())),
-        ):
-            _atomic.append_lines(file, _encode(lines), header=_encode(header))
+        _atomic.append_lines(self.hits, _hits_to_lines(hits))
+        lines = fits_to_csv(fits, header=False)
+        _atomic.append_lines(self.results, _encode(lines), header=_encode(fits_to_csv(())))
 
     def replace(self, fits: Iterable[FitResult], hits: Mapping[FitId, Hits]) -> None:
         """Write both tables anew, each whole or not at all; raises `CacheWriteError`."""
-        _atomic.write_file(self.hits, _encode(_hits_to_csv(hits, header=True)))
+        _atomic.write_file(self.hits, _hits_to_lines(hits))
         _atomic.write_file(self.results, _encode(fits_to_csv(fits)))
 
     def read_fits(self, *, growing: bool) -> list[FitResult]:
@@ -65,53 +61,54 @@ class GrowingTables:
     def read_hits(self) -> dict[FitId, Hits]:
         """Return the hits there are; none for a run of a version that did not record them."""
         try:
-            text = self.hits.read_bytes().decode("utf-8", "surrogateescape")
+            data = self.hits.read_bytes()
         except FileNotFoundError:
             return {}
-        text = text[: text.rfind("\n") + 1]
+        lines = data[: data.rfind(b"\n") + 1].splitlines()
         found: dict[FitId, Hits] = {}
-        reader = csv.reader(io.StringIO(text))
-        next(reader, None)
-        for line in reader:
+        for number, line in enumerate(lines, 1):
             try:
-                one = dict(zip(_HITS_COLUMNS, line, strict=True))
-                temperature = float(one["temperature"]) if one["temperature"] else None
-                size = float(one["n_per_class"]) if "." in one["n_per_class"] else int(one["n_per_class"])
-                n_rows = int(one["n_rows"])
-                top1, top5 = (_unpacked(one[name], n_rows) for name in ("top1", "top5"))
+                one = json.loads(line)
+                top1, top5 = (_unpacked(one[name], one["n_rows"]) for name in ("top1", "top5"))
                 if top1 is None:
                     raise ValueError("no answers")
-            except ValueError as error:
-                number = reader.line_num
-                if next(reader, None) is None:  # power was lost before the last page was on disk
+                key = str(one["cut"]), str(one["head"]), one["temperature"]
+                found[key, one["n_per_class"], one["repeat"]] = Hits(one["split"], top1, top5)
+            except (ValueError, TypeError, KeyError, RecursionError) as error:
+                if number == len(lines):  # power was lost before the last page was on disk
                     break
                 file = printable(str(self.hits))
                 raise RunError(
                     f"{file!r} is damaged: line {number} cannot be read ({error}); run the command again"
                 ) from error
-            key = one["cut"], one["head"], temperature
-            found[key, size, int(one["repeat"])] = Hits(one["split"], top1, top5)
         return found
 
 
-def _hits_to_csv(hits: Mapping[FitId, Hits], *, header: bool) -> str:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    if header:
-        writer.writerow(_HITS_COLUMNS)
+def _hits_to_lines(hits: Mapping[FitId, Hits]) -> bytes:
+    """Return one JSON object per fit; the rows it got right as the hexadecimal digits of one bit each."""
+    lines = []
     for ((cut, head, temperature), size, repeat), one in hits.items():
-        at = "" if temperature is None else temperature
-        packed = _packed(one.top1), "" if one.top5 is None else _packed(one.top5)
-        writer.writerow([cut, head, at, size, repeat, one.split, len(one.top1), *packed])
-    return buffer.getvalue()
+        line = {
+            "cut": cut,
+            "head": head,
+            "temperature": temperature,
+            "n_per_class": size,
+            "repeat": repeat,
+            "split": one.split,
+            "n_rows": len(one.top1),
+            "top1": _packed(one.top1),
+            "top5": None if one.top5 is None else _packed(one.top5),
+        }
+        lines.append(json.dumps(line, separators=(",", ":")) + "\n")
+    return "".join(lines).encode("ascii")
 
 
 def _packed(right: NDArray[np.bool_]) -> str:
     return np.packbits(right).tobytes().hex()
 
 
-def _unpacked(text: str, n_rows: int) -> NDArray[np.bool_] | None:
-    if not text:
+def _unpacked(text: str | None, n_rows: int) -> NDArray[np.bool_] | None:
+    if text is None:
         return None
     bits = np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8))
     if not n_rows <= len(bits) < n_rows + 8:

@@ -111,6 +111,7 @@ def create_run(
         "heads": [],
         "versions": versions(),
     }
+    bank.copy_manifest(path)  # the bank's rows may change, those the heads were fitted and scored on do not
     run = Run(path, facts)
     run.write()
     return run

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Mapping
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from numpy.typing import NDArray
 
 from featbank import _atomic
 from featbank._registry import nearest
-from featbank.errors import RunError, RunNotFoundError
-from featbank.manifest import printable
+from featbank.banks import read_manifest
+from featbank.errors import BankError, RunError, RunNotFoundError
+from featbank.manifest import Manifest, printable
 from featbank.metrics import confusion_matrix, per_class_accuracy
 from featbank.runs._growing import GrowingTables
 from featbank.runs._kept import forget_kept, save_kept, with_null
@@ -113,6 +115,25 @@ class Run:
         ``batch_size``, ``provenance``.
         """
         return dict(self.facts["source"])
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """The rows of the bank as they were when the run was made; rows of predictions are rows of this.
+
+        Raises
+        ------
+        RunError
+            If its file is missing or damaged.
+        """
+        try:
+            stored = read_manifest(self.path)
+        except BankError as error:
+            raise RunError(
+                f"the manifest of run {printable(self.name)!r} is damaged; run the command again"
+            ) from error
+        if stored is None:
+            raise RunError(f"run {printable(self.name)!r} lacks its manifest; run the command again")
+        return stored.manifest
 
     @property
     def figures(self) -> Path:
@@ -236,7 +257,7 @@ class Run:
         Raises
         ------
         RunError
-            If ``results.csv`` or ``hits.csv`` is damaged.
+            If ``results.csv`` or ``hits.jsonl`` is damaged.
         """
         facts, fits = self.facts, self.fits()
         keys = list(dict.fromkeys(fit.key for fit in fits))

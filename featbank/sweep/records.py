@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, Literal
 
 from featbank.errors import InvalidInputError
@@ -104,6 +104,8 @@ CURVE_METRICS = tuple(name for name in COLUMNS if name.endswith(("top1", "top5")
 _TEXTS = ("cut", "head", "status", "message")
 _WHOLE = ("repeat", "n_train", "n_features", "random_state", "best_epoch", "n_epochs")
 _OPTIONAL = {one.name for one in fields(FitResult) if one.default is None} | {"temperature"}
+#: Characters of a message that are kept; a reader of CSV files gives up on cells of 131,072.
+_LONGEST_MESSAGE = 2000
 _REQUIRED = [one.name for one in fields(FitResult) if one.default is MISSING]
 
 
@@ -114,6 +116,8 @@ def fits_to_csv(fits: Iterable[FitResult], *, header: bool = True) -> str:
     if header:
         writer.writerow(COLUMNS)
     for one in fits:
+        if len(one.message) > _LONGEST_MESSAGE:
+            one = replace(one, message=one.message[:_LONGEST_MESSAGE] + " ...")
         values = (getattr(one, name) for name in COLUMNS)
         writer.writerow(["" if value is None else value for value in values])
     return buffer.getvalue()
@@ -137,21 +141,29 @@ def fits_from_csv(text: str, *, growing: bool = False) -> list[FitResult]:
     if growing:
         text = text[: text.rfind("\n") + 1]
     reader = csv.reader(io.StringIO(text))
-    header = next(reader, [])
+    header = _next_line(reader) or []
     unknown, lacking = set(header) - set(COLUMNS), set(_REQUIRED) - set(header)
     if unknown or lacking or len(set(header)) != len(header):
         odd = sorted(unknown | lacking)
-        raise InvalidInputError(f"not the columns of this version: {', '.join(odd) or 'one stands twice'}")
+        said = ", ".join(one[:40] for one in odd[:5]) or "one stands twice"
+        raise InvalidInputError(f"not the columns of this version: {said}")
     fits = []
-    for line in reader:
+    n_lines = text.count("\n")
+    while (line := _next_line(reader)) is not None:
         try:
             fits.append(_fit_from(dict(zip(header, line, strict=True))))
         except ValueError as error:
-            number = reader.line_num
-            if growing and next(reader, None) is None:  # power was lost before the last page was on disk
+            if growing and reader.line_num >= n_lines:  # power was lost before the last page was on disk
                 break
-            raise InvalidInputError(f"line {number} cannot be read ({error})") from error
+            raise InvalidInputError(f"line {reader.line_num} cannot be read ({error})") from error
     return fits
+
+
+def _next_line(reader: Any) -> list[str] | None:
+    try:
+        return next(reader, None)
+    except csv.Error as error:
+        raise InvalidInputError(f"line {reader.line_num} cannot be read ({error})") from error
 
 
 def _fit_from(values: Mapping[str, str]) -> FitResult:

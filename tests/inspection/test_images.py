@@ -1,25 +1,35 @@
-"""Images of a bank's rows, read again: where they were, where they are now, and not another one."""
+"""Images of a run's rows, read again: found by their bytes whatever their names, never another one."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from featbank.errors import MissingDataError
-from featbank.inspection import BankImages
+from featbank.inspection import RunImages
+
+
+def images_of(bank, data=None):
+    source = {"bank": str(bank.path), "key_digest": bank.key.digest(), "provenance": bank.provenance}
+    return RunImages(bank.manifest, source, bank.path.parents[2] / "runs" / "one", data)
+
+
+def pixels(file) -> np.ndarray:
+    with Image.open(file) as image:
+        return np.asarray(image)
 
 
 def test_the_image_of_every_row(photo_bank, tmp_path) -> None:
-    from PIL import Image
-
-    images = BankImages(photo_bank)
+    images = images_of(photo_bank)
     for row, name in enumerate(photo_bank.manifest.ids):
-        file = tmp_path / "photos" / name.decode()
-        np.testing.assert_array_equal(np.asarray(images.read(row)), np.asarray(Image.open(file)))
+        np.testing.assert_array_equal(
+            np.asarray(images.read(row)), pixels(tmp_path / "photos" / name.decode())
+        )
 
 
 def test_an_id_or_a_path_that_ends_in_one(photo_bank, tmp_path) -> None:
-    images = BankImages(photo_bank)
+    images = images_of(photo_bank)
     last = len(photo_bank) - 1
     assert images.row_of("red/005.png") == last
     assert images.row_of(tmp_path / "elsewhere" / "red" / "005.png") == last
@@ -29,46 +39,53 @@ def test_an_id_or_a_path_that_ends_in_one(photo_bank, tmp_path) -> None:
 
 def test_a_folder_that_has_moved(photo_bank, tmp_path) -> None:
     old, new = tmp_path / "photos", tmp_path / "moved"
-    before = np.asarray(BankImages(photo_bank).read(4))
+    before = np.asarray(images_of(photo_bank).read(4))
     old.rename(new)
     with pytest.raises(MissingDataError) as caught:
-        BankImages(photo_bank)
+        images_of(photo_bank)
     assert str(caught.value) == (
-        f"the images of bank {photo_bank.name!r} are no longer where they came from, {str(old)!r}; "
-        "say where they are with --data"
+        f"the run's images are no longer where they came from, {str(old)!r}; say where they are with --data"
     )
-    np.testing.assert_array_equal(np.asarray(BankImages(photo_bank, new).read(4)), before)
+    np.testing.assert_array_equal(np.asarray(images_of(photo_bank, new).read(4)), before)
     with pytest.raises(MissingDataError, match="no images at 'nowhere'"):
-        BankImages(photo_bank, "nowhere")
+        images_of(photo_bank, "nowhere")
 
 
-def test_another_dataset_is_not_taken_for_it(photo_bank) -> None:
-    with pytest.raises(MissingDataError) as caught:
-        BankImages(photo_bank, "digits")
-    assert str(caught.value) == (
-        f"'digits' has none of the 18 images of bank {photo_bank.name!r}; say where they are with --data"
-    )
+def test_renamed_moved_to_another_class_and_swapped(photo_bank, tmp_path) -> None:
+    folder = tmp_path / "photos"
+    before = {row: np.asarray(images_of(photo_bank).read(row)) for row in range(len(photo_bank))}
+    (folder / "blue" / "000.png").rename(folder / "blue" / "zzz.png")
+    (folder / "blue" / "001.png").rename(folder / "red" / "001b.png")
+    (folder / "green" / "000.png").rename(folder / "green" / "x.png")
+    (folder / "green" / "001.png").rename(folder / "green" / "000.png")
+    (folder / "green" / "x.png").rename(folder / "green" / "001.png")
+    images = images_of(photo_bank)
+    for row, expected in before.items():
+        np.testing.assert_array_equal(np.asarray(images.read(row)), expected)
 
 
 def test_a_file_that_is_gone_or_another(photo_bank, tmp_path, save_photo) -> None:
-    images = BankImages(photo_bank)
     folder = tmp_path / "photos"
+    opened_before = images_of(photo_bank)
     (folder / "blue" / "000.png").unlink()
     save_photo(folder / "blue" / "001.png", 999)
-    with pytest.raises(MissingDataError) as caught:
-        images.read(0)
-    assert str(caught.value) == (
-        f"image 'blue/000.png' of {str(folder)!r} cannot be read (No such file or directory); "
-        "say where the images are with --data"
+    end = f"{str(folder)!r}, and no other image there has its bytes; say where it is with --data"
+    for images, row, name, problem in (
+        (opened_before, 0, "blue/000.png", "cannot be read (No such file or directory) in"),
+        (images_of(photo_bank), 0, "blue/000.png", "is gone from"),
+        (images_of(photo_bank), 1, "blue/001.png", "is another one now in"),
+    ):
+        with pytest.raises(MissingDataError) as caught:
+            images.read(row)
+        assert str(caught.value) == f"image {name!r} {problem} {end}"
+
+
+def test_a_bank_that_is_gone_is_not_needed(photo_bank) -> None:
+    import shutil
+
+    manifest, source = (
+        photo_bank.manifest,
+        {"bank": str(photo_bank.path), "provenance": photo_bank.provenance},
     )
-    with pytest.raises(MissingDataError) as caught:
-        BankImages(photo_bank).read(0)
-    assert str(caught.value) == (
-        f"image 'blue/000.png' is gone from {str(folder)!r}; say where it is with --data"
-    )
-    with pytest.raises(MissingDataError) as caught:
-        images.read(1)
-    assert str(caught.value) == (
-        f"image 'blue/001.png' of {str(folder)!r} is another than the one that was extracted; "
-        "extract again, or say where the old images are with --data"
-    )
+    shutil.rmtree(photo_bank.path)
+    assert RunImages(manifest, source, photo_bank.path / "a" / "b" / "c").read(3).mode == "RGB"

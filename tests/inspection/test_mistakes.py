@@ -9,8 +9,8 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from featbank.errors import InvalidInputError
-from featbank.inspection import BankImages, MistakesDisplay, find_mistakes
+from featbank.errors import InvalidInputError, MissingDataError
+from featbank.inspection import MistakesDisplay, RunImages, find_mistakes
 from featbank.inspection.mistakes import Mistake
 from featbank.manifest import Manifest
 from featbank.sweep import Predictions
@@ -54,19 +54,20 @@ def test_rows_that_have_changed_are_refused() -> None:
         with pytest.raises(InvalidInputError) as caught:
             find_mistakes(answers(), other)
         assert str(caught.value) == (
-            "the bank's rows are no longer those the head was scored on: its images have changed; "
-            "fit the head again"
+            "the answers are not those of the manifest's rows: the run is damaged; run the command again"
         )
 
 
-def test_from_a_bank(photo_bank, tmp_path, whole) -> None:
+def test_from_a_run(photo_bank, tmp_path, whole, caplog) -> None:
     rows = photo_bank.manifest.rows("test")
     true = photo_bank.manifest.labels[rows].astype(np.int64)
     wrong = true.copy()
     wrong[[1, 3]] = (wrong[[1, 3]] + 1) % 3
     shares = np.linspace(0.4, 0.1, len(rows))
     predictions = Predictions("test", rows, true, wrong, shares, 1 - shares)
-    display = MistakesDisplay.from_predictions(predictions, BankImages(photo_bank), title="photos").plot()
+    source = {"bank": str(photo_bank.path), "provenance": photo_bank.provenance}
+    images = RunImages(photo_bank.manifest, source, photo_bank.path / "a" / "b" / "c")
+    display = MistakesDisplay.from_predictions(predictions, images, title="photos").plot()
     assert [one.row for one in display.mistakes] == [rows[3], rows[1]]
     for one, pixels in zip(display.mistakes, display.images, strict=True):
         np.testing.assert_array_equal(pixels, np.asarray(Image.open(tmp_path / "photos" / one.id)))
@@ -75,10 +76,19 @@ def test_from_a_bank(photo_bank, tmp_path, whole) -> None:
     assert (facts["split"], facts["wrong"], facts["of"]) == ("test", 2, 6)
     assert facts["mistakes"][0]["id"] == display.mistakes[0].id
     whole(display)
-    one = MistakesDisplay.from_predictions(predictions, BankImages(photo_bank), most=1)
+    one = MistakesDisplay.from_predictions(predictions, images, most=1)
     assert one.heading() == "2 of 6 test images wrong, the least probable true class first; 1 shown"
+    (tmp_path / "photos" / display.mistakes[0].id).unlink()
+    with caplog.at_level("WARNING", "featbank"):
+        gone = MistakesDisplay.from_predictions(predictions, images).plot()
+    assert [one["found"] for one in gone.facts()["mistakes"]] == [False, True]
+    assert [text.get_text() for text in gone.ax_[0].texts] == ["image gone"]
+    assert "1 of 2 images are not shown; the first: image" in caplog.text
+    (tmp_path / "photos" / display.mistakes[1].id).unlink()
+    with pytest.raises(MissingDataError, match="no other image there has its bytes"):
+        MistakesDisplay.from_predictions(predictions, images)
     with pytest.raises(InvalidInputError, match="most=0 must be at least 1"):
-        MistakesDisplay.from_predictions(predictions, BankImages(photo_bank), most=0)
+        MistakesDisplay.from_predictions(predictions, images, most=0)
 
 
 def display_of(n: int, **options: object) -> MistakesDisplay:

@@ -170,11 +170,18 @@ def test_many_classes_list_their_pairs(many, page):
     assert f"{len(wrong)} wrong" in parts.text
 
 
-def test_without_a_bank_the_page_still_stands(hostile, page):
+def test_without_a_bank_the_page_still_has_its_images(hostile, page):
     shutil.rmtree(hostile.path.parents[1] / "banks")
+    photos = hostile.path.parents[2] / "photos"
+    parts = page(render_report(hostile, data=photos))
+    assert "cannot be opened (it is gone)" in parts.text
+    assert parts.all("img")
+
+
+def test_without_its_manifest_the_page_still_stands(hostile, page):
+    (hostile.path / "manifest.h5").unlink()
     text = page(render_report(hostile)).text
-    assert "The bank of this run is not there any more" in text
-    assert "cannot be opened (it is gone)" in text
+    assert "The rows of this run are not known" in text
     assert "The misclassified images are not in this page" in text
 
 
@@ -218,7 +225,7 @@ def test_an_image_that_has_changed_is_not_shown(hostile, page, save_photo):
         save_photo(file, seed)
     parts = page(render_report(hostile, data=photos))
     assert not parts.all("img")
-    assert "is another than the one that was extracted" in parts.text
+    assert "is another one now in" in parts.text
 
 
 def test_rows_of_another_manifest_are_not_shown_beside_answers(hostile, page, monkeypatch):
@@ -228,7 +235,7 @@ def test_rows_of_another_manifest_are_not_shown_beside_answers(hostile, page, mo
     swapped = type(answers)(answers.split, answers.rows[::-1].copy(), answers.y_true, answers.y_pred)
     monkeypatch.setattr(Run, "predictions", lambda self, name=None: swapped)
     parts = page(render_report(hostile, data=hostile.path.parents[2] / "photos"))
-    assert "No misclassified image is shown: the bank's rows are no longer those" in parts.text
+    assert "No misclassified image is shown: the answers are not those of the manifest's rows" in parts.text
     assert not parts.all("figure", class_="mistake")
 
 

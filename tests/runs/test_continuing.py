@@ -128,7 +128,7 @@ def test_a_killed_sweep_repeats_no_finished_fit_and_ends_the_same(flowers, tmp_p
         for name in names:
             ours, theirs = ((one.run.path / folder / name).read_bytes() for one in (fitted, whole))
             assert ours == theirs, name
-    for name in ("hits.csv", "histories.json"):
+    for name in ("hits.jsonl", "histories.json"):
         assert (fitted.run.path / name).read_bytes() == (whole.run.path / name).read_bytes()
 
 
@@ -241,7 +241,7 @@ def test_a_run_somebody_else_is_writing_is_left_alone(flowers, tmp_path):
 def test_a_last_line_that_is_not_whole_is_no_line(flowers, tmp_path):
     run = interrupted(flowers, tmp_path)
     n_done = len(run.result().fits)
-    for name in ("results.csv", "hits.csv"):
+    for name in ("results.csv", "hits.jsonl"):
         with (run.path / name).open("ab") as file:
             file.write(b"fc7,ncm,,16,0,48,4")
     assert len(Run.open(run.path).result().fits) == n_done
@@ -256,7 +256,7 @@ def test_a_last_line_that_is_not_whole_is_no_line(flowers, tmp_path):
 def test_pages_lost_with_the_power_are_no_lines(flowers, tmp_path):
     run = interrupted(flowers, tmp_path)
     n_done = len(run.result().fits)
-    for name in ("results.csv", "hits.csv"):
+    for name in ("results.csv", "hits.jsonl"):
         with (run.path / name).open("ab") as file:
             file.write(b"\0" * 100 + b"\n")
     assert len(Run.open(run.path).result().fits) == n_done

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -57,7 +58,7 @@ def test_nothing_is_there_yet(tmp_path):
 
 def test_a_full_disk_leaves_whole_lines(tmp_path, monkeypatch):
     tables, made = grown(tmp_path)
-    before = {name: (tmp_path / name).read_bytes() for name in ("results.csv", "hits.csv")}
+    before = {name: (tmp_path / name).read_bytes() for name in ("results.csv", "hits.jsonl")}
     write = os.write
 
     def half(descriptor, data):
@@ -71,7 +72,7 @@ def test_a_full_disk_leaves_whole_lines(tmp_path, monkeypatch):
         with pytest.raises(CacheWriteError) as caught:
             tables.append([fit], {fit_id(fit): hits})
     assert str(caught.value) == (
-        f"cannot write {str(tmp_path / 'hits.csv')!r} (No space left on device): the disk is full; free "
+        f"cannot write {str(tmp_path / 'hits.jsonl')!r} (No space left on device): the disk is full; free "
         "some space and run the same command again, it resumes"
     )
     assert caught.value.errno == 28
@@ -83,7 +84,7 @@ def test_a_full_disk_leaves_whole_lines(tmp_path, monkeypatch):
 @pytest.mark.parametrize("kept", [1, 40, -1])
 def test_a_line_that_a_kill_left_is_cut_off_by_the_next(tmp_path, kept):
     tables, made = grown(tmp_path)
-    for name in ("results.csv", "hits.csv"):
+    for name in ("results.csv", "hits.jsonl"):
         whole = (tmp_path / name).read_bytes()
         (tmp_path / name).write_bytes(
             whole[: whole.rindex(b"\n", 0, -1) + 1 + kept] if kept > 0 else whole[:-1]
@@ -96,7 +97,7 @@ def test_a_line_that_a_kill_left_is_cut_off_by_the_next(tmp_path, kept):
 
 def test_a_header_that_a_kill_left_is_written_again(tmp_path):
     (tmp_path / "results.csv").write_text("cut,he")
-    (tmp_path / "hits.csv").write_text("")
+    (tmp_path / "hits.jsonl").write_text("")
     tables, made = grown(tmp_path)
     assert tables.read_fits(growing=True) == [fit for fit, _ in made]
     same(tables.read_hits(), made)
@@ -105,7 +106,7 @@ def test_a_header_that_a_kill_left_is_written_again(tmp_path):
 def test_damage_in_the_middle_is_told(tmp_path):
     tables, _ = grown(tmp_path)
     for name, read in (
-        ("hits.csv", tables.read_hits),
+        ("hits.jsonl", tables.read_hits),
         ("results.csv", lambda: tables.read_fits(growing=True)),
     ):
         lines = (tmp_path / name).read_text().splitlines(keepends=True)
@@ -116,7 +117,27 @@ def test_damage_in_the_middle_is_told(tmp_path):
 
 def test_hits_of_another_number_of_rows_are_damage(tmp_path):
     tables, _ = grown(tmp_path, sizes=(1, 2))
-    text = (tmp_path / "hits.csv").read_text()
-    (tmp_path / "hits.csv").write_text(text.replace("test,21,", "test,99,", 1))
+    text = (tmp_path / "hits.jsonl").read_text()
+    (tmp_path / "hits.jsonl").write_text(text.replace('"n_rows":21', '"n_rows":99', 1))
     with pytest.raises(RunError, match="24 bits for 99 rows"):
         tables.read_hits()
+
+
+def test_any_number_of_rows_and_any_message_come_back(tmp_path):
+    tables = GrowingTables(tmp_path)
+    fit, hits = some(4, n_rows=600_000)  # a cell of a CSV file ends at 131,072 characters
+    failed = replace(fit, repeat=1, status="failed", message="singular " * 30_000)
+    tables.append([fit, failed], {fit_id(fit): hits})
+    same(tables.read_hits(), [(fit, hits)])
+    read = tables.read_fits(growing=False)
+    assert read[0] == fit
+    assert read[1].message.startswith("singular singular ")
+    assert len(read[1].message) < 3000
+
+
+def test_a_cell_that_no_reader_takes_is_told(tmp_path):
+    tables, _ = grown(tmp_path)
+    text = (tmp_path / "results.csv").read_text()
+    (tmp_path / "results.csv").write_text(text.replace("softmax", "s" * 200_000, 1))
+    with pytest.raises(RunError, match=r"line 2 cannot be read .field larger than field limit"):
+        tables.read_fits(growing=False)
