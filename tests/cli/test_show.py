@@ -117,6 +117,33 @@ def test_images_that_have_moved(call, own):
     assert call("show", "occlusion", "last", "green/11.png", *there, *quick).json["positions"] == 4
 
 
+def test_pictures_of_an_older_run_after_the_bank_has_changed(call, own, monkeypatch):
+    """Renamed, added and removed images, and a class that moves all class numbers."""
+    monkeypatch.chdir(own)
+    wanted = ("--cache-dir", "own", "--json")
+    quick = ("--head", "block5_pool-softmax-n2-r0", "--patch", 16, "--stride", 16)
+
+    def seen(picture):
+        mistakes = call("show", "mistakes", *wanted, "--out", picture).json["mistakes"]
+        occluded = call("show", "occlusion", *quick, *wanted, "--out", f"o-{picture}").json
+        del occluded["figure"]
+        return mistakes, occluded, (own / picture).read_bytes(), (own / f"o-{picture}").read_bytes()
+
+    before = seen("before.png")
+    photos = own / "photos"
+    for folder in sorted(photos.iterdir()):
+        last = max(folder.iterdir())
+        last.rename(folder / "00-first.png")
+    shutil.copytree(photos / "red", photos / "amber")
+    for file in (photos / "amber").iterdir():
+        file.write_bytes(file.read_bytes() + b"another image")
+    options = {"backbone": "minivgg", "weights": "random", "cuts": ("block5_pool",), "cache_dir": "own"}
+    extract("photos", split="2,3,4", **options)
+    assert seen("after.png") == before
+    shutil.rmtree(own / "own" / "banks")
+    assert seen("alone.png") == before
+
+
 def test_a_cache_that_has_moved(call, own):
     (own / "own").rename(own / "elsewhere")
     done = call("show", "mistakes", "--cache-dir", "elsewhere", "--json")
