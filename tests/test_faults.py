@@ -28,6 +28,7 @@ SCENARIOS = [
     "saves",
     "names",
     "combinations",
+    "foreign-modules",
 ]
 
 

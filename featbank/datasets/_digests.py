@@ -1,4 +1,4 @@
-"""Digests of the images of a dataset, read on several threads."""
+"""Digests of the images of a dataset: files are read on several threads, other images by processes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
+from featbank.datasets.decode_pool import DecodePool, DecodeRequest
 from featbank.datasets.sources import Dataset
 from featbank.errors import ImageDecodeError
 
@@ -18,6 +19,7 @@ __all__ = ["row_digests", "unreadable_digest"]
 
 _ROWS_PER_TASK = 32
 _MAX_THREADS = 8
+_ROWS_PER_REQUEST = 256
 # Faults of this process, not of a file: quarantining images for them would lose good data.
 _OUR_FAULT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
@@ -31,6 +33,9 @@ def row_digests(
     dataset: Dataset, indices: NDArray[np.int64] | Sequence[int]
 ) -> list[tuple[bytes, str | None]]:
     """Read and hash images.
+
+    Where the dataset has no `path_of`, its `read` may decode, as torchvision's datasets do: the decoding
+    processes call it, so that an image that crashes or hangs it costs one row.
 
     Parameters
     ----------
@@ -48,6 +53,8 @@ def row_digests(
     OSError
         If this process is out of memory or files: that is no image's fault.
     """
+    if not hasattr(dataset, "path_of"):
+        return _hashed_by_processes(dataset, [int(index) for index in indices])
     # Reading and hashing let go of the interpreter lock; more threads than this do not help one disk.
     executor = ThreadPoolExecutor(min(_MAX_THREADS, 2 * (os.cpu_count() or 1)))
     starts = range(0, len(indices), _ROWS_PER_TASK)
@@ -56,6 +63,31 @@ def row_digests(
         return [one for part in executor.map(lambda part: _hashed(dataset, part), parts) for one in part]
     finally:
         executor.shutdown(cancel_futures=True)
+
+
+def _hashed_by_processes(dataset: Dataset, indices: list[int]) -> list[tuple[bytes, str | None]]:
+    results: list[tuple[bytes, str | None]] = []
+    starts = range(0, len(indices), _ROWS_PER_REQUEST)
+    with DecodePool(
+        dataset,
+        _digest,
+        shape=(hashlib.sha256().digest_size,),
+        batch_size=_ROWS_PER_REQUEST,
+        workers=max(1, min(_MAX_THREADS, os.cpu_count() or 1, len(starts))),
+        max_pixels=None,
+    ) as pool:
+        requests = (DecodeRequest(indices[start : start + _ROWS_PER_REQUEST]) for start in starts)
+        for start, batch in zip(starts, pool.batches(requests), strict=True):
+            found: list[tuple[bytes, str | None]] = [(digest.tobytes(), None) for digest in batch.images]
+            for one in batch.failures:
+                image_id = dataset.ids[indices[start + one.position]]
+                found[one.position] = unreadable_digest(image_id), one.detail or one.reason
+            results += found
+    return results
+
+
+def _digest(data: bytes) -> NDArray[np.uint8]:
+    return np.frombuffer(hashlib.sha256(data).digest(), np.uint8)
 
 
 def _hashed(dataset: Dataset, indices: list[int]) -> list[tuple[bytes, str | None]]:

@@ -214,7 +214,7 @@ def _item(part: Any, index: int, location: str) -> tuple[Any, int | None]:
 
     try:
         item = part[index]
-    except (OSError, ImageDecodeError):
+    except (OSError, MemoryError, ImageDecodeError):
         raise
     except Exception as error:  # torchvision decodes here, and decoders raise nearly every built-in
         raise ImageDecodeError("decoder-error", f"{type(error).__name__}: {_one_line(error)}") from error
