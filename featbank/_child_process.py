@@ -1,9 +1,12 @@
 """Where a process that we start looks for modules: where this one does, but not in the current folder.
 
-Images, banks and weights lie in folders of strangers, and a ``json.py`` or a ``numpy/`` beside them must not be
-taken for a module. Python looks into the current folder first in whatever is started with ``-c`` or ``-m``, and
-an empty entry of ``PYTHONPATH`` means it as well.
+Images, banks and weights lie in folders of strangers, and a ``json.py`` or a ``numpy/`` beside them must not
+be taken for a module. Python looks into the current folder first in what is started with ``-c`` or ``-m``,
+and an empty entry of ``PYTHONPATH`` means it as well.
 """
+
+# Nothing may be imported here that Python has not loaded by itself, so there is no pathlib.
+# ruff: noqa: PTH100, PTH109, PTH117, PTH120
 
 from __future__ import annotations
 
@@ -29,11 +32,11 @@ def import_path(modules: Iterable[str] = ()) -> list[str]:
     Returns
     -------
     list of str
-        The current folder is in it if `modules` or featbank itself were imported from there, if ``PYTHONPATH``
-        names it, or if it stands behind the standard library, as an editable installation does.
+        The current folder is in it if `modules` or featbank itself were imported from there, if
+        ``PYTHONPATH`` names it, or if it stands behind the standard library, as what is installed does.
     """
     try:
-        here = os.path.realpath(os.getcwd())  # noqa: PTH109 - pathlib is not loaded this early
+        here = os.path.realpath(os.getcwd())
     except FileNotFoundError:  # it was deleted: nothing can be found by it
         return [entry for entry in map(os.fspath, sys.path) if os.path.isabs(entry)]
     named = os.environ.get("PYTHONPATH", "") if not sys.flags.ignore_environment else ""

@@ -29,6 +29,7 @@ SCENARIOS = [
     "names",
     "combinations",
     "foreign-modules",
+    "estimators",
 ]
 
 

@@ -22,7 +22,6 @@ from dataclasses import dataclass, replace
 from typing import IO, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from featbank import errors
 from featbank._child_process import child_environment, pickle_for_child
@@ -102,13 +101,16 @@ class Shared:
         self.settings = settings
         self.memory_file, self.memory, self.work_file = memory_file, memory, work_file
         # A path says it all, where there is one: the lists of a large folder need not be in every process.
-        self.source_of: Callable[[int], bytes | int] = getattr(dataset, "path_of", int)
-        if self.source_of is int:
+        path_of: Callable[[int], bytes] | None = getattr(dataset, "path_of", None)
+        self.source_of: Callable[[int], bytes | int] = int
+        if path_of is None:
             work = replace(work, dataset=dataset)
+        else:
+            self.source_of = lambda index: os.fsencode(path_of(index))
         try:
-            with open(work_file, "wb", closefd=False) as file:  # noqa: PTH123 - it has no name
+            with open(work_file, "wb", closefd=False) as file:
                 self.modules = _pack(work, file)
-        except Exception as error:  # pickling runs code of their own
+        except Exception as error:
             told = f"to_pixels={work.to_pixels!r}"
             if work.dataset is not None:
                 told = f"the dataset {dataset.name!r} ({type(dataset).__name__}), or {told},"
@@ -342,8 +344,8 @@ class Lane(threading.Thread):
         error = json.loads(reply).get("error")
         if error:
             raise InvalidInputError(
-                f"the dataset or to_pixels is not known to a decoding process ({error}); define it in a module "
-                "that can be imported, or in the script itself"
+                f"the dataset or to_pixels is not known to a decoding process ({error}); define it in a "
+                "module that can be imported, or in the script itself"
             )
 
     def _end(self) -> None:

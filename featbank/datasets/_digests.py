@@ -1,4 +1,4 @@
-"""Digests of the images of a dataset: files are read on several threads, other images by processes."""
+"""Digests of the images of a dataset: read on several threads, or by processes where reading decodes."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def row_digests(
 ) -> list[tuple[bytes, str | None]]:
     """Read and hash images.
 
-    Where the dataset has no `path_of`, its `read` may decode, as torchvision's datasets do: the decoding
-    processes call it, so that an image that crashes or hangs it costs one row.
+    Where reading decodes, as in torchvision's datasets, the decoding processes do it: an image that crashes
+    or hangs them costs one row.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ def row_digests(
     OSError
         If this process is out of memory or files: that is no image's fault.
     """
-    if not hasattr(dataset, "path_of"):
+    if getattr(dataset, "decodes", False):
         return _hashed_by_processes(dataset, [int(index) for index in indices])
     # Reading and hashing let go of the interpreter lock; more threads than this do not help one disk.
     executor = ThreadPoolExecutor(min(_MAX_THREADS, 2 * (os.cpu_count() or 1)))

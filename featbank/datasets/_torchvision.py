@@ -50,6 +50,8 @@ class TorchvisionDataset:
         If a part gives something else, is empty, or there are fewer than two classes.
     """
 
+    decodes = True
+
     def __init__(self, parts: Mapping[str, Any], *, name: str, location: str) -> None:
         self.name, self.location = safe_name(name), location
         self._parts = dict(sorted(parts.items()))

@@ -99,8 +99,8 @@ class DecodePool:
     ----------
     dataset : Dataset
         Where the bytes come from. Where it has a method ``path_of(index) -> bytes``, as folders and CSV files
-        do, the processes read the files; otherwise each of them gets the dataset and calls ``dataset.read``.
-        It may be defined in a script or notebook; it must not hold what cannot be pickled, such as an open file.
+        do, the processes read the files; otherwise each of them gets the dataset and calls its ``read``. It
+        may be defined in a script or notebook; it must not hold what cannot be pickled, such as an open file.
     to_pixels : callable
         From an upright RGB Pillow image to uint8 of shape `shape`; can be pickled, e.g. a
         ``Preprocessing``'s ``apply_geometry``.

@@ -36,7 +36,9 @@ class PartDataset:
     ) -> None:
         self.name, self.location, self.classes = safe_name(name), location, classes
         self._where = [(dataset, index) for dataset, index, _, _, _ in rows]
-        if all(hasattr(one, "path_of") for one in {id(one): one for one, _ in self._where}.values()):
+        sources = {id(one): one for one, _ in self._where}.values()
+        self.decodes = any(getattr(one, "decodes", False) for one in sources)
+        if all(hasattr(one, "path_of") for one in sources):
             self.path_of = self._path_of
         self.ids: tuple[bytes, ...] = tuple(row[2] for row in rows)
         self.labels: tuple[str | None, ...] = tuple(row[3] for row in rows)

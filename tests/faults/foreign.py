@@ -1,4 +1,4 @@
-"""A folder of a stranger: files named as modules and programs lie beside the images, and none of them runs."""
+"""A folder of a stranger: files named as modules and programs beside the images, and none of them runs."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 from world import World, make_images
 
 #: Of the standard library, of what featbank needs, of what Python or a library looks for by itself.
-_MODULES = (
-    "json types enum random struct pickle socket tempfile logging dataclasses hashlib warnings "
-    "numpy PIL featbank torch torchvision sklearn scipy joblib h5py cloudpickle "
-    "sitecustomize usercustomize olefile defusedxml pillow_avif cffi"
-).split()
+_MODULES = [
+    "json", "types", "enum", "random", "struct", "pickle", "socket", "tempfile", "logging",
+    "dataclasses", "hashlib", "warnings", "numpy", "PIL", "featbank", "torch", "torchvision",
+    "sklearn", "scipy", "joblib", "h5py", "cloudpickle", "sitecustomize", "usercustomize",
+    "olefile", "defusedxml", "pillow_avif", "cffi",
+]  # fmt: skip
 _PROGRAMS = ("python", "python3", "python3.11", "gs", "ffmpeg", "g++", "djpeg", "uname", "ldconfig")
 #: Says that it ran, and then is the module it pretends to be.
 _FOREIGN = """import os, sys

@@ -206,10 +206,9 @@ def decode_here() -> dict[str, Any]:
     from featbank.datasets.decode_pool import DecodedBatch, DecodeFailure
     from featbank.errors import ImageDecodeError
 
-    def begin(
-        self: Any, dataset: Any, to_pixels: Any, *, shape: Any, max_pixels: Any = 1, **others: Any
-    ) -> None:
-        self.here = dataset, to_pixels if max_pixels is None else _decoded_to(to_pixels), shape
+    def begin(self: Any, dataset: Any, to_pixels: Any, *, shape: Any, **others: Any) -> None:
+        decodes = others.get("max_pixels", 1) is not None
+        self.here = dataset, _decoded_to(to_pixels) if decodes else to_pixels, shape
 
     def decoded(self: Any, index: int, digest: Any) -> Any:
         dataset, to_pixels, _ = self.here
