@@ -30,6 +30,7 @@ SCENARIOS = [
     "combinations",
     "foreign-modules",
     "estimators",
+    "decoders",
 ]
 
 

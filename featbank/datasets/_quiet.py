@@ -1,9 +1,9 @@
 """Keeps Pillow's warnings about odd files away from the user, for the decoding thread only.
 
 The filters of `warnings` belong to whoever runs the program: they are one list for all threads, others copy
-and pickle it (scikit-learn does, for its workers), and ``warnings.catch_warnings`` in two threads can leave the
-wrong one behind. So they are not touched. Pillow's modules find in the place of `warnings` what asks first
-whether this thread is inside `quiet_pillow`; every other warning takes its usual way.
+and pickle it (scikit-learn does, for its workers), and ``warnings.catch_warnings`` in two threads can leave
+the wrong one behind. So they are not touched. Pillow's modules find in the place of `warnings` what asks
+first whether this thread is inside `quiet_pillow`; every other warning takes its usual way.
 """
 
 from __future__ import annotations

@@ -134,6 +134,9 @@ def decode_image(data: bytes, *, max_pixels: int = 100_000_000) -> Image.Image:
                 raise ImageDecodeError(
                     "too-many-pixels", f"{width} x {height} is over the limit of {max_pixels} pixels"
                 )
+            if any(tile[0] == "fits_gzip" for tile in getattr(image, "tile", ())):
+                told = "a FITS file of compressed tiles is not decoded: how much they unpack to is not known"
+                raise ImageDecodeError("decoder-error", told)
             return upright_rgb(image)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import pickle
 import struct
@@ -439,6 +440,22 @@ def test_formats_and_suffixes_are_those_of_pillow():
         ]
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_fits_of_compressed_tiles_are_not_unpacked():
+    cards = ["XTENSION= 'BINTABLE'", "BITPIX  = 8", "NAXIS   = 2", "NAXIS1  = 8", "NAXIS2  = 1"]
+    cards += [
+        "ZIMAGE  = T",
+        "ZCMPTYPE= 'GZIP_1  '",
+        "ZBITPIX = 8",
+        "ZNAXIS  = 2",
+        "ZNAXIS1 = 2",
+        "ZNAXIS2 = 1",
+    ]
+    heads = ["SIMPLE  = T", "BITPIX  = 8", "NAXIS   = 0", "END"], [*cards, "END"]
+    head = "".join("".join(card.ljust(80) for card in one).ljust(2880) for one in heads).encode()
+    with pytest.raises(ImageDecodeError, match="a FITS file of compressed tiles is not decoded"):
+        decode_image(head + bytes(8) + gzip.compress(bytes(1 << 20)))
 
 
 @pytest.mark.parametrize(

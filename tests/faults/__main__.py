@@ -60,6 +60,7 @@ def scenarios() -> dict[str, Scenario]:
         "foreign-modules": lambda world, scale: foreign_modules(world),
         "hostile-banks": lambda world, scale: banks_hostile.run(scale),
         "mutated-banks": lambda world, scale: banks_mutated.run(scale),
+        "decoders": lambda world, scale: alone("decoders.py"),
         "estimators": lambda world, scale: alone("estimators.py"),
         "image-corpus": lambda world, scale: alone("images_corpus.py"),
         "mutated-images": lambda world, scale: alone("images_mutated.py", "--scale", str(scale)),
