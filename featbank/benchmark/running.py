@@ -97,7 +97,7 @@ def run_benchmark(
     batch_size : int, optional
         As in `featbank.extract`; what memory decides is settled once, for all rounds.
     workers : int, optional
-        Decoding threads; one per core by default.
+        Decoding processes; one per core by default.
     device : str, optional
         As in `featbank.extract`.
     decode : {"cpu", "cuda"}, default="cpu"

@@ -102,7 +102,7 @@ def repair_bank(
     device : str, optional
         ``"cpu"``, ``"cuda"``, ...; the bytes are the same only on the kind of device that was used.
     workers : int, optional
-        Decoding threads.
+        Decoding processes.
     progress : callable, optional
         Called with (images done, images to push).
 
