@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from featbank.datasets.decode_pool import DecodePool, DecodeRequest
+from featbank.datasets.decode_pool import read_by_processes
 from featbank.datasets.sources import Dataset
 from featbank.errors import ImageDecodeError
 
@@ -19,7 +19,6 @@ __all__ = ["row_digests", "unreadable_digest"]
 
 _ROWS_PER_TASK = 32
 _MAX_THREADS = 8
-_ROWS_PER_REQUEST = 256
 # Faults of this process, not of a file: quarantining images for them would lose good data.
 _OUR_FAULT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
@@ -66,24 +65,13 @@ def row_digests(
 
 
 def _hashed_by_processes(dataset: Dataset, indices: list[int]) -> list[tuple[bytes, str | None]]:
-    results: list[tuple[bytes, str | None]] = []
-    starts = range(0, len(indices), _ROWS_PER_REQUEST)
-    with DecodePool(
-        dataset,
-        _digest,
-        shape=(hashlib.sha256().digest_size,),
-        batch_size=_ROWS_PER_REQUEST,
-        workers=max(1, min(_MAX_THREADS, os.cpu_count() or 1, len(starts))),
-        max_pixels=None,
-    ) as pool:
-        requests = (DecodeRequest(indices[start : start + _ROWS_PER_REQUEST]) for start in starts)
-        for start, batch in zip(starts, pool.batches(requests), strict=True):
-            found: list[tuple[bytes, str | None]] = [(digest.tobytes(), None) for digest in batch.images]
-            for one in batch.failures:
-                image_id = dataset.ids[indices[start + one.position]]
-                found[one.position] = unreadable_digest(image_id), one.detail or one.reason
-            results += found
-    return results
+    read = read_by_processes(dataset, indices, _digest, hashlib.sha256().digest_size)
+    return [
+        (found.tobytes(), None)
+        if isinstance(found, np.ndarray)
+        else (unreadable_digest(dataset.ids[index]), found.detail or found.reason)
+        for index, found in zip(indices, read, strict=True)
+    ]
 
 
 def _digest(data: bytes) -> NDArray[np.uint8]:

@@ -24,11 +24,12 @@ from featbank.datasets._decode_worker import CONTROL_BYTES, Work
 from featbank.datasets.sources import Dataset
 from featbank.errors import InvalidInputError
 
-__all__ = ["DecodeFailure", "DecodePool", "DecodeRequest", "DecodedBatch"]
+__all__ = ["DecodeFailure", "DecodePool", "DecodeRequest", "DecodedBatch", "read_by_processes"]
 
 #: Most images a worker is handed at once: few enough to share a batch out, many enough to hide the way there.
 _MAX_CHUNK = 16
 _LOOK_AGAIN_S = 0.2
+_ROWS_PER_REQUEST = 256
 #: Longest time for one image, where nobody asks for another.
 TIMEOUT_S = 30.0
 
@@ -335,6 +336,40 @@ class _Pending:
                 free.put(self.slot)
             else:
                 self._free = free
+
+
+def read_by_processes(
+    dataset: Dataset,
+    indices: Sequence[int],
+    of_bytes: Callable[[bytes], NDArray[np.uint8]],
+    n_bytes: int,
+) -> list[NDArray[np.uint8] | DecodeFailure]:
+    """Have the decoding processes read images, and return what `of_bytes` makes of each, or why it cannot.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        Its `read` may crash, hang or take all memory: that costs one row.
+    indices : sequence of int
+    of_bytes : callable
+        From the bytes to uint8 of shape (`n_bytes`,).
+    n_bytes : int
+    """
+    starts = range(0, len(indices), _ROWS_PER_REQUEST)
+    found: list[NDArray[np.uint8] | DecodeFailure] = []
+    with DecodePool(
+        dataset,
+        of_bytes,
+        shape=(n_bytes,),
+        batch_size=_ROWS_PER_REQUEST,
+        workers=max(1, min(os.cpu_count() or 1, len(starts))),
+        max_pixels=None,
+    ) as pool:
+        requests = (DecodeRequest(indices[start : start + _ROWS_PER_REQUEST]) for start in starts)
+        for batch in pool.batches(requests):
+            failed = {one.position: one for one in batch.failures}
+            found += [failed.get(at, one.copy()) for at, one in enumerate(batch.images)]
+    return found
 
 
 def _end(shared: Shared, lanes: list[Lane], *files: int) -> None:

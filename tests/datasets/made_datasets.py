@@ -68,10 +68,11 @@ class Decoded:
     classes = ("a", "b")
 
     def __init__(self, acts: dict[int, str], n: int = 12) -> None:
-        self.acts, self.targets = acts, [index % 2 for index in range(n)]
+        self.acts, self.numbers = acts, [index % 2 for index in range(n)]
+        self.targets = self.numbers
 
     def __len__(self) -> int:
-        return len(self.targets)
+        return len(self.numbers)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         import odd_decoders as odd
@@ -79,4 +80,4 @@ class Decoded:
         acts = {**odd.CRASHES, **odd.HANGS, **odd.OTHERS}
         code = acts.get(self.acts.get(index, ""), odd.PLAIN)
         pixels = odd.act(Image.open(io.BytesIO(png(code, index))))
-        return Image.fromarray(pixels), self.targets[index]
+        return Image.fromarray(pixels), self.numbers[index]

@@ -355,3 +355,15 @@ def test_errors_of_a_dataset_keep_their_kind(odd) -> None:
         pytest.raises(DatasetError, match=r"^it gives no pictures$"),
     ):
         list(pool.batches([DecodeRequest([0])]))
+
+
+def test_items_at_the_ends_that_cannot_be_read_cost_their_rows_too(odd) -> None:
+    dataset = TorchvisionDataset({"": Decoded({0: "segfault", 11: "exit"})}, name="odd", location="here")
+    assert dataset.labels == tuple("ab" * 6)
+    assert np.flatnonzero(build_manifest(dataset).statuses != RowStatus.OK).tolist() == [0, 11]
+    unlisted = Decoded({3: "abort"})
+    del unlisted.targets
+    with pytest.raises(
+        DatasetError, match=r"^here: item 3 cannot be read, so its label is not known: the deco"
+    ):
+        TorchvisionDataset({"": unlisted}, name="odd", location="here")
