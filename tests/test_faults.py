@@ -28,6 +28,9 @@ SCENARIOS = [
     "saves",
     "names",
     "combinations",
+    "foreign-modules",
+    "estimators",
+    "decoders",
 ]
 
 

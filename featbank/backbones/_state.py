@@ -37,8 +37,6 @@ logger = logging.getLogger(__name__)
 
 #: File names read here.
 SUFFIXES = (".safetensors", ".pth", ".pt")
-#: CVE-2026-24747: before this version a crafted file could corrupt memory in spite of weights_only=True.
-_SAFE_TORCH = (2, 10)
 _NESTED = ("state_dict", "model_state_dict", "model")
 _PREFIXES = ("module.", "_orig_mod.")
 _ADVICE = "save it again with safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"
@@ -95,7 +93,6 @@ def read_state(
             _check_described(described, path, check)
             raw, class_names = _read_safetensors(path)
         elif path.suffix in SUFFIXES:
-            _check_torch(path)
             if not trusted:
                 described = _unwrapped(_described_archive(path, file, size_bytes), path)
                 _check_described(described, path, check)
@@ -162,15 +159,6 @@ def _read_safetensors(path: Path) -> tuple[Mapping[str, Any], tuple[str, ...] | 
     if not isinstance(names, list) or not all(isinstance(one, str) for one in names):
         names = None
     return tensors, None if names is None else tuple(names)
-
-
-def _check_torch(path: Path) -> None:
-    installed = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
-    if installed < _SAFE_TORCH:
-        raise WeightsError(
-            f"weights file {str(path)!r}: torch {torch.__version__} does not read pickled weights safely; "
-            f"install torch >= {_SAFE_TORCH[0]}.{_SAFE_TORCH[1]}, or use a .safetensors file"
-        )
 
 
 def _read_pickle(path: Path, file: BinaryIO) -> Any:

@@ -13,13 +13,13 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from featbank._child_process import child_environment
 from featbank.banks import _reader_process as process
 from featbank.banks._codecs import CODECS, Codec, chunk_rows, most_decoded, require
 from featbank.errors import CorruptBankError
@@ -251,11 +251,8 @@ class GuestServer:
         #: How the process that ended last did.
         self.last: Ended | None = None
         self._control, theirs = socket.socketpair()
-        source = str(Path(__file__).parents[2])
-        known = os.environ.get("PYTHONPATH")
         environment = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join([source, known] if known else [source]),
+            **child_environment(),
             "HDF5_PLUGIN_PRELOAD": "::",  # no filter is ever loaded from a folder
             **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
         }

@@ -20,7 +20,7 @@ from featbank.banks._hdf5 import READ_ERRORS, build_image, open_image, read_attr
 from featbank.banks._sealed import read_bytes, wrong_version
 from featbank.banks.key import FORMAT_VERSION
 from featbank.banks.slots import SlotTable
-from featbank.errors import CorruptBankError
+from featbank.errors import CorruptBankError, FeatbankError
 from featbank.manifest import SPLITS, Manifest, RowStatus
 
 MANIFEST_FILE = "manifest.h5"
@@ -163,9 +163,9 @@ def decode_manifest(path: Path, data: bytes) -> StoredManifest:
                 raise wrong_version(path, int(version))
             stored: dict[str, NDArray[Any]] = {name: file[name][()] for name in file}
         return from_arrays(stored)
+    except FeatbankError:
+        raise
     except READ_ERRORS as error:
-        if isinstance(error, CorruptBankError) or type(error).__module__ == "featbank.errors":
-            raise
         raise CorruptBankError(f"manifest {str(path)!r} is damaged ({error}); {_ADVICE}") from error
 
 

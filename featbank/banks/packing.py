@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from featbank._atomic import make_folder, publish, remove_stale_temporaries, temporary_path, write_file
+from featbank._child_process import child_environment
 from featbank.banks._codecs import codec_named, most_decoded
 from featbank.banks._pack_file import pack_bytes, pack_image
 from featbank.banks.bank import Bank
@@ -98,13 +99,8 @@ def pack(bank: Bank, path: str | os.PathLike[str], *, compression: str | None = 
 def _write_in_child(bank: Path, temporary: Path, compression: str | None) -> None:
     # libhdf5 brings the process down when the disk runs full while it writes; and what it writes of a filter
     # depends on whether the caller has imported hdf5plugin
-    source = str(Path(__file__).parents[2])
-    known = os.environ.get("PYTHONPATH")
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([source, known] if known else [source]),
-        "HDF5_PLUGIN_PRELOAD": "::",  # no filter is ever loaded from a folder
-    }
+    # no filter is ever loaded from a folder
+    environment = {**child_environment(), "HDF5_PLUGIN_PRELOAD": "::"}
     command = [
         sys.executable,
         "-P",  # nothing is imported from the current folder

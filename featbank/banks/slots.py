@@ -8,8 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from featbank.manifest import RowStatus
-
 __all__ = ["SHARD_BYTES", "ShardPlan", "SlotTable", "shard_rows_for"]
 
 #: Bytes of features one shard holds at most (unless one batch alone is larger).
@@ -156,8 +154,3 @@ class SlotTable:
         rows = np.full(len(self), -1, np.int64)
         rows[row_slots[::-1]] = np.arange(len(row_slots) - 1, -1, -1)  # the last write wins: the first row
         return rows
-
-
-def status_word(status: int) -> str:
-    """Return the word for a status in messages."""
-    return RowStatus(status).name.lower()

@@ -16,6 +16,8 @@ from torch.utils import data as torch_data
 from torchvision import transforms
 from torchvision.models.feature_extraction import NodePathTracer
 
+from featbank._child_process import without_current_folder
+
 if TYPE_CHECKING:
     from featbank.backbones import Backbone, Preprocessing
     from featbank.datasets import Dataset
@@ -67,6 +69,7 @@ class PlainScript:
             persistent_workers=workers > 0,
         )
         self._batch_size = batch_size
+        self._source = type(dataset).__module__
 
     def _keep(self, cut: str, output: Tensor) -> None:
         # A copy at once: the ReLU behind the hook may overwrite what it saw.
@@ -83,8 +86,10 @@ class PlainScript:
         """Push all images; returns the seconds it took."""
         self.clear()
         started = time.perf_counter()
+        with without_current_folder([self._source]):
+            batches = iter(self._loader)  # its processes are started here
         with torch.no_grad():
-            for images in self._loader:
+            for images in batches:
                 self._network(images.to(self._device))
         return time.perf_counter() - started
 

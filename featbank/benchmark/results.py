@@ -134,7 +134,7 @@ class BenchmarkResult:
     threads : int
         Threads of one operation of torch on the CPU.
     workers : int
-        Decoding threads.
+        Decoding processes.
     plain_workers : int or None
         Loading processes of the plain script (0: it decodes between two forward passes); None without it.
     plain_error : float or None

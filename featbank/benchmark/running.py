@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import shutil
@@ -96,7 +97,7 @@ def run_benchmark(
     batch_size : int, optional
         As in `featbank.extract`; what memory decides is settled once, for all rounds.
     workers : int, optional
-        Decoding threads; one per core by default.
+        Decoding processes; one per core by default.
     device : str, optional
         As in `featbank.extract`.
     decode : {"cpu", "cuda"}, default="cpu"
@@ -144,7 +145,10 @@ def run_benchmark(
     workers = (os.cpu_count() or 1) if workers is None else workers
     parent = None if cache_dir is None else make_folder(Path(cache_dir))
     report = _Counter(progress, 1 + repeats * (5 + baseline))
-    with tempfile.TemporaryDirectory(prefix="featbank-bench-", dir=parent) as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="featbank-bench-", dir=parent) as folder,
+        contextlib.ExitStack() as stack,
+    ):
         setting = _Setting(
             dataset,
             backbone,
@@ -157,7 +161,7 @@ def run_benchmark(
             random_state,
             Path(folder),
         )
-        bench = _Bench(setting, precision, compile, limit)
+        bench = _Bench(setting, precision, compile, limit, stack)
         plain = bench.plain_script(plain_workers) if baseline else None
         report.step()
         rounds = [bench.round(number, plain, report.step) for number in range(repeats)]
@@ -219,9 +223,16 @@ class _Setting:
 class _Bench:
     """The images, the settled precision, and how one round is measured."""
 
-    def __init__(self, setting: _Setting, precision: str, compile: str, limit: int | None) -> None:
+    def __init__(
+        self,
+        setting: _Setting,
+        precision: str,
+        compile: str,
+        limit: int | None,
+        stack: contextlib.ExitStack,
+    ) -> None:
         self._limit = limit
-        self._task = task = setting.extraction("first", precision, compile, limit)
+        self._task = task = stack.enter_context(setting.extraction("first", precision, compile, limit))
         self._setting = setting = replace(setting, batch_size=task.forward.batch_size)
         self._precision = task.forward.precision
         self._compile = "on" if task.forward.compiled else "off"
@@ -239,6 +250,7 @@ class _Bench:
             size,
             decoder=choose_jpeg_decoder(setting.decode, task.device),
         )
+        stack.callback(self._loader.close)
         self._batches = [
             (start, first_rows[start : start + size].tolist()) for start in range(0, len(first_rows), size)
         ]

@@ -11,6 +11,8 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
+from featbank._child_process import without_current_folder
+
 __all__ = ["main"]
 
 _INTERRUPTED = 128 + signal.SIGINT
@@ -33,7 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
     on standard error; any other exception keeps its traceback, because it is a bug.
     """
     try:
-        with _terminated_in_order():
+        with without_current_folder(), _terminated_in_order():
             _run(arguments)
     except KeyboardInterrupt:  # before or after typer, which makes a SystemExit of it
         sys.stderr.write(_SAID)

@@ -45,7 +45,7 @@ def bench(
     batch_size: BatchSize = None,
     device: Device = None,
     decode: Decode = "cpu",
-    workers: Annotated[int | None, typer.Option(help="Decoding threads; one per core by default.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Decoding processes; one per core by default.")] = None,
     random_state: Seed = 0,
     data_root: Annotated[Path | None, typer.Option(help="Where torchvision datasets lie.")] = None,
     cache_dir: Annotated[

@@ -62,7 +62,7 @@ def extract(
     limit: Annotated[int | None, typer.Option(help="Take N rows only, the classes in turn.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the dataset in the cache.")] = None,
     device: Device = None,
-    workers: Annotated[int | None, typer.Option(help="Decoding threads; one per core by default.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Decoding processes; one per core by default.")] = None,
     random_state: Seed = 0,
     data_root: Annotated[Path | None, typer.Option(help="Where torchvision datasets lie.")] = None,
     download: Annotated[bool, typer.Option("--download", help="Let torchvision fetch the dataset.")] = False,

@@ -53,7 +53,7 @@ def run(
         bool, typer.Option("--download", help="Let torchvision fetch a dataset that is not there.")
     ] = False,
     device: Device = None,
-    workers: Annotated[int | None, typer.Option(help="Decoding threads; one per core by default.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Decoding processes; one per core by default.")] = None,
     cache_dir: CacheDir = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would cost, push nothing.")] = False,
     as_json: Json = False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import mmap
 import os
@@ -18,28 +19,22 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from featbank.datasets._decode_worker import CONTROL_BYTES, Item, Setup, receive, send
+from featbank import errors
+from featbank._child_process import child_environment, pickle_for_child
+from featbank.datasets._decode_worker import ALIGNED, CONTROL_BYTES, Item, Setup, Work, receive, send
 from featbank.datasets.sources import Dataset
-from featbank.errors import DecoderProcessError, ImageDecodeError, InvalidInputError
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from featbank.errors import DecoderProcessError, FeatbankError, InvalidInputError
 
 __all__ = ["Chunk", "Lane", "Settings", "Shared"]
 
 _START_S = 60.0
 #: Deaths in a row that no image can be blamed for.
 _MAX_DEATHS = 5
-#: The modules of this process are found in the same places by the other, whatever put them there.
-_CODE = (
-    "import sys, json; sys.path[:] = json.loads(sys.argv[1]); "
-    "from featbank.datasets._decode_worker import main; main(int(sys.argv[2]), int(sys.argv[3]))"
-)
+_CODE = "import sys; from featbank.datasets._decode_worker import main; main(*map(int, sys.argv[1:]))"
 # One image is decoded by one thread; the pools of numerical libraries would only cost address space.
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
@@ -73,10 +68,22 @@ class Settings:
 
     offset: int
     n_images: int
-    shape: tuple[int, int, int]
-    max_pixels: int
+    shape: tuple[int, ...]
     max_memory_bytes: int
     timeout_s: float
+
+
+def _pack(work: Work, file: IO[bytes]) -> set[str]:
+    """Write `work` to a file, arrays so that all processes share them; return the modules it needs."""
+    head, buffers = io.BytesIO(), list[pickle.PickleBuffer]()
+    modules = pickle_for_child(work, head, buffers.append)
+    parts: list[memoryview] = [head.getbuffer(), *(one.raw() for one in buffers)]
+    file.write(pickle.dumps([len(part) for part in parts]))
+    for part in parts:
+        file.write(bytes(-file.tell() % ALIGNED))
+        file.write(part)
+    file.flush()
+    return modules
 
 
 class Shared:
@@ -88,18 +95,30 @@ class Shared:
         settings: Settings,
         memory_file: int,
         memory: mmap.mmap,
-        to_pixels: Callable[[Image], NDArray[np.uint8]],
+        work_file: int,
+        work: Work,
     ) -> None:
-        self.dataset, self.settings = dataset, settings
-        self.memory_file, self.memory = memory_file, memory
+        self.settings = settings
+        self.memory_file, self.memory, self.work_file = memory_file, memory, work_file
+        # A path says it all, where there is one: the lists of a large folder need not be in every process.
+        path_of: Callable[[int], bytes] | None = getattr(dataset, "path_of", None)
+        self.source_of: Callable[[int], bytes | int] = int
+        if path_of is None:
+            work = replace(work, dataset=dataset)
+        else:
+            self.source_of = lambda index: os.fsencode(path_of(index))
         try:
-            self.to_pixels = pickle.dumps(to_pixels)
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            with open(work_file, "wb", closefd=False) as file:
+                self.modules = _pack(work, file)
+        except Exception as error:
+            told = f"to_pixels={work.to_pixels!r}"
+            if work.dataset is not None:
+                told = f"the dataset {dataset.name!r} ({type(dataset).__name__}), or {told},"
             raise InvalidInputError(
-                f"to_pixels={to_pixels!r} cannot be sent to another process ({error}); pass a function of a "
-                "module, or a method of an object that can be pickled"
+                f"{told} cannot be sent to a decoding process ({type(error).__name__}: {error}); let it be "
+                "pickled (no open file, connection or lock in it), or give the dataset a method "
+                "path_of(index) that returns the path of each image's file"
             ) from error
-        self.path_of: Callable[[int], bytes] | None = getattr(dataset, "path_of", None)
         self.chunks: queue.SimpleQueue[Chunk | None] = queue.SimpleQueue()
         self.closing = threading.Event()
         self.failure: BaseException | None = None
@@ -167,8 +186,8 @@ class Lane(threading.Thread):
                 self._process.kill()
 
     def _settle(self, chunk: Chunk) -> None:
-        items, failures = self._items(chunk)
-        todo = [items] if items else []
+        failures: list[Failure] = []
+        todo = [self._items(chunk)]
         alone: set[int] = set()
         while todo:
             part = todo.pop()
@@ -196,29 +215,14 @@ class Lane(threading.Thread):
                     todo.append(rest)
         chunk.done(failures)
 
-    def _items(self, chunk: Chunk) -> tuple[list[tuple[int, Item]], list[Failure]]:
-        items: list[tuple[int, Item]] = []
-        failures: list[Failure] = []
-        path_of, limit = self._shared.path_of, self._shared.settings.max_memory_bytes
-        for at, position in enumerate(chunk.positions):
-            digest = None if chunk.digests is None else chunk.digests[at]
-            item = Item(chunk.places[at], None, None, digest)
-            if path_of is not None:
-                items.append((position, replace(item, path=path_of(chunk.indices[at]))))
-                continue
-            try:
-                data = self._shared.dataset.read(chunk.indices[at])
-            except ImageDecodeError as error:
-                failures.append((position, error.reason, error.detail))
-            except OSError as error:
-                failures.append((position, "unreadable", error.strerror or str(error)))
-            else:
-                if 4 * len(data) > limit:  # it arrives as a message that is unpacked, and is decoded then
-                    detail = f"{len(data)} bytes are too many for a limit of {limit} bytes of memory"
-                    failures.append((position, "out-of-memory", detail))
-                else:
-                    items.append((position, replace(item, data=data)))
-        return items, failures
+    def _items(self, chunk: Chunk) -> list[tuple[int, Item]]:
+        digests = [None] * len(chunk.positions) if chunk.digests is None else chunk.digests
+        return [
+            (position, Item(place, self._shared.source_of(index), digest))
+            for position, place, index, digest in zip(
+                chunk.positions, chunk.places, chunk.indices, digests, strict=True
+            )
+        ]
 
     def _ask(self, part: list[tuple[int, Item]]) -> list[tuple[int, str, str]]:
         """Have images decoded; returns (number within `part`, reason, detail) of those that cannot be."""
@@ -289,7 +293,7 @@ class Lane(threading.Thread):
         shared, settings = self._shared, self._shared.settings
         ours, theirs = socket.socketpair()
         with theirs, tempfile.TemporaryFile() as said:
-            arguments = [json.dumps(sys.path), str(theirs.fileno()), str(shared.memory_file)]
+            descriptors = (theirs.fileno(), shared.memory_file, shared.work_file)
             with self._lock:
                 if shared.closing.is_set():
                     ours.close()
@@ -297,12 +301,12 @@ class Lane(threading.Thread):
                 self._connection = ours
                 try:
                     self._process = subprocess.Popen(
-                        [sys.executable, "-c", _CODE, *arguments],
+                        [sys.executable, "-P", "-c", _CODE, *map(str, descriptors)],
                         stdin=subprocess.DEVNULL,
                         stdout=subprocess.DEVNULL,
                         stderr=said,
-                        pass_fds=(theirs.fileno(), shared.memory_file),
-                        env={**os.environ, **_ENVIRONMENT},
+                        pass_fds=descriptors,
+                        env={**child_environment(shared.modules), **_ENVIRONMENT},
                         process_group=0,  # Ctrl-C is for the parent, which ends this one
                     )
                 except OSError as error:
@@ -314,8 +318,6 @@ class Lane(threading.Thread):
                 offset=settings.offset,
                 n_images=settings.n_images,
                 shape=settings.shape,
-                to_pixels=shared.to_pixels,
-                max_pixels=settings.max_pixels,
                 max_memory_bytes=settings.max_memory_bytes,
                 timeout_s=settings.timeout_s,
             )
@@ -342,8 +344,8 @@ class Lane(threading.Thread):
         error = json.loads(reply).get("error")
         if error:
             raise InvalidInputError(
-                f"to_pixels is not known to a decoding process ({error}); pass a function of a module that "
-                "can be imported"
+                f"the dataset or to_pixels is not known to a decoding process ({error}); define it in a "
+                "module that can be imported, or in the script itself"
             )
 
     def _end(self) -> None:
@@ -359,9 +361,13 @@ class Lane(threading.Thread):
 def _outcome(reply: Any, n_items: int) -> list[tuple[int, str, str]]:
     """Check what a process says: it may have been taken over by what it decoded."""
     if "error" in reply:
-        raise InvalidInputError(str(reply["error"]))
+        known = {one.__name__: one for one in vars(errors).values() if isinstance(one, type)}
+        kind = known.get(str(reply.get("kind")))
+        if kind is None or not issubclass(kind, FeatbankError):
+            kind = InvalidInputError
+        raise kind(str(reply["error"]))
     if "bug" in reply:
-        raise RuntimeError(f"to_pixels failed in a decoding process:\n{reply['bug']}")
+        raise RuntimeError(f"the dataset or to_pixels failed in a decoding process:\n{reply['bug']}")
     failures = [(int(at), str(reason), str(detail)) for at, reason, detail in reply["failures"]]
     if any(not 0 <= at < n_items for at, _, _ in failures):
         raise DecoderProcessError(f"a decoding process answered for images it was not given: {failures!r}")

@@ -1,8 +1,9 @@
 """The process that reads and decodes images for `DecodePool`. It may die at any moment without harm.
 
-It gets one socket (requests in, outcomes out) and one block of shared memory (pixels). Requests are
-pickles, because they come from the process that started this one; outcomes are JSON, because a decoder that
-a hostile file has taken over must not be able to hand objects to its parent.
+It gets one socket (requests in, outcomes out), one block of shared memory (pixels), and a file with the
+dataset and what makes pixels. That and the requests are pickles, because they come from the process that
+started this one; outcomes are JSON, because a decoder that a hostile file has taken over must not be able to
+hand objects to its parent.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ import struct
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,10 +34,7 @@ from numpy.typing import NDArray
 from featbank.datasets._files import read_regular_file
 from featbank.errors import FeatbankError, ImageDecodeError, InvalidInputError
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-__all__ = ["CONTROL_BYTES", "Item", "Setup", "main", "receive", "send"]
+__all__ = ["ALIGNED", "CONTROL_BYTES", "Item", "Setup", "Work", "main", "receive", "send"]
 
 #: Of one worker: position in its request (-1 when idle) and when it came there, in ns of the monotonic clock.
 CONTROL_BYTES = 16
@@ -43,6 +42,8 @@ _LENGTH = struct.Struct("<Q")
 #: A decoder that has gone mad must not fill the disk with its complaints.
 _MAX_FILE_BYTES = 1 << 20
 _PR_SET_PDEATHSIG = 1
+#: Of the parts of the file with the work: one pickle, and the arrays that it refers to.
+ALIGNED = 64
 
 
 @dataclass(frozen=True)
@@ -54,21 +55,41 @@ class Setup:
     #: Bytes before the pixels, and how many images of what shape follow.
     offset: int
     n_images: int
-    shape: tuple[int, int, int]
-    to_pixels: bytes
-    max_pixels: int
+    shape: tuple[int, ...]
     max_memory_bytes: int
     timeout_s: float
 
 
 @dataclass(frozen=True)
 class Item:
-    """One image of a request: where its pixels go, and its file or its bytes."""
+    """One image of a request: where its pixels go, and its file or what the dataset calls it."""
 
     place: int
-    path: bytes | None
-    data: bytes | None
+    source: bytes | int
     digest: bytes | None
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is done with each image; `dataset` is None where images come as paths of files."""
+
+    dataset: Any
+    to_pixels: Callable[[Any], NDArray[np.uint8]]
+    #: `to_pixels` takes the bytes as they are, if None.
+    max_pixels: int | None
+
+
+def _unpack(descriptor: int) -> Work:
+    # private: what one process does to its arrays is not seen by the others
+    shared = mmap.mmap(descriptor, 0, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE)
+    lengths = pickle.load(shared)
+    view, at, parts = memoryview(shared), shared.tell(), []
+    for length in lengths:
+        start = at + -at % ALIGNED
+        at = start + length
+        parts.append(view[start:at])
+    work: Work = pickle.loads(parts[0], buffers=parts[1:])
+    return work
 
 
 def send(connection: socket.socket, message: bytes) -> None:
@@ -96,7 +117,7 @@ def _exactly(connection: socket.socket, n_bytes: int) -> bytearray | None:
     return message
 
 
-def main(socket_fd: int, memory_fd: int) -> None:
+def main(socket_fd: int, memory_fd: int, work_fd: int) -> None:
     """Serve requests until the socket closes."""
     connection = socket.socket(fileno=socket_fd)
     message = receive(connection)
@@ -107,9 +128,11 @@ def main(socket_fd: int, memory_fd: int) -> None:
     memory = mmap.mmap(memory_fd, 0)
     os.close(memory_fd)
     try:
-        to_pixels = pickle.loads(setup.to_pixels)
-        # Imported here, before memory is limited: what the limit counts is what an image takes.
-        from featbank.datasets import decoding  # noqa: F401
+        work = _unpack(work_fd)
+        os.close(work_fd)
+        if work.max_pixels is not None:
+            # Imported here, before memory is limited: what the limit counts is what an image takes.
+            from featbank.datasets import decoding  # noqa: F401
     except Exception as error:  # noqa: BLE001 - told to the parent, which raises it
         send(connection, json.dumps({"error": f"{type(error).__name__}: {error}"}).encode())
         return
@@ -118,7 +141,8 @@ def main(socket_fd: int, memory_fd: int) -> None:
     # What decoders print is no use to anyone.
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
-    serve(connection, memory, setup, to_pixels)
+    warnings.simplefilter("ignore")
+    serve(connection, memory, setup, work)
 
 
 def _die_with(parent: int) -> None:
@@ -141,12 +165,7 @@ def _limit(max_memory_bytes: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
-def serve(
-    connection: socket.socket,
-    memory: mmap.mmap,
-    setup: Setup,
-    to_pixels: Callable[[Image], NDArray[np.uint8]],
-) -> None:
+def serve(connection: socket.socket, memory: mmap.mmap, setup: Setup, work: Work) -> None:
     """Answer each request with the failures among its items; pixels go to their places."""
     images: NDArray[np.uint8] = np.frombuffer(
         memory, np.uint8, setup.n_images * int(np.prod(setup.shape)), setup.offset
@@ -162,7 +181,7 @@ def serve(
             # The parent ends a decoder that hangs; where the parent is gone as well, the kernel does.
             signal.setitimer(signal.ITIMER_REAL, 2 * setup.timeout_s + 1)
             try:
-                images[item.place] = _pixels(item, setup, to_pixels)
+                images[item.place] = _pixels(item, setup.shape, work)
             except ImageDecodeError as error:
                 reply["failures"].append([position, error.reason, error.detail])
             except MemoryError:
@@ -171,7 +190,7 @@ def serve(
             except OSError as error:
                 reply["failures"].append([position, "unreadable", error.strerror or str(error)])
             except FeatbankError as error:
-                reply = {"error": str(error)}
+                reply = {"error": str(error), "kind": type(error).__name__}
                 break
             except Exception:  # noqa: BLE001 - a bug: its traceback is raised in the parent
                 reply = {"bug": traceback.format_exc()}
@@ -182,15 +201,21 @@ def serve(
             send(connection, json.dumps(reply).encode())
 
 
-def _pixels(item: Item, setup: Setup, to_pixels: Callable[[Image], NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    from featbank.datasets.decoding import decode_image
-
-    data = read_regular_file(item.path) if item.path is not None else item.data or b""
+def _pixels(item: Item, shape: tuple[int, ...], work: Work) -> NDArray[np.uint8]:
+    if isinstance(item.source, bytes):
+        data = read_regular_file(item.source)
+    else:
+        data = work.dataset.read(item.source)
     if item.digest is not None and hashlib.sha256(data).digest() != item.digest:
         raise ImageDecodeError("changed", "the file changed while it was being extracted")
-    pixels = to_pixels(decode_image(data, max_pixels=setup.max_pixels))
-    if pixels.shape != setup.shape or pixels.dtype != np.uint8:
+    if work.max_pixels is None:
+        pixels = work.to_pixels(data)
+    else:
+        from featbank.datasets.decoding import decode_image
+
+        pixels = work.to_pixels(decode_image(data, max_pixels=work.max_pixels))
+    if pixels.shape != shape or pixels.dtype != np.uint8:
         raise InvalidInputError(
-            f"to_pixels gave {pixels.dtype} of shape {pixels.shape}, not uint8 of shape {setup.shape}"
+            f"to_pixels gave {pixels.dtype} of shape {pixels.shape}, not uint8 of shape {shape}"
         )
     return pixels

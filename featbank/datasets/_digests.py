@@ -1,4 +1,4 @@
-"""Digests of the images of a dataset, read on several threads."""
+"""Digests of the images of a dataset: read on several threads, or by processes where reading decodes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
+from featbank.datasets.decode_pool import read_by_processes
 from featbank.datasets.sources import Dataset
 from featbank.errors import ImageDecodeError
 
@@ -32,6 +33,9 @@ def row_digests(
 ) -> list[tuple[bytes, str | None]]:
     """Read and hash images.
 
+    Where reading decodes, as in torchvision's datasets, the decoding processes do it: an image that crashes
+    or hangs them costs one row.
+
     Parameters
     ----------
     dataset : Dataset
@@ -48,6 +52,8 @@ def row_digests(
     OSError
         If this process is out of memory or files: that is no image's fault.
     """
+    if getattr(dataset, "decodes", False):
+        return _hashed_by_processes(dataset, [int(index) for index in indices])
     # Reading and hashing let go of the interpreter lock; more threads than this do not help one disk.
     executor = ThreadPoolExecutor(min(_MAX_THREADS, 2 * (os.cpu_count() or 1)))
     starts = range(0, len(indices), _ROWS_PER_TASK)
@@ -56,6 +62,20 @@ def row_digests(
         return [one for part in executor.map(lambda part: _hashed(dataset, part), parts) for one in part]
     finally:
         executor.shutdown(cancel_futures=True)
+
+
+def _hashed_by_processes(dataset: Dataset, indices: list[int]) -> list[tuple[bytes, str | None]]:
+    read = read_by_processes(dataset, indices, _digest, hashlib.sha256().digest_size)
+    return [
+        (found.tobytes(), None)
+        if isinstance(found, np.ndarray)
+        else (unreadable_digest(dataset.ids[index]), found.detail or found.reason)
+        for index, found in zip(indices, read, strict=True)
+    ]
+
+
+def _digest(data: bytes) -> NDArray[np.uint8]:
+    return np.frombuffer(hashlib.sha256(data).digest(), np.uint8)
 
 
 def _hashed(dataset: Dataset, indices: list[int]) -> list[tuple[bytes, str | None]]:

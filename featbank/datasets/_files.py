@@ -5,29 +5,103 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 import stat
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from featbank.errors import ImageDecodeError, MissingDataError
 from featbank.manifest import printable
 
 __all__ = [
+    "FORMATS",
     "IMAGE_SUFFIXES",
     "MAX_FILE_BYTES",
+    "REFUSED_FORMATS",
+    "UNDECODED_SUFFIXES",
     "list_images",
     "read_image_file",
     "read_regular_file",
     "suffix_of",
+    "tell_undecoded",
 ]
 
+logger = logging.getLogger(__name__)
+
+#: What is decoded: Pillow's name of the format -> its plugin, and the suffixes of such files. What a file is
+#: shows in its first bytes, asked in this order: those that look at few of them come last.
+FORMATS: Mapping[str, tuple[str, bytes]] = MappingProxyType(
+    {
+        "JPEG": ("Jpeg", b".jpg .jpeg .jpe .jfif .mpo"),  # hands out MPO (several lenses) as well
+        "PNG": ("Png", b".png .apng"),
+        "GIF": ("Gif", b".gif"),
+        "WEBP": ("WebP", b".webp"),
+        "TIFF": ("Tiff", b".tif .tiff"),
+        "BMP": ("Bmp", b".bmp"),
+        "PPM": ("Ppm", b".ppm .pgm .pbm .pnm .pfm"),
+        "JPEG2000": ("Jpeg2K", b".jp2 .j2k .j2c .jpc .jpf .jpx"),
+        "AVIF": ("Avif", b".avif .avifs"),
+        "QOI": ("Qoi", b".qoi"),
+        "PSD": ("Psd", b".psd"),
+        "DDS": ("Dds", b".dds"),
+        "ICNS": ("Icns", b".icns"),
+        "FITS": ("Fits", b".fit .fits"),
+        "SGI": ("Sgi", b".sgi .rgb .rgba .bw"),
+        "SUN": ("Sun", b".ras"),
+        "XPM": ("Xpm", b".xpm"),
+        "XBM": ("Xbm", b".xbm"),
+        "XVTHUMB": ("XVThumb", b""),
+        "BLP": ("Blp", b".blp"),
+        "FTEX": ("Ftex", b".ftc .ftu"),
+        "DCX": ("Dcx", b".dcx"),
+        "MSP": ("Msp", b".msp"),
+        "PIXAR": ("Pixar", b".pxr"),
+        "MCIDAS": ("McIdas", b""),
+        "FLI": ("Fli", b".fli .flc"),
+        "GBR": ("Gbr", b".gbr"),
+        "ICO": ("Ico", b".ico"),
+        "CUR": ("Cur", b".cur"),
+        "DIB": ("Bmp", b".dib"),
+        "PCX": ("Pcx", b".pcx"),
+        "PCD": ("Pcd", b".pcd"),
+        "IMT": ("Imt", b""),
+        "IM": ("Im", b".im"),
+        "SPIDER": ("Spider", b""),
+        "TGA": ("Tga", b".tga .icb .vda .vst"),
+    }
+)
+
+#: Formats that Pillow knows and that are not decoded, and why.
+REFUSED_FORMATS: Mapping[str, str] = MappingProxyType(
+    {
+        "EPS": "it is a program, which Pillow would have Ghostscript run",
+        "IPTC": "Pillow opens whatever lies inside it, EPS too",
+        "WMF": "it is drawn by Windows alone",
+        "FPX": "it lies in an OLE container, which Pillow has no reader for",
+        "MIC": "it lies in an OLE container, which Pillow has no reader for",
+        "MPEG": "it is a film, of which Pillow knows the size alone",
+        "BUFR": "Pillow has no reader for its numbers",
+        "GRIB": "Pillow has no reader for its numbers",
+        "HDF5": "Pillow has no reader for its numbers",
+    }
+)
+
 #: Suffixes (lower case) under which a file is taken for an image; its content decides what it is.
-IMAGE_SUFFIXES = frozenset(
-    b".apng .bmp .gif .jfif .jpe .jpeg .jpg .mpo .pbm .pfm .pgm .png .pnm .ppm .tif .tiff .webp".split()
+IMAGE_SUFFIXES = frozenset(suffix for _, suffixes in FORMATS.values() for suffix in suffixes.split())
+
+#: Suffixes of images that are not decoded: photographs of telephones and cameras, drawings, scans.
+UNDECODED_SUFFIXES = frozenset(
+    b".heic .heif .hif .jxl .jxr .hdp .wdp .dng .cr2 .cr3 .crw .nef .nrw .arw .sr2 .orf .rw2 .raf .pef .srw "
+    b".raw .exr .hdr .svg .svgz .eps .ps .ai .wmf .emf .iim .fpx .mic .pdf .xcf .kra .dcm .djvu .jb2".split()
 )
 
 #: A single image of more bytes is refused: it would be held in memory whole.
 MAX_FILE_BYTES = 1 << 30
+_PART_BYTES = 1 << 24
 
 
 def suffix_of(name: bytes) -> bytes:
@@ -60,7 +134,26 @@ def read_regular_file(path: bytes) -> bytes:
             raise ImageDecodeError(
                 "too-many-bytes", f"{status.st_size} bytes is over the limit of {MAX_FILE_BYTES}"
             )
-        return file.readall()
+        parts, size = [], 0
+        while (part := file.read(_PART_BYTES)) != b"":
+            if part is None:  # such as /proc/kmsg: a regular file by its name
+                raise BlockingIOError(errno.EAGAIN, "it gives no bytes now, as a log or a pipe does")
+            parts.append(part)
+            size += len(part)
+            if size > MAX_FILE_BYTES:  # it grows, or its size is not known before
+                raise ImageDecodeError("too-many-bytes", f"it has more than the limit of {MAX_FILE_BYTES}")
+        return b"".join(parts)
+
+
+def tell_undecoded(suffixes: Mapping[str, int], location: str) -> None:
+    """Warn of images that were left out because their format is not decoded; `suffixes` counts them."""
+    if suffixes:
+        logger.warning(
+            "left out %d images in %s whose format is not decoded (%s): convert them to JPEG or PNG",
+            sum(suffixes.values()),
+            location,
+            ", ".join(f"{suffix}: {count}" for suffix, count in sorted(suffixes.items())),
+        )
 
 
 def list_images(path: Path) -> list[Path]:
@@ -80,12 +173,15 @@ def list_images(path: Path) -> list[Path]:
         raise MissingDataError(f"no image at {printable(str(path))!r}; give a file or a folder of images")
     if not path.is_dir():
         return [path]
-    found = sorted(
-        Path(folder) / name
+    files = [
+        (Path(folder) / name, suffix_of(os.fsencode(name)))
         for folder, _, names in os.walk(path)
         for name in names
-        if suffix_of(os.fsencode(name)) in IMAGE_SUFFIXES and not name.startswith(".")
-    )
+        if not name.startswith(".")
+    ]
+    found = sorted(file for file, suffix in files if suffix in IMAGE_SUFFIXES)
+    undecoded = Counter(printable(suffix) for _, suffix in files if suffix in UNDECODED_SUFFIXES)
+    tell_undecoded(undecoded, printable(str(path)))
     if not found:
         raise MissingDataError(f"no images in {printable(str(path))!r}; its files have no suffix of an image")
     return found

@@ -11,7 +11,13 @@ import stat
 from collections import Counter
 from dataclasses import dataclass, field
 
-from featbank.datasets._files import IMAGE_SUFFIXES, read_regular_file, suffix_of
+from featbank.datasets._files import (
+    IMAGE_SUFFIXES,
+    UNDECODED_SUFFIXES,
+    read_regular_file,
+    suffix_of,
+    tell_undecoded,
+)
 from featbank.datasets._names import require_two_classes, safe_name
 from featbank.errors import DatasetError
 from featbank.manifest import printable
@@ -39,6 +45,7 @@ class _Listing:
 @dataclass
 class _LeftOut:
     suffixes: Counter[str] = field(default_factory=Counter)
+    undecoded: Counter[str] = field(default_factory=Counter)
     odd: list[tuple[bytes, str]] = field(default_factory=list)
     strays: list[bytes] = field(default_factory=list)
 
@@ -176,10 +183,12 @@ class FolderDataset:
         if suffix in IMAGE_SUFFIXES:
             listing.images.append(relative)
         elif entry.name.lower() not in _LITTER_FILES:
-            left_out.suffixes[printable(suffix) or "no suffix"] += 1
+            others = left_out.undecoded if suffix in UNDECODED_SUFFIXES else left_out.suffixes
+            others[printable(suffix) or "no suffix"] += 1
         return None
 
     def _report(self, left_out: _LeftOut) -> None:
+        tell_undecoded(left_out.undecoded, self.location)
         if left_out.suffixes:
             logger.warning(
                 "skipped %d files in %s that are not images by their suffix (%s)",

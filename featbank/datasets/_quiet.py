@@ -1,48 +1,52 @@
 """Keeps Pillow's warnings about odd files away from the user, for the decoding thread only.
 
-``warnings.catch_warnings`` swaps a list that all threads share, so two decoding threads can leave the
-wrong list behind. Here one filter entry stands in that list for good and matches only while the thread
-that asks is inside `quiet_pillow`; every other warning of every other thread takes its usual way.
+The filters of `warnings` belong to whoever runs the program: they are one list for all threads, others copy
+and pickle it (scikit-learn does, for its workers), and ``warnings.catch_warnings`` in two threads can leave
+the wrong one behind. So they are not touched. Pillow's modules find in the place of `warnings` what asks
+first whether this thread is inside `quiet_pillow`; every other warning takes its usual way.
 """
 
 from __future__ import annotations
 
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
-__all__ = ["quiet_pillow"]
+__all__ = ["quiet_pillow", "watch_pillow"]
 
 
-class _WhileDecoding(threading.local):
-    """Stands where a filter has the regular expression of the module name."""
-
+class _Depth(threading.local):
     depth = 0
 
-    def match(self, module: str) -> bool:
-        return self.depth > 0 and (module == "PIL" or module.startswith("PIL."))
+
+class _Warnings:
+    """The module `warnings`, as Pillow's modules see it."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(warnings, name)
+
+    def warn(self, message: Any, category: Any = None, stacklevel: int = 1, **options: Any) -> None:
+        if not _decoding.depth:
+            warnings.warn(message, category, stacklevel + 1, **options)
 
 
-_decoding = _WhileDecoding()
-_ENTRY = ("ignore", None, Warning, _decoding, 0)
-_lock = threading.Lock()
+_decoding = _Depth()
+_in_pillow = _Warnings()
 
 
-def _put_first() -> None:
-    # Whoever called simplefilter() or left a catch_warnings block since has put another entry first.
-    filters = cast("list[Any]", warnings.filters)
-    if filters and filters[0] is _ENTRY:
-        return
-    with _lock:
-        filters[:] = [_ENTRY, *(entry for entry in filters if entry is not _ENTRY)]
+def watch_pillow() -> None:
+    """Make `quiet_pillow` work for the modules of Pillow that are loaded by now."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("PIL.") and getattr(module, "warnings", None) is warnings:
+            module.warnings = _in_pillow  # type: ignore[attr-defined]
 
 
 @contextmanager
 def quiet_pillow() -> Iterator[None]:
     """Drop warnings that modules of Pillow raise in this thread inside the block."""
-    _put_first()
     _decoding.depth += 1
     try:
         yield

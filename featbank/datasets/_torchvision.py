@@ -5,10 +5,14 @@ from __future__ import annotations
 import difflib
 import inspect
 import os
+import struct
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from featbank.datasets._names import require_two_classes, safe_name
 from featbank.datasets._pnm import image_bytes
@@ -50,12 +54,15 @@ class TorchvisionDataset:
         If a part gives something else, is empty, or there are fewer than two classes.
     """
 
+    decodes = True
+
     def __init__(self, parts: Mapping[str, Any], *, name: str, location: str) -> None:
         self.name, self.location = safe_name(name), location
         self._parts = dict(sorted(parts.items()))
         codes: list[int | None] = []
         self._where: list[tuple[str, int]] = []
         ids, splits = [], []
+        labels = _labels(self._parts, location)
         for split, part in self._parts.items():
             size = len(part)
             width = max(6, len(str(size)))
@@ -63,7 +70,7 @@ class TorchvisionDataset:
                 ids.append(f"{split}/{index:0{width}d}".lstrip("/").encode())
                 splits.append(split)
                 self._where.append((split, index))
-            codes += _labels(part, location) if size else []
+            codes += labels[split]
         if not ids:
             raise DatasetError(f"{location} has no images")
         self.classes: tuple[str, ...] = _class_names(self._parts, codes)
@@ -214,7 +221,7 @@ def _item(part: Any, index: int, location: str) -> tuple[Any, int | None]:
 
     try:
         item = part[index]
-    except (OSError, ImageDecodeError):
+    except (OSError, MemoryError, ImageDecodeError):
         raise
     except Exception as error:  # torchvision decodes here, and decoders raise nearly every built-in
         raise ImageDecodeError("decoder-error", f"{type(error).__name__}: {_one_line(error)}") from error
@@ -239,31 +246,67 @@ def _whole(value: Any, location: str) -> int | None:
     return None if code < 0 else code
 
 
-def _labels(part: Any, location: str) -> list[int | None]:
-    """Return a part's labels, from an attribute when it agrees with the items at both ends."""
-    size = len(part)
-    found = _listed_labels(part, size)
-    if found is not None:
-        ends = (0, size - 1)
-        if all(_label_of(part, index, location) == found[index] for index in ends):
-            return found
-    return [_label_of(part, index, location) for index in range(size)]
+def _labels(parts: Mapping[str, Any], location: str) -> dict[str, list[int | None]]:
+    """Return the labels of each part, from an attribute where it agrees with the items at both ends."""
+    listed = {split: _listed_labels(part, len(part)) for split, part in parts.items()}
+    ends = {split: sorted({0, len(part) - 1}) for split, part in parts.items() if len(part)}
+    chosen = [(split, at) for split in ends for at in ends[split] if listed[split] is not None]
+    # an item at an end that cannot be read costs its row, not the dataset
+    read, _ = _read_labels(parts, chosen, location)
+    found: dict[str, list[int | None]] = {}
+    for split, part in parts.items():
+        labels = listed[split]
+        if labels is None or any(labels[at] != label for (one, at), label in read.items() if one == split):
+            rows = [(split, at) for at in range(len(part))]
+            items, failed = _read_labels(parts, rows, location)
+            for (_, at), why in failed.items():
+                raise DatasetError(f"{location}: item {at} cannot be read, so its label is not known: {why}")
+            labels = [items[row] for row in rows]
+        found[split] = labels
+    return found
 
 
-def _label_of(part: Any, index: int, location: str) -> int | None:
-    from featbank.datasets.decoding import decoder_errors
+class _Labels:
+    """Items by where they are, read for their labels; the decoding processes do it, because items decode."""
 
-    try:
-        image, label = _item(part, index, location)
+    name, ids, labels, classes, splits = "labels", (), (), (), None
+
+    def __init__(self, parts: Mapping[str, Any], rows: Sequence[tuple[str, int]], location: str) -> None:
+        self._parts, self._rows, self.location = parts, rows, location
+
+    def read(self, index: int) -> bytes:
+        from featbank.datasets.decoding import decoder_errors
+
+        split, at = self._rows[index]
+        image, label = _item(self._parts[split], at, self.location)
         # Caltech256 and others hand out an open file; loading closes it, and close() would empty an image
         # that the dataset keeps. Whether it can be loaded is asked when its row is read.
         with suppress(ImageDecodeError), decoder_errors():
             image.load()
-        return label
-    except (OSError, ImageDecodeError) as error:
-        raise DatasetError(
-            f"{location}: item {index} cannot be read, so its label is not known: {error}"
-        ) from error
+        return struct.pack("<q", -1 if label is None else label)
+
+
+def _as_array(data: bytes) -> NDArray[np.uint8]:
+    return np.frombuffer(data, np.uint8)
+
+
+def _read_labels(
+    parts: Mapping[str, Any], rows: Sequence[tuple[str, int]], location: str
+) -> tuple[dict[tuple[str, int], int | None], dict[tuple[str, int], str]]:
+    """Return the labels of those items that can be read, and why the others cannot."""
+    from featbank.datasets.decode_pool import read_by_processes
+
+    labels: dict[tuple[str, int], int | None] = {}
+    failed: dict[tuple[str, int], str] = {}
+    if rows:
+        read = read_by_processes(_Labels(parts, rows, location), range(len(rows)), _as_array, 8)
+        for row, found in zip(rows, read, strict=True):
+            if isinstance(found, np.ndarray):
+                (label,) = struct.unpack("<q", found.tobytes())
+                labels[row] = None if label < 0 else label
+            else:
+                failed[row] = found.detail or found.reason
+    return labels, failed
 
 
 def _listed_labels(part: Any, size: int) -> list[int | None] | None:

@@ -29,6 +29,8 @@ class BlurredDataset:
         If `per_width` is not over 0.
     """
 
+    decodes = True
+
     def __init__(self, dataset: Dataset, per_width: float) -> None:
         if not 0 < per_width < float("inf"):
             raise InvalidInputError(f"per_width={per_width!r} must be a finite number over 0")

@@ -14,24 +14,24 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featbank.datasets._decode_lane import Chunk, Lane, Settings, Shared
-from featbank.datasets._decode_worker import CONTROL_BYTES
+from featbank.datasets._decode_worker import CONTROL_BYTES, Work
 from featbank.datasets.sources import Dataset
 from featbank.errors import InvalidInputError
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-__all__ = ["DecodeFailure", "DecodePool", "DecodeRequest", "DecodedBatch"]
+__all__ = ["DecodeFailure", "DecodePool", "DecodeRequest", "DecodedBatch", "read_by_processes"]
 
 #: Most images a worker is handed at once: few enough to share a batch out, many enough to hide the way there.
 _MAX_CHUNK = 16
 _LOOK_AGAIN_S = 0.2
+_ROWS_PER_REQUEST = 256
+#: Longest time for one image, where nobody asks for another.
+TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -100,30 +100,31 @@ class DecodePool:
     ----------
     dataset : Dataset
         Where the bytes come from. Where it has a method ``path_of(index) -> bytes``, as folders and CSV files
-        do, the processes read the files; otherwise ``dataset.read`` is called here, on a thread per process.
+        do, the processes read the files; otherwise each of them gets the dataset and calls its ``read``. It
+        may be defined in a script or notebook; it must not hold what cannot be pickled, such as an open file.
     to_pixels : callable
-        From an upright RGB Pillow image to uint8 of shape `shape`; can be pickled by name, e.g. a
+        From an upright RGB Pillow image to uint8 of shape `shape`; can be pickled, e.g. a
         ``Preprocessing``'s ``apply_geometry``.
     shape : tuple of int
-        (h, w, 3) of each result.
+        Of each result, such as (h, w, 3).
     batch_size : int
         Most images of one request.
     workers : int
         Number of processes.
     ahead : int, default=3
         Batches decoded ahead of the one in use.
-    timeout_s : float, default=30.0
-        Longest time for one image, reading included.
+    timeout_s : float, optional
+        Longest time for one image, reading included; default: 30.
     max_memory_bytes : int, default=2 GiB
         Most address space one image may take in a process, over what it has when idle. An image that wants
         more fails with ``"out-of-memory"``. Enforced on Linux.
-    max_pixels : int, default=100_000_000
-        As of `decode_image`.
+    max_pixels : int or None, default=100_000_000
+        As of `decode_image`; None: nothing is decoded, `to_pixels` gets the bytes of the file.
 
     Raises
     ------
     InvalidInputError
-        If an argument cannot work, e.g. a `to_pixels` that cannot be pickled.
+        If an argument cannot work, e.g. a `to_pixels` or a dataset that cannot be pickled.
 
     Examples
     --------
@@ -139,15 +140,15 @@ class DecodePool:
     def __init__(
         self,
         dataset: Dataset,
-        to_pixels: Callable[[Image], NDArray[np.uint8]],
+        to_pixels: Callable[[Any], NDArray[np.uint8]],
         *,
-        shape: tuple[int, int, int],
+        shape: tuple[int, ...],
         batch_size: int,
         workers: int,
         ahead: int = 3,
-        timeout_s: float = 30.0,
+        timeout_s: float | None = None,
         max_memory_bytes: int = 2 << 30,
-        max_pixels: int = 100_000_000,
+        max_pixels: int | None = 100_000_000,
     ) -> None:
         wrong = [
             f"{name}={value!r}"
@@ -159,10 +160,11 @@ class DecodePool:
                 ("max_memory_bytes", max_memory_bytes),
                 ("max_pixels", max_pixels),
             )
-            if not value > 0
+            if value is not None and not value > 0
         ]
         if wrong:
             raise InvalidInputError(f"{', '.join(wrong)}: must be more than 0")
+        timeout_s = TIMEOUT_S if timeout_s is None else timeout_s
         self._batch_size, self._workers, self._shape = batch_size, workers, tuple(shape)
         offset = -(-CONTROL_BYTES * workers // mmap.PAGESIZE) * mmap.PAGESIZE
         n_images = batch_size * (ahead + 1)
@@ -178,14 +180,20 @@ class DecodePool:
             offset=offset,
             n_images=n_images,
             shape=shape,
-            max_pixels=max_pixels,
             max_memory_bytes=max_memory_bytes,
             timeout_s=timeout_s,
         )
-        self._shared = Shared(dataset, settings, self._file, self._memory, to_pixels)
+        work = Work(None, to_pixels, max_pixels)
+        work_file = _memory_file(0)
+        try:
+            self._shared = Shared(dataset, settings, self._file, self._memory, work_file, work)
+        except BaseException:
+            os.close(self._file)
+            os.close(work_file)
+            raise
         self._lanes = [Lane(number, self._shared) for number in range(workers)]
         # Also when nobody closes the pool: at the latest before the interpreter ends.
-        self._end = weakref.finalize(self, _end, self._shared, self._lanes, self._file)
+        self._end = weakref.finalize(self, _end, self._shared, self._lanes, self._file, work_file)
         for lane in self._lanes:
             lane.start()
 
@@ -330,7 +338,41 @@ class _Pending:
                 self._free = free
 
 
-def _end(shared: Shared, lanes: list[Lane], memory_file: int) -> None:
+def read_by_processes(
+    dataset: Dataset,
+    indices: Sequence[int],
+    of_bytes: Callable[[bytes], NDArray[np.uint8]],
+    n_bytes: int,
+) -> list[NDArray[np.uint8] | DecodeFailure]:
+    """Have the decoding processes read images, and return what `of_bytes` makes of each, or why it cannot.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        Its `read` may crash, hang or take all memory: that costs one row.
+    indices : sequence of int
+    of_bytes : callable
+        From the bytes to uint8 of shape (`n_bytes`,).
+    n_bytes : int
+    """
+    starts = range(0, len(indices), _ROWS_PER_REQUEST)
+    found: list[NDArray[np.uint8] | DecodeFailure] = []
+    with DecodePool(
+        dataset,
+        of_bytes,
+        shape=(n_bytes,),
+        batch_size=_ROWS_PER_REQUEST,
+        workers=max(1, min(os.cpu_count() or 1, len(starts))),
+        max_pixels=None,
+    ) as pool:
+        requests = (DecodeRequest(indices[start : start + _ROWS_PER_REQUEST]) for start in starts)
+        for batch in pool.batches(requests):
+            failed = {one.position: one for one in batch.failures}
+            found += [failed.get(at, one.copy()) for at, one in enumerate(batch.images)]
+    return found
+
+
+def _end(shared: Shared, lanes: list[Lane], *files: int) -> None:
     shared.closing.set()
     shared.fail(InvalidInputError("this DecodePool is closed; make another"))
     for lane in lanes:
@@ -339,7 +381,8 @@ def _end(shared: Shared, lanes: list[Lane], memory_file: int) -> None:
     for lane in lanes:
         if lane.ident is not None:
             lane.join()
-    os.close(memory_file)
+    for file in files:
+        os.close(file)
 
 
 def _memory_file(n_bytes: int) -> int:

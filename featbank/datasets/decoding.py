@@ -7,27 +7,15 @@ import logging
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from types import MappingProxyType
 
 import numpy as np
 import PIL
+from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
-# The plugins are named one by one: Pillow's own search imports all of them, in whichever thread comes first.
-from PIL import (
-    BmpImagePlugin,  # noqa: F401
-    ExifTags,
-    GifImagePlugin,  # noqa: F401
-    Image,
-    ImageFile,
-    JpegImagePlugin,  # noqa: F401
-    PngImagePlugin,  # noqa: F401
-    PpmImagePlugin,  # noqa: F401
-    TiffImagePlugin,
-    UnidentifiedImageError,
-    WebPImagePlugin,  # noqa: F401
-)
-
-from featbank.datasets._quiet import quiet_pillow
+from featbank.datasets._files import FORMATS, REFUSED_FORMATS
+from featbank.datasets._quiet import quiet_pillow, watch_pillow
 from featbank.errors import ImageDecodeError, InvalidInputError
 
 __all__ = ["DECODE_REASONS", "decode_image", "decoder_errors", "decoder_name", "upright", "upright_rgb"]
@@ -38,7 +26,8 @@ logger = logging.getLogger(__name__)
 DECODE_REASONS: Mapping[str, str] = MappingProxyType(
     {
         "empty": "the file has no bytes",
-        "not-an-image": "no decoder among JPEG, PNG, BMP, GIF, WebP, TIFF, PPM knows these bytes",
+        "not-an-image": "no decoder among JPEG, PNG, BMP, GIF, WebP, TIFF, PPM, JPEG 2000, AVIF and "
+        f"{len(FORMATS) - 9} rarer ones knows these bytes",
         "truncated": "the file ends before its last pixel",
         "too-many-pixels": "more pixels than the limit, counted before any memory is taken",
         "too-many-bytes": "a file larger than the limit",
@@ -50,8 +39,22 @@ DECODE_REASONS: Mapping[str, str] = MappingProxyType(
     }
 )
 
-# MPO (two-lens JPEG) has no opener of its own: the JPEG opener hands it out.
-_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+# One by one, and now: Pillow's own search imports all of its plugins, in whichever thread comes first.
+for _plugin, _ in FORMATS.values():
+    import_module(f"PIL.{_plugin}ImagePlugin")
+import_module("PIL.MpoImagePlugin")
+watch_pillow()
+
+#: First bytes of images that are not decoded, and what they are.
+_REFUSED_STARTS = (
+    (b"%!PS", f"PostScript is not decoded: {REFUSED_FORMATS['EPS']}"),
+    (b"\xc5\xd0\xd3\xc6", f"EPS is not decoded: {REFUSED_FORMATS['EPS']}"),
+    (b"%PDF", "PDF is not decoded: it is a document; export its pages as images"),
+    (b"\xff\x0a", "JPEG XL is not decoded: Pillow has no reader for it; convert it to JPEG or PNG"),
+    (b"\0\0\0\x0cJXL ", "JPEG XL is not decoded: Pillow has no reader for it; convert it to JPEG or PNG"),
+    (b"\xd7\xcd\xc6\x9a", f"WMF is not decoded: {REFUSED_FORMATS['WMF']}"),
+)
+_HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 _PLAIN_MODES = frozenset({"1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV"})
 _ALPHA_MODES = frozenset({"LA", "PA", "RGBA", "La", "RGBa"})
 _TURNS = {
@@ -123,7 +126,7 @@ def decode_image(data: bytes, *, max_pixels: int = 100_000_000) -> Image.Image:
     with decoder_errors():
         if not data:
             raise ImageDecodeError("empty", DECODE_REASONS["empty"])
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        with _opened(data) as image:
             width, height = image.size
             if width < 1 or height < 1:
                 raise ImageDecodeError("decoder-error", f"{width} x {height} has no pixels")
@@ -131,7 +134,23 @@ def decode_image(data: bytes, *, max_pixels: int = 100_000_000) -> Image.Image:
                 raise ImageDecodeError(
                     "too-many-pixels", f"{width} x {height} is over the limit of {max_pixels} pixels"
                 )
+            if any(tile[0] == "fits_gzip" for tile in getattr(image, "tile", ())):
+                told = "a FITS file of compressed tiles is not decoded: how much they unpack to is not known"
+                raise ImageDecodeError("decoder-error", told)
             return upright_rgb(image)
+
+
+def _opened(data: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data), formats=list(FORMATS))
+    except UnidentifiedImageError as error:
+        for start, told in _REFUSED_STARTS:
+            if data.startswith(start):
+                raise ImageDecodeError("not-an-image", told) from error
+        if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
+            told = "HEIC is not decoded: Pillow has no reader for it; convert it to JPEG or PNG"
+            raise ImageDecodeError("not-an-image", told) from error
+        raise
 
 
 @contextmanager
@@ -243,8 +262,10 @@ def _from_grey16(image: Image.Image) -> Image.Image:
 
 
 def _from_integers(image: Image.Image) -> Image.Image:
-    if isinstance(image, TiffImagePlugin.TiffImageFile):
-        raise ImageDecodeError("unsupported-mode", "a TIFF of signed or 32-bit integers has no agreed white")
+    if image.format not in ("PPM", None):
+        raise ImageDecodeError(
+            "unsupported-mode", f"a {image.format} of signed or 32-bit integers has no agreed white"
+        )
     grey = np.asarray(image)  # (h, w) int32; Pillow's form of 16-bit PGM
     low, high = int(grey.min()), int(grey.max())
     if low < 0 or high > 65535:

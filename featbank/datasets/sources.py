@@ -32,6 +32,12 @@ class Dataset(Protocol):
         Class names in a fixed order.
     splits : tuple of str, or None
         ``"train"``, ``"val"``, ``"test"`` or ``"none"`` for each image; None when the source says nothing.
+
+    Notes
+    -----
+    Two more are used where they are there: a method ``path_of(index)``, the path of an image's file, which
+    the decoding processes then read by themselves; and ``decodes = True``, which says that `read` decodes
+    images and is left to those processes altogether. Without `path_of` they get the dataset, pickled.
     """
 
     @property

@@ -36,6 +36,10 @@ class PartDataset:
     ) -> None:
         self.name, self.location, self.classes = safe_name(name), location, classes
         self._where = [(dataset, index) for dataset, index, _, _, _ in rows]
+        sources = {id(one): one for one, _ in self._where}.values()
+        self.decodes = any(getattr(one, "decodes", False) for one in sources)
+        if all(hasattr(one, "path_of") for one in sources):
+            self.path_of = self._path_of
         self.ids: tuple[bytes, ...] = tuple(row[2] for row in rows)
         self.labels: tuple[str | None, ...] = tuple(row[3] for row in rows)
         splits = tuple(row[4] for row in rows)
@@ -48,6 +52,12 @@ class PartDataset:
         """Return the bytes of image `index`; raises `OSError` or `ImageDecodeError`."""
         dataset, at = self._where[index]
         return dataset.read(at)
+
+    def _path_of(self, index: int) -> bytes:
+        """Return the path of image `index`, for whoever reads it elsewhere; there if all images have one."""
+        dataset, at = self._where[index]
+        path: bytes = dataset.path_of(at)  # type: ignore[attr-defined]
+        return path
 
 
 def select_images(

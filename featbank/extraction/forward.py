@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from featbank._child_process import without_current_folder
 from featbank.errors import InvalidInputError
 from featbank.extraction.compiling import compile_network
 from featbank.extraction.precision import PrecisionProof, arithmetic, key_precision, relative_error
@@ -269,7 +270,8 @@ class Forward:
             return known(batch)
         network = compile_network(self.network(cuts))
         started = time.perf_counter()
-        network(batch)
+        with without_current_folder():  # the compiler starts processes of its own
+            network(batch)
         between = time.perf_counter()
         features = network(batch)
         for tensor in features.values():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,7 @@ from featbank.banks import (
     CUT_FILE,
     Bank,
     CutWriter,
+    SetAside,
     ShardPlan,
     VerifyReport,
     damaged_files,
@@ -25,7 +27,7 @@ from featbank.datasets import Dataset, compare_sources, decoder_name, open_datas
 from featbank.errors import FeatbankError, InvalidInputError, MissingDataError
 from featbank.extraction._pass import Pass
 from featbank.extraction.compiling import check_compile
-from featbank.extraction.device_images import open_loader
+from featbank.extraction.device_images import ImageLoader, open_loader
 from featbank.extraction.forward import Forward, choose_device
 from featbank.extraction.jpeg_decoder import JpegDecoder, choose_jpeg_decoder, decode_of
 from featbank.extraction.overflow import CLIPPED, stored_dtype, tell_clipped
@@ -100,7 +102,7 @@ def repair_bank(
     device : str, optional
         ``"cpu"``, ``"cuda"``, ...; the bytes are the same only on the kind of device that was used.
     workers : int, optional
-        Decoding threads.
+        Decoding processes.
     progress : callable, optional
         Called with (images done, images to push).
 
@@ -184,14 +186,21 @@ class _Repair:
     def run(self, progress: Callable[[int, int], None] | None) -> RepairResult:
         aside = set_damaged_aside(self._report)
         bank = Bank.open(self._bank.path, check="size")
-        loader = open_loader(
-            self._dataset,
-            bank.manifest,
-            self._backbone.preprocessing,
-            self._workers,
-            run_size(bank.key.batch_size),
-            decoder=self._decoder,
-        )
+        with contextlib.closing(
+            open_loader(
+                self._dataset,
+                bank.manifest,
+                self._backbone.preprocessing,
+                self._workers,
+                run_size(bank.key.batch_size),
+                decoder=self._decoder,
+            )
+        ) as loader:
+            return self._push(aside, bank, loader, progress)
+
+    def _push(
+        self, aside: SetAside, bank: Bank, loader: ImageLoader, progress: Callable[[int, int], None] | None
+    ) -> RepairResult:
         writers = {cut: self._writer(bank, cut) for cut in self._report.lost}
         missing = {cut: self._wanted(cut, writer) for cut, writer in writers.items()}
         pushed = np.zeros(len(bank.slot_table), bool)

@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +42,7 @@ from featbank.extraction.quarantine import settle_quarantine
 from featbank.extraction.settling import Settlement, candidates, proved_errors, settle
 from featbank.extraction.storing import CutOverflowError
 from featbank.extraction.work import ExtractionPlan, free_bytes, refuse_if_full, run_size
-from featbank.manifest import RowStatus
+from featbank.manifest import Manifest, RowStatus
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -92,6 +93,8 @@ class Extraction:
 
     The parameters are those of `featbank.extract`, which see. Making one loads the weights, hashes the
     images and writes the bank's manifest; no image is pushed except the one batch that proves a precision.
+    The processes that decode end with `run` and `discard`, whatever comes of them, and with `close`; it is a
+    context manager.
     """
 
     def __init__(
@@ -172,12 +175,28 @@ class Extraction:
             batch_size=sizes["float32"],
             network=network,
         )
+        self._store = store
+        try:
+            self._open_bank(precision, compile, options, sizes, manifest)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open_bank(
+        self,
+        precision: str,
+        compile: str,
+        options: Sequence[tuple[str, bool]],
+        sizes: Mapping[str, int],
+        manifest: Manifest,
+    ) -> None:
+        """Settle on the arithmetic, for which a batch is decoded, and open the bank that is for it."""
+        store = self._store
         self.proof = self._settle(precision, compile, options, sizes, store)
         key = self._key(self.forward.arithmetic_name, self.forward.batch_size)
         self._is_new = not store.path_for(self.dataset.name, key).exists()
         if self._is_new:
             tell_other_keys(store, self.dataset.name, key)
-        self._store = store
         self.bank = store.create_or_open(self.dataset.name, key, self._provenance())
         _check_same_source(self.bank, self.dataset, manifest.digests)
         self._before = self.bank.manifest if len(self.bank) else None
@@ -187,6 +206,18 @@ class Extraction:
         self.bank.set_manifest(manifest, renew=self.bank.absent_digests(manifest))
         self._writers = {cut: self._writer(cut, cut_dtype(self.bank, cut, self._dtype)) for cut in self.cuts}
         self._missing = {cut: writer.missing() for cut, writer in self._writers.items()}
+
+    def close(self) -> None:
+        """End the processes that decode; what needs them again starts others."""
+        self._loader.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     def _writer(self, cut: str, dtype: np.dtype[Any]) -> CutWriter:
         return self.bank.cut_writer(cut, self.shapes[cut], dtype)
@@ -304,6 +335,7 @@ class Extraction:
 
     def discard(self) -> None:
         """Give the bank its old rows back, or remove it if it is new: a plan alone leaves nothing behind."""
+        self.close()
         if self._is_new:
             self._store.remove(self.bank.path)
         elif self._before is not None:
@@ -327,6 +359,12 @@ class Extraction:
         self, progress: Progress | None = None, on_plan: Callable[[ExtractionPlan], None] | None = None
     ) -> ExtractionResult:
         """Push what is missing, write it, and settle what became of each row; see `featbank.extract`."""
+        with self:  # an exception may be kept, as notebooks do, and with it all that it passed
+            return self._run(progress, on_plan)
+
+    def _run(
+        self, progress: Progress | None, on_plan: Callable[[ExtractionPlan], None] | None
+    ) -> ExtractionResult:
         plan = self.plan()
         if on_plan is not None:
             on_plan(plan)
@@ -337,7 +375,6 @@ class Extraction:
             if self._missing[cut] or not writer.finished:
                 writer.finish({**self._facts(cut), **tell_clipped(self.bank, cut)})
         quarantined = settle_quarantine(self.bank, self._loader, bad)
-        self._loader.close()  # its processes have nothing left to do
         self.bank.touch()
         rows, n_pushed = len(self.bank.manifest), int(pushed.sum())
         return ExtractionResult(

@@ -368,7 +368,7 @@ class _Trainer:
         if differing:
             raise InvalidInputError(
                 f"checkpoint {str(path)!r} was made with other settings ({'; '.join(differing)}); "
-                "use the same settings, or another --checkpoint"
+                "use the same settings, remove it, or give another folder (--output, output=)"
             )
         self.network.load_state_dict(
             {n.removeprefix("network."): t for n, t in tensors.items() if n.startswith("network.")}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
+import io
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from featbank._child_process import pickle_for_child, without_current_folder
 from featbank.errors import FitWarning, InvalidInputError
 from featbank.sweep._candidates import Candidate, Family
 from featbank.sweep._material import (
@@ -143,12 +144,13 @@ def _fit_objects(
             yield [_attempt(task.candidate.make(task.plan.seed), task, material)]
         return
     calls: Iterable[tuple[Any, ...]]
-    if stored is not None and _can_travel(tasks[0]):
+    modules = _modules_of(tasks[0])
+    if stored is not None and modules is not None:
         place = stored()
         calls = (
             (_attempt_stored, task.candidate.make(task.plan.seed), _travelling(task), place) for task in tasks
         )
-        found = _in_parallel(calls, n_jobs, "processes")
+        found = _in_parallel(calls, n_jobs, "processes", modules)
     else:
         for split in rows.rows:
             rows.features(split)  # before the threads ask for it at the same time
@@ -159,17 +161,19 @@ def _fit_objects(
         yield [outcome]
 
 
-def _can_travel(task: Task) -> bool:
-    """Say whether an estimator can be pickled, and so be fitted in another process."""
+def _modules_of(task: Task) -> set[str] | None:
+    """Return the modules that an estimator needs in another process; None if it cannot be pickled."""
     try:
-        pickle.dumps(task.candidate.make(task.plan.seed))
+        return pickle_for_child(task.candidate.make(task.plan.seed), io.BytesIO())
     except Exception:  # noqa: BLE001 - pickling runs code of the estimator's own, which may raise anything
-        return False
-    return True
+        return None
 
 
 def _in_parallel(
-    calls: Iterable[tuple[Any, ...]], n_jobs: int | None, prefer: Literal["processes", "threads"]
+    calls: Iterable[tuple[Any, ...]],
+    n_jobs: int | None,
+    prefer: Literal["processes", "threads"],
+    modules: Iterable[str] = (),
 ) -> Iterator[Outcome]:
     from joblib import Parallel, delayed
 
@@ -177,7 +181,10 @@ def _in_parallel(
     parallel = Parallel(
         n_jobs=n_jobs, prefer=prefer, return_as="generator_unordered", max_nbytes="64K", mmap_mode="r"
     )
-    yield from parallel(delayed(call)(*arguments) for call, *arguments in calls)
+    # the processes are started by the call, before the first outcome is asked for
+    with without_current_folder(modules):
+        outcomes = parallel(delayed(call)(*arguments) for call, *arguments in calls)
+    yield from outcomes
 
 
 def _travelling(task: Task) -> Task:

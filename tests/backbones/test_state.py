@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from featbank.backbones import _state, get_spec, load_backbone
+from featbank.backbones import get_spec, load_backbone
 from featbank.backbones._building import build_on_meta
 from featbank.errors import WeightsError
 
@@ -162,13 +162,3 @@ def test_what_is_no_state_dict(state: State, tmp_path: Path) -> None:
     assert "it asks for 'torch._utils._rebuild_sparse_tensor', which no plain state dict needs" in _refused(
         path
     )
-
-
-def test_old_torch_reads_no_pickles(state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "w.pth"
-    torch.save(state, path)
-    monkeypatch.setattr(_state.torch, "__version__", "2.9.1+cpu")
-    text = _refused(path)
-    assert "torch 2.9.1+cpu does not read pickled weights safely; install torch >= 2.10, or use a" in text
-    monkeypatch.setattr(_state.torch, "__version__", "2.10.0a0")
-    assert load_backbone("minivgg", weights=path).weights == "w.pth"

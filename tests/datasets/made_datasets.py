@@ -60,3 +60,24 @@ def png(red: int, green: int = 0) -> bytes:
 def pool_of(dataset, to_pixels, **options) -> DecodePool:
     settings = {"shape": SHAPE, "batch_size": 64, "workers": 2} | options
     return DecodePool(dataset, to_pixels, **settings)
+
+
+class Decoded:
+    """As torchvision's datasets are: each item is a picture that was decoded, and a number."""
+
+    classes = ("a", "b")
+
+    def __init__(self, acts: dict[int, str], n: int = 12) -> None:
+        self.acts, self.numbers = acts, [index % 2 for index in range(n)]
+        self.targets = self.numbers
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        import odd_decoders as odd
+
+        acts = {**odd.CRASHES, **odd.HANGS, **odd.OTHERS}
+        code = acts.get(self.acts.get(index, ""), odd.PLAIN)
+        pixels = odd.act(Image.open(io.BytesIO(png(code, index))))
+        return Image.fromarray(pixels), self.numbers[index]

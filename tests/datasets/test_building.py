@@ -5,14 +5,18 @@ from __future__ import annotations
 import errno
 import hashlib
 import logging
+import os
+import socket
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from featbank.datasets import (
+    _files,
     build_manifest,
     decode_image,
     duplicates_across_splits,
@@ -269,3 +273,45 @@ def test_caltech_has_32_classes_of_40():
     assert manifest.splits[27:29].tolist() == [0, 1]
     for row in range(0, 1280, 40):
         assert decode_image(dataset.read(row)).mode == "RGB"
+
+
+@pytest.mark.parametrize("what", ["try again", "grows", "a pipe", "a folder", "a socket", "a loop"])
+def test_what_gives_no_bytes_costs_its_own_row(tmp_path, monkeypatch, caplog, what):
+    """A kernel log is a regular file by its name, and says "try again"; a file may grow while it is read."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for number in range(3):
+            Image.new("RGB", (4, 4), (number, 0, 0)).save(tmp_path / name / f"{number}.png")
+    dataset = open_dataset(tmp_path)
+    path = tmp_path / "a" / "1.png"
+    path.unlink()
+    if what == "try again":
+        os.mkfifo(path)
+        held = os.open(path, os.O_RDWR)
+        monkeypatch.setattr(_files.stat, "S_ISREG", lambda mode: True)
+        said = "it gives no bytes now, as a log or a pipe does"
+    elif what == "grows":
+        path.write_bytes(bytes(2000))
+        small = (tmp_path / "b" / "1.png").stat()
+        monkeypatch.setattr(_files, "MAX_FILE_BYTES", 1000)
+        monkeypatch.setattr(_files.os, "fstat", lambda descriptor: small)
+        said = "too-many-bytes: it has more than the limit of 1000"
+    elif what == "a pipe":
+        os.mkfifo(path)
+        said = "is not a regular file"
+    elif what == "a folder":
+        path.mkdir()
+        said = "Is a directory"
+    elif what == "a socket":
+        monkeypatch.chdir(path.parent)
+        with socket.socket(socket.AF_UNIX) as one:
+            one.bind(path.name)
+        said = "No such device or address"
+    else:
+        path.symlink_to(path.name)
+        said = "Too many levels of symbolic links"
+    manifest = build_manifest(dataset)
+    assert np.flatnonzero(manifest.statuses == RowStatus.QUARANTINED).tolist() == [1]
+    assert said in caplog.text
+    if what == "try again":
+        os.close(held)

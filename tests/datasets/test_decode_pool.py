@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import io
+import mmap
 import sys
+import threading
 import time
 
 import numpy as np
 import pytest
-from made_datasets import SHAPE, Files, Images, png, pool_of
+from made_datasets import SHAPE, Decoded, Files, Images, png, pool_of
 from PIL import Image
 
-from featbank.datasets import DecodeRequest, _decode_lane, open_dataset
-from featbank.errors import DecoderProcessError, ImageDecodeError, InvalidInputError
+from featbank.datasets import (
+    BlurredDataset,
+    DecodeRequest,
+    _decode_lane,
+    build_manifest,
+    decode_pool,
+    open_dataset,
+    select_images,
+    with_test_images,
+)
+from featbank.datasets._torchvision import TorchvisionDataset
+from featbank.errors import DatasetError, DecoderProcessError, ImageDecodeError, InvalidInputError
+from featbank.manifest import RowStatus
 
 
-@pytest.mark.parametrize("where", ["parent", "processes"])
+@pytest.mark.parametrize("where", ["dataset", "files"])
 @pytest.mark.parametrize("workers", [1, 3])
 def test_pixels_and_failures_are_those_of_a_plain_loop(odd, tmp_path, where, workers) -> None:
     contents: list[bytes | Exception] = [png(odd.PLAIN, number) for number in range(50)]
@@ -24,7 +37,7 @@ def test_pixels_and_failures_are_those_of_a_plain_loop(odd, tmp_path, where, wor
     contents[9] = b"<html>"
     contents[11] = OSError(5, "Input/output error")
     dataset = Images(contents)
-    if where == "processes":
+    if where == "files":
         dataset = Files(contents, tmp_path)
     else:
         contents[13] = ImageDecodeError("decoder-error", "the source says so")
@@ -52,10 +65,10 @@ def test_pixels_and_failures_are_those_of_a_plain_loop(odd, tmp_path, where, wor
                 failed = position in [one.position for one in batch.failures]
                 assert batch.decoded[position] == (row >= 0 and not failed)
     want = [(7, "empty"), (9, "not-an-image"), (11, "unreadable"), (20, "changed")]
-    want += [(13, "decoder-error")] if where == "parent" else []
+    want += [(13, "decoder-error")] if where == "dataset" else []
     assert [one[:2] for one in got] == sorted(want)
     details = {one[0]: one[2] for one in got}
-    said = "Input/output error" if where == "parent" else "No such file or directory"
+    said = "Input/output error" if where == "dataset" else "No such file or directory"
     assert details[11] == said
     assert details[20] == "the file changed while it was being extracted"
 
@@ -119,12 +132,12 @@ def test_a_generator_left_early_gives_its_memory_back(odd) -> None:
 
 
 @pytest.mark.parametrize("bursts", [False, True])
-def test_in_bursts_nothing_is_decoded_while_a_batch_is_used(odd, bursts) -> None:
-    n_read = []
+def test_in_bursts_nothing_is_decoded_while_a_batch_is_used(odd, tmp_path, bursts) -> None:
+    (seen := tmp_path / "seen").mkdir()
 
     class Counted(Images):
         def read(self, index: int) -> bytes:
-            n_read.append(index)
+            (seen / str(index)).touch()
             return super().read(index)
 
     contents = [png(odd.PLAIN, n) for n in range(7)]
@@ -133,7 +146,7 @@ def test_in_bursts_nothing_is_decoded_while_a_batch_is_used(odd, bursts) -> None
         for batch in pool.batches((DecodeRequest([n]) for n in range(7)), bursts=bursts):
             got.append(batch.images[0, 0, 0, 1])
             time.sleep(0.2)
-            began.append(len(n_read))
+            began.append(len(list(seen.iterdir())))
     assert got == list(range(7))
     assert began == ([3, 3, 3, 6, 6, 6, 7] if bursts else [3, 4, 5, 6, 7, 7, 7])
 
@@ -174,7 +187,11 @@ def test_an_empty_request_and_one_of_nothing(odd) -> None:
     ("what", "error", "message"),
     [
         ("wrong-shape", InvalidInputError, r"^to_pixels gave uint8 of shape \(1, 1, 3\), not uint8 of shape"),
-        ("bug", RuntimeError, r"(?s)^to_pixels failed in a decoding process:\nTraceback.*no such colour"),
+        (
+            "bug",
+            RuntimeError,
+            r"(?s)^the dataset or to_pixels failed in a decoding .*:\nTraceback.*no such colour",
+        ),
     ],
 )
 def test_a_fault_of_the_callable_is_raised_here(odd, what, error, message) -> None:
@@ -184,8 +201,12 @@ def test_a_fault_of_the_callable_is_raised_here(odd, what, error, message) -> No
 
 
 def test_callables_that_cannot_travel(odd) -> None:
-    with pytest.raises(InvalidInputError, match=r"^to_pixels=<function .* cannot be sent to another process"):
-        pool_of(Images([png(1)]), lambda image: np.asarray(image))
+    lock = threading.Lock()
+    with pytest.raises(
+        InvalidInputError,
+        match=r"^the dataset 'images' \(Images\), or to_pixels=<.* cannot be sent to a decod",
+    ):
+        pool_of(Images([png(1)]), lambda image: lock)
     here = type(sys)("only_here")
     here.act = lambda image: np.asarray(image)
     here.act.__module__, here.act.__qualname__, here.act.__name__ = "only_here", "act", "act"
@@ -195,8 +216,8 @@ def test_callables_that_cannot_travel(odd) -> None:
             pool_of(Images([png(1)]), here.act) as pool,
             pytest.raises(
                 InvalidInputError,
-                match=r"^to_pixels is not known to a decoding process \(ModuleNotFoundError: No module named "
-                r"'only_here'\); pass a function of a module that can be imported$",
+                match=r"^the dataset or to_pixels is not known to a decoding process \(ModuleNotFoundError: "
+                r"No module named 'only_here'\); define it in a module that can be imported, or in the scri",
             ),
         ):
             list(pool.batches([DecodeRequest([0])]))
@@ -220,8 +241,11 @@ def test_arguments_that_cannot_work(odd) -> None:
 
 
 def test_bytes_too_many_for_the_memory(odd) -> None:
-    contents = [png(odd.PLAIN), png(odd.PLAIN) + bytes(5 << 20)]
-    with pool_of(Images(contents), odd.act, max_memory_bytes=16 << 20) as pool:
+    class Blown(Images):
+        def read(self, index: int) -> bytes:
+            return super().read(index) + bytes(index * 64 << 20)
+
+    with pool_of(Blown([png(odd.PLAIN)] * 2), odd.act, max_memory_bytes=32 << 20) as pool:
         (batch,) = pool.batches([DecodeRequest([0, 1])])
     assert [(one.position, one.reason) for one in batch.failures] == [(1, "out-of-memory")]
 
@@ -257,3 +281,89 @@ def test_an_image_that_a_resize_blows_up(odd) -> None:
         (batch,) = pool.batches([DecodeRequest([0, 1])])
     assert [one.position for one in batch.failures] == [1]
     assert batch.failures[0].reason in ("out-of-memory", "too-many-pixels")
+
+
+@pytest.mark.parametrize("wrapped", ["torchvision", "blurred", "part of it"])
+@pytest.mark.parametrize(
+    ("act", "reason"),
+    [("segfault", "crashed"), ("exit", "crashed"), ("sleep", "timeout"), ("ten-gigabytes", "out-of-memory")],
+)
+def test_an_image_that_its_dataset_decodes_costs_its_own_row(odd, wrapped, act, reason, monkeypatch) -> None:
+    monkeypatch.setattr(decode_pool, "TIMEOUT_S", 4.0)
+    dataset = TorchvisionDataset({"": Decoded({5: act})}, name="odd", location="here")
+    if wrapped == "blurred":
+        dataset = BlurredDataset(dataset, 1)
+    elif wrapped == "part of it":
+        dataset = select_images(dataset, images_per_class=5)
+    manifest = build_manifest(dataset)
+    assert np.flatnonzero(manifest.statuses != RowStatus.OK).tolist() == [5]
+    n = len(dataset.ids)
+    with pool_of(dataset, odd.act) as pool:
+        (batch,) = pool.batches([DecodeRequest(range(n), manifest.digests)])
+    assert {one.position: one.reason for one in batch.failures} == {5: reason}
+    assert batch.decoded.sum() == n - 1
+
+
+def test_parts_of_a_folder_are_read_by_path_and_mixtures_by_their_dataset(odd, tmp_path) -> None:
+    (tmp_path / "files").mkdir()
+    files = Files([png(odd.PLAIN, n) for n in range(8)], tmp_path / "files")  # its read() fails the test
+    part = select_images(files, images_per_class=2)
+    assert part.path_of(3) == files.path_of(3)
+    assert select_images(part, images_per_class=1).path_of(1) == files.path_of(1)
+    with pool_of(part, odd.act) as pool:
+        (batch,) = pool.batches([DecodeRequest(range(4))])
+    assert batch.images[:, 0, 0, 1].tolist() == [0, 1, 2, 3]
+    inside = Images([png(odd.PLAIN, 10 + n) for n in range(8)])
+    inside.splits = ("train",) * 8
+    mixed = with_test_images(inside, part, name="mixed")
+    assert not hasattr(mixed, "path_of")
+    part.read = Images([png(odd.PLAIN, n) for n in range(4)]).read
+    with pool_of(mixed, odd.act) as pool:
+        (batch,) = pool.batches([DecodeRequest(range(12))])
+    assert batch.images[:, 0, 0, 1].tolist() == [*range(10, 18), *range(4)]
+
+
+def test_large_arrays_of_a_dataset_are_shared_not_copied(odd) -> None:
+    class Pixels(Images):
+        def __init__(self) -> None:
+            super().__init__([b""] * 4)
+            self.pixels = np.full((4, *SHAPE), odd.PLAIN, np.uint8)
+            self.ballast = np.ones(64 << 20, np.uint8)
+
+        def read(self, index: int) -> bytes:
+            resident = int(open("/proc/self/statm").read().split()[1]) * mmap.PAGESIZE  # noqa: SIM115, PTH123
+            self.pixels[index, 0, 0, 1] = resident >> 20 > 120
+            file = io.BytesIO()
+            Image.fromarray(self.pixels[index]).save(file, "PNG")
+            return file.getvalue()
+
+    dataset = Pixels()
+    with pool_of(dataset, odd.act, workers=1) as pool:
+        (batch,) = pool.batches([DecodeRequest(range(4))])
+    assert batch.decoded.all()
+    assert batch.images[:, 0, 0, 1].tolist() == [0, 0, 0, 0]  # what it wrote is its own, and little memory is
+    assert not (dataset.pixels[:, 0, 0, 1] != odd.PLAIN).any()
+
+
+def test_errors_of_a_dataset_keep_their_kind(odd) -> None:
+    class Broken(Images):
+        def read(self, index: int) -> bytes:
+            raise DatasetError("it gives no pictures")
+
+    with (
+        pool_of(Broken([b""]), odd.act) as pool,
+        pytest.raises(DatasetError, match=r"^it gives no pictures$"),
+    ):
+        list(pool.batches([DecodeRequest([0])]))
+
+
+def test_items_at_the_ends_that_cannot_be_read_cost_their_rows_too(odd) -> None:
+    dataset = TorchvisionDataset({"": Decoded({0: "segfault", 11: "exit"})}, name="odd", location="here")
+    assert dataset.labels == tuple("ab" * 6)
+    assert np.flatnonzero(build_manifest(dataset).statuses != RowStatus.OK).tolist() == [0, 11]
+    unlisted = Decoded({3: "abort"})
+    del unlisted.targets
+    with pytest.raises(
+        DatasetError, match=r"^here: item 3 cannot be read, so its label is not known: the deco"
+    ):
+        TorchvisionDataset({"": unlisted}, name="odd", location="here")

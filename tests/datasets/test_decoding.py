@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import io
+import pickle
 import struct
 import subprocess
 import sys
@@ -19,6 +21,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 from featbank.datasets import DECODE_REASONS, decode_image, decoder_name
+from featbank.datasets._files import FORMATS
 from featbank.errors import ImageDecodeError, InvalidInputError
 
 
@@ -273,10 +276,9 @@ def test_half_a_file_is_truncated(noise, fmt, share):
         png(0, 3, 8, 2, b""),
         encoded(Image.new("RGB", (9, 9)), "EPS"),
         encoded(Image.new("RGB", (9, 9)), "PDF"),
-        encoded(Image.new("RGB", (9, 9)), "ICO"),
         b"8BPS\0\1" + b"\0" * 50,
     ],
-    ids=["html", "zeros", "svg", "one-byte", "no-pixels", "eps", "pdf", "ico", "psd"],
+    ids=["html", "zeros", "svg", "one-byte", "no-pixels", "eps", "pdf", "psd"],
 )
 def test_other_things_are_not_images(data):
     assert reason(data) == "not-an-image"
@@ -369,7 +371,115 @@ def test_decoding_warns_of_nothing_and_leaves_other_warnings_alone():
                 warnings.warn("mine", UserWarning, stacklevel=1)
             with pytest.raises(UserWarning, match="Invalid APNG"):
                 Image.open(io.BytesIO(odd_but_readable()))
-        assert sum(type(entry[3]).__name__ == "_WhileDecoding" for entry in warnings.filters) == 1
+
+
+def test_decoding_leaves_the_filters_of_warnings_as_they_are():
+    before, entries = warnings.filters, list(warnings.filters)
+    assert decode_image(odd_but_readable()).size == (2, 1)
+    assert warnings.filters is before
+    assert list(warnings.filters) == entries
+    pickle.dumps(warnings.filters)  # as scikit-learn and joblib do for their workers
+
+
+def test_others_hear_of_odd_files_where_they_are(recwarn):
+    decode_image(odd_but_readable())
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        Image.open(io.BytesIO(odd_but_readable()))
+    (heard,) = recwarn
+    assert heard.filename.endswith("PngImagePlugin.py")
+
+
+#: Formats that Pillow reads and does not write, each by hand: two pixels, black and white or red and blue.
+CARDS = ["SIMPLE  = T", "BITPIX  = 8", "NAXIS   = 2", "NAXIS1  = 2", "NAXIS2  = 1", "END"]
+CURSOR = struct.pack("<IiiHHIIiiII", 40, 2, 2, 1, 24, 0, 8, 0, 0, 0, 0) + bytes([0, 0, 255, 255]) + bytes(8)
+BY_HAND = {
+    "GBR": struct.pack(">6I", 28, 2, 2, 1, 1, 0x47494D50) + struct.pack(">I", 10) + bytes([0, 255]),
+    "SUN": struct.pack(">8I", 0x59A66A95, 2, 1, 24, 6, 1, 0, 0) + bytes([0, 0, 255, 255, 0, 0]),
+    "XVTHUMB": b"P7 332\n#END_OF_COMMENTS\n2 1 255\n" + bytes([0, 255]),
+    "XPM": b'/* XPM */\nstatic char *a[] = {\n"2 1 2 1",\n"a c #000000",\n"b c #ffffff",\n"ab"};\n',
+    "CUR": b"\0\0\2\0\1\0\2\1\0\0\0\0\0\0" + struct.pack("<II", len(CURSOR), 22) + CURSOR,
+    "FITS": "".join(card.ljust(80) for card in CARDS).ljust(2880).encode()
+    + bytes([0, 255]).ljust(2880, b"\0"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:IM image format is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("fmt", sorted(FORMATS))
+def test_every_format_that_pillow_reads_is_decoded(fmt):
+    """Where Pillow can write one, or it is short enough to be written by hand, the pixels are compared."""
+    if fmt in BY_HAND:
+        data = BY_HAND[fmt]
+    elif fmt in Image.SAVE:
+        modes = {"MSP": "1", "XBM": "1", "BLP": "P", "SPIDER": "F"}
+        data = encoded(Image.linear_gradient("L").resize((24, 24)).convert(modes.get(fmt, "RGB")), fmt)
+    else:
+        pytest.skip("nothing here writes it")
+    with Image.open(io.BytesIO(data)) as plain:
+        want = np.asarray(plain.convert("RGB"))
+    if fmt == "SPIDER":  # numbers, whose white is not known
+        assert reason(data) == "unsupported-mode"
+    else:
+        np.testing.assert_array_equal(pixels(data), want)
+
+
+def test_formats_and_suffixes_are_those_of_pillow():
+    code = "\n".join(
+        [
+            "from PIL import Image",
+            "from featbank.datasets import _files",
+            "Image.init()",
+            "known = {**_files.FORMATS, **_files.REFUSED_FORMATS}",
+            "assert set(Image.OPEN) <= set(known), set(Image.OPEN) - set(known)",
+            "assert set(_files.FORMATS) <= set(Image.OPEN)",
+            "assert not set(_files.FORMATS) & set(_files.REFUSED_FORMATS)",
+            "decoded = {*_files.FORMATS, 'MPO'}",
+            "theirs = {e.encode() for e, f in Image.registered_extensions().items() if f in decoded}",
+            "assert theirs == _files.IMAGE_SUFFIXES, theirs ^ _files.IMAGE_SUFFIXES",
+            "assert not _files.IMAGE_SUFFIXES & _files.UNDECODED_SUFFIXES",
+        ]
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_fits_of_compressed_tiles_are_not_unpacked():
+    cards = ["XTENSION= 'BINTABLE'", "BITPIX  = 8", "NAXIS   = 2", "NAXIS1  = 8", "NAXIS2  = 1"]
+    cards += [
+        "ZIMAGE  = T",
+        "ZCMPTYPE= 'GZIP_1  '",
+        "ZBITPIX = 8",
+        "ZNAXIS  = 2",
+        "ZNAXIS1 = 2",
+        "ZNAXIS2 = 1",
+    ]
+    heads = ["SIMPLE  = T", "BITPIX  = 8", "NAXIS   = 0", "END"], [*cards, "END"]
+    head = "".join("".join(card.ljust(80) for card in one).ljust(2880) for one in heads).encode()
+    with pytest.raises(ImageDecodeError, match="a FITS file of compressed tiles is not decoded"):
+        decode_image(head + bytes(8) + gzip.compress(bytes(1 << 20)))
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (
+            b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+            "PostScript is not decoded: it is a program, w",
+        ),
+        (b"\xc5\xd0\xd3\xc6" + bytes(40), "EPS is not decoded: it is a program, which Pillow would have Gho"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC is not decoded: Pillow has no reader for it; con"),
+        (
+            b"\xff\x0a\xfa\x1f",
+            "JPEG XL is not decoded: Pillow has no reader for it; convert it to JPEG or PN",
+        ),
+        (b"%PDF-1.7\n", "PDF is not decoded: it is a document; export its pages as images"),
+        (b"\x1c\x02\x00\x00\x02\x00\x04", "no decoder among JPEG, PNG, "),
+    ],
+)
+def test_what_is_not_decoded_is_told_why(data, told):
+    with pytest.raises(ImageDecodeError) as caught:
+        decode_image(data)
+    assert caught.value.reason == "not-an-image"
+    assert caught.value.detail.startswith(told)
 
 
 def test_threads_decode_alike_and_quietly_while_another_warns(noise):

@@ -88,7 +88,9 @@ def test_other_suffixes_are_counted_in_one_line(tmp_path, caplog):
     put(tmp_path, "cat/1.jpg", "dog/1.jpg", "cat/README.txt", "cat/2.txt", "dog/3.heic", "LICENSE")
     assert open_dataset(tmp_path).ids == (b"cat/1.jpg", b"dog/1.jpg")
     assert [record.getMessage() for record in caplog.records] == [
-        f"skipped 4 files in {tmp_path} that are not images by their suffix (.heic: 1, .txt: 2, no suffix: 1)"
+        f"left out 1 images in {tmp_path} whose format is not decoded (.heic: 1): convert them to JPEG or PN"
+        "G",
+        f"skipped 3 files in {tmp_path} that are not images by their suffix (.txt: 2, no suffix: 1)",
     ]
 
 

@@ -97,7 +97,7 @@ def test_rows_land_where_the_manifest_says(photo_folder: Folder, tmp_path: Path)
         np.testing.assert_allclose(bank["block3_pool"][row], caught.pop()[0].numpy(), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("workers", [2, 3])
 def test_features_do_not_depend_on_workers(photo_folder: Folder, tmp_path: Path, workers: int) -> None:
     data = photo_folder()
     one = run(data, tmp_path / "one", batch_size=4, workers=1)

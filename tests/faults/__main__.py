@@ -33,6 +33,7 @@ def scenarios() -> dict[str, Scenario]:
     import banks_mutated
     from bit_flips import bit_flips
     from combinations import combinations
+    from foreign import foreign_modules
     from full_disk import failing_calls, small_disk
     from kills import every_call, kills
     from names import names
@@ -56,8 +57,11 @@ def scenarios() -> dict[str, Scenario]:
         "saves": lambda world, scale: saves(world, scaled(200, scale, 12)),
         "names": lambda world, scale: names(world, scaled(10_000, scale, 200)),
         "combinations": combinations,
+        "foreign-modules": lambda world, scale: foreign_modules(world),
         "hostile-banks": lambda world, scale: banks_hostile.run(scale),
         "mutated-banks": lambda world, scale: banks_mutated.run(scale),
+        "decoders": lambda world, scale: alone("decoders.py"),
+        "estimators": lambda world, scale: alone("estimators.py"),
         "image-corpus": lambda world, scale: alone("images_corpus.py"),
         "mutated-images": lambda world, scale: alone("images_mutated.py", "--scale", str(scale)),
         "hostile-weights": lambda world, scale: alone("weights_hostile.py"),

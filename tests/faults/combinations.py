@@ -86,13 +86,11 @@ def _case(
         if late:
             rng, path_of = random.Random(seed), _folder.FolderDataset.path_of
 
-            def late_read(self: Any, index: int) -> bytes:
+            def late_path(self: Any, index: int) -> bytes:
                 time.sleep(rng.random() * 0.01)
-                return _folder.read_regular_file(path_of(self, index))
+                return path_of(self, index)
 
-            # without it, the processes that decode read for themselves
-            del _folder.FolderDataset.path_of  # type: ignore[attr-defined]
-            _folder.FolderDataset.read = late_read  # type: ignore[method-assign]
+            _folder.FolderDataset.path_of = late_path  # type: ignore[method-assign]
 
         def progress(done: int, total: int) -> None:
             if done >= stop:

@@ -195,14 +195,20 @@ def _pool_class() -> Any:
     return DecodePool
 
 
+def _decoded_to(to_pixels: Any) -> Any:
+    from featbank.datasets import decode_image
+
+    return lambda data: to_pixels(decode_image(data))
+
+
 def decode_here() -> dict[str, Any]:
     """Let `DecodePool` decode in this process; return what its methods were."""
-    from featbank.datasets import decode_image
     from featbank.datasets.decode_pool import DecodedBatch, DecodeFailure
     from featbank.errors import ImageDecodeError
 
     def begin(self: Any, dataset: Any, to_pixels: Any, *, shape: Any, **others: Any) -> None:
-        self.here = dataset, to_pixels, shape
+        decodes = others.get("max_pixels", 1) is not None
+        self.here = dataset, _decoded_to(to_pixels) if decodes else to_pixels, shape
 
     def decoded(self: Any, index: int, digest: Any) -> Any:
         dataset, to_pixels, _ = self.here
@@ -210,7 +216,7 @@ def decode_here() -> dict[str, Any]:
             data = dataset.read(index)
             if digest is not None and hashlib.sha256(data).digest() != digest.tobytes():
                 raise ImageDecodeError("changed", "it is not the file that was listed")
-            return to_pixels(decode_image(data))
+            return to_pixels(data)
         except ImageDecodeError as error:
             return error.reason, error.detail
         except OSError as error:
