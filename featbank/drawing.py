@@ -33,8 +33,6 @@ __all__ = [
     "percent",
     "percent_axis",
     "size_axis",
-    "size_label",
-    "size_words",
     "split_look",
     "styled",
     "tick_sizes",
@@ -196,29 +194,6 @@ def split_look(split: str) -> dict[str, Any]:
 def percent(values: Any) -> Any:
     """Return shares as percent; None (no interval) becomes NaN, which draws nothing."""
     return 100.0 * np.asarray(values, dtype=np.float64)
-
-
-def size_label(n_per_class: float) -> str:
-    """Return samples per class for a tick or the head of a column; not whole is the mean of ``all``.
-
-    Examples
-    --------
-    >>> size_label(16), size_label(125.6)
-    ('16', 'all')
-    """
-    return f"{int(n_per_class)}" if n_per_class == int(n_per_class) else "all"
-
-
-def size_words(n_per_class: float) -> str:
-    """Return samples per class in words.
-
-    Examples
-    --------
-    >>> size_words(16), size_words(125.6)
-    ('16 per class', 'all samples (125.6 per class on average)')
-    """
-    label = size_label(n_per_class)
-    return f"{label} per class" if label != "all" else f"all samples ({n_per_class:.4g} per class on average)"
 
 
 def _plain_number(value: float) -> str:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from featbank._registry import nearest
 from featbank.backbones import get_spec
-from featbank.drawing import size_words
 from featbank.errors import BankError, InvalidInputError, UnknownNameError
 from featbank.inspection import BankImages, MistakesDisplay, bank_of_run
 from featbank.metrics import PowerLaw
@@ -23,6 +22,7 @@ from featbank.plots import (
     TimesDisplay,
 )
 from featbank.runs import Run
+from featbank.sampling import Size, size_words
 
 if TYPE_CHECKING:
     from featbank.sweep.results import Key
@@ -190,7 +190,7 @@ def _epochs(run: Run) -> dict[str, dict[str, list[float]]]:
     return {name: found for name, found in run.histories().items() if found.get("train_loss")}
 
 
-def cuts(run: Run, n_per_class: float | None = None) -> CutsDisplay:
+def cuts(run: Run, n_per_class: Size | None = None) -> CutsDisplay:
     """Accuracy against the depth of the cut, with the training accuracy beside it."""
     result = run.result()
     points = [point for point in result.curve() if point["temperature"] is None]
@@ -203,7 +203,7 @@ def cuts(run: Run, n_per_class: float | None = None) -> CutsDisplay:
     return CutsDisplay(points, cuts=depth, n_per_class=n_per_class, title=_title(run))
 
 
-def temperature(run: Run, n_per_class: float | None = None) -> TemperatureDisplay:
+def temperature(run: Run, n_per_class: Size | None = None) -> TemperatureDisplay:
     """Best and final accuracy against the temperature of the softmax."""
     points = run.result().curve()
     split: Literal["test", "val"] = "test" if _scored_by(points) == "top1" else "val"
@@ -335,7 +335,7 @@ def mistakes(
 def _spelled(entry: Mapping[str, Any]) -> str:
     """Say which head it is, for people: ``"softmax on fc7, 16 per class"``."""
     at = "" if entry["temperature"] is None else f" at T = {entry['temperature']:g}"
-    return f"{entry['head']} on {entry['cut']}{at}, {size_words(entry['n_per_class'])}"
+    return f"{entry['head']} on {entry['cut']}{at}, {size_words(entry)}"
 
 
 def _title(run: Run) -> str:

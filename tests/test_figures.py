@@ -159,11 +159,13 @@ def test_history_and_confusion_of_a_head(one):
     kept = [entry["name"] for entry in one.heads() if entry["name"].startswith("block4_pool-softmax")]
     name = kept[0]
     display = figures.history(one, name)
-    assert display.title == "digits, minivgg: softmax on block4_pool, 5 per class"
+    assert display.title == "digits, minivgg: softmax on block4_pool, 5 samples per class"
     assert display.best_epoch == one.entry(name)["best_epoch"]
     np.testing.assert_array_equal(display.history["val_loss"], one.histories()[name]["val_loss"])
     assert figures.history(one).title.startswith(f"digits, minivgg: {one.best_head()['head']} on ")
-    assert figures.confusion(one, name).title == "digits, minivgg: softmax on block4_pool, 5 per class"
+    assert (
+        figures.confusion(one, name).title == "digits, minivgg: softmax on block4_pool, 5 samples per class"
+    )
     np.testing.assert_array_equal(figures.confusion(one, name).matrix, one.confusion(name))
 
 

@@ -253,6 +253,7 @@ def _fit(
         temperatures=sweep.temperatures,
         random_state=sweep.random_state,
         head_params=sweep.head_params,
+        untrained_classes=sweep.untrained_classes,
         name=study.name if item.run.name == study.name else f"{study.name}-{item.run.name}",
         command=command,
         cache_dir=cache_dir,
@@ -298,13 +299,15 @@ def _record(result: StudyResult, one: ExperimentRun) -> dict[str, Any]:
             {
                 "label": figure.label,
                 "metric": _metric(figure.metric, figure.what),
+                "unit": _UNITS[figure.what],
                 "value": figure.value,
                 "source": study.report,
             }
             for figure in study.figures
         ],
         "measured": [
-            {**found, "metric": _metric(found["metric"], found["what"])} for found in result.measured
+            {**found, "metric": _metric(found["metric"], found["what"]), "unit": _UNITS[found["what"]]}
+            for found in result.measured
         ],
         "claims": [
             {"text": verdict.text, "holds": verdict.holds, "said": verdict.said}
@@ -314,6 +317,10 @@ def _record(result: StudyResult, one: ExperimentRun) -> dict[str, Any]:
         "data": {"source": one.experiment.data.source, "data_root": one.opened.data_root},
         "fingerprint": one.fingerprint,
     }
+
+
+#: What a figure is of -> unit of its value.
+_UNITS = {"accuracy": "share", "temperature": "temperature"}
 
 
 def _metric(metric: str, what: str) -> str:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from featbank import _atomic
 from featbank.errors import InvalidInputError, RunError
 from featbank.manifest import printable
+from featbank.sampling import parse_size
 from featbank.sweep import FitResult, Hits
 from featbank.sweep.records import fits_from_csv, fits_to_csv
 from featbank.sweep.results import FitId
@@ -76,7 +77,7 @@ class GrowingTables:
             try:
                 one = dict(zip(_HITS_COLUMNS, line, strict=True))
                 temperature = float(one["temperature"]) if one["temperature"] else None
-                size = float(one["n_per_class"]) if "." in one["n_per_class"] else int(one["n_per_class"])
+                size = parse_size(one["n_per_class"])
                 n_rows = int(one["n_rows"])
                 top1, top5 = (_unpacked(one[name], n_rows) for name in ("top1", "top5"))
                 if top1 is None:
