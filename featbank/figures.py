@@ -250,15 +250,12 @@ def times(run: Run) -> TimesDisplay:
     parts: list[dict[str, Any]] = []
     try:
         bank = bank_of_run(run.source, run.path)
-        known: dict[str, float] = {}
-        for cut in order:
-            duration_s = bank.facts("logits" if cut == "softmax" else cut).get("duration_s")
-            if duration_s is not None:
-                known[cut] = duration_s
-        for members, duration_s in _passes(known):
+        known = {cut: bank.facts("logits" if cut == "softmax" else cut) for cut in order}
+        passes = _passes(known)
+        for members, duration_s in passes:
             parts.append({"what": "extract", "cut": _of_pass(members, order), "duration_s": duration_s})
         note += f"\nextract: {len(bank)} images"
-        note += ",\na pass of several cuts once" if len(known) > 1 else ""
+        note += ",\na pass of several cuts once" if any(len(members) > 1 for members, _ in passes) else ""
     except (BankError, UnknownNameError):
         note += "\nthe bank is gone:\nextraction not known"
     parts += [{"what": f"fit {one.head}", "cut": one.cut, "duration_s": one.duration_s} for one in fits]
@@ -266,19 +263,16 @@ def times(run: Run) -> TimesDisplay:
     return TimesDisplay(parts, title=_title(run), note=note)
 
 
-def _passes(durations: Mapping[str, float]) -> list[tuple[list[str], float]]:
-    """Return (cuts, seconds) of each pass over the images.
+def _passes(facts: Mapping[str, Mapping[str, Any]]) -> list[tuple[list[str], float]]:
+    """Return (cuts, seconds) of the passes over the images: what the bank says of each cut, shared ones once.
 
-    A bank keeps for each cut the time of the pass it came from, taken when the cut was settled: those of one
-    pass are a few files' writing apart.
+    The time of a pass is taken when each cut is settled; that of the last one is all of it.
     """
-    found: list[tuple[list[str], float]] = []
-    for cut, duration_s in sorted(durations.items(), key=lambda one: one[1]):
-        if found and duration_s - found[-1][1] <= 0.05 + 0.01 * duration_s:
-            found[-1] = ([*found[-1][0], cut], duration_s)
-        else:
-            found.append(([cut], duration_s))
-    return found
+    found: dict[str, list[str]] = {}
+    for cut, said in facts.items():
+        if said.get("duration_s") is not None:
+            found.setdefault(said.get("passes") or f"of {cut} alone", []).append(cut)
+    return [(cuts, max(facts[cut]["duration_s"] for cut in cuts)) for cuts in found.values()]
 
 
 def _of_pass(members: Sequence[str], order: Sequence[str]) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featbank._atomic import sha256
 from featbank._cache import banks_folder
 from featbank.backbones import get_spec, largest_activation, load_backbone, truncate
 from featbank.banks import Bank, BankKey, BankStore, CutWriter
@@ -119,7 +121,7 @@ class Extraction:
         compile: str = "auto",
         decode: str = "cpu",
     ) -> None:
-        self._started = time.perf_counter()
+        self._started, self._token = time.perf_counter(), secrets.token_hex(8)
         if dtype not in _DTYPES:
             raise InvalidInputError(f"dtype={dtype!r} is not one of {', '.join(_DTYPES)}")
         check_policy(on_overflow)
@@ -380,6 +382,8 @@ class Extraction:
                 else {}
             ),
             "duration_s": round(before.get("duration_s", 0.0) + time.perf_counter() - self._started, 3),
+            # equal for cuts that came from the same passes, all of them
+            "passes": sha256(f"{before.get('passes', '')} {self._token}".encode())[:16],
         }
 
 
