@@ -43,7 +43,7 @@ from featbank.extraction.quarantine import settle_quarantine
 from featbank.extraction.settling import Settlement, candidates, proved_errors, settle
 from featbank.extraction.storing import CutOverflowError
 from featbank.extraction.work import ExtractionPlan, free_bytes, refuse_if_full, run_size
-from featbank.manifest import RowStatus
+from featbank.manifest import RowStatus, short_repr
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -87,6 +87,8 @@ class ExtractionResult:
     quarantined: int
     duration_s: float
     cuts: Mapping[str, tuple[int, ...]]
+
+    __repr__ = short_repr
 
 
 class Extraction:

@@ -11,7 +11,7 @@ from typing import Any
 
 from featbank.banks import Bank
 from featbank.fitting import fit_heads
-from featbank.manifest import Manifest
+from featbank.manifest import Manifest, short_repr
 from featbank.pipeline._extracting import prepare
 from featbank.pipeline._record import find_finished, fingerprint, write_record
 from featbank.pipeline.claims import Verdict, check_claim
@@ -62,6 +62,8 @@ class ExperimentRun:
     opened: Opened
     fingerprint: str
 
+    __repr__ = short_repr
+
 
 @dataclass(eq=False)
 class StudyResult:
@@ -95,6 +97,8 @@ class StudyResult:
     reports: dict[str, Path] = field(default_factory=dict)
     pushed: int = 0
     duration_s: float = 0.0
+
+    __repr__ = short_repr
 
     @property
     def points(self) -> list[dict[str, Any]]:

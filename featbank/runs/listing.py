@@ -12,7 +12,7 @@ from statistics import fmean
 from featbank import _atomic
 from featbank.banks.listing import folder_bytes
 from featbank.errors import CacheWriteError, RunError, RunNotFoundError
-from featbank.manifest import printable
+from featbank.manifest import printable, short_repr
 from featbank.runs.continuing import Claim, is_claimed
 from featbank.runs.folder import RUN_FILE, Run
 from featbank.sampling import Size, size_order
@@ -107,6 +107,8 @@ class RunInfo:
     best: BestCurve | None = None
     size_bytes: int = 0
     error: str | None = None
+
+    __repr__ = short_repr
 
     @property
     def name(self) -> str:

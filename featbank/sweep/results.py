@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from featbank._registry import nearest
 from featbank.errors import InvalidInputError
+from featbank.manifest import short_repr
 from featbank.metrics import Interval, PowerLaw, fit_power_law, paired_difference
 from featbank.metrics.intervals import FEWEST_DRAWS
 from featbank.sampling import Size
@@ -75,6 +76,8 @@ class Hits:
     top1: NDArray[np.bool_]
     top5: NDArray[np.bool_] | None = None
 
+    __repr__ = short_repr
+
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
@@ -99,6 +102,8 @@ class Predictions:
     p_true: NDArray[np.float64] | None = None
     p_pred: NDArray[np.float64] | None = None
 
+    __repr__ = short_repr
+
 
 @dataclass(frozen=True, eq=False)
 class KeptHead:
@@ -120,6 +125,8 @@ class KeptHead:
     estimator: Any
     history: dict[str, list[float]]
     predictions: Predictions
+
+    __repr__ = short_repr
 
     @property
     def name(self) -> str:
@@ -153,6 +160,8 @@ class SweepGroup:
     notes: tuple[str, ...] = ()
     hits: Mapping[FitId, Hits] = field(default_factory=dict)
     n_total: int = 0
+
+    __repr__ = short_repr
 
 
 @dataclass(eq=False)

@@ -77,6 +77,7 @@ def test_what_a_study_leaves(small, drawn):
     top1 = next(one for one in result.points if one["cut"] == "fc7" and one["n_per_class"] == 4)["top1_mean"]
     assert (found["value"], found["n_per_class"], found["n_repeats"]) == (top1, 4, 1)
     assert result.verdicts[0].text == "gains shrink"
+    assert max(len(repr(one)) for one in (result, deep)) < 2000
     assert {path.name for path in result.figures.values()} == {"study-curve.png", "study-cuts.png"}
     assert all(path.is_file() for path in (*result.figures.values(), *result.reports.values()))
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from featbank.errors import InvalidInputError
-from featbank.sweep import FitResult, SweepResult
+from featbank.sweep import FitResult, KeptHead, Predictions, SweepGroup, SweepResult
 from featbank.sweep.records import COLUMNS, fits_from_csv, fits_to_csv
 from featbank.sweep.results import head_name
 
@@ -214,3 +214,7 @@ def test_few_images_to_judge_by_are_told():
 def test_a_result_fits_a_screen():
     result = SweepResult([fit(repeat=r, message="x" * 500) for r in range(500)], classes=("x",) * 1000)
     assert repr(result) == "<SweepResult of 500 fits, 1 curves>"
+    rows = np.arange(10**6)
+    kept = KeptHead(result.fits[0], object(), {"loss": [0.5] * 1000}, Predictions("test", rows, rows, rows))
+    group = SweepGroup(result.fits, [kept] * 50, ("x" * 300,) * 50)
+    assert max(len(repr(one)) for one in (kept, kept.predictions, group)) < 2000
