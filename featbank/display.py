@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featbank import _atomic
-from featbank.drawing import check_format, fitted, grouped_legend, new_figure, styled
+from featbank.drawing import check_format, fitted, grouped_legend, new_figure, styled, use_installed_fonts
 from featbank.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -100,10 +99,10 @@ class Display:
                 _head_figure(figure, title)
             elif title and n_axes is None:
                 _head_axes(panels[0], title, panels[0].get_position().width * figure.get_size_inches()[0])
-            if entries:
-                legend = grouped_legend(figure if own else panels[-1], entries, outside=own)
-                if own:
-                    _make_room(figure, legend)
+            legend = grouped_legend(figure if own else panels[-1], entries, outside=own) if entries else None
+            use_installed_fonts(figure)
+            if legend is not None and own:
+                _make_room(figure, legend)
         return self
 
     def _n_axes(self) -> int | None:
@@ -129,9 +128,7 @@ class Display:
         if not hasattr(self, "figure_"):
             self.plot()
         buffer = io.BytesIO()
-        with styled(), warnings.catch_warnings():
-            # A name in a script the font lacks comes out as boxes; that is no reason to fail or to shout.
-            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        with styled():
             metadata = {"Date": None} if kind == "svg" else {"Software": None}
             self.figure_.savefig(buffer, format=kind, metadata=metadata)
         return buffer.getvalue()

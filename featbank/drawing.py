@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import textwrap
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,12 +36,13 @@ __all__ = [
     "percent",
     "percent_axis",
     "size_axis",
-    "size_label",
-    "size_words",
     "split_look",
     "styled",
     "tick_sizes",
+    "use_installed_fonts",
 ]
+
+logger = logging.getLogger(__name__)
 
 #: Okabe and Ito's palette without its yellow, which no thin line on white survives; black comes last.
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -47,6 +51,9 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.3)), (0, (6, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
 GREY = "#5f6368"
 FORMATS = ("png", "svg")
+
+#: Comes with matplotlib, so that a figure is the same everywhere.
+_FONT = "DejaVu Sans"
 
 _STYLE = {
     "axes.axisbelow": True,
@@ -59,7 +66,7 @@ _STYLE = {
     "axes.titlelocation": "left",
     "axes.titlesize": 12,
     "figure.facecolor": "white",
-    "font.family": ["DejaVu Sans"],  # comes with matplotlib, so that a figure is the same everywhere
+    "font.family": [_FONT],
     "font.size": 10,
     "grid.color": "#e8eaed",
     "grid.linewidth": 0.8,
@@ -81,14 +88,82 @@ _STYLE = {
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Draw with featbank's settings on top of matplotlib's defaults, whatever a matplotlibrc says."""
+    """Draw with featbank's settings on top of matplotlib's defaults, whatever a matplotlibrc says.
+
+    That a character comes out as a box is said by `use_installed_fonts`, once, not at every drawing of it.
+    """
     import matplotlib
 
     base: dict[Any, Any] = {
         k: v for k, v in matplotlib.rcParamsDefault.items() if k not in ("backend", "backend_fallback")
     }
-    with matplotlib.rc_context(base | _STYLE):
+    with matplotlib.rc_context(base | _STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield
+
+
+def use_installed_fonts(figure: Figure) -> None:
+    """Have texts that the style's font lacks characters for drawn with fonts of this machine that have them.
+
+    What no font has is said on the log, each character once.
+    """
+    from matplotlib.axis import Axis
+    from matplotlib.font_manager import findfont
+    from matplotlib.ft2font import FT2Font
+    from matplotlib.text import Text
+
+    for axis in figure.findobj(Axis):
+        axis.get_ticklabels()  # writes them, which is else left to the drawing
+    own = FT2Font(findfont(_FONT))
+    lacking = {}
+    for text in figure.findobj(Text):
+        chars = {ord(char) for char in text.get_text() if not char.isspace()}
+        if foreign := frozenset(code for code in chars if not own.get_char_index(code)):
+            lacking[text] = foreign
+    if not lacking:
+        return
+    families, missing = _fonts_with(frozenset().union(*lacking.values()))
+    for text in lacking:
+        text.set_fontfamily([_FONT, *families])
+    if new := missing - _told:
+        _told.update(new)
+        shown = "".join(map(chr, sorted(new)[:10]))
+        logger.warning(
+            "no font of this machine has %d of the characters in names (%s%s): they are drawn as boxes; "
+            "install a font of their script, such as one of the Noto fonts",
+            len(new),
+            shown,
+            "..." if len(new) > 10 else "",
+        )
+
+
+#: Characters that were said to be drawn as boxes.
+_told: set[int] = set()
+
+
+@cache
+def _fonts_with(codes: frozenset[int]) -> tuple[list[str], frozenset[int]]:
+    """Return installed fonts that have these characters, the one with most first, and those none has."""
+    from matplotlib.font_manager import fontManager
+    from matplotlib.ft2font import FT2Font
+
+    having: dict[str, frozenset[int]] = {}
+    for entry in fontManager.ttflist:
+        if entry.style != "normal" or entry.name.startswith("Last Resort"):
+            continue  # the last resort has boxes for everything
+        try:
+            font = FT2Font(entry.fname)
+        except (OSError, RuntimeError):  # gone since matplotlib made its list, or no font
+            continue
+        if font.scalable and (found := frozenset(code for code in codes if font.get_char_index(code))):
+            having[entry.name] = having.get(entry.name, frozenset()) | found
+    families: list[str] = []
+    while left := codes.difference(*(having[one] for one in families)):
+        best = max(sorted(having), key=lambda name: len(having[name] & left), default=None)
+        if best is None or not having[best] & left:
+            return families, left
+        families.append(best)
+    return families, codes.difference(codes)
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -196,29 +271,6 @@ def split_look(split: str) -> dict[str, Any]:
 def percent(values: Any) -> Any:
     """Return shares as percent; None (no interval) becomes NaN, which draws nothing."""
     return 100.0 * np.asarray(values, dtype=np.float64)
-
-
-def size_label(n_per_class: float) -> str:
-    """Return samples per class for a tick or the head of a column; not whole is the mean of ``all``.
-
-    Examples
-    --------
-    >>> size_label(16), size_label(125.6)
-    ('16', 'all')
-    """
-    return f"{int(n_per_class)}" if n_per_class == int(n_per_class) else "all"
-
-
-def size_words(n_per_class: float) -> str:
-    """Return samples per class in words.
-
-    Examples
-    --------
-    >>> size_words(16), size_words(125.6)
-    ('16 per class', 'all samples (125.6 per class on average)')
-    """
-    label = size_label(n_per_class)
-    return f"{label} per class" if label != "all" else f"all samples ({n_per_class:.4g} per class on average)"
 
 
 def _plain_number(value: float) -> str:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from featbank._registry import nearest
 from featbank.backbones import get_spec
-from featbank.drawing import size_words
 from featbank.errors import BankError, InvalidInputError, UnknownNameError
 from featbank.inspection import MistakesDisplay, RunImages, bank_of_run
 from featbank.metrics import PowerLaw
@@ -23,6 +22,7 @@ from featbank.plots import (
     TimesDisplay,
 )
 from featbank.runs import Run
+from featbank.sampling import Size, size_words
 
 if TYPE_CHECKING:
     from featbank.sweep.results import Key
@@ -190,7 +190,7 @@ def _epochs(run: Run) -> dict[str, dict[str, list[float]]]:
     return {name: found for name, found in run.histories().items() if found.get("train_loss")}
 
 
-def cuts(run: Run, n_per_class: float | None = None) -> CutsDisplay:
+def cuts(run: Run, n_per_class: Size | None = None) -> CutsDisplay:
     """Accuracy against the depth of the cut, with the training accuracy beside it."""
     result = run.result()
     points = [point for point in result.curve() if point["temperature"] is None]
@@ -203,7 +203,7 @@ def cuts(run: Run, n_per_class: float | None = None) -> CutsDisplay:
     return CutsDisplay(points, cuts=depth, n_per_class=n_per_class, title=_title(run))
 
 
-def temperature(run: Run, n_per_class: float | None = None) -> TemperatureDisplay:
+def temperature(run: Run, n_per_class: Size | None = None) -> TemperatureDisplay:
     """Best and final accuracy against the temperature of the softmax."""
     points = run.result().curve()
     split: Literal["test", "val"] = "test" if _scored_by(points) == "top1" else "val"
@@ -250,15 +250,12 @@ def times(run: Run) -> TimesDisplay:
     parts: list[dict[str, Any]] = []
     try:
         bank = bank_of_run(run.source, run.path)
-        known: dict[str, float] = {}
-        for cut in order:
-            duration_s = bank.facts("logits" if cut == "softmax" else cut).get("duration_s")
-            if duration_s is not None:
-                known[cut] = duration_s
-        for members, duration_s in _passes(known):
+        known = {cut: bank.facts("logits" if cut == "softmax" else cut) for cut in order}
+        passes = _passes(known)
+        for members, duration_s in passes:
             parts.append({"what": "extract", "cut": _of_pass(members, order), "duration_s": duration_s})
         note += f"\nextract: {len(bank)} images"
-        note += ",\na pass of several cuts once" if len(known) > 1 else ""
+        note += ",\na pass of several cuts once" if any(len(members) > 1 for members, _ in passes) else ""
     except (BankError, UnknownNameError):
         note += "\nthe bank is gone:\nextraction not known"
     parts += [{"what": f"fit {one.head}", "cut": one.cut, "duration_s": one.duration_s} for one in fits]
@@ -266,19 +263,16 @@ def times(run: Run) -> TimesDisplay:
     return TimesDisplay(parts, title=_title(run), note=note)
 
 
-def _passes(durations: Mapping[str, float]) -> list[tuple[list[str], float]]:
-    """Return (cuts, seconds) of each pass over the images.
+def _passes(facts: Mapping[str, Mapping[str, Any]]) -> list[tuple[list[str], float]]:
+    """Return (cuts, seconds) of the passes over the images: what the bank says of each cut, shared ones once.
 
-    A bank keeps for each cut the time of the pass it came from, taken when the cut was settled: those of one
-    pass are a few files' writing apart.
+    The time of a pass is taken when each cut is settled; that of the last one is all of it.
     """
-    found: list[tuple[list[str], float]] = []
-    for cut, duration_s in sorted(durations.items(), key=lambda one: one[1]):
-        if found and duration_s - found[-1][1] <= 0.05 + 0.01 * duration_s:
-            found[-1] = ([*found[-1][0], cut], duration_s)
-        else:
-            found.append(([cut], duration_s))
-    return found
+    found: dict[str, list[str]] = {}
+    for cut, said in facts.items():
+        if said.get("duration_s") is not None:
+            found.setdefault(said.get("passes") or f"of {cut} alone", []).append(cut)
+    return [(cuts, max(facts[cut]["duration_s"] for cut in cuts)) for cuts in found.values()]
 
 
 def _of_pass(members: Sequence[str], order: Sequence[str]) -> str | None:
@@ -333,7 +327,7 @@ def mistakes(
 def _spelled(entry: Mapping[str, Any]) -> str:
     """Say which head it is, for people: ``"softmax on fc7, 16 per class"``."""
     at = "" if entry["temperature"] is None else f" at T = {entry['temperature']:g}"
-    return f"{entry['head']} on {entry['cut']}{at}, {size_words(entry['n_per_class'])}"
+    return f"{entry['head']} on {entry['cut']}{at}, {size_words(entry)}"
 
 
 def _title(run: Run) -> str:

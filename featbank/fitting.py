@@ -68,6 +68,7 @@ def fit_heads(
     fresh: bool = False,
     n_jobs: int | None = None,
     check_leaks: bool | float = False,
+    untrained_classes: Literal["drop", "keep"] = "drop",
     interval: Literal["t", "bootstrap"] = "t",
     announce: Callable[[str], None] | None = None,
 ) -> FittedRun:
@@ -98,7 +99,7 @@ def fit_heads(
         Called with (fits done, fits in all, what comes next).
     fresh : bool, default=False
         Start anew even if there is an unfinished run of this sweep.
-    n_jobs, check_leaks
+    n_jobs, check_leaks, untrained_classes
         See `featbank.run_sweep`.
     interval : {"t", "bootstrap"}, default="t"
         The band of the curve that is drawn; see `SweepResult.curve`.
@@ -134,6 +135,7 @@ def fit_heads(
         "random_state": random_state,
         "head_params": {head: dict(given) for head, given in (head_params or {}).items()},
         "save_heads": save_heads,
+        "untrained_classes": untrained_classes,
     }
 
     if interval not in ("t", "bootstrap"):
@@ -160,6 +162,7 @@ def fit_heads(
             progress=progress,
             on_result=place.add,
             check_leaks=check_leaks,
+            untrained_classes=untrained_classes,
             resume=place.earlier,
         )
         run = place.finish(result)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass, replace
+import reprlib
+from dataclasses import dataclass, fields, replace
 from enum import IntEnum
 from typing import Any
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from featbank.errors import InvalidInputError
 
-__all__ = ["SPLITS", "Manifest", "RowStatus", "printable"]
+__all__ = ["SPLITS", "Manifest", "RowStatus", "printable", "short_repr"]
 
 #: Names of the splits, in the order of their codes; rows of ``"none"`` belong to no split.
 SPLITS = ("train", "val", "test", "none")
@@ -48,6 +49,21 @@ def printable(name: bytes | str) -> str:
     return "".join(parts)
 
 
+_SHORT = reprlib.Repr()
+_SHORT.maxtuple = _SHORT.maxlist = _SHORT.maxdict = 3
+_SHORT.maxstring = _SHORT.maxother = 80
+
+
+def short_repr(self: Any) -> str:
+    """Return a `repr` for dataclasses that fits a screen, however much is in their fields."""
+    parts = []
+    for one in fields(self):
+        if one.repr:
+            # arrays come on several lines
+            parts.append(f"{one.name}={' '.join(_SHORT.repr(getattr(self, one.name)).split())}")
+    return f"{type(self).__name__}({', '.join(parts)})"
+
+
 @dataclass(frozen=True, eq=False)
 class Manifest:
     """The rows of a dataset, in order.
@@ -79,6 +95,8 @@ class Manifest:
     splits: NDArray[np.uint8]
     digests: NDArray[np.uint8]
     statuses: NDArray[np.uint8]
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         n = len(self.ids)

@@ -24,7 +24,7 @@ from featbank.errors import (
 )
 from featbank.extraction import Forward, as_stored, choose_device, decode_of, split_precision
 from featbank.inspection import OcclusionDisplay, RunImages
-from featbank.manifest import printable
+from featbank.manifest import printable, short_repr
 from featbank.runs import Run, resolve_run
 
 __all__ = ["Prediction", "RunClassifier", "occlude", "predict"]
@@ -52,6 +52,8 @@ class Prediction:
     classes: tuple[str, ...]
     probabilities: tuple[float, ...]
     error: str | None = None
+
+    __repr__ = short_repr
 
 
 def predict(

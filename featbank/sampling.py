@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable, Sequence
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,9 +13,10 @@ from numpy.typing import ArrayLike, NDArray
 from featbank.errors import InvalidInputError
 from featbank.manifest import printable
 
-__all__ = ["Size", "draw_nested", "parse_sizes"]
+__all__ = ["Size", "draw_nested", "parse_size", "parse_sizes", "size_label", "size_order", "size_words"]
 
-#: Samples per class, or ``"all"`` for every training sample there is.
+#: Samples per class, or ``"all"`` for every training sample there is. What was fitted keeps ``"all"`` where
+#: classes are uneven; where they are even, all are so many per class.
 Size = int | Literal["all"]
 
 _HOW = "Write 4..32 (doubling), 4..32:4 (steps of 4), 1,5,10 (a list) or all."
@@ -75,6 +77,73 @@ def parse_sizes(text: str) -> list[Size]:
     return [*sorted(numbers), *(["all"] if everything else [])]  # type: ignore[list-item]  # mypy widens "all"
 
 
+def parse_size(text: str) -> Size:
+    """Read one size, as ``--samples`` takes it and ``results.csv`` has it.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is neither a whole number from 1 nor ``"all"``.
+
+    Examples
+    --------
+    >>> parse_size("16"), parse_size("all")
+    (16, 'all')
+    """
+    if text == "all":
+        return "all"
+    if not _NUMBER.fullmatch(text) or int(text) < 1:
+        raise InvalidInputError(f"{text!r} samples per class: give a whole number such as 16, or all")
+    return int(text)
+
+
+def size_order(size: Size) -> float:
+    """Return what sizes are sorted by; all there are come last.
+
+    Examples
+    --------
+    >>> sorted(["all", 16, 4], key=size_order)
+    [4, 16, 'all']
+    """
+    return math.inf if size == "all" else size
+
+
+def size_label(at: Mapping[str, Any]) -> str:
+    """Return a size for the head of a column or a tick; see `size_words`.
+
+    Examples
+    --------
+    >>> size_label({"n_per_class": 16})
+    '16'
+    >>> size_label({"n_per_class": "all", "fewest_per_class": 10, "most_per_class": 90})
+    'all (10-90 per class)'
+    """
+    size, fewest, most = (at.get(name) for name in ("n_per_class", "fewest_per_class", "most_per_class"))
+    return f"all ({fewest}-{most} per class)" if size == "all" and fewest is not None else f"{size}"
+
+
+def size_words(at: Mapping[str, Any]) -> str:
+    """Return a size in words.
+
+    Parameters
+    ----------
+    at : mapping
+        A point of a curve, a fit or a kept head: ``n_per_class``, and where known how many samples the class
+        with the fewest and with the most has, ``fewest_per_class`` and ``most_per_class``.
+
+    Examples
+    --------
+    >>> size_words({"n_per_class": 16})
+    '16 samples per class'
+    >>> size_words({"n_per_class": "all", "fewest_per_class": 10, "most_per_class": 90})
+    'all samples (10-90 per class)'
+    """
+    label = size_label(at)
+    if at["n_per_class"] == "all":
+        return f"all samples{label.removeprefix('all')}"
+    return f"{label} sample{'' if label == '1' else 's'} per class"
+
+
 def _check_start(text: str, number: int) -> None:
     if number < 1:
         raise InvalidInputError(
@@ -104,7 +173,6 @@ def draw_nested(
     *,
     repeats: int = 1,
     random_state: int = 0,
-    codes: Iterable[int] | None = None,
     class_names: Sequence[str] | None = None,
 ) -> list[dict[Size, NDArray[np.int64]]]:
     """Draw nested, class-balanced training subsets without replacement.
@@ -124,9 +192,6 @@ def draw_nested(
         Number of independent draws.
     random_state : int, default=0
         Seed, not negative.
-    codes : iterable of int, optional
-        Classes that must be there; those in `y` by default. A class of the test rows that no training row
-        has is found this way.
     class_names : sequence of str, optional
         Name of each code, for messages.
 
@@ -166,7 +231,7 @@ def draw_nested(
     for size in sizes:
         if size != "all" and size < 1:
             raise InvalidInputError(f"n_per_class={size!r} must be at least 1, or 'all'")
-    wanted = sorted({int(code) for code in (labels[labels >= 0] if codes is None else codes)})
+    wanted = sorted({int(code) for code in labels[labels >= 0]})
     rows_of = {code: np.flatnonzero(labels == code).astype(np.int64) for code in wanted}
     if not any(len(rows) for rows in rows_of.values()):
         raise InvalidInputError("no training row has a label; check the split and the labels")
@@ -203,9 +268,8 @@ def _check_counts(size: int, counts: dict[int, int], class_names: Sequence[str] 
     said = [f"{name(code)} has {count}" for code, count in list(short.items())[:_MOST_NAMED]]
     rest = len(short) - len(said)
     these, have = ("this class", "has") if len(short) == 1 else ("these classes", "have")
-    fewest = min(short.values())
-    advice = f"Use at most {fewest}, or drop {these}." if fewest else f"Drop {these} or add samples."
     raise InvalidInputError(
         f"n_per_class={size} (--samples-per-class) asks for more samples than {len(short)} of {len(counts)} "
-        f"classes {have}: {', '.join(said)}{f' and {rest} more' if rest else ''}. {advice}"
+        f"classes {have}: {', '.join(said)}{f' and {rest} more' if rest else ''}. "
+        f"Use at most {min(short.values())}, or drop {these}."
     )

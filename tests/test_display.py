@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
 
+from featbank import drawing
 from featbank.display import Display
 from featbank.errors import InvalidInputError
 
@@ -73,3 +75,72 @@ def test_axes_that_were_removed() -> None:
     axes.remove()
     with pytest.raises(InvalidInputError, match="ax belongs to no figure any more; make new axes"):
         Line().plot(axes)
+
+
+NAMES = ["\u6f22\u5b57", "\u0939\u093f", "\U0001f98a fox", "plain"]
+
+
+class Named(Display):
+    """Names everywhere a display may write them."""
+
+    def _draw(self, panels, *, own):
+        panels[0].set_xticks(range(len(NAMES)), NAMES)
+        panels[0].set_ylabel(NAMES[0])
+        panels[0].text(0.5, 0.5, NAMES[1])
+        return [drawing.heading(NAMES[0]), drawing.note(NAMES[2])]
+
+
+@pytest.fixture
+def no_foreign_fonts(monkeypatch):
+    """A machine with the fonts of matplotlib alone, which has not said anything yet."""
+    own = [entry for entry in fontManager.ttflist if entry.name.startswith(("DejaVu", "cm", "Last Resort"))]
+    monkeypatch.setattr(fontManager, "ttflist", own)
+    monkeypatch.setattr(drawing, "_told", set())
+    drawing._fonts_with.cache_clear()
+    yield
+    drawing._fonts_with.cache_clear()
+
+
+def test_what_no_font_has_is_said_once(no_foreign_fonts, caplog, tmp_path):
+    for name in ("a.png", "b.svg"):
+        Named().plot().save(tmp_path / name)
+    (record,) = caplog.records
+    assert "has 5 of the characters in names (\u0939\u093f\u5b57\u6f22\U0001f98a)" in record.message
+    assert "drawn as boxes" in record.message
+
+
+def test_names_are_drawn_with_a_font_that_has_them(no_foreign_fonts, caplog, tmp_path):
+    boxes = Named().plot()._image("png")
+    caplog.clear()
+    file = tmp_path / "foreign.ttf"
+    make_font(file, "".join(NAMES))
+    fontManager.addfont(file)
+    drawing._fonts_with.cache_clear()
+    display = Named().plot()
+    assert caplog.records == []
+    labels = {one.get_text(): one.get_fontfamily() for one in display.ax_.get_xticklabels()}
+    assert labels.pop("plain") == ["DejaVu Sans"]
+    assert set(map(tuple, labels.values())) == {("DejaVu Sans", "Foreign Test")}
+    assert display.ax_.yaxis.label.get_fontfamily() == ["DejaVu Sans", "Foreign Test"]
+    assert display._image("png") != boxes
+
+
+def make_font(file, chars):
+    """Write a font whose every character is a filled square."""
+    builder = pytest.importorskip("fontTools.fontBuilder").FontBuilder(1000, isTTF=True)
+    from fontTools.pens.ttGlyphPen import TTGlyphPen
+
+    pen = TTGlyphPen(None)
+    pen.moveTo((0, 0))
+    for corner in ((0, 700), (700, 700), (700, 0)):
+        pen.lineTo(corner)
+    pen.closePath()
+    builder.setupGlyphOrder([".notdef", "square"])
+    builder.setupCharacterMap({ord(char): "square" for char in chars})
+    builder.setupGlyf({".notdef": pen.glyph(), "square": pen.glyph()})
+    builder.setupHorizontalMetrics({".notdef": (800, 0), "square": (800, 0)})
+    builder.setupHorizontalHeader(ascent=800, descent=-200)
+    builder.setupNameTable({"familyName": "Foreign Test", "styleName": "Regular"})
+    builder.setupOS2(sTypoAscender=800, usWinAscent=800, usWinDescent=200)
+    builder.setupPost()
+    builder.save(file)

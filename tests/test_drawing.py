@@ -27,8 +27,3 @@ def test_titles_are_broken_into_lines() -> None:
     assert drawing.fitted("one two three four", 1.2) == "one two\nthree four"
     assert drawing.fitted("above\nbelow", 5) == "above\nbelow"
     assert max(map(len, drawing.fitted("x" * 100, 2).splitlines())) == 21
-
-
-def test_sizes_are_whole_or_all() -> None:
-    assert [drawing.size_label(one) for one in (1, 16.0, 28.25)] == ["1", "16", "all"]
-    assert drawing.size_words(28.25) == "all samples (28.25 per class on average)"

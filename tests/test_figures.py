@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from featbank import figures
 from featbank.banks import Bank
@@ -159,11 +160,13 @@ def test_history_and_confusion_of_a_head(one):
     kept = [entry["name"] for entry in one.heads() if entry["name"].startswith("block4_pool-softmax")]
     name = kept[0]
     display = figures.history(one, name)
-    assert display.title == "digits, minivgg: softmax on block4_pool, 5 per class"
+    assert display.title == "digits, minivgg: softmax on block4_pool, 5 samples per class"
     assert display.best_epoch == one.entry(name)["best_epoch"]
     np.testing.assert_array_equal(display.history["val_loss"], one.histories()[name]["val_loss"])
     assert figures.history(one).title.startswith(f"digits, minivgg: {one.best_head()['head']} on ")
-    assert figures.confusion(one, name).title == "digits, minivgg: softmax on block4_pool, 5 per class"
+    assert (
+        figures.confusion(one, name).title == "digits, minivgg: softmax on block4_pool, 5 samples per class"
+    )
     np.testing.assert_array_equal(figures.confusion(one, name).matrix, one.confusion(name))
 
 
@@ -220,9 +223,30 @@ def test_the_temperature_figure_says_what_chose_the_best_epoch(runs, tmp_path):
     }
 
 
-def test_cuts_of_one_pass_are_known_by_their_time():
-    times = {"a": 31.839, "d": 140.0, "b": 31.849, "c": 139.519, "e": 2.0}
-    assert figures._passes(times) == [(["e"], 2.0), (["a", "b"], 31.849), (["c", "d"], 140.0)]
+def test_a_pass_is_known_by_what_the_bank_says_not_by_its_time(tmp_path):
+    """Two cuts in one pass and a third in a pass of its own, all of which took equally long."""
+    photos = tmp_path / "photos"
+    for label in ("a", "b"):
+        (photos / label).mkdir(parents=True)
+        for at in range(3):
+            Image.new("RGB", (32, 32), (40 * at, 80, 9)).save(photos / label / f"{label}{at}.png")
+    common = {"backbone": "minivgg", "weights": "random", "cache_dir": tmp_path / "cache"}
+    extract(photos, cuts=["block4_pool", "block5_pool"], **common)
+    bank = Bank.open(extract(photos, cuts=["fc7"], **common).bank)
+    known = {cut: {**bank.facts(cut), "duration_s": 2.0} for cut in bank.cuts}
+    assert [cuts for cuts, _ in figures._passes(known)] == [["block4_pool", "block5_pool"], ["fc7"]]
+    Image.new("RGB", (32, 32), (1, 2, 3)).save(photos / "a" / "new.png")
+    bank = Bank.open(extract(photos, cuts=["block4_pool", "fc7"], **common).bank)
+    known = {cut: bank.facts(cut) for cut in bank.cuts}
+    # the last pass was shared, the first was not
+    assert [cuts for cuts, _ in figures._passes(known)] == [["block4_pool"], ["fc7"]]
+    assert figures._passes({"a": {"duration_s": 1.0}, "b": {"duration_s": 1.0}, "c": {}}) == [
+        (["a"], 1.0),
+        (["b"], 1.0),
+    ]
+
+
+def test_cuts_of_a_pass_are_named():
     assert figures._of_pass(["b", "a"], "abcde") == "a + b"
     assert figures._of_pass(["d", "b", "a"], "abcde") == "a + 1 more + d"
     assert figures._of_pass(list("abcde"), "abcde") is None

@@ -77,6 +77,7 @@ def test_a_run_with_its_figures(digits, cache):
         "random_state": 0,
         "head_params": {"softmax": {"max_epochs": 5}},
         "save_heads": "best",
+        "untrained_classes": "drop",
     }
     assert run.result().fits == fitted.result.fits
     assert run.result().cuts == ("block3_pool", "block5_pool")

@@ -108,3 +108,20 @@ def test_printable_is_always_fit_for_a_terminal(name):
     text = printable(name)
     assert text.isprintable()
     text.encode("utf-8")
+
+
+def test_a_manifest_fits_a_screen():
+    n = 10_000
+    codes = np.zeros(n, np.uint8)
+    manifest = Manifest(
+        ids=tuple(b"%d.jpg" % row for row in range(n)),
+        labels=codes.astype(np.int32),
+        classes=tuple(f"class {code}" for code in range(1000)),
+        splits=codes,
+        digests=np.zeros((n, 32), np.uint8),
+        statuses=codes,
+    )
+    said = repr(manifest)
+    assert said.startswith("Manifest(ids=(b'0.jpg', b'1.jpg', b'2.jpg', ...), labels=array([0, 0, 0")
+    assert len(said) < 1000
+    assert "\n" not in said

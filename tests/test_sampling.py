@@ -137,14 +137,6 @@ COUNTS = [0] * 3 + [1] * 9 + [2] * 9 + [3] * 2 + [4] * 9
             "Use at most 2, or drop this class.",
         ),
         (
-            [0, 0, 2, 2],
-            [1],
-            {"codes": range(3)},
-            "n_per_class=1 (--samples-per-class) asks for "
-            "more samples than 1 of 3 classes has: class 1 has 0. "
-            "Drop this class or add samples.",
-        ),
-        (
             np.arange(9),
             [2],
             {},

@@ -11,6 +11,7 @@ from featbank.backbones import weights as _weights
 from featbank.backbones._spec import BackboneSpec
 from featbank.backbones.catalogue import check_image_size, get_spec
 from featbank.backbones.preprocessing import Preprocessing
+from featbank.manifest import short_repr
 
 __all__ = ["Backbone", "load_backbone"]
 
@@ -41,6 +42,8 @@ class Backbone:
     weights_sha256: str
     preprocessing: Preprocessing
     class_names: tuple[str, ...] | None
+
+    __repr__ = short_repr
 
     @property
     def name(self) -> str:

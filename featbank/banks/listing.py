@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from featbank.manifest import SPLITS, RowStatus, printable
+from featbank.manifest import SPLITS, RowStatus, printable, short_repr
 
 if TYPE_CHECKING:
     from featbank.banks.bank import Bank
@@ -130,6 +130,8 @@ class BankInfo:
     changed: float = 0.0
     size_bytes: int = 0
     error: str | None = None
+
+    __repr__ = short_repr
 
     @property
     def name(self) -> str:

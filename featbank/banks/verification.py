@@ -14,7 +14,7 @@ from featbank.banks._manifest_file import MANIFEST_FILE, StoredManifest, read_ma
 from featbank.banks._shard_file import CutLayout, check_facts, check_hash, read_facts, shard_number
 from featbank.banks.slots import ShardPlan
 from featbank.errors import BankError, BankNotFoundError
-from featbank.manifest import printable
+from featbank.manifest import printable, short_repr
 
 __all__ = ["Finding", "VerifyReport", "verify_bank"]
 
@@ -73,6 +73,8 @@ class VerifyReport:
     size_bytes: int = 0
     findings: list[Finding] = field(default_factory=list)
     lost: dict[str, tuple[ShardPlan, ...] | None] = field(default_factory=dict)
+
+    __repr__ = short_repr
 
     @property
     def faults(self) -> list[Finding]:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from featbank.manifest import short_repr
+
 __all__ = ["BenchmarkResult", "Round", "Spread", "floor_rate"]
 
 
@@ -164,6 +166,8 @@ class BenchmarkResult:
     plain_workers: int | None
     plain_error: float | None
     versions: Mapping[str, str]
+
+    __repr__ = short_repr
 
     @property
     def decode_ips(self) -> Spread:

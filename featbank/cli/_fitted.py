@@ -10,6 +10,7 @@ import typer
 
 from featbank.cli._output import print_table, say
 from featbank.manifest import printable
+from featbank.sampling import Size, size_label, size_order, size_words
 
 if TYPE_CHECKING:
     from featbank.fitting import FittedRun
@@ -30,7 +31,7 @@ def print_curve(fitted: FittedRun, interval: str = "t") -> None:
     said = _spread(points, metric, f"the {split} images" if interval == "bootstrap" else None)
     typer.echo(f"\n{split} accuracy in % by samples per class: {said}\n")
     _print_by_size(points, partial(_cell, metric))
-    for at, text in enumerate(_remarks(points, metric, interval)):
+    for at, text in enumerate([*_remarks(points, metric, interval), *fitted.result.resolution()]):
         typer.echo(text if at else f"\n{text}")
     for name in ("C", "lr"):
         chosen = [point for point in points if _is_auto(fitted, point["head"], name)]
@@ -38,7 +39,7 @@ def print_curve(fitted: FittedRun, interval: str = "t") -> None:
             typer.echo(f"\n{name} chosen, by samples per class: its range where draws differ\n")
             _print_by_size(chosen, partial(_range, name))
     print_notes(fitted)
-    typer.echo(f"\n{'images':<12}{_counts(fitted.result.n_rows)}")
+    typer.echo(f"\n{'images':<12}{_counts(fitted.result.n_rows, fitted.result.untrained)}")
     best = answering(fitted)
     if best is not None:
         typer.echo(f"{'head':<12}{_said(fitted, best)}")
@@ -49,18 +50,20 @@ def print_curve(fitted: FittedRun, interval: str = "t") -> None:
 
 
 def _print_by_size(points: Sequence[Mapping[str, Any]], cell: Callable[[Mapping[str, Any]], str]) -> None:
-    from featbank.drawing import size_label
-
-    sizes = sorted({point["n_per_class"] for point in points})
-    lines: dict[tuple[str, str, float | None], dict[float, str]] = {}
+    sizes = {point["n_per_class"]: size_label(point) for point in points}
+    lines: dict[tuple[str, str, float | None], dict[Size, str]] = {}
     for point in points:
         key = (point["cut"], point["head"], point["temperature"])
         lines.setdefault(key, {})[point["n_per_class"]] = cell(point)
-    columns = [size_label(size) for size in sizes]
+    columns = [sizes[size] for size in sorted(sizes, key=size_order)]
     print_table(
         ("cut", "head", *columns),
         [
-            (cut if at is None else f"{cut} T={at:g}", head, *(cells.get(size, "") for size in sizes))
+            (
+                cut if at is None else f"{cut} T={at:g}",
+                head,
+                *(cells.get(size, "") for size in sorted(sizes, key=size_order)),
+            )
             for (cut, head, at), cells in lines.items()
         ],
         numeric=columns,
@@ -80,16 +83,16 @@ def _spread(points: Sequence[Mapping[str, Any]], metric: str, over: str | None) 
 
 def _remarks(points: Sequence[Mapping[str, Any]], metric: str, interval: str) -> Iterator[str]:
     """Say where there is no interval and why, and what the column ``all`` is."""
-    from featbank.drawing import size_label
     from featbank.plots.spread import missing_intervals
 
     missing = missing_intervals(points, metric) if interval == "t" else []
     if missing:
         few = " (it takes 3)" if any("2 draws" in why for why in missing) else ""
         yield f"no interval{few}: {'; '.join(missing)}"
-    for size in sorted({point["n_per_class"] for point in points}):
-        if size_label(size) == "all":
-            yield f"all: {size:.4g} per class on average"
+    uneven = next((point for point in points if point["n_per_class"] == "all"), None)
+    if uneven is not None:
+        mean = uneven["mean_per_class"]
+        yield f"{size_words(uneven)}: every training image; {mean:.4g} per class on average"
 
 
 def _is_auto(fitted: FittedRun, head: str, name: str) -> bool:
@@ -106,22 +109,27 @@ def _range(name: str, point: Mapping[str, Any]) -> str:
     return f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
 
 
-def _counts(n_rows: Mapping[str, int]) -> str:
-    """Say how many images there are of each split.
+def _counts(n_rows: Mapping[str, int], untrained: Mapping[str, Any]) -> str:
+    """Say how many images there are of each split, and what became of those of untrained classes.
 
     Examples
     --------
-    >>> _counts({"train": 896, "val": 128, "test": 256})
+    >>> _counts({"train": 896, "val": 128, "test": 256}, {})
     '896 to train on, 128 for validation, 256 for the test'
+    >>> _counts({"train": 8, "test": 6}, {"policy": "drop", "classes": {"c": {"val": 1, "test": 6}}})
+    '8 to train on, 0 for validation, 6 for the test; left out 7 of 1 class without training images'
     """
     words = (("train", "to train on"), ("val", "for validation"), ("test", "for the test"))
-    return ", ".join(f"{n_rows.get(split, 0)} {what}" for split, what in words)
+    said = ", ".join(f"{n_rows.get(split, 0)} {what}" for split, what in words)
+    if not untrained:
+        return said
+    n_classes, n = len(untrained["classes"]), sum(sum(one.values()) for one in untrained["classes"].values())
+    became = "left out" if untrained["policy"] == "drop" else "counted as wrong"
+    return f"{said}; {became} {n} of {n_classes} class{'es' if n_classes > 1 else ''} without training images"
 
 
 def _said(fitted: FittedRun, head: Mapping[str, Any]) -> str:
     """Say which head answers predictions, how good it is, and at which classes it is worst."""
-    from featbank.drawing import size_words
-
     matrix = fitted.run.confusion(head["name"])
     counts = {
         name: (int(matrix[at, at]), int(matrix[at].sum()))
@@ -132,7 +140,7 @@ def _said(fitted: FittedRun, head: Mapping[str, Any]) -> str:
     listed = [f"{printable(one)} {_share(*counts[one])}" for one in weakest]
     at = "" if head["temperature"] is None else f" at T={head['temperature']:g}"
     score = head["top1"] if head["top1"] is not None else head["val_top1"]
-    what = f"{head['head']} on {head['cut']}{at}, {size_words(head['n_per_class'])}, one fit"
+    what = f"{head['head']} on {head['cut']}{at}, {size_words(head)}, one fit"
     return f"{what}: {100 * score:.1f} %; weakest {', '.join(listed)}"
 
 

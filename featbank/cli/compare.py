@@ -11,6 +11,7 @@ from featbank.cli._options import CacheDir, Json
 from featbank.cli._output import human_time, print_json, print_table, say
 from featbank.errors import BankNotFoundError, RunNotFoundError
 from featbank.manifest import printable
+from featbank.sampling import parse_size, size_words
 
 if TYPE_CHECKING:
     from featbank.runs import Run
@@ -28,8 +29,11 @@ def compare(
         ),
     ] = None,
     samples: Annotated[
-        float | None,
-        typer.Option(help="At so many samples per class (default: the largest that all have)."),
+        str | None,
+        typer.Option(
+            help="At so many samples per class, or all (default: the largest that all have, with an interval "
+            "if there is one)."
+        ),
     ] = None,
     metric: Annotated[
         str | None, typer.Option(help="top1, top5, ece, ece_scaled, val_top1, ... (default: top1).")
@@ -37,7 +41,7 @@ def compare(
     cache_dir: CacheDir = None,
     as_json: Json = False,
 ) -> None:
-    """Compare cuts and heads, best first, with paired differences to the best and fit times.
+    """Compare cuts and heads, best by validation first, with paired differences to it and fit times.
 
     Example: featbank compare RUN RUN --samples 16
     """
@@ -46,7 +50,9 @@ def compare(
     runs = {run.path: run for target in targets or ["last"] for run in _runs(target, cache_dir)}
     results = {run.name: run.result() for run in runs.values()}
     comparison = compare_sweeps(
-        {name: result for name, result in results.items() if result.fits}, n_per_class=samples, metric=metric
+        {name: result for name, result in results.items() if result.fits},
+        n_per_class=None if samples is None else parse_size(samples),
+        metric=metric,
     )
     for note in comparison.notes:
         say(f"note: {printable(note)}")
@@ -80,6 +86,7 @@ def _runs(target: str, cache_dir: Path | None) -> list[Run]:
 def _as_json(comparison: Comparison) -> dict[str, object]:
     return {
         "metric": comparison.metric,
+        "ranked_by": comparison.ranked_by,
         "n_per_class": comparison.n_per_class,
         "curves": [
             {**vars(one), "difference": one.difference._asdict() if one.difference else None}
@@ -91,23 +98,28 @@ def _as_json(comparison: Comparison) -> dict[str, object]:
 
 def _print(comparison: Comparison, runs: dict[str, Run]) -> None:
     several = len({one.run for one in comparison.curves}) > 1
-    n_repeats = sorted({one.n_repeats for one in comparison.curves})
-    over = f"{n_repeats[0]}" if len(n_repeats) == 1 else f"{n_repeats[0]} to {n_repeats[-1]}"
+    n_draws = sorted({one.n_draws for one in comparison.curves})
+    over = "-".join(str(n) for n in sorted({n_draws[0], n_draws[-1]}))
+    drawn = "one draw" if over == "1" else f"mean of {over} draws"
     sure = any(one.low is not None for one in comparison.curves)
-    typer.echo(
-        f"\n{comparison.metric} in % at {comparison.n_per_class:g} samples per class: mean of {over} repeats "
-        + (
-            "and half width of its\n95 % interval; difference to the best on the same subsets, and its "
-            "interval\n"
-            if sure
-            else "(an interval takes\n3 different draws); difference to the best on the same subsets\n"
+    sizes = "; ".join(
+        dict.fromkeys(
+            size_words({**vars(one), "n_per_class": comparison.n_per_class}) for one in comparison.curves
         )
+    )
+    by = "" if comparison.ranked_by == comparison.metric else f" by {comparison.ranked_by}"
+    typer.echo(
+        f"\n{comparison.metric} in %, {sizes}: {drawn}"
+        + (" and half width of the 95 % interval" if sure else " (an interval takes 3 different draws)")
+        + f";\nbest{by} first; difference to the best on the same subsets"
+        + (", and its interval\n" if sure else "\n")
     )
     columns = (
         *(("run",) if several else ()),
         "cut",
         "head",
         comparison.metric,
+        *(() if comparison.ranked_by == comparison.metric else (comparison.ranked_by,)),
         "difference to the best",
         "one fit",
         "all fits",
@@ -121,12 +133,13 @@ def _print(comparison: Comparison, runs: dict[str, Run]) -> None:
                 printable(at),
                 printable(one.head),
                 _mean(one) + (f" ({one.n_failed} failed)" if one.n_failed else ""),
+                *(() if comparison.ranked_by == comparison.metric else (f"{100 * one.rank:.1f}",)),
                 "best" if number == 0 else _difference(one),
                 _seconds(one.fit_s),
                 human_time(one.total_s),
             )
         )
-    print_table(columns, rows, numeric=(comparison.metric, "one fit", "all fits"))
+    print_table(columns, rows, numeric=(comparison.metric, comparison.ranked_by, "one fit", "all fits"))
 
 
 def _short(run: Run) -> str:

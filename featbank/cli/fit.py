@@ -120,6 +120,13 @@ def fit_head(
         float | None,
         typer.Option(help="--check-leaks: cosine from which two images are near-identical (default: 0.9)."),
     ] = None,
+    untrained_classes: Annotated[
+        str,
+        typer.Option(
+            help="Validation and test images of classes without training images: drop, or keep (they are "
+            "wrong then)."
+        ),
+    ] = "drop",
     n_jobs: Annotated[
         int | None,
         typer.Option(
@@ -165,6 +172,8 @@ def fit_head(
         raise InvalidInputError(f"--save-heads {save_heads!r} is not one of best, all, none")
     if interval not in ("t", "bootstrap"):
         raise InvalidInputError(f"--interval {interval!r} is not one of t, bootstrap")
+    if untrained_classes not in ("drop", "keep"):
+        raise InvalidInputError(f"--untrained-classes {untrained_classes!r} is not one of drop, keep")
     if leak_cosine is not None and not check_leaks:
         raise InvalidInputError("--leak-cosine is for --check-leaks; add it")
     with noted_not_warned(), progress_bar("fit", "heads") as progress:
@@ -185,6 +194,7 @@ def fit_head(
             fresh=fresh,
             n_jobs=n_jobs,
             check_leaks=leak_cosine if leak_cosine is not None else check_leaks,
+            untrained_classes=untrained_classes,  # type: ignore[arg-type]  # one of the two, checked above
             interval=interval,  # type: ignore[arg-type]  # one of the two, checked above
             announce=say,
         )
@@ -218,9 +228,11 @@ def _as_json(fitted: FittedRun, interval: str) -> dict[str, Any]:
         "interval": interval,
         "curve": fitted.result.curve(interval=interval),  # type: ignore[arg-type]  # checked by the command
         "figures": fitted.figures,
-        "notes": fitted.result.notes,
+        "notes": [*fitted.result.notes, *fitted.result.resolution()],
         "failed": len(fitted.result.failed),
     }
+    if fitted.result.untrained:
+        found["untrained"] = fitted.result.untrained
     if fitted.result.near_duplicates:
         found["near_duplicates"] = fitted.result.near_duplicates
     best = answering(fitted)

@@ -10,6 +10,7 @@ import typer
 from featbank.cli._options import CacheDir, Json, split_commas
 from featbank.cli._output import print_json
 from featbank.errors import InvalidInputError
+from featbank.sampling import parse_size
 
 __all__ = ["plot"]
 
@@ -40,7 +41,8 @@ def plot(
         str, typer.Option(help="curve: t (over the repeats) or bootstrap (over the test images).")
     ] = "t",
     samples: Annotated[
-        float | None, typer.Option(help="cuts, temperature: at so many samples per class (default: most).")
+        str | None,
+        typer.Option(help="cuts, temperature: at so many samples per class, or all (default: most)."),
     ] = None,
     output: Annotated[
         Path | None,
@@ -76,10 +78,9 @@ def plot(
             extrapolate=extrapolate,
             interval=interval,  # type: ignore[arg-type]  # one of the two, checked above
         )
-    elif kind == "cuts":
-        display = figures.cuts(runs[0], samples)
-    elif kind == "temperature":
-        display = figures.temperature(runs[0], samples)
+    elif kind in ("cuts", "temperature"):
+        size = None if samples is None else parse_size(samples)
+        display = figures.FIGURES[kind](runs[0], size)
     elif kind == "times":
         display = figures.times(runs[0])
     else:

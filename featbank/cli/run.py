@@ -13,6 +13,7 @@ import typer
 from featbank.cli._options import CacheDir, Device, Json, split_commas
 from featbank.cli._output import human_bytes, human_time, print_json, print_table, progress_bar, say
 from featbank.cli.fit import noted_not_warned
+from featbank.sampling import size_words
 
 if TYPE_CHECKING:
     from featbank.pipeline import ExperimentCost, StudyResult
@@ -220,4 +221,4 @@ def _where(found: dict[str, Any]) -> str:
     if found["value"] is None:
         return str(found["experiment"])
     at = "" if found["temperature"] is None else f" T={found['temperature']:g}"
-    return f"{found['experiment']}: {found['cut']}{at} {found['head']}, {found['n_per_class']:g} per class"
+    return f"{found['experiment']}: {found['cut']}{at} {found['head']}, {size_words(found)}"

@@ -15,6 +15,7 @@ from featbank.cli._output import human_bytes, print_json, print_table, say
 from featbank.cli.banks import agreed
 from featbank.errors import RunError
 from featbank.manifest import printable
+from featbank.sampling import Size, size_label, size_words
 
 if TYPE_CHECKING:
     from featbank.runs import BestCurve, Run, RunInfo
@@ -81,13 +82,13 @@ def _row(info: RunInfo) -> tuple[str, ...]:
         _few(info.heads),
         _range(info.sizes),
         fits,
-        "" if info.best is None else _best(info.best),
+        "" if info.best is None else _best(info.best, size_label(vars(info.best))),
         human_bytes(info.size_bytes),
     )
 
 
-def _range(sizes: Sequence[float]) -> str:
-    return "" if not sizes else f"{sizes[0]:g}" if len(sizes) == 1 else f"{sizes[0]:g}..{sizes[-1]:g}"
+def _range(sizes: Sequence[Size]) -> str:
+    return "" if not sizes else f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]}..{sizes[-1]}"
 
 
 def _few(names: Sequence[str], shown: int = 2) -> str:
@@ -97,10 +98,10 @@ def _few(names: Sequence[str], shown: int = 2) -> str:
     return " ".join(map(printable, names))
 
 
-def _best(best: BestCurve) -> str:
+def _best(best: BestCurve, size: str) -> str:
     at = printable(best.cut) if best.temperature is None else f"{printable(best.cut)} T={best.temperature:g}"
-    where = " on val" if best.metric == "val_top1" else ""
-    return f"{100 * best.mean:.1f} %{where}: {at} {printable(best.head)}, {best.n_per_class:g}"
+    where = " on val" if best.metric == "val_top1" else " (best by test)" if best.chosen_by == "top1" else ""
+    return f"{100 * best.mean:.1f} %{where}: {at} {printable(best.head)}, {size}"
 
 
 @app.command("info")
@@ -136,9 +137,9 @@ def _print_info(run: Run, found: RunInfo) -> None:
         "bank": f"{found.bank}{'' if found.bank and found.bank.is_dir() else ' (gone)'}",
         "cuts": ", ".join(found.cuts),
         "heads": ", ".join(found.heads),
-        "per class": ", ".join(f"{size:g}" for size in found.sizes),
+        "per class": ", ".join(map(str, found.sizes)),
         "fits": f"{found.n_fits}{planned}{f', {found.n_failed} failed' if found.n_failed else ''}",
-        "best": "" if found.best is None else f"{_best(found.best)} per class",
+        "best": "" if found.best is None else _best(found.best, size_words(vars(found.best))),
         "size": human_bytes(found.size_bytes),
     }
     for name, value in facts.items():

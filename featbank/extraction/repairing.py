@@ -35,7 +35,7 @@ from featbank.extraction.precision import check_precision, split_precision
 from featbank.extraction.quarantine import settle_quarantine
 from featbank.extraction.task import usable_cores
 from featbank.extraction.work import run_size
-from featbank.manifest import RowStatus, printable
+from featbank.manifest import RowStatus, printable, short_repr
 
 __all__ = ["RepairResult", "repair_bank", "source_of"]
 
@@ -72,6 +72,8 @@ class RepairResult:
     pushed: int
     differing: tuple[Path, ...]
     report: VerifyReport
+
+    __repr__ = short_repr
 
 
 def repair_bank(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from featbank._atomic import sha256
 from featbank._cache import banks_folder
 from featbank.backbones import get_spec, largest_activation, load_backbone, truncate
 from featbank.banks import Bank, BankKey, BankStore, CutWriter
@@ -42,7 +44,7 @@ from featbank.extraction.quarantine import settle_quarantine
 from featbank.extraction.settling import Settlement, candidates, proved_errors, settle
 from featbank.extraction.storing import CutOverflowError
 from featbank.extraction.work import ExtractionPlan, free_bytes, refuse_if_full, run_size
-from featbank.manifest import Manifest, RowStatus
+from featbank.manifest import Manifest, RowStatus, short_repr
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -87,6 +89,8 @@ class ExtractionResult:
     duration_s: float
     cuts: Mapping[str, tuple[int, ...]]
 
+    __repr__ = short_repr
+
 
 class Extraction:
     """What `featbank.extract` does, in steps: `plan` says what it costs, `run` does it.
@@ -122,7 +126,7 @@ class Extraction:
         compile: str = "auto",
         decode: str = "cpu",
     ) -> None:
-        self._started = time.perf_counter()
+        self._started, self._token = time.perf_counter(), secrets.token_hex(8)
         if dtype not in _DTYPES:
             raise InvalidInputError(f"dtype={dtype!r} is not one of {', '.join(_DTYPES)}")
         check_policy(on_overflow)
@@ -417,6 +421,8 @@ class Extraction:
                 else {}
             ),
             "duration_s": round(before.get("duration_s", 0.0) + time.perf_counter() - self._started, 3),
+            # equal for cuts that came from the same passes, all of them
+            "passes": sha256(f"{before.get('passes', '')} {self._token}".encode())[:16],
         }
 
 

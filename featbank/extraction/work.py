@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featbank.errors import CacheWriteError
+from featbank.manifest import short_repr
 
 __all__ = ["ExtractionPlan", "Work", "free_bytes", "refuse_if_full", "run_size", "steps"]
 
@@ -70,6 +71,8 @@ class ExtractionPlan:
     cut_bytes: Mapping[str, int]
     disk_free_bytes: int
     duration_s: float | None = None
+
+    __repr__ = short_repr
 
     @property
     def size_bytes(self) -> int:

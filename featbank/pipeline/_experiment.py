@@ -113,6 +113,7 @@ def _sweep(
     temperatures = _temperatures(table, faults)
     repeats = table.whole("repeats", 5)
     random_state = table.whole("random_state", 0, least=0)
+    untrained = table.choice("untrained_classes", ("drop", "keep"), "drop")
     table.close()
     known = []
     for cut in cuts:
@@ -125,7 +126,7 @@ def _sweep(
     params = _head_params(heads, base, own, where, faults)
     if not cuts or (backbone is not None and len(known) < len(cuts)):
         return None
-    return Sweep(tuple(known), params[0], sizes, repeats, temperatures, random_state, params[1])
+    return Sweep(tuple(known), params[0], sizes, repeats, temperatures, random_state, params[1], untrained)
 
 
 def _sizes(table: Table, faults: Faults) -> str:

@@ -87,7 +87,7 @@ def figure_faults(figure: Figure, experiment: Experiment, where: str, faults: Fa
     if figure.n_per_class is not None and figure.n_per_class not in sizes and not _takes_all(sweep):
         shown = ", ".join(map(str, sizes))
         faults.add(
-            f"{where} n_per_class = {figure.n_per_class:g} is not fitted; samples_per_class gives {shown}"
+            f"{where} n_per_class = {figure.n_per_class!r} is not fitted; samples_per_class gives {shown}"
         )
     if figure.temperature is not None and figure.temperature not in (sweep.temperatures or ()):
         shown = ", ".join(f"{one:g}" for one in sweep.temperatures or ()) or "none"

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from featbank.pipeline.study import Claim
+from featbank.pipeline.study import Claim, is_of_size
+from featbank.sampling import size_order
 
 __all__ = ["CHECKS", "Verdict", "check_claim"]
 
@@ -67,7 +68,7 @@ def check_claim(claim: Claim, points: Sequence[Point]) -> Verdict:
         and one.get(key) is not None
         and claim.cut in (None, one["cut"])
         and claim.head in (None, one["head"])
-        and claim.n_per_class in (None, one["n_per_class"])
+        and (claim.n_per_class is None or is_of_size(one, claim.n_per_class))
     ]
     if not kept:
         return Verdict(claim.text, None, f"nothing was measured as {claim.metric}")
@@ -88,7 +89,7 @@ def _largest(points: Sequence[Point]) -> list[Point]:
         one
         for line in _lines(points, "experiment", "cut", "head").values()
         for one in line
-        if one["n_per_class"] == max(other["n_per_class"] for other in line)
+        if one["n_per_class"] == max((other["n_per_class"] for other in line), key=size_order)
     ]
 
 
@@ -122,13 +123,16 @@ def _rises_with_depth(points: Sequence[Point], claim: Claim) -> tuple[bool | Non
 def _gains_shrink(points: Sequence[Point], claim: Claim) -> tuple[bool | None, str]:
     verdicts, said = [], []
     for (_, cut, head), line in _lines(points, "experiment", "cut", "head").items():
-        by_size = {one["n_per_class"]: float(one[f"{claim.metric}_mean"]) for one in line}
+        # all of uneven classes is no number of samples per class
+        numbered = [one for one in line if one["n_per_class"] != "all"]
+        by_size = {one["n_per_class"]: float(one[f"{claim.metric}_mean"]) for one in numbered}
         sizes = sorted(by_size)
         gains = [(by_size[high] - by_size[low]) / math.log2(high / low) for low, high in pairwise(sizes)]
         shrink = all(later < earlier for earlier, later in pairwise(gains))
         verdicts.append(shrink if len(gains) > 1 else None)
         listed = ", ".join(f"{100 * one:+.1f}" for one in gains)
-        said.append(f"{cut} {head}: {listed} points per doubling from {sizes[0]:g} to {sizes[-1]:g}")
+        span = f"from {sizes[0]} to {sizes[-1]}" if sizes else "of no size"
+        said.append(f"{cut} {head}: {listed} points per doubling {span}")
     return _all(verdicts), _counted(verdicts) + "; ".join(said)
 
 

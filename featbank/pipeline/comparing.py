@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from featbank.pipeline.study import Experiment, Figure
+from featbank.pipeline.study import Experiment, Figure, is_of_size
+from featbank.sampling import size_order
 
 __all__ = ["computed_differences", "measure"]
 
@@ -24,7 +25,7 @@ def measure(figure: Figure, points: Sequence[Mapping[str, Any]]) -> dict[str, An
     dict
         ``label``, ``metric``, ``what``, ``value`` (None where nothing was measured), ``low``, ``high`` (its
         95 % interval, None for a temperature and where there is none), ``experiment``, ``cut``, ``head``,
-        ``n_per_class``, ``temperature``, ``n_repeats``.
+        ``n_per_class``, ``fewest_per_class``, ``most_per_class``, ``temperature``, ``n_repeats``.
 
     Examples
     --------
@@ -57,13 +58,16 @@ def measure(figure: Figure, points: Sequence[Mapping[str, Any]]) -> dict[str, An
         and figure.head in (None, one["head"])
         and figure.temperature in (None, one["temperature"])
     ]
-    sizes = {one["n_per_class"] for one in line}
-    size = max(sizes, default=None) if figure.n_per_class is None else figure.n_per_class
-    line = [one for one in line if one["n_per_class"] == size]
+    if figure.n_per_class is None:
+        largest = max((one["n_per_class"] for one in line), key=size_order, default=None)
+        line = [one for one in line if one["n_per_class"] == largest]
+    else:
+        line = [one for one in line if is_of_size(one, figure.n_per_class)]
     if not line:
         return found
     best = max(line, key=lambda one: float(one[key]))
-    found |= {name: best.get(name) for name in ("cut", "head", "n_per_class", "temperature", "n_repeats")}
+    names = ("cut", "head", "n_per_class", "fewest_per_class", "most_per_class", "temperature", "n_repeats")
+    found |= {name: best.get(name) for name in names}
     if figure.what == "temperature":
         return found | {"value": best["temperature"]}
     ends = {end: best.get(f"{figure.metric}_{end}") for end in ("low", "high")}

@@ -158,7 +158,7 @@ def _figure(table: Table, experiments: list[Experiment], faults: Faults) -> Figu
         experiment=experiment.name if experiment else "",
         cut=_line(table, "cut", experiment.sweep.cuts if experiment else (), experiment, faults),
         head=_line(table, "head", experiment.sweep.heads if experiment else (), experiment, faults),
-        n_per_class=table.number("n_per_class"),
+        n_per_class=_size(table),
         temperature=table.number("temperature"),
         what=table.choice("what", ("accuracy", "temperature"), "accuracy"),
     )
@@ -166,6 +166,13 @@ def _figure(table: Table, experiments: list[Experiment], faults: Faults) -> Figu
         figure_faults(found, experiment, table.where, faults)
     table.close()
     return found
+
+
+def _size(table: Table) -> Any:
+    """Take the size a figure or claim is of."""
+    if isinstance(table.peek("n_per_class"), str):
+        return table.choice("n_per_class", ("all",))
+    return table.number("n_per_class")
 
 
 def _one_of(table: Table, experiments: list[Experiment], faults: Faults) -> Experiment | None:
@@ -210,7 +217,7 @@ def _claim(table: Table, experiments: list[Experiment], faults: Faults) -> Claim
         metric=table.choice("metric", CURVE_METRICS, "top1"),
         cut=table.choice("cut", cuts) if experiments else table.take("cut")[0],
         head=table.choice("head", heads) if experiments else table.take("head")[0],
-        n_per_class=table.number("n_per_class"),
+        n_per_class=_size(table),
     )
     if not found.check:
         faults.add(f"{table.where} lacks a check; known: {nearest('', CHECKS)}")

@@ -11,7 +11,7 @@ from typing import Any
 
 from featbank.banks import Bank
 from featbank.fitting import fit_heads
-from featbank.manifest import Manifest
+from featbank.manifest import Manifest, short_repr
 from featbank.pipeline._extracting import prepare
 from featbank.pipeline._record import find_finished, fingerprint, write_record
 from featbank.pipeline.claims import Verdict, check_claim
@@ -62,6 +62,8 @@ class ExperimentRun:
     opened: Opened
     fingerprint: str
 
+    __repr__ = short_repr
+
 
 @dataclass(eq=False)
 class StudyResult:
@@ -95,6 +97,8 @@ class StudyResult:
     reports: dict[str, Path] = field(default_factory=dict)
     pushed: int = 0
     duration_s: float = 0.0
+
+    __repr__ = short_repr
 
     @property
     def points(self) -> list[dict[str, Any]]:
@@ -253,6 +257,7 @@ def _fit(
         temperatures=sweep.temperatures,
         random_state=sweep.random_state,
         head_params=sweep.head_params,
+        untrained_classes=sweep.untrained_classes,
         name=study.name if item.run.name == study.name else f"{study.name}-{item.run.name}",
         command=command,
         cache_dir=cache_dir,
@@ -298,13 +303,15 @@ def _record(result: StudyResult, one: ExperimentRun) -> dict[str, Any]:
             {
                 "label": figure.label,
                 "metric": _metric(figure.metric, figure.what),
+                "unit": _UNITS[figure.what],
                 "value": figure.value,
                 "source": study.report,
             }
             for figure in study.figures
         ],
         "measured": [
-            {**found, "metric": _metric(found["metric"], found["what"])} for found in result.measured
+            {**found, "metric": _metric(found["metric"], found["what"]), "unit": _UNITS[found["what"]]}
+            for found in result.measured
         ],
         "claims": [
             {"text": verdict.text, "holds": verdict.holds, "said": verdict.said}
@@ -314,6 +321,10 @@ def _record(result: StudyResult, one: ExperimentRun) -> dict[str, Any]:
         "data": {"source": one.experiment.data.source, "data_root": one.opened.data_root},
         "fingerprint": one.fingerprint,
     }
+
+
+#: What a figure is of -> unit of its value.
+_UNITS = {"accuracy": "share", "temperature": "temperature"}
 
 
 def _metric(metric: str, what: str) -> str:

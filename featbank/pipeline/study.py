@@ -90,6 +90,7 @@ class Sweep:
     temperatures: tuple[float, ...] | None = None
     random_state: int = 0
     head_params: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    untrained_classes: Literal["drop", "keep"] = "drop"
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ class Figure:
         Whose curve.
     cut, head : str or None
         Which line of it; None where the experiment has one only.
-    n_per_class : float or None
+    n_per_class : int, float, "all" or None
         Which size; the largest by default.
     temperature : float or None
         Which temperature; by default the one with the highest `metric`.
@@ -133,9 +134,14 @@ class Figure:
     experiment: str
     cut: str | None = None
     head: str | None = None
-    n_per_class: float | None = None
+    n_per_class: float | Literal["all"] | None = None
     temperature: float | None = None
     what: Literal["accuracy", "temperature"] = "accuracy"
+
+
+def is_of_size(point: Mapping[str, Any], n_per_class: float | Literal["all"]) -> bool:
+    """Say whether a point of a curve is of a size; all of even classes are so many of each class as well."""
+    return bool(point["n_per_class"] == n_per_class or (n_per_class == "all" and point.get("all_samples")))
 
 
 @dataclass(frozen=True)
@@ -154,7 +160,7 @@ class Claim:
         One of `featbank.sweep.CURVE_METRICS`.
     cut, head : str or None
         Only this cut or head; all by default.
-    n_per_class : float or None
+    n_per_class : int, float, "all" or None
         Only this size; where a check is about one, the largest by default.
     """
 
@@ -164,7 +170,7 @@ class Claim:
     metric: str = "top1"
     cut: str | None = None
     head: str | None = None
-    n_per_class: float | None = None
+    n_per_class: float | Literal["all"] | None = None
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,14 @@ from featbank.display import Display
 from featbank.errors import InvalidInputError
 from featbank.manifest import printable
 from featbank.plots.spread import draws_of, missing_intervals
+from featbank.sampling import size_label, size_order
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from featbank.metrics import PowerLaw
 
-__all__ = ["METRICS", "CurveDisplay"]
+__all__ = ["METRICS", "CurveDisplay", "size_place"]
 
 #: What can stand on the vertical axis: prefix of a point's keys, and the axis's name.
 METRICS = {
@@ -39,6 +40,12 @@ MOST_BANDS = 5
 
 def _key(point: Mapping[str, Any]) -> Key:
     return point["cut"], point["head"], point.get("temperature")
+
+
+def size_place(point: Mapping[str, Any]) -> float:
+    """Return where a point stands on the axis: all of uneven classes at their mean."""
+    size = point["n_per_class"]
+    return float(point["mean_per_class"] if size == "all" else size)
 
 
 def _label(cut: str, temperature: float | None) -> str:
@@ -62,15 +69,18 @@ class CurveDisplay(Display):
 
     Several cuts are told apart by colour (dark to light in the order given: shallow to deep) and marker,
     several heads by line style and filled or open markers; a single cut's heads get colours of their own.
-    The horizontal axis is logarithmic to base 2, because gains come with each doubling. A band takes three
-    draws of training samples; of two both are dots, and the legend says where there was one.
+    The horizontal axis is logarithmic to base 2, because gains come with each doubling. All samples of uneven
+    classes stand at their mean per class, ringed and without a line to them: so many of each class they are
+    not. A band takes three draws of training samples; of two both are dots, and the legend says where there
+    was one.
 
     Parameters
     ----------
     points : iterable of mapping
         As `featbank.sweep.SweepResult.curve` gives them: ``cut``, ``head``, ``temperature`` (may be
         missing), ``n_per_class``, and ``<metric>_mean``, ``_low``, ``_high`` in [0, 1], low and high None
-        where there is no interval; ``n_draws``, ``<metric>_min`` and ``_max`` where known.
+        where there is no interval; ``n_draws``, ``<metric>_min`` and ``_max`` where known. Where
+        ``n_per_class`` is "all", ``mean_per_class`` too.
     metric : str, optional
         One of ``top1``, ``top5``, ``val_top1``, ``val_top5``, ``train_top1``, ``train_top5``; by default
         ``top1``, or ``val_top1`` where nothing was scored on test images.
@@ -128,7 +138,9 @@ class CurveDisplay(Display):
             raise InvalidInputError(f"no curve to draw: {why}; see the failed fits in results.csv")
         order = list(cuts or []) + [point["cut"] for point in self.points]
         series: dict[Key, list[Mapping[str, Any]]] = {}
-        for point in sorted(self.points, key=lambda one: (order.index(one["cut"]), one["n_per_class"])):
+        for point in sorted(
+            self.points, key=lambda one: (order.index(one["cut"]), size_order(one["n_per_class"]))
+        ):
             series.setdefault(_key(point), []).append(point)
         self.metric = metric
         self.series = series
@@ -142,18 +154,26 @@ class CurveDisplay(Display):
         looks = self._looks()
         banded = self._banded()
         opacity = 0.18 if len(self.series) <= 4 else 0.12
-        sizes = sorted({float(point["n_per_class"]) for point in self.points})
-        until = (self.until or 4 * sizes[-1]) if self.laws else sizes[-1]
-        further = list(drawing.doublings(sizes[-1], until))
-        drawing.size_axis(axes, [*sizes, *further], [sizes[-1], until], label=drawing.size_label)
+        uneven = {
+            size_place(point): size_label(point) for point in self.points if point["n_per_class"] == "all"
+        }
+        sizes = sorted({size_place(point) for point in self.points})
+        largest = max((law.n_max for law in self.laws.values()), default=sizes[-1])
+        until = (self.until or 4 * largest) if self.laws else largest
+        further = list(drawing.doublings(largest, until))
+        drawing.size_axis(
+            axes,
+            [*sizes, *further],
+            [sizes[-1], until],
+            label=lambda size: "all" if size in uneven else f"{size:g}",
+        )
         if further:
-            axes.axvspan(sizes[-1], until * 2, color="#f1f3f4", linewidth=0, zorder=0)
+            axes.axvspan(largest, max(until, sizes[-1]) * 2, color="#f1f3f4", linewidth=0, zorder=0)
         for key, points in self.series.items():
             self._line(axes, key, points, looks[key], opacity if key in banded else 0.0)
         drawing.percent_axis(axes)
-        mean = next((size for size in sizes if drawing.size_label(size) == "all"), None)
-        every = "" if mean is None else f"; all: {mean:.4g} on average"
-        axes.set_xlabel(f"Training samples per class (images{every})")
+        every = "".join(f"; {label}, mean {mean:.4g}" for mean, label in sorted(uneven.items()))
+        axes.set_xlabel(f"Training samples per class (images){every}")
         axes.set_ylabel(METRICS[self.metric])
         return self._entries(looks)
 
@@ -197,7 +217,7 @@ class CurveDisplay(Display):
         if len(self.series) <= MOST_BANDS or self._one_size():
             return set(self.series)
         last = {
-            key: (points[-1]["n_per_class"], points[-1][f"{self.metric}_mean"])
+            key: (size_order(points[-1]["n_per_class"]), points[-1][f"{self.metric}_mean"])
             for key, points in self.series.items()
         }
         best: dict[tuple[str, float | None], Key] = {}
@@ -216,7 +236,8 @@ class CurveDisplay(Display):
         look: Mapping[str, Any],
         opacity: float,
     ) -> None:
-        sizes = np.array([point["n_per_class"] for point in points], dtype=np.float64)
+        sizes = np.array([size_place(point) for point in points])
+        uneven = np.array([point["n_per_class"] == "all" for point in points])
         if self._one_size():  # curves are points above each other: side by side they do not hide
             sizes = sizes * 1.8 ** ((list(self.series).index(key) + 1) / (len(self.series) + 1) - 0.5)
         mean, low, high, least, most = (
@@ -225,7 +246,12 @@ class CurveDisplay(Display):
         )
         cut, head, temperature = key
         size = _marker_size(sizes, len(self.series))
-        axes.plot(sizes, mean, **look, markersize=size, label=f"{_label(cut, temperature)}, {head}")
+        label = f"{_label(cut, temperature)}, {head}"
+        axes.plot(sizes[~uneven], mean[~uneven], **look, markersize=size, label=label)
+        if uneven.any():
+            axes.plot(sizes[uneven], mean[uneven], **{**look, "linestyle": "none"}, markersize=size)
+            ring = {"color": look["color"], "fillstyle": "none", "markeredgewidth": 1.0}
+            axes.plot(sizes[uneven], mean[uneven], "o", **ring, markersize=2.2 * size)
         if opacity:
             axes.fill_between(sizes, low, high, color=look["color"], alpha=opacity, linewidth=0)
             # A band needs a neighbour; an interval that has none is a bar.

@@ -13,6 +13,7 @@ from featbank.display import Display
 from featbank.errors import InvalidInputError
 from featbank.manifest import printable
 from featbank.plots.spread import draws_of, missing_intervals
+from featbank.sampling import Size, size_order, size_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,7 +29,7 @@ class CutsDisplay(Display):
     points : iterable of mapping
         As `featbank.sweep.SweepResult.curve` gives them, with ``top1_*`` and, where known, ``train_top1_*``.
         Where nothing was scored on test images, ``val_top1_*`` is drawn instead.
-    n_per_class : float, optional
+    n_per_class : int or "all", optional
         Which size to show; by default the largest that every cut and head has.
     cuts : sequence of str, optional
         Order of the cuts, shallow to deep; the order of appearance by default.
@@ -55,7 +56,7 @@ class CutsDisplay(Display):
         self,
         points: Iterable[Mapping[str, Any]],
         *,
-        n_per_class: float | None = None,
+        n_per_class: Size | None = None,
         cuts: Sequence[str] | None = None,
         title: str | None = None,
     ) -> None:
@@ -67,16 +68,14 @@ class CutsDisplay(Display):
         if not known:
             why = "none of the points has top1 or val_top1" if everything else "there are no points"
             raise InvalidInputError(f"no cut to draw: {why}; see the failed fits in results.csv")
-        sizes = sorted({one["n_per_class"] for one in known})
+        sizes = sorted({one["n_per_class"] for one in known}, key=size_order)
         if n_per_class is None:
             curves = {(one["cut"], one["head"], one.get("temperature")) for one in known}
             full = [size for size in sizes if sum(one["n_per_class"] == size for one in known) == len(curves)]
             n_per_class = full[-1] if full else sizes[-1]
         elif n_per_class not in sizes:
-            listed = ", ".join(f"{size:g}" for size in sizes)
-            raise InvalidInputError(
-                f"{n_per_class:g} samples per class were not fitted; the run has {listed}"
-            )
+            listed = ", ".join(map(str, sizes))
+            raise InvalidInputError(f"{n_per_class} samples per class were not fitted; the run has {listed}")
         self.n_per_class = n_per_class
         self.points = [one for one in known if one["n_per_class"] == n_per_class]
         names = [(one["cut"], one.get("temperature")) for one in self.points]
@@ -163,7 +162,7 @@ class CutsDisplay(Display):
         entries += [
             drawing.heading(""),
             drawing.heading("Training samples"),
-            drawing.note(drawing.size_words(self.n_per_class)),
+            drawing.note(size_words(self.points[0])),
         ]
         if any(one.get(f"{self.metric}_low") is not None for one in self.points):
             entries.append(drawing.note("bars: 95 % interval"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from featbank.drawing import size_label
+from featbank.sampling import size_order
 
 __all__ = ["draws_of", "missing_intervals"]
 
@@ -39,14 +39,14 @@ def missing_intervals(points: Iterable[Mapping[str, Any]], metric: str) -> list[
     (['8 (one draw)'], ['one draw'])
     """
     shown = [one for one in points if one.get(f"{metric}_mean") is not None]
-    without: dict[str, list[float]] = {}
-    for one in sorted(shown, key=lambda point: point["n_per_class"]):
+    without: dict[str, list[str]] = {}
+    for one in sorted(shown, key=lambda point: size_order(point["n_per_class"])):
         n_draws = draws_of(one)
         if one.get(f"{metric}_low") is None and n_draws is not None:
             why = "one draw" if n_draws == 1 else f"{n_draws} draws"
-            if one.get("all_samples") and size_label(one["n_per_class"]) != "all":
+            if one.get("all_samples") and one["n_per_class"] != "all":
                 why += ", all samples"
-            without.setdefault(why, []).append(one["n_per_class"])
+            without.setdefault(why, []).append(f"{one['n_per_class']}")
     if len(without) == 1 and sum(map(len, without.values())) == len(shown):
         return list(without)
-    return [f"{', '.join(dict.fromkeys(map(size_label, sizes)))} ({why})" for why, sizes in without.items()]
+    return [f"{', '.join(dict.fromkeys(sizes))} ({why})" for why, sizes in without.items()]

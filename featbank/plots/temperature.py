@@ -13,6 +13,7 @@ from featbank.display import Display
 from featbank.errors import InvalidInputError
 from featbank.manifest import printable
 from featbank.plots.spread import missing_intervals
+from featbank.sampling import Size, size_order, size_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,7 +42,7 @@ class TemperatureDisplay(Display):
         As `featbank.sweep.SweepResult.curve` gives them; those without a temperature are left out.
     split : {"test", "val"}, default="test"
         Which rows the accuracy is of.
-    n_per_class : float, optional
+    n_per_class : int or "all", optional
         Which size to show; the largest by default.
     chosen_by : mapping of str to str, optional
         Head -> what its best epoch was chosen by, e.g. ``"validation loss"``.
@@ -69,7 +70,7 @@ class TemperatureDisplay(Display):
         points: Iterable[Mapping[str, Any]],
         *,
         split: Literal["test", "val"] = "test",
-        n_per_class: float | None = None,
+        n_per_class: Size | None = None,
         chosen_by: Mapping[str, str] | None = None,
         title: str | None = None,
     ) -> None:
@@ -81,12 +82,10 @@ class TemperatureDisplay(Display):
             raise InvalidInputError(
                 "no point has a temperature; fit with --cut softmax --temperature 0.5,1,2"
             )
-        sizes = sorted({one["n_per_class"] for one in known})
+        sizes = sorted({one["n_per_class"] for one in known}, key=size_order)
         if n_per_class is not None and n_per_class not in sizes:
-            listed = ", ".join(f"{size:g}" for size in sizes)
-            raise InvalidInputError(
-                f"{n_per_class:g} samples per class were not fitted; the run has {listed}"
-            )
+            listed = ", ".join(map(str, sizes))
+            raise InvalidInputError(f"{n_per_class} samples per class were not fitted; the run has {listed}")
         self.n_per_class = sizes[-1] if n_per_class is None else n_per_class
         self.split = split
         self.points = sorted(
@@ -138,7 +137,7 @@ class TemperatureDisplay(Display):
         axes.set_ylabel(f"Top-1 accuracy on {rows} images (%)")
         entries += [
             drawing.heading("Training samples"),
-            drawing.note(drawing.size_words(self.n_per_class)),
+            drawing.note(size_words(self.points[0])),
         ]
         keys = next(iter(self.lines.values()))
         if any(one.get(f"{keys}_low") is not None for one in self.points):

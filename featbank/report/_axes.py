@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 __all__ = ["Axis", "category_axis", "linear_axis", "log_axis", "percent_axis", "size_axis"]
@@ -112,17 +112,17 @@ def log_axis(label: str, values: Iterable[float]) -> Axis:
     return Axis(label, 10.0**first, 10.0**last, ticks, log=True)
 
 
-def size_axis(label: str, sizes: Sequence[float]) -> Axis:
-    """Return an axis that doubles, with just the values given written, and a little room at both ends.
+def size_axis(label: str, sizes: Mapping[float, str]) -> Axis:
+    """Return an axis that doubles, with what is to be written at each value, and a little room at both ends.
 
     Examples
     --------
-    >>> size_axis("samples per class (images)", [4, 8]).ticks
+    >>> size_axis("samples per class (images)", {8: "8", 4: "4"}).ticks
     ((4, '4'), (8, '8'))
     """
     low, high = min(sizes), max(sizes)
     room = (high / low) ** 0.04 if high > low else 2.0
-    ticks = tuple((one, f"{one:g}") for one in sorted(set(sizes)))
+    ticks = tuple(sorted(sizes.items()))
     return Axis(label, low / room, high * room, ticks, log=True)
 
 

@@ -20,13 +20,14 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 16, 36, 46
 
 @dataclass(frozen=True)
 class Point:
-    """One point: place, interval, and what is said of it (a name, a value, more)."""
+    """One point: place, interval, what is said of it (name, value, more); no line leads to one `apart`."""
 
     x: float
     y: float
     low: float | None = None
     high: float | None = None
     said: tuple[str, str, str] = ("", "", "")
+    apart: bool = False
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ def _line(frame: _Frame, one: Series, at: int) -> Markup:
         lower = [(frame.x(point.x), frame.y(point.low or 0.0)) for point in reversed(between)]
         parts.append(element("path", {"class": "band", "d": path_through([*upper, *lower]) + "Z"}))
     if one.joined:
-        line = path_through([frame.at(point) for point in one.points])
+        line = path_through([frame.at(point) for point in one.points if not point.apart])
         parts.append(element("path", {"class": "line", "d": line}))
     return element("g", {"class": f"series {one.color} l{one.dash}", "data-series": at}, *parts)
 

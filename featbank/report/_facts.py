@@ -14,6 +14,8 @@ from featbank.report._figures import Table, percent, spelled
 from featbank.report._source import Picture, RunSource
 from featbank.report._svg import shown
 from featbank.runs import Run
+from featbank.sampling import size_label, size_order, size_words
+from featbank.sweep import untrained_words
 
 __all__ = ["Sample", "answer", "cost", "notes", "provenance", "question", "samples", "splits", "warnings"]
 
@@ -62,7 +64,7 @@ def answer(run: Run, n_rows: int | None) -> Markup:
     points = run.result().curve()
     if not points:
         return shown("No fit of this run succeeded.")
-    largest = max(point["n_per_class"] for point in points)
+    largest = max((point["n_per_class"] for point in points), key=size_order)
     last = [point for point in points if point["n_per_class"] == largest]
     validated = [point for point in last if point["val_top1_mean"] is not None]
     best = max(validated or last, key=lambda one: one["val_top1_mean"] or one["top1_mean"] or 0.0)
@@ -77,27 +79,25 @@ def answer(run: Run, n_rows: int | None) -> Markup:
             if all(point[key] == best[key] for key in ("cut", "head", "temperature"))
             and point[f"{metric}_mean"] is not None
         ),
-        key=lambda one: one["n_per_class"],
+        key=lambda one: size_order(one["n_per_class"]),
     )
     among = len({(one["cut"], one["head"], one["temperature"]) for one in points})
     low, high = best[f"{metric}_low"], best[f"{metric}_high"]
     parts = [
-        Markup(
-            "The {} head on {} recognises <strong>{}</strong> of the {}{} images at {} samples per class"
-        ).format(
+        Markup("The {} head on {} recognises <strong>{}</strong> of the {}{} images at {}").format(
             printable(best["head"]),
             spelled(best["cut"], best["temperature"]),
             percent(best[f"{metric}_mean"]),
             f"{n_rows:,} " if n_rows else "",
             split,
-            f"{largest:g}",
+            size_words(best),
         )
     ]
     if low is not None:
         between = f"{100 * low:.1f} – {100 * high:.1f} %"
-        parts.append(shown(f" (95 % interval {between}, {best['n_repeats']} repeats)"))
-    if first["n_per_class"] < largest:
-        at = f"{first['n_per_class']:g}"
+        parts.append(shown(f" (95 % interval {between}, {best['n_draws']} draws)"))
+    if first["n_per_class"] != largest:
+        at = size_label(first)
         gain = best[f"{metric}_mean"] - first[f"{metric}_mean"]
         than = "up from" if gain > 0 else "down from" if gain < 0 else "as much as the"
         parts.append(shown(f", {than} {percent(first[f'{metric}_mean'])} at {at}"))
@@ -249,6 +249,8 @@ def cost(run: Run, source: RunSource) -> tuple[list[tuple[str, str]], list[tuple
 def warnings(run: Run) -> list[str]:
     """Return what must be known before anything is read off the page."""
     found = []
+    if untrained := run.facts.get("untrained"):
+        found.append(f"{untrained_words(untrained)}.")
     if run.source["weights"] == "random":
         found.append("The weights of the backbone are random: these figures say nothing of a pretrained one.")
     if run.facts["status"] != "finished":
@@ -261,11 +263,13 @@ def warnings(run: Run) -> list[str]:
 
 def notes(run: Run, source: RunSource) -> list[str]:
     """Return everything else that has to be known to read the page."""
-    found = [str(one) for one in run.facts["notes"]]
+    above = warnings(run)
+    found = [str(one) for one in run.facts["notes"] if f"{one}." not in above]
+    found += run.result().resolution()
     failed = run.result().failed
     for one in failed[:_MOST_FAILED]:
         what = f"{one.head} on {spelled(one.cut, one.temperature)}"
-        found.append(f"Failed: {what}, {one.n_per_class:g} samples, repeat {one.repeat}: {one.message}")
+        found.append(f"Failed: {what}, {size_words(vars(one))}, repeat {one.repeat}: {one.message}")
     if len(failed) > _MOST_FAILED:
         found.append(f"{len(failed) - _MOST_FAILED} more fits failed; results.csv names them.")
     if source.bank is not None:

@@ -12,10 +12,11 @@ from markupsafe import Markup
 from featbank import figures
 from featbank.manifest import printable
 from featbank.plots import CurveDisplay, CutsDisplay, TemperatureDisplay
-from featbank.plots.curve import METRICS
+from featbank.plots.curve import METRICS, size_place
 from featbank.report._axes import category_axis, percent_axis, size_axis
 from featbank.report._charts import Chart, Point, Series, both, swatch
 from featbank.runs import Run
+from featbank.sampling import size_label, size_words
 
 __all__ = ["Entry", "Figure", "Table", "depth_color", "percent", "run_figures", "spelled"]
 
@@ -104,7 +105,7 @@ def _interval(point: Mapping[str, Any], metric: str) -> str:
 
 def _more(point: Mapping[str, Any], metric: str) -> str:
     between, repeats = _interval(point, metric), int(point.get("n_repeats") or 0)
-    n = f"{point['n_per_class']:g} samples per class"
+    n = size_words(point)
     draws = f"{repeats} repeat{'' if repeats == 1 else 's'}" if repeats else ""
     return "; ".join(part for part in (n, between and f"95 % interval {between}", draws) if part)
 
@@ -117,6 +118,7 @@ def _point(x: float, point: Mapping[str, Any], metric: str, name: str) -> Point:
         None if low is None else 100 * low,
         None if high is None else 100 * high,
         (name, percent(mean), _more(point, metric)),
+        apart=point["n_per_class"] == "all" and x == size_place(point),
     )
 
 
@@ -146,7 +148,7 @@ def _curve(display: CurveDisplay) -> Figure:
         series.append(
             Series(
                 name,
-                tuple(_point(point["n_per_class"], point, metric, name) for point in points),
+                tuple(_point(size_place(point), point, metric, name) for point in points),
                 depth_color(at, len(cuts)) if by_cut else f"h{of % _N_COLORS}",
                 dash=of,
                 marker=at if by_cut else of,
@@ -154,11 +156,19 @@ def _curve(display: CurveDisplay) -> Figure:
             )
         )
     keys = list(display.series)
-    sizes = [point["n_per_class"] for point in display.points]
+    sizes = {
+        size_place(point): "all" if point["n_per_class"] == "all" else f"{point['n_per_class']}"
+        for point in display.points
+    }
+    uneven = dict.fromkeys(
+        f"; {size_label(point)}, mean {point['mean_per_class']:.4g}"
+        for point in display.points
+        if point["n_per_class"] == "all"
+    )
     y = percent_axis(METRICS[metric], _reached(series))
     label = "Line chart of accuracy against training samples per class. " + "; ".join(map(_span, series))
     # a band between points needs two of them
-    axis, alone = size_axis("Training samples per class (images)", sizes), len(set(sizes)) == 1
+    axis, alone = size_axis(f"Training samples per class (images){''.join(uneven)}", sizes), len(sizes) == 1
     chart = Chart(label, axis, y, tuple(series), whiskers=alone)
     legend: list[Entry] = []
     if by_cut:
@@ -185,7 +195,7 @@ def _curve(display: CurveDisplay) -> Figure:
         (
             spelled(cut, temperature),
             printable(head),
-            f"{point['n_per_class']:g}",
+            size_label(point),
             percent(point[f"{metric}_mean"]),
             _interval(point, metric) or "–",
             f"{point['n_repeats']}",
@@ -248,11 +258,11 @@ def _of_one_size(points: Sequence[Mapping[str, Any]]) -> Figure:
     )
     shares = [_SHARES[one].capitalize() for one in known]
     columns = ("Head", *shares, f"95 % interval, {_SHARES[known[0]]}", "Repeats")
-    size = f"{points[0]['n_per_class']:g}"
+    size = size_words(points[0])
     return Figure(
         "curve",
-        f"Accuracy at {size} samples per class",
-        f"All fits have {size} samples per class; bars are 95 % intervals over the repeats.",
+        f"Accuracy at {size}",
+        f"All fits have {size}; bars are 95 % intervals over the repeats.",
         (both(Chart(label, axis, y, tuple(series), whiskers=True)),),
         legend,
         Table(columns, rows, 1),
@@ -302,7 +312,7 @@ def _cuts(display: CutsDisplay) -> Figure:
         Entry(one.name, swatch(one.color, one.dash, one.marker, filled=one.filled), (at,))
         for at, one in enumerate(series)
     )
-    caption = f"At {display.n_per_class:g} samples per class; bars are 95 % intervals over the repeats."
+    caption = f"At {size_words(display.points[0])}; bars are 95 % intervals over the repeats."
     columns = ("Cut", "Head", "Test accuracy", "95 % interval", "Training accuracy")
     return Figure(
         "cuts", "Accuracy by depth", caption, (both(chart),), legend, Table(columns, tuple(rows), 2)
@@ -336,7 +346,7 @@ def _temperature(display: TemperatureDisplay) -> Figure:
         for one in series
         if (top := max((p for p in one.points if math.isfinite(p.y)), key=lambda p: p.y, default=None))
     ]
-    temperatures = [point.x for one in series for point in one.points]
+    temperatures = {point.x: f"{point.x:g}" for one in series for point in one.points}
     chart = Chart(
         "Line chart of accuracy against the softmax temperature. " + "; ".join(best),
         size_axis("Softmax temperature T (dimensionless)", temperatures),
@@ -355,6 +365,6 @@ def _temperature(display: TemperatureDisplay) -> Figure:
         *(line.capitalize() for line in lines),
         *(f"95 % interval, {one}" for one in lines),
     )
-    caption = f"At {display.n_per_class:g} samples per class; bars are 95 % intervals. {'; '.join(best)}."
+    caption = f"At {size_words(display.points[0])}; bars are 95 % intervals. {'; '.join(best)}."
     title = "Accuracy by softmax temperature"
     return Figure("temperature", title, caption, (both(chart),), legend, Table(columns, tuple(rows), 1))

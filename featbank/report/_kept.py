@@ -9,6 +9,7 @@ from typing import Any
 from featbank.manifest import printable
 from featbank.report._figures import percent, spelled
 from featbank.runs import Run
+from featbank.sampling import size_label, size_order, size_words
 from featbank.sweep import FitResult
 from featbank.sweep.results import fit_id
 
@@ -50,8 +51,7 @@ class Kept:
     def named(self) -> str:
         """The head in words."""
         facts = self.entry
-        size = f"{facts['n_per_class']:g} samples per class"
-        return f"{printable(facts['head'])} on {self.cut}, {size}, repeat {facts['repeat']}"
+        return f"{printable(facts['head'])} on {self.cut}, {size_words(facts)}, repeat {facts['repeat']}"
 
     @property
     def figures(self) -> list[tuple[str, str]]:
@@ -103,7 +103,7 @@ def kept_heads(run: Run) -> list[Kept]:
 
 
 def _size(one: Kept) -> str:
-    return f"{one.entry['n_per_class']:g}"
+    return size_label(one.entry)
 
 
 def facets(run: Run, heads: Sequence[Kept]) -> list[Facet]:
@@ -118,8 +118,8 @@ def facets(run: Run, heads: Sequence[Kept]) -> list[Facet]:
         ("Head", lambda one: printable(one.entry["head"]), lambda one: 0),
         (
             "Samples per class",
-            lambda one: f"{one.entry['n_per_class']:g}",
-            lambda one: one.entry["n_per_class"],
+            _size,
+            lambda one: size_order(one.entry["n_per_class"]),
         ),
         ("Repeat", lambda one: f"{one.entry['repeat']}", lambda one: one.entry["repeat"]),
     ]

@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from featbank import _atomic
 from featbank.errors import InvalidInputError
-from featbank.manifest import printable
+from featbank.manifest import printable, short_repr
 from featbank.report import _facts
 from featbank.report._close_up import close_up
 from featbank.report._figures import Figure, percent, run_figures
@@ -59,6 +59,8 @@ class Report:
     size_bytes: int
     n_images: int
     remarks: tuple[str, ...]
+
+    __repr__ = short_repr
 
 
 def write_report(

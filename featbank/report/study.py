@@ -31,6 +31,8 @@ class Comparison:
         The 95 % interval of the measured value.
     source : str
         Where the published value stands; empty if there is none.
+    unit : {"share", "temperature"}
+        What the values are: shares in 0..1, which a page shows in percent, or temperatures of a softmax.
     """
 
     label: str
@@ -40,14 +42,12 @@ class Comparison:
     low: float | None
     high: float | None
     source: str
+    unit: str
 
     @property
     def is_share(self) -> bool:
-        """Whether the values are accuracies in 0..1, which a page shows in percent."""
-        words = self.metric.lower()
-        named = any(word in words for word in ("top", "accuracy", "train", "val", "test", "share"))
-        values = [one for one in (self.published, self.measured) if isinstance(one, (int, float))]
-        return named and "temperature" not in words and all(0 <= one <= 1 for one in values)
+        """Whether the values are shares in 0..1."""
+        return self.unit == "share"
 
     @property
     def difference(self) -> float | None:
@@ -156,8 +156,10 @@ def _faults(found: Any) -> list[str]:
             faults.append(f"{key} is no list")
             continue
         for number, one in enumerate(entries, 1):
-            if not isinstance(one, dict) or not {"label", "metric", "value"} <= one.keys():
-                faults.append(f"{key} {number} lacks label, metric or value")
+            if not isinstance(one, dict) or not {"label", "metric", "unit", "value"} <= one.keys():
+                faults.append(f"{key} {number} lacks label, metric, unit or value")
+            elif one["unit"] not in ("share", "temperature"):
+                faults.append(f"{key} {number} has the unit {one['unit']!r}, not share or temperature")
             elif not isinstance(one["value"], (int, float, str, type(None))):
                 faults.append(f"{key} {number} has the value {one['value']!r}")
     claims = found.get("claims") or []
@@ -185,6 +187,7 @@ def _compared(published: list[dict[str, Any]], measured: list[dict[str, Any]]) -
             low=mine.get(key, {}).get("low"),
             high=mine.get(key, {}).get("high"),
             source=str(theirs.get(key, {}).get("source") or ""),
+            unit=(theirs.get(key) or mine[key])["unit"],
         )
         for key in dict.fromkeys([*theirs, *mine])
     ]

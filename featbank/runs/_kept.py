@@ -26,6 +26,8 @@ def save_kept(folder: Path, kept: KeptHead) -> dict[str, Any]:
         "head": fit.head,
         "temperature": fit.temperature,
         "n_per_class": fit.n_per_class,
+        "fewest_per_class": fit.fewest_per_class,
+        "most_per_class": fit.most_per_class,
         "repeat": fit.repeat,
         "top1": fit.top1,
         "val_top1": fit.val_top1,

@@ -22,6 +22,7 @@ from featbank.manifest import Manifest, printable
 from featbank.metrics import confusion_matrix, per_class_accuracy
 from featbank.runs._growing import GrowingTables
 from featbank.runs._kept import forget_kept, save_kept, with_null
+from featbank.sampling import size_order
 from featbank.sweep import FitResult, Predictions, SweepGroup, SweepResult
 from featbank.sweep.results import fit_id
 
@@ -234,6 +235,8 @@ class Run:
         )
         if result.near_duplicates:
             self.facts["near_duplicates"] = dict(result.near_duplicates)
+        if result.untrained:
+            self.facts["untrained"] = dict(result.untrained)
         self.write()
 
     # reading ---------------------------------------------------------------------------------------
@@ -261,7 +264,7 @@ class Run:
         """
         facts, fits = self.facts, self.fits()
         keys = list(dict.fromkeys(fit.key for fit in fits))
-        fits.sort(key=lambda fit: (keys.index(fit.key), fit.n_per_class, fit.repeat))
+        fits.sort(key=lambda fit: (keys.index(fit.key), size_order(fit.n_per_class), fit.repeat))
         # A run that was killed between its two files has fits of a cut that run.json does not name yet.
         cuts = dict.fromkeys([*facts["cuts"], *(fit.cut for fit in fits)])
         return SweepResult(
@@ -273,6 +276,7 @@ class Run:
             n_rows=dict(facts.get("rows", {})),
             draws=dict(facts.get("draws", {})),
             near_duplicates=dict(facts.get("near_duplicates", {})),
+            untrained=dict(facts.get("untrained", {})),
         )
 
     def heads(self) -> list[dict[str, Any]]:
@@ -281,8 +285,9 @@ class Run:
         Returns
         -------
         list of dict
-            ``name``, ``cut``, ``head``, ``temperature``, ``n_per_class``, ``repeat``, ``top1``, ``val_top1``,
-            ``best_epoch``, and ``saved``: whether it can be loaded.
+            ``name``, ``cut``, ``head``, ``temperature``, ``n_per_class``, ``fewest_per_class``,
+            ``most_per_class``, ``repeat``, ``top1``, ``val_top1``, ``best_epoch``, and ``saved``: whether it
+            can be loaded.
         """
         return [dict(one) for one in self.facts["heads"]]
 

@@ -8,15 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from featbank import _atomic
 from featbank.banks.listing import folder_bytes
 from featbank.errors import CacheWriteError, RunError, RunNotFoundError
-from featbank.manifest import printable
+from featbank.manifest import printable, short_repr
 from featbank.runs.continuing import Claim, is_claimed
 from featbank.runs.folder import RUN_FILE, Run
+from featbank.sampling import Size, size_order
 from featbank.sweep import FitResult
+from featbank.sweep.records import Key
 
 __all__ = ["BestCurve", "RunInfo", "describe_run", "remove_run"]
 
@@ -31,12 +32,15 @@ class BestCurve:
         Of what.
     temperature : float or None
         For the cut ``"softmax"``.
-    n_per_class : float
+    n_per_class : int or "all"
         At how many training samples per class.
     metric : {"top1", "val_top1"}
-        Of the test rows, or of the validation rows where there are no test rows.
+        What `mean` is of: the test rows, or the validation rows where there are no test rows.
     mean : float
         Mean over the repeats, in 0..1.
+    chosen_by : {"val_top1", "top1"}
+        What it is the best by: the validation rows, because the best by the test rows flatters itself; the
+        test rows where nothing was validated.
     n_repeats : int
         How many there are.
     """
@@ -44,10 +48,13 @@ class BestCurve:
     cut: str
     head: str
     temperature: float | None
-    n_per_class: float
+    n_per_class: Size
     metric: str
     mean: float
+    chosen_by: str
     n_repeats: int
+    fewest_per_class: int | None = None
+    most_per_class: int | None = None
 
 
 @dataclass(frozen=True)
@@ -68,7 +75,7 @@ class RunInfo:
         The bank it was fitted on, which may be gone.
     cuts, heads : tuple of str
         What was fitted, in the order of the fits.
-    sizes : tuple of float
+    sizes : tuple of int or "all"
         Samples per class, ascending.
     n_fits, n_failed : int
         Lines of ``results.csv``, and those among them that came to nothing.
@@ -92,7 +99,7 @@ class RunInfo:
     bank: Path | None = None
     cuts: tuple[str, ...] = ()
     heads: tuple[str, ...] = ()
-    sizes: tuple[float, ...] = ()
+    sizes: tuple[Size, ...] = ()
     n_fits: int = 0
     n_failed: int = 0
     n_planned: int | None = None
@@ -100,6 +107,8 @@ class RunInfo:
     best: BestCurve | None = None
     size_bytes: int = 0
     error: str | None = None
+
+    __repr__ = short_repr
 
     @property
     def name(self) -> str:
@@ -133,7 +142,7 @@ def describe_run(path: str | os.PathLike[str]) -> RunInfo:
             bank=Path(source["bank"]),
             cuts=tuple(dict.fromkeys([*facts["cuts"], *(fit.cut for fit in fits)])),
             heads=tuple(dict.fromkeys(fit.head for fit in fits)),
-            sizes=tuple(sorted({fit.n_per_class for fit in fits})),
+            sizes=tuple(sorted({fit.n_per_class for fit in fits}, key=size_order)),
             n_fits=len(fits),
             n_failed=sum(fit.status != "ok" for fit in fits),
             n_planned=facts.get("sweep", {}).get("n_fits"),
@@ -149,18 +158,31 @@ def describe_run(path: str | os.PathLike[str]) -> RunInfo:
 
 
 def _best(fits: Sequence[FitResult]) -> BestCurve | None:
-    for metric in ("top1", "val_top1"):
-        points: dict[tuple[Any, ...], list[float]] = {}
+    for chosen_by in ("val_top1", "top1"):
+        points: dict[tuple[Key, Size], list[FitResult]] = {}
         for fit in fits:
-            value = getattr(fit, metric)
-            if fit.status == "ok" and value is not None:
-                points.setdefault((fit.cut, fit.head, fit.temperature, fit.n_per_class), []).append(value)
-        if points:
-            # of equal accuracies the one that needed fewer samples
-            best = max(points, key=lambda point: (fmean(points[point]), -point[3]))
-            cut, head, temperature, size = best
-            values = points[best]
-            return BestCurve(cut, head, temperature, size, metric, fmean(values), len(values))
+            if fit.status == "ok" and getattr(fit, chosen_by) is not None:
+                points.setdefault((fit.key, fit.n_per_class), []).append(fit)
+        if not points:
+            continue
+        # of equal accuracies the one that needed fewer samples
+        (cut, head, temperature), size = max(
+            points, key=lambda at: (fmean(getattr(one, chosen_by) for one in points[at]), -size_order(at[1]))
+        )
+        chosen = points[(cut, head, temperature), size]
+        metric = "val_top1" if any(one.top1 is None for one in chosen) else "top1"
+        return BestCurve(
+            cut,
+            head,
+            temperature,
+            size,
+            metric,
+            fmean(getattr(one, metric) for one in chosen),
+            chosen_by,
+            len(chosen),
+            chosen[0].fewest_per_class,
+            chosen[0].most_per_class,
+        )
     return None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from featbank.sweep._drawing import usual_sizes
+from featbank.sweep._drawing import untrained_words, usual_sizes
 from featbank.sweep.comparing import ComparedCurve, Comparison, compare
 from featbank.sweep.records import FitResult
 from featbank.sweep.results import Hits, KeptHead, Predictions, SweepGroup, SweepResult
@@ -19,5 +19,6 @@ __all__ = [
     "SweepResult",
     "compare",
     "run_sweep",
+    "untrained_words",
     "usual_sizes",
 ]

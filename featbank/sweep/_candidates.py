@@ -17,11 +17,15 @@ __all__ = ["Candidate", "Family", "make_families"]
 
 @dataclass(frozen=True)
 class Candidate:
-    """A head to be fitted: its name, how to make one from a seed, and what of it is worth recording."""
+    """A head to be fitted: its name, how to make one from a seed, and what of it is worth recording.
+
+    `seeded`: whether another seed may give another head from the same rows.
+    """
 
     name: str
     make: Callable[[int], Any]
     recorded: tuple[str, ...] = ()
+    seeded: bool = True
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,9 @@ def make_families(heads: Sequence[Any], params: Mapping[str, Mapping[str, Any]])
             name = canonical(name)
             family = _named(name, dict(params.get(name, params.get(str(asked), {}))))
         else:
-            how = _how(made) if hasattr(made, "predict_columns") else "objects"
-            family = Family(name, (Candidate(name, _cloner(made)),), how)
+            ours = hasattr(made, "predict_columns")
+            candidate = Candidate(name, _cloner(made), seeded=_is_seeded(made) if ours else True)
+            family = Family(name, (candidate,), _how(made) if ours else "objects")
         if name in families:
             raise InvalidInputError(
                 f"head {name!r} is asked for twice; give one of them as (name, estimator)"
@@ -87,10 +92,11 @@ def _named(name: str, given: Mapping[str, Any]) -> Family:
         raise InvalidInputError(f"head {name!r}: random_state belongs to the sweep, not to head_params")
     recorded = tuple(one for one in ("C", "lr") if one in parameters(name))
     members = tuple(
-        Candidate(label, _maker(name, chosen), recorded) for label, chosen in _combinations(name, given)
+        Candidate(label, make, recorded, _is_seeded(make(0)))
+        for label, chosen in _combinations(name, given)
+        for make in (_maker(name, chosen),)
     )
-    unfitted = [one.make(0) for one in members]
-    return Family(name, members, _how(unfitted[0]))
+    return Family(name, members, _how(members[0].make(0)))
 
 
 def _combinations(name: str, given: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -117,6 +123,14 @@ def _how(head: Any) -> Literal["stack", "columns"]:
     from featbank.heads import MLPClassifier, SoftmaxClassifier
 
     return "stack" if isinstance(head, MLPClassifier | SoftmaxClassifier) else "columns"
+
+
+def _is_seeded(head: Any) -> bool:
+    """Say whether a head of featbank begins at random weights or takes its rows in a random order.
+
+    The support vector machine does so too, but ends at the one optimum of its problem.
+    """
+    return getattr(head, "solver", "lbfgs") != "lbfgs"
 
 
 def _maker(name: str, params: Mapping[str, Any]) -> Callable[[int], Any]:

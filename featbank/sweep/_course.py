@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from featbank.banks import Bank
 from featbank.errors import FitWarning
 from featbank.manifest import Manifest
-from featbank.sweep._candidates import Family
+from featbank.sweep._candidates import Candidate, Family
 from featbank.sweep._cuts import FeatureSource
 from featbank.sweep._fitting import Outcome, Task, fit_family
 from featbank.sweep._keeping import Keeper
@@ -49,7 +49,7 @@ class Course:
         self.labels = {name: manifest.labels[at].astype(np.int64) for name, at in split.items()}
         self.result = result
         self.keeper = keeper
-        self.total = len(chosen) * len(plans) * sum(len(one.members) for one in families)
+        self.total = len(chosen) * sum(len(self._plans(member)) for one in families for member in one.members)
         self.done: dict[FitId, FitResult] = {}
         self.notes: list[str] = []
 
@@ -82,11 +82,18 @@ class Course:
                     n_train=len(plan.rows),
                     n_features=n_features,
                     random_state=plan.seed,
+                    n_classes=len(plan.per_class),
+                    fewest_per_class=int(plan.per_class.min()),
+                    most_per_class=int(plan.per_class.max()),
                 ),
             )
             for member in family.members
-            for plan in self.plans
+            for plan in self._plans(member)
         ]
+
+    def _plans(self, member: Candidate) -> list[Plan]:
+        """Return what a head is fitted to; all samples once, if another repeat could give nothing else."""
+        return [one for one in self.plans if member.seeded or not one.whole or one.repeat == 0]
 
     def run(
         self,
@@ -141,7 +148,7 @@ class Course:
     def told(self) -> list[str]:
         """Return what fits warned of, once per cut, head and cause."""
         counts = {
-            _where(cut, temperature, family): len(family.members) * len(self.plans)
+            _where(cut, temperature, family): sum(len(self._plans(member)) for member in family.members)
             for cut, temperature in self.chosen
             for family in self.families
         }

@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featbank.errors import InvalidInputError
-from featbank.manifest import Manifest
-from featbank.sampling import Size, draw_nested, parse_sizes
+from featbank.manifest import Manifest, printable
+from featbank.sampling import Size, draw_nested, parse_sizes, size_order
 from featbank.sweep._material import Plan
 from featbank.sweep._scoring import judged_split
 
-__all__ = ["digests_of_draws", "labelled_rows", "make_plans", "notes_on_splits", "read_sizes", "usual_sizes"]
+__all__ = [
+    "digests_of_draws",
+    "labelled_rows",
+    "make_plans",
+    "notes_on_splits",
+    "read_sizes",
+    "set_untrained_aside",
+    "untrained_words",
+    "usual_sizes",
+]
 
 Rows = NDArray[np.int64]
+
+#: Untrained classes are named up to so many.
+_MOST_NAMED = 5
 
 
 def read_sizes(asked: str | int | Sequence[Size]) -> list[Size]:
@@ -40,7 +52,63 @@ def usual_sizes(manifest: Manifest) -> str:
     return f"4..{min(32, smallest)}" if smallest >= 4 else "all"
 
 
-def notes_on_splits(split: Mapping[str, Rows]) -> list[str]:
+def set_untrained_aside(
+    manifest: Manifest, split: Mapping[str, Rows], policy: Literal["drop", "keep"]
+) -> tuple[dict[str, Rows], dict[str, Any]]:
+    """Find the classes that no head can answer, for they have no training images.
+
+    Returns
+    -------
+    dict of str to ndarray
+        `split`, with ``"drop"`` without their validation and test rows.
+    dict
+        ``policy``, and ``classes``: how many ``val`` and ``test`` rows each has; empty if there are none.
+    """
+    labels = {name: manifest.labels[at] for name, at in split.items()}
+    untrained = np.setdiff1d(np.concatenate([labels["val"], labels["test"]]), labels["train"])
+    if not len(untrained) or not len(labels["train"]):
+        return dict(split), {}
+    classes = {
+        manifest.classes[code]: {name: int((labels[name] == code).sum()) for name in ("val", "test")}
+        for code in untrained
+    }
+    found = {"policy": policy, "classes": classes}
+    if policy == "keep":
+        return dict(split), found
+    left = {name: at[~np.isin(labels[name], untrained)] for name, at in split.items()}
+    if not len(left["val"]) and not len(left["test"]):
+        raise InvalidInputError(
+            f"{untrained_words(found)}: there is nothing left to score on; check how the splits name their "
+            "classes"
+        )
+    return left, found
+
+
+def untrained_words(untrained: Mapping[str, Any]) -> str:
+    """Say which classes have no training images, and what became of their other images.
+
+    Parameters
+    ----------
+    untrained : mapping
+        As `SweepResult.untrained` has it, not empty.
+    """
+    classes = untrained["classes"]
+    named = ", ".join(printable(name) for name in list(classes)[:_MOST_NAMED])
+    named += f" and {len(classes) - _MOST_NAMED} more" if len(classes) > _MOST_NAMED else ""
+    counts = {name: sum(one[name] for one in classes.values()) for name in ("val", "test")}
+    images = " and ".join(
+        f"{n} {'test' if name == 'test' else 'validation'}" for name, n in counts.items() if n
+    )
+    what = "class without training images" if len(classes) == 1 else "classes without training images"
+    became = (
+        "are left out (--untrained-classes keep counts them as wrong)"
+        if untrained["policy"] == "drop"
+        else "count as wrong (--untrained-classes drop leaves them out)"
+    )
+    return f"{len(classes)} {what}, which no head can answer: {named}; their {images} images {became}"
+
+
+def notes_on_splits(manifest: Manifest, split: Mapping[str, Rows]) -> list[str]:
     """Say what is missing for lack of rows; too few to fit and score anything is an error."""
     if not len(split["train"]):
         raise InvalidInputError(
@@ -62,6 +130,16 @@ def notes_on_splits(split: Mapping[str, Rows]) -> list[str]:
             "no test rows: accuracies are those on the validation rows, which also chose when to stop, "
             "and flatter"
         )
+        return notes
+    trained, tested = (np.unique(manifest.labels[split[name]]) for name in ("train", "test"))
+    unseen = np.setdiff1d(trained, tested)
+    if len(unseen):
+        named = ", ".join(printable(manifest.classes[code]) for code in unseen[:_MOST_NAMED])
+        more = f" and {len(unseen) - _MOST_NAMED} more" if len(unseen) > _MOST_NAMED else ""
+        notes.append(
+            f"{len(unseen)} of {len(trained)} classes without test images: {named}{more}; accuracies say "
+            "nothing of how well they are recognised"
+        )
     return notes
 
 
@@ -70,19 +148,19 @@ def make_plans(
 ) -> list[Plan]:
     """Draw every subset; rows are positions among the training rows."""
     y = manifest.labels[split["train"]]
-    present = {int(code) for rows in split.values() for code in np.unique(manifest.labels[rows])}
-    draws = draw_nested(
-        y, sizes, repeats=repeats, random_state=random_state, codes=present, class_names=manifest.classes
-    )
-    plans: dict[tuple[float, int], Plan] = {}
+    draws = draw_nested(y, sizes, repeats=repeats, random_state=random_state, class_names=manifest.classes)
+    plans: dict[tuple[Size, int], Plan] = {}
     for repeat, draw in enumerate(draws):
         # Seeds know nothing of sizes and heads, so that neither changes what another one gives.
         state = np.random.SeedSequence(random_state, spawn_key=(repeat,)).generate_state(1)[0]
         for rows in draw.values():
-            each = len(rows) / len(present)
-            n_per_class = int(each) if each == int(each) else each  # "all" of uneven classes: a mean
-            plans[n_per_class, repeat] = Plan(n_per_class, repeat, rows, int(state >> 1))
-    return sorted(plans.values(), key=lambda plan: (plan.n_per_class, plan.repeat))
+            _, per_class = np.unique(y[rows], return_counts=True)
+            even = per_class.min() == per_class.max()
+            n_per_class: Size = int(per_class[0]) if even else "all"
+            plans[n_per_class, repeat] = Plan(
+                n_per_class, repeat, rows, int(state >> 1), per_class, whole=len(rows) == len(y)
+            )
+    return sorted(plans.values(), key=lambda plan: (size_order(plan.n_per_class), plan.repeat))
 
 
 def digests_of_draws(manifest: Manifest, split: Mapping[str, Rows], plans: Sequence[Plan]) -> dict[str, Any]:
@@ -91,7 +169,7 @@ def digests_of_draws(manifest: Manifest, split: Mapping[str, Rows], plans: Seque
     subsets: dict[str, list[str]] = {}
     for plan in plans:
         digest = _digest(manifest, split["train"][plan.rows])
-        subsets.setdefault(f"{plan.n_per_class:g}", []).append(digest)
+        subsets.setdefault(f"{plan.n_per_class}", []).append(digest)
     return {"judged": _digest(manifest, judged), "subsets": subsets}
 
 

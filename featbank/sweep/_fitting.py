@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from featbank._child_process import pickle_for_child, without_current_folder
 from featbank.errors import FitWarning, InvalidInputError
+from featbank.sampling import size_order
 from featbank.sweep._candidates import Candidate, Family
 from featbank.sweep._material import (
     ColumnMaterial,
@@ -70,7 +71,7 @@ def fit_family(
     n_jobs : int, optional
         How many fit at the same time, for heads that are fitted one by one.
     """
-    tasks = sorted(tasks, key=lambda task: (-task.plan.n_per_class, task.plan.repeat))
+    tasks = sorted(tasks, key=lambda task: (-size_order(task.plan.n_per_class), task.plan.repeat))
     if family.how == "stack":
         for size in dict.fromkeys(task.plan.n_per_class for task in tasks):
             yield _fit_stacked([task for task in tasks if task.plan.n_per_class == size], rows)

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
+from featbank.sampling import size_order
 from featbank.sweep._fitting import Outcome
 from featbank.sweep._scoring import history_of
 from featbank.sweep.records import FitResult, Key
@@ -56,7 +57,7 @@ class Keeper:
 
 
 def _rank(fit: FitResult) -> tuple[float, float, int]:
-    return fit.n_per_class, fit.val_top1 or 0.0, -fit.repeat
+    return size_order(fit.n_per_class), fit.val_top1 or 0.0, -fit.repeat
 
 
 def _kept(outcome: Outcome) -> KeptHead:

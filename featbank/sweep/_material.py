@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from featbank.sampling import Size
+
 if TYPE_CHECKING:
     from featbank.heads import FeatureSpace, RowProducts
     from featbank.sweep._products import ProductCache
@@ -22,12 +24,15 @@ Read = Callable[[NDArray[np.int64]], NDArray[Any]]
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """One draw: `rows` are positions among the training rows."""
+    """One draw: `rows` are positions among the training rows, `per_class` their number in each class."""
 
-    n_per_class: float
+    n_per_class: Size
     repeat: int
     rows: NDArray[np.int64]
     seed: int
+    per_class: NDArray[np.int64]
+    #: Whether these are all training rows there are, so that every repeat draws the same.
+    whole: bool
 
 
 class SplitRows:

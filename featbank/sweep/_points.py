@@ -18,15 +18,15 @@ _UNKNOWN = Interval(*[float("nan")] * 3)
 
 
 def uses_all(fit: FitResult, n_rows: Mapping[str, int]) -> bool:
-    """Say whether a fit saw every training sample there is; no other size is uneven from class to class."""
-    return fit.n_train == n_rows.get("train") or fit.n_per_class != int(fit.n_per_class)
+    """Say whether a fit saw every training sample there is."""
+    return fit.n_per_class == "all" or fit.n_train == n_rows.get("train")
 
 
 def count_draws(fits: Sequence[FitResult], n_rows: Mapping[str, int], draws: Mapping[str, Any]) -> int:
     """Count the different subsets that fits of one size saw; without a record each repeat saw another."""
     if uses_all(fits[0], n_rows):
         return 1
-    digests = dict(enumerate(draws.get("subsets", {}).get(f"{fits[0].n_per_class:g}", [])))
+    digests = dict(enumerate(draws.get("subsets", {}).get(f"{fits[0].n_per_class}", [])))
     return len({digests.get(one.repeat, one.repeat) for one in fits})
 
 

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from featbank.errors import InvalidInputError
 from featbank.metrics import Interval, paired_difference
-from featbank.sweep._points import count_draws, without_few_draws
+from featbank.sampling import Size, size_order
+from featbank.sweep._points import without_few_draws
 from featbank.sweep.records import CURVE_METRICS, FitResult, Key
 from featbank.sweep.results import SweepResult
 
 __all__ = ["ComparedCurve", "Comparison", "compare"]
+
+
+#: What says which curve is best by a metric, without the rows the metric is of; ``val_top1`` for all others.
+_SIBLINGS = {
+    "top5": "val_top5",
+    "train_top5": "val_top5",
+    "best_top1": "best_val_top1",
+    "final_top1": "final_val_top1",
+}
 
 
 @dataclass(frozen=True)
@@ -28,9 +39,13 @@ class ComparedCurve:
         Temperature of the softmax features; None at any other cut.
     n_repeats, n_failed : int
         Fits that succeeded, and those that did not.
+    n_draws : int
+        How many of the repeats drew other samples.
     mean, low, high : float
         Mean of the metric over repeats and its interval, within [0, 1]; low and high None for fewer than
         three draws.
+    rank : float
+        Mean of what the curves are ranked by, see `Comparison`.
     difference : Interval or None
         Mean and interval of this one minus the best, repeat by repeat on the same subsets; None for the best
         itself, and where the subsets are others. Its low and high are NaN for fewer than three draws.
@@ -38,6 +53,8 @@ class ComparedCurve:
         Repeats the difference is taken over.
     fit_s, total_s : float
         Seconds of one fit at this size, on average; seconds of all fits of this cut and head.
+    fewest_per_class, most_per_class : int or None
+        Training samples of the class that has fewest and of the one that has most.
     """
 
     run: str
@@ -46,13 +63,17 @@ class ComparedCurve:
     temperature: float | None
     n_repeats: int
     n_failed: int
+    n_draws: int
     mean: float
     low: float | None
     high: float | None
+    rank: float
     difference: Interval | None
     n_paired: int
     fit_s: float
     total_s: float
+    fewest_per_class: int | None = None
+    most_per_class: int | None = None
 
 
 @dataclass(frozen=True)
@@ -63,24 +84,31 @@ class Comparison:
     ----------
     metric : str
         One of `CURVE_METRICS`.
-    n_per_class : int or float
+    ranked_by : str
+        The metric that says which is best: of the validation rows, because the best by the test rows flatters
+        itself; `metric` itself where nothing was validated, which a note says.
+    n_per_class : int or "all"
         Samples per class they are compared at.
     curves : tuple of ComparedCurve
-        Largest mean first (smallest for calibration errors); of equals the cheaper fit.
+        Best first; of equals the cheaper fit.
     notes : tuple of str
         What has to be known to read it.
     """
 
     metric: str
-    n_per_class: float
+    ranked_by: str
+    n_per_class: Size
     curves: tuple[ComparedCurve, ...]
     notes: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return f"<Comparison of {len(self.curves)} curves by {self.metric} at {self.n_per_class}>"
 
 
 def compare(
     results: Mapping[str, SweepResult],
     *,
-    n_per_class: float | None = None,
+    n_per_class: Size | None = None,
     metric: str | None = None,
     confidence: float = 0.95,
 ) -> Comparison:
@@ -91,8 +119,8 @@ def compare(
     results : mapping of str to SweepResult
         Sweeps by name. Those that drew the same images and are judged by the same ones are compared repeat
         by repeat, also where the features come from another backbone.
-    n_per_class : int or float, optional
-        Samples per class; by default the largest that every curve has.
+    n_per_class : int or "all", optional
+        Samples per class; by default the largest that every curve has, with an interval if there is one.
     metric : str, optional
         One of `CURVE_METRICS`; by default ``"top1"``, or ``"val_top1"`` where there are no test rows.
     confidence : float, default=0.95
@@ -109,7 +137,7 @@ def compare(
 
     Examples
     --------
-    >>> fits = [FitResult("fc7", head, None, 4, repeat, 8, 10, 0, top1=top1 + repeat / 10)
+    >>> fits = [FitResult("fc7", head, None, 4, repeat, 8, 10, 0, top1=top1 + repeat / 10, val_top1=top1)
     ...         for head, top1 in (("softmax", 0.5), ("mlp", 0.6)) for repeat in (0, 1)]
     >>> comparison = compare({"a run": SweepResult(fits)})
     >>> [(one.head, round(one.mean, 2)) for one in comparison.curves]
@@ -126,62 +154,63 @@ def compare(
         metric = "top1" if tested else "val_top1"
     if metric not in CURVE_METRICS:
         raise InvalidInputError(f"metric={metric!r} is not one of {', '.join(CURVE_METRICS)}")
-    scored = {
-        at: {
-            size: {
-                fit.repeat: float(getattr(fit, metric))
-                for fit in fits
-                if fit.n_per_class == size and getattr(fit, metric) is not None
-            }
-            for size in sorted({fit.n_per_class for fit in fits})
-        }
-        for at, fits in curves.items()
-    }
+    points: dict[tuple[str, Key], dict[Size, dict[str, Any]]] = {at: {} for at in curves}
+    for name, result in results.items():
+        for point in result.curve(confidence):
+            if point[f"{metric}_mean"] is not None:
+                key = point["cut"], point["head"], point["temperature"]
+                points[name, key][point["n_per_class"]] = point
     notes = [
         f"{_spell(at, results)} is left out: none of its fits has {metric}"
-        for at, sizes in scored.items()
-        if not any(sizes.values())
+        for at, sizes in points.items()
+        if not sizes
     ]
-    scored = {at: {n: one for n, one in sizes.items() if one} for at, sizes in scored.items()}
-    scored = {at: sizes for at, sizes in scored.items() if sizes}
-    size = _common_size(scored, n_per_class, results, notes)
-    scored = {at: sizes for at, sizes in scored.items() if size in sizes}
-    rows = [_row(name, key, results[name], size, metric, confidence) for name, key in scored]
-    sign = 1 if metric.startswith("ece") else -1
-    rows.sort(key=lambda row: (sign * row.mean, row.fit_s))
+    points = {at: sizes for at, sizes in points.items() if sizes}
+    size = _common_size(points, n_per_class, metric, results, notes)
+    chosen = {at: sizes[size] for at, sizes in points.items() if size in sizes}
+    ranked_by = _ranked_by(metric, list(chosen.values()), notes)
+    rows = [
+        _row((name, key), point, curves[name, key], metric, ranked_by)
+        for (name, key), point in chosen.items()
+    ]
+    sign = 1 if ranked_by.startswith("ece") else -1
+    rows.sort(key=lambda row: (sign * row.rank, row.fit_s))
     best = rows[0]
-    first = scored[best.run, (best.cut, best.head, best.temperature)][size]
-    paired = [rows[0]]
+    first = results[best.run].by_repeat((best.cut, best.head, best.temperature), size, metric)
+    paired = [best]
     for row in rows[1:]:
         repeats = _same_draws(results, best.run, row.run, size)
-        mine = scored[row.run, (row.cut, row.head, row.temperature)][size]
+        key = row.cut, row.head, row.temperature
+        mine = results[row.run].by_repeat(key, size, metric)
         shared = [one for one in sorted(first.keys() & mine.keys()) if repeats is None or one in repeats]
         difference = None
         if shared:
             values = [mine[one] for one in shared], [first[one] for one in shared]
-            fits = [
-                fit
-                for fit in results[row.run].fits
-                if fit.key == (row.cut, row.head, row.temperature)
-                and fit.n_per_class == size
-                and fit.repeat in shared
-            ]
-            n_draws = count_draws(fits, results[row.run].n_rows, results[row.run].draws)
-            difference = without_few_draws(paired_difference(*values, confidence), n_draws)
-        paired.append(ComparedCurve(**{**vars(row), "difference": difference, "n_paired": len(shared)}))
+            difference = paired_difference(*values, confidence)
+            n_draws = results[row.run].n_draws(key, size, shared)
+            difference = without_few_draws(difference, n_draws)
+        paired.append(replace(row, difference=difference, n_paired=len(shared)))
     notes += _notes_on_draws(results, best.run, {row.run for row in rows}, size)
-    return Comparison(metric, size, tuple(paired), tuple(notes))
+    return Comparison(metric, ranked_by, size, tuple(paired), tuple(notes))
+
+
+def _ranked_by(metric: str, points: Sequence[Mapping[str, Any]], notes: list[str]) -> str:
+    """Return the metric of the validation rows that says which of the curves is best."""
+    sibling = metric if "val_" in metric else _SIBLINGS.get(metric, "val_top1")
+    if all(point[f"{sibling}_mean"] is not None for point in points):
+        return sibling
+    notes.append(
+        f"not every curve has {sibling}: the best is the best by {metric} itself, on the images it is "
+        "reported for, which flatters it"
+    )
+    return metric
 
 
 def _row(
-    name: str, key: Key, result: SweepResult, size: float, metric: str, confidence: float
+    at: tuple[str, Key], point: Mapping[str, Any], fits: Sequence[FitResult], metric: str, ranked_by: str
 ) -> ComparedCurve:
-    mine = SweepResult(
-        [fit for fit in result.fits if fit.key == key], n_rows=result.n_rows, draws=result.draws
-    )
-    (point,) = [one for one in mine.curve(confidence) if one["n_per_class"] == size]
-    times = [fit.duration_s for fit in mine.fits if fit.n_per_class == size]
-    cut, head, temperature = key
+    name, (cut, head, temperature) = at
+    times = [fit.duration_s for fit in fits if fit.n_per_class == point["n_per_class"]]
     return ComparedCurve(
         run=name,
         cut=cut,
@@ -189,13 +218,17 @@ def _row(
         temperature=temperature,
         n_repeats=point["n_repeats"],
         n_failed=point["n_failed"],
+        n_draws=point["n_draws"],
         mean=point[f"{metric}_mean"],
         low=point[f"{metric}_low"],
         high=point[f"{metric}_high"],
+        rank=point[f"{ranked_by}_mean"],
         difference=None,
         n_paired=0,
         fit_s=sum(times) / len(times),
-        total_s=sum(fit.duration_s for fit in mine.fits),
+        total_s=sum(fit.duration_s for fit in fits),
+        fewest_per_class=point["fewest_per_class"],
+        most_per_class=point["most_per_class"],
     )
 
 
@@ -206,48 +239,52 @@ def _spell(at: tuple[str, Key], results: Mapping[str, SweepResult]) -> str:
 
 
 def _common_size(
-    scored: Mapping[tuple[str, Key], Mapping[float, object]],
-    asked: float | None,
+    points: Mapping[tuple[str, Key], Mapping[Size, Mapping[str, Any]]],
+    asked: Size | None,
+    metric: str,
     results: Mapping[str, SweepResult],
     notes: list[str],
-) -> float:
-    if not scored:
+) -> Size:
+    """Return the size asked for; else the largest all have, before it those of which all have an interval."""
+    if not points:
         raise InvalidInputError("nothing to compare: no fit succeeded; see results.csv for the reasons")
-    every = sorted({size for sizes in scored.values() for size in sizes})
+    every = sorted({size for sizes in points.values() for size in sizes}, key=size_order)
+    have = ", ".join(map(str, every))
     if asked is None:
-        common = set.intersection(*(set(sizes) for sizes in scored.values()))
+        common = set.intersection(*(set(sizes) for sizes in points.values()))
         if not common:
-            have = ", ".join(f"{size:g}" for size in every)
             raise InvalidInputError(
-                f"no number of samples per class is common to all {len(scored)} curves; they have {have}. "
+                f"no number of samples per class is common to all {len(points)} curves; they have {have}. "
                 "Say which with --samples, or name fewer runs"
             )
-        return max(common)
+        sure = {
+            size
+            for size in common
+            if all(sizes[size][f"{metric}_low"] is not None for sizes in points.values())
+        }
+        return max(sure or common, key=size_order)
     if asked not in every:
-        have = ", ".join(f"{size:g}" for size in every)
-        raise InvalidInputError(f"{asked:g} samples per class were not fitted; there are {have}")
+        raise InvalidInputError(f"{asked} samples per class were not fitted; there are {have}")
     notes += [
-        f"{_spell(at, results)} is left out: it was not fitted at {asked:g} samples per class"
-        for at, sizes in scored.items()
+        f"{_spell(at, results)} is left out: it was not fitted at {asked} samples per class"
+        for at, sizes in points.items()
         if asked not in sizes
     ]
     return asked
 
 
-def _same_draws(results: Mapping[str, SweepResult], a: str, b: str, size: float) -> set[int] | None:
+def _same_draws(results: Mapping[str, SweepResult], a: str, b: str, size: Size) -> set[int] | None:
     """Return the repeats in which two sweeps saw the same images; None for all, within one sweep."""
     if a == b:
         return None
     first, second = results[a].draws, results[b].draws
     if not first or not second or first["judged"] != second["judged"]:
         return set()
-    drawn = (one["subsets"].get(f"{size:g}", []) for one in (first, second))
+    drawn = (one["subsets"].get(f"{size}", []) for one in (first, second))
     return {repeat for repeat, (one, other) in enumerate(zip(*drawn, strict=False)) if one == other}
 
 
-def _notes_on_draws(
-    results: Mapping[str, SweepResult], best: str, others: set[str], size: float
-) -> list[str]:
+def _notes_on_draws(results: Mapping[str, SweepResult], best: str, others: set[str], size: Size) -> list[str]:
     notes = []
     for name in sorted(others - {best}):
         if _same_draws(results, best, name, size):

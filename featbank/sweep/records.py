@@ -9,6 +9,7 @@ from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, Literal
 
 from featbank.errors import InvalidInputError
+from featbank.sampling import Size, parse_size
 
 __all__ = ["COLUMNS", "CURVE_METRICS", "FitResult", "Key", "fits_from_csv", "fits_to_csv"]
 
@@ -26,9 +27,8 @@ class FitResult:
         Where features were read, and what was trained on them.
     temperature : float or None
         Temperature the softmax features were read at; None at any other cut.
-    n_per_class : int or float
-        Training samples per class; their mean over classes (not whole, then) where ``all`` was asked of
-        classes of unequal size.
+    n_per_class : int or "all"
+        Training samples per class; "all" where all were asked for and classes have more or fewer.
     repeat : int
         Number of the draw, from 0.
     n_train, n_features : int
@@ -60,12 +60,14 @@ class FitResult:
     C, lr : float or None
         Inverse regularisation and learning rate the head was fitted with, its own choice where it was told
         ``"auto"``; None for heads that have no such parameter.
+    n_classes, fewest_per_class, most_per_class : int or None
+        Classes of the training rows, and rows of the class that has fewest and of the one that has most.
     """
 
     cut: str
     head: str
     temperature: float | None
-    n_per_class: float
+    n_per_class: Size
     repeat: int
     n_train: int
     n_features: int
@@ -90,6 +92,14 @@ class FitResult:
     lr: float | None = None
     ece_scaled: float | None = None
     calibration_temperature: float | None = None
+    n_classes: int | None = None
+    fewest_per_class: int | None = None
+    most_per_class: int | None = None
+
+    @property
+    def mean_per_class(self) -> float | None:
+        """Training samples of a class on average."""
+        return self.n_train / self.n_classes if self.n_classes else None
 
     @property
     def key(self) -> Key:
@@ -102,7 +112,17 @@ COLUMNS = tuple(one.name for one in fields(FitResult))
 #: What `SweepResult.curve` gives mean and interval of.
 CURVE_METRICS = tuple(name for name in COLUMNS if name.endswith(("top1", "top5")) or name.startswith("ece"))
 _TEXTS = ("cut", "head", "status", "message")
-_WHOLE = ("repeat", "n_train", "n_features", "random_state", "best_epoch", "n_epochs")
+_WHOLE = (
+    "repeat",
+    "n_train",
+    "n_features",
+    "random_state",
+    "best_epoch",
+    "n_epochs",
+    "n_classes",
+    "fewest_per_class",
+    "most_per_class",
+)
 _OPTIONAL = {one.name for one in fields(FitResult) if one.default is None} | {"temperature"}
 #: Characters of a message that are kept; a reader of CSV files gives up on cells of 131,072.
 _LONGEST_MESSAGE = 2000
@@ -173,7 +193,9 @@ def _fit_from(values: Mapping[str, str]) -> FitResult:
             read[name] = text
         elif not text and name in _OPTIONAL:
             read[name] = None
-        elif name in _WHOLE or (name == "n_per_class" and "." not in text):
+        elif name == "n_per_class":
+            read[name] = parse_size(text)
+        elif name in _WHOLE:
             read[name] = int(text)
         else:
             read[name] = float(text)

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from featbank._registry import nearest
 from featbank.errors import InvalidInputError
+from featbank.manifest import short_repr
 from featbank.metrics import Interval, PowerLaw, fit_power_law, paired_difference
 from featbank.metrics.intervals import FEWEST_DRAWS
+from featbank.sampling import Size
 from featbank.sweep._points import count_draws, curve_point, uses_all, without_few_draws
 from featbank.sweep.records import COLUMNS, CURVE_METRICS, FitResult, Key, fits_to_csv
 
@@ -28,8 +30,11 @@ __all__ = [
     "head_name",
 ]
 
+#: Fewer images to judge by are said; "all right" of so many that it means at least this share is no news.
+_FEW, _SURE = 100, 0.99
+
 #: Which fit of a sweep: its curve, samples per class, repeat.
-FitId = tuple[Key, float, int]
+FitId = tuple[Key, Size, int]
 
 
 def fit_id(fit: FitResult) -> FitId:
@@ -38,7 +43,7 @@ def fit_id(fit: FitResult) -> FitId:
 
 
 def head_name(fit: FitResult) -> str:
-    """Return a name for the files of a fitted head, e.g. ``"fc7-softmax-n16-r0"``.
+    """Return a name for the files of a fitted head, e.g. ``"fc7-softmax-n16-r0"``, ``"fc7-softmax-all-r0"``.
 
     Examples
     --------
@@ -49,7 +54,8 @@ def head_name(fit: FitResult) -> str:
     at = "" if temperature is None else f"-T{temperature:g}"
     stem = f"{cut}{at}-{head.removesuffix(')').replace('(', '-')}"
     safe = "".join(char if char.isalnum() or char in "._@+-=" else "_" for char in stem)
-    return f"{safe}-n{fit.n_per_class:g}-r{fit.repeat}"
+    size = "all" if fit.n_per_class == "all" else f"n{fit.n_per_class}"
+    return f"{safe}-{size}-r{fit.repeat}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +75,8 @@ class Hits:
     split: str
     top1: NDArray[np.bool_]
     top5: NDArray[np.bool_] | None = None
+
+    __repr__ = short_repr
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +102,8 @@ class Predictions:
     p_true: NDArray[np.float64] | None = None
     p_pred: NDArray[np.float64] | None = None
 
+    __repr__ = short_repr
+
 
 @dataclass(frozen=True, eq=False)
 class KeptHead:
@@ -115,6 +125,8 @@ class KeptHead:
     estimator: Any
     history: dict[str, list[float]]
     predictions: Predictions
+
+    __repr__ = short_repr
 
     @property
     def name(self) -> str:
@@ -149,6 +161,8 @@ class SweepGroup:
     hits: Mapping[FitId, Hits] = field(default_factory=dict)
     n_total: int = 0
 
+    __repr__ = short_repr
+
 
 @dataclass(eq=False)
 class SweepResult:
@@ -176,6 +190,9 @@ class SweepResult:
         images in another bank, too. ``{"judged": ..., "subsets": {"<n_per_class>": [one per repeat]}}``.
     near_duplicates : dict
         What the search for near-identical images found; empty if nobody asked.
+    untrained : dict
+        Classes that only validation or test rows have: ``policy`` ("drop": those rows are left out, "keep":
+        they count as wrong) and ``classes`` with their numbers of ``val`` and ``test`` rows; empty for none.
     """
 
     fits: list[FitResult] = field(default_factory=list)
@@ -187,6 +204,11 @@ class SweepResult:
     n_rows: dict[str, int] = field(default_factory=dict)
     draws: dict[str, Any] = field(default_factory=dict)
     near_duplicates: dict[str, Any] = field(default_factory=dict)
+    untrained: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        failed = f", {len(self.failed)} failed" if self.failed else ""
+        return f"<SweepResult of {len(self.fits)} fits{failed}, {len(self.keys)} curves>"
 
     @property
     def failed(self) -> list[FitResult]:
@@ -197,6 +219,37 @@ class SweepResult:
     def keys(self) -> list[Key]:
         """The curves there are, in the order they were made."""
         return list(dict.fromkeys(one.key for one in self.fits))
+
+    def resolution(self) -> list[str]:
+        """Say how little the rows judged by can tell apart, where they are few.
+
+        Returns
+        -------
+        list of str
+            What one of fewer than 100 images is worth, and within what "all right" leaves the accuracy open
+            where that begins below 99 %.
+
+        Examples
+        --------
+        >>> fits = [FitResult("fc7", "ncm", None, 4, 0, 8, 10, 0, top1=1.0)]
+        >>> SweepResult(fits, n_rows={"train": 8, "test": 12}).resolution()[0]
+        'only 12 test images: each is 8.33 points of accuracy'
+        """
+        found = []
+        n, images, metric = self.n_rows.get("test", 0), "test images", "top1"
+        if not n:
+            n, images, metric = self.n_rows.get("val", 0), "validation images", "val_top1"
+        if 0 < n < _FEW:
+            found.append(f"only {n} {images}: each is {100 / n:.3g} points of accuracy")
+        perfect = sum(getattr(one, metric) == 1.0 for one in self.fits)
+        # Clopper and Pearson's interval has this closed form where all are right.
+        low = 0.025 ** (1 / n) if n else 1.0
+        if perfect and low < _SURE:
+            found.append(
+                f"{perfect} of {len(self.fits)} fits got all {n} {images} right: so few bound the accuracy "
+                f"to {100 * low:.3g} to 100 % only (exact 95 % interval), however little the repeats differ"
+            )
+        return found
 
     def curve(
         self, confidence: float = 0.95, *, interval: Literal["t", "bootstrap"] = "t"
@@ -219,7 +272,8 @@ class SweepResult:
         -------
         list of dict
             ``cut``, ``head``, ``temperature``, ``n_per_class``, ``n_repeats``, ``n_draws`` (how many of the
-            repeats drew other samples), ``all_samples`` (whether these are all there are), ``n_failed``, and
+            repeats drew other samples), ``all_samples`` (whether these are all there are), ``n_failed``,
+            ``fewest_per_class``, ``most_per_class`` and ``mean_per_class`` (training samples of a class), and
             for each of `CURVE_METRICS` its ``_mean``, ``_low``, ``_high``, ``_min`` and ``_max``, within
             [0, 1]: None where it is not known, low and high also of fewer than three draws. ``C_min``,
             ``C_max``, ``lr_min``, ``lr_max``: what the heads were fitted with. Failed fits are counted, and
@@ -239,7 +293,7 @@ class SweepResult:
         """
         if interval not in ("t", "bootstrap"):
             raise InvalidInputError(f"interval={interval!r} is not one of 't', 'bootstrap'")
-        groups: dict[tuple[Key, float], list[FitResult]] = {}
+        groups: dict[tuple[Key, Size], list[FitResult]] = {}
         for one in self.fits:
             groups.setdefault((one.key, one.n_per_class), []).append(one)
         points = []
@@ -253,16 +307,21 @@ class SweepResult:
                 "temperature": temperature,
                 "n_per_class": size,
                 "n_repeats": len(good),
-                "n_draws": self._n_draws(good),
+                "n_draws": count_draws(good, self.n_rows, self.draws),
                 "all_samples": uses_all(good[0], self.n_rows),
                 "n_failed": len(members) - len(good),
+                "fewest_per_class": good[0].fewest_per_class,
+                "most_per_class": good[0].most_per_class,
+                "mean_per_class": good[0].mean_per_class,
             }
             right = self._right(good) if interval == "bootstrap" else {}
             points.append(point | curve_point(good, point["n_draws"], confidence, interval, right))
         return points
 
-    def _n_draws(self, fits: Sequence[FitResult]) -> int:
-        return count_draws(fits, self.n_rows, self.draws)
+    def n_draws(self, key: Key, size: Size, repeats: Sequence[int]) -> int:
+        """Return in how many of some repeats a curve drew other samples."""
+        fits = [one for one in self.fits if one.key == key and one.n_per_class == size]
+        return count_draws([one for one in fits if one.repeat in repeats] or fits, self.n_rows, self.draws)
 
     def _right(self, fits: Sequence[FitResult]) -> dict[str, NDArray[np.float64]]:
         """Return which rows fits got right, for the metrics of the rows they are judged by."""
@@ -281,12 +340,17 @@ class SweepResult:
                 found[f"{prefix}{name}"] = np.array(right, dtype=np.float64)
         return found
 
-    def _by_repeat(self, key: Key, size: float, metric: str) -> dict[int, float]:
-        return {
-            one.repeat: getattr(one, metric)
-            for one in self.fits
-            if one.key == key and one.n_per_class == size and getattr(one, metric) is not None
-        }
+    def by_repeat(self, key: Key, size: Size, metric: str) -> dict[int, float]:
+        """Return what the fits of one curve and size reached, by repeat.
+
+        One fit to all samples stands for every repeat: the others would have given the same.
+        """
+        fits = [one for one in self.fits if one.key == key and one.n_per_class == size]
+        found = {one.repeat: getattr(one, metric) for one in fits if getattr(one, metric) is not None}
+        if len(fits) == len(found) == 1 and uses_all(fits[0], self.n_rows):
+            (value,) = found.values()
+            return {one.repeat: value for one in self.fits} | found
+        return found
 
     def _check(self, key: Key, metric: str) -> None:
         if metric not in CURVE_METRICS:
@@ -296,7 +360,7 @@ class SweepResult:
             raise InvalidInputError(f"no fit of {_spell(key)!r}; there are {known}")
 
     def difference(
-        self, a: Key, b: Key, n_per_class: float, *, metric: str = "top1", confidence: float = 0.95
+        self, a: Key, b: Key, n_per_class: Size, *, metric: str = "top1", confidence: float = 0.95
     ) -> Interval:
         """Compare two curves at one size, repeat by repeat: both saw the same samples in each.
 
@@ -304,7 +368,7 @@ class SweepResult:
         ----------
         a, b : (cut, head, temperature)
             The curves; temperature None unless the cut is softmax.
-        n_per_class : int or float
+        n_per_class : int or "all"
             The size.
         metric : str, default="top1"
             One of `CURVE_METRICS`.
@@ -324,23 +388,20 @@ class SweepResult:
         """
         self._check(a, metric)
         self._check(b, metric)
-        first, second = (self._by_repeat(key, n_per_class, metric) for key in (a, b))
+        first, second = (self.by_repeat(key, n_per_class, metric) for key in (a, b))
         shared = sorted(first.keys() & second.keys())
         if not shared:
             raise InvalidInputError(
-                f"{_spell(a)!r} and {_spell(b)!r} share no repeat at {n_per_class:g} samples per "
+                f"{_spell(a)!r} and {_spell(b)!r} share no repeat at {n_per_class} samples per "
                 f"class that knows {metric}"
             )
         found = paired_difference([first[one] for one in shared], [second[one] for one in shared], confidence)
-        fits = [
-            one
-            for one in self.fits
-            if one.key == a and one.n_per_class == n_per_class and one.repeat in shared
-        ]
-        return without_few_draws(found, self._n_draws(fits))
+        return without_few_draws(found, self.n_draws(a, n_per_class, shared))
 
     def power_law(self, key: Key, *, metric: str = "top1", random_state: int = 0) -> PowerLaw:
         """Fit ``a - b * n**-c`` to one curve, to read what more labels would bring.
+
+        "All" of uneven classes is no number of samples per class, and takes no part.
 
         Parameters
         ----------
@@ -363,8 +424,8 @@ class SweepResult:
             If there is no such curve, or it has fewer than four sizes.
         """
         self._check(key, metric)
-        sizes = sorted({one.n_per_class for one in self.fits if one.key == key})
-        found = {size: self._by_repeat(key, size, metric) for size in sizes}
+        sizes = sorted({one.n_per_class for one in self.fits if one.key == key and one.n_per_class != "all"})
+        found = {size: self.by_repeat(key, size, metric) for size in sizes}
         found = {size: values for size, values in found.items() if values}
         shared = sorted(set.intersection(*(set(values) for values in found.values()))) if found else []
         if len(shared) >= FEWEST_DRAWS:

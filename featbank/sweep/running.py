@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
 from featbank.banks import Bank
-from featbank.errors import InvalidInputError
+from featbank.errors import FitWarning, InvalidInputError
 from featbank.manifest import Manifest
 from featbank.sampling import Size
 from featbank.sweep._candidates import make_families
@@ -20,6 +21,8 @@ from featbank.sweep._drawing import (
     make_plans,
     notes_on_splits,
     read_sizes,
+    set_untrained_aside,
+    untrained_words,
 )
 from featbank.sweep._keeping import Keeper
 from featbank.sweep._leaks import check_threshold, deepest_vector_cut, tell_copies, tell_near_copies
@@ -44,6 +47,7 @@ def run_sweep(
     progress: Callable[[int, int, str], None] | None = None,
     on_result: Callable[[SweepGroup], None] | None = None,
     check_leaks: bool | float = False,
+    untrained_classes: Literal["drop", "keep"] = "drop",
     resume: SweepResult | None = None,
 ) -> SweepResult:
     """Fit heads on cuts of a bank for growing numbers of samples per class.
@@ -66,7 +70,7 @@ def run_sweep(
     samples_per_class : str, int, or sequence of int or "all", default="4..32"
         See `featbank.sampling.parse_sizes`.
     repeats : int, default=5
-        Draws per size.
+        Draws per size. All samples are one draw: heads that no seed changes are fitted to it once.
     temperatures : sequence of float, optional
         Temperatures the cut ``"softmax"`` is read at, each over 0; 1 by default.
     random_state : int, default=0
@@ -91,6 +95,9 @@ def run_sweep(
     check_leaks : bool or float, default=False
         Look for near-identical images across splits before anything is fitted, by the cosine of the deepest
         cut with one vector per image; a number is the cosine from which a pair is told (True: 0.9).
+    untrained_classes : {"drop", "keep"}, default="drop"
+        What becomes of validation and test rows of classes that no training row has: left out, or kept, where
+        they count as wrong. Either is said in the notes.
     resume : SweepResult, optional
         What an interrupted sweep with the same arguments on the same bank gave: its fits, failed ones too,
         are not repeated. It does not look whether the arguments are the same; `featbank.fit_heads` does.
@@ -113,7 +120,7 @@ def run_sweep(
     LeakWarning
         If validation or test images are byte for byte training images.
     FitWarning
-        If heads have not learned.
+        If heads have not learned, or classes have no training rows.
 
     Examples
     --------
@@ -125,18 +132,25 @@ def run_sweep(
         raise InvalidInputError(f"save_heads={save_heads!r} is not one of 'best', 'all', 'none'")
     if n_jobs == 0:
         raise InvalidInputError("n_jobs=0 leaves nobody to fit; give 1 or more, or -1 for one per core")
+    if untrained_classes not in ("drop", "keep"):
+        raise InvalidInputError(f"untrained_classes={untrained_classes!r} is not one of 'drop', 'keep'")
     threshold = check_threshold(check_leaks)
     chosen = choose_cuts(bank, cuts, temperatures)
     families = make_families(heads, head_params or {})
     manifest = bank.manifest
     split = {name: labelled_rows(manifest, name) for name in ("train", "val", "test")}
-    notes = notes_on_splits(split)
+    split, untrained = set_untrained_aside(manifest, split, untrained_classes)
+    notes = notes_on_splits(manifest, split)
+    if untrained:
+        notes.insert(0, untrained_words(untrained))
+        warnings.warn(notes[0], FitWarning, stacklevel=2)
     plans = make_plans(manifest, split, read_sizes(samples_per_class), repeats, random_state)
     result = SweepResult(
         cuts=tuple(dict.fromkeys(cut for cut, _ in chosen)),
         classes=manifest.classes,
         n_rows={name: len(at) for name, at in split.items()},
         draws=digests_of_draws(manifest, split, plans),
+        untrained=untrained,
     )
     notes += tell_copies(manifest)
     if threshold is not None:

@@ -18,8 +18,9 @@ def test_the_newest_run_by_default(call, place):
         ("softmax", 1.0),
         ("softmax", 2.0),
     }
-    means = [one["mean"] for one in found["curves"]]
-    assert means == sorted(means, reverse=True)
+    assert found["ranked_by"] == "val_top1"
+    ranks = [one["rank"] for one in found["curves"]]
+    assert ranks == sorted(ranks, reverse=True)
     best, *others = found["curves"]
     assert best["difference"] is None
     for one in others:
@@ -30,8 +31,11 @@ def test_the_newest_run_by_default(call, place):
 
 def test_a_table_otherwise(call, place):
     lines = call("compare", "depth", "--samples", 2).out.splitlines()
-    assert lines[1].startswith("top1 in % at 2 samples per class: mean of 2 repeats (an interval takes")
-    assert lines[4].split()[:3] == ["cut", "head", "top1"]
+    assert lines[1] == (
+        "top1 in %, 2 samples per class: mean of 2 draws (an interval takes 3 different draws);"
+    )
+    assert lines[2] == "best by val_top1 first; difference to the best on the same subsets"
+    assert lines[4].split()[:4] == ["cut", "head", "top1", "val_top1"]
     rows = [line.split() for line in lines[6:]]
     assert sorted(row[:2] for row in rows) == sorted(
         [cut, head] for cut in ("block4_pool", "block5_pool") for head in ("softmax", "ncm")

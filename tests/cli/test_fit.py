@@ -62,9 +62,66 @@ def test_all_of_unbalanced_classes_is_called_all(call, place):
     )
     out = call("fit-head", "--repeats", 3, "-c", "pool5", "--head", "ncm", "-n", "2,all").out
     header = next(line.split() for line in out.splitlines() if line.startswith("cut "))
-    assert header == ["cut", "head", "2", "all"]
-    assert "\nno interval: all (one draw)\nall: 6.667 per class on average\n" in out
-    assert "ncm on block5_pool, all samples (6.667 per class on average), one fit: " in out
+    assert header == ["cut", "head", "2", *["all", "(4-10", "per", "class)"]]
+    assert (
+        "\nno interval: all (one draw)\nall samples (4-10 per class): every training image; 6.667 per" in out
+    )
+    assert "ncm on block5_pool, all samples (4-10 per class), one fit: " in out
+
+
+def test_all_of_uneven_classes_is_called_all_where_its_mean_is_whole(call, place):
+    """A class of 4 and two of 7 are 6 per class on average, and no class has 6."""
+    assert call("fit-head", "-c", "pool5", "--head", "ncm", "-n", "2").code == 0  # the bank is there
+    table = ["path,label,split"]
+    for label, n in (("red", 4), ("green", 7), ("blue", 7)):
+        files = sorted((place / "photos" / label).glob("*.png"))
+        table += [f"{file},{label},{'train' if at < n else 'test'}" for at, file in enumerate(files)]
+    (place / "t.csv").write_text("\n".join(table))
+    call("extract", "t.csv", "-b", "minivgg", "--weights", "random", "-c", "pool5")
+    fit = ("fit-head", "t", "-c", "pool5", "--head", "ncm", "-n", "2,4,all", "--repeats", 3)
+    out = call(*fit).out
+    assert re.search(r"^cut +head +2 +4 +all \((\d)-\d per class\)$", out, re.MULTILINE)
+    assert "6 per class" not in out.replace("on average", "").split("head ")[-1]
+    run = open_run()
+    assert {one["name"].rpartition("-r")[0].rpartition("-")[2] for one in run.heads()} == {"all"}
+    sizes = [line.split(",")[3] for line in (run.path / "results.csv").read_text().splitlines()[1:]]
+    assert sizes == ["2"] * 3 + ["4"] * 3 + ["all"]
+    assert [one["n_per_class"] for one in call(*fit, "--fresh", "--json").json["curve"]] == [2, 4, "all"]
+    assert '"fewest_per_class": 4' in run.path.joinpath("run.json").read_text()
+    assert " 2..all " in call("runs", "ls").out
+    assert re.search("per class +2, 4, all", call("runs", "info", run.path).out)
+    call("report", run.path)
+    assert "all samples (" in run.path.joinpath("report.html").read_text()
+    assert call("compare", "last", "--samples", "all", "--json").json["n_per_class"] == "all"
+    assert call("plot", "curve", "last", "--json").json["figure"]
+
+
+def test_classes_without_training_images_are_said_in_every_result(call, place):
+    table = ["path,label,split"]
+    for label in ("red", "green", "blue"):
+        for at, file in enumerate(sorted((place / "photos" / label).glob("*.png"))):
+            split = "train" if at < 6 and label != "blue" else "val" if at < 8 and label != "blue" else "test"
+            table.append(f"{file},{label},{split}")
+    (place / "t.csv").write_text("\n".join(table))
+    call("extract", "t.csv", "-b", "minivgg", "--weights", "random", "-c", "pool5")
+    fit = ("fit-head", "t", "-c", "pool5", "--head", "ncm", "-n", "2,all", "--repeats", 2)
+    done = call(*fit)
+    note = (
+        "1 class without training images, which no head can answer: blue; their 12 test images are left out"
+    )
+    assert done.code == 0
+    assert done.err.count(note) == 1
+    (images,) = (line for line in done.out.splitlines() if line.startswith("images"))
+    assert images.endswith("8 for the test; left out 12 of 1 class without training images")
+    assert note in open_run().facts["notes"][0]
+    call("report", "last")
+    page = (open_run().path / "report.html").read_text()
+    assert page.count(note) == 1
+    kept = call(*fit, "--untrained-classes", "keep", "--json").json
+    assert (kept["rows"]["test"], kept["untrained"]["policy"]) == (20, "keep")
+    assert kept["curve"][0]["top1_mean"] <= 8 / 20
+    wrong = call(*fit, "--untrained-classes", "both")
+    assert (wrong.code, wrong.message) == (2, "--untrained-classes 'both' is not one of drop, keep")
 
 
 def test_a_parameter_that_was_chosen_is_told(call, place):
@@ -163,7 +220,7 @@ def test_counts_and_the_answering_head_are_told(call, place):
     assert images == "images      18 to train on, 9 for validation, 9 for the test"
     (head,) = (line for line in lines if line.startswith("head  "))
     assert re.fullmatch(
-        r"head        softmax on block5_pool, 4 per class, one fit: \d+\.\d %; "
+        r"head        softmax on block5_pool, 4 samples per class, one fit: \d+\.\d %; "
         r"weakest \w+ \d+ % \(\d of 3\), \w+ \d+ % \(\d of 3\), \w+ \d+ % \(\d of 3\)",
         head,
     )

@@ -73,7 +73,7 @@ def test_cuts_by_their_alias_and_intervals(call, place):
         ),
         (
             ["cuts", "depth", "--samples", 3.5],
-            "3.5 samples per class were not fitted; the run has 1, 2, 3, 4",
+            "'3.5' samples per class: give a whole number such as 16, or all",
         ),
         (
             ["history", "depth", "--head", "block5_pool-ncm-n4-r0"],

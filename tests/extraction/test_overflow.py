@@ -146,7 +146,8 @@ def test_an_interrupted_run_that_clips_counts_all_of_it(
     resumed = run(data, tmp_path / "cache", on_overflow="clip")
     assert 0 < resumed.pushed < 18
     facts = Bank.open(resumed.bank).facts("fc7")
-    assert {**facts, "duration_s": 0} == {**whole, "duration_s": 0}
+    its_own = {"duration_s": 0, "passes": ""}
+    assert {**facts, **its_own} == {**whole, **its_own}
     assert facts["n_clipped"] > 0
 
 

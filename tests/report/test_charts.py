@@ -73,7 +73,7 @@ def test_everything_is_escaped():
         (percent_axis("", [25.0, 97.5]), (20, 100), ["20", "40", "60", "80", "100"]),
         (log_axis("", [0.5]), (0.1, 1), ["0.1", "1"]),
         (log_axis("", [0.0, math.inf]), (0.1, 1), None),
-        (size_axis("", [7]), (3.5, 14), ["7"]),
+        (size_axis("", {7: "7"}), (3.5, 14), ["7"]),
     ],
 )
 def test_axes(axis, ends, ticks):
@@ -83,7 +83,7 @@ def test_axes(axis, ends, ticks):
 
 
 def test_labels_that_would_touch_are_left_out():
-    axis = size_axis("", [1, 2, 3, 4, 5, 6, 7, 8, 100000])
+    axis = size_axis("", {n: f"{n:g}" for n in (1, 2, 3, 4, 5, 6, 7, 8, 100000)})
     kept = axis.ticks_within(300, room=26)
     ats = [axis.share(value) * 300 for value, _ in kept]
     assert len(kept) < 9

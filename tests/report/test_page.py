@@ -13,6 +13,7 @@ import pytest
 from featbank.errors import InvalidInputError, MissingDataError, RunNotFoundError
 from featbank.report import render_report, write_report
 from featbank.report._figures import run_figures
+from featbank.sampling import size_words
 from featbank.sweep import SweepResult
 
 
@@ -92,8 +93,8 @@ def test_the_points_say_value_interval_and_repeats(source, page, hostile):
         low, high = point["top1_low"], point["top1_high"]
         between = "" if low is None else f"95 % interval {100 * low:.1f} – {100 * high:.1f} %; "
         line = (
-            f"{point['head']} on {point['cut']}, {100 * point['top1_mean']:.1f} %, {point['n_per_class']:g} "
-            f"samples per class; {between}2 repeats"
+            f"{point['head']} on {point['cut']}, {100 * point['top1_mean']:.1f} %, {size_words(point)}; "
+            f"{between}{point['n_repeats']} repeat{'s' if point['n_repeats'] > 1 else ''}"
         )
         assert said.count(line) == 2  # once in the wide drawing and once in the narrow one
 

@@ -22,13 +22,22 @@ def test_published_and_measured_are_paired(hostile, write_study):
         ("never measured", "about 0.3", None),
         ("extra", None, 0.9),
     ]
-    first, temperature, unmeasured, _ = study.comparisons
-    assert first.is_share
+    first, _, unmeasured, _ = study.comparisons
+    assert [one.is_share for one in study.comparisons] == [True, False, True, True]
     assert first.difference == pytest.approx(0.0821)
-    assert not temperature.is_share
     assert unmeasured.difference is None
     assert [one.holds for one in study.claims] == [True, False, None]
     assert study.others == {"normalised": "20260101-000000-other"}
+
+
+def test_the_unit_is_what_the_study_says_not_what_a_name_sounds_like(hostile, write_study):
+    names = ["contest", "val of T", "share of nothing", "ece"]
+    entries = [
+        {"label": "a", "metric": name, "unit": unit, "value": 0.5}
+        for name, unit in zip(names, ["temperature", "temperature", "temperature", "share"], strict=True)
+    ]
+    write_study(hostile, published=entries, measured=[])
+    assert [one.is_share for one in read_study(hostile).comparisons] == [False, False, False, True]
 
 
 def test_the_five_keys_are_enough(hostile):
@@ -45,13 +54,17 @@ def test_the_five_keys_are_enough(hostile):
         ({"title": 3, "differs": "all"}, "title is no text; differs is no list of texts"),
         (
             {"published": {}, "measured": [{"label": "a"}]},
-            "published is no list; measured 1 lacks label, metric or value",
+            "published is no list; measured 1 lacks label, metric, unit or value",
         ),
         (
-            {"measured": [{"label": "a", "metric": "b", "value": []}], "claims": [1]},
+            {"measured": [{"label": "a", "metric": "b", "unit": "share", "value": []}], "claims": [1]},
             "measured 1 has the value []; claims is no list of objects with a text",
         ),
         ({"experiments": [1]}, "experiments is no JSON object"),
+        (
+            {"measured": [{"label": "a", "metric": "b", "unit": "points", "value": 1}]},
+            "measured 1 has the unit 'points', not share or temperature",
+        ),
     ],
 )
 def test_all_faults_of_a_file_are_named(hostile, write_study, changes, faults):

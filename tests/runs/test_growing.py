@@ -15,13 +15,14 @@ from featbank.sweep.results import fit_id
 
 
 def some(n, repeat=0, n_rows=21):
-    fit = FitResult("softmax", "logreg(C=0.1)", 1.5, n, repeat, int(3 * n), 10, 7, top1=0.5)
-    rng = np.random.default_rng(int(10 * n))
+    n_train = 7 if n == "all" else 3 * n
+    fit = FitResult("softmax", "logreg(C=0.1)", 1.5, n, repeat, n_train, 10, 7, top1=0.5)
+    rng = np.random.default_rng(n_train)
     right = rng.random((2, n_rows)) < 0.5
-    return fit, Hits("test", right[0], right[0] | right[1] if n > 1 else None)
+    return fit, Hits("test", right[0], right[0] | right[1] if n != 1 else None)
 
 
-def grown(folder, sizes=(4, 1, 2.5)):
+def grown(folder, sizes=(4, 1, "all")):
     tables = GrowingTables(folder)
     made = [some(n) for n in sizes]
     for fit, hits in made:
@@ -43,7 +44,7 @@ def test_what_was_appended_comes_back(tmp_path):
     tables, made = grown(tmp_path)
     assert tables.read_fits(growing=True) == [fit for fit, _ in made]
     same(tables.read_hits(), made)
-    assert [type(n) for _, n, _ in tables.read_hits()] == [int, int, float]
+    assert [type(n) for _, n, _ in tables.read_hits()] == [int, int, str]
     tables.replace([fit for fit, _ in made[::-1]], {fit_id(fit): hits for fit, hits in made[::-1]})
     assert tables.read_fits(growing=False) == [fit for fit, _ in made[::-1]]
     same(tables.read_hits(), made[::-1])

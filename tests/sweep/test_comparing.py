@@ -12,7 +12,19 @@ from featbank.sweep import FitResult, SweepResult, compare
 
 def fits(head, values, *, cut="fc7", n=8, duration_s=1.0, **more) -> list[FitResult]:
     return [
-        FitResult(cut, head, None, n, repeat, 3 * n, 10, 0, top1=value, duration_s=duration_s, **more)
+        FitResult(
+            cut,
+            head,
+            None,
+            n,
+            repeat,
+            3 * n,
+            10,
+            0,
+            top1=value,
+            duration_s=duration_s,
+            **{"val_top1": value, "val_top5": value} | more,
+        )
         for repeat, value in enumerate(values)
     ]
 
@@ -123,8 +135,52 @@ def test_what_is_not_there():
 
 
 def test_a_smaller_calibration_error_is_better():
-    result = SweepResult([*fits("a", A, ece=0.3), *fits("b", B, ece=0.1)])
+    result = SweepResult([*fits("a", A, ece=0.3, val_top1=None), *fits("b", B, ece=0.1, val_top1=None)])
     assert [one.head for one in compare({"one": result}, metric="ece").curves] == ["b", "a"]
+
+
+def test_the_best_is_the_best_by_validation():
+    lucky, good = fits("lucky", [0.9] * 3, val_top1=0.5), fits("good", [0.8] * 3, val_top1=0.7)
+    found = compare({"one": SweepResult([*lucky, *good])})
+    assert ([one.head for one in found.curves], found.ranked_by) == (["good", "lucky"], "val_top1")
+    assert found.curves[1].difference.mean == pytest.approx(0.1)
+    ece = compare({"one": SweepResult([*lucky, *fits("good", A, val_top1=0.7, ece=0.2)])}, metric="ece")
+    assert ece.ranked_by == "val_top1"
+
+
+def test_without_validation_the_test_rows_choose_and_that_is_said():
+    result = SweepResult([*fits("a", A, val_top1=None), *fits("b", B)])
+    found = compare({"one": result})
+    assert ([one.head for one in found.curves], found.ranked_by) == (["b", "a"], "top1")
+    assert found.notes == (
+        "not every curve has val_top1: the best is the best by top1 itself, on the images it is reported "
+        "for, which flatters it",
+    )
+
+
+def test_the_default_size_is_the_largest_with_intervals():
+    uneven = {"n_classes": 3, "fewest_per_class": 10, "most_per_class": 90}
+    result = SweepResult(
+        [*fits("a", A, n=4), *fits("b", B, n=4), *fits("a", A[:2], n=6), *fits("b", B[:2], n=6)]
+        + [
+            FitResult("fc7", head, None, "all", 0, 120, 10, 0, top1=0.9, val_top1=0.9, **uneven)
+            for head in "ab"
+        ]
+    )
+    assert compare({"one": result}).n_per_class == 4
+    found = compare({"one": result}, n_per_class="all")
+    assert {(one.n_draws, one.low) for one in found.curves} == {(1, None)}
+    only = SweepResult([one for one in result.fits if one.n_per_class == "all"])
+    assert compare({"one": only}).n_per_class == "all"
+
+
+def test_one_fit_to_all_samples_stands_for_every_repeat():
+    many, once = fits("softmax", A, n=40), fits("logreg", [0.9], n=40)
+    result = SweepResult([*fits("softmax", A), *fits("logreg", B), *many, *once], n_rows={"train": 120})
+    found = compare({"one": result}, n_per_class=40)
+    (second,) = found.curves[1:]
+    assert (second.n_paired, second.difference.mean) == (3, pytest.approx(np.mean(A) - 0.9))
+    assert np.isnan(second.difference.low)
 
 
 def test_without_test_rows_validation_decides():

@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 
 from featbank.errors import InvalidInputError
-from featbank.sweep import FitResult, SweepResult
+from featbank.sweep import FitResult, KeptHead, Predictions, SweepGroup, SweepResult
 from featbank.sweep.records import COLUMNS, fits_from_csv, fits_to_csv
+from featbank.sweep.results import head_name
 
 FC7, POOL = ("fc7", "softmax", None), ("block4_pool", "softmax", None)
 
 
 def fit(key=FC7, n=4, repeat=0, **values) -> FitResult:
     cut, head, temperature = key
-    base = FitResult(cut, head, temperature, n, repeat, int(3 * n), 10, 7)
+    base = FitResult(cut, head, temperature, n, repeat, 12 if n == "all" else 3 * n, 10, 7)
     return replace(base, **values)
 
 
@@ -95,7 +96,7 @@ def test_wrong_questions_are_told(call, message):
 def test_csv_comes_back_bit_for_bit():
     fits = [
         fit(top1=0.1 + 0.2, val_top1=1 / 3, duration_s=1.23e-7, best_epoch=3, ece=0.0),
-        fit(("softmax", 'my, "own"', 1.5), 12.5, 1, status="failed", message='a, "b" and\tc'),
+        fit(("softmax", 'my, "own"', 1.5), "all", 1, status="failed", message='a, "b" and\tc'),
         fit(("fc7", "mlp", None), 8, 2, random_state=2**31 - 1),
     ]
     text = SweepResult(fits).to_csv()
@@ -103,7 +104,7 @@ def test_csv_comes_back_bit_for_bit():
     assert len(text.splitlines()) == 4
     again = fits_from_csv(text)
     assert again == fits
-    assert [type(one.n_per_class) for one in again] == [int, float, int]
+    assert [type(one.n_per_class) for one in again] == [int, str, int]
     assert "nan" not in text.lower().replace("n_", "")
 
 
@@ -151,11 +152,12 @@ def test_an_interval_takes_three_different_draws():
     assert np.isnan(both.difference(FC7, ("fc7", "mlp", None), 8).low)
 
 
-@pytest.mark.parametrize(("n", "n_rows"), [(4, {"train": 12}), (4.5, {})])
+@pytest.mark.parametrize(("n", "n_rows"), [(4, {"train": 12}), ("all", {})])
 def test_all_samples_are_one_draw(n, n_rows):
     fits = [fit(n=n, repeat=repeat, top1=0.5) for repeat in range(5)]
     (point,) = SweepResult(fits, n_rows=n_rows).curve()
     assert (point["n_draws"], point["all_samples"], point["top1_low"]) == (1, True, None)
+    assert head_name(fits[0]) == f"fc7-softmax-{'all' if n == 'all' else 'n4'}-r0"
     (some,) = SweepResult([replace(one, n_per_class=3, n_train=9) for one in fits], n_rows=n_rows).curve()
     assert (some["n_draws"], some["all_samples"], some["top1_low"]) == (5, False, 0.5)
 
@@ -173,3 +175,46 @@ def test_two_repeats_are_too_few_for_the_band_of_a_law():
         for n in (2, 4, 8, 16)
     ]
     np.testing.assert_array_equal(two.power_law(FC7).samples, SweepResult(means).power_law(FC7).samples)
+
+
+def test_all_of_uneven_classes_takes_no_part_in_a_power_law():
+    sizes = [fit(n=n, repeat=r, top1=0.9 - 1 / n + r / 100) for n in (4, 8, 16, 32) for r in range(3)]
+    uneven = [fit(n="all", repeat=r, top1=0.1) for r in range(3)]
+    plain, with_all = (SweepResult(fits).power_law(FC7) for fits in (sizes, [*sizes, *uneven]))
+    assert (with_all.a, with_all.b, with_all.c, with_all.n_max) == (plain.a, plain.b, plain.c, 32)
+    with pytest.raises(InvalidInputError, match=r"needs at least 4 sizes, got 3 \(4, 8, 16\)"):
+        SweepResult([*sizes[:9], *uneven]).power_law(FC7)
+
+
+def test_one_fit_to_all_samples_keeps_the_band_of_a_power_law():
+    repeated = [fit(n=n, repeat=r, top1=0.9 - 1 / n + r / 100) for n in (4, 8, 16) for r in range(3)]
+    last = [fit(n=32, repeat=r, top1=0.9) for r in range(3)]
+    three, once = (SweepResult([*repeated, *last[:n]], n_rows={"train": 96}) for n in (3, 1))
+    assert once.power_law(FC7).band([64])[0] == three.power_law(FC7).band([64])[0]
+
+
+def test_few_images_to_judge_by_are_told():
+    fits = [fit(repeat=r, top1=1.0 if r else 0.9) for r in range(3)]
+    assert SweepResult(fits, n_rows={"test": 12}).resolution() == [
+        "only 12 test images: each is 8.33 points of accuracy",
+        "2 of 3 fits got all 12 test images right: so few bound the accuracy to 73.5 to 100 % only (exact "
+        "95 % interval), however little the repeats differ",
+    ]
+    assert SweepResult(fits, n_rows={"test": 5000}).resolution() == []
+    assert SweepResult(fits[:1], n_rows={"test": 200}).resolution() == []
+    assert (
+        SweepResult([fit(val_top1=1.0)], n_rows={"test": 0, "val": 200})
+        .resolution()[0]
+        .startswith(
+            "1 of 1 fits got all 200 validation images right: so few bound the accuracy to 98.2 to 100 %"
+        )
+    )
+
+
+def test_a_result_fits_a_screen():
+    result = SweepResult([fit(repeat=r, message="x" * 500) for r in range(500)], classes=("x",) * 1000)
+    assert repr(result) == "<SweepResult of 500 fits, 1 curves>"
+    rows = np.arange(10**6)
+    kept = KeptHead(result.fits[0], object(), {"loss": [0.5] * 1000}, Predictions("test", rows, rows, rows))
+    group = SweepGroup(result.fits, [kept] * 50, ("x" * 300,) * 50)
+    assert max(len(repr(one)) for one in (kept, kept.predictions, group)) < 2000

@@ -5,12 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 import warnings
+from collections import Counter
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from sklearn.neighbors import NearestCentroid
 
 from featbank.errors import FitWarning, InvalidInputError, LeakWarning, UnknownNameError
 from featbank.manifest import SPLITS, Manifest, RowStatus
@@ -512,17 +514,83 @@ def test_wrong_arguments_are_told_before_anything_is_read(bank, arguments, kind,
     assert bank.read == []
 
 
-def test_a_class_only_the_test_rows_have_is_told(bank):
+@pytest.fixture
+def untrained(bank):
     statuses = bank.manifest.statuses.copy()
     statuses[(bank.manifest.labels == 1) & (bank.manifest.splits == 0)] = RowStatus.QUARANTINED
     bank.manifest = bank.manifest.replaced(statuses=statuses)
-    with pytest.raises(InvalidInputError) as caught:
-        run_sweep(bank, samples_per_class="4")
-    assert str(caught.value) == (
-        "n_per_class=4 (--samples-per-class) asks for "
-        "more samples than 1 of 3 classes has: class 'bee' has 0. "
-        "Drop this class or add samples."
+    return bank
+
+
+@pytest.mark.parametrize("heads", [["ncm", "ridge", "knn", "svm"], ["softmax", "mlp"], ["logreg"]])
+@pytest.mark.parametrize(
+    ("policy", "became"),
+    [
+        ("drop", "are left out (--untrained-classes keep counts them as wrong)"),
+        ("keep", "count as wrong (--untrained-classes drop leaves them out)"),
+    ],
+)
+def test_a_class_without_training_images_is_told(untrained, policy, became, heads):
+    run = {"cuts": ["fc7"], "heads": heads, "samples_per_class": "4,all", "repeats": 1}
+    params = (
+        {"logreg": {"C": "auto"}}
+        if heads == ["logreg"]
+        else {name: BOTH[name] for name in heads if name in BOTH}
     )
+    with pytest.warns(FitWarning, match="1 class without training images"):
+        result = run_sweep(untrained, untrained_classes=policy, head_params=params, **run)
+    assert result.notes[0] == (
+        "1 class without training images, which no head can answer: bee; their 6 validation and 10 test "
+        f"images {became}"
+    )
+    assert result.untrained == {"policy": policy, "classes": {"bee": {"val": 6, "test": 10}}}
+    n_test = 20 if policy == "drop" else 30
+    assert result.n_rows["test"] == n_test
+    for fit in result.fits:
+        assert fit.status == "ok"
+        assert len(result.hits[fit.key, fit.n_per_class, fit.repeat].top1) == n_test
+        assert fit.top1 <= (1.0 if policy == "drop" else 20 / 30)
+        assert fit.n_classes == 2
+
+
+def test_nothing_but_untrained_classes_to_judge_by_is_refused(untrained):
+    labels, splits = untrained.manifest.labels, untrained.manifest.splits.copy()
+    splits[(labels != 1) & (splits != 0)] = 3
+    untrained.manifest = untrained.manifest.replaced(splits=splits)
+    with pytest.raises(
+        InvalidInputError, match=r"without training images.* there is nothing left to score on"
+    ):
+        run_sweep(untrained, samples_per_class="4")
+
+
+def test_a_class_without_test_images_is_told(bank):
+    splits = bank.manifest.splits.copy()
+    splits[(bank.manifest.labels == 1) & (splits == 2)] = 3
+    bank.manifest = bank.manifest.replaced(splits=splits)
+    result = run_sweep(bank, cuts=["fc7"], heads=["ncm"], samples_per_class="4", repeats=1)
+    assert result.notes == [
+        "1 of 3 classes without test images: bee; accuracies say nothing of how well they are recognised"
+    ]
+
+
+def test_heads_that_no_seed_changes_are_fitted_to_all_samples_once(bank):
+    run = {"cuts": ["fc7"], "samples_per_class": "4,all", "repeats": 3}
+    exact = ["logreg", "ncm", "knn", "svm", "ridge"]
+    told = []
+    result = run_sweep(
+        bank,
+        heads=[*exact, "softmax"],
+        head_params=FAST,
+        progress=lambda *said: told.append(said[:2]),
+        **run,
+    )
+    counts = Counter((one.head, one.n_per_class) for one in result.fits)
+    assert counts == {(head, 4): 3 for head in [*exact, "softmax"]} | {(head, 20): 1 for head in exact} | {
+        ("softmax", 20): 3
+    }
+    assert told[-1] == (26, 26)
+    stranger = run_sweep(bank, heads=[("mine", NearestCentroid())], **run)
+    assert len(stranger.fits) == 6  # nobody knows whether it is random
 
 
 @pytest.mark.parametrize(
