@@ -94,7 +94,7 @@ if TYPE_CHECKING:
     from featbank.plots import TimesDisplay as TimesDisplay
     from featbank.prediction import predict as predict
     from featbank.pretraining import PretrainSettings as PretrainSettings
-    from featbank.pretraining import pretrain as pretrain
+    from featbank.pretraining.pretrain import pretrain as pretrain
     from featbank.report import write_report as write_report
     from featbank.runs import Run as Run
     from featbank.runs import open_run as open_run
