@@ -9,13 +9,11 @@ import os
 import stat
 from pathlib import Path
 
-from featbank.errors import ImageDecodeError, MissingDataError
-from featbank.manifest import printable
+from featbank.errors import ImageDecodeError
 
 __all__ = [
     "IMAGE_SUFFIXES",
     "MAX_FILE_BYTES",
-    "list_images",
     "read_image_file",
     "read_regular_file",
     "suffix_of",
@@ -61,34 +59,6 @@ def read_regular_file(path: bytes) -> bytes:
                 "too-many-bytes", f"{status.st_size} bytes is over the limit of {MAX_FILE_BYTES}"
             )
         return file.readall()
-
-
-def list_images(path: Path) -> list[Path]:
-    """Return a file itself, or the images of a folder and its sub-folders in name order.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        A file of any name, or a folder, in which files count by their suffix and hidden ones do not.
-
-    Raises
-    ------
-    MissingDataError
-        If nothing is there, or the folder holds no image.
-    """
-    if not path.exists():
-        raise MissingDataError(f"no image at {printable(str(path))!r}; give a file or a folder of images")
-    if not path.is_dir():
-        return [path]
-    found = sorted(
-        Path(folder) / name
-        for folder, _, names in os.walk(path)
-        for name in names
-        if suffix_of(os.fsencode(name)) in IMAGE_SUFFIXES and not name.startswith(".")
-    )
-    if not found:
-        raise MissingDataError(f"no images in {printable(str(path))!r}; its files have no suffix of an image")
-    return found
 
 
 def read_image_file(path: Path) -> bytes:

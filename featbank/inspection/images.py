@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featbank.banks import Bank
-from featbank.datasets import Dataset, decode_image, open_dataset, row_indices
+from featbank.datasets import Dataset, decode_image, reopen_dataset, row_indices
 from featbank.errors import BankNotFoundError, FeatbankError, MissingDataError
 from featbank.manifest import printable
 
@@ -92,7 +92,7 @@ class BankImages:
                 f"bank {bank.name!r} does not say where its images came from; say it with --data"
             )
         try:
-            dataset = open_dataset(source, data_root=data_root)
+            dataset = reopen_dataset(bank.provenance, source, data_root=data_root)
         except FeatbankError as error:
             if data is not None:
                 raise
