@@ -139,6 +139,8 @@ class FolderDataset:
         """Find out what the levels of folders are; refuse what can be read in two ways."""
         base = _unwrapped(top, [], before="split")
         filled, named = base.filled, _splits(base.folders)
+        # Where a level says nothing, wrappers are levels too, or nobody could tell which one is meant.
+        wrappers = ("any",) * (base.path.count(b"/") + 1 if base.path else 0)
         split_folders = [one for one in filled if named.get(one, "none") != "none"]
         if split_folders:
             others = [one for one in filled if one not in named]
@@ -148,7 +150,7 @@ class FolderDataset:
             parts = [_unwrapped(one, [], before="class").filled for one in split_folders]
             if all(_alike(classes) for classes in parts):
                 raise self._ambiguous(
-                    _why_alike(parts[0]), top, ("split", "class"), ("split", "any", "class")
+                    _why_alike(parts[0]), top, ("split", "class"), (*wrappers, "split", "any", "class")
                 )
             return ("split", "class")
         inside = {one: _splits(one.filled) for one in filled}
@@ -158,11 +160,11 @@ class FolderDataset:
             if whole and not _alike(below):
                 return ("class", "split")
             why = f"folders like {_names(below)} in {_names(filled)} may be splits or belong to the classes"
-            wider = [("any", "split", "class")] if _alike(below) else []
+            wider = [(*wrappers, "any", "split", "class")] if _alike(below) else []
             raise self._ambiguous(why, top, ("class", "split"), *wider, ("class",))
         if _alike(filled):
-            wrappers = ("any",) * len([one for one in base.around() if one.parent is not None])
-            raise self._ambiguous(_why_alike(filled), top, ("class",), (*wrappers, "any", "class"))
+            above = _unwrapped(filled[0], [], before="class").path.count(b"/") + 1
+            raise self._ambiguous(_why_alike(filled), top, ("class",), (*("any",) * above, "class"))
         return ("class",)
 
     def _ambiguous(self, why: str, top: Folder, *readings: tuple[str, ...]) -> DatasetError:
@@ -343,17 +345,12 @@ def _read(top: Folder, levels: tuple[str, ...], *, sure: bool) -> _Reading:
 
 def _past_wrappers(places: Sequence[_Place], level: str, strays: list[bytes]) -> list[_Place]:
     """Enter folders in which all images are in one folder, unless that one is a class of another split."""
-    found = []
-    for place in places:
-        kept = {
-            one.name.lower()
-            for other in places
-            if other is not place and len(other.folder.filled) > 1
-            for one in other.folder.filled
-        }
-        folder = _unwrapped(place.folder, strays, before=level, kept=kept)
-        found.append(_Place(folder, place.label, place.split))
-    return found
+    several = [place.folder.filled for place in places if len(place.folder.filled) > 1]
+    kept = {one.name.lower() for filled in several for one in filled}
+    return [
+        _Place(_unwrapped(place.folder, strays, before=level, kept=kept), place.label, place.split)
+        for place in places
+    ]
 
 
 def _unwrapped(folder: Folder, strays: list[bytes], *, before: str, kept: Iterable[bytes] = ()) -> Folder:
@@ -377,13 +374,13 @@ def _unwrapped(folder: Folder, strays: list[bytes], *, before: str, kept: Iterab
 def _labelled(places: Sequence[_Place], reading: _Reading) -> list[_Place]:
     """Leave out splits without class folders, such as the flat test set of a competition."""
     found = []
+    known = Counter(one.name for place in places for one in place.folder.filled)
     for place in places:
         classes = place.folder.filled
         flat = not classes
         if len(classes) == 1 and not classes[0].filled and not reading.sure:
             # One folder whose name no other split knows is no class: val/images.
-            others = {one.name for other in places if other is not place for one in other.folder.filled}
-            flat = len(places) > 1 and classes[0].name not in others
+            flat = len(places) > 1 and known[classes[0].name] == 1
         if flat:
             reading.unlabelled.append(place.folder)
         else:
@@ -439,7 +436,8 @@ def _without_filler(word: str) -> str:
 
 def _alike(folders: Sequence[Folder]) -> bool:
     """Return whether folders hold the same folders and nothing else, as two parts of one dataset do."""
-    inside = [{one.name.lower() for one in folder.filled} for folder in folders if not folder.images]
+    bases = [_unwrapped(one, [], before="class") for one in folders]
+    inside = [{one.name.lower() for one in base.filled} for base in bases if not base.images]
     if len(folders) < 2 or len(inside) < len(folders):
         return False
     common = set.intersection(*inside)
@@ -447,8 +445,8 @@ def _alike(folders: Sequence[Folder]) -> bool:
 
 
 def _why_alike(folders: Sequence[Folder]) -> str:
-    inside = _names(folders[0].filled, path=False)
-    return f"{_names(folders)} hold the same folders, {inside}, which may be the classes"
+    inside = _names(_unwrapped(folders[0], [], before="class").filled, path=False)
+    return f"{_names(folders)} hold the same folders, {inside}, which may be the classes of each"
 
 
 def _names(folders: Sequence[Folder], *, path: bool = True) -> str:

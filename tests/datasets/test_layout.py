@@ -211,12 +211,13 @@ def test_splits_below_some_classes_only_are_refused(tmp_path):
     assert open_dataset(tmp_path, layout="class").splits is None
 
 
-def test_folds_and_categories_with_splits_of_their_own_are_refused(tmp_path):
-    put(tmp_path, *classes_in("fold1/train", "fold1/test", "fold2/train", "fold2/test"))
+@pytest.mark.parametrize(("around", "layout"), [("", "any/split/class"), ("data/", "any/any/split/class")])
+def test_folds_and_categories_with_splits_of_their_own_are_refused(tmp_path, around, layout):
+    put(tmp_path, *classes_in(*(f"{around}fold{n}/{split}" for n in (1, 2) for split in ("train", "test"))))
     text = refused(tmp_path)
     assert "can be read in three ways" in text
-    assert "--layout any/split/class'" in text
-    dataset = open_dataset(tmp_path, layout="any/split/class")
+    assert f"--layout {layout}'" in text
+    dataset = open_dataset(tmp_path, layout=layout)
     assert (dataset.classes, counts(dataset)) == (("cat", "dog"), {"train": 4, "test": 4})
 
 
@@ -231,10 +232,17 @@ def test_classes_that_hold_the_same_folders_are_refused(tmp_path, around):
     assert open_dataset(tmp_path, layout="class").classes == ("A", "B")
 
 
-def test_parts_within_splits_are_refused(tmp_path):
-    put(tmp_path, *classes_in("train/A", "train/B", "test/A", "test/B"))
-    assert "--layout split/any/class'" in refused(tmp_path)
-    dataset = open_dataset(tmp_path, layout="split/any/class")
+def test_parts_whose_classes_lie_deeper_are_refused(tmp_path):
+    put(tmp_path, *classes_in("amazon/images", "webcam/images"))
+    assert "--layout any/any/class'" in refused(tmp_path)
+    assert open_dataset(tmp_path, layout="any/any/class").classes == ("cat", "dog")
+
+
+@pytest.mark.parametrize(("around", "layout"), [("", "split/any/class"), ("data/", "any/split/any/class")])
+def test_parts_within_splits_are_refused(tmp_path, around, layout):
+    put(tmp_path, *classes_in(*(f"{around}{split}/{part}" for split in ("train", "test") for part in "AB")))
+    assert f"--layout {layout}'" in refused(tmp_path)
+    dataset = open_dataset(tmp_path, layout=layout)
     assert (dataset.classes, counts(dataset)) == (("cat", "dog"), {"train": 4, "test": 4})
 
 
