@@ -145,7 +145,7 @@ class FolderDataset:
         if split_folders:
             others = [one for one in filled if one not in named]
             if others:
-                why = f"{_names(split_folders)} may be splits or classes, for {_names(others)} are beside"
+                why = f"{_names(split_folders)} may be splits, or classes as {_names(others)} beside"
                 raise self._ambiguous(why, top, ("split", "class"), ("class",))
             parts = [_unwrapped(one, [], before="class").filled for one in split_folders]
             if all(_alike(classes) for classes in parts):
@@ -281,7 +281,7 @@ class _Reading:
         )
         if not present:
             said = "no class folders"
-        if "split" in self.levels:
+        elif "split" in self.levels:
             counts = Counter(split for _, _, split in self.rows)
             said += " in splits (" + ", ".join(f"{one} {counts[one]}" for one in SPLITS if counts[one]) + ")"
         if self.aside:
@@ -375,12 +375,14 @@ def _labelled(places: Sequence[_Place], reading: _Reading) -> list[_Place]:
     """Leave out splits without class folders, such as the flat test set of a competition."""
     found = []
     known = Counter(one.name for place in places for one in place.folder.filled)
+    several = {one.name for place in places for one in place.folder.filled if len(place.folder.filled) > 1}
     for place in places:
         classes = place.folder.filled
         flat = not classes
         if len(classes) == 1 and not classes[0].filled and not reading.sure:
             # One folder whose name no other split knows is no class: val/images.
-            flat = len(places) > 1 and known[classes[0].name] == 1
+            name = classes[0].name
+            flat = name not in several if several else len(places) > 1 and known[name] == 1
         if flat:
             reading.unlabelled.append(place.folder)
         else:
@@ -446,7 +448,7 @@ def _alike(folders: Sequence[Folder]) -> bool:
 
 def _why_alike(folders: Sequence[Folder]) -> str:
     inside = _names(_unwrapped(folders[0], [], before="class").filled, path=False)
-    return f"{_names(folders)} hold the same folders, {inside}, which may be the classes of each"
+    return f"{_names(folders)} hold the same folders, {inside}, which may be the classes (of each, or of all)"
 
 
 def _names(folders: Sequence[Folder], *, path: bool = True) -> str:

@@ -144,6 +144,12 @@ def test_images_of_a_split_without_labels_are_left_out_and_told(tmp_path, caplog
     assert f"skipped 1 images of {tmp_path} that no class folder labels: '{folder}" in caplog.messages[0]
 
 
+def test_a_folder_that_holds_the_images_of_two_unlabelled_splits_is_no_class(tmp_path, caplog):
+    put(tmp_path, "train/n1/images/1.jpg", "train/n2/images/1.jpg", "val/images/1.jpg", "test/images/1.jpg")
+    assert open_dataset(tmp_path).classes == ("n1", "n2")
+    assert "2 images of" in caplog.text
+
+
 @pytest.mark.parametrize("name", ["{}", "{}/{}"])
 def test_splits_without_any_class_folder_are_no_classes(tmp_path, name):
     put(
