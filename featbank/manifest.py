@@ -151,6 +151,11 @@ class Manifest:
             if count
         }
 
+    def present_classes(self) -> tuple[str, ...]:
+        """Return the names of the classes that have a readable row, in their order."""
+        labels = self.labels[self.statuses == RowStatus.OK]
+        return tuple(self.classes[code] for code in np.unique(labels[labels >= 0]).tolist())
+
     def digest(self) -> str:
         """Return the SHA-256 of everything the manifest says, as 64 hexadecimal digits."""
         found = hashlib.sha256()

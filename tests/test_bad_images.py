@@ -38,7 +38,7 @@ def test_each_image_has_its_features_or_its_reason(folder, tmp_path, caplog) -> 
     path, wanted = folder
     with caplog.at_level(logging.INFO, logger="featbank"):
         result = extract(path, tmp_path / "cache")
-    assert result.rows == len(wanted) == 85
+    assert result.rows == len(wanted) == 86
     assert result.quarantined == len(BAD) == 35
 
     bank = Bank.open(result.bank)
@@ -70,7 +70,7 @@ def test_each_image_has_its_features_or_its_reason(folder, tmp_path, caplog) -> 
     # The end of the run says how many of what, on one line that a terminal can show.
     counts = {reason: list(BAD.values()).count(reason) for reason in set(BAD.values())}
     (said,) = [one.getMessage() for one in caplog.records if "could not be read" in one.getMessage()]
-    assert said.startswith("35 of 85 images could not be read (")
+    assert said.startswith("35 of 86 images could not be read (")
     for reason, count in counts.items():
         assert f"{count} {reason}" in said
     assert said.endswith("quarantine.jsonl says why")
@@ -86,7 +86,7 @@ def test_the_command_line_says_so_and_strict_exits_with_1(folder, tmp_path, caps
     said = capsys.readouterr()
     assert ended.value.code == 1
     assert json.loads(said.out)["quarantined"] == 35
-    assert "35 of 85 images could not be read (" in said.err
+    assert "35 of 86 images could not be read (" in said.err
     assert all(char.isprintable() or char in "\n\r" for char in said.err)
 
 

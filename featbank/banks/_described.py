@@ -61,4 +61,6 @@ class Described:
     def _command(self, cut: str | None = None) -> str:
         location = printable(str(self.provenance.get("location") or self.dataset))
         words = ["featbank", "extract", location, "--backbone", self.key.backbone]
+        if self.provenance.get("layout"):
+            words += ["--layout", printable(str(self.provenance["layout"]))]
         return shlex.join([*words, "--cut", "logits" if cut == "softmax" else cut] if cut else words)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["CacheDir", "Device", "Json", "Seed", "split_commas"]
+__all__ = ["CacheDir", "Device", "Json", "Layout", "Seed", "SkipEmptyClasses", "split_commas"]
 
 CacheDir = Annotated[
     Path | None,
@@ -18,6 +18,16 @@ Device = Annotated[
     str | None, typer.Option("--device", help="cpu, cuda, cuda:N; the best there is by default.")
 ]
 Seed = Annotated[int, typer.Option("--random-state", "--seed", help="Seed of everything random.")]
+Layout = Annotated[
+    str | None,
+    typer.Option(
+        help="What a folder's levels are: class, split/class, class/split, any/class ('any' says nothing); "
+        "found out by default."
+    ),
+]
+SkipEmptyClasses = Annotated[
+    bool, typer.Option("--skip-empty-classes", help="Go on without classes that have no readable image.")
+]
 BatchSize = Annotated[
     int | None, typer.Option(help="Images that go through the network together; by default memory decides.")
 ]

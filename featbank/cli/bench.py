@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from featbank.cli._options import BatchSize, Decode, Device, Json, Seed, split_commas
+from featbank.cli._options import BatchSize, Decode, Device, Json, Layout, Seed, split_commas
 from featbank.cli._output import human_bytes, human_count, human_time, print_json, print_table, progress_bar
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def bench(
     plain_workers: Annotated[int, typer.Option(help="Loading processes of the plain script.")] = 1,
     repeats: Annotated[int, typer.Option(help="Rounds; each measures everything once.")] = 3,
     limit: Annotated[int, typer.Option(help="Take N rows only, the classes in turn; 0 takes all.")] = 512,
+    layout: Layout = None,
     batch_size: BatchSize = None,
     device: Device = None,
     decode: Decode = "cpu",
@@ -83,6 +84,7 @@ def bench(
             plain_workers=plain_workers,
             random_state=random_state,
             data_root=data_root,
+            layout=layout,
             # a cache that is not there yet is not made for a benchmark
             cache_dir=place if cache_dir is not None or place.is_dir() else None,
             progress=progress,

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from featbank.cli._options import BatchSize, CacheDir, Decode, Device, Json, Seed, split_commas
+from featbank.cli._options import (
+    BatchSize,
+    CacheDir,
+    Decode,
+    Device,
+    Json,
+    Layout,
+    Seed,
+    SkipEmptyClasses,
+    split_commas,
+)
 from featbank.cli._output import human_bytes, human_time, print_json, progress_bar, say
+from featbank.manifest import printable
 
 if TYPE_CHECKING:
     from featbank.extraction import ExtractionPlan, ExtractionResult
 
 __all__ = ["extract"]
+
+#: So many class names are printed; a wrong reading of the folders shows in the first.
+_SHOWN = 5
 
 
 def extract(
@@ -61,6 +76,8 @@ def extract(
     decode: Decode = "cpu",
     limit: Annotated[int | None, typer.Option(help="Take N rows only, the classes in turn.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the dataset in the cache.")] = None,
+    layout: Layout = None,
+    skip_empty_classes: SkipEmptyClasses = False,
     device: Device = None,
     workers: Annotated[int | None, typer.Option(help="Decoding processes; one per core by default.")] = None,
     random_state: Seed = 0,
@@ -101,6 +118,8 @@ def extract(
         cache_dir=cache_dir,
         on_overflow=on_overflow,
         decode=decode,
+        layout=layout,
+        skip_empty_classes=skip_empty_classes,
     )
     plan = task.plan(measure=dry_run)
     if dry_run:
@@ -126,14 +145,27 @@ def _said_of_plan(plan: ExtractionPlan) -> str:
     time_left = f"; about {human_time(plan.duration_s)}" if plan.duration_s is not None else ""
     return (
         f"{plan.to_push} of {plan.rows} images to push; to write: {sizes}; "
-        f"{human_bytes(plan.disk_free_bytes)} free{time_left}"
+        f"{human_bytes(plan.disk_free_bytes)} free{time_left}\n"
+        f"classes {_said_of_classes(plan.classes)}; splits {_said_of_splits(plan.splits)}"
     )
+
+
+def _said_of_classes(classes: Sequence[str]) -> str:
+    first = ", ".join(printable(one) for one in classes[:_SHOWN])
+    more = f" and {len(classes) - _SHOWN} more" if len(classes) > _SHOWN else ""
+    return f"{len(classes)}: {first}{more}"
+
+
+def _said_of_splits(splits: Mapping[str, int]) -> str:
+    return ", ".join(f"{n} {split}" if split != "none" else f"{n} in no split" for split, n in splits.items())
 
 
 def _print_result(result: ExtractionResult) -> None:
     typer.echo(f"bank         {result.bank}")
     for cut, shape in result.cuts.items():
         typer.echo(f"cut          {cut} {'x'.join(map(str, shape))}")
+    typer.echo(f"classes      {_said_of_classes(result.classes)}")
+    typer.echo(f"splits       {_said_of_splits(result.splits)}")
     typer.echo(
         f"rows         {result.rows}: {result.pushed} pushed, {result.skipped} skipped, "
         f"{result.quarantined} quarantined"

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from featbank.cli._options import Json, Seed
+from featbank.cli._options import Json, Layout, Seed, SkipEmptyClasses
 from featbank.cli._output import human_time, print_json, progress_bar, say
 
 __all__ = ["pretrain"]
@@ -24,6 +24,8 @@ def pretrain(
     split: Annotated[
         str | None, typer.Option(help="As for extract; needed if the data has no train/test of its own.")
     ] = None,
+    layout: Layout = None,
+    skip_empty_classes: SkipEmptyClasses = False,
     epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 45,
     batch_size: Annotated[int, typer.Option(help="Images per step.")] = 128,
     optimizer: Annotated[str, typer.Option(help="sgd (momentum 0.9) or adam.")] = "sgd",
@@ -90,6 +92,8 @@ def pretrain(
             settings=settings,
             initial_weights=initial_weights,
             split=split,
+            layout=layout,
+            skip_empty_classes=skip_empty_classes,
             device=device,
             on_step=lambda step, steps: progress(finished * steps + step, epochs * steps),
             on_epoch=told,

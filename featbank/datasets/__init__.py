@@ -13,12 +13,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from featbank.datasets._digests import row_digests
-from featbank.datasets._files import list_images, read_image_file
+from featbank.datasets._files import read_image_file
+from featbank.datasets._scan import list_images
 from featbank.datasets.blurring import BlurredDataset
-from featbank.datasets.building import build_manifest, row_indices
+from featbank.datasets.building import build_manifest, check_classes, row_indices
 from featbank.datasets.comparing import SourceFinding, compare_sources
-from featbank.datasets.duplicates import duplicates_across_splits
-from featbank.datasets.sources import Dataset, open_dataset
+from featbank.datasets.duplicates import duplicates_across_labels, duplicates_across_splits
+from featbank.datasets.sources import Dataset, open_dataset, reopen_dataset
 from featbank.datasets.splits import SplitRule, assign_splits, parse_split
 from featbank.datasets.subset import select_images, with_test_images
 from featbank.datasets.tiny_imagenet import is_tiny_imagenet, open_tiny_imagenet
@@ -39,9 +40,11 @@ __all__ = [
     "SplitRule",
     "assign_splits",
     "build_manifest",
+    "check_classes",
     "compare_sources",
     "decode_image",
     "decoder_name",
+    "duplicates_across_labels",
     "duplicates_across_splits",
     "is_tiny_imagenet",
     "list_images",
@@ -49,6 +52,7 @@ __all__ = [
     "open_tiny_imagenet",
     "parse_split",
     "read_image_file",
+    "reopen_dataset",
     "row_digests",
     "row_indices",
     "select_images",

@@ -6,16 +6,13 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import stat
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from featbank.errors import ImageDecodeError, MissingDataError
-from featbank.manifest import printable
+from featbank.errors import ImageDecodeError
 
 __all__ = [
     "FORMATS",
@@ -23,14 +20,10 @@ __all__ = [
     "MAX_FILE_BYTES",
     "REFUSED_FORMATS",
     "UNDECODED_SUFFIXES",
-    "list_images",
     "read_image_file",
     "read_regular_file",
     "suffix_of",
-    "tell_undecoded",
 ]
-
-logger = logging.getLogger(__name__)
 
 #: What is decoded: Pillow's name of the format -> its plugin, and the suffixes of such files. What a file is
 #: shows in its first bytes, asked in this order: those that look at few of them come last.
@@ -143,48 +136,6 @@ def read_regular_file(path: bytes) -> bytes:
             if size > MAX_FILE_BYTES:  # it grows, or its size is not known before
                 raise ImageDecodeError("too-many-bytes", f"it has more than the limit of {MAX_FILE_BYTES}")
         return b"".join(parts)
-
-
-def tell_undecoded(suffixes: Mapping[str, int], location: str) -> None:
-    """Warn of images that were left out because their format is not decoded; `suffixes` counts them."""
-    if suffixes:
-        logger.warning(
-            "left out %d images in %s whose format is not decoded (%s): convert them to JPEG or PNG",
-            sum(suffixes.values()),
-            location,
-            ", ".join(f"{suffix}: {count}" for suffix, count in sorted(suffixes.items())),
-        )
-
-
-def list_images(path: Path) -> list[Path]:
-    """Return a file itself, or the images of a folder and its sub-folders in name order.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        A file of any name, or a folder, in which files count by their suffix and hidden ones do not.
-
-    Raises
-    ------
-    MissingDataError
-        If nothing is there, or the folder holds no image.
-    """
-    if not path.exists():
-        raise MissingDataError(f"no image at {printable(str(path))!r}; give a file or a folder of images")
-    if not path.is_dir():
-        return [path]
-    files = [
-        (Path(folder) / name, suffix_of(os.fsencode(name)))
-        for folder, _, names in os.walk(path)
-        for name in names
-        if not name.startswith(".")
-    ]
-    found = sorted(file for file, suffix in files if suffix in IMAGE_SUFFIXES)
-    undecoded = Counter(printable(suffix) for _, suffix in files if suffix in UNDECODED_SUFFIXES)
-    tell_undecoded(undecoded, printable(str(path)))
-    if not found:
-        raise MissingDataError(f"no images in {printable(str(path))!r}; its files have no suffix of an image")
-    return found
 
 
 def read_image_file(path: Path) -> bytes:

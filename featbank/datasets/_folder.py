@@ -1,4 +1,4 @@
-"""A folder of class folders, or of train/val/test folders above class folders."""
+"""A folder of class folders, perhaps below or above folders of splits: which of them is which."""
 
 # Names must survive byte for byte, and pathlib has no bytes paths.
 # ruff: noqa: PTH118, PTH119
@@ -7,86 +7,124 @@ from __future__ import annotations
 
 import logging
 import os
-import stat
+import re
+import shlex
+import unicodedata
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from featbank.datasets._files import (
-    IMAGE_SUFFIXES,
-    UNDECODED_SUFFIXES,
-    read_regular_file,
-    suffix_of,
-    tell_undecoded,
-)
+from featbank.datasets._files import read_regular_file
 from featbank.datasets._names import require_two_classes, safe_name
-from featbank.errors import DatasetError
-from featbank.manifest import printable
+from featbank.datasets._scan import Folder, scan_images
+from featbank.errors import DatasetError, InvalidInputError
+from featbank.manifest import SPLITS, printable
 
 __all__ = ["SPLIT_FOLDERS", "FolderDataset"]
 
 logger = logging.getLogger(__name__)
 
-#: Folder names (any case) that are splits, and the split each stands for.
-SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-
-_LITTER_FILES = frozenset({b"thumbs.db", b"desktop.ini"})
-_LITTER_FOLDERS = frozenset({b"__macosx", b"lost+found"})
+#: Words (any case) for splits, and the split each stands for.
+SPLIT_FOLDERS = {
+    **dict.fromkeys(("train", "training", "trn", "trainval"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "development"), "val"),
+    **dict.fromkeys(("test", "testing", "tst", "eval", "evaluation", "holdout", "heldout"), "test"),
+}
+#: Words for images that are nobody's to score, beside folders of splits.
+_UNLABELLED = dict.fromkeys(
+    ("pred", "predict", "prediction", "predictions", "unlabeled", "unlabelled"), "none"
+)
+_WORDS = {**SPLIT_FOLDERS, **_UNLABELLED}
+#: Words that may stand beside one of them and change nothing: ``train_images``, ``Test_Set``.
+_FILLERS = frozenset(
+    "set sets data dataset datasets image images img imgs pic pics picture pictures photo photos split "  # noqa: SIM905
+    "splits folder folders dir file files sample samples part subset fold jpg jpeg png px x new final full "
+    "small mini clean resized cropped raw original labeled labelled class classes cls".split()
+)
+_JOINED = {
+    ("hold", "out"): "holdout",
+    ("held", "out"): "heldout",
+    **{("train", word): "trainval" for word in ("val", "valid", "validation")},
+}
+_LEVELS = ("split", "class", "any")
 _WANTED = "wanted: FOLDER/CLASS/image.jpg, or FOLDER/train/CLASS/image.jpg beside val/ and test/"
-
-
-@dataclass
-class _Listing:
-    """One folder's entries that count, and what a whole scan left out."""
-
-    folders: list[bytes] = field(default_factory=list)
-    images: list[bytes] = field(default_factory=list)
-
-
-@dataclass
-class _LeftOut:
-    suffixes: Counter[str] = field(default_factory=Counter)
-    undecoded: Counter[str] = field(default_factory=Counter)
-    odd: list[tuple[bytes, str]] = field(default_factory=list)
-    strays: list[bytes] = field(default_factory=list)
+_LAYOUTS = (
+    "write 'class', 'split/class', 'class/split', or with 'any' for a level that says nothing 'any/class'"
+)
+_SHOWN = 3
+_SHOWN_EMPTY = 5
 
 
 class FolderDataset:
     """Images in class folders.
 
-    Files are found below each class folder at any depth. A file counts as an image by its suffix; what it
-    really is shows when it is decoded. Hidden files are left out, as are links that leave the folder, links
-    to folders, pipes, sockets and devices (a log warning names them).
+    Files are found below each class folder at any depth. What counts as an image, and what is left out, is
+    told in `featbank.datasets._scan.scan_images`.
 
     Parameters
     ----------
     folder : str or os.PathLike
-        The folder. When all its sub-folders are named ``train``, ``val`` (``valid``, ``validation``) or
-        ``test``, they are splits and the class folders stand below them.
+        The folder.
     name : str, optional
         Name of the dataset; default: the folder's.
+    layout : str, optional
+        What each level of folders stands for, from `folder` down: ``"class"``, ``"split/class"`` or
+        ``"class/split"``; ``"any"`` is a level that says nothing, as in ``"any/class"``. Without ``"any"``,
+        a folder that only wraps another is no level. At a level of splits, folders that are not called like
+        one are left out. By default it is found out: split folders are those called ``train``, ``val``,
+        ``test`` or one of the other names in use, in any case and with what usually goes with it
+        (``Training_Set``, ``val2017``, or ``seg_train`` beside ``seg_test``).
+    skip_empty_classes : bool, default=False
+        Leave out classes without images, with a warning, instead of refusing them.
+
+    Attributes
+    ----------
+    layout : str or None
+        As it was given.
 
     Raises
     ------
+    InvalidInputError
+        If `layout` cannot be one.
     DatasetError
-        If there are no images, fewer than two classes, images outside class folders only, or a sub-folder
-        cannot be listed.
+        If the folders can be read in two ways (the message has the layouts), there are no images, fewer than
+        two classes, a class without images, images outside class folders only, or a sub-folder cannot be
+        listed.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], *, name: str | None = None) -> None:
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        name: str | None = None,
+        layout: str | None = None,
+        skip_empty_classes: bool = False,
+    ) -> None:
+        levels = None if layout is None else _levels(layout)
+        self.layout = layout
         self._root = os.path.realpath(os.fsencode(folder))
         self.location = printable(self._root)
         self.name = safe_name(os.fsdecode(os.path.basename(self._root)) if name is None else name)
-        left_out = _LeftOut()
-        rows = self._scan(left_out)
-        self._report(left_out)
-        rows.sort()
-        if not rows:
-            raise DatasetError(f"no images in {self.location!r}; {_WANTED}")
+        scan = scan_images(self._root)
+        scan.tell()
+        top = scan.top
+        if not top.n_images:
+            raise DatasetError(f"no images in {self.location!r}{_others(top)}; {_WANTED}")
+        if not top.filled:
+            raise DatasetError(
+                f"{self.location!r} holds {len(top.images)} images but no class folders; {_WANTED}"
+            )
+        reading = _read(top, levels or self._found_levels(top), sure=levels is not None)
+        if not reading.rows:
+            raise self._without_classes(reading)
+        self._tell(reading, skip_empty_classes)
+        rows = sorted(reading.rows)
         self.ids: tuple[bytes, ...] = tuple(row[0] for row in rows)
         self.labels: tuple[str | None, ...] = tuple(os.fsdecode(row[1]) for row in rows)
         self.classes: tuple[str, ...] = tuple(os.fsdecode(one) for one in sorted({row[1] for row in rows}))
-        splits = tuple(row[2] for row in rows)
-        self.splits: tuple[str, ...] | None = splits if splits[0] else None
+        self.splits: tuple[str, ...] | None = (
+            tuple(row[2] for row in rows) if "split" in reading.levels else None
+        )
         require_two_classes(self.classes, repr(self.location))
 
     def read(self, index: int) -> bytes:
@@ -97,118 +135,334 @@ class FolderDataset:
         """Return the path of image `index`, for whoever reads it elsewhere."""
         return os.path.join(self._root, self.ids[index])
 
-    def _scan(self, left_out: _LeftOut) -> list[tuple[bytes, bytes, str]]:
-        top = self._list(b"", left_out)
-        names = [os.fsdecode(folder).casefold() for folder in top.folders]
-        if not names:
-            if top.images:
+    def _found_levels(self, top: Folder) -> tuple[str, ...]:
+        """Find out what the levels of folders are; refuse what can be read in two ways."""
+        base = _unwrapped(top, [], before="split")
+        filled, named = base.filled, _splits(base.folders)
+        # Where a level says nothing, wrappers are levels too, or nobody could tell which one is meant.
+        wrappers = ("any",) * (base.path.count(b"/") + 1 if base.path else 0)
+        split_folders = [one for one in filled if named.get(one, "none") != "none"]
+        if split_folders:
+            others = [one for one in filled if one not in named]
+            if others:
+                why = f"{_names(split_folders)} may be splits, or classes as {_names(others)} beside"
+                raise self._ambiguous(why, top, ("split", "class"), ("class",))
+            parts = [_unwrapped(one, [], before="class").filled for one in split_folders]
+            if all(_alike(classes) for classes in parts):
+                raise self._ambiguous(
+                    _why_alike(parts[0]), top, ("split", "class"), (*wrappers, "split", "any", "class")
+                )
+            return ("split", "class")
+        inside = {one: _splits(one.filled) for one in filled}
+        if any(len(set(found.values())) > 1 for found in inside.values()):
+            below = [split for found in inside.values() for split in found]
+            whole = all(not one.images and len(inside[one]) == len(one.filled) for one in filled)
+            if whole and not _alike(below):
+                return ("class", "split")
+            why = f"folders like {_names(below)} in {_names(filled)} may be splits or belong to the classes"
+            wider = [(*wrappers, "any", "split", "class")] if _alike(below) else []
+            raise self._ambiguous(why, top, ("class", "split"), *wider, ("class",))
+        if _alike(filled):
+            above = _unwrapped(filled[0], [], before="class").path.count(b"/") + 1
+            raise self._ambiguous(_why_alike(filled), top, ("class",), (*("any",) * above, "class"))
+        return ("class",)
+
+    def _ambiguous(self, why: str, top: Folder, *readings: tuple[str, ...]) -> DatasetError:
+        command = f"featbank extract {shlex.quote(self.location)}"
+        said = "; or ".join(
+            f"{_read(top, levels, sure=True).summary()}: '{command} --layout {'/'.join(levels)}'"
+            for levels in readings
+        )
+        return DatasetError(
+            f"{self.location!r} can be read in {'two' if len(readings) == 2 else 'three'} ways: {why}. "
+            f"Say which (in Python layout=...): {said}"
+        )
+
+    def _without_classes(self, reading: _Reading) -> DatasetError:
+        if reading.unlabelled:
+            first = min(reading.unlabelled, key=lambda one: one.path)
+            hint = "" if reading.sure else "; if such folders are classes: --layout class (layout='class')"
+            return DatasetError(
+                f"'{printable(first.path)}/' in {self.location!r} holds {first.n_images} images but no class "
+                f"folders; {_WANTED}{hint}"
+            )
+        levels = "/".join(reading.levels)
+        fault = f"no images in {self.location!r} by the layout {levels!r}"
+        if reading.aside:
+            fault += f": none of {_names(reading.aside)} is called like a split (train, val, test, ...)"
+        return DatasetError(f"{fault}; {_LAYOUTS}")
+
+    def _tell(self, reading: _Reading, skip_empty_classes: bool) -> None:
+        """Log what a reading leaves out, and refuse classes without images."""
+        whole: list[Folder] = []
+        some: list[Folder] = []
+        for folders in reading.classes.values():
+            bare = [one for one in folders if not one.n_images]
+            (whole if len(bare) == len(folders) else some).extend(bare)
+        if whole:
+            listed = ", ".join(
+                f"'{printable(one.path)}'{_others(one) or ' (empty)'}" for one in whole[:_SHOWN_EMPTY]
+            )
+            more = f" and {len(whole) - _SHOWN_EMPTY} more" if len(whole) > _SHOWN_EMPTY else ""
+            fault = (
+                f"{_count(len(whole), 'class folder')} of {self.location!r} without images: {listed}{more}"
+            )
+            if not skip_empty_classes:
                 raise DatasetError(
-                    f"{self.location!r} holds {len(top.images)} images but no class folders; {_WANTED}"
+                    f"{fault}; add images, move the folders away, or leave these classes out with "
+                    "--skip-empty-classes (skip_empty_classes=True)"
                 )
-            return []
-        left_out.strays += top.images
-        if not all(name in SPLIT_FOLDERS for name in names):
-            return self._scan_classes(top.folders, "", left_out)
-        rows: list[tuple[bytes, bytes, str]] = []
-        for folder, name in zip(top.folders, names, strict=True):
-            inside = self._list(folder, left_out)
-            if inside.images and not inside.folders:
-                raise DatasetError(
-                    f"'{printable(folder)}/' in {self.location!r} holds {len(inside.images)} images "
-                    f"but no class folders; {_WANTED}"
+            logger.warning("%s; left out", fault)
+        if some:
+            logger.warning(
+                "%s of %s without images, where other splits have some: %s",
+                _count(len(some), "class folder"),
+                self.location,
+                _names(some),
+            )
+        if reading.strays:
+            logger.warning(
+                "skipped %d images in %s outside %s folders, the first is '%s'",
+                len(reading.strays),
+                self.location,
+                reading.levels[-1],
+                printable(min(reading.strays)),
+            )
+        if reading.aside:
+            logger.warning(
+                "skipped %d images in folders of %s that are not called like a split: %s",
+                sum(one.n_images for one in reading.aside),
+                self.location,
+                _names(reading.aside),
+            )
+        if reading.unlabelled:
+            logger.warning(
+                "skipped %d images of %s that no class folder labels: %s (a class that only this split has "
+                "is kept by --layout %s)",
+                sum(one.n_images for one in reading.unlabelled),
+                self.location,
+                _names(reading.unlabelled),
+                "/".join(reading.levels),
+            )
+        if reading.bare:
+            logger.warning("folders of %s without images: %s", self.location, _names(reading.bare))
+        for split, folders in reading.splits.items():
+            if split != "none" and len({one.name.lower() for one in folders}) > 1:
+                logger.warning("%s in %s are all taken as %s", _names(folders), self.location, split)
+
+
+@dataclass
+class _Reading:
+    """What comes of a folder when its levels are taken for what they are said to be."""
+
+    levels: tuple[str, ...]
+    sure: bool
+    #: Path, class and split of each image.
+    rows: list[tuple[bytes, bytes, str]] = field(default_factory=list)
+    #: The folders of each class.
+    classes: dict[bytes, list[Folder]] = field(default_factory=dict)
+    #: The folders of each split.
+    splits: dict[str, list[Folder]] = field(default_factory=dict)
+    #: Images above the folders of a level.
+    strays: list[bytes] = field(default_factory=list)
+    #: Folders at a level of splits that are not called like one.
+    aside: list[Folder] = field(default_factory=list)
+    #: Folders of splits without class folders.
+    unlabelled: list[Folder] = field(default_factory=list)
+    #: Folders above the classes without images.
+    bare: list[Folder] = field(default_factory=list)
+
+    def summary(self) -> str:
+        """Say in a few words what is read."""
+        present = sorted({label for _, label, _ in self.rows})
+        listed = ", ".join(f"'{printable(one)}'" for one in present[:_SHOWN])
+        said = (
+            f"{_count(len(present), 'class', 'classes')} ({listed}{', ...' if len(present) > _SHOWN else ''})"
+        )
+        if not present:
+            said = "no class folders"
+        elif "split" in self.levels:
+            counts = Counter(split for _, _, split in self.rows)
+            said += " in splits (" + ", ".join(f"{one} {counts[one]}" for one in SPLITS if counts[one]) + ")"
+        if self.aside:
+            said += f" without {_names(self.aside)}"
+        return said
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A folder on the way down, and what the levels above it said."""
+
+    folder: Folder
+    label: bytes = b""
+    split: str = ""
+
+
+def _levels(layout: str) -> tuple[str, ...]:
+    levels = tuple(str(layout).split("/"))
+    if (
+        not isinstance(layout, str)
+        or set(levels) - set(_LEVELS)
+        or levels.count("class") != 1
+        or levels.count("split") > 1
+    ):
+        raise InvalidInputError(f"layout={layout!r} is none; {_LAYOUTS}")
+    return levels
+
+
+def _read(top: Folder, levels: tuple[str, ...], *, sure: bool) -> _Reading:
+    """Go down level by level; `sure` says that the user named the levels, which were only guessed else."""
+    reading = _Reading(levels, sure)
+    places = [_Place(top)]
+    for at, level in enumerate(levels):
+        if "any" not in levels:
+            places = _past_wrappers(places, level, reading.strays)
+        if level == "class" and "split" in levels[:at]:
+            places = _labelled(places, reading)
+        below = []
+        for place in places:
+            reading.strays += place.folder.images
+            named = _splits(place.folder.folders) if level == "split" else {}
+            for one in place.folder.folders:
+                if level == "class":
+                    reading.classes.setdefault(one.name, []).append(one)
+                elif not one.n_images:
+                    reading.bare.append(one)
+                if not one.n_images:
+                    continue
+                if level == "split" and one not in named:
+                    reading.aside.append(one)
+                    continue
+                if level == "split":
+                    reading.splits.setdefault(named[one], []).append(one)
+                below.append(
+                    _Place(one, one.name if level == "class" else place.label, named.get(one, place.split))
                 )
-            left_out.strays += inside.images
-            rows += self._scan_classes(inside.folders, SPLIT_FOLDERS[name], left_out)
-        return rows
+        places = below
+    reading.rows = [(image, one.label, one.split) for one in places for image in one.folder.walk()]
+    return reading
 
-    def _scan_classes(
-        self, folders: list[bytes], split: str, left_out: _LeftOut
-    ) -> list[tuple[bytes, bytes, str]]:
-        rows = []
-        for folder in folders:
-            label = folder.rpartition(b"/")[2]
-            todo, images = [folder], 0
-            while todo:
-                inside = self._list(todo.pop(), left_out)
-                todo += inside.folders
-                images += len(inside.images)
-                rows += [(image, label, split) for image in inside.images]
-            if not images:
-                logger.warning(
-                    "class folder '%s' in %s has no images: left out", printable(folder), self.location
-                )
-        return rows
 
-    def _list(self, folder: bytes, left_out: _LeftOut) -> _Listing:
-        """List one folder (relative to the root), in the order of its names' bytes."""
-        listing = _Listing()
-        try:
-            with os.scandir(os.path.join(self._root, folder)) as scan:
-                entries = sorted(scan, key=lambda entry: entry.name)
-        except OSError as error:
-            where = printable(folder) or "."
-            raise DatasetError(
-                f"cannot list '{where}' in {self.location!r}: {error.strerror}; make it readable or "
-                "move it away"
-            ) from error
-        for entry in entries:
-            if entry.name.startswith(b"."):
-                continue
-            relative = folder + b"/" + entry.name if folder else entry.name
-            problem = self._sort_in(entry, relative, listing, left_out)
-            if problem:
-                left_out.odd.append((relative, problem))
-        return listing
+def _past_wrappers(places: Sequence[_Place], level: str, strays: list[bytes]) -> list[_Place]:
+    """Enter folders in which all images are in one folder, unless that one is a class of another split."""
+    several = [place.folder.filled for place in places if len(place.folder.filled) > 1]
+    kept = {one.name.lower() for filled in several for one in filled}
+    return [
+        _Place(_unwrapped(place.folder, strays, before=level, kept=kept), place.label, place.split)
+        for place in places
+    ]
 
-    def _sort_in(
-        self, entry: os.DirEntry[bytes], relative: bytes, listing: _Listing, left_out: _LeftOut
-    ) -> str | None:
-        """Put one entry where it belongs, or say why it belongs nowhere."""
-        try:
-            linked, mode = entry.is_symlink(), entry.stat().st_mode
-        except OSError as error:  # a dangling link, a loop, an entry that went away
-            return error.strerror
-        if stat.S_ISDIR(mode):
-            # A link to a folder could show the same images twice, or never end.
-            if linked:
-                return "a link to a folder"
-            if entry.name.lower() not in _LITTER_FOLDERS:
-                listing.folders.append(relative)
-            return None
-        if not stat.S_ISREG(mode):
-            return "a pipe, socket or device"
-        if linked and not os.path.realpath(entry.path).startswith(self._root.rstrip(b"/") + b"/"):
-            return "a link out of the folder"
-        suffix = suffix_of(entry.name)
-        if suffix in IMAGE_SUFFIXES:
-            listing.images.append(relative)
-        elif entry.name.lower() not in _LITTER_FILES:
-            others = left_out.undecoded if suffix in UNDECODED_SUFFIXES else left_out.suffixes
-            others[printable(suffix) or "no suffix"] += 1
-        return None
 
-    def _report(self, left_out: _LeftOut) -> None:
-        tell_undecoded(left_out.undecoded, self.location)
-        if left_out.suffixes:
-            logger.warning(
-                "skipped %d files in %s that are not images by their suffix (%s)",
-                left_out.suffixes.total(),
-                self.location,
-                ", ".join(f"{suffix}: {count}" for suffix, count in sorted(left_out.suffixes.items())),
-            )
-        if left_out.odd:
-            first, problem = left_out.odd[0]
-            logger.warning(
-                "skipped %d entries in %s that are no files of it, the first is '%s': %s",
-                len(left_out.odd),
-                self.location,
-                printable(first),
-                problem,
-            )
-        if left_out.strays:
-            logger.warning(
-                "skipped %d images in %s outside class folders, the first is '%s'",
-                len(left_out.strays),
-                self.location,
-                printable(left_out.strays[0]),
-            )
+def _unwrapped(folder: Folder, strays: list[bytes], *, before: str, kept: Iterable[bytes] = ()) -> Folder:
+    """Return the folder that `folder` only wraps, or itself; images beside wrapped folders go to `strays`."""
+    while len(folder.filled) == 1:
+        (inside,) = folder.filled
+        named = _splits(inside.filled)
+        if before == "split" and inside in _splits(folder.folders) and len(set(named.values())) < 2:
+            break
+        if not inside.filled or inside.name.lower() in kept:
+            break
+        # Images in it, or an empty folder beside it, make it a class rather than a wrapper.
+        empty = any(not (one.n_images or one.other) for one in folder.folders)
+        if (inside.images or empty) and not named:
+            break
+        strays += folder.images
+        folder = inside
+    return folder
+
+
+def _labelled(places: Sequence[_Place], reading: _Reading) -> list[_Place]:
+    """Leave out splits without class folders, such as the flat test set of a competition."""
+    found = []
+    known = Counter(one.name for place in places for one in place.folder.filled)
+    several = {one.name for place in places for one in place.folder.filled if len(place.folder.filled) > 1}
+    for place in places:
+        classes = place.folder.filled
+        flat = not classes
+        if len(classes) == 1 and not classes[0].filled and not reading.sure:
+            # One folder whose name no other split knows is no class: val/images.
+            name = classes[0].name
+            flat = name not in several if several else len(places) > 1 and known[name] == 1
+        if flat:
+            reading.unlabelled.append(place.folder)
+        else:
+            found.append(place)
+    return found
+
+
+def _splits(folders: Sequence[Folder]) -> dict[Folder, str]:
+    """Return which folders are called like splits, and like which.
+
+    A name may have other words beside that of the split (``seg_train``) if a folder of another split has the
+    very same.
+    """
+    parsed = {one: found for one in folders if (found := _split_of(os.fsdecode(one.name))) is not None}
+    shared: dict[tuple[str, ...], set[str]] = {}
+    for split, rest in parsed.values():
+        shared.setdefault(rest, set()).add(split)
+    return {one: split for one, (split, rest) in parsed.items() if not rest or len(shared[rest]) > 1}
+
+
+def _split_of(name: str) -> tuple[str, tuple[str, ...]] | None:
+    """Return the split that a name has a word for, and the other words; None unless it is just one split.
+
+    Examples
+    --------
+    >>> _split_of("Training_Set"), _split_of("val2017"), _split_of("asl_alphabet_train")
+    (('train', ()), ('val', ()), ('train', ('asl', 'alphabet')))
+    >>> _split_of("trainer"), _split_of("train_test")
+    (None, None)
+    """
+    text = re.sub(r"([^\W\d_A-Z])([A-Z])", r"\1 \2", unicodedata.normalize("NFKC", name))
+    words = re.findall(r"[^\W\d_]+", text.casefold())
+    for at in range(len(words) - 1, 0, -1):
+        joined = _JOINED.get((words[at - 1], words[at]))
+        if joined is not None:
+            words[at - 1 : at + 1] = [joined]
+    found: set[str] = set()
+    rest = []
+    for word in words:
+        split = _WORDS.get(word) or _WORDS.get(_without_filler(word))
+        if split is not None:
+            found.add(split)
+        elif word not in _FILLERS:
+            rest.append(word)
+    return (found.pop(), tuple(rest)) if len(found) == 1 else None
+
+
+def _without_filler(word: str) -> str:
+    """Return what stands before a word such as "set" at the end, as in ``trainset``."""
+    match = re.fullmatch(r"(.+?)(sets?|data|dataset|images?|imgs?|photos?|pics?|pictures?|split|files)", word)
+    return match[1] if match else ""
+
+
+def _alike(folders: Sequence[Folder]) -> bool:
+    """Return whether folders hold the same folders and nothing else, as two parts of one dataset do."""
+    bases = [_unwrapped(one, [], before="class") for one in folders]
+    inside = [{one.name.lower() for one in base.filled} for base in bases if not base.images]
+    if len(folders) < 2 or len(inside) < len(folders):
+        return False
+    common = set.intersection(*inside)
+    return len(common) > 1 and 2 * len(common) >= len(set.union(*inside))
+
+
+def _why_alike(folders: Sequence[Folder]) -> str:
+    inside = _names(_unwrapped(folders[0], [], before="class").filled, path=False)
+    return f"{_names(folders)} hold the same folders, {inside}, which may be the classes (of each, or of all)"
+
+
+def _names(folders: Sequence[Folder], *, path: bool = True) -> str:
+    shown = [f"'{printable(one.path if path else one.name)}'" for one in folders[:_SHOWN]]
+    return ", ".join(shown) + (f" and {len(folders) - _SHOWN} more" if len(folders) > _SHOWN else "")
+
+
+def _others(folder: Folder) -> str:
+    if folder.problem:
+        return f" ({folder.problem})"
+    if not folder.other:
+        return ""
+    return f" ({', '.join(f'{count} {suffix}' for suffix, count in folder.other.most_common(_SHOWN))})"
+
+
+def _count(n: int, one: str, several: str | None = None) -> str:
+    return f"{n} {one if n == 1 else several or one + 's'}"

@@ -181,9 +181,14 @@ def _parameters(factory: type[Any]) -> set[str]:
 
 def _build(factory: type[Any], arguments: dict[str, Any], location: str, root: str, download: bool) -> Any:
     """Build one part; None if it does not know the split."""
+    before = set(Path(root).iterdir()) if Path(root).is_dir() else set()
     try:
         return factory(**arguments)
     except (OSError, RuntimeError, ImportError) as error:
+        # Caltech256 makes its folder before it looks into it, and there it would be a class without images.
+        for made in set(Path(root).iterdir()) - before if before else ():
+            with suppress(OSError):
+                made.rmdir()
         raise _missing(
             location, root, error if download or isinstance(error, ImportError) else None
         ) from error

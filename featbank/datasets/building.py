@@ -9,22 +9,28 @@ from numpy.typing import NDArray
 
 from featbank._registry import nearest
 from featbank.datasets._digests import row_digests
-from featbank.datasets._names import require_two_classes
+from featbank.datasets._names import look_alikes, require_two_classes, told_apart
+from featbank.datasets.duplicates import duplicates_across_labels
 from featbank.datasets.sources import Dataset
 from featbank.datasets.splits import DEFAULT_SPLIT, SplitRule, assign_splits, digest_fractions, parse_split
 from featbank.errors import DatasetError, InvalidInputError
 from featbank.manifest import SPLITS, Manifest, RowStatus, printable
 
-__all__ = ["build_manifest", "row_indices"]
+__all__ = ["build_manifest", "check_classes", "row_indices"]
 
 logger = logging.getLogger(__name__)
 
 _VAL_SHARE = 0.1
+_SHOWN = 3
 _TRAIN, _VAL, _TEST, _NONE = range(4)
 
 
 def build_manifest(
-    dataset: Dataset, *, split: str | SplitRule | None = None, limit: int | None = None
+    dataset: Dataset,
+    *,
+    split: str | SplitRule | None = None,
+    limit: int | None = None,
+    skip_empty_classes: bool = False,
 ) -> Manifest:
     """Hash every image of a dataset and give every row its split.
 
@@ -39,6 +45,9 @@ def build_manifest(
     limit : int, optional
         Keep so many rows only. They are taken in turn from each class (of each split of the source), in
         order, so that a small limit still has all classes; the kept rows stay in the dataset's order.
+    skip_empty_classes : bool, default=False
+        Warn of classes none of whose images can be read, instead of refusing them. With a `limit` these are
+        always only warned of.
 
     Returns
     -------
@@ -51,7 +60,8 @@ def build_manifest(
     InvalidInputError
         If `split` or `limit` cannot work.
     DatasetError
-        If the dataset does not hold together, has fewer than two classes, or no file of it can be read.
+        If the dataset does not hold together, has fewer than two classes, or no file of it, or of a class of
+        it, can be read.
     """
     rule = parse_split(split) if isinstance(split, str) else split
     if limit is not None and (isinstance(limit, bool) or limit != int(limit) or limit < 1):
@@ -70,7 +80,7 @@ def build_manifest(
     else:
         splits = _with_val(source[kept], digests, dataset.name)
     _warn_of_untrained(dataset, labels, splits)
-    return Manifest(
+    manifest = Manifest(
         ids=tuple(dataset.ids[index] for index in kept),
         labels=labels,
         classes=tuple(dataset.classes),
@@ -78,6 +88,80 @@ def build_manifest(
         digests=digests,
         statuses=statuses,
     )
+    check_classes(manifest, dataset.name, refuse=not skip_empty_classes and limit is None)
+    _warn_of_labels(manifest, dataset.name)
+    return manifest
+
+
+def check_classes(manifest: Manifest, name: str, *, refuse: bool, before: Manifest | None = None) -> None:
+    """Refuse, or warn of, classes none of whose images can be read.
+
+    Parameters
+    ----------
+    manifest : Manifest
+    name : str
+        Name of the dataset, for the message.
+    refuse : bool
+        Raise instead of warning.
+    before : Manifest, optional
+        The same rows as they were; classes that could not be read then are not told again.
+
+    Raises
+    ------
+    DatasetError
+        If there is such a class and `refuse` is True.
+    """
+    lost = _unreadable(manifest) - (_unreadable(before) if before is not None else set())
+    if not lost:
+        return
+    listed = ", ".join(
+        f"'{printable(manifest.classes[code])}' ({int((manifest.labels == code).sum())})"
+        for code in sorted(lost)[:_SHOWN]
+    )
+    more = f" and {len(lost) - _SHOWN} more" if len(lost) > _SHOWN else ""
+    fault = f"none of the images of {listed}{more} in {name} can be read"
+    if refuse:
+        raise DatasetError(
+            f"{fault}; mend or replace them, or go on without these classes by --skip-empty-classes "
+            "(skip_empty_classes=True)"
+        )
+    logger.warning("%s: nothing can be learned of these classes", fault)
+
+
+def _unreadable(manifest: Manifest) -> set[int]:
+    readable = manifest.statuses == RowStatus.OK
+    return {int(code) for code in np.setdiff1d(manifest.labels, manifest.labels[readable]) if code >= 0}
+
+
+def _warn_of_labels(manifest: Manifest, name: str) -> None:
+    """Tell of labels that look the same, and of one file under two labels."""
+    counts = np.bincount(manifest.labels[manifest.labels >= 0], minlength=len(manifest.classes))
+    present = [one for one, n in zip(manifest.classes, counts, strict=True) if n]
+    groups = look_alikes(present)
+    if groups:
+        logger.warning(
+            "%d labels of %s look like another one and are classes of their own: %s%s",
+            sum(len(group) - 1 for group in groups),
+            name,
+            "; ".join(" and ".join(told_apart(group)) for group in groups[:_SHOWN]),
+            "; ..." if len(groups) > _SHOWN else "",
+        )
+    pairs = duplicates_across_labels(manifest)
+    if pairs:
+        listed = "; ".join(
+            " = ".join(
+                f"'{printable(manifest.ids[row])}' ({printable(manifest.classes[manifest.labels[row]])})"
+                for row in pair
+            )
+            for pair in pairs[:_SHOWN]
+        )
+        logger.warning(
+            "%d images of %s are byte for byte images of another class: %s%s",
+            len(pairs),
+            name,
+            listed,
+            "; ..." if len(pairs) > _SHOWN else "",
+        )
 
 
 def row_indices(dataset: Dataset, manifest: Manifest) -> NDArray[np.int64]:

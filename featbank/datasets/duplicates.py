@@ -10,7 +10,13 @@ from numpy.typing import NDArray
 
 from featbank.manifest import SPLITS, Manifest, RowStatus
 
-__all__ = ["NEAR_DUPLICATE_COSINE", "NearPair", "duplicates_across_splits", "nearest_across_splits"]
+__all__ = [
+    "NEAR_DUPLICATE_COSINE",
+    "NearPair",
+    "duplicates_across_labels",
+    "duplicates_across_splits",
+    "nearest_across_splits",
+]
 
 #: From this cosine on two images count as near-identical. Looked up by eye on Caltech-101 (32 classes) at
 #: MobileNetV2's avgpool: seven pairs reach 0.90, and six of them are one picture or two shots of one scene;
@@ -50,6 +56,28 @@ def duplicates_across_splits(manifest: Manifest) -> list[tuple[int, int]]:
             train_row = first_train.get(manifest.digests[row].tobytes())
             if train_row is not None:
                 pairs.append((train_row, row))
+    return pairs
+
+
+def duplicates_across_labels(manifest: Manifest) -> list[tuple[int, int]]:
+    """Find images whose bytes are also those of an image of another class.
+
+    Parameters
+    ----------
+    manifest : Manifest
+
+    Returns
+    -------
+    list of (int, int)
+        One pair for each row with another label than the first row with the same digest: that row, and the
+        row; in the order of the second. Rows without a label, and those that could not be read, are left out.
+    """
+    first: dict[bytes, int] = {}
+    pairs = []
+    for row in np.flatnonzero((manifest.labels >= 0) & (manifest.statuses == RowStatus.OK)).tolist():
+        before = first.setdefault(manifest.digests[row].tobytes(), row)
+        if manifest.labels[before] != manifest.labels[row]:
+            pairs.append((before, row))
     return pairs
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from featbank.errors import DatasetError, InvalidInputError, MissingDataError
 from featbank.manifest import printable
 
-__all__ = ["Dataset", "open_dataset"]
+__all__ = ["Dataset", "open_dataset", "reopen_dataset"]
 
 _WAYS = "give a folder of class folders, a CSV file, 'torchvision:NAME' or 'digits'"
 
@@ -72,6 +73,8 @@ def open_dataset(
     data_root: str | os.PathLike[str] | None = None,
     download: bool = False,
     name: str | None = None,
+    layout: str | None = None,
+    skip_empty_classes: bool = False,
 ) -> Dataset:
     """Open the images that a text, a path or an object stands for.
 
@@ -87,6 +90,11 @@ def open_dataset(
         Let torchvision fetch what is not there.
     name : str, optional
         Another name for the dataset than the source's own; characters unfit for a folder name become ``-``.
+    layout : str, optional
+        What the levels of a folder's folders stand for: ``"class"``, ``"split/class"``, ``"class/split"``, or
+        with ``"any"`` for a level that says nothing ``"any/class"``; found out by default.
+    skip_empty_classes : bool, default=False
+        Leave class folders without images out, with a warning, instead of refusing them.
 
     Returns
     -------
@@ -109,6 +117,9 @@ def open_dataset(
     >>> len(digits.ids), digits.ids[0], digits.classes[:3]
     (1797, b'0/0000.pgm', ('0', '1', '2'))
     """
+    is_path = isinstance(data, (str, os.PathLike)) and data != "digits"
+    if layout is not None and not (is_path and not str(data).startswith("torchvision:")):
+        raise _no_folder(layout, data)
     if not isinstance(data, (str, os.PathLike)):
         if not isinstance(data, Dataset):
             raise InvalidInputError(f"data={data!r} is no dataset; {_WAYS}")
@@ -131,10 +142,50 @@ def open_dataset(
         from featbank.datasets._digits import DigitsDataset
 
         return DigitsDataset(name="digits" if name is None else name)
-    return _open_path(os.fspath(data), name)
+    return _open_path(os.fspath(data), name, layout, skip_empty_classes)
 
 
-def _open_path(path: str, name: str | None) -> Dataset:
+def reopen_dataset(
+    provenance: Mapping[str, Any],
+    data: str | os.PathLike[str] | Dataset | None = None,
+    *,
+    data_root: str | os.PathLike[str] | None = None,
+) -> Dataset:
+    """Open the images of a bank again, as they were opened for it.
+
+    Parameters
+    ----------
+    provenance : mapping
+        ``Bank.provenance``: ``location`` says where they came from, ``layout`` how the folders were read.
+    data : str, path or Dataset, optional
+        Where they are now.
+    data_root : str or os.PathLike, optional
+        Folder of a torchvision dataset.
+
+    Returns
+    -------
+    Dataset
+
+    Raises
+    ------
+    MissingDataError
+        If the provenance does not say where they came from; else as `open_dataset`.
+    """
+    source = provenance.get("location") if data is None else data
+    if source is None:
+        raise MissingDataError("the bank does not say where its images came from; say it with --data")
+    # pathlib raises where os.path says False, as for a name that is too long.
+    is_folder = isinstance(source, (str, os.PathLike)) and os.path.isdir(os.path.expanduser(source))  # noqa: PTH111, PTH112
+    layout = provenance.get("layout") if is_folder else None
+    # A class may have lost its images since, and the others are wanted all the same.
+    return open_dataset(source, data_root=data_root, layout=layout, skip_empty_classes=True)
+
+
+def _no_folder(layout: str, data: object) -> InvalidInputError:
+    return InvalidInputError(f"layout={layout!r} is for folders of images only, and data={data!r} is none")
+
+
+def _open_path(path: str, name: str | None, layout: str | None, skip_empty_classes: bool) -> Dataset:
     shown = printable(path)
     # os.path says False where pathlib raises: a name too long, a folder that may not be entered.
     if not path or not os.path.exists(path):  # noqa: PTH110
@@ -144,7 +195,9 @@ def _open_path(path: str, name: str | None) -> Dataset:
     if Path(path).is_dir():
         from featbank.datasets._folder import FolderDataset
 
-        return FolderDataset(path, name=name)
+        return FolderDataset(path, name=name, layout=layout, skip_empty_classes=skip_empty_classes)
+    if layout is not None:
+        raise _no_folder(layout, path)
     if path.lower().endswith(".csv"):
         from featbank.datasets._csv import CSVDataset
 

@@ -40,7 +40,8 @@ def open_tiny_imagenet(folder: str | os.PathLike[str]) -> Dataset:
     DatasetError
         If an image of ``val`` is not in the list, or has a class no training image has.
     """
-    found = FolderDataset(folder)
+    # Its val/images is no class; said outright, it stays until the list has given its labels.
+    found = FolderDataset(folder, layout="split/class")
     labels = _listed(Path(folder) / _LIST)
     splits = found.splits or ("train",) * len(found.ids)
     classes = {one for one, split in zip(found.labels, splits, strict=True) if split == "train"}

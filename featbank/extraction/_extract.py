@@ -35,6 +35,8 @@ def extract(
     cache_dir: str | os.PathLike[str] | None = None,
     on_overflow: str = "error",
     decode: str = "cpu",
+    layout: str | None = None,
+    skip_empty_classes: bool = False,
     progress: Progress | None = None,
     on_plan: Callable[[ExtractionPlan], None] | None = None,
 ) -> ExtractionResult:
@@ -99,6 +101,12 @@ def extract(
         Where JPEGs are decoded, resized and cropped. ``"cpu"``: by Pillow, in processes, to the very pixels
         of the weights' own transform. ``"cuda"``: plain ones by nvJPEG on the device, every other image (and
         what nvJPEG refuses) as with ``"cpu"``; its pixels are a few steps off, so such a bank is another one.
+    layout : str, optional
+        What the levels of a folder's folders stand for: ``"class"``, ``"split/class"``, ``"class/split"``, or
+        with ``"any"`` for a level that says nothing ``"any/class"``; found out by default, and refused where
+        there are two ways.
+    skip_empty_classes : bool, default=False
+        Go on without the classes that have no image that can be read, instead of refusing them.
     progress : callable, optional
         Called with (images done, images to push).
     on_plan : callable, optional
@@ -154,5 +162,7 @@ def extract(
         cache_dir=cache_dir,
         on_overflow=on_overflow,
         decode=decode,
+        layout=layout,
+        skip_empty_classes=skip_empty_classes,
     )
     return task.run(progress, on_plan)

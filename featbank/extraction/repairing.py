@@ -23,7 +23,7 @@ from featbank.banks import (
     set_damaged_aside,
     verify_bank,
 )
-from featbank.datasets import Dataset, compare_sources, decoder_name, open_dataset
+from featbank.datasets import Dataset, compare_sources, decoder_name, reopen_dataset
 from featbank.errors import FeatbankError, InvalidInputError, MissingDataError
 from featbank.extraction._pass import Pass
 from featbank.extraction.compiling import check_compile
@@ -139,7 +139,7 @@ def source_of(
     """Open the images a bank was extracted from; `MissingDataError` if they are not there any more."""
     location = bank.provenance.get("location")
     try:
-        return open_dataset(data if data is not None else str(location), data_root=data_root)
+        return reopen_dataset(bank.provenance, data, data_root=data_root)
     except FeatbankError as error:
         if data is not None:
             raise

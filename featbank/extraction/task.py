@@ -21,7 +21,7 @@ from featbank._atomic import sha256
 from featbank._cache import banks_folder
 from featbank.backbones import get_spec, largest_activation, load_backbone, truncate
 from featbank.banks import Bank, BankKey, BankStore, CutWriter
-from featbank.datasets import Dataset, build_manifest, decoder_name, open_dataset
+from featbank.datasets import Dataset, build_manifest, check_classes, decoder_name, open_dataset
 from featbank.errors import InvalidInputError
 from featbank.extraction._pass import Pass
 from featbank.extraction.batching import choose_batch_sizes
@@ -79,6 +79,10 @@ class ExtractionResult:
         Wall time, loading and hashing included.
     cuts : mapping of str to tuple of int
         Shape of one row at each cut that was asked for.
+    classes : tuple of str
+        Names of the classes that have a readable image.
+    splits : mapping of str to int
+        Rows of each split.
     """
 
     bank: Path
@@ -88,6 +92,8 @@ class ExtractionResult:
     quarantined: int
     duration_s: float
     cuts: Mapping[str, tuple[int, ...]]
+    classes: tuple[str, ...]
+    splits: Mapping[str, int]
 
     __repr__ = short_repr
 
@@ -125,6 +131,8 @@ class Extraction:
         on_overflow: str = "error",
         compile: str = "auto",
         decode: str = "cpu",
+        layout: str | None = None,
+        skip_empty_classes: bool = False,
     ) -> None:
         self._started, self._token = time.perf_counter(), secrets.token_hex(8)
         if dtype not in _DTYPES:
@@ -147,7 +155,15 @@ class Extraction:
         self.cuts = tuple(cut.name for cut in get_spec(backbone).resolve(cuts))
         self._dtype, self._random_state = key_dtype(dtype, on_overflow), random_state
         self._widen = on_overflow == "float32"
-        self.dataset = open_dataset(data, data_root=data_root, download=download, name=name)
+        self.dataset = open_dataset(
+            data,
+            data_root=data_root,
+            download=download,
+            name=name,
+            layout=layout,
+            skip_empty_classes=skip_empty_classes,
+        )
+        self._refuse_empty = not skip_empty_classes and limit is None
         self.backbone = load_backbone(
             backbone, weights=weights, image_size=image_size, transform=transform, random_state=random_state
         )
@@ -155,7 +171,9 @@ class Extraction:
         self._weights_path = str(Path(weights).absolute()) if weights is not None and is_file else None
         network = truncate(self.backbone, self.cuts)
         self.shapes = {cut: tuple(shape) for cut, shape in network.cut_shapes.items()}
-        manifest = build_manifest(self.dataset, split=split, limit=limit)
+        manifest = build_manifest(
+            self.dataset, split=split, limit=limit, skip_empty_classes=skip_empty_classes
+        )
         store = BankStore(banks_folder(cache_dir))
         options = candidates(precision, compile, native_precisions(self.device))
         sizes = dict.fromkeys([one for one, _ in options] + ["float32"], batch_size or 0)
@@ -295,6 +313,7 @@ class Extraction:
         return {
             "dataset": self.dataset.name,
             "location": self.dataset.location,
+            "layout": getattr(self.dataset, "layout", None),
             "weights": self.backbone.weights,
             # what a prediction needs to find the same weights again
             "weights_path": self._weights_path,
@@ -330,6 +349,8 @@ class Extraction:
         return ExtractionPlan(
             bank=self.bank.path,
             rows=len(self.bank.manifest),
+            classes=self.bank.manifest.present_classes(),
+            splits=self.bank.manifest.counts(),
             to_push=to_push,
             cuts=self.shapes,
             cut_bytes=cut_bytes,
@@ -380,7 +401,10 @@ class Extraction:
                 writer.finish({**self._facts(cut), **tell_clipped(self.bank, cut)})
         quarantined = settle_quarantine(self.bank, self._loader, bad)
         self.bank.touch()
-        rows, n_pushed = len(self.bank.manifest), int(pushed.sum())
+        # All is stored, and nothing will be pushed again once the user has said what is meant.
+        found = self.bank.manifest
+        check_classes(found, self.dataset.name, refuse=self._refuse_empty, before=self._loader.manifest)
+        rows, n_pushed = len(found), int(pushed.sum())
         return ExtractionResult(
             bank=self.bank.path,
             rows=rows,
@@ -389,6 +413,8 @@ class Extraction:
             quarantined=quarantined,
             duration_s=time.perf_counter() - self._started,
             cuts=self.shapes,
+            classes=found.present_classes(),
+            splits=found.counts(),
         )
 
     def _push(self, pushed: NDArray[np.bool_], progress: Progress | None) -> list[BadImage]:

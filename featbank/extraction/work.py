@@ -52,6 +52,10 @@ class ExtractionPlan:
         Where the features go.
     rows : int
         Rows of the dataset.
+    classes : tuple of str
+        Names of the classes that have a readable image.
+    splits : mapping of str to int
+        Rows of each split.
     to_push : int
         Images that have to go through the backbone.
     cuts : mapping of str to tuple of int
@@ -66,6 +70,8 @@ class ExtractionPlan:
 
     bank: Path
     rows: int
+    classes: tuple[str, ...]
+    splits: Mapping[str, int]
     to_push: int
     cuts: Mapping[str, tuple[int, ...]]
     cut_bytes: Mapping[str, int]

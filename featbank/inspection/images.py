@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featbank.banks import Bank
-from featbank.datasets import Dataset, decode_image, open_dataset, row_digests
+from featbank.datasets import Dataset, decode_image, reopen_dataset, row_digests
 from featbank.errors import BankError, BankNotFoundError, FeatbankError, MissingDataError
 from featbank.manifest import Manifest, printable
 
@@ -93,13 +93,14 @@ class RunImages:
         data_root: str | os.PathLike[str] | None = None,
     ) -> None:
         self.manifest = manifest
-        if data is not None:
-            self._dataset = open_dataset(data, data_root=data_root)
-        else:
-            places = [(source.get("provenance") or {}).get("location")]
-            with contextlib.suppress(BankError):
-                places.insert(0, bank_of_run(source, run_folder).provenance.get("location"))
-            self._dataset = _first_dataset(list(dict.fromkeys(filter(None, places))), data_root)
+        came = [source.get("provenance") or {}]
+        with contextlib.suppress(BankError):
+            came.insert(0, bank_of_run(source, run_folder).provenance)
+        self._dataset = (
+            _first_dataset(came, data_root)
+            if data is None
+            else reopen_dataset(came[0], data, data_root=data_root)
+        )
         self._index_of = {one: index for index, one in enumerate(self._dataset.ids)}
         self._by_digest: dict[bytes, int] = {}
         # A renamed image has a name that the manifest does not know, so these are looked through first.
@@ -182,13 +183,15 @@ class RunImages:
         return None
 
 
-def _first_dataset(places: list[str], data_root: str | os.PathLike[str] | None) -> Dataset:
+def _first_dataset(came: list[Mapping[str, Any]], data_root: str | os.PathLike[str] | None) -> Dataset:
+    """Open the images at the first of the places named by `came` that still has some."""
+    places = {str(one["location"]): one for one in came if one.get("location")}
     if not places:
         raise MissingDataError("the run does not say where its images came from; say it with --data")
     why: FeatbankError | None = None
-    for place in places:
+    for one in places.values():
         try:
-            return open_dataset(place, data_root=data_root)
+            return reopen_dataset(one, data_root=data_root)
         except FeatbankError as error:
             why = why or error
     said = " or ".join(repr(printable(place)) for place in places)

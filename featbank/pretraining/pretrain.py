@@ -97,6 +97,8 @@ def pretrain(
     settings: PretrainSettings | None = None,
     initial_weights: str | os.PathLike[str] | None = None,
     split: str | None = None,
+    layout: str | None = None,
+    skip_empty_classes: bool = False,
     device: str = "cpu",
     on_step: Callable[[int, int], None] | None = None,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
@@ -117,6 +119,8 @@ def pretrain(
     split : str, optional
         As for `featbank.extract`. Rows of ``val`` are trained on too where the source has no split of that
         name: nothing is chosen by them.
+    layout, skip_empty_classes : optional
+        As for `featbank.extract`.
     device : str, default="cpu"
         Where to train.
     on_step, on_epoch : callable, optional
@@ -138,8 +142,8 @@ def pretrain(
     if initial_weights is not None:
         initial, digest = _initial(Path(initial_weights))
         settings = replace(settings, initial_weights=digest)
-    dataset = open_dataset(data)
-    manifest = build_manifest(dataset, split=split)
+    dataset = open_dataset(data, layout=layout, skip_empty_classes=skip_empty_classes)
+    manifest = build_manifest(dataset, split=split, skip_empty_classes=skip_empty_classes)
     if split is None and dataset.splits is not None and "val" not in dataset.splits:
         # The validation rows were taken from train for the sake of heads; here every training image counts.
         manifest = manifest.replaced(

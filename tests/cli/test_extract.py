@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 
 import pytest
 
@@ -26,10 +28,12 @@ def test_a_bank_and_what_is_in_it(call, place):
     done = call(*ONE, "-c", "block1_pool,fc7", "--cache-dir", "new")
     assert done.code == 0
     (path,) = (place / "new" / "banks" / "photos").iterdir()
-    assert done.out.splitlines()[:4] == [
+    assert done.out.splitlines()[:6] == [
         f"bank         {path}",
         "cut          fc7 256",
         "cut          block1_pool 32x16x16",
+        "classes      3: blue, green, red",
+        "splits       18 train, 9 val, 9 test",
         "rows         36: 36 pushed, 0 skipped, 0 quarantined",
     ]
     assert done.err.splitlines()[:2] == [
@@ -44,7 +48,10 @@ def test_a_bank_and_what_is_in_it(call, place):
 
 def test_json_has_exactly_its_keys(call, place):
     found = call(*ONE, "--cache-dir", "new", "--json").json
-    assert list(found) == ["bank", "rows", "pushed", "skipped", "quarantined", "duration_s", "cuts"]
+    keys = ["bank", "rows", "pushed", "skipped", "quarantined", "duration_s", "cuts", "classes", "splits"]
+    assert list(found) == keys
+    assert found["classes"] == ["blue", "green", "red"]
+    assert found["splits"] == {"train": 18, "val": 9, "test": 9}
     (path,) = (place / "new" / "banks" / "photos").iterdir()
     assert found["bank"] == str(path)
     assert (found["rows"], found["pushed"], found["skipped"], found["quarantined"]) == (36, 36, 0, 0)
@@ -104,3 +111,50 @@ def test_digits_are_the_default(call, place):
 def test_what_is_part_of_the_key_makes_another_bank(call, place, bank, options):
     assert call(*ONE, "--json").json["bank"] == str(bank)
     assert call(*ONE, *options, "--json").json["bank"] != str(bank)
+
+
+def test_the_classes_and_splits_are_said_before_anything_is_pushed(call, place):
+    for index in range(5):
+        (place / "photos" / f"x{index}").mkdir()
+        (place / "photos" / "red" / f"{index:02d}.png").rename(place / "photos" / f"x{index}" / "1.png")
+    command = ("extract", "photos", "-c", "block5_pool", "--weights", "random", "--cache-dir", "new")
+    for done in (call(*command), call(*command, "--json"), call(*command, "--dry-run")):
+        said = next(one for one in (done.err + done.out).splitlines() if one.startswith("classes "))
+        assert said.startswith("classes 8: blue, green, red, x0, x1 and 3 more; splits ")
+
+
+def test_two_readings_of_a_folder_are_refused_and_either_is_had(call, place, save_photo):
+    for split in ("train", "test"):
+        (place / "data" / split).mkdir(parents=True)
+        for label in ("blue", "red"):
+            shutil.copytree(place / "photos" / label, place / "data" / split / label)
+    (place / "data" / "annot").mkdir()
+    save_photo(place / "data" / "annot" / "1.png", seed=1)
+    command = ("extract", "data", "-c", "block5_pool", "--weights", "random", "--cache-dir", "new")
+    done = call(*command)
+    assert done.code == 2
+    commands = re.findall(r"'(featbank extract .*?)'", done.message)
+    assert [one.rpartition(" ")[2] for one in commands] == ["split/class", "class"]
+    found = call(*command, "--layout", "split/class", "--json").json
+    assert (found["classes"], found["rows"], found["splits"]["test"]) == (["blue", "red"], 48, 24)
+    found = call(*command, "--layout", "class", "--name", "x", "--json").json
+    assert found["classes"] == ["annot", "test", "train"]
+    # What was said holds wherever the images are read again.
+    assert call("banks", "verify", "x", "--sources", "--cache-dir", "new").code == 0
+    assert call("banks", "verify", "data", "--sources", "--cache-dir", "new").code == 0
+
+
+def test_a_class_that_cannot_be_decoded_is_refused_unless_asked_for_and_nothing_is_lost(call, place):
+    for number, file in enumerate((place / "photos" / "red").iterdir()):
+        file.write_text(f"<html>{number}</html>")
+    done = call(*ONE, "--cache-dir", "new")
+    assert done.code == 2
+    assert "none of the images of 'red' (12) in photos can be read; " in done.err
+    found = call(*ONE, "--cache-dir", "new", "--skip-empty-classes", "--json").json
+    assert (found["classes"], found["pushed"], found["skipped"]) == (["blue", "green"], 0, 24)
+
+
+def test_a_class_folder_without_images_is_refused_unless_asked_for(call, place):
+    (place / "photos" / "bird").mkdir()
+    assert "--skip-empty-classes" in call(*ONE, "--cache-dir", "new").message
+    assert call(*ONE, "--cache-dir", "new", "--skip-empty-classes").code == 0

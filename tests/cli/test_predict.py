@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 from featbank.runs import open_run
@@ -15,6 +17,25 @@ def test_an_image_and_a_folder(call, place):
     assert lines[0].startswith("photos/green/11.png  green ")
     assert all(line.split("  ")[1].startswith("red ") for line in lines[1:])
     assert all(line.count("%") == 3 for line in lines)  # three classes there are, five are asked for
+
+
+def test_litter_in_a_folder_is_no_image_as_it_is_none_in_an_extraction(call, place):
+    for litter in (".ipynb_checkpoints", "__MACOSX", "@eaDir", "a/$RECYCLE.BIN"):
+        shutil.copytree(place / "photos" / "red", place / "photos" / "green" / litter)
+    (place / "photos" / "green" / "._11.png").write_bytes(b"AppleDouble")
+    done = call("predict", "depth", "photos/green")
+    assert (done.code, len(done.out.splitlines())) == (0, 12)
+    assert done.err.count("skipped 5 hidden or system entries in ") == 1
+
+
+def test_links_in_a_folder_are_followed_and_one_to_nothing_is_told(call, place):
+    (place / "links").mkdir()
+    (place / "links" / "red").symlink_to("../photos/red")
+    (place / "links" / "one.png").symlink_to("../photos/green/11.png")
+    (place / "links" / "gone.png").symlink_to("nowhere.png")
+    done = call("predict", "depth", "links")
+    assert (done.code, len(done.out.splitlines())) == (1, 14)
+    assert "links/gone.png  cannot be read: " in done.out
 
 
 def test_json(call, place):

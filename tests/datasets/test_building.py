@@ -19,6 +19,7 @@ from featbank.datasets import (
     _files,
     build_manifest,
     decode_image,
+    duplicates_across_labels,
     duplicates_across_splits,
     open_dataset,
     parse_split,
@@ -315,3 +316,91 @@ def test_what_gives_no_bytes_costs_its_own_row(tmp_path, monkeypatch, caplog, wh
     assert said in caplog.text
     if what == "try again":
         os.close(held)
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        (("Cat", "cat"), "'Cat' and 'cat'"),
+        (("cat", "cat "), "'cat' and 'cat '"),
+        (("cat", "cat\u200b"), "'cat' and 'cat\\u200b'"),
+        (("\ufeffcat", "cat"), "'\\ufeffcat' and 'cat'"),
+        (("a\u00a0cat", "a cat"), "'a\\xa0cat' and 'a cat'"),
+        (("caf\u00e9", "cafe\u0301"), "'caf\\xe9' and 'cafe\\u0301'"),
+        (("ｃａｔ", "CAT"), "'ｃａｔ' and 'CAT'"),
+        (("stra\u00dfe", "STRASSE"), "'stra\u00dfe' and 'STRASSE'"),
+        (("cat", "cat\ufe0f"), "'cat' and 'cat\\ufe0f'"),
+        (("a  cat", "a cat"), "'a  cat' and 'a cat'"),
+        (("cat", "c\u00adat"), "'cat' and 'c\\xadat'"),
+    ],
+)
+def test_labels_that_look_the_same_are_told_and_stay_two(caplog, labels, told):
+    manifest = build_manifest(listed(2, classes=(*labels, "dog")))
+    assert len(manifest.present_classes()) == 3
+    assert f"1 labels of listed look like another one and are classes of their own: {told}" in caplog.messages
+
+
+def test_labels_that_look_the_same_are_told_of_folders_and_of_lists(tmp_path, caplog):
+    for label in ("Cat", "cat", "dog"):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        (tmp_path / "photos" / label / "1.jpg").write_text(label)
+    (tmp_path / "list.csv").write_text(
+        "path,label\nphotos/Cat/1.jpg,cat\nphotos/cat/1.jpg,Cat\nphotos/dog/1.jpg,dog\n"
+    )
+    for data in ("photos", "list.csv"):
+        caplog.clear()
+        build_manifest(open_dataset(tmp_path / data))
+        assert any("look like another one" in one and "'Cat' and 'cat'" in one for one in caplog.messages)
+
+
+def test_labels_that_differ_are_not_told(caplog):
+    build_manifest(listed(1, classes=("cat", "cats", "c-at", "c at", "c_at", "\u0441at")))
+    assert "look like" not in caplog.text
+
+
+def test_one_file_under_two_labels_is_told_with_both(caplog):
+    class Copies(Listed):
+        def read(self, index):
+            return b"one" if self.ids[index].endswith(b"1") else super().read(index)
+
+    whole = listed(3)
+    pairs = duplicates_across_labels(build_manifest(Copies(whole.ids, whole.labels)))
+    assert pairs == [(1, 4)]
+    assert (
+        "1 images of listed are byte for byte images of another class: 'cat/0001' (cat) = 'dog/0001' (dog)"
+        in caplog.messages
+    )
+
+
+def test_copies_under_one_label_or_without_a_label_are_no_conflict():
+    class Same(Listed):
+        def read(self, index):
+            return b"one" if self.labels[index] != "dog" else b"two"
+
+    labels = ("cat", "cat", "dog", "dog", None)
+    manifest = build_manifest(Same(tuple(b"%d" % index for index in range(5)), labels))
+    assert duplicates_across_labels(manifest) == []
+
+
+class Unreadable(Listed):
+    """All images of cats are gone."""
+
+    def read(self, index):
+        if self.labels[index] == "cat":
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+        return super().read(index)
+
+
+def test_a_class_that_cannot_be_read_at_all_is_refused_unless_asked_for(caplog):
+    whole = listed(3, classes=("cat", "dog", "owl"))
+    gone = Unreadable(whole.ids, whole.labels, classes=whole.classes)
+    with pytest.raises(DatasetError) as caught:
+        build_manifest(gone)
+    assert str(caught.value) == (
+        "none of the images of 'cat' (3) in listed can be read; mend or replace them, or go on without these "
+        "classes by --skip-empty-classes (skip_empty_classes=True)"
+    )
+    assert build_manifest(gone, skip_empty_classes=True).present_classes() == ("dog", "owl")
+    assert "none of the images of 'cat' (3) in listed can be read: nothing can be learned" in caplog.text
+    # A few images for a trial say nothing of the class.
+    assert len(build_manifest(gone, limit=4)) == 4

@@ -24,6 +24,7 @@ def test_torchvisions_root_or_class_folders(laid_out, tmp_path, monkeypatch):
     same = open_images(one, data=folder)
     assert (len(same.dataset.ids), same.data_root) == (160, None)
     assert "257.clutter" not in same.dataset.classes
+    assert not (folder / "caltech256").exists()  # which torchvision makes when it looks for it
     monkeypatch.setenv("FEATBANK_DATA", str(root))
     assert open_images(one).data_root.rstrip("/") == str(root)
 
