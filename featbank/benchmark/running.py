@@ -198,6 +198,7 @@ class _Setting:
             cuts=self.cuts,
             weights=self.weights,
             split=_SPLIT,
+            override_split=True,
             image_size=None,
             transform=None,
             precision=precision,

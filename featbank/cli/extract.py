@@ -36,6 +36,20 @@ def extract(
         str | None,
         typer.Option(help="28,4,8: first n per class to train, val, test. 0.7,0.1,0.2: by digest."),
     ] = None,
+    override_split: Annotated[
+        bool,
+        typer.Option("--override-split", help="Let --split replace the split that the data has itself."),
+    ] = False,
+    path_column: Annotated[
+        str | None, typer.Option(help="CSV: the column of paths, if it is not called 'path'.")
+    ] = None,
+    label_column: Annotated[
+        str | None, typer.Option(help="CSV: the column of classes, if it is not called 'label'.")
+    ] = None,
+    split_column: Annotated[
+        str | None,
+        typer.Option(help="CSV: the column of train, val, test, if it is not called 'split'; or 'none'."),
+    ] = None,
     image_size: Annotated[
         int | None, typer.Option(help="Side of the input in pixels, instead of the weights' own.")
     ] = None,
@@ -85,6 +99,10 @@ def extract(
         cuts=split_commas(cut),
         weights=weights,
         split=split,
+        override_split=override_split,
+        path_column=path_column,
+        label_column=label_column,
+        split_column=split_column,
         image_size=image_size,
         transform=transform,
         precision=precision,

@@ -24,6 +24,10 @@ def pretrain(
     split: Annotated[
         str | None, typer.Option(help="As for extract; needed if the data has no train/test of its own.")
     ] = None,
+    override_split: Annotated[
+        bool,
+        typer.Option("--override-split", help="Let --split replace the split that the data has itself."),
+    ] = False,
     epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 45,
     batch_size: Annotated[int, typer.Option(help="Images per step.")] = 128,
     optimizer: Annotated[str, typer.Option(help="sgd (momentum 0.9) or adam.")] = "sgd",
@@ -90,6 +94,7 @@ def pretrain(
             settings=settings,
             initial_weights=initial_weights,
             split=split,
+            override_split=override_split,
             device=device,
             on_step=lambda step, steps: progress(finished * steps + step, epochs * steps),
             on_epoch=told,

@@ -24,7 +24,11 @@ _TRAIN, _VAL, _TEST, _NONE = range(4)
 
 
 def build_manifest(
-    dataset: Dataset, *, split: str | SplitRule | None = None, limit: int | None = None
+    dataset: Dataset,
+    *,
+    split: str | SplitRule | None = None,
+    limit: int | None = None,
+    override_split: bool = False,
 ) -> Manifest:
     """Hash every image of a dataset and give every row its split.
 
@@ -39,6 +43,8 @@ def build_manifest(
     limit : int, optional
         Keep so many rows only. They are taken in turn from each class (of each split of the source), in
         order, so that a small limit still has all classes; the kept rows stay in the dataset's order.
+    override_split : bool, default=False
+        Let `split` replace the splits the source itself has; without, the two together are refused.
 
     Returns
     -------
@@ -49,7 +55,7 @@ def build_manifest(
     Raises
     ------
     InvalidInputError
-        If `split` or `limit` cannot work.
+        If `split` or `limit` cannot work, or `split` would replace the source's own splits unasked.
     DatasetError
         If the dataset does not hold together, has fewer than two classes, or no file of it can be read.
     """
@@ -58,12 +64,14 @@ def build_manifest(
         raise InvalidInputError(f"limit={limit!r} must be a whole number of at least 1, or None for all rows")
     labels = _label_indices(dataset)
     source = _split_codes(dataset)
+    if rule is None and override_split:
+        raise InvalidInputError("override_split=True (--override-split) needs the split to take instead")
+    if rule is not None and source is not None and (source != _NONE).any():
+        _check_override(dataset, source, rule, override_split)
     kept = _taken_in_turn(labels, source, limit)
     labels = labels[kept]
     digests, statuses = _hashed(dataset, kept)
     if rule is not None:
-        if source is not None:
-            logger.info("split '%s' replaces the splits that %s has itself", rule, dataset.name)
         splits = assign_splits(rule, labels=labels, classes=dataset.classes, digests=digests)
     elif source is None:
         splits = assign_splits(DEFAULT_SPLIT, labels=labels, classes=dataset.classes, digests=digests)
@@ -96,6 +104,19 @@ def row_indices(dataset: Dataset, manifest: Manifest) -> NDArray[np.int64]:
     """
     index_of = {one: index for index, one in enumerate(dataset.ids)}
     return np.array([index_of.get(one, -1) for one in manifest.ids], dtype=np.int64)
+
+
+def _check_override(
+    dataset: Dataset, source: NDArray[np.uint8], rule: SplitRule, override_split: bool
+) -> None:
+    counts = np.bincount(source, minlength=len(SPLITS))
+    has = ", ".join(f"{name} {count}" for name, count in zip(SPLITS, counts.tolist(), strict=True) if count)
+    if not override_split:
+        raise InvalidInputError(
+            f"split={str(rule)!r} would replace the split that {dataset.name!r} has itself ({has}): leave it "
+            "out to keep that, or add --override-split (override_split=True)"
+        )
+    logger.warning("split '%s' replaces the split that %s has itself (%s)", rule, dataset.name, has)
 
 
 def _label_indices(dataset: Dataset) -> NDArray[np.int32]:

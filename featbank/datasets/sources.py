@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -66,6 +67,9 @@ def open_dataset(
     data_root: str | os.PathLike[str] | None = None,
     download: bool = False,
     name: str | None = None,
+    path_column: str | None = None,
+    label_column: str | None = None,
+    split_column: str | None = None,
 ) -> Dataset:
     """Open the images that a text, a path or an object stands for.
 
@@ -81,6 +85,9 @@ def open_dataset(
         Let torchvision fetch what is not there.
     name : str, optional
         Another name for the dataset than the source's own; characters unfit for a folder name become ``-``.
+    path_column, label_column, split_column : str, optional
+        What the columns of a CSV file are called, instead of ``path``, ``label`` and ``split``; the split
+        ``"none"`` takes none.
 
     Returns
     -------
@@ -111,6 +118,11 @@ def open_dataset(
                 f"name={name!r} is for datasets given as text; set the name of {data!r} itself"
             )
         return data
+    asked = {"path_column": path_column, "label_column": label_column, "split_column": split_column}
+    columns = {option: column for option, column in asked.items() if column is not None}
+    if columns and not os.fspath(data).lower().endswith(".csv"):
+        option, column = next(iter(columns.items()))
+        raise InvalidInputError(f"{option}={column!r} is for CSV files, and data={str(data)!r} is none")
     kind, _, rest = data.partition(":") if isinstance(data, str) else ("", "", "")
     if kind == "torchvision":
         from featbank.datasets._torchvision import open_torchvision
@@ -125,10 +137,10 @@ def open_dataset(
         from featbank.datasets._digits import DigitsDataset
 
         return DigitsDataset(name="digits" if name is None else name)
-    return _open_path(os.fspath(data), name)
+    return _open_path(os.fspath(data), name, columns)
 
 
-def _open_path(path: str, name: str | None) -> Dataset:
+def _open_path(path: str, name: str | None, columns: Mapping[str, str]) -> Dataset:
     shown = printable(path)
     # os.path says False where pathlib raises: a name too long, a folder that may not be entered.
     if not path or not os.path.exists(path):  # noqa: PTH110
@@ -142,5 +154,5 @@ def _open_path(path: str, name: str | None) -> Dataset:
     if path.lower().endswith(".csv"):
         from featbank.datasets._csv import CSVDataset
 
-        return CSVDataset(path, name=name)
+        return CSVDataset(path, name=name, **columns)
     raise DatasetError(f"{shown!r} is a file but no .csv; unpack an archive first, then {_WAYS}")

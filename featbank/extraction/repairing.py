@@ -135,7 +135,9 @@ def source_of(
     """Open the images a bank was extracted from; `MissingDataError` if they are not there any more."""
     location = bank.provenance.get("location")
     try:
-        return open_dataset(data if data is not None else str(location), data_root=data_root)
+        if data is not None:
+            return open_dataset(data, data_root=data_root)
+        return open_dataset(str(location), data_root=data_root, **bank.provenance.get("columns", {}))
     except FeatbankError as error:
         if data is not None:
             raise

@@ -118,6 +118,10 @@ class Extraction:
         on_overflow: str = "error",
         compile: str = "auto",
         decode: str = "cpu",
+        override_split: bool = False,
+        path_column: str | None = None,
+        label_column: str | None = None,
+        split_column: str | None = None,
     ) -> None:
         self._started = time.perf_counter()
         if dtype not in _DTYPES:
@@ -140,7 +144,15 @@ class Extraction:
         self.cuts = tuple(cut.name for cut in get_spec(backbone).resolve(cuts))
         self._dtype, self._random_state = key_dtype(dtype, on_overflow), random_state
         self._widen = on_overflow == "float32"
-        self.dataset = open_dataset(data, data_root=data_root, download=download, name=name)
+        self.dataset = open_dataset(
+            data,
+            data_root=data_root,
+            download=download,
+            name=name,
+            path_column=path_column,
+            label_column=label_column,
+            split_column=split_column,
+        )
         self.backbone = load_backbone(
             backbone, weights=weights, image_size=image_size, transform=transform, random_state=random_state
         )
@@ -148,7 +160,7 @@ class Extraction:
         self._weights_path = str(Path(weights).absolute()) if weights is not None and is_file else None
         network = truncate(self.backbone, self.cuts)
         self.shapes = {cut: tuple(shape) for cut, shape in network.cut_shapes.items()}
-        manifest = build_manifest(self.dataset, split=split, limit=limit)
+        manifest = build_manifest(self.dataset, split=split, limit=limit, override_split=override_split)
         store = BankStore(banks_folder(cache_dir))
         options = candidates(precision, compile, native_precisions(self.device))
         sizes = dict.fromkeys([one for one, _ in options] + ["float32"], batch_size or 0)
@@ -260,6 +272,8 @@ class Extraction:
         return {
             "dataset": self.dataset.name,
             "location": self.dataset.location,
+            # what `open_dataset` needs, besides the place, to open a CSV again
+            "columns": getattr(self.dataset, "columns", {}),
             "weights": self.backbone.weights,
             # what a prediction needs to find the same weights again
             "weights_path": self._weights_path,

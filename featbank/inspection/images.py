@@ -87,12 +87,13 @@ class BankImages:
         self.bank = bank
         said = bank.provenance.get("location")
         source = said if data is None else data
+        columns = bank.provenance.get("columns", {}) if data is None else {}
         if source is None:
             raise MissingDataError(
                 f"bank {bank.name!r} does not say where its images came from; say it with --data"
             )
         try:
-            dataset = open_dataset(source, data_root=data_root)
+            dataset = open_dataset(source, data_root=data_root, **columns)
         except FeatbankError as error:
             if data is not None:
                 raise

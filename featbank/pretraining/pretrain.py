@@ -97,6 +97,7 @@ def pretrain(
     settings: PretrainSettings | None = None,
     initial_weights: str | os.PathLike[str] | None = None,
     split: str | None = None,
+    override_split: bool = False,
     device: str = "cpu",
     on_step: Callable[[int, int], None] | None = None,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
@@ -117,6 +118,8 @@ def pretrain(
     split : str, optional
         As for `featbank.extract`. Rows of ``val`` are trained on too where the source has no split of that
         name: nothing is chosen by them.
+    override_split : bool, default=False
+        As for `featbank.extract`.
     device : str, default="cpu"
         Where to train.
     on_step, on_epoch : callable, optional
@@ -139,7 +142,7 @@ def pretrain(
         initial, digest = _initial(Path(initial_weights))
         settings = replace(settings, initial_weights=digest)
     dataset = open_dataset(data)
-    manifest = build_manifest(dataset, split=split)
+    manifest = build_manifest(dataset, split=split, override_split=override_split)
     if split is None and dataset.splits is not None and "val" not in dataset.splits:
         # The validation rows were taken from train for the sake of heads; here every training image counts.
         manifest = manifest.replaced(
