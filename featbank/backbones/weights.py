@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from featbank._cache import user_path
 from featbank._registry import nearest
 from featbank.backbones import _state
 from featbank.backbones._building import build_module, build_on_meta
@@ -184,14 +185,14 @@ def find_source(
             spec, _RANDOM, _plain_preprocessing(spec), None, None, None, random_state=random_state
         )
     if weights is not None and (not isinstance(weights, str) or _looks_like_file(weights)):
-        return _file_source(spec, Path(weights).expanduser())
+        return _file_source(spec, user_path(weights))
     if spec.name == "minivgg":
         return _shipped_source(spec, weights)
     return _entry_source(spec, weights)
 
 
 def _looks_like_file(weights: str) -> bool:
-    path = Path(weights)
+    path = user_path(weights)
     # "VGG16_Weights.IMAGENET1K_V1" has a dot, but is how torchvision writes an entry.
     has_suffix = path.suffix != "" and not path.stem.endswith("_Weights")
     return has_suffix or os.sep in weights or path.is_file()

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featbank._atomic import make_folder
+from featbank._cache import user_path
 from featbank.backbones import truncate
 from featbank.banks import Bank
 from featbank.benchmark._conditions import empty_compiler_cache, quiet
@@ -142,7 +143,7 @@ def run_benchmark(
         raise InvalidInputError(f"plain_workers={plain_workers!r} must be 0 or more")
     dataset = open_dataset(data, data_root=data_root)
     workers = (os.cpu_count() or 1) if workers is None else workers
-    parent = None if cache_dir is None else make_folder(Path(cache_dir))
+    parent = None if cache_dir is None else make_folder(user_path(cache_dir))
     report = _Counter(progress, 1 + repeats * (5 + baseline))
     with tempfile.TemporaryDirectory(prefix="featbank-bench-", dir=parent) as folder:
         setting = _Setting(

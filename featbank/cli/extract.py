@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -78,7 +77,9 @@ def extract(
     device: Device = None,
     workers: Annotated[int | None, typer.Option(help="Decoding threads; one per core by default.")] = None,
     random_state: Seed = 0,
-    data_root: Annotated[Path | None, typer.Option(help="Where torchvision datasets lie.")] = None,
+    data_root: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Where torchvision datasets lie.")
+    ] = None,
     download: Annotated[bool, typer.Option("--download", help="Let torchvision fetch the dataset.")] = False,
     cache_dir: CacheDir = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would cost, push nothing.")] = False,

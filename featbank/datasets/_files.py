@@ -10,6 +10,7 @@ import stat
 from io import FileIO
 from pathlib import Path
 
+from featbank._cache import user_path
 from featbank.errors import ImageDecodeError, MissingDataError
 from featbank.manifest import printable
 
@@ -70,12 +71,12 @@ def open_regular_file(path: bytes) -> FileIO:
     return file
 
 
-def list_images(path: Path) -> list[Path]:
+def list_images(path: str | os.PathLike[str]) -> list[Path]:
     """Return a file itself, or the images of a folder and its sub-folders in name order.
 
     Parameters
     ----------
-    path : pathlib.Path
+    path : str or path
         A file of any name, or a folder, in which files count by their suffix and hidden ones do not.
 
     Raises
@@ -83,6 +84,7 @@ def list_images(path: Path) -> list[Path]:
     MissingDataError
         If nothing is there, or the folder holds no image.
     """
+    path = user_path(path)
     if not path.exists():
         raise MissingDataError(f"no image at {printable(str(path))!r}; give a file or a folder of images")
     if not path.is_dir():
@@ -98,6 +100,6 @@ def list_images(path: Path) -> list[Path]:
     return found
 
 
-def read_image_file(path: Path) -> bytes:
+def read_image_file(path: str | os.PathLike[str]) -> bytes:
     """Return the bytes of one image file; raises `OSError` or `ImageDecodeError`."""
-    return read_regular_file(os.fsencode(path))
+    return read_regular_file(os.fsencode(user_path(path)))

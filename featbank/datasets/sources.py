@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from featbank._cache import user_path
 from featbank.errors import DatasetError, InvalidInputError, MissingDataError
 from featbank.manifest import printable
 
@@ -137,21 +137,21 @@ def open_dataset(
         from featbank.datasets._digits import DigitsDataset
 
         return DigitsDataset(name="digits" if name is None else name)
-    return _open_path(os.fspath(data), name, columns)
+    return _open_path(data, name, columns)
 
 
-def _open_path(path: str, name: str | None, columns: Mapping[str, str]) -> Dataset:
-    shown = printable(path)
-    # os.path says False where pathlib raises: a name too long, a folder that may not be entered.
-    if not path or not os.path.exists(path):  # noqa: PTH110
+def _open_path(data: str | os.PathLike[str], name: str | None, columns: Mapping[str, str]) -> Dataset:
+    shown, path = printable(os.fspath(data)), user_path(data)
+    # os.path says False where pathlib raises: a folder that may not be entered.
+    if not os.fspath(data) or not os.path.exists(path):  # noqa: PTH110
         raise MissingDataError(
-            f"no images at {shown!r} (looked for {printable(str(Path(path).absolute()))!r}); {_WAYS}"
+            f"no images at {shown!r} (looked for {printable(str(path.absolute()))!r}); {_WAYS}"
         )
-    if Path(path).is_dir():
+    if path.is_dir():
         from featbank.datasets._folder import FolderDataset
 
         return FolderDataset(path, name=name)
-    if path.lower().endswith(".csv"):
+    if path.suffix.lower() == ".csv":
         from featbank.datasets._csv import CSVDataset
 
         return CSVDataset(path, name=name, **columns)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
+from featbank._cache import user_path
 from featbank._registry import nearest
 from featbank.backbones import get_spec
 from featbank.errors import InvalidInputError, UnknownNameError
@@ -135,7 +135,7 @@ def _weights(given: Sequence[str], backbones: list[str]) -> Mapping[str, str]:
     found: dict[str, str] = {}
     for text in given:
         name, equals, rest = text.partition("=")
-        if equals and not Path(text).exists():
+        if equals and not user_path(text).exists():
             if name not in backbones:
                 raise UnknownNameError(
                     f"--weights {text!r} is for the backbone {name!r}; the study has "

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featbank._atomic import make_folder, sha256, write_file
+from featbank._cache import user_path
 from featbank.backbones import Preprocessing, get_spec
 from featbank.backbones.minivgg import MINIVGG_MEAN, MINIVGG_STD, build_minivgg
 from featbank.datasets import Dataset, build_manifest, decode_image, open_dataset, row_indices
@@ -139,7 +140,7 @@ def pretrain(
     settings = settings or PretrainSettings()
     initial = None
     if initial_weights is not None:
-        initial, digest = _initial(Path(initial_weights))
+        initial, digest = _initial(user_path(initial_weights))
         settings = replace(settings, initial_weights=digest)
     dataset = open_dataset(data)
     manifest = build_manifest(dataset, split=split, override_split=override_split)
@@ -153,7 +154,7 @@ def pretrain(
     test = load_training_images(dataset, manifest, "test", size)
     if len(manifest.classes) < 2:
         raise InvalidInputError(f"{dataset.name!r} has {len(manifest.classes)} class; two are the least")
-    folder = make_folder(Path(output))
+    folder = make_folder(user_path(output))
     stem = f"minivgg-{dataset.name}"
     trained = train_network(
         lambda: build_minivgg(len(manifest.classes)),

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featbank import _atomic
+from featbank._cache import user_path
 from featbank._registry import nearest
 from featbank.errors import RunError, RunNotFoundError
 from featbank.manifest import printable
@@ -67,7 +68,7 @@ class Run:
         RunError
             If ``run.json`` is damaged or of another format.
         """
-        folder = Path(path)
+        folder = user_path(path)
         file = folder / RUN_FILE
         try:
             facts = json.loads(file.read_bytes().decode("utf-8", "surrogateescape"))

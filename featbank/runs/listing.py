@@ -11,6 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from featbank import _atomic
+from featbank._cache import user_path
 from featbank.banks.listing import folder_bytes
 from featbank.errors import CacheWriteError, RunError, RunNotFoundError
 from featbank.manifest import printable
@@ -119,7 +120,7 @@ def describe_run(path: str | os.PathLike[str]) -> RunInfo:
     -------
     RunInfo
     """
-    folder = Path(path)
+    folder = user_path(path)
     try:
         run = Run.open(folder)
         fits = run.fits()
@@ -186,7 +187,7 @@ def remove_run(run: str | os.PathLike[str]) -> int:
     CacheWriteError
         If it cannot be removed.
     """
-    folder = Path(run)
+    folder = user_path(run)
     if not (folder / RUN_FILE).is_file():
         raise RunNotFoundError(f"no run at {printable(str(folder))!r}: it has no {RUN_FILE}")
     if is_claimed(folder):
