@@ -29,7 +29,11 @@ def extract(
         typer.Option("--cut", "-c", help="Where to read; repeat it for more, all come from one pass."),
     ] = None,
     weights: Annotated[
-        str | None, typer.Option(help="A torchvision weights name, a .safetensors or .pth file, or 'random'.")
+        str | None,
+        typer.Option(
+            help="A torchvision weights name, a file (state dict or checkpoint; FILE#teacher takes one of "
+            "several networks in it), or 'random'."
+        ),
     ] = None,
     split: Annotated[
         str | None,

@@ -156,8 +156,6 @@ class Extraction:
         self.backbone = load_backbone(
             backbone, weights=weights, image_size=image_size, transform=transform, random_state=random_state
         )
-        is_file = weights is not None and Path(weights).is_file()
-        self._weights_path = str(Path(weights).absolute()) if weights is not None and is_file else None
         network = truncate(self.backbone, self.cuts)
         self.shapes = {cut: tuple(shape) for cut, shape in network.cut_shapes.items()}
         manifest = build_manifest(self.dataset, split=split, limit=limit, override_split=override_split)
@@ -276,7 +274,7 @@ class Extraction:
             "columns": getattr(self.dataset, "columns", {}),
             "weights": self.backbone.weights,
             # what a prediction needs to find the same weights again
-            "weights_path": self._weights_path,
+            "weights_path": self.backbone.weights_path,
             "random_state": self._random_state,
             "versions": {
                 "featbank": __version__,

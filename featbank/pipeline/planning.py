@@ -14,8 +14,6 @@ from featbank.pipeline.study import BackboneChoice, Experiment, Study
 
 __all__ = ["Group", "Planned", "check_weights", "plan_experiments"]
 
-_FILES = (".safetensors", ".pth", ".pt")
-
 
 @dataclass(frozen=True)
 class Planned:
@@ -132,6 +130,8 @@ def _overridden(choice: BackboneChoice, backbone: str | None) -> BackboneChoice:
 
 
 def _weights(given: Sequence[str], backbones: list[str]) -> Mapping[str, str]:
+    from featbank.backbones.weights import looks_like_file
+
     found: dict[str, str] = {}
     for text in given:
         name, equals, rest = text.partition("=")
@@ -145,7 +145,7 @@ def _weights(given: Sequence[str], backbones: list[str]) -> Mapping[str, str]:
             continue
         # minivgg's weights come with featbank, so a file is hardly ever meant for it
         others = [one for one in backbones if one != "minivgg"] or backbones
-        if text.endswith(_FILES):
+        if looks_like_file(text):
             if len(others) > 1:
                 raise InvalidInputError(
                     f"--weights {text!r} is one file, and the study has {len(backbones)} backbones; write "
