@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featbank import _atomic
+from featbank._cache import user_path
 from featbank.drawing import check_format, fitted, grouped_legend, new_figure, styled, use_installed_fonts
 from featbank.errors import InvalidInputError
 
@@ -155,7 +156,7 @@ class Display:
         CacheWriteError
             If the file cannot be written.
         """
-        target = Path(path)
+        target = user_path(path)
         kind = check_format(target)
         data = self._image(kind)
         _atomic.make_folder(target.parent)

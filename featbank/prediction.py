@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featbank._cache import user_path
 from featbank._registry import nearest
 from featbank.backbones import Backbone, Preprocessing, load_backbone
 from featbank.datasets import decode_image, list_images, read_image_file
@@ -109,7 +110,7 @@ def predict(
     if not isinstance(run, Run):
         run = resolve_run(run, cache_dir)
     run.entry(head)  # a wrong name is told before images are looked for
-    paths = [file for image in images for file in list_images(Path(image))]
+    paths = [file for image in images for file in list_images(image)]
     classifier = RunClassifier(run, head, weights=weights, device=device)
     answers: dict[Path, Prediction] = {}
     for start in range(0, len(paths), classifier.batch_size):
@@ -184,10 +185,11 @@ def occlude(
     if class_name is not None and class_name not in run.classes:
         raise UnknownNameError(f"unknown class {class_name!r}; known: {nearest(class_name, run.classes)}")
     classifier = RunClassifier(run, head, weights=weights, device=device)
-    if image is not None and Path(image).is_file():
-        pixels = classifier.pixels(Path(image))
-        name = printable(Path(image).name)
-        folder = Path(image).absolute().parent.name
+    file = None if image is None else user_path(image)
+    if file is not None and file.is_file():
+        pixels = classifier.pixels(file)
+        name = printable(file.name)
+        folder = file.absolute().parent.name
         true = class_name or (folder if folder in run.classes else None)
     else:
         images = RunImages(run.manifest, run.source, run.path, data, data_root=data_root)

@@ -47,6 +47,7 @@ _LOCAL_HEADER = struct.Struct("<4s22xHH")
 
 @dataclass(frozen=True)
 class _Storage:
+    key: str
     dtype: torch.dtype
     n_items: int
 
@@ -155,6 +156,8 @@ class _Walker(pickle._Unpickler):
         super().__init__(io.BytesIO(content))
         self._sizes = sizes
         self._n_tensors = 0
+        # One tensor under two names is one here too.
+        self._made: dict[tuple[Any, ...], Tensor] = {}
         # Anew for each file: a pickle can hang attributes on whatever it is given.
         self._known: dict[str, Any] = {
             "collections.OrderedDict": OrderedDict,
@@ -162,6 +165,7 @@ class _Walker(pickle._Unpickler):
             "collections.Counter": self._callable(Counter),
             "builtins.set": self._callable(set),
             "__builtin__.set": self._callable(set),
+            "argparse.Namespace": type("_Settings", (), {"__setstate__": lambda self, state: None}),
             "torch._utils._rebuild_tensor_v2": self._callable(self._tensor),
             "torch._utils._rebuild_parameter": self._callable(self._parameter),
             "torch.Size": self._callable(self._shape),
@@ -189,7 +193,7 @@ class _Walker(pickle._Unpickler):
         wanted = n_items * dtype.itemsize
         if held != wanted:
             raise HeaderError(f"has a storage {key!r:.40} of {held} bytes that should have {wanted}")
-        return _Storage(dtype, n_items)
+        return _Storage(str(key), dtype, n_items)
 
     def _tensor(self, storage: Any, offset: Any, shape: Any, stride: Any, *rest: Any) -> Tensor:
         del rest  # whether a gradient is wanted, hooks
@@ -210,7 +214,10 @@ class _Walker(pickle._Unpickler):
             raise HeaderError(
                 f"has a tensor of shape {tuple(shape)} in a storage of {storage.n_items} numbers"
             )
-        return torch.empty(tuple(shape), dtype=storage.dtype, device="meta")
+        same = (storage.key, offset, tuple(shape), tuple(stride))
+        if same not in self._made:
+            self._made[same] = torch.empty(tuple(shape), dtype=storage.dtype, device="meta")
+        return self._made[same]
 
     def _parameter(self, tensor: Any, *rest: Any) -> Tensor:
         del rest

@@ -1,4 +1,4 @@
-"""Read a state dict from a file nobody vouches for, and check it against a backbone before building one."""
+"""Read a weights file nobody vouches for, and find a backbone's tensors in it before building one."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import json
 import logging
 import os
 import pickle
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import re
+from argparse import Namespace
+from collections import Counter, OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,103 +25,162 @@ from featbank.backbones._spec import BackboneSpec
 from featbank.errors import WeightsError
 
 __all__ = [
-    "SUFFIXES",
+    "Choice",
     "StateFile",
-    "check_fit",
+    "choose",
     "digested",
     "most_bytes",
-    "n_classes_of",
     "read_state",
     "stamp_of",
 ]
 
 logger = logging.getLogger(__name__)
 
-#: File names read here.
-SUFFIXES = (".safetensors", ".pth", ".pt")
-_NESTED = ("state_dict", "model_state_dict", "model")
-_PREFIXES = ("module.", "_orig_mod.")
+#: How deep wrappers are looked into.
+_DEEPEST = 6
+#: Layers that wrap others without doing anything, at any depth of a name: DataParallel, torch.compile, ...
+_TRANSPARENT = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+#: What methods with two encoders call the one that follows the other, and that they do not evaluate.
+_FOLLOWERS = frozenset(
+    {
+        "encoder_k",
+        "key_encoder",
+        "momentum_encoder",
+        "momentum_backbone",
+        "backbone_momentum",
+        "target_encoder",
+        "target_network",
+        "target_net",
+        "target_backbone",
+    }
+)
+#: How many prefixes are looked at closely.
+_MOST_PREFIXES = 16
+_DENSENET_OLD = re.compile(
+    r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.(?:weight|bias|running_mean|running_var))$"
+)
 _ADVICE = "save it again with safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"
 
 
 @dataclass(frozen=True)
 class StateFile:
-    """The tensors of a weights file, float32 where they were any kind of float.
+    """A backbone's tensors from a weights file, float32 where they were any kind of float.
 
     Parameters
     ----------
     tensors : dict of str to Tensor
-        On the CPU, finite, memory of their own.
+        By the backbone's names; on the CPU, finite, memory of their own.
+    choice : Choice
+        Where in the file they were.
     class_names : tuple of str or None
         From the ``classes`` entry (a JSON list) of a safetensors file's metadata.
     """
 
     tensors: OrderedDict[str, Tensor]
+    choice: Choice
     class_names: tuple[str, ...] | None = None
 
 
+@dataclass(frozen=True)
+class Choice:
+    """The tensors of a file that are a backbone's.
+
+    Parameters
+    ----------
+    prefix : str
+        What stands before the backbone's names, wrappers of the file among it, such as
+        ``"state_dict.encoder_q."``.
+    names : mapping of str to str
+        The backbone's name of each tensor -> the file's.
+    absent : tuple of str
+        Tensors of the classifier that the file has not got, or of another size.
+    left_out : tuple of str
+        Names of the file, under the same prefix, that the backbone has no use for.
+    passed_over : tuple of str
+        Prefixes of other networks in the file that fit too.
+    n_classes : int
+        Number of logits the tensors were made for; the backbone's own where they do not say.
+    is_default : bool
+        Whether the file is read like this when nobody chooses.
+    """
+
+    prefix: str
+    names: Mapping[str, str]
+    absent: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    passed_over: tuple[str, ...] = ()
+    n_classes: int = 0
+    is_default: bool = True
+
+
 def read_state(
-    path: Path, *, trusted: bool = False, check: Callable[[Mapping[str, Tensor]], None] | None = None
+    path: Path,
+    spec: BackboneSpec,
+    *,
+    key: str | None = None,
+    trusted: bool = False,
+    candidates: tuple[BackboneSpec, ...] = (),
+    image_size: int | None = None,
 ) -> StateFile:
-    """Read the tensors of a weights file.
+    """Read the tensors of a backbone from a weights file.
+
+    What the file lists is checked, names, shapes and kinds, before anything else of it is read.
 
     Parameters
     ----------
     path : pathlib.Path
-        A ``.safetensors``, ``.pth`` or ``.pt`` file.
+        A safetensors file, by its suffix; any other is read as torch's own format.
+    spec : BackboneSpec
+        Whose tensors.
+    key : str, optional
+        Which of several networks in the file, see `choose`.
     trusted : bool, default=False
         True where the file's digest is that of a file torchvision published; those may use the pickle
         format torch wrote before 2020.
-    check : callable, optional
-        Called with names, shapes and dtypes (tensors on the meta device) before anything else of the file is
-        read; for a trusted file, with its tensors. Raises if they do not fit.
+    candidates : tuple of BackboneSpec
+        Backbones to try when they do not fit, for a hint.
+    image_size : int, optional
+        Side of the square input in pixels; decides the position table of a vision transformer.
 
     Returns
     -------
     StateFile
-        Unwrapped from ``state_dict`` or ``model`` entries and ``module.`` prefixes.
 
     Raises
     ------
     WeightsError
-        If the file is of another kind, damaged, not safe to read, or holds NaN or infinity.
+        If the file is of another kind, damaged, not safe to read, another architecture's, or holds NaN or
+        infinity in what is taken.
     """
     class_names = None
-    described: Mapping[str, Any] | None = None
+    described: dict[str, Tensor] | None = None
     with path.open("rb") as file:
         size_bytes = os.fstat(file.fileno()).st_size
         if path.suffix == ".safetensors":
             described = _described_safetensors(path, file, size_bytes)
-            _check_described(described, path, check)
+        elif not trusted:
+            described = _flat(_described_archive(path, file, size_bytes), path)[0]
+        if described is not None:
+            choice = choose(spec, described, path, key=key, candidates=candidates, image_size=image_size)
+        versions: dict[str, Any] = {}
+        if path.suffix == ".safetensors":
             raw, class_names = _read_safetensors(path)
-        elif path.suffix in SUFFIXES:
-            if not trusted:
-                described = _unwrapped(_described_archive(path, file, size_bytes), path)
-                _check_described(described, path, check)
-            raw = _unwrapped(_read_pickle(path, file), path)
         else:
-            raise WeightsError(f"weights file {str(path)!r}: reads {', '.join(SUFFIXES)} files; {_ADVICE}")
-    if described is not None and _facts(described) != _facts(raw):
+            raw, versions = _flat(_read_pickle(path, file), path)
+    if described is None:
+        choice = choose(spec, raw, path, key=key, candidates=candidates, image_size=image_size)
+    elif _facts(described) != _facts(raw):
         raise WeightsError(
             f"weights file {str(path)!r} holds other tensors than it lists; get the file again"
         )
-    tensors = OrderedDict(
-        (name, _plain(name, tensor, path)) for name, tensor in _unprefixed(raw, path).items()
-    )
+    tensors = OrderedDict((name, _plain(name, raw[at], path)) for name, at in choice.names.items())
     # Some of torchvision's networks read the version of their layout from here.
-    metadata = getattr(raw, "_metadata", None)
-    if metadata is not None:
-        tensors._metadata = metadata  # type: ignore[attr-defined]
-    if check is not None and described is None:
-        check(tensors)
-    return StateFile(tensors, class_names)
-
-
-def _check_described(
-    described: Mapping[str, Tensor], path: Path, check: Callable[[Mapping[str, Tensor]], None] | None
-) -> None:
-    if check is not None:
-        check(_unprefixed(described, path))
+    tensors._metadata = {  # type: ignore[attr-defined]
+        inside.removeprefix(choice.prefix).rstrip("."): version
+        for at, version in versions.items()
+        if (inside := f"{_short(at)}.".lstrip(".")).startswith(choice.prefix)
+    }
+    return StateFile(tensors, choice, class_names)
 
 
 def _facts(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
@@ -140,7 +201,7 @@ def _described_archive(path: Path, file: BinaryIO, size_bytes: int) -> Any:
         raise WeightsError(f"weights file {str(path)!r} {error}; {_ADVICE}") from error
 
 
-def _read_safetensors(path: Path) -> tuple[Mapping[str, Any], tuple[str, ...] | None]:
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...] | None]:
     from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file
 
@@ -164,7 +225,8 @@ def _read_safetensors(path: Path) -> tuple[Mapping[str, Any], tuple[str, ...] | 
 def _read_pickle(path: Path, file: BinaryIO) -> Any:
     try:
         file.seek(0)
-        return torch.load(file, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([Namespace]):  # a bag of settings; nothing happens in making it
+            return torch.load(file, map_location="cpu", weights_only=True)
     except (
         pickle.UnpicklingError,
         RuntimeError,
@@ -180,29 +242,35 @@ def _read_pickle(path: Path, file: BinaryIO) -> Any:
         ) from error
 
 
-def _unwrapped(raw: Any, path: Path) -> Mapping[str, Any]:
-    for key in _NESTED:
-        if isinstance(raw, Mapping) and isinstance(raw.get(key), Mapping):
-            logger.info("weights file %s: taking its entry %r", path, key)
-            raw = raw[key]
-    if not isinstance(raw, Mapping) or not raw:
-        found = "nothing" if isinstance(raw, Mapping) else f"a {type(raw).__name__}"
+def _flat(raw: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return all tensors of nested mappings by their dotted names, and the versions of their layouts."""
+    tensors: dict[str, Tensor] = {}
+    versions: dict[str, Any] = {}
+    seen: set[int] = set()  # a pickle can hang a mapping into itself
+    todo: list[tuple[tuple[str, ...], Any]] = [((), raw)]
+    while todo:
+        names, value = todo.pop()
+        if isinstance(value, Tensor):
+            tensors.setdefault(".".join(names), value)
+        elif isinstance(value, Mapping) and len(names) < _DEEPEST and id(value) not in seen:
+            seen.add(id(value))
+            todo += [
+                ((*names, key), one) for key, one in reversed(list(value.items())) if isinstance(key, str)
+            ]
+            said = getattr(value, "_metadata", None)
+            if isinstance(said, Mapping):
+                versions |= {".".join(filter(None, (*names, str(key)))): one for key, one in said.items()}
+    if not tensors:
+        found = "nothing" if isinstance(raw, Mapping) and not raw else f"a {type(raw).__name__}"
+        if isinstance(raw, Mapping) and raw:
+            found = f"no tensor ({_some(list(raw))})"
         raise WeightsError(f"weights file {str(path)!r} holds {found} instead of a state dict; {_ADVICE}")
-    strange = [key for key, value in raw.items() if not isinstance(key, str) or not isinstance(value, Tensor)]
-    if strange:
-        raise WeightsError(
-            f"weights file {str(path)!r} holds more than tensors ({_some(strange)}); "
-            "pass the state dict alone, or under the key 'state_dict'"
-        )
-    return raw
+    return tensors, versions
 
 
-def _unprefixed(raw: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
-    for prefix in _PREFIXES:
-        if raw and all(name.startswith(prefix) for name in raw):
-            logger.info("weights file %s: taking the prefix %r off its names", path, prefix)
-            raw = {name.removeprefix(prefix): tensor for name, tensor in raw.items()}
-    return raw
+def _short(name: str) -> str:
+    """Return a name without the layers that only wrap others."""
+    return ".".join(part for part in name.split(".") if part not in _TRANSPARENT)
 
 
 def _plain(name: str, tensor: Tensor, path: Path) -> Tensor:
@@ -251,63 +319,180 @@ def stamp_of(path: Path) -> tuple[int, ...]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def n_classes_of(spec: BackboneSpec, tensors: Mapping[str, Tensor]) -> int:
-    """Return the number of logits the tensors were made for; the backbone's own where they do not say."""
+def _n_classes(spec: BackboneSpec, tensors: Mapping[str, Tensor]) -> int:
+    """Return how many logits the tensors were made for; the backbone's own number where they do not say."""
     head = tensors.get(spec.head_key)
     return (
         int(head.shape[0]) if head is not None and head.ndim >= 1 and head.shape[0] >= 1 else spec.n_classes
     )
 
 
-def check_fit(
+def choose(
     spec: BackboneSpec,
     tensors: Mapping[str, Tensor],
     path: Path,
     *,
-    candidates: tuple[BackboneSpec, ...],
-    image_size: int,
-) -> None:
-    """Compare names, shapes and kinds with the backbone's, of which only the shapes are built.
+    key: str | None = None,
+    candidates: tuple[BackboneSpec, ...] = (),
+    image_size: int | None = None,
+) -> Choice:
+    """Find a backbone's tensors among those of a file: by names that end alike, and shapes that are the same.
+
+    Whatever stands before the names (wrappers, prefixes of trainers and of methods) is found, not looked up.
+    The classifier may be absent or of another size: what needs it is refused when it is cut. Of two encoders
+    one of which follows the other the one that leads is taken; other ties are for the user to break.
 
     Parameters
     ----------
     spec : BackboneSpec
-        What the weights are meant for.
+        What the weights are meant for; only its shapes are built.
     tensors : mapping of str to Tensor
-        Without auxiliary heads.
+        Of the file, by their dotted names.
     path : pathlib.Path
-        Their file, for the message.
+        The file, for messages.
+    key : str, optional
+        A part of the prefix to take, such as ``"teacher"``; ``""`` for no prefix at all.
     candidates : tuple of BackboneSpec
         Backbones to try when they do not fit, for a hint.
-    image_size : int
-        Side of the square input in pixels; decides the position table of a vision transformer.
+    image_size : int, optional
+        Side of the square input in pixels.
+
+    Returns
+    -------
+    Choice
 
     Raises
     ------
     WeightsError
-        If anything is missing, unexpected or of another shape.
+        If nothing fits, or several networks do.
     """
-    faults = _faults(spec, tensors, image_size)
-    if not faults:
-        return
-    hint = ""
-    for other in candidates:
-        kept = {name: one for name, one in tensors.items() if not name.startswith(other.auxiliary)}
-        if other.name != spec.name and not _faults(other, kept, other.default_image_size):
-            hint = f"; they fit {other.name!r}: use --backbone {other.name}"
-            break
-    raise WeightsError(f"weights {str(path)!r} do not fit {spec.name!r}: {', '.join(faults)}{hint}")
+    fits, faults = _fits(spec, tensors, image_size)
+    if not fits:
+        hint = ""
+        for other in candidates:
+            if other.name != spec.name and _fits(other, tensors, None)[0]:
+                hint = f"; they fit {other.name!r}: use --backbone {other.name}"
+                break
+        raise WeightsError(f"weights {str(path)!r} do not fit {spec.name!r}: {faults}{hint}")
+    usual = _leading(fits, tensors)
+    if key is None:
+        asked = usual
+    else:
+        asked = _leading([one for one in fits if _has_part(one.prefix, _short(key))], tensors)
+    if len(asked) != 1:
+        ways = ", ".join(f"{path.name}#{one.prefix.rstrip('.')}" for one in asked or fits)
+        many = f"{len(asked or fits)} networks that fit {spec.name!r}"
+        which = "" if key is None else f", and {'more than one' if asked else 'none'} at {key!r}"
+        raise WeightsError(f"weights file {str(path)!r} holds {many}{which}: choose with --weights {ways}")
+    (found,) = asked
+    others = tuple(one.prefix for one in fits if one.prefix != found.prefix)
+    return replace(found, passed_over=others, is_default=[found] == usual)
 
 
-def _faults(spec: BackboneSpec, tensors: Mapping[str, Tensor], image_size: int) -> list[str]:
-    wanted = build_on_meta(spec, n_classes=n_classes_of(spec, tensors), image_size=image_size).state_dict()
-    missing = [name for name in wanted if name not in tensors and not _is_counter(name)]
-    unexpected = sorted(name for name in tensors if name not in wanted)
-    both = [name for name in wanted if name in tensors]
-    misshapen = [name for name in both if tensors[name].shape != wanted[name].shape]
+def _leading(fits: list[Choice], tensors: Mapping[str, Tensor]) -> list[Choice]:
+    """Leave out networks that follow another, and the same one under another name."""
+    leaders = [one for one in fits if not _FOLLOWERS & set(one.prefix.split("."))] or fits
+    different: dict[tuple[int, ...], Choice] = {}
+    for one in leaders:
+        different.setdefault(tuple(id(tensors[at]) for _, at in sorted(one.names.items())), one)
+    return list(different.values())
+
+
+def _has_part(prefix: str, key: str) -> bool:
+    return f".{key}." in f".{prefix}" if key else not prefix
+
+
+def _fits(
+    spec: BackboneSpec, tensors: Mapping[str, Tensor], image_size: int | None
+) -> tuple[list[Choice], str]:
+    """Return the networks of a file that fit, and what is wrong with the one that comes nearest."""
+    module = build_on_meta(spec, image_size=image_size)
+    children = [name for name, child in module.named_children() if child.state_dict()]
+    wanted: Mapping[str, Tensor] = module.state_dict()
+    short: dict[str, str] = {}
+    for name in tensors:
+        as_today = _as_today(spec, _short(name))
+        short[name if as_today in short else as_today] = name
+    faults = ""
+    # nn.Sequential(*network.children()) calls the children by their places.
+    places = {str(place): name for place, (name, _) in enumerate(module.named_children())}
+    for renamed in ({}, places):
+        names = {_renamed(name, {new: old for old, new in renamed.items()}): name for name in wanted}
+        fits = []
+        for prefix in _prefixes(short, tensors, {name: wanted[one] for name, one in names.items()}):
+            inside = {
+                _renamed(name.removeprefix(prefix), renamed): at
+                for name, at in short.items()
+                if name.startswith(prefix)
+            }
+            found = _fit(spec, prefix, inside, tensors, wanted, children, image_size)
+            if isinstance(found, Choice):
+                fits.append(found)
+            else:
+                faults = faults or found
+        if fits:
+            return fits, ""
+    return [], faults
+
+
+def _renamed(name: str, children: Mapping[str, str]) -> str:
+    first, dot, rest = name.partition(".")
+    return f"{children.get(first, first)}{dot}{rest}"
+
+
+def _as_today(spec: BackboneSpec, name: str) -> str:
+    # Files published before torch 0.4 have dots in names that today's DenseNet writes without.
+    old = _DENSENET_OLD.match(name) if spec.family == "densenet" else None
+    return name if old is None else old.group(1) + old.group(2)
+
+
+def _prefixes(
+    short: Mapping[str, str], tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
+) -> Iterator[str]:
+    """Yield what stands before the backbone's names in a file, the most frequent first."""
+    votes: Counter[str] = Counter()
+    for name, at in short.items():
+        start = 0
+        while start < len(name):
+            known = wanted.get(name[start:])
+            if known is not None and known.shape == tensors[at].shape:
+                votes[name[:start]] += 1
+            start = name.find(".", start) + 1 or len(name)
+    ranked = [prefix for prefix, _ in votes.most_common(_MOST_PREFIXES)]
+    # Equal ones in the order of the file, and the file as it stands where nothing of it is known.
+    yield from ranked or [""]
+
+
+def _fit(
+    spec: BackboneSpec,
+    prefix: str,
+    inside: Mapping[str, str],
+    tensors: Mapping[str, Tensor],
+    wanted: Mapping[str, Tensor],
+    children: list[str],
+    image_size: int | None,
+) -> Choice | str:
+    """Compare what is under one prefix with the backbone; returns its faults if it does not fit."""
+    found = {name: tensors[at] for name, at in inside.items() if not name.startswith(spec.auxiliary)}
+    n_classes = _n_classes(spec, found)
+    if n_classes != spec.n_classes:
+        wanted = build_on_meta(spec, n_classes=n_classes, image_size=image_size).state_dict()
+    missing = [name for name in wanted if name not in found and not _is_counter(name)]
+    unexpected = sorted(name for name in found if name not in wanted)
+    both = [name for name in wanted if name in found]
+    misshapen = [name for name in both if found[name].shape != wanted[name].shape]
     unfloat = [
-        name for name in both if wanted[name].is_floating_point() and not tensors[name].is_floating_point()
+        name for name in both if wanted[name].is_floating_point() and not found[name].is_floating_point()
     ]
+    # The last child is the classifier. It may be gone, or of other sizes; beside the children is what the
+    # method that trained them needed: projectors, queues, predictors.
+    tail = f"{children[-1]}."
+    resized = [name for name in misshapen if found[name].ndim == wanted[name].ndim]
+    absent = [name for name in (*missing, *resized) if name.startswith(tail)]
+    inner = [name for name in unexpected if name.partition(".")[0] in children[:-1]]
+    if not {*missing, *misshapen} - set(absent) and not inner and not unfloat:
+        kept = {name: inside[name] for name in both if name not in absent}
+        return Choice(prefix, kept, tuple(absent), tuple(unexpected), n_classes=n_classes)
     faults = []
     if missing:
         faults.append(f"{len(missing)} tensors missing ({_some(missing)})")
@@ -315,11 +500,12 @@ def _faults(spec: BackboneSpec, tensors: Mapping[str, Tensor], image_size: int) 
         faults.append(f"{len(unexpected)} unexpected ({_some(unexpected)})")
     if misshapen:
         name = misshapen[0]
-        first = f"{name!r} is {tuple(tensors[name].shape)}, not {tuple(wanted[name].shape)}"
+        first = f"{name!r} is {tuple(found[name].shape)}, not {tuple(wanted[name].shape)}"
         faults.append(f"{len(misshapen)} of another shape ({first})")
     if unfloat:
         faults.append(f"{len(unfloat)} of whole numbers ({_some(unfloat)})")
-    return faults
+    where = f"under {prefix.rstrip('.')!r} " if prefix else ""
+    return where + ", ".join(faults)
 
 
 def _is_counter(name: str) -> bool:

@@ -34,6 +34,10 @@ class Backbone:
         What images go through first.
     class_names : tuple of str or None
         What the logits stand for, in order; None when nobody knows (random weights, other classes).
+    weights_path : str or None
+        What finds a file of the user's again; None for other weights.
+    absent : frozenset of str
+        Tensors of the classifier that the file had not, NaN in the module; `truncate` refuses cuts behind.
     """
 
     spec: BackboneSpec
@@ -42,6 +46,8 @@ class Backbone:
     weights_sha256: str
     preprocessing: Preprocessing
     class_names: tuple[str, ...] | None
+    weights_path: str | None = None
+    absent: frozenset[str] = frozenset()
 
     __repr__ = short_repr
 
@@ -66,9 +72,12 @@ def load_backbone(
     name : str
         One of `names`, or the name of another torchvision classifier.
     weights : str or path, optional
-        The name of a torchvision weights entry (``"IMAGENET1K_V1"``), a ``.safetensors``, ``.pth`` or ``.pt``
-        file with a state dict, or ``"random"``. By default torchvision's ``DEFAULT`` entry, taken from
-        torch.hub's checkpoint folder or downloaded into it; for minivgg the file that ships with featbank.
+        The name of a torchvision weights entry (``"IMAGENET1K_V1"``), a file with a state dict or a
+        checkpoint of a trainer or a self-supervised method (``.safetensors``, or torch's own format under
+        any suffix), or ``"random"``. The network is found in a file whatever stands before its names;
+        ``FILE#KEY`` takes one of several (``"dino.pth#teacher"``). By default torchvision's ``DEFAULT``
+        entry, taken from torch.hub's checkpoint folder or downloaded into it; for minivgg the file that ships
+        with featbank.
     image_size : int, optional
         Side of the square input, in pixels, instead of the one the weights were published with; the resize
         before the crop keeps its proportion to it.
@@ -92,7 +101,8 @@ def load_backbone(
     MissingWeightsError
         If the weights are neither on this machine nor reachable, or the file does not exist.
     WeightsError
-        If the file is not safe to read, is damaged, or belongs to another architecture.
+        If the file is not safe to read, is damaged, belongs to another architecture, or holds several
+        networks that fit.
     InvalidInputError
         If `image_size` is too small.
 
@@ -110,4 +120,13 @@ def load_backbone(
         preprocessing = preprocessing.with_image_size(image_size)
     loaded = source.load(preprocessing.image_size)
     loaded.module.requires_grad_(False)
-    return Backbone(spec, loaded.module, source.label, loaded.sha256, preprocessing, loaded.class_names)
+    return Backbone(
+        spec,
+        loaded.module,
+        source.label,
+        loaded.sha256,
+        preprocessing,
+        loaded.class_names,
+        weights_path=source.place,
+        absent=loaded.absent,
+    )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from featbank.backbones import _graph
-from featbank.errors import InvalidInputError
+from featbank.errors import InvalidInputError, WeightsError
 
 if TYPE_CHECKING:
     import torch
@@ -152,6 +152,8 @@ def truncate(
         If a cut or node does not exist.
     InvalidInputError
         If no cut is named, the module cannot be traced, or images of `image_size` do not pass through it.
+    WeightsError
+        If a cut needs a classifier that the weights have not got.
 
     Examples
     --------
@@ -176,6 +178,18 @@ def truncate(
         nodes = {cut.name: cut.node for cut in backbone.spec.resolve(cuts)}
         size = backbone.preprocessing.image_size if image_size is None else image_size
     graph = _graph.extract(module, nodes, owner)
+    if not isinstance(backbone, nn.Module):
+        gone = sorted(backbone.absent.intersection(graph.state_dict()))
+        if gone:
+            behind = [
+                cut
+                for cut, node in nodes.items()
+                if backbone.absent.intersection(_graph.extract(module, {cut: node}, owner).state_dict())
+            ]
+            raise WeightsError(
+                f"weights {backbone.weights!r} have no {gone[0]!r}, which {', '.join(map(repr, behind))} of "
+                f"{owner!r} needs: ask for cuts before the classifier, or give weights that have one"
+            )
     facts = _graph.count(graph, size, owner)
     return TruncatedNetwork(
         graph,

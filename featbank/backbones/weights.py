@@ -11,7 +11,7 @@ import re
 import socket
 import sys
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from featbank._cache import user_path
 from featbank._registry import nearest
 from featbank.backbones import _state
 from featbank.backbones._building import build_module, build_on_meta
@@ -28,7 +29,7 @@ from featbank.backbones.minivgg import MINIVGG_CLASSES, MINIVGG_MEAN, MINIVGG_ST
 from featbank.backbones.preprocessing import Preprocessing
 from featbank.errors import MissingWeightsError, UnknownNameError, WeightsError
 
-__all__ = ["LoadedWeights", "WeightsSource", "find_source"]
+__all__ = ["LoadedWeights", "WeightsSource", "find_source", "looks_like_file"]
 
 logger = logging.getLogger(__name__)
 
@@ -36,13 +37,12 @@ logger = logging.getLogger(__name__)
 _MINIVGG_ENTRY = "CIFAR10"
 _PLAIN_ENTRY = "IMAGENET1K_V1"
 _RANDOM = "random"
+#: How weights files are usually called; others are read too.
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".model")
 #: Seconds without an answer after which a download is given up.
 _TIMEOUT_S = 10.0
 #: torchvision's file names end in the first digits of the file's SHA-256.
 _DIGEST_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.pth$")
-_DENSENET_OLD = re.compile(
-    r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.(?:weight|bias|running_mean|running_var))$"
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,11 +57,14 @@ class LoadedWeights:
         Of the file's bytes; of the tensors where there is no file.
     class_names : tuple of str or None
         What the logits stand for.
+    absent : frozenset of str
+        Tensors of the classifier that the file has not got; NaN in the module.
     """
 
     module: nn.Module
     sha256: str
     class_names: tuple[str, ...] | None
+    absent: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,10 @@ class WeightsSource:
         Seed of random weights.
     stamp : tuple of int
         Identity, size and time of the file when its digest was taken.
+    key : str or None
+        Which of the networks in the file: what stands after ``#`` in ``FILE#KEY``.
+    place : str or None
+        What finds a file of the user's again, ``FILE`` or ``FILE#KEY`` from the root.
     """
 
     spec: BackboneSpec
@@ -99,6 +106,8 @@ class WeightsSource:
     trusted: bool = False
     random_state: int = 0
     stamp: tuple[int, ...] = ()
+    key: str | None = None
+    place: str | None = None
 
     def load(self, image_size: int) -> LoadedWeights:
         """Build the module and fill it.
@@ -120,21 +129,31 @@ class WeightsSource:
         """
         if self.path is None or self.sha256 is None:
             return self._random(image_size)
-        path, candidates = self.path, tuple(get_spec(one) for one in names())
-
-        def check(tensors: Mapping[str, Tensor]) -> None:
-            kept = _renamed(self.spec, tensors)
-            _state.check_fit(self.spec, kept, path, candidates=candidates, image_size=image_size)
-
-        file = _state.read_state(path, trusted=self.trusted, check=check)
+        path = self.path
+        file = _state.read_state(
+            path,
+            self.spec,
+            key=self.key,
+            trusted=self.trusted,
+            candidates=tuple(get_spec(one) for one in names()),
+            image_size=image_size,
+        )
         if _state.stamp_of(path) != self.stamp:
             raise WeightsError(f"weights file {str(path)!r} changed while it was being read; run again")
-        tensors = _renamed(self.spec, file.tensors)
-        n_classes = _state.n_classes_of(self.spec, tensors)
+        tensors, choice = file.tensors, file.choice
+        _tell(self.spec, path, choice)
+        n_classes = choice.n_classes
         class_names = file.class_names if file.class_names is not None else self.class_names
-        if class_names is not None and len(class_names) != n_classes:
+        if choice.absent or (class_names is not None and len(class_names) != n_classes):
             class_names = None
-        return LoadedWeights(_filled(self.spec, tensors, n_classes, image_size), self.sha256, class_names)
+        # Another network of the same file has other features, so it is not the file alone that says them.
+        chosen = f"{self.sha256}#{choice.prefix}".encode()
+        return LoadedWeights(
+            _filled(self.spec, tensors, n_classes, image_size),
+            self.sha256 if choice.is_default else hashlib.sha256(chosen).hexdigest(),
+            class_names,
+            frozenset(choice.absent),
+        )
 
     def _random(self, image_size: int) -> LoadedWeights:
         logger.warning(
@@ -161,7 +180,8 @@ def find_source(
     spec : BackboneSpec
         Whose weights.
     weights : str, path or None
-        An entry's name, a file, ``"random"``, or None for the default.
+        An entry's name, a file, ``FILE#KEY`` for one of several networks in a file, ``"random"``, or None for
+        the default.
     random_state : int, default=0
         Seed of random weights.
 
@@ -183,31 +203,42 @@ def find_source(
         return WeightsSource(
             spec, _RANDOM, _plain_preprocessing(spec), None, None, None, random_state=random_state
         )
-    if weights is not None and (not isinstance(weights, str) or _looks_like_file(weights)):
-        return _file_source(spec, Path(weights).expanduser())
+    if weights is not None and (not isinstance(weights, str) or looks_like_file(weights)):
+        return _file_source(spec, os.fspath(weights))
     if spec.name == "minivgg":
         return _shipped_source(spec, weights)
     return _entry_source(spec, weights)
 
 
-def _looks_like_file(weights: str) -> bool:
-    path = Path(weights)
+def looks_like_file(weights: str) -> bool:
+    """Return whether a text means a weights file and not the name of an entry."""
+    path = user_path(weights)
     # "VGG16_Weights.IMAGENET1K_V1" has a dot, but is how torchvision writes an entry.
     has_suffix = path.suffix != "" and not path.stem.endswith("_Weights")
-    return has_suffix or os.sep in weights or path.is_file()
+    return has_suffix or os.sep in weights or "#" in weights or path.is_file()
 
 
-def _file_source(spec: BackboneSpec, path: Path) -> WeightsSource:
-    if path.suffix not in _state.SUFFIXES:
-        kind = " is an exported program, not weights;" if path.suffix == ".pt2" else ":"
+def _file_source(spec: BackboneSpec, asked: str) -> WeightsSource:
+    path, key = user_path(asked), None
+    if "#" in asked and not path.exists():
+        file, _, key = asked.rpartition("#")
+        path = user_path(file)
+    if path.is_dir():
+        held = sorted(one.name for one in path.iterdir() if one.suffix in _SUFFIXES)
+        which = f", such as {', '.join(map(repr, held[:3]))}" if held else ""
+        raise WeightsError(f"weights {str(path)!r} is a folder; name the file in it{which}")
+    if path.suffix == ".pt2":
         raise WeightsError(
-            f"weights file {str(path)!r}{kind} reads {', '.join(_state.SUFFIXES)} files; pass one of those"
+            f"weights file {str(path)!r} is an exported program, not weights; save model.state_dict() instead"
         )
     if not path.is_file():
         raise MissingWeightsError(f"weights file {str(path)!r} does not exist; pass another --weights FILE")
+    label = path.name if key is None else f"{path.name}#{key}"
+    place = str(path.absolute()) if key is None else f"{path.absolute()}#{key}"
     stamp, digest = _state.digested(path, spec)
     if spec.name == "minivgg":
-        return WeightsSource(spec, path.name, _plain_preprocessing(spec), path, digest, None, stamp=stamp)
+        plain = _plain_preprocessing(spec)
+        return WeightsSource(spec, label, plain, path, digest, None, stamp=stamp, key=key, place=place)
     entry, trusted = _published(spec, digest), True
     if entry is None:
         entry, trusted = _plain_entry(spec), False
@@ -218,13 +249,15 @@ def _file_source(spec: BackboneSpec, path: Path) -> WeightsSource:
         )
     return WeightsSource(
         spec,
-        path.name,
+        label,
         _preprocessing_of(entry),
         path,
         digest,
         tuple(entry.meta["categories"]),
         trusted=trusted,
         stamp=stamp,
+        key=key,
+        place=place,
     )
 
 
@@ -343,24 +376,40 @@ def _plain_preprocessing(spec: BackboneSpec) -> Preprocessing:
 def _unknown_entry(spec: BackboneSpec, weights: str, known: list[str]) -> UnknownNameError:
     return UnknownNameError(
         f"unknown weights {weights!r} of backbone {spec.name!r}; known: "
-        f"{nearest(weights, [*known, _RANDOM])}, or a .safetensors, .pth or .pt file"
+        f"{nearest(weights, [*known, _RANDOM])}, or a file (.safetensors, .pth, .ckpt, ...)"
     )
 
 
-def _renamed(spec: BackboneSpec, tensors: Mapping[str, Tensor]) -> OrderedDict[str, Tensor]:
-    """Drop auxiliary heads, and give the tensors of old DenseNet files their names of today."""
-    kept: OrderedDict[str, Tensor] = OrderedDict()
-    for name, tensor in tensors.items():
-        if name.startswith(spec.auxiliary):
-            continue
-        # Files published before torch 0.4 have dots in names that today's DenseNet writes without.
-        old = _DENSENET_OLD.match(name) if spec.family == "densenet" else None
-        kept[name if old is None else old.group(1) + old.group(2)] = tensor
-    if len(kept) < len(tensors):
-        logger.info("%s: left out %d tensors of auxiliary heads", spec.name, len(tensors) - len(kept))
-    if hasattr(tensors, "_metadata"):
-        kept._metadata = tensors._metadata  # type: ignore[attr-defined]
-    return kept
+def _tell(spec: BackboneSpec, path: Path, choice: _state.Choice) -> None:
+    """Say what of a file was taken, and what was not."""
+    if choice.prefix:
+        logger.info("weights file %s: taking what is in %r", path, choice.prefix.rstrip("."))
+    if choice.passed_over and choice.is_default:
+        also = [one.rstrip(".") for one in choice.passed_over]
+        logger.warning(
+            "weights file %s holds %d networks that fit; taken is %r, not %s (FILE#%s takes that)",
+            path,
+            len(also) + 1,
+            choice.prefix.rstrip("."),
+            ", ".join(map(repr, also)),
+            also[0],
+        )
+    others = choice.left_out
+    if choice.absent:
+        logger.warning(
+            "weights file %s has no classifier of %s (%s%s): cuts that need it cannot be extracted",
+            path,
+            spec.name,
+            _some(choice.absent),
+            f"; {_some(others)} left out" if others else "",
+        )
+    elif others:
+        logger.info("weights file %s: %d tensors left out (%s)", path, len(others), _some(others))
+
+
+def _some(names: Sequence[str]) -> str:
+    rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(map(repr, names[:3])) + rest
 
 
 def _filled(
@@ -371,9 +420,13 @@ def _filled(
     state: OrderedDict[str, Tensor] = OrderedDict()
     for name, shape in wanted.items():
         found = tensors.get(name)
-        state[name] = torch.zeros(shape.shape, dtype=shape.dtype) if found is None else found.to(shape.dtype)
+        # A classifier that is not there: no cut is read behind it, and if one were, it would show.
+        gone = float("nan") if shape.is_floating_point() else 0
+        state[name] = (
+            torch.full(shape.shape, gone, dtype=shape.dtype) if found is None else found.to(shape.dtype)
+        )
     # The version of the layout is the file's if it says one; MNASNet changes itself by it.
-    state._metadata = getattr(tensors, "_metadata", wanted._metadata)  # type: ignore[attr-defined]
+    state._metadata = getattr(tensors, "_metadata", None) or wanted._metadata  # type: ignore[attr-defined]
     module.load_state_dict(state, assign=True)
     if any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers())):
         # Buffers that no state dict holds are computed when a module is built in earnest.

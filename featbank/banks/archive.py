@@ -14,6 +14,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from featbank._cache import user_path
 from featbank._registry import nearest
 from featbank.banks import _bank_files as files
 from featbank.banks._chunks import ChunkedRows, ChunkError, MappedRows
@@ -74,7 +75,7 @@ def open_archive(path: str | os.PathLike[str]) -> Archive:
     MissingPackageError
         If its features are compressed, and the package for that is not installed.
     """
-    return Archive(Path(path))
+    return Archive(user_path(path))
 
 
 class Archive(Described):

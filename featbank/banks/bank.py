@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from featbank._cache import user_path
 from featbank._registry import nearest
 from featbank.banks import _bank_files as files
 from featbank.banks._bank_rows import BankRows
@@ -80,7 +81,7 @@ class Bank(BankRows):
         """
         if check not in ("auto", "size", "sha256"):
             raise InvalidInputError(f"check={check!r} is not one of 'auto', 'size', 'sha256'")
-        folder = Path(path)
+        folder = user_path(path)
         document = files.read_bank_document(folder)
         stored = read_manifest(folder)
         if check == "sha256" or (check == "auto" and not files.is_verified_copy(folder)):

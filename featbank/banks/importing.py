@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from featbank._atomic import make_folder, publish, remove_stale_temporaries, temporary_path, write_file
+from featbank._cache import user_path
 from featbank.banks import _bank_files as files
 from featbank.banks._guest import GuestError, GuestServer
 from featbank.banks._guest_checks import LONGEST_TEXT, checked_shards
@@ -81,7 +82,7 @@ def import_bank(path: str | os.PathLike[str], store: BankStore) -> Bank:
         If its features are compressed, and the package for that is not installed.
     """
     with GuestServer() as server:
-        return take_in(Path(path), store, server)
+        return take_in(user_path(path), store, server)
 
 
 class _ExistsError(InvalidInputError):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from featbank._atomic import make_folder, publish, remove_stale_temporaries, temporary_path, write_file
+from featbank._cache import user_path
 from featbank._child_process import child_environment
 from featbank.banks._codecs import codec_named, most_decoded
 from featbank.banks._pack_file import pack_bytes, pack_image
@@ -68,7 +69,7 @@ def pack(bank: Bank, path: str | os.PathLike[str], *, compression: str | None = 
     CacheWriteError
         If the file cannot be written; a file that was there stays.
     """
-    target = Path(path)
+    target = user_path(path)
     codec = None if compression is None else codec_named(compression)
     faults = bank.verify().faults
     if faults:
@@ -150,6 +151,6 @@ def unpack(path: str | os.PathLike[str], store: BankStore) -> Bank:
     MissingPackageError
         If its features are compressed, and the package for that is not installed.
     """
-    if not Path(path).is_file():
+    if not user_path(path).is_file():
         raise BankNotFoundError(f"no packed bank {printable(str(path))!r}; `featbank banks pack` makes one")
     return import_bank(path, store)

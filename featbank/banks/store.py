@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from featbank._atomic import locked, make_folder, remove_stale_temporaries, set_aside
+from featbank._cache import user_path
 from featbank._registry import nearest
 from featbank.banks import _bank_files as files
 from featbank.banks.bank import Bank
@@ -43,7 +44,7 @@ class BankStore:
     """
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
-        self.root = Path(root)
+        self.root = user_path(root)
 
     def path_for(self, dataset: str, key: BankKey) -> Path:
         """Return the folder of the bank of this dataset and key; `InvalidInputError` for a bad name."""
@@ -156,7 +157,7 @@ class BankStore:
         if bank is None:
             return self.newest()
         text = os.fspath(bank)
-        for candidate in (Path(text), self.root / text):
+        for candidate in (user_path(text), self.root / text):
             if text and (candidate / files.BANK_FILE).exists():
                 return candidate
         names = {_name(path): path for path in self.paths()}

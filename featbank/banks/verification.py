@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from featbank._cache import user_path
 from featbank.banks import _bank_files as files
 from featbank.banks._manifest_file import MANIFEST_FILE, StoredManifest, read_manifest
 from featbank.banks._shard_file import CutLayout, check_facts, check_hash, read_facts, shard_number
@@ -109,7 +110,7 @@ def verify_bank(path: str | os.PathLike[str]) -> VerifyReport:
     BankNotFoundError
         If there is no such folder, or nothing of a bank in it.
     """
-    folder = Path(path)
+    folder = user_path(path)
     report = VerifyReport(folder)
     cuts = files.cut_folders(folder) if folder.is_dir() else []
     if not cuts and not any((folder / name).exists() for name in (files.BANK_FILE, MANIFEST_FILE)):

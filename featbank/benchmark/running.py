@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featbank._atomic import make_folder
+from featbank._cache import user_path
 from featbank.backbones import truncate
 from featbank.banks import Bank
 from featbank.benchmark._conditions import empty_compiler_cache, quiet
@@ -147,7 +148,7 @@ def run_benchmark(
     # What an image is called does not make it slower.
     dataset = open_dataset(data, data_root=data_root, layout=layout, skip_empty_classes=True)
     workers = (os.cpu_count() or 1) if workers is None else workers
-    parent = None if cache_dir is None else make_folder(Path(cache_dir))
+    parent = None if cache_dir is None else make_folder(user_path(cache_dir))
     report = _Counter(progress, 1 + repeats * (5 + baseline))
     with (
         tempfile.TemporaryDirectory(prefix="featbank-bench-", dir=parent) as folder,
@@ -206,6 +207,7 @@ class _Setting:
             cuts=self.cuts,
             weights=self.weights,
             split=_SPLIT,
+            override_split=True,
             image_size=None,
             transform=None,
             precision=precision,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import signal
@@ -59,11 +60,16 @@ def _run(arguments: list[str] | None) -> None:
     except FeatbankError as error:
         sys.stderr.write(f"featbank: {printable(str(error))}\n")
         sys.exit(error.exit_code)
-    except PermissionError as error:
-        if error.filename is None:
+    except OSError as error:
+        said = {
+            errno.EACCES: "no permission to read {}: check its rights, or who you are",
+            errno.EPERM: "no permission to read {}: check its rights, or who you are",
+            errno.ENAMETOOLONG: "the name {} is too long for a file: use a shorter one",
+        }.get(error.errno or 0)
+        if said is None or error.filename is None:
             raise
         where = printable(os.fsdecode(error.filename))
-        sys.stderr.write(f"featbank: no permission to read {where!r}: check its rights, or who you are\n")
+        sys.stderr.write(f"featbank: {said.format(repr(where))}\n")
         sys.exit(2)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,8 +9,12 @@ import typer
 __all__ = ["CacheDir", "Device", "Json", "Layout", "Seed", "SkipEmptyClasses", "split_commas"]
 
 CacheDir = Annotated[
-    Path | None,
-    typer.Option("--cache-dir", help="Where banks and runs live (default: $FEATBANK_CACHE, else ./cache)."),
+    str | None,
+    typer.Option(
+        "--cache-dir",
+        metavar="PATH",
+        help="Where banks and runs live (default: $FEATBANK_CACHE, else ./cache).",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 Device = Annotated[

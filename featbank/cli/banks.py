@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -29,7 +28,7 @@ _Bank = Annotated[
 ]
 
 
-def _store(cache_dir: Path | None) -> BankStore:
+def _store(cache_dir: str | None) -> BankStore:
     from featbank._cache import banks_folder
     from featbank.banks import BankStore
 
@@ -122,7 +121,9 @@ app.command("verify")(verify)
 @app.command("pack")
 def pack_bank(
     bank: Annotated[str, typer.Argument(help="Path, or dataset/backbone, or a part that is unique.")],
-    file: Annotated[Path, typer.Argument(help="The HDF5 file to write; replaced if it exists.")],
+    file: Annotated[
+        str, typer.Argument(metavar="PATH", help="The HDF5 file to write; replaced if it exists.")
+    ],
     compression: Annotated[
         str | None,
         typer.Option(
@@ -146,7 +147,7 @@ def pack_bank(
 
 @app.command("unpack")
 def unpack_bank(
-    file: Annotated[Path, typer.Argument(help="A file that 'banks pack' wrote.")],
+    file: Annotated[str, typer.Argument(metavar="PATH", help="A file that 'banks pack' wrote.")],
     cache_dir: CacheDir = None,
     as_json: Json = False,
 ) -> None:
@@ -158,7 +159,9 @@ def unpack_bank(
 
 @app.command("import")
 def import_foreign(
-    path: Annotated[Path, typer.Argument(help="A packed file, or the folder of a bank; made by anybody.")],
+    path: Annotated[
+        str, typer.Argument(metavar="PATH", help="A packed file, or the folder of a bank; made by anybody.")
+    ],
     cache_dir: CacheDir = None,
     as_json: Json = False,
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -48,11 +47,14 @@ def bench(
     decode: Decode = "cpu",
     workers: Annotated[int | None, typer.Option(help="Decoding processes; one per core by default.")] = None,
     random_state: Seed = 0,
-    data_root: Annotated[Path | None, typer.Option(help="Where torchvision datasets lie.")] = None,
+    data_root: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Where torchvision datasets lie.")
+    ] = None,
     cache_dir: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--cache-dir",
+            metavar="PATH",
             help="Whose disk to measure (default: $FEATBANK_CACHE, else ./cache, else temporary files).",
         ),
     ] = None,

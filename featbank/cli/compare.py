@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -62,7 +61,7 @@ def compare(
         _print(comparison, {run.name: run for run in runs.values()})
 
 
-def _runs(target: str, cache_dir: Path | None) -> list[Run]:
+def _runs(target: str, cache_dir: str | None) -> list[Run]:
     """Return the run somebody means, or all runs of the bank."""
     from featbank._cache import banks_folder
     from featbank.banks import BankStore

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -45,11 +44,29 @@ def extract(
         typer.Option("--cut", "-c", help="Where to read; repeat it for more, all come from one pass."),
     ] = None,
     weights: Annotated[
-        str | None, typer.Option(help="A torchvision weights name, a .safetensors or .pth file, or 'random'.")
+        str | None,
+        typer.Option(
+            help="A torchvision weights name, a file (state dict or checkpoint; FILE#teacher takes one of "
+            "several networks in it), or 'random'."
+        ),
     ] = None,
     split: Annotated[
         str | None,
         typer.Option(help="28,4,8: first n per class to train, val, test. 0.7,0.1,0.2: by digest."),
+    ] = None,
+    override_split: Annotated[
+        bool,
+        typer.Option("--override-split", help="Let --split replace the split that the data has itself."),
+    ] = False,
+    path_column: Annotated[
+        str | None, typer.Option(help="CSV: the column of paths, if it is not called 'path'.")
+    ] = None,
+    label_column: Annotated[
+        str | None, typer.Option(help="CSV: the column of classes, if it is not called 'label'.")
+    ] = None,
+    split_column: Annotated[
+        str | None,
+        typer.Option(help="CSV: the column of train, val, test, if it is not called 'split'; or 'none'."),
     ] = None,
     image_size: Annotated[
         int | None, typer.Option(help="Side of the input in pixels, instead of the weights' own.")
@@ -81,7 +98,9 @@ def extract(
     device: Device = None,
     workers: Annotated[int | None, typer.Option(help="Decoding processes; one per core by default.")] = None,
     random_state: Seed = 0,
-    data_root: Annotated[Path | None, typer.Option(help="Where torchvision datasets lie.")] = None,
+    data_root: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Where torchvision datasets lie.")
+    ] = None,
     download: Annotated[bool, typer.Option("--download", help="Let torchvision fetch the dataset.")] = False,
     cache_dir: CacheDir = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would cost, push nothing.")] = False,
@@ -102,6 +121,10 @@ def extract(
         cuts=split_commas(cut),
         weights=weights,
         split=split,
+        override_split=override_split,
+        path_column=path_column,
+        label_column=label_column,
+        split_column=split_column,
         image_size=image_size,
         transform=transform,
         precision=precision,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -45,8 +44,13 @@ def plot(
         typer.Option(help="cuts, temperature: at so many samples per class, or all (default: most)."),
     ] = None,
     output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="A .png or .svg file (default: figures/KIND.png in the run)."),
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="PATH",
+            help="A .png or .svg file (default: figures/KIND.png in the run).",
+        ),
     ] = None,
     cache_dir: CacheDir = None,
     as_json: Json = False,

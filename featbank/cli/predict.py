@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,7 +18,7 @@ def predict(
     run: Annotated[
         str, typer.Argument(help="A run's folder, its name or a part of it, or 'last' for the newest.")
     ],
-    images: Annotated[list[Path], typer.Argument(help="Image files, and folders of them.")],
+    images: Annotated[list[str], typer.Argument(metavar="PATH", help="Image files, and folders of them.")],
     head: Annotated[
         str | None,
         typer.Option(
@@ -28,7 +27,9 @@ def predict(
         ),
     ] = None,
     top: Annotated[int, typer.Option(help="How many classes to give.")] = 5,
-    weights: Annotated[Path | None, typer.Option(help="The weights file, if it has moved.")] = None,
+    weights: Annotated[
+        str | None, typer.Option(metavar="PATH", help="The weights file, if it has moved.")
+    ] = None,
     device: Device = None,
     cache_dir: CacheDir = None,
     as_json: Json = False,

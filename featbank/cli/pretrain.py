@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,13 +18,18 @@ def pretrain(
         str, typer.Argument(help="A dataset with train and test images, e.g. CIFAR-10 as folders.")
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder for weights, model card and checkpoint.")
+        str,
+        typer.Option("--output", "-o", metavar="PATH", help="Folder for weights, model card and checkpoint."),
     ],
     split: Annotated[
         str | None, typer.Option(help="As for extract; needed if the data has no train/test of its own.")
     ] = None,
     layout: Layout = None,
     skip_empty_classes: SkipEmptyClasses = False,
+    override_split: Annotated[
+        bool,
+        typer.Option("--override-split", help="Let --split replace the split that the data has itself."),
+    ] = False,
     epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 45,
     batch_size: Annotated[int, typer.Option(help="Images per step.")] = 128,
     optimizer: Annotated[str, typer.Option(help="sgd (momentum 0.9) or adam.")] = "sgd",
@@ -43,7 +47,7 @@ def pretrain(
         int, typer.Option(help="Keep the mean of the weights after so many last epochs; 0 for the last.")
     ] = 0,
     initial_weights: Annotated[
-        Path | None, typer.Option(help="A minivgg .safetensors file to start from.")
+        str | None, typer.Option(metavar="PATH", help="A minivgg .safetensors file to start from.")
     ] = None,
     precision: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "bfloat16",
     random_state: Seed = 0,
@@ -94,6 +98,7 @@ def pretrain(
             split=split,
             layout=layout,
             skip_empty_classes=skip_empty_classes,
+            override_split=override_split,
             device=device,
             on_step=lambda step, steps: progress(finished * steps + step, epochs * steps),
             on_epoch=told,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,8 +18,10 @@ def report(
         typer.Argument(help="A run's folder, its name or a part of it; the newest by default."),
     ] = None,
     out: Annotated[
-        Path | None,
-        typer.Option("--out", "--output", "-o", help="An .html file (default: report.html in the run)."),
+        str | None,
+        typer.Option(
+            "--out", "--output", "-o", metavar="PATH", help="An .html file (default: report.html in the run)."
+        ),
     ] = None,
     data: Annotated[
         str | None, typer.Option("--data", help="Where the images are now, if they have moved.")

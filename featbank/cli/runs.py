@@ -59,7 +59,7 @@ def list_runs(
             say(f"{printable(one.name)}: {printable(one.error)}")
 
 
-def _bank(bank: str, cache_dir: Path | None) -> Path:
+def _bank(bank: str, cache_dir: str | None) -> Path:
     from featbank._cache import banks_folder
     from featbank.banks import BankStore
 

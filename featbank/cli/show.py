@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from featbank._cache import cache_folder, user_path
 from featbank.cli._options import CacheDir, Device, Json, Seed, split_commas
 from featbank.cli._output import print_json, progress_bar
 from featbank.errors import InvalidInputError
@@ -34,11 +35,12 @@ Cuts = Annotated[
     list[str] | None, typer.Option("--cut", "-c", help="Which cuts; all of the backbone's table by default.")
 ]
 Out = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
         "--out",
         "--output",
         "-o",
+        metavar="PATH",
         help="A .png or .svg file (default: figures/BACKBONE-KIND.png in the cache, or figures/KIND.png in "
         "the run).",
     ),
@@ -47,7 +49,7 @@ RunName = Annotated[
     str, typer.Argument(help="A run's folder, its name or a part of it; the newest by default.")
 ]
 Data = Annotated[str | None, typer.Option(help="Where the run's images are now, if they have moved.")]
-DataRoot = Annotated[Path | None, typer.Option(help="Where torchvision datasets lie.")]
+DataRoot = Annotated[str | None, typer.Option(metavar="PATH", help="Where torchvision datasets lie.")]
 Head = Annotated[str | None, typer.Option(help="A kept head; the best by validation accuracy by default.")]
 
 
@@ -70,12 +72,12 @@ def filters(
     """
     from featbank.inspection import FiltersDisplay
 
-    _check(out)
+    to = _check(out) or _picture(cache_dir, backbone, "filters")
     loaded = _load(backbone, weights, random_state)
     display = FiltersDisplay.from_backbone(loaded, scaling=scaling, most=most)  # type: ignore[arg-type]  # checked there
     _finish(
         display,
-        out or _picture(cache_dir, backbone, "filters"),
+        to,
         {"filters": display.n_filters, "shown": len(display.weights)},
         as_json=as_json,
     )
@@ -84,7 +86,10 @@ def filters(
 @app.command("activations")
 def activations(
     image: Annotated[
-        Path | None, typer.Argument(help="An image file; a handwritten digit of scikit-learn's by default.")
+        str | None,
+        typer.Argument(
+            metavar="PATH", help="An image file; a handwritten digit of scikit-learn's by default."
+        ),
     ] = None,
     backbone: BackboneName = "minivgg",
     weights: Weights = None,
@@ -112,7 +117,7 @@ def activations(
     from featbank.errors import ImageDecodeError
     from featbank.inspection import ActivationsDisplay
 
-    _check(out)
+    to = _check(out) or _picture(cache_dir, backbone, "activations")
     if image is None:
         digits = open_dataset("digits")
         data, name = digits.read(0), f"digits {printable(digits.ids[0])}"
@@ -120,7 +125,7 @@ def activations(
         (file, *others) = list_images(image)
         if others:
             raise InvalidInputError(f"{printable(str(image))!r} is a folder; name one image")
-        data, name = read_image_file(file), printable(image.name)
+        data, name = read_image_file(file), printable(user_path(image).name)
     try:
         decoded = decode_image(data)
     except ImageDecodeError as error:
@@ -137,7 +142,7 @@ def activations(
     )
     _finish(
         display,
-        out or _picture(cache_dir, backbone, "activations"),
+        to,
         {"image": name if image is None else image, "cuts": display.facts()},
         as_json=as_json,
     )
@@ -174,7 +179,7 @@ def dream(
     """
     from featbank.inspection import DreamDisplay
 
-    _check(out)
+    to = _check(out) or _picture(cache_dir, backbone, "dream")
     loaded = _load(backbone, weights, random_state)
     with progress_bar("dream", "cuts") as progress:
         display = DreamDisplay.from_backbone(
@@ -193,9 +198,7 @@ def dream(
             device=device,
             progress=progress,
         )
-    _finish(
-        display, out or _picture(cache_dir, backbone, "dream"), {"cuts": display.facts()}, as_json=as_json
-    )
+    _finish(display, to, {"cuts": display.facts()}, as_json=as_json)
 
 
 @app.command("occlusion")
@@ -220,7 +223,9 @@ def occlusion(
     ] = None,
     data: Data = None,
     data_root: DataRoot = None,
-    weights: Annotated[Path | None, typer.Option(help="The weights file, if it has moved.")] = None,
+    weights: Annotated[
+        str | None, typer.Option(metavar="PATH", help="The weights file, if it has moved.")
+    ] = None,
     device: Device = None,
     cache_dir: CacheDir = None,
     out: Out = None,
@@ -233,7 +238,7 @@ def occlusion(
     from featbank.prediction import occlude
     from featbank.runs import resolve_run
 
-    _check(out)
+    to = _check(out)
     opened = resolve_run(run, cache_dir)
     with progress_bar("occlusion", "places") as progress:
         display = occlude(
@@ -249,7 +254,7 @@ def occlusion(
             device=device,
             progress=progress,
         )
-    _finish(display, out or opened.figures / "occlusion.png", display.facts(), as_json=as_json)
+    _finish(display, to or opened.figures / "occlusion.png", display.facts(), as_json=as_json)
 
 
 @app.command("mistakes")
@@ -270,25 +275,25 @@ def mistakes(
     from featbank import figures
     from featbank.runs import resolve_run
 
-    _check(out)
+    to = _check(out)
     opened = resolve_run(run, cache_dir)
     display = figures.mistakes(opened, head, most=most, data=data, data_root=data_root)
-    _finish(display, out or opened.figures / "mistakes.png", display.facts(), as_json=as_json)
+    _finish(display, to or opened.figures / "mistakes.png", display.facts(), as_json=as_json)
 
 
-def _picture(cache_dir: Path | None, backbone: str, kind: str) -> Path:
+def _picture(cache_dir: str | None, backbone: str, kind: str) -> Path:
     """Where the picture of a backbone goes, which belongs to no run: beside the runs, in the cache."""
-    from featbank._cache import cache_folder
-
     return cache_folder(cache_dir) / "figures" / f"{backbone}-{kind}.png"
 
 
-def _check(out: Path | None) -> None:
+def _check(out: str | None) -> Path | None:
     """Refuse a file that cannot be written before minutes are spent on what goes into it."""
     from featbank.drawing import check_format
 
-    if out is not None:
-        check_format(out)
+    path = None if out is None else user_path(out)
+    if path is not None:
+        check_format(path)
+    return path
 
 
 def _load(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from featbank._cache import user_path
 from featbank.cli._options import CacheDir, Device, Json
 from featbank.cli._output import human_bytes, print_json, progress_bar
 from featbank.errors import BankNotFoundError, FeatbankError, InvalidInputError
@@ -32,7 +33,7 @@ class _Repair:
     repair: bool
     sources: bool
     data: str | None
-    data_root: Path | None
+    data_root: str | None
     weights: str | None
     device: str | None
 
@@ -79,7 +80,9 @@ def verify(
         str | None,
         typer.Option(help="Where the images of one bank are now, if not where they were extracted from."),
     ] = None,
-    data_root: Annotated[Path | None, typer.Option(help="Where torchvision datasets lie.")] = None,
+    data_root: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Where torchvision datasets lie.")
+    ] = None,
     weights: Annotated[
         str | None,
         typer.Option(help="Where the weights of one bank are now, if not where they were (for --repair)."),
@@ -125,7 +128,7 @@ def verify(
         raise typer.Exit(1)
 
 
-def _folders(names: Sequence[str], cache_dir: Path | None) -> list[Path]:
+def _folders(names: Sequence[str], cache_dir: str | None) -> list[Path]:
     """Find the banks that are meant, each once; also by the path of one whose ``bank.json`` is gone."""
     from featbank._cache import banks_folder
     from featbank.banks import BankStore
@@ -140,9 +143,9 @@ def _folder(name: str, store: BankStore) -> Path:
     try:
         return store.resolve(name)
     except BankNotFoundError:
-        if not name or not Path(name).is_dir():
+        if not name or not user_path(name).is_dir():
             raise
-        return Path(name)
+        return user_path(name)
 
 
 def _check(done: _Checked, asked: _Repair, *, quiet: bool) -> None:

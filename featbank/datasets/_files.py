@@ -1,7 +1,7 @@
 """Files on disk: which names are images, and reading one without hanging on a pipe or a device."""
 
 # Names must survive byte for byte, and pathlib has no bytes paths.
-# ruff: noqa: PTH122, PTH123
+# ruff: noqa: PTH122
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import errno
 import os
 import stat
 from collections.abc import Mapping
-from pathlib import Path
+from io import FileIO
 from types import MappingProxyType
 
+from featbank._cache import user_path
 from featbank.errors import ImageDecodeError
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "MAX_FILE_BYTES",
     "REFUSED_FORMATS",
     "UNDECODED_SUFFIXES",
+    "open_regular_file",
     "read_image_file",
     "read_regular_file",
     "suffix_of",
@@ -118,15 +120,10 @@ def read_regular_file(path: bytes) -> bytes:
     ImageDecodeError
         With the reason ``"too-many-bytes"`` above `MAX_FILE_BYTES`.
     """
-    # Non-blocking, so that a pipe put in the place of an image does not hang the run.
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0) as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(f"{os.fsdecode(path)!r} is not a regular file")
-        if status.st_size > MAX_FILE_BYTES:
-            raise ImageDecodeError(
-                "too-many-bytes", f"{status.st_size} bytes is over the limit of {MAX_FILE_BYTES}"
-            )
+    with open_regular_file(path) as file:
+        n_bytes = os.fstat(file.fileno()).st_size
+        if n_bytes > MAX_FILE_BYTES:
+            raise ImageDecodeError("too-many-bytes", f"{n_bytes} bytes is over the limit of {MAX_FILE_BYTES}")
         parts, size = [], 0
         while (part := file.read(_PART_BYTES)) != b"":
             if part is None:  # such as /proc/kmsg: a regular file by its name
@@ -138,6 +135,16 @@ def read_regular_file(path: bytes) -> bytes:
         return b"".join(parts)
 
 
-def read_image_file(path: Path) -> bytes:
+def open_regular_file(path: bytes) -> FileIO:
+    """Open a regular file for reading, unbuffered; raises `OSError` if it cannot be, or is none."""
+    # Non-blocking, so that a pipe put in the place of an image does not hang the run.
+    file = FileIO(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(f"{os.fsdecode(path)!r} is not a regular file")
+    return file
+
+
+def read_image_file(path: str | os.PathLike[str]) -> bytes:
     """Return the bytes of one image file; raises `OSError` or `ImageDecodeError`."""
-    return read_regular_file(os.fsencode(path))
+    return read_regular_file(os.fsencode(user_path(path)))

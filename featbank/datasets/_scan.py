@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from featbank._cache import user_path
 from featbank.datasets._files import IMAGE_SUFFIXES, UNDECODED_SUFFIXES, suffix_of
 from featbank.errors import DatasetError, MissingDataError
 from featbank.manifest import printable
@@ -254,12 +255,12 @@ def _key(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def list_images(path: Path) -> list[Path]:
+def list_images(path: str | os.PathLike[str]) -> list[Path]:
     """Return a file itself, or the images of a folder and its sub-folders in name order.
 
     Parameters
     ----------
-    path : pathlib.Path
+    path : str or path
         A file of any name, or a folder, which is looked through as that of a dataset is.
 
     Raises
@@ -269,6 +270,7 @@ def list_images(path: Path) -> list[Path]:
     DatasetError
         If a folder cannot be listed.
     """
+    path = user_path(path)
     if not path.is_dir():
         # A link to nothing is told as a file that cannot be read, here as in a folder.
         if not (path.exists() or path.is_symlink()):

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featbank._cache import user_path
 from featbank.datasets._names import require_two_classes, safe_name
 from featbank.datasets._pnm import image_bytes
 from featbank.errors import DatasetError, ImageDecodeError, MissingDataError, UnknownNameError
@@ -114,7 +115,7 @@ def open_torchvision(
     """
     factory = _find(torchvision_name)
     location = f"torchvision:{factory.__name__}"
-    root = os.fspath(data_root)
+    root = os.fspath(user_path(data_root))
     parameters = _parameters(factory)
     arguments: dict[str, Any] = dict(_ARGUMENTS.get(factory.__name__, {}))
     if "root" in parameters:

@@ -31,6 +31,7 @@ def build_manifest(
     split: str | SplitRule | None = None,
     limit: int | None = None,
     skip_empty_classes: bool = False,
+    override_split: bool = False,
 ) -> Manifest:
     """Hash every image of a dataset and give every row its split.
 
@@ -48,6 +49,8 @@ def build_manifest(
     skip_empty_classes : bool, default=False
         Warn of classes none of whose images can be read, instead of refusing them. With a `limit` these are
         always only warned of.
+    override_split : bool, default=False
+        Let `split` replace the splits the source itself has; without, the two together are refused.
 
     Returns
     -------
@@ -58,7 +61,7 @@ def build_manifest(
     Raises
     ------
     InvalidInputError
-        If `split` or `limit` cannot work.
+        If `split` or `limit` cannot work, or `split` would replace the source's own splits unasked.
     DatasetError
         If the dataset does not hold together, has fewer than two classes, or no file of it, or of a class of
         it, can be read.
@@ -68,12 +71,14 @@ def build_manifest(
         raise InvalidInputError(f"limit={limit!r} must be a whole number of at least 1, or None for all rows")
     labels = _label_indices(dataset)
     source = _split_codes(dataset)
+    if rule is None and override_split:
+        raise InvalidInputError("override_split=True (--override-split) needs the split to take instead")
+    if rule is not None and source is not None and (source != _NONE).any():
+        _check_override(dataset, source, rule, override_split)
     kept = _taken_in_turn(labels, source, limit)
     labels = labels[kept]
     digests, statuses = _hashed(dataset, kept)
     if rule is not None:
-        if source is not None:
-            logger.info("split '%s' replaces the splits that %s has itself", rule, dataset.name)
         splits = assign_splits(rule, labels=labels, classes=dataset.classes, digests=digests)
     elif source is None:
         splits = assign_splits(DEFAULT_SPLIT, labels=labels, classes=dataset.classes, digests=digests)
@@ -180,6 +185,19 @@ def row_indices(dataset: Dataset, manifest: Manifest) -> NDArray[np.int64]:
     """
     index_of = {one: index for index, one in enumerate(dataset.ids)}
     return np.array([index_of.get(one, -1) for one in manifest.ids], dtype=np.int64)
+
+
+def _check_override(
+    dataset: Dataset, source: NDArray[np.uint8], rule: SplitRule, override_split: bool
+) -> None:
+    counts = np.bincount(source, minlength=len(SPLITS))
+    has = ", ".join(f"{name} {count}" for name, count in zip(SPLITS, counts.tolist(), strict=True) if count)
+    if not override_split:
+        raise InvalidInputError(
+            f"split={str(rule)!r} would replace the split that {dataset.name!r} has itself ({has}): leave it "
+            "out to keep that, or add --override-split (override_split=True)"
+        )
+    logger.warning("split '%s' replaces the split that %s has itself (%s)", rule, dataset.name, has)
 
 
 def _label_indices(dataset: Dataset) -> NDArray[np.int32]:

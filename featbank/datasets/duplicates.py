@@ -13,6 +13,7 @@ from featbank.manifest import SPLITS, Manifest, RowStatus
 __all__ = [
     "NEAR_DUPLICATE_COSINE",
     "NearPair",
+    "cosines_at_random",
     "duplicates_across_labels",
     "duplicates_across_splits",
     "nearest_across_splits",
@@ -134,6 +135,35 @@ def nearest_across_splits(
         return []
     order = np.argsort(-best, kind="stable")
     return [NearPair(int(nearest[at]), int(others[at]), min(float(best[at]), 1.0)) for at in order]
+
+
+def cosines_at_random(
+    manifest: Manifest, read: Callable[[NDArray[np.int64]], NDArray[Any]], *, n_pairs: int = 1000
+) -> NDArray[np.float32]:
+    """Return the cosines of pairs of a training and a val or test image, drawn with a fixed seed.
+
+    Parameters
+    ----------
+    manifest, read
+        As for `nearest_across_splits`.
+    n_pairs : int, default=1000
+
+    Returns
+    -------
+    ndarray of float32, shape (n_pairs,)
+        What images that have nothing to do with each other come to; empty without rows on either side.
+    """
+    rng = np.random.default_rng(0)
+    train = manifest.rows("train")
+    others = np.concatenate([manifest.rows("val"), manifest.rows("test")])
+    if not len(train) or not len(others):
+        return np.empty(0, dtype=np.float32)
+    pairs = [rows[rng.integers(len(rows), size=n_pairs)] for rows in (train, others)]
+    blocks = []
+    for first in range(0, n_pairs, 100):
+        one, other = (_unit(read(rows[first : first + 100])) for rows in pairs)
+        blocks.append((one * other).sum(axis=1))
+    return np.concatenate(blocks)
 
 
 def _unit(features: NDArray[Any]) -> NDArray[np.float32]:

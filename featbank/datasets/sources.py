@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from featbank._cache import user_path
 from featbank.errors import DatasetError, InvalidInputError, MissingDataError
 from featbank.manifest import printable
 
@@ -75,6 +75,9 @@ def open_dataset(
     name: str | None = None,
     layout: str | None = None,
     skip_empty_classes: bool = False,
+    path_column: str | None = None,
+    label_column: str | None = None,
+    split_column: str | None = None,
 ) -> Dataset:
     """Open the images that a text, a path or an object stands for.
 
@@ -95,6 +98,9 @@ def open_dataset(
         with ``"any"`` for a level that says nothing ``"any/class"``; found out by default.
     skip_empty_classes : bool, default=False
         Leave class folders without images out, with a warning, instead of refusing them.
+    path_column, label_column, split_column : str, optional
+        What the columns of a CSV file are called, instead of ``path``, ``label`` and ``split``; the split
+        ``"none"`` takes none.
 
     Returns
     -------
@@ -128,6 +134,11 @@ def open_dataset(
                 f"name={name!r} is for datasets given as text; set the name of {data!r} itself"
             )
         return data
+    asked = {"path_column": path_column, "label_column": label_column, "split_column": split_column}
+    columns = {option: column for option, column in asked.items() if column is not None}
+    if columns and not os.fspath(data).lower().endswith(".csv"):
+        option, column = next(iter(columns.items()))
+        raise InvalidInputError(f"{option}={column!r} is for CSV files, and data={str(data)!r} is none")
     kind, _, rest = data.partition(":") if isinstance(data, str) else ("", "", "")
     if kind == "torchvision":
         from featbank.datasets._torchvision import open_torchvision
@@ -142,7 +153,7 @@ def open_dataset(
         from featbank.datasets._digits import DigitsDataset
 
         return DigitsDataset(name="digits" if name is None else name)
-    return _open_path(os.fspath(data), name, layout, skip_empty_classes)
+    return _open_path(data, name, columns, layout, skip_empty_classes)
 
 
 def reopen_dataset(
@@ -156,7 +167,8 @@ def reopen_dataset(
     Parameters
     ----------
     provenance : mapping
-        ``Bank.provenance``: ``location`` says where they came from, ``layout`` how the folders were read.
+        ``Bank.provenance``: ``location`` says where they came from, ``layout`` and ``columns`` how they
+        were read.
     data : str, path or Dataset, optional
         Where they are now.
     data_root : str or os.PathLike, optional
@@ -174,32 +186,44 @@ def reopen_dataset(
     source = provenance.get("location") if data is None else data
     if source is None:
         raise MissingDataError("the bank does not say where its images came from; say it with --data")
-    # pathlib raises where os.path says False, as for a name that is too long.
-    is_folder = isinstance(source, (str, os.PathLike)) and os.path.isdir(os.path.expanduser(source))  # noqa: PTH111, PTH112
-    layout = provenance.get("layout") if is_folder else None
-    # A class may have lost its images since, and the others are wanted all the same.
-    return open_dataset(source, data_root=data_root, layout=layout, skip_empty_classes=True)
+    # How it was read goes with what it was: a folder now in the place of a list has no columns.
+    path = user_path(source) if isinstance(source, (str, os.PathLike)) else None
+    is_folder = path is not None and os.path.isdir(path)  # noqa: PTH112 - pathlib raises where it may not look
+    is_list = path is not None and path.suffix.lower() == ".csv" and not is_folder
+    return open_dataset(
+        source,
+        data_root=data_root,
+        layout=provenance.get("layout") if is_folder else None,
+        skip_empty_classes=True,  # one may have lost its images since, and the others are wanted all the same
+        **(provenance.get("columns") or {} if is_list else {}),
+    )
 
 
 def _no_folder(layout: str, data: object) -> InvalidInputError:
     return InvalidInputError(f"layout={layout!r} is for folders of images only, and data={data!r} is none")
 
 
-def _open_path(path: str, name: str | None, layout: str | None, skip_empty_classes: bool) -> Dataset:
-    shown = printable(path)
-    # os.path says False where pathlib raises: a name too long, a folder that may not be entered.
-    if not path or not os.path.exists(path):  # noqa: PTH110
+def _open_path(
+    data: str | os.PathLike[str],
+    name: str | None,
+    columns: Mapping[str, str],
+    layout: str | None,
+    skip_empty_classes: bool,
+) -> Dataset:
+    shown, path = printable(os.fspath(data)), user_path(data)
+    # os.path says False where pathlib raises: a folder that may not be entered.
+    if not os.fspath(data) or not os.path.exists(path):  # noqa: PTH110
         raise MissingDataError(
-            f"no images at {shown!r} (looked for {printable(str(Path(path).absolute()))!r}); {_WAYS}"
+            f"no images at {shown!r} (looked for {printable(str(path.absolute()))!r}); {_WAYS}"
         )
-    if Path(path).is_dir():
+    if path.is_dir():
         from featbank.datasets._folder import FolderDataset
 
         return FolderDataset(path, name=name, layout=layout, skip_empty_classes=skip_empty_classes)
     if layout is not None:
-        raise _no_folder(layout, path)
-    if path.lower().endswith(".csv"):
+        raise _no_folder(layout, data)
+    if path.suffix.lower() == ".csv":
         from featbank.datasets._csv import CSVDataset
 
-        return CSVDataset(path, name=name)
+        return CSVDataset(path, name=name, **columns)
     raise DatasetError(f"{shown!r} is a file but no .csv; unpack an archive first, then {_WAYS}")

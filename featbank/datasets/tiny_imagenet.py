@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from featbank._cache import user_path
 from featbank.datasets._folder import FolderDataset
 from featbank.datasets.sources import Dataset
 from featbank.datasets.subset import PartDataset
@@ -18,7 +19,7 @@ _LIST = Path("val") / "val_annotations.txt"
 
 def is_tiny_imagenet(folder: str | os.PathLike[str]) -> bool:
     """Return whether a folder is laid out as ``tiny-imagenet-200.zip`` is."""
-    return (Path(folder) / _LIST).is_file()
+    return (user_path(folder) / _LIST).is_file()
 
 
 def open_tiny_imagenet(folder: str | os.PathLike[str]) -> Dataset:
@@ -41,8 +42,9 @@ def open_tiny_imagenet(folder: str | os.PathLike[str]) -> Dataset:
         If an image of ``val`` is not in the list, or has a class no training image has.
     """
     # Its val/images is no class; said outright, it stays until the list has given its labels.
+    folder = user_path(folder)
     found = FolderDataset(folder, layout="split/class")
-    labels = _listed(Path(folder) / _LIST)
+    labels = _listed(folder / _LIST)
     splits = found.splits or ("train",) * len(found.ids)
     classes = {one for one, split in zip(found.labels, splits, strict=True) if split == "train"}
     rows: list[tuple[Dataset, int, bytes, str | None, str | None]] = []

@@ -19,6 +19,10 @@ def extract(
     cuts: Sequence[str],
     weights: str | os.PathLike[str] | None = None,
     split: str | None = None,
+    override_split: bool = False,
+    path_column: str | None = None,
+    label_column: str | None = None,
+    split_column: str | None = None,
     image_size: int | None = None,
     transform: str | None = None,
     precision: str = "auto",
@@ -58,6 +62,11 @@ def extract(
         default otherwise.
     split : str, optional
         ``"28,4,8"`` (first n per class) or ``"0.7,0.1,0.2"`` (by digest).
+    override_split : bool, default=False
+        Let `split` replace the splits that the data has itself; without, the two together are refused.
+    path_column, label_column, split_column : str, optional
+        What the columns of a CSV are called, instead of ``path``, ``label`` and ``split`` (``"none"``: no
+        column is the split).
     image_size : int, optional
         Side of the square input in pixels, instead of what the weights ask for; part of the key.
     transform : str, optional
@@ -146,6 +155,10 @@ def extract(
         cuts=cuts,
         weights=weights,
         split=split,
+        override_split=override_split,
+        path_column=path_column,
+        label_column=label_column,
+        split_column=split_column,
         image_size=image_size,
         transform=transform,
         precision=precision,

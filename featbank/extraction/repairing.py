@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from featbank._cache import user_path
 from featbank.backbones import Backbone, Preprocessing, load_backbone, truncate
 from featbank.banks import (
     CUT_FILE,
@@ -125,7 +126,7 @@ def repair_bank(
     CacheWriteError
         If the bank cannot be written.
     """
-    folder = Path(bank)
+    folder = user_path(bank)
     report = verify_bank(folder)
     damaged_files(report)  # a bank without its key or its rows ends here
     if report.ok:

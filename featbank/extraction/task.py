@@ -133,6 +133,10 @@ class Extraction:
         decode: str = "cpu",
         layout: str | None = None,
         skip_empty_classes: bool = False,
+        override_split: bool = False,
+        path_column: str | None = None,
+        label_column: str | None = None,
+        split_column: str | None = None,
     ) -> None:
         self._started, self._token = time.perf_counter(), secrets.token_hex(8)
         if dtype not in _DTYPES:
@@ -162,17 +166,22 @@ class Extraction:
             name=name,
             layout=layout,
             skip_empty_classes=skip_empty_classes,
+            path_column=path_column,
+            label_column=label_column,
+            split_column=split_column,
         )
         self._refuse_empty = not skip_empty_classes and limit is None
         self.backbone = load_backbone(
             backbone, weights=weights, image_size=image_size, transform=transform, random_state=random_state
         )
-        is_file = weights is not None and Path(weights).is_file()
-        self._weights_path = str(Path(weights).absolute()) if weights is not None and is_file else None
         network = truncate(self.backbone, self.cuts)
         self.shapes = {cut: tuple(shape) for cut, shape in network.cut_shapes.items()}
         manifest = build_manifest(
-            self.dataset, split=split, limit=limit, skip_empty_classes=skip_empty_classes
+            self.dataset,
+            split=split,
+            limit=limit,
+            skip_empty_classes=skip_empty_classes,
+            override_split=override_split,
         )
         store = BankStore(banks_folder(cache_dir))
         options = candidates(precision, compile, native_precisions(self.device))
@@ -314,9 +323,11 @@ class Extraction:
             "dataset": self.dataset.name,
             "location": self.dataset.location,
             "layout": getattr(self.dataset, "layout", None),
+            # what `open_dataset` needs, besides the place, to open a CSV again
+            "columns": getattr(self.dataset, "columns", {}),
             "weights": self.backbone.weights,
             # what a prediction needs to find the same weights again
-            "weights_path": self._weights_path,
+            "weights_path": self.backbone.weights_path,
             "random_state": self._random_state,
             "versions": {
                 "featbank": __version__,

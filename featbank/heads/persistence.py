@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from featbank._atomic import canonical_json, file_digest, sha256, write_file, write_json
+from featbank._cache import user_path
 from featbank.errors import InvalidInputError, RunError, RunNotFoundError
 from featbank.heads._head import Head
 from featbank.heads.space import FeatureSpace
@@ -180,7 +181,7 @@ def load_head(path_without_suffix: str | os.PathLike[str]) -> tuple[Any, dict[st
 
 
 def _paths(path: str | os.PathLike[str]) -> tuple[Path, Path]:
-    base = Path(path)
+    base = user_path(path)
     if base.suffix in (".json", ".safetensors"):
         base = base.with_suffix("")
     return base.with_name(base.name + ".safetensors"), base.with_name(base.name + ".json")

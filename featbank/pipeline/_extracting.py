@@ -60,6 +60,7 @@ def prepare(
             cuts=cuts,
             weights=choice.weights,
             split=opened.split,
+            override_split=opened.split is not None,  # a study's own protocol
             image_size=choice.image_size,
             transform=choice.transform,
             precision=choice.precision,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from featbank._atomic import canonical_json, sha256
+from featbank._cache import user_path
 from featbank.datasets import (
     BlurredDataset,
     Dataset,
@@ -166,7 +167,7 @@ def bank_name(experiment: Experiment, limit: int | None = None) -> str:
 
 
 def _below(source: str) -> Path:
-    return Path(os.environ.get(DATA_FOLDER) or "data") / source
+    return user_path(os.environ.get(DATA_FOLDER) or "data") / user_path(source)
 
 
 def _source(chosen: Data, data: str | os.PathLike[str] | None, download: bool) -> tuple[Dataset, str | None]:
@@ -195,8 +196,8 @@ def _source(chosen: Data, data: str | os.PathLike[str] | None, download: bool) -
 
 
 def _folder(source: str, how: str, data: str | os.PathLike[str] | None, option: str) -> Dataset:
-    place = _below(source) if data is None else data
-    if data is None and not Path(place).exists():
+    place = _below(source) if data is None else user_path(data)
+    if data is None and not place.exists():
         get = how or f"put {source} there"
         raise MissingDataError(
             f"{source!r} is not at {printable(str(place))!r}: {get}; or say where it is with {option} PATH"

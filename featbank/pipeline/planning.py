@@ -5,16 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
+from featbank._cache import user_path
 from featbank._registry import nearest
 from featbank.backbones import get_spec
 from featbank.errors import InvalidInputError, UnknownNameError
 from featbank.pipeline.study import BackboneChoice, Experiment, Study
 
 __all__ = ["Group", "Planned", "check_weights", "plan_experiments"]
-
-_FILES = (".safetensors", ".pth", ".pt")
 
 
 @dataclass(frozen=True)
@@ -132,10 +130,12 @@ def _overridden(choice: BackboneChoice, backbone: str | None) -> BackboneChoice:
 
 
 def _weights(given: Sequence[str], backbones: list[str]) -> Mapping[str, str]:
+    from featbank.backbones.weights import looks_like_file
+
     found: dict[str, str] = {}
     for text in given:
         name, equals, rest = text.partition("=")
-        if equals and not Path(text).exists():
+        if equals and not user_path(text).exists():
             if name not in backbones:
                 raise UnknownNameError(
                     f"--weights {text!r} is for the backbone {name!r}; the study has "
@@ -145,7 +145,7 @@ def _weights(given: Sequence[str], backbones: list[str]) -> Mapping[str, str]:
             continue
         # minivgg's weights come with featbank, so a file is hardly ever meant for it
         others = [one for one in backbones if one != "minivgg"] or backbones
-        if text.endswith(_FILES):
+        if looks_like_file(text):
             if len(others) > 1:
                 raise InvalidInputError(
                     f"--weights {text!r} is one file, and the study has {len(backbones)} backbones; write "

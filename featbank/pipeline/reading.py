@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from featbank._cache import user_path
 from featbank._registry import nearest
 from featbank.errors import InvalidInputError, MissingDataError
 from featbank.manifest import printable
@@ -57,7 +58,7 @@ def find_study(study: str | os.PathLike[str]) -> Path:
     MissingDataError
         If there is none.
     """
-    path = Path(study)
+    path = user_path(study)
     if path.is_file():
         return path
     text = os.fspath(study)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featbank._atomic import make_folder, sha256, write_file
+from featbank._cache import user_path
 from featbank.backbones import Preprocessing, get_spec
 from featbank.backbones.minivgg import MINIVGG_MEAN, MINIVGG_STD, build_minivgg
 from featbank.datasets import Dataset, build_manifest, decode_image, open_dataset, row_indices
@@ -99,6 +100,7 @@ def pretrain(
     split: str | None = None,
     layout: str | None = None,
     skip_empty_classes: bool = False,
+    override_split: bool = False,
     device: str = "cpu",
     on_step: Callable[[int, int], None] | None = None,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
@@ -119,7 +121,7 @@ def pretrain(
     split : str, optional
         As for `featbank.extract`. Rows of ``val`` are trained on too where the source has no split of that
         name: nothing is chosen by them.
-    layout, skip_empty_classes : optional
+    layout, skip_empty_classes, override_split : optional
         As for `featbank.extract`.
     device : str, default="cpu"
         Where to train.
@@ -140,10 +142,12 @@ def pretrain(
     settings = settings or PretrainSettings()
     initial = None
     if initial_weights is not None:
-        initial, digest = _initial(Path(initial_weights))
+        initial, digest = _initial(user_path(initial_weights))
         settings = replace(settings, initial_weights=digest)
     dataset = open_dataset(data, layout=layout, skip_empty_classes=skip_empty_classes)
-    manifest = build_manifest(dataset, split=split, skip_empty_classes=skip_empty_classes)
+    manifest = build_manifest(
+        dataset, split=split, skip_empty_classes=skip_empty_classes, override_split=override_split
+    )
     if split is None and dataset.splits is not None and "val" not in dataset.splits:
         # The validation rows were taken from train for the sake of heads; here every training image counts.
         manifest = manifest.replaced(
@@ -154,7 +158,7 @@ def pretrain(
     test = load_training_images(dataset, manifest, "test", size)
     if len(manifest.classes) < 2:
         raise InvalidInputError(f"{dataset.name!r} has {len(manifest.classes)} class; two are the least")
-    folder = make_folder(Path(output))
+    folder = make_folder(user_path(output))
     stem = f"minivgg-{dataset.name}"
     trained = train_network(
         lambda: build_minivgg(len(manifest.classes)),

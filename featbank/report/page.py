@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from featbank import _atomic
+from featbank._cache import user_path
 from featbank.errors import InvalidInputError
 from featbank.manifest import printable, short_repr
 from featbank.report import _facts
@@ -103,7 +104,7 @@ def write_report(
         If the file cannot be written.
     """
     found = run if isinstance(run, Run) else resolve_run(run, cache_dir)
-    path = found.path / REPORT_FILE if output is None else Path(output)
+    path = found.path / REPORT_FILE if output is None else user_path(output)
     if path.suffix.lower() not in (".html", ".htm"):
         raise InvalidInputError(f"cannot write a report to {printable(str(path))!r}; end it in .html")
     study = read_study(found)

@@ -63,7 +63,7 @@ def create_run(
         If the folder cannot be written.
     """
     moment = now or datetime.now()
-    safe = re.sub(r"[^A-Za-z0-9._+-]", "_", name).strip(".") or "run"
+    safe = re.sub(r"[^A-Za-z0-9._+-]", "_", name)[:100].strip(".") or "run"
     folder = _atomic.make_folder(runs_folder(cache_dir))
     stem = f"{moment:%Y%m%d-%H%M%S}-{safe}"
     path, number = folder / stem, 1

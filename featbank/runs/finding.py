@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from featbank._cache import runs_folder
+from featbank._cache import runs_folder, user_path
 from featbank._registry import nearest
 from featbank.errors import RunError, RunNotFoundError
 from featbank.manifest import printable
@@ -84,8 +84,8 @@ def find_run(run: str | os.PathLike[str] | None, cache_dir: str | os.PathLike[st
             raise RunNotFoundError(f"no run in {folder!r}; make one with featbank fit-head")
         return found[-1]
     text = os.fspath(run)
-    if (Path(text) / RUN_FILE).exists():
-        return Path(text)
+    if (user_path(text) / RUN_FILE).exists():
+        return user_path(text)
     exact = [path for path in found if path.name == text]
     part = exact or [path for path in found if text and text in path.name]
     if len(part) == 1:
@@ -119,7 +119,7 @@ def runs_of_bank(bank: str | os.PathLike[str], cache_dir: str | os.PathLike[str]
     list of Run
         Runs that cannot be opened are left out.
     """
-    wanted = Path(bank).resolve()
+    wanted = user_path(bank).resolve()
     found: dict[str, Run] = {}
     for path in list_runs(cache_dir):
         try:

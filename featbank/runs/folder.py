@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featbank import _atomic
+from featbank._cache import user_path
 from featbank._registry import nearest
 from featbank.banks import read_manifest
 from featbank.errors import BankError, RunError, RunNotFoundError
@@ -70,7 +71,7 @@ class Run:
         RunError
             If ``run.json`` is damaged or of another format.
         """
-        folder = Path(path)
+        folder = user_path(path)
         file = folder / RUN_FILE
         try:
             facts = json.loads(file.read_bytes().decode("utf-8", "surrogateescape"))

@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import fmean
 
 from featbank import _atomic
+from featbank._cache import user_path
 from featbank.banks.listing import folder_bytes
 from featbank.errors import CacheWriteError, RunError, RunNotFoundError
 from featbank.manifest import printable, short_repr
@@ -128,7 +129,7 @@ def describe_run(path: str | os.PathLike[str]) -> RunInfo:
     -------
     RunInfo
     """
-    folder = Path(path)
+    folder = user_path(path)
     try:
         run = Run.open(folder)
         fits = run.fits()
@@ -208,7 +209,7 @@ def remove_run(run: str | os.PathLike[str]) -> int:
     CacheWriteError
         If it cannot be removed.
     """
-    folder = Path(run)
+    folder = user_path(run)
     if not (folder / RUN_FILE).is_file():
         raise RunNotFoundError(f"no run at {printable(str(folder))!r}: it has no {RUN_FILE}")
     if is_claimed(folder):

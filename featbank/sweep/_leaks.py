@@ -9,6 +9,7 @@ from typing import Any
 from featbank.datasets.duplicates import (
     NEAR_DUPLICATE_COSINE,
     NearPair,
+    cosines_at_random,
     duplicates_across_splits,
     nearest_across_splits,
 )
@@ -20,8 +21,12 @@ __all__ = ["check_threshold", "tell_copies", "tell_near_copies"]
 
 #: How many pairs are written down; the count says how many there are.
 _MOST_PAIRS = 100
-#: Beyond this part of all images it is the cut that makes them alike, not the images.
+#: Beyond this part of all images, more than copies are alike: then it is said what is.
 _ALIKE = 0.2
+_LIMITS = (
+    "this finds copies; whether images of one patient, place or video are on both sides it cannot show, only "
+    "a split that keeps them apart rules that out"
+)
 
 
 def tell_copies(manifest: Manifest) -> list[str]:
@@ -80,7 +85,7 @@ def tell_near_copies(
     if not near:
         return [
             f"no validation or test image is near-identical to a training image: the largest cosines at "
-            f"{cut} are {largest}, all under {threshold:g}"
+            f"{cut} are {largest}, all under {threshold:g}; {_LIMITS}"
         ], found
     first = near[0]
     are = "image is" if len(near) == 1 else "images are"
@@ -89,10 +94,16 @@ def tell_near_copies(
         f"{threshold:g} or more; the largest: {largest}; first: {printable(manifest.ids[first.row])} ~ "
         f"{printable(manifest.ids[first.train_row])}); look at them, accuracies may be flattered"
     )
-    if len(near) > _ALIKE * max(1, len(pairs)):
+    if len(near) > _ALIKE * len(pairs):
+        unrelated = float((cosines_at_random(manifest, read) >= threshold).mean())
         message += (
-            f" (that is {len(near) / len(pairs):.0%} of them: at this cut all images are alike; ask for a "
-            "larger cosine with --leak-cosine)"
+            f" (that is {len(near) / len(pairs):.0%} of them, and {unrelated:.0%} of pairs at random"
+            + (
+                ": at this cut unrelated images are as alike, ask for a larger cosine with --leak-cosine)"
+                if unrelated > _ALIKE
+                else ": it is the split that leaks, as when images of one patient, place, video or series "
+                "stand on both sides; split by these)"
+            )
         )
     warnings.warn(message, LeakWarning, stacklevel=3)
     return [message], found

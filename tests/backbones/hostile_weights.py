@@ -120,7 +120,10 @@ SAFETENSORS: dict[str, tuple[Maker, str]] = {
         lambda s, p: save({**s, "classifier.0.bias": torch.zeros(3, 3)}),
         "do not fit 'minivgg': 1 of another shape",
     ),
-    "another-name": (lambda s, p: save({**s, "extra": torch.zeros(3)}), "do not fit 'minivgg': 1 unexpected"),
+    "another-name": (
+        lambda s, p: save({**s, "features.99.bias": torch.zeros(3)}),
+        "do not fit 'minivgg': 1 unexpected",
+    ),
 }
 
 

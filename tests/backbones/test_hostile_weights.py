@@ -151,8 +151,7 @@ def test_an_exported_program_by_its_name(tmp_path: Path) -> None:
     with pytest.raises(WeightsError) as caught:
         load_backbone("minivgg", weights=path)
     assert str(caught.value) == (
-        f"weights file {str(path)!r} is an exported program, not weights; reads .safetensors, .pth, .pt "
-        "files; pass one of those"
+        f"weights file {str(path)!r} is an exported program, not weights; save model.state_dict() instead"
     )
 
 

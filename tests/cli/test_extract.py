@@ -158,3 +158,27 @@ def test_a_class_folder_without_images_is_refused_unless_asked_for(call, place):
     (place / "photos" / "bird").mkdir()
     assert "--skip-empty-classes" in call(*ONE, "--cache-dir", "new").message
     assert call(*ONE, "--cache-dir", "new", "--skip-empty-classes").code == 0
+
+
+def test_a_csv_with_columns_of_other_names_is_split_by_its_own_and_opened_again(call, place):
+    photos = sorted((place / "photos").glob("*/*"))
+    rows = [f"{one},{one.parent.name},{'test' if at % 4 == 0 else 'train'}" for at, one in enumerate(photos)]
+    (place / "list.csv").write_text("\n".join(["filename,class,set", *rows]) + "\n")
+    options = ("extract", "list.csv", "-b", "minivgg", "-c", "block5_pool", "--cache-dir", "new")
+    refused = call(*options)
+    assert refused.code == 2
+    assert "no column 'path' (it has 'filename'" in refused.err
+    assert "name it with --path-column" in refused.err
+    options += ("--path-column", "filename", "--label-column", "class")
+    done = call(*options, "--json")
+    assert "its column 'set' is taken as the split (train 27, test 9)" in done.err
+    assert Bank.open(done.json["bank"]).manifest.counts()["test"] == 9
+    refused = call(*options, "--split", "4,4,4")
+    assert refused.code == 2
+    assert "would replace the split that 'list' has itself (train 27, test 9)" in refused.err
+    changed = call(*options, "--split", "4,4,4", "--override-split", "--json").json
+    assert Bank.open(changed["bank"]).manifest.counts() == {"train": 12, "val": 12, "test": 12}
+    assert call("fit-head", "--cache-dir", "new", "-n", 1, "--repeats", 1, "--head", "ncm").code == 0
+    shown = call("show", "mistakes", "--cache-dir", "new", "--json")
+    assert shown.code == 0, shown.err
+    assert call("banks", "verify", "--cache-dir", "new", "--sources").code == 0

@@ -102,11 +102,21 @@ def test_a_source_without_val_gives_a_tenth_of_train_to_it(caplog):
     ]
 
 
-def test_a_rule_replaces_the_splits_of_the_source(caplog):
-    caplog.set_level(logging.INFO)
-    manifest = build_manifest(listed(10, ("train",) * 20), split="2,2,2")
+def test_a_rule_replaces_the_splits_of_the_source_only_when_told_to(caplog):
+    own = listed(10, ("train",) * 16 + ("test",) * 4)
+    with pytest.raises(InvalidInputError) as caught:
+        build_manifest(own, split="2,2,2")
+    assert str(caught.value) == (
+        "split='2,2,2' would replace the split that 'listed' has itself (train 16, test 4): leave it out to "
+        "keep that, or add --override-split (override_split=True)"
+    )
+    manifest = build_manifest(own, split="2,2,2", override_split=True)
     assert manifest.counts() == {"train": 4, "val": 4, "test": 4, "none": 8}
-    assert caplog.messages == ["split '2,2,2' replaces the splits that listed has itself"]
+    assert caplog.messages == ["split '2,2,2' replaces the split that listed has itself (train 16, test 4)"]
+    with pytest.raises(InvalidInputError, match="needs the split to take instead"):
+        build_manifest(own, override_split=True)
+    # where nothing is said, nothing is replaced
+    assert build_manifest(listed(10, ("none",) * 20), split="2,2,2").counts()["train"] == 4
 
 
 def test_identical_files_never_stand_on_two_sides_of_fractions():
