@@ -182,13 +182,13 @@ def _parameters(factory: type[Any]) -> set[str]:
 
 def _build(factory: type[Any], arguments: dict[str, Any], location: str, root: str, download: bool) -> Any:
     """Build one part; None if it does not know the split."""
-    before = set(Path(root).iterdir()) if Path(root).is_dir() else set()
+    before = _entries(root)
     try:
         return factory(**arguments)
     except (OSError, RuntimeError, ImportError) as error:
         # Caltech256 makes its folder before it looks into it, and there it would be a class without images.
-        for made in set(Path(root).iterdir()) - before if before else ():
-            with suppress(OSError):
+        for made in _entries(root) - before:
+            with suppress(OSError):  # only what is empty goes
                 made.rmdir()
         raise _missing(
             location, root, error if download or isinstance(error, ImportError) else None
@@ -202,6 +202,13 @@ def _build(factory: type[Any], arguments: dict[str, Any], location: str, root: s
             f"{location} cannot be opened by name ({_one_line(error)}); build it in code and hand it over as "
             "a Dataset"
         ) from error
+
+
+def _entries(root: str) -> set[Path]:
+    try:
+        return set(Path(root).iterdir())
+    except OSError:
+        return set()
 
 
 def _missing(location: str, root: str, error: Exception | None) -> MissingDataError:
