@@ -131,8 +131,11 @@ def _gains_shrink(points: Sequence[Point], claim: Claim) -> tuple[bool | None, s
         shrink = all(later < earlier for earlier, later in pairwise(gains))
         verdicts.append(shrink if len(gains) > 1 else None)
         listed = ", ".join(f"{100 * one:+.1f}" for one in gains)
-        span = f"from {sizes[0]} to {sizes[-1]}" if sizes else "of no size"
-        said.append(f"{cut} {head}: {listed} points per doubling {span}")
+        said.append(
+            f"{cut} {head}: {listed} points per doubling from {sizes[0]} to {sizes[-1]}"
+            if gains
+            else f"{cut} {head}: fewer than two sizes"
+        )
     return _all(verdicts), _counted(verdicts) + "; ".join(said)
 
 

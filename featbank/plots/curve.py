@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from featbank.metrics import PowerLaw
 
-__all__ = ["METRICS", "CurveDisplay", "size_place"]
+__all__ = ["METRICS", "CurveDisplay", "all_words", "size_place"]
 
 #: What can stand on the vertical axis: prefix of a point's keys, and the axis's name.
 METRICS = {
@@ -46,6 +46,11 @@ def size_place(point: Mapping[str, Any]) -> float:
     """Return where a point stands on the axis: all of uneven classes at their mean."""
     size = point["n_per_class"]
     return float(point["mean_per_class"] if size == "all" else size)
+
+
+def all_words(point: Mapping[str, Any]) -> str:
+    """Say what "all" stands for at a point that has all samples of uneven classes."""
+    return f"{size_label(point)}, mean {point['mean_per_class']:.4g}"
 
 
 def _label(cut: str, temperature: float | None) -> str:
@@ -154,10 +159,10 @@ class CurveDisplay(Display):
         looks = self._looks()
         banded = self._banded()
         opacity = 0.18 if len(self.series) <= 4 else 0.12
-        uneven = {
-            size_place(point): size_label(point) for point in self.points if point["n_per_class"] == "all"
-        }
-        sizes = sorted({size_place(point) for point in self.points})
+        # the mean of one run's "all" may be a size of another run
+        at = {(size_place(point), f"{point['n_per_class']}") for point in self.points}
+        names = {place: ", ".join(sorted(name for one, name in at if one == place)) for place, _ in at}
+        sizes = sorted(names)
         largest = max((law.n_max for law in self.laws.values()), default=sizes[-1])
         until = (self.until or 4 * largest) if self.laws else largest
         further = list(drawing.doublings(largest, until))
@@ -165,15 +170,14 @@ class CurveDisplay(Display):
             axes,
             [*sizes, *further],
             [sizes[-1], until],
-            label=lambda size: "all" if size in uneven else f"{size:g}",
+            label=lambda size: names.get(size, f"{size:g}"),
         )
         if further:
             axes.axvspan(largest, max(until, sizes[-1]) * 2, color="#f1f3f4", linewidth=0, zorder=0)
         for key, points in self.series.items():
             self._line(axes, key, points, looks[key], opacity if key in banded else 0.0)
         drawing.percent_axis(axes)
-        every = "".join(f"; {label}, mean {mean:.4g}" for mean, label in sorted(uneven.items()))
-        axes.set_xlabel(f"Training samples per class (images){every}")
+        axes.set_xlabel("Training samples per class (images)")
         axes.set_ylabel(METRICS[self.metric])
         return self._entries(looks)
 
@@ -314,6 +318,10 @@ class CurveDisplay(Display):
                 look |= {"color": drawing.GREY, "marker": "o", "markerfacecolor": face}
             entries.append(Line2D([], [], **look, label=name))
         entries += self._spread()
+        everything = [one for one in self.points if one["n_per_class"] == "all"]
+        if everything:
+            entries += [drawing.heading(""), drawing.heading("Ring: all samples")]
+            entries += map(drawing.note, dict.fromkeys(map(all_words, everything)))
         if self.laws:
             dotted = Line2D([], [], color=drawing.GREY, linestyle=":", label="fitted power law")
             entries += [drawing.heading(""), drawing.heading("Extrapolation (grey area)"), dotted]

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from featbank import figures
 from featbank.manifest import printable
 from featbank.plots import CurveDisplay, CutsDisplay, TemperatureDisplay
-from featbank.plots.curve import METRICS, size_place
+from featbank.plots.curve import METRICS, all_words, size_place
 from featbank.report._axes import category_axis, percent_axis, size_axis
 from featbank.report._charts import Chart, Point, Series, both, swatch
 from featbank.runs import Run
@@ -160,15 +160,11 @@ def _curve(display: CurveDisplay) -> Figure:
         size_place(point): "all" if point["n_per_class"] == "all" else f"{point['n_per_class']}"
         for point in display.points
     }
-    uneven = dict.fromkeys(
-        f"; {size_label(point)}, mean {point['mean_per_class']:.4g}"
-        for point in display.points
-        if point["n_per_class"] == "all"
-    )
+    uneven = dict.fromkeys(all_words(point) for point in display.points if point["n_per_class"] == "all")
     y = percent_axis(METRICS[metric], _reached(series))
     label = "Line chart of accuracy against training samples per class. " + "; ".join(map(_span, series))
     # a band between points needs two of them
-    axis, alone = size_axis(f"Training samples per class (images){''.join(uneven)}", sizes), len(sizes) == 1
+    axis, alone = size_axis("Training samples per class (images)", sizes), len(sizes) == 1
     chart = Chart(label, axis, y, tuple(series), whiskers=alone)
     legend: list[Entry] = []
     if by_cut:
@@ -191,6 +187,7 @@ def _curve(display: CurveDisplay) -> Figure:
     caption = "Mean over the repeats, each with its own draw" if repeated else "One draw"
     caption += " of training images"
     caption += f"; the {'bar' if alone else 'band'} is the 95 % interval of that mean." if banded else "."
+    caption += f" Without a line to it: {'; '.join(uneven)}." if uneven else ""
     rows = tuple(
         (
             spelled(cut, temperature),

@@ -166,9 +166,9 @@ def _best(fits: Sequence[FitResult]) -> BestCurve | None:
                 points.setdefault((fit.key, fit.n_per_class), []).append(fit)
         if not points:
             continue
-        # of equal accuracies the one that needed fewer samples
+        # a few validation images make many equal: of these the one that has seen most samples
         (cut, head, temperature), size = max(
-            points, key=lambda at: (fmean(getattr(one, chosen_by) for one in points[at]), -size_order(at[1]))
+            points, key=lambda at: (fmean(getattr(one, chosen_by) for one in points[at]), size_order(at[1]))
         )
         chosen = points[(cut, head, temperature), size]
         metric = "val_top1" if any(one.top1 is None for one in chosen) else "top1"

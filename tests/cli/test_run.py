@@ -54,7 +54,8 @@ def test_published_stands_beside_measured(call, study):
     lines = [" ".join(line.split()) for line in done.out.splitlines()]
     assert lines[1] == "Can it tell colours apart?"
     assert any(
-        line.startswith("fc7, test 75.00 % ") and "small: fc7 ncm, 4 per class" in line for line in lines
+        line.startswith("fc7, test 75.00 % ") and "small: fc7 ncm, 4 samples per class" in line
+        for line in lines
     )
     assert "published: a report on colours" in lines
     assert any(line.startswith("it learns nothing: NO (small fc7 ") for line in lines)

@@ -94,6 +94,8 @@ UNEVEN = {"fewest_per_class": 20, "most_per_class": 41, "mean_per_class": 28.25,
 
 def test_all_of_uneven_classes_is_no_size_even_where_its_mean_is_whole():
     everything = few(1, "all", **{**UNEVEN, "mean_per_class": 50.0})
+    other = CurveDisplay([*points("a", "softmax", 0.5, sizes=(4, 50)), {**everything, "cut": "b"}]).plot()
+    assert [label.get_text() for label in other.ax_.get_xticklabels()] == ["4", "50, all"]
     display = CurveDisplay([*points("a", "softmax", 0.5, sizes=(4, 8)), everything]).plot()
     assert [label.get_text() for label in display.ax_.get_xticklabels()] == ["4", "8", "all"]
 
@@ -103,11 +105,9 @@ def test_one_draw_is_said_and_nothing_is_drawn_around_it():
         [*points("a", "softmax", 0.5, sizes=(4, 8)), few(1, "all", **UNEVEN), few(1, 16, all_samples=True)]
     )
     _, said = drawn(display)
-    assert said.replace(" | ", " ").endswith("no interval: 16 (one draw, all samples); all (one draw)")
+    assert "no interval: 16 (one draw, all samples); all (one draw)" in said.replace(" | ", " ")
     assert [label.get_text() for label in display.ax_.get_xticklabels()] == ["4", "8", "16", "all"]
-    assert display.ax_.get_xlabel() == (
-        "Training samples per class (images); all (20-41 per class), mean 28.25"
-    )
+    assert said.endswith("Ring: all samples | all (20-41 per class), mean 28.25")
     assert display.ax_.lines[0].get_xdata().tolist() == [4, 8, 16]  # no line leads to what is no such size
     assert any(line.get_xdata().tolist() == [28.25] for line in display.ax_.lines)
     assert np.isfinite(display.ax_.collections[0].get_paths()[0].vertices).all()
