@@ -89,8 +89,8 @@ def test_unknown_kind_of_file(tmp_path: Path) -> None:
     assert (
         _refused(path)
         == f"weights file {str(path)!r} is not a zip archive, so it is damaged or a pickle in the format "
-        "before torch 1.6, which can run code; save it again with safetensors.torch.save_file(model.state_dict(), "
-        "'weights.safetensors')"
+        "before torch 1.6, which can run code; save it again with "
+        "safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"
     )
 
 
