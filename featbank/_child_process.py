@@ -61,8 +61,10 @@ def _found_in(module: str) -> str:
 
 def child_environment(modules: Iterable[str] = ()) -> dict[str, str]:
     """Return the environment for a Python process that imports as this one does; see `import_path`."""
-    # What cannot stand in PYTHONPATH cannot be handed over by it.
-    path = [folder for folder in import_path(modules) if os.pathsep not in folder]
+    path = import_path(modules)
+    named = [os.path.abspath(one) for one in os.environ.get("PYTHONPATH", "").split(os.pathsep) if one]
+    # What was named since this process began comes first, and what cannot stand there is not handed over.
+    path = [one for one in named if one not in path] + [one for one in path if os.pathsep not in one]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path), "PYTHONSAFEPATH": "1"}
 
 

@@ -23,7 +23,6 @@ from typing import IO, Any
 
 import numpy as np
 
-from featbank import errors
 from featbank._child_process import child_environment, pickle_for_child
 from featbank.datasets._decode_worker import ALIGNED, CONTROL_BYTES, Item, Setup, Work, receive, send
 from featbank.datasets.sources import Dataset
@@ -361,7 +360,11 @@ class Lane(threading.Thread):
 def _outcome(reply: Any, n_items: int) -> list[tuple[int, str, str]]:
     """Check what a process says: it may have been taken over by what it decoded."""
     if "error" in reply:
-        known = {one.__name__: one for one in vars(errors).values() if isinstance(one, type)}
+        known = {
+            one.__name__: one
+            for one in vars(sys.modules[FeatbankError.__module__]).values()
+            if isinstance(one, type)
+        }
         kind = known.get(str(reply.get("kind")))
         if kind is None or not issubclass(kind, FeatbankError):
             kind = InvalidInputError
