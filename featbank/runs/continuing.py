@@ -67,7 +67,7 @@ class Claim:
     def __init__(self, folder: Path) -> None:
         self._descriptor: int | None = None
         try:
-            descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
         except OSError:  # a folder that cannot be written fails with the first result, which says why
             return
         try:
@@ -96,7 +96,7 @@ class Claim:
 def is_claimed(folder: Path) -> bool:
     """Say whether a process is writing a run folder just now; leaves nothing behind."""
     try:
-        descriptor = os.open(folder / LOCK_FILE, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(folder / LOCK_FILE, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:  # nobody has ever claimed it, or it cannot be read: then nobody of ours writes it
         return False
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from pathlib import Path
@@ -13,6 +14,9 @@ from featbank.manifest import printable
 from featbank.runs.folder import RUN_FILE, Run
 
 __all__ = ["find_run", "latest_run", "list_runs", "open_run", "resolve_run", "runs_of_bank"]
+
+#: How `create_run` begins the name of a folder.
+_NAME = re.compile(r"[0-9]{8}-[0-9]{6}-")
 
 
 def list_runs(cache_dir: str | os.PathLike[str] | None = None) -> list[Path]:
@@ -67,16 +71,52 @@ def resolve_run(run: str | os.PathLike[str] | None, cache_dir: str | os.PathLike
     return Run.open(find_run(run, cache_dir))
 
 
-def find_run(run: str | os.PathLike[str] | None, cache_dir: str | os.PathLike[str] | None = None) -> Path:
+def find_run(
+    run: str | os.PathLike[str] | None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    *,
+    inside: bool = False,
+) -> Path:
     """Return the folder of the run somebody means, which may be damaged; see `resolve_run`.
+
+    Parameters
+    ----------
+    run, cache_dir
+        As for `resolve_run`.
+    inside : bool, default=False
+        Only a run that stands in the cache itself, not behind a link: what may be removed.
 
     Raises
     ------
     RunNotFoundError
         If there is no such run.
     RunError
-        If several runs have that part in their names.
+        If several runs have that part in their names, or it is no run of the cache where it must be `inside`.
     """
+    found = _meant(run, cache_dir)
+    if not inside:
+        return found
+    runs = runs_folder(cache_dir)
+    own = found.parent.resolve() == runs.resolve() and found.name in os.listdir(runs)
+    if not own or found.is_symlink() or not _is_ours(found):
+        raise RunError(
+            f"{printable(str(found))!r} is no run of {printable(str(runs))!r}, and nothing else is removed: "
+            "'featbank runs ls' names the runs there are; remove other folders and links by hand"
+        )
+    return runs / found.name
+
+
+def _is_ours(folder: Path) -> bool:
+    """Say whether a folder with a ``run.json`` is a run of featbank, and not somebody else's of that name."""
+    if _NAME.match(folder.name):  # it may be damaged
+        return True
+    with contextlib.suppress(RunError):
+        Run.open(folder)
+        return True
+    return False
+
+
+def _meant(run: str | os.PathLike[str] | None, cache_dir: str | os.PathLike[str] | None) -> Path:
     found = list_runs(cache_dir)
     if run is None or run == "last":
         if not found:
