@@ -323,7 +323,9 @@ def remove_folder(root: Path, *names: str) -> None:
     """
     path = root.joinpath(*names)
     if not names or any(name in ("", ".", "..") or "/" in name or "\0" in name for name in names):
-        raise CacheWriteError(f"will not remove {str(path)!r}: {names!r} do not name folders in {str(root)!r}")
+        raise CacheWriteError(
+            f"will not remove {str(path)!r}: {names!r} do not name folders in {str(root)!r}"
+        )
     name, aside = names[-1], temporary_path(path).name
     with contextlib.ExitStack() as opened:
         try:
@@ -337,7 +339,9 @@ def remove_folder(root: Path, *names: str) -> None:
             os.replace(name, aside, src_dir_fd=inside, dst_dir_fd=inside)  # noqa: PTH105 - as in write_file
             os.fsync(inside)
         except OSError as error:
-            raise CacheWriteError(f"cannot remove {str(path)!r} ({error.strerror}); it is as it was") from error
+            raise CacheWriteError(
+                f"cannot remove {str(path)!r} ({error.strerror}); it is as it was"
+            ) from error
         try:
             shutil.rmtree(aside, dir_fd=inside)
         except OSError as error:

@@ -67,7 +67,9 @@ class Claim:
     def __init__(self, folder: Path) -> None:
         self._descriptor: int | None = None
         try:
-            descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+            descriptor = os.open(
+                folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644
+            )
         except OSError:  # a folder that cannot be written fails with the first result, which says why
             return
         try:
