@@ -305,8 +305,8 @@ def remove_file(path: Path) -> None:
 def remove_folder(root: Path, *names: str) -> None:
     """Remove the folder ``root/NAME/...``: it vanishes in one step, then its bytes are freed.
 
-    The only way in which featbank deletes folders that hold results. Each name is looked up in the folder that
-    was opened before it, so that no link leads elsewhere, whatever another process puts there meanwhile.
+    The only way in which featbank deletes folders that hold results. Each name is looked up in the folder
+    that was opened before it, so that no link leads elsewhere, whatever another process puts there meanwhile.
 
     Parameters
     ----------
@@ -336,7 +336,7 @@ def remove_folder(root: Path, *names: str) -> None:
                 link = os.O_NOFOLLOW
             if not stat.S_ISDIR(os.stat(name, dir_fd=inside, follow_symlinks=False).st_mode):
                 raise NotADirectoryError(errno.ENOTDIR, "it is no folder, or a link")
-            os.replace(name, aside, src_dir_fd=inside, dst_dir_fd=inside)  # noqa: PTH105 - as in write_file
+            os.replace(name, aside, src_dir_fd=inside, dst_dir_fd=inside)
             os.fsync(inside)
         except OSError as error:
             raise CacheWriteError(

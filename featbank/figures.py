@@ -12,7 +12,7 @@ from featbank._registry import nearest
 from featbank.backbones import get_spec
 from featbank.drawing import size_words
 from featbank.errors import BankError, InvalidInputError, UnknownNameError
-from featbank.inspection import BankImages, MistakesDisplay, bank_of_run
+from featbank.inspection import BankImages, MistakesDisplay
 from featbank.metrics import PowerLaw
 from featbank.plots import (
     ConfusionDisplay,
@@ -249,7 +249,7 @@ def times(run: Run) -> TimesDisplay:
     note = f"{len(fits)} fits in all"
     parts: list[dict[str, Any]] = []
     try:
-        bank = bank_of_run(run.source, run.path)
+        bank = run.open_bank()
         known: dict[str, float] = {}
         for cut in order:
             duration_s = bank.facts("logits" if cut == "softmax" else cut).get("duration_s")
@@ -327,7 +327,7 @@ def mistakes(
         If `most` is below 1, or the bank's rows have changed since.
     """
     entry = run.entry(head)
-    images = BankImages(bank_of_run(run.source, run.path), data, data_root=data_root)
+    images = BankImages(run.open_bank(), data, data_root=data_root)
     title = f"{_title(run)}: {_spelled(entry)}"
     return MistakesDisplay.from_predictions(run.predictions(entry["name"]), images, most=most, title=title)
 

@@ -19,6 +19,7 @@ FLOORS = {
     "_registry": 0,
     "_atomic": 0,
     "_cache": 0,
+    "_validation": 0,
     "manifest": 0,
     "datasets": 1,
     "backbones": 1,

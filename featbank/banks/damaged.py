@@ -86,8 +86,8 @@ def set_damaged_aside(report: VerifyReport) -> SetAside:
     for path in paths:
         if not path.parent.resolve().is_relative_to(inside):
             raise CorruptBankError(
-                f"{str(path)!r} lies behind a link out of the bank, and is not moved: put the files themselves "
-                f"into {str(report.path)!r} and run the same command again"
+                f"{str(path)!r} lies behind a link out of the bank, and is not moved: put the files "
+                f"themselves into {str(report.path)!r} and run the same command again"
             )
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     aside = _unused(report.path / f"{ASIDE_PREFIX}{stamp}")

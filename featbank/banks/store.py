@@ -164,11 +164,11 @@ class BankStore:
     def _names(self, folder: Path) -> tuple[str, str]:
         """Return the two names by which a folder is a bank of this store; links and others are refused."""
         dataset = folder.parent.resolve()
-        own = dataset.parent == self.root.resolve() and folder.name in os.listdir(dataset)
+        own = dataset.parent == self.root.resolve() and dataset / folder.name in dataset.iterdir()
         if not own or folder.is_symlink() or not _FOLDER.fullmatch(folder.name) or not _holds_bank(folder):
             raise InvalidInputError(
-                f"{printable(str(folder))!r} is no bank of {printable(str(self.root))!r}, and nothing else is "
-                "removed: 'featbank banks ls' names the banks there are; remove other folders and links by hand"
+                f"{printable(str(folder))!r} is no bank of {printable(str(self.root))!r}, and nothing else "
+                "is removed: 'featbank banks ls' names the banks there are; remove others and links by hand"
             )
         return dataset.name, folder.name
 
@@ -241,8 +241,8 @@ class BankStore:
 
 
 def _holds_bank(folder: Path) -> bool:
-    names = set(os.listdir(folder))
-    return bool(names & {files.BANK_FILE, MANIFEST_FILE}) or names <= {files.LOCK_FILE}  # killed at its start
+    names = {one.name for one in folder.iterdir()}
+    return bool(names & {files.BANK_FILE, MANIFEST_FILE}) or names <= {files.LOCK_FILE}  # killed early
 
 
 def _info(path: Path) -> BankInfo:

@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["CacheDir", "Device", "Json", "Seed", "split_commas"]
+__all__ = ["CacheDir", "DataRoot", "Device", "Json", "Seed", "split_commas"]
 
 CacheDir = Annotated[
     Path | None,
     typer.Option("--cache-dir", help="Where banks and runs live (default: $FEATBANK_CACHE, else ./cache)."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+DataRoot = Annotated[Path | None, typer.Option(help="Where torchvision datasets lie.")]
 Device = Annotated[
     str | None, typer.Option("--device", help="cpu, cuda, cuda:N; the best there is by default.")
 ]

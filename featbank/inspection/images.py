@@ -2,54 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from featbank.banks import Bank
 from featbank.datasets import Dataset, decode_image, open_dataset, row_indices
-from featbank.errors import BankNotFoundError, FeatbankError, MissingDataError
+from featbank.errors import FeatbankError, MissingDataError
 from featbank.manifest import printable
 
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["BankImages", "bank_of_run"]
-
-
-def bank_of_run(source: Mapping[str, Any], run_folder: Path) -> Bank:
-    """Open the bank a run was fitted on.
-
-    Parameters
-    ----------
-    source : mapping
-        ``Run.source``.
-    run_folder : pathlib.Path
-        ``Run.path``. Where the recorded place is empty, the cache around the run is looked into: a cache may
-        have been moved as a whole.
-
-    Returns
-    -------
-    Bank
-
-    Raises
-    ------
-    BankNotFoundError
-        If it is in neither place.
-    """
-    recorded = Path(source["bank"])
-    beside = run_folder.absolute().parents[1] / "banks" / Path(*recorded.parts[-2:])
-    try:
-        return Bank.open(recorded)
-    except BankNotFoundError:
-        with contextlib.suppress(BankNotFoundError):
-            bank = Bank.open(beside)
-            if bank.key.digest() == source["key_digest"]:
-                return bank
-        raise
+__all__ = ["BankImages"]
 
 
 class BankImages:

@@ -128,7 +128,7 @@ def find_unfinished(cache_dir: str | os.PathLike[str] | None, digest: str) -> tu
     """
     for path in reversed(list_runs(cache_dir)):
         try:
-            run = Run.open(path)
+            run = Run.open(path, cache_dir)
         except RunError:  # one that is damaged or of another version is nothing to go on with
             continue
         if run.facts["status"] == "finished" or run.facts.get("sweep", {}).get("digest") != digest:
@@ -138,6 +138,8 @@ def find_unfinished(cache_dir: str | os.PathLike[str] | None, digest: str) -> tu
             continue
         with contextlib.suppress(RunError):
             run.result()
-            return Run.open(path), claim  # opened again: it may have been finished before it was claimed
+            return Run.open(
+                path, cache_dir
+            ), claim  # opened again: it may have been finished before it was claimed
         claim.let_go()
     return None

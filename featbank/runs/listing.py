@@ -15,7 +15,7 @@ from featbank.errors import RunError
 from featbank.manifest import printable
 from featbank.runs.continuing import Claim, is_claimed
 from featbank.runs.finding import find_run
-from featbank.runs.folder import RUN_FILE, Run
+from featbank.runs.folder import Run
 from featbank.sweep import FitResult
 
 __all__ = ["BestCurve", "RunInfo", "describe_run", "remove_run"]
@@ -143,8 +143,6 @@ def describe_run(path: str | os.PathLike[str]) -> RunInfo:
         )
     except (RunError, OSError) as error:
         said = str(error)
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
-        said = f"{printable(str(folder / RUN_FILE))!r} is damaged ({error!r}); run the command again"
     return RunInfo(path=folder, size_bytes=folder_bytes(folder), error=said)
 
 
@@ -194,7 +192,8 @@ def remove_run(run: str | os.PathLike[str], cache_dir: str | os.PathLike[str] | 
     try:
         if not claim.held and is_claimed(folder):
             raise RunError(
-                f"run {printable(folder.name)!r} is being written by another process; stop that first, or wait"
+                f"run {printable(folder.name)!r} is being written by another process; "
+                "stop that first, or wait"
             )
         freed = folder_bytes(folder)
         _atomic.remove_folder(folder.parent, folder.name)

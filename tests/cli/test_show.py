@@ -124,7 +124,8 @@ def test_a_cache_that_has_moved(call, own):
     shutil.rmtree(own / "elsewhere" / "banks")
     done = call("show", "mistakes", "--cache-dir", "elsewhere")
     assert done.code == 3
-    assert done.message.startswith("no bank in ")
+    assert done.message.startswith("the bank of run ")
+    assert " is not in the cache '" in done.message
     # an image of one's own needs no bank
     quick = ("--head", "block5_pool-softmax-n2-r0", "--patch", 16, "--stride", 16, "--json")
     found = call("show", "occlusion", "last", "photos/red/01.png", "--cache-dir", "elsewhere", *quick)

@@ -66,7 +66,7 @@ def watch(folder: str | os.PathLike[str], hook: Hook) -> None:
         if isinstance(path, int):
             return paths.get(path)
         if folder is not None:  # a name in a folder that is open
-            return os.path.join(paths[folder], path) if folder in paths else None
+            return f"{paths[folder]}/{path}" if folder in paths else None
         full = os.path.abspath(os.fsdecode(path))  # noqa: PTH100 - resolve() would follow links
         return full if full == root or full.startswith(root + os.sep) else None
 
