@@ -329,11 +329,12 @@ def remove_folder(root: Path, *names: str) -> None:
     name, aside = names[-1], temporary_path(path).name
     with contextlib.ExitStack() as opened:
         try:
-            inside, link = None, 0
-            for one in (root, *names[:-1]):
-                inside = os.open(one, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | link, dir_fd=inside)
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+            inside = os.open(root, flags)
+            opened.callback(os.close, inside)
+            for one in names[:-1]:
+                inside = os.open(one, flags | os.O_NOFOLLOW, dir_fd=inside)
                 opened.callback(os.close, inside)
-                link = os.O_NOFOLLOW
             if not stat.S_ISDIR(os.stat(name, dir_fd=inside, follow_symlinks=False).st_mode):
                 raise NotADirectoryError(errno.ENOTDIR, "it is no folder, or a link")
             os.replace(name, aside, src_dir_fd=inside, dst_dir_fd=inside)

@@ -12,10 +12,19 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
 from annotated_types import Ge, Gt, Le
-from pydantic import AfterValidator, BaseModel, ConfigDict, PlainValidator, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    PlainValidator,
+    Strict,
+    TypeAdapter,
+    ValidationError,
+)
 from pydantic_core import PydanticCustomError
 
 from featbank._registry import nearest
+from featbank.errors import FeatbankError
 
 __all__ = [
     "CONFIG",
@@ -26,8 +35,10 @@ __all__ = [
     "Natural",
     "Positive",
     "Share",
+    "by",
     "check",
     "check_values",
+    "one_of",
     "parse_json",
     "plain_file",
     "say_faults",
@@ -55,10 +66,10 @@ def _line(value: object) -> str:
 #: A text; unlike pydantic's own it may hold bytes of a file's name that are no UTF-8.
 Line = Annotated[str, PlainValidator(_line)]
 #: A probability, an accuracy, a share.
-Share = Annotated[float, Ge(0), Le(1)]
-Positive = Annotated[float, Gt(0)]
-Count = Annotated[int, Ge(0), Le(_LARGEST)]
-Natural = Annotated[int, Ge(1), Le(_LARGEST)]
+Share = Annotated[float, Strict(), Ge(0), Le(1)]
+Positive = Annotated[float, Strict(), Gt(0)]
+Count = Annotated[int, Strict(), Ge(0), Le(_LARGEST)]
+Natural = Annotated[int, Strict(), Ge(1), Le(_LARGEST)]
 
 
 def _file_name(name: str) -> str:
@@ -80,7 +91,7 @@ def short(value: object) -> str:
     return _repr.repr(value)
 
 
-def check_values(value: Any) -> Any:
+def check_values(value: Any, *, finite: bool = True) -> Any:
     """Return JSON or TOML values that are not too deep, not too many, and of a size that anything can take.
 
     Raises
@@ -101,7 +112,7 @@ def check_values(value: Any) -> Any:
             elif isinstance(one, str):
                 if "\0" in one:
                     raise ValueError(f"{short(one)} has a NUL in it")
-            elif isinstance(one, (int, float)) and not -_LARGEST < one < _LARGEST:
+            elif isinstance(one, int if not finite else (int, float)) and not -_LARGEST < one < _LARGEST:
                 raise ValueError(f"{short(one)} is no number that featbank writes")
         if not deeper:
             return value
@@ -117,6 +128,39 @@ def _json(value: object) -> Any:
 
 #: A JSON object of any content, within what everything can take.
 Json = Annotated[dict[str, Any], PlainValidator(_json)]
+
+
+def by(call: Callable[[Any], object], *, result: bool = False) -> AfterValidator:
+    """Let something else check a value: its `FeatbankError` is the fault, word for word.
+
+    Parameters
+    ----------
+    call : callable
+        Gets the value.
+    result : bool, default=False
+        Whether what it returns stands in the place of the value.
+    """
+
+    def checked(value: Any) -> Any:
+        try:
+            found = call(value)
+        except FeatbankError as error:
+            raise PydanticCustomError("featbank_error", "{said}", {"said": str(error)}) from None
+        return found if result else value
+
+    return AfterValidator(checked)
+
+
+def one_of(names: Iterable[str]) -> AfterValidator:
+    """Let a text be one of a few, that are not known to a type checker."""
+    known = tuple(names)
+
+    def checked(value: str) -> str:
+        if value not in known:
+            raise PydanticCustomError("literal_error", "", {"expected": ", ".join(map(repr, known))})
+        return value
+
+    return AfterValidator(checked)
 
 
 def plain_file(folder: Path, name: str, most_bytes: int) -> Path:
@@ -224,13 +268,15 @@ def say_faults(
     """
     said: dict[str, None] = {}
     for one in error.errors(include_url=False):
-        kind, where, value = one["type"], one["loc"], short(one["input"])
+        # tags of a union, which begin with #, are no part of the way
+        where = tuple(part for part in one["loc"] if not str(part).startswith("#"))
+        kind, value = one["type"], short(one["input"])
         table, name = place(where)
         table, name = (text if len(text) < 300 else f"{text[:100]}..." for text in (table, name))
         key = short(where[-1]) if where else ""
         if kind == "missing":
             text = f"{table} lacks {key}"
-        elif kind in ("extra_forbidden", "unexpected_keyword_argument"):
+        elif kind == "unexpected_keyword_argument":
             names = nearest(str(where[-1])[:100], known(where))
             text = f"{table} has no key {key}; known: {names}"
         elif kind == "literal_error":
@@ -240,6 +286,8 @@ def say_faults(
             text = f"{name} must be a table, got {value}"
         elif kind == "value_error":
             text = f"{name} = {value} {one['ctx']['error']}"
+        elif kind == "featbank_error":
+            text = f"{table} {one['msg']}"
         else:
             words = _WORDS.get(kind)
             text = f"{name} = {value} {words.format(**one.get('ctx', {})) if words else one['msg']}"

@@ -184,12 +184,7 @@ def _check() -> Callable[[dict[str, Any]], object]:
     hints |= dict.fromkeys(("temperature", "n_per_class", "C", "lr", "calibration_temperature"), Positive)
     hints |= dict.fromkeys(CURVE_METRICS, Share)
     hints |= {name: hints[name] | None for name in _OPTIONAL}
-    model = create_model(
-        "fit",
-        __config__=CONFIG,
-        **{
-            one.name: (hints[one.name], ... if one.default is MISSING else one.default)
-            for one in fields(FitResult)
-        },
-    )
+    defaults = {one.name: ... if one.default is MISSING else one.default for one in fields(FitResult)}
+    columns: dict[str, Any] = {name: (hints[name], default) for name, default in defaults.items()}
+    model = create_model("fit", __config__=CONFIG, **columns)
     return partial(check, model)
