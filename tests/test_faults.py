@@ -28,6 +28,7 @@ SCENARIOS = [
     "saves",
     "names",
     "combinations",
+    "mutated-runs-and-studies",
 ]
 
 

@@ -60,6 +60,7 @@ def scenarios() -> dict[str, Scenario]:
         "mutated-banks": lambda world, scale: banks_mutated.run(scale),
         "image-corpus": lambda world, scale: alone("images_corpus.py"),
         "mutated-images": lambda world, scale: alone("images_mutated.py", "--scale", str(scale)),
+        "mutated-runs-and-studies": lambda world, scale: alone("runs_mutated.py", "--scale", str(scale)),
         "hostile-weights": lambda world, scale: alone("weights_hostile.py"),
     }
 
