@@ -17,6 +17,7 @@ import re
 import secrets
 import shutil
 import socket
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,8 +36,8 @@ __all__ = [
     "make_folder",
     "publish",
     "remove_file",
+    "remove_folder",
     "remove_stale_temporaries",
-    "set_aside",
     "sha256",
     "temporary_path",
     "write_file",
@@ -301,26 +302,55 @@ def remove_file(path: Path) -> None:
         raise _cannot_write(path, error) from error
 
 
-def set_aside(path: Path) -> Path:
-    """Rename `path` to a temporary name in one step, so that nobody sees it half deleted.
+def remove_folder(root: Path, *names: str) -> None:
+    """Remove the folder ``root/NAME/...``: it vanishes in one step, then its bytes are freed.
 
-    Returns
-    -------
-    pathlib.Path
-        The new name; if this process dies before it has deleted it, `remove_stale_temporaries` does.
+    The only way in which featbank deletes folders that hold results. Each name is looked up in the folder
+    that was opened before it, so that no link leads elsewhere, whatever another process puts there meanwhile.
+
+    Parameters
+    ----------
+    root : pathlib.Path
+        Where to begin; links on the way to it are followed.
+    *names : str
+        Names of folders, each directly in the one before.
 
     Raises
     ------
     CacheWriteError
-        If it cannot be renamed.
+        If one of them is no such name, no folder or a link, or cannot be removed. If this process dies half
+        way, `remove_stale_temporaries` deletes what it left.
     """
-    aside = temporary_path(path)
-    try:
-        os.replace(path, aside)  # noqa: PTH105 - as in write_file
-        fsync_folder(path.parent)
-    except OSError as error:
-        raise _cannot_write(path, error) from error
-    return aside
+    path = root.joinpath(*names)
+    if not names or any(name in ("", ".", "..") or "/" in name or "\0" in name for name in names):
+        raise CacheWriteError(
+            f"will not remove {str(path)!r}: {names!r} do not name folders in {str(root)!r}"
+        )
+    name, aside = names[-1], temporary_path(path).name
+    with contextlib.ExitStack() as opened:
+        try:
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+            inside = os.open(root, flags)
+            opened.callback(os.close, inside)
+            for one in names[:-1]:
+                inside = os.open(one, flags | os.O_NOFOLLOW, dir_fd=inside)
+                opened.callback(os.close, inside)
+            if not stat.S_ISDIR(os.stat(name, dir_fd=inside, follow_symlinks=False).st_mode):
+                raise NotADirectoryError(errno.ENOTDIR, "it is no folder, or a link")
+            os.replace(name, aside, src_dir_fd=inside, dst_dir_fd=inside)
+            os.fsync(inside)
+        except OSError as error:
+            raise CacheWriteError(
+                f"cannot remove {str(path)!r} ({error.strerror}); it is as it was"
+            ) from error
+        try:
+            shutil.rmtree(aside, dir_fd=inside)
+        except OSError as error:
+            raise CacheWriteError(
+                f"removed {str(path)!r}, but cannot delete what is left in {str(path.with_name(aside))!r} "
+                f"({error.strerror}): delete it by hand"
+            ) from error
+    remove_stale_temporaries(path.parent)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -385,7 +415,8 @@ def locked(path: Path) -> Iterator[None]:
         If the lock file cannot be created or the file system knows no locks.
     """
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        # a link in a folder that came from elsewhere must not make or open a file where it leads
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise _cannot_write(path, error) from error
     try:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from featbank._registry import nearest
 from featbank.backbones import get_spec
 from featbank.errors import BankError, InvalidInputError, UnknownNameError
-from featbank.inspection import MistakesDisplay, RunImages, bank_of_run
+from featbank.inspection import MistakesDisplay, RunImages
 from featbank.metrics import PowerLaw
 from featbank.plots import (
     ConfusionDisplay,
@@ -249,7 +249,7 @@ def times(run: Run) -> TimesDisplay:
     note = f"{len(fits)} fits in all"
     parts: list[dict[str, Any]] = []
     try:
-        bank = bank_of_run(run.source, run.path)
+        bank = run.open_bank()
         known = {cut: bank.facts("logits" if cut == "softmax" else cut) for cut in order}
         passes = _passes(known)
         for members, duration_s in passes:
@@ -319,7 +319,7 @@ def mistakes(
         If `most` is below 1.
     """
     entry = run.entry(head)
-    images = RunImages(run.manifest, run.source, run.path, data, data_root=data_root)
+    images = RunImages(run.manifest, run.provenance(), data, data_root=data_root)
     title = f"{_title(run)}: {_spelled(entry)}"
     return MistakesDisplay.from_predictions(run.predictions(entry["name"]), images, most=most, title=title)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,9 +18,12 @@ from featbank._registry import nearest
 from featbank.backbones import Backbone, Preprocessing, load_backbone
 from featbank.datasets import decode_image, list_images, read_image_file
 from featbank.errors import (
+    BankError,
     ImageDecodeError,
     InvalidInputError,
     MissingDataError,
+    MissingWeightsError,
+    RunError,
     UnknownNameError,
     WeightsError,
 )
@@ -192,7 +196,7 @@ def occlude(
         folder = file.absolute().parent.name
         true = class_name or (folder if folder in run.classes else None)
     else:
-        images = RunImages(run.manifest, run.source, run.path, data, data_root=data_root)
+        images = RunImages(run.manifest, run.provenance(), data, data_root=data_root)
         row = _first_right(run, classifier) if image is None else images.row_of(image)
         if row is None:
             raise MissingDataError(
@@ -284,7 +288,12 @@ class RunClassifier:
             )
         #: That of the extraction: another one may round the last bit differently.
         self.batch_size = int(source["batch_size"])
-        self.preprocessing = Preprocessing(**source["transform"])
+        try:
+            self.preprocessing = Preprocessing(**source["transform"])
+        except (TypeError, ValueError) as error:
+            raise RunError(
+                f"run {printable(run.name)!r} is damaged: its transform is none ({error}); fit again"
+            ) from error
         decoder = source.get("decoder")  # runs made before 2026-11-21 do not say
         if decoder is not None and decode_of(decoder) != "cpu":
             logger.warning(
@@ -295,7 +304,7 @@ class RunClassifier:
         self._temperature = entry["temperature"]
         self._cut = "logits" if entry["cut"] == "softmax" else str(entry["cut"])
         self._dtype, self._cut_dtype = source["dtype"], source.get("cut_dtypes", {}).get(self._cut)
-        backbone = _load(source, weights, self.preprocessing.image_size)
+        backbone = _load(run, weights, self.preprocessing.image_size)
         self._forward = Forward(
             replace(backbone, preprocessing=self.preprocessing),
             device=choose_device(device),
@@ -339,8 +348,9 @@ class RunClassifier:
         return found
 
 
-def _load(source: Mapping[str, Any], weights: str | os.PathLike[str] | None, image_size: int) -> Backbone:
-    said = weights or source["weights_path"] or source["weights"]
+def _load(run: Run, weights: str | os.PathLike[str] | None, image_size: int) -> Backbone:
+    source = run.source
+    said = weights or _recorded_weights(run)
     backbone = load_backbone(
         source["backbone"], weights=said, image_size=image_size, random_state=source.get("random_state") or 0
     )
@@ -351,3 +361,21 @@ def _load(source: Mapping[str, Any], weights: str | os.PathLike[str] | None, ima
             f"{str(said)!r} has {backbone.weights_sha256[:16]}...; give the right file with --weights"
         )
     return backbone
+
+
+def _recorded_weights(run: Run) -> str | None:
+    """Return what a run calls its weights; a file only if its own bank in the cache names the same."""
+    path, name = run.source["weights_path"], run.source["weights"]
+    if path is None and (name is None or re.fullmatch(r"\w+", name)):
+        return None if name is None else str(name)
+    try:
+        known = run.open_bank(check="size").provenance.get("weights_path")
+    except BankError:
+        known = None
+    if path is None or path != known:
+        raise MissingWeightsError(
+            f"run {printable(run.name)!r} was fitted with the weights {printable(str(path or name))!r}, and "
+            "no bank in the cache says the same; a path that only a run names is not opened: give the file "
+            "with --weights FILE"
+        )
+    return str(path)

@@ -266,14 +266,61 @@ def test_publish_and_set_aside(tmp_path):
     folder.mkdir()
     _atomic.publish(folder, tmp_path / "folder")
     assert names(tmp_path) == ["folder", "x"]
-    aside = _atomic.set_aside(path)
-    assert aside.read_text() == "new"
-    assert not path.exists()
-    assert _atomic._TEMPORARY.search(aside.name)["pid"] == str(os.getpid())
     with pytest.raises(CacheWriteError):
-        _atomic.set_aside(path)
-    with pytest.raises(CacheWriteError):
-        _atomic.publish(path, tmp_path / "y")
+        _atomic.publish(temporary, tmp_path / "y")
+
+
+def test_a_folder_is_removed_by_its_name(tmp_path):
+    for name in ("kept", "gone"):
+        (tmp_path / "root" / name / "deep").mkdir(parents=True)
+        (tmp_path / "root" / name / "deep" / "file").write_text(name)
+    (tmp_path / "place").symlink_to(tmp_path / "root")  # whoever has the cache on another disk
+    _atomic.remove_folder(tmp_path / "place", "gone")
+    _atomic.remove_folder(tmp_path / "place", "kept", "deep")
+    assert [str(one.relative_to(tmp_path / "root")) for one in (tmp_path / "root").rglob("*")] == ["kept"]
+
+
+@pytest.mark.parametrize(
+    "names_", [(), ("",), (".",), ("..",), ("../outside",), ("/outside",), ("a/b",), ("a\0",), ("a", "..")]
+)
+def test_what_names_no_folder_is_not_removed(tmp_path, names_):
+    for folder in ("outside", "root/a/b"):
+        (tmp_path / folder).mkdir(parents=True)
+    with pytest.raises(CacheWriteError, match="do not name folders in"):
+        _atomic.remove_folder(tmp_path / "root", *names_)
+    assert (tmp_path / "outside").is_dir()
+    assert (tmp_path / "root" / "a" / "b").is_dir()
+
+
+def test_no_link_is_followed_to_remove_a_folder(tmp_path, monkeypatch):
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    (outside / "bank").mkdir(parents=True)
+    (outside / "bank" / "file").write_text("mine")
+    (root / "real" / "bank").mkdir(parents=True)
+    (root / "run").symlink_to(outside)
+    (root / "file").write_text("no folder")
+    for names_ in (("run",), ("run", "bank"), ("file",), ("none",)):
+        with pytest.raises(CacheWriteError, match="it is as it was"):
+            _atomic.remove_folder(root, *names_)
+    replace = os.replace
+
+    def swapped(source, target, **folders):
+        """Another process puts a link in the place of the folder, at the last moment."""
+        (root / "real").rename(root / "moved")
+        (root / "real").symlink_to(outside)
+        replace(source, target, **folders)
+
+    monkeypatch.setattr(os, "replace", swapped)
+    _atomic.remove_folder(root, "real", "bank")
+    assert (outside / "bank" / "file").read_text() == "mine"
+    assert list((root / "moved").iterdir()) == []
+
+
+def test_a_lock_is_no_link(tmp_path):
+    (tmp_path / ".lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(CacheWriteError), _atomic.locked(tmp_path / ".lock"):
+        pass
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_a_lock_keeps_others_out(tmp_path):

@@ -31,6 +31,7 @@ SCENARIOS = [
     "foreign-modules",
     "estimators",
     "decoders",
+    "mutated-runs-and-studies",
 ]
 
 

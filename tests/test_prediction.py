@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -158,21 +159,14 @@ def copy_of(run: Run, folder: Path, **source: object) -> Run:
     return Run.open(folder)
 
 
-def test_weights_from_a_file_are_found_again_and_changed_ones_refused(fitted, photos, tmp_path):
+def test_weights_from_a_file_are_found_again_and_changed_ones_refused(photos, tmp_path):
     backbone = load_backbone("minivgg", weights="random", random_state=3)
     file = tmp_path / "weights.pth"
     torch.save(backbone.module.state_dict(), file)
     found = load_backbone("minivgg", weights=file)
-    run = copy_of(
-        fitted,
-        tmp_path / "run",
-        weights=file.name,
-        weights_path=str(file),
-        weights_sha256=found.weights_sha256,
-    )
+    run = run_of(bank_of(photos, "contrast", weights=str(file)), ("logreg",), photos.parent / "cache")
     image = photos / "blue" / "1.png"
     before = predict(run, [image])
-    np.testing.assert_allclose(given(before), given(predict(fitted, [image])), atol=1e-6)
     moved = file.rename(tmp_path / "moved.pth")
     with pytest.raises(MissingWeightsError) as caught:
         predict(run, [image])
@@ -187,6 +181,22 @@ def test_weights_from_a_file_are_found_again_and_changed_ones_refused(fitted, ph
         f"the run was made with weights 'weights.pth' of SHA-256 {found.weights_sha256[:16]}..., '{file}' "
         f"has {changed.weights_sha256[:16]}...; give the right file with --weights"
     )
+
+
+@pytest.mark.parametrize("recorded", ["weights_path", "weights"])
+def test_weights_that_only_a_run_names_are_not_opened(fitted, photos, tmp_path, recorded):
+    backbone = load_backbone("minivgg", weights="random", random_state=3)
+    file = tmp_path / "secret.pth"
+    torch.save(backbone.module.state_dict(), file)
+    run = copy_of(fitted, tmp_path / "run", **{recorded: str(file)})
+    opened = []
+    sys.addaudithook(lambda event, args: opened.append(args[0]) if event == "open" else None)
+    with pytest.raises(MissingWeightsError) as caught:
+        predict(run, [photos / "blue" / "1.png"])
+    assert f"was fitted with the weights '{file}', and no bank in the cache says the same" in str(
+        caught.value
+    )
+    assert [one for one in opened if "secret" in str(one)] == []
 
 
 def test_random_weights_come_from_their_seed(fitted, photos, tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from featbank.banks._bank_files import CUT_FILE
-from featbank.banks._manifest_file import read_manifest
+from featbank.banks._manifest_file import MANIFEST_FILE, read_manifest
 from featbank.banks.archive import Archive, open_archive
 from featbank.banks.arrays import CutArray, SoftmaxArray
 from featbank.banks.bank import Bank, open_bank
@@ -20,6 +20,7 @@ from featbank.banks.writer import CutWriter
 __all__ = [
     "CUT_FILE",
     "FORMAT_VERSION",
+    "MANIFEST_FILE",
     "SHARD_BYTES",
     "Archive",
     "Bank",

@@ -75,13 +75,20 @@ def set_damaged_aside(report: VerifyReport) -> SetAside:
     Raises
     ------
     CorruptBankError
-        If the bank cannot be repaired; nothing is moved.
+        If the bank cannot be repaired, or a link leads out of it; nothing is moved.
     CacheWriteError
         If a file cannot be moved; those moved before stay where they are now.
     """
     paths = damaged_files(report)
     if not paths:
         return SetAside(None, ())
+    inside = report.path.resolve()
+    for path in paths:
+        if not path.parent.resolve().is_relative_to(inside):
+            raise CorruptBankError(
+                f"{str(path)!r} lies behind a link out of the bank, and is not moved: put the files "
+                f"themselves into {str(report.path)!r} and run the same command again"
+            )
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     aside = _unused(report.path / f"{ASIDE_PREFIX}{stamp}")
     with locked(report.path / files.LOCK_FILE):

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from featbank._atomic import locked, make_folder, remove_stale_temporaries, set_aside
+from featbank._atomic import locked, make_folder, remove_folder
 from featbank._cache import user_path
 from featbank._registry import nearest
 from featbank.banks import _bank_files as files
+from featbank.banks._manifest_file import MANIFEST_FILE
 from featbank.banks.bank import Bank
 from featbank.banks.key import BankKey, check_name
 from featbank.banks.listing import BankInfo, changed, describe, folder_bytes
@@ -20,13 +21,15 @@ from featbank.errors import (
     BankError,
     BankFormatError,
     BankNotFoundError,
-    CacheWriteError,
     InvalidInputError,
     UnknownNameError,
 )
 from featbank.manifest import printable
 
 __all__ = ["BankStore"]
+
+#: What `BankStore.path_for` calls a bank; the bank in such a folder may be damaged.
+_FOLDER = re.compile(r".+-[0-9a-f]{8}")
 
 
 class BankStore:
@@ -134,7 +137,7 @@ class BankStore:
             )
         return max(found, key=lambda path: (changed(path), str(path)))
 
-    def resolve(self, bank: str | os.PathLike[str] | None = None) -> Path:
+    def resolve(self, bank: str | os.PathLike[str] | None = None, *, inside: bool = False) -> Path:
         """Find a bank by what a user says.
 
         Parameters
@@ -142,6 +145,8 @@ class BankStore:
         bank : str, path-like or None
             None takes the newest; else a bank's folder, its name ``<dataset>/<backbone>-<digest8>``, or a
             part of the name that fits one bank only (``digits``, ``digits/minivgg``, the digest).
+        inside : bool, default=False
+            Only a bank that stands in this store itself, not behind a link: what may be removed.
 
         Returns
         -------
@@ -152,8 +157,23 @@ class BankStore:
         BankNotFoundError
             If none fits.
         InvalidInputError
-            If several do.
+            If several do, or it is no bank of this store where it must be `inside`.
         """
+        found = self._found(bank)
+        return self.root.joinpath(*self._names(found)) if inside else found
+
+    def _names(self, folder: Path) -> tuple[str, str]:
+        """Return the two names by which a folder is a bank of this store; links and others are refused."""
+        dataset = folder.parent.resolve()
+        own = dataset.parent == self.root.resolve() and dataset / folder.name in dataset.iterdir()
+        if not own or folder.is_symlink() or not _FOLDER.fullmatch(folder.name) or not _holds_bank(folder):
+            raise InvalidInputError(
+                f"{printable(str(folder))!r} is no bank of {printable(str(self.root))!r}, and nothing else "
+                "is removed: 'featbank banks ls' names the banks there are; remove others and links by hand"
+            )
+        return dataset.name, folder.name
+
+    def _found(self, bank: str | os.PathLike[str] | None) -> Path:
         if bank is None:
             return self.newest()
         text = os.fspath(bank)
@@ -184,7 +204,7 @@ class BankStore:
         Parameters
         ----------
         bank : str or path-like
-            As in `resolve`.
+            As in `resolve`; it must stand in this store, and not be a link.
         cut : str, optional
             Remove only this cut.
 
@@ -202,7 +222,8 @@ class BankStore:
         CacheWriteError
             If it cannot be removed.
         """
-        folder = self.resolve(bank)
+        dataset, name = self._names(self.resolve(bank))
+        folder = self.root / dataset / name
         target = folder
         if cut is not None:
             known = [one.name for one in files.cut_folders(folder)]
@@ -213,19 +234,16 @@ class BankStore:
             target = folder / cut
         freed = folder_bytes(target)
         with locked(folder / files.LOCK_FILE):  # not while another process writes the manifest
-            aside = set_aside(target)
-        try:
-            shutil.rmtree(aside)
-        except OSError as error:
-            raise CacheWriteError(
-                f"removed {str(target)!r}, but cannot delete what is left in {str(aside)!r} "
-                f"({error.strerror}): delete it by hand"
-            ) from error
-        remove_stale_temporaries(target.parent)
+            remove_folder(self.root, dataset, name, *(() if cut is None else (cut,)))
         if cut is None:
             with contextlib.suppress(OSError):  # other banks of this dataset
                 folder.parent.rmdir()
         return freed
+
+
+def _holds_bank(folder: Path) -> bool:
+    names = {one.name for one in folder.iterdir()}
+    return bool(names & {files.BANK_FILE, MANIFEST_FILE}) or names <= {files.LOCK_FILE}  # killed early
 
 
 def _info(path: Path) -> BankInfo:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["CacheDir", "Device", "Json", "Layout", "Seed", "SkipEmptyClasses", "split_commas"]
+__all__ = ["CacheDir", "DataRoot", "Device", "Json", "Layout", "Seed", "SkipEmptyClasses", "split_commas"]
 
 CacheDir = Annotated[
     str | None,
@@ -17,6 +17,7 @@ CacheDir = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+DataRoot = Annotated[str | None, typer.Option(metavar="PATH", help="Where torchvision datasets lie.")]
 Device = Annotated[
     str | None, typer.Option("--device", help="cpu, cuda, cuda:N; the best there is by default.")
 ]

@@ -190,7 +190,7 @@ def remove(
     from featbank.banks.listing import shared_bytes
 
     store = _store(cache_dir)
-    path = store.resolve(bank)
+    path = store.resolve(bank, inside=True)
     what = f"cut {cut} of {path}" if cut else str(path)
     if not yes and not agreed(f"Delete {what}?"):
         say("nothing was removed; --yes removes without asking")

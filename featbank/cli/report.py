@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from featbank.cli._options import CacheDir, Json
+from featbank.cli._options import CacheDir, DataRoot, Json
 from featbank.cli._output import human_bytes, print_json, say
 
 __all__ = ["report"]
@@ -26,6 +26,7 @@ def report(
     data: Annotated[
         str | None, typer.Option("--data", help="Where the images are now, if they have moved.")
     ] = None,
+    data_root: DataRoot = None,
     cache_dir: CacheDir = None,
     as_json: Json = False,
 ) -> None:
@@ -35,7 +36,7 @@ def report(
     """
     from featbank.report import write_report
 
-    written = write_report(run, out, data=data, cache_dir=cache_dir)
+    written = write_report(run, out, data=data, data_root=data_root, cache_dir=cache_dir)
     for remark in written.remarks:
         say(f"note: {remark}")
     if as_json:

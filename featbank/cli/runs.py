@@ -175,12 +175,12 @@ def remove(
     """
     from featbank.runs import find_run, remove_run
 
-    paths = list(dict.fromkeys(find_run(one, cache_dir) for one in runs))
+    paths = list(dict.fromkeys(find_run(one, cache_dir, inside=True) for one in runs))
     shown = ", ".join(printable(str(path)) for path in paths)
     if not yes and not agreed(f"Delete {shown}?"):
         say("nothing was removed; --yes removes without asking")
         raise typer.Exit(1)
-    freed = {path: remove_run(path) for path in paths}
+    freed = {path: remove_run(path, cache_dir) for path in paths}
     if as_json:
         removed = [{"run": path, "freed_bytes": size} for path, size in freed.items()]
         print_json({"removed": removed, "freed_bytes": sum(freed.values())})

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from featbank._cache import cache_folder, user_path
-from featbank.cli._options import CacheDir, Device, Json, Seed, split_commas
+from featbank.cli._options import CacheDir, DataRoot, Device, Json, Seed, split_commas
 from featbank.cli._output import print_json, progress_bar
 from featbank.errors import InvalidInputError
 from featbank.manifest import printable
@@ -49,7 +49,6 @@ RunName = Annotated[
     str, typer.Argument(help="A run's folder, its name or a part of it; the newest by default.")
 ]
 Data = Annotated[str | None, typer.Option(help="Where the run's images are now, if they have moved.")]
-DataRoot = Annotated[str | None, typer.Option(metavar="PATH", help="Where torchvision datasets lie.")]
 Head = Annotated[str | None, typer.Option(help="A kept head; the best by validation accuracy by default.")]
 
 

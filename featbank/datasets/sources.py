@@ -185,7 +185,7 @@ def reopen_dataset(
     """
     source = provenance.get("location") if data is None else data
     if source is None:
-        raise MissingDataError("the bank does not say where its images came from; say it with --data")
+        raise MissingDataError("nothing says where the images came from; say it with --data")
     # How it was read goes with what it was: a folder now in the place of a list has no columns.
     path = user_path(source) if isinstance(source, (str, os.PathLike)) else None
     is_folder = path is not None and os.path.isdir(path)  # noqa: PTH112 - pathlib raises where it may not look

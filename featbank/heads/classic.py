@@ -222,7 +222,12 @@ class NeighborsClassifier(ClassicHead):
         return {"rows": self.rows_, "targets": self.targets_}, self.space_
 
     def _take_stored(self, tensors: dict[str, NDArray[Any]]) -> None:
-        self.rows_, self.targets_ = tensors["rows"], tensors["targets"]
+        rows, targets = tensors["rows"], tensors["targets"]
+        if rows.ndim != 2 or not len(rows) or targets.shape != (len(rows),) or targets.dtype.kind != "i":
+            raise ValueError(f"rows of shape {rows.shape} and targets of shape {targets.shape}")
+        if not 0 <= targets.min() <= targets.max() < len(self.classes_):
+            raise ValueError(f"a target is not among the {len(self.classes_)} classes")
+        self.rows_, self.targets_ = rows, targets
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """Return the share of votes per class, float64 of shape (n_samples, n_classes)."""

@@ -7,14 +7,17 @@ import os
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import BaseModel, Field, StringConstraints
 
 from featbank._atomic import canonical_json, file_digest, sha256, write_file, write_json
 from featbank._cache import user_path
+from featbank._validation import CONFIG, Json, Line, check, check_values, parse_json, short
 from featbank.errors import InvalidInputError, RunError, RunNotFoundError
 from featbank.heads._head import Head
+from featbank.heads.classic import ClassicHead
 from featbank.heads.space import FeatureSpace
 
 __all__ = ["load_head", "save_head"]
@@ -30,6 +33,40 @@ _HOMES = {
     "LinearSVMClassifier": "classic",
     "RidgeClassifier": "classic",
 }
+
+
+class _Classes(BaseModel):
+    model_config = CONFIG
+
+    #: Numbers, or text that is not endless.
+    dtype: Annotated[str, StringConstraints(pattern=r"^[<>|]([iufb][1248]|U[0-9]{1,4}|O)$")]
+    values: list[bool | int | float | Line]
+
+
+class _Space(BaseModel):
+    model_config = CONFIG
+
+    gain: float
+    standardize: bool
+
+
+class _Record(BaseModel):
+    """What ``NAME.json`` says of a head."""
+
+    model_config = CONFIG
+
+    format: int
+    kind: Literal[tuple(_HOMES)] = Field(alias="class")  # type: ignore[valid-type]
+    params: Json
+    classes: _Classes
+    #: Attributes by which scikit-learn tells what a fit found.
+    fitted: dict[
+        Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z_]*_$")], bool | int | float | Line | None
+    ]
+    space: _Space
+    history: dict[Line, list[float | None]]
+    facts: Json
+    weights_sha256: Line
 
 
 def save_head(
@@ -154,9 +191,14 @@ def load_head(path_without_suffix: str | os.PathLike[str]) -> tuple[Any, dict[st
         record = later
     try:
         tensors = load(data)
-        classes = np.asarray(record["classes"]["values"], dtype=np.dtype(record["classes"]["dtype"]))
+        said = record["classes"]
+        classes = np.asarray(said["values"], dtype=np.dtype(said["dtype"]))
+        if classes.ndim != 1 or len(classes) < 2 or len(np.unique(classes)) < len(classes):
+            raise ValueError("its classes are not two or more that differ")
         kind = getattr(import_module(f"featbank.heads.{_HOMES[record['class']]}"), record["class"])
         head = kind(**record["params"])
+        for key, value in record["fitted"].items():
+            setattr(head, key, value)
         space = FeatureSpace.from_arrays(
             tensors.pop("mean"),
             tensors.pop("scale"),
@@ -165,19 +207,29 @@ def load_head(path_without_suffix: str | os.PathLike[str]) -> tuple[Any, dict[st
             standardize=bool(record["space"]["standardize"]),
         )
         head.classes_, head.space_, head.n_features_in_ = classes, space, space.n_features_
-        for key, value in record["fitted"].items():
-            setattr(head, key, value)
         if record["history"]:
             head.history_ = {
                 key: np.array(values, dtype=np.float64) for key, values in record["history"].items()
             }
         head._take_stored(tensors)
-    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
+        _try(head)
+    except (SafetensorError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise RunError(
             f"{str(json_path)!r} and {weights_path.name!r} do not make a head ({type(error).__name__}: "
             f"{error}); fit it again"
         ) from error
     return head, dict(record["facts"])
+
+
+def _try(head: Any) -> None:
+    """Answer one row: files that do not belong together raise `ValueError`, here and not in the middle."""
+    if isinstance(head, ClassicHead):
+        head._check()
+    with np.errstate(all="ignore"):
+        scores = head.decision_function(np.zeros((1, head.n_features_in_), np.float32))
+    n_classes = len(head.classes_)
+    if scores.shape != ((1,) if n_classes == 2 else (1, n_classes)):
+        raise ValueError(f"it scores {scores.shape} for {n_classes} classes")
 
 
 def _paths(path: str | os.PathLike[str]) -> tuple[Path, Path]:
@@ -217,35 +269,32 @@ def _later_record(data: bytes, json_path: Path) -> dict[str, Any] | None:
     from safetensors.numpy import load
 
     try:
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        inside = json.loads(header["__metadata__"][_METADATA])
+        header = parse_json(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        inside = parse_json(header["__metadata__"][_METADATA].encode("utf-8", "surrogateescape"))
+        check(_Record, {**inside["record"], "weights_sha256": ""})
         whole = inside["sha256"] == _seal(load(data), inside)
         if not whole or inside["replaces"] != _digest_of(json_path):
             return None
         return dict(inside["record"])
-    except (SafetensorError, KeyError, TypeError, ValueError):
+    except (SafetensorError, LookupError, TypeError, ValueError, AttributeError):
         return None
 
 
 def _read_record(path: Path) -> dict[str, Any]:
     data = _read(path)
     try:
-        record: Any = json.loads(data.decode("utf-8", "surrogateescape"))
+        record: Any = parse_json(data)
     except ValueError as error:
         raise RunError(f"{str(path)!r} is not JSON ({error}); restore it or fit the head again") from error
-    wanted = {"format", "class", "params", "classes", "fitted", "space", "history", "facts", "weights_sha256"}
-    missing = sorted(wanted - set(record)) if isinstance(record, dict) else sorted(wanted)
-    if missing:
-        raise RunError(f"{str(path)!r} is not the description of a head: it lacks {', '.join(missing)}")
-    if record["format"] != FORMAT:
+    if isinstance(record, dict) and record.get("format", FORMAT) != FORMAT:
         raise RunError(
-            f"{str(path)!r} is of head format {record['format']!r}; this version reads {FORMAT}; use the "
-            "version that wrote it, or fit the head again"
+            f"{str(path)!r} is of head format {short(record['format'])}; this version reads {FORMAT}; use "
+            "the version that wrote it, or fit the head again"
         )
-    if record["class"] not in _HOMES:
-        raise RunError(
-            f"{str(path)!r} describes a {record['class']!r}; known: {', '.join(map(repr, _HOMES))}"
-        )
+    try:
+        check(_Record, check_values(record))
+    except ValueError as error:
+        raise RunError(f"{str(path)!r} is not the description of a head: {error}; fit it again") from error
     return dict(record)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from featbank.inspection.activations import ActivationsDisplay
 from featbank.inspection.dream import DreamDisplay
 from featbank.inspection.filters import FiltersDisplay
-from featbank.inspection.images import RunImages, bank_of_run
+from featbank.inspection.images import RunImages
 from featbank.inspection.mistakes import Mistake, MistakesDisplay, find_mistakes
 from featbank.inspection.occlusion import OcclusionDisplay
 
@@ -20,6 +20,5 @@ __all__ = [
     "MistakesDisplay",
     "OcclusionDisplay",
     "RunImages",
-    "bank_of_run",
     "find_mistakes",
 ]

@@ -10,9 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featbank.banks import Bank
 from featbank.datasets import Dataset, decode_image, reopen_dataset, row_digests
-from featbank.errors import BankError, BankNotFoundError, FeatbankError, MissingDataError
+from featbank.errors import FeatbankError, MissingDataError
 from featbank.manifest import Manifest, printable
 
 if TYPE_CHECKING:
@@ -20,39 +19,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["RunImages", "bank_of_run"]
-
-
-def bank_of_run(source: Mapping[str, Any], run_folder: Path) -> Bank:
-    """Open the bank a run was fitted on.
-
-    Parameters
-    ----------
-    source : mapping
-        ``Run.source``.
-    run_folder : pathlib.Path
-        ``Run.path``. Where the recorded place is empty, the cache around the run is looked into: a cache may
-        have been moved as a whole.
-
-    Returns
-    -------
-    Bank
-
-    Raises
-    ------
-    BankNotFoundError
-        If it is in neither place.
-    """
-    recorded = Path(source["bank"])
-    beside = run_folder.absolute().parents[1] / "banks" / Path(*recorded.parts[-2:])
-    try:
-        return Bank.open(recorded)
-    except BankNotFoundError:
-        with contextlib.suppress(BankNotFoundError):
-            bank = Bank.open(beside)
-            if bank.key.digest() == source["key_digest"]:
-                return bank
-        raise
+__all__ = ["RunImages"]
 
 
 class RunImages:
@@ -62,10 +29,8 @@ class RunImages:
     ----------
     manifest : Manifest
         ``Run.manifest``: the rows as they were when the heads were fitted and scored.
-    source : mapping
-        ``Run.source``, which says where the images were.
-    run_folder : pathlib.Path
-        ``Run.path``, for the bank, which knows where the images were last; it need not be there any more.
+    provenance : mapping
+        ``Run.provenance()``: where the images were, and how they were read.
     data : str, path or Dataset, optional
         Where the images are now, as for `featbank.extract`.
     data_root : path, optional
@@ -74,11 +39,11 @@ class RunImages:
     Raises
     ------
     MissingDataError
-        If there is no dataset at any of these places; `data` tells another one.
+        If there is no dataset where the bank says, or the bank is gone; `data` tells another place.
 
     Examples
     --------
-    >>> images = RunImages(run.manifest, run.source, run.path)  # doctest: +SKIP
+    >>> images = RunImages(run.manifest, run.provenance())  # doctest: +SKIP
     >>> images.read(0).size  # doctest: +SKIP
     (320, 240)
     """
@@ -86,21 +51,22 @@ class RunImages:
     def __init__(
         self,
         manifest: Manifest,
-        source: Mapping[str, Any],
-        run_folder: Path,
+        provenance: Mapping[str, Any],
         data: str | os.PathLike[str] | Dataset | None = None,
         *,
         data_root: str | os.PathLike[str] | None = None,
     ) -> None:
         self.manifest = manifest
-        came = [source.get("provenance") or {}]
-        with contextlib.suppress(BankError):
-            came.insert(0, bank_of_run(source, run_folder).provenance)
-        self._dataset = (
-            _first_dataset(came, data_root)
-            if data is None
-            else reopen_dataset(came[0], data, data_root=data_root)
-        )
+        try:
+            self._dataset = reopen_dataset(provenance, data, data_root=data_root)
+        except FeatbankError as error:
+            said = provenance.get("location")
+            if data is not None or said is None:
+                raise
+            raise MissingDataError(
+                f"the run's images are no longer where they came from, {printable(str(said))!r}; say where "
+                "they are with --data"
+            ) from error
         self._index_of = {one: index for index, one in enumerate(self._dataset.ids)}
         self._by_digest: dict[bytes, int] = {}
         # A renamed image has a name that the manifest does not know, so these are looked through first.
@@ -181,20 +147,3 @@ class RunImages:
             if wanted == known or wanted.endswith(b"/" + known):
                 return row
         return None
-
-
-def _first_dataset(came: list[Mapping[str, Any]], data_root: str | os.PathLike[str] | None) -> Dataset:
-    """Open the images at the first of the places named by `came` that still has some."""
-    places = {str(one["location"]): one for one in came if one.get("location")}
-    if not places:
-        raise MissingDataError("the run does not say where its images came from; say it with --data")
-    why: FeatbankError | None = None
-    for one in places.values():
-        try:
-            return reopen_dataset(one, data_root=data_root)
-        except FeatbankError as error:
-            why = why or error
-    said = " or ".join(repr(printable(place)) for place in places)
-    raise MissingDataError(
-        f"the run's images are no longer where they came from, {said}; say where they are with --data"
-    ) from why

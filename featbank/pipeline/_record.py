@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from featbank import _atomic
+from featbank._validation import check_values
 from featbank.banks import Bank
 from featbank.errors import RunError
 from featbank.pipeline.study import Sweep
@@ -40,25 +39,15 @@ def fingerprint(bank: Bank, sweep: Sweep) -> str:
 def find_finished(wanted: str, cache_dir: str | os.PathLike[str] | None) -> Run | None:
     """Find the newest finished run of a study with a fingerprint."""
     for path in reversed(list_runs(cache_dir)):
-        if read_record(path).get("fingerprint") != wanted:
-            continue
         try:
-            run = Run.open(path)
-            run.result()
+            run = Run.open(path, cache_dir)
+            said = run.checked(STUDY_FILE, check_values)
+            if run.finished and isinstance(said, dict) and said.get("fingerprint") == wanted:
+                run.result()
+                return run
         except RunError:  # damaged: run it again
             continue
-        if run.facts["status"] == "finished":
-            return run
     return None
-
-
-def read_record(run: Path) -> dict[str, Any]:
-    """Return what ``study.json`` of a run folder says; nothing where there is none, or none that is whole."""
-    try:
-        found = json.loads((run / STUDY_FILE).read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def write_record(run: Run, facts: dict[str, Any]) -> None:

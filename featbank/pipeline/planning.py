@@ -135,6 +135,8 @@ def _weights(given: Sequence[str], backbones: list[str]) -> Mapping[str, str]:
     found: dict[str, str] = {}
     for text in given:
         name, equals, rest = text.partition("=")
+        if not text or (equals and not rest):
+            raise InvalidInputError(f"--weights {text!r} names none; write --weights FILE or BACKBONE=FILE")
         if equals and not user_path(text).exists():
             if name not in backbones:
                 raise UnknownNameError(

@@ -4,22 +4,35 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, get_args, get_type_hints
+
+from annotated_types import Ge, Lt
+from pydantic import Discriminator, Strict, Tag, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
 from featbank._cache import user_path
 from featbank._registry import nearest
-from featbank.errors import InvalidInputError, MissingDataError
+from featbank._validation import Natural, Positive, check_values, plain_file, say_faults, short
+from featbank.backbones import get_spec
+from featbank.datasets import parse_split
+from featbank.errors import InvalidInputError, MissingDataError, UnknownNameError
+from featbank.heads import catalogue
 from featbank.manifest import printable
-from featbank.pipeline._experiment import TABLES, read_experiment, unused_heads
-from featbank.pipeline._parameters import figure_faults
-from featbank.pipeline._table import Faults, Table
-from featbank.pipeline.claims import CHECKS
-from featbank.pipeline.study import Claim, Experiment, Figure, Study
-from featbank.sweep.records import CURVE_METRICS
+from featbank.pipeline.study import CHECKS, CONFIG, Claim, Experiment, Figure, Name, Study, Sweep, Text, Texts
+from featbank.sampling import parse_sizes
 
 __all__ = ["find_study", "load_study", "study_names"]
+
+#: The way to a value: keys and numbers.
+Way = tuple[int | str, ...]
+
+#: Tables of the file that hold for all experiments, and that each may change key by key.
+_TABLES = ("data", "test_data", "backbone", "sweep", "heads")
+_MOST_BYTES, _MOST_DOTS, _MOST_EXPERIMENTS, _MOST_FAULTS = 100_000, 256, 200, 20
+_LONGEST_NAME, _LONGEST = 100, 500
 
 
 def study_folders() -> list[Path]:
@@ -93,134 +106,347 @@ def load_study(study: str | os.PathLike[str]) -> Study:
     """
     path = find_study(study)
     shown = printable(str(path))
+    values = _read_toml(path, shown)
+    faults: dict[str, None] = {}
+    if len(path.stem) > _LONGEST_NAME:
+        raise InvalidInputError(
+            f"study {short(path.stem)} has a name of {len(path.stem)} characters, which names folders too; "
+            f"rename the file, {_LONGEST_NAME} are the most"
+        )
+    found = _study(path, values, faults)
+    if found is None or faults:
+        count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+        listed = list(faults)[:_MOST_FAULTS]
+        more = f"; and {len(faults) - len(listed)} more" if len(faults) > len(listed) else ""
+        raise InvalidInputError(f"{shown!r} has {count}: {'; '.join(listed)}{more}")
+    return found
+
+
+def _read_toml(path: Path, shown: str) -> dict[str, Any]:
+    """Parse a file, within what takes a parser no time; raises `InvalidInputError`."""
     try:
-        values = tomllib.loads(path.read_bytes().decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InvalidInputError(f"{shown!r} is not TOML: {' '.join(str(error).split())}") from error
+        text = (
+            plain_file(path.parent.resolve(), path.resolve().name, _MOST_BYTES).read_bytes().decode("utf-8")
+        )
+        # a key of n parts takes n * n steps, and every line below it n more
+        lines = enumerate(text.splitlines(), 1)
+        dotted = next((number for number, line in lines if line.count(".") > _MOST_DOTS), None)
+        if dotted is not None:
+            raise ValueError(f"line {dotted} has more than {_MOST_DOTS} dots")
+        values: dict[str, Any] = check_values(tomllib.loads(text), finite=False)
+    except RecursionError:
+        raise InvalidInputError(f"{shown!r} is no study: it is nested too deep") from None
+    except ValueError as error:
+        said = " ".join(str(error).split())
+        what = "TOML" if isinstance(error, (tomllib.TOMLDecodeError, UnicodeDecodeError)) else "a study"
+        raise InvalidInputError(f"{shown!r} is not {what}: {said[:300]}") from error
     except OSError as error:
         raise MissingDataError(f"cannot read {shown!r}: {error.strerror}") from error
-    faults = Faults()
-    found = _study(path, Table(values, "", faults), faults)
-    if found is None or len(faults):
-        count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
-        raise InvalidInputError(f"{shown!r} has {count}: {'; '.join(faults)}")
-    return found
+    return values
 
 
-def _study(path: Path, top: Table, faults: Faults) -> Study | None:
-    title = top.text("title", "", required=True)
-    question = top.text("question", "", required=True)
-    differs = top.texts("differs")
-    base = {name: top.take(name)[0] for name in TABLES}
-    listed, _ = top.take("experiment")
-    published, _ = top.take("published")
-    top.close()
-    if listed is None:
-        listed = [{"name": path.stem}]
-    if not isinstance(listed, list) or not listed:
-        faults.add("experiment must be a list of tables, each under [[experiment]]")
-        return None
-    experiments = [
-        read_experiment(one, number, base, path.stem, faults) for number, one in enumerate(listed, 1)
-    ]
-    known = [one for one in experiments if one is not None]
-    if len(known) == len(experiments):
-        unused_heads(base["heads"], known, faults)
+@dataclass(config=CONFIG)
+class _Published:
+    report: Text
+    figures: list[Figure] = field(default_factory=list)
+    claims: list[Claim] = field(default_factory=list)
+
+
+@dataclass(config=CONFIG)
+class _File:
+    title: Text
+    question: Text
+    published: _Published
+    differs: Texts = ()
+    experiment: Any = None  # read one by one
+    data: dict[str, Any] = field(default_factory=dict)
+    test_data: dict[str, Any] | None = None
+    backbone: dict[str, Any] = field(default_factory=dict)
+    sweep: dict[str, Any] = field(default_factory=dict)
+    heads: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(config=CONFIG)
+class _Own:
+    """What one experiment says: a name, and what replaces tables of the file, key by key."""
+
+    name: Name
+    data: dict[str, Any] = field(default_factory=dict)
+    test_data: dict[str, Any] | None = None
+    backbone: dict[str, Any] = field(default_factory=dict)
+    sweep: dict[str, Any] = field(default_factory=dict)
+    heads: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def _study(path: Path, values: dict[str, Any], faults: dict[str, None]) -> Study | None:
+    listed = values.get("experiment", [{"name": path.stem}])
+    if not isinstance(listed, list) or not 0 < len(listed) <= _MOST_EXPERIMENTS:
+        _add(
+            faults,
+            f"experiment must be a list of tables, each under [[experiment]], {_MOST_EXPERIMENTS} at most; "
+            f"got {short(listed)}",
+        )
+        listed = []
+    base = {name: values[name] for name in _TABLES if isinstance(values.get(name), dict)}
+    read = [_experiment(given, number, base, path.stem, faults) for number, given in enumerate(listed, 1)]
+    known = [one for one in read if one is not None]
     names = [one.name for one in known]
     for name in sorted({one for one in names if names.count(one) > 1}):
-        faults.add(f"two experiments are called {name!r}")
-    table = Table(published if published is not None else {}, "[published]", faults)
-    report = table.text("report", "", required=True)
-    # An experiment that could not be read has no lines to choose from: its own faults are enough.
-    figures = _each(table, "figures", faults, lambda one: _figure(one, known, faults))
-    claims = _each(table, "claims", faults, lambda one: _claim(one, known, faults))
-    table.close()
-    if len(faults):
+        _add(faults, f"two experiments are called {name!r}")
+    if len(known) == len(read):
+        for head in base.get("heads", {}):
+            if _canonical(head) not in {None, *(fitted for one in known for fitted in one.sweep.heads)}:
+                _add(faults, f"[heads.{head}] is for a head that no experiment fits")
+    file = _made(_File, values, faults, _in_file)
+    if file is None or not known:  # whose curves there are is not known: their own faults are enough
+        return None
+    figures = [_figure(one, n, known, faults) for n, one in enumerate(file.published.figures, 1)]
+    claims = [_claim(one, n, known, faults) for n, one in enumerate(file.published.claims, 1)]
+    if faults:
         return None
     return Study(
-        path.stem, path, title, question, tuple(known), report, tuple(figures), tuple(claims), differs
+        path.stem,
+        path,
+        file.title,
+        file.question,
+        tuple(known),
+        file.published.report,
+        tuple(figures),
+        tuple(claims),
+        file.differs,
     )
 
 
-def _each(table: Table, key: str, faults: Faults, read: Callable[[Table], Any]) -> list[Any]:
-    listed, where = table.take(key, [])
-    if not isinstance(listed, list):
-        faults.add(f"{where} must be a list of tables, each under [[published.{key}]]")
-        return []
-    return [read(Table(one, f"{key} {number}:", faults)) for number, one in enumerate(listed, 1)]
-
-
-def _figure(table: Table, experiments: list[Experiment], faults: Faults) -> Figure:
-    experiment = _one_of(table, experiments, faults)
-    found = Figure(
-        label=table.text("label", "", required=True),
-        value=table.number("value", 0.0, required=True),
-        metric=table.choice("metric", CURVE_METRICS, "top1"),
-        experiment=experiment.name if experiment else "",
-        cut=_line(table, "cut", experiment.sweep.cuts if experiment else (), experiment, faults),
-        head=_line(table, "head", experiment.sweep.heads if experiment else (), experiment, faults),
-        n_per_class=_size(table),
-        temperature=table.number("temperature"),
-        what=table.choice("what", ("accuracy", "temperature"), "accuracy"),
-    )
-    if experiment is not None:
-        figure_faults(found, experiment, table.where, faults)
-    table.close()
-    return found
-
-
-def _size(table: Table) -> Any:
-    """Take the size a figure or claim is of."""
-    if isinstance(table.peek("n_per_class"), str):
-        return table.choice("n_per_class", ("all",))
-    return table.number("n_per_class")
-
-
-def _one_of(table: Table, experiments: list[Experiment], faults: Faults) -> Experiment | None:
-    """Take the experiment a figure is of; it goes without saying where there is one only."""
-    names = [one.name for one in experiments]
-    if "experiment" not in table:
-        table.take("experiment")
-        if len(experiments) > 1:
-            faults.add(f"{table.where} lacks 'experiment'; known: {nearest('', names)}")
-        return experiments[0] if len(experiments) == 1 else None
-    name = table.choice("experiment", names)
-    return next((one for one in experiments if one.name == name), None)
-
-
-def _line(
-    table: Table, key: str, known: tuple[str, ...], experiment: Experiment | None, faults: Faults
-) -> str | None:
-    """Take the cut or head a figure is of; it goes without saying where there is one only."""
-    if experiment is None:
-        table.take(key)
+def _experiment(
+    given: Any, number: int, base: dict[str, dict[str, Any]], study: str, faults: dict[str, None]
+) -> Experiment | None:
+    """Put what one experiment says over what the file says, and check the whole."""
+    name = given.get("name") if isinstance(given, dict) else None
+    where = f"experiment {name[:100]!r}:" if isinstance(name, str) and name else f"experiment {number}:"
+    own = _made(_Own, given, faults, lambda way: (where, f"{where} {' '.join(map(str, way))}".strip()))
+    if own is None:
         return None
-    if key not in table and len(known) > 1:
-        table.take(key)
-        faults.add(f"{table.where} lacks {key!r}; known: {nearest('', known)}")
-        return None
-    value: str | None = table.choice(key, known, known[0] if known else None)
-    return value
 
+    def place(way: Way) -> tuple[str, str]:
+        table = str(way[0])
+        mine = len(way) > 1 and way[1] in (getattr(own, table) or ())
+        named = f"{where} {table}" if mine or table not in base else f"[{table}]"
+        return named, " ".join([named, *map(str, way[1:])])
 
-def _claim(table: Table, experiments: list[Experiment], faults: Faults) -> Claim:
-    names = [one.name for one in experiments]
-    asked = table.texts("experiments", tuple(names))
-    for name in asked:
-        if names and name not in names:
-            faults.add(f"{table.where} experiments: unknown {name!r}; known: {nearest(name, names)}")
-    cuts = tuple(dict.fromkeys(cut for one in experiments for cut in one.sweep.cuts))
-    heads = tuple(dict.fromkeys(head for one in experiments for head in one.sweep.heads))
-    found = Claim(
-        text=table.text("text", "", required=True),
-        check=table.choice("check", tuple(CHECKS), "") or "",
-        experiments=asked,
-        metric=table.choice("metric", CURVE_METRICS, "top1"),
-        cut=table.choice("cut", cuts) if experiments else table.take("cut")[0],
-        head=table.choice("head", heads) if experiments else table.take("head")[0],
-        n_per_class=_size(table),
+    tables = {name: base.get(name, {}) | (getattr(own, name) or {}) for name in ("data", "backbone", "sweep")}
+    tables["data"].setdefault("name", study)
+    if "test_data" in base or own.test_data is not None:
+        tables["test_data"] = base.get("test_data", {}) | (own.test_data or {})
+    found = _made(Experiment, {"name": own.name, **tables}, faults, place)
+    params = _head_params(
+        tables["sweep"].get("heads", ["softmax"]), base.get("heads", {}), own.heads, where, faults
     )
-    if not found.check:
-        faults.add(f"{table.where} lacks a check; known: {nearest('', CHECKS)}")
-    table.close()
-    return found
+    if found is None:
+        return None
+    sweep, spec = replace(found.sweep, head_params=params), get_spec(found.backbone.name)
+    cuts = []
+    for cut in sweep.cuts:
+        try:
+            cuts.append(spec.cut(cut).name)
+        except UnknownNameError as error:
+            _add(faults, f"{place(('sweep', 'cuts'))[1]}: {error}")
+    if sweep.temperatures is not None and "softmax" not in cuts:
+        named = place(("sweep", "temperatures"))[1]
+        _add(faults, f"{named} are for the cut 'softmax', which is not among {list(sweep.cuts)}")
+    for fault in _split_faults(found, params):
+        _add(faults, f"{where} {fault}")
+    return replace(found, sweep=replace(sweep, cuts=tuple(cuts))) if len(cuts) == len(sweep.cuts) else None
+
+
+def _head_params(
+    heads: Any, base: dict[str, Any], own: dict[str, Any], where: str, faults: dict[str, None]
+) -> dict[str, dict[str, Any]]:
+    """Return the parameters of the heads an experiment fits; the file may have those of others."""
+    fitted = {name for one in heads if (name := _canonical(one))} if isinstance(heads, (list, str)) else set()
+    found: dict[str, dict[str, Any]] = {}
+    for given, named in ((base, "[heads{}]"), (own, f"{where} heads{{}}")):
+        for head, params in given.items():
+            name = _canonical(head)
+            if name is None:
+                known = nearest(head[:100], catalogue.names())
+                _add(faults, f"{named.format('')}: unknown head {short(head)}; known: {known}")
+            elif not isinstance(params, dict):
+                continue  # told where the file is checked
+            elif name in fitted:
+                for key, value in params.items():
+                    fault = head_fault(name, key, value)
+                    if fault is not None:
+                        _add(faults, f"{named.format(f'.{head}')} {fault}")
+                found[name] = found.get(name, {}) | params
+            elif given is own:
+                _add(faults, f"{named.format(f'.{head}')} is for a head that the experiment does not fit")
+    return {name: params for name, params in found.items() if params}
+
+
+def head_fault(head: str, key: str, value: Any) -> str | None:
+    """Say what is wrong with a parameter of a head; None if it is one, and may have this value."""
+    known = catalogue.parameters(head)
+    if key not in known:
+        return f"has no key {short(key)}; known: {nearest(key[:100], known)}"
+    kind: Any = (
+        _AUTO if (head, key) in _MAY_BE_AUTO and isinstance(value, str) else _PARAMETERS.get(key, Name)
+    )
+    try:
+        TypeAdapter(kind, config=CONFIG).validate_python(value)
+    except ValidationError as error:
+        return say_faults(error, lambda _: ("", key))[0]
+    return None
+
+
+_AUTO = Literal["auto"]
+_MAY_BE_AUTO = {("softmax", "lr"), ("mlp", "lr"), ("logreg", "C")}
+#: What the heads themselves allow, see `featbank.heads`; tests hold the two together.
+_PARAMETERS: dict[str, Any] = {
+    "solver": Literal["adam", "sgd"],
+    "annealing": Literal["inverse-time", "cosine", "step", "constant"],
+    "anneal_per": Literal["epoch", "step"],
+    "monitor": Literal["accuracy", "loss"],
+    "restore": Literal["best", "last"],
+    "standardize": Annotated[bool, Strict()],
+    "rotate": Annotated[
+        Annotated[_AUTO, Tag("#text")] | Annotated[bool, Strict(), Tag("#flag")],
+        Discriminator(lambda one: "#text" if isinstance(one, str) else "#flag"),
+    ],
+    "alpha": Annotated[float, Strict(), Ge(0)],
+    "dropout": Annotated[float, Strict(), Ge(0), Lt(1)],
+    **dict.fromkeys(("max_epochs", "tolerance_epochs", "batch_size", "hidden_units", "n_neighbors"), Natural),
+    **dict.fromkeys(("lr", "annealing_epochs", "C"), Positive),
+}
+
+
+def _split_faults(experiment: Experiment, params: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """Say what an experiment asks of its images that its split does not give."""
+    data, sweep = experiment.data, experiment.sweep
+    if data.split is None:  # the source's own
+        return
+    rule = parse_split(data.split)
+    train, val, _ = rule.parts
+    asked = f"data split = {data.split!r}"
+    if not train:
+        yield f"{asked} gives no image to training"
+    elif rule.kind == "counts" and max(_sizes(sweep), default=0) > train:
+        yield (
+            f"sweep samples_per_class = {sweep.samples_per_class!r} asks for {max(_sizes(sweep))} "
+            f"training images of each class, and the split {data.split!r} gives {int(train)}"
+        )
+    if (
+        rule.kind == "counts"
+        and data.images_per_class is not None
+        and sum(rule.parts) > data.images_per_class
+    ):
+        yield (
+            f"{asked} takes {int(sum(rule.parts))} images of each class, and images_per_class = "
+            f"{data.images_per_class} leaves fewer"
+        )
+    if not val and experiment.test_data is None:
+        for head in (one for one, given in params.items() if given.get("C") == "auto"):
+            yield (
+                f"heads.{head} C = 'auto' is chosen on validation images, and the split {data.split!r} "
+                "gives none"
+            )
+
+
+def _sizes(sweep: Sweep) -> list[int]:
+    return [size for size in parse_sizes(sweep.samples_per_class) if size != "all"]
+
+
+def _figure(figure: Figure, number: int, experiments: list[Experiment], faults: dict[str, None]) -> Figure:
+    """Complete a published figure by what goes without saying; note why nothing can stand beside it."""
+    where = f"figures {number}:"
+    names = [one.name for one in experiments]
+    name = figure.experiment or (names[0] if len(names) == 1 else "")
+    if name not in names:
+        said = f"experiment = {name!r} is unknown" if name else "lacks 'experiment'"
+        _add(faults, f"{where} {said}; known: {nearest(name, names)}")
+        return figure
+    sweep = experiments[names.index(name)].sweep
+    line: dict[str, str] = {}
+    for key, known in (("cut", sweep.cuts), ("head", sweep.heads)):
+        said = getattr(figure, key)
+        if said is None and len(known) > 1:
+            _add(faults, f"{where} lacks {key!r}; known: {nearest('', known)}")
+        elif said not in (None, *known):
+            _add(faults, f"{where} {key} = {said!r} is unknown; known: {nearest(said, known)}")
+        line[key] = said or known[0]
+    if figure.what == "accuracy" and not 0 <= figure.value <= 1:
+        _add(faults, f"{where} value = {figure.value:g} must be within 0 and 1: 65 % is 0.65")
+    if figure.what == "temperature" and not figure.value > 0:
+        _add(faults, f"{where} value = {figure.value:g} must be over 0")
+    if figure.what == "temperature" and figure.temperature is not None:
+        _add(faults, f"{where} temperature does nothing where the temperature itself is asked for")
+    sizes = parse_sizes(sweep.samples_per_class)
+    if figure.n_per_class is not None and figure.n_per_class not in sizes and "all" not in sizes:
+        shown = ", ".join(map(str, sizes))
+        _add(
+            faults,
+            f"{where} n_per_class = {figure.n_per_class!r} is not fitted; samples_per_class gives {shown}",
+        )
+    if figure.temperature is not None and figure.temperature not in (sweep.temperatures or ()):
+        shown = ", ".join(f"{one:g}" for one in sweep.temperatures or ()) or "none"
+        _add(faults, f"{where} temperature = {figure.temperature:g} is not fitted; temperatures has {shown}")
+    return replace(figure, experiment=name, cut=line["cut"], head=line["head"])
+
+
+def _claim(claim: Claim, number: int, experiments: list[Experiment], faults: dict[str, None]) -> Claim:
+    where = f"claims {number}:"
+    names = [one.name for one in experiments]
+    if not claim.check:
+        _add(faults, f"{where} lacks 'check'; known: {nearest('', CHECKS)}")
+        return claim
+    for name in claim.experiments:
+        if name not in names:
+            _add(faults, f"{where} experiments: unknown {name!r}; known: {nearest(name, names)}")
+    for key in ("cut", "head"):
+        said = getattr(claim, key)
+        known = [one for experiment in experiments for one in getattr(experiment.sweep, f"{key}s")]
+        if said not in (None, *known):
+            _add(faults, f"{where} {key} = {said!r} is unknown; known: {nearest(said, known)}")
+    return replace(claim, experiments=claim.experiments or tuple(names))
+
+
+def _canonical(head: object) -> str | None:
+    try:
+        return catalogue.canonical(head) if isinstance(head, str) else None
+    except UnknownNameError:
+        return None
+
+
+def _in_file(way: Way) -> tuple[str, str]:
+    """Return what a value outside of the experiments, and the table it stands in, are called."""
+    if way[:1] == ("published",) and len(way) > 2 and isinstance(way[2], int):
+        named, rest = f"{way[1]} {way[2] + 1}:", way[3:]
+    elif len(way) > 1:
+        named, rest = f"[{way[0]}]", way[1:]
+    elif way and way[0] in (*_TABLES, "published"):
+        return "the file", f"[{way[0]}]"
+    else:
+        return "the file", " ".join(map(str, way))
+    return named, " ".join([named, *map(str, rest)])
+
+
+def _made(model: Any, values: Any, faults: dict[str, None], place: Callable[[Way], tuple[str, str]]) -> Any:
+    """Return what a model makes of values; None, and its faults are noted, if it cannot."""
+    try:
+        return TypeAdapter(model).validate_python(values)
+    except ValidationError as error:
+        for fault in say_faults(error, place, lambda way: _keys_at(model, way[:-1])):
+            _add(faults, fault)
+    return None
+
+
+def _keys_at(model: Any, way: Way) -> list[str]:
+    """Return the keys of the table to which a way leads."""
+    for part in way:
+        if isinstance(part, str):
+            hint = get_type_hints(model)[part]
+            model = next((one for one in (hint, *get_args(hint)) if is_dataclass(one)), model)
+    return [one.name for one in fields(model) if one.name != "head_params"]
+
+
+def _add(faults: dict[str, None], fault: str) -> None:
+    faults.setdefault(fault if len(fault) < _LONGEST else f"{fault[:_LONGEST]}...")

@@ -3,14 +3,66 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-__all__ = ["BackboneChoice", "Claim", "Data", "Experiment", "Figure", "Study", "Sweep", "TestData"]
+from annotated_types import Ge, Le, Len
+from pydantic import BeforeValidator, ConfigDict, Discriminator, Strict, StringConstraints, Tag
+from pydantic.dataclasses import dataclass
+
+from featbank._validation import Natural, Positive, by, one_of
+from featbank.backbones import get_spec
+from featbank.backbones.preprocessing import TRANSFORMS
+from featbank.datasets import parse_split
+from featbank.heads import catalogue
+from featbank.manifest import SPLITS
+from featbank.sampling import parse_sizes
+from featbank.sweep.records import CURVE_METRICS
+
+__all__ = [
+    "CHECKS",
+    "CONFIG",
+    "BackboneChoice",
+    "Claim",
+    "Data",
+    "Experiment",
+    "Figure",
+    "Study",
+    "Sweep",
+    "TestData",
+]
+
+#: What can be asked of measured curves, see `featbank.pipeline.claims`.
+CHECKS = ("rises-with-depth", "gains-shrink", "lower", "no-learning", "best-temperature-over-1")
+
+#: Of every table: a key that is not known is a fault, and a number that is not finite.
+CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+#: Text that is not empty; names are parts of the names of folders.
+Text = Annotated[str, Strict(), StringConstraints(strip_whitespace=True, min_length=1, max_length=2000)]
+Name = Annotated[str, Strict(), StringConstraints(strip_whitespace=True, min_length=1, max_length=100)]
+#: A list of texts; one text is a list of one.
+Texts = Annotated[tuple[Text, ...], BeforeValidator(lambda one: (one,) if isinstance(one, str) else one)]
+Number = Annotated[float, Strict()]
+#: Samples per class a figure or claim is of.
+Size = Annotated[
+    Annotated[int, Strict(), Ge(1), Le(10**9), Tag("#number")] | Annotated[Literal["all"], Tag("#all")],
+    Discriminator(lambda one: "#all" if isinstance(one, str) else "#number"),
+]
+Metric = Annotated[Name, one_of(CURVE_METRICS)]
+_Split = Annotated[Name, one_of(SPLITS)]
+_Classes = Annotated[
+    Annotated[int, Strict(), Ge(2), Le(10**9), Tag("#number")] | Annotated[Texts, Len(1), Tag("#names")],
+    Discriminator(lambda one: "#names" if isinstance(one, (list, tuple, str)) else "#number"),
+]
 
 
-@dataclass(frozen=True)
+def _as_text(value: object) -> object:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+@dataclass(frozen=True, config=CONFIG)
 class Data:
     """Where images come from, and which of them a study takes.
 
@@ -35,18 +87,18 @@ class Data:
         Classes the published study had, to say so where the data at hand has more or fewer.
     """
 
-    source: str
-    name: str
-    how: str = ""
-    split: str | None = None
-    classes: int | tuple[str, ...] | None = None
-    without: tuple[str, ...] = ()
-    images_per_class: int | None = None
-    splits: Mapping[str, str] = field(default_factory=dict)
-    n_classes: int | None = None
+    source: Text
+    name: Name
+    how: Text = ""
+    split: Annotated[Name, by(parse_split)] | None = None
+    classes: _Classes | None = None
+    without: Texts = ()
+    images_per_class: Natural | None = None
+    splits: dict[_Split, _Split] = field(default_factory=dict)
+    n_classes: Annotated[int, Strict(), Ge(2), Le(10**9)] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CONFIG)
 class TestData:
     """Images of the user's own that a study is tested on.
 
@@ -61,50 +113,54 @@ class TestData:
 
     __test__ = False  # not a test class, whatever pytest makes of the name
 
-    source: str
-    how: str = ""
-    blur: float | None = None
+    source: Text
+    how: Text = ""
+    blur: Positive | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CONFIG)
 class BackboneChoice:
     """A backbone with its weights and preprocessing; the fields are those of `featbank.extract`."""
 
-    name: str
-    weights: str | None = None
-    image_size: int | None = None
-    transform: str | None = None
-    precision: str = "auto"
-    dtype: str = "float16"
-    batch_size: int | None = None
+    name: Annotated[Name, by(get_spec)]
+    weights: Annotated[str, Strict(), StringConstraints(min_length=1)] | None = None
+    image_size: Annotated[int, Strict(), Ge(1), Le(16_384)] | None = None
+    transform: Annotated[Name, one_of(TRANSFORMS)] | None = None
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Literal["float16", "float32"] = "float16"
+    batch_size: Annotated[int, Strict(), Ge(1), Le(65_536)] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CONFIG)
 class Sweep:
     """What is fitted; the fields are those of `featbank.fit_heads`."""
 
-    cuts: tuple[str, ...]
-    heads: tuple[str, ...] = ("softmax",)
-    samples_per_class: str = "all"
-    repeats: int = 5
-    temperatures: tuple[float, ...] | None = None
-    random_state: int = 0
+    cuts: Annotated[Texts, Len(1, 1000)]
+    heads: Annotated[
+        tuple[Annotated[Name, by(catalogue.canonical, result=True)], ...],
+        BeforeValidator(lambda one: (one,) if isinstance(one, str) else one),
+        Len(1, 100),
+    ] = ("softmax",)
+    samples_per_class: Annotated[Text, BeforeValidator(_as_text), by(parse_sizes)] = "all"
+    repeats: Annotated[int, Strict(), Ge(1), Le(1000)] = 5
+    temperatures: Annotated[tuple[Positive, ...], Len(1, 1000)] | None = None
+    random_state: Annotated[int, Strict(), Ge(0), Le(2**32 - 1)] = 0
     head_params: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     untrained_classes: Literal["drop", "keep"] = "drop"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CONFIG)
 class Experiment:
     """One bank and one sweep of it: what leaves one run folder."""
 
-    name: str
+    name: Name
     data: Data
     backbone: BackboneChoice
     sweep: Sweep
     test_data: TestData | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CONFIG)
 class Figure:
     """A published number, and which measured one stands beside it.
 
@@ -117,10 +173,10 @@ class Figure:
     metric : str
         One of `featbank.sweep.CURVE_METRICS`.
     experiment : str
-        Whose curve.
+        Whose curve; goes without saying in a file of one experiment.
     cut, head : str or None
         Which line of it; None where the experiment has one only.
-    n_per_class : int, float, "all" or None
+    n_per_class : int, "all" or None
         Which size; the largest by default.
     temperature : float or None
         Which temperature; by default the one with the highest `metric`.
@@ -128,23 +184,23 @@ class Figure:
         The metric itself, or the temperature at which it is highest.
     """
 
-    label: str
-    value: float
-    metric: str
-    experiment: str
-    cut: str | None = None
-    head: str | None = None
-    n_per_class: float | Literal["all"] | None = None
-    temperature: float | None = None
+    label: Text
+    value: Number
+    metric: Metric = "top1"
+    experiment: Name = ""
+    cut: Name | None = None
+    head: Name | None = None
+    n_per_class: Size | None = None
+    temperature: Positive | None = None
     what: Literal["accuracy", "temperature"] = "accuracy"
 
 
-def is_of_size(point: Mapping[str, Any], n_per_class: float | Literal["all"]) -> bool:
+def is_of_size(point: Mapping[str, Any], n_per_class: int | Literal["all"]) -> bool:
     """Say whether a point of a curve is of a size; all of even classes are so many of each class as well."""
     return bool(point["n_per_class"] == n_per_class or (n_per_class == "all" and point.get("all_samples")))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CONFIG)
 class Claim:
     """A published finding in words, and the check that says whether it is so here.
 
@@ -153,27 +209,27 @@ class Claim:
     text : str
         The finding, for people.
     check : str
-        One of `featbank.pipeline.CHECKS`.
+        One of `CHECKS`.
     experiments : tuple of str
-        Whose curves it is about.
+        Whose curves it is about; all by default.
     metric : str
         One of `featbank.sweep.CURVE_METRICS`.
     cut, head : str or None
         Only this cut or head; all by default.
-    n_per_class : int, float, "all" or None
+    n_per_class : int, "all" or None
         Only this size; where a check is about one, the largest by default.
     """
 
-    text: str
-    check: str
-    experiments: tuple[str, ...]
-    metric: str = "top1"
-    cut: str | None = None
-    head: str | None = None
-    n_per_class: float | Literal["all"] | None = None
+    text: Text
+    check: Annotated[Name, one_of(CHECKS)] = ""
+    experiments: Texts = ()
+    metric: Metric = "top1"
+    cut: Name | None = None
+    head: Name | None = None
+    n_per_class: Size | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CONFIG)
 class Study:
     """One file under ``pipelines/``.
 
@@ -194,12 +250,12 @@ class Study:
         Where this protocol differs from the published one.
     """
 
-    name: str
+    name: Name
     path: Path
-    title: str
-    question: str
+    title: Text
+    question: Text
     experiments: tuple[Experiment, ...]
-    report: str
+    report: Text
     figures: tuple[Figure, ...] = ()
     claims: tuple[Claim, ...] = ()
-    differs: tuple[str, ...] = ()
+    differs: Texts = ()

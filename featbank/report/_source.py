@@ -6,7 +6,6 @@ import base64
 import io
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from featbank.banks import Bank, BankInfo
@@ -42,7 +41,7 @@ class RunSource:
     run : Run
     data : str or path, optional
         Where the images are now, if not where they were.
-    data_root : str, optional
+    data_root : path, optional
         Folder of a torchvision dataset.
 
     Raises
@@ -59,7 +58,10 @@ class RunSource:
     """
 
     def __init__(
-        self, run: Run, data: str | os.PathLike[str] | None = None, data_root: str | None = None
+        self,
+        run: Run,
+        data: str | os.PathLike[str] | None = None,
+        data_root: str | os.PathLike[str] | None = None,
     ) -> None:
         self.missing: list[str] = []
         self._unreadable: dict[int, str] = {}
@@ -71,34 +73,23 @@ class RunSource:
         except (FeatbankError, OSError) as error:
             self.missing.append(f"No image is shown: {_words(error)}.")
             return
-        came = run.source.get("provenance") or {}
+        came = {} if self.bank is None else self.bank.provenance
         where = str(came.get("location") if data is None else data)
         root = data_root if where.startswith("torchvision:") else None
         try:
-            self._images = RunImages(self.manifest, run.source, run.path, data, data_root=root)
+            self._images = RunImages(self.manifest, came, data, data_root=root)
         except MissingDataError as error:
             if data is not None:
                 raise
             self.missing.append(f"No image is shown: {_words(error)}.")
 
     def _open_bank(self, run: Run) -> Bank | None:
-        source = run.source
-        said = Path(source["bank"])
-        # A cache that was moved or copied has the bank beside the run.
-        beside = run.path.absolute().parents[1] / "banks" / said.parent.name / said.name
-        why = "it is gone"
-        for path in (said, beside):
-            try:
-                bank = Bank.open(path, check="size")
-            except (FeatbankError, OSError) as error:
-                why = _words(error) if path.exists() else why
-                continue
-            if bank.key.digest() == source["key_digest"]:
-                return bank
-            why = "another bank is there now"
+        try:
+            return run.open_bank(check="size")
+        except (FeatbankError, OSError) as error:
+            why = _words(error)
         self.missing.append(
-            f"The bank {printable(str(said))} cannot be opened ({why}), so this page does not know what the "
-            "extraction cost."
+            f"{why[:1].upper()}{why[1:]}. Without its bank this page does not know what the extraction cost."
         )
         return None
 

@@ -69,6 +69,7 @@ def write_report(
     output: str | os.PathLike[str] | None = None,
     *,
     data: str | os.PathLike[str] | None = None,
+    data_root: str | os.PathLike[str] | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> Report:
     """Write one self-contained HTML page about a run.
@@ -85,6 +86,8 @@ def write_report(
     data : path or str, optional
         Where the images are now, as `featbank.open_dataset` takes it; by default where they were extracted
         from. An image whose bytes have changed since is not shown.
+    data_root : path, optional
+        Folder of a torchvision dataset; ``./data`` by default.
     cache_dir : path, optional
         The cache in which to look for the run.
 
@@ -108,7 +111,7 @@ def write_report(
     if path.suffix.lower() not in (".html", ".htm"):
         raise InvalidInputError(f"cannot write a report to {printable(str(path))!r}; end it in .html")
     study = read_study(found)
-    source = RunSource(found, data, study.data_root if study else None)
+    source = RunSource(found, data, data_root)
     text, n_images = _render(found, study, source)
     content = text.encode("utf-8")
     _atomic.make_folder(path.parent)
@@ -124,8 +127,7 @@ def render_report(run: Run, *, data: str | os.PathLike[str] | None = None) -> st
     RunError
         If a file of the run is damaged.
     """
-    study = read_study(run)
-    return _render(run, study, RunSource(run, data, study.data_root if study else None))[0]
+    return _render(run, read_study(run), RunSource(run, data))[0]
 
 
 def _render(run: Run, study: Study | None, source: RunSource) -> tuple[str, int]:

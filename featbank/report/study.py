@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Literal
 
-from featbank.errors import RunError
-from featbank.manifest import printable
+from pydantic import BaseModel
+
+from featbank._validation import CONFIG, Line, Share, check
 from featbank.runs import Run
 
 __all__ = ["STUDY_FILE", "Claim", "Comparison", "Study", "read_study"]
@@ -82,8 +83,6 @@ class Study:
         Which experiment of the study this run is; empty if the file does not say.
     others : mapping of str to str
         The study's other experiments and the names of their runs.
-    data_root : str or None
-        Folder of a torchvision dataset.
     """
 
     title: str
@@ -93,7 +92,6 @@ class Study:
     claims: tuple[Claim, ...] = ()
     experiment: str = ""
     others: Mapping[str, str] = field(default_factory=dict)
-    data_root: str | None = None
 
 
 def read_study(run: Run) -> Study | None:
@@ -111,83 +109,67 @@ def read_study(run: Run) -> Study | None:
     Raises
     ------
     RunError
-        If the file is damaged; all its faults are named.
+        If the file is damaged.
     """
-    file = run.path / STUDY_FILE
-    where = printable(str(file))
-    try:
-        found = json.loads(file.read_bytes())
-    except FileNotFoundError:
+    found = run.checked(STUDY_FILE, partial(check, _Record))
+    if found is None:
         return None
-    except ValueError as error:
-        raise RunError(f"{where!r} is damaged: {error}; run the study again") from error
-    faults = _faults(found)
-    if faults:
-        raise RunError(f"{where!r} is damaged: {'; '.join(faults)}; run the study again")
-    published, measured = (list(found.get(key) or []) for key in ("published", "measured"))
     return Study(
-        str(found.get("title") or ""),
-        str(found.get("question") or ""),
-        tuple(_compared(published, measured)),
-        tuple(found.get("differs") or ()),
-        tuple(
-            Claim(str(one["text"]), one.get("holds"), str(one.get("said") or ""))
-            for one in found.get("claims") or ()
-        ),
-        str(found.get("experiment") or ""),
-        {
-            str(name): str(other)
-            for name, other in (found.get("experiments") or {}).items()
-            if name != found.get("experiment")
-        },
-        (found.get("data") or {}).get("data_root"),
+        found.title,
+        found.question,
+        tuple(_compared(found.published, found.measured)),
+        tuple(found.differs),
+        tuple(Claim(one.text, one.holds, one.said) for one in found.claims),
+        found.experiment,
+        {name: other for name, other in found.experiments.items() if name != found.experiment},
     )
 
 
-def _faults(found: Any) -> list[str]:
-    if not isinstance(found, dict):
-        return ["it is no JSON object"]
-    faults = [
-        f"{key} is no text" for key in ("title", "question") if not isinstance(found.get(key) or "", str)
-    ]
-    for key in ("published", "measured"):
-        entries = [] if found.get(key) is None else found[key]
-        if not isinstance(entries, list):
-            faults.append(f"{key} is no list")
-            continue
-        for number, one in enumerate(entries, 1):
-            if not isinstance(one, dict) or not {"label", "metric", "unit", "value"} <= one.keys():
-                faults.append(f"{key} {number} lacks label, metric, unit or value")
-            elif one["unit"] not in ("share", "temperature"):
-                faults.append(f"{key} {number} has the unit {one['unit']!r}, not share or temperature")
-            elif not isinstance(one["value"], (int, float, str, type(None))):
-                faults.append(f"{key} {number} has the value {one['value']!r}")
-    claims = found.get("claims") or []
-    if not isinstance(claims, list) or not all(isinstance(one, dict) and "text" in one for one in claims):
-        faults.append("claims is no list of objects with a text")
-    faults += [
-        f"{key} is no JSON object"
-        for key in ("experiments", "data")
-        if not isinstance(found.get(key) or {}, dict)
-    ]
-    differs = found.get("differs") or []
-    if not isinstance(differs, list) or not all(isinstance(one, str) for one in differs):
-        faults.append("differs is no list of texts")
-    return faults
+class _Model(BaseModel):
+    model_config = CONFIG
 
 
-def _compared(published: list[dict[str, Any]], measured: list[dict[str, Any]]) -> list[Comparison]:
-    mine = {(str(one["label"]), str(one["metric"])): one for one in measured}
-    theirs = {(str(one["label"]), str(one["metric"])): one for one in published}
+class _Number(_Model):
+    label: Line
+    metric: Line
+    unit: Literal["share", "temperature"]
+    value: float | Line | None
+    low: Share | None = None
+    high: Share | None = None
+    source: Line = ""
+
+
+class _Verdict(_Model):
+    text: Line
+    holds: bool | None = None
+    said: Line = ""
+
+
+class _Record(_Model):
+    """``study.json``."""
+
+    title: Line = ""
+    question: Line = ""
+    published: list[_Number] = []
+    measured: list[_Number] = []
+    differs: list[Line] = []
+    claims: list[_Verdict] = []
+    experiment: Line = ""
+    experiments: dict[str, Line] = {}
+
+
+def _compared(published: list[_Number], measured: list[_Number]) -> list[Comparison]:
+    theirs, mine = ({(one.label, one.metric): one for one in listed} for listed in (published, measured))
+    none = _Number(label="", metric="", unit="share", value=None)
     return [
         Comparison(
             *key,
-            published=theirs.get(key, {}).get("value"),
-            measured=mine.get(key, {}).get("value"),
-            low=mine.get(key, {}).get("low"),
-            high=mine.get(key, {}).get("high"),
-            source=str(theirs.get(key, {}).get("source") or ""),
-            unit=(theirs.get(key) or mine[key])["unit"],
+            published=theirs.get(key, none).value,
+            measured=mine.get(key, none).value,
+            low=mine.get(key, none).low,
+            high=mine.get(key, none).high,
+            source=theirs.get(key, none).source,
+            unit=(theirs.get(key) or mine[key]).unit,
         )
         for key in dict.fromkeys([*theirs, *mine])
     ]

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featbank import _atomic
+from featbank._validation import plain_file
 from featbank.errors import InvalidInputError, RunError
 from featbank.manifest import printable
 from featbank.sweep import FitResult, Hits
@@ -19,6 +20,8 @@ from featbank.sweep.results import FitId
 __all__ = ["GrowingTables"]
 
 RESULTS_FILE, HITS_FILE = "results.csv", "hits.jsonl"
+#: More than a table of a million fits.
+_MOST_BYTES = 4 * 2**30
 
 
 class GrowingTables:
@@ -30,6 +33,7 @@ class GrowingTables:
     """
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.results = folder / RESULTS_FILE
         self.hits = folder / HITS_FILE
 
@@ -46,11 +50,8 @@ class GrowingTables:
 
     def read_fits(self, *, growing: bool) -> list[FitResult]:
         """Return the fits; raises `RunError` if the table is damaged."""
-        try:
-            text = self.results.read_bytes().decode("utf-8", "surrogateescape")
-        except FileNotFoundError:
-            return []
-        if growing and "\n" not in text:
+        text = self._text(RESULTS_FILE)
+        if not text or (growing and "\n" not in text):
             return []
         try:
             return fits_from_csv(text, growing=growing)
@@ -58,13 +59,21 @@ class GrowingTables:
             file = printable(str(self.results))
             raise RunError(f"{file!r} is damaged: {error}; run the command again") from error
 
+    def _text(self, name: str) -> str:
+        """Return what stands in a table, nothing if it is not there."""
+        try:
+            return plain_file(self.folder, name, _MOST_BYTES).read_bytes().decode("utf-8", "surrogateescape")
+        except FileNotFoundError:
+            return ""
+        except OSError as error:
+            file = printable(str(self.folder / name))
+            raise RunError(
+                f"{file!r} cannot be read ({error.strerror}): check its rights and the disk"
+            ) from error
+
     def read_hits(self) -> dict[FitId, Hits]:
         """Return the hits there are; none for a run of a version that did not record them."""
-        try:
-            data = self.hits.read_bytes()
-        except FileNotFoundError:
-            return {}
-        lines = data[: data.rfind(b"\n") + 1].splitlines()
+        lines = self._text(HITS_FILE).rpartition("\n")[0].splitlines()
         found: dict[FitId, Hits] = {}
         for number, line in enumerate(lines, 1):
             try:

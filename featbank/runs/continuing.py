@@ -67,7 +67,9 @@ class Claim:
     def __init__(self, folder: Path) -> None:
         self._descriptor: int | None = None
         try:
-            descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            descriptor = os.open(
+                folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644
+            )
         except OSError:  # a folder that cannot be written fails with the first result, which says why
             return
         try:
@@ -96,7 +98,7 @@ class Claim:
 def is_claimed(folder: Path) -> bool:
     """Say whether a process is writing a run folder just now; leaves nothing behind."""
     try:
-        descriptor = os.open(folder / LOCK_FILE, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(folder / LOCK_FILE, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:  # nobody has ever claimed it, or it cannot be read: then nobody of ours writes it
         return False
     try:
@@ -126,7 +128,7 @@ def find_unfinished(cache_dir: str | os.PathLike[str] | None, digest: str) -> tu
     """
     for path in reversed(list_runs(cache_dir)):
         try:
-            run = Run.open(path)
+            run = Run.open(path, cache_dir)
         except RunError:  # one that is damaged or of another version is nothing to go on with
             continue
         if run.facts["status"] == "finished" or run.facts.get("sweep", {}).get("digest") != digest:
@@ -136,6 +138,8 @@ def find_unfinished(cache_dir: str | os.PathLike[str] | None, digest: str) -> tu
             continue
         with contextlib.suppress(RunError):
             run.result()
-            return Run.open(path), claim  # opened again: it may have been finished before it was claimed
+            return Run.open(
+                path, cache_dir
+            ), claim  # opened again: it may have been finished before it was claimed
         claim.let_go()
     return None

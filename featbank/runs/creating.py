@@ -90,19 +90,12 @@ def create_run(
             "bank": str(bank.path.absolute()),
             "key_digest": bank.key.digest(),
             "dataset": bank.dataset,
-            "backbone": bank.key.backbone,
+            **bank.key.to_dict(),
             "weights": bank.provenance.get("weights"),
             "weights_path": bank.provenance.get("weights_path"),
-            "weights_sha256": bank.key.weights_sha256,
             "random_state": bank.provenance.get("random_state"),
-            "transform": bank.key.to_dict()["transform"],
-            "image_size": bank.key.image_size,
-            "precision": bank.key.precision,
-            "dtype": bank.key.dtype,
             # an overflow may have made a cut float32 in a bank of float16
             "cut_dtypes": {cut: bank[cut].dtype.name for cut in bank.cuts},
-            "batch_size": bank.key.batch_size,
-            "decoder": bank.key.decoder,
             "provenance": dict(bank.provenance),
         },
         "classes": list(bank.classes),
@@ -113,6 +106,7 @@ def create_run(
     }
     bank.copy_manifest(path)  # the bank's rows may change, those the heads were fitted and scored on do not
     run = Run(path, facts)
+    run = Run(path, facts, cache_dir)
     run.write()
     return run
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import re
 from pathlib import Path
@@ -13,6 +15,11 @@ from featbank.manifest import printable
 from featbank.runs.folder import RUN_FILE, Run
 
 __all__ = ["find_run", "latest_run", "list_runs", "open_run", "resolve_run", "runs_of_bank"]
+
+logger = logging.getLogger(__name__)
+
+#: How `create_run` begins the name of a folder.
+_NAME = re.compile(r"[0-9]{8}-[0-9]{6}-")
 
 
 def list_runs(cache_dir: str | os.PathLike[str] | None = None) -> list[Path]:
@@ -49,7 +56,7 @@ def resolve_run(run: str | os.PathLike[str] | None, cache_dir: str | os.PathLike
     ----------
     run : path-like or None
         Path of a run folder, its name, a part of the name that only one run has, or None or ``"last"`` for
-        the newest.
+        the newest that is not damaged.
     cache_dir : path-like or None
         The cache; None for the default one.
 
@@ -64,19 +71,69 @@ def resolve_run(run: str | os.PathLike[str] | None, cache_dir: str | os.PathLike
     RunError
         If several runs have that part in their names, or the run is damaged.
     """
-    return Run.open(find_run(run, cache_dir))
+    if run is not None and run != "last":
+        return Run.open(find_run(run, cache_dir), cache_dir)
+    found = list_runs(cache_dir)
+    for path in reversed(found):
+        try:
+            newest = Run.open(path, cache_dir)
+            newest.fits()
+        except RunError as error:  # one that is damaged must not hide the others
+            logger.warning("run %s is passed over: %s", printable(path.name), error)
+            damaged = error
+            continue
+        return newest
+    if found:
+        raise damaged
+    return Run.open(find_run(None, cache_dir), cache_dir)
 
 
-def find_run(run: str | os.PathLike[str] | None, cache_dir: str | os.PathLike[str] | None = None) -> Path:
+def find_run(
+    run: str | os.PathLike[str] | None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    *,
+    inside: bool = False,
+) -> Path:
     """Return the folder of the run somebody means, which may be damaged; see `resolve_run`.
+
+    Parameters
+    ----------
+    run, cache_dir
+        As for `resolve_run`.
+    inside : bool, default=False
+        Only a run that stands in the cache itself, not behind a link: what may be removed.
 
     Raises
     ------
     RunNotFoundError
         If there is no such run.
     RunError
-        If several runs have that part in their names.
+        If several runs have that part in their names, or it is no run of the cache where it must be `inside`.
     """
+    found = _meant(run, cache_dir)
+    if not inside:
+        return found
+    runs = runs_folder(cache_dir)
+    own = found.parent.resolve() == runs.resolve() and runs / found.name in runs.iterdir()
+    if not own or found.is_symlink() or not _is_ours(found):
+        raise RunError(
+            f"{printable(str(found))!r} is no run of {printable(str(runs))!r}, and nothing else is removed: "
+            "'featbank runs ls' names the runs there are; remove other folders and links by hand"
+        )
+    return runs / found.name
+
+
+def _is_ours(folder: Path) -> bool:
+    """Say whether a folder with a ``run.json`` is a run of featbank, and not somebody else's of that name."""
+    if _NAME.match(folder.name):  # it may be damaged
+        return True
+    with contextlib.suppress(RunError):
+        Run.open(folder)
+        return True
+    return False
+
+
+def _meant(run: str | os.PathLike[str] | None, cache_dir: str | os.PathLike[str] | None) -> Path:
     found = list_runs(cache_dir)
     if run is None or run == "last":
         if not found:
@@ -123,7 +180,7 @@ def runs_of_bank(bank: str | os.PathLike[str], cache_dir: str | os.PathLike[str]
     found: dict[str, Run] = {}
     for path in list_runs(cache_dir):
         try:
-            run = Run.open(path)
+            run = Run.open(path, cache_dir)
         except RunError:
             continue
         if Path(run.source["bank"]).resolve() == wanted:

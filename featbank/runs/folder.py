@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featbank import _atomic
-from featbank._cache import user_path
+from featbank._cache import banks_folder, user_path
 from featbank._registry import nearest
-from featbank.banks import read_manifest
-from featbank.errors import BankError, RunError, RunNotFoundError
+from featbank._validation import check, check_values, parse_json, plain_file, short
+from featbank.banks import MANIFEST_FILE, read_manifest
+from featbank.errors import BankError, BankNotFoundError, RunError, RunNotFoundError
 from featbank.manifest import Manifest, printable
 from featbank.metrics import confusion_matrix, per_class_accuracy
 from featbank.runs._growing import GrowingTables
@@ -27,22 +27,28 @@ from featbank.sampling import size_order
 from featbank.sweep import FitResult, Predictions, SweepGroup, SweepResult
 from featbank.sweep.results import fit_id
 
+if TYPE_CHECKING:
+    from featbank.banks import Bank
+
 __all__ = ["FORMAT", "RUN_FILE", "Run"]
 
 FORMAT = 1
 RUN_FILE, HISTORIES_FILE = "run.json", "histories.json"
-_REQUIRED = (
-    "format",
-    "name",
-    "created",
-    "status",
-    "classes",
-    "cuts",
+#: Folders and files of a run; none of them may be a link, or writing would follow it.
+_PARTS = (
+    MANIFEST_FILE,
     "heads",
-    "parameters",
-    "source",
-    "notes",
+    "predictions",
+    "figures",
+    "results.csv",
+    "hits.jsonl",
+    HISTORIES_FILE,
+    "study.json",
+    ".lock",
 )
+_MOST_BYTES, _MOST_HEAD_BYTES = 256 * 2**20, 16 * 2**30
+
+T = TypeVar("T")
 
 
 class Run:
@@ -54,15 +60,27 @@ class Run:
         Its folder.
     facts : dict
         What ``run.json`` says.
+    cache_dir : path-like or None
+        The cache, the only place where its bank is looked for; None for the default one.
     """
 
-    def __init__(self, path: Path, facts: dict[str, Any]) -> None:
+    def __init__(
+        self, path: Path, facts: dict[str, Any], cache_dir: str | os.PathLike[str] | None = None
+    ) -> None:
         self.path = path
         self.facts = facts
+        self.cache_dir = cache_dir
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> Run:
+    def open(cls, path: str | os.PathLike[str], cache_dir: str | os.PathLike[str] | None = None) -> Run:
         """Open the run in a folder.
+
+        Parameters
+        ----------
+        path : path-like
+            The folder; nothing outside of it is read for what it says.
+        cache_dir : path-like or None
+            The cache, the only place where its bank is looked for; None for the default one.
 
         Raises
         ------
@@ -71,29 +89,27 @@ class Run:
         RunError
             If ``run.json`` is damaged or of another format.
         """
+        from featbank.runs._models import RunFacts
+
         folder = user_path(path)
-        file = folder / RUN_FILE
         try:
-            facts = json.loads(file.read_bytes().decode("utf-8", "surrogateescape"))
+            facts = _read_json(folder, RUN_FILE)
+            if isinstance(facts, dict) and facts.get("format", FORMAT) != FORMAT:
+                raise RunError(
+                    f"{printable(str(folder / RUN_FILE))!r} has format {short(facts['format'])}, this "
+                    f"version reads {FORMAT}; run the command again"
+                )
+            check(RunFacts, check_values(facts))
+            for name in _PARTS:
+                if (folder / name).is_symlink():
+                    raise ValueError(f"{name} beside it is a link, and a run has its files in its own folder")
+        except RunError:
+            raise
         except (FileNotFoundError, NotADirectoryError) as error:
             raise RunNotFoundError(f"no run at {printable(str(folder))!r}: it has no {RUN_FILE}") from error
-        except OSError as error:
-            raise RunError(
-                f"{printable(str(file))!r} cannot be read ({error.strerror}): check its rights and the disk"
-            ) from error
-        except ValueError as error:
-            raise RunError(f"{printable(str(file))!r} is damaged: {error}; run the command again") from error
-        missing = [key for key in _REQUIRED if not isinstance(facts, dict) or key not in facts]
-        if missing:
-            raise RunError(
-                f"{printable(str(file))!r} is damaged: it lacks {', '.join(missing)}; run the command again"
-            )
-        if facts["format"] != FORMAT:
-            raise RunError(
-                f"{printable(str(file))!r} has format {facts['format']!r}, this version reads {FORMAT}; "
-                "run the command again"
-            )
-        return cls(folder, facts)
+        except (ValueError, OSError) as error:
+            raise _damaged(folder, RUN_FILE, error) from error
+        return cls(folder, facts, cache_dir)
 
     def __repr__(self) -> str:
         return f"<Run {printable(self.name)!r}, {self.facts['status']}, {len(self.facts['heads'])} heads>"
@@ -128,8 +144,11 @@ class Run:
             If its file is missing or damaged.
         """
         try:
+            plain_file(self.path, MANIFEST_FILE, _MOST_HEAD_BYTES)
             stored = read_manifest(self.path)
-        except BankError as error:
+        except FileNotFoundError:
+            stored = None
+        except (BankError, OSError) as error:
             raise RunError(
                 f"the manifest of run {printable(self.name)!r} is damaged; run the command again"
             ) from error
@@ -141,6 +160,47 @@ class Run:
     def figures(self) -> Path:
         """Folder of its figures, made when it is asked for."""
         return _atomic.make_folder(self.path / "figures")
+
+    def open_bank(self, *, check: Literal["auto", "size", "sha256"] = "auto") -> Bank:
+        """Open the bank its features come from: the one of that name and key in the cache, and no other.
+
+        Parameters
+        ----------
+        check : {"auto", "size", "sha256"}, default="auto"
+            See `featbank.banks.Bank.open`.
+
+        Raises
+        ------
+        BankNotFoundError
+            If the cache has no such bank. A path that a run names is not opened: whoever trusts the bank
+            there takes it in first.
+        """
+        from featbank.banks import Bank
+
+        source = self.source
+        said, root = source["bank"], banks_folder(self.cache_dir)
+        place = root.joinpath(*Path(said).parts[-2:])
+        try:
+            there = place.parent.parent == root and ".." not in place.parts[-2:] and place.is_dir()
+        except OSError:  # no name that a folder can have
+            there = False
+        shown = f"the bank of run {printable(self.name)!r}, {printable(said)!r}, is not in the cache"
+        if not there:
+            raise BankNotFoundError(
+                f"{shown} {printable(str(root.parent))!r}; name its cache with --cache-dir, or take the bank "
+                f"in with 'featbank banks import {printable(said)}'"
+            )
+        bank = Bank.open(place, check=check)
+        if bank.key.digest() != source["key_digest"]:
+            raise BankNotFoundError(f"{shown}: another bank is called {bank.name!r} there now")
+        return bank
+
+    def provenance(self) -> dict[str, Any]:
+        """Return what its bank says of where the images are and how they were read; {} if it is gone."""
+        try:
+            return dict(self.open_bank(check="size").provenance)
+        except BankError:
+            return {}
 
     # writing ---------------------------------------------------------------------------------------
 
@@ -263,7 +323,10 @@ class Run:
         RunError
             If ``results.csv`` or ``hits.jsonl`` is damaged.
         """
-        facts, fits = self.facts, self.fits()
+        facts, fits, hits = self.facts, self.fits(), self._tables.read_hits()
+        judged = {(one.split, len(one.top1)) for one in hits.values()}
+        if len({split for split, _ in judged}) < len(judged):
+            raise _damaged(self.path, "hits.jsonl", "fits were judged by different numbers of rows")
         keys = list(dict.fromkeys(fit.key for fit in fits))
         fits.sort(key=lambda fit: (keys.index(fit.key), size_order(fit.n_per_class), fit.repeat))
         # A run that was killed between its two files has fits of a cut that run.json does not name yet.
@@ -273,7 +336,7 @@ class Run:
             tuple(cuts),
             self.classes,
             notes=list(facts["notes"]),
-            hits=self._tables.read_hits(),
+            hits=hits,
             n_rows=dict(facts.get("rows", {})),
             draws=dict(facts.get("draws", {})),
             near_duplicates=dict(facts.get("near_duplicates", {})),
@@ -354,14 +417,30 @@ class Run:
             raise RunError(
                 f"head {entry['name']!r} is an estimator of your own, which featbank does not save"
             )
-        return load_head(self.path / "heads" / entry["name"])[0]
+        file = f"heads/{entry['name']}"
+        try:
+            for suffix in (".json", ".safetensors"):
+                plain_file(self.path, f"{file}{suffix}", _MOST_HEAD_BYTES)
+        except FileNotFoundError:
+            pass  # load_head says which
+        except OSError as error:
+            raise _damaged(self.path, file, error) from error
+        head = load_head(self.path / file)[0]
+        classes = head.classes_
+        if classes.dtype.kind != "i" or not 0 <= classes.min() <= classes.max() < len(self.classes):
+            raise _damaged(self.path, file, f"its classes are not among the {len(self.classes)} of the run")
+        return head
 
     def histories(self) -> dict[str, dict[str, list[float]]]:
         """Return loss and accuracy per epoch of each kept head that has epochs, by its name.
 
         A loss that is no number comes back as NaN.
         """
-        found: dict[str, dict[str, list[float | None]]] = self._json(HISTORIES_FILE, {})
+        from featbank.runs._models import check_histories
+
+        found = self.checked(HISTORIES_FILE, check_histories)
+        if found is None:
+            return {}
         return {
             name: {
                 key: [math.nan if one is None else one for one in values] for key, values in history.items()
@@ -377,19 +456,18 @@ class Run:
         RunError
             If there is no such head, or its file is missing or damaged.
         """
+        from featbank.runs._models import Answers
+
         entry = self.entry(name)
         file = f"predictions/{entry['name']}.json"
-        found = self._json(file, None)
+        found = self.checked(file, partial(check, Answers))
         if found is None:
             raise RunError(f"run {printable(self.name)!r} lacks {file}; run the command again")
-        try:
-            codes = [np.asarray(found[key], dtype=np.int64) for key in ("rows", "y_true", "y_pred")]
-            shares = [_floats(found[key]) for key in ("p_true", "p_pred")]
-            return Predictions(found["split"], codes[0], codes[1], codes[2], shares[0], shares[1])
-        except (KeyError, TypeError, ValueError) as error:
-            raise RunError(
-                f"{printable(str(self.path / file))!r} is damaged; run the command again"
-            ) from error
+        if max([*found.y_true, *found.y_pred], default=0) >= len(self.classes):
+            raise _damaged(self.path, file, f"it has a class beyond the {len(self.classes)} of the run")
+        columns = [np.asarray(one, dtype=np.int64) for one in (found.rows, found.y_true, found.y_pred)]
+        shares = [None if one is None else np.asarray(one, float) for one in (found.p_true, found.p_pred)]
+        return Predictions(found.split, columns[0], columns[1], columns[2], shares[0], shares[1])
 
     def confusion(self, name: str | None = None) -> NDArray[np.int64]:
         """Return the confusion matrix of a kept head, (n_classes, n_classes); the best by default."""
@@ -409,15 +487,40 @@ class Run:
             one: float(share) for one, share in zip(self.classes, shares, strict=True) if math.isfinite(share)
         }
 
-    def _json(self, name: str, default: Any) -> Any:
-        file = self.path / name
+    def checked(self, name: str, model: Callable[[Any], T]) -> T | None:
+        """Read a JSON file of the folder.
+
+        Parameters
+        ----------
+        name : str
+            Relative to the folder.
+        model : callable
+            Gets what the file says; returns what it is, or raises `ValueError` with its faults.
+
+        Returns
+        -------
+        object or None
+            What `model` returned; None if there is no such file.
+
+        Raises
+        ------
+        RunError
+            If it is damaged, a link, or too large.
+        """
         try:
-            return json.loads(file.read_bytes())
+            return model(_read_json(self.path, name))
         except FileNotFoundError:
-            return default
-        except ValueError as error:
-            raise RunError(f"{printable(str(file))!r} is damaged: {error}; run the command again") from error
+            return None
+        except (ValueError, OSError) as error:
+            raise _damaged(self.path, name, error) from error
 
 
-def _floats(values: Any) -> NDArray[np.float64] | None:
-    return None if values is None else np.asarray(values, dtype=np.float64)
+def _read_json(folder: Path, name: str) -> Any:
+    return parse_json(plain_file(folder, name, _MOST_BYTES).read_bytes())
+
+
+def _damaged(folder: Path, name: str, error: object) -> RunError:
+    file = printable(str(folder / name))
+    if isinstance(error, OSError):
+        return RunError(f"{file!r} cannot be read ({error.strerror}): check its rights and the disk")
+    return RunError(f"{file!r} is damaged: {error}; run the command again")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,11 @@ from statistics import fmean
 from featbank import _atomic
 from featbank._cache import user_path
 from featbank.banks.listing import folder_bytes
-from featbank.errors import CacheWriteError, RunError, RunNotFoundError
+from featbank.errors import RunError
 from featbank.manifest import printable, short_repr
 from featbank.runs.continuing import Claim, is_claimed
-from featbank.runs.folder import RUN_FILE, Run
+from featbank.runs.finding import find_run
+from featbank.runs.folder import Run
 from featbank.sampling import Size, size_order
 from featbank.sweep import FitResult
 from featbank.sweep.records import Key
@@ -153,8 +153,6 @@ def describe_run(path: str | os.PathLike[str]) -> RunInfo:
         )
     except (RunError, OSError) as error:
         said = str(error)
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
-        said = f"{printable(str(folder / RUN_FILE))!r} is damaged ({error!r}); run the command again"
     return RunInfo(path=folder, size_bytes=folder_bytes(folder), error=said)
 
 
@@ -187,13 +185,16 @@ def _best(fits: Sequence[FitResult]) -> BestCurve | None:
     return None
 
 
-def remove_run(run: str | os.PathLike[str]) -> int:
+def remove_run(run: str | os.PathLike[str], cache_dir: str | os.PathLike[str] | None = None) -> int:
     """Remove a run with its heads, figures and report; it vanishes in one step, then its bytes are freed.
 
     Parameters
     ----------
     run : path-like
-        Folder of the run; it may be damaged.
+        Name of a run of the cache, a part that only one run has, or its folder; it may be damaged. A link,
+        and a folder anywhere else, is refused.
+    cache_dir : path-like or None
+        The cache; None for the default one.
 
     Returns
     -------
@@ -203,31 +204,22 @@ def remove_run(run: str | os.PathLike[str]) -> int:
     Raises
     ------
     RunNotFoundError
-        If it is no folder of a run.
+        If there is no such run.
     RunError
-        If another process is writing it.
+        If it is no run of the cache, or another process is writing it.
     CacheWriteError
         If it cannot be removed.
     """
-    folder = user_path(run)
-    if not (folder / RUN_FILE).is_file():
-        raise RunNotFoundError(f"no run at {printable(str(folder))!r}: it has no {RUN_FILE}")
-    if is_claimed(folder):
-        raise RunError(
-            f"run {printable(folder.name)!r} is being written by another process; stop that first, or wait"
-        )
+    folder = find_run(run, cache_dir, inside=True)
     claim = Claim(folder)  # nobody takes it up meanwhile
     try:
+        if not claim.held and is_claimed(folder):
+            raise RunError(
+                f"run {printable(folder.name)!r} is being written by another process; "
+                "stop that first, or wait"
+            )
         freed = folder_bytes(folder)
-        aside = _atomic.set_aside(folder)
+        _atomic.remove_folder(folder.parent, folder.name)
     finally:
         claim.let_go()
-    try:
-        shutil.rmtree(aside)
-    except OSError as error:
-        raise CacheWriteError(
-            f"removed {str(folder)!r}, but cannot delete what is left in {str(aside)!r} "
-            f"({error.strerror}): delete it by hand"
-        ) from error
-    _atomic.remove_stale_temporaries(folder.parent)
     return freed

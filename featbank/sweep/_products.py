@@ -9,6 +9,7 @@ again.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -29,6 +30,8 @@ __all__ = ["ProductCache"]
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
+#: Bank, cut and digest: what `ProductCache` calls its files.
+_NAME = re.compile(r".+-[0-9a-f]{8}-.+-[0-9a-f]{16}\.safetensors")
 _TRAIN = "train"
 _DIGEST_LENGTH = 64
 #: Multiply-adds below which the products are made sooner than a file is read and checked.
@@ -133,9 +136,10 @@ def _read(path: Path, standardize: bool) -> RowProducts | None:
 
 def _make_room(folder: Path, newest: Path) -> None:
     files = []
-    for path in folder.glob("*.safetensors"):
+    # a folder beside the banks may hold weights of the user's, which are nobody's to remove
+    for path in (one for one in folder.iterdir() if _NAME.fullmatch(one.name)):
         with suppress(OSError):  # another process makes room too
-            found = path.stat()
+            found = path.lstat()
             files.append((path == newest, found.st_mtime, found.st_size, path))
     total = sum(size for _, _, size, _ in files)
     for _, _, size, path in sorted(files):

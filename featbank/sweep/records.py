@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields, replace
-from typing import Any, Literal
+from functools import cache, partial
+from typing import Annotated, Any, Literal, get_type_hints
+
+from annotated_types import Ge
 
 from featbank.errors import InvalidInputError
 from featbank.sampling import Size, parse_size
@@ -199,6 +202,23 @@ def _fit_from(values: Mapping[str, str]) -> FitResult:
             read[name] = int(text)
         else:
             read[name] = float(text)
-    if read["status"] not in ("ok", "failed"):
-        raise ValueError(f"status {read['status']!r}")
+    _check()(read)
     return FitResult(**read)
+
+
+@cache
+def _check() -> Callable[[dict[str, Any]], object]:
+    """Return what raises `ValueError` for a line that no fit gives; made late, because it loads pydantic."""
+    from pydantic import create_model
+
+    from featbank._validation import CONFIG, Count, Line, Positive, Share, check
+
+    hints = get_type_hints(FitResult) | dict.fromkeys(_WHOLE, Count) | dict.fromkeys(_TEXTS, Line)
+    hints |= {"status": Literal["ok", "failed"], "duration_s": Annotated[float, Ge(0)]}
+    hints |= dict.fromkeys(("temperature", "C", "lr", "calibration_temperature"), Positive)
+    hints |= dict.fromkeys(CURVE_METRICS, Share)
+    hints |= {name: hints[name] | None for name in _OPTIONAL}
+    defaults = {one.name: ... if one.default is MISSING else one.default for one in fields(FitResult)}
+    columns: dict[str, Any] = {name: (hints[name], default) for name, default in defaults.items()}
+    model = create_model("fit", __config__=CONFIG, **columns)
+    return partial(check, model)

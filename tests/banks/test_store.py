@@ -9,6 +9,7 @@ import shutil
 import pytest
 
 from featbank.banks import Bank, BankStore
+from featbank.banks.damaged import set_damaged_aside
 from featbank.errors import (
     BankFormatError,
     BankNotFoundError,
@@ -177,13 +178,58 @@ def test_a_damaged_bank_can_be_removed(bank, store):
 
 
 def test_a_removal_that_dies_leaves_no_half_bank(bank, store, monkeypatch):
-    def dies(path):
+    def dies(path, **options):
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(shutil, "rmtree", dies)
     with pytest.raises(CacheWriteError, match="delete it by hand"):
         store.remove("shapes")
     assert store.list() == []
+
+
+def test_only_a_bank_of_the_store_is_removed(three, store, tmp_path):
+    """A folder of somebody else's may hold a file called bank.json, a link may lead to anything."""
+    elsewhere = tmp_path / "elsewhere" / three[0].path.parent.name / three[0].path.name
+    shutil.copytree(three[0].path, elsewhere)
+    project = store.root / "project"
+    (project / "thesis").mkdir(parents=True)
+    (project / "bank.json").write_text("{}")
+    (project / "thesis" / "bank.json").write_text("{}")
+    (store.root / "digits" / "linked-01234567").symlink_to(elsewhere)
+    (store.root / "linked").symlink_to(elsewhere.parent)
+    everything = {path for path in tmp_path.rglob("*") if path.name != ".lock"}
+    for asked in (
+        elsewhere,
+        str(elsewhere),
+        project,
+        project / "thesis",
+        store.root / "project" / "." / "thesis",
+        store.root / "digits" / "linked-01234567",
+        store.root / "linked" / elsewhere.name,
+        "linked-01234567",
+        f"linked/{elsewhere.name}",
+        f"../../elsewhere/digits/{elsewhere.name}",
+        "project/thesis",
+    ):
+        for cut in (None, "fc7"):
+            with pytest.raises(InvalidInputError, match="nothing else is removed"):
+                store.remove(asked, cut)
+    assert {path for path in tmp_path.rglob("*") if path.name != ".lock"} == everything
+    (tmp_path / "place").symlink_to(store.root)  # the store itself may be on another disk
+    BankStore(tmp_path / "place").remove(three[0].path)
+    assert not three[0].path.exists()
+
+
+def test_a_linked_cut_is_not_followed(bank, store, tmp_path):
+    (bank.path / "fc7").rename(tmp_path / "fc7")
+    (bank.path / "fc7").symlink_to(tmp_path / "fc7")
+    with pytest.raises(CacheWriteError):
+        store.remove("shapes", cut="fc7")
+    shard = next((tmp_path / "fc7").glob("*.h5"))
+    shard.write_bytes(b"damaged")
+    with pytest.raises(CorruptBankError, match="behind a link"):
+        set_damaged_aside(bank.verify())
+    assert shard.exists()
 
 
 def test_banks_of_two_datasets_do_not_mix(store, kit, manifest):

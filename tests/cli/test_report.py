@@ -39,7 +39,8 @@ def test_what_cannot_be_shown_is_said(call, place, bank):
     done = call("report", "depth", "--json")
     assert done.code == 0
     (note,) = done.json["notes"]
-    assert "cannot be opened (it is gone)" in note
+    assert "is not in the cache" in note
+    assert "with 'featbank banks import " in note
     assert done.err == f"note: {note}\n"
     assert done.json["images"] == 0
 

@@ -101,7 +101,7 @@ def test_a_dry_run_pushes_nothing(call, study, tmp_path):
             "study 'small' has no experiment 'big'; it",
         ),
         (("small.toml", "--data", "photos", "--limit", "9"), 2, "limit=9 leaves 1 of the classes, of which "),
-        (("odd.toml",), 2, "'odd.toml' has 3 faults: lacks 'title'; lacks 'question'; "),
+        (("odd.toml",), 2, "'odd.toml' has 4 faults: experiment must be a list of tables, "),
     ],
 )
 def test_what_is_wrong_is_one_line(call, study, tmp_path, arguments, code, message):

@@ -6,6 +6,7 @@ import fcntl
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -133,6 +134,48 @@ def test_rm(call, place, monkeypatch):
     assert list((place / "cache" / "runs").iterdir()) == []
     assert call("runs", "rm").code == 2
     assert call("runs", "rm", "last").code == 3
+
+
+def test_rm_removes_nothing_but_runs_of_the_cache(call, place, monkeypatch):
+    depth, runs = of(place, "depth"), place / "cache" / "runs"
+    project, away = place / "proj", place / "away" / depth.name
+    project.mkdir()
+    (project / "run.json").write_text("{}")
+    (project / "thesis.tex").write_text("years of work")
+    shutil.copytree(depth, away)  # a run, but nowhere in the cache
+    shutil.copytree(project, runs / "proj")  # in the place, but no run
+    (runs / "20260101-000000-linked").symlink_to(away)
+    (place / "link").symlink_to(depth)
+    (depth / "heads" / "run.json").write_text("{}")
+    before = {path for path in place.rglob("*") if path.name != ".lock"}
+    for asked in (
+        "./proj",
+        project,
+        away,
+        "cache/runs/../../proj",
+        "cache/runs/proj",
+        runs / "20260101-000000-linked",
+        "20260101-000000-linked",
+        "linked",
+        "link",
+        depth / "heads",
+        f"{depth}/heads/..",
+    ):
+        done = call("runs", "rm", asked, "--yes")
+        assert done.code == 2, asked
+        assert "and nothing else is removed: 'featbank runs ls' names the runs there are" in done.message
+    for asked in ("", ".", "..", "/", place, "cache", runs, "proj/", "run.json", depth / "heads" / "none"):
+        assert call("runs", "rm", asked, "--yes").code in (2, 3), asked
+    monkeypatch.chdir(project)
+    assert call("runs", "rm", ".", "--yes", "--cache-dir", place / "cache").code == 2
+    assert call("runs", "rm", "cache/runs/x", "--yes").code == 3
+    monkeypatch.chdir(place)
+    # nothing is removed where one of several is refused
+    assert call("runs", "rm", "warmth", "./proj", "-y").code == 2
+    assert {path for path in place.rglob("*") if path.name != ".lock"} == before
+    (place / "disk").symlink_to(place / "cache")  # a cache on another disk is a cache
+    assert call("runs", "rm", f"disk/runs/{depth.name}", "warmth", "-y", "--cache-dir", "disk").code == 0
+    assert not depth.exists()
 
 
 def test_what_nobody_may_read_is_said_in_a_line(call, place, monkeypatch):

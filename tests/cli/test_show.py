@@ -123,9 +123,9 @@ def test_pictures_of_an_older_run_after_the_bank_has_changed(call, own, monkeypa
     wanted = ("--cache-dir", "own", "--json")
     quick = ("--head", "block5_pool-softmax-n2-r0", "--patch", 16, "--stride", 16)
 
-    def seen(picture):
-        mistakes = call("show", "mistakes", *wanted, "--out", picture).json["mistakes"]
-        occluded = call("show", "occlusion", *quick, *wanted, "--out", f"o-{picture}").json
+    def seen(picture, *more):
+        mistakes = call("show", "mistakes", *wanted, "--out", picture, *more).json["mistakes"]
+        occluded = call("show", "occlusion", *quick, *wanted, "--out", f"o-{picture}", *more).json
         del occluded["figure"]
         return mistakes, occluded, (own / picture).read_bytes(), (own / f"o-{picture}").read_bytes()
 
@@ -141,7 +141,7 @@ def test_pictures_of_an_older_run_after_the_bank_has_changed(call, own, monkeypa
     extract("photos", split="2,3,4", **options)
     assert seen("after.png") == before
     shutil.rmtree(own / "own" / "banks")
-    assert seen("alone.png") == before
+    assert seen("alone.png", "--data", "photos") == before
 
 
 def test_a_cache_that_has_moved(call, own):
@@ -149,9 +149,11 @@ def test_a_cache_that_has_moved(call, own):
     done = call("show", "mistakes", "--cache-dir", "elsewhere", "--json")
     assert done.json["figure"].endswith("-own/figures/mistakes.png")
     shutil.rmtree(own / "elsewhere" / "banks")
-    # the run knows its rows, and an image of one's own needs none
     done = call("show", "mistakes", "--cache-dir", "elsewhere")
-    assert done.code == 0
+    assert done.code == 3
+    assert done.message == "nothing says where the images came from; say it with --data"
+    # the run knows its rows, and an image of one's own needs none
+    assert call("show", "mistakes", "--cache-dir", "elsewhere", "--data", "photos").code == 0
     quick = ("--head", "block5_pool-softmax-n2-r0", "--patch", 16, "--stride", 16, "--json")
     found = call("show", "occlusion", "last", "photos/red/01.png", "--cache-dir", "elsewhere", *quick)
     assert found.json["class"] == "red"

@@ -64,6 +64,7 @@ def scenarios() -> dict[str, Scenario]:
         "estimators": lambda world, scale: alone("estimators.py"),
         "image-corpus": lambda world, scale: alone("images_corpus.py"),
         "mutated-images": lambda world, scale: alone("images_mutated.py", "--scale", str(scale)),
+        "mutated-runs-and-studies": lambda world, scale: alone("runs_mutated.py", "--scale", str(scale)),
         "hostile-weights": lambda world, scale: alone("weights_hostile.py"),
     }
 

@@ -62,9 +62,11 @@ def watch(folder: str | os.PathLike[str], hook: Hook) -> None:
     numbers = iter(range(10**9))
     lock = threading.Lock()
 
-    def inside(path: Any) -> str | None:
+    def inside(path: Any, folder: int | None = None) -> str | None:
         if isinstance(path, int):
             return paths.get(path)
+        if folder is not None:  # a name in a folder that is open
+            return f"{paths[folder]}/{path}" if folder in paths else None
         full = os.path.abspath(os.fsdecode(path))  # noqa: PTH100 - resolve() would follow links
         return full if full == root or full.startswith(root + os.sep) else None
 
@@ -74,7 +76,7 @@ def watch(folder: str | os.PathLike[str], hook: Hook) -> None:
         return hook(Call(number, name, path, perform, **details))
 
     def open_(path: Any, flags: int, *args: Any, **options: Any) -> int:
-        full = inside(path)
+        full = inside(path, options.get("dir_fd"))
         if full is None:
             return int(real["open"](path, flags, *args, **options))
 
@@ -106,10 +108,11 @@ def watch(folder: str | os.PathLike[str], hook: Hook) -> None:
 
     def by_path(name: str) -> Callable[..., Any]:
         def function(path: Any, *args: Any, **options: Any) -> Any:
-            full = inside(path)
+            full = inside(path, options.get("src_dir_fd"))
             if full is None or options.get("dir_fd") is not None:
                 return real[name](path, *args, **options)
-            target = inside(args[0]) or "" if name in ("replace", "rename") else ""
+            renames = name in ("replace", "rename")
+            target = inside(args[0], options.get("dst_dir_fd")) or "" if renames else ""
             return passed(name, full, lambda: real[name](path, *args, **options), target=target)
 
         return function

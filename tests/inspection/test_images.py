@@ -11,8 +11,7 @@ from featbank.inspection import RunImages
 
 
 def images_of(bank, data=None):
-    source = {"bank": str(bank.path), "key_digest": bank.key.digest(), "provenance": bank.provenance}
-    return RunImages(bank.manifest, source, bank.path.parents[2] / "runs" / "one", data)
+    return RunImages(bank.manifest, bank.provenance, data)
 
 
 def pixels(file) -> np.ndarray:
@@ -80,12 +79,8 @@ def test_a_file_that_is_gone_or_another(photo_bank, tmp_path, save_photo) -> Non
         assert str(caught.value) == f"image {name!r} {problem} {end}"
 
 
-def test_a_bank_that_is_gone_is_not_needed(photo_bank) -> None:
-    import shutil
-
-    manifest, source = (
-        photo_bank.manifest,
-        {"bank": str(photo_bank.path), "provenance": photo_bank.provenance},
-    )
-    shutil.rmtree(photo_bank.path)
-    assert RunImages(manifest, source, photo_bank.path / "a" / "b" / "c").read(3).mode == "RGB"
+def test_a_bank_that_is_gone_is_not_needed(photo_bank, tmp_path) -> None:
+    manifest = photo_bank.manifest
+    assert RunImages(manifest, {}, tmp_path / "photos").read(3).mode == "RGB"
+    with pytest.raises(MissingDataError, match="nothing says where the images came from; say it with --data"):
+        RunImages(manifest, {})

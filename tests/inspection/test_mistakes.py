@@ -65,8 +65,7 @@ def test_from_a_run(photo_bank, tmp_path, whole, caplog) -> None:
     wrong[[1, 3]] = (wrong[[1, 3]] + 1) % 3
     shares = np.linspace(0.4, 0.1, len(rows))
     predictions = Predictions("test", rows, true, wrong, shares, 1 - shares)
-    source = {"bank": str(photo_bank.path), "provenance": photo_bank.provenance}
-    images = RunImages(photo_bank.manifest, source, photo_bank.path / "a" / "b" / "c")
+    images = RunImages(photo_bank.manifest, photo_bank.provenance)
     display = MistakesDisplay.from_predictions(predictions, images, title="photos").plot()
     assert [one.row for one in display.mistakes] == [rows[3], rows[1]]
     for one, pixels in zip(display.mistakes, display.images, strict=True):

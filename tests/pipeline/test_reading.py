@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import time
 import tomllib
 import warnings
 
 import numpy as np
 import pytest
 
-from featbank.errors import FitWarning, InvalidInputError, MissingDataError
+from featbank.errors import FeatbankError, FitWarning, InvalidInputError, MissingDataError
 from featbank.heads import catalogue
 from featbank.pipeline import BackboneChoice, Claim, Data, Figure, find_study, load_study, study_names
 
@@ -59,11 +61,11 @@ FAULTS = [
     (
         'source = "photos"',
         'sourse = "photos"',
-        "[data] has no key 'sourse'; known: 'source', 'classes', 'n_classes', 'splits', 'name' and 4 more",
+        "[data] has no key 'sourse'; known: 'source', 'classes', 'n_classes', 'name', 'how' and 4 more",
     ),
     ('title = "Three colours"', 'titel = "Three colours"', "lacks 'title'"),
     ('title = "Three colours"', "title = 3", "title = 3 is not text"),
-    ('title = "Three colours"', 'title = " "', "title is empty"),
+    ('title = "Three colours"', 'title = " "', "title = ' ' is empty"),
     (
         'split = "4,2,2"',
         'split = "4,2"',
@@ -71,7 +73,11 @@ FAULTS = [
         "'28,4,8' or fractions like '0.7,0.1,0.2'",
     ),
     ('split = "4,2,2"', "classes = 1", "[data] classes = 1 must be at least 2"),
-    ('split = "4,2,2"', "classes = [1, 2]", "[data] classes = [1, 2] is not a list of texts"),
+    (
+        'split = "4,2,2"',
+        "classes = [1, 2]",
+        "[data] classes 0 = 1 is not text; [data] classes 1 = 2 is not text",
+    ),
     (
         'split = "4,2,2"',
         'splits = {val = "tset"}',
@@ -91,7 +97,8 @@ FAULTS = [
     (
         'sweep.cuts = ["block3_pool"]',
         'sweep.cuts = ["blok3_pool"]',
-        "[sweep] cuts: unknown cut 'blok3_pool' of backbone 'minivgg'; known: 'block3_pool', ",
+        "experiment 'shallow': sweep cuts: unknown cut 'blok3_pool' of backbone 'minivgg'; known: "
+        "'block3_pool', ",
     ),
     (
         'samples_per_class = "1,2,4"',
@@ -104,7 +111,7 @@ FAULTS = [
     (
         "repeats = 2",
         "temperatures = [0]",
-        "[sweep] temperatures = [0] is not a list of numbers over 0",
+        "[sweep] temperatures 0 = 0 must be over 0",
     ),
     (
         "repeats = 2",
@@ -123,7 +130,7 @@ FAULTS = [
     (
         'name = "shallow"',
         'name = "shallow"\nsweeps.repeats = 3',
-        "experiment 2: has no key 'sweeps'; known: 'sweep', ",
+        "experiment 'shallow': has no key 'sweeps'; known: 'sweep', ",
     ),
     (
         'name = "shallow"',
@@ -149,7 +156,7 @@ FAULTS = [
         'check = "gain-shrinks"',
         "claims 1: check = 'gain-shrinks' is unknown; known: ",
     ),
-    ('check = "gains-shrink"', "", "claims 1: lacks a check; known: "),
+    ('check = "gains-shrink"', "", "claims 1: lacks 'check'; known: "),
     (
         'samples_per_class = "1,2,4"',
         'samples_per_class = "2..8"',
@@ -309,6 +316,77 @@ def test_all_faults_are_in_one_message(edited):
         "'image_size', 'transform', 'precision' and 2 more; [sweep] repeats = 'two' is not a whole number; "
         "figures 1: value = nan is not finite"
     )
+
+
+#: What a parser, a disk or a reader of messages could choke on: text, and what is said.
+BOUNDS = [
+    (("repeats = 2", "repeats = 1000000000"), "[sweep] repeats = 1000000000 must be at most 1000"),
+    (("repeats = 2", "repeats = " + "9" * 400), "is not a study: 9999"),
+    (("repeats = 2", "repeats = " + "9" * 5000), "is not a study: Exceeds the limit"),
+    (("repeats = 2", "repeats = inf"), "[sweep] repeats = inf is not a whole number"),
+    (("repeats = 2", "repeats = 2\nrandom_state = 4294967296"), "random_state = 4294967296 must be at most"),
+    (("repeats = 2", "repeats = 2\ntemperatures = [nan]"), "temperatures 0 = nan is not finite"),
+    (("repeats = 2", "repeats = " + "[" * 50_000), "is no study: it is nested too deep"),
+    (("repeats = 2", "repeats = " + "[" * 500 + "]" * 500), "is no study: it is nested too deep"),
+    (
+        ("repeats = 2", "repeats = " + "{a = " * 300 + "1" + "}" * 300),
+        "is not a study: it is nested more than",
+    ),
+    (("repeats = 2", ".".join("a" * 100_000) + " = 1"), "cannot read"),
+    (("repeats = 2", ".".join("a" * 20_000) + " = 1"), "is not a study: line 20 has more than 256 dots"),
+    (
+        (
+            "[data]",
+            "[" + ".".join("a" * 200) + "]\n" + "\n".join(f"x{n} = 1" for n in range(9000)) + "\n[data]",
+        ),
+        "",
+    ),
+    (("repeats = 2", f"{'x' * 90_000} = 1"), "[sweep] has no key 'xxxx"),
+    (('name = "colours"', f'name = "{"x" * 90_000}"'), "[data] name = 'xxx"),
+    (('name = "deep"', f'name = "{"x" * 90_000}"'), "is longer than 100 characters"),
+    (('title = "Three colours"', f'title = "{"x" * 90_000}"'), "is longer than 2000 characters"),
+    (("[heads.ncm]", f"[heads.{'x' * 90_000}]"), "[heads]: unknown head 'xxx"),
+    (('split = "4,2,2"', f'split = "{"4," * 40_000}"'), "[data] split = '4,4,"),
+    (('split = "4,2,2"', 'split = "4,2,2"\nimages_per_class = 99999999999999999999'), "is not a study: 9999"),
+    (("value = 0.75", "value = -7.5e300"), "figures 1: value = -7.5e+300 must be within 0 and 1"),
+    (("value = 0.75", 'value = 1\nwhat = "temperature"\ntemperature = 1'), "temperature does nothing where"),
+    (
+        ("heads.ncm.standardize = false", "heads.knn.n_neighbors = 3"),
+        "heads.knn is for a head that the experi",
+    ),
+    (("\n[published]", "[[experiment]]\nname = 'x'\n" * 300 + "[published]"), "200 at most; got"),
+]
+
+
+@pytest.mark.parametrize(("change", "said"), BOUNDS)
+def test_what_is_endless_is_refused_at_once(edited, change, said):
+    file = edited(change)
+    started = time.perf_counter()
+    with pytest.raises(FeatbankError) as caught:
+        load_study(file)
+    assert time.perf_counter() - started < 10
+    message = str(caught.value)
+    assert said in message
+    assert len(message) < 3000
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "long"])
+def test_what_is_no_file(small, kind):
+    place = small.with_name(f"{'x' * 150 if kind == 'long' else kind}.toml")
+    if kind == "pipe":
+        os.mkfifo(place)
+    elif kind == "folder":
+        place.mkdir()
+    else:
+        place.write_text(small.read_text())
+    with pytest.raises(FeatbankError, match=r"no study|has a name of 150 characters"):
+        load_study(place)
+
+
+def test_a_study_that_is_a_link_is_read(small):
+    small.with_name("link.toml").symlink_to(small)
+    assert load_study(small.with_name("link.toml")).name == "link"
 
 
 def test_a_file_that_is_no_toml(small):

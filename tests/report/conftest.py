@@ -160,7 +160,7 @@ def _copied(source: Path, target: Path) -> Run:
     (path / "run.json").write_text(facts.replace(str(source), str(target)), "utf-8", "surrogateescape")
     for file in (target / "cache" / "banks").rglob("bank.json"):
         assert str(source) in file.read_text()  # sealed by its digest: images are found through `data`
-    return Run.open(path)
+    return Run.open(path, target / "cache")
 
 
 @pytest.fixture
@@ -322,6 +322,6 @@ def with_facts() -> Callable[..., Run]:
     """Return a run with other facts: (run, **changes)."""
 
     def change(run: Run, **changes: Any) -> Run:
-        return Run(run.path, {**run.facts, **changes})
+        return Run(run.path, {**run.facts, **changes}, run.cache_dir)
 
     return change

@@ -51,33 +51,38 @@ def test_the_five_keys_are_enough(hostile):
 @pytest.mark.parametrize(
     ("changes", "faults"),
     [
-        ({"title": 3, "differs": "all"}, "title is no text; differs is no list of texts"),
+        ({"title": 3, "differs": "all"}, "title = 3 is not text; differs = 'all' is not a list"),
         (
             {"published": {}, "measured": [{"label": "a"}]},
-            "published is no list; measured 1 lacks label, metric, unit or value",
+            "published = {} is not a list; measured.0 lacks 'metric'; measured.0 lacks 'unit'; "
+            "measured.0 lacks 'value'",
         ),
         (
-            {"measured": [{"label": "a", "metric": "b", "unit": "share", "value": []}], "claims": [1]},
-            "measured 1 has the value []; claims is no list of objects with a text",
+            {
+                "measured": [{"label": "a", "metric": "b", "unit": "share", "value": 1, "low": -7.5e300}],
+                "claims": [1],
+            },
+            "measured.0.low = -7.5e+300 must be at least 0; claims.0 must be a table, got 1",
         ),
-        ({"experiments": [1]}, "experiments is no JSON object"),
         (
             {"measured": [{"label": "a", "metric": "b", "unit": "points", "value": 1}]},
-            "measured 1 has the unit 'points', not share or temperature",
+            "measured.0.unit = 'points' is none of 'share', 'temperature'",
         ),
+        ({"experiments": [1]}, "experiments must be a table, got [1]"),
     ],
 )
-def test_all_faults_of_a_file_are_named(hostile, write_study, changes, faults):
+def test_the_faults_of_a_file_are_named(hostile, write_study, changes, faults):
     write_study(hostile, **changes)
     with pytest.raises(RunError) as error:
         read_study(hostile)
-    assert str(error.value) == f"'{hostile.path / 'study.json'}' is damaged: {faults}; run the study again"
+    assert str(error.value) == f"'{hostile.path / 'study.json'}' is damaged: {faults}; run the command again"
 
 
 def test_a_file_that_is_no_json(hostile):
     (hostile.path / "study.json").write_text("{")
     with pytest.raises(RunError, match=r"study.json' is damaged: Expecting property name"):
         read_study(hostile)
-    (hostile.path / "study.json").write_text("[]")
-    with pytest.raises(RunError, match="damaged: it is no JSON object; run the study again"):
-        read_study(hostile)
+    for text, said in (("[]", "it must be a table, got \\[\\]"), ("null", "it must be a table, got None")):
+        (hostile.path / "study.json").write_text(text)
+        with pytest.raises(RunError, match=f"damaged: {said}; run the command again"):
+            read_study(hostile)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from featbank.banks import Bank, BankKey, BankStore
+from featbank.fitting import fit_heads
 from featbank.manifest import SPLITS, Manifest
 
 KEY = BankKey(
@@ -24,6 +26,36 @@ KEY = BankKey(
 
 @pytest.fixture
 def flowers(tmp_path: Path) -> Bank:
+    """24 train, 6 val and 12 test rows of each of 3 classes, at two cuts of 40 features."""
+    return _flowers(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def _two_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("two")
+    flowers = _flowers(folder)
+    for name in ("a-good", "b-bad"):
+        fit_heads(
+            flowers,
+            cuts=["fc7"],
+            heads=["softmax", "ncm"],
+            samples_per_class="2",
+            repeats=1,
+            head_params={"softmax": {"max_epochs": 3}},
+            name=name,
+            cache_dir=folder / "cache",
+        )
+    return folder / "cache"
+
+
+@pytest.fixture
+def cache(_two_runs: Path, tmp_path: Path) -> Path:
+    """A cache with the bank of flowers and two runs of it; the bad one is the newer."""
+    shutil.copytree(_two_runs, tmp_path / "cache")
+    return tmp_path / "cache"
+
+
+def _flowers(tmp_path: Path) -> Bank:
     """24 train, 6 val and 12 test rows of each of 3 classes, at two cuts of 40 features."""
     counts = {"train": 24, "val": 6, "test": 12}
     labels = np.concatenate([np.tile(np.arange(3), n) for n in counts.values()])

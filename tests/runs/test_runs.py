@@ -123,6 +123,7 @@ def test_a_run_knows_all_that_a_prediction_needs(bank, cache):
         "cut_dtypes": {"block1_pool": "float16", "fc7": "float16"},
         "batch_size": 64,
         "decoder": KEY.decoder,
+        "format_version": KEY.format_version,
         "provenance": dict(bank.provenance),
     }
     assert set(run.facts["versions"]) == {
@@ -217,7 +218,7 @@ def test_an_estimator_of_the_callers_own_is_recorded_and_not_saved(bank, cache):
         (
             "run.json",
             "[]",
-            "'{run}/run.json' is damaged: it lacks format, name, created, status, classes, cuts, ",
+            "'{run}/run.json' is damaged: it must be a table, got []; run the command again",
         ),
         (
             "run.json",
@@ -233,7 +234,7 @@ def test_an_estimator_of_the_callers_own_is_recorded_and_not_saved(bank, cache):
         (
             "predictions/{head}.json",
             "{}",
-            "'{run}/predictions/{head}.json' is damaged; run the command again",
+            "'{run}/predictions/{head}.json' is damaged: it lacks 'split'; it lacks 'rows'; ",
         ),
         (
             "predictions/{head}.json",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -132,3 +133,17 @@ def test_a_cache_that_cannot_be_written_serves_as_well(
     monkeypatch.setattr(_products, "write_file", full)
     assert np.isfinite(np.array(sweep(bank), dtype=float)).all()
     assert kept(bank) == []
+
+
+def test_files_of_others_make_no_room(
+    bank: Bank, computed: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep(bank)
+    (first,) = kept(bank)
+    mine = first.with_name("my-weights.safetensors")
+    mine.write_bytes(bytes(1000))
+    os.utime(mine, (1, 1))
+    monkeypatch.setattr(_products, "_MOST_BYTES_TOGETHER", 10)
+    sweep(bank, standardize=False)
+    assert mine.exists()
+    assert not first.exists()

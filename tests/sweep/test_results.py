@@ -116,7 +116,17 @@ def test_csv_comes_back_bit_for_bit():
         (lambda text: text.replace("top5,", "top1,", 1), "not the columns of this version: one stands twice"),
         (lambda text: "", "not the columns of this version: cut, "),
         (lambda text: text.rstrip("\n")[:-30] + "\n", "line 2 cannot be read ("),
-        (lambda text: text.replace(",ok,", ",fine,"), "line 2 cannot be read (status 'fine')"),
+        (lambda text: text.replace(",0.5,", ",-7.5e300,"), "line 2 cannot be read (top1 = -7.5e+300 must be"),
+        (
+            lambda text: text.replace(",0.5,", ",1.01,"),
+            "line 2 cannot be read (top1 = 1.01 must be at most 1)",
+        ),
+        (lambda text: text.replace(",0.5,", ",nan,"), "line 2 cannot be read (top1 = nan"),
+        (lambda text: text.replace(",0.5,", f",{'9' * 400},"), "line 2 cannot be read (top1 = inf"),
+        (
+            lambda text: text.replace(",ok,", ",fine,"),
+            "line 2 cannot be read (status = 'fine' is unknown; known: ",
+        ),
     ],
 )
 def test_damaged_csv_is_told(change, message):
