@@ -6,51 +6,32 @@ from typing import Any
 
 from featbank.datasets import parse_split
 from featbank.errors import FeatbankError
+from featbank.heads import catalogue
 from featbank.pipeline._table import Faults, Table
-from featbank.pipeline.study import Data, Experiment, Figure, Sweep, TestData
+from featbank.pipeline.study import Data, Experiment, Figure, Sweep
 from featbank.sampling import parse_sizes
 
 __all__ = ["figure_faults", "read_parameter", "sweep_faults"]
 
-#: What the heads themselves allow, see `featbank.heads`; tests hold the two together.
-_CHOICES = {
-    "solver": ("adam", "sgd"),
-    "annealing": ("inverse-time", "cosine", "step", "constant"),
-    "anneal_per": ("epoch", "step"),
-    "monitor": ("accuracy", "loss"),
-    "restore": ("best", "last"),
-}
-_WHOLES = ("max_epochs", "tolerance_epochs", "batch_size", "hidden_units", "n_neighbors")
-_OVER_0 = ("lr", "annealing_epochs", "C")
-#: Head and parameter that may be left to the head, as "auto".
-_AUTO = {("softmax", "lr"), ("mlp", "lr"), ("logreg", "C")}
-
 
 def read_parameter(table: Table, head: str, key: str) -> Any:
-    """Take one parameter of a head, within what the head allows; None where it is not given, or wrong."""
-    if key in _CHOICES:
-        return table.choice(key, _CHOICES[key])
-    if key in _WHOLES:
-        return table.whole(key)
-    if key == "standardize":
-        return table.flag(key)
-    if key == "rotate":
-        return table.choice(key, ("auto",)) if isinstance(table.peek(key), str) else table.flag(key)
-    if (head, key) in _AUTO and isinstance(table.peek(key), str):
-        return table.choice(key, ("auto",))
-    if key in _OVER_0:
-        return table.number(key, over=0)
-    if key in ("alpha", "dropout"):
-        return table.number(key, least=0, below=1 if key == "dropout" else None)
-    return table.text(key)
+    """Take one parameter of a head; None where it is not given, or not allowed."""
+    if key not in table:
+        return table.take(key)[0]
+    value, where = table.take(key)
+    allowed = catalogue.allowed(head, key)
+    if allowed.holds(value):
+        return value
+    table.faults.add(f"{where} = {value!r} is not allowed; allowed: {allowed}")
+    return None
 
 
-def sweep_faults(data: Data, test_data: TestData | None, sweep: Sweep, where: str, faults: Faults) -> None:
+def sweep_faults(data: Data, sweep: Sweep, where: str, faults: Faults) -> None:
     """Note what an experiment asks of its images that its split does not give."""
     parts = _parts(data)
     if parts is None:
         return
-    counted, (train, val, _) = parts
+    counted, (train, _, _) = parts
     asked = f"{where} data split = {data.split!r}"
     if not train:
         faults.add(f"{asked} gives no image to training")
@@ -67,13 +48,6 @@ def sweep_faults(data: Data, test_data: TestData | None, sweep: Sweep, where: st
             f"{asked} takes {int(sum(parts[1]))} images of each class, and images_per_class = "
             f"{data.images_per_class} leaves fewer"
         )
-    if not val and test_data is None:
-        for head, params in sweep.head_params.items():
-            if params.get("C") == "auto":
-                faults.add(
-                    f"{where} heads.{head} C = 'auto' is chosen on validation images, and the split "
-                    f"{data.split!r} gives none"
-                )
 
 
 def figure_faults(figure: Figure, experiment: Experiment, where: str, faults: Faults) -> None:
