@@ -16,7 +16,7 @@ from featbank.banks import Bank, BankStore
 from featbank.errors import InvalidInputError, UnknownNameError
 from featbank.runs import Claim, Run, create_run, find_unfinished, sweep_digest
 from featbank.sampling import Size
-from featbank.sweep import SweepGroup, SweepResult, run_sweep, usual_sizes
+from featbank.sweep import SweepGroup, SweepResult, heads_as_parameters, plain_value, run_sweep, usual_sizes
 
 __all__ = ["FittedRun", "fit_heads"]
 
@@ -54,7 +54,7 @@ def fit_heads(
     bank: Bank | str | os.PathLike[str] | None = None,
     *,
     cuts: Sequence[str] | None = None,
-    heads: Sequence[str] = ("softmax",),
+    heads: Sequence[Any] = ("softmax",),
     samples_per_class: str | int | Sequence[Size] | None = None,
     repeats: int = 5,
     temperatures: Sequence[float] | None = None,
@@ -70,6 +70,7 @@ def fit_heads(
     check_leaks: bool | float = False,
     interval: Literal["t", "bootstrap"] = "t",
     announce: Callable[[str], None] | None = None,
+    val: float | Literal["none"] | None = None,
 ) -> FittedRun:
     """Fit heads on a bank for growing numbers of samples per class, into a run folder with its figures.
 
@@ -83,8 +84,9 @@ def fit_heads(
         The bank, its folder, or a part of its name; the newest of the cache by default.
     cuts : sequence of str, optional
         Names or aliases of cuts; all complete ones by default.
-    heads, repeats, temperatures, random_state, head_params, save_heads
-        See `featbank.run_sweep`.
+    heads, repeats, temperatures, random_state, head_params, save_heads, val
+        See `featbank.run_sweep`. Estimators of your own are fitted, scored and drawn like all others; they
+        are not saved, so they cannot `predict` later.
     samples_per_class : str, int, or sequence of int or "all", optional
         See `featbank.run_sweep`; by default ``"4..32"``, or as far as the class with the fewest training
         images reaches.
@@ -118,6 +120,11 @@ def fit_heads(
     CacheWriteError
         If the run folder cannot be written.
     """
+    if not isinstance(bank, Bank | str | os.PathLike | None):
+        raise InvalidInputError(
+            f"fit_heads writes a run of a bank on disk, got a {type(bank).__name__}; give a Bank, its path "
+            "or name, or use featbank.run_sweep, which takes any source of features"
+        )
     if not isinstance(bank, Bank):
         bank = Bank.open(BankStore(banks_folder(cache_dir)).resolve(bank))
     wanted = None if cuts is None else [_canonical(bank, cut) for cut in cuts]
@@ -125,15 +132,13 @@ def fit_heads(
         samples_per_class = usual_sizes(bank.manifest)
     parameters = {
         "cuts": wanted,
-        "heads": list(heads),
-        "samples_per_class": samples_per_class
-        if isinstance(samples_per_class, (str, int))
-        else list(samples_per_class),
-        "repeats": repeats,
-        "temperatures": None if temperatures is None else list(temperatures),
-        "random_state": random_state,
-        "head_params": {head: dict(given) for head, given in (head_params or {}).items()},
+        **heads_as_parameters(heads, head_params or {}),
+        "samples_per_class": plain_value(samples_per_class),
+        "repeats": plain_value(repeats),
+        "temperatures": plain_value(temperatures),
+        "random_state": plain_value(random_state),
         "save_heads": save_heads,
+        "val": plain_value(val),
     }
 
     if interval not in ("t", "bootstrap"):
@@ -161,6 +166,7 @@ def fit_heads(
             on_result=place.add,
             check_leaks=check_leaks,
             resume=place.earlier,
+            val=val,
         )
         run = place.finish(result)
         drawn = figures.draw_all(run, interval=interval) if result.curve() else {}

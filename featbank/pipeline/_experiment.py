@@ -48,7 +48,7 @@ def read_experiment(
     _split_fault(data, faults)
     if not name or data is None or backbone is None or sweep is None:
         return None
-    sweep_faults(data, test_data, sweep, where, faults)
+    sweep_faults(data, sweep, where, faults)
     return Experiment(name, data, backbone, sweep, test_data)
 
 
@@ -113,6 +113,7 @@ def _sweep(
     temperatures = _temperatures(table, faults)
     repeats = table.whole("repeats", 5)
     random_state = table.whole("random_state", 0, least=0)
+    val = table.choice("val", ("none",)) if isinstance(table.peek("val"), str) else _part(table)
     table.close()
     known = []
     for cut in cuts:
@@ -125,7 +126,12 @@ def _sweep(
     params = _head_params(heads, base, own, where, faults)
     if not cuts or (backbone is not None and len(known) < len(cuts)):
         return None
-    return Sweep(tuple(known), params[0], sizes, repeats, temperatures, random_state, params[1])
+    return Sweep(tuple(known), params[0], sizes, repeats, temperatures, random_state, params[1], val)
+
+
+def _part(table: Table) -> float | None:
+    part: float | None = table.number("val", over=0, below=1)
+    return part
 
 
 def _sizes(table: Table, faults: Faults) -> str:

@@ -253,6 +253,7 @@ def _fit(
         temperatures=sweep.temperatures,
         random_state=sweep.random_state,
         head_params=sweep.head_params,
+        val=sweep.val,
         name=study.name if item.run.name == study.name else f"{study.name}-{item.run.name}",
         command=command,
         cache_dir=cache_dir,

@@ -90,6 +90,7 @@ class Sweep:
     temperatures: tuple[float, ...] | None = None
     random_state: int = 0
     head_params: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    val: float | Literal["none"] | None = None
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from featbank.sweep._candidates import heads_as_parameters, plain_value
 from featbank.sweep._drawing import usual_sizes
 from featbank.sweep.comparing import ComparedCurve, Comparison, compare
 from featbank.sweep.records import FitResult
@@ -18,6 +19,8 @@ __all__ = [
     "SweepGroup",
     "SweepResult",
     "compare",
+    "heads_as_parameters",
+    "plain_value",
     "run_sweep",
     "usual_sizes",
 ]

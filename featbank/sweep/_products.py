@@ -28,7 +28,7 @@ __all__ = ["ProductCache"]
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 _TRAIN = "train"
 _DIGEST_LENGTH = 64
 #: Multiply-adds below which the products are made sooner than a file is read and checked.
