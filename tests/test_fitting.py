@@ -510,3 +510,37 @@ def test_what_is_no_bank(source, cache):
         fit_heads(source, cache_dir=cache)
     with pytest.raises(InvalidInputError, match=r" is no source of features: it lacks .*manifest, "):
         run_sweep(source)
+
+
+def test_the_width_of_a_cut_is_known_without_reading_it(digits, monkeypatch):
+    read = []
+    features = Bank.features
+    monkeypatch.setattr(
+        Bank, "features", lambda self, *given, **how: read.append(given) or features(self, *given, **how)
+    )
+    result = run_sweep(
+        Bank.open(digits),
+        cuts=["block5_pool", "softmax"],
+        heads=[LogisticRegression(max_iter=500)],
+        samples_per_class="2",
+        repeats=2,
+        n_jobs=2,  # by processes, which read the rows themselves
+    )
+    assert [one.n_features for one in result.fits] == [128, 128, 10, 10]
+    assert read == []
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_what_is_held_out_is_the_same_in_other_processes(digits, n_jobs):
+    result = run_sweep(
+        Bank.open(digits),
+        cuts=["block5_pool"],
+        heads=["ncm", LogisticRegression(max_iter=500)],
+        samples_per_class="4",
+        repeats=2,
+        n_jobs=n_jobs,
+        val=0.4,
+    )
+    assert {one.n_train for one in result.fits} == {40}
+    assert all(one.val_top1 is not None and one.train_top1 is not None for one in result.fits)
+    assert result.n_rows["val"] == 0

@@ -94,7 +94,7 @@ def test_the_splits_of_the_source_are_kept(caplog):
 )
 def test_the_splits_of_a_source_are_taken_as_they_are(given, caplog):
     caplog.set_level(logging.INFO)
-    splits = (given * 100)[:200]
+    splits = (given * 200)[:200]
     manifest = build_manifest(listed(100, splits))
     assert [SPLITS[code] for code in manifest.splits] == list(splits)
     assert caplog.messages == []
