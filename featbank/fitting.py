@@ -16,7 +16,7 @@ from featbank.banks import Bank, BankStore
 from featbank.errors import InvalidInputError, UnknownNameError
 from featbank.runs import Claim, Run, create_run, find_unfinished, sweep_digest
 from featbank.sampling import Size
-from featbank.sweep import SweepGroup, SweepResult, heads_as_parameters, plain_value, run_sweep, usual_sizes
+from featbank.sweep import SweepGroup, SweepResult, run_sweep, sweep_parameters, usual_sizes
 
 __all__ = ["FittedRun", "fit_heads"]
 
@@ -127,20 +127,21 @@ def fit_heads(
         )
     if not isinstance(bank, Bank):
         bank = Bank.open(BankStore(banks_folder(cache_dir)).resolve(bank))
-    wanted = None if cuts is None else [_canonical(bank, cut) for cut in cuts]
+    wanted = None if cuts is None else [_canonical(bank, cut) for cut in _listed(cuts)]
     if samples_per_class is None:
         samples_per_class = usual_sizes(bank.manifest)
-    parameters = {
-        "cuts": wanted,
-        **heads_as_parameters(heads, head_params or {}),
-        "samples_per_class": plain_value(samples_per_class),
-        "repeats": plain_value(repeats),
-        "temperatures": plain_value(temperatures),
-        "random_state": plain_value(random_state),
-        "save_heads": save_heads,
-        "val": plain_value(val),
-    }
-
+    parameters = sweep_parameters(
+        bank,
+        cuts=wanted,
+        heads=heads,
+        samples_per_class=samples_per_class,
+        repeats=repeats,
+        temperatures=temperatures,
+        random_state=random_state,
+        head_params=head_params,
+        save_heads=save_heads,
+        val=val,
+    )
     if interval not in ("t", "bootstrap"):
         raise InvalidInputError(f"interval={interval!r} is not one of 't', 'bootstrap'")
     place = _Place(cache_dir, name, bank, command, parameters, fresh=fresh)
@@ -173,6 +174,10 @@ def fit_heads(
     finally:
         place.let_go()
     return FittedRun(run, result, drawn, len(place.earlier.fits) if place.earlier else 0)
+
+
+def _listed(cuts: str | Sequence[str]) -> Sequence[str]:
+    return [cuts] if isinstance(cuts, str) else cuts
 
 
 class _Place:

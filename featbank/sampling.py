@@ -159,6 +159,9 @@ def draw_nested(
         raise InvalidInputError(
             f"y must be one row of class codes, got shape {labels.shape}, dtype {labels.dtype}"
         )
+    for name, value in (("repeats", repeats), ("random_state", random_state)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer):
+            raise InvalidInputError(f"{name}={value!r} must be a whole number")
     if repeats < 1:
         raise InvalidInputError(f"repeats={repeats!r} must be at least 1")
     if random_state < 0:

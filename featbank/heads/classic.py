@@ -220,7 +220,8 @@ class NeighborsClassifier(ClassicHead):
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """Return the share of votes per class, float64 of shape (n_samples, n_classes)."""
-        return self.predict_proba_columns(self.space_.transform(self._read(X)))
+        features = self._read(X)
+        return self.predict_proba_columns(self.space_.transform(features))
 
     def predict_proba_columns(self, Z: NDArray[Any]) -> NDArray[np.float64]:
         """Return the share of votes of rows that are in `space_` already."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from featbank.sweep._candidates import heads_as_parameters, plain_value
 from featbank.sweep._drawing import usual_sizes
 from featbank.sweep.comparing import ComparedCurve, Comparison, compare
 from featbank.sweep.records import FitResult
 from featbank.sweep.results import Hits, KeptHead, Predictions, SweepGroup, SweepResult
-from featbank.sweep.running import run_sweep
+from featbank.sweep.running import run_sweep, sweep_parameters
 
 __all__ = [
     "ComparedCurve",
@@ -19,8 +18,7 @@ __all__ = [
     "SweepGroup",
     "SweepResult",
     "compare",
-    "heads_as_parameters",
-    "plain_value",
     "run_sweep",
+    "sweep_parameters",
     "usual_sizes",
 ]

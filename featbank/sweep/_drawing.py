@@ -36,7 +36,9 @@ def read_sizes(asked: str | int | Sequence[Size]) -> list[Size]:
     """Return sizes from text, a number or a list."""
     if isinstance(asked, str):
         return parse_sizes(asked)
-    return parse_sizes(str(asked) if isinstance(asked, int) else ",".join(str(one) for one in asked))
+    if not isinstance(asked, Sequence | np.ndarray):
+        return parse_sizes(str(asked))
+    return parse_sizes(",".join(str(one) for one in asked))
 
 
 def labelled_rows(manifest: Manifest, split: str) -> Rows:

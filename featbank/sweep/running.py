@@ -11,7 +11,7 @@ from featbank.banks import Bank
 from featbank.errors import InvalidInputError
 from featbank.manifest import Manifest
 from featbank.sampling import Size
-from featbank.sweep._candidates import Family, make_families
+from featbank.sweep._candidates import Family, heads_as_parameters, make_families, plain_value
 from featbank.sweep._course import Course
 from featbank.sweep._cuts import FeatureSource, by_depth, choose_cuts
 from featbank.sweep._drawing import (
@@ -31,7 +31,7 @@ from featbank.sweep._material import reader
 from featbank.sweep.records import FitResult
 from featbank.sweep.results import SweepGroup, SweepResult
 
-__all__ = ["FeatureSource", "run_sweep"]
+__all__ = ["FeatureSource", "run_sweep", "sweep_parameters"]
 
 
 def run_sweep(
@@ -135,8 +135,10 @@ def run_sweep(
     """
     if save_heads not in ("best", "all", "none"):
         raise InvalidInputError(f"save_heads={save_heads!r} is not one of 'best', 'all', 'none'")
-    if n_jobs == 0:
-        raise InvalidInputError("n_jobs=0 leaves nobody to fit; give 1 or more, or -1 for one per core")
+    if n_jobs == 0 or not isinstance(n_jobs, int | np.integer | None):
+        raise InvalidInputError(
+            f"n_jobs={n_jobs!r} leaves nobody to fit; give 1 or more, or -1 for one per core"
+        )
     lacking = [name for name in ("cuts", "manifest", "features", "softmax") if not hasattr(bank, name)]
     if lacking:
         raise InvalidInputError(
@@ -182,6 +184,45 @@ def run_sweep(
             f"{len(result.failed)} of {len(result.fits)} fits failed: {result.failed[0].message}"
         )
     return result
+
+
+def sweep_parameters(
+    bank: FeatureSource,
+    *,
+    cuts: Sequence[str] | None,
+    heads: Sequence[Any],
+    samples_per_class: str | int | Sequence[Size],
+    repeats: int,
+    temperatures: Sequence[float] | None,
+    random_state: int,
+    head_params: Mapping[str, Mapping[str, Any]] | None,
+    save_heads: str,
+    val: float | Literal["none"] | None,
+) -> dict[str, Any]:
+    """Check what a sweep is asked for, and return it as the JSON values that a run records.
+
+    Parameters
+    ----------
+    bank, cuts, heads, samples_per_class, repeats, temperatures, random_state, head_params, save_heads, val
+        As `run_sweep` takes them.
+
+    Raises
+    ------
+    UnknownNameError, InvalidInputError
+        As `run_sweep` does.
+    """
+    choose_cuts(bank, cuts, temperatures)
+    read_sizes(samples_per_class)
+    return {
+        "cuts": plain_value(cuts),
+        **heads_as_parameters(heads, head_params or {}),
+        "samples_per_class": plain_value(samples_per_class),
+        "repeats": plain_value(repeats),
+        "temperatures": plain_value(temperatures),
+        "random_state": plain_value(random_state),
+        "save_heads": save_heads,
+        "val": read_val(val),
+    }
 
 
 def _stopped_at_the_cap(families: Sequence[Family], result: SweepResult, by: str) -> Iterator[str]:

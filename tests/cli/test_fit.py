@@ -247,6 +247,12 @@ def test_near_identical_images_are_looked_for(call, place):
             "val=1.0 (--val) is not a part of each draw, over 0 and under 1, such as 0.2, and not 'none'",
         ),
         (
+            ["-n", 2, "--val", "nan"],
+            "val=nan (--val) is not a part of each draw, over 0 and under 1, such as 0.2, and not 'none'",
+        ),
+        (["-c", "softmax", "--temperature", "nan"], "temperature=nan must be a finite number over 0"),
+        (["-c", "softmax", "--temperature", "1,inf"], "temperature=inf must be a finite number over 0"),
+        (
             ["-n", 2, "--val", "some"],
             "val='some' (--val) is not a part of each draw, over 0 and under 1, such as 0.2, and not 'none'",
         ),
