@@ -16,7 +16,7 @@ from featbank.banks import Bank, BankStore
 from featbank.errors import InvalidInputError, UnknownNameError
 from featbank.runs import Claim, Run, create_run, find_unfinished, sweep_digest
 from featbank.sampling import Size
-from featbank.sweep import SweepGroup, SweepResult, run_sweep, usual_sizes
+from featbank.sweep import SweepGroup, SweepResult, run_sweep, sweep_parameters, usual_sizes
 
 __all__ = ["FittedRun", "fit_heads"]
 
@@ -54,7 +54,7 @@ def fit_heads(
     bank: Bank | str | os.PathLike[str] | None = None,
     *,
     cuts: Sequence[str] | None = None,
-    heads: Sequence[str] = ("softmax",),
+    heads: Sequence[Any] = ("softmax",),
     samples_per_class: str | int | Sequence[Size] | None = None,
     repeats: int = 5,
     temperatures: Sequence[float] | None = None,
@@ -71,6 +71,7 @@ def fit_heads(
     untrained_classes: Literal["drop", "keep"] = "drop",
     interval: Literal["t", "bootstrap"] = "t",
     announce: Callable[[str], None] | None = None,
+    val: float | Literal["none"] | None = None,
 ) -> FittedRun:
     """Fit heads on a bank for growing numbers of samples per class, into a run folder with its figures.
 
@@ -84,8 +85,9 @@ def fit_heads(
         The bank, its folder, or a part of its name; the newest of the cache by default.
     cuts : sequence of str, optional
         Names or aliases of cuts; all complete ones by default.
-    heads, repeats, temperatures, random_state, head_params, save_heads
-        See `featbank.run_sweep`.
+    heads, repeats, temperatures, random_state, head_params, save_heads, val
+        See `featbank.run_sweep`. Estimators of your own are fitted, scored and drawn like all others; they
+        are not saved, so they cannot `predict` later.
     samples_per_class : str, int, or sequence of int or "all", optional
         See `featbank.run_sweep`; by default ``"4..32"``, or as far as the class with the fewest training
         images reaches.
@@ -119,25 +121,29 @@ def fit_heads(
     CacheWriteError
         If the run folder cannot be written.
     """
+    if not isinstance(bank, Bank | str | os.PathLike | None):
+        raise InvalidInputError(
+            f"fit_heads writes a run of a bank on disk, got a {type(bank).__name__}; give a Bank, its path "
+            "or name, or use featbank.run_sweep, which takes any source of features"
+        )
     if not isinstance(bank, Bank):
         bank = Bank.open(BankStore(banks_folder(cache_dir)).resolve(bank))
-    wanted = None if cuts is None else [_canonical(bank, cut) for cut in cuts]
+    wanted = None if cuts is None else [_canonical(bank, cut) for cut in _listed(cuts)]
     if samples_per_class is None:
         samples_per_class = usual_sizes(bank.manifest)
-    parameters = {
-        "cuts": wanted,
-        "heads": list(heads),
-        "samples_per_class": samples_per_class
-        if isinstance(samples_per_class, (str, int))
-        else list(samples_per_class),
-        "repeats": repeats,
-        "temperatures": None if temperatures is None else list(temperatures),
-        "random_state": random_state,
-        "head_params": {head: dict(given) for head, given in (head_params or {}).items()},
-        "save_heads": save_heads,
-        "untrained_classes": untrained_classes,
-    }
-
+    parameters = sweep_parameters(
+        bank,
+        cuts=wanted,
+        heads=heads,
+        samples_per_class=samples_per_class,
+        repeats=repeats,
+        temperatures=temperatures,
+        random_state=random_state,
+        head_params=head_params,
+        save_heads=save_heads,
+        untrained_classes=untrained_classes,
+        val=val,
+    )
     if interval not in ("t", "bootstrap"):
         raise InvalidInputError(f"interval={interval!r} is not one of 't', 'bootstrap'")
     place = _Place(cache_dir, name, bank, command, parameters, fresh=fresh)
@@ -164,12 +170,17 @@ def fit_heads(
             check_leaks=check_leaks,
             untrained_classes=untrained_classes,
             resume=place.earlier,
+            val=val,
         )
         run = place.finish(result)
         drawn = figures.draw_all(run, interval=interval) if result.curve() else {}
     finally:
         place.let_go()
     return FittedRun(run, result, drawn, len(place.earlier.fits) if place.earlier else 0)
+
+
+def _listed(cuts: str | Sequence[str]) -> Sequence[str]:
+    return [cuts] if isinstance(cuts, str) else cuts
 
 
 class _Place:

@@ -46,16 +46,17 @@ class Prediction:
     path : pathlib.Path
         The image.
     classes : tuple of str
-        The likeliest classes, likeliest first; empty if the image could not be read.
-    probabilities : tuple of float
-        Of each, in 0..1.
+        The likeliest classes, likeliest first; the one predicted where the head has no probabilities; empty
+        if the image could not be read.
+    probabilities : tuple of float, or None
+        Of each, in 0..1; None where the head has none (``svm``, ``ridge``, ``ncm``).
     error : str or None
         Why the image could not be read.
     """
 
     path: Path
     classes: tuple[str, ...]
-    probabilities: tuple[float, ...]
+    probabilities: tuple[float, ...] | None
     error: str | None = None
 
     __repr__ = short_repr
@@ -107,7 +108,7 @@ def predict(
     MissingWeightsError, WeightsError
         If the weights are not there any more, or are others.
     InvalidInputError
-        If `top` is under 1 or the head gives no probabilities.
+        If `top` is under 1.
     """
     if top < 1:
         raise InvalidInputError(f"top={top!r} must be at least 1")
@@ -126,7 +127,12 @@ def predict(
                 answers[path] = Prediction(path, (), (), str(error))
         if not pixels:
             continue
-        probabilities = classifier.probabilities(np.stack(list(pixels.values())))
+        images_read = np.stack(list(pixels.values()))
+        if not classifier.has_probabilities:
+            for path, code in zip(pixels, classifier.labels(images_read), strict=True):
+                answers[path] = Prediction(path, (run.classes[int(code)],), None)
+            continue
+        probabilities = classifier.probabilities(images_read)
         known = np.asarray(classifier.estimator.classes_)
         for path, row in zip(pixels, probabilities[:, known], strict=True):
             best = np.argsort(-row, kind="stable")[:top]
@@ -236,7 +242,7 @@ def _first_right(run: Run, classifier: RunClassifier) -> int:
 
 
 class RunClassifier:
-    """Backbone and head of a run as one function: images in, probabilities out, as the run says.
+    """Backbone and head of a run as one function: images in, probabilities (or classes) out, as the run says.
 
     Parameters
     ----------
@@ -266,8 +272,6 @@ class RunClassifier:
         If there is no such head.
     MissingWeightsError, WeightsError
         If the weights are not there any more, or are others.
-    InvalidInputError
-        If the head gives no probabilities.
     """
 
     def __init__(
@@ -282,10 +286,6 @@ class RunClassifier:
         self.entry: Mapping[str, Any] = run.entry(head)
         entry, source = self.entry, run.source
         self.estimator = run.load_head(entry["name"])
-        if not hasattr(self.estimator, "predict_proba"):
-            raise InvalidInputError(
-                f"head {entry['name']!r} gives no probabilities; choose another with --head"
-            )
         #: That of the extraction: another one may round the last bit differently.
         self.batch_size = int(source["batch_size"])
         try:
@@ -330,6 +330,15 @@ class RunClassifier:
         probabilities = softmax(features.astype(np.float64) / self._temperature, axis=1)
         return np.asarray(probabilities, dtype=np.float32)
 
+    @property
+    def has_probabilities(self) -> bool:
+        """Whether the head gives probabilities, and not only a class."""
+        return hasattr(self.estimator, "predict_proba")
+
+    def labels(self, images: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """Return the class the head predicts of each image, as its position in ``run.classes``."""
+        return np.asarray(self.estimator.predict(self.features(images))).astype(np.int64)
+
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Classify images.
 
@@ -342,7 +351,16 @@ class RunClassifier:
         -------
         ndarray of float64, shape (n, n_classes)
             A column for each of ``run.classes``; 0 for a class the head has never seen.
+
+        Raises
+        ------
+        InvalidInputError
+            If the head has no probabilities; `labels` are known of every head.
         """
+        if not self.has_probabilities:
+            raise InvalidInputError(
+                f"head {self.entry['name']!r} gives no probabilities; choose another with --head"
+            )
         found = np.zeros((len(images), len(self.run.classes)))
         found[:, np.asarray(self.estimator.classes_)] = self.estimator.predict_proba(self.features(images))
         return found

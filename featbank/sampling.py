@@ -13,7 +13,16 @@ from numpy.typing import ArrayLike, NDArray
 from featbank.errors import InvalidInputError
 from featbank.manifest import printable
 
-__all__ = ["Size", "draw_nested", "parse_size", "parse_sizes", "size_label", "size_order", "size_words"]
+__all__ = [
+    "Size",
+    "draw_nested",
+    "hold_out",
+    "parse_size",
+    "parse_sizes",
+    "size_label",
+    "size_order",
+    "size_words",
+]
 
 #: Samples per class, or ``"all"`` for every training sample there is. What was fitted keeps ``"all"`` where
 #: classes are uneven; where they are even, all are so many per class.
@@ -224,6 +233,9 @@ def draw_nested(
         raise InvalidInputError(
             f"y must be one row of class codes, got shape {labels.shape}, dtype {labels.dtype}"
         )
+    for name, value in (("repeats", repeats), ("random_state", random_state)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer):
+            raise InvalidInputError(f"{name}={value!r} must be a whole number")
     if repeats < 1:
         raise InvalidInputError(f"repeats={repeats!r} must be at least 1")
     if random_state < 0:
@@ -240,12 +252,7 @@ def draw_nested(
     everything = np.sort(np.concatenate(list(rows_of.values())))
     draws: list[dict[Size, NDArray[np.int64]]] = []
     for repeat in range(repeats):
-        orders = [
-            np.random.Generator(
-                np.random.PCG64(np.random.SeedSequence([random_state, repeat, code]))
-            ).permutation(rows)
-            for code, rows in rows_of.items()
-        ]
+        orders = [_order(rows, random_state, repeat, code) for code, rows in rows_of.items()]
         draws.append(
             {
                 size: everything.copy()
@@ -255,6 +262,59 @@ def draw_nested(
             }
         )
     return draws
+
+
+def _order(rows: NDArray[np.int64], random_state: int, repeat: int, code: int) -> NDArray[np.int64]:
+    """Return the rows of a class in the order they are drawn in."""
+    seed = np.random.SeedSequence([random_state, repeat, code])
+    return np.random.Generator(np.random.PCG64(seed)).permutation(rows)
+
+
+def hold_out(
+    y: ArrayLike, drawn: NDArray[np.int64], fraction: float, *, random_state: int = 0, repeat: int = 0
+) -> NDArray[np.int64]:
+    """Choose which rows of a draw are held out, to stop training and choose by.
+
+    Of n rows of a class ``ceil((n - 1) * fraction)`` are: one of two already, never all, none of one. They
+    are nested as the draws are: a row that is held out of a smaller draw is held out of every larger one of
+    the repeat.
+
+    Parameters
+    ----------
+    y : array-like of int, shape (n_samples,)
+        Class codes of the training rows.
+    drawn : ndarray of int64
+        What `draw_nested` drew of them, with the same `random_state` in this `repeat`.
+    fraction : float
+        Over 0 and under 1.
+    random_state, repeat : int
+
+    Returns
+    -------
+    ndarray of int64, shape (n_held_out,)
+        Sorted positions in `y`.
+
+    Examples
+    --------
+    >>> y = [0] * 8 + [1] * 8
+    >>> draws = draw_nested(y, [1, 2, 4, 8])
+    >>> held = [hold_out(y, rows, 0.25) for rows in draws[0].values()]
+    >>> [len(rows) for rows in held], set(held[2].tolist()) <= set(held[3].tolist())
+    ([0, 2, 2, 4], True)
+    """
+    labels = np.asarray(y)
+    if len(drawn) == int((labels >= 0).sum()):  # all there are: one draw, however often it is repeated
+        repeat = 0
+    is_drawn = np.zeros(len(labels), dtype=bool)
+    is_drawn[drawn] = True
+    held = [np.empty(0, dtype=np.int64)]
+    for code in np.unique(labels[drawn]).tolist():
+        order = _order(np.flatnonzero(labels == code).astype(np.int64), random_state, repeat, code)
+        order = order[is_drawn[order]]
+        # how many are held of the first 1, 2, 3, ...; the tolerance keeps 30 x 0.1 at 3
+        counts = np.ceil(np.arange(len(order)) * fraction - 1e-9)
+        held.append(order[np.diff(counts, prepend=0.0) > 0])
+    return np.sort(np.concatenate(held))
 
 
 def _check_counts(size: int, counts: dict[int, int], class_names: Sequence[str] | None) -> None:

@@ -13,6 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.cluster import KMeans
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from featbank.banks import Bank, BankStore
 from featbank.errors import (
@@ -20,10 +25,12 @@ from featbank.errors import (
     FeatbankError,
     InvalidInputError,
     LeakWarning,
+    RunError,
     UnknownNameError,
 )
 from featbank.extraction import extract
 from featbank.fitting import fit_heads
+from featbank.heads import MLPClassifier, RidgeClassifier
 from featbank.runs import Run, list_runs
 from featbank.sweep import _fitting, run_sweep
 
@@ -78,6 +85,7 @@ def test_a_run_with_its_figures(digits, cache):
         "head_params": {"softmax": {"max_epochs": 5}},
         "save_heads": "best",
         "untrained_classes": "drop",
+        "val": None,
     }
     assert run.result().fits == fitted.result.fits
     assert run.result().cuts == ("block3_pool", "block5_pool")
@@ -123,11 +131,20 @@ def test_a_cut_may_be_called_by_its_alias(digits, cache, alias, cut):
         ),
         ({"temperatures": [2.0]}, InvalidInputError, "temperatures=[2.0] (--temperature) are for the cut "),
         ({"repeats": 0}, InvalidInputError, "repeats=0 must be at least 1"),
+        ({"repeats": 2.5}, InvalidInputError, "repeats=2.5 must be a whole number"),
+        ({"repeats": "3"}, InvalidInputError, "repeats='3' must be a whole number"),
+        ({"repeats": True}, InvalidInputError, "repeats=True must be a whole number"),
+        ({"random_state": None}, InvalidInputError, "random_state=None must be a whole number"),
+        ({"samples_per_class": 2.5}, InvalidInputError, "samples_per_class='2.5' cannot be read"),
+        ({"n_jobs": "2"}, InvalidInputError, "n_jobs='2' leaves nobody to fit; give 1 or more"),
+        ({"cuts": ["softmax"], "temperatures": [float("nan")]}, InvalidInputError, "temperature=nan must be"),
+        ({"val": float("nan")}, InvalidInputError, "val=nan (--val) is not a part of each draw"),
+        ({"val": "0.2"}, InvalidInputError, "val='0.2' (--val) is not a part of each draw"),
         ({"save_heads": "some"}, InvalidInputError, "save_heads='some' is not one of "),
         (
             {"head_params": {"softmax": {"lr": -1.0}}},
             InvalidInputError,
-            "SoftmaxClassifier cannot be fitted with lr=-1.0",
+            "head 'softmax' cannot be fitted with lr=-1.0",
         ),
         (
             {"head_params": {"mlp": {"lr": 1.0}}},
@@ -355,3 +372,185 @@ def test_sizes_nobody_gave_reach_as_far_as_the_images(digits: Path, cache: Path,
     )
     fitted = fit_heads(few.bank, heads=("ncm",), repeats=1, cache_dir=cache)
     assert fitted.run.facts["parameters"]["samples_per_class"] == "all"
+
+
+class Stubborn(LogisticRegression):
+    """Cannot be pickled."""
+
+    def __reduce__(self):
+        raise TypeError("no")
+
+
+def test_estimators_of_others_are_fitted_into_a_run(digits, cache):
+    forest = RandomForestClassifier(n_estimators=5)
+    piped = make_pipeline(StandardScaler(), LogisticRegression(max_iter=200))
+    heads = ["ncm", forest, ("piped", piped), RidgeClassifier(), MLPClassifier(max_epochs=3)]
+    fitted = fit_heads(
+        digits, cuts=["block5_pool"], heads=heads, samples_per_class="2,4", repeats=2, cache_dir=cache
+    )
+    names = ["ncm", "RandomForestClassifier", "piped", "RidgeClassifier", "MLPClassifier"]
+    run = Run.open(fitted.run.path)
+    assert run.finished
+    assert run.facts["parameters"]["heads"] == names
+    told = run.facts["parameters"]["estimators"]
+    assert list(told) == names[1:]
+    assert told["RandomForestClassifier"]["class"].startswith("sklearn.ensemble.")
+    assert "n_estimators=5" in told["RandomForestClassifier"]["text"]
+    assert {one["head"]: one["saved"] for one in run.heads()} == {
+        "ncm": True,
+        "RandomForestClassifier": False,
+        "piped": False,
+        "RidgeClassifier": True,  # a head of featbank, given as an object
+        "MLPClassifier": True,
+    }
+    assert run.best_head()["saved"]
+    assert {one.head for one in run.result().fits if one.top1 is not None} == set(names)
+    only = fit_heads(
+        digits, cuts=["block5_pool"], heads=forest, samples_per_class=2, repeats=1, cache_dir=cache
+    ).run
+    with pytest.raises(RunError, match=r"saved none of its heads, which are estimators of your own; fit one"):
+        only.best_head()
+
+
+def continued(digits, cache, first, monkeypatch, **then):
+    add = Run.add
+
+    def stop(run, group):
+        add(run, group)
+        raise KeyboardInterrupt
+
+    given = {"cuts": ["block5_pool"], "samples_per_class": "2,4", "repeats": 2, "cache_dir": cache}
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "add", stop)
+        with pytest.raises(KeyboardInterrupt):
+            fit_heads(digits, heads=first, **given)
+    return fit_heads(digits, **{"heads": first, **given, **then})
+
+
+def test_a_run_with_estimators_of_others_is_continued_where_they_are_the_same(digits, cache, monkeypatch):
+    heads = [RandomForestClassifier(n_estimators=5)]
+    assert continued(digits, cache, heads, monkeypatch).n_resumed == 1
+    other = [RandomForestClassifier(n_estimators=6)]
+    assert continued(digits, cache, heads, monkeypatch, heads=other).n_resumed == 0
+    assert continued(digits, cache, [Stubborn()], monkeypatch).n_resumed == 0
+
+
+def test_a_run_is_continued_only_where_the_same_decides(digits, cache, monkeypatch):
+    assert continued(digits, cache, ["ncm"], monkeypatch).n_resumed == 1
+    assert continued(digits, cache, ["ncm"], monkeypatch, val=0.5).n_resumed == 0
+
+
+def test_parameters_of_numpy_are_parameters(digits, cache):
+    run = fit_heads(
+        digits,
+        cuts=["block5_pool"],
+        heads=["linear", "logreg"],
+        head_params={
+            "linear": {"max_epochs": np.int64(3), "lr": (1e-2, 1e-1)},
+            "logistic": {"C": np.logspace(-1, 1, 3)},
+        },
+        samples_per_class=np.array([2, 4]),
+        repeats=np.int64(1),
+        random_state=np.int32(3),
+        cache_dir=cache,
+    ).run
+    assert run.facts["parameters"]["heads"] == ["softmax", "logreg"]
+    assert run.facts["parameters"]["head_params"] == {
+        "softmax": {"max_epochs": 3, "lr": [0.01, 0.1]},
+        "logreg": {"C": [0.1, 1.0, 10.0]},
+    }
+
+
+@pytest.mark.parametrize(
+    ("heads", "params", "message"),
+    [
+        ([RandomForestClassifier], {}, "head RandomForestClassifier is a class; give an estimator: Random"),
+        ([LinearRegression()], {}, "head 'LinearRegression' is a regressor (LinearRegression()); give a c"),
+        ([KMeans()], {}, "head 'KMeans' is a clusterer (KMeans()); give a classifier"),
+        ([make_pipeline(StandardScaler(), LinearRegression())], {}, "head 'Pipeline' is a regressor (Pipel"),
+        ([7], {}, "head 7 has no fit and predict; give a name, an estimator or (name, estimator)"),
+        (
+            [MLPClassifier(max_epochs="3")],
+            {},
+            "MLPClassifier cannot be fitted with max_epochs='3' (allowed: ",
+        ),
+        (
+            [RidgeClassifier(alpha=-1)],
+            {},
+            "RidgeClassifier cannot be fitted with alpha=-1 (allowed: a number",
+        ),
+        (7, {}, "heads=7 is no list of names, estimators and (name, estimator)"),
+        (
+            ["logreg"],
+            {"logreg": 5},
+            "head_params={'logreg': 5} is no mapping of heads to parameters, such as ",
+        ),
+        (["logreg"], [("C", 1)], "head_params=[('C', 1)] is no mapping of heads to parameters, such as "),
+        (["logreg"], {"logreg": {"c": 1}}, "head 'logreg' has no parameter 'c'; it has 'C', "),
+        (["logreg"], {"logreg": {"C": [0.1, "x"]}}, "head 'logreg' cannot be fitted with C='x' (allowed: "),
+        (["logreg"], {"logreg": {"C": [[0.1]]}}, "head 'logreg' cannot be fitted with C=[0.1] (allowed: "),
+        (["logreg"], {"logreg": {"C": []}}, "head 'logreg': C=[] lists no value; give at least one"),
+        (
+            ["logreg"],
+            {"logreg": {}, "logistic": {}},
+            "head_params for 'logreg' and 'logistic', which are one",
+        ),
+        (
+            ["ncm", "softmax"],
+            {"softmax": {"lr": float("inf")}},
+            "head 'softmax' cannot be fitted with lr=inf",
+        ),
+    ],
+)
+def test_heads_that_cannot_be_fitted_leave_no_run_behind(digits, cache, heads, params, message):
+    with pytest.raises(InvalidInputError) as caught:
+        fit_heads(digits, cuts=["block5_pool"], heads=heads, head_params=params, cache_dir=cache)
+    assert str(caught.value).startswith(message)
+    assert not (cache / "runs").exists()
+    with pytest.raises(InvalidInputError) as caught:
+        run_sweep(Bank.open(digits), cuts=["block5_pool"], heads=heads, head_params=params)
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("source", [np.ones((3, 3)), object(), {"fc7": np.ones(3)}, 5])
+def test_what_is_no_bank(source, cache):
+    with pytest.raises(
+        InvalidInputError, match=r"^fit_heads writes a run of a bank on disk, got a .*run_sweep"
+    ):
+        fit_heads(source, cache_dir=cache)
+    with pytest.raises(InvalidInputError, match=r" is no source of features: it lacks .*manifest, "):
+        run_sweep(source)
+
+
+def test_the_width_of_a_cut_is_known_without_reading_it(digits, monkeypatch):
+    read = []
+    features = Bank.features
+    monkeypatch.setattr(
+        Bank, "features", lambda self, *given, **how: read.append(given) or features(self, *given, **how)
+    )
+    result = run_sweep(
+        Bank.open(digits),
+        cuts=["block5_pool", "softmax"],
+        heads=[LogisticRegression(max_iter=500)],
+        samples_per_class="2",
+        repeats=2,
+        n_jobs=2,  # by processes, which read the rows themselves
+    )
+    assert [one.n_features for one in result.fits] == [128, 128, 10, 10]
+    assert read == []
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_what_is_held_out_is_the_same_in_other_processes(digits, n_jobs):
+    result = run_sweep(
+        Bank.open(digits),
+        cuts=["block5_pool"],
+        heads=["ncm", LogisticRegression(max_iter=500)],
+        samples_per_class="4",
+        repeats=2,
+        n_jobs=n_jobs,
+        val=0.4,
+    )
+    assert {one.n_train for one in result.fits} == {40}
+    assert all(one.val_top1 is not None and one.train_top1 is not None for one in result.fits)
+    assert result.n_rows["val"] == 0

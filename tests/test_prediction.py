@@ -216,12 +216,6 @@ def test_random_weights_come_from_their_seed(fitted, photos, tmp_path):
             "no image at '{photos}/gone.png'; give a file or a folder of images",
         ),
         (["blue"], {"head": "x"}, RunError, "run '{run}' has no head 'x'; it has "),
-        (
-            ["blue"],
-            {"head": "block4_pool-svm-n4-r0"},
-            InvalidInputError,
-            "head 'block4_pool-svm-n4-r0' gives no probabilities; choose another with --head",
-        ),
         (["blue"], {"device": "cuda:99"}, InvalidInputError, "device='cuda:99' is not there: "),
     ],
 )
@@ -234,6 +228,22 @@ def test_wrong_input(fitted, photos, images, options, error, message):
 def test_no_run(tmp_path, photos):
     with pytest.raises(RunNotFoundError, match="no run in "):
         predict(None, [photos], cache_dir=tmp_path)
+
+
+def test_a_head_without_probabilities_gives_its_class(fitted, photos):
+    head = "block4_pool-svm-n4-r0"
+    files = [photos / label / f"{number}.png" for label in CLASSES for number in (1, 2)]
+    answers = predict(fitted, files, head=head, top=3)
+    assert [one.probabilities for one in answers] == [None] * 6
+    assert [len(one.classes) for one in answers] == [1] * 6
+    classifier = RunClassifier(fitted, head)
+    pixels = np.stack([classifier.pixels(file) for file in files])
+    codes = classifier.estimator.predict(classifier.features(pixels))
+    assert [one.classes[0] for one in answers] == [fitted.classes[code] for code in codes]
+    with pytest.raises(
+        InvalidInputError, match=f"^head '{head}' gives no probabilities; choose another with"
+    ):
+        classifier.probabilities(pixels)
 
 
 def test_a_run_as_one_function(fitted, photos):

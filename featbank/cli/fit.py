@@ -54,6 +54,14 @@ def fit_head(
             help="For --cut softmax: a list such as 0.5,1,1.5,2,4; costs no extraction (default: 1)."
         ),
     ] = None,
+    val: Annotated[
+        str | None,
+        typer.Option(
+            help="What stops training and chooses: a part of each draw, such as 0.2, or none (the training "
+            "loss); by default the validation rows, or none where there are no such rows.",
+            metavar="FRACTION|none",
+        ),
+    ] = None,
     lr: Annotated[
         str | None,
         typer.Option(
@@ -89,7 +97,7 @@ def fit_head(
         typer.Option(
             "--C",
             help="logreg, svm: inverse of the regularisation, a list such as 0.01,0.1,1 (a head of each), or "
-            "auto (logreg: chosen on the validation rows).",
+            "auto (logreg: chosen on the validation rows, or by cross-validation of the draw).",
         ),
     ] = None,
     standardize: Annotated[
@@ -197,6 +205,7 @@ def fit_head(
             untrained_classes=untrained_classes,  # type: ignore[arg-type]  # one of the two, checked above
             interval=interval,  # type: ignore[arg-type]  # one of the two, checked above
             announce=say,
+            val=_val(val),
         )
     if as_json:
         print_notes(fitted)
@@ -239,6 +248,14 @@ def _as_json(fitted: FittedRun, interval: str) -> dict[str, Any]:
     if best is not None:
         found["head"] = {**best, "per_class": fitted.run.per_class_accuracy(best["name"])}
     return found
+
+
+def _val(text: str | None) -> Any:
+    """Return a number where it is one; what else is allowed, the sweep knows."""
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return text
 
 
 def _values(option: str, text: str | None) -> Any:

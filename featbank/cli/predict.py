@@ -13,6 +13,9 @@ from featbank.manifest import printable
 
 __all__ = ["predict"]
 
+#: How many classes of the run are named.
+_SHOWN = 5
+
 
 def predict(
     run: Annotated[
@@ -34,7 +37,7 @@ def predict(
     cache_dir: CacheDir = None,
     as_json: Json = False,
 ) -> None:
-    """Classify images with a fitted head: top classes with probabilities.
+    """Classify images with a fitted head: top classes with probabilities, or the class where it has none.
 
     Example: featbank predict last photo.jpg more-photos/
     """
@@ -51,15 +54,24 @@ def predict(
         weights=weights,
         device=device,
     )
-    say(f"run {printable(opened.name)}, head {printable(chosen)}")
+    names = opened.classes
+    listed = ", ".join(map(printable, names[:_SHOWN])) + (", ..." if len(names) > _SHOWN else "")
+    say(f"run {printable(opened.name)}, head {printable(chosen)}, {len(names)} classes: {listed}")
     if as_json:
         print_json(
-            {"run": opened.path, "head": chosen, "predictions": [asdict(answer) for answer in answers]}
+            {
+                "run": opened.path,
+                "head": chosen,
+                "classes": names,
+                "predictions": [asdict(answer) for answer in answers],
+            }
         )
     else:
         for answer in answers:
             if answer.error is not None:
                 said = f"cannot be read: {answer.error}"
+            elif answer.probabilities is None:
+                said = printable(answer.classes[0])
             else:
                 pairs = zip(answer.classes, answer.probabilities, strict=True)
                 said = "  ".join(f"{printable(name)} {100 * share:.1f}%" for name, share in pairs)

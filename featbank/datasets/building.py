@@ -12,7 +12,7 @@ from featbank.datasets._digests import row_digests
 from featbank.datasets._names import look_alikes, require_two_classes, told_apart
 from featbank.datasets.duplicates import duplicates_across_labels
 from featbank.datasets.sources import Dataset
-from featbank.datasets.splits import DEFAULT_SPLIT, SplitRule, assign_splits, digest_fractions, parse_split
+from featbank.datasets.splits import DEFAULT_SPLIT, SplitRule, assign_splits, parse_split
 from featbank.errors import DatasetError, InvalidInputError
 from featbank.manifest import SPLITS, Manifest, RowStatus, printable
 
@@ -20,9 +20,8 @@ __all__ = ["build_manifest", "check_classes", "row_indices"]
 
 logger = logging.getLogger(__name__)
 
-_VAL_SHARE = 0.1
 _SHOWN = 3
-_TRAIN, _VAL, _TEST, _NONE = range(4)
+_TRAIN, _NONE = SPLITS.index("train"), SPLITS.index("none")
 
 
 def build_manifest(
@@ -40,9 +39,8 @@ def build_manifest(
     dataset : Dataset
     split : str or SplitRule, optional
         Counts per class such as ``"28,4,8"`` or fractions such as ``"0.7,0.1,0.2"`` for train, val, test; see
-        `assign_splits`. Default: the splits the source itself has; a source with train and test but no val
-        gives a tenth of train (by digest) to val, because early stopping and the choice of C must not look at
-        the test images. A source that says nothing is split 0.7, 0.1, 0.2 by digest.
+        `assign_splits`. Default: the splits the source itself has, as they are. A source that says nothing is
+        split 0.7, 0.1, 0.2 by digest.
     limit : int, optional
         Keep so many rows only. They are taken in turn from each class (of each split of the source), in
         order, so that a small limit still has all classes; the kept rows stay in the dataset's order.
@@ -83,7 +81,7 @@ def build_manifest(
     elif source is None:
         splits = assign_splits(DEFAULT_SPLIT, labels=labels, classes=dataset.classes, digests=digests)
     else:
-        splits = _with_val(source[kept], digests, dataset.name)
+        splits = source[kept]
     _warn_of_untrained(dataset, labels, splits)
     manifest = Manifest(
         ids=tuple(dataset.ids[index] for index in kept),
@@ -265,21 +263,6 @@ def _hashed(dataset: Dataset, kept: NDArray[np.int64]) -> tuple[NDArray[np.uint8
             "%d of %d images of %s cannot be read, the first is %s", len(reasons), n, dataset.name, example
         )
     return digests, statuses
-
-
-def _with_val(source: NDArray[np.uint8], digests: NDArray[np.uint8], name: str) -> NDArray[np.uint8]:
-    present = set(source.tolist())
-    splits = source.copy()
-    if _TRAIN in present and _TEST in present and _VAL not in present:
-        taken = (source == _TRAIN) & (digest_fractions(digests, [_VAL_SHARE]) == 0)
-        splits[taken] = _VAL
-        logger.info(
-            "%s has no validation split: %d of its %d training images (a tenth, by digest) are used for it",
-            name,
-            int(taken.sum()),
-            int((source == _TRAIN).sum()),
-        )
-    return splits
 
 
 def _warn_of_untrained(dataset: Dataset, labels: NDArray[np.int32], splits: NDArray[np.uint8]) -> None:

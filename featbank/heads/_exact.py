@@ -11,14 +11,14 @@ found in float32, at twice the speed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Optimum", "solve_path"]
+__all__ = ["Optimum", "ascend", "solve_path"]
 
 #: The optimum is reached when no logit of a training row can be further from it than this, or than what
 #: this many roundings of the gradient's terms make.
@@ -62,17 +62,26 @@ def solve_path(
     penalties : sequence of float
         Values of C; solved in increasing order, returned in the order given.
     """
+    out = dict(ascend(Z, targets, n_classes, penalties))
+    return [out[C] for C in penalties]
+
+
+def ascend(
+    Z: NDArray[Any], targets: NDArray[np.int64], n_classes: int, penalties: Iterable[float]
+) -> Iterator[tuple[float, Optimum]]:
+    """Yield (C, optimum) from the smallest C to the largest, as `solve_path`; each is solved when asked for.
+
+    A large C can cost more than all smaller ones together.
+    """
     rows = Z.astype(np.float64)
     A, back = _eigen_rows(rows)
     problem = _Problem(A, targets, n_classes)
-    out: dict[float, Optimum] = {}
     start = (np.zeros((A.shape[1], n_classes)), np.zeros(n_classes))
     for C in sorted(set(penalties)):
         W, b, steps, error = problem.minimise(C / 2 if n_classes == 2 else C, *start)
         start = (W, b)
         weights = W if back is None else back @ W
-        out[C] = Optimum(weights, b - b.mean(), steps, error <= problem.tolerance(C, W), error)
-    return [out[C] for C in penalties]
+        yield C, Optimum(weights, b - b.mean(), steps, error <= problem.tolerance(C, W), error)
 
 
 def _eigen_rows(rows: F64) -> tuple[F64, F64 | None]:

@@ -3,35 +3,30 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featbank.errors import FitWarning, InvalidInputError
-from featbank.heads._exact import Optimum, solve_path
-from featbank.heads._gradient import check_parameters
+from featbank.errors import FitWarning
+from featbank.heads._exact import Optimum, ascend, solve_path
 from featbank.heads._head import Evaluation, find_classes, measure
 from featbank.heads.space import FeatureSpace
 
 if TYPE_CHECKING:
     from featbank.heads.softmax import SoftmaxClassifier
 
-__all__ = ["PENALTIES", "check_penalty", "fit_exact_heads"]
+__all__ = ["PENALTIES", "fit_exact_heads"]
 
 #: What ``C="auto"`` chooses from. On Caltech-101, MobileNetV2, 4 to 28 images per class, the best were 1 to
 #: 1,000, the more samples the smaller.
 PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3)
-
-
-def check_penalty(C: Any) -> None:
-    """Raise `InvalidInputError` unless `C` is a positive number or "auto"."""
-    if C == "auto" or (isinstance(C, int | float | np.number) and C > 0):
-        return
-    raise InvalidInputError(
-        f"C={C!r} is not a penalty; allowed: more than 0 (a smaller C penalises more), or 'auto'"
-    )
+#: Parts of the samples that it is chosen on in turn where there are no validation rows; by what factor the
+#: loss of a part rises before larger values are left out; and what is taken where there is one sample each.
+FOLDS = 5
+RISE = 1.2
+UNCHOSEN = 1.0
 
 
 def fit_exact_heads(
@@ -44,14 +39,21 @@ def fit_exact_heads(
 ) -> None:
     """Fit `heads` in place to their subsets of the rows of `Z`, which are in `space`."""
     for head in heads:
-        check_parameters(head)
-        check_penalty(head.C)
+        head._check()
     groups: dict[bytes, list[int]] = {}
     for number, rows in enumerate(subsets):
         groups.setdefault(rows.tobytes(), []).append(number)
+    unchosen = 0
     for members in groups.values():
         rows = subsets[members[0]]
-        _fit_on_rows([heads[i] for i in members], Z[rows], y[rows], space, others)
+        unchosen += _fit_on_rows([heads[i] for i in members], Z[rows], y[rows], space, others)
+    if unchosen:
+        warnings.warn(
+            f"{unchosen} of {len(heads)} heads: C='auto' has nothing to choose by, without validation rows "
+            f"and with one sample of each class; C={UNCHOSEN:g} was taken",
+            FitWarning,
+            stacklevel=5,
+        )
     unfinished = [head for head in heads if not head.converged_]
     if unfinished:
         first = unfinished[0]
@@ -69,20 +71,56 @@ def _fit_on_rows(
     y: NDArray[Any],
     space: FeatureSpace,
     others: Sequence[Evaluation],
-) -> None:
+) -> int:
+    """Fit to one subset; return of how many heads C was to be chosen and could not."""
     classes, codes = find_classes(y)
     watched = [("train", Z, codes)]
     for one in others:
         kept = np.isin(one.y, classes)
         watched.append((one.name, one.Z[kept], np.searchsorted(classes, one.y[kept])))
-    asked = {float(C) for head in heads for C in (PENALTIES if head.C == "auto" else (head.C,))}
+    automatic = [head for head in heads if head.C == "auto"]
+    fixed = {float(head.C) for head in heads if head.C != "auto"}
+    validated = any(name == "val" and len(targets) for name, _, targets in watched)
+    losses: dict[float, float] = {}
+    if automatic and not validated:
+        losses = _cross_validated(Z, codes, len(classes), space)
+        fixed.add(_best(losses))
     # on columns multiplied by the gain, the same penalty on standardised features is C / gain ** 2
-    penalties = sorted(asked)
+    penalties = sorted(fixed | set(PENALTIES if automatic and validated else ()))
     optima = solve_path(Z, codes, len(classes), [C / space.gain_**2 for C in penalties])
     found = {C: (one, _measured(one, watched)) for C, one in zip(penalties, optima, strict=True)}
+    if automatic and validated:
+        losses = {C: values["val_loss"] for C, (_, values) in found.items() if C in PENALTIES}
     for head in heads:
-        C = _best(found) if head.C == "auto" else float(head.C)
+        C = _best(losses) if head.C == "auto" else float(head.C)
         head._accept_optimum(C, *found[C], classes, space)
+    return len(automatic) if automatic and not losses else 0
+
+
+def _cross_validated(
+    Z: NDArray[np.float32], codes: NDArray[np.int64], n_classes: int, space: FeatureSpace
+) -> dict[float, float]:
+    """Return the loss at each C of rows that heads fitted to the other folds have not seen.
+
+    Each class is dealt out to `FOLDS` parts, or as many as it has rows; the one row of a class always trains.
+    """
+    folds = np.full(len(codes), -1)
+    shuffled = np.random.default_rng(0).permutation(len(codes))
+    for code in range(n_classes):
+        rows = shuffled[codes[shuffled] == code]
+        if len(rows) > 1:
+            folds[rows] = np.arange(len(rows)) % FOLDS
+    losses = dict.fromkeys(PENALTIES if folds.max() >= 0 else (), 0.0)
+    for fold in range(folds.max() + 1):
+        seen, kept = folds != fold, folds == fold
+        scaled = [C / space.gain_**2 for C in PENALTIES]
+        found: dict[float, float] = {}
+        for C, (_, one) in zip(PENALTIES, ascend(Z[seen], codes[seen], n_classes, scaled), strict=False):
+            found[C], _ = measure(Z[kept] @ one.weights + one.intercept, codes[kept])
+            if found[C] > RISE * min(found.values()):  # the larger ones are worse still, and take longest
+                break
+        losses = {C: loss + found[C] * int(kept.sum()) for C, loss in losses.items() if C in found}
+    return losses
 
 
 def _measured(
@@ -97,11 +135,6 @@ def _measured(
     return values
 
 
-def _best(found: dict[float, tuple[Optimum, dict[str, float]]]) -> float:
-    """Return the C of lowest validation loss: a few validation rows per class give accuracies in steps."""
-    if any("val_loss" not in values for _, values in found.values()):
-        raise InvalidInputError(
-            "C='auto' is chosen on validation rows, but there are none; give X_val and y_val (a bank with a "
-            "val split), or a number"
-        )
-    return min((C for C in PENALTIES if C in found), key=lambda C: found[C][1]["val_loss"])
+def _best(losses: Mapping[float, float]) -> float:
+    """Return the C of lowest loss: a few rows per class give accuracies in steps."""
+    return min(losses, key=lambda C: losses[C]) if losses else UNCHOSEN

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_random_state
 
 from featbank.errors import InvalidInputError
-from featbank.heads._head import Evaluation, ProbabilisticHead, encode_labels, find_classes
+from featbank.heads._head import Evaluation, Head, ProbabilisticHead, encode_labels, find_classes
+from featbank.heads._parameters import FRACTION, NOT_NEGATIVE, POSITIVE, WHOLE, Allowed
 from featbank.heads._recipe import Recipe, TrainedHead
-from featbank.heads._schedule import check_annealing
+from featbank.heads._schedule import Annealing
 from featbank.heads.space import FeatureSpace
 
-__all__ = ["GradientHead", "check_parameters"]
+__all__ = ["GradientHead", "torch_device"]
 
 
 class GradientHead(ProbabilisticHead):
@@ -33,6 +34,24 @@ class GradientHead(ProbabilisticHead):
         Whether training stopped because nothing improved any more.
     stop_reason_ : {"tolerance", "max_epochs", "not finite", "optimum"}
     """
+
+    _parameters: ClassVar[Mapping[str, Allowed]] = {
+        "solver": Allowed(values=("adam", "sgd")),
+        "lr": Allowed(over=0, values=("auto", None)),
+        "annealing": Allowed(values=get_args(Annealing)),
+        "annealing_epochs": POSITIVE,
+        "anneal_per": Allowed(values=("epoch", "step")),
+        "max_epochs": WHOLE,
+        "tolerance_epochs": WHOLE,
+        "tol": NOT_NEGATIVE,
+        "monitor": Allowed(values=("accuracy", "loss")),
+        "batch_size": WHOLE,
+        "alpha": NOT_NEGATIVE,
+        "dropout": FRACTION,
+        "restore": Allowed(values=("best", "last")),
+        "device": Allowed(kinds=(str,)),
+        **Head._parameters,
+    }
 
     solver: str
     lr: float | Literal["auto"] | None
@@ -60,8 +79,13 @@ class GradientHead(ProbabilisticHead):
     def _hidden(self) -> int:
         return 0
 
+    def _check(self) -> None:
+        super()._check()
+        if self.device != "cpu":
+            torch_device(self.device)
+
     def _recipe(self) -> Recipe:
-        check_parameters(self)
+        self._check()
         return Recipe(
             hidden_units=self._hidden(),
             solver="sgd" if self.solver == "sgd" else "adam",
@@ -123,7 +147,7 @@ class GradientHead(ProbabilisticHead):
             If the training loss is not finite or has not moved after three epochs.
         """
         features, labels = self._read_training(X, y)
-        check_parameters(self)
+        self._check()
         classes, _ = find_classes(labels)
         space = FeatureSpace(standardize=self.standardize, rotate=self.rotate)
         Z = space.fit_transform(features)
@@ -206,33 +230,18 @@ class GradientHead(ProbabilisticHead):
         return values
 
 
-def check_parameters(head: GradientHead) -> None:
-    """Raise `InvalidInputError` naming every parameter that is out of range."""
-    faults = []
-    solvers = ("adam", "sgd", "lbfgs") if not head._hidden() else ("adam", "sgd")
-    if head.solver not in solvers:
-        faults.append(f"solver={head.solver!r} (allowed: {', '.join(map(repr, solvers))})")
-    if head.anneal_per not in ("epoch", "step"):
-        faults.append(f"anneal_per={head.anneal_per!r} (allowed: 'epoch', 'step')")
-    if head.monitor not in ("accuracy", "loss"):
-        faults.append(f"monitor={head.monitor!r} (allowed: 'accuracy', 'loss')")
-    if head.restore not in ("best", "last"):
-        faults.append(f"restore={head.restore!r} (allowed: 'best', 'last')")
-    for name in (
-        *(() if head.lr is None or head.lr == "auto" else ("lr",)),
-        "annealing_epochs",
-        "max_epochs",
-        "tolerance_epochs",
-        "batch_size",
-    ):
-        value = getattr(head, name)
-        if isinstance(value, str) or not value > 0:
-            faults.append(f"{name}={getattr(head, name)!r} (allowed: more than 0)")
-    for name in ("alpha", "tol"):
-        if not getattr(head, name) >= 0:
-            faults.append(f"{name}={getattr(head, name)!r} (allowed: 0 or more)")
-    if not 0 <= head.dropout < 1:
-        faults.append(f"dropout={head.dropout!r} (allowed: 0 <= dropout < 1)")
-    if faults:
-        raise InvalidInputError(f"{type(head).__name__} cannot be fitted with {'; '.join(faults)}")
-    check_annealing(head.annealing)
+def torch_device(name: str) -> Any:
+    """Return a device to train on; raises `InvalidInputError` for one that is not here."""
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InvalidInputError(
+            f"device={name!r} cannot be used here; allowed: 'cpu', 'auto'"
+            + (", 'cuda'" if torch.cuda.is_available() else "")
+        ) from error
+    return device

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featbank.errors import FitWarning, InvalidInputError
-from featbank.heads._gradient import GradientHead
+from featbank.errors import FitWarning
+from featbank.heads._gradient import GradientHead, torch_device
 from featbank.heads._head import Evaluation, find_classes
 from featbank.heads._recipe import Job, Recipe, TrainedHead
 from featbank.heads.space import FeatureSpace
@@ -51,18 +51,19 @@ def fit_gradient_heads(
     groups: dict[tuple[Any, ...], list[tuple[GradientHead, Job]]] = {}
     classes_of: dict[bytes, NDArray[Any]] = {}
     for head, rows in zip(heads, subsets, strict=True):
+        recipe = head._recipe()
         classes, codes = find_classes(y[rows])
         signature = repr(classes.tolist()).encode()
         classes_of[signature] = classes
         head.lr_ = rate = head._rate(Z.shape[1])
         job = Job(np.asarray(rows, dtype=np.int64), codes, rate, float(head.alpha), head._seed())
-        key = (head._recipe(), len(rows), signature, head.device)
+        key = (recipe, len(rows), signature, head.device)
         groups.setdefault(key, []).append((head, job))
     shared: dict[str, torch.Tensor] = {}
     complaints: list[str] = []
     for (recipe, _, signature, device), members in groups.items():
         classes = classes_of[signature]
-        place = _device(device)
+        place = torch_device(device)
         if device not in shared:
             shared[device] = torch.from_numpy(np.ascontiguousarray(Z, dtype=np.float32)).to(place)
         watched = []
@@ -140,10 +141,14 @@ class _Training:
 
         span = FeatureSpace(standardize=False, rotate=True)
         place = self.shared.device
-        rows = torch.from_numpy(span.fit_transform(self.Z[job.rows])).to(place)
+        mine = self.Z[job.rows]
+        centre = mine.mean(axis=0, dtype=np.float64).astype(np.float32)
+        rows = torch.from_numpy(span.fit_transform(mine - centre)).to(place)
         watched = [
             EvaluationSet(
-                one.name, torch.from_numpy(span.transform(one.Z.cpu().numpy())).to(place), one.targets
+                one.name,
+                torch.from_numpy(span.transform(one.Z.cpu().numpy() - centre)).to(place),
+                one.targets,
             )
             for one in self.watched
         ]
@@ -153,7 +158,7 @@ class _Training:
         own = replace(job, rows=np.arange(len(job.rows)))
         (trained,) = train_stack(self.recipe, rows, [own], self.n_classes, watched)
         first, shift = span.to_feature_space(trained.weights[0])
-        bias = trained.weights[1] + shift
+        bias = trained.weights[1] + shift - centre @ first
         weights = [first.astype(np.float32), bias.astype(np.float32), *trained.weights[2:]]
         return [replace(trained, weights=weights)]
 
@@ -184,19 +189,3 @@ class _Training:
         losses[~np.isfinite(losses)] = np.inf
         goal = np.maximum(losses.min(axis=1, keepdims=True), LOSS_LEFT * math.log(self.n_classes))
         return [RATES[int(one)] for one in (losses <= goal).argmax(axis=1)]
-
-
-def _device(name: str) -> Any:
-    import torch
-
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InvalidInputError(
-            f"device={name!r} cannot be used here; allowed: 'cpu', 'auto'"
-            + (", 'cuda'" if torch.cuda.is_available() else "")
-        ) from error
-    return device

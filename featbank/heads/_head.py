@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,6 +14,8 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from featbank.errors import InvalidInputError
+from featbank.heads import _rows
+from featbank.heads._parameters import FLAG, Allowed, faults_of
 from featbank.heads.space import FeatureSpace
 
 __all__ = [
@@ -81,6 +83,15 @@ class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lear
         Why the fit came to nothing; None when it did not fail.
     """
 
+    #: What values each parameter may take.
+    _parameters: ClassVar[Mapping[str, Allowed]] = {
+        "standardize": FLAG,
+        "rotate": Allowed(values=(True, False, "auto")),
+        "random_state": Allowed(
+            least=0, below=2**32, whole=True, values=(None,), kinds=(np.random.RandomState,)
+        ),
+    }
+
     standardize: bool
     rotate: bool | Literal["auto"]
     classes_: NDArray[Any]
@@ -88,15 +99,30 @@ class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lear
     failed_: str | None
     n_features_in_: int
 
+    def _check(self) -> None:
+        """Raise `InvalidInputError` naming every parameter whose value is not allowed."""
+        faults = faults_of(self._parameters, self.get_params(deep=False))
+        if faults:
+            raise InvalidInputError(f"{type(self).__name__} cannot be fitted with {faults}")
+
     def _read_training(self, X: ArrayLike, y: ArrayLike) -> tuple[Any, NDArray[Any]]:
-        features, labels = validate_data(self, X, y, dtype=FEATURE_DTYPES)
+        features, labels = validate_data(self, X, y, dtype=FEATURE_DTYPES, ensure_all_finite=False)
+        _rows.check_finite(features)
         check_classification_targets(labels)
         return features, np.asarray(labels)
 
     def _read(self, X: ArrayLike) -> NDArray[Any]:
         check_is_fitted(self, "classes_")
-        features: NDArray[Any] = validate_data(self, X, dtype=FEATURE_DTYPES, reset=False)
+        features: NDArray[Any] = validate_data(
+            self, X, dtype=FEATURE_DTYPES, ensure_all_finite=False, reset=False
+        )
+        _rows.check_finite(features)
         return features
+
+    def _read_columns(self, Z: NDArray[Any]) -> NDArray[Any]:
+        check_is_fitted(self, "classes_")
+        _rows.check_finite(Z)
+        return Z
 
     @classmethod
     @abstractmethod
@@ -136,8 +162,7 @@ class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lear
 
     def predict_columns(self, Z: NDArray[Any]) -> NDArray[Any]:
         """Return the likeliest class of rows that are in `space_` already, shape (n_samples, n_columns)."""
-        check_is_fitted(self, "classes_")
-        return self._label(self._logits(Z))
+        return self._label(self._logits(self._read_columns(Z)))
 
     def _label(self, logits: NDArray[np.float64]) -> NDArray[Any]:
         labels: NDArray[Any] = self.classes_[logits.argmax(axis=1)]
@@ -182,5 +207,4 @@ class ProbabilisticHead(Head):
 
     def predict_proba_columns(self, Z: NDArray[Any]) -> NDArray[np.float64]:
         """Return class probabilities of rows that are in `space_` already, shape (n_samples, n_classes)."""
-        check_is_fitted(self, "classes_")
-        return softmax(self._logits(Z))
+        return softmax(self._logits(self._read_columns(Z)))

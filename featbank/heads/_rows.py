@@ -21,6 +21,7 @@ __all__ = [
     "SLAB_BYTES",
     "Scaling",
     "as_source",
+    "check_finite",
     "count_columns",
     "gram",
     "moments",
@@ -32,6 +33,8 @@ __all__ = [
 BLOCK_BYTES = 64 * 2**20
 #: How much of a source that is no array is read at a time, in bytes of its own dtype.
 SLAB_BYTES = 1024 * 2**20
+#: How many rows that hold NaN are named.
+SHOWN_ROWS = 10
 #: Columns whose products are summed in float32 before the sum goes on in float64.
 PRODUCT_COLUMNS = 4096
 
@@ -140,12 +143,25 @@ def moments(source: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
                 mean[here] += shift * (m / (count + m))
             count += m
     if not (np.isfinite(mean).all() and np.isfinite(squares).all()):
-        bad = int((~np.isfinite(mean) | ~np.isfinite(squares)).sum())
+        check_finite(source)
         raise InvalidInputError(
-            f"{bad} of {p} features hold NaN or infinity (or overflow); drop or replace those samples before "
-            "fitting"
+            "the variance of a feature is beyond float64; scale the features down before fitting"
         )
     return mean, squares / count
+
+
+def check_finite(source: Any) -> None:
+    """Raise `InvalidInputError`, with the numbers of the rows, where a row holds NaN or infinity."""
+    bad: list[int] = []
+    for rows, block in row_blocks(source):
+        if block.dtype.kind == "f":
+            bad += (rows.start + np.flatnonzero(~np.isfinite(block).all(axis=1))).tolist()
+    if bad:
+        shown = ", ".join(map(str, bad[:SHOWN_ROWS])) + (", ..." if len(bad) > SHOWN_ROWS else "")
+        raise InvalidInputError(
+            f"{len(bad)} of {int(source.shape[0])} rows hold NaN or infinity: {shown} (counted from 0); drop "
+            "or replace them"
+        )
 
 
 def gram(left: Any, right: Any | None, scaling: Scaling) -> NDArray[np.float64]:

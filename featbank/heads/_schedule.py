@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+from typing import Literal
 
-from featbank.errors import InvalidInputError
-
-__all__ = ["Annealing", "annealed", "check_annealing"]
+__all__ = ["Annealing", "annealed"]
 
 Annealing = Literal["inverse-time", "cosine", "step", "constant"]
 
 #: What "step" multiplies the rate by every `annealing_epochs`.
 STEP_FACTOR = 0.1
-
-
-def check_annealing(annealing: str) -> None:
-    """Raise `InvalidInputError` for a schedule nobody knows."""
-    if annealing not in get_args(Annealing):
-        allowed = ", ".join(repr(one) for one in get_args(Annealing))
-        raise InvalidInputError(f"annealing={annealing!r} is not known; allowed: {allowed}")
 
 
 def annealed(annealing: str, t: float, annealing_epochs: float, max_epochs: int) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -17,19 +18,31 @@ R = TypeVar("R")
 #: for 32 heads, and on two busy ones 33 s against more than 60 s, which threads spend waiting for each other.
 THREADED_STEP = 200_000_000
 
+# The number torch is told is that of the calling thread and of all threads begun later. Read while another
+# training has set it to 1, the 1 would be what is put back, for good; so the first one in remembers it.
+_lock = threading.Lock()
+_inside = 0
+_usual = 1
+
 
 @contextlib.contextmanager
 def threads_for(step: int, device: torch.device) -> Iterator[None]:
     """Use one thread for steps of so few multiply-adds that several only wait, and put the number back."""
-    before = torch.get_num_threads()
-    small = device.type == "cpu" and step < THREADED_STEP
+    global _inside, _usual
+    if device.type != "cpu" or step >= THREADED_STEP:
+        yield
+        return
+    with _lock:
+        if not _inside:
+            _usual = torch.get_num_threads()
+        _inside += 1
+        torch.set_num_threads(1)
     try:
-        if small:
-            torch.set_num_threads(1)
         yield
     finally:
-        if small:
-            torch.set_num_threads(before)
+        with _lock:
+            _inside -= 1
+            torch.set_num_threads(_usual)
 
 
 def workers_for(step: int, device: torch.device) -> int:

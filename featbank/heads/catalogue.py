@@ -11,8 +11,9 @@ from featbank.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from featbank.heads._head import Head
+    from featbank.heads._parameters import Allowed
 
-__all__ = ["aliases", "canonical", "make", "names", "parameters", "summary"]
+__all__ = ["aliases", "allowed", "canonical", "make", "names", "parameters", "summary"]
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,18 @@ def parameters(name: str) -> tuple[str, ...]:
     return _heads.get(name).parameters
 
 
+def allowed(name: str, parameter: str) -> Allowed:
+    """Return what values a parameter of a head may take; raises `UnknownNameError` for an unknown head.
+
+    Examples
+    --------
+    >>> print(allowed("logreg", "C")), allowed("svm", "C").holds("auto")
+    a number over 0 or 'auto'
+    (None, False)
+    """
+    return _kind(_heads.get(name))._parameters[parameter]
+
+
 def make(
     name: str,
     *,
@@ -163,7 +176,7 @@ batch_size, alpha, dropout, restore, hidden_units, C, n_neighbors, standardize, 
     UnknownNameError
         If there is no such head.
     InvalidInputError
-        If the head has no such parameter.
+        If the head has no such parameter, or a value is not allowed.
 
     Examples
     --------
@@ -173,6 +186,10 @@ batch_size, alpha, dropout, restore, hidden_units, C, n_neighbors, standardize, 
     Traceback (most recent call last):
         ...
     featbank.errors.InvalidInputError: head 'ncm' has no parameter 'lr'; it has 'standardize', 'rotate'
+    >>> make("svm", C="auto")
+    Traceback (most recent call last):
+        ...
+    featbank.errors.InvalidInputError: head 'svm' cannot be fitted with C='auto' (allowed: a number over 0)
     """
     given = {
         "solver": solver,
@@ -194,6 +211,8 @@ batch_size, alpha, dropout, restore, hidden_units, C, n_neighbors, standardize, 
         "rotate": rotate,
         "device": device,
     }
+    from featbank.heads._parameters import faults_of
+
     chosen = {key: value for key, value in given.items() if value is not None}
     entry = _heads.get(name)
     strange = [key for key in chosen if key not in entry.parameters]
@@ -203,9 +222,18 @@ batch_size, alpha, dropout, restore, hidden_units, C, n_neighbors, standardize, 
         raise InvalidInputError(
             f"head {canonical(name)!r} has no {plural} {', '.join(map(repr, strange))}; it has {has}"
         )
-    kind = getattr(import_module(f"featbank.heads.{entry.module}"), entry.kind)
+    kind = _kind(entry)
+    faults = faults_of(kind._parameters, chosen)
+    if faults:
+        raise InvalidInputError(f"head {canonical(name)!r} cannot be fitted with {faults}")
     settings: dict[str, Any] = {**dict(entry.fixed), **chosen}
     if random_state is not None and "random_state" in kind().get_params():
         settings["random_state"] = random_state
-    head: Head = kind(**settings)
+    head = kind(**settings)
+    head._check()  # a device that is not here
     return head
+
+
+def _kind(entry: _Entry) -> type[Head]:
+    kind: type[Head] = getattr(import_module(f"featbank.heads.{entry.module}"), entry.kind)
+    return kind

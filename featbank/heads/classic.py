@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,8 +14,9 @@ from sklearn.linear_model import RidgeClassifier as SklearnRidge
 from sklearn.svm import LinearSVC
 from sklearn.utils import check_random_state
 
-from featbank.errors import FitWarning, InvalidInputError
+from featbank.errors import FitWarning
 from featbank.heads._head import Evaluation, Head, find_classes, on_features
+from featbank.heads._parameters import NOT_NEGATIVE, POSITIVE, WHOLE, Allowed
 from featbank.heads.space import FeatureSpace
 
 __all__ = ["LinearSVMClassifier", "NearestMeanClassifier", "NeighborsClassifier", "RidgeClassifier"]
@@ -75,9 +76,6 @@ class ClassicHead(Head):
             head.failed_ = None
             # the gain would change what C and alpha mean
             head._fit_rows(Z[rows].astype(np.float64) / space.gain_, codes)
-
-    def _check(self) -> None:
-        """Raise `InvalidInputError` for a parameter out of range."""
 
     @abstractmethod
     def _fit_rows(self, Z: NDArray[np.float64], codes: NDArray[np.int64]) -> None:
@@ -182,6 +180,8 @@ class NeighborsClassifier(ClassicHead):
     True
     """
 
+    _parameters: ClassVar[Mapping[str, Allowed]] = {**Head._parameters, "n_neighbors": WHOLE}
+
     rows_: NDArray[np.float32]
     targets_: NDArray[np.int64]
 
@@ -191,12 +191,6 @@ class NeighborsClassifier(ClassicHead):
         self.n_neighbors = n_neighbors
         self.standardize = standardize
         self.rotate = rotate
-
-    def _check(self) -> None:
-        if self.n_neighbors < 1:
-            raise InvalidInputError(
-                f"n_neighbors={self.n_neighbors!r} leaves nobody to vote; allowed: 1 or more"
-            )
 
     def _fit_rows(self, Z: NDArray[np.float64], codes: NDArray[np.int64]) -> None:
         self.rows_, self.targets_ = _unit(Z).astype(np.float32), codes
@@ -236,7 +230,7 @@ class NeighborsClassifier(ClassicHead):
 
     def predict_proba_columns(self, Z: NDArray[Any]) -> NDArray[np.float64]:
         """Return the share of votes of rows that are in `space_` already."""
-        votes, _ = self._votes(np.asarray(Z, dtype=np.float64))
+        votes, _ = self._votes(np.asarray(self._read_columns(Z), dtype=np.float64))
         shares: NDArray[np.float64] = votes / votes.sum(axis=1, keepdims=True)
         return shares
 
@@ -272,6 +266,8 @@ class LinearSVMClassifier(_LinearScores):
     True
     """
 
+    _parameters: ClassVar[Mapping[str, Allowed]] = {**Head._parameters, "C": POSITIVE}
+
     def __init__(
         self,
         *,
@@ -284,12 +280,6 @@ class LinearSVMClassifier(_LinearScores):
         self.standardize = standardize
         self.rotate = rotate
         self.random_state = random_state
-
-    def _check(self) -> None:
-        if not self.C > 0:
-            raise InvalidInputError(
-                f"C={self.C!r} is not a penalty; allowed: more than 0 (a smaller C penalises more)"
-            )
 
     def _fit_rows(self, Z: NDArray[np.float64], codes: NDArray[np.int64]) -> None:
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
@@ -331,16 +321,14 @@ class RidgeClassifier(_LinearScores):
     True
     """
 
+    _parameters: ClassVar[Mapping[str, Allowed]] = {**Head._parameters, "alpha": NOT_NEGATIVE}
+
     def __init__(
         self, *, alpha: float = 1.0, standardize: bool = True, rotate: bool | Literal["auto"] = "auto"
     ) -> None:
         self.alpha = alpha
         self.standardize = standardize
         self.rotate = rotate
-
-    def _check(self) -> None:
-        if not self.alpha >= 0:
-            raise InvalidInputError(f"alpha={self.alpha!r} is not a penalty; allowed: 0 or more")
 
     def _fit_rows(self, Z: NDArray[np.float64], codes: NDArray[np.int64]) -> None:
         ridge = SklearnRidge(alpha=self.alpha).fit(Z, codes)

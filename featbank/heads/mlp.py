@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featbank.errors import InvalidInputError
 from featbank.heads._gradient import GradientHead
 from featbank.heads._head import on_features
-from featbank.heads._recipe import Recipe
+from featbank.heads._parameters import WHOLE, Allowed
 from featbank.heads.space import FeatureSpace
 
 __all__ = ["MLPClassifier"]
@@ -75,6 +75,8 @@ class MLPClassifier(GradientHead):
     1.0
     """
 
+    _parameters: ClassVar[Mapping[str, Allowed]] = {**GradientHead._parameters, "hidden_units": WHOLE}
+
     hidden_units: int
 
     def __init__(
@@ -120,13 +122,6 @@ class MLPClassifier(GradientHead):
 
     def _hidden(self) -> int:
         return int(self.hidden_units)
-
-    def _recipe(self) -> Recipe:
-        if self.hidden_units < 1:
-            raise InvalidInputError(
-                f"hidden_units={self.hidden_units!r} makes no hidden layer; allowed: 1 or more"
-            )
-        return super()._recipe()
 
     @property
     def coefs_(self) -> list[NDArray[np.float64]]:

@@ -54,19 +54,26 @@ class RowProducts:
         Raises
         ------
         InvalidInputError
-            If `X` has fewer than two dimensions, no rows, or values that are not finite.
+            If `X` has fewer than two dimensions or no rows, or a row of any holds NaN or infinity.
         """
         source = _rows.as_source(X)
         mean, scale = statistics(source, standardize)
         scaling = _rows.Scaling(mean, scale)
-        products = {name: _rows.gram(_rows.as_source(rows), source, scaling) for name, rows in others.items()}
+        products = {}
+        for name, rows in others.items():
+            with np.errstate(invalid="ignore", over="ignore"):  # told below, with the rows
+                products[name] = _rows.gram(_rows.as_source(rows), source, scaling)
+            if not np.isfinite(products[name]).all():
+                _rows.check_finite(_rows.as_source(rows))
         return cls(standardize, mean, scale, _rows.gram(source, None, scaling), products)
 
 
 def statistics(source: Any, standardize: bool) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return mean and standard deviation (1 where it is 0, or not asked for) of each feature."""
+    """Return mean and standard deviation (1 where it is 0) of each feature; 0 and 1 where not asked for."""
     mean, variance = _rows.moments(source)
+    if not standardize:
+        return np.zeros_like(mean), np.ones_like(mean)
     # rounding leaves a variance of about n eps times the square of the mean in a constant feature
     n, eps = int(source.shape[0]), float(np.finfo(np.float64).eps)
     constant = variance <= n * eps * variance + (n * eps * mean) ** 2
-    return mean, np.where(constant | (not standardize), 1.0, np.sqrt(variance))
+    return mean, np.where(constant, 1.0, np.sqrt(variance))

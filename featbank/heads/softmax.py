@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from featbank.heads._exact_heads import fit_exact_heads
 from featbank.heads._gradient import GradientHead
 from featbank.heads._gradient_fit import fit_gradient_heads
 from featbank.heads._head import Evaluation, on_features
+from featbank.heads._parameters import Allowed
 from featbank.heads.space import FeatureSpace
 
 __all__ = ["SoftmaxClassifier"]
@@ -111,6 +112,12 @@ class SoftmaxClassifier(GradientHead):
     >>> head.score(X, y) > 0.9, head.coef_.shape
     (True, (3, 4))
     """
+
+    _parameters: ClassVar[Mapping[str, Allowed]] = {
+        **GradientHead._parameters,
+        "solver": Allowed(values=("adam", "sgd", "lbfgs")),
+        "C": Allowed(over=0, values=("auto",)),
+    }
 
     _on_features: list[NDArray[Any]]
 

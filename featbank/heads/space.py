@@ -56,7 +56,7 @@ class FeatureSpace:
     ----------
     standardize : bool, default=True
         Subtract the mean and divide by the standard deviation of each feature (by 1 where it is constant).
-        False leaves the scale alone; a rotated space is centred in any case, which only moves the intercept.
+        False leaves both alone, in a rotated space, too: angles are those of the features as they are.
     rotate : bool or "auto", default="auto"
         "auto" rotates when there are more features than rows, up to 8,192 rows.
 
@@ -140,7 +140,7 @@ class FeatureSpace:
             mean, self.scale_ = products.mean, products.scale
         else:
             mean, self.scale_ = statistics(source, self.standardize)
-        self.mean_ = mean if self.standardize or rotated else np.zeros(p)
+        self.mean_ = mean
         self.n_features_, self.rotated_ = p, rotated
         self._basis = self._rows_fitted = self._combination = self.eigenvalues_ = None
         if not rotated:
@@ -166,9 +166,11 @@ class FeatureSpace:
 
     def _fit_basis(self, source: Any, known: NDArray[np.float64] | None) -> None:
         products = _rows.gram(source, None, self._scaling) if known is None else known.copy()
-        # the rows are centred, so the vector of ones has eigenvalue 0; make it exactly so
-        products -= products.mean(axis=0)
-        products -= products.mean(axis=1)[:, None]
+        if (
+            self.standardize
+        ):  # the rows are centred, so the vector of ones has eigenvalue 0; make it exactly so
+            products -= products.mean(axis=0)
+            products -= products.mean(axis=1)[:, None]
         values, vectors = np.linalg.eigh(products)
         values, vectors = values[::-1], vectors[:, ::-1]
         kept = values > EIGENVALUE_TOLERANCE * max(float(values[0]), 0.0)
@@ -212,14 +214,20 @@ class FeatureSpace:
         Raises
         ------
         InvalidInputError
-            If a row has another number of features, or the space is not fitted.
+            If a row has another number of features or holds NaN or infinity, or the space is not fitted.
         """
         source = self._checked(X)
-        if self._combination is not None and self._basis is None:
-            return self._project(_rows.gram(source, self._rows_fitted, self._scaling), self._combination)
-        out = np.empty((int(source.shape[0]), self.n_columns_), dtype=np.float32)
-        for rows, block in self.standardized_blocks(source):
-            out[rows] = (block if self._basis is None else block @ self._basis) * self.gain_
+        with np.errstate(invalid="ignore", over="ignore"):  # told below, with the rows
+            if self._combination is not None and self._basis is None:
+                out = self._project(_rows.gram(source, self._rows_fitted, self._scaling), self._combination)
+            else:
+                out = np.empty((int(source.shape[0]), self.n_columns_), dtype=np.float32)
+                for rows, block in self.standardized_blocks(source):
+                    out[rows] = (block if self._basis is None else block @ self._basis) * self.gain_
+        # columns are fewer than features, and what is not finite in these is not in those
+        if not np.isfinite(out).all():
+            _rows.check_finite(source)
+            _rows.check_finite(out)  # beyond float32
         return out
 
     def transform_products(self, products: RowProducts, name: str) -> NDArray[np.float32]:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from featbank.errors import InvalidInputError
+from featbank.heads import _rows
 from featbank.heads._head import Evaluation, Head
 from featbank.heads.space import FeatureSpace
 
@@ -98,6 +99,9 @@ def fit_stack(
             f"{len(estimators)} estimators got {len(subsets)} subsets; give one subset each"
         )
     rows = [_checked_rows(subset, len(labels), number) for number, subset in enumerate(subsets)]
+    for columns in (Z, Z_val, Z_test):
+        if columns is not None and len(columns):
+            _rows.check_finite(columns)
     watched: list[Evaluation] = []
     if Z_val is not None and y_val is not None:
         watched.append(Evaluation("val", Z_val, np.asarray(y_val)))

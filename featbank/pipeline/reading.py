@@ -7,15 +7,14 @@ import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
-from annotated_types import Ge, Lt
-from pydantic import Discriminator, Strict, Tag, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from featbank._cache import user_path
 from featbank._registry import nearest
-from featbank._validation import Natural, Positive, check_values, plain_file, say_faults, short
+from featbank._validation import check_values, plain_file, say_faults, short
 from featbank.backbones import get_spec
 from featbank.datasets import parse_split
 from featbank.errors import InvalidInputError, MissingDataError, UnknownNameError
@@ -253,7 +252,7 @@ def _experiment(
     if sweep.temperatures is not None and "softmax" not in cuts:
         named = place(("sweep", "temperatures"))[1]
         _add(faults, f"{named} are for the cut 'softmax', which is not among {list(sweep.cuts)}")
-    for fault in _split_faults(found, params):
+    for fault in _split_faults(found):
         _add(faults, f"{where} {fault}")
     return replace(found, sweep=replace(sweep, cuts=tuple(cuts))) if len(cuts) == len(sweep.cuts) else None
 
@@ -288,44 +287,19 @@ def head_fault(head: str, key: str, value: Any) -> str | None:
     known = catalogue.parameters(head)
     if key not in known:
         return f"has no key {short(key)}; known: {nearest(key[:100], known)}"
-    kind: Any = (
-        _AUTO if (head, key) in _MAY_BE_AUTO and isinstance(value, str) else _PARAMETERS.get(key, Name)
-    )
-    try:
-        TypeAdapter(kind, config=CONFIG).validate_python(value)
-    except ValidationError as error:
-        return say_faults(error, lambda _: ("", key))[0]
+    allowed = catalogue.allowed(head, key)
+    if not allowed.holds(value):
+        return f"{key} = {short(value)} is not allowed; allowed: {allowed}"
     return None
 
 
-_AUTO = Literal["auto"]
-_MAY_BE_AUTO = {("softmax", "lr"), ("mlp", "lr"), ("logreg", "C")}
-#: What the heads themselves allow, see `featbank.heads`; tests hold the two together.
-_PARAMETERS: dict[str, Any] = {
-    "solver": Literal["adam", "sgd"],
-    "annealing": Literal["inverse-time", "cosine", "step", "constant"],
-    "anneal_per": Literal["epoch", "step"],
-    "monitor": Literal["accuracy", "loss"],
-    "restore": Literal["best", "last"],
-    "standardize": Annotated[bool, Strict()],
-    "rotate": Annotated[
-        Annotated[_AUTO, Tag("#text")] | Annotated[bool, Strict(), Tag("#flag")],
-        Discriminator(lambda one: "#text" if isinstance(one, str) else "#flag"),
-    ],
-    "alpha": Annotated[float, Strict(), Ge(0)],
-    "dropout": Annotated[float, Strict(), Ge(0), Lt(1)],
-    **dict.fromkeys(("max_epochs", "tolerance_epochs", "batch_size", "hidden_units", "n_neighbors"), Natural),
-    **dict.fromkeys(("lr", "annealing_epochs", "C"), Positive),
-}
-
-
-def _split_faults(experiment: Experiment, params: dict[str, dict[str, Any]]) -> Iterator[str]:
+def _split_faults(experiment: Experiment) -> Iterator[str]:
     """Say what an experiment asks of its images that its split does not give."""
     data, sweep = experiment.data, experiment.sweep
     if data.split is None:  # the source's own
         return
     rule = parse_split(data.split)
-    train, val, _ = rule.parts
+    train, _, _ = rule.parts
     asked = f"data split = {data.split!r}"
     if not train:
         yield f"{asked} gives no image to training"
@@ -343,12 +317,6 @@ def _split_faults(experiment: Experiment, params: dict[str, dict[str, Any]]) -> 
             f"{asked} takes {int(sum(rule.parts))} images of each class, and images_per_class = "
             f"{data.images_per_class} leaves fewer"
         )
-    if not val and experiment.test_data is None:
-        for head in (one for one, given in params.items() if given.get("C") == "auto"):
-            yield (
-                f"heads.{head} C = 'auto' is chosen on validation images, and the split {data.split!r} "
-                "gives none"
-            )
 
 
 def _sizes(sweep: Sweep) -> list[int]:

@@ -258,6 +258,7 @@ def _fit(
         random_state=sweep.random_state,
         head_params=sweep.head_params,
         untrained_classes=sweep.untrained_classes,
+        val=sweep.val,
         name=study.name if item.run.name == study.name else f"{study.name}-{item.run.name}",
         command=command,
         cache_dir=cache_dir,

@@ -7,7 +7,7 @@ from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Le, Len
+from annotated_types import Ge, Gt, Le, Len, Lt
 from pydantic import BeforeValidator, ConfigDict, Discriminator, Strict, StringConstraints, Tag
 from pydantic.dataclasses import dataclass
 
@@ -147,6 +147,13 @@ class Sweep:
     random_state: Annotated[int, Strict(), Ge(0), Le(2**32 - 1)] = 0
     head_params: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     untrained_classes: Literal["drop", "keep"] = "drop"
+    val: (
+        Annotated[
+            Annotated[float, Strict(), Gt(0), Lt(1), Tag("#part")] | Annotated[Literal["none"], Tag("#none")],
+            Discriminator(lambda one: "#none" if isinstance(one, str) else "#part"),
+        ]
+        | None
+    ) = None
 
 
 @dataclass(frozen=True, config=CONFIG)

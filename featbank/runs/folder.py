@@ -365,7 +365,12 @@ class Run:
         """
         saved = [one for one in self.heads() if one["saved"]]
         if not saved:
-            raise RunError(f"run {printable(self.name)!r} kept no head; fit again with --save-heads best")
+            why = (
+                "saved none of its heads, which are estimators of your own; fit one of featbank's as well"
+                if self.heads()
+                else "kept no head; fit again with --save-heads best"
+            )
+            raise RunError(f"run {printable(self.name)!r} {why}")
         return max(saved, key=lambda one: one["val_top1"] or 0.0)
 
     def entry(self, name: str | None = None) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from featbank.sweep._drawing import untrained_words, usual_sizes
 from featbank.sweep.comparing import ComparedCurve, Comparison, compare
 from featbank.sweep.records import FitResult
 from featbank.sweep.results import Hits, KeptHead, Predictions, SweepGroup, SweepResult
-from featbank.sweep.running import run_sweep
+from featbank.sweep.running import run_sweep, sweep_parameters
 
 __all__ = [
     "ComparedCurve",
@@ -19,6 +19,7 @@ __all__ = [
     "SweepResult",
     "compare",
     "run_sweep",
+    "sweep_parameters",
     "untrained_words",
     "usual_sizes",
 ]

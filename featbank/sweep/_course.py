@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from featbank.banks import Bank
 from featbank.errors import FitWarning
-from featbank.manifest import Manifest
+from featbank.manifest import Manifest, printable
 from featbank.sweep._candidates import Candidate, Family
 from featbank.sweep._cuts import FeatureSource
 from featbank.sweep._fitting import Outcome, Task, fit_family
@@ -49,6 +50,7 @@ class Course:
         self.labels = {name: manifest.labels[at].astype(np.int64) for name, at in split.items()}
         self.result = result
         self.keeper = keeper
+        self.manifest = manifest
         self.total = len(chosen) * sum(len(self._plans(member)) for one in families for member in one.members)
         self.done: dict[FitId, FitResult] = {}
         self.notes: list[str] = []
@@ -79,7 +81,7 @@ class Course:
                     temperature=temperature,
                     n_per_class=plan.n_per_class,
                     repeat=plan.repeat,
-                    n_train=len(plan.rows),
+                    n_train=len(plan.rows) + len(plan.held),
                     n_features=n_features,
                     random_state=plan.seed,
                     n_classes=len(plan.per_class),
@@ -105,7 +107,14 @@ class Course:
         order: list[FitId] = []
         for cut, temperature in self.chosen:
             read = reader(self.bank, cut, temperature)
-            rows = SplitRows(read, self.labels, self.split, self._products(cut, temperature))
+            rows = SplitRows(
+                read,
+                self.labels,
+                self.split,
+                self._products(cut, temperature),
+                n_features=self._width(cut, temperature),
+                name_of=lambda row: printable(self.manifest.ids[row]),
+            )
             for family in self.families:
                 planned = self._tasks(family, cut, temperature, 0)
                 order += [fit_id(task.record) for task in planned]
@@ -158,6 +167,12 @@ class Course:
         if temperature is not None or not isinstance(self.bank, Bank):
             return None
         return ProductCache(self.bank, cut, {name: at for name, at in self.split.items() if len(at)})
+
+    def _width(self, cut: str, temperature: float | None) -> int | None:
+        """Return the length of a row, where the bank says it."""
+        if not isinstance(self.bank, Bank):
+            return None
+        return math.prod(self.bank["logits" if temperature is not None else cut].shape[1:])
 
     def _stored(self, cut: str, temperature: float | None) -> Callable[[], StoredRows] | None:
         bank = self.bank

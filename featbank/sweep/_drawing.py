@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -11,17 +12,21 @@ from numpy.typing import NDArray
 
 from featbank.errors import InvalidInputError
 from featbank.manifest import Manifest, printable
-from featbank.sampling import Size, draw_nested, parse_sizes, size_order
+from featbank.sampling import Size, draw_nested, hold_out, parse_sizes, size_order
 from featbank.sweep._material import Plan
 from featbank.sweep._scoring import judged_split
 
 __all__ = [
+    "check_splits",
     "digests_of_draws",
+    "held_out",
     "labelled_rows",
     "make_plans",
     "notes_on_splits",
     "read_sizes",
+    "read_val",
     "set_untrained_aside",
+    "splits_for",
     "untrained_words",
     "usual_sizes",
 ]
@@ -36,7 +41,9 @@ def read_sizes(asked: str | int | Sequence[Size]) -> list[Size]:
     """Return sizes from text, a number or a list."""
     if isinstance(asked, str):
         return parse_sizes(asked)
-    return parse_sizes(str(asked) if isinstance(asked, int) else ",".join(str(one) for one in asked))
+    if not isinstance(asked, Sequence | np.ndarray):
+        return parse_sizes(str(asked))
+    return parse_sizes(",".join(str(one) for one in asked))
 
 
 def labelled_rows(manifest: Manifest, split: str) -> Rows:
@@ -108,27 +115,79 @@ def untrained_words(untrained: Mapping[str, Any]) -> str:
     return f"{len(classes)} {what}, which no head can answer: {named}; their {images} images {became}"
 
 
-def notes_on_splits(manifest: Manifest, split: Mapping[str, Rows]) -> list[str]:
-    """Say what is missing for lack of rows; too few to fit and score anything is an error."""
+def read_val(val: Any) -> float | Literal["none"] | None:
+    """Return what decides without the bank's validation rows; anything else is an error."""
+    if val is None:
+        return None
+    if isinstance(val, str) and val == "none":
+        return "none"
+    if isinstance(val, float | int | np.floating) and not isinstance(val, bool) and 0 < val < 1:
+        return float(val)
+    raise InvalidInputError(
+        f"val={val!r} (--val) is not a part of each draw, over 0 and under 1, such as 0.2, and not 'none'"
+    )
+
+
+def splits_for(split: Mapping[str, Rows], val: float | str | None) -> dict[str, Rows]:
+    """Return the rows of each split as they are used: what decides nothing may judge."""
+    if val is None:
+        return dict(split)
+    judged = split["test"] if len(split["test"]) else split["val"]
+    return {"train": split["train"], "val": split["val"][:0], "test": judged}
+
+
+def check_splits(split: Mapping[str, Rows]) -> None:
+    """Raise `InvalidInputError` where there are no rows to fit to, or none to score on."""
     if not len(split["train"]):
         raise InvalidInputError(
             "the bank has no labelled training rows; extract again with --split, e.g. 0.7,0.1,0.2"
         )
+    if not len(split["test"]) and not len(split["val"]):
+        raise InvalidInputError(
+            "the bank has neither test nor validation rows to score on; extract again with --split, "
+            "e.g. 0.7,0.1,0.2"
+        )
+
+
+def notes_on_splits(
+    manifest: Manifest, split: Mapping[str, Rows], val: float | str | None, plans: Sequence[Plan]
+) -> list[str]:
+    """Say what decides and judges where it is not the validation and the test rows.
+
+    Parameters
+    ----------
+    manifest : Manifest
+    split : mapping of str to rows
+        As the bank has them.
+    val, plans
+        What decides, see `read_val`, and the draws.
+    """
     notes = []
-    if not len(split["val"]):
+    if isinstance(val, float):
+        sizes = {plan.n_per_class: plan for plan in plans if plan.repeat == 0}
+        ascending = [sizes[size] for size in sorted(sizes, key=size_order)]
+        counts = ", ".join(f"{len(one.held)} of {len(one.rows) + len(one.held)}" for one in ascending)
         notes.append(
-            "no validation rows: training stopped by the training loss, and the head kept of each curve is "
-            "that of the first repeat"
+            f"--val {val:g}: part of each draw is held out ({counts} images) to stop training, to choose C "
+            "and the head kept; heads are trained on the rest"
+        )
+        if any(not len(one.held) for one in sizes.values()):
+            notes.append(
+                "of one image per class none can be held out: there training goes by the training loss"
+            )
+    elif val == "none" or not len(split["val"]):
+        why = "no validation rows" if val is None else "--val none"
+        more = "; --val 0.2 would hold a fifth of each draw out for that" if val is None else ""
+        notes.append(
+            f"{why}: training stops by the training loss, C='auto' goes by cross-validation within each "
+            f"draw, and the head kept of each curve is that of the first repeat{more}"
         )
     if not len(split["test"]):
-        if not len(split["val"]):
-            raise InvalidInputError(
-                "the bank has neither test nor validation rows to score on; extract again with --split, "
-                "e.g. 0.7,0.1,0.2"
-            )
         notes.append(
-            "no test rows: accuracies are those on the validation rows, which also chose when to stop, "
-            "and flatter"
+            "no test rows: accuracies are those on the validation rows, which also chose when to stop, and "
+            "flatter"
+            if val is None
+            else "no test rows: accuracies are those on the validation rows, which decided nothing"
         )
         return notes
     trained, tested = (np.unique(manifest.labels[split[name]]) for name in ("train", "test"))
@@ -141,6 +200,19 @@ def notes_on_splits(manifest: Manifest, split: Mapping[str, Rows]) -> list[str]:
             "nothing of how well they are recognised"
         )
     return notes
+
+
+def held_out(
+    plans: Sequence[Plan], y: NDArray[Any], val: float | str | None, random_state: int
+) -> list[Plan]:
+    """Take the part of each draw that decides, if any, out of the rows that train."""
+    if not isinstance(val, float):
+        return list(plans)
+    found = []
+    for plan in plans:
+        held = hold_out(y, plan.rows, val, random_state=random_state, repeat=plan.repeat)
+        found.append(replace(plan, rows=np.setdiff1d(plan.rows, held), held=held))
+    return found
 
 
 def make_plans(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from featbank.errors import InvalidInputError
 from featbank.sampling import Size
 
 if TYPE_CHECKING:
@@ -19,12 +20,19 @@ if TYPE_CHECKING:
 
 __all__ = ["ColumnMaterial", "FeatureMaterial", "Material", "Plan", "SplitRows", "StoredRows"]
 
+#: How many images are named in a message.
+_SHOWN = 5
+
 Read = Callable[[NDArray[np.int64]], NDArray[Any]]
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """One draw: `rows` are positions among the training rows, `per_class` their number in each class."""
+    """One draw, as positions among the training rows.
+
+    `rows` are trained on, those `held` out of the draw choose; `per_class` counts what was drawn of each
+    class.
+    """
 
     n_per_class: Size
     repeat: int
@@ -33,6 +41,14 @@ class Plan:
     per_class: NDArray[np.int64]
     #: Whether these are all training rows there are, so that every repeat draws the same.
     whole: bool
+    held: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+
+    def parts(self, splits: Iterable[str]) -> Iterator[tuple[str, str, Any]]:
+        """Yield (what the rows are to the head, split they stand in, which of its rows)."""
+        for split in splits:
+            yield split, split, self.rows if split == "train" else slice(None)
+        if len(self.held):
+            yield "val", "train", self.held
 
 
 class SplitRows:
@@ -47,8 +63,13 @@ class SplitRows:
         labels: Mapping[str, NDArray[np.int64]],
         rows: Mapping[str, NDArray[np.int64]],
         products: ProductCache | None = None,
+        *,
+        n_features: int | None = None,
+        name_of: Callable[[int], str] = str,
     ) -> None:
         self._read = read
+        self._n_features = n_features
+        self._name_of = name_of
         self._products = products
         self.rows = {name: at for name, at in rows.items() if len(at)}
         self.labels = {name: labels[name] for name in self.rows}
@@ -63,8 +84,10 @@ class SplitRows:
 
     @property
     def n_features(self) -> int:
-        """Length of a row."""
-        return int(np.prod(self.features("train").shape[1:]))
+        """Length of a row; nothing is read for it where the cut says it."""
+        if self._n_features is None:
+            self._n_features = int(np.prod(self._read(self.rows["train"][:1]).shape[1:]))
+        return self._n_features
 
     def columns(self, standardize: bool, rotate: Any) -> ColumnMaterial:
         """Return the rows in a feature space, made once for all heads that agree on it."""
@@ -72,19 +95,40 @@ class SplitRows:
 
         known = self._columns.get((standardize, rotate))
         if known is None:
-            space = FeatureSpace(standardize=standardize, rotate=rotate)
-            X, others = self.features("train"), [name for name in self.rows if name != "train"]
-            if self._products is not None and space.rotates(len(X), self.n_features):
-                products = self._products.get(
-                    (len(X), self.n_features), standardize, lambda: self._compute_products(standardize)
-                )
-                Z = {"train": space.fit_transform(X, products=products)}
-                Z |= {name: space.transform_products(products, name) for name in others}
-            else:
-                Z = {"train": space.fit_transform(X)}
-                Z |= {name: space.transform(self.features(name)) for name in others}
-            known = self._columns[standardize, rotate] = ColumnMaterial(Z, self.labels, self.rows, space)
+            try:
+                known = self._made(FeatureSpace(standardize=standardize, rotate=rotate))
+            except InvalidInputError as error:
+                self._tell_rows(error)
+                raise
+            self._columns[standardize, rotate] = known
         return known
+
+    def _made(self, space: FeatureSpace) -> ColumnMaterial:
+        X, others = self.features("train"), [name for name in self.rows if name != "train"]
+        if self._products is not None and space.rotates(len(X), self.n_features):
+            products = self._products.get(
+                (len(X), self.n_features),
+                space.standardize,
+                lambda: self._compute_products(space.standardize),
+            )
+            Z = {"train": space.fit_transform(X, products=products)}
+            Z |= {name: space.transform_products(products, name) for name in others}
+        else:
+            Z = {"train": space.fit_transform(X)}
+            Z |= {name: space.transform(self.features(name)) for name in others}
+        return ColumnMaterial(Z, self.labels, self.rows, space)
+
+    def _tell_rows(self, error: InvalidInputError) -> None:
+        """Raise an error with the names of the images, where the reason is that rows are not finite."""
+        for split, at in self.rows.items():
+            bad = [row for row, x in zip(at, self.features(split), strict=True) if not np.isfinite(x).all()]
+            if bad:
+                shown = ", ".join(self._name_of(int(row)) for row in bad[:_SHOWN])
+                rest = f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
+                raise InvalidInputError(
+                    f"{len(bad)} of {len(at)} {split} images hold NaN or infinity: {shown}{rest}; drop or "
+                    "replace them"
+                ) from error
 
     def _compute_products(self, standardize: bool) -> RowProducts:
         from featbank.heads import RowProducts
@@ -104,7 +148,10 @@ class Material(Protocol):
         """Fit each estimator to the rows of its plan."""
 
     def inputs(self, plan: Plan) -> Iterator[tuple[str, NDArray[Any], NDArray[np.int64]]]:
-        """Yield (split, rows as the head takes them, labels); of the training rows those of the plan."""
+        """Yield (split, rows as the head takes them, labels); of the training rows those of the plan.
+
+        Rows held out of the draw are its validation rows.
+        """
 
     @property
     def ending(self) -> str:
@@ -122,26 +169,32 @@ class ColumnMaterial:
     ending: str = "_columns"
 
     def fit(self, estimators: Sequence[Any], plans: Sequence[Plan]) -> None:
-        """Fit all of them in one call; see `featbank.heads.fit_stack`."""
+        """Fit those that are watched on the same rows in one call; see `featbank.heads.fit_stack`."""
         from featbank.heads import fit_stack
 
-        fit_stack(
-            estimators,
-            self.Z["train"],
-            self.labels["train"],
-            [plan.rows for plan in plans],
-            space=self.space,
-            Z_val=self.Z.get("val"),
-            y_val=self.labels.get("val"),
-            Z_test=self.Z.get("test"),
-            y_test=self.labels.get("test"),
-        )
+        together: dict[bytes, list[int]] = {}
+        for number, plan in enumerate(plans):
+            together.setdefault(plan.held.tobytes(), []).append(number)
+        for members in together.values():
+            held = plans[members[0]].held
+            split, at = ("train", held) if len(held) else ("val", slice(None))
+            watched = split in self.Z
+            fit_stack(
+                [estimators[number] for number in members],
+                self.Z["train"],
+                self.labels["train"],
+                [plans[number].rows for number in members],
+                space=self.space,
+                Z_val=self.Z[split][at] if watched else None,
+                y_val=self.labels[split][at] if watched else None,
+                Z_test=self.Z.get("test"),
+                y_test=self.labels.get("test"),
+            )
 
     def inputs(self, plan: Plan) -> Iterator[tuple[str, NDArray[Any], NDArray[np.int64]]]:
         """Yield (split, columns, labels)."""
-        for split, Z in self.Z.items():
-            at: Any = plan.rows if split == "train" else slice(None)
-            yield split, Z[at], self.labels[split][at]
+        for name, split, at in plan.parts(self.Z):
+            yield name, self.Z[split][at], self.labels[split][at]
 
     def without_space(self) -> ColumnMaterial:
         """Return a copy that travels: its space has the columns and the gain, but no way from features."""
@@ -182,10 +235,9 @@ class FeatureMaterial:
 
     def inputs(self, plan: Plan) -> Iterator[tuple[str, NDArray[Any], NDArray[np.int64]]]:
         """Yield (split, features, labels)."""
-        for split in self.rows:
-            at: Any = plan.rows if split == "train" else slice(None)
+        for name, split, at in plan.parts(self.rows):
             X = self.split_rows.features(split)[at]
-            yield split, X.astype(np.float32), self.labels[split][at]
+            yield name, X.astype(np.float32), self.labels[split][at]
 
 
 @dataclass(frozen=True, eq=False)

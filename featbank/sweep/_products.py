@@ -29,7 +29,7 @@ __all__ = ["ProductCache"]
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 #: Bank, cut and digest: what `ProductCache` calls its files.
 _NAME = re.compile(r".+-[0-9a-f]{8}-.+-[0-9a-f]{16}\.safetensors")
 _TRAIN = "train"

@@ -53,12 +53,15 @@ def score(
 
 
 def _calibration(of_split: Mapping[str, tuple[Labels, NDArray[np.float64]]], head: Any) -> dict[str, float]:
-    """Return the calibration error on test rows, as it is and at the temperature validation rows ask for."""
+    """Return the calibration error on test rows, as it is and at the temperature validation rows ask for.
+
+    A temperature divides logits: shares of votes, with their zeros, have none, and are left as they are.
+    """
     if "test" not in of_split:
         return {}
     y, scores = of_split["test"]
     found = {"ece": expected_calibration_error(y, scores, labels=head.classes_)}
-    if "val" not in of_split:
+    if "val" not in of_split or not _has_logits(head):
         return found
     y_val, val_scores = of_split["val"]
     known = np.isin(y_val, head.classes_)
@@ -71,6 +74,12 @@ def _calibration(of_split: Mapping[str, tuple[Labels, NDArray[np.float64]]], hea
     scaled = raised / raised.sum(axis=1, keepdims=True)
     error = expected_calibration_error(y, scaled, labels=head.classes_)
     return {**found, "ece_scaled": error, "calibration_temperature": temperature}
+
+
+def _has_logits(head: Any) -> bool:
+    from featbank.heads import NeighborsClassifier
+
+    return hasattr(head, "decision_function") and not isinstance(head, NeighborsClassifier)
 
 
 def _answers(head: Any, X: NDArray[Any], ending: str) -> tuple[Labels, NDArray[np.float64] | None]:

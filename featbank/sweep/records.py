@@ -35,7 +35,7 @@ class FitResult:
     repeat : int
         Number of the draw, from 0.
     n_train, n_features : int
-        Training rows, and features of each.
+        Training rows, those held out of the draw among them, and features of each.
     random_state : int
         Seed of the head.
     status : {"ok", "failed"}
@@ -45,7 +45,7 @@ class FitResult:
     top1, top5 : float or None
         Accuracy on the test rows.
     val_top1, val_top5, train_top1, train_top5 : float or None
-        Accuracy on the validation rows and on the fit's own training rows.
+        Accuracy on the validation rows (or those held out of the draw) and on the fit's own training rows.
     best_top1, best_val_top1 : float or None
         Test and validation accuracy after the best epoch (chosen without the test rows).
     final_top1, final_val_top1 : float or None

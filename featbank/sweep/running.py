@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -12,24 +12,29 @@ from featbank.banks import Bank
 from featbank.errors import FitWarning, InvalidInputError
 from featbank.manifest import Manifest
 from featbank.sampling import Size
-from featbank.sweep._candidates import make_families
+from featbank.sweep._candidates import Family, heads_as_parameters, make_families, plain_value
 from featbank.sweep._course import Course
 from featbank.sweep._cuts import FeatureSource, by_depth, choose_cuts
 from featbank.sweep._drawing import (
+    check_splits,
     digests_of_draws,
+    held_out,
     labelled_rows,
     make_plans,
     notes_on_splits,
     read_sizes,
+    read_val,
     set_untrained_aside,
+    splits_for,
     untrained_words,
 )
 from featbank.sweep._keeping import Keeper
 from featbank.sweep._leaks import check_threshold, deepest_vector_cut, tell_copies, tell_near_copies
 from featbank.sweep._material import reader
+from featbank.sweep.records import FitResult
 from featbank.sweep.results import SweepGroup, SweepResult
 
-__all__ = ["FeatureSource", "run_sweep"]
+__all__ = ["FeatureSource", "run_sweep", "sweep_parameters"]
 
 
 def run_sweep(
@@ -49,6 +54,7 @@ def run_sweep(
     check_leaks: bool | float = False,
     untrained_classes: Literal["drop", "keep"] = "drop",
     resume: SweepResult | None = None,
+    val: float | Literal["none"] | None = None,
 ) -> SweepResult:
     """Fit heads on cuts of a bank for growing numbers of samples per class.
 
@@ -101,6 +107,12 @@ def run_sweep(
     resume : SweepResult, optional
         What an interrupted sweep with the same arguments on the same bank gave: its fits, failed ones too,
         are not repeated. It does not look whether the arguments are the same; `featbank.fit_heads` does.
+    val : float, "none" or None, default=None
+        What stops training, chooses (C, the head kept) and scales. None: the bank's validation rows, or
+        "none" where it has no such rows. "none": no rows at all; training stops by the training loss, and
+        ``C="auto"`` goes by cross-validation within each draw. A number over 0 and under 1: that part of each
+        draw, see `featbank.sampling.hold_out`; heads are trained on the rest. With either, the bank's
+        validation rows decide nothing, and are what heads are scored on where there are no test rows.
 
     Returns
     -------
@@ -130,20 +142,27 @@ def run_sweep(
     """
     if save_heads not in ("best", "all", "none"):
         raise InvalidInputError(f"save_heads={save_heads!r} is not one of 'best', 'all', 'none'")
-    if n_jobs == 0:
-        raise InvalidInputError("n_jobs=0 leaves nobody to fit; give 1 or more, or -1 for one per core")
+    if n_jobs == 0 or not isinstance(n_jobs, int | np.integer | None):
+        raise InvalidInputError(
+            f"n_jobs={n_jobs!r} leaves nobody to fit; give 1 or more, or -1 for one per core"
+        )
     if untrained_classes not in ("drop", "keep"):
         raise InvalidInputError(f"untrained_classes={untrained_classes!r} is not one of 'drop', 'keep'")
+    lacking = [name for name in ("cuts", "manifest", "features", "softmax") if not hasattr(bank, name)]
+    if lacking:
+        raise InvalidInputError(
+            f"a {type(bank).__name__} is no source of features: it lacks {', '.join(lacking)}; give a Bank "
+            "(featbank.open_bank opens one), or an object with cuts, manifest, features and softmax"
+        )
     threshold = check_threshold(check_leaks)
+    val = read_val(val)
     chosen = choose_cuts(bank, cuts, temperatures)
     families = make_families(heads, head_params or {})
     manifest = bank.manifest
-    split = {name: labelled_rows(manifest, name) for name in ("train", "val", "test")}
-    split, untrained = set_untrained_aside(manifest, split, untrained_classes)
-    notes = notes_on_splits(manifest, split)
-    if untrained:
-        notes.insert(0, untrained_words(untrained))
-        warnings.warn(notes[0], FitWarning, stacklevel=2)
+    stored = {name: labelled_rows(manifest, name) for name in ("train", "val", "test")}
+    check_splits(stored)
+    stored, untrained = set_untrained_aside(manifest, stored, untrained_classes)
+    split = splits_for(stored, val)
     plans = make_plans(manifest, split, read_sizes(samples_per_class), repeats, random_state)
     result = SweepResult(
         cuts=tuple(dict.fromkeys(cut for cut, _ in chosen)),
@@ -152,6 +171,11 @@ def run_sweep(
         draws=digests_of_draws(manifest, split, plans),
         untrained=untrained,
     )
+    plans = held_out(plans, manifest.labels[split["train"]], val, random_state)
+    notes = notes_on_splits(manifest, stored, val, plans)
+    if untrained:
+        notes.insert(0, untrained_words(untrained))
+        warnings.warn(notes[0], FitWarning, stacklevel=2)
     notes += tell_copies(manifest)
     if threshold is not None:
         told, result.near_duplicates = _near_copies(bank, manifest, threshold)
@@ -168,12 +192,77 @@ def run_sweep(
     )
     course.take_up(resume or SweepResult())
     course.run(n_jobs, progress, on_result)
-    result.notes = [*dict.fromkeys([*notes, *course.told()])]
+    by = "training loss" if not len(split["val"]) and not isinstance(val, float) else "validation rows"
+    result.notes = [*dict.fromkeys([*notes, *course.told(), *_stopped_at_the_cap(families, result, by)])]
     if result.failed:
         result.notes.append(
             f"{len(result.failed)} of {len(result.fits)} fits failed: {result.failed[0].message}"
         )
     return result
+
+
+def sweep_parameters(
+    bank: FeatureSource,
+    *,
+    cuts: Sequence[str] | None,
+    heads: Sequence[Any],
+    samples_per_class: str | int | Sequence[Size],
+    repeats: int,
+    temperatures: Sequence[float] | None,
+    random_state: int,
+    head_params: Mapping[str, Mapping[str, Any]] | None,
+    save_heads: str,
+    untrained_classes: str,
+    val: float | Literal["none"] | None,
+) -> dict[str, Any]:
+    """Check what a sweep is asked for, and return it as the JSON values that a run records.
+
+    Parameters
+    ----------
+    bank, cuts, heads, samples_per_class, repeats, temperatures, random_state, head_params, save_heads
+    untrained_classes, val
+        As `run_sweep` takes them.
+
+    Raises
+    ------
+    UnknownNameError, InvalidInputError
+        As `run_sweep` does.
+    """
+    choose_cuts(bank, cuts, temperatures)
+    read_sizes(samples_per_class)
+    return {
+        "cuts": plain_value(cuts),
+        **heads_as_parameters(heads, head_params or {}),
+        "samples_per_class": plain_value(samples_per_class),
+        "repeats": plain_value(repeats),
+        "temperatures": plain_value(temperatures),
+        "random_state": plain_value(random_state),
+        "save_heads": save_heads,
+        "untrained_classes": untrained_classes,
+        "val": read_val(val),
+    }
+
+
+def _stopped_at_the_cap(families: Sequence[Family], result: SweepResult, by: str) -> Iterator[str]:
+    """Say of which heads the last epoch they were allowed was among the best, so that more might help."""
+    for family in families:
+        if family.how != "stack":  # no epochs
+            continue
+        made = {one.name: one.make(0) for one in family.members}
+        fits = [one for one in result.fits if one.head in made and one.n_epochs]
+        cut_off = [one.n_epochs or 0 for one in fits if _is_cut_off(one, made[one.head])]
+        if cut_off:
+            yield (
+                f"{family.name}: {len(cut_off)} of {len(fits)} heads were still getting better, by the {by}, "
+                f"at the last of {max(cut_off)} epochs; --max-epochs {2 * max(cut_off)} lets them go on"
+            )
+
+
+def _is_cut_off(fit: FitResult, head: Any) -> bool:
+    n_epochs, best = fit.n_epochs or 0, fit.best_epoch or 0
+    if head.solver == "lbfgs" or n_epochs != head.max_epochs:
+        return False
+    return bool(n_epochs - best < head.tolerance_epochs)
 
 
 def _near_copies(

@@ -283,7 +283,36 @@ def test_near_identical_images_are_looked_for(call, place):
         (["-c", "softmax", "--temperature", "0"], "temperature=0.0 must be a finite number over 0"),
         (["--repeats", 0], "repeats=0 must be at least 1"),
         (["--save-heads", "some"], "--save-heads 'some' is not one of best, all, none"),
-        (["-n", 2, "--lr", -1], "SoftmaxClassifier cannot be fitted with lr=-1.0 (allowed: more than 0)"),
+        (
+            ["-n", 2, "--lr", -1],
+            "head 'softmax' cannot be fitted with lr=-1.0 (allowed: a number over 0, 'auto' or None)",
+        ),
+        (
+            ["-n", 2, "--head", "svm,logreg", "--C", "auto"],
+            "head 'svm' cannot be fitted with C='auto' (allowed: a number over 0)",
+        ),
+        (
+            ["-n", 2, "--head", "logreg,svm", "--C", "0.1,auto"],
+            "head 'svm' cannot be fitted with C='auto' (allowed: a number over 0)",
+        ),
+        (
+            ["-n", 2, "--head", "mlp,ridge", "--alpha", "nan"],
+            "head 'mlp' cannot be fitted with alpha=nan (allowed: a number from 0)",
+        ),
+        (
+            ["-n", 2, "--val", "1"],
+            "val=1.0 (--val) is not a part of each draw, over 0 and under 1, such as 0.2, and not 'none'",
+        ),
+        (
+            ["-n", 2, "--val", "nan"],
+            "val=nan (--val) is not a part of each draw, over 0 and under 1, such as 0.2, and not 'none'",
+        ),
+        (["-c", "softmax", "--temperature", "nan"], "temperature=nan must be a finite number over 0"),
+        (["-c", "softmax", "--temperature", "1,inf"], "temperature=inf must be a finite number over 0"),
+        (
+            ["-n", 2, "--val", "some"],
+            "val='some' (--val) is not a part of each draw, over 0 and under 1, such as 0.2, and not 'none'",
+        ),
     ],
 )
 def test_wrong_options(call, place, options, message):

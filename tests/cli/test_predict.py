@@ -43,12 +43,22 @@ def test_json(call, place):
     (run,) = (place / "cache" / "runs").glob("*-warmth")
     best = open_run(run).best_head()["name"]
     assert (done.json["run"], done.json["head"]) == (str(run), best)
-    assert done.err.splitlines()[-1] == f"run {run.name}, head {best}"
+    assert done.err.splitlines()[-1] == f"run {run.name}, head {best}, 3 classes: blue, green, red"
+    assert done.json["classes"] == ["blue", "green", "red"]
     (found,) = done.json["predictions"]
     assert list(found) == ["path", "classes", "probabilities", "error"]
     assert (found["path"], found["classes"][0], found["error"]) == ("photos/blue/00.png", "blue", None)
     assert len(found["classes"]) == len(found["probabilities"]) == 2
     assert 1 >= found["probabilities"][0] >= found["probabilities"][1] >= 0
+
+
+@pytest.mark.parametrize("head", ["svm", "ridge", "ncm"])
+def test_a_head_without_probabilities_says_its_class(call, place, head):
+    assert call("fit-head", "-c", "pool5", "--head", head, "-n", 4, "--repeats", 1).code == 0
+    done = call("predict", "last", "photos/red/00.png", "photos/blue/00.png")
+    assert (done.code, done.out) == (0, "photos/red/00.png  red\nphotos/blue/00.png  blue\n")
+    (found,) = call("predict", "last", "photos/red/00.png", "--json").json["predictions"]
+    assert (found["classes"], found["probabilities"], found["error"]) == (["red"], None, None)
 
 
 def test_an_image_that_cannot_be_read_ends_with_1(call, place):

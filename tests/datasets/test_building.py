@@ -26,7 +26,7 @@ from featbank.datasets import (
     row_indices,
 )
 from featbank.errors import DatasetError, ImageDecodeError, InvalidInputError
-from featbank.manifest import RowStatus
+from featbank.manifest import SPLITS, RowStatus
 
 CALTECH = Path(__file__).parents[2].parent / "shared" / "data" / "caltech101-32"
 
@@ -86,20 +86,23 @@ def test_the_splits_of_the_source_are_kept(caplog):
     assert caplog.messages == []
 
 
-def test_a_source_without_val_gives_a_tenth_of_train_to_it(caplog):
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("train", "test"),
+        ("train", "train", "train", "test"),
+        ("train", "val"),
+        ("train", "test", "none"),
+        ("train",),
+        ("train", "val", "test"),
+    ],
+)
+def test_the_splits_of_a_source_are_taken_as_they_are(given, caplog):
     caplog.set_level(logging.INFO)
-    splits = (("train",) * 800 + ("test",) * 200) * 2
-    manifest = build_manifest(listed(1000, splits))
-    heads = manifest.digests[:, :8].copy().view(">u8").ravel() / 2.0**64
-    for row, source in enumerate(splits):
-        want = "test" if source == "test" else "val" if heads[row] < 0.1 else "train"
-        assert row in manifest.rows(want)
-    n_val = len(manifest.rows("val"))
-    assert 120 < n_val < 200
-    assert caplog.messages == [
-        f"listed has no validation split: {n_val} of its 1600 training images (a tenth, by digest) "
-        "are used for it"
-    ]
+    splits = (given * 200)[:200]
+    manifest = build_manifest(listed(100, splits))
+    assert [SPLITS[code] for code in manifest.splits] == list(splits)
+    assert caplog.messages == []
 
 
 def test_a_rule_replaces_the_splits_of_the_source_only_when_told_to(caplog):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from featbank.errors import FitWarning, InvalidInputError
+from featbank.errors import FitWarning
 from featbank.heads import FeatureSpace, SoftmaxClassifier, _exact, _exact_heads, fit_stack
 
 
@@ -130,22 +130,34 @@ def test_automatic_penalty_is_that_of_lowest_validation_loss(blobs) -> None:
     assert head.history_["val_loss"][0] == pytest.approx(losses[head.C_], rel=1e-5)
 
 
-def test_automatic_penalty_asks_for_validation_rows(blobs) -> None:
+def test_automatic_penalty_goes_by_cross_validation_without_validation_rows(blobs) -> None:
     X, y = blobs
-    with pytest.raises(InvalidInputError) as caught:
-        SoftmaxClassifier(solver="lbfgs", C="auto").fit(X, y, X_test=X, y_test=y)
-    assert str(caught.value) == (
-        "C='auto' is chosen on validation rows, but there are none; give X_val and y_val (a bank with a val "
-        "split), or a number"
-    )
+    head = SoftmaxClassifier(solver="lbfgs", C="auto").fit(X, y, X_test=X, y_test=y)
+    assert head.C_ in _exact_heads.PENALTIES
+    assert min(_exact_heads.PENALTIES) < head.C_  # with labels that mean something, the least is not best
+    again = SoftmaxClassifier(solver="lbfgs", C=head.C_).fit(X, y)
+    np.testing.assert_allclose(head.coef_, again.coef_, atol=1e-5)  # fitted to all rows, none left out
+    assert "val_loss" not in head.history_
+    noise = np.random.default_rng(0).permutation(y)
+    assert SoftmaxClassifier(solver="lbfgs", C="auto").fit(X, noise).C_ < head.C_
 
 
-def test_a_penalty_that_is_none_is_named(blobs) -> None:
-    with pytest.raises(InvalidInputError) as caught:
-        SoftmaxClassifier(solver="lbfgs", C="best").fit(*blobs)
-    assert str(caught.value) == (
-        "C='best' is not a penalty; allowed: more than 0 (a smaller C penalises more), or 'auto'"
-    )
+@pytest.mark.parametrize("counts", [(1, 2), (1, 1, 5), (2, 2), (3, 1, 4)])
+def test_automatic_penalty_of_few_samples(counts) -> None:
+    y = np.repeat(np.arange(len(counts)), counts)
+    X = np.random.default_rng(1).normal(size=(len(y), 30)) + y[:, None]
+    head = SoftmaxClassifier(solver="lbfgs", C="auto").fit(X, y)
+    assert head.C_ in _exact_heads.PENALTIES
+    assert head.classes_.tolist() == sorted(set(y.tolist()))
+
+
+def test_one_sample_of_each_class_leaves_nothing_to_choose_by() -> None:
+    X = np.random.default_rng(1).normal(size=(4, 30))
+    with pytest.warns(
+        FitWarning, match=r"C='auto' has nothing to choose by.* one sample of each class; C=1 was"
+    ):
+        head = SoftmaxClassifier(solver="lbfgs", C="auto").fit(X, [0, 1, 2, 3])
+    assert head.C_ == 1.0
 
 
 def test_an_optimum_not_reached_is_told(blobs, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -220,18 +220,18 @@ def test_a_loss_that_does_not_move_is_told_with_the_remedy(blobs) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"solver": "newton"}, "solver='newton' (allowed: 'adam', 'sgd', 'lbfgs')"),
-        ({"lr": 0.0}, "lr=0.0 (allowed: more than 0)"),
-        ({"lr": float("nan")}, "lr=nan (allowed: more than 0)"),
-        ({"dropout": 1.0}, "dropout=1.0 (allowed: 0 <= dropout < 1)"),
+        ({"solver": "newton"}, "solver='newton' (allowed: 'adam', 'sgd' or 'lbfgs')"),
+        ({"lr": 0.0}, "lr=0.0 (allowed: a number over 0, 'auto' or None)"),
+        ({"lr": float("nan")}, "lr=nan (allowed: a number over 0, 'auto' or None)"),
+        ({"dropout": 1.0}, "dropout=1.0 (allowed: a number from 0 below 1)"),
         (
             {"max_epochs": 0, "batch_size": -1},
-            "max_epochs=0 (allowed: more than 0); batch_size=-1 (allowed: more than 0)",
+            "max_epochs=0 (allowed: a whole number from 1); batch_size=-1 (allowed: a whole number from 1)",
         ),
-        ({"monitor": "f1"}, "monitor='f1' (allowed: 'accuracy', 'loss')"),
-        ({"restore": "first"}, "restore='first' (allowed: 'best', 'last')"),
-        ({"anneal_per": "batch"}, "anneal_per='batch' (allowed: 'epoch', 'step')"),
-        ({"alpha": -1.0}, "alpha=-1.0 (allowed: 0 or more)"),
+        ({"monitor": "f1"}, "monitor='f1' (allowed: 'accuracy' or 'loss')"),
+        ({"restore": "first"}, "restore='first' (allowed: 'best' or 'last')"),
+        ({"anneal_per": "batch"}, "anneal_per='batch' (allowed: 'epoch' or 'step')"),
+        ({"alpha": -1.0}, "alpha=-1.0 (allowed: a number from 0)"),
     ],
 )
 def test_parameters_out_of_range(blobs, settings: dict[str, object], message: str) -> None:
@@ -257,7 +257,10 @@ def test_labels_that_cannot_work(blobs) -> None:
         SoftmaxClassifier().fit(X, y, X_test=X)
     with pytest.raises(InvalidInputError, match=r"^device='tpu' cannot be used here; allowed: 'cpu', 'auto'"):
         SoftmaxClassifier(device="tpu").fit(X, y)
-    with pytest.raises(InvalidInputError, match=r"^C=0 is not a penalty; allowed: more than 0"):
+    with pytest.raises(
+        InvalidInputError,
+        match=r"^SoftmaxClassifier cannot be fitted with C=0 \(allowed: a number over 0 or 'auto'\)$",
+    ):
         SoftmaxClassifier(solver="lbfgs", C=0).fit(X, y)
 
 

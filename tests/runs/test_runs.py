@@ -207,7 +207,8 @@ def test_an_estimator_of_the_callers_own_is_recorded_and_not_saved(bank, cache):
     with pytest.raises(RunError) as caught:
         run.best_head()
     assert str(caught.value) == (
-        "run '20260304-120005-fit_head_' kept no head; fit again with --save-heads best"
+        "run '20260304-120005-fit_head_' saved none of its heads, which are estimators of "
+        "your own; fit one of featbank's as well"
     )
 
 

@@ -12,6 +12,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestCentroid
 
 from featbank.errors import FitWarning, InvalidInputError, LeakWarning, UnknownNameError
@@ -237,7 +239,9 @@ def test_other_sizes_repeats_and_heads_change_no_fit(bank):
 
 def test_each_cut_is_read_once_per_split(bank):
     run_sweep(bank, cuts=["fc7", "block1_pool"], heads=["ncm", "ridge"], samples_per_class="4,8", repeats=2)
-    assert [cut for cut, _ in bank.read] == ["fc7"] * 3 + ["block1_pool"] * 3
+    whole = [(cut, len(rows)) for cut, rows in bank.read if len(rows) > 1]
+    assert whole == [(cut, n) for cut in ("fc7", "block1_pool") for n in (60, 18, 30)]
+    assert len(bank.read) == 8  # and a row of each, to see how long it is
 
 
 def test_softmax_is_read_at_each_temperature(bank):
@@ -340,8 +344,11 @@ def test_without_validation_rows_the_result_says_so(bank):
     bank.manifest = bank.manifest.replaced(splits=splits)
     result = run_sweep(bank, cuts=["fc7"], samples_per_class="4,8", repeats=3, head_params=FAST)
     assert result.notes == [
-        "no validation rows: training stopped by the training loss, and the head kept of each curve is "
-        "that of the first repeat"
+        "no validation rows: training stops by the training loss, C='auto' goes by cross-validation within "
+        "each draw, and the head kept of each curve is that of the first repeat; --val 0.2 would hold a "
+        "fifth of each draw out for that",
+        "softmax: 6 of 6 heads were still getting better, by the training loss, at the last of 12 epochs; "
+        "--max-epochs 24 lets them go on",
     ]
     assert (result.heads[0].fit.repeat, result.heads[0].fit.n_per_class) == (0, 8)
     assert {one.val_top1 for one in result.fits} == {None}
@@ -355,7 +362,9 @@ def test_without_test_rows_the_validation_rows_are_judged(bank):
     result = run_sweep(bank, cuts=["fc7"], samples_per_class="4", repeats=2, head_params=FAST)
     assert result.notes == [
         "no test rows: accuracies are those on the validation rows, which also chose when to stop, "
-        "and flatter"
+        "and flatter",
+        "softmax: 2 of 2 heads were still getting better, by the validation rows, at the last of 12 epochs; "
+        "--max-epochs 24 lets them go on",
     ]
     point = result.curve()[0]
     assert point["top1_mean"] is None
@@ -628,3 +637,63 @@ def test_a_cut_that_says_nothing_is_failed_lines_and_the_others_go_on():
     assert all(fit.message for fit in dead)
     assert {fit.status for fit in result.fits if fit.cut != "dead"} == {"ok"}
     assert "dead" not in {point["cut"] for point in result.curve()}
+
+
+@pytest.mark.parametrize("head", ["softmax", "mlp", "logreg", "ncm", "knn", "svm", "ridge"])
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_rows_that_hold_no_numbers_fail_every_head_and_are_named(bank, head, split):
+    row = bank.manifest.rows(split)[4]
+    bank.arrays["fc7"][row, 3] = np.nan
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        result = run_sweep(
+            bank, cuts=["fc7", "logits"], heads=[head], samples_per_class="4", repeats=1, head_params={}
+        )
+    (message,) = {fit.message for fit in result.fits if fit.cut == "fc7"}
+    n = len(bank.manifest.rows(split)) - (3 if split == "train" else 0)
+    assert message == (
+        f"InvalidInputError: 1 of {n} {split} images hold NaN or infinity: {row:05d}.jpg; drop or "
+        "replace them"
+    )
+    assert {fit.status for fit in result.fits if fit.cut == "logits"} == {"ok"}
+
+
+def test_heads_cut_off_by_their_epochs_are_told_once(bank):
+    params = {
+        "softmax": {"max_epochs": 3, "lr": [0.01, 0.02]},
+        "mlp": {"max_epochs": 400, "tolerance_epochs": 1, "monitor": "loss", "lr": 0.05},
+    }
+    result = run_sweep(
+        bank,
+        cuts=["fc7", "block1_pool"],
+        heads=["softmax", "mlp", "logreg"],
+        head_params=params,
+        samples_per_class="4,8",
+        repeats=2,
+    )
+    assert [note for note in result.notes if "--max-epochs" in note] == [
+        "softmax: 16 of 16 heads were still getting better, by the validation rows, at the last of 3 epochs; "
+        "--max-epochs 6 lets them go on"
+    ]
+
+
+def test_shares_of_votes_have_no_temperature(bank):
+    heads = ["knn", "logreg", "softmax", ("trees", RandomForestClassifier(5)), LogisticRegression()]
+    result = run_sweep(
+        bank,
+        cuts=["fc7"],
+        heads=heads,
+        samples_per_class="8",
+        repeats=1,
+        head_params={"softmax": FAST["softmax"]},
+    )
+    scaled = {fit.head: fit.ece_scaled is not None for fit in result.fits}
+    assert scaled == {
+        "knn": False,
+        "logreg": True,
+        "softmax": True,
+        "trees": False,
+        "LogisticRegression": True,
+    }
+    assert {fit.calibration_temperature is not None for fit in result.fits if not scaled[fit.head]} == {False}
+    assert all(fit.ece is not None for fit in result.fits)
