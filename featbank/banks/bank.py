@@ -35,7 +35,9 @@ _SOFTMAX, _LOGITS = "softmax", "logits"
 class Bank(BankRows):
     """An opened bank; comes from `Bank.open` or `BankStore.create_or_open`.
 
-    ``bank["fc7"]`` is an array of features, rows in the order of ``bank.manifest``. Pickles as its path.
+    ``bank["fc7"]`` is an array of features, rows in the order of ``bank.manifest``: those it was opened with,
+    whatever another process makes of the bank meanwhile. Pickles as its path and the digest of its rows;
+    unpickling it raises `BankChangedError` once the bank has other rows.
 
     Parameters
     ----------
@@ -75,6 +77,8 @@ class Bank(BankRows):
             If it was written in another version of the format.
         CorruptBankError
             If one of its files is damaged.
+        BankReadError
+            If one of them cannot be read now.
         InvalidInputError
             If `check` is none of the three.
         """
@@ -89,7 +93,7 @@ class Bank(BankRows):
         return cls(folder, document, stored)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self.path,)
+        return _reopen, (self.path, *self._pin)
 
     def __repr__(self) -> str:
         return f"<Bank {self.name!r}, {len(self)} rows, cuts: {', '.join(self.cuts) or 'none'}>"
@@ -367,9 +371,11 @@ def open_bank(
     return Bank.open(BankStore(banks_folder(cache_dir)).resolve(bank))
 
 
-def _reopen(path: Path) -> Bank:
+def _reopen(path: Path, key: str, rows: str | None) -> Bank:
     if not path.exists():
         raise BankNotFoundError(
             f"the bank this array came from is gone: {str(path)!r}; open it again where it is now"
         )
-    return Bank.open(path, check="size")
+    bank = Bank.open(path, check="size")
+    bank._refuse_other_rows(rows, key)
+    return bank

@@ -98,10 +98,13 @@ class CutWriter:
         present = shard_files(self.folder)
         missing = []
         for plan in self.plans():
-            if plan.number in present:
-                reader.facts(plan.number)
-            else:
-                missing.append(plan)
+            try:
+                if plan.number in present:
+                    reader.facts(plan.number)
+                    continue
+            except IncompleteBankError:  # gone since the folder was listed, or a link to nothing
+                pass
+            missing.append(plan)
         return missing
 
     @property
@@ -191,14 +194,13 @@ class CutWriter:
         return self._bank._reader_of(self._layout)
 
     def _fault(self, path: Path, plan: ShardPlan, digests: NDArray[np.uint8]) -> str | None:
-        fault = check_hash(path)
-        if fault is not None:
-            return fault
         try:
-            check_facts(read_facts(path), self._layout, plan, digests)
-        except CorruptBankError as error:
+            fault = check_hash(path)
+            if fault is None:
+                check_facts(read_facts(path), self._layout, plan, digests)
+        except (CorruptBankError, FileNotFoundError) as error:  # one that cannot be read now is not replaced
             return str(error)
-        return None
+        return fault
 
     def _check_input(self, plan: ShardPlan, features: NDArray[Any], statuses: NDArray[np.uint8]) -> None:
         plans = self._reader().plans

@@ -13,6 +13,7 @@ import pytest
 from featbank.banks import Bank, CutProgress, QuarantineRecord, open_bank
 from featbank.banks._shard_file import Measures
 from featbank.errors import (
+    BankChangedError,
     BankFormatError,
     BankNotFoundError,
     CacheWriteError,
@@ -432,3 +433,27 @@ def test_info_loads_no_features(bank, monkeypatch):
     assert info.cuts[0].facts["duration_s"] == 0.25
     assert info.size_bytes == sum(path.stat().st_size for path in bank.path.rglob("*") if path.is_file())
     assert info.error is None
+
+
+def test_a_sweep_in_other_processes_never_mixes_rows_and_labels(store, kit):
+    from sklearn.neighbors import NearestCentroid
+
+    from featbank.sweep import run_sweep
+
+    contents = [f"image {i}" for i in range(48)]
+    bank = store.create_or_open("swept", kit.KEY, {})
+    # training rows of three classes, then validation and test
+    manifest = kit.make_manifest(contents)
+    manifest = manifest.replaced(splits=np.repeat(np.array([0, 1, 2, 0], np.uint8), 12))
+    bank.set_manifest(manifest)
+    kit.extract(bank, ["fc7"])
+    centroid = ("centroid", NearestCentroid())
+    sweep = {"cuts": ["fc7"], "heads": [centroid], "samples_per_class": "4", "repeats": 2}
+    right = [fit.top1 for fit in run_sweep(bank, **sweep).fits]
+    assert [fit.top1 for fit in run_sweep(bank, n_jobs=2, **sweep).fits] == right
+    other = Bank.open(bank.path)
+    other.set_manifest(kit.make_manifest(contents[::-1]))
+    kit.extract(other, ["fc7"])
+    assert [fit.top1 for fit in run_sweep(bank, **sweep).fits] == right  # the rows it was opened with
+    with pytest.raises(BankChangedError, match="open it again"):
+        run_sweep(bank, n_jobs=2, **sweep)

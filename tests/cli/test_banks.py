@@ -88,6 +88,22 @@ def test_verify(call, place, bank):
     )
 
 
+def test_verify_of_what_cannot_be_read_is_no_damage(call, place, bank):
+    path = next((bank / "logits").glob("*.h5"))
+    path.rename(place / "kept")
+    path.mkdir()
+    for command in (["banks", "verify"], ["banks", "verify", "--repair"]):
+        done = call(*command)
+        assert done.code == 3
+        said = done.out + done.err
+        assert f"{path}' cannot be read now (Is a directory), which says nothing of its bytes" in said
+        assert "damaged" not in said
+    assert path.is_dir()
+    path.rmdir()
+    (place / "kept").rename(path)
+    assert call("banks", "verify").code == 0
+
+
 @pytest.fixture
 def second(place, bank):
     """A second bank in the cache, whole, of another dataset."""
