@@ -101,7 +101,7 @@ def opened(path: Path, *, what: str) -> Iterator[BufferedReader]:
         If it cannot be opened, or the system fails to read it inside the block.
     """
     try:
-        with open(path, "rb", opener=_without_waiting) as file:  # noqa: PTH123 - Path.open takes no opener
+        with open(path, "rb", opener=_without_waiting) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise OSError(errno.EINVAL, "it is no file")
             yield file
@@ -134,11 +134,9 @@ def unreadable(path: Path, error: OSError | MemoryError, *, what: str) -> BankRe
         errno.EISDIR: "a folder has the name of a file: move it away",
         errno.EINVAL: "move away what has its name",
         errno.ELOOP: "a link points in a circle: remove it",
-        errno.EIO: "the disk, or the way to it, fails: if that stays so, delete the file and extract it again",
+        errno.EIO: "the disk, or the way to it, fails: if it stays so, delete the file and extract it again",
     }.get(number, "try again once the cause is gone")
-    said = (
-        os.strerror(number) if number and number != errno.EINVAL else str(getattr(error, "strerror", error))
-    )
+    said = getattr(error, "strerror", None) or os.strerror(number)
     return BankReadError(
         f"{what} {str(path)!r} cannot be read now ({said}), which says nothing of its bytes: {advice}"
     )

@@ -145,7 +145,7 @@ _REPAIR = "`featbank banks verify --repair` sets it aside and extracts its rows 
 
 
 def unusable(path: Path, detail: str) -> FeatbankError:
-    """Return the error for a shard that cannot be used: damaged only if its bytes are not those of its name."""
+    """Return the error for a shard that cannot be used: damaged only if its hash says so."""
     if check_hash(path) is not None:
         return damaged(path, detail)
     return BankReadError(
