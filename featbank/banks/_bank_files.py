@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from featbank._atomic import host_name, write_file, write_json
+from featbank._atomic import locked, write_file, write_json
 from featbank.banks._cut_reader import shard_files
 from featbank.banks._sealed import read_bytes, sealed, unreadable, unsealed
 from featbank.banks._shard_file import CutLayout, check_hash, damaged, misplaced, read_facts
@@ -29,6 +29,10 @@ VERIFIED_FILE = ".verified.json"
 
 #: More than fit the largest disk; a list that claims more would only fill the memory.
 _MOST_SHARDS = 10_000_000
+#: Marks of a checked copy that are kept, the last ones.
+_MOST_MARKS = 64
+#: Of read-only banks that this process has checked.
+_checked_here: list[list[int]] = []
 
 logger = logging.getLogger(__name__)
 
@@ -250,9 +254,10 @@ def write_quarantine(folder: Path, records: Iterable[QuarantineRecord]) -> None:
             }
         )
         lines.append(json.dumps(document) + "\n")
-    path = folder / QUARANTINE_FILE
-    if lines or path.exists():
-        write_file(path, "".join(lines).encode())
+    path, data = folder / QUARANTINE_FILE, "".join(lines).encode()
+    before = path.read_bytes() if path.exists() else b""
+    if data != before:
+        write_file(path, data)
 
 
 def read_quarantine(folder: Path) -> list[QuarantineRecord]:
@@ -283,28 +288,44 @@ def parse_quarantine(path: Path, data: bytes) -> list[QuarantineRecord]:
     return records
 
 
-def _identity(folder: Path) -> dict[str, Any]:
-    return {"host": host_name(), "inode": folder.stat().st_ino}
+def _identity(folder: Path) -> list[int]:
+    """What every copy has of its own, on whatever host: inode and time of change of a file written once."""
+    status = (folder / BANK_FILE).stat()
+    return [status.st_ino, status.st_ctime_ns]
+
+
+def _checked(folder: Path) -> list[Any]:
+    try:
+        found = json.loads((folder / VERIFIED_FILE).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return []
+    return found if isinstance(found, list) else []
 
 
 def is_verified_copy(folder: Path) -> bool:
-    """Say whether this folder was checked (or made) here; a copied folder has another host or inode."""
-    try:
-        found = json.loads((folder / VERIFIED_FILE).read_bytes())
-    except (OSError, ValueError):
-        return False
-    return bool(found == _identity(folder))
+    """Say whether this folder was checked, or made, where it is; a copy of it was not.
+
+    Hosts that see one folder share its mark; a file system that shows each host another inode has one for
+    each.
+    """
+    identity = _identity(folder)
+    return identity in _checked_here or identity in _checked(folder)
 
 
 def mark_verified(folder: Path) -> None:
-    """Remember that this folder was checked here; nothing is remembered where the cache is read-only."""
-    with contextlib.suppress(CacheWriteError):
-        write_json(folder / VERIFIED_FILE, _identity(folder))
+    """Remember that this folder was checked; where it is read-only, this process alone remembers it."""
+    identity = _identity(folder)
+    try:
+        with locked(folder / LOCK_FILE):
+            others = [one for one in _checked(folder) if one != identity]
+            write_json(folder / VERIFIED_FILE, [*others, identity][-_MOST_MARKS:])
+    except CacheWriteError:
+        _checked_here.append(identity)
 
 
 def check_all_hashes(folder: Path) -> None:
     """Hash every shard of a bank; raises `CorruptBankError` for the first that is not what its name says."""
-    logger.info("hashing the shards of %s: it has been copied, or moved to another machine", folder)
+    logger.info("hashing the shards of %s: it has been copied or moved", folder)
     for cut in cut_folders(folder):
         for path in shard_files(cut).values():
             with contextlib.suppress(FileNotFoundError):  # removed meanwhile, or a link to nothing

@@ -165,7 +165,9 @@ class _Copy:
             shutil.rmtree(aside, ignore_errors=True)
             with contextlib.suppress(OSError):  # there is no bank of this dataset
                 self.target.parent.rmdir()
-        return Bank.open(self.target)
+        bank = Bank.open(self.target)
+        bank.touch()
+        return bank
 
     def _write(self, folder: Path) -> None:
         source = self._source

@@ -39,7 +39,9 @@ def _store(cache_dir: Path | None) -> BankStore:
 @app.command("ls")
 def list_banks(cache_dir: CacheDir = None, as_json: Json = False) -> None:
     """List the banks of the cache, newest first."""
-    infos = sorted(_store(cache_dir).list(), key=lambda info: -info.changed)
+    store = _store(cache_dir)
+    described = {info.path: info for info in store.list()}
+    infos = [described[path] for path in store.newest_first() if path in described]
     if as_json:
         print_json({"banks": [_as_dict(info) for info in infos]})
         return

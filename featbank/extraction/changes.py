@@ -40,11 +40,11 @@ def tell_changes(before: Manifest, after: Manifest) -> None:
 
 def tell_other_keys(store: BankStore, dataset: str, key: BankKey) -> None:
     """Say why no row of the banks of this dataset and backbone that are there can be reused."""
-    nearest: tuple[int, float, str, str] | None = None
-    for bank in store.banks(dataset, key.backbone):
+    nearest: tuple[int, int, str, str] | None = None
+    for place, bank in enumerate(store.banks(dataset, key.backbone)):  # newest first
         differing = bank.key.differences(key)
         said = "; ".join(_difference(name, *values) for name, values in differing.items())
-        found = (len(differing), -bank.path.stat().st_mtime, bank.name, said)
+        found = (len(differing), place, bank.name, said)
         nearest = found if nearest is None else min(nearest, found)
     if nearest is not None:
         logger.warning("a new bank: no row of %s is reused, its %s", nearest[2], nearest[3])

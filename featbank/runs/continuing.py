@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featbank import _atomic
+from featbank._cache import make_newest
 from featbank.errors import RunError
 from featbank.runs.creating import versions
 from featbank.runs.finding import list_runs
@@ -136,6 +137,7 @@ def find_unfinished(cache_dir: str | os.PathLike[str] | None, digest: str) -> tu
             continue
         with contextlib.suppress(RunError):
             run.result()
+            make_newest(path.parent, path)
             return Run.open(path), claim  # opened again: it may have been finished before it was claimed
         claim.let_go()
     return None

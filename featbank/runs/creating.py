@@ -12,7 +12,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from featbank import _atomic
-from featbank._cache import runs_folder
+from featbank._cache import make_newest, runs_folder
 from featbank.runs.folder import FORMAT, Run
 
 if TYPE_CHECKING:
@@ -113,6 +113,7 @@ def create_run(
     }
     run = Run(path, facts)
     run.write()
+    make_newest(folder, path)
     return run
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -457,3 +459,83 @@ def test_a_sweep_in_other_processes_never_mixes_rows_and_labels(store, kit):
     assert [fit.top1 for fit in run_sweep(bank, **sweep).fits] == right  # the rows it was opened with
     with pytest.raises(BankChangedError, match="open it again"):
         run_sweep(bank, n_jobs=2, **sweep)
+
+
+@pytest.fixture
+def hashed(monkeypatch):
+    from featbank.banks import _bank_files
+
+    names = []
+    monkeypatch.setattr(_bank_files, "check_hash", lambda path: names.append(path.name))
+    return names
+
+
+def test_hosts_that_open_a_bank_in_turn_hash_it_once(bank, tmp_path, hashed, monkeypatch):
+    shutil.copytree(bank.path, tmp_path / "copy")
+    found = []
+    for host in "AABABBC":
+        monkeypatch.setattr("socket.gethostname", lambda host=host: host)
+        hashed.clear()
+        Bank.open(tmp_path / "copy")
+        found.append(len(hashed))
+    assert found == [17, 0, 0, 0, 0, 0, 0]
+    # a file system that shows every host another inode
+    real, inode = Path.stat, {}
+
+    def stat(path, **options):
+        found = real(path, **options)
+        if path.name != "bank.json" or not inode:
+            return found
+        return SimpleNamespace(st_ino=inode["n"], st_ctime_ns=found.st_ctime_ns, st_mode=found.st_mode)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    found = []
+    for host in (1, 1, 2, 1, 2, 2, *range(3, 60), 1, 2):
+        inode["n"] = host
+        hashed.clear()
+        Bank.open(tmp_path / "copy")
+        found.append(len(hashed))
+    assert found == [17, 0, 17, 0, 0, 0, *[17] * 57, 0, 0]
+    for host in range(60, 300):
+        inode["n"] = host
+        Bank.open(tmp_path / "copy")
+    assert (tmp_path / "copy" / ".verified.json").stat().st_size < 8192
+
+
+def test_a_copy_on_the_same_inode_is_hashed(bank, tmp_path, hashed):
+    # a file system may give the inode of a removed folder to the next one
+    shutil.copytree(bank.path, tmp_path / "copy")
+    Bank.open(tmp_path / "copy")
+    (tmp_path / "copy" / "bank.json").write_bytes((bank.path / "bank.json").read_bytes())
+    hashed.clear()
+    Bank.open(tmp_path / "copy")
+    assert len(hashed) == 17
+
+
+def test_a_read_only_copy_is_hashed_once_by_each_process(bank, tmp_path, hashed, monkeypatch):
+    shutil.copytree(bank.path, tmp_path / "copy")
+    monkeypatch.setattr(os, "open", _refuse(os.open))
+    for n_hashed in (17, 17):
+        Bank.open(tmp_path / "copy")
+        assert len(hashed) == n_hashed
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b'{"host": "a", "inode": 1}', b"[[]]", b"[" * 100_000])
+def test_a_mark_of_a_checked_copy_that_says_nothing_is_none(bank, hashed, content):
+    (bank.path / ".verified.json").write_bytes(content)
+    Bank.open(bank.path)
+    assert len(hashed) == 17
+    Bank.open(bank.path)
+    assert len(hashed) == 17
+
+
+def test_rows_that_are_there_already_are_set_in_a_read_only_bank(bank, kit, manifest, monkeypatch):
+    monkeypatch.setattr(os, "open", _refuse(os.open))
+    read = Bank.open(bank.path)
+    read.set_manifest(manifest)
+    with read.held():
+        np.testing.assert_array_equal(read["fc7"][:], kit.expected("fc7", manifest))
+    read.write_quarantine(read.quarantine())
+    read.touch()
+    with pytest.raises(CacheWriteError, match="read-only"):
+        read.set_manifest(kit.make_manifest(["image 1"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -59,6 +60,27 @@ def test_a_second_extraction_pushes_nothing(photo_folder: Folder, tmp_path: Path
     assert (again.rows, again.pushed, again.skipped, again.quarantined) == (18, 0, 18, 0)
     assert pushed == []
     assert again.bank == first.bank
+
+
+def test_what_is_complete_is_extracted_from_a_read_only_cache(
+    photo_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pushed: list[int]
+) -> None:
+    data, cache = photo_folder(), tmp_path / "cache"
+    first = run(data, cache)
+    pushed.clear()
+    real = os.open
+
+    def refusing(path: Any, flags: int, *args: Any, **options: Any) -> int:
+        if flags & (os.O_WRONLY | os.O_RDWR) and str(path).startswith(str(cache)):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
+        return real(path, flags, *args, **options)
+
+    monkeypatch.setattr(os, "open", refusing)
+    again = run(data, cache)
+    assert (again.bank, again.rows, again.pushed, again.skipped) == (first.bank, 18, 0, 18)
+    assert pushed == []
+    with pytest.raises(CacheWriteError, match="read-only"):
+        run(data, cache, cuts=("block5_pool",))
 
 
 def test_the_bank_asked_for_last_is_the_newest(photo_folder: Folder, tmp_path: Path) -> None:
