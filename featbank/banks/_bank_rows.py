@@ -114,7 +114,7 @@ class BankRows(Described):
             self._state = read_manifest(self.path) or self._state
             yield
 
-    def _locked(self) -> AbstractContextManager[None]:
+    def _locked(self) -> AbstractContextManager[bool]:
         return locked(self.path / files.LOCK_FILE)
 
     def _write_state(self, state: StoredManifest) -> None:

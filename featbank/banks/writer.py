@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import secrets
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -52,6 +54,8 @@ class CutWriter:
     def __init__(self, bank: Bank, layout: CutLayout) -> None:
         self._bank = bank
         self._layout = layout
+        self._name = secrets.token_hex(8)
+        self._present: dict[int, Path] = {}
         self.folder: Path = make_folder(bank.path / layout.cut)
         remove_stale_temporaries(self.folder)
         remove_stale_temporaries(bank.path)
@@ -141,9 +145,11 @@ class CutWriter:
         digests = table.digests[plan.start : plan.stop]
         name, image = encode_shard(self._layout, plan, features, digests, statuses)
         path = self.folder / name
-        with locked(self.folder / LOCK_FILE):
-            there = shard_files(self.folder).get(plan.number)
-            if there is not None:
+        with locked(self.folder / LOCK_FILE, self._name) as again:
+            if not again:  # else nobody has written here since this one did: a long folder is listed once
+                self._present = shard_files(self.folder)
+            there = self._present.get(plan.number)
+            if there is not None and os.path.lexists(there):
                 fault = self._fault(there, plan, digests)
                 if fault is None:
                     if there.name != name:
@@ -155,6 +161,7 @@ class CutWriter:
                 # first, and durably: whenever the power goes, no two files claim one number
                 remove_file(there)
             write_file(path, image)
+            self._present[plan.number] = path
         return path
 
     def finish(self, facts: Mapping[str, Any]) -> None:

@@ -218,8 +218,8 @@ class _Repair:
         return bank.cut_writer(cut, tuple(self._shapes[cut]), dtype)
 
     def _wanted(self, cut: str, writer: CutWriter) -> list[ShardPlan]:
-        lost = self._report.lost[cut]
-        return [plan for plan in writer.missing() if lost is None or plan in lost]
+        missing, lost = writer.missing(), self._report.lost[cut]
+        return missing if lost is None else sorted({*missing} & {*lost})
 
     def _finish(self, bank: Bank, cut: str) -> None:
         """Write ``cut.json`` anew; what only the first extraction knew (its time) is lost."""

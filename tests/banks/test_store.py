@@ -111,7 +111,11 @@ def test_newest(three, store, tmp_path):
     shutil.rmtree(copied)
     assert store.newest() == three[1].path
     (store.root / ".order.json").unlink()
-    assert store.newest_first() == (three[0].path, three[1].path, three[2].path)  # by the times of their files
+    assert store.newest_first() == (
+        three[0].path,
+        three[1].path,
+        three[2].path,
+    )  # by time
     with pytest.raises(BankNotFoundError) as caught:
         BankStore(tmp_path / "nothing").resolve()
     assert str(caught.value) == (

@@ -9,12 +9,13 @@ import random
 import subprocess
 import sys
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
-from featbank.banks import Bank, BankStore, ShardPlan
+from featbank.banks import Bank, BankStore, ShardPlan, SlotTable
 from featbank.errors import CacheWriteError, IncompleteBankError, InvalidInputError
 
 SCRIPT = """
@@ -379,3 +380,54 @@ def test_whenever_the_power_goes_no_two_files_claim_one_number(writer, monkeypat
     with pytest.raises(CacheWriteError):
         writer.write(plan, *rows(plan, 2.0))
     assert [path.name for path in writer.folder.glob("*.h5")] == []
+
+
+@pytest.fixture
+def listings(monkeypatch):
+    """How many names were listed, and how many shards planned."""
+    counts, names, real_plan = Counter(), os.listdir, SlotTable.plan
+    for call, real in (("scandir", os.scandir), ("listdir", os.listdir)):
+
+        def counting(path, real=real):
+            counts["names"] += len(names(path))
+            return real(path)
+
+        monkeypatch.setattr(os, call, counting)
+
+    def plan(self, shard_rows):
+        found = real_plan(self, shard_rows)
+        counts["plans"] += len(found)
+        return found
+
+    monkeypatch.setattr(SlotTable, "plan", plan)
+    return counts
+
+
+@pytest.mark.parametrize("n_shards", [50, 400])
+def test_the_work_per_shard_does_not_grow_with_their_number(store, kit, listings, n_shards):
+    bank = store.create_or_open("many", kit.KEY, {})
+    bank.set_manifest(kit.make_manifest([f"image {i}" for i in range(4 * n_shards)]))
+    writer = bank.cut_writer("logits", (4,), "float32", shard_bytes=1)
+    plans = writer.missing()
+    listings.clear()
+    for plan in plans:
+        writer.write(plan, np.ones((4, 4), np.float32), np.zeros(4, np.uint8))
+    assert len(plans) == n_shards
+    assert listings["names"] + listings["plans"] <= 5 * n_shards
+    writer.finish({})
+    listings.clear()
+    assert bank.verify().ok
+    assert listings["names"] + listings["plans"] <= 8 * n_shards
+
+
+def test_a_writer_sees_what_another_wrote_in_between(writer):
+    bank, plans = writer._bank, writer.missing()
+    other = Bank.open(bank.path).cut_writer("fc7", (5,), "float16", shard_bytes=140)
+    first = writer.write(plans[0], *rows(plans[0], 1.0))
+    theirs = other.write(plans[1], *rows(plans[1], 2.0))
+    assert writer.write(plans[1], *rows(plans[1], 3.0)) == theirs
+    # removed by hand, then by a repair: written again, whoever has seen it
+    first.unlink()
+    assert writer.write(plans[0], *rows(plans[0], 4.0)).exists()
+    assert other.write(plans[0], *rows(plans[0], 5.0)) == writer._present[0]
+    assert len(list(writer.folder.glob("*.h5"))) == 2

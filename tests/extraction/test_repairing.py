@@ -80,7 +80,7 @@ def tree(bank: Path) -> dict[str, bytes]:
         str(path.relative_to(bank)): path.read_bytes()
         for path in sorted(bank.rglob("*"))
         if path.is_file()
-        and path.name not in (".lock", ".verified.json")
+        and path.name not in (".lock", ".verified.json", ".order.json")
         and not path.relative_to(bank).parts[0].startswith("damaged-")
     }
 
