@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -18,7 +18,7 @@ from featbank.banks._manifest_file import StoredManifest, read_manifest
 from featbank.banks._shard_file import CutLayout
 from featbank.banks.arrays import CutArray, SoftmaxArray
 from featbank.banks.key import check_name
-from featbank.banks.listing import BankInfo, CutProgress, QuarantineRecord, describe
+from featbank.banks.listing import BankInfo, CutProgress, CutState, QuarantineRecord, describe
 from featbank.banks.slots import SHARD_BYTES, ShardPlan, shard_rows_for
 from featbank.banks.writer import CutWriter
 from featbank.errors import BankNotFoundError, IncompleteBankError, InvalidInputError, UnknownNameError
@@ -96,42 +96,45 @@ class Bank(BankRows):
         return _reopen, (self.path, *self._pin)
 
     def __repr__(self) -> str:
-        return f"<Bank {self.name!r}, {len(self)} rows, cuts: {', '.join(self.cuts) or 'none'}>"
+        return f"<Bank {self.name!r}, {len(self)} rows>"  # says nothing that must be looked for on the disk
 
     # cuts ------------------------------------------------------------------------------------------
 
     @property
     def cuts(self) -> tuple[str, ...]:
         """Names of the cuts that are complete for every row of the manifest, sorted."""
-        return tuple(name for name, progress in self._progress().items() if progress is None)
+        return tuple(one.layout.cut for one in self._states() if one.complete)
 
     @property
     def partial_cuts(self) -> dict[str, CutProgress]:
         """Cuts that were begun, with how many rows are stored of how many needed."""
-        return {name: progress for name, progress in self._progress().items() if progress is not None}
+        return {one.layout.cut: one.progress for one in self._states() if not one.complete}
 
     def shard_names(self, cut: str) -> list[str]:
         """Return the file names of a cut's shards, which carry the SHA-256 of their bytes, sorted."""
         return sorted(path.name for path in (self.path / cut).glob("[0-9]*.h5"))
 
-    def _progress(self) -> dict[str, CutProgress | None]:
+    def _states(self) -> list[CutState]:
+        """Look at every cut once."""
         if self._state is None:
-            return {}
-        found: dict[str, CutProgress | None] = {}
-        for folder in files.cut_folders(self.path):
-            document = files.read_cut_document(folder, self.key.digest())
-            layout = document.layout if document else files.layout_of(folder, self.key.digest())
-            if layout is None:
-                continue
-            row_shards = self._reader_of(layout).numbers_of(self.row_slots)
-            present = set(shard_files(folder))
-            needed = set(np.unique(row_shards).tolist())
-            if document and needed <= present and needed <= document.shards:
-                found[folder.name] = None
-            else:
-                stored = int(np.isin(row_shards, list(present)).sum())
-                found[folder.name] = CutProgress(stored, len(row_shards))
-        return found
+            return []
+        states = (self._state_of(folder) for folder in files.cut_folders(self.path))
+        return [one for one in states if one is not None]
+
+    def _state_of(self, folder: Path) -> CutState | None:
+        """Look at one cut; None if there is nothing of it."""
+        document = files.read_cut_document(folder, self.key.digest())
+        layout = document.layout if document else files.layout_of(folder, self.key.digest())
+        if layout is None or self._state is None:
+            return None
+        row_shards = self._reader_of(layout).numbers_of(self.row_slots)
+        present = set(shard_files(folder))
+        needed = set(np.unique(row_shards).tolist())
+        if document and needed <= present and needed <= document.shards:
+            return CutState(layout, document.facts, CutProgress(len(row_shards), len(row_shards)), True)
+        stored = int(np.isin(row_shards, list(present)).sum())
+        facts = document.facts if document else {}
+        return CutState(layout, facts, CutProgress(stored, len(row_shards)), False)
 
     def facts(self, cut: str) -> dict[str, Any]:
         """Return what extraction recorded about a cut; {} while it is not finished."""
@@ -139,7 +142,12 @@ class Bank(BankRows):
         return document.facts if document else {}
 
     def __contains__(self, cut: object) -> bool:
-        return cut in self.cuts
+        state = self._state_of(self.path / cut) if self._may_be_cut(cut) else None
+        return state is not None and state.complete
+
+    def _may_be_cut(self, cut: object) -> TypeGuard[str]:
+        name = isinstance(cut, str) and cut == Path(cut).name and not cut.startswith(".")
+        return name and (self.path / str(cut)).is_dir()
 
     def __getitem__(self, cut: str) -> CutArray:
         """Return the features of a cut; ``"softmax"`` is derived from ``logits`` at temperature 1.
@@ -235,13 +243,13 @@ class Bank(BankRows):
         return usable
 
     def _layout(self, cut: str) -> tuple[Path, CutLayout]:
-        folder = self.path / cut
-        known = [one.name for one in files.cut_folders(self.path)]
-        layout = files.layout_of(folder, self.key.digest()) if cut in known else None
+        folder = self.path / str(cut)
+        layout = files.layout_of(folder, self.key.digest()) if self._may_be_cut(cut) else None
         if layout is None:
+            known = [one.name for one in files.cut_folders(self.path)]
             raise UnknownNameError(
                 f"bank {self.name!r} holds no cut {cut!r}, it holds {nearest(str(cut), known)}; "
-                f"`{self._command(cut)}` adds it"
+                f"`{self._command(str(cut))}` adds it"
             )
         return folder, layout
 

@@ -22,6 +22,7 @@ from featbank.errors import (
     CorruptBankError,
     IncompleteBankError,
     InvalidInputError,
+    UnknownNameError,
 )
 from featbank.manifest import RowStatus
 
@@ -539,3 +540,38 @@ def test_rows_that_are_there_already_are_set_in_a_read_only_bank(bank, kit, mani
     read.touch()
     with pytest.raises(CacheWriteError, match="read-only"):
         read.set_manifest(kit.make_manifest(["image 1"]))
+
+
+def test_a_question_about_one_cut_looks_at_one_cut(bank, monkeypatch):
+    parsed = []
+    from featbank.banks import _bank_files
+
+    real = _bank_files.parse_cut_document
+    monkeypatch.setattr(
+        _bank_files,
+        "parse_cut_document",
+        lambda path, *rest: parsed.append(path.parent.name) or real(path, *rest),
+    )
+    assert "fc7" in bank
+    assert not any(one in bank for one in ("fc8", "", ".", "..", "../fc7", "bank.json", "softmax", 3, None))
+    assert parsed == ["fc7"]
+    assert bank["fc7"].shape == (37, 5)
+    assert parsed == ["fc7"] * 2
+    parsed.clear()
+    assert len(bank.info().cuts) == 3
+    assert sorted(parsed) == ["block1_pool", "fc7", "logits"]
+    for name in ("", "..", "../fc7", "bank.json", 3):
+        with pytest.raises(UnknownNameError, match="it holds"):
+            bank[name]
+
+
+def test_repr_reads_nothing_and_never_fails(bank, monkeypatch):
+    said = f"<Bank {bank.name!r}, 37 rows>"
+    with monkeypatch.context() as patched:
+        for call in ("open", "scandir", "listdir", "stat"):
+            patched.setattr(os, call, None)
+        assert repr(bank) == said
+    (bank.path / "fc7" / "cut.json").write_bytes(b"{")
+    assert repr(bank) == said
+    shutil.rmtree(bank.path)
+    assert repr(bank) == said

@@ -180,7 +180,7 @@ def test_remove_a_bank(three, store):
     store.remove(three[1].path)
     assert [info.path for info in store.list()] == [three[0].path, three[2].path]
     store.remove("shapes")
-    assert [path.name for path in store.root.iterdir()] == ["digits"]
+    assert [path.name for path in store.root.iterdir() if path.is_dir()] == ["digits"]
     with pytest.raises(BankNotFoundError):
         store.remove("shapes")
 

@@ -42,9 +42,9 @@ def test_ls_is_newest_first(call, place, bank):
     paths = [one["path"] for one in call("banks", "ls", "--json").json["banks"]]
     assert paths == [new, str(bank)]
     for file in ("bank.json", "manifest.h5", ".lock"):
-        os.utime(f"{new}/{file}", (1, 1))
+        os.utime(f"{new}/{file}", (1, 1))  # clocks are no order
     paths = [one["path"] for one in call("banks", "ls", "--json").json["banks"]]
-    assert paths == [str(bank), new]
+    assert paths == [new, str(bank)]
 
 
 def test_ls_shows_a_bank_that_cannot_be_opened(call, place, bank):
