@@ -83,7 +83,8 @@ class BankRows(Described):
         new = StoredManifest.of(manifest, table, row_slots)
         if old is None or table is not old.table or new.rows_digest != old.rows_digest:
             return new, False
-        return new, np.array_equal(row_slots, old.row_slots)
+        same = np.array_equal(new.given_statuses, old.given_statuses)
+        return new, same and np.array_equal(row_slots, old.row_slots)
 
     def touch(self) -> None:
         """Make this the newest bank of its cache: it was asked for last."""

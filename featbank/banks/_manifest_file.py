@@ -115,9 +115,9 @@ class StoredManifest:
 
     @cached_property
     def rows_digest(self) -> str:
-        """SHA-256 of what the rows are: of everything but the slots, and what extraction found in them."""
+        """SHA-256 of what the rows are: of everything but their slots, and whether they can be read."""
         found = hashlib.sha256()
-        arrays = (self.id_bytes, self.id_offsets, self.labels, self.splits, self.digests, self.given_statuses)
+        arrays = (self.id_bytes, self.id_offsets, self.labels, self.splits, self.digests)
         for array in (*arrays, *_class_arrays(self.classes)):
             found.update(len(array).to_bytes(8, "little"))
             found.update(np.ascontiguousarray(array).data)
