@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from io import BufferedReader
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from featbank._atomic import sha256
+from featbank._atomic import canonical_json, sha256
 from featbank.banks._hdf5 import READ_ERRORS, as_closed, build_image, end_of_file, read_attribute
 from featbank.banks._sealed import opened, wrong_version
 from featbank.banks.key import FORMAT_VERSION
@@ -120,7 +123,10 @@ class Measures:
 
 @dataclass(frozen=True, eq=False)
 class ShardFacts:
-    """What a shard file says about itself; `offset` is where its features begin, in bytes."""
+    """What a shard file says about itself; `offset` is where its features begin, in bytes.
+
+    `made_by` is what computed it, as `encode_shard` was told.
+    """
 
     path: Path
     layout: CutLayout
@@ -128,6 +134,7 @@ class ShardFacts:
     digests: NDArray[np.uint8]
     statuses: NDArray[np.uint8]
     measures: Measures
+    made_by: dict[str, str]
     offset: int
 
     def features(self) -> NDArray[Any]:
@@ -189,8 +196,9 @@ def encode_shard(
     features: NDArray[Any],
     digests: NDArray[np.uint8],
     statuses: NDArray[np.uint8],
+    made_by: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[str, bytes]:
-    """Return the name and the bytes of a shard; equal content gives equal bytes."""
+    """Return the name and the bytes of a shard; equal content, made by the same, gives equal bytes."""
     image = build_image(
         {"features": features, "digests": digests, "statuses": statuses},
         {
@@ -202,9 +210,19 @@ def encode_shard(
             "stop": plan.stop,
             "shard_rows": layout.shard_rows,
             **asdict(Measures.of(features, statuses)),
+            **({"made_by": canonical_json(dict(made_by)).decode()} if made_by else {}),
         },
     )
     return shard_name(plan.number, sha256(image)), image
+
+
+def checked_made_by(said: Any) -> dict[str, str]:
+    """Return what made a shard, as its file or a pack says; raises `ValueError` if that makes no sense."""
+    texts = [*said, *said.values()] if isinstance(said, dict) else [None]
+    short = all(isinstance(one, str) and len(one) <= 200 and one.isprintable() for one in texts)
+    if not short or len(texts) > 32:
+        raise ValueError("what it says of what made it makes no sense")
+    return dict(said)
 
 
 def check_hash(path: Path) -> str | None:
@@ -283,6 +301,7 @@ def _facts_in(path: Path, opened_file: BufferedReader, size: int) -> ShardFacts:
                 float(read_attribute(file, "max_abs")),
                 *(int(read_attribute(file, name)) for name in ("n_zero", "n_nonfinite", "n_values")),
             ),
+            checked_made_by(json.loads(file.attrs.get("made_by", b"{}"))),
             _contiguous_offset(features, plan.n_rows, size),
         )
     if facts.digests.shape != (plan.n_rows, 32) or facts.statuses.shape != (plan.n_rows,):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
 import numpy as np
@@ -271,7 +272,13 @@ class Bank(BankRows):
     # writing ---------------------------------------------------------------------------------------
 
     def cut_writer(
-        self, cut: str, shape: tuple[int, ...], dtype: DTypeLike, *, shard_bytes: int = SHARD_BYTES
+        self,
+        cut: str,
+        shape: tuple[int, ...],
+        dtype: DTypeLike,
+        *,
+        shard_bytes: int = SHARD_BYTES,
+        made_by: Mapping[str, str] = MappingProxyType({}),
     ) -> CutWriter:
         """Begin or resume writing a cut.
 
@@ -285,6 +292,9 @@ class Bank(BankRows):
             What is stored.
         shard_bytes : int, default=SHARD_BYTES
             About how large a shard is; only used when the cut is new.
+        made_by : mapping of str to str, optional
+            What computes the features and is not in the key, such as ``torch`` and ``device``; recorded in
+            each shard that is written.
 
         Returns
         -------
@@ -324,7 +334,7 @@ class Bank(BankRows):
                 f"cut {cut!r} of bank {self.name!r} stores {existing.dtype} {existing.shape}, "
                 f"not {kind} {sides}; `featbank banks rm` removes it if it is to be extracted anew"
             )
-        return CutWriter(self, existing)
+        return CutWriter(self, existing, made_by)
 
     def _write_cut_facts(self, layout: CutLayout, shards: Iterable[int], facts: Mapping[str, Any]) -> None:
         files.CutDocument(layout, frozenset(shards), dict(facts)).write(self.path / layout.cut)

@@ -197,8 +197,8 @@ class _Copy:
         )
         table = source.stored.table
         shards = source.shards(cut, document)
-        for plan, features, statuses in checked_shards(shards, cut, document, source.stored):
+        for plan, features, statuses, made_by in checked_shards(shards, cut, document, source.stored):
             digests = table.digests[plan.start : plan.stop]
-            name, image = encode_shard(document.layout, plan, features, digests, statuses)
+            name, image = encode_shard(document.layout, plan, features, digests, statuses, made_by)
             write_file(cut_folder / name, image)
         document.write(cut_folder)

@@ -49,9 +49,12 @@ class CutWriter:
         The bank, its manifest set.
     layout : CutLayout
         What the shards look like.
+    made_by : mapping of str to str
+        What computes the features.
     """
 
-    def __init__(self, bank: Bank, layout: CutLayout) -> None:
+    def __init__(self, bank: Bank, layout: CutLayout, made_by: Mapping[str, str]) -> None:
+        self._made_by = dict(made_by)
         self._bank = bank
         self._layout = layout
         self._name = secrets.token_hex(8)
@@ -143,7 +146,7 @@ class CutWriter:
         self._check_input(plan, features, statuses)
         table = self._bank.slot_table
         digests = table.digests[plan.start : plan.stop]
-        name, image = encode_shard(self._layout, plan, features, digests, statuses)
+        name, image = encode_shard(self._layout, plan, features, digests, statuses, self._made_by)
         path = self.folder / name
         with locked(self.folder / LOCK_FILE, self._name) as again:
             if not again:  # else nobody has written here since this one did: a long folder is listed once
@@ -196,6 +199,18 @@ class CutWriter:
             measures += shard.measures
         self._bank._fold_statuses(found)
         self._bank._write_cut_facts(self._layout, present, {**facts, **asdict(measures)})
+
+    def made_by(self) -> dict[str, tuple[str, ...]]:
+        """Return what made the shards that are there, e.g. ``{"torch": ("2.11.0",), "device": ("cpu",)}``.
+
+        More than one value of a name: the last bits of some rows may be others than one machine would give.
+        """
+        reader, found = self._reader(), dict[str, set[str]]()
+        for number in shard_files(self.folder):
+            if number < len(reader.plans):
+                for name, value in reader.facts(number).made_by.items():
+                    found.setdefault(name, set()).add(value)
+        return {name: tuple(sorted(values)) for name, values in sorted(found.items())}
 
     def _reader(self) -> CutReader:
         return self._bank._reader_of(self._layout)

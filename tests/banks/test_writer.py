@@ -12,11 +12,12 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
+import h5py
 import numpy as np
 import pytest
 
-from featbank.banks import Bank, BankStore, ShardPlan, SlotTable
-from featbank.errors import CacheWriteError, IncompleteBankError, InvalidInputError
+from featbank.banks import Bank, BankStore, ShardPlan, SlotTable, import_bank, pack
+from featbank.errors import CacheWriteError, CorruptBankError, IncompleteBankError, InvalidInputError
 
 SCRIPT = """
 import importlib.util, os, sys
@@ -431,3 +432,41 @@ def test_a_writer_sees_what_another_wrote_in_between(writer):
     assert writer.write(plans[0], *rows(plans[0], 4.0)).exists()
     assert other.write(plans[0], *rows(plans[0], 5.0)) == writer._present[0]
     assert len(list(writer.folder.glob("*.h5"))) == 2
+
+
+def test_what_made_a_shard_stands_in_it_and_travels_with_it(store, kit, manifest, tmp_path):
+    bank = store.create_or_open("made", kit.KEY, {})
+    bank.set_manifest(manifest)
+    old, new = {"torch": "2.10.0", "device": "cpu"}, {"torch": "2.11.0", "device": "cpu"}
+    made = {"shape": (5,), "dtype": "float16", "shard_bytes": 140}
+    plans = bank.cut_writer("fc7", **made).missing()
+    for plan, made_by in zip(plans, (old, new, {}), strict=True):
+        values = np.ones((plan.n_rows, 5), np.float16)
+        bank.cut_writer("fc7", **made, made_by=made_by).write(plan, values, np.zeros(plan.n_rows, np.uint8))
+    writer = bank.cut_writer("fc7", **made)
+    assert writer.made_by() == {"device": ("cpu",), "torch": ("2.10.0", "2.11.0")}
+    writer.finish({})
+    said = []
+    for path in sorted(writer.folder.glob("*.h5")):
+        with h5py.File(path) as file:
+            said.append(file.attrs.get("made_by"))
+    assert said == [b'{"device":"cpu","torch":"2.10.0"}', b'{"device":"cpu","torch":"2.11.0"}', None]
+    assert bank.verify().ok
+    # taken in from a folder and from a pack, the same shards again
+    for number, source in enumerate((bank.path, pack(bank, tmp_path / "pack.h5"))):
+        again = import_bank(source, BankStore(tmp_path / f"{number}"))
+        assert kit.tree(again.path) == kit.tree(bank.path)
+
+
+@pytest.mark.parametrize("text", [b"[1]", b"{", b'{"torch": 2}', b'{"torch": "\\u001b[31m"}', b"[" * 20_000])
+def test_what_made_a_shard_is_checked_when_it_is_taken_in(store, kit, manifest, tmp_path, text):
+    bank = store.create_or_open("made", kit.KEY, {})
+    bank.set_manifest(manifest)
+    kit.extract(bank, ["fc7"])
+    path = next(bank.path.glob("fc7/00001-*.h5"))
+    with h5py.File(path, "r+", libver=("v110", "v110")) as file:
+        file.attrs.create("made_by", np.bytes_(text))
+    path.rename(path.with_name(f"00001-{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}.h5"))
+    assert [fault.kind for fault in bank.verify().faults] == ["unreadable"]
+    with pytest.raises(CorruptBankError, match="cannot be taken in"):
+        import_bank(bank.path, BankStore(tmp_path / "other"))
