@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from featbank._atomic import locked, write_json
+from featbank._atomic import locked, remove_stale_temporaries, write_json
 from featbank.errors import CacheWriteError
 
 __all__ = ["banks_folder", "cache_folder", "make_newest", "oldest_first", "runs_folder"]
@@ -51,6 +51,7 @@ def make_newest(folder: Path, path: Path) -> None:
     name = path.relative_to(folder).as_posix()
     try:
         with locked(folder / ".lock"):
+            remove_stale_temporaries(folder)
             names = _recorded(folder)
             if names[-1:] != [name]:
                 there = [one for one in names if one != name and (folder / one).is_dir()]

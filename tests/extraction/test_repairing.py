@@ -183,7 +183,7 @@ def test_a_cut_file_is_written_anew(bank: Path) -> None:
     assert {name for name in after if after[name] != before[name]} == {"fc7/cut.json"}
     facts = Bank.open(bank).facts("fc7")
     assert facts["precision_error"] == 0
-    assert facts["n_values"] == 14 * 1024 or facts["n_values"] > 0
+    assert facts["n_values"] == np.prod(Bank.open(bank)["fc7"][Bank.open(bank).rows_ok("fc7")][:14].shape)
     assert "duration_s" not in facts  # only the first extraction knew
 
 
