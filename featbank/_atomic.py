@@ -401,13 +401,20 @@ def _alive(pid: int) -> bool:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, holder: str = "") -> Iterator[bool]:
     """Hold an exclusive lock named by `path` for the duration of the block; released if the process dies.
 
     Parameters
     ----------
     path : pathlib.Path
         The lock file; created when missing and never removed (removing it would let two holders in).
+    holder : str, default=""
+        A name that nobody else has, all of one length; it is left in the lock file.
+
+    Yields
+    ------
+    bool
+        Whether `holder` was the last to leave a name: what it then knew of what the lock guards still holds.
 
     Raises
     ------
@@ -422,8 +429,11 @@ def locked(path: Path) -> Iterator[None]:
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
+            again = bool(holder) and os.pread(descriptor, len(holder), 0) == holder.encode()
+            if holder and not again:  # first: it may die with its work half done
+                os.pwrite(descriptor, holder.encode(), 0)
         except OSError as error:
             raise _cannot_write(path, error) from error
-        yield
+        yield again
     finally:
         os.close(descriptor)

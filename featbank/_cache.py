@@ -1,14 +1,26 @@
-"""Paths as users write them, and where banks and runs live when nobody says otherwise."""
+"""Paths as users write them, where banks and runs live, and in which order they were asked for."""
 
 from __future__ import annotations
 
+import errno
+import json
+import logging
 import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
-from featbank.errors import InvalidInputError
+from featbank._atomic import locked, remove_stale_temporaries, write_json
+from featbank.errors import CacheWriteError, InvalidInputError
 from featbank.manifest import printable
 
-__all__ = ["banks_folder", "cache_folder", "runs_folder", "user_path"]
+__all__ = ["banks_folder", "cache_folder", "make_newest", "oldest_first", "runs_folder", "user_path"]
+
+logger = logging.getLogger(__name__)
+
+#: In the folder of the banks, and in that of the runs: names, the one asked for last at the end. Times are
+#: no order: clocks differ between machines, and go backwards.
+_ORDER_FILE = ".order.json"
 
 
 def user_path(path: str | os.PathLike[str]) -> Path:
@@ -66,3 +78,47 @@ def banks_folder(cache_dir: str | os.PathLike[str] | None = None) -> Path:
 def runs_folder(cache_dir: str | os.PathLike[str] | None = None) -> Path:
     """Return the folder of the runs inside the cache."""
     return cache_folder(cache_dir) / "runs"
+
+
+def make_newest(folder: Path, path: Path) -> None:
+    """Record that a bank, or a run, below `folder` was made or asked for last, durably.
+
+    Where nothing can be written, nothing changes.
+    """
+    name = path.relative_to(folder).as_posix()
+    try:
+        with locked(folder / ".lock"):
+            remove_stale_temporaries(folder)
+            names = _recorded(folder)
+            if names[-1:] != [name]:
+                there = [one for one in names if one != name and (folder / one).is_dir()]
+                write_json(folder / _ORDER_FILE, [*there, name])
+    except CacheWriteError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+            logger.warning("%s is not recorded as the newest: %s", name, error)
+
+
+def oldest_first(folder: Path, paths: Iterable[Path], age: Callable[[Path], Any]) -> list[Path]:
+    """Sort banks, or runs, below `folder`: as they were asked for here, the last one at the end.
+
+    What was copied in, and not asked for since, comes before all these, by `age`.
+    """
+    places = {name: place for place, name in enumerate(_recorded(folder))}
+    return sorted(
+        paths, key=lambda path: (places.get(path.relative_to(folder).as_posix(), -1), age(path), str(path))
+    )
+
+
+def _recorded(folder: Path) -> list[str]:
+    path = folder / _ORDER_FILE
+    try:
+        names = json.loads(path.read_bytes().decode("utf-8", "surrogateescape"))
+        if isinstance(names, list) and all(isinstance(one, str) for one in names):
+            return names
+        said = "it is no list of names"
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, RecursionError) as error:
+        said = str(error)
+    logger.warning("the order of what is in %s is not known (%s cannot be read: %s)", folder, path, said)
+    return []

@@ -8,9 +8,11 @@ command line ends with when the error reaches it.
 from __future__ import annotations
 
 __all__ = [
+    "BankChangedError",
     "BankError",
     "BankFormatError",
     "BankNotFoundError",
+    "BankReadError",
     "CacheWriteError",
     "CorruptBankError",
     "DatasetError",
@@ -103,6 +105,16 @@ class BankNotFoundError(BankError, FileNotFoundError):
 
 class BankFormatError(BankError, ValueError):
     """The bank was written in a format this version does not read."""
+
+
+class BankReadError(BankError, OSError):
+    """A file of a bank cannot be opened or read now, which says nothing of its bytes."""
+
+    exit_code = 3
+
+
+class BankChangedError(BankError, RuntimeError):
+    """A bank has other rows than when the handle that is reopened was made."""
 
 
 class CorruptBankError(BankError, OSError):

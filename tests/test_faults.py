@@ -24,6 +24,8 @@ SCENARIOS = [
     "power-loss",
     "at-once",
     "moved",
+    "handle-across-manifest-change",
+    "hosts-in-turn",
     "bit-flips",
     "saves",
     "names",

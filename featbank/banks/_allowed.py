@@ -49,7 +49,7 @@ FORMS = {
             ("format_version", "shard", "start", "stop", "shard_rows", "n_zero", "n_nonfinite", "n_values"),
             "<i8",
         )
-        | {"max_abs": "<f8"},
+        | {"max_abs": "<f8", "made_by": "S"},
     ),
     "manifest": Form(
         dict.fromkeys(("ids", "splits", "statuses", "class_names", "slot_statuses"), _BYTES)
@@ -62,6 +62,7 @@ FORMS = {
         dict.fromkeys(("ids", "split", "classes"), _TEXT)
         | dict.fromkeys(("bank/bank_json", "bank/manifest", "bank/quarantine"), _BYTES)
         | dict.fromkeys(("statuses/*", "bank/cuts/*/cut_json", "bank/cuts/*/slot_statuses"), _BYTES)
+        | {"bank/cuts/*/made_by": _BYTES}
         | dict.fromkeys(("bank/cuts/*/shards", "bank/cuts/*/extra_slots"), _COUNTS)
         | dict.fromkeys(("features/*", "bank/cuts/*/extra_features"), _PACKED)
         | {"labels": Column(("<i4",)), "bank/cuts/*/shard_sha256": _TABLE},
@@ -70,10 +71,20 @@ FORMS = {
         | {"pack_version": "<i8"},
     ),
 }
-#: Attributes a pack may lack: what is too long for one is left out when it is written, and a plain pack is
-#: not compressed.
+#: Attributes and datasets a file may lack: what is too long for one is left out when a pack is written, a
+#: plain pack is not compressed, and nobody has to say what made a shard.
 _OPTIONAL = frozenset(
-    {"dataset", "backbone", "key_digest", "key", "provenance", "compression", "compression_library"}
+    {
+        "dataset",
+        "backbone",
+        "key_digest",
+        "key",
+        "provenance",
+        "compression",
+        "compression_library",
+        "made_by",
+        "bank/cuts/*/made_by",
+    }
 )
 
 
@@ -110,6 +121,7 @@ def survey(file: Any, kind: str, size: int) -> Survey:
     stars = {path: _starred(path, form) for path in datasets}
     cuts = {path.split("/")[-1] for path, star in stars.items() if star == "features/*"}
     wanted = {path.replace("*", cut) for path in form.columns for cut in (cuts if "*" in path else {""})}
+    wanted -= {path for path in wanted - set(datasets) if _starred(path, form) in _OPTIONAL}
     if wanted != set(datasets):
         raise Refused(f"it lacks or has too much of {sorted(wanted.symmetric_difference(datasets))[0]!r}")
     chunks = check_places(datasets, size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from featbank._atomic import host_name, write_file, write_json
+from featbank._atomic import locked, write_file, write_json
 from featbank.banks._cut_reader import shard_files
-from featbank.banks._sealed import read_bytes, sealed, unsealed
-from featbank.banks._shard_file import CutLayout, check_hash, damaged, read_facts
+from featbank.banks._sealed import read_bytes, sealed, unreadable, unsealed
+from featbank.banks._shard_file import CutLayout, check_hash, damaged, misplaced, read_facts
 from featbank.banks.key import FORMAT_VERSION, BankKey
 from featbank.banks.listing import QuarantineRecord
 from featbank.errors import BankNotFoundError, CacheWriteError, CorruptBankError, InvalidInputError
@@ -28,6 +29,10 @@ VERIFIED_FILE = ".verified.json"
 
 #: More than fit the largest disk; a list that claims more would only fill the memory.
 _MOST_SHARDS = 10_000_000
+#: Marks of a checked copy that are kept, the last ones.
+_MOST_MARKS = 64
+#: Of read-only banks that this process has checked.
+_checked_here: list[list[int]] = []
 
 logger = logging.getLogger(__name__)
 
@@ -68,11 +73,15 @@ def read_bank_document(folder: Path) -> BankDocument:
     try:
         data = read_bytes(path, what="bank file")
     except FileNotFoundError as error:
-        raise BankNotFoundError(
-            f"no bank in {str(folder)!r} (it has no {BANK_FILE}): `featbank banks ls` lists the banks "
-            f"there are, `featbank extract` makes one"
-        ) from error
+        raise _no_bank(folder) from error
     return parse_bank_document(path, data)
+
+
+def _no_bank(folder: Path) -> BankNotFoundError:
+    return BankNotFoundError(
+        f"no bank in {str(folder)!r} (it has no {BANK_FILE}): `featbank banks ls` lists the banks "
+        f"there are, `featbank extract` makes one"
+    )
 
 
 def parse_bank_document(path: Path, data: bytes) -> BankDocument:
@@ -178,14 +187,39 @@ def _ranges(numbers: Iterable[int]) -> list[list[int]]:
 
 
 def cut_folders(folder: Path) -> list[Path]:
-    """List the folders of a bank that hold a cut, finished or begun, by name."""
-    return [
-        one
-        for one in sorted(folder.iterdir())
-        if one.is_dir()
-        and not one.name.startswith(".")
-        and ((one / CUT_FILE).exists() or any(one.glob("*.h5")))
-    ]
+    """List the folders of a bank that hold a cut, finished or begun, by name.
+
+    Raises
+    ------
+    BankNotFoundError
+        If the bank's folder is gone.
+    BankReadError
+        If it, or one in it, cannot be listed.
+    """
+    try:
+        return [
+            folder / entry.name
+            for entry in listed(folder)
+            if not entry.name.startswith(".") and entry.is_dir() and holds_cut(folder / entry.name)
+        ]
+    except FileNotFoundError as error:
+        raise _no_bank(folder) from error
+
+
+def holds_cut(folder: Path) -> bool:
+    """Say whether a folder of a bank is one of a cut, finished or begun; raises as `listed`."""
+    return any(entry.name == CUT_FILE or entry.name.endswith(".h5") for entry in listed(folder))
+
+
+def listed(folder: Path) -> list[os.DirEntry[str]]:
+    """List a folder by name; raises `FileNotFoundError`, or `BankReadError` if it cannot be listed."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise unreadable(folder, error, what="folder") from error
 
 
 def layout_of(folder: Path, key_digest: str) -> CutLayout | None:
@@ -194,9 +228,12 @@ def layout_of(folder: Path, key_digest: str) -> CutLayout | None:
     if document is not None:
         return document.layout
     for _, path in sorted(shard_files(folder).items()):
-        layout = read_facts(path).layout
+        try:
+            layout = read_facts(path).layout
+        except FileNotFoundError:  # removed since the folder was listed
+            continue
         if (layout.key_digest, layout.cut) != (key_digest, folder.name):
-            raise damaged(
+            raise misplaced(
                 path, f"it belongs to cut {layout.cut!r} of the bank with key {layout.key_digest[:8]}"
             )
         return layout
@@ -217,9 +254,10 @@ def write_quarantine(folder: Path, records: Iterable[QuarantineRecord]) -> None:
             }
         )
         lines.append(json.dumps(document) + "\n")
-    path = folder / QUARANTINE_FILE
-    if lines or path.exists():
-        write_file(path, "".join(lines).encode())
+    path, data = folder / QUARANTINE_FILE, "".join(lines).encode()
+    before = path.read_bytes() if path.exists() else b""
+    if data != before:
+        write_file(path, data)
 
 
 def read_quarantine(folder: Path) -> list[QuarantineRecord]:
@@ -250,33 +288,50 @@ def parse_quarantine(path: Path, data: bytes) -> list[QuarantineRecord]:
     return records
 
 
-def _identity(folder: Path) -> dict[str, Any]:
-    return {"host": host_name(), "inode": folder.stat().st_ino}
+def _identity(folder: Path) -> list[int]:
+    """What every copy has of its own, on whatever host: inode and time of change of a file written once."""
+    status = (folder / BANK_FILE).stat()
+    return [status.st_ino, status.st_ctime_ns]
+
+
+def _checked(folder: Path) -> list[Any]:
+    try:
+        found = json.loads((folder / VERIFIED_FILE).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return []
+    return found if isinstance(found, list) else []
 
 
 def is_verified_copy(folder: Path) -> bool:
-    """Say whether this folder was checked (or made) here; a copied folder has another host or inode."""
-    try:
-        found = json.loads((folder / VERIFIED_FILE).read_bytes())
-    except (OSError, ValueError):
-        return False
-    return bool(found == _identity(folder))
+    """Say whether this folder was checked, or made, where it is; a copy of it was not.
+
+    Hosts that see one folder share its mark; a file system that shows each host another inode has one for
+    each.
+    """
+    identity = _identity(folder)
+    return identity in _checked_here or identity in _checked(folder)
 
 
 def mark_verified(folder: Path) -> None:
-    """Remember that this folder was checked here; nothing is remembered where the cache is read-only."""
-    with contextlib.suppress(CacheWriteError):
-        write_json(folder / VERIFIED_FILE, _identity(folder))
+    """Remember that this folder was checked; where it is read-only, this process alone remembers it."""
+    identity = _identity(folder)
+    try:
+        with locked(folder / LOCK_FILE):
+            others = [one for one in _checked(folder) if one != identity]
+            write_json(folder / VERIFIED_FILE, [*others, identity][-_MOST_MARKS:])
+    except CacheWriteError:
+        _checked_here.append(identity)
 
 
 def check_all_hashes(folder: Path) -> None:
     """Hash every shard of a bank; raises `CorruptBankError` for the first that is not what its name says."""
-    logger.info("hashing the shards of %s: it has been copied, or moved to another machine", folder)
+    logger.info("hashing the shards of %s: it has been copied or moved", folder)
     for cut in cut_folders(folder):
         for path in shard_files(cut).values():
-            fault = check_hash(path)
-            if fault is not None:
-                raise damaged(path, fault)
+            with contextlib.suppress(FileNotFoundError):  # removed meanwhile, or a link to nothing
+                fault = check_hash(path)
+                if fault is not None:
+                    raise damaged(path, fault)
 
 
 def checked_provenance(provenance: Mapping[str, Any]) -> dict[str, Any]:

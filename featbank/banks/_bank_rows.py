@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featbank._atomic import locked, write_file
+from featbank._cache import make_newest
 from featbank.banks import _bank_files as files
 from featbank.banks._described import Described
 from featbank.banks._manifest_file import MANIFEST_FILE, StoredManifest, read_manifest
 from featbank.banks.slots import SlotTable
+from featbank.errors import CacheWriteError
 from featbank.manifest import Manifest, RowStatus
 
 
@@ -66,13 +69,26 @@ class BankRows(Described):
         CacheWriteError
             If the manifest cannot be written.
         """
+        state, same = self._with_rows(manifest, renew)
+        if same:  # the bank may be read-only
+            self._state = state
+            return
         with self._locked():
-            old = read_manifest(self.path)
-            table, row_slots = (old.table if old else SlotTable.empty()).with_digests(manifest.digests, renew)
-            self._write_state(StoredManifest.of(manifest, table, row_slots))
+            self._write_state(self._with_rows(manifest, renew)[0])
+
+    def _with_rows(self, manifest: Manifest, renew: AbstractSet[bytes]) -> tuple[StoredManifest, bool]:
+        """Return what is stored with other rows, and whether that is what is stored already."""
+        old = read_manifest(self.path)
+        table, row_slots = (old.table if old else SlotTable.empty()).with_digests(manifest.digests, renew)
+        new = StoredManifest.of(manifest, table, row_slots)
+        if old is None or table is not old.table or new.rows_digest != old.rows_digest:
+            return new, False
+        same = np.array_equal(new.given_statuses, old.given_statuses)
+        return new, same and np.array_equal(row_slots, old.row_slots)
 
     def touch(self) -> None:
         """Make this the newest bank of its cache: it was asked for last."""
+        make_newest(self.path.parent.parent, self.path)
         with suppress(OSError):  # a read-only bank stays where it is in the list
             os.utime(self.path / files.LOCK_FILE)
 
@@ -96,12 +112,20 @@ class BankRows(Described):
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold the bank's lock: the rows are read anew, and no other process changes them meanwhile."""
-        with self._locked():
+        """Hold the bank's lock: the rows are read anew, and no other process changes them meanwhile.
+
+        A bank that may not be written is read without the lock.
+        """
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(self._locked())
+            except CacheWriteError as error:
+                if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+                    raise
             self._state = read_manifest(self.path) or self._state
             yield
 
-    def _locked(self) -> AbstractContextManager[None]:
+    def _locked(self) -> AbstractContextManager[bool]:
         return locked(self.path / files.LOCK_FILE)
 
     def _write_state(self, state: StoredManifest) -> None:

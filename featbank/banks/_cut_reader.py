@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featbank.banks._sealed import unreadable
 from featbank.banks._shard_file import CutLayout, ShardFacts, check_facts, read_facts, shard_number
 from featbank.banks.slots import ShardPlan, SlotTable
 from featbank.errors import CorruptBankError, IncompleteBankError
@@ -34,18 +35,18 @@ def shard_files(folder: Path) -> dict[int, Path]:
 
     Raises
     ------
+    BankReadError
+        If the folder cannot be listed.
     CorruptBankError
         If two files claim one number.
     """
     found: dict[int, Path] = {}
     try:
-        names = sorted(entry.name for entry in os.scandir(folder))
+        names = sorted(os.listdir(folder))  # noqa: PTH208 - names are all it takes
     except FileNotFoundError:
         return found
     except OSError as error:
-        raise CorruptBankError(
-            f"cut folder {str(folder)!r} cannot be listed ({error.strerror}): check its permissions"
-        ) from error
+        raise unreadable(folder, error, what="cut folder") from error
     for name in names:
         number = shard_number(name)
         if number is None:
@@ -111,16 +112,32 @@ class CutReader:
         return self._files[number]
 
     def facts(self, number: int) -> ShardFacts:
-        """Return the checked facts of one shard; raises `IncompleteBankError` or `CorruptBankError`."""
+        """Return the checked facts of one shard.
+
+        Raises
+        ------
+        IncompleteBankError
+            If it has no file.
+        CorruptBankError, BankReadError, BankFormatError
+            As `read_facts` and `check_facts`.
+        """
         self._own_process()
         known = self._facts.get(number)
         if known is None:
             plan = self.plans[number]
-            known = read_facts(self._path(number))
+            try:
+                known = read_facts(self._path(number))
+            except FileNotFoundError as error:  # removed since the folder was listed
+                raise self._gone(number) from error
             check_facts(known, self.layout, plan, self.table.digests[plan.start : plan.stop])
             self._statuses[plan.start : plan.stop] = known.statuses
             self._facts[number] = known
         return known
+
+    def _gone(self, number: int) -> IncompleteBankError:
+        self._files = None
+        self._facts.pop(number, None)
+        return IncompleteBankError(self._lacks(self.plans[number]))
 
     def statuses(self, slots: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return the status of each slot in this cut; every shard asked for must be there."""
@@ -138,7 +155,10 @@ class CutReader:
             if mapped is not None:
                 self._maps.move_to_end(number)
                 return mapped
-        mapped = self.facts(number).features()
+        try:
+            mapped = self.facts(number).features()
+        except FileNotFoundError as error:  # removed since it was checked
+            raise self._gone(number) from error
         with self._lock:
             self._maps[number] = mapped
             while len(self._maps) > _MAPS_LIMIT:

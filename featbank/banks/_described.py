@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 from typing import Any
 
 from featbank.banks import _bank_files as files
 from featbank.banks._manifest_file import StoredManifest
 from featbank.banks.key import BankKey
-from featbank.errors import IncompleteBankError
+from featbank.errors import BankChangedError, IncompleteBankError
 from featbank.manifest import Manifest, printable
 
 
 class Described:
     """Name, key, provenance and rows; whoever inherits this sets `_document` and `_state`."""
 
+    path: Path
     _document: files.BankDocument
     #: None while there is no manifest.
     _state: StoredManifest | None
@@ -24,6 +26,20 @@ class Described:
         if self._state is None:
             raise IncompleteBankError(f"bank {self.name!r} has no rows yet; run `{self._command()}`")
         return self._state
+
+    @property
+    def _pin(self) -> tuple[str, str | None]:
+        """What a pickled handle goes by: the digests of the key and of the rows it was opened with."""
+        return self.key.digest(), self._state.rows_digest if self._state else None
+
+    def _refuse_other_rows(self, rows: str | None, key: str | None = None) -> None:
+        """Raise `BankChangedError` if these are not the rows (and the key) of a pickled handle."""
+        if (key or self._pin[0], rows) != self._pin:
+            raise BankChangedError(
+                f"bank {self.name!r} in {printable(str(self.path))!r} was extracted again with other rows "
+                f"(images, labels, splits or classes) since this handle was pickled, whose row numbers mean "
+                f"others now: open it again, and take row numbers and labels from its manifest"
+            )
 
     def __len__(self) -> int:
         return self._state.n_rows if self._state else 0

@@ -25,7 +25,8 @@ _FACT = re.compile(r"[a-z0-9_]{1,40}")
 _MOST_FACTS = 64
 _NUMBERS = frozenset({"precision_error", "duration_s", *asdict(Measures())})
 
-Shard = tuple[ShardPlan, NDArray[Any], NDArray[np.uint8]]
+#: Plan, features, statuses, and what made it.
+Shard = tuple[ShardPlan, NDArray[Any], NDArray[np.uint8], dict[str, str]]
 
 
 def checked_shards(
@@ -35,7 +36,7 @@ def checked_shards(
     check_facts(cut, document.facts)
     layout, table = document.layout, stored.table
     measures, present = Measures(), set()
-    for plan, features, statuses in shards:
+    for plan, features, statuses, made_by in shards:
         shard = f"shard {plan.number} of cut {cut!r}"
         if (statuses > max(RowStatus)).any() or features[statuses != RowStatus.OK].any():
             raise GuestError(f"{shard} has rows that cannot be")
@@ -44,7 +45,7 @@ def checked_shards(
             raise GuestError(f"{shard} has {found.n_nonfinite} values that are no finite numbers")
         measures += found
         present.add(plan.number)
-        yield plan, features, statuses
+        yield plan, features, statuses, made_by
     plans = table.plan(layout.shard_rows)
     starts = np.array([plan.start for plan in plans], np.int64)
     needed = set((np.searchsorted(starts, stored.row_slots, side="right") - 1).tolist())

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import stat
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from featbank.banks import _bank_files as files
 from featbank.banks._guest import GuestError, GuestReader
+from featbank.banks._guest_checks import Shard
 from featbank.banks._guest_parts import JSON_BYTES, ROWS_BYTES, digest_from, manifest_in, read_small
 from featbank.banks._manifest_file import MANIFEST_FILE
-from featbank.banks._shard_file import Measures, shard_name, shard_number
+from featbank.banks._shard_file import Measures, checked_made_by, shard_name, shard_number
 from featbank.banks.key import FORMAT_VERSION, check_name
 from featbank.banks.listing import folder_bytes
 from featbank.banks.slots import ShardPlan
@@ -113,10 +113,8 @@ class FolderSource:
         with self._open(files.CUT_FILE, cut) as descriptor:
             return read_small(descriptor, files.CUT_FILE, JSON_BYTES)
 
-    def shards(
-        self, cut: str, document: files.CutDocument
-    ) -> Iterator[tuple[ShardPlan, NDArray[Any], NDArray[np.uint8]]]:
-        """Yield the shards of a cut: plan, features and statuses of its slots."""
+    def shards(self, cut: str, document: files.CutDocument) -> Iterator[Shard]:
+        """Yield the shards of a cut: plan, features and statuses of its slots, and what made it."""
         plans = self.stored.table.plan(document.layout.shard_rows)
         numbers: set[int] = set()
         for name in sorted(self._cuts[cut]):
@@ -129,9 +127,7 @@ class FolderSource:
             with self._open(name, cut) as descriptor:
                 yield self._shard(descriptor, f"{cut}/{name}", document, plans[number])
 
-    def _shard(
-        self, descriptor: int, name: str, document: files.CutDocument, plan: ShardPlan
-    ) -> tuple[ShardPlan, NDArray[Any], NDArray[np.uint8]]:
+    def _shard(self, descriptor: int, name: str, document: files.CutDocument, plan: ShardPlan) -> Shard:
         layout = document.layout
         most = plan.n_rows * (layout.row_bytes + 64) + _OVERHEAD_BYTES
         if os.fstat(descriptor).st_size > most:  # before it is hashed: a hole of a terabyte takes an hour
@@ -161,7 +157,11 @@ class FolderSource:
         wrong = [one for one, value in said.items() if opened.attributes[one] != value]
         if wrong:
             raise GuestError(f"{name} says of itself what is not so: {', '.join(wrong)}")
-        return plan, features, statuses
+        try:
+            made_by = checked_made_by(json.loads(str(opened.attributes.get("made_by", "{}"))))
+        except (ValueError, RecursionError) as error:
+            raise GuestError(f"{name}: {error}") from error
+        return plan, features, statuses, made_by
 
 
 def _entries(folder: int, shown: str) -> Iterator[tuple[str, bool]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -13,10 +14,11 @@ from numpy.typing import NDArray
 
 from featbank.banks import _bank_files as files
 from featbank.banks._guest import GuestArray, GuestError, GuestReader, GuestServer
+from featbank.banks._guest_checks import Shard
 from featbank.banks._guest_parts import JSON_BYTES, ROWS_BYTES, manifest_in, small
 from featbank.banks._manifest_file import StoredManifest
 from featbank.banks._pack_file import FORMAT, PACK_VERSION, content_digest
-from featbank.banks.slots import ShardPlan
+from featbank.banks._shard_file import checked_made_by
 from featbank.errors import BankFormatError
 from featbank.manifest import SPLITS
 
@@ -24,6 +26,8 @@ from featbank.manifest import SPLITS
 _BLOCK_ROWS = 4096
 #: A shard is put together in memory; an extraction makes them of 64 MiB, or of one batch.
 _MOST_SHARD_BYTES = 4 * 1024**3
+#: Longest text on what made one shard.
+_MAKER_BYTES = 1000
 
 
 class Rows(Protocol):
@@ -125,15 +129,15 @@ class PackSource:
     def detached(self, cut: str, local: Callable[[GuestArray], Rows]) -> dict[str, Rows]:
         """Return what `shards` needs of a cut without the process: its features by `local`, the rest read."""
         inner = f"bank/cuts/{cut}/"
-        small_ones = ("shards", "extra_slots", "slot_statuses", "shard_sha256")
+        small_ones = ("shards", "extra_slots", "slot_statuses", "shard_sha256", "made_by")
         return {name: local(self._arrays[name]) for name in (f"features/{cut}", inner + "extra_features")} | {
-            name: self._arrays[name].all() for name in (f"statuses/{cut}", *(inner + x for x in small_ones))
+            name: self._arrays[name].all()
+            for name in (f"statuses/{cut}", *(inner + x for x in small_ones))
+            if name in self._arrays
         }
 
-    def shards(
-        self, cut: str, document: files.CutDocument
-    ) -> Iterator[tuple[ShardPlan, NDArray[Any], NDArray[np.uint8]]]:
-        """Yield the shards of a cut: plan, features and statuses of its slots."""
+    def shards(self, cut: str, document: files.CutDocument) -> Iterator[Shard]:
+        """Yield the shards of a cut: plan, features and statuses of its slots, and what made it."""
         return shards_in(self._arrays, self.stored, cut, document)
 
 
@@ -152,8 +156,8 @@ def check_cut(
 
 def shards_in(
     arrays: Mapping[str, Rows], stored: StoredManifest, cut: str, document: files.CutDocument
-) -> Iterator[tuple[ShardPlan, NDArray[Any], NDArray[np.uint8]]]:
-    """Yield the shards of a cut, each compared with its digest: plan, features and statuses of its slots."""
+) -> Iterator[Shard]:
+    """Yield the shards of a cut, each compared with its digest, and what made it."""
     check_cut(arrays, stored, cut, document)
     layout, inner = document.layout, f"bank/cuts/{cut}/"
     rows, extra = arrays[f"features/{cut}"], arrays[inner + "extra_features"]
@@ -180,7 +184,8 @@ def shards_in(
     extra_places = np.full(len(stored.table), -1, np.int64)
     extra_places[extra_slots] = np.arange(len(extra_slots))
     shown, begin = np.full(len(stored.table), 255, np.uint8), 0
-    for number, digest in zip(numbers, digests, strict=True):
+    makers = _made_by(arrays.get(inner + "made_by"), len(numbers))
+    for number, digest, made_by in zip(numbers, digests, makers, strict=True):
         plan = plans[number]
         slots = np.arange(plan.start, plan.stop)
         if ((places[slots] < 0) & (extra_places[slots] < 0)).any():
@@ -193,9 +198,23 @@ def shards_in(
         begin += plan.n_rows
         if content_digest(features, stored.table.digests, plan, found) != digest.tobytes():
             raise GuestError(f"shard {number} of cut {cut!r} is not what was packed")
-        yield plan, features, found
+        yield plan, features, found, made_by
     if not np.array_equal(arrays[f"statuses/{cut}"][:], shown[stored.row_slots]):
         raise GuestError(f"its statuses of cut {cut!r} are not those of its shards")
+
+
+def _made_by(array: Rows | None, n_shards: int) -> list[dict[str, str]]:
+    if array is None:
+        return [{}] * n_shards
+    if len(array) > _MAKER_BYTES * (n_shards + 1):
+        raise GuestError(f"what made its shards takes {len(array)} bytes")
+    try:
+        found = [checked_made_by(one) for one in json.loads(array[:].tobytes())]
+    except (TypeError, ValueError, RecursionError) as error:
+        raise GuestError(f"what made its shards cannot be read ({error})") from error
+    if len(found) != n_shards:
+        raise GuestError(f"it says of {len(found)} shards what made them, it has {n_shards}")
+    return found
 
 
 def _take(source: Rows, places: NDArray[np.int64], out: NDArray[Any]) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +21,7 @@ from featbank.banks._hdf5 import READ_ERRORS, build_image, open_image, read_attr
 from featbank.banks._sealed import read_bytes, wrong_version
 from featbank.banks.key import FORMAT_VERSION
 from featbank.banks.slots import SlotTable
-from featbank.errors import CorruptBankError, FeatbankError
+from featbank.errors import BankReadError, CorruptBankError, FeatbankError
 from featbank.manifest import SPLITS, Manifest, RowStatus
 
 MANIFEST_FILE = "manifest.h5"
@@ -112,15 +113,23 @@ class StoredManifest:
             statuses=self.statuses,
         )
 
+    @cached_property
+    def rows_digest(self) -> str:
+        """SHA-256 of what the rows are: of everything but their slots, and whether they can be read."""
+        found = hashlib.sha256()
+        arrays = (self.id_bytes, self.id_offsets, self.labels, self.splits, self.digests)
+        for array in (*arrays, *_class_arrays(self.classes)):
+            found.update(len(array).to_bytes(8, "little"))
+            found.update(np.ascontiguousarray(array).data)
+        return found.hexdigest()
+
     def id(self, row: int) -> bytes:
         """Return one id without building all of them."""
         return self.id_bytes[self.id_offsets[row] : self.id_offsets[row + 1]].tobytes()
 
     def encode(self) -> bytes:
         """Return the bytes of the file; equal content gives equal bytes."""
-        class_bytes, class_offsets = _joined(
-            [name.encode("utf-8", "surrogateescape") for name in self.classes]
-        )
+        class_bytes, class_offsets = _class_arrays(self.classes)
         image = build_image(
             {
                 "ids": self.id_bytes,
@@ -148,6 +157,8 @@ def decode_manifest(path: Path, data: bytes) -> StoredManifest:
     ------
     CorruptBankError
         If they are not what was written.
+    BankReadError
+        If they are, and cannot be read.
     BankFormatError
         If they were written in another version of the format.
     """
@@ -165,8 +176,11 @@ def decode_manifest(path: Path, data: bytes) -> StoredManifest:
         return from_arrays(stored)
     except FeatbankError:
         raise
-    except READ_ERRORS as error:
-        raise CorruptBankError(f"manifest {str(path)!r} is damaged ({error}); {_ADVICE}") from error
+    except (*READ_ERRORS, MemoryError) as error:
+        raise BankReadError(
+            f"manifest {str(path)!r} cannot be read now ({error}), though its bytes are those that were "
+            f"written: free some memory and try again, or use the featbank that wrote it"
+        ) from error
 
 
 def from_arrays(arrays: Mapping[str, NDArray[Any]]) -> StoredManifest:
@@ -238,6 +252,10 @@ def _joined(parts: Sequence[bytes]) -> tuple[NDArray[np.uint8], NDArray[np.int64
     offsets = np.zeros(len(parts) + 1, np.int64)
     np.cumsum([len(part) for part in parts], out=offsets[1:])
     return np.frombuffer(b"".join(parts), np.uint8), offsets
+
+
+def _class_arrays(classes: Sequence[str]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    return _joined([name.encode("utf-8", "surrogateescape") for name in classes])
 
 
 def _parted(joined: NDArray[np.uint8], offsets: NDArray[np.int64]) -> tuple[bytes, ...]:

@@ -96,6 +96,9 @@ def _fill_cut(bank: Bank, cut: str, features: Any, statuses: Any, inner: Any, co
     _put(inner, "cut_json", _blob((folder / files.CUT_FILE).read_bytes()))
     _put(inner, "shards", np.array(numbers, np.int64))
     _put(inner, "slot_statuses", reader.statuses(slots))
+    made_by = [reader.facts(number).made_by for number in numbers]
+    if any(made_by):
+        _put(inner, "made_by", _blob(canonical_json(made_by)))
     _put(inner, "extra_slots", extra)
     _put_features(inner, "extra_features", reader, extra, codec)
     digests = [

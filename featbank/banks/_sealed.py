@@ -1,16 +1,33 @@
-"""JSON objects that carry the SHA-256 of their own content, so that damage shows when they are read."""
+"""Files of a bank as bytes, and JSON objects that carry the SHA-256 of their own content."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import os
+import stat
+from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
 from featbank._atomic import canonical_json, sha256
 from featbank.banks.key import FORMAT_VERSION
-from featbank.errors import BankFormatError, CorruptBankError, InvalidInputError
+from featbank.errors import BankFormatError, BankReadError, CorruptBankError, InvalidInputError
 
 SEAL = "sha256"
+
+#: What keeps a file from being read that may well be whole.
+_OF_THE_SYSTEM = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.EIO,
+    errno.EAGAIN,
+)
 
 
 def sealed(document: dict[str, Any]) -> dict[str, Any]:
@@ -67,12 +84,59 @@ def wrong_version(path: Path, version: int) -> BankFormatError:
 
 
 def read_bytes(path: Path, *, what: str) -> bytes:
-    """Read a file whole; raises `CorruptBankError` if it exists and cannot be read."""
+    """Read a file whole; raises `FileNotFoundError`, or `BankReadError` if it is there and cannot be read."""
+    with opened(path, what=what) as file:
+        return file.read()
+
+
+@contextlib.contextmanager
+def opened(path: Path, *, what: str) -> Iterator[BufferedReader]:
+    """Open a file of a bank for reading.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
+    BankReadError
+        If it cannot be opened, or the system fails to read it inside the block.
+    """
     try:
-        return path.read_bytes()
-    except FileNotFoundError:
+        with open(path, "rb", opener=_without_waiting) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise OSError(errno.EINVAL, "it is no file")
+            yield file
+    except (FileNotFoundError, BankReadError):
         raise
-    except OSError as error:
-        raise CorruptBankError(
-            f"{what} {str(path)!r} cannot be read ({error.strerror}): check its permissions and the disk"
-        ) from error
+    except (OSError, MemoryError) as error:
+        if isinstance(error, OSError) and error.errno is None:  # of libhdf5, about what it was given
+            raise
+        raise unreadable(path, error, what=what) from error
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # a fifo would be waited for
+
+
+def is_of_the_system(error: Exception) -> bool:
+    """Say whether it was the system that could not open or read something, whatever stands in it."""
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _OF_THE_SYSTEM)
+
+
+def unreadable(path: Path, error: OSError | MemoryError, *, what: str) -> BankReadError:
+    """Return the error for a file or folder that cannot be read at the moment."""
+    number = errno.ENOMEM if isinstance(error, MemoryError) else error.errno or 0
+    advice = {
+        errno.EACCES: "check its permissions and those of the folders above it",
+        errno.EPERM: "check its permissions and those of the folders above it",
+        errno.EMFILE: "close some files of this process, or raise its limit (ulimit -n)",
+        errno.ENFILE: "the system has too many files open: try again when some are closed",
+        errno.ENOMEM: "free some memory",
+        errno.EISDIR: "a folder has the name of a file: move it away",
+        errno.EINVAL: "move away what has its name",
+        errno.ELOOP: "a link points in a circle: remove it",
+        errno.EIO: "the disk, or the way to it, fails: if it stays so, delete the file and extract it again",
+    }.get(number, "try again once the cause is gone")
+    said = getattr(error, "strerror", None) or os.strerror(number)
+    return BankReadError(
+        f"{what} {str(path)!r} cannot be read now ({said}), which says nothing of its bytes: {advice}"
+    )

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from io import BufferedReader
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from featbank._atomic import file_digest, sha256
-from featbank.banks._hdf5 import READ_ERRORS, build_image, end_of_file, read_attribute
+from featbank._atomic import canonical_json, sha256
+from featbank.banks._hdf5 import READ_ERRORS, as_closed, build_image, end_of_file, read_attribute
+from featbank.banks._sealed import opened, wrong_version
 from featbank.banks.key import FORMAT_VERSION
 from featbank.banks.slots import ShardPlan
-from featbank.errors import CorruptBankError
+from featbank.errors import BankReadError, CorruptBankError, FeatbankError
 from featbank.manifest import RowStatus
 
 #: Bytes of features looked at together: they and what is derived from them fit a processor's cache.
@@ -116,7 +123,10 @@ class Measures:
 
 @dataclass(frozen=True, eq=False)
 class ShardFacts:
-    """What a shard file says about itself; `offset` is where its features begin, in bytes."""
+    """What a shard file says about itself; `offset` is where its features begin, in bytes.
+
+    `made_by` is what computed it, as `encode_shard` was told.
+    """
 
     path: Path
     layout: CutLayout
@@ -124,23 +134,42 @@ class ShardFacts:
     digests: NDArray[np.uint8]
     statuses: NDArray[np.uint8]
     measures: Measures
+    made_by: dict[str, str]
     offset: int
 
     def features(self) -> NDArray[Any]:
-        """Map the features, shape (n_rows, *shape), read-only."""
+        """Map the features, shape (n_rows, *shape), read-only; raises as `read_facts`."""
         shape = (self.plan.n_rows, *self.layout.shape)
-        try:
-            mapped = np.memmap(self.path, self.layout.dtype, mode="r", offset=self.offset, shape=shape)
-        except (OSError, ValueError) as error:  # removed or cut short since it was checked
-            raise damaged(self.path, f"it cannot be mapped ({error})") from error
+        with opened(self.path, what="shard") as file:
+            try:
+                mapped = np.memmap(file, self.layout.dtype, mode="r", offset=self.offset, shape=shape)
+            except ValueError as error:  # cut short since it was checked
+                raise unusable(self.path, f"it cannot be mapped ({error})") from error
         return mapped.view(np.ndarray)
 
 
+_REPAIR = "`featbank banks verify --repair` sets it aside and extracts its rows again"
+
+
+def unusable(path: Path, detail: str) -> FeatbankError:
+    """Return the error for a shard that cannot be used: damaged only if its hash says so."""
+    if check_hash(path) is not None:
+        return damaged(path, detail)
+    return BankReadError(
+        f"shard {str(path)!r} cannot be used ({detail}), though its bytes are those its name stands for: try "
+        f"again, or with the featbank that wrote it; if no featbank did, move it away and extract it again"
+    )
+
+
 def damaged(path: Path, detail: str) -> CorruptBankError:
-    """Return the error for a damaged shard."""
+    """Return the error for a shard whose bytes are not those its name stands for."""
+    return CorruptBankError(f"shard {str(path)!r} is damaged: {detail}; {_REPAIR}")
+
+
+def misplaced(path: Path, detail: str) -> CorruptBankError:
+    """Return the error for a shard of another place."""
     return CorruptBankError(
-        f"shard {str(path)!r} is damaged: {detail}; `featbank banks verify --repair` sets it aside and "
-        f"extracts its rows again"
+        f"shard {str(path)!r} cannot be used, it does not belong here: {detail}; {_REPAIR}"
     )
 
 
@@ -167,8 +196,9 @@ def encode_shard(
     features: NDArray[Any],
     digests: NDArray[np.uint8],
     statuses: NDArray[np.uint8],
+    made_by: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[str, bytes]:
-    """Return the name and the bytes of a shard; equal content gives equal bytes."""
+    """Return the name and the bytes of a shard; equal content, made by the same, gives equal bytes."""
     image = build_image(
         {"features": features, "digests": digests, "statuses": statuses},
         {
@@ -180,17 +210,36 @@ def encode_shard(
             "stop": plan.stop,
             "shard_rows": layout.shard_rows,
             **asdict(Measures.of(features, statuses)),
+            **({"made_by": canonical_json(dict(made_by)).decode()} if made_by else {}),
         },
     )
     return shard_name(plan.number, sha256(image)), image
 
 
+def checked_made_by(said: Any) -> dict[str, str]:
+    """Return what made a shard, as its file or a pack says; raises `ValueError` if that makes no sense."""
+    texts = [*said, *said.values()] if isinstance(said, dict) else [None]
+    short = all(isinstance(one, str) and len(one) <= 200 and one.isprintable() for one in texts)
+    if not short or len(texts) > 32:
+        raise ValueError("what it says of what made it makes no sense")
+    return dict(said)
+
+
 def check_hash(path: Path) -> str | None:
-    """Compare a shard's bytes with its name; return what is wrong, or None."""
-    try:
-        digest = file_digest(path)
-    except OSError as error:
-        return f"it cannot be read ({error.strerror})"
+    """Compare a shard's bytes with its name; return what is wrong, or None.
+
+    The mark of a program that has the file open for writing, and may never write, is none of its bytes.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    BankReadError
+        If it cannot be read.
+    """
+    with opened(path, what="shard") as file:
+        head = hashlib.sha256(as_closed(file.read(48)))
+        digest = hashlib.file_digest(file, lambda: head).hexdigest()
     if path.name != shard_name(shard_number(path.name) or 0, digest):
         return f"its bytes have sha256 {digest[:16]}..., not what its name says"
     return None
@@ -201,50 +250,64 @@ def read_facts(path: Path) -> ShardFacts:
 
     Raises
     ------
+    FileNotFoundError
+        If there is no such file.
     CorruptBankError
-        If the file is empty, cut short, too long, or not a shard.
+        If the file is empty, cut short, too long, or its bytes are otherwise not those of its name.
+    BankReadError
+        If it cannot be read, or is whole and yet no shard that can be used here.
+    BankFormatError
+        If it is whole, and of another version of the format.
     """
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as head:
-            said = end_of_file(head.read(48))
-    except OSError as error:
-        raise damaged(path, f"it cannot be read ({error.strerror})") from error
-    if said != size:
-        want = "no start of an HDF5 file" if said is None else f"it should have {said}"
-        raise damaged(path, f"it has {size} bytes, {want}")
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            version = read_attribute(file, "format_version")
-            if version != FORMAT_VERSION:
+    with opened(path, what="shard") as file:
+        size = os.fstat(file.fileno()).st_size
+        said = end_of_file(file.read(48))
+        if said != size:
+            want = "no start of an HDF5 file" if said is None else f"it should have {said}"
+            raise unusable(path, f"it has {size} bytes, {want}")
+        try:
+            return _facts_in(path, file, size)
+        except READ_ERRORS as error:
+            if isinstance(error, FeatbankError) or (isinstance(error, OSError) and error.errno is not None):
+                raise
+            raise unusable(path, str(error)) from error
+
+
+def _facts_in(path: Path, opened_file: BufferedReader, size: int) -> ShardFacts:
+    # A file object, not a path: libhdf5 refuses a file that this process, or another that locks it, has open
+    # in another way, and its errors of the system have no number.
+    with h5py.File(opened_file, "r") as file:
+        version = read_attribute(file, "format_version")
+        if version != FORMAT_VERSION:
+            if check_hash(path) is not None:
                 raise ValueError(f"it has format version {version}, this featbank reads {FORMAT_VERSION}")
-            features = file["features"]
-            layout = CutLayout(
-                str(read_attribute(file, "key")),
-                str(read_attribute(file, "cut")),
-                tuple(int(side) for side in features.shape[1:]),
-                features.dtype,
-                int(read_attribute(file, "shard_rows")),
-            )
-            plan = ShardPlan(*(int(read_attribute(file, name)) for name in ("shard", "start", "stop")))
-            facts = ShardFacts(
-                path,
-                layout,
-                plan,
-                file["digests"][()],
-                file["statuses"][()],
-                Measures(
-                    float(read_attribute(file, "max_abs")),
-                    *(int(read_attribute(file, name)) for name in ("n_zero", "n_nonfinite", "n_values")),
-                ),
-                _contiguous_offset(features, plan.n_rows, size),
-            )
-    except READ_ERRORS as error:
-        raise damaged(path, str(error)) from error
+            raise wrong_version(path, int(version))
+        features = file["features"]
+        layout = CutLayout(
+            str(read_attribute(file, "key")),
+            str(read_attribute(file, "cut")),
+            tuple(int(side) for side in features.shape[1:]),
+            features.dtype,
+            int(read_attribute(file, "shard_rows")),
+        )
+        plan = ShardPlan(*(int(read_attribute(file, name)) for name in ("shard", "start", "stop")))
+        facts = ShardFacts(
+            path,
+            layout,
+            plan,
+            file["digests"][()],
+            file["statuses"][()],
+            Measures(
+                float(read_attribute(file, "max_abs")),
+                *(int(read_attribute(file, name)) for name in ("n_zero", "n_nonfinite", "n_values")),
+            ),
+            checked_made_by(json.loads(file.attrs.get("made_by", b"{}"))),
+            _contiguous_offset(features, plan.n_rows, size),
+        )
     if facts.digests.shape != (plan.n_rows, 32) or facts.statuses.shape != (plan.n_rows,):
-        raise damaged(path, f"its datasets do not have the {plan.n_rows} rows it says it has")
+        raise ValueError(f"its datasets do not have the {plan.n_rows} rows it says it has")
     if (facts.statuses > max(RowStatus)).any():
-        raise damaged(path, "a row has a status that does not exist")
+        raise ValueError("a row has a status that does not exist")
     return facts
 
 
@@ -269,7 +332,7 @@ def check_facts(facts: ShardFacts, layout: CutLayout, plan: ShardPlan, digests: 
     if not wrong and not np.array_equal(facts.digests, digests):
         wrong.append("it holds other images than the manifest says")
     if wrong:
-        raise damaged(facts.path, f"it does not belong here: {'; '.join(wrong)}")
+        raise misplaced(facts.path, "; ".join(wrong))
 
 
 def _contiguous_offset(features: Any, n_rows: int, size: int) -> int:

@@ -22,12 +22,15 @@ from featbank.banks._described import Described
 from featbank.banks._guest import GuestArray, GuestServer
 from featbank.banks._guest_checks import check_facts, checked_shards
 from featbank.banks._guest_pack import PackSource, Rows, check_cut, decoded_bytes, shards_in
+from featbank.banks._sealed import is_of_the_system, unreadable
 from featbank.banks._shard_file import CutLayout
 from featbank.banks.arrays import CutArray, SoftmaxArray
 from featbank.banks.key import check_name
 from featbank.errors import (
+    BankError,
     BankFormatError,
     BankNotFoundError,
+    BankReadError,
     CorruptBankError,
     FeatbankError,
     InvalidInputError,
@@ -68,6 +71,8 @@ def open_archive(path: str | os.PathLike[str]) -> Archive:
     ------
     BankNotFoundError
         If there is no such file.
+    BankReadError
+        If it cannot be read now.
     BankFormatError
         If it was written in another version of the format.
     CorruptBankError
@@ -82,7 +87,7 @@ class Archive(Described):
     """A packed bank, opened for reading; comes from `open_archive`.
 
     ``archive["fc7"]`` is an array of features as ``bank["fc7"]`` is, rows in the order of
-    ``archive.manifest``. Pickles as its path.
+    ``archive.manifest``. Pickles as its path and the digest of its rows, as `Bank` does.
 
     Parameters
     ----------
@@ -97,6 +102,8 @@ class Archive(Described):
         try:
             self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
+            if is_of_the_system(error):
+                raise unreadable(path, error, what="packed bank") from error
             raise BankNotFoundError(
                 f"no packed bank {printable(str(path))!r} ({error.strerror}); `featbank banks pack` makes one"
             ) from error
@@ -152,7 +159,7 @@ class Archive(Described):
         self._closer()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return open_archive, (self.path,)
+        return _reopen, (self.path, *self._pin)
 
     def __repr__(self) -> str:
         how = self.compression or "not compressed"
@@ -240,13 +247,23 @@ class Archive(Described):
         """Errors about the file say which file, and what to do."""
         try:
             yield
-        except (BankFormatError, MissingPackageError):
+        except (BankFormatError, BankReadError, MissingPackageError):
             raise
         except (FeatbankError, OSError, LookupError, ValueError, TypeError, ArithmeticError) as error:
             raise _unreadable(self.path, error) from error
+        except MemoryError as error:
+            raise unreadable(self.path, error, what="packed bank") from error
 
 
-def _unreadable(path: Path, error: Exception) -> CorruptBankError:
+def _reopen(path: Path, key: str, rows: str | None) -> Archive:
+    archive = open_archive(path)
+    archive._refuse_other_rows(rows, key)
+    return archive
+
+
+def _unreadable(path: Path, error: Exception) -> BankError:
+    if isinstance(error, OSError) and is_of_the_system(error):
+        return unreadable(path, error, what="packed bank")
     return CorruptBankError(
         f"packed bank {printable(str(path))!r} cannot be read ({printable(str(error)[:500])}): get it again "
         f"from where it is whole, from somebody you trust"

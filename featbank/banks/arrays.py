@@ -47,13 +47,16 @@ class CutOwner(Protocol):
 
     def _softmax_array(self, cut: str, temperature: float) -> SoftmaxArray: ...
 
+    def _refuse_other_rows(self, rows: str | None) -> None: ...
+
 
 class CutArray:
     """Features of one cut, one row per row of the manifest; comes from ``bank[cut]`` or ``archive[cut]``.
 
     Indexing follows numpy on the first axis (integers, slices, integer lists and arrays with negative
     numbers and repetitions, boolean masks; more axes in a tuple) and always gives a fresh array.
-    Nothing is read before it is indexed, shards are memory-mapped. Pickles as the path of its bank.
+    Nothing is read before it is indexed, shards are memory-mapped. Pickles as the path of its bank and the
+    digest of its rows; unpickling it raises `BankChangedError` once the bank has other rows.
 
     Parameters
     ----------
@@ -114,7 +117,7 @@ class CutArray:
         return f"<{kind} {self.cut!r} shape={self.shape} dtype={self.dtype} of {self._bank.name!r}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self._bank, self.cut)
+        return _reopen, (self._bank, self.cut, self._stored.rows_digest)
 
     def __iter__(self) -> Iterator[NDArray[Any]]:
         for batch in self.iter_batches(_BATCH):
@@ -307,7 +310,7 @@ class SoftmaxArray(CutArray):
         return np.dtype(np.float32)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen_softmax, (self._bank, self.cut, self.temperature)
+        return _reopen, (self._bank, self.cut, self._stored.rows_digest, self.temperature)
 
     def _gather(self, slots: NDArray[np.int64], out: NDArray[Any]) -> None:
         for start in range(0, len(slots), _BATCH):
@@ -323,9 +326,6 @@ class SoftmaxArray(CutArray):
             out[start : start + _BATCH] = block
 
 
-def _reopen(bank: CutOwner, cut: str) -> CutArray:
-    return bank[cut]
-
-
-def _reopen_softmax(bank: CutOwner, cut: str, temperature: float) -> CutArray:
-    return bank._softmax_array(cut, temperature)
+def _reopen(bank: CutOwner, cut: str, rows: str, temperature: float | None = None) -> CutArray:
+    bank._refuse_other_rows(rows)  # an array may be older than the bank it travels with
+    return bank[cut] if temperature is None else bank._softmax_array(cut, temperature)

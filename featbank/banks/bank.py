@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -19,7 +20,7 @@ from featbank.banks._manifest_file import StoredManifest, read_manifest
 from featbank.banks._shard_file import CutLayout
 from featbank.banks.arrays import CutArray, SoftmaxArray
 from featbank.banks.key import check_name
-from featbank.banks.listing import BankInfo, CutProgress, QuarantineRecord, describe
+from featbank.banks.listing import BankInfo, CutProgress, CutState, QuarantineRecord, describe
 from featbank.banks.slots import SHARD_BYTES, ShardPlan, shard_rows_for
 from featbank.banks.writer import CutWriter
 from featbank.errors import BankNotFoundError, IncompleteBankError, InvalidInputError, UnknownNameError
@@ -36,7 +37,9 @@ _SOFTMAX, _LOGITS = "softmax", "logits"
 class Bank(BankRows):
     """An opened bank; comes from `Bank.open` or `BankStore.create_or_open`.
 
-    ``bank["fc7"]`` is an array of features, rows in the order of ``bank.manifest``. Pickles as its path.
+    ``bank["fc7"]`` is an array of features, rows in the order of ``bank.manifest``: those it was opened with,
+    whatever another process makes of the bank meanwhile. Pickles as its path and the digest of its rows;
+    unpickling it raises `BankChangedError` once the bank has other rows.
 
     Parameters
     ----------
@@ -76,6 +79,8 @@ class Bank(BankRows):
             If it was written in another version of the format.
         CorruptBankError
             If one of its files is damaged.
+        BankReadError
+            If one of them cannot be read now.
         InvalidInputError
             If `check` is none of the three.
         """
@@ -90,45 +95,48 @@ class Bank(BankRows):
         return cls(folder, document, stored)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self.path,)
+        return _reopen, (self.path, *self._pin)
 
     def __repr__(self) -> str:
-        return f"<Bank {self.name!r}, {len(self)} rows, cuts: {', '.join(self.cuts) or 'none'}>"
+        return f"<Bank {self.name!r}, {len(self)} rows>"  # says nothing that must be looked for on the disk
 
     # cuts ------------------------------------------------------------------------------------------
 
     @property
     def cuts(self) -> tuple[str, ...]:
         """Names of the cuts that are complete for every row of the manifest, sorted."""
-        return tuple(name for name, progress in self._progress().items() if progress is None)
+        return tuple(one.layout.cut for one in self._states() if one.complete)
 
     @property
     def partial_cuts(self) -> dict[str, CutProgress]:
         """Cuts that were begun, with how many rows are stored of how many needed."""
-        return {name: progress for name, progress in self._progress().items() if progress is not None}
+        return {one.layout.cut: one.progress for one in self._states() if not one.complete}
 
     def shard_names(self, cut: str) -> list[str]:
         """Return the file names of a cut's shards, which carry the SHA-256 of their bytes, sorted."""
         return sorted(path.name for path in (self.path / cut).glob("[0-9]*.h5"))
 
-    def _progress(self) -> dict[str, CutProgress | None]:
+    def _states(self) -> list[CutState]:
+        """Look at every cut once."""
         if self._state is None:
-            return {}
-        found: dict[str, CutProgress | None] = {}
-        for folder in files.cut_folders(self.path):
-            document = files.read_cut_document(folder, self.key.digest())
-            layout = document.layout if document else files.layout_of(folder, self.key.digest())
-            if layout is None:
-                continue
-            row_shards = self._reader_of(layout).numbers_of(self.row_slots)
-            present = set(shard_files(folder))
-            needed = set(np.unique(row_shards).tolist())
-            if document and needed <= present and needed <= document.shards:
-                found[folder.name] = None
-            else:
-                stored = int(np.isin(row_shards, list(present)).sum())
-                found[folder.name] = CutProgress(stored, len(row_shards))
-        return found
+            return []
+        states = (self._state_of(folder) for folder in files.cut_folders(self.path))
+        return [one for one in states if one is not None]
+
+    def _state_of(self, folder: Path) -> CutState | None:
+        """Look at one cut; None if there is nothing of it."""
+        document = files.read_cut_document(folder, self.key.digest())
+        layout = document.layout if document else files.layout_of(folder, self.key.digest())
+        if layout is None or self._state is None:
+            return None
+        row_shards = self._reader_of(layout).numbers_of(self.row_slots)
+        present = set(shard_files(folder))
+        needed = set(np.unique(row_shards).tolist())
+        if document and needed <= present and needed <= document.shards:
+            return CutState(layout, document.facts, CutProgress(len(row_shards), len(row_shards)), True)
+        stored = int(np.isin(row_shards, list(present)).sum())
+        facts = document.facts if document else {}
+        return CutState(layout, facts, CutProgress(stored, len(row_shards)), False)
 
     def facts(self, cut: str) -> dict[str, Any]:
         """Return what extraction recorded about a cut; {} while it is not finished."""
@@ -136,7 +144,12 @@ class Bank(BankRows):
         return document.facts if document else {}
 
     def __contains__(self, cut: object) -> bool:
-        return cut in self.cuts
+        state = self._state_of(self.path / cut) if self._may_be_cut(cut) else None
+        return state is not None and state.complete
+
+    def _may_be_cut(self, cut: object) -> TypeGuard[str]:
+        name = isinstance(cut, str) and cut == Path(cut).name and not cut.startswith(".")
+        return name and (self.path / str(cut)).is_dir()
 
     def __getitem__(self, cut: str) -> CutArray:
         """Return the features of a cut; ``"softmax"`` is derived from ``logits`` at temperature 1.
@@ -232,13 +245,13 @@ class Bank(BankRows):
         return usable
 
     def _layout(self, cut: str) -> tuple[Path, CutLayout]:
-        folder = self.path / cut
-        known = [one.name for one in files.cut_folders(self.path)]
-        layout = files.layout_of(folder, self.key.digest()) if cut in known else None
+        folder = self.path / str(cut)
+        layout = files.layout_of(folder, self.key.digest()) if self._may_be_cut(cut) else None
         if layout is None:
+            known = [one.name for one in files.cut_folders(self.path)]
             raise UnknownNameError(
                 f"bank {self.name!r} holds no cut {cut!r}, it holds {nearest(str(cut), known)}; "
-                f"`{self._command(cut)}` adds it"
+                f"`{self._command(str(cut))}` adds it"
             )
         return folder, layout
 
@@ -260,7 +273,13 @@ class Bank(BankRows):
     # writing ---------------------------------------------------------------------------------------
 
     def cut_writer(
-        self, cut: str, shape: tuple[int, ...], dtype: DTypeLike, *, shard_bytes: int = SHARD_BYTES
+        self,
+        cut: str,
+        shape: tuple[int, ...],
+        dtype: DTypeLike,
+        *,
+        shard_bytes: int = SHARD_BYTES,
+        made_by: Mapping[str, str] = MappingProxyType({}),
     ) -> CutWriter:
         """Begin or resume writing a cut.
 
@@ -274,6 +293,9 @@ class Bank(BankRows):
             What is stored.
         shard_bytes : int, default=SHARD_BYTES
             About how large a shard is; only used when the cut is new.
+        made_by : mapping of str to str, optional
+            What computes the features and is not in the key, such as ``torch`` and ``device``; recorded in
+            each shard that is written.
 
         Returns
         -------
@@ -313,7 +335,7 @@ class Bank(BankRows):
                 f"cut {cut!r} of bank {self.name!r} stores {existing.dtype} {existing.shape}, "
                 f"not {kind} {sides}; `featbank banks rm` removes it if it is to be extracted anew"
             )
-        return CutWriter(self, existing)
+        return CutWriter(self, existing, made_by)
 
     def _write_cut_facts(self, layout: CutLayout, shards: Iterable[int], facts: Mapping[str, Any]) -> None:
         files.CutDocument(layout, frozenset(shards), dict(facts)).write(self.path / layout.cut)
@@ -368,9 +390,11 @@ def open_bank(
     return Bank.open(BankStore(banks_folder(cache_dir)).resolve(bank))
 
 
-def _reopen(path: Path) -> Bank:
+def _reopen(path: Path, key: str, rows: str | None) -> Bank:
     if not path.exists():
         raise BankNotFoundError(
             f"the bank this array came from is gone: {str(path)!r}; open it again where it is now"
         )
-    return Bank.open(path, check="size")
+    bank = Bank.open(path, check="size")
+    bank._refuse_other_rows(rows, key)
+    return bank

@@ -13,7 +13,7 @@ from featbank.banks import _bank_files as files
 from featbank.banks._manifest_file import MANIFEST_FILE
 from featbank.banks._shard_file import shard_number
 from featbank.banks.verification import ASIDE_PREFIX, VerifyReport
-from featbank.errors import CacheWriteError, CorruptBankError
+from featbank.errors import BankReadError, CacheWriteError, CorruptBankError
 
 __all__ = ["SetAside", "damaged_files", "set_damaged_aside"]
 
@@ -41,7 +41,15 @@ def damaged_files(report: VerifyReport) -> list[Path]:
     ------
     CorruptBankError
         If ``bank.json`` or the manifest is among them: without key and rows nothing can be extracted again.
+    BankReadError
+        If a file cannot be read now: nobody knows yet whether it is damaged.
     """
+    if report.unreadable:
+        first, more = report.unreadable[0], len(report.unreadable) - 1
+        raise BankReadError(
+            f"bank {str(report.path)!r} is not repaired, nothing was changed: "
+            f"{first.detail}{f' (and {more} more such files)' if more else ''}"
+        )
     lost = [fault for fault in report.faults if fault.path.name in (files.BANK_FILE, MANIFEST_FILE)]
     if lost:
         raise CorruptBankError(
@@ -52,8 +60,8 @@ def damaged_files(report: VerifyReport) -> list[Path]:
     bad = {fault.path for fault in report.faults if fault.kind in ("corrupt", "foreign")}
     standing: dict[tuple[Path, int], list[Path]] = defaultdict(list)
     for folder in {fault.path.parent for fault in report.faults if fault.kind == "duplicate"}:
-        for path in sorted(folder.iterdir()):
-            number = shard_number(path.name)
+        for entry in files.listed(folder):
+            path, number = folder / entry.name, shard_number(entry.name)
             if number is not None and path not in bad:
                 standing[folder, number].append(path)
     twins = [path for paths in standing.values() for path in paths[1:]]  # whole, but one of them is enough
@@ -76,6 +84,8 @@ def set_damaged_aside(report: VerifyReport) -> SetAside:
     ------
     CorruptBankError
         If the bank cannot be repaired, or a link leads out of it; nothing is moved.
+    BankReadError
+        If a file cannot be read now; nothing is moved.
     CacheWriteError
         If a file cannot be moved; those moved before stay where they are now.
     """

@@ -19,6 +19,7 @@ from featbank.banks._guest_checks import LONGEST_TEXT, checked_shards
 from featbank.banks._guest_folder import FolderSource
 from featbank.banks._guest_pack import PackSource, decoded_bytes
 from featbank.banks._manifest_file import MANIFEST_FILE
+from featbank.banks._sealed import is_of_the_system, unreadable
 from featbank.banks._shard_file import encode_shard
 from featbank.banks.bank import Bank
 from featbank.banks.key import check_name
@@ -26,6 +27,7 @@ from featbank.banks.listing import folder_bytes
 from featbank.errors import (
     BankFormatError,
     BankNotFoundError,
+    BankReadError,
     CacheWriteError,
     CorruptBankError,
     FeatbankError,
@@ -74,6 +76,8 @@ def import_bank(path: str | os.PathLike[str], store: BankStore) -> Bank:
     CorruptBankError
         If it is no bank, is damaged, or has anything in it that featbank does not write; nothing is left
         behind.
+    BankReadError
+        If it cannot be read now.
     InvalidInputError
         If the store has this bank already.
     CacheWriteError
@@ -95,6 +99,8 @@ def take_in(path: Path, store: BankStore, server: GuestServer) -> Bank:
     try:
         mode = path.stat().st_mode
     except OSError as error:
+        if is_of_the_system(error):
+            raise unreadable(path, error, what="bank") from error
         raise BankNotFoundError(
             f"no bank {shown!r} to take in ({error.strerror}); name a packed file, or the folder of a bank"
         ) from error
@@ -115,9 +121,13 @@ def take_in(path: Path, store: BankStore, server: GuestServer) -> Bank:
                 return _Copy(PackSource(path, reader, descriptor), store).make(path)
         finally:
             os.close(descriptor)
-    except (BankFormatError, CacheWriteError, MissingPackageError, _ExistsError):
+    except (BankFormatError, BankReadError, CacheWriteError, MissingPackageError, _ExistsError):
         raise
+    except MemoryError as error:
+        raise unreadable(path, error, what="bank") from error
     except (FeatbankError, OSError, LookupError, ValueError, TypeError, ArithmeticError) as error:
+        if isinstance(error, OSError) and is_of_the_system(error):
+            raise unreadable(path, error, what="bank") from error
         raise CorruptBankError(
             f"bank {shown!r} cannot be taken in ({printable(str(error)[:500])}); nothing of it was kept: get "
             f"it again from where it is whole, from somebody you trust"
@@ -156,7 +166,9 @@ class _Copy:
             shutil.rmtree(aside, ignore_errors=True)
             with contextlib.suppress(OSError):  # there is no bank of this dataset
                 self.target.parent.rmdir()
-        return Bank.open(self.target)
+        bank = Bank.open(self.target)
+        bank.touch()
+        return bank
 
     def _write(self, folder: Path) -> None:
         source = self._source
@@ -186,8 +198,8 @@ class _Copy:
         )
         table = source.stored.table
         shards = source.shards(cut, document)
-        for plan, features, statuses in checked_shards(shards, cut, document, source.stored):
+        for plan, features, statuses, made_by in checked_shards(shards, cut, document, source.stored):
             digests = table.digests[plan.start : plan.stop]
-            name, image = encode_shard(document.layout, plan, features, digests, statuses)
+            name, image = encode_shard(document.layout, plan, features, digests, statuses, made_by)
             write_file(cut_folder / name, image)
         document.write(cut_folder)

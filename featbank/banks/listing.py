@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from featbank.manifest import SPLITS, RowStatus, printable, short_repr
 
 if TYPE_CHECKING:
+    from featbank.banks._shard_file import CutLayout
     from featbank.banks.bank import Bank
 
 __all__ = ["BankInfo", "CutInfo", "CutProgress", "QuarantineRecord"]
@@ -26,6 +27,15 @@ class CutProgress(NamedTuple):
 
     rows_stored: int
     rows_needed: int
+
+
+class CutState(NamedTuple):
+    """What one look at a cut finds: its layout, recorded facts, progress, and whether it is complete."""
+
+    layout: CutLayout
+    facts: dict[str, Any]
+    progress: CutProgress
+    complete: bool
 
 
 @dataclass(frozen=True)
@@ -141,23 +151,18 @@ class BankInfo:
 
 def describe(bank: Bank) -> BankInfo:
     """Describe an opened bank."""
-    cuts = []
-    partial = bank.partial_cuts
-    for name in sorted({*bank.cuts, *partial}):
-        stored, needed = partial.get(name, CutProgress(len(bank), len(bank)))
-        array = bank[name]
-        cuts.append(
-            CutInfo(
-                name,
-                array.shape[1:],
-                array.dtype.name,
-                stored,
-                needed,
-                name not in partial,
-                folder_bytes(bank.path / name),
-                bank.facts(name),
-            )
+    cuts = [
+        CutInfo(
+            one.layout.cut,
+            one.layout.shape,
+            one.layout.dtype.name,
+            *one.progress,
+            one.complete,
+            folder_bytes(bank.path / one.layout.cut),
+            one.facts,
         )
+        for one in bank._states()
+    ]
     stored_rows = bank._state
     return BankInfo(
         path=bank.path,

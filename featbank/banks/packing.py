@@ -17,7 +17,13 @@ from featbank.banks._codecs import codec_named, most_decoded
 from featbank.banks._pack_file import pack_bytes, pack_image
 from featbank.banks.bank import Bank
 from featbank.banks.importing import import_bank
-from featbank.errors import BankNotFoundError, CacheWriteError, CorruptBankError, InvalidInputError
+from featbank.errors import (
+    BankNotFoundError,
+    BankReadError,
+    CacheWriteError,
+    CorruptBankError,
+    InvalidInputError,
+)
 from featbank.manifest import printable
 
 if TYPE_CHECKING:
@@ -60,6 +66,8 @@ def pack(bank: Bank, path: str | os.PathLike[str], *, compression: str | None = 
     ------
     CorruptBankError
         If `Bank.verify` finds a fault; nothing is written.
+    BankReadError
+        If all it finds is files that cannot be read now.
     IncompleteBankError
         If the bank has no rows yet.
     InvalidInputError
@@ -71,10 +79,12 @@ def pack(bank: Bank, path: str | os.PathLike[str], *, compression: str | None = 
     """
     target = user_path(path)
     codec = None if compression is None else codec_named(compression)
-    faults = bank.verify().faults
-    if faults:
+    report = bank.verify()
+    if not report.ok:
+        faults = report.faults
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-        raise CorruptBankError(f"bank {bank.name!r} is not packed, it has a fault: {faults[0]}{more}")
+        kind = BankReadError if faults == report.unreadable else CorruptBankError
+        raise kind(f"bank {bank.name!r} is not packed, it has a fault: {faults[0]}{more}")
     for cut, progress in bank.partial_cuts.items():
         logger.warning("cut %r is not packed: %d of %d rows are extracted", cut, *progress)
     make_folder(target.parent)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from featbank._atomic import locked, make_folder, remove_folder
-from featbank._cache import user_path
+from featbank._cache import make_newest, oldest_first, user_path
 from featbank._registry import nearest
 from featbank.banks import _bank_files as files
 from featbank.banks._manifest_file import MANIFEST_FILE
@@ -86,7 +86,8 @@ class BankStore:
             with locked(path / files.LOCK_FILE):
                 if not (path / files.BANK_FILE).exists():  # else another process was first
                     document.write(path)
-                    files.mark_verified(path)
+            files.mark_verified(path)
+            make_newest(self.root, path)
         bank = Bank.open(path)
         if bank.key != key:
             differing = "; ".join(
@@ -112,11 +113,11 @@ class BankStore:
         ]
 
     def banks(self, dataset: str, backbone: str) -> Iterator[Bank]:
-        """Open the banks of this dataset and backbone that hold features, one after the other.
+        """Open the banks of this dataset and backbone that hold features, one after the other, newest first.
 
         Those that cannot be opened are passed over: `Bank.verify` is where damage is looked for.
         """
-        for path in self.paths():
+        for path in self.newest_first():
             if path.parent.name == dataset and path.name.startswith(f"{backbone}-"):
                 with contextlib.suppress(BankError):
                     bank = Bank.open(path, check="size")
@@ -127,15 +128,22 @@ class BankStore:
         """Describe all banks, by name; one that cannot be opened stands there with its error."""
         return [_info(path) for path in self.paths()]
 
+    def newest_first(self) -> tuple[Path, ...]:
+        """Return the folders of all banks in the order in which they were made or extracted to in this cache.
+
+        Those that were copied in, and not extracted to since, come behind all others, whatever their times.
+        """
+        return tuple(reversed(oldest_first(self.root, self.paths(), changed)))
+
     def newest(self) -> Path:
-        """Return the folder of the bank that changed last; raises `BankNotFoundError` if there is none."""
-        found = [path for path in self.paths() if (path / files.BANK_FILE).exists()]
-        if not found:
+        """Return the first of `newest_first` with a ``bank.json``; raises `BankNotFoundError` without any."""
+        found = next((path for path in self.newest_first() if (path / files.BANK_FILE).exists()), None)
+        if found is None:
             raise BankNotFoundError(
                 f"no bank in {str(self.root)!r}; `featbank extract --cut block3_pool` makes one (of the "
                 f"handwritten digits inside scikit-learn), --cache-dir looks elsewhere"
             )
-        return max(found, key=lambda path: (changed(path), str(path)))
+        return found
 
     def resolve(self, bank: str | os.PathLike[str] | None = None, *, inside: bool = False) -> Path:
         """Find a bank by what a user says.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -12,12 +13,33 @@ import numpy as np
 from featbank._cache import user_path
 from featbank.banks import _bank_files as files
 from featbank.banks._manifest_file import MANIFEST_FILE, StoredManifest, read_manifest
-from featbank.banks._shard_file import CutLayout, check_facts, check_hash, read_facts, shard_number
+from featbank.banks._sealed import unreadable
+from featbank.banks._shard_file import (
+    CutLayout,
+    ShardFacts,
+    check_facts,
+    check_hash,
+    read_facts,
+    shard_number,
+)
 from featbank.banks.slots import ShardPlan
-from featbank.errors import BankError, BankNotFoundError
+from featbank.errors import BankError, BankNotFoundError, BankReadError, CorruptBankError, FeatbankError
 from featbank.manifest import printable, short_repr
 
 __all__ = ["Finding", "VerifyReport", "verify_bank"]
+
+
+Kind = Literal[
+    "corrupt",
+    "missing",
+    "duplicate",
+    "foreign",
+    "unreadable",
+    "unfinished",
+    "temporary",
+    "aside",
+    "unknown",
+]
 
 
 @dataclass(frozen=True)
@@ -26,17 +48,20 @@ class Finding:
 
     Parameters
     ----------
-    kind : {"corrupt", "missing", "duplicate", "foreign", "unfinished", "temporary", "aside", "unknown"}
-        The first four are faults. ``"unfinished"`` is a cut still being extracted, ``"temporary"`` was left
-        by a killed process, ``"aside"`` is what a repair has moved away, ``"unknown"`` is a file featbank has
-        not written.
+    kind : {"corrupt", "missing", "duplicate", "foreign", "unreadable", "unfinished", "temporary", "aside", \
+"unknown"}
+        The first five are faults. ``"corrupt"``: its bytes are not those that its digest stands for.
+        ``"foreign"``: it is whole, and belongs elsewhere. ``"unreadable"``: it cannot be opened or used now,
+        which says nothing of its bytes, and no repair touches it. ``"unfinished"`` is a cut still being
+        extracted, ``"temporary"`` was left by a killed process, ``"aside"`` is what a repair has moved away,
+        ``"unknown"`` is a file featbank has not written.
     path : pathlib.Path
         The file (for a missing shard: its folder).
     detail : str
         One line.
     """
 
-    kind: Literal["corrupt", "missing", "duplicate", "foreign", "unfinished", "temporary", "aside", "unknown"]
+    kind: Kind
     path: Path
     detail: str
 
@@ -47,7 +72,7 @@ class Finding:
 #: A folder of this beginning holds what a repair has set aside; nothing looks into it.
 ASIDE_PREFIX = "damaged-"
 
-_FAULTS = ("corrupt", "missing", "duplicate", "foreign")
+_FAULTS = ("corrupt", "missing", "duplicate", "foreign", "unreadable")
 
 
 @dataclass
@@ -87,14 +112,25 @@ class VerifyReport:
         """Whether there is no fault."""
         return not self.faults
 
-    def _add(self, kind: str, path: Path, detail: str) -> None:
-        self.findings.append(Finding(kind, path, detail))  # type: ignore[arg-type]  # the literals below
+    @property
+    def unreadable(self) -> list[Finding]:
+        """The faults of which nobody knows whether anything is damaged: these files cannot be read now."""
+        return [one for one in self.findings if one.kind == "unreadable"]
+
+    def _add(self, kind: Kind, path: Path, detail: str) -> None:
+        self.findings.append(Finding(kind, path, detail))
+
+    def _add_error(self, path: Path, error: Exception) -> None:
+        """A file is damaged where its digest says so; whatever else goes wrong is not its fault."""
+        known = isinstance(error, FeatbankError) and not isinstance(error, CorruptBankError)
+        self._add("unreadable" if known else "corrupt", path, str(error))
 
 
 def verify_bank(path: str | os.PathLike[str]) -> VerifyReport:
     """Check a bank: every shard's SHA-256, what it says of itself, the plan, and the small files.
 
-    Works on banks that cannot be opened. A shard is parsed only if its bytes are those that were written.
+    Works on banks that cannot be opened. A shard is parsed only if its bytes are those that were written;
+    what cannot be read now is a finding of its own kind.
 
     Parameters
     ----------
@@ -112,8 +148,15 @@ def verify_bank(path: str | os.PathLike[str]) -> VerifyReport:
     """
     folder = user_path(path)
     report = VerifyReport(folder)
-    cuts = files.cut_folders(folder) if folder.is_dir() else []
-    if not cuts and not any((folder / name).exists() for name in (files.BANK_FILE, MANIFEST_FILE)):
+    names = {entry.name for entry in files.listed(folder)} if folder.is_dir() else set()
+    cuts = []
+    for name in sorted(names):
+        if not name.startswith((".", ASIDE_PREFIX)) and (folder / name).is_dir():
+            try:
+                cuts += [folder / name] if files.holds_cut(folder / name) else []
+            except BankReadError as error:
+                report._add_error(folder / name, error)
+    if not cuts and not report.findings and not names & {files.BANK_FILE, MANIFEST_FILE}:
         files.read_bank_document(folder)  # raises with the advice a reader gets
     key_digest: str | None = None
     try:
@@ -121,22 +164,20 @@ def verify_bank(path: str | os.PathLike[str]) -> VerifyReport:
     except BankNotFoundError:
         report._add("missing", folder / files.BANK_FILE, "the bank file is gone")
     except BankError as error:
-        report._add("corrupt", folder / files.BANK_FILE, str(error))
+        report._add_error(folder / files.BANK_FILE, error)
     stored: StoredManifest | None = None
     try:
         stored = read_manifest(folder)
         if stored is None:
-            kind = "missing" if cuts else "unfinished"
-            report._add(kind, folder / MANIFEST_FILE, "there is no manifest")
+            report._add("missing" if cuts else "unfinished", folder / MANIFEST_FILE, "there is no manifest")
     except BankError as error:
-        report._add("corrupt", folder / MANIFEST_FILE, str(error))
+        report._add_error(folder / MANIFEST_FILE, error)
     try:
         files.read_quarantine(folder)
     except (BankError, LookupError, ValueError) as error:
-        report._add("corrupt", folder / files.QUARANTINE_FILE, str(error))
-    _other_files(
-        report, folder, {files.BANK_FILE, MANIFEST_FILE, files.QUARANTINE_FILE}, {cut.name for cut in cuts}
-    )
+        report._add_error(folder / files.QUARANTINE_FILE, error)
+    known = {*(cut.name for cut in cuts), *(one.path.name for one in report.unreadable)}
+    _other_files(report, folder, {files.BANK_FILE, MANIFEST_FILE, files.QUARANTINE_FILE}, known)
     for cut in cuts:
         _verify_cut(report, cut, key_digest, stored)
     return report
@@ -151,25 +192,48 @@ def _verify_cut(
         try:
             document = files.read_cut_document(folder, key_digest)
         except BankError as error:
-            damaged_document = True
-            report._add("corrupt", folder / files.CUT_FILE, str(error))
+            damaged_document = isinstance(error, CorruptBankError)
+            report._add_error(folder / files.CUT_FILE, error)
+            if not damaged_document:
+                return  # how the cut is divided into shards is not known now
     layout = document.layout if document else None
+    plans = stored.table.plan(layout.shard_rows) if stored and layout else None
     present: dict[int, Path] = {}
     whole: set[int] = set()
-    for name in sorted(entry.name for entry in folder.iterdir()):
-        number = shard_number(name)
+    for entry in files.listed(folder):
+        number = shard_number(entry.name)
         if number is None:
             continue
-        path = folder / name
+        path = folder / entry.name
+        try:
+            size_bytes = path.stat().st_size
+        except FileNotFoundError:  # gone since it was listed, or a link to nothing
+            continue
+        except OSError as error:
+            report._add_error(path, unreadable(path, error, what="shard"))
+            present.setdefault(number, path)
+            whole.add(number)
+            continue
         report.n_shards += 1
-        report.size_bytes += path.stat().st_size
+        report.size_bytes += size_bytes
         if number in present:
             report._add("duplicate", path, f"shard {number} is also in {present[number].name!r}")
         present.setdefault(number, path)
-        n_faults = len(report.faults)
-        layout = _verify_shard(report, path, number, layout, key_digest, stored)
-        if len(report.faults) == n_faults:
+        try:
+            facts = _checked_facts(path, number, layout, plans, key_digest, stored)
+        except FileNotFoundError:
+            present.pop(number)
+        except _ForeignError as error:
+            report._add("foreign", path, str(error))
+        except BankError as error:
+            report._add_error(path, error)
+            if not isinstance(error, CorruptBankError):
+                whole.add(number)  # nothing says that it is not
+        else:
             whole.add(number)
+            if layout is None:
+                layout = facts.layout
+                plans = stored.table.plan(layout.shard_rows) if stored else None
     _other_files(report, folder, {files.CUT_FILE, *(path.name for path in present.values())}, set())
     if stored is None:
         return
@@ -179,7 +243,7 @@ def _verify_cut(
         else:
             report._add("unfinished", folder, "no shard is extracted yet")
         return
-    plans = stored.table.plan(layout.shard_rows)
+    plans = plans or stored.table.plan(layout.shard_rows)
     starts = np.array([plan.start for plan in plans], np.int64)
     needed = np.unique(np.searchsorted(starts, stored.row_slots, side="right") - 1).tolist()
     recorded = document.shards if document else frozenset()
@@ -198,56 +262,53 @@ def _verify_cut(
         report._add("unfinished", folder, f"{done} of {len(needed)} shards are extracted")
 
 
-def _verify_shard(
-    report: VerifyReport,
+class _ForeignError(Exception):
+    """A shard is whole, and belongs elsewhere."""
+
+
+def _checked_facts(
     path: Path,
     number: int,
     layout: CutLayout | None,
+    plans: Sequence[ShardPlan] | None,
     key_digest: str | None,
     stored: StoredManifest | None,
-) -> CutLayout | None:
+) -> ShardFacts:
+    """Read a shard whose hash is right; raises `BankError`, or `_ForeignError` where it does not belong."""
     fault = check_hash(path)
     if fault is not None:  # never handed to libhdf5
-        report._add("corrupt", path, fault)
-        return layout
-    try:
-        facts = read_facts(path)
-        if key_digest is not None and (facts.layout.key_digest, facts.layout.cut) != (
-            key_digest,
-            path.parent.name,
-        ):
-            report._add(
-                "foreign",
-                path,
-                f"it belongs to cut {facts.layout.cut!r} of the bank with key {facts.layout.key_digest[:8]}",
-            )
-            return layout
-        if layout is None:
-            layout = facts.layout
-        if stored is not None:
-            plans = stored.table.plan(layout.shard_rows)
-            if number >= len(plans):
-                report._add(
-                    "foreign", path, f"the manifest plans {len(plans)} shards, this is number {number}"
-                )
-                return layout
-            plan = plans[number]
+        raise CorruptBankError(fault)
+    facts = read_facts(path)
+    if key_digest is not None and (facts.layout.key_digest, facts.layout.cut) != (
+        key_digest,
+        path.parent.name,
+    ):
+        raise _ForeignError(
+            f"it belongs to cut {facts.layout.cut!r} of the bank with key {facts.layout.key_digest[:8]}"
+        )
+    layout = layout or facts.layout
+    if stored is not None:
+        plans = plans if plans is not None else stored.table.plan(layout.shard_rows)
+        if number >= len(plans):
+            raise _ForeignError(f"the manifest plans {len(plans)} shards, this is number {number}")
+        plan = plans[number]
+        try:
             check_facts(facts, layout, plan, stored.table.digests[plan.start : plan.stop])
-    except BankError as error:
-        report._add("corrupt", path, str(error))
-    return layout
+        except CorruptBankError as error:
+            raise _ForeignError(str(error)) from error
+    return facts
 
 
 def _is_begun_cut(folder: Path) -> bool:
     """Say whether a folder is all that a run left which died before its first shard."""
     if not folder.is_dir() or folder.is_symlink():
         return False
-    return all(one.name == files.LOCK_FILE or one.name.startswith(".tmp-") for one in folder.iterdir())
+    return all(one.name == files.LOCK_FILE or one.name.startswith(".tmp-") for one in files.listed(folder))
 
 
 def _other_files(report: VerifyReport, folder: Path, files_known: set[str], folders_known: set[str]) -> None:
     known = {files.LOCK_FILE, files.VERIFIED_FILE, *files_known, *folders_known}
-    for name in sorted(entry.name for entry in folder.iterdir()):
+    for name in [entry.name for entry in files.listed(folder)]:
         if name.startswith(".tmp-"):
             report._add("temporary", folder / name, "left by a process that was killed, or is still writing")
         elif name.startswith(ASIDE_PREFIX):

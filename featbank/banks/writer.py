@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import secrets
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -47,11 +49,16 @@ class CutWriter:
         The bank, its manifest set.
     layout : CutLayout
         What the shards look like.
+    made_by : mapping of str to str
+        What computes the features.
     """
 
-    def __init__(self, bank: Bank, layout: CutLayout) -> None:
+    def __init__(self, bank: Bank, layout: CutLayout, made_by: Mapping[str, str]) -> None:
+        self._made_by = dict(made_by)
         self._bank = bank
         self._layout = layout
+        self._name = secrets.token_hex(8)
+        self._present: dict[int, Path] = {}
         self.folder: Path = make_folder(bank.path / layout.cut)
         remove_stale_temporaries(self.folder)
         remove_stale_temporaries(bank.path)
@@ -98,10 +105,13 @@ class CutWriter:
         present = shard_files(self.folder)
         missing = []
         for plan in self.plans():
-            if plan.number in present:
-                reader.facts(plan.number)
-            else:
-                missing.append(plan)
+            try:
+                if plan.number in present:
+                    reader.facts(plan.number)
+                    continue
+            except IncompleteBankError:  # gone since the folder was listed, or a link to nothing
+                pass
+            missing.append(plan)
         return missing
 
     @property
@@ -136,11 +146,13 @@ class CutWriter:
         self._check_input(plan, features, statuses)
         table = self._bank.slot_table
         digests = table.digests[plan.start : plan.stop]
-        name, image = encode_shard(self._layout, plan, features, digests, statuses)
+        name, image = encode_shard(self._layout, plan, features, digests, statuses, self._made_by)
         path = self.folder / name
-        with locked(self.folder / LOCK_FILE):
-            there = shard_files(self.folder).get(plan.number)
-            if there is not None:
+        with locked(self.folder / LOCK_FILE, self._name) as again:
+            if not again:  # else nobody has written here since this one did: a long folder is listed once
+                self._present = shard_files(self.folder)
+            there = self._present.get(plan.number)
+            if there is not None and os.path.lexists(there):
                 fault = self._fault(there, plan, digests)
                 if fault is None:
                     if there.name != name:
@@ -152,6 +164,7 @@ class CutWriter:
                 # first, and durably: whenever the power goes, no two files claim one number
                 remove_file(there)
             write_file(path, image)
+            self._present[plan.number] = path
         return path
 
     def finish(self, facts: Mapping[str, Any]) -> None:
@@ -187,18 +200,29 @@ class CutWriter:
         self._bank._fold_statuses(found)
         self._bank._write_cut_facts(self._layout, present, {**facts, **asdict(measures)})
 
+    def made_by(self) -> dict[str, tuple[str, ...]]:
+        """Return what made the shards that are there, e.g. ``{"torch": ("2.11.0",), "device": ("cpu",)}``.
+
+        More than one value of a name: the last bits of some rows may be others than one machine would give.
+        """
+        reader, found = self._reader(), dict[str, set[str]]()
+        for number in shard_files(self.folder):
+            if number < len(reader.plans):
+                for name, value in reader.facts(number).made_by.items():
+                    found.setdefault(name, set()).add(value)
+        return {name: tuple(sorted(values)) for name, values in sorted(found.items())}
+
     def _reader(self) -> CutReader:
         return self._bank._reader_of(self._layout)
 
     def _fault(self, path: Path, plan: ShardPlan, digests: NDArray[np.uint8]) -> str | None:
-        fault = check_hash(path)
-        if fault is not None:
-            return fault
         try:
-            check_facts(read_facts(path), self._layout, plan, digests)
-        except CorruptBankError as error:
+            fault = check_hash(path)
+            if fault is None:
+                check_facts(read_facts(path), self._layout, plan, digests)
+        except (CorruptBankError, FileNotFoundError) as error:  # one that cannot be read now is not replaced
             return str(error)
-        return None
+        return fault
 
     def _check_input(self, plan: ShardPlan, features: NDArray[Any], statuses: NDArray[np.uint8]) -> None:
         plans = self._reader().plans

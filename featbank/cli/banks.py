@@ -38,7 +38,9 @@ def _store(cache_dir: str | None) -> BankStore:
 @app.command("ls")
 def list_banks(cache_dir: CacheDir = None, as_json: Json = False) -> None:
     """List the banks of the cache, newest first."""
-    infos = sorted(_store(cache_dir).list(), key=lambda info: -info.changed)
+    store = _store(cache_dir)
+    described = {info.path: info for info in store.list()}
+    infos = [described[path] for path in store.newest_first() if path in described]
     if as_json:
         print_json({"banks": [_as_dict(info) for info in infos]})
         return
@@ -88,6 +90,9 @@ def info(bank: _Bank = None, cache_dir: CacheDir = None, as_json: Json = False) 
         f"rows           {info.rows} of {len(info.classes)} classes ({splits}), "
         f"{info.quarantined} quarantined"
     )
+    for name in ("torch", "device"):
+        values = sorted({str(cut.facts[name]) for cut in info.cuts if cut.facts.get(name)})
+        typer.echo(f"{name:<14} {printable(', '.join(values) or '?')}")
     typer.echo(f"changed        {human_date(info.changed)}")
     typer.echo(f"size           {human_bytes(info.size_bytes)}\n")
     print_table(
@@ -229,6 +234,8 @@ def _notes(cut: str, facts: Mapping[str, Any]) -> list[str]:
             f"{cut}: {facts['n_clipped']} values in {facts.get('n_clipped_rows')} images were beyond float16 "
             f"and are clipped to 65504"
         )
+    if facts.get("mixed"):
+        notes.append(f"{cut}: its shards are of {facts['mixed']}: their last bits may differ")
     if facts.get("on_overflow") == "float32":
         notes.append(f"{cut}: stored in float32, because float16 could not hold it")
     if facts.get("n_nonfinite"):

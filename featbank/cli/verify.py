@@ -12,7 +12,7 @@ import typer
 from featbank._cache import user_path
 from featbank.cli._options import CacheDir, Device, Json
 from featbank.cli._output import human_bytes, print_json, progress_bar
-from featbank.errors import BankNotFoundError, FeatbankError, InvalidInputError
+from featbank.errors import BankNotFoundError, BankReadError, FeatbankError, InvalidInputError
 from featbank.manifest import printable
 
 if TYPE_CHECKING:
@@ -54,6 +54,10 @@ class _Checked:
         return [one for one in self.changed or () if one.kind != "new"]
 
     @property
+    def only_unreadable(self) -> bool:
+        return self.report is not None and self.report.faults == self.report.unreadable and not self.wrong
+
+    @property
     def ok(self) -> bool:
         return self.report is not None and self.report.ok and not self.wrong and self.error is None
 
@@ -93,6 +97,8 @@ def verify(
 ) -> None:
     """Check every byte of the banks against the digests they carry; exit 1 when something is wrong.
 
+    Exit 3 when nothing is known to be wrong, but a file cannot be read now: no repair touches such a file.
+
     Example: featbank banks verify photos --repair --sources
     """
     if every and banks:
@@ -125,7 +131,8 @@ def verify(
         size_bytes = sum(one.report.size_bytes for one in found if one.report)
         typer.echo(f"{len(found)} banks, {n_shards} shards, {human_bytes(size_bytes)} checked: {what}")
     if not all(one.ok for one in found):
-        raise typer.Exit(1)
+        unknown = all(one.ok or one.only_unreadable for one in found)
+        raise typer.Exit(BankReadError.exit_code if unknown else 1)
 
 
 def _folders(names: Sequence[str], cache_dir: str | None) -> list[Path]:

@@ -113,4 +113,4 @@ def _known(store: BankStore, dataset: str, key: BankKey) -> int | None:
     ]
     if key.batch_size in {bank.key.batch_size for bank in found}:
         return key.batch_size
-    return max(found, key=lambda bank: bank.path.stat().st_mtime).key.batch_size if found else None
+    return found[0].key.batch_size if found else None  # the newest comes first

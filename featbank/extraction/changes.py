@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from featbank.banks import BankKey, BankStore
+from featbank.banks import BankKey, BankStore, CutWriter
 from featbank.manifest import Manifest, printable
 
-__all__ = ["tell_changes", "tell_other_keys"]
+__all__ = ["tell_changes", "tell_makers", "tell_other_keys"]
 
 logger = logging.getLogger(__name__)
 
@@ -40,14 +40,36 @@ def tell_changes(before: Manifest, after: Manifest) -> None:
 
 def tell_other_keys(store: BankStore, dataset: str, key: BankKey) -> None:
     """Say why no row of the banks of this dataset and backbone that are there can be reused."""
-    nearest: tuple[int, float, str, str] | None = None
-    for bank in store.banks(dataset, key.backbone):
+    nearest: tuple[int, int, str, str] | None = None
+    for place, bank in enumerate(store.banks(dataset, key.backbone)):  # newest first
         differing = bank.key.differences(key)
         said = "; ".join(_difference(name, *values) for name, values in differing.items())
-        found = (len(differing), -bank.path.stat().st_mtime, bank.name, said)
+        found = (len(differing), place, bank.name, said)
         nearest = found if nearest is None else min(nearest, found)
     if nearest is not None:
         logger.warning("a new bank: no row of %s is reused, its %s", nearest[2], nearest[3])
+
+
+def tell_makers(writer: CutWriter) -> dict[str, str]:
+    """Say when the shards of a cut were made by more than one version of torch, or kind of device.
+
+    Returns
+    -------
+    dict of str to str
+        Facts of the cut: what made it, and under ``mixed`` what differs between its shards.
+    """
+    made_by = writer.made_by()
+    facts = {name: ", ".join(values) for name, values in made_by.items()}
+    mixed = "; ".join(f"{name} {' and '.join(values)}" for name, values in made_by.items() if len(values) > 1)
+    if mixed:
+        logger.warning(
+            "cut %r has shards of %s: the last bits of their features may differ, as if each had an error of "
+            "its own; `featbank banks rm` and `featbank extract` make all of it in one way",
+            writer.cut,
+            mixed,
+        )
+        facts["mixed"] = mixed
+    return facts
 
 
 def _difference(name: str, old: Any, new: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -85,6 +85,14 @@ def choose_devices(device: str | None) -> list[torch.device]:
             f"device={device!r}: several devices must be different CUDA devices, e.g. 'cuda:0,cuda:1'"
         )
     return chosen
+
+
+def made_by(devices: Iterable[torch.device]) -> dict[str, str]:
+    """Return what decides the last bits of features and is in no key: torch's version, kinds of devices."""
+    import torch
+
+    kinds = {torch.cuda.get_device_name(one) if one.type == "cuda" else one.type for one in devices}
+    return {"torch": torch.__version__, "device": ", ".join(sorted(kinds))}
 
 
 class Forward:

@@ -27,9 +27,10 @@ from featbank.banks import (
 from featbank.datasets import Dataset, compare_sources, decoder_name, reopen_dataset
 from featbank.errors import FeatbankError, InvalidInputError, MissingDataError
 from featbank.extraction._pass import Pass
+from featbank.extraction.changes import tell_makers
 from featbank.extraction.compiling import check_compile
 from featbank.extraction.device_images import ImageLoader, open_loader
-from featbank.extraction.forward import Forward, choose_device
+from featbank.extraction.forward import Forward, choose_device, made_by
 from featbank.extraction.jpeg_decoder import JpegDecoder, choose_jpeg_decoder, decode_of
 from featbank.extraction.overflow import CLIPPED, stored_dtype, tell_clipped
 from featbank.extraction.precision import check_precision, split_precision
@@ -227,11 +228,11 @@ class _Repair:
     def _writer(self, bank: Bank, cut: str) -> CutWriter:
         known = cut in bank.cuts or cut in bank.partial_cuts
         dtype = bank[cut].dtype if known else stored_dtype(cut, bank.key.dtype)
-        return bank.cut_writer(cut, tuple(self._shapes[cut]), dtype)
+        return bank.cut_writer(cut, tuple(self._shapes[cut]), dtype, made_by=made_by([self._forward.device]))
 
     def _wanted(self, cut: str, writer: CutWriter) -> list[ShardPlan]:
-        lost = self._report.lost[cut]
-        return [plan for plan in writer.missing() if lost is None or plan in lost]
+        missing, lost = writer.missing(), self._report.lost[cut]
+        return missing if lost is None else sorted({*missing} & {*lost})
 
     def _finish(self, bank: Bank, cut: str) -> None:
         """Write ``cut.json`` anew; what only the first extraction knew (its time) is lost."""
@@ -239,7 +240,9 @@ class _Repair:
         if not writer.missing():
             precision = bank.key.precision
             proved = {"precision_error": 0.0} if precision == "float32" else {}
-            writer.finish({"precision": precision, **proved, **tell_clipped(bank, cut)})
+            writer.finish(
+                {"precision": precision, **proved, **tell_makers(writer), **tell_clipped(bank, cut)}
+            )
 
 
 def _check_images(bank: Bank, report: VerifyReport, dataset: Dataset) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -189,7 +190,8 @@ class ShardStore:
 
     def _shard(self, cut: str, start: int) -> _Shard:
         if cut not in self._open:
-            plan = next(plan for plan in self._plans[cut] if plan.start <= start < plan.stop)
+            plans = self._plans[cut]
+            plan = plans[bisect_right(plans, start, key=lambda one: one.start) - 1]
             self._open[cut] = _Shard(plan, self._shapes[cut], self._dtypes[cut])
         return self._open[cut]
 

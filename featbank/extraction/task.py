@@ -25,10 +25,10 @@ from featbank.datasets import Dataset, build_manifest, check_classes, decoder_na
 from featbank.errors import InvalidInputError
 from featbank.extraction._pass import Pass
 from featbank.extraction.batching import choose_batch_sizes
-from featbank.extraction.changes import tell_changes, tell_other_keys
+from featbank.extraction.changes import tell_changes, tell_makers, tell_other_keys
 from featbank.extraction.compiling import check_compile
 from featbank.extraction.device_images import open_loader
-from featbank.extraction.forward import Forward, choose_devices
+from featbank.extraction.forward import Forward, choose_devices, made_by
 from featbank.extraction.images import BadImage
 from featbank.extraction.jpeg_decoder import choose_jpeg_decoder
 from featbank.extraction.overflow import (
@@ -251,7 +251,8 @@ class Extraction:
         self.close()
 
     def _writer(self, cut: str, dtype: np.dtype[Any]) -> CutWriter:
-        return self.bank.cut_writer(cut, self.shapes[cut], dtype)
+        made = made_by([self.device, *self._others])
+        return self.bank.cut_writer(cut, self.shapes[cut], dtype, made_by=made)
 
     def _pass(self) -> Pass:
         clip = self._dtype == CLIPPED
@@ -409,7 +410,7 @@ class Extraction:
         bad = self._push(pushed, progress)
         for cut, writer in self._writers.items():
             if self._missing[cut] or not writer.finished:
-                writer.finish({**self._facts(cut), **tell_clipped(self.bank, cut)})
+                writer.finish({**self._facts(cut), **tell_makers(writer), **tell_clipped(self.bank, cut)})
         quarantined = settle_quarantine(self.bank, self._loader, bad)
         self.bank.touch()
         # All is stored, and nothing will be pushed again once the user has said what is meant.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featbank import _atomic
+from featbank._cache import make_newest
 from featbank.errors import RunError
 from featbank.runs.creating import versions
 from featbank.runs.finding import list_runs
@@ -138,8 +139,8 @@ def find_unfinished(cache_dir: str | os.PathLike[str] | None, digest: str) -> tu
             continue
         with contextlib.suppress(RunError):
             run.result()
-            return Run.open(
-                path, cache_dir
-            ), claim  # opened again: it may have been finished before it was claimed
+            make_newest(path.parent, path)
+            # opened again: it may have been finished before it was claimed
+            return Run.open(path, cache_dir), claim
         claim.let_go()
     return None

@@ -12,7 +12,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from featbank import _atomic
-from featbank._cache import runs_folder
+from featbank._cache import make_newest, runs_folder
 from featbank.runs.folder import FORMAT, Run
 
 if TYPE_CHECKING:
@@ -108,6 +108,7 @@ def create_run(
     run = Run(path, facts)
     run = Run(path, facts, cache_dir)
     run.write()
+    make_newest(folder, path)
     return run
 
 

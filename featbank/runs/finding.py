@@ -8,7 +8,7 @@ import os
 import re
 from pathlib import Path
 
-from featbank._cache import runs_folder, user_path
+from featbank._cache import oldest_first, runs_folder, user_path
 from featbank._registry import nearest
 from featbank.errors import RunError, RunNotFoundError
 from featbank.manifest import printable
@@ -23,12 +23,17 @@ _NAME = re.compile(r"[0-9]{8}-[0-9]{6}-")
 
 
 def list_runs(cache_dir: str | os.PathLike[str] | None = None) -> list[Path]:
-    """List the run folders of a cache, oldest first; raises `PermissionError` if nobody may look."""
+    """List the run folders of a cache, oldest first; raises `PermissionError` if nobody may look.
+
+    The newest is the one that was made, or taken up again, last in this cache. Those that were copied in come
+    before all of these, in the order of their names.
+    """
+    root = runs_folder(cache_dir)
     try:
-        folders = list(runs_folder(cache_dir).iterdir())
+        folders = list(root.iterdir())
     except (FileNotFoundError, NotADirectoryError):
         return []
-    return sorted((one for one in folders if not one.name.startswith(".") and _is_run(one)), key=_age)
+    return oldest_first(root, (one for one in folders if not one.name.startswith(".") and _is_run(one)), _age)
 
 
 def _is_run(folder: Path) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import pickle
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -178,7 +179,7 @@ class Course:
         bank = self.bank
         if not isinstance(bank, Bank):
             return None
-        return lambda: StoredRows(bank.path, cut, temperature, self.labels, self.split)
+        return lambda: StoredRows(pickle.dumps(bank), cut, temperature, self.labels, self.split)
 
 
 _COUNTED = re.compile(r"(\d+) of (\d+) heads: (.*)", re.DOTALL)

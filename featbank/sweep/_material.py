@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -244,7 +244,8 @@ class FeatureMaterial:
 class StoredRows:
     """Where the rows of a cut are on disk: what another process gets instead of the features."""
 
-    bank: Path
+    #: The pickled bank: it is reopened with the rows that `rows` counts, or not at all.
+    bank: bytes = field(repr=False)
     cut: str
     temperature: float | None
     labels: Mapping[str, NDArray[np.int64]] = field(repr=False)
@@ -253,12 +254,16 @@ class StoredRows:
     token: str = field(default_factory=lambda: secrets.token_hex(8))
 
     def open(self) -> FeatureMaterial:
-        """Open the bank by its path and return its rows; the process keeps those it opened last."""
-        if self.token not in _opened:
-            from featbank.banks import Bank
+        """Open the bank and return its rows; the process keeps those it opened last.
 
+        Raises
+        ------
+        BankChangedError
+            If the bank has other rows by now.
+        """
+        if self.token not in _opened:
             _opened.clear()
-            read = reader(Bank.open(self.bank), self.cut, self.temperature)
+            read = reader(pickle.loads(self.bank), self.cut, self.temperature)
             _opened[self.token] = SplitRows(read, self.labels, self.rows)
         return FeatureMaterial(_opened[self.token])
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from featbank.banks import Bank, CutArray
+from featbank.banks import Bank, CutArray, open_archive, pack
 from featbank.banks import _cut_reader as cut_reader
-from featbank.errors import IncompleteBankError, InvalidInputError, UnknownNameError
+from featbank.errors import BankChangedError, IncompleteBankError, InvalidInputError, UnknownNameError
 
 CUTS = ("block1_pool", "fc7", "logits")
 
@@ -334,3 +334,91 @@ def test_an_array_keeps_its_rows_when_the_manifest_changes(bank, manifest, kit):
     bank.set_manifest(kit.make_manifest(["image 5", "image 4"]))
     np.testing.assert_array_equal(array[:], kit.expected("fc7", manifest))
     np.testing.assert_array_equal(bank["fc7"][:], kit.expected("fc7", bank.manifest))
+
+
+CHANGES = {
+    "reversed": lambda kit: kit.make_manifest([f"image {i}" for i in range(33)][::-1]),
+    "one label": lambda kit: kit.make_manifest([f"image {i}" for i in range(33)]).replaced(
+        labels=np.zeros(33, np.int32)
+    ),
+    "one split": lambda kit: kit.make_manifest([f"image {i}" for i in range(33)]).replaced(
+        splits=np.zeros(33, np.uint8)
+    ),
+    "renamed": lambda kit: kit.make_manifest(
+        [f"image {i}" for i in range(33)], [b"c0/x%d.jpg" % i for i in range(33)]
+    ),
+    "fewer": lambda kit: kit.make_manifest([f"image {i}" for i in range(32)]),
+    "more": lambda kit: kit.make_manifest([f"image {i}" for i in range(40)]),
+    "classes": lambda kit: kit.make_manifest([f"image {i}" for i in range(33)]).replaced(
+        classes=("c1", "c0", "c2")
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("what", ["bank", "cut", "softmax", "temperature", "older array"])
+def test_a_pickled_handle_is_never_reopened_with_other_rows(store, kit, what, change):
+    bank = store.create_or_open("pinned", kit.KEY, {})
+    bank.set_manifest(kit.make_manifest([f"image {i}" for i in range(33)]))
+    kit.extract(bank)
+    handle = {
+        "bank": lambda: bank,
+        "cut": lambda: bank["fc7"],
+        "softmax": lambda: bank["softmax"],
+        "temperature": lambda: bank._softmax_array("logits", 3.0),
+        "older array": lambda: bank["fc7"],
+    }[what]()
+    data = pickle.dumps(handle)
+    pickle.loads(data)
+    changing = bank if what == "older array" else Bank.open(bank.path)
+    changing.set_manifest(CHANGES[change](kit))
+    kit.extract(changing)
+    for travelling in (data, pickle.dumps(handle)):
+        with pytest.raises(BankChangedError, match=r"other rows \(images, labels, splits or classes\)"):
+            pickle.loads(travelling)
+
+
+def test_a_live_handle_goes_on_with_the_rows_it_was_opened_with(bank, manifest, kit):
+    live, array = Bank.open(bank.path), Bank.open(bank.path)["fc7"]
+    bank.set_manifest(kit.make_manifest([f"other {i}" for i in range(9)]))
+    kit.extract(bank)
+    assert live.manifest.ids == manifest.ids
+    assert live.cuts == ("block1_pool", "fc7", "logits")
+    assert live.rows_ok("fc7").all()
+    for read in (live["fc7"][:], live["fc7"][[*range(37)]], array[:], live.features("fc7", dtype=None)):
+        np.testing.assert_array_equal(read, kit.expected("fc7", manifest))
+
+
+def test_what_extraction_found_in_the_rows_is_no_other_row(store, kit, manifest):
+    bank = store.create_or_open("statuses", kit.KEY, {})
+    bank.set_manifest(manifest)
+    kit.extract(bank, ["fc7"])
+    data = pickle.dumps(bank["fc7"])
+    # another process adds a cut for which one image cannot be read any more
+    other = Bank.open(bank.path)
+    kit.extract(other, ["logits"], quarantined=frozenset({kit.digest_of("image 5")}))
+    np.testing.assert_array_equal(pickle.loads(data)[:], kit.expected("fc7", manifest))
+
+
+@pytest.mark.parametrize("when", ["before it was opened", "before it was mapped", "all of them"])
+def test_a_live_handle_names_a_shard_that_was_removed(bank, when):
+    opened = Bank.open(bank.path)
+    live = opened["fc7"]
+    assert live[0].size
+    if when == "before it was mapped":
+        assert opened.rows_ok("fc7").all()
+    for path in bank.path.glob("fc7/*.h5" if when == "all of them" else "fc7/00001-*.h5"):
+        path.unlink()
+    with pytest.raises(IncompleteBankError, match=r"lacks shard 1 \(slots 12 to 23\)"):
+        live[20]
+
+
+def test_a_pickled_archive_is_never_reopened_with_other_rows(bank, kit, tmp_path):
+    pack(bank, tmp_path / "a.h5")
+    with open_archive(tmp_path / "a.h5") as archive:
+        data = pickle.dumps([archive, archive["fc7"]])
+    assert len(pickle.loads(data)[1]) == 37
+    bank.set_manifest(kit.make_manifest([f"image {i}" for i in range(33)][::-1]))
+    pack(bank, tmp_path / "a.h5")
+    with pytest.raises(BankChangedError):
+        pickle.loads(data)

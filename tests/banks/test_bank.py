@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -13,12 +15,14 @@ import pytest
 from featbank.banks import Bank, CutProgress, QuarantineRecord, open_bank
 from featbank.banks._shard_file import Measures
 from featbank.errors import (
+    BankChangedError,
     BankFormatError,
     BankNotFoundError,
     CacheWriteError,
     CorruptBankError,
     IncompleteBankError,
     InvalidInputError,
+    UnknownNameError,
 )
 from featbank.manifest import RowStatus
 
@@ -432,3 +436,142 @@ def test_info_loads_no_features(bank, monkeypatch):
     assert info.cuts[0].facts["duration_s"] == 0.25
     assert info.size_bytes == sum(path.stat().st_size for path in bank.path.rglob("*") if path.is_file())
     assert info.error is None
+
+
+def test_a_sweep_in_other_processes_never_mixes_rows_and_labels(store, kit):
+    from sklearn.neighbors import NearestCentroid
+
+    from featbank.sweep import run_sweep
+
+    contents = [f"image {i}" for i in range(48)]
+    bank = store.create_or_open("swept", kit.KEY, {})
+    # training rows of three classes, then validation and test
+    manifest = kit.make_manifest(contents)
+    manifest = manifest.replaced(splits=np.repeat(np.array([0, 1, 2, 0], np.uint8), 12))
+    bank.set_manifest(manifest)
+    kit.extract(bank, ["fc7"])
+    centroid = ("centroid", NearestCentroid())
+    sweep = {"cuts": ["fc7"], "heads": [centroid], "samples_per_class": "4", "repeats": 2}
+    right = [fit.top1 for fit in run_sweep(bank, **sweep).fits]
+    assert [fit.top1 for fit in run_sweep(bank, n_jobs=2, **sweep).fits] == right
+    other = Bank.open(bank.path)
+    other.set_manifest(kit.make_manifest(contents[::-1]))
+    kit.extract(other, ["fc7"])
+    assert [fit.top1 for fit in run_sweep(bank, **sweep).fits] == right  # the rows it was opened with
+    with pytest.raises(BankChangedError, match="open it again"):
+        run_sweep(bank, n_jobs=2, **sweep)
+
+
+@pytest.fixture
+def hashed(monkeypatch):
+    from featbank.banks import _bank_files
+
+    names = []
+    monkeypatch.setattr(_bank_files, "check_hash", lambda path: names.append(path.name))
+    return names
+
+
+def test_hosts_that_open_a_bank_in_turn_hash_it_once(bank, tmp_path, hashed, monkeypatch):
+    shutil.copytree(bank.path, tmp_path / "copy")
+    found = []
+    for host in "AABABBC":
+        monkeypatch.setattr("socket.gethostname", lambda host=host: host)
+        hashed.clear()
+        Bank.open(tmp_path / "copy")
+        found.append(len(hashed))
+    assert found == [17, 0, 0, 0, 0, 0, 0]
+    # a file system that shows every host another inode
+    real, inode = Path.stat, {}
+
+    def stat(path, **options):
+        found = real(path, **options)
+        if path.name != "bank.json" or not inode:
+            return found
+        return SimpleNamespace(st_ino=inode["n"], st_ctime_ns=found.st_ctime_ns, st_mode=found.st_mode)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    found = []
+    for host in (1, 1, 2, 1, 2, 2, *range(3, 60), 1, 2):
+        inode["n"] = host
+        hashed.clear()
+        Bank.open(tmp_path / "copy")
+        found.append(len(hashed))
+    assert found == [17, 0, 17, 0, 0, 0, *[17] * 57, 0, 0]
+    for host in range(60, 300):
+        inode["n"] = host
+        Bank.open(tmp_path / "copy")
+    assert (tmp_path / "copy" / ".verified.json").stat().st_size < 8192
+
+
+def test_a_copy_on_the_same_inode_is_hashed(bank, tmp_path, hashed):
+    # a file system may give the inode of a removed folder to the next one
+    shutil.copytree(bank.path, tmp_path / "copy")
+    Bank.open(tmp_path / "copy")
+    (tmp_path / "copy" / "bank.json").write_bytes((bank.path / "bank.json").read_bytes())
+    hashed.clear()
+    Bank.open(tmp_path / "copy")
+    assert len(hashed) == 17
+
+
+def test_a_read_only_copy_is_hashed_once_by_each_process(bank, tmp_path, hashed, monkeypatch):
+    shutil.copytree(bank.path, tmp_path / "copy")
+    monkeypatch.setattr(os, "open", _refuse(os.open))
+    for n_hashed in (17, 17):
+        Bank.open(tmp_path / "copy")
+        assert len(hashed) == n_hashed
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b'{"host": "a", "inode": 1}', b"[[]]", b"[" * 100_000])
+def test_a_mark_of_a_checked_copy_that_says_nothing_is_none(bank, hashed, content):
+    (bank.path / ".verified.json").write_bytes(content)
+    Bank.open(bank.path)
+    assert len(hashed) == 17
+    Bank.open(bank.path)
+    assert len(hashed) == 17
+
+
+def test_rows_that_are_there_already_are_set_in_a_read_only_bank(bank, kit, manifest, monkeypatch):
+    monkeypatch.setattr(os, "open", _refuse(os.open))
+    read = Bank.open(bank.path)
+    read.set_manifest(manifest)
+    with read.held():
+        np.testing.assert_array_equal(read["fc7"][:], kit.expected("fc7", manifest))
+    read.write_quarantine(read.quarantine())
+    read.touch()
+    with pytest.raises(CacheWriteError, match="read-only"):
+        read.set_manifest(kit.make_manifest(["image 1"]))
+
+
+def test_a_question_about_one_cut_looks_at_one_cut(bank, monkeypatch):
+    parsed = []
+    from featbank.banks import _bank_files
+
+    real = _bank_files.parse_cut_document
+    monkeypatch.setattr(
+        _bank_files,
+        "parse_cut_document",
+        lambda path, *rest: parsed.append(path.parent.name) or real(path, *rest),
+    )
+    assert "fc7" in bank
+    assert not any(one in bank for one in ("fc8", "", ".", "..", "../fc7", "bank.json", "softmax", 3, None))
+    assert parsed == ["fc7"]
+    assert bank["fc7"].shape == (37, 5)
+    assert parsed == ["fc7"] * 2
+    parsed.clear()
+    assert len(bank.info().cuts) == 3
+    assert sorted(parsed) == ["block1_pool", "fc7", "logits"]
+    for name in ("", "..", "../fc7", "bank.json", 3):
+        with pytest.raises(UnknownNameError, match="it holds"):
+            bank[name]
+
+
+def test_repr_reads_nothing_and_never_fails(bank, monkeypatch):
+    said = f"<Bank {bank.name!r}, 37 rows>"
+    with monkeypatch.context() as patched:
+        for call in ("open", "scandir", "listdir", "stat"):
+            patched.setattr(os, call, None)
+        assert repr(bank) == said
+    (bank.path / "fc7" / "cut.json").write_bytes(b"{")
+    assert repr(bank) == said
+    shutil.rmtree(bank.path)
+    assert repr(bank) == said

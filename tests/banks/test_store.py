@@ -96,10 +96,27 @@ def test_list_with_a_damaged_cut(bank, store):
 
 
 def test_newest(three, store, tmp_path):
+    assert store.newest() == three[2].path
+    three[1].touch()
     assert store.newest() == three[1].path
     assert store.resolve() == three[1].path
-    os.utime(three[0].path / "manifest.h5", (2e9, 2e9))
-    assert store.newest() == three[0].path
+    os.utime(three[0].path / "manifest.h5", (2e9, 2e9))  # a clock that is ahead
+    assert store.newest() == three[1].path
+    assert store.newest_first() == (three[1].path, three[2].path, three[0].path)
+    # copied in from a machine whose clock is ahead: behind what this cache has made, until it is extracted to
+    copied = store.root / "shapes" / f"copied-{three[0].key.digest8}"
+    shutil.copytree(three[0].path, copied)
+    assert store.newest_first()[-1] == copied
+    Bank.open(copied).touch()
+    assert store.newest() == copied
+    shutil.rmtree(copied)
+    assert store.newest() == three[1].path
+    (store.root / ".order.json").unlink()
+    assert store.newest_first() == (
+        three[0].path,
+        three[1].path,
+        three[2].path,
+    )  # by time
     with pytest.raises(BankNotFoundError) as caught:
         BankStore(tmp_path / "nothing").resolve()
     assert str(caught.value) == (
@@ -164,7 +181,7 @@ def test_remove_a_bank(three, store):
     store.remove(three[1].path)
     assert [info.path for info in store.list()] == [three[0].path, three[2].path]
     store.remove("shapes")
-    assert [path.name for path in store.root.iterdir()] == ["digits"]
+    assert [path.name for path in store.root.iterdir() if path.is_dir()] == ["digits"]
     with pytest.raises(BankNotFoundError):
         store.remove("shapes")
 

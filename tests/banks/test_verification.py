@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
-from featbank.banks import Bank, verify_bank
-from featbank.errors import BankError, BankNotFoundError, CorruptBankError, IncompleteBankError
+from featbank.banks import Bank, pack, set_damaged_aside, verify_bank
+from featbank.errors import (
+    BankError,
+    BankFormatError,
+    BankNotFoundError,
+    BankReadError,
+    CorruptBankError,
+    IncompleteBankError,
+)
 
 CUTS = ("block1_pool", "fc7", "logits")
 
@@ -152,7 +166,7 @@ def test_swapped_names_are_found(bank):
     one, other = shards(bank)[:2]
     one.rename(one.with_name("00001" + one.name[5:]))
     other.rename(other.with_name("00000" + other.name[5:]))
-    assert [kind for kind, _ in kinds(bank)] == ["corrupt", "corrupt"]
+    assert [kind for kind, _ in kinds(bank)] == ["foreign", "foreign"]
     with pytest.raises(CorruptBankError, match="it does not belong here: shard number is 1, not 0"):
         Bank.open(bank.path)["fc7"][0]
 
@@ -186,7 +200,7 @@ def test_a_shard_with_other_images_is_found(bank, store, kit):
     mine, foreign = shards(bank)[1], shards(other)[1]
     mine.unlink()
     shutil.copy(foreign, mine.parent)
-    assert kinds(bank) == [("corrupt", foreign.name)]
+    assert kinds(bank) == [("foreign", foreign.name)]
     with pytest.raises(CorruptBankError, match="it holds other images than the manifest says"):
         Bank.open(bank.path)["fc7"][:]
 
@@ -225,8 +239,8 @@ def test_something_that_is_no_shard_under_a_right_hash_is_found(bank):
         file["features"] = np.zeros((12, 5), np.float16)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     fake = path.rename(path.with_name(f"00001-{digest[:16]}.h5"))
-    assert kinds(bank) == [("corrupt", fake.name)]
-    with pytest.raises(CorruptBankError, match=fake.name):
+    assert kinds(bank) == [("unreadable", fake.name)]
+    with pytest.raises(BankReadError, match=f"{fake.name}.*though its bytes are those its name stands for"):
         Bank.open(bank.path)["fc7"][:]
 
 
@@ -248,7 +262,7 @@ def test_a_virtual_dataset_is_refused(bank):
         file.attrs.update(attributes)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     path.rename(path.with_name(f"00001-{digest[:16]}.h5"))
-    with pytest.raises(CorruptBankError, match="its features are not stored in one piece inside it"):
+    with pytest.raises(BankReadError, match="its features are not stored in one piece inside it"):
         Bank.open(bank.path)["fc7"][:]
     assert not bank.verify().ok
 
@@ -291,3 +305,142 @@ def test_no_bank(tmp_path):
     for folder in (tmp_path / "nothing", tmp_path):
         with pytest.raises(BankNotFoundError, match="no bank in"):
             verify_bank(folder)
+
+
+NUMBERS = ("EACCES", "EPERM", "EMFILE", "ENFILE", "ENOMEM", "EIO", "EAGAIN", "ESTALE", "ETIMEDOUT")
+
+
+def refuse(monkeypatch, name, number):
+    """Let the system refuse to open, or to list, what has this name."""
+    for call in ("open", "scandir", "listdir"):
+        real = getattr(os, call)
+
+        def refusing(path, *args, real=real, **kwargs):
+            if isinstance(path, (str, os.PathLike)) and Path(path).name == name:
+                raise OSError(number, os.strerror(number), os.fspath(path))
+            return real(path, *args, **kwargs)
+
+        monkeypatch.setattr(os, call, refusing)
+
+
+def read_every_byte(path):
+    return [Bank.open(path, check="sha256")[cut][:] for cut in CUTS]
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+@pytest.mark.parametrize("place", range(4), ids=["bank.json", "manifest.h5", "cut.json", "shard"])
+def test_what_the_system_does_not_open_is_not_called_damaged(bank, kit, monkeypatch, place, number):
+    path = files_of(bank)[place]
+    before = kit.tree(bank.path)
+    with monkeypatch.context() as patched:
+        refuse(patched, path.name, getattr(errno, number))
+        report = verify_bank(bank.path)
+        assert not report.ok
+        assert {(fault.kind, fault.path.name) for fault in report.faults} == {("unreadable", path.name)}
+        with pytest.raises(BankReadError, match="cannot be read now"):
+            set_damaged_aside(report)
+        with pytest.raises(BankReadError) as caught:
+            read_every_byte(bank.path)
+        assert os.strerror(getattr(errno, number)) in str(caught.value)
+        assert "damaged" not in str(caught.value)
+        assert not isinstance(caught.value, CorruptBankError)
+    assert kit.tree(bank.path) == before
+    assert bank.verify().ok
+
+
+@pytest.mark.parametrize("name", ["fc7", "shapes"])
+def test_a_folder_that_cannot_be_listed_is_not_called_damaged(bank, kit, monkeypatch, name):
+    before = kit.tree(bank.path)
+    with monkeypatch.context() as patched:
+        refuse(patched, name if name == "fc7" else bank.path.name, errno.EACCES)
+        with pytest.raises(BankReadError, match="check its permissions"):
+            _ = Bank.open(bank.path, check="size").cuts
+        with pytest.raises(BankReadError, match="check its permissions"):
+            set_damaged_aside(verify_bank(bank.path))
+    assert kit.tree(bank.path) == before
+
+
+@pytest.mark.parametrize("how", ["folder", "fifo", "circle"])
+def test_what_is_no_file_is_neither_waited_for_nor_called_damaged(bank, how):
+    path = shards(bank)[1]
+    path.unlink()
+    make = {
+        "folder": path.mkdir,
+        "fifo": lambda: os.mkfifo(path),
+        "circle": lambda: path.symlink_to(path.name),
+    }
+    make[how]()
+    assert kinds(bank) == [("unreadable", path.name)]
+    with pytest.raises(BankReadError, match=path.name):
+        Bank.open(bank.path)["fc7"][:]
+    with pytest.raises(BankReadError, match="nothing was changed"):
+        set_damaged_aside(bank.verify())
+
+
+@pytest.mark.parametrize("mode", ["r", "r+", "a"])
+def test_a_shard_that_this_process_has_open_can_be_read(bank, kit, manifest, mode):
+    whole = [h5py.File(path, mode) for cut in CUTS for path in shards(bank, cut)]
+    try:
+        np.testing.assert_array_equal(Bank.open(bank.path)["fc7"][:], kit.expected("fc7", manifest))
+        assert bank.verify().ok
+    finally:
+        for file in whole:
+            file.close()
+
+
+def test_the_mark_of_a_program_that_writes_hides_no_damage(bank):
+    path = shards(bank)[0]
+    with h5py.File(path, "r+") as file:
+        file["features"][0] = 9
+        file.flush()
+        assert kinds(bank) == [("corrupt", path.name)]
+    assert kinds(bank) == [("corrupt", path.name)]
+
+
+def test_a_shard_that_another_process_has_locked_can_be_read(bank, kit, manifest):
+    code = "import h5py, sys; f = h5py.File(sys.argv[1], 'r+'); print('open', flush=True); sys.stdin.read()"
+    with (
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(shards(bank)[0])],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as other,
+        shards(bank)[1].open("rb") as file,
+    ):
+        assert other.stdout.readline() == "open\n"
+        fcntl.flock(file, fcntl.LOCK_EX)
+        np.testing.assert_array_equal(Bank.open(bank.path)["fc7"][:], kit.expected("fc7", manifest))
+        assert bank.verify().ok
+        other.communicate()
+
+
+def test_without_memory_a_shard_is_not_called_damaged(bank, monkeypatch):
+    def fail(*args, **kwargs):
+        raise MemoryError
+
+    opened = Bank.open(bank.path)
+    with monkeypatch.context() as patched:
+        patched.setattr(h5py, "File", fail)
+        assert {kind for kind, _ in kinds(bank)} == {"unreadable"}
+        with pytest.raises(BankReadError, match=r"Cannot allocate memory.*free some memory"):
+            opened["fc7"][:]
+    assert bank.verify().ok
+
+
+def test_a_shard_of_another_format_version_is_not_called_damaged(bank):
+    import hashlib
+
+    path = shards(bank)[1]
+    with h5py.File(path, "r+", libver=("v110", "v110")) as file:
+        file.attrs["format_version"] = np.int64(99)
+    newer = path.rename(path.with_name(f"00001-{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}.h5"))
+    assert kinds(bank) == [("unreadable", newer.name)]
+    with pytest.raises(BankFormatError, match="format version 99"):
+        Bank.open(bank.path)["fc7"][:]
+
+
+def test_a_bank_with_a_file_that_cannot_be_read_is_not_packed(bank, tmp_path, monkeypatch):
+    refuse(monkeypatch, shards(bank)[0].name, errno.EIO)
+    with pytest.raises(BankReadError, match="is not packed"):
+        pack(bank, tmp_path / "pack.h5")

@@ -9,13 +9,15 @@ import random
 import subprocess
 import sys
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
+import h5py
 import numpy as np
 import pytest
 
-from featbank.banks import Bank, BankStore, ShardPlan
-from featbank.errors import CacheWriteError, IncompleteBankError, InvalidInputError
+from featbank.banks import Bank, BankStore, ShardPlan, SlotTable, import_bank, pack
+from featbank.errors import CacheWriteError, CorruptBankError, IncompleteBankError, InvalidInputError
 
 SCRIPT = """
 import importlib.util, os, sys
@@ -379,3 +381,92 @@ def test_whenever_the_power_goes_no_two_files_claim_one_number(writer, monkeypat
     with pytest.raises(CacheWriteError):
         writer.write(plan, *rows(plan, 2.0))
     assert [path.name for path in writer.folder.glob("*.h5")] == []
+
+
+@pytest.fixture
+def listings(monkeypatch):
+    """How many names were listed, and how many shards planned."""
+    counts, names, real_plan = Counter(), os.listdir, SlotTable.plan
+    for call, real in (("scandir", os.scandir), ("listdir", os.listdir)):
+
+        def counting(path, real=real):
+            counts["names"] += len(names(path))
+            return real(path)
+
+        monkeypatch.setattr(os, call, counting)
+
+    def plan(self, shard_rows):
+        found = real_plan(self, shard_rows)
+        counts["plans"] += len(found)
+        return found
+
+    monkeypatch.setattr(SlotTable, "plan", plan)
+    return counts
+
+
+@pytest.mark.parametrize("n_shards", [50, 400])
+def test_the_work_per_shard_does_not_grow_with_their_number(store, kit, listings, n_shards):
+    bank = store.create_or_open("many", kit.KEY, {})
+    bank.set_manifest(kit.make_manifest([f"image {i}" for i in range(4 * n_shards)]))
+    writer = bank.cut_writer("logits", (4,), "float32", shard_bytes=1)
+    plans = writer.missing()
+    listings.clear()
+    for plan in plans:
+        writer.write(plan, np.ones((4, 4), np.float32), np.zeros(4, np.uint8))
+    assert len(plans) == n_shards
+    assert listings["names"] + listings["plans"] <= 5 * n_shards
+    writer.finish({})
+    listings.clear()
+    assert bank.verify().ok
+    assert listings["names"] + listings["plans"] <= 8 * n_shards
+
+
+def test_a_writer_sees_what_another_wrote_in_between(writer):
+    bank, plans = writer._bank, writer.missing()
+    other = Bank.open(bank.path).cut_writer("fc7", (5,), "float16", shard_bytes=140)
+    first = writer.write(plans[0], *rows(plans[0], 1.0))
+    theirs = other.write(plans[1], *rows(plans[1], 2.0))
+    assert writer.write(plans[1], *rows(plans[1], 3.0)) == theirs
+    # removed by hand, then by a repair: written again, whoever has seen it
+    first.unlink()
+    assert writer.write(plans[0], *rows(plans[0], 4.0)).exists()
+    assert other.write(plans[0], *rows(plans[0], 5.0)) == writer._present[0]
+    assert len(list(writer.folder.glob("*.h5"))) == 2
+
+
+def test_what_made_a_shard_stands_in_it_and_travels_with_it(store, kit, manifest, tmp_path):
+    bank = store.create_or_open("made", kit.KEY, {})
+    bank.set_manifest(manifest)
+    old, new = {"torch": "2.10.0", "device": "cpu"}, {"torch": "2.11.0", "device": "cpu"}
+    made = {"shape": (5,), "dtype": "float16", "shard_bytes": 140}
+    plans = bank.cut_writer("fc7", **made).missing()
+    for plan, made_by in zip(plans, (old, new, {}), strict=True):
+        values = np.ones((plan.n_rows, 5), np.float16)
+        bank.cut_writer("fc7", **made, made_by=made_by).write(plan, values, np.zeros(plan.n_rows, np.uint8))
+    writer = bank.cut_writer("fc7", **made)
+    assert writer.made_by() == {"device": ("cpu",), "torch": ("2.10.0", "2.11.0")}
+    writer.finish({})
+    said = []
+    for path in sorted(writer.folder.glob("*.h5")):
+        with h5py.File(path) as file:
+            said.append(file.attrs.get("made_by"))
+    assert said == [b'{"device":"cpu","torch":"2.10.0"}', b'{"device":"cpu","torch":"2.11.0"}', None]
+    assert bank.verify().ok
+    # taken in from a folder and from a pack, the same shards again
+    for number, source in enumerate((bank.path, pack(bank, tmp_path / "pack.h5"))):
+        again = import_bank(source, BankStore(tmp_path / f"{number}"))
+        assert kit.tree(again.path) == kit.tree(bank.path)
+
+
+@pytest.mark.parametrize("text", [b"[1]", b"{", b'{"torch": 2}', b'{"torch": "\\u001b[31m"}', b"[" * 20_000])
+def test_what_made_a_shard_is_checked_when_it_is_taken_in(store, kit, manifest, tmp_path, text):
+    bank = store.create_or_open("made", kit.KEY, {})
+    bank.set_manifest(manifest)
+    kit.extract(bank, ["fc7"])
+    path = next(bank.path.glob("fc7/00001-*.h5"))
+    with h5py.File(path, "r+", libver=("v110", "v110")) as file:
+        file.attrs.create("made_by", np.bytes_(text))
+    path.rename(path.with_name(f"00001-{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}.h5"))
+    assert [fault.kind for fault in bank.verify().faults] == ["unreadable"]
+    with pytest.raises(CorruptBankError, match="cannot be taken in"):
+        import_bank(bank.path, BankStore(tmp_path / "other"))

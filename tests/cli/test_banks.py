@@ -42,9 +42,9 @@ def test_ls_is_newest_first(call, place, bank):
     paths = [one["path"] for one in call("banks", "ls", "--json").json["banks"]]
     assert paths == [new, str(bank)]
     for file in ("bank.json", "manifest.h5", ".lock"):
-        os.utime(f"{new}/{file}", (1, 1))
+        os.utime(f"{new}/{file}", (1, 1))  # clocks are no order
     paths = [one["path"] for one in call("banks", "ls", "--json").json["banks"]]
-    assert paths == [str(bank), new]
+    assert paths == [new, str(bank)]
 
 
 def test_ls_shows_a_bank_that_cannot_be_opened(call, place, bank):
@@ -86,6 +86,22 @@ def test_verify(call, place, bank):
         [],
         None,
     )
+
+
+def test_verify_of_what_cannot_be_read_is_no_damage(call, place, bank):
+    path = next((bank / "logits").glob("*.h5"))
+    path.rename(place / "kept")
+    path.mkdir()
+    for command in (["banks", "verify"], ["banks", "verify", "--repair"]):
+        done = call(*command)
+        assert done.code == 3
+        said = done.out + done.err
+        assert f"{path}' cannot be read now (Is a directory), which says nothing of its bytes" in said
+        assert "damaged" not in said
+    assert path.is_dir()
+    path.rmdir()
+    (place / "kept").rename(path)
+    assert call("banks", "verify").code == 0
 
 
 @pytest.fixture

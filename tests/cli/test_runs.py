@@ -131,7 +131,7 @@ def test_rm(call, place, monkeypatch):
     (warmth / "run.json").write_text("{")  # a damaged one can be removed too
     done = call("runs", "rm", "warmth", "-y")
     assert done.out.startswith(f"removed {warmth}: ")
-    assert list((place / "cache" / "runs").iterdir()) == []
+    assert [one for one in (place / "cache" / "runs").iterdir() if one.is_dir()] == []
     assert call("runs", "rm").code == 2
     assert call("runs", "rm", "last").code == 3
 

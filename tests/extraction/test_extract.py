@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -59,6 +60,46 @@ def test_a_second_extraction_pushes_nothing(photo_folder: Folder, tmp_path: Path
     assert (again.rows, again.pushed, again.skipped, again.quarantined) == (18, 0, 18, 0)
     assert pushed == []
     assert again.bank == first.bank
+
+
+def test_what_is_complete_is_extracted_from_a_read_only_cache(
+    photo_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pushed: list[int]
+) -> None:
+    data, cache = photo_folder(), tmp_path / "cache"
+    first = run(data, cache)
+    pushed.clear()
+    real = os.open
+
+    def refusing(path: Any, flags: int, *args: Any, **options: Any) -> int:
+        if flags & (os.O_WRONLY | os.O_RDWR) and str(path).startswith(str(cache)):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
+        return real(path, flags, *args, **options)
+
+    monkeypatch.setattr(os, "open", refusing)
+    again = run(data, cache)
+    assert (again.bank, again.rows, again.pushed, again.skipped) == (first.bank, 18, 0, 18)
+    assert pushed == []
+    with pytest.raises(CacheWriteError, match="read-only"):
+        run(data, cache, cuts=("block5_pool",))
+
+
+def test_what_made_a_cut_is_recorded_and_a_mix_is_told_once(
+    photo_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = photo_folder()
+    first = run(data, tmp_path, cuts=("fc7",))
+    facts = Bank.open(first.bank).facts("fc7")
+    assert (facts["torch"], facts["device"], facts.get("mixed")) == (torch.__version__, "cpu", None)
+    before = torch.__version__
+    monkeypatch.setattr(torch, "__version__", "9.9.9")
+    assert run(data, tmp_path, cuts=("fc7",)).pushed == 0
+    assert "has shards of" not in caplog.text
+    Image.fromarray(np.full((40, 40, 3), 77, np.uint8)).save(next(data.glob("*/*.*")).with_name("new.png"))
+    assert run(data, tmp_path, cuts=("fc7",)).bank == first.bank
+    assert caplog.text.count(f"cut 'fc7' has shards of torch {before} and 9.9.9") == 1
+    assert Bank.open(first.bank).facts("fc7")["mixed"] == f"torch {before} and 9.9.9"
+    assert run(data, tmp_path, cuts=("fc7",)).pushed == 0
+    assert caplog.text.count("has shards of") == 1
 
 
 def test_the_bank_asked_for_last_is_the_newest(photo_folder: Folder, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from featbank.banks import Bank, verify_bank
 from featbank.errors import (
+    BankReadError,
     CorruptBankError,
     InvalidInputError,
     MissingDataError,
@@ -79,7 +80,7 @@ def tree(bank: Path) -> dict[str, bytes]:
         str(path.relative_to(bank)): path.read_bytes()
         for path in sorted(bank.rglob("*"))
         if path.is_file()
-        and path.name not in (".lock", ".verified.json")
+        and path.name not in (".lock", ".verified.json", ".order.json")
         and not path.relative_to(bank).parts[0].startswith("damaged-")
     }
 
@@ -333,3 +334,29 @@ def test_an_unfinished_cut_stays_unfinished(place: Path, bank: Path) -> None:
     assert done.shards == 1
     assert [one.kind for one in done.report.findings] == ["aside", "unfinished"]
     assert Bank.open(bank).partial_cuts["fc7"].rows_stored == 9  # one image stands twice
+
+
+@pytest.mark.parametrize("mode", ["r", "r+"])
+def test_a_whole_shard_that_is_open_elsewhere_is_never_set_aside(place: Path, mode: str) -> None:
+    import h5py
+
+    bank = run(place)
+    with h5py.File(next((bank / "fc7").glob("*.h5")), mode):
+        found = repair_bank(bank)
+    assert (found.set_aside, found.shards, found.pushed) == ((), 0, 0)
+    assert not list(bank.glob("damaged-*"))
+
+
+def test_nothing_is_repaired_while_a_file_cannot_be_read(place: Path) -> None:
+    bank = run(place)
+    first, second = sorted((bank / "fc7").glob("*.h5"))[:2]
+    first.write_bytes(b"")
+    second.rename(place / "kept")
+    second.mkdir()  # what has its name cannot be read: a folder
+    with pytest.raises(BankReadError, match="is not repaired, nothing was changed"):
+        repair_bank(bank)
+    assert not list(bank.glob("damaged-*"))
+    second.rmdir()
+    (place / "kept").rename(second)
+    assert repair_bank(bank).shards == 1
+    assert verify_bank(bank).ok

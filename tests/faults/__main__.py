@@ -35,6 +35,7 @@ def scenarios() -> dict[str, Scenario]:
     from combinations import combinations
     from foreign import foreign_modules
     from full_disk import failing_calls, small_disk
+    from handles import handle_across_manifest_change, hosts_in_turn
     from kills import every_call, kills
     from names import names
     from neighbours import at_once, moved
@@ -52,6 +53,10 @@ def scenarios() -> dict[str, Scenario]:
         "power-loss": lambda world, scale: power_loss(world, scaled(2000, scale, 30)),
         "at-once": lambda world, scale: at_once(world, scaled(100, scale, 4)),
         "moved": moved,
+        "handle-across-manifest-change": lambda world, scale: handle_across_manifest_change(
+            world, scaled(200, scale, 8)
+        ),
+        "hosts-in-turn": lambda world, scale: hosts_in_turn(world, scaled(40, scale, 4)),
         # a small share of the bits is many already
         "bit-flips": lambda world, scale: bit_flips(world, scale if scale > 0.1 else scale / 5),
         "saves": lambda world, scale: saves(world, scaled(200, scale, 12)),

@@ -86,7 +86,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in (".lock", ".verified.json")
+        if path.is_file() and path.name not in (".lock", ".verified.json", ".order.json")
     }
 
 

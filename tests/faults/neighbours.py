@@ -212,6 +212,7 @@ def _read_only(world: World) -> None:
         if os.getuid() == 0:
             return
     _check(world, path)
+    _must(world.extract(cache).pushed == 0, "what is complete was pushed again")
     try:
         world.extract(cache, cuts=("block3_pool",))
     except CacheWriteError as error:

@@ -77,7 +77,7 @@ def watch(folder: str | os.PathLike[str], hook: Hook) -> None:
 
     def open_(path: Any, flags: int, *args: Any, **options: Any) -> int:
         full = inside(path, options.get("dir_fd"))
-        if full is None:
+        if full is None or not flags & (os.O_WRONLY | os.O_RDWR | os.O_DIRECTORY):  # a file that is only read
             return int(real["open"](path, flags, *args, **options))
 
         def perform() -> int:

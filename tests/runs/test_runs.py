@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from datetime import datetime
 from pathlib import Path
 
@@ -271,7 +273,8 @@ def test_runs_are_found_by_path_name_part_and_age(bank, cache):
     assert names[0] == "20260304-120008-sweep"
     assert names[1] == "20260304-120008-sweep-2"
     assert latest_run(cache).name == "20260304-120008-sweep-11"
-    assert [path.name for path in list_runs(cache)][:2] == ["20260304-120006-sweep", "20260304-120007-sweep"]
+    # the order in which they were made, whatever the clock said
+    assert [path.name for path in list_runs(cache)][:2] == ["20260304-120007-sweep", "20260304-120006-sweep"]
     assert open_run(cache_dir=cache).name == latest_run(cache).name
     assert open_run("last", cache_dir=cache).name == latest_run(cache).name
     assert resolve_run("20260304-120008-sweep", cache).name == "20260304-120008-sweep"
@@ -340,3 +343,36 @@ def test_figures_have_a_folder(bank, cache):
     run = create_run(cache, "drawn", bank=bank, now=NOON)
     assert run.figures == run.path / "figures"
     assert run.figures.is_dir()
+
+
+def test_the_newest_run_does_not_go_by_the_clock(bank, cache, tmp_path):
+    from datetime import timedelta
+
+    made = [create_run(cache, "a", bank=bank, now=NOON), create_run(cache, "b", bank=bank, now=NOON)]
+    # copied in from a machine whose clock is two years ahead
+    ahead = create_run(tmp_path / "elsewhere", "c", bank=bank, now=NOON + timedelta(days=730))
+    shutil.copytree(ahead.path, cache / "runs" / ahead.path.name)
+    assert latest_run(cache).name == made[1].name
+    assert [path.name for path in list_runs(cache)] == [ahead.name, made[0].name, made[1].name]
+    # and the clock here goes back
+    made.append(create_run(cache, "d", bank=bank, now=NOON - timedelta(days=365)))
+    assert latest_run(cache).name == made[2].name
+    shutil.rmtree(made[2].path)
+    assert latest_run(cache).name == made[1].name
+    # the whole cache goes elsewhere, every time of it new
+    shutil.copytree(cache, tmp_path / "moved")
+    for path in (tmp_path / "moved").rglob("*"):
+        os.utime(path)
+    assert latest_run(tmp_path / "moved").name == made[1].name
+
+
+def test_without_its_record_the_runs_go_by_their_names(bank, cache, caplog):
+    for second in (7, 6):
+        create_run(cache, "sweep", bank=bank, now=NOON.replace(second=second))
+    for content in (b"", b"{}", b"[1]", b"\xff", b"[" * 100_000):
+        (cache / "runs" / ".order.json").write_bytes(content)
+        caplog.clear()
+        assert latest_run(cache).name == "20260304-120007-sweep"
+        assert "the order of what is in" in caplog.text
+    newest = create_run(cache, "sweep", bank=bank, now=NOON)
+    assert latest_run(cache).name == newest.name
