@@ -1,4 +1,4 @@
-"""The small files of a bank: ``bank.json``, ``cut.json``, ``quarantine.jsonl``, mark of a checked copy."""
+"""The small files of a bank: ``bank.json``, ``source.json``, ``cut.json``, ``quarantine.jsonl``, ..."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ BANK_FILE = "bank.json"
 CUT_FILE = "cut.json"
 LOCK_FILE = ".lock"
 QUARANTINE_FILE = "quarantine.jsonl"
+SOURCE_FILE = "source.json"
 VERIFIED_FILE = ".verified.json"
 
 #: More than fit the largest disk; a list that claims more would only fill the memory.
@@ -40,20 +41,29 @@ class BankDocument:
     key: BankKey
     provenance: dict[str, Any]
 
+    def moved_to(self, location: str) -> BankDocument:
+        """Return the same for images that are elsewhere now."""
+        return BankDocument(self.dataset, self.key, {**self.provenance, "location": location})
+
+    def sealed(self) -> dict[str, Any]:
+        """Return what is written."""
+        return sealed(
+            {
+                "format_version": self.key.format_version,
+                "dataset": self.dataset,
+                "key": self.key.to_dict(),
+                "key_digest": self.key.digest(),
+                "provenance": self.provenance,
+            }
+        )
+
     def write(self, folder: Path) -> None:
         """Write it into a bank's folder."""
-        document = {
-            "format_version": self.key.format_version,
-            "dataset": self.dataset,
-            "key": self.key.to_dict(),
-            "key_digest": self.key.digest(),
-            "provenance": self.provenance,
-        }
-        write_json(folder / BANK_FILE, sealed(document))
+        write_json(folder / BANK_FILE, self.sealed())
 
 
-def read_bank_document(folder: Path) -> BankDocument:
-    """Read ``bank.json``.
+def read_bank_document(folder: Path, *, source: bool = True) -> BankDocument:
+    """Read ``bank.json``, and from ``source.json`` where the images are now, unless that is left out.
 
     Raises
     ------
@@ -72,7 +82,34 @@ def read_bank_document(folder: Path) -> BankDocument:
             f"no bank in {str(folder)!r} (it has no {BANK_FILE}): `featbank banks ls` lists the banks "
             f"there are, `featbank extract` makes one"
         ) from error
-    return parse_bank_document(path, data)
+    document = parse_bank_document(path, data)
+    moved = read_source(folder) if source else None
+    return document if moved is None else document.moved_to(moved)
+
+
+def read_source(folder: Path) -> str | None:
+    """Read ``source.json``; None if there is none. Raises `CorruptBankError` if it is damaged."""
+    try:
+        data = read_bytes(folder / SOURCE_FILE, what="source file")
+    except FileNotFoundError:
+        return None
+    return parse_source(folder / SOURCE_FILE, data)
+
+
+def write_source(folder: Path, location: str) -> None:
+    """Write ``source.json``: where the images are now, if that is not where ``bank.json`` says."""
+    write_json(folder / SOURCE_FILE, sealed({"format_version": FORMAT_VERSION, "location": location}))
+
+
+def parse_source(path: Path, data: bytes) -> str:
+    """Parse the bytes of a ``source.json``; raises `CorruptBankError` if it is damaged."""
+    location = unsealed(path, data, what="source file").get("location")
+    if not isinstance(location, str):
+        raise CorruptBankError(
+            f"source file {str(path)!r} is damaged (it names no place); delete it and run `featbank extract` "
+            f"again"
+        )
+    return location
 
 
 def parse_bank_document(path: Path, data: bytes) -> BankDocument:
@@ -92,11 +129,15 @@ def parse_bank_document(path: Path, data: bytes) -> BankDocument:
 
 @dataclass(frozen=True, eq=False)
 class CutDocument:
-    """What ``cut.json`` says: the layout, the shards that were there when it was written, and the facts."""
+    """What ``cut.json`` says: the layout, the shards that were there when it was written, and the facts.
+
+    `absent` are the slots whose image these shards do not have: it was gone, or not among the rows then.
+    """
 
     layout: CutLayout
     shards: frozenset[int]
     facts: dict[str, Any]
+    absent: frozenset[int] = frozenset()
 
     def write(self, folder: Path) -> None:
         """Write it into a cut's folder."""
@@ -108,6 +149,7 @@ class CutDocument:
             "dtype": self.layout.dtype.name,
             "shard_rows": self.layout.shard_rows,
             "shards": _ranges(self.shards),
+            **({"absent": _ranges(self.absent)} if self.absent else {}),
             "facts": self.facts,
         }
         write_json(folder / CUT_FILE, sealed(document))
@@ -144,7 +186,8 @@ def parse_cut_document(path: Path, data: bytes, cut: str, key_digest: str) -> Cu
             raise ValueError(f"rows of {layout.dtype} {layout.shape} are none of features")
         if layout.shard_rows < 1:
             raise ValueError(f"{layout.shard_rows} rows per shard")
-        found = CutDocument(layout, _numbers(document["shards"]), dict(document["facts"]))
+        absent = _numbers(document.get("absent", ()))
+        found = CutDocument(layout, _numbers(document["shards"]), dict(document["facts"]), absent)
         if (layout.key_digest, layout.cut) != (key_digest, cut):
             raise ValueError(f"it belongs to cut {layout.cut!r} of the bank with key {layout.key_digest[:8]}")
     except (LookupError, TypeError, ValueError, OverflowError) as error:
@@ -181,7 +224,7 @@ def cut_folders(folder: Path) -> list[Path]:
     """List the folders of a bank that hold a cut, finished or begun, by name."""
     return [
         one
-        for one in sorted(folder.iterdir())
+        for one in sorted(folder.iterdir() if folder.is_dir() else ())
         if one.is_dir()
         and not one.name.startswith(".")
         and ((one / CUT_FILE).exists() or any(one.glob("*.h5")))

@@ -40,7 +40,7 @@ def shard_files(folder: Path) -> dict[int, Path]:
     found: dict[int, Path] = {}
     try:
         names = sorted(entry.name for entry in os.scandir(folder))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return found
     except OSError as error:
         raise CorruptBankError(

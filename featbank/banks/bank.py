@@ -122,11 +122,14 @@ class Bank(BankRows):
             row_shards = self._reader_of(layout).numbers_of(self.row_slots)
             present = set(shard_files(folder))
             needed = set(np.unique(row_shards).tolist())
-            if document and needed <= present and needed <= document.shards:
+            stored = np.isin(row_shards, list(present))
+            if document and document.absent:  # of what is gone the table knows; the others can be had
+                unknown = self.slot_table.statuses[self.row_slots] == RowStatus.OK
+                stored &= ~(unknown & np.isin(self.row_slots, list(document.absent)))
+            if document and needed <= document.shards and stored.all():
                 found[folder.name] = None
             else:
-                stored = int(np.isin(row_shards, list(present)).sum())
-                found[folder.name] = CutProgress(stored, len(row_shards))
+                found[folder.name] = CutProgress(int(stored.sum()), len(row_shards))
         return found
 
     def facts(self, cut: str) -> dict[str, Any]:
@@ -314,8 +317,11 @@ class Bank(BankRows):
             )
         return CutWriter(self, existing)
 
-    def _write_cut_facts(self, layout: CutLayout, shards: Iterable[int], facts: Mapping[str, Any]) -> None:
-        files.CutDocument(layout, frozenset(shards), dict(facts)).write(self.path / layout.cut)
+    def _write_cut_facts(
+        self, layout: CutLayout, shards: Iterable[int], absent: Iterable[int], facts: Mapping[str, Any]
+    ) -> None:
+        document = files.CutDocument(layout, frozenset(shards), dict(facts), frozenset(absent))
+        document.write(self.path / layout.cut)
 
     def write_quarantine(self, records: Iterable[QuarantineRecord]) -> None:
         """Replace ``quarantine.jsonl``, whole, by these records."""
