@@ -355,8 +355,13 @@ def remove_folder(root: Path, *names: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, whole or not at all; raises `CacheWriteError` as `write_file` does."""
+    write_file(path, json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    """Return what `write_json` writes."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    write_file(path, (text + "\n").encode("utf-8", "surrogateescape"))
+    return (text + "\n").encode("utf-8", "surrogateescape")
 
 
 def remove_stale_temporaries(folder: Path) -> int:

@@ -23,6 +23,7 @@ SCENARIOS = [
     "small-disk",
     "power-loss",
     "at-once",
+    "dry-run-beside-extraction",
     "moved",
     "handle-across-manifest-change",
     "hosts-in-turn",

@@ -10,6 +10,7 @@ from featbank.banks.bank import Bank, open_bank
 from featbank.banks.damaged import SetAside, damaged_files, set_damaged_aside
 from featbank.banks.importing import import_bank
 from featbank.banks.key import FORMAT_VERSION, BankKey
+from featbank.banks.lending import lend_bank, lend_shards, lendable_shards
 from featbank.banks.listing import BankInfo, CutInfo, CutProgress, QuarantineRecord
 from featbank.banks.packing import pack, unpack
 from featbank.banks.slots import SHARD_BYTES, ShardPlan, SlotTable, shard_rows_for
@@ -40,6 +41,9 @@ __all__ = [
     "VerifyReport",
     "damaged_files",
     "import_bank",
+    "lend_bank",
+    "lend_shards",
+    "lendable_shards",
     "open_archive",
     "open_bank",
     "pack",

@@ -1,4 +1,4 @@
-"""The small files of a bank: ``bank.json``, ``cut.json``, ``quarantine.jsonl``, mark of a checked copy."""
+"""The small files of a bank: ``bank.json``, ``source.json``, ``cut.json``, ``quarantine.jsonl``, ..."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ BANK_FILE = "bank.json"
 CUT_FILE = "cut.json"
 LOCK_FILE = ".lock"
 QUARANTINE_FILE = "quarantine.jsonl"
+SOURCE_FILE = "source.json"
 VERIFIED_FILE = ".verified.json"
 
 #: More than fit the largest disk; a list that claims more would only fill the memory.
@@ -45,20 +46,29 @@ class BankDocument:
     key: BankKey
     provenance: dict[str, Any]
 
+    def moved_to(self, location: str) -> BankDocument:
+        """Return the same for images that are elsewhere now."""
+        return BankDocument(self.dataset, self.key, {**self.provenance, "location": location})
+
+    def sealed(self) -> dict[str, Any]:
+        """Return what is written."""
+        return sealed(
+            {
+                "format_version": self.key.format_version,
+                "dataset": self.dataset,
+                "key": self.key.to_dict(),
+                "key_digest": self.key.digest(),
+                "provenance": self.provenance,
+            }
+        )
+
     def write(self, folder: Path) -> None:
         """Write it into a bank's folder."""
-        document = {
-            "format_version": self.key.format_version,
-            "dataset": self.dataset,
-            "key": self.key.to_dict(),
-            "key_digest": self.key.digest(),
-            "provenance": self.provenance,
-        }
-        write_json(folder / BANK_FILE, sealed(document))
+        write_json(folder / BANK_FILE, self.sealed())
 
 
-def read_bank_document(folder: Path) -> BankDocument:
-    """Read ``bank.json``.
+def read_bank_document(folder: Path, *, source: bool = True) -> BankDocument:
+    """Read ``bank.json``, and from ``source.json`` where the images are now, unless that is left out.
 
     Raises
     ------
@@ -74,7 +84,34 @@ def read_bank_document(folder: Path) -> BankDocument:
         data = read_bytes(path, what="bank file")
     except FileNotFoundError as error:
         raise _no_bank(folder) from error
-    return parse_bank_document(path, data)
+    document = parse_bank_document(path, data)
+    moved = read_source(folder) if source else None
+    return document if moved is None else document.moved_to(moved)
+
+
+def read_source(folder: Path) -> str | None:
+    """Read ``source.json``; None if there is none. Raises `CorruptBankError` if it is damaged."""
+    try:
+        data = read_bytes(folder / SOURCE_FILE, what="source file")
+    except FileNotFoundError:
+        return None
+    return parse_source(folder / SOURCE_FILE, data)
+
+
+def write_source(folder: Path, location: str) -> None:
+    """Write ``source.json``: where the images are now, if that is not where ``bank.json`` says."""
+    write_json(folder / SOURCE_FILE, sealed({"format_version": FORMAT_VERSION, "location": location}))
+
+
+def parse_source(path: Path, data: bytes) -> str:
+    """Parse the bytes of a ``source.json``; raises `CorruptBankError` if it is damaged."""
+    location = unsealed(path, data, what="source file").get("location")
+    if not isinstance(location, str):
+        raise CorruptBankError(
+            f"source file {str(path)!r} is damaged (it names no place); delete it and run `featbank extract` "
+            f"again"
+        )
+    return location
 
 
 def _no_bank(folder: Path) -> BankNotFoundError:
@@ -101,11 +138,15 @@ def parse_bank_document(path: Path, data: bytes) -> BankDocument:
 
 @dataclass(frozen=True, eq=False)
 class CutDocument:
-    """What ``cut.json`` says: the layout, the shards that were there when it was written, and the facts."""
+    """What ``cut.json`` says: the layout, the shards that were there when it was written, and the facts.
+
+    `absent` are the slots whose image these shards do not have: it was gone, or not among the rows then.
+    """
 
     layout: CutLayout
     shards: frozenset[int]
     facts: dict[str, Any]
+    absent: frozenset[int] = frozenset()
 
     def write(self, folder: Path) -> None:
         """Write it into a cut's folder."""
@@ -117,6 +158,7 @@ class CutDocument:
             "dtype": self.layout.dtype.name,
             "shard_rows": self.layout.shard_rows,
             "shards": _ranges(self.shards),
+            **({"absent": _ranges(self.absent)} if self.absent else {}),
             "facts": self.facts,
         }
         write_json(folder / CUT_FILE, sealed(document))
@@ -153,7 +195,8 @@ def parse_cut_document(path: Path, data: bytes, cut: str, key_digest: str) -> Cu
             raise ValueError(f"rows of {layout.dtype} {layout.shape} are none of features")
         if layout.shard_rows < 1:
             raise ValueError(f"{layout.shard_rows} rows per shard")
-        found = CutDocument(layout, _numbers(document["shards"]), dict(document["facts"]))
+        absent = _numbers(document.get("absent", ()))
+        found = CutDocument(layout, _numbers(document["shards"]), dict(document["facts"]), absent)
         if (layout.key_digest, layout.cut) != (key_digest, cut):
             raise ValueError(f"it belongs to cut {layout.cut!r} of the bank with key {layout.key_digest[:8]}")
     except (LookupError, TypeError, ValueError, OverflowError) as error:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from featbank.banks._described import Described
 from featbank.banks._manifest_file import MANIFEST_FILE, StoredManifest, read_manifest
 from featbank.banks.slots import SlotTable
 from featbank.errors import CacheWriteError
-from featbank.manifest import Manifest, RowStatus
+from featbank.manifest import Manifest
 
 
 class BankRows(Described):
@@ -54,37 +55,95 @@ class BankRows(Described):
         """Return the first row that has each slot, shape (n_slots,); -1 where no row does."""
         return self.slot_table.first_rows(self.row_slots)
 
+    def with_rows(self, manifest: Manifest, *, renew: AbstractSet[bytes] = frozenset()) -> Self:
+        """Return what this bank would be after `set_manifest`, from what is on disk now; writes nothing.
+
+        Parameters
+        ----------
+        manifest, renew
+            As of `set_manifest`.
+
+        Returns
+        -------
+        Bank
+            Its folder need not be there.
+        """
+        there = read_manifest(self.path) if self.path.is_dir() else None
+        return type(self)(self.path, self._document, _planned(there, manifest, renew))
+
+    def same_slots(self, other: BankRows) -> bool:
+        """Say whether another bank's rows stand in the same slots, of equally many."""
+        return np.array_equal(self.row_slots, other.row_slots) and np.array_equal(
+            self.slot_table.segments, other.slot_table.segments
+        )
+
     def set_manifest(self, manifest: Manifest, *, renew: AbstractSet[bytes] = frozenset()) -> None:
         """Set the rows; images that have no slot yet get one, nothing stored is moved or lost.
+
+        Other processes that are extracting into this bank keep the rows they have set themselves.
 
         Parameters
         ----------
         manifest : Manifest
-            The rows. The file is not touched if nothing changes.
+            The rows. Nothing is touched, not even the lock, if nothing changes.
         renew : set of bytes, default=frozenset()
-            Digests of images to be pushed again, in all cuts; see `absent_digests`.
+            Digests of images to be pushed again, in all cuts; see `CutWriter.absent`.
 
         Raises
         ------
         CacheWriteError
             If the manifest cannot be written.
         """
-        state, same = self._with_rows(manifest, renew)
-        if same:  # the bank may be read-only
-            self._state = state
-            return
-        with self._locked():
-            self._write_state(self._with_rows(manifest, renew)[0])
+        there = read_manifest(self.path)
+        self._state = _planned(there, manifest, renew)
+        if there is None or not there.same(self._state):  # else also where nothing can be written
+            with self._locked():
+                there = read_manifest(self.path)
+                self._state = _planned(there, manifest, renew)
+                self._write(self._state, there)
 
-    def _with_rows(self, manifest: Manifest, renew: AbstractSet[bytes]) -> tuple[StoredManifest, bool]:
-        """Return what is stored with other rows, and whether that is what is stored already."""
-        old = read_manifest(self.path)
-        table, row_slots = (old.table if old else SlotTable.empty()).with_digests(manifest.digests, renew)
-        new = StoredManifest.of(manifest, table, row_slots)
-        if old is None or table is not old.table or new.rows_digest != old.rows_digest:
-            return new, False
-        same = np.array_equal(new.given_statuses, old.given_statuses)
-        return new, same and np.array_equal(row_slots, old.row_slots)
+    def renew(self, digests: AbstractSet[bytes]) -> None:
+        """Give images of these rows new slots, without setting the rows of the bank anew.
+
+        Another process may have set its own rows since: they stay, and the renewed images among them are
+        found in the new slots as well.
+
+        Parameters
+        ----------
+        digests : set of bytes
+            As of `CutWriter.absent`.
+
+        Raises
+        ------
+        CacheWriteError
+            If the manifest cannot be written.
+        """
+        with self._locked():
+            own, there = self._stored, read_manifest(self.path) or self._stored
+            table, row_slots = there.table.with_digests(own.digests, digests)
+            self._state = own.with_table(table, row_slots)
+            newest = table.slot_of()
+            moved = [newest[one.tobytes()] if one.tobytes() in digests else -1 for one in there.digests]
+            theirs = np.where(np.array(moved, np.int64) >= 0, np.array(moved, np.int64), there.row_slots)
+            self._write(there.with_table(table, theirs), there)
+
+    def set_location(self, location: str) -> None:
+        """Remember where the images of this bank are now, in ``source.json``; ``bank.json`` never changes.
+
+        Parameters
+        ----------
+        location : str
+            As of `featbank.datasets.Dataset`; ``bank.provenance["location"]`` is this from now on.
+
+        Raises
+        ------
+        CacheWriteError
+            If it cannot be written.
+        """
+        if location != self.provenance.get("location"):
+            with self._locked():
+                files.write_source(self.path, location)
+            self._document = self._document.moved_to(location)
 
     def touch(self) -> None:
         """Make this the newest bank of its cache: it was asked for last."""
@@ -102,17 +161,15 @@ class BankRows(Described):
         """
         write_file(folder / MANIFEST_FILE, self._stored.encode())
 
-    def absent_digests(self, manifest: Manifest) -> set[bytes]:
-        """Return the digests of `manifest` whose image was gone for some cut; pass them as `renew`."""
-        table = self.slot_table
-        absent = {
-            digest for digest, slot in table.slot_of().items() if table.statuses[slot] == RowStatus.ABSENT
-        }
-        return absent.intersection(digest.tobytes() for digest in manifest.digests) if absent else set()
+    def refresh(self) -> None:
+        """Learn what other processes have found out of the images of these rows since."""
+        there = read_manifest(self.path)
+        if there is not None:
+            self._state = self._stored.with_table(there.table)
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Hold the bank's lock: the rows are read anew, and no other process changes them meanwhile.
+    def held(self) -> Iterator[Self]:
+        """Hold the bank's lock, so that nobody changes its rows, and hand over the bank as it is on disk.
 
         A bank that may not be written is read without the lock.
         """
@@ -122,21 +179,28 @@ class BankRows(Described):
             except CacheWriteError as error:
                 if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
                     raise
-            self._state = read_manifest(self.path) or self._state
-            yield
+            yield type(self)(self.path, self._document, read_manifest(self.path) or self._stored)
 
     def _locked(self) -> AbstractContextManager[bool]:
         return locked(self.path / files.LOCK_FILE)
 
-    def _write_state(self, state: StoredManifest) -> None:
-        path, data = self.path / MANIFEST_FILE, state.encode()
-        if not path.exists() or path.read_bytes() != data:
-            write_file(path, data)
-        self._state = state
+    def _write(self, state: StoredManifest, there: StoredManifest | None) -> None:
+        if there is None or not there.same(state):
+            write_file(self.path / MANIFEST_FILE, state.encode())
 
     def _fold_statuses(self, found: NDArray[np.uint8]) -> None:
-        with self._locked():
-            state = read_manifest(self.path) or self._stored  # another process may have added slots
-            grown = np.zeros(len(state.table), np.uint8)
-            grown[: len(found)] = found
-            self._write_state(state.with_table(state.table.with_statuses(grown)))
+        """Fold in what a cut found of the images of these rows; the bank's lock is held.
+
+        Of an image that is not among them nothing was found out, whatever its slot holds.
+        """
+        own, there = self._stored, read_manifest(self.path) or self._stored
+        grown = np.zeros(len(there.table), np.uint8)
+        grown[own.row_slots] = found[own.row_slots]
+        table = there.table.with_statuses(grown)
+        self._write(there.with_table(table), there)
+        self._state = own.with_table(table)
+
+
+def _planned(there: StoredManifest | None, manifest: Manifest, renew: AbstractSet[bytes]) -> StoredManifest:
+    table = there.table if there else SlotTable.empty()
+    return StoredManifest.of(manifest, *table.with_digests(manifest.digests, renew))

@@ -43,7 +43,7 @@ def shard_files(folder: Path) -> dict[int, Path]:
     found: dict[int, Path] = {}
     try:
         names = sorted(os.listdir(folder))  # noqa: PTH208 - names are all it takes
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return found
     except OSError as error:
         raise unreadable(folder, error, what="cut folder") from error

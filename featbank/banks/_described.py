@@ -56,7 +56,7 @@ class Described:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """Where it came from, as it was given when the bank was made."""
+        """Where it came from, as it was given when the bank was made; ``location`` is where that is now."""
         return self._document.provenance
 
     @property

@@ -28,7 +28,7 @@ from featbank.manifest import printable
 _MOST_ENTRIES = 100_000
 #: What a shard has besides its rows.
 _OVERHEAD_BYTES = 128 * 1024
-_KNOWN = frozenset({files.BANK_FILE, MANIFEST_FILE, files.QUARANTINE_FILE})
+_KNOWN = frozenset({files.BANK_FILE, MANIFEST_FILE, files.QUARANTINE_FILE, files.SOURCE_FILE})
 
 
 class FolderSource:
@@ -56,6 +56,9 @@ class FolderSource:
             with self._open(files.BANK_FILE) as descriptor:
                 data = read_small(descriptor, files.BANK_FILE, JSON_BYTES)
             self.document = files.parse_bank_document(path / files.BANK_FILE, data)
+            with contextlib.suppress(FileNotFoundError), self._open(files.SOURCE_FILE) as descriptor:
+                data = read_small(descriptor, files.SOURCE_FILE, JSON_BYTES)
+                self.document = self.document.moved_to(files.parse_source(path / files.SOURCE_FILE, data))
             self.quarantine = b""
             with contextlib.suppress(FileNotFoundError), self._open(files.QUARANTINE_FILE) as descriptor:
                 self.quarantine = read_small(descriptor, files.QUARANTINE_FILE, ROWS_BYTES)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -76,19 +76,20 @@ class StoredManifest:
             row_slots,
         )
 
-    def with_table(self, table: SlotTable) -> StoredManifest:
-        """Return the same rows over another table."""
-        return StoredManifest(
-            self.id_bytes,
-            self.id_offsets,
-            self.labels,
-            self.splits,
-            self.digests,
-            self.given_statuses,
-            self.classes,
-            table,
-            self.row_slots,
+    def with_table(self, table: SlotTable, row_slots: NDArray[np.int64] | None = None) -> StoredManifest:
+        """Return the same rows over another table, in the same slots if no others are given."""
+        return replace(self, table=table, row_slots=self.row_slots if row_slots is None else row_slots)
+
+    def same(self, other: StoredManifest) -> bool:
+        """Say whether another manifest would be the same file."""
+        return self.classes == other.classes and all(
+            np.array_equal(one, another) for one, another in zip(self._arrays, other._arrays, strict=True)
         )
+
+    @property
+    def _arrays(self) -> tuple[NDArray[Any], ...]:
+        rows = (self.id_bytes, self.id_offsets, self.labels, self.splits, self.digests, self.given_statuses)
+        return (*rows, self.row_slots, self.table.digests, self.table.segments, self.table.statuses)
 
     @property
     def n_rows(self) -> int:

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from featbank._atomic import canonical_json
+from featbank._atomic import canonical_json, json_bytes
 from featbank.banks import _bank_files as files
 from featbank.banks._codecs import LARGEST_ROW_BYTES, Codec, chunk_rows, codec_named, encoder, library
 from featbank.banks._cut_reader import CutReader, shard_files
@@ -57,7 +57,7 @@ def _fill(file: Any, bank: Bank, codec: Codec | None = None) -> None:
     classes = [name.encode("utf-8", "surrogateescape") for name in manifest.classes]
     _put(file, "classes", np.array(classes or [b""], np.bytes_)[: len(classes)])
     inner = file.create_group("bank")
-    _put(inner, "bank_json", _blob((bank.path / files.BANK_FILE).read_bytes()))
+    _put(inner, "bank_json", _blob(json_bytes(bank._document.sealed())))
     _put(inner, "manifest", _blob(stored.encode()))
     quarantine = bank.path / files.QUARANTINE_FILE
     _put(inner, "quarantine", _blob(quarantine.read_bytes() if quarantine.exists() else b""))

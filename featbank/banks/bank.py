@@ -132,11 +132,13 @@ class Bank(BankRows):
         row_shards = self._reader_of(layout).numbers_of(self.row_slots)
         present = set(shard_files(folder))
         needed = set(np.unique(row_shards).tolist())
-        if document and needed <= present and needed <= document.shards:
-            return CutState(layout, document.facts, CutProgress(len(row_shards), len(row_shards)), True)
-        stored = int(np.isin(row_shards, list(present)).sum())
+        stored = np.isin(row_shards, list(present))
+        if document and document.absent:  # of what is gone the table knows; the others can be had
+            unknown = self.slot_table.statuses[self.row_slots] == RowStatus.OK
+            stored &= ~(unknown & np.isin(self.row_slots, list(document.absent)))
+        whole = document is not None and needed <= document.shards and bool(stored.all())
         facts = document.facts if document else {}
-        return CutState(layout, facts, CutProgress(stored, len(row_shards)), False)
+        return CutState(layout, facts, CutProgress(int(stored.sum()), len(row_shards)), whole)
 
     def facts(self, cut: str) -> dict[str, Any]:
         """Return what extraction recorded about a cut; {} while it is not finished."""
@@ -337,8 +339,11 @@ class Bank(BankRows):
             )
         return CutWriter(self, existing, made_by)
 
-    def _write_cut_facts(self, layout: CutLayout, shards: Iterable[int], facts: Mapping[str, Any]) -> None:
-        files.CutDocument(layout, frozenset(shards), dict(facts)).write(self.path / layout.cut)
+    def _write_cut_facts(
+        self, layout: CutLayout, shards: Iterable[int], absent: Iterable[int], facts: Mapping[str, Any]
+    ) -> None:
+        document = files.CutDocument(layout, frozenset(shards), dict(facts), frozenset(absent))
+        document.write(self.path / layout.cut)
 
     def write_quarantine(self, records: Iterable[QuarantineRecord]) -> None:
         """Replace ``quarantine.jsonl``, whole, by these records."""

@@ -21,6 +21,7 @@ from featbank.errors import (
     BankError,
     BankFormatError,
     BankNotFoundError,
+    CacheWriteError,
     InvalidInputError,
     UnknownNameError,
 )
@@ -86,19 +87,43 @@ class BankStore:
             with locked(path / files.LOCK_FILE):
                 if not (path / files.BANK_FILE).exists():  # else another process was first
                     document.write(path)
-            files.mark_verified(path)
+                    files.mark_verified(path)
             make_newest(self.root, path)
-        bank = Bank.open(path)
-        if bank.key != key:
-            differing = "; ".join(
-                f"{name} is {there!r}, not {here!r}"
-                for name, (here, there) in key.differences(bank.key).items()
-            )
-            raise BankFormatError(
-                f"the bank in {str(path)!r} has another key ({differing}); the folder was renamed, or is "
-                f"another bank's: move it away and run `featbank extract` again"
-            )
-        return bank
+        return _of_key(Bank.open(path), key)
+
+    def remove_unfinished(self, path: Path) -> None:
+        """Remove a bank that could not be made whole: one without rows or features; any other stays."""
+        with contextlib.suppress(CacheWriteError, OSError):
+            if path.is_dir() and not (path / MANIFEST_FILE).exists():
+                with locked(path / files.LOCK_FILE):
+                    if not (path / MANIFEST_FILE).exists() and not files.cut_folders(path):
+                        for name in (files.BANK_FILE, files.VERIFIED_FILE, files.LOCK_FILE):
+                            (path / name).unlink(missing_ok=True)
+                        path.rmdir()
+                        path.parent.rmdir()
+
+    def planned(self, dataset: str, key: BankKey, provenance: Mapping[str, Any]) -> Bank:
+        """Return the bank of this dataset and key, or what `create_or_open` would make; writes nothing.
+
+        Parameters
+        ----------
+        dataset, key, provenance
+            As of `create_or_open`.
+
+        Returns
+        -------
+        Bank
+            One that is not there has no rows; `Bank.with_rows` gives it some.
+
+        Raises
+        ------
+        BankFormatError, CorruptBankError
+            As `create_or_open`.
+        """
+        path = self.path_for(dataset, key)
+        if (path / files.BANK_FILE).exists():
+            return _of_key(Bank.open(path, check="size"), key)
+        return Bank(path, files.BankDocument(dataset, key, files.checked_provenance(provenance)), None)
 
     def paths(self) -> list[Path]:
         """List the folders of all banks, by name, broken ones included; reads none of their files."""
@@ -252,6 +277,18 @@ class BankStore:
 def _holds_bank(folder: Path) -> bool:
     names = {one.name for one in folder.iterdir()}
     return bool(names & {files.BANK_FILE, MANIFEST_FILE}) or names <= {files.LOCK_FILE}  # killed early
+
+
+def _of_key(bank: Bank, key: BankKey) -> Bank:
+    if bank.key != key:
+        differing = "; ".join(
+            f"{name} is {there!r}, not {here!r}" for name, (here, there) in key.differences(bank.key).items()
+        )
+        raise BankFormatError(
+            f"the bank in {str(bank.path)!r} has another key ({differing}); the folder was renamed, or is "
+            f"another bank's: move it away and run `featbank extract` again"
+        )
+    return bank
 
 
 def _info(path: Path) -> BankInfo:

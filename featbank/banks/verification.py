@@ -160,7 +160,7 @@ def verify_bank(path: str | os.PathLike[str]) -> VerifyReport:
         files.read_bank_document(folder)  # raises with the advice a reader gets
     key_digest: str | None = None
     try:
-        key_digest = files.read_bank_document(folder).key.digest()
+        key_digest = files.read_bank_document(folder, source=False).key.digest()
     except BankNotFoundError:
         report._add("missing", folder / files.BANK_FILE, "the bank file is gone")
     except BankError as error:
@@ -173,11 +173,17 @@ def verify_bank(path: str | os.PathLike[str]) -> VerifyReport:
     except BankError as error:
         report._add_error(folder / MANIFEST_FILE, error)
     try:
+        files.read_source(folder)
+    except BankError as error:
+        report._add_error(folder / files.SOURCE_FILE, error)
+    try:
         files.read_quarantine(folder)
     except (BankError, LookupError, ValueError) as error:
         report._add_error(folder / files.QUARANTINE_FILE, error)
     known = {*(cut.name for cut in cuts), *(one.path.name for one in report.unreadable)}
-    _other_files(report, folder, {files.BANK_FILE, MANIFEST_FILE, files.QUARANTINE_FILE}, known)
+    _other_files(
+        report, folder, {files.BANK_FILE, files.SOURCE_FILE, MANIFEST_FILE, files.QUARANTINE_FILE}, known
+    )
     for cut in cuts:
         _verify_cut(report, cut, key_digest, stored)
     return report

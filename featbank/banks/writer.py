@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,9 +59,16 @@ class CutWriter:
         self._layout = layout
         self._name = secrets.token_hex(8)
         self._present: dict[int, Path] = {}
-        self.folder: Path = make_folder(bank.path / layout.cut)
-        remove_stale_temporaries(self.folder)
-        remove_stale_temporaries(bank.path)
+        self.folder: Path = bank.path / layout.cut
+        self._ready = False
+
+    def prepare(self) -> None:
+        """Make the cut's folder, and remove what killed processes left in it; `write` does so too."""
+        if not self._ready:
+            make_folder(self.folder)
+            remove_stale_temporaries(self.folder)
+            remove_stale_temporaries(self._bank.path)
+            self._ready = True
 
     @property
     def cut(self) -> str:
@@ -114,6 +121,21 @@ class CutWriter:
             missing.append(plan)
         return missing
 
+    def absent(self) -> set[bytes]:
+        """Return the digests of images of the manifest that a stored shard was to hold, and does not.
+
+        They were gone when it was written, or not among the rows of who wrote it; a shard is never changed,
+        so they need a new slot (`Bank.set_manifest`, `Bank.renew`) to be pushed after all.
+
+        Returns
+        -------
+        set of bytes
+        """
+        reader, slots = self._reader(), self._bank.row_slots
+        slots = slots[np.isin(reader.numbers_of(slots), list(shard_files(self.folder)))]
+        gone = np.unique(slots[reader.statuses(slots) == RowStatus.ABSENT])
+        return {reader.table.digests[slot].tobytes() for slot in gone.tolist()}
+
     @property
     def finished(self) -> bool:
         """Whether nothing is missing and `finish` has recorded it."""
@@ -144,6 +166,7 @@ class CutWriter:
             If the file cannot be written; shards written before are not touched.
         """
         self._check_input(plan, features, statuses)
+        self.prepare()
         table = self._bank.slot_table
         digests = table.digests[plan.start : plan.stop]
         name, image = encode_shard(self._layout, plan, features, digests, statuses, self._made_by)
@@ -155,7 +178,7 @@ class CutWriter:
             if there is not None and os.path.lexists(there):
                 fault = self._fault(there, plan, digests)
                 if fault is None:
-                    if there.name != name:
+                    if there.name != name and (read_facts(there).statuses == statuses).all():
                         logger.warning(
                             "shard %s was written by another process with other bytes; kept", there
                         )
@@ -167,17 +190,18 @@ class CutWriter:
             self._present[plan.number] = path
         return path
 
-    def finish(self, facts: Mapping[str, Any]) -> None:
-        """Record that the cut is complete for the manifest, with what there is to say about it.
+    def finish(self, facts: Mapping[str, Any] | Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> None:
+        """Record that the cut is complete for the rows of this bank, with what there is to say about it.
 
-        Rows whose features could not be had get their status in the manifest.
+        Rows whose features could not be had get their status in the manifest. Where another process has set
+        other rows since, theirs stay, and shards that others wrote are recorded as well.
 
         Parameters
         ----------
-        facts : mapping of str to JSON values
-            E.g. ``precision_error``, ``duration_s``; replaces earlier facts, which ``bank.facts(cut)`` gives.
-            What the shards say of their numbers is added: ``max_abs``, ``n_zero``, ``n_nonfinite`` and
-            ``n_values``.
+        facts : mapping of str to JSON values, or callable
+            E.g. ``precision_error``, ``duration_s``; replaces earlier facts. A function is given those (as
+            `Bank.facts` gives them) and returns the new ones. What the shards say of their numbers is added:
+            ``max_abs``, ``n_zero``, ``n_nonfinite`` and ``n_values``.
 
         Raises
         ------
@@ -189,16 +213,20 @@ class CutWriter:
         missing = self.missing()
         if missing:
             raise IncompleteBankError(self._bank._lacks(self.cut, missing[0]))
-        reader = self._reader()
-        present = sorted(number for number in shard_files(self.folder) if number < len(reader.plans))
-        found = np.zeros(len(reader.table), np.uint8)
-        measures = Measures()
-        for number in present:
-            plan, shard = reader.plans[number], reader.facts(number)
-            found[plan.start : plan.stop] = shard.statuses
-            measures += shard.measures
-        self._bank._fold_statuses(found)
-        self._bank._write_cut_facts(self._layout, present, {**facts, **asdict(measures)})
+        self.prepare()
+        with self._bank.held() as there:
+            reader = there._reader_of(self._layout)  # with the slots others have added
+            present = sorted(number for number in shard_files(self.folder) if number < len(reader.plans))
+            found = np.zeros(len(reader.table), np.uint8)
+            measures = Measures()
+            for number in present:
+                plan, shard = reader.plans[number], reader.facts(number)
+                found[plan.start : plan.stop] = shard.statuses
+                measures += shard.measures
+            self._bank._fold_statuses(found)
+            said = facts(there.facts(self.cut) if present else {}) if callable(facts) else facts
+            absent = np.flatnonzero(found == RowStatus.ABSENT).tolist()
+            self._bank._write_cut_facts(self._layout, present, absent, {**said, **asdict(measures)})
 
     def made_by(self) -> dict[str, tuple[str, ...]]:
         """Return what made the shards that are there, e.g. ``{"torch": ("2.11.0",), "device": ("cpu",)}``.

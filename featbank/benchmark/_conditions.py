@@ -13,15 +13,15 @@ __all__ = ["empty_compiler_cache", "quiet"]
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def quiet(name: str = "featbank") -> Iterator[None]:
     """Hold back warnings: the first extraction has said them, and there are many on the same images."""
-    package = logging.getLogger("featbank")
-    level = package.level
-    package.setLevel(logging.ERROR)
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        package.setLevel(level)
+        logger.setLevel(level)
 
 
 @contextlib.contextmanager

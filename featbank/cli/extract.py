@@ -146,7 +146,7 @@ def extract(
     )
     plan = task.plan(measure=dry_run)
     if dry_run:
-        task.discard()
+        task.close()
         if as_json:
             print_json({**asdict(plan), "size_bytes": plan.size_bytes})
         else:

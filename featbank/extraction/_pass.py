@@ -108,8 +108,15 @@ class Pass:
     def _batch_size(self) -> int:
         return self.forwards[0].batch_size
 
-    def push(self, pushed: NDArray[np.bool_], progress: Callable[[int, int], None] | None) -> list[BadImage]:
+    def push(
+        self,
+        pushed: NDArray[np.bool_],
+        progress: Callable[[int, int], None] | None,
+        begin: Callable[[], None] | None = None,
+    ) -> list[BadImage]:
         """Push everything and write every shard; marks in `pushed` the slots whose image went through.
+
+        `begin` is called once, when the first features have come out and can be stored, before any is.
 
         Raises
         ------
@@ -149,6 +156,9 @@ class Pass:
                 for (start, stop, cuts), batch in zip(runs, loaded, strict=True)
             )
             for job, features in in_turns(self.forwards, compute, jobs):
+                if begin is not None:
+                    begin()
+                    begin = None
                 bad += job.batch.bad
                 pushed[job.start : job.stop] |= job.ok
                 # batch by batch: a run may reach over the end of a shard

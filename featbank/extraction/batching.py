@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
-
-from featbank.banks import BankKey, BankStore
-from featbank.extraction.precision import key_precision
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["choose_batch_size", "choose_batch_sizes"]
+__all__ = ["choose_batch_size"]
 
 #: Bytes that the largest layer's output may take on a CPU. From layer to layer the numbers then stay in the
 #: last cache instead of going through the memory. Measured on two cores with 32 MiB of it, images/s of 32,
@@ -64,53 +59,3 @@ def choose_batch_size(activation: int, precision: str, device: torch.device) -> 
 
 def _largest(sizes: tuple[int, ...], limit: float) -> int:
     return max((one for one in sizes if one <= limit), default=sizes[0])
-
-
-def choose_batch_sizes(
-    options: Sequence[tuple[str, bool]],
-    activation: int,
-    device: torch.device,
-    store: BankStore,
-    dataset: str,
-    key_of: Callable[[str, int], BankKey],
-) -> dict[str, int]:
-    """Return for each precision how many images to push together.
-
-    Parameters
-    ----------
-    options : sequence of (str, bool)
-        The (precision, compiled) that are allowed, most wanted first; float32 is always added.
-    activation : int
-        As of `choose_batch_size`.
-    device : torch.device
-        Where they are pushed.
-    store : BankStore
-        A bank in it whose key differs in nothing else is continued with its own batch size.
-    dataset : str
-        Whose banks to look at.
-    key_of : callable
-        Gives the key for a precision, as a key names it, and a batch size.
-    """
-    chosen: dict[str, int] = {}
-    known: dict[str, int] = {}
-    for precision, compiled in [*options, ("float32", False)]:
-        size = chosen.setdefault(precision, choose_batch_size(activation, precision, device))
-        if precision not in known:
-            found = _known(store, dataset, key_of(key_precision(precision, compiled), size))
-            known |= {precision: found} if found else {}
-    return {**chosen, **known}
-
-
-def _known(store: BankStore, dataset: str, key: BankKey) -> int | None:
-    """Return the batch size of a bank of this dataset whose key differs from `key` in nothing else.
-
-    Of several the one with `key`'s own comes first, then the one that was changed last; None without any.
-    """
-    found = [
-        bank
-        for bank in store.banks(dataset, key.backbone)
-        if replace(bank.key, batch_size=key.batch_size) == key
-    ]
-    if key.batch_size in {bank.key.batch_size for bank in found}:
-        return key.batch_size
-    return found[0].key.batch_size if found else None  # the newest comes first

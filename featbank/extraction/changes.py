@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from typing import Any
 
-from featbank.banks import BankKey, BankStore, CutWriter
+import numpy as np
+from numpy.typing import NDArray
+
+from featbank.banks import Bank, BankKey, BankStore, CutWriter
+from featbank.errors import FeatbankError, InvalidInputError
 from featbank.manifest import Manifest, printable
 
-__all__ = ["tell_changes", "tell_makers", "tell_other_keys"]
+__all__ = ["check_same_source", "tell_changes", "tell_makers", "tell_other_keys", "tell_other_names"]
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +75,76 @@ def tell_makers(writer: CutWriter) -> dict[str, str]:
         )
         facts["mixed"] = mixed
     return facts
+
+
+def tell_other_names(
+    store: BankStore, dataset: str, key: BankKey, location: str, digests: NDArray[np.uint8]
+) -> None:
+    """Say when a new bank would hold what one of another name holds: a folder was renamed, or copied."""
+    wanted, here = store.path_for(dataset, key), {one.tobytes() for one in digests}
+    for path in store.paths():
+        if path.name != wanted.name or path == wanted:
+            continue
+        with contextlib.suppress(FeatbankError):
+            bank = Bank.open(path, check="size")
+            if bank.key != key or not len(bank):
+                continue
+            common = len(here & {one.tobytes() for one in bank.manifest.digests})
+            if 2 * common >= len(here):
+                logger.warning(
+                    "%d of the %d images of %s are in bank %s already, which was extracted from %s; "
+                    "--name %s continues it instead of pushing them again",
+                    common,
+                    len(here),
+                    printable(location),
+                    bank.name,
+                    printable(str(bank.provenance.get("location"))),
+                    printable(bank.dataset),
+                )
+                return
+
+
+def check_same_source(bank: Bank, location: str, digests: NDArray[np.uint8]) -> None:
+    """Say when the images of a bank are elsewhere now; refuse other images that only have the same name.
+
+    Parameters
+    ----------
+    bank : Bank
+        The bank of this name, as it is.
+    location : str
+        Where the images are that are to be its rows.
+    digests : ndarray of uint8, shape (n_samples, 32)
+        Theirs.
+
+    Raises
+    ------
+    InvalidInputError
+        If less than half of the fewer images are also among the others.
+    """
+    before = bank.provenance.get("location")
+    if before == location or not len(bank):
+        return
+    there = {one.tobytes() for one in bank.manifest.digests}
+    here = {one.tobytes() for one in digests}
+    common = len(there & here)
+    if 2 * common < min(len(there), len(here)):
+        said = f"only {common} of the {len(here)} images" if common else "not one image"
+        raise InvalidInputError(
+            f"{str(bank.path)!r} holds the features of {printable(str(before))!r}, and {said} of "
+            f"{printable(location)!r} {'are' if common > 1 else 'is'} in it; give this dataset another --name"
+        )
+    if there == here:
+        logger.info("the images of bank %s are in %s now", bank.name, printable(location))
+        return
+    logger.warning(
+        "bank %s was extracted from %s and is that of %s from now on (%d of its %d images are in it); "
+        "--name gives one of the two a bank of its own",
+        bank.name,
+        printable(str(before)),
+        printable(location),
+        common,
+        len(here),
+    )
 
 
 def _difference(name: str, old: Any, new: Any) -> str:

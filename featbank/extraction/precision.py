@@ -25,6 +25,7 @@ __all__ = [
     "native_precisions",
     "relative_error",
     "split_precision",
+    "tell_error",
 ]
 
 logger = logging.getLogger(__name__)
@@ -179,3 +180,15 @@ def relative_error(fast: Tensor, exact: Tensor) -> float:
     norm = float(exact64.norm())
     difference = float((fast64 - exact64).norm())
     return difference / norm if norm else float(difference > 0)
+
+
+def tell_error(precision: str, cut: str, error: float, limit: float, consequence: str) -> None:
+    """Say how far a precision takes the features of a cut off float32, and what is done about it."""
+    logger.warning(
+        "%s changes the features of %r by %.1f %% (%.2g %% are allowed); %s",
+        precision,
+        cut,
+        100 * error,
+        100 * limit,
+        consequence,
+    )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from featbank.banks import QuarantineRecord
+from featbank.manifest import RowStatus
 
 if TYPE_CHECKING:
     from featbank.banks import Bank
@@ -38,12 +39,16 @@ def settle_quarantine(bank: Bank, loader: ImageLoader, bad: Sequence[BadImage]) 
     Returns
     -------
     int
-        How many rows are quarantined.
+        How many of this run's rows are quarantined.
     """
     own = loader.manifest
     found = {own.digests[one.row].tobytes(): (one.reason, one.detail) for one in bad}
-    with bank.held():  # another process may have finished these cuts, or write down its own, just now
-        manifest, before = bank.manifest, bank.quarantine()
+    bank.refresh()  # what others came to counts, where there was nothing left for this run
+    mine = int((bank.manifest.statuses != RowStatus.OK).sum())
+    if not mine and not bank.quarantine():
+        return 0
+    with bank.held() as there:  # another process may have set its own rows, or write down its own, just now
+        manifest, before = there.manifest, bank.quarantine()
         known = {
             bytes.fromhex(record.digest): (record.reason, record.detail)
             for record in before
@@ -57,15 +62,19 @@ def settle_quarantine(bank: Bank, loader: ImageLoader, bad: Sequence[BadImage]) 
             records.append(QuarantineRecord(manifest.ids[row], digest.hex(), *known[digest]))
         if records or before:
             bank.write_quarantine(records)
-    if records:
+    reasons = Counter(
+        known.get(own.digests[row].tobytes(), (_UNKNOWN, ""))[0]
+        for row in np.flatnonzero(bank.manifest.statuses).tolist()
+    )
+    if reasons:
         logger.warning(
             "%d of %d images could not be read (%s); %s says why",
-            len(records),
-            len(manifest),
-            ", ".join(f"{n} {reason}" for reason, n in Counter(one.reason for one in records).most_common()),
+            mine,
+            len(own),
+            ", ".join(f"{n} {reason}" for reason, n in reasons.most_common()),
             bank.path / "quarantine.jsonl",
         )
-    return len(records)
+    return mine
 
 
 def _look_again(loader: ImageLoader, digest: bytes) -> tuple[str, str]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -21,6 +23,12 @@ if TYPE_CHECKING:
     from featbank.banks import CutWriter, ShardPlan
 
 __all__ = ["CutOverflowError", "ShardStore"]
+
+logger = logging.getLogger(__name__)
+
+#: Features that are no further from each other than this part of their length tell nothing apart, and how
+#: many images say so at least.
+_ALIKE, _LEAST_ALIKE = 0.01, 3
 
 #: Shards waiting for the disk, all cuts together; more would only hide a slow disk in memory.
 _WAITING = 2
@@ -50,6 +58,32 @@ class _Shard:
         self.features = np.zeros((plan.stop - plan.start, *shape), dtype=dtype)
         self.statuses = np.full(plan.stop - plan.start, RowStatus.ABSENT, dtype=np.uint8)
         self.filled = 0
+
+
+@dataclass
+class _Alike:
+    """Whether all rows of a cut so far are the same, or nearly."""
+
+    #: The first row; None before it, and once another row has differed from it.
+    first: NDArray[np.float64] | None = None
+    n_rows: int = 0
+    distance: float = 0.0
+
+    def add(self, rows: NDArray[np.floating]) -> None:
+        if self.n_rows and self.first is None:
+            return
+        for row in rows:
+            flat = row.ravel().astype(np.float64)
+            self.n_rows += 1
+            if self.n_rows == 1:
+                self.first = flat
+            elif self.first is not None:
+                scale = max(float(np.linalg.norm(self.first)), float(np.linalg.norm(flat)))
+                off = float(np.linalg.norm(flat - self.first)) / scale if scale else 0.0
+                self.distance = max(self.distance, off)
+                if off > _ALIKE:
+                    self.first = None
+                    return
 
 
 class ShardStore:
@@ -89,6 +123,7 @@ class ShardStore:
         self._shapes = shapes
         self._dtypes = dtypes
         self._open: dict[str, _Shard] = {}
+        self._alike = {cut: _Alike() for cut in writers}
         self._queue: queue.Queue[tuple[str, _Shard] | None] = queue.Queue(_WAITING)
         self._failure: BaseException | None = None
         self._ending = False
@@ -110,6 +145,8 @@ class ShardStore:
             raise
         if self._failure is not None and kind is None:
             raise self._failure
+        if kind is None:
+            self._tell_constant()
 
     def _finish_writing(self) -> None:
         if not self._ending:
@@ -179,6 +216,7 @@ class ShardStore:
         if self._failure is not None:
             raise self._failure
         for cut, values in features.items():
+            self._alike[cut].add(values[statuses == RowStatus.OK])
             shard = self._shard(cut, start)
             offset = start - shard.plan.start
             shard.features[offset : offset + len(values)] = values
@@ -187,6 +225,24 @@ class ShardStore:
             if shard.filled == len(shard.statuses):
                 del self._open[cut]
                 self._queue.put((cut, shard))
+
+    def _tell_constant(self) -> None:
+        for cut, alike in self._alike.items():
+            if alike.n_rows < _LEAST_ALIKE or alike.first is None:
+                continue
+            if not alike.first.any():
+                said, why = "all zero", "the weights may be dead"
+            else:
+                said = f"nearly the same, at most {alike.distance:.2g} of their length apart,"
+                said, why = said if alike.distance else "the same", "the weights may be random"
+            logger.warning(
+                "the features of %r are %s for all %d images pushed, so no head can tell classes apart by "
+                "them: %s, or of another range of values, or the images are all alike (such as black)",
+                cut,
+                said,
+                alike.n_rows,
+                why,
+            )
 
     def _shard(self, cut: str, start: int) -> _Shard:
         if cut not in self._open:

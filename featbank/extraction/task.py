@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import platform
@@ -9,7 +10,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -20,12 +21,26 @@ from numpy.typing import NDArray
 from featbank._atomic import sha256
 from featbank._cache import banks_folder
 from featbank.backbones import get_spec, largest_activation, load_backbone, truncate
-from featbank.banks import Bank, BankKey, BankStore, CutWriter
+from featbank.banks import (
+    Bank,
+    BankKey,
+    BankStore,
+    CutWriter,
+    lend_bank,
+    lend_shards,
+    lendable_shards,
+)
 from featbank.datasets import Dataset, build_manifest, check_classes, decoder_name, open_dataset
-from featbank.errors import InvalidInputError
+from featbank.errors import FeatbankError, InvalidInputError
 from featbank.extraction._pass import Pass
-from featbank.extraction.batching import choose_batch_sizes
-from featbank.extraction.changes import tell_changes, tell_makers, tell_other_keys
+from featbank.extraction.batching import choose_batch_size
+from featbank.extraction.changes import (
+    check_same_source,
+    tell_changes,
+    tell_makers,
+    tell_other_keys,
+    tell_other_names,
+)
 from featbank.extraction.compiling import check_compile
 from featbank.extraction.device_images import open_loader
 from featbank.extraction.forward import Forward, choose_devices, made_by
@@ -39,12 +54,12 @@ from featbank.extraction.overflow import (
     stored_dtype,
     tell_clipped,
 )
-from featbank.extraction.precision import PrecisionProof, check_precision, key_precision, native_precisions
+from featbank.extraction.precision import check_precision, key_precision, native_precisions
 from featbank.extraction.quarantine import settle_quarantine
-from featbank.extraction.settling import Settlement, candidates, proved_errors, settle
+from featbank.extraction.settling import Settlement, begun_banks, settle
 from featbank.extraction.storing import CutOverflowError
 from featbank.extraction.work import ExtractionPlan, free_bytes, refuse_if_full, run_size
-from featbank.manifest import Manifest, RowStatus, short_repr
+from featbank.manifest import RowStatus, short_repr
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -101,10 +116,11 @@ class ExtractionResult:
 class Extraction:
     """What `featbank.extract` does, in steps: `plan` says what it costs, `run` does it.
 
-    The parameters are those of `featbank.extract`, which see. Making one loads the weights, hashes the
-    images and writes the bank's manifest; no image is pushed except the one batch that proves a precision.
-    The processes that decode end with `run` and `discard`, whatever comes of them, and with `close`; it is a
-    context manager.
+    The parameters are those of `featbank.extract`, which see. Making one loads the weights and hashes the
+    images; no image is pushed except the one batch that proves a precision. Nothing is written, locked or
+    removed before `run` has features that can be stored: a plan leaves no trace, in a new bank or an old one.
+    `lenders` are banks of other names that hold some of the same images: a new bank is given their files.
+    The processes that decode end with `run`, whatever comes of it, and with `close`; it is a context manager.
     """
 
     def __init__(
@@ -137,8 +153,11 @@ class Extraction:
         path_column: str | None = None,
         label_column: str | None = None,
         split_column: str | None = None,
+        lenders: Sequence[Bank] = (),
     ) -> None:
         self._started, self._token = time.perf_counter(), secrets.token_hex(8)
+        #: Name of the bank whose files a new bank is given; None if it begins without any, or is there.
+        self.shares: str | None = None
         if dtype not in _DTYPES:
             raise InvalidInputError(f"dtype={dtype!r} is not one of {', '.join(_DTYPES)}")
         check_policy(on_overflow)
@@ -183,14 +202,26 @@ class Extraction:
             skip_empty_classes=skip_empty_classes,
             override_split=override_split,
         )
-        store = BankStore(banks_folder(cache_dir))
-        options = candidates(precision, compile, native_precisions(self.device))
-        sizes = dict.fromkeys([one for one, _ in options] + ["float32"], batch_size or 0)
-        if batch_size is None:
-            sizes = choose_batch_sizes(
-                options, largest_activation(self.backbone), self.device, store, self.dataset.name, self._key
-            )
-        self._run_size = run_size(max(sizes.values()))
+        self._store = store = BankStore(banks_folder(cache_dir))
+        options = native_precisions(self.device) if precision == "auto" else (precision,)
+        activation = largest_activation(self.backbone)
+        sizes = {
+            one: batch_size or choose_batch_size(activation, one, self.device)
+            for one in (*options, "float32")
+        }
+        begun = begun_banks(
+            [
+                *store.banks(self.dataset.name, self.backbone.spec.name),
+                *(one for one in lenders if not store.path_for(self.dataset.name, one.key).exists()),
+            ],
+            self._key(key_precision(options[0], compile == "on"), sizes[options[0]]),
+            manifest,
+            self.cuts,
+            precision=precision,
+            compile=compile,
+            batch_size=batch_size,
+        )
+        self._run_size = run_size(max([*sizes.values(), *(one.bank.key.batch_size for one in begun)]))
         self._loader = open_loader(
             self.dataset,
             manifest,
@@ -206,37 +237,68 @@ class Extraction:
             batch_size=sizes["float32"],
             network=network,
         )
-        self._store = store
+        asked = Settlement(precision, compile, -(-len(manifest.rows()) // self._run_size), sizes)
         try:
-            self._open_bank(precision, compile, options, sizes, manifest)
+            self.proof = settle(self.forward, asked, self.cuts, self._proof_images, begun)
+            key = self._key(self.forward.arithmetic_name, self.forward.batch_size)
+            there = store.planned(self.dataset.name, key, self._provenance())
+            self._lender = next((one for one in lenders if one.key == key), None)
+            if not there.path.exists() and self._lender is None:
+                tell_other_keys(store, self.dataset.name, key)
+                if name is None and not lenders:
+                    location = self.dataset.location
+                    tell_other_names(store, self.dataset.name, key, location, manifest.digests)
+            check_same_source(there, self.dataset.location, manifest.digests)
+            if len(there):
+                tell_changes(there.manifest, manifest)
+            self._plan_rows(there)
         except BaseException:
             self.close()
             raise
 
-    def _open_bank(
-        self,
-        precision: str,
-        compile: str,
-        options: Sequence[tuple[str, bool]],
-        sizes: Mapping[str, int],
-        manifest: Manifest,
-    ) -> None:
-        """Settle on the arithmetic, for which a batch is decoded, and open the bank that is for it."""
-        store = self._store
-        self.proof = self._settle(precision, compile, options, sizes, store)
-        key = self._key(self.forward.arithmetic_name, self.forward.batch_size)
-        self._is_new = not store.path_for(self.dataset.name, key).exists()
-        if self._is_new:
-            tell_other_keys(store, self.dataset.name, key)
-        self.bank = store.create_or_open(self.dataset.name, key, self._provenance())
-        _check_same_source(self.bank, self.dataset, manifest.digests)
-        self._before = self.bank.manifest if len(self.bank) else None
-        if self._before is not None:
-            tell_changes(self._before, manifest)
-        # Images that were gone when a cut was extracted, and are back, get a slot of their own.
-        self.bank.set_manifest(manifest, renew=self.bank.absent_digests(manifest))
+    @property
+    def _is_there(self) -> bool:
+        return self._path.exists()
+
+    @property
+    def _path(self) -> Path:
+        return self._store.path_for(self.dataset.name, self.bank.key)
+
+    def _plan_rows(self, bank: Bank) -> None:
+        """Find out what is missing of the rows, from what is on disk now."""
+        manifest, self.bank = self._loader.manifest, bank
+        if self._lender is not None and not self._is_there:
+            bank = self._lender  # the new bank will have its files
+            self.shares = bank.name
+        self.bank = bank.with_rows(manifest)
+        self._open_writers()
+        absent = self._absent()
+        if absent:
+            # A shard never changes: what it lacks gets a slot of its own, at the cuts that are whole as well.
+            others = [cut for cut in self.bank.cuts if cut not in self._writers]
+            self.bank = bank.with_rows(manifest, renew=absent)
+            self._open_writers(others)
+        self._renewed = absent
+
+    @property
+    def _other_cuts(self) -> list[str]:
+        """Cuts that were not asked for, and get their features of the images that need new slots."""
+        return [cut for cut in self._writers if cut not in self.cuts]
+
+    def _absent(self) -> set[bytes]:
+        found: set[bytes] = set()
+        return found.union(*(one.absent() for one in self._writers.values()))
+
+    def _open_writers(self, others: Sequence[str] = ()) -> None:
         self._writers = {cut: self._writer(cut, cut_dtype(self.bank, cut, self._dtype)) for cut in self.cuts}
-        self._missing = {cut: writer.missing() for cut, writer in self._writers.items()}
+        for cut in others:
+            array = self.bank[cut]
+            self._writers[cut] = self.bank.cut_writer(cut, array.shape[1:], array.dtype)
+        lent = {} if self._lender is None else lendable_shards(self._lender, self.bank)
+        self._missing = {
+            cut: [plan for plan in writer.missing() if plan.number not in lent.get(cut, ())]
+            for cut, writer in self._writers.items()
+        }
 
     def close(self) -> None:
         """End the processes that decode; what needs them again starts others."""
@@ -274,32 +336,6 @@ class Extraction:
             decoder=self._decoder_name,
         )
 
-    def _settle(
-        self,
-        precision: str,
-        compile: str,
-        options: Sequence[tuple[str, bool]],
-        sizes: Mapping[str, int],
-        store: BankStore,
-    ) -> PrecisionProof:
-        """Take what a bank of this dataset was proved at before, else prove it on a batch."""
-        forward = self.forward
-        begun = []
-        for chosen in options:
-            batch_size = sizes[chosen[0]]
-            key = self._key(key_precision(*chosen), batch_size)
-            bank = store.path_for(self.dataset.name, key)
-            errors = proved_errors(bank, self.cuts)
-            if errors is not None:
-                forward.precision, forward.compiled = chosen
-                forward.batch_size = batch_size
-                return PrecisionProof(forward.precision, errors)
-            if bank.is_dir():
-                begun.append(chosen)
-        n_batches = -(-len(self._loader.manifest.rows()) // self._run_size)
-        asked = Settlement(precision, compile, n_batches, tuple(begun), sizes)
-        return settle(forward, asked, self.cuts, self._proof_images)
-
     def _proof_images(self) -> NDArray[np.uint8] | Tensor:
         """Decode some images spread over the dataset, so that every corner of it has a say."""
         rows = self._loader.manifest.rows()
@@ -330,6 +366,8 @@ class Extraction:
             # what a prediction needs to find the same weights again
             "weights_path": self.backbone.weights_path,
             "random_state": self._random_state,
+            # what an interrupted extraction need not prove, and say, again
+            "precision_errors": {cut: error for cut, error in self.proof.errors.items() if error < np.inf},
             "versions": {
                 "featbank": __version__,
                 "python": platform.python_version(),
@@ -351,15 +389,15 @@ class Extraction:
         -------
         ExtractionPlan
         """
-        to_push = int((self._first_rows[self._pass().work.slots()] >= 0).sum())
+        to_push = int((self.bank.slot_first_rows()[self._pass().work.slots()] >= 0).sum())
         cut_bytes = {
             cut: sum(one.n_rows for one in plans)
-            * int(np.prod(self.shapes[cut], dtype=np.int64))
+            * int(np.prod(self._writers[cut].shape, dtype=np.int64))
             * self._writers[cut].dtype.itemsize
             for cut, plans in self._missing.items()
         }
         return ExtractionPlan(
-            bank=self.bank.path,
+            bank=self._path,
             rows=len(self.bank.manifest),
             classes=self.bank.manifest.present_classes(),
             splits=self.bank.manifest.counts(),
@@ -370,14 +408,6 @@ class Extraction:
             duration_s=self._estimate(to_push) if measure and to_push else None,
         )
 
-    def discard(self) -> None:
-        """Give the bank its old rows back, or remove it if it is new: a plan alone leaves nothing behind."""
-        self.close()
-        if self._is_new:
-            self._store.remove(self.bank.path)
-        elif self._before is not None:
-            self.bank.set_manifest(self._before)
-
     def _estimate(self, to_push: int) -> float:
         """Time decoding and pushing of some images, twice: the first time pays for warming up."""
         for _ in range(2):
@@ -386,11 +416,6 @@ class Extraction:
             self.forward.trial(images, self.cuts)
             duration_s = time.perf_counter() - started
         return duration_s * to_push / len(images)
-
-    @cached_property
-    def _first_rows(self) -> NDArray[np.int64]:
-        """First manifest row of each slot, -1 where the image is gone."""
-        return self.bank.slot_first_rows()
 
     def run(
         self, progress: Progress | None = None, on_plan: Callable[[ExtractionPlan], None] | None = None
@@ -402,21 +427,49 @@ class Extraction:
     def _run(
         self, progress: Progress | None, on_plan: Callable[[ExtractionPlan], None] | None
     ) -> ExtractionResult:
+        self._open_writers(self._other_cuts)  # what another process has stored since this was planned
         plan = self.plan()
         if on_plan is not None:
             on_plan(plan)
         refuse_if_full(plan)
-        pushed = np.zeros(len(self.bank.slot_table), bool)
-        bad = self._push(pushed, progress)
+        own = self._loader.manifest
+        pushed: set[bytes] = set()
+        bad: list[BadImage] = []
+        begun = False
+        if self.shares is not None:
+            with contextlib.suppress(_ChangedError):
+                self._begin()
+        while True:
+            slots = np.zeros(len(self.bank.slot_table), bool)
+            try:
+                found = self._push(slots, progress, None if begun else self._begin)
+                if not begun and not slots.any():
+                    self._begin()
+            except _ChangedError:
+                continue
+            begun = True
+            bad += found
+            pushed.update(one.tobytes() for one in self.bank.slot_table.digests[slots])
+            gone = {own.digests[one.row].tobytes() for one in bad}
+            # Another process, with other rows, may have written shards without some of these images.
+            absent = self._absent() - gone
+            if not absent:
+                break
+            others = {*self._other_cuts, *(cut for cut in self.bank.cuts if cut not in self.cuts)}
+            self.bank.renew(absent)
+            self._open_writers(sorted(others))
         for cut, writer in self._writers.items():
             if self._missing[cut] or not writer.finished:
-                writer.finish({**self._facts(cut), **tell_makers(writer), **tell_clipped(self.bank, cut)})
+                # of the rows the bank has now, which may be another's
+                clip = self._dtype == CLIPPED
+                clipped = tell_clipped(Bank.open(self.bank.path, check="size"), cut) if clip else {}
+                writer.finish(partial(self._facts, cut, {**tell_makers(writer), **clipped}))
         quarantined = settle_quarantine(self.bank, self._loader, bad)
         self.bank.touch()
         # All is stored, and nothing will be pushed again once the user has said what is meant.
-        found = self.bank.manifest
-        check_classes(found, self.dataset.name, refuse=self._refuse_empty, before=self._loader.manifest)
-        rows, n_pushed = len(found), int(pushed.sum())
+        manifest = self.bank.manifest
+        check_classes(manifest, self.dataset.name, refuse=self._refuse_empty, before=self._loader.manifest)
+        rows, n_pushed = len(manifest), len(pushed)
         return ExtractionResult(
             bank=self.bank.path,
             rows=rows,
@@ -425,15 +478,45 @@ class Extraction:
             quarantined=quarantined,
             duration_s=time.perf_counter() - self._started,
             cuts=self.shapes,
-            classes=found.present_classes(),
-            splits=found.counts(),
+            classes=manifest.present_classes(),
+            splits=manifest.counts(),
         )
 
-    def _push(self, pushed: NDArray[np.bool_], progress: Progress | None) -> list[BadImage]:
+    def _begin(self) -> None:
+        """Make the bank, or set its rows; `_ChangedError` if it is not what it was when this was planned."""
+        planned, lender, name = self.bank, self._lender, self.dataset.name
+        try:
+            if lender is not None and not self._is_there:
+                lend_bank(Bank.open(lender.path), self._store, name)
+            bank = self._store.create_or_open(name, planned.key, self._provenance())
+            bank.set_manifest(self._loader.manifest, renew=self._renewed)
+            if lender is not None:
+                lend_shards(lender, bank)
+        except (FeatbankError, OSError) as error:
+            if lender is None:
+                self._store.remove_unfinished(self._path)
+                raise
+            # then the images are pushed: slower, and nothing worse
+            logger.info("features of %s cannot be shared: %s", lender.name, error)
+            self._lender = self.shares = None
+            self._plan_rows(self._store.planned(name, planned.key, self._provenance()))
+            raise _ChangedError from error
+        bank.set_location(self.dataset.location)
+        self._lender = None
+        if planned.path == bank.path and planned.same_slots(bank):
+            for writer in self._writers.values():
+                writer.prepare()
+            return
+        self._plan_rows(bank)
+        raise _ChangedError
+
+    def _push(
+        self, pushed: NDArray[np.bool_], progress: Progress | None, begin: Callable[[], None] | None
+    ) -> list[BadImage]:
         """Push what is missing; a cut that overflows is begun anew in float32 where that was asked for."""
         while True:
             try:
-                return self._pass().push(pushed, progress)
+                return self._pass().push(pushed, progress, begin)
             except CutOverflowError as error:
                 if not self._widen or self._writers[error.cut].dtype != np.float16:
                     raise
@@ -447,12 +530,13 @@ class Extraction:
                 self._writers[error.cut] = self._writer(error.cut, np.dtype(np.float32))
                 self._missing[error.cut] = self._writers[error.cut].missing()
 
-    def _facts(self, cut: str) -> dict[str, Any]:
+    def _facts(self, cut: str, told: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
         """What is recorded of a cut; the time adds up over the runs that extracted it."""
-        before = self.bank.facts(cut)
+        if cut not in self.cuts:
+            return dict(before)
         return {
             "precision": self.forward.arithmetic_name,
-            "precision_error": self.proof.errors.get(cut),
+            "precision_error": self.proof.errors.get(cut, before.get("precision_error")),
             **(
                 {"on_overflow": "float32"}
                 if self._writers[cut].dtype != stored_dtype(cut, self._dtype)
@@ -461,21 +545,14 @@ class Extraction:
             "duration_s": round(before.get("duration_s", 0.0) + time.perf_counter() - self._started, 3),
             # equal for cuts that came from the same passes, all of them
             "passes": sha256(f"{before.get('passes', '')} {self._token}".encode())[:16],
+            **told,
         }
+
+
+class _ChangedError(Exception):
+    """The bank is not what it was when the extraction was planned."""
 
 
 def usable_cores() -> int:
     """Return how many cores this process may use, which a container or a scheduler may have cut down."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _check_same_source(bank: Bank, dataset: Dataset, digests: NDArray[np.uint8]) -> None:
-    """Refuse to turn the bank of one dataset into that of another which has the same name."""
-    known = bank.slot_table.slot_of()
-    location = bank.provenance.get("location")
-    if not known or location == dataset.location or any(digest.tobytes() in known for digest in digests):
-        return
-    raise InvalidInputError(
-        f"{str(bank.path)!r} holds the features of {location!r}, and not one image of {dataset.location!r} "
-        f"is in it; give this dataset another --name"
-    )

@@ -68,11 +68,11 @@ def study_costs(
     ]
     costs = []
     for group, images in zip(groups, opened, strict=True):
-        prepared = prepare(group.first.backbone, group.cuts, images, device, workers, cache_dir)
+        task = prepare(group.first.backbone, group.cuts, images, device, workers, cache_dir)
         try:
-            plan = prepared.task.plan(measure=True)
+            plan = task.plan(measure=True)
         finally:
-            prepared.discard()
+            task.close()
         fits = 0
         for one in group.experiments:
             sweep = one.run.sweep

@@ -198,12 +198,10 @@ def _run_group(
 ) -> list[ExperimentRun]:
     choice = group.first.backbone
     say(f"{opened.dataset.name}: {len(opened.dataset.ids)} images, {choice.name}, {', '.join(group.cuts)}")
-    prepared = prepare(choice, group.cuts, opened, device, workers, cache_dir)
-    if prepared.shares is not None:
-        say(f"  with the features of bank {prepared.shares}, which stays as it is")
-    extracted = prepared.task.run(
-        None if progress is None else lambda done, total: progress("extract", done, total)
-    )
+    task = prepare(choice, group.cuts, opened, device, workers, cache_dir)
+    if task.shares is not None:
+        say(f"  with the features of bank {task.shares}, which stays as it is")
+    extracted = task.run(None if progress is None else lambda done, total: progress("extract", done, total))
     say(
         f"  {extracted.pushed} pushed, {extracted.skipped} were there already"
         + (f", {extracted.quarantined} could not be read" if extracted.quarantined else "")

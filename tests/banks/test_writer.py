@@ -31,7 +31,7 @@ root, mode = sys.argv[2:4]
 def write():
     bank = kit.BankStore(root).create_or_open("shapes", kit.KEY, kit.PROVENANCE)
     manifest = kit.make_manifest([f"image {i}" for i in range(40)] + ["image 1"])
-    bank.set_manifest(manifest, renew=bank.absent_digests(manifest))
+    bank.set_manifest(manifest)
     kit.extract(bank, ["block1_pool", "fc7"], quarantined=frozenset([kit.digest_of("image 7")]))
     bank.write_quarantine([QuarantineRecord(b"c1/0007.jpg", kit.digest_of("image 7").hex(), "truncated")])
 
@@ -306,7 +306,7 @@ def test_leftovers_of_dead_processes_are_removed(bank):
             mine = temporary_path(folder / "x.h5")
             mine.with_name(mine.name.replace(f"-{os.getpid()}-", f"-{pid}-")).write_bytes(b"half")
     assert [finding.kind for finding in bank.verify().findings] == ["temporary"] * 4
-    bank.cut_writer("fc7", (5,), "float16")
+    bank.cut_writer("fc7", (5,), "float16").prepare()
     left = sorted(bank.path.rglob(".tmp-*"))
     assert [f"-{os.getpid()}-" in path.name for path in left] == [True, True]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,10 +20,17 @@ import torch
 from PIL import Image
 
 from featbank.backbones import TruncatedNetwork, load_backbone
-from featbank.banks import Bank, BankStore
+from featbank.banks import Bank, BankStore, import_bank, pack, verify_bank
 from featbank.datasets import decode_image
-from featbank.errors import CacheWriteError, FeatureOverflowError, InvalidInputError, UnknownNameError
+from featbank.errors import (
+    CacheWriteError,
+    CorruptBankError,
+    FeatureOverflowError,
+    InvalidInputError,
+    UnknownNameError,
+)
 from featbank.extraction import extract
+from featbank.inspection import BankImages
 
 Folder = Callable[..., Path]
 SavePhoto = Callable[..., None]
@@ -447,11 +455,77 @@ def test_another_dataset_of_the_same_name_is_refused(
     assert run(tmp_path / "elsewhere" / "photos", cache, name="other").pushed == 2
 
 
-def test_a_moved_dataset_is_recognised_by_its_images(photo_folder: Folder, tmp_path: Path) -> None:
+def test_a_moved_dataset_is_recognised_by_its_images(
+    photo_folder: Folder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     data, cache = photo_folder(), tmp_path / "cache"
-    run(data, cache)
+    first = run(data, cache)
     (tmp_path / "moved").mkdir()
-    assert run(data.rename(tmp_path / "moved" / "photos"), cache).pushed == 0
+    moved = data.rename(tmp_path / "moved" / "photos")
+    document = (first.bank / "bank.json").read_bytes()
+    caplog.clear()
+    result = run(moved, cache)
+    assert (result.bank, result.pushed) == (first.bank, 0)
+    assert "--name" not in caplog.text
+    bank = Bank.open(first.bank)
+    assert bank.provenance["location"] == str(moved)
+    assert (first.bank / "bank.json").read_bytes() == document  # it never changes
+    assert bank.verify().findings == []
+    assert np.asarray(BankImages(bank).read(0)).shape == (40, 36, 3)
+    # a copy of the bank, a packed one and an imported one know the new place
+    copy = shutil.copytree(first.bank, tmp_path / "elsewhere")
+    assert Bank.open(copy).provenance["location"] == str(moved)
+    assert import_bank(copy, BankStore(tmp_path / "in")).provenance["location"] == str(moved)
+    packed = pack(bank, tmp_path / "bank.h5")
+    assert import_bank(packed, BankStore(tmp_path / "in2")).provenance["location"] == str(moved)
+    run(moved.rename(data), cache)  # and back
+    assert Bank.open(first.bank).provenance["location"] == str(data)
+    (first.bank / "source.json").write_text("{}")
+    assert [one.path.name for one in verify_bank(first.bank).faults] == ["source.json"]
+    with pytest.raises(CorruptBankError, match=r"source file .*source.json' is damaged.*remove it and run"):
+        Bank.open(first.bank)
+    (first.bank / "source.json").unlink()
+    assert run(data, cache).pushed == 0
+
+
+def test_a_renamed_dataset_is_told_where_its_features_are(
+    photo_folder: Folder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data, cache = photo_folder(), tmp_path / "cache"
+    first = run(data, cache)
+    renamed = data.rename(tmp_path / "pictures")
+    assert run(renamed, cache, name="photos").pushed == 0
+    assert Bank.open(first.bank).provenance["location"] == str(renamed)
+    assert "already" not in caplog.text
+    assert run(renamed, cache).bank != first.bank
+    assert f"18 of the 18 images of {renamed} are in bank photos/{first.bank.name} already" in caplog.text
+    assert "--name photos continues it" in caplog.text
+
+
+def test_two_folders_of_one_name_do_not_take_over_each_others_bank(
+    photo_folder: Folder, tmp_path: Path, save_photo: SavePhoto, caplog: pytest.LogCaptureFixture
+) -> None:
+    data, cache = photo_folder(), tmp_path / "cache"
+    first = run(data, cache)
+    other = tmp_path / "b" / "photos"
+    for channel, label in enumerate(("blue", "green")):
+        (other / label).mkdir(parents=True)
+        for number in range(4):
+            save_photo(other / label / f"{number}.png", seed=500 + 10 * channel + number, channel=channel)
+    shutil.copy(data / "blue" / "000.png", other / "blue" / "shared.png")
+    before = Bank.open(first.bank).manifest.digest()
+    with pytest.raises(InvalidInputError, match=r"only 1 of the 9 images of .* is in it; .*another --name"):
+        run(other, cache)
+    assert Bank.open(first.bank).manifest.digest() == before
+    assert Bank.open(first.bank).provenance["location"] == str(data)
+    # one that holds most of the images is the same data somewhere else, changed: told, with the way out
+    shutil.rmtree(other)
+    shutil.copytree(data, other)
+    save_photo(other / "blue" / "new.png", seed=900)
+    caplog.clear()
+    assert run(other, cache).pushed == 1
+    assert f"was extracted from {data} and is that of {other} from now on" in caplog.text
+    assert "(18 of its 19 images are in it); --name gives" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from featbank.backbones import TruncatedNetwork
@@ -185,3 +186,47 @@ def test_a_cpu_decodes_in_bursts(
         cache_dir=tmp_path,
     )
     assert asked == [True]
+
+
+@pytest.mark.parametrize(
+    ("factor", "said"),
+    [
+        (0.0, "'fc7' are all zero for all 18 images pushed"),
+        (1e-4, "'fc7' are nearly the same, at most"),
+        (1.0, None),
+    ],
+)
+def test_features_that_tell_nothing_apart_are_told_once(
+    photo_folder: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    factor: float,
+    said: str | None,
+) -> None:
+    forward = TruncatedNetwork.forward
+
+    def weak(self: TruncatedNetwork, batch: Tensor) -> dict[str, Tensor]:
+        same = 1.0 if 0 < factor < 1 else 0.0  # what does not depend on the image
+        return {cut: same + factor * one for cut, one in forward(self, batch).items()}
+
+    monkeypatch.setattr(TruncatedNetwork, "forward", weak)
+    settings: dict[str, Any] = {"backbone": "minivgg", "precision": "float32", "compile": "off"}
+    settings |= {"dtype": "float32", "cache_dir": tmp_path / "cache", "batch_size": 4}
+    extract(data := photo_folder(), cuts=["fc7"], **settings)
+    assert (said in caplog.text) if said else ("images pushed" not in caplog.text)
+    assert caplog.text.count("no head can tell classes apart") == (said is not None)
+    caplog.clear()
+    assert extract(data, cuts=["fc7"], **settings).pushed == 0
+    assert "no head can tell" not in caplog.text
+
+
+def test_images_that_are_all_black_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for number in range(8):
+        path = tmp_path / "black" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20 + number, 20)).save(path)
+    settings: dict[str, Any] = {"backbone": "minivgg", "precision": "float32", "compile": "off"}
+    extract(tmp_path / "black", cuts=["block1_pool"], cache_dir=tmp_path / "cache", **settings)
+    assert "features of 'block1_pool' are the same for all 8 images pushed" in caplog.text
+    assert "all alike (such as black)" in caplog.text

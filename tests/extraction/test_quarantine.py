@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from featbank.banks import Bank
-from featbank.extraction import Extraction
+from featbank.extraction import Extraction, ExtractionResult
 
 Folder = Callable[..., Path]
 
@@ -41,17 +41,20 @@ def test_what_another_extraction_wrote_down_stays(data: Path, tmp_path: Path) ->
     done = new_task(data, tmp_path / "cache").run()
     wanted = reasons(done.bank)
     assert len(wanted) == 2
-    late._missing = {"fc7": []}
-    assert late.run().quarantined == 2
+    found = late.run()
+    assert (found.pushed, found.quarantined) == (0, 2)
     assert reasons(done.bank) == wanted
 
 
+@pytest.mark.usefixtures("batch_by_batch")
 def test_rows_of_another_extraction_keep_their_reasons(data: Path, tmp_path: Path) -> None:
-    few = new_task(data, tmp_path / "cache", limit=4)
-    done = new_task(data, tmp_path / "cache").run()
-    (done.bank / "quarantine.jsonl").unlink()
-    few._missing = {"fc7": []}
-    assert few.run().quarantined == 2
-    assert reasons(done.bank) == ["unknown", "unknown"]  # of rows this extraction cannot look at again
-    new_task(data, tmp_path / "cache").run()
-    assert sorted(reasons(done.bank)) == ["empty", "not-an-image"]
+    def another(done: int, total: int) -> None:
+        if not others:
+            others.append(new_task(data, tmp_path / "cache", batch_size=2).run())
+
+    others: list[ExtractionResult] = []
+    few = new_task(data, tmp_path / "cache", limit=4, batch_size=2).run(another)
+    assert (few.rows, few.pushed, few.quarantined) == (4, 4, 0)  # its own, whatever the bank has now
+    assert (others[0].rows, others[0].quarantined) == (20, 2)
+    assert len(Bank.open(few.bank)) == 20
+    assert sorted(reasons(few.bank)) == ["empty", "not-an-image"]

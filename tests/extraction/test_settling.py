@@ -11,7 +11,7 @@ from featbank.backbones import TruncatedNetwork, load_backbone
 from featbank.errors import InvalidInputError
 from featbank.extraction import Forward, compiling, settling
 from featbank.extraction.compiling import CompileEstimate, check_compile
-from featbank.extraction.settling import Settlement, candidates, settle
+from featbank.extraction.settling import Settlement, settle
 
 CPU = torch.device("cpu")
 CUTS = ("block3_pool", "fc7")
@@ -39,17 +39,6 @@ def cheap_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settling, "cannot_compile", lambda device: None)
 
 
-def test_candidates_are_in_the_order_they_are_wanted() -> None:
-    assert candidates("auto", "auto", ("bfloat16", "float32")) == [
-        ("bfloat16", True),
-        ("bfloat16", False),
-        ("float32", True),
-        ("float32", False),
-    ]
-    assert candidates("float32", "off", ("bfloat16", "float32")) == [("float32", False)]
-    assert candidates("auto", "on", ("float32",)) == [("float32", True)]
-
-
 @pytest.mark.parametrize(("eager_s", "compiled_s", "repays"), [(1.0, 0.5, True), (1.0, 0.95, False)])
 def test_compiling_must_repay_its_time(eager_s: float, compiled_s: float, repays: bool) -> None:
     estimate = CompileEstimate(eager_s, compiled_s, compile_s=10.0)
@@ -73,24 +62,6 @@ def test_auto_compiles_if_a_timed_batch_says_it_repays(
     assert forward.compiled is repays
     assert forward.arithmetic_name == ("float32+compiled" if repays else "float32")
     assert dict(proof.errors) == dict.fromkeys(CUTS, 0.0)
-
-
-@pytest.mark.usefixtures("cheap_compiler")
-@pytest.mark.parametrize("compiled", [True, False])
-def test_a_bank_that_was_begun_goes_on_as_it_began(
-    images: np.ndarray,
-    new_forward: Callable[[], Forward],
-    monkeypatch: pytest.MonkeyPatch,
-    compiled: bool,
-) -> None:
-    def never(*args: object) -> None:
-        raise AssertionError("asked again")
-
-    monkeypatch.setattr(settling, "estimate_compile", never)
-    forward = new_forward()
-    asked = Settlement("float32", "auto", 1, begun=(("bfloat16", not compiled), ("float32", compiled)))
-    settle(forward, asked, CUTS, lambda: images)
-    assert forward.compiled is compiled
 
 
 def test_few_batches_are_not_even_timed(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
@@ -27,6 +28,13 @@ def at_once(world: World, n_rounds: int, seed: int = 4) -> dict[str, Any]:
     bad: list[str] = []
     for index in range(n_rounds):
         cache = world.fresh(on_disk=True)
+        if index % 4 == 3:
+            said = _with_other_images(world, cache, rng, duration_s)
+            found["with other images"] += 1
+            found["each right"] += not said
+            bad += said[:1]
+            shutil.rmtree(cache)
+            continue
         together = index % 2 == 0
         if together:
             children = [fork(extraction(world, cache, elsewhere=True)) for _ in range(3)]
@@ -52,10 +60,120 @@ def at_once(world: World, n_rounds: int, seed: int = 4) -> dict[str, Any]:
             "rounds of one that finishes beside a slow one": found["one finishes beside a slow one"],
             "exceptions": found["exceptions"],
             "identical": found["identical"],
+            "rounds of three with other images each": found["with other images"],
+            "in which all came to their own end": found["each right"],
         },
         "bad": bad[:3],
         "ok": not bad,
     }
+
+
+def _with_other_images(world: World, cache: Path, rng: random.Random, duration_s: float) -> list[str]:
+    """Let three extractions of one name but of other images run at once; say what is not right afterwards."""
+    from featbank.banks import Bank, verify_bank
+
+    names = rng.sample([name for name in world.others if name != "apart"], 3)
+    rng.shuffle(names)
+    children = []
+    for name in names:
+        children.append(fork(extraction(world, cache, elsewhere=True, data=world.others[name])))
+        time.sleep(rng.random() * duration_s / 2)
+    said = []
+    for name, child in zip(names, children, strict=True):
+        result, n_files = child.result(), len(list(world.others[name].glob("*/*")))
+        if not isinstance(result, tuple) or (result[0], result[3]) != (n_files, 1):
+            said.append(f"{names}: {name}: {getattr(result, 'trace', result)}, of {n_files} files")
+    bank = Bank.open(cache / world.bank_path)
+    if bank.cuts != CUTS or verify_bank(bank.path).findings:
+        said.append(f"{names}: {bank.cuts} {bank.partial_cuts} {verify_bank(bank.path).findings[:2]}")
+    for name in names:
+        again, alone = world.extract(cache, data=world.others[name]), world.fresh()
+        if again.pushed or again.quarantined != 1:
+            said.append(f"{names}: {name}: {again.pushed} pushed again, {again.quarantined} quarantined")
+        bank, own = Bank.open(again.bank), Bank.open(world.extract(alone, data=world.others[name]).bank)
+        for cut in CUTS:
+            ok = own.rows_ok(cut)
+            if (bank.rows_ok(cut) != ok).any() or (bank[cut].read(ok) != own[cut].read(ok)).any():
+                said.append(f"{names}: {name}: other features at {cut}")
+        shutil.rmtree(alone)
+    return said
+
+
+def dry_run_beside(world: World, n_rounds: int, seed: int = 5) -> dict[str, Any]:
+    """Plan beside an extraction, and in every state it can be in: the plans touch nothing."""
+    rng = random.Random(seed)
+    calls, duration_s = measure(world)
+    found: Counter[str] = Counter()
+    bad: list[str] = []
+    for index in range(n_rounds):
+        cache = world.fresh(on_disk=True)
+        hook = _Wait(rng.randrange(len(calls)), duration_s, rng.random() < 0.5)
+        child = fork(extraction(world, cache, hook=hook))
+        plans = []
+        for _ in range(3):
+            time.sleep(rng.random() * duration_s / 2)
+            plans.append(fork(_dry_run(world, cache, rng.randrange(len(_PLANS)))))
+        results = [child.result(), *(one.result() for one in plans)]
+        failed = [one for one in results if isinstance(one, Failure)]
+        said = difference(tree(cache), world.whole)
+        if index % 2:  # one that was stopped in the middle, and what it leaves
+            shutil.rmtree(cache)
+            cache = world.fresh(on_disk=True)
+            fork(extraction(world, cache, hook=_Stop(rng.randrange(len(calls))))).wait()
+        before = _stamps(cache)
+        results = [fork(_dry_run(world, cache, which)).result() for which in range(len(_PLANS))]
+        failed += [one for one in results if isinstance(one, Failure) and not one.deliberate]
+        found["plans"] += len(plans) + len(_PLANS)
+        found["exceptions"] += len(failed)
+        found["identical"] += not said
+        found["untouched"] += _stamps(cache) == before
+        if said or failed or _stamps(cache) != before:
+            bad.append(f"{said[:3]} {failed[0].trace if failed else 'touched'}")
+        shutil.rmtree(cache)
+    return {
+        "figures": {
+            "extractions with plans beside them": n_rounds,
+            "plans": found["plans"],
+            "exceptions": found["exceptions"],
+            "banks identical": found["identical"],
+            "caches untouched by plans": found["untouched"],
+        },
+        "bad": bad[:3],
+        "ok": not bad,
+    }
+
+
+#: What is added to the command of the extraction.
+_PLANS = ([], ["--limit", "5"], ["--split", "3,1,1"], ["--cut", "block3_pool"], ["--image-size", "40"])
+
+
+def _dry_run(world: World, cache: Path, which: int) -> Callable[[Board], None]:
+    def work(board: Board) -> None:
+        from featbank.cli.app import app
+
+        words = [*world.command(cache), *_PLANS[which], "--dry-run"]
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):  # noqa: PTH123
+            app(words, standalone_mode=False)
+
+    return work
+
+
+def _stamps(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Return the time of change and the bytes of everything below a folder, locks included."""
+    return {
+        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else b"")
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+@dataclass
+class _Stop:
+    number: int
+
+    def __call__(self, call: Call) -> Any:
+        if call.number == self.number:
+            os._exit(1)
+        return call.perform()
 
 
 @dataclass

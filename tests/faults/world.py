@@ -92,8 +92,8 @@ class World:
         self.bank_path = bank.relative_to(self.root / "whole")
         self.n_rows = n_images + 2
 
-    def extract(self, cache: Path, *, workers: int = 1, **options: Any) -> Any:
-        """Extract the images into a cache."""
+    def extract(self, cache: Path, *, workers: int = 1, data: Path | None = None, **options: Any) -> Any:
+        """Extract the images, or those of another folder as theirs, into a cache."""
         from featbank.extraction import extract
 
         settings = {
@@ -102,13 +102,28 @@ class World:
             "precision": "float32",
             "compile": "off",
             "batch_size": BATCH_SIZE,
+            "name": self.data.name,
         }
-        return extract(self.data, workers=workers, cache_dir=cache, **{**settings, **options})
+        return extract(data or self.data, workers=workers, cache_dir=cache, **{**settings, **options})
 
     def decode_elsewhere(self) -> None:
         """Let processes decode, as users have it; else this process does, to spare the start of them."""
         for name, function in self._pool.items():
             setattr(_pool_class(), name, function)
+
+    @functools.cached_property
+    def others(self) -> dict[str, Path]:
+        """Folders of images of which some are also in others: made once."""
+        places = {name: self.root / name / "images" for name in ("few", "more", "changed", "apart")}
+        for name in ("few", "more", "changed"):
+            shutil.copytree(self.data, places[name])
+        for path in places["few"].glob("*/*[4567].png"):
+            path.unlink()
+        make_images(places["apart"], 9, first=900)
+        for path in places["apart"].glob("*/90[1-4].png"):
+            shutil.copy(path, places["more"] / path.parent.name / path.name)
+            shutil.copy(path, places["changed"] / path.parent.name / path.name.replace("90", "00"))
+        return {"whole": self.data, **places}
 
     def command(self, cache: Path) -> list[str]:
         """Return the same extraction as words of the command line."""
@@ -250,18 +265,18 @@ def _any_of(names: dict[str, bytes], start: str) -> str:
     return next(name for name in names if name.startswith(start))
 
 
-def make_images(folder: Path, n_images: int) -> None:
+def make_images(folder: Path, n_images: int, first: int = 0) -> None:
     """Write small noisy pictures in two class folders, one of them twice, and a file that is no picture."""
     from PIL import Image
 
-    for index in range(n_images):
+    for index in range(first, first + n_images):
         random = np.random.default_rng(index)
         pixels = random.integers(0, 120, size=(32, 32, 3), dtype=np.uint8)
         pixels[..., index % 2] += 120
         path = folder / ("blue", "red")[index % 2] / f"{index:03d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(path)
-    shutil.copy(folder / "blue" / "000.png", folder / "red" / "twin.png")
+    shutil.copy(folder / "blue" / f"{first:03d}.png", folder / "red" / "twin.png")
     (folder / "blue" / "broken.png").write_bytes(b"no picture")
 
 

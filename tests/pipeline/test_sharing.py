@@ -58,7 +58,7 @@ def studied(file, cuts=("block5_pool", "fc7")):
     """Extract what the first experiment of a study needs."""
     first = load_study(file).experiments[0]
     prepared = prepare(first.backbone, cuts, open_images(first), None, 1, None)
-    return prepared, prepared.task.run()
+    return prepared, prepared.run()
 
 
 def test_the_users_bank_keeps_its_rows_and_lends_its_features(small, own, pushed):
@@ -124,12 +124,25 @@ def test_only_the_images_that_came_later_are_pushed(small, own, pushed, photo_fo
     assert verify_bank(result.bank).findings == []
 
 
-def test_a_plan_leaves_nothing(small, own, pushed, tmp_path):
-    before = sorted(tmp_path.rglob("cache/banks/*/*"))
+def stamps(cache):
+    return {
+        path: (path.stat().st_mtime_ns, path.is_file() and path.read_bytes()) for path in cache.rglob("*")
+    }
+
+
+def test_a_plan_touches_nothing(small, own, pushed, tmp_path, edited):
+    before = stamps(tmp_path / "cache")
     (cost,) = study_costs(small)
     assert (cost.plan.rows, cost.plan.to_push) == (24, 24)  # block3_pool, which nobody has
-    assert sorted(tmp_path.rglob("cache/banks/*/*")) == before
-    assert not list((tmp_path / "cache" / "banks").glob("colours.*"))
+    assert cost.plan.bank.parent.name == "colours.4-2-2"
+    shared = edited(('["block3_pool"]', '["fc7"]'))
+    assert stamps(tmp_path / "cache") == before
+    assert study_costs(shared)[0].plan.to_push == 0  # the user's bank lends it
+    assert stamps(tmp_path / "cache") == before
+    studied(small, ("block5_pool",))  # now the study's bank is there, without fc7
+    before = stamps(tmp_path / "cache")
+    assert study_costs(shared)[0].plan.to_push == 0
+    assert stamps(tmp_path / "cache") == before
 
 
 def test_other_images_of_that_name_lend_nothing(small, own, pushed, photo_folder):
