@@ -74,7 +74,7 @@ Natural = Annotated[int, Strict(), Ge(1), Le(_LARGEST)]
 
 def _file_name(name: str) -> str:
     if (
-        len(name.encode("utf-8", "surrogatepass")) > 200
+        len(name.encode("utf-8", "surrogatepass")) > 235
         or not re.fullmatch(r"[\w.@+=-]+", name)
         or name.startswith(".")
     ):

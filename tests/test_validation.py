@@ -44,7 +44,7 @@ class Model(BaseModel):
         ({"names": [".."]}, "names.0 = '..' is no name"),
         ({"names": ["a\0b"]}, "names.0 = 'a\\x00b' has a NUL in it"),
         ({"names": ["a\udce9"]}, "names.0 = 'a\\udce9' is no name"),
-        ({"names": ["x" * 201]}, "names.0 = 'xxxxx"),
+        ({"names": ["x" * 236]}, "names.0 = 'xxxxx"),
         ({"size": 2.0}, "size = 2.0 is not a whole number"),
         ({"size": 10**30}, "size = 1000000000000000000000000000000 must be at most 10"),
         ({"rest": 3}, "rest must be a table, got 3"),

@@ -6,7 +6,7 @@ from dataclasses import fields
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le, Len
-from pydantic import AfterValidator, BaseModel, model_validator
+from pydantic import AfterValidator, BaseModel, FailFast, Strict, model_validator
 
 from featbank._validation import CONFIG, Count, FileName, Json, Line, Natural, Positive, Share, check
 from featbank.banks import BankKey
@@ -16,8 +16,8 @@ __all__ = ["Answers", "RunFacts", "check_histories"]
 
 _Size = Annotated[int, Ge(1), Le(65_536)]
 #: What estimators of others give may be off by a rounding.
-_Probability = Annotated[float, Ge(-0.001), Le(1.001)]
-_Loss = Annotated[float, Ge(-1e38), Le(1e38)]
+_Probability = Annotated[float, Strict(), Ge(-0.001), Le(1.001)]
+_Loss = Annotated[float, Strict(), Ge(-1e38), Le(1e38)]
 
 
 class _Model(BaseModel):
@@ -104,7 +104,7 @@ class RunFacts(_Model):
     parameters: _Parameters
     sweep: _Sweep = _Sweep()
     source: _Source
-    classes: Annotated[list[Line], Len(1)]
+    classes: Annotated[list[Line], Len(1), FailFast()]
     cuts: list[Line]
     notes: list[Line]
     heads: list[_Entry]
@@ -126,9 +126,9 @@ class Answers(_Model):
     """``predictions/NAME.json``: one column for each of these, all of one length."""
 
     split: Literal["test", "val"]
-    rows: list[Count]
-    y_true: list[Count]
-    y_pred: list[Count]
+    rows: Annotated[list[Count], FailFast()]
+    y_true: Annotated[list[Count], FailFast()]
+    y_pred: Annotated[list[Count], FailFast()]
     p_true: list[_Probability] | None
     p_pred: list[_Probability] | None
 
@@ -149,12 +149,12 @@ def check_histories(found: Any) -> dict[str, dict[str, list[float | None]]]:
         If it is anything else, an accuracy is not in 0..1, or a head has lines of several lengths.
     """
     histories: dict[str, dict[str, list[float | None]]] = check(
-        dict[str, dict[str, list[_Loss | None]]], found
+        dict[str, dict[str, Annotated[list[_Loss | None], FailFast()]]], found
     )
     for name, history in histories.items():
         if len({len(values) for values in history.values()}) > 1:
             raise ValueError(f"{name!r} has lines of several lengths")
         for key, values in history.items():
             if key.endswith("accuracy"):
-                check(list[Share | None], values)
+                check(Annotated[list[Share | None], FailFast()], values)
     return histories
