@@ -87,8 +87,8 @@ class BankStore:
             with locked(path / files.LOCK_FILE):
                 if not (path / files.BANK_FILE).exists():  # else another process was first
                     document.write(path)
-                    files.mark_verified(path)
-            make_newest(self.root, path)
+            files.mark_verified(path)
+        make_newest(self.root, path)
         return _of_key(Bank.open(path), key)
 
     def remove_unfinished(self, path: Path) -> None:
