@@ -40,6 +40,8 @@ class BankRows(Described):
         self.path = path
         self._document = document
         self._state = stored
+        #: Whether this is what a bank would be: its folder need not be there.
+        self._is_planned = False
 
     @property
     def slot_table(self) -> SlotTable:
@@ -69,7 +71,12 @@ class BankRows(Described):
             Its folder need not be there.
         """
         there = read_manifest(self.path) if self.path.is_dir() else None
-        return type(self)(self.path, self._document, _planned(there, manifest, renew))
+        planned = type(self)(self.path, self._document, _planned(there, manifest, renew))
+        planned._is_planned = True
+        return planned
+
+    def _cut_folders(self) -> list[Path]:
+        return [] if self._is_planned and not self.path.is_dir() else files.cut_folders(self.path)
 
     def same_slots(self, other: BankRows) -> bool:
         """Say whether another bank's rows stand in the same slots, of equally many."""

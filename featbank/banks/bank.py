@@ -120,7 +120,7 @@ class Bank(BankRows):
         """Look at every cut once."""
         if self._state is None:
             return []
-        states = (self._state_of(folder) for folder in files.cut_folders(self.path))
+        states = (self._state_of(folder) for folder in self._cut_folders())
         return [one for one in states if one is not None]
 
     def _state_of(self, folder: Path) -> CutState | None:
@@ -250,7 +250,7 @@ class Bank(BankRows):
         folder = self.path / str(cut)
         layout = files.layout_of(folder, self.key.digest()) if self._may_be_cut(cut) else None
         if layout is None:
-            known = [one.name for one in files.cut_folders(self.path)]
+            known = [one.name for one in self._cut_folders()]
             raise UnknownNameError(
                 f"bank {self.name!r} holds no cut {cut!r}, it holds {nearest(str(cut), known)}; "
                 f"`{self._command(str(cut))}` adds it"

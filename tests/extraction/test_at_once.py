@@ -224,7 +224,7 @@ def test_what_fails_after_the_plan_leaves_no_bank(
         patched.setattr("featbank.banks._bank_rows.write_file", _disk_full)
         with pytest.raises(CacheWriteError, match="disk full"):
             run(data, cache)
-    assert not list(cache.glob("banks/*"))
+    assert not list(cache.glob("banks/[!.]*"))
 
 
 def _not_a_number(self: Any, batch: Any) -> dict[str, Any]:

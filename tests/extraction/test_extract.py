@@ -30,7 +30,7 @@ from featbank.errors import (
     UnknownNameError,
 )
 from featbank.extraction import extract
-from featbank.inspection import BankImages
+from featbank.inspection import RunImages
 
 Folder = Callable[..., Path]
 SavePhoto = Callable[..., None]
@@ -471,7 +471,7 @@ def test_a_moved_dataset_is_recognised_by_its_images(
     assert bank.provenance["location"] == str(moved)
     assert (first.bank / "bank.json").read_bytes() == document  # it never changes
     assert bank.verify().findings == []
-    assert np.asarray(BankImages(bank).read(0)).shape == (40, 36, 3)
+    assert np.asarray(RunImages(bank.manifest, bank.provenance).read(0)).shape == (40, 36, 3)
     # a copy of the bank, a packed one and an imported one know the new place
     copy = shutil.copytree(first.bank, tmp_path / "elsewhere")
     assert Bank.open(copy).provenance["location"] == str(moved)
