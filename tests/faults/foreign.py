@@ -34,7 +34,8 @@ import os, sys
 import h5py, joblib, numpy, sklearn.svm, torch, torchvision
 import featbank, featbank.banks, featbank.benchmark, featbank.extraction, featbank.fitting
 sys.path.insert(0, "")
-result = featbank.extract(".", backbone="minivgg", cuts=["fc7"], cache_dir={cache!r}, name="own")
+result = featbank.extract(".", backbone="minivgg", cuts=["fc7"], cache_dir={cache!r}, name="own",
+                          skip_empty_classes=True)
 featbank.fit_heads(result.bank, heads=["ncm", "knn"], samples_per_class="2", repeats=2, n_jobs=2,
                    cache_dir={cache!r})
 with open({told!r}, "a") as file: file.write("notebook " + str(os.getpid()) + "\\n")
@@ -61,7 +62,7 @@ def foreign_modules(world: World) -> dict[str, Any]:
     commands = [
         [*script, *words.split()]
         for words in (
-            "extract . --backbone minivgg --cut fc7 --workers 2",
+            "extract . --backbone minivgg --cut fc7 --workers 2 --skip-empty-classes",
             "fit-head here --head knn --head ncm -n 2 --repeats 2 -j 2",
             "banks pack here stranger.fbk",
             "banks import stranger.fbk --cache-dir ../other",
