@@ -298,7 +298,7 @@ def test_no_folder(tmp_path, monkeypatch):
 
 
 def test_paths_that_cannot_be():
-    with pytest.raises(MissingDataError, match="^no images at ''"):
+    with pytest.raises(MissingDataError, match=r"^no images at ''"):
         open_dataset("")
     for path, why in (("x" * 5000, "is too long"), ("a\0b", "has a zero byte")):
         with pytest.raises(InvalidInputError, match=rf"^no file can be called .*: it {why}"):
