@@ -314,8 +314,9 @@ def test_no_features_are_sent_to_other_processes(digits, monkeypatch):
     """What goes there is where the bank is, row numbers and labels."""
     sent = []
 
-    def look(calls, n_jobs, prefer):
+    def look(calls, n_jobs, prefer, modules):
         assert (n_jobs, prefer) == (2, "processes")
+        assert __name__ in modules
         for call, *arguments in calls:
             sent.append(len(pickle.dumps(arguments)))
             yield call(*arguments)

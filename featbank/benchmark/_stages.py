@@ -69,7 +69,9 @@ def time_write(bank: Bank, banks: Path) -> float:
     duration_s = 0.0
     for cut in bank.cuts:
         array, usable = bank[cut], bank.rows_ok(cut)
-        writer = copy.cut_writer(cut, array.shape[1:], array.dtype)
+        facts = bank.facts(cut)
+        made_by = {name: facts[name] for name in ("torch", "device")}
+        writer = copy.cut_writer(cut, array.shape[1:], array.dtype, made_by=made_by)
         for plan in writer.missing():
             rows = first_rows[plan.start : plan.stop]
             ok = usable[rows]

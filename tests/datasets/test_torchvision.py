@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featbank.datasets import build_manifest, decode_image, open_dataset
+from featbank.datasets import build_manifest, decode_image, decode_pool, open_dataset
+from featbank.datasets._torchvision import TorchvisionDataset
 from featbank.errors import DatasetError, ImageDecodeError, MissingDataError, UnknownNameError
 
 torchvision = pytest.importorskip("torchvision")
@@ -22,6 +23,16 @@ from torchvision import datasets as tv  # noqa: E402
 
 def idx(array):
     return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
+
+
+@pytest.fixture
+def read_here(monkeypatch):
+    """Labels are read in this process: those that decode import torch first, for each dataset anew."""
+
+    def read(dataset, indices, of_bytes, n_bytes):
+        return [of_bytes(dataset.read(index)) for index in indices]
+
+    monkeypatch.setattr(decode_pool, "read_by_processes", read)
 
 
 @pytest.fixture
@@ -40,7 +51,7 @@ def mnist(tmp_path):
 
 def test_mnist_from_its_files(mnist):
     root, images = mnist
-    dataset = open_dataset("torchvision:MNIST", data_root=root)
+    dataset = open_dataset("torchvision:mnist", data_root=root)  # upper and lower case do not matter
     assert (dataset.name, dataset.location) == ("torchvision-mnist", "torchvision:MNIST")
     assert dataset.ids[0] == b"test/000000"
     assert list(dataset.ids) == sorted(dataset.ids)
@@ -55,11 +66,7 @@ def test_mnist_from_its_files(mnist):
         np.testing.assert_array_equal(np.asarray(decode_image(dataset.read(row)))[..., 1], want)
 
 
-def test_upper_and_lower_case_do_not_matter(mnist):
-    assert open_dataset("torchvision:mnist", data_root=mnist[0]).location == "torchvision:MNIST"
-
-
-def test_cifar10_from_its_files(tmp_path, monkeypatch):
+def test_cifar10_from_its_files(read_here, tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     folder = tmp_path / "cifar-10-batches-py"
     folder.mkdir()
@@ -88,7 +95,11 @@ def test_svhn_like_split_argument_and_labels_attribute(monkeypatch, tmp_path):
     assert set(dataset.splits) == {"train", "val", "test"}
     assert dataset.classes == ("0", "1", "2")
     assert Small.built == [("train", False), ("valid", False), ("test", False)]
-    assert build_manifest(dataset).counts() == {"train": 9, "val": 9, "test": 9}
+    assert [dataset.splits.count(split) for split in ("train", "val", "test")] == [9, 9, 9]
+    # 16-bit grey stays 16-bit
+    row = dataset.ids.index(b"train/000003")
+    assert dataset.read(row) == b"P5\n2 2\n65535\n" + (768).to_bytes(2, "big") * 4
+    assert decode_image(dataset.read(row)).getpixel((0, 0)) == (3, 3, 3)
 
 
 class Small(TorchDataset):
@@ -117,16 +128,8 @@ def forget():
     Small.built.clear()
 
 
-def test_16_bit_grey_stays_16_bit(monkeypatch, tmp_path):
-    monkeypatch.setattr(tv, "Small", Small, raising=False)
-    dataset = open_dataset("torchvision:Small", data_root=tmp_path)
-    row = dataset.ids.index(b"train/000003")
-    assert dataset.read(row) == b"P5\n2 2\n65535\n" + (768).to_bytes(2, "big") * 4
-    assert decode_image(dataset.read(row)).getpixel((0, 0)) == (3, 3, 3)
-
-
-def in_code(monkeypatch, items, **attributes):
-    """A dataset class without any argument, put where torchvision keeps its own."""
+def in_code(items, **attributes):
+    """Read a dataset as torchvision's are; without its base class the decoding processes need no torch."""
 
     def length(self):
         return len(items)
@@ -139,20 +142,15 @@ def in_code(monkeypatch, items, **attributes):
             raise got
         return got
 
-    made = type(
-        "Made",
-        (TorchDataset,),
-        {"__len__": length, "__getitem__": item, "__init__": lambda self: None, **attributes},
-    )
-    monkeypatch.setattr(tv, "Made", made, raising=False)
-    return "torchvision:Made"
+    made = type("Made", (), {"__len__": length, "__getitem__": item, **attributes})
+    return TorchvisionDataset({"": made()}, name="made", location="torchvision:Made")
 
 
 def plain(level, size=(2, 1)):
     return Image.new("L", size, level)
 
 
-def test_fake_data_without_root_or_split(monkeypatch):
+def test_fake_data_without_root_or_split(read_here, monkeypatch):
     class FakeData(tv.FakeData):
         def __init__(self):
             super().__init__(size=12, image_size=(3, 8, 8), num_classes=3)
@@ -162,48 +160,48 @@ def test_fake_data_without_root_or_split(monkeypatch):
     assert dataset.splits is None
     assert dataset.ids[0] == b"000000"
     assert dataset.read(0).startswith(b"P6\n8 8\n255\n")
-    assert len(build_manifest(dataset)) == 12
+    assert len(dataset.ids) == 12
 
 
-def test_labels_are_read_from_items_where_the_attribute_says_otherwise(monkeypatch):
+def test_labels_are_read_from_items_where_the_attribute_says_otherwise():
     items = [(plain(0), 1), (plain(1), 0), (plain(2), 1)]
-    dataset = open_dataset(in_code(monkeypatch, items, targets=[0, 0, 0], classes=["a", "b"]))
+    dataset = in_code(items, targets=[0, 0, 0], classes=["a", "b"])
     assert dataset.labels == ("b", "a", "b")
 
 
-def test_labels_from_an_attribute_decode_only_both_ends(monkeypatch):
+def test_labels_from_an_attribute_decode_only_both_ends():
     items = [(plain(0), 0), OSError("decoded"), (plain(2), 1)]
-    assert open_dataset(in_code(monkeypatch, items, targets=[0, 1, 1])).labels == ("0", "1", "1")
+    assert in_code(items, targets=[0, 1, 1]).labels == ("0", "1", "1")
 
 
-def test_images_without_a_label(monkeypatch):
+def test_images_without_a_label():
     items = [(plain(0), 0), (plain(1), 1), (plain(2), -1), (plain(3), None)]
-    dataset = open_dataset(in_code(monkeypatch, items))
+    dataset = in_code(items)
     assert dataset.labels == ("0", "1", None, None)
     assert build_manifest(dataset).labels.tolist() == [0, 1, -1, -1]
 
 
-def test_classes_of_one_name_are_told_apart(monkeypatch):
+def test_classes_of_one_name_are_told_apart():
     items = [(plain(0), 0), (plain(1), 1), (plain(2), 2)]
-    dataset = open_dataset(in_code(monkeypatch, items, classes=[("crane",), ("crane",), ("heron", "egret")]))
+    dataset = in_code(items, classes=[("crane",), ("crane",), ("heron", "egret")])
     assert dataset.classes == ("crane (0)", "crane (1)", "heron, egret")
 
 
-def test_other_modes_become_upright_rgb_on_white(monkeypatch):
+def test_other_modes_become_upright_rgb_on_white():
     exif = Image.Exif()
     exif[0x0112] = 6
     tall = plain(9, (2, 1))
     tall.info["exif"] = exif.tobytes()
     items = [(Image.new("RGBA", (1, 1), (0, 0, 0, 0)), 0), (tall, 1), (Image.new("1", (1, 1), 1), 1)]
-    dataset = open_dataset(in_code(monkeypatch, items))
+    dataset = in_code(items)
     assert dataset.read(0) == b"P6\n1 1\n255\n\xff\xff\xff"
     assert dataset.read(1) == b"P5\n1 2\n255\n\x09\x09"
     assert dataset.read(2) == b"P6\n1 1\n255\n\xff\xff\xff"
 
 
-def test_an_image_torchvision_cannot_decode(monkeypatch):
+def test_an_image_torchvision_cannot_decode():
     items = [(plain(0), 0), SyntaxError("broken\nPNG"), (plain(2), 1)]
-    dataset = open_dataset(in_code(monkeypatch, items, targets=[0, 1, 1]))
+    dataset = in_code(items, targets=[0, 1, 1])
     with pytest.raises(ImageDecodeError, match=r"^decoder-error: SyntaxError: broken PNG$"):
         dataset.read(1)
     assert build_manifest(dataset).statuses.tolist() == [0, 1, 0]
@@ -228,9 +226,9 @@ def test_an_image_torchvision_cannot_decode(monkeypatch):
         ([], "torchvision:Made has no images"),
     ],
 )
-def test_what_makes_no_classification_dataset(monkeypatch, items, want):
+def test_what_makes_no_classification_dataset(items, want):
     with pytest.raises(DatasetError) as caught:
-        open_dataset(in_code(monkeypatch, items))
+        in_code(items)
     assert str(caught.value) == want
 
 
@@ -276,7 +274,7 @@ def test_a_download_that_fails(tmp_path, monkeypatch):
     )
 
 
-def test_download_is_handed_on_and_never_left_to_torchvisions_default(monkeypatch, tmp_path):
+def test_download_is_handed_on_and_never_left_to_torchvisions_default(read_here, monkeypatch, tmp_path):
     monkeypatch.setattr(tv, "Small", Small, raising=False)
     open_dataset("torchvision:Small", data_root=tmp_path, download=True)
     assert Small.built == [("train", True), ("valid", True), ("test", True)]
@@ -289,7 +287,7 @@ def test_download_is_handed_on_and_never_left_to_torchvisions_default(monkeypatc
         open_dataset("torchvision:SEMEION", data_root=tmp_path)
 
 
-def test_emnist_hands_its_arguments_on(tmp_path):
+def test_emnist_hands_its_arguments_on(read_here, tmp_path):
     raw = tmp_path / "EMNIST" / "raw"
     raw.mkdir(parents=True)
     for part in ("train", "test"):
@@ -308,7 +306,7 @@ def test_a_dataset_that_needs_more_arguments(monkeypatch):
         open_dataset("torchvision:PhotoTour", data_root=".")
 
 
-def test_caltech256_from_its_files(tmp_path):
+def test_caltech256_from_its_files(read_here, tmp_path):
     for label, n in (("001.ak47", 2), ("002.american-flag", 3)):
         folder = tmp_path / "caltech256" / "256_ObjectCategories" / label
         folder.mkdir(parents=True)

@@ -63,7 +63,7 @@ def scenarios() -> dict[str, Scenario]:
         "saves": lambda world, scale: saves(world, scaled(200, scale, 12)),
         "names": lambda world, scale: names(world, scaled(10_000, scale, 200)),
         "combinations": combinations,
-        "foreign-modules": lambda world, scale: foreign_modules(world),
+        "foreign-modules": lambda world, scale: foreign_modules(world, short=scale < 0.1),
         "hostile-banks": lambda world, scale: banks_hostile.run(scale),
         "mutated-banks": lambda world, scale: banks_mutated.run(scale),
         "decoders": lambda world, scale: alone("decoders.py"),

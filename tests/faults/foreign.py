@@ -28,21 +28,33 @@ import importlib
 sys.modules[__name__] = importlib.import_module(__name__)
 sys.path[:] = path
 """
+_COMMANDS = (
+    "extract . --backbone minivgg --cut fc7 --workers 2 --skip-empty-classes",
+    "fit-head here --head knn --head ncm -n 2 --repeats 2 -j 2",
+    "banks pack here stranger.fbk",
+    "banks import stranger.fbk --cache-dir ../other",
+    "predict last red",
+)
 #: As a notebook does: the folder is on the path, everything is imported before that.
 _NOTEBOOK = """
 import os, sys
-import h5py, joblib, numpy, sklearn.svm, torch, torchvision
-import featbank, featbank.banks, featbank.benchmark, featbank.extraction, featbank.fitting
+import h5py, joblib, numpy, sklearn.svm, torch
+import featbank, featbank.banks, featbank.extraction, featbank.heads, featbank.sweep
 sys.path.insert(0, "")
-result = featbank.extract(".", backbone="minivgg", cuts=["fc7"], cache_dir={cache!r}, name="own")
-featbank.fit_heads(result.bank, heads=["ncm", "knn"], samples_per_class="2", repeats=2, n_jobs=2,
-                   cache_dir={cache!r})
+result = featbank.extract(".", backbone="minivgg", cuts=["fc7"], cache_dir={cache!r}, name="here",
+                          skip_empty_classes=True)
+featbank.run_sweep(featbank.Bank.open(result.bank), heads=["ncm", "knn"], samples_per_class="2", repeats=2,
+                   n_jobs=2)
 with open({told!r}, "a") as file: file.write("notebook " + str(os.getpid()) + "\\n")
 """
 
 
-def foreign_modules(world: World) -> dict[str, Any]:
-    """Run commands in the folder, and a notebook whose path holds it; count what ran of the folder."""
+def foreign_modules(world: World, *, short: bool) -> dict[str, Any]:
+    """Run a notebook whose path holds the folder, and commands in it; count what ran of the folder.
+
+    In short, the notebook starts the processes that decode and fit, and commands only those that torch is not
+    needed for: importing it is most of what a command costs.
+    """
     place = world.fresh(on_disk=True)
     here, told = place / "here", place / "told"
     make_images(here, 12)
@@ -58,17 +70,9 @@ def foreign_modules(world: World) -> dict[str, Any]:
         (here / name).chmod(0o755)
     environment = {**os.environ, "FEATBANK_CACHE": str(place / "cache"), "OMP_NUM_THREADS": "1"}
     script = [sys.executable, "-P", "-c", "from featbank.cli import main; main()"]
-    commands = [
-        [*script, *words.split()]
-        for words in (
-            "extract . --backbone minivgg --cut fc7 --workers 2",
-            "fit-head here --head knn --head ncm -n 2 --repeats 2 -j 2",
-            "banks pack here stranger.fbk",
-            "banks import stranger.fbk --cache-dir ../other",
-            "predict last red",
-        )
-    ]
-    commands.append([sys.executable, "-P", "-c", _NOTEBOOK.format(cache=str(place / "own"), told=str(told))])
+    cache = place / ("cache" if short else "own")
+    commands = [[sys.executable, "-P", "-c", _NOTEBOOK.format(cache=str(cache), told=str(told))]]
+    commands += [[*script, *words.split()] for words in _COMMANDS if not short or words.startswith("banks")]
     bad = []
     for command in commands:
         done = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True, check=False)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import collections
-import functools
 import io
 import json
 import os
@@ -33,7 +32,6 @@ _NUMBERS = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x10000, 0x7FFFFFFF,
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP")
 
 
-@functools.cache
 def originals() -> dict[str, list[bytes]]:
     """Return good files of each format, in several of its kinds."""
     rng = np.random.default_rng(6)
@@ -88,11 +86,11 @@ def originals() -> dict[str, list[bytes]]:
     return found
 
 
-def mutant(number: int) -> bytes:
-    """Return mutant `number`; the same for each call."""
+def mutant(number: int, originals: dict[str, list[bytes]]) -> bytes:
+    """Return mutant `number` of good files; the same for each call."""
     rng = np.random.default_rng([6, number])
     fmt = FORMATS[number % len(FORMATS)]
-    files = originals()[fmt]
+    files = originals[fmt]
     data = bytearray(files[int(rng.integers(len(files)))])
     way = int(rng.integers(3))
     for _ in range(int(rng.integers(1, 5))):
@@ -181,10 +179,11 @@ class Mutants:
     def __init__(self, n: int) -> None:
         self.ids = tuple(f"{number:06d}".encode() for number in range(n))
         self.labels = ("mutant",) * n
+        self.originals = originals()
 
     def read(self, index: int) -> bytes:
         """Return mutant `index`."""
-        return mutant(index)
+        return mutant(index, self.originals)
 
 
 def decode(n: int, workers: int) -> dict[str, Any]:

@@ -146,7 +146,8 @@ class Bench:
         sys.addaudithook(self._watch)
 
     def _study(self) -> dict[str, Any]:
-        number = {"label": "a", "metric": "top1", "value": 0.5, "low": 0.4, "high": 0.6, "source": "b"}
+        number = {"label": "a", "metric": "top1", "unit": "share", "source": "b"}
+        number |= {"value": 0.5, "low": 0.4, "high": 0.6}
         return {
             "title": "T",
             "question": "Q",
