@@ -65,7 +65,10 @@ def test_cuts_by_their_alias_and_intervals(call, place):
             ["curve", "--metric", "top2"],
             "metric='top2' is not one of top1, top5, val_top1, val_top5, train_top1, train_top5",
         ),
-        (["curve", "--samples", 4], "plot curve takes no --samples (got '4'); it is for plot cuts, temperature"),
+        (
+            ["curve", "--samples", 4],
+            "plot curve takes no --samples (got '4'); it is for plot cuts, temperature",
+        ),
         (["times", "--cut", "fc7"], "plot times takes no --cut (got ['fc7']); it is for plot curve"),
         (["cuts", "--interval", "t"], "plot cuts takes no --interval (got 't'); it is for plot curve"),
         (

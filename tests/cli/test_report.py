@@ -52,7 +52,11 @@ def test_what_cannot_be_shown_is_said(call, place, bank):
         (["depth", "--out", "page.txt"], 2, "cannot write a report to 'page.txt'; end it in .html"),
         (["cold"], 3, "no run 'cold'; there are "),
         (["depth", "--data", "nowhere"], 3, "no images at 'nowhere' (looked for "),
-        (["depth", "--data-root", "photos"], 2, "data_root='photos' is for 'torchvision:NAME' only, and data="),
+        (
+            ["depth", "--data-root", "photos"],
+            2,
+            "data_root='photos' is for 'torchvision:NAME' only, and data=",
+        ),
     ],
 )
 def test_wrong_input(call, place, arguments, code, message):
