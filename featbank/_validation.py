@@ -215,8 +215,9 @@ def check(model: Any, values: Any) -> Any:
         return model.model_validate(values) if made else TypeAdapter(model).validate_python(values)
     except ValidationError as error:
         faults = say_faults(error, lambda where: (_joined(where[:-1]), _joined(where)))
-        more = f" and {len(faults) - 3} more faults" if len(faults) > 3 else ""
-        raise ValueError("; ".join(faults[:3]) + more) from None
+        more = len(faults) - 3
+        rest = f" and {more} more fault{'s' if more > 1 else ''}" if more > 0 else ""
+        raise ValueError("; ".join(faults[:3]) + rest) from None
 
 
 def _joined(where: tuple[int | str, ...]) -> str:

@@ -13,6 +13,16 @@ from featbank.sampling import parse_size
 
 __all__ = ["plot"]
 
+#: Kind of figure -> the options that only some kinds take.
+_TAKES: dict[str, tuple[str, ...]] = {
+    "curve": ("--cut", "--head", "--metric", "--extrapolate", "--interval"),
+    "history": ("--head",),
+    "cuts": ("--samples",),
+    "temperature": ("--samples",),
+    "confusion": ("--head",),
+    "times": (),
+}
+
 
 def plot(
     kind: Annotated[str, typer.Argument(help="curve, history, cuts, temperature, confusion or times.")],
@@ -37,8 +47,9 @@ def plot(
         float | None, typer.Option(help="curve: go on to so many samples by a power law.")
     ] = None,
     interval: Annotated[
-        str, typer.Option(help="curve: t (over the repeats) or bootstrap (over the test images).")
-    ] = "t",
+        str | None,
+        typer.Option(help="curve: t (over the repeats, the default) or bootstrap (over the test images)."),
+    ] = None,
     samples: Annotated[
         str | None,
         typer.Option(help="cuts, temperature: at so many samples per class, or all (default: most)."),
@@ -64,7 +75,19 @@ def plot(
 
     if kind not in figures.FIGURES:
         raise InvalidInputError(f"plot {kind!r}: the kinds are {', '.join(figures.FIGURES)}")
-    if interval not in ("t", "bootstrap"):
+    given = {
+        "--cut": cut,
+        "--head": head,
+        "--metric": metric,
+        "--extrapolate": extrapolate,
+        "--interval": interval,
+        "--samples": samples,
+    }
+    for option, value in given.items():
+        if value is not None and option not in _TAKES[kind]:
+            others = ", ".join(one for one in _TAKES if option in _TAKES[one])
+            raise InvalidInputError(f"plot {kind} takes no {option} (got {value!r}); it is for plot {others}")
+    if interval not in (None, "t", "bootstrap"):
         raise InvalidInputError(f"--interval {interval!r} is not one of t, bootstrap")
     runs = [resolve_run(one, cache_dir) for one in run or ["last"]]
     if kind != "curve" and len(runs) > 1:
@@ -80,7 +103,7 @@ def plot(
             heads=heads,
             metric=metric,
             extrapolate=extrapolate,
-            interval=interval,  # type: ignore[arg-type]  # one of the two, checked above
+            interval=interval or "t",  # type: ignore[arg-type]  # one of the two, checked above
         )
     elif kind in ("cuts", "temperature"):
         size = None if samples is None else parse_size(samples)

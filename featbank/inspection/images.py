@@ -40,6 +40,8 @@ class RunImages:
     ------
     MissingDataError
         If there is no dataset where the bank says, or the bank is gone; `data` tells another place.
+    InvalidInputError
+        If `data_root` is given for what is no torchvision dataset.
 
     Examples
     --------
@@ -61,7 +63,7 @@ class RunImages:
             self._dataset = reopen_dataset(provenance, data, data_root=data_root)
         except FeatbankError as error:
             said = provenance.get("location")
-            if data is not None or said is None:
+            if data is not None or data_root is not None or said is None:
                 raise
             raise MissingDataError(
                 f"the run's images are no longer where they came from, {printable(str(said))!r}; say where "

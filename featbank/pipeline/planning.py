@@ -130,8 +130,6 @@ def _overridden(choice: BackboneChoice, backbone: str | None) -> BackboneChoice:
 
 
 def _weights(given: Sequence[str], backbones: list[str]) -> Mapping[str, str]:
-    from featbank.backbones.weights import looks_like_file
-
     found: dict[str, str] = {}
     for text in given:
         name, equals, rest = text.partition("=")
@@ -145,6 +143,8 @@ def _weights(given: Sequence[str], backbones: list[str]) -> Mapping[str, str]:
                 )
             found[name] = rest
             continue
+        from featbank.backbones.weights import looks_like_file  # loads torch
+
         # minivgg's weights come with featbank, so a file is hardly ever meant for it
         others = [one for one in backbones if one != "minivgg"] or backbones
         if looks_like_file(text):

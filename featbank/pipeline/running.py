@@ -360,4 +360,4 @@ def _write_reports(done: Sequence[ExperimentRun]) -> dict[str, Path]:
     """Write the page of each run."""
     from featbank.report import write_report
 
-    return {one.written.name: write_report(one.run, data_root=one.opened.data_root).path for one in done}
+    return {one.written.name: write_report(one.run, data=one.opened.dataset).path for one in done}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from featbank.banks import Bank, BankInfo
+from featbank.datasets import Dataset
 from featbank.errors import FeatbankError, ImageDecodeError, MissingDataError
 from featbank.inspection import RunImages
 from featbank.manifest import Manifest, printable
@@ -39,7 +40,7 @@ class RunSource:
     Parameters
     ----------
     run : Run
-    data : str or path, optional
+    data : str, path or Dataset, optional
         Where the images are now, if not where they were.
     data_root : path, optional
         Folder of a torchvision dataset.
@@ -47,7 +48,9 @@ class RunSource:
     Raises
     ------
     MissingDataError
-        If there are no images at `data`.
+        If there are no images at `data`, or no dataset in `data_root`.
+    InvalidInputError
+        If `data_root` is given for what is no torchvision dataset.
 
     Attributes
     ----------
@@ -60,7 +63,7 @@ class RunSource:
     def __init__(
         self,
         run: Run,
-        data: str | os.PathLike[str] | None = None,
+        data: str | os.PathLike[str] | Dataset | None = None,
         data_root: str | os.PathLike[str] | None = None,
     ) -> None:
         self.missing: list[str] = []
@@ -74,12 +77,10 @@ class RunSource:
             self.missing.append(f"No image is shown: {_words(error)}.")
             return
         came = {} if self.bank is None else self.bank.provenance
-        where = str(came.get("location") if data is None else data)
-        root = data_root if where.startswith("torchvision:") else None
         try:
-            self._images = RunImages(self.manifest, came, data, data_root=root)
+            self._images = RunImages(self.manifest, came, data, data_root=data_root)
         except MissingDataError as error:
-            if data is not None:
+            if data is not None or data_root is not None:
                 raise
             self.missing.append(f"No image is shown: {_words(error)}.")
 

@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from featbank import _atomic
 from featbank._cache import user_path
+from featbank.datasets import Dataset
 from featbank.errors import InvalidInputError
 from featbank.manifest import printable, short_repr
 from featbank.report import _facts
@@ -68,7 +69,7 @@ def write_report(
     run: Run | str | os.PathLike[str] | None = None,
     output: str | os.PathLike[str] | None = None,
     *,
-    data: str | os.PathLike[str] | None = None,
+    data: str | os.PathLike[str] | Dataset | None = None,
     data_root: str | os.PathLike[str] | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> Report:
@@ -83,7 +84,7 @@ def write_report(
         The run, its folder, a part of its name, or None for the newest.
     output : path, optional
         The file, ending in ``.html`` or ``.htm``; ``report.html`` in the run folder by default.
-    data : path or str, optional
+    data : path, str or Dataset, optional
         Where the images are now, as `featbank.open_dataset` takes it; by default where they were extracted
         from. An image whose bytes have changed since is not shown.
     data_root : path, optional
@@ -100,9 +101,9 @@ def write_report(
     RunNotFoundError, RunError
         If there is no such run, or a file of it is damaged.
     InvalidInputError
-        If `output` is no HTML file.
+        If `output` is no HTML file, or `data_root` is given for what is no torchvision dataset.
     MissingDataError, DatasetError
-        If the images are not at `data`.
+        If the images are not at `data`, or not in `data_root`.
     CacheWriteError
         If the file cannot be written.
     """

@@ -89,6 +89,16 @@ class _Draws(_Model):
     subsets: dict[str, list[Line]]
 
 
+class _Rows(_Model):
+    val: Count
+    test: Count
+
+
+class _Untrained(_Model):
+    policy: Literal["drop", "keep"] = "drop"
+    classes: dict[Line, _Rows] = {}
+
+
 def _draws(value: dict[str, Any]) -> dict[str, Any]:
     return check(_Draws, value) and value if value else value
 
@@ -112,6 +122,7 @@ class RunFacts(_Model):
     rows: dict[str, Count] = {}
     draws: Annotated[Json, AfterValidator(_draws)] = {}
     near_duplicates: Json = {}
+    untrained: _Untrained = _Untrained()
     continued: list[Line] = []
 
     @model_validator(mode="after")

@@ -283,7 +283,8 @@ def test_no_run_yet(call, place, command):
     ("content", "said"),
     [
         ("{", "is damaged: Expecting property name enclosed in double quotes: line 1 column 2 (char 1); "),
-        ("[]", "is damaged: it must be a table, got []"),
+        ("[]", "is damaged: it must be a table, got []; "),
+        ("{}", "is damaged: it lacks 'format'; it lacks 'name'; "),
         ("\x00\xff", "is damaged: "),
     ],
 )

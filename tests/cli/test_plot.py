@@ -65,6 +65,16 @@ def test_cuts_by_their_alias_and_intervals(call, place):
             ["curve", "--metric", "top2"],
             "metric='top2' is not one of top1, top5, val_top1, val_top5, train_top1, train_top5",
         ),
+        (
+            ["curve", "--samples", 4],
+            "plot curve takes no --samples (got '4'); it is for plot cuts, temperature",
+        ),
+        (["times", "--cut", "fc7"], "plot times takes no --cut (got ['fc7']); it is for plot curve"),
+        (["cuts", "--interval", "t"], "plot cuts takes no --interval (got 't'); it is for plot curve"),
+        (
+            ["temperature", "--head", "mlp"],
+            "plot temperature takes no --head (got ['mlp']); it is for plot curve, history, confusion",
+        ),
         (["curve", "--interval", "z"], "--interval 'z' is not one of t, bootstrap"),
         (["curve", "-o", "curve.pdf"], "cannot write a figure to 'curve.pdf'; end it in .png or .svg"),
         (

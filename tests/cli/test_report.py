@@ -38,10 +38,11 @@ def test_what_cannot_be_shown_is_said(call, place, bank):
     (run_of(place, "depth") / "run.json").write_text(facts.replace("/prepared", "/gone"))
     done = call("report", "depth", "--json")
     assert done.code == 0
-    (note,) = done.json["notes"]
-    assert "is not in the cache" in note
-    assert "with 'featbank banks import " in note
-    assert done.err == f"note: {note}\n"
+    cost, images = done.json["notes"]
+    assert "is not in the cache" in cost
+    assert "with 'featbank banks import " in cost
+    assert images == "No image is shown: nothing says where the images came from; say it with --data."
+    assert done.err == f"note: {cost}\nnote: {images}\n"
     assert done.json["images"] == 0
 
 
@@ -51,6 +52,11 @@ def test_what_cannot_be_shown_is_said(call, place, bank):
         (["depth", "--out", "page.txt"], 2, "cannot write a report to 'page.txt'; end it in .html"),
         (["cold"], 3, "no run 'cold'; there are "),
         (["depth", "--data", "nowhere"], 3, "no images at 'nowhere' (looked for "),
+        (
+            ["depth", "--data-root", "photos"],
+            2,
+            "data_root='photos' is for 'torchvision:NAME' only, and data=",
+        ),
     ],
 )
 def test_wrong_input(call, place, arguments, code, message):

@@ -185,6 +185,35 @@ def test_experiments_on_a_part_of_the_rows_have_a_bank_of_their_own(edited, capl
     assert all(one.reused for one in again.experiments)
 
 
+def test_the_page_of_a_study_shows_test_images_of_ones_own(edited, tmp_path, photo_folder, drawn):
+    """No text says where both data sets are, so the page gets them as the study opened them."""
+    own = edited(
+        ('split = "4,2,2"\n', ""),
+        ('name = "shallow"\n', 'name = "shallow"\ntest_data.source = "mine"\ntest_data.how = "paint"\n'),
+    )
+    photos = tmp_path / "data" / "photos"
+    photos.rename(tmp_path / "train")
+    photos.mkdir()
+    (tmp_path / "train").rename(photos / "train")
+    mine = photo_folder(n_per_class=3, name="data/mine")
+    names = sorted(one.name for one in mine.iterdir())
+    for name in names:  # every image bears the name of another class, so that each is a mistake to be shown
+        (mine / name).rename(mine / f"{name}-moved")
+    for name, other in zip(names, [*names[1:], names[0]], strict=True):
+        (mine / f"{name}-moved").rename(mine / other)
+    for file in mine.rglob("*.png"):
+        file.write_bytes(file.read_bytes() + b"no copy of a training image")
+    result = run_study(own, only=["shallow"])
+    run = result.experiments[0].run
+    answers = run.predictions()
+    wrong = answers.rows[answers.y_true != answers.y_pred]
+    assert len(wrong) > 3
+    assert all(run.manifest.ids[row].startswith(b"~test_data/") for row in wrong)
+    text = result.reports["shallow"].read_text("utf-8")
+    assert "not shown" not in text
+    assert text.count("data:image/") >= len(wrong)
+
+
 def test_only_some_experiments(small):
     result = run_study(small, only=["shallow"])
     assert [one.written.name for one in result.experiments] == ["shallow"]

@@ -154,7 +154,7 @@ def _fit_all(folder: Path) -> None:
 
 def _copied(source: Path, target: Path) -> Run:
     shutil.copytree(source, target)
-    (path,) = (target / "cache" / "runs").iterdir()
+    (path,) = (one for one in (target / "cache" / "runs").iterdir() if one.is_dir())
     # a copy has its bank and its images in the copied folder
     facts = (path / "run.json").read_text("utf-8", "surrogateescape")
     (path / "run.json").write_text(facts.replace(str(source), str(target)), "utf-8", "surrogateescape")

@@ -200,7 +200,8 @@ def test_another_bank_in_its_place_is_not_believed(hostile, page, with_facts):
     key = replace(hostile.open_bank().key, decoder="another")
     source = {**hostile.facts["source"], "decoder": key.decoder, "key_digest": key.digest()}
     text = page(render_report(with_facts(hostile, source=source))).text
-    assert "there now. Without its bank this page knows neither splits nor images" in text
+    assert "there now. Without its bank this page does not know what the extraction cost" in text
+    assert "No image is shown: nothing says where the images came from; say it with --data." in text
 
 
 def test_a_head_solved_in_one_step_has_no_history(hostile, page):

@@ -54,8 +54,13 @@ def test_the_five_keys_are_enough(hostile):
         ({"title": 3, "differs": "all"}, "title = 3 is not text; differs = 'all' is not a list"),
         (
             {"published": {}, "measured": [{"label": "a"}]},
-            "published = {} is not a list; measured.0 lacks 'metric'; measured.0 lacks 'unit'; "
-            "measured.0 lacks 'value'",
+            "published = {} is not a list; measured.0 lacks 'metric'; measured.0 lacks 'unit' "
+            "and 1 more fault",
+        ),
+        (
+            {"published": {}, "measured": [{}]},
+            "published = {} is not a list; measured.0 lacks 'label'; measured.0 lacks 'metric' "
+            "and 2 more faults",
         ),
         (
             {
@@ -66,7 +71,7 @@ def test_the_five_keys_are_enough(hostile):
         ),
         (
             {"measured": [{"label": "a", "metric": "b", "unit": "points", "value": 1}]},
-            "measured.0.unit = 'points' is none of 'share', 'temperature'",
+            "measured.0.unit = 'points' is unknown; known: 'share', 'temperature'",
         ),
         ({"experiments": [1]}, "experiments must be a table, got [1]"),
     ],

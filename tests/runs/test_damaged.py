@@ -76,6 +76,10 @@ EDITS = [
     (("draws",), {"subsets": {}}),
     (("rows",), {"test": "many"}),
     (("near_duplicates",), [1]),
+    (("untrained",), None),
+    (("untrained",), {"policy": "forget", "classes": {}}),
+    (("untrained",), {"policy": "drop", "classes": {"a": 3}}),
+    (("untrained",), {"policy": "drop", "classes": {"a": {"val": 1}}}),
     (("status",), "done"),
     (("created",), 5),
     (("source", "batch_size"), 0),
@@ -173,7 +177,7 @@ def test_a_head_of_more_classes_than_the_run(bad):
 
 
 @pytest.mark.parametrize(
-    "name", ["heads", "predictions", "figures", "results.csv", "hits.csv", "histories.json"]
+    "name", ["heads", "predictions", "figures", "results.csv", "hits.jsonl", "histories.json"]
 )
 def test_no_link_leads_out_of_a_run(bad, tmp_path, name):
     """Whatever reads or goes on with the run would follow it."""
