@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# each takes about 2 GB
+TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint types check bench faults studies clean
@@ -24,7 +26,7 @@ demo: $(READY)   ## digits through minivgg at five cuts: the table and the accur
 
 test: $(READY)   ## the test suite and the doctests
 	# one thread: thousands of small operations gain nothing from more, and lose much on a busy machine
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(TEST_PROCESSES)
 
 lint: $(READY)   ## ruff
 	$(BIN)/ruff check .
