@@ -294,8 +294,8 @@ class RunClassifier:
             raise RunError(
                 f"run {printable(run.name)!r} is damaged: its transform is none ({error}); fit again"
             ) from error
-        decoder = source.get("decoder")  # runs made before 2026-11-21 do not say
-        if decoder is not None and decode_of(decoder) != "cpu":
+        decoder = source["decoder"]
+        if decode_of(decoder) != "cpu":
             logger.warning(
                 "the head was fitted on images decoded by %s; these are decoded by Pillow, and may differ "
                 "by a few steps of 255",
@@ -303,7 +303,7 @@ class RunClassifier:
             )
         self._temperature = entry["temperature"]
         self._cut = "logits" if entry["cut"] == "softmax" else str(entry["cut"])
-        self._dtype, self._cut_dtype = source["dtype"], source.get("cut_dtypes", {}).get(self._cut)
+        self._dtype, self._cut_dtype = source["dtype"], source["cut_dtypes"].get(self._cut)
         backbone = _load(run, weights, self.preprocessing.image_size)
         self._forward = Forward(
             replace(backbone, preprocessing=self.preprocessing),
@@ -370,7 +370,7 @@ def _load(run: Run, weights: str | os.PathLike[str] | None, image_size: int) -> 
     source = run.source
     said = weights or _recorded_weights(run)
     backbone = load_backbone(
-        source["backbone"], weights=said, image_size=image_size, random_state=source.get("random_state") or 0
+        source["backbone"], weights=said, image_size=image_size, random_state=source["random_state"] or 0
     )
     if backbone.weights_sha256 != source["weights_sha256"]:
         raise WeightsError(
