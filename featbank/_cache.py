@@ -116,7 +116,7 @@ def _recorded(folder: Path) -> list[str]:
         if isinstance(names, list) and all(isinstance(one, str) for one in names):
             return names
         said = "it is no list of names"
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     except (OSError, ValueError, RecursionError) as error:
         said = str(error)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import shutil
@@ -43,8 +45,8 @@ def interrupt(*_: Any) -> None:
 def failures(folder: Path) -> dict[str, Callable[[], Any]]:
     """Return extractions that end in other ways than well, and two that do nothing but plan."""
     import featbank
+    from featbank.cli import main as cli
     from featbank.extraction import Extraction
-    from featbank.extraction.task import ExtractionPlan
 
     data = folder / "images"
 
@@ -55,8 +57,13 @@ def failures(folder: Path) -> dict[str, Callable[[], Any]]:
     def extract(name: str, **options: Any) -> Any:
         return featbank.extract(data, **settings(name, **options))
 
-    def no_room(plan: ExtractionPlan) -> None:
-        shutil.rmtree(plan.bank)
+    def gone(*_: Any) -> None:
+        for bank in folder.glob("d/banks/images/*"):
+            shutil.rmtree(bank)
+
+    def dry_run() -> None:
+        with contextlib.redirect_stdout(io.StringIO()):
+            cli(["extract", str(data), "--cut", "fc7", "--dry-run", "--cache-dir", str(folder / "e")])
 
     def planned(end: Callable[[Extraction], None]) -> Callable[[], None]:
         def run() -> None:
@@ -93,9 +100,9 @@ def failures(folder: Path) -> dict[str, Callable[[], Any]]:
         "the user's callback fails": lambda: extract("a", progress=stop),
         "interrupted": lambda: extract("b", progress=interrupt),
         "on_plan fails": lambda: extract("c", on_plan=stop),
-        "the bank goes away": lambda: extract("d", on_plan=no_room),
+        "the bank goes away": lambda: extract("d", progress=gone),
         "a repair fails": repair,
-        "a dry run": planned(lambda task: task.discard()),
+        "a dry run": dry_run,
         "a plan that is closed": planned(lambda task: task.close()),
         "other images of the name": other_images,
     }
