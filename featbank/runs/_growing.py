@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featbank import _atomic
-from featbank._validation import plain_file
+from featbank._validation import check, parse_json, plain_file
 from featbank.errors import InvalidInputError, RunError
 from featbank.manifest import printable
 from featbank.sweep import FitResult, Hits
 from featbank.sweep.records import fits_from_csv, fits_to_csv
 from featbank.sweep.results import FitId
 
-__all__ = ["GrowingTables"]
+__all__ = ["GrowingTables", "damaged"]
 
 RESULTS_FILE, HITS_FILE = "results.csv", "hits.jsonl"
 #: More than a table of a million fits.
@@ -56,8 +56,7 @@ class GrowingTables:
         try:
             return fits_from_csv(text, growing=growing)
         except InvalidInputError as error:
-            file = printable(str(self.results))
-            raise RunError(f"{file!r} is damaged: {error}; run the command again") from error
+            raise damaged(self.folder, RESULTS_FILE, error) from error
 
     def _text(self, name: str) -> str:
         """Return what stands in a table, nothing if it is not there."""
@@ -66,31 +65,34 @@ class GrowingTables:
         except FileNotFoundError:
             return ""
         except OSError as error:
-            file = printable(str(self.folder / name))
-            raise RunError(
-                f"{file!r} cannot be read ({error.strerror}): check its rights and the disk"
-            ) from error
+            raise damaged(self.folder, name, error) from error
 
     def read_hits(self) -> dict[FitId, Hits]:
         """Return the hits there are; none for a run of a version that did not record them."""
+        from featbank.runs._models import FitHits
+
         lines = self._text(HITS_FILE).rpartition("\n")[0].splitlines()
         found: dict[FitId, Hits] = {}
         for number, line in enumerate(lines, 1):
             try:
-                one = json.loads(line)
-                top1, top5 = (_unpacked(one[name], one["n_rows"]) for name in ("top1", "top5"))
-                if top1 is None:
-                    raise ValueError("no answers")
-                key = str(one["cut"]), str(one["head"]), one["temperature"]
-                found[key, one["n_per_class"], one["repeat"]] = Hits(one["split"], top1, top5)
-            except (ValueError, TypeError, KeyError, RecursionError) as error:
+                one = check(FitHits, parse_json(line.encode("utf-8", "surrogateescape")))
+                top5 = None if one.top5 is None else _unpacked(one.top5, one.n_rows)
+                key = (one.cut, one.head, one.temperature), one.n_per_class, one.repeat
+                found[key] = Hits(one.split, _unpacked(one.top1, one.n_rows), top5)
+            except ValueError as error:
                 if number == len(lines):  # power was lost before the last page was on disk
                     break
-                file = printable(str(self.hits))
-                raise RunError(
-                    f"{file!r} is damaged: line {number} cannot be read ({error}); run the command again"
-                ) from error
+                said = f"line {number} cannot be read ({error})"
+                raise damaged(self.folder, HITS_FILE, said) from error
         return found
+
+
+def damaged(folder: Path, name: str, error: object) -> RunError:
+    """Return the error for a file of a run that is not what was written, or cannot be read now."""
+    file = printable(str(folder / name))
+    if isinstance(error, OSError):
+        return RunError(f"{file!r} cannot be read ({error.strerror}): check its rights and the disk")
+    return RunError(f"{file!r} is damaged: {error}; run the command again")
 
 
 def _hits_to_lines(hits: Mapping[FitId, Hits]) -> bytes:
@@ -116,9 +118,7 @@ def _packed(right: NDArray[np.bool_]) -> str:
     return np.packbits(right).tobytes().hex()
 
 
-def _unpacked(text: str | None, n_rows: int) -> NDArray[np.bool_] | None:
-    if text is None:
-        return None
+def _unpacked(text: str, n_rows: int) -> NDArray[np.bool_]:
     bits = np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8))
     if not n_rows <= len(bits) < n_rows + 8:
         raise ValueError(f"{len(bits)} bits for {n_rows} rows")

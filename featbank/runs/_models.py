@@ -12,7 +12,7 @@ from featbank._validation import CONFIG, Count, FileName, Json, Line, Natural, P
 from featbank.banks import BankKey
 from featbank.errors import InvalidInputError
 
-__all__ = ["Answers", "RunFacts", "check_histories"]
+__all__ = ["Answers", "FitHits", "RunFacts", "check_histories"]
 
 _Size = Annotated[int, Ge(1), Le(65_536)]
 #: What estimators of others give may be off by a rounding.
@@ -149,6 +149,20 @@ class Answers(_Model):
         if len({len(one) for one in columns if one is not None}) > 1:
             raise ValueError("has columns of several lengths")
         return self
+
+
+class FitHits(_Model):
+    """A line of ``hits.jsonl``: which fit, and which of its rows it got right, a bit each in hexadecimal."""
+
+    cut: Line
+    head: Line
+    temperature: Positive | None
+    n_per_class: Natural | Literal["all"]
+    repeat: Count
+    split: Literal["test", "val"]
+    n_rows: Natural
+    top1: str
+    top5: str | None
 
 
 def check_histories(found: Any) -> dict[str, dict[str, list[float | None]]]:

@@ -21,7 +21,7 @@ from featbank.banks import MANIFEST_FILE, read_manifest
 from featbank.errors import BankError, BankNotFoundError, RunError, RunNotFoundError
 from featbank.manifest import Manifest, printable
 from featbank.metrics import confusion_matrix, per_class_accuracy
-from featbank.runs._growing import GrowingTables
+from featbank.runs._growing import GrowingTables, damaged
 from featbank.runs._kept import forget_kept, save_kept, with_null
 from featbank.sampling import size_order
 from featbank.sweep import FitResult, Predictions, SweepGroup, SweepResult
@@ -108,7 +108,7 @@ class Run:
         except (FileNotFoundError, NotADirectoryError) as error:
             raise RunNotFoundError(f"no run at {printable(str(folder))!r}: it has no {RUN_FILE}") from error
         except (ValueError, OSError) as error:
-            raise _damaged(folder, RUN_FILE, error) from error
+            raise damaged(folder, RUN_FILE, error) from error
         return cls(folder, facts, cache_dir)
 
     def __repr__(self) -> str:
@@ -326,7 +326,7 @@ class Run:
         facts, fits, hits = self.facts, self.fits(), self._tables.read_hits()
         judged = {(one.split, len(one.top1)) for one in hits.values()}
         if len({split for split, _ in judged}) < len(judged):
-            raise _damaged(self.path, "hits.jsonl", "fits were judged by different numbers of rows")
+            raise damaged(self.path, "hits.jsonl", "fits were judged by different numbers of rows")
         keys = list(dict.fromkeys(fit.key for fit in fits))
         fits.sort(key=lambda fit: (keys.index(fit.key), size_order(fit.n_per_class), fit.repeat))
         # A run that was killed between its two files has fits of a cut that run.json does not name yet.
@@ -429,11 +429,11 @@ class Run:
         except FileNotFoundError:
             pass  # load_head says which
         except OSError as error:
-            raise _damaged(self.path, file, error) from error
+            raise damaged(self.path, file, error) from error
         head = load_head(self.path / file)[0]
         classes = head.classes_
         if classes.dtype.kind != "i" or not 0 <= classes.min() <= classes.max() < len(self.classes):
-            raise _damaged(self.path, file, f"its classes are not among the {len(self.classes)} of the run")
+            raise damaged(self.path, file, f"its classes are not among the {len(self.classes)} of the run")
         return head
 
     def histories(self) -> dict[str, dict[str, list[float]]]:
@@ -469,7 +469,7 @@ class Run:
         if found is None:
             raise RunError(f"run {printable(self.name)!r} lacks {file}; run the command again")
         if max([*found.y_true, *found.y_pred], default=0) >= len(self.classes):
-            raise _damaged(self.path, file, f"it has a class beyond the {len(self.classes)} of the run")
+            raise damaged(self.path, file, f"it has a class beyond the {len(self.classes)} of the run")
         columns = [np.asarray(one, dtype=np.int64) for one in (found.rows, found.y_true, found.y_pred)]
         shares = [None if one is None else np.asarray(one, float) for one in (found.p_true, found.p_pred)]
         return Predictions(found.split, columns[0], columns[1], columns[2], shares[0], shares[1])
@@ -517,15 +517,8 @@ class Run:
         except FileNotFoundError:
             return None
         except (ValueError, OSError) as error:
-            raise _damaged(self.path, name, error) from error
+            raise damaged(self.path, name, error) from error
 
 
 def _read_json(folder: Path, name: str) -> Any:
     return parse_json(plain_file(folder, name, _MOST_BYTES).read_bytes())
-
-
-def _damaged(folder: Path, name: str, error: object) -> RunError:
-    file = printable(str(folder / name))
-    if isinstance(error, OSError):
-        return RunError(f"{file!r} cannot be read ({error.strerror}): check its rights and the disk")
-    return RunError(f"{file!r} is damaged: {error}; run the command again")

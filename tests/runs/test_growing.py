@@ -142,3 +142,27 @@ def test_a_cell_that_no_reader_takes_is_told(tmp_path):
     (tmp_path / "results.csv").write_text(text.replace("softmax", "s" * 200_000, 1))
     with pytest.raises(RunError, match=r"line 2 cannot be read .field larger than field limit"):
         tables.read_fits(growing=False)
+
+
+@pytest.mark.parametrize(
+    ("was", "now"),
+    [
+        ('"n_rows":21', '"n_rows":-1'),
+        ('"n_rows":21', '"n_rows":true'),
+        ('"repeat":0', '"repeat":[]'),
+        ('"repeat":0', f'"repeat":{"9" * 5000}'),
+        ('"split":"test"', '"split":"train"'),
+        ('"n_per_class":1', '"n_per_class":"many"'),
+        ('"temperature":1.5', '"temperature":NaN'),
+        ('"top1":"', '"top1":"zz'),
+        ('"cut":"softmax"', f'"cut":{"[" * 50_000}'),
+    ],
+)
+def test_a_line_of_hits_is_checked(tmp_path, was, now):
+    tables, _ = grown(tmp_path, sizes=(1, 2))
+    text = (tmp_path / "hits.jsonl").read_text()
+    assert was in text
+    (tmp_path / "hits.jsonl").write_text(text.replace(was, now, 1))
+    with pytest.raises(RunError, match=r"hits.jsonl' is damaged: line 1 cannot be read") as error:
+        tables.read_hits()
+    assert len(str(error.value)) < 1000
