@@ -26,6 +26,7 @@ from typing import Any
 from featbank.errors import CacheWriteError
 
 __all__ = [
+    "READ_ONLY",
     "append_lines",
     "canonical_json",
     "file_digest",
@@ -47,8 +48,10 @@ __all__ = [
 #: Folders on the way to ours, by device and inode, whose names this process has made durable.
 _durable_folders: set[tuple[int, int]] = set()
 
+#: What writing says in a cache that may only be read.
+READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 #: What fsync of somebody else's folder may say: not ours to read, on a read-only or unusual file system.
-_NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EINVAL, errno.ENOTSUP)
+_NOT_OURS = (*READ_ONLY, errno.EINVAL, errno.ENOTSUP)
 
 #: The kernel's run and the process ids it means: a number says nothing of a process elsewhere.
 _TEMPORARY = re.compile(r"\.tmp-.*-(?P<host>[^-]+)-(?P<space>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{12}$")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
@@ -10,7 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from featbank._atomic import locked, remove_stale_temporaries, write_json
+from featbank._atomic import READ_ONLY, locked, remove_stale_temporaries, write_json
 from featbank.errors import CacheWriteError, InvalidInputError
 from featbank.manifest import printable
 
@@ -94,7 +93,7 @@ def make_newest(folder: Path, path: Path) -> None:
                 there = [one for one in names if one != name and (folder / one).is_dir()]
                 write_json(folder / _ORDER_FILE, [*there, name])
     except CacheWriteError as error:
-        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+        if error.errno not in READ_ONLY:
             logger.warning("%s is not recorded as the newest: %s", name, error)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
@@ -13,7 +12,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from featbank._atomic import locked, write_file
+from featbank._atomic import READ_ONLY, locked, write_file
 from featbank._cache import make_newest
 from featbank.banks import _bank_files as files
 from featbank.banks._described import Described
@@ -184,7 +183,7 @@ class BankRows(Described):
             try:
                 stack.enter_context(self._locked())
             except CacheWriteError as error:
-                if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+                if error.errno not in READ_ONLY:
                     raise
             yield type(self)(self.path, self._document, read_manifest(self.path) or self._stored)
 

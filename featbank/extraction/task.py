@@ -293,7 +293,7 @@ class Extraction:
         self._writers = {cut: self._writer(cut, cut_dtype(self.bank, cut, self._dtype)) for cut in self.cuts}
         for cut in others:
             array = self.bank[cut]
-            self._writers[cut] = self.bank.cut_writer(cut, array.shape[1:], array.dtype)
+            self._writers[cut] = self._writer(cut, array.dtype, array.shape[1:])
         lent = {} if self._lender is None else lendable_shards(self._lender, self.bank)
         self._missing = {
             cut: [plan for plan in writer.missing() if plan.number not in lent.get(cut, ())]
@@ -312,9 +312,9 @@ class Extraction:
     ) -> None:
         self.close()
 
-    def _writer(self, cut: str, dtype: np.dtype[Any]) -> CutWriter:
+    def _writer(self, cut: str, dtype: np.dtype[Any], shape: tuple[int, ...] | None = None) -> CutWriter:
         made = made_by([self.device, *self._others])
-        return self.bank.cut_writer(cut, self.shapes[cut], dtype, made_by=made)
+        return self.bank.cut_writer(cut, shape or self.shapes[cut], dtype, made_by=made)
 
     def _pass(self) -> Pass:
         clip = self._dtype == CLIPPED

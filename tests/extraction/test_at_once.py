@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
@@ -140,6 +141,9 @@ def test_a_cut_extracted_of_few_images_takes_nothing_from_the_others(
     assert bank.cuts == ("block5_pool", "fc7")  # the images that got new slots were stored there as well
     assert bank.rows_ok("fc7").all()
     assert bank.rows_ok("block5_pool").all()
+    for shard in bank.path.glob("*/*.h5"):  # those of a cut that was not asked for, too
+        with h5py.File(shard) as file:
+            assert b"torch" in file.attrs.get("made_by", b"")
 
 
 @pytest.mark.usefixtures("batch_by_batch")
