@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from featbank._torchvision import import_torchvision
 from featbank.backbones._spec import BackboneSpec
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def build_module(spec: BackboneSpec, *, n_classes: int, image_size: int, initial
         from featbank.backbones.minivgg import build_minivgg
 
         return build_minivgg(n_classes).eval()
+    import_torchvision()
     from torchvision import models
 
     options: dict[str, Any] = {"num_classes": n_classes}

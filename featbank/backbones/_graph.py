@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
-from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from featbank._registry import nearest
+from featbank._torchvision import import_torchvision
 from featbank.errors import InvalidInputError, UnknownNameError
 
 __all__ = ["GraphFacts", "count", "extract", "largest_output", "node_names"]
@@ -51,8 +51,15 @@ def private_copy(module: nn.Module, *, device: str | None = None) -> nn.Module:
 
 def node_names(module: nn.Module) -> list[str]:
     """List the graph nodes of a module in eval mode, in the order they run; the module stays as it is."""
-    _, names = get_graph_node_names(private_copy(module).eval(), suppress_diff_warning=True)
+    _, names = _tracing().get_graph_node_names(private_copy(module).eval(), suppress_diff_warning=True)
     return list(names)
+
+
+def _tracing() -> Any:
+    import_torchvision()
+    from torchvision.models import feature_extraction
+
+    return feature_extraction
 
 
 def extract(module: nn.Module, nodes: Mapping[str, str], owner: str) -> fx.GraphModule:
@@ -89,7 +96,7 @@ def extract(module: nn.Module, nodes: Mapping[str, str], owner: str) -> fx.Graph
         _check_nodes(private, nodes, owner)
         # Two cuts may stand for one node; torchvision returns each node once.
         unique = {node: node for node in nodes.values()}
-        extractor = create_feature_extractor(private, unique, suppress_diff_warning=True)
+        extractor = _tracing().create_feature_extractor(private, unique, suppress_diff_warning=True)
     except UnknownNameError:
         raise
     except _TRACING_ERRORS as error:
@@ -108,7 +115,7 @@ def extract(module: nn.Module, nodes: Mapping[str, str], owner: str) -> fx.Graph
 
 
 def _check_nodes(private: nn.Module, nodes: Mapping[str, str], owner: str) -> None:
-    _, names = get_graph_node_names(private, suppress_diff_warning=True)
+    _, names = _tracing().get_graph_node_names(private, suppress_diff_warning=True)
     known = dict.fromkeys(prefix for name in names for prefix in _prefixes(name))
     for node in nodes.values():
         if node not in known:
@@ -182,7 +189,7 @@ class _Counter(fx.Interpreter):
         return result
 
 
-def count(graph: fx.GraphModule, image_size: int, owner: str, *, strict: bool = True) -> GraphFacts:
+def count(graph: nn.Module, image_size: int, owner: str, *, strict: bool = True) -> GraphFacts:
     """Count multiply-adds and shapes, on the meta device.
 
     Parameters

@@ -6,18 +6,47 @@ import functools
 from collections.abc import Iterable
 
 from featbank._registry import nearest
+from featbank._torchvision import import_torchvision
 from featbank.backbones._spec import BackboneSpec, Cut
 from featbank.errors import InvalidInputError, UnknownNameError
 
-__all__ = ["measure", "node_cut", "node_spec", "other_names"]
+__all__ = ["NodeSpec", "measure", "node_spec", "other_names"]
 
 
 def other_names(known: Iterable[str]) -> list[str]:
     """List torchvision's image classifiers that are not in `known`."""
+    import_torchvision()
     from torchvision import models
 
     taken = set(known)
     return [name for name in models.list_models(module=models) if name not in taken]
+
+
+class NodeSpec(BackboneSpec):
+    """A torchvision network without a table here: any graph node is a cut of it."""
+
+    def _cut_outside_table(self, name: str) -> Cut:
+        return _node_cut(self, name)
+
+
+@functools.cache
+def _node_cut(spec: NodeSpec, name: str) -> Cut:
+    """Make a cut at any node of a backbone; raises `UnknownNameError` with the nearest nodes."""
+    from featbank.backbones import _graph
+    from featbank.backbones._building import build_on_meta
+
+    module = build_on_meta(spec)
+    try:
+        graph = _graph.extract(module, {name: name}, spec.name)
+    except UnknownNameError:
+        known = [*spec.cut_names, *_graph.node_names(module)]
+        raise UnknownNameError(
+            f"unknown cut {name!r} of backbone {spec.name!r}; known: {nearest(name, known)}"
+        ) from None
+    facts = _graph.count(graph, spec.default_image_size, spec.name)
+    if name not in facts.shapes:
+        raise InvalidInputError(f"node {name!r} of backbone {spec.name!r} gives no features")
+    return Cut(name, name, facts.shapes[name], (), facts.cut_macs[name])
 
 
 def measure(spec: BackboneSpec, image_size: int) -> dict[str, tuple[tuple[int, ...], int]]:
@@ -43,8 +72,9 @@ def node_spec(name: str) -> BackboneSpec:
     Returns
     -------
     BackboneSpec
-        With `by_node` set: its `cut` takes every other node of the graph too.
+        Its `cut` takes every other node of the graph too.
     """
+    import_torchvision()
     from torchvision import models
 
     from featbank.backbones import _graph
@@ -52,7 +82,7 @@ def node_spec(name: str) -> BackboneSpec:
 
     entry = models.get_model_weights(name).DEFAULT
     size = int(entry.transforms().crop_size[0])
-    bare = BackboneSpec(name, name.split("_")[0].rstrip("0123456789"), (), size, by_node=True)
+    bare = NodeSpec(name, name.split("_")[0].rstrip("0123456789"), (), size)
     module = build_on_meta(bare)
     names = _graph.node_names(module)
     last = names[-1]
@@ -64,7 +94,7 @@ def node_spec(name: str) -> BackboneSpec:
         ends[path] = node
     nodes = {path: path for path in ends} | {"logits": last}
     facts = _graph.count(_graph.extract(module, nodes, name), size, name, strict=False)
-    return BackboneSpec(
+    return NodeSpec(
         name,
         bare.family,
         tuple(
@@ -77,25 +107,4 @@ def node_spec(name: str) -> BackboneSpec:
         n_classes=len(entry.meta["categories"]),
         n_parameters=sum(one.numel() for one in module.parameters()),
         head_key=f"{last}.weight",
-        by_node=True,
     )
-
-
-@functools.cache
-def node_cut(spec: BackboneSpec, name: str) -> Cut:
-    """Make a cut at any node of a backbone; raises `UnknownNameError` with the nearest nodes."""
-    from featbank.backbones import _graph
-    from featbank.backbones._building import build_on_meta
-
-    module = build_on_meta(spec)
-    try:
-        graph = _graph.extract(module, {name: name}, spec.name)
-    except UnknownNameError:
-        known = [*spec.cut_names, *_graph.node_names(module)]
-        raise UnknownNameError(
-            f"unknown cut {name!r} of backbone {spec.name!r}; known: {nearest(name, known)}"
-        ) from None
-    facts = _graph.count(graph, spec.default_image_size, spec.name)
-    if name not in facts.shapes:
-        raise InvalidInputError(f"node {name!r} of backbone {spec.name!r} gives no features")
-    return Cut(name, name, facts.shapes[name], (), facts.cut_macs[name])

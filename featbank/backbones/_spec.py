@@ -92,8 +92,6 @@ class BackboneSpec:
         True where the network itself maps ImageNet-normalised input to [-1, 1] (GoogLeNet, Inception v3).
     auxiliary : tuple of str, default=()
         Name prefixes of tensors that serve training only; a weights file may hold them or not.
-    by_node : bool, default=False
-        True for a torchvision network without a table here: any graph node is a cut of it.
 
     Examples
     --------
@@ -119,7 +117,6 @@ class BackboneSpec:
     head_key: str = ""
     transform_input: bool = False
     auxiliary: tuple[str, ...] = ()
-    by_node: bool = False
     _index: dict[str, Cut] = field(init=False, repr=False, compare=False, hash=False)
 
     def __post_init__(self) -> None:
@@ -156,20 +153,16 @@ class BackboneSpec:
         Returns
         -------
         Cut
-            The cut of the table; for a backbone without one, a cut made for that graph node.
+            The cut of the table; for a network of torchvision without a table, one made for that graph node.
 
         Raises
         ------
         UnknownNameError
             If nothing is called that; the message lists the nearest names.
         """
-        known = self._index.get(name)
-        if known is not None:
-            return known
-        if self.by_node:
-            from featbank.backbones._nodes import node_cut
+        return self._index[name] if name in self._index else self._cut_outside_table(name)
 
-            return node_cut(self, name)
+    def _cut_outside_table(self, name: str) -> Cut:
         raise UnknownNameError(
             f"unknown cut {name!r} of backbone {self.name!r}; known: {self._nearest(name)}"
         )

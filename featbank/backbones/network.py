@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -29,20 +30,22 @@ class TruncatedNetwork(nn.Module):
         Cut name -> graph node, in the order the outputs are wanted.
     shapes : mapping of str to tuple of int
         Cut name -> shape of one image's features at `image_size`.
-    cut_macs : mapping of str to int
-        Cut name -> multiply-adds of one image up to that cut, at `image_size`.
-    macs : int
-        Multiply-adds of one image through the whole truncated network, at `image_size`.
     image_size : int
-        Side of the square input, in pixels, for which shapes and multiply-adds were counted.
+        Side of the square input, in pixels, for which shapes and multiply-adds are counted.
+    owner : str
+        The network's name, for messages.
 
     Attributes
     ----------
     cuts : tuple of str
         Cut names, in the order asked for.
-    nodes, cut_shapes, cut_macs : dict
+    nodes, cut_shapes : dict
         As above.
-    macs, image_size : int
+    cut_macs : dict of str to int
+        Cut name -> multiply-adds of one image up to that cut, at `image_size`; counted when it is asked for.
+    macs : int
+        Multiply-adds of one image through the whole truncated network, likewise.
+    image_size : int
         As above.
     """
 
@@ -52,18 +55,30 @@ class TruncatedNetwork(nn.Module):
         *,
         nodes: Mapping[str, str],
         shapes: Mapping[str, tuple[int, ...]],
-        cut_macs: Mapping[str, int],
-        macs: int,
         image_size: int,
+        owner: str,
     ) -> None:
         super().__init__()
         self.graph = graph
         self.nodes = dict(nodes)
         self.cut_shapes = dict(shapes)
-        self.cut_macs = dict(cut_macs)
-        self.macs = macs
         self.image_size = image_size
+        self._owner = owner
         self.eval()
+
+    @functools.cached_property
+    def _facts(self) -> _graph.GraphFacts:
+        return _graph.count(self.graph, self.image_size, self._owner)
+
+    @property
+    def cut_macs(self) -> dict[str, int]:
+        """Multiply-adds of one image up to each cut."""
+        return {cut: self._facts.cut_macs[cut] for cut in self.nodes}
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of one image for all cuts together."""
+        return self._facts.macs
 
     @property
     def cuts(self) -> tuple[str, ...]:
@@ -190,12 +205,21 @@ def truncate(
                 f"weights {backbone.weights!r} have no {gone[0]!r}, which {', '.join(map(repr, behind))} of "
                 f"{owner!r} needs: ask for cuts before the classifier, or give weights that have one"
             )
-    facts = _graph.count(graph, size, owner)
-    return TruncatedNetwork(
-        graph,
-        nodes=nodes,
-        shapes={cut: facts.shapes[cut] for cut in nodes},
-        cut_macs={cut: facts.cut_macs[cut] for cut in nodes},
-        macs=facts.macs,
-        image_size=size,
-    )
+    shapes = None if isinstance(backbone, nn.Module) else _shapes_in_table(backbone, nodes, size)
+    if shapes is None:
+        shapes = _graph.count(graph, size, owner).shapes
+    return TruncatedNetwork(graph, nodes=nodes, shapes=shapes, image_size=size, owner=owner)
+
+
+def _shapes_in_table(
+    backbone: Backbone, cuts: Iterable[str], image_size: int
+) -> dict[str, tuple[int, ...]] | None:
+    """Return the shapes that the table of a backbone has; None where it was made for something else.
+
+    Counting them computes on torch's meta device, which imports sympy and TorchDynamo: a second or two.
+    """
+    spec = backbone.spec
+    head = backbone.module.state_dict().get(spec.head_key)
+    if image_size != spec.default_image_size or head is None or len(head) != spec.n_classes:
+        return None
+    return {cut: spec.cut(cut).shape for cut in cuts}

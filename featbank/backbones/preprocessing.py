@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from featbank._registry import Registry
+from featbank._torchvision import import_torchvision
 from featbank.errors import ImageDecodeError, InvalidInputError
 
 if TYPE_CHECKING:
@@ -213,6 +214,8 @@ class Preprocessing:
         torch.Size([3, 4, 4])
         """
         import torch
+
+        import_torchvision()
         from torchvision.transforms import InterpolationMode
         from torchvision.transforms.v2 import functional
 

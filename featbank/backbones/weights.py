@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from featbank._cache import user_path
 from featbank._registry import nearest
+from featbank._torchvision import import_torchvision
 from featbank.backbones import _state
 from featbank.backbones._building import build_module, build_on_meta
 from featbank.backbones._spec import BackboneSpec
@@ -336,6 +337,7 @@ def _short_timeout() -> Iterator[None]:
 
 
 def _entries(spec: BackboneSpec) -> Any:
+    import_torchvision()
     from torchvision import models
 
     return models.get_model_weights(spec.name)

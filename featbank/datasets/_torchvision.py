@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featbank._cache import user_path
+from featbank._torchvision import import_torchvision
 from featbank.datasets._arrays import image_bytes, pnm_bytes
 from featbank.datasets.sources import require_two_classes, safe_name
 from featbank.errors import DatasetError, ImageDecodeError, MissingDataError, UnknownNameError
@@ -153,6 +154,8 @@ def open_torchvision(
 
 def _find(torchvision_name: str) -> type[Any]:
     from torch.utils.data import Dataset as TorchDataset
+
+    import_torchvision()
     from torchvision import datasets
 
     known = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
@@ -160,20 +160,6 @@ class GradientHead(ProbabilisticHead):
                 others.append(Evaluation(name, space.transform(rows), np.asarray(names)))
         type(self)._fit_many([self], Z, labels, [np.arange(len(labels))], space, others)
         return self
-
-    @classmethod
-    def _fit_many(
-        cls,
-        heads: Sequence[Any],
-        Z: NDArray[np.float32],
-        y: NDArray[Any],
-        subsets: Sequence[NDArray[np.int64]],
-        space: FeatureSpace,
-        others: Sequence[Evaluation],
-    ) -> None:
-        from featbank.heads._gradient_fit import fit_gradient_heads
-
-        fit_gradient_heads(heads, Z, y, subsets, space, others)
 
     def _accept(self, trained: TrainedHead, classes: NDArray[Any], space: FeatureSpace) -> str | None:
         """Take over what was trained; return what there is to warn of."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featbank.heads._gradient import GradientHead
-from featbank.heads._head import on_features
+from featbank.heads._gradient_fit import fit_gradient_heads
+from featbank.heads._head import Evaluation, on_features
 from featbank.heads._parameters import WHOLE, Allowed
 from featbank.heads.space import FeatureSpace
 
@@ -119,6 +120,18 @@ class MLPClassifier(GradientHead):
         self.restore = restore
         self.random_state = random_state
         self.device = device
+
+    @classmethod
+    def _fit_many(
+        cls,
+        heads: Sequence[Any],
+        Z: NDArray[np.float32],
+        y: NDArray[Any],
+        subsets: Sequence[NDArray[np.int64]],
+        space: FeatureSpace,
+        others: Sequence[Evaluation],
+    ) -> None:
+        fit_gradient_heads(heads, Z, y, subsets, space, others)
 
     def _hidden(self) -> int:
         return int(self.hidden_units)

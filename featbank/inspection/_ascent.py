@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from featbank.backbones import Backbone, Preprocessing, truncate
 from featbank.errors import InvalidInputError
 from featbank.extraction import choose_device
-from featbank.inspection.dream import Dream
 
 __all__ = ["Ascent", "Settings"]
 
@@ -80,9 +80,11 @@ class Ascent:
         self._network = network.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.n_channels = network.cut_shapes[cut][0]
         names = backbone.class_names or ()
-        self._names = names if cut == "logits" and len(names) == self.n_channels else ()
+        self.names = names if cut == "logits" and len(names) == self.n_channels else ()
 
-    def dream(self, channels: Sequence[int] | None, *, n: int, candidates: int) -> Dream:
+    def dream(
+        self, channels: Sequence[int] | None, *, n: int, candidates: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.float64], int]:
         """Choose the channels and synthesise their inputs.
 
         Parameters
@@ -93,6 +95,11 @@ class Ascent:
             How many are shown.
         candidates : int
             How many are tried.
+
+        Returns
+        -------
+        channels, images, gains, n_tried
+            As of `Dream`.
 
         Raises
         ------
@@ -108,7 +115,7 @@ class Ascent:
                 )
             chosen = np.array(channels, dtype=np.int64)
             images, gains = self._climb(chosen, settings.steps)
-            return Dream(self._cut, chosen, images, gains, self.n_channels, len(chosen), self._names)
+            return chosen, images, gains, len(chosen)
         tried = np.unique(
             np.linspace(0, self.n_channels - 1, min(candidates, self.n_channels)).astype(np.int64)
         )
@@ -118,9 +125,7 @@ class Ascent:
             chosen = tried[np.argsort(-gains, kind="stable")[:n]]
         images, gains = self._climb(chosen, settings.steps)
         order = np.argsort(-gains, kind="stable")
-        return Dream(
-            self._cut, chosen[order], images[order], gains[order], self.n_channels, len(tried), self._names
-        )
+        return chosen[order], images[order], gains[order], len(tried)
 
     def _climb(self, channels: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
         """Return images (n, size, size, 3) uint8 and gains (n,), in the order of `channels`."""

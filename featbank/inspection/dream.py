@@ -180,7 +180,9 @@ class DreamDisplay(Display):
         for done, cut in enumerate(names):
             if progress is not None:
                 progress(done, len(names))
-            dreams.append(Ascent(backbone, cut, settings).dream(channels, n=n, candidates=candidates))
+            ascent = Ascent(backbone, cut, settings)
+            chosen, images, gains, n_tried = ascent.dream(channels, n=n, candidates=candidates)
+            dreams.append(Dream(cut, chosen, images, gains, ascent.n_channels, n_tried, ascent.names))
         if progress is not None:
             progress(len(names), len(names))
         said = f"{backbone.name} ({printable(backbone.weights)}): inputs that excite a channel most"

@@ -190,7 +190,6 @@ def test_the_smallest_size_passes(name: str) -> None:
 
 def test_a_network_without_a_table_goes_by_nodes() -> None:
     spec = get_spec("densenet121")
-    assert spec.by_node
     assert "features.denseblock3" in spec.cut_names
     assert spec.cut_names[-2:] == ("logits", "softmax")
     assert spec.cut("logits").node == "classifier"

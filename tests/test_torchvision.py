@@ -1,0 +1,68 @@
+"""Torchvision is imported without torch's compiler, and the compiler works afterwards all the same."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("torchvision")
+
+
+def run(code: str) -> str:
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+LOADED = "print('torch._dynamo' in sys.modules, 'sympy' in sys.modules)"
+
+
+def test_torchvision_does_not_bring_the_compiler() -> None:
+    assert run(f"import sys, torchvision; {LOADED}") == "True True", "then featbank._torchvision can go"
+    code = "import sys; from featbank._torchvision import import_torchvision as go; go(); import torchvision;"
+    assert run(code + LOADED) == "False False"
+
+
+def test_a_network_is_built_cut_and_run_without_it() -> None:
+    code = """
+import sys
+import torch
+from featbank.backbones import load_backbone, truncate
+network = truncate(load_backbone("mobilenet_v2", weights="random"), ["avgpool", "logits"])
+with torch.inference_mode():
+    features = network(torch.zeros(1, 3, 224, 224))
+assert {name: tuple(one.shape[1:]) for name, one in features.items()} == network.cut_shapes
+"""
+    assert run(code + LOADED).splitlines()[-1] == "False False"
+
+
+def test_what_needs_the_compiler_gets_it() -> None:
+    code = """
+import sys
+from featbank._torchvision import import_torchvision
+import_torchvision()
+import torch, torchvision
+boxes = torch.tensor([[0, 0.0, 0, 4, 4]])
+print(tuple(torchvision.ops.roi_align(torch.rand(1, 3, 8, 8), boxes, 2).shape))
+from torchvision.ops import roi_align
+print(sys.modules["torchvision.ops.roi_align"].is_compile_supported("cpu") in (True, False))
+import torch._dynamo
+print(torch._dynamo.config.__name__, hasattr(torch._dynamo.utils, "counters"))
+print(torch.compile(torch.nn.Linear(2, 2), backend="eager")(torch.zeros(1, 2)).shape[1])
+"""
+    assert run(code).splitlines() == ["(1, 3, 2, 2)", "True", "torch._dynamo.config True", "2"]
+
+
+def test_anything_else_asked_of_it_is_the_real_thing() -> None:
+    code = """
+import sys
+from featbank import _torchvision
+names = (_torchvision._PACKAGE, _torchvision._MODULE)
+sys.modules.update({name: _torchvision._StandIn(name) for name in names})
+import torch
+from torch._dynamo.utils import counters
+print(type(counters).__name__, type(sys.modules["torch._dynamo"]).__name__)
+"""
+    assert run(code) == "defaultdict module"
