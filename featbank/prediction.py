@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from featbank._cache import user_path
 from featbank._registry import nearest
+from featbank._stat_cache import DigestCache
 from featbank.backbones import Backbone, Preprocessing, load_backbone
 from featbank.datasets import decode_image, list_images, read_image_file
 from featbank.errors import (
@@ -116,7 +117,9 @@ def predict(
         run = resolve_run(run, cache_dir)
     run.entry(head)  # a wrong name is told before images are looked for
     paths = [file for image in images for file in list_images(image)]
-    classifier = RunClassifier(run, head, weights=weights, device=device)
+    digests = DigestCache.of(cache_dir)
+    classifier = RunClassifier(run, head, weights=weights, device=device, digests=digests)
+    digests.save()
     answers: dict[Path, Prediction] = {}
     for start in range(0, len(paths), classifier.batch_size):
         pixels: dict[Path, NDArray[np.uint8]] = {}
@@ -254,6 +257,8 @@ class RunClassifier:
         The weights file, if it is no longer where it was.
     device : str, optional
         ``"cpu"``, ``"cuda"``, ...
+    digests : DigestCache, optional
+        Digests of files known from before, that of the weights among them.
 
     Attributes
     ----------
@@ -281,6 +286,7 @@ class RunClassifier:
         *,
         weights: str | os.PathLike[str] | None = None,
         device: str | None = None,
+        digests: DigestCache | None = None,
     ) -> None:
         self.run = run
         self.entry: Mapping[str, Any] = run.entry(head)
@@ -304,7 +310,7 @@ class RunClassifier:
         self._temperature = entry["temperature"]
         self._cut = "logits" if entry["cut"] == "softmax" else str(entry["cut"])
         self._dtype, self._cut_dtype = source["dtype"], source["cut_dtypes"].get(self._cut)
-        backbone = _load(run, weights, self.preprocessing.image_size)
+        backbone = _load(run, weights, self.preprocessing.image_size, digests)
         self._forward = Forward(
             replace(backbone, preprocessing=self.preprocessing),
             device=choose_device(device),
@@ -366,11 +372,17 @@ class RunClassifier:
         return found
 
 
-def _load(run: Run, weights: str | os.PathLike[str] | None, image_size: int) -> Backbone:
+def _load(
+    run: Run, weights: str | os.PathLike[str] | None, image_size: int, digests: DigestCache | None
+) -> Backbone:
     source = run.source
     said = weights or _recorded_weights(run)
     backbone = load_backbone(
-        source["backbone"], weights=said, image_size=image_size, random_state=source["random_state"] or 0
+        source["backbone"],
+        weights=said,
+        image_size=image_size,
+        random_state=source["random_state"] or 0,
+        digests=digests,
     )
     if backbone.weights_sha256 != source["weights_sha256"]:
         raise WeightsError(

@@ -61,3 +61,17 @@ def test_nearest_counts_the_rest():
     )
     assert nearest("name8", [f"name{i}" for i in range(9)], limit=1) == "'name8' and 8 more"
     assert nearest("a", ["a", "a", "b"], limit=1) == "'a' and 1 more"
+
+
+def test_a_place_is_imported_when_it_is_asked_for():
+    registry = Registry("function")
+    registry.register_place("log2", "math:log2")
+    registry.register_place("gone", "no_such_module:x")
+    assert registry.names() == ["log2", "gone"]
+    assert registry.get("log2")(8) == 3
+    with pytest.raises(ModuleNotFoundError):
+        registry.get("gone")
+    with pytest.raises(InvalidInputError, match="registered already"):
+        registry.register("log2", len)
+    with pytest.raises(InvalidInputError, match="registered already"):
+        registry.register_place("log2", "math:log2")

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from featbank._atomic import file_digest
+from featbank._stat_cache import DigestCache
 from featbank.backbones._building import build_on_meta
 from featbank.backbones._pickle_header import describe_archive
 from featbank.backbones._safetensors_header import HeaderError, describe_safetensors
@@ -295,8 +296,12 @@ def most_bytes(spec: BackboneSpec) -> int:
     return 16 * n_bytes + (64 << 20)
 
 
-def digested(path: Path, spec: BackboneSpec) -> tuple[tuple[int, ...], str]:
+def digested(
+    path: Path, spec: BackboneSpec, digests: DigestCache | None = None
+) -> tuple[tuple[int, ...], str]:
     """Return a file's stamp and its SHA-256; a file too large for the backbone is not read at all.
+
+    Nor is one whose digest is among `digests`.
 
     Raises
     ------
@@ -310,7 +315,7 @@ def digested(path: Path, spec: BackboneSpec) -> tuple[tuple[int, ...], str]:
             f"weights file {str(path)!r} has {size} bytes; {spec.name!r} and an optimiser's state take fewer "
             f"than {limit}: pass the state dict alone"
         )
-    return stamp, file_digest(path)
+    return stamp, (file_digest(path) if digests is None else digests.file_digest(path))
 
 
 def stamp_of(path: Path) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from featbank._stat_cache import DigestCache
 from featbank.backbones import weights as _weights
 from featbank.backbones._spec import BackboneSpec
 from featbank.backbones.catalogue import check_image_size, get_spec
@@ -64,6 +65,7 @@ def load_backbone(
     image_size: int | None = None,
     transform: str | None = None,
     random_state: int = 0,
+    digests: DigestCache | None = None,
 ) -> Backbone:
     """Build a backbone and load its weights.
 
@@ -85,6 +87,9 @@ def load_backbone(
         Another preprocessing than the weights' own, see `Preprocessing.with_transform`.
     random_state : int, default=0
         Seed of ``weights="random"``; nothing else is drawn.
+    digests : DigestCache, optional
+        Digests known from before: a weights file that has not changed since is not hashed again. Its `save`
+        keeps what is new.
 
     Returns
     -------
@@ -114,7 +119,7 @@ def load_backbone(
     """
     spec = get_spec(name)
     check_image_size(spec, image_size)
-    source = _weights.find_source(spec, weights, random_state)
+    source = _weights.find_source(spec, weights, random_state, digests)
     preprocessing = source.preprocessing.with_transform(transform)
     if image_size is not None:
         preprocessing = preprocessing.with_image_size(image_size)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from featbank._cache import user_path
 from featbank._registry import nearest
+from featbank._stat_cache import DigestCache
 from featbank._torchvision import import_torchvision
 from featbank.backbones import _state
 from featbank.backbones._building import build_module, build_on_meta
@@ -172,7 +173,10 @@ class WeightsSource:
 
 
 def find_source(
-    spec: BackboneSpec, weights: str | os.PathLike[str] | None, random_state: int = 0
+    spec: BackboneSpec,
+    weights: str | os.PathLike[str] | None,
+    random_state: int = 0,
+    digests: DigestCache | None = None,
 ) -> WeightsSource:
     """Find out what `weights` asks for, and get the file if it can be had.
 
@@ -185,6 +189,8 @@ def find_source(
         the default.
     random_state : int, default=0
         Seed of random weights.
+    digests : DigestCache, optional
+        Digests known from before: a file that has not changed since is not hashed again.
 
     Returns
     -------
@@ -205,10 +211,10 @@ def find_source(
             spec, _RANDOM, _plain_preprocessing(spec), None, None, None, random_state=random_state
         )
     if weights is not None and (not isinstance(weights, str) or looks_like_file(weights)):
-        return _file_source(spec, os.fspath(weights))
+        return _file_source(spec, os.fspath(weights), digests)
     if spec.name == "minivgg":
-        return _shipped_source(spec, weights)
-    return _entry_source(spec, weights)
+        return _shipped_source(spec, weights, digests)
+    return _entry_source(spec, weights, digests)
 
 
 def looks_like_file(weights: str) -> bool:
@@ -219,7 +225,7 @@ def looks_like_file(weights: str) -> bool:
     return has_suffix or os.sep in weights or "#" in weights or path.is_file()
 
 
-def _file_source(spec: BackboneSpec, asked: str) -> WeightsSource:
+def _file_source(spec: BackboneSpec, asked: str, digests: DigestCache | None) -> WeightsSource:
     path, key = user_path(asked), None
     if "#" in asked and not path.exists():
         file, _, key = asked.rpartition("#")
@@ -236,7 +242,7 @@ def _file_source(spec: BackboneSpec, asked: str) -> WeightsSource:
         raise MissingWeightsError(f"weights file {str(path)!r} does not exist; pass another --weights FILE")
     label = path.name if key is None else f"{path.name}#{key}"
     place = str(path.absolute()) if key is None else f"{path.absolute()}#{key}"
-    stamp, digest = _state.digested(path, spec)
+    stamp, digest = _state.digested(path, spec, digests)
     if spec.name == "minivgg":
         plain = _plain_preprocessing(spec)
         return WeightsSource(spec, label, plain, path, digest, None, stamp=stamp, key=key, place=place)
@@ -262,7 +268,7 @@ def _file_source(spec: BackboneSpec, asked: str) -> WeightsSource:
     )
 
 
-def _shipped_source(spec: BackboneSpec, weights: str | None) -> WeightsSource:
+def _shipped_source(spec: BackboneSpec, weights: str | None, digests: DigestCache | None) -> WeightsSource:
     if weights not in (None, "DEFAULT", _MINIVGG_ENTRY):
         raise _unknown_entry(spec, str(weights), [_MINIVGG_ENTRY])
     path = Path(__file__).parent / "pretrained" / MINIVGG_WEIGHTS
@@ -271,13 +277,13 @@ def _shipped_source(spec: BackboneSpec, weights: str | None) -> WeightsSource:
             f"the weights of 'minivgg' are missing from this installation ({str(path)!r}); "
             "install featbank again, or use --weights FILE.safetensors|.pth or --weights random"
         )
-    stamp, digest = _state.digested(path, spec)
+    stamp, digest = _state.digested(path, spec, digests)
     return WeightsSource(
         spec, _MINIVGG_ENTRY, _plain_preprocessing(spec), path, digest, MINIVGG_CLASSES, stamp=stamp
     )
 
 
-def _entry_source(spec: BackboneSpec, weights: str | None) -> WeightsSource:
+def _entry_source(spec: BackboneSpec, weights: str | None, digests: DigestCache | None) -> WeightsSource:
     entries = _entries(spec)
     name = "DEFAULT" if weights is None else weights.removeprefix(f"{entries.__name__}.")
     if name not in entries.__members__:
@@ -289,7 +295,7 @@ def _entry_source(spec: BackboneSpec, weights: str | None) -> WeightsSource:
     prefix = stated.group(1) if stated else None
     if not path.is_file():
         _download(spec, str(entry.url), path, prefix)
-    stamp, digest = _state.digested(path, spec)
+    stamp, digest = _state.digested(path, spec, digests)
     if prefix is not None and not digest.startswith(prefix):
         raise WeightsError(
             f"weights file {str(path)!r} is damaged: its name says its SHA-256 starts with {prefix}, "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import socket
+import time
 import urllib.error
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from featbank import _stat_cache
+from featbank._stat_cache import DigestCache
 from featbank.backbones import load_backbone
 from featbank.backbones.minivgg import build_minivgg
 from featbank.errors import MissingWeightsError, UnknownNameError, WeightsError
@@ -302,3 +305,23 @@ def test_unknown_entry() -> None:
         UnknownNameError, match="unknown weights 'radnom' of backbone 'minivgg'; known: 'random'"
     ):
         load_backbone("minivgg", weights="radnom")
+
+
+def test_a_file_that_has_not_changed_is_not_hashed_again(
+    state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_file(state, path)
+    digests = DigestCache(None, settle_s=-3600.0)
+    first = load_backbone("minivgg", weights=path, digests=digests)
+    read: list[Path] = []
+    original = _stat_cache.file_digest
+    monkeypatch.setattr(_stat_cache, "file_digest", lambda one: read.append(one) or original(one))
+    again = load_backbone("minivgg", weights=path, digests=digests)
+    assert read == []
+    assert again.weights_sha256 == first.weights_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    time.sleep(0.02)  # more than a tick of the clock
+    save_file({name: tensor + 1 for name, tensor in state.items()}, path)
+    changed = load_backbone("minivgg", weights=path, digests=digests)
+    assert read == [path]
+    assert changed.weights_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()

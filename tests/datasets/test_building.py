@@ -440,21 +440,25 @@ def reads(monkeypatch):
     return opened
 
 
-def known_digests(tmp_path):
-    return DigestCache(tmp_path / "digests", settle_s=-3600.0)  # the tests write and look at once
+def remembering(dataset, tmp_path, **options):
+    """Build a manifest as one run after another does."""
+    digests = DigestCache(tmp_path / "digests", settle_s=-3600.0)  # the tests write and look at once
+    manifest = build_manifest(dataset, digests=digests, **options)
+    digests.save()
+    return manifest
 
 
 def test_a_second_manifest_reads_no_file_that_has_not_changed(photos, tmp_path, reads):
-    first = build_manifest(open_dataset(photos), digests=known_digests(tmp_path))
+    first = remembering(open_dataset(photos), tmp_path)
     assert len(reads) == 40
     reads.clear()
-    second = build_manifest(open_dataset(photos), digests=known_digests(tmp_path))
+    second = remembering(open_dataset(photos), tmp_path)
     assert reads == []
     assert first.digest() == second.digest() == build_manifest(open_dataset(photos)).digest()
 
 
 def test_a_changed_file_alone_is_read_again(photos, tmp_path, reads):
-    build_manifest(open_dataset(photos), digests=known_digests(tmp_path))
+    remembering(open_dataset(photos), tmp_path)
     reads.clear()
     changed = photos / "cat" / "03.png"
     before = changed.stat()
@@ -463,16 +467,16 @@ def test_a_changed_file_alone_is_read_again(photos, tmp_path, reads):
     os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
     other.replace(changed)
     (photos / "dog" / "new.png").write_bytes(b"new")
-    manifest = build_manifest(open_dataset(photos), digests=known_digests(tmp_path))
+    manifest = remembering(open_dataset(photos), tmp_path)
     assert sorted(one.rpartition(b"/")[2] for one in reads) == [b"03.png", b"new.png"]
     row = manifest.ids.index(b"cat/03.png")
     assert manifest.digests[row].tobytes() == hashlib.sha256(b"x" * before.st_size).digest()
 
 
 def test_rehash_reads_every_file(photos, tmp_path, reads):
-    build_manifest(open_dataset(photos), digests=known_digests(tmp_path))
+    remembering(open_dataset(photos), tmp_path)
     reads.clear()
-    build_manifest(open_dataset(photos), digests=known_digests(tmp_path), rehash=True)
+    remembering(open_dataset(photos), tmp_path, rehash=True)
     assert len(reads) == 40
 
 
@@ -480,18 +484,18 @@ def test_a_file_that_cannot_be_read_is_tried_each_time(photos, tmp_path, reads):
     (photos / "cat" / "03.png").unlink()
     (photos / "cat" / "03.png").symlink_to("/proc/self/mem")  # there, and never readable from its start
     for _ in range(2):
-        manifest = build_manifest(open_dataset(photos), digests=known_digests(tmp_path))
+        manifest = remembering(open_dataset(photos), tmp_path)
         assert manifest.ids[int(np.flatnonzero(manifest.statuses)[0])] == b"cat/03.png"
 
 
 def test_an_image_is_known_wherever_it_is_listed(photos, tmp_path, reads):
-    build_manifest(open_dataset(photos), digests=known_digests(tmp_path))
+    remembering(open_dataset(photos), tmp_path)
     reads.clear()
     rows = "".join(f"{label}/{at:02d}.png,{label}\n" for label in ("cat", "dog") for at in range(5))
     (photos / "list.csv").write_text("path,label\n" + rows)
-    build_manifest(select_images(open_dataset(photos), images_per_class=3), digests=known_digests(tmp_path))
+    remembering(select_images(open_dataset(photos), images_per_class=3), tmp_path)
     opened = [one for one in reads if not one.endswith(b".csv")]
-    build_manifest(open_dataset(photos / "list.csv"), digests=known_digests(tmp_path))
+    remembering(open_dataset(photos / "list.csv"), tmp_path)
     assert opened == [one for one in reads if not one.endswith(b".csv")] == []
 
 
@@ -508,12 +512,12 @@ def test_a_user_dataset_with_paths_of_its_own(photos, tmp_path, reads, monkeypat
 
     ids = tuple(f"{label}/{at:02d}.png".encode() for label in ("cat", "dog") for at in range(3))
     dataset = Mine(ids, ("cat",) * 3 + ("dog",) * 3)
-    first = build_manifest(dataset, digests=known_digests(tmp_path))
+    first = remembering(dataset, tmp_path)
     reads.clear()
-    assert build_manifest(dataset, digests=known_digests(tmp_path)).digest() == first.digest()
+    assert remembering(dataset, tmp_path).digest() == first.digest()
     assert reads == []
 
 
 def test_digests_are_kept_for_files_alone(tmp_path):
-    build_manifest(listed(5), digests=known_digests(tmp_path))
+    remembering(listed(5), tmp_path)
     assert not (tmp_path / "digests").exists()

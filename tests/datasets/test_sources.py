@@ -5,12 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 import featbank.datasets
-from featbank.datasets import Dataset, open_dataset
-from featbank.datasets.sources import safe_name
-from featbank.errors import InvalidInputError
+from featbank.datasets import Dataset, DecodePool, DecodeRequest, build_manifest, open_dataset
+from featbank.datasets.sources import SOURCES, safe_name
+from featbank.errors import InvalidInputError, MissingPackageError
 
 
 def put(folder, *paths):
@@ -96,3 +97,101 @@ def test_importing_the_package_loads_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+#: A source of another package: images made up from a number, `stripes:SIZE`, and a list in a file of its own.
+PLUG_IN = '''
+class Stripes:
+    """So many black and white squares of each class."""
+
+    def __init__(self, rest, *, name=None, split_column=None):
+        size = int(rest or 3)
+        self.name, self.location = name or "stripes", f"stripes:{rest}"
+        self.classes = ("across", "down")
+        self.labels = ("across",) * size + ("down",) * size
+        self.ids = tuple(f"{label}/{at:03d}".encode() for at, label in enumerate(self.labels))
+        self.splits = None if split_column is None else ("train", "test") * size
+
+    def read(self, index):
+        pixels = bytes([0, 255, index, 9] if self.labels[index] == "down" else [0, 0, 255, index])
+        return b"P5\\n2 2\\n255\\n" + pixels
+
+
+def open_list(path, *, name=None):
+    return Stripes(path.read_text(), name=name)
+'''
+ENTRY_POINTS = """
+[featbank.datasets]
+stripes = stripes_plug_in:Stripes
+.stripes = stripes_plug_in:open_list
+digits = stripes_plug_in:Stripes
+broken = stripes_plug_in:Nothing
+"""
+
+
+@pytest.fixture
+def plug_in(tmp_path, monkeypatch):
+    """A package as pip installs it, on the path."""
+    site = tmp_path / "site"
+    put(
+        site, "stripes_plug_in.py", "stripes-1.0.dist-info/METADATA", "stripes-1.0.dist-info/entry_points.txt"
+    )
+    (site / "stripes_plug_in.py").write_text(PLUG_IN)
+    (site / "stripes-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: stripes\n")
+    (site / "stripes-1.0.dist-info" / "entry_points.txt").write_text(ENTRY_POINTS)
+    monkeypatch.syspath_prepend(site)
+    monkeypatch.setattr(SOURCES, "_values", dict(SOURCES._values))  # what it loads is forgotten afterwards
+    yield
+    sys.modules.pop("stripes_plug_in", None)
+
+
+def test_another_package_adds_sources(plug_in, tmp_path):
+    assert len(PLUG_IN.strip().splitlines()) <= 40
+    dataset = open_dataset("stripes:5", name="mine")
+    assert (dataset.name, dataset.location, len(dataset.ids)) == ("mine", "stripes:5", 10)
+    assert isinstance(dataset, Dataset)
+    manifest = build_manifest(dataset)
+    assert manifest.labels.tolist() == [0] * 5 + [1] * 5
+    (tmp_path / "a.STRIPES").write_text("4")
+    assert len(open_dataset(tmp_path / "a.STRIPES").ids) == 8
+    assert {"stripes", ".stripes", "digits", "folder", ".csv", "torchvision"} <= set(SOURCES.names())
+    # the decoding processes know it too
+    assert [one.shape for one in decoded(dataset, [0, 9])] == [(2, 2, 3)] * 2
+
+
+def decoded(dataset, rows):
+    with DecodePool(dataset, np.asarray, shape=(2, 2, 3), batch_size=4, workers=1) as pool:
+        for batch in pool.batches([DecodeRequest(rows)]):
+            assert batch.failures == []
+            return list(batch.images.copy())
+
+
+def test_options_of_a_plug_in_are_those_it_takes(plug_in):
+    assert open_dataset("stripes:2", split_column="x").splits == ("train", "test") * 2
+    with pytest.raises(InvalidInputError) as caught:
+        open_dataset("stripes:2", layout="class")
+    assert str(caught.value) == "layout='class' is for folders of images only, and data='stripes:2' is none"
+
+
+def test_a_plug_in_replaces_nothing_and_says_when_it_cannot_be_loaded(plug_in):
+    assert len(open_dataset("digits").ids) == 1797
+    with pytest.raises(MissingPackageError) as caught:
+        open_dataset("broken:x")
+    assert str(caught.value) == (
+        "source 'broken' of the package 'stripes' cannot be loaded from 'stripes_plug_in:Nothing' "
+        "(AttributeError: module 'stripes_plug_in' has no attribute 'Nothing'); mend or uninstall that "
+        "package"
+    )
+
+
+def test_a_folder_with_a_colon_is_a_folder(tmp_path, monkeypatch):
+    put(tmp_path, "my:photos/cat/1.jpg", "my:photos/dog/1.jpg", "digits:1/cat/1.jpg")
+    monkeypatch.chdir(tmp_path)
+    assert len(open_dataset("my:photos").ids) == 2
+    with pytest.raises(
+        InvalidInputError, match=r"^data='digits:1' is unknown; the digits are called 'digits'"
+    ):
+        open_dataset("digits:1")
+    for option in ("path_column", "download", "layout"):
+        with pytest.raises(InvalidInputError, match=f"^{option}="):
+            open_dataset("digits", **{option: "x"})
