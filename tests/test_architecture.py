@@ -21,7 +21,7 @@ FLOORS = {
     "_cache": 0,
     "_child_process": 0,
     "_stat_cache": 0,
-    "_torchvision": 0,
+    "_lean_imports": 0,
     "_validation": 0,
     "manifest": 0,
     "datasets": 1,

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from featbank._torchvision import import_torchvision
+from featbank._lean_imports import import_torchvision
 from featbank.backbones._spec import BackboneSpec
 
 if TYPE_CHECKING:

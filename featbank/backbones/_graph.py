@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils.flop_counter import FlopCounterMode
 
+from featbank._lean_imports import import_torchvision
 from featbank._registry import nearest
-from featbank._torchvision import import_torchvision
 from featbank.errors import InvalidInputError, UnknownNameError
+
+if TYPE_CHECKING:
+    from torch.utils.flop_counter import FlopCounterMode
 
 __all__ = ["GraphFacts", "count", "extract", "largest_output", "node_names"]
 
@@ -93,13 +96,13 @@ def extract(module: nn.Module, nodes: Mapping[str, str], owner: str) -> fx.Graph
             # An in-place ReLU would overwrite the output of the node before it, which may be a cut.
             part.inplace = False  # type: ignore[assignment]
     try:
-        _check_nodes(private, nodes, owner)
         # Two cuts may stand for one node; torchvision returns each node once.
         unique = {node: node for node in nodes.values()}
         extractor = _tracing().create_feature_extractor(private, unique, suppress_diff_warning=True)
-    except UnknownNameError:
-        raise
     except _TRACING_ERRORS as error:
+        unknown = _unknown_node(private, nodes, owner)  # the likelier fault; it takes two more traces to say
+        if unknown is not None:
+            raise unknown from None
         raise InvalidInputError(
             f"{owner!r} cannot be cut: torch.fx cannot trace its forward ({_first_line(error)}); "
             "pass a module whose forward does not branch on tensor values"
@@ -114,12 +117,15 @@ def extract(module: nn.Module, nodes: Mapping[str, str], owner: str) -> fx.Graph
     return fx.GraphModule(extractor, graph).eval()
 
 
-def _check_nodes(private: nn.Module, nodes: Mapping[str, str], owner: str) -> None:
-    _, names = _tracing().get_graph_node_names(private, suppress_diff_warning=True)
+def _unknown_node(private: nn.Module, nodes: Mapping[str, str], owner: str) -> UnknownNameError | None:
+    names: list[str] = []
+    with contextlib.suppress(*_TRACING_ERRORS):
+        _, names = _tracing().get_graph_node_names(private, suppress_diff_warning=True)
     known = dict.fromkeys(prefix for name in names for prefix in _prefixes(name))
     for node in nodes.values():
-        if node not in known:
-            raise UnknownNameError(f"unknown node {node!r} of {owner!r}; known: {nearest(node, known)}")
+        if known and node not in known:
+            return UnknownNameError(f"unknown node {node!r} of {owner!r}; known: {nearest(node, known)}")
+    return None
 
 
 def _prefixes(name: str) -> list[str]:
@@ -213,6 +219,8 @@ def count(graph: nn.Module, image_size: int, owner: str, *, strict: bool = True)
     InvalidInputError
         If images of that size do not pass through, or an output is no tensor of features.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # imports triton, where that is installed
+
     meta = private_copy(graph, device="meta")
     if not isinstance(meta, fx.GraphModule):
         raise TypeError(f"a copy of a GraphModule is a {type(meta).__name__}")

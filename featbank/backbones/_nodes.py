@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable
 
+from featbank._lean_imports import import_torchvision
 from featbank._registry import nearest
-from featbank._torchvision import import_torchvision
 from featbank.backbones._spec import BackboneSpec, Cut
 from featbank.errors import InvalidInputError, UnknownNameError
 

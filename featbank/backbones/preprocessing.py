@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from featbank._lean_imports import import_torchvision
 from featbank._registry import Registry
-from featbank._torchvision import import_torchvision
 from featbank.errors import ImageDecodeError, InvalidInputError
 
 if TYPE_CHECKING:

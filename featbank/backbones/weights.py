@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from featbank._cache import user_path
+from featbank._lean_imports import import_torchvision
 from featbank._registry import nearest
 from featbank._stat_cache import DigestCache
-from featbank._torchvision import import_torchvision
 from featbank.backbones import _state
 from featbank.backbones._building import build_module, build_on_meta
 from featbank.backbones._spec import BackboneSpec

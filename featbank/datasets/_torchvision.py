@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featbank._cache import user_path
-from featbank._torchvision import import_torchvision
+from featbank._lean_imports import import_torchvision
 from featbank.datasets._arrays import image_bytes, pnm_bytes
 from featbank.datasets.sources import require_two_classes, safe_name
 from featbank.errors import DatasetError, ImageDecodeError, MissingDataError, UnknownNameError

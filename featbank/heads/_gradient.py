@@ -7,10 +7,16 @@ from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.utils import check_random_state
 
 from featbank.errors import InvalidInputError
-from featbank.heads._head import Evaluation, Head, ProbabilisticHead, encode_labels, find_classes
+from featbank.heads._head import (
+    Evaluation,
+    Head,
+    ProbabilisticHead,
+    check_random_state,
+    encode_labels,
+    find_classes,
+)
 from featbank.heads._parameters import FRACTION, NOT_NEGATIVE, POSITIVE, WHOLE, Allowed
 from featbank.heads._recipe import Recipe, TrainedHead
 from featbank.heads._schedule import Annealing

@@ -9,19 +9,24 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
 
+from featbank._lean_imports import import_sklearn
 from featbank.errors import InvalidInputError
 from featbank.heads import _rows
 from featbank.heads._parameters import FLAG, Allowed, faults_of
 from featbank.heads.space import FeatureSpace
 
+import_sklearn()
+from sklearn.base import BaseEstimator, ClassifierMixin  # noqa: E402
+from sklearn.utils import check_random_state  # noqa: E402
+from sklearn.utils.multiclass import check_classification_targets  # noqa: E402
+from sklearn.utils.validation import check_is_fitted, validate_data  # noqa: E402
+
 __all__ = [
     "Evaluation",
     "Head",
     "ProbabilisticHead",
+    "check_random_state",
     "encode_labels",
     "find_classes",
     "measure",

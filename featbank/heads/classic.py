@@ -9,13 +9,9 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import RidgeClassifier as SklearnRidge
-from sklearn.svm import LinearSVC
-from sklearn.utils import check_random_state
 
 from featbank.errors import FitWarning
-from featbank.heads._head import Evaluation, Head, find_classes, on_features
+from featbank.heads._head import Evaluation, Head, check_random_state, find_classes, on_features
 from featbank.heads._parameters import NOT_NEGATIVE, POSITIVE, WHOLE, Allowed
 from featbank.heads.space import FeatureSpace
 
@@ -282,6 +278,9 @@ class LinearSVMClassifier(_LinearScores):
         self.random_state = random_state
 
     def _fit_rows(self, Z: NDArray[np.float64], codes: NDArray[np.int64]) -> None:
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.svm import LinearSVC  # takes half a second, which loading any head would
+
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         machine = LinearSVC(C=self.C, random_state=seed, max_iter=MAX_ITERATIONS)
         with warnings.catch_warnings():
@@ -331,6 +330,8 @@ class RidgeClassifier(_LinearScores):
         self.rotate = rotate
 
     def _fit_rows(self, Z: NDArray[np.float64], codes: NDArray[np.int64]) -> None:
+        from sklearn.linear_model import RidgeClassifier as SklearnRidge
+
         ridge = SklearnRidge(alpha=self.alpha).fit(Z, codes)
         self._take_binary(np.atleast_2d(ridge.coef_), np.atleast_1d(ridge.intercept_))
 

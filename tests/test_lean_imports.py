@@ -1,4 +1,4 @@
-"""Torchvision is imported without torch's compiler, and the compiler works afterwards all the same."""
+"""Torchvision comes without torch's compiler, scikit-learn without scipy.stats; both work all the same."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ LOADED = "print('torch._dynamo' in sys.modules, 'sympy' in sys.modules)"
 
 
 def test_torchvision_does_not_bring_the_compiler() -> None:
-    assert run(f"import sys, torchvision; {LOADED}") == "True True", "then featbank._torchvision can go"
-    code = "import sys; from featbank._torchvision import import_torchvision as go; go(); import torchvision;"
+    assert run(f"import sys, torchvision; {LOADED}") == "True True", "then featbank._lean_imports can go"
+    code = (
+        "import sys; from featbank._lean_imports import import_torchvision as go; go(); import torchvision;"
+    )
     assert run(code + LOADED) == "False False"
 
 
@@ -41,7 +43,7 @@ assert {name: tuple(one.shape[1:]) for name, one in features.items()} == network
 def test_what_needs_the_compiler_gets_it() -> None:
     code = """
 import sys
-from featbank._torchvision import import_torchvision
+from featbank._lean_imports import import_torchvision
 import_torchvision()
 import torch, torchvision
 boxes = torch.tensor([[0, 0.0, 0, 4, 4]])
@@ -58,11 +60,26 @@ print(torch.compile(torch.nn.Linear(2, 2), backend="eager")(torch.zeros(1, 2)).s
 def test_anything_else_asked_of_it_is_the_real_thing() -> None:
     code = """
 import sys
-from featbank import _torchvision
-names = (_torchvision._PACKAGE, _torchvision._MODULE)
-sys.modules.update({name: _torchvision._StandIn(name) for name in names})
+from featbank import _lean_imports
+names = _lean_imports._DYNAMO
+sys.modules.update({name: _lean_imports._StandIn(name, names) for name in names})
 import torch
 from torch._dynamo.utils import counters
 print(type(counters).__name__, type(sys.modules["torch._dynamo"]).__name__)
 """
     assert run(code) == "defaultdict module"
+
+
+def test_heads_come_without_scipy_stats_which_works_afterwards() -> None:
+    code = """
+import sys
+from featbank.heads import SoftmaxClassifier
+print("scipy.stats" in sys.modules)
+import scipy
+from sklearn.utils.fixes import _mode
+import numpy as np
+print(np.ravel(_mode(np.array([1, 1, 2])).mode)[0], scipy.stats.norm.cdf(0.0), "scipy.stats" in sys.modules)
+from sklearn.linear_model import LogisticRegression
+print(LogisticRegression().fit([[0.0], [1.0]], [0, 1]).predict([[2.0]]))
+"""
+    assert run(code).splitlines() == ["False", "1 0.5 True", "[1]"]

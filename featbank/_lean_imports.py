@@ -1,0 +1,67 @@
+"""Import torchvision and scikit-learn without what takes most of the time of importing them and is not used.
+
+``torchvision.ops.roi_align`` takes one function from ``torch._dynamo``, to be asked when boxes are cut out on
+a GPU: that imports TorchDynamo, TorchInductor, sympy and ``torch.distributed``, over a second where nothing
+is compiled. ``sklearn.utils.fixes`` imports ``scipy.stats`` for one function of its own. While the two are
+imported, a stand-in is there instead, which becomes the real module as soon as anything is asked of it.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+__all__ = ["import_sklearn", "import_torchvision"]
+
+_DYNAMO = ("torch._dynamo", "torch._dynamo.utils")
+_STATS = ("scipy.stats",)
+
+
+def import_torchvision() -> None:
+    """Import torchvision; call it before each ``import torchvision`` or ``from torchvision import ...``."""
+    if "torchvision" not in sys.modules:
+        import_module("torch")  # its own import may want the real modules
+        _import_beside("torchvision", _DYNAMO)
+
+
+def import_sklearn() -> None:
+    """Import what scikit-learn's estimators are made of; call it before ``from sklearn... import ...``."""
+    if "sklearn.utils" not in sys.modules:
+        import_module("scipy")
+        _import_beside("sklearn.base", _STATS)
+
+
+def _import_beside(wanted: str, names: tuple[str, ...]) -> None:
+    stand_ins = {} if names[0] in sys.modules else {name: _StandIn(name, names) for name in names}
+    sys.modules.update(stand_ins)
+    try:
+        import_module(wanted)
+    finally:
+        for name, one in stand_ins.items():
+            if sys.modules.get(name) is one:
+                del sys.modules[name]
+
+
+class _StandIn(ModuleType):
+    """A module that becomes the real one when anything is asked of it but the one function not called yet."""
+
+    __path__: list[str] = []  # noqa: RUF012 - the import system asks for it
+
+    def __init__(self, name: str, group: tuple[str, ...]) -> None:
+        super().__init__(name)
+        self._group = group
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if self.__name__ == "torch._dynamo.utils" and name == "is_compile_supported":
+            return lambda device_type: self._real().is_compile_supported(device_type)
+        return getattr(self._real(), name)
+
+    def _real(self) -> Any:
+        for one in self._group:
+            if isinstance(sys.modules.get(one), _StandIn):
+                del sys.modules[one]
+        return import_module(self.__name__)
