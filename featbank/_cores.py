@@ -29,7 +29,7 @@ def usable_cores(root: Path = Path("/")) -> int:
 
 
 def _group_folders(root: Path) -> list[Path]:
-    """List the folders of the groups this process is in, innermost first; inside a container, its own root."""
+    """List the folders of the groups this process is in; a container sees its own as the root."""
     lines: list[str] = []
     with suppress(OSError):
         lines = (root / "proc/self/cgroup").read_text(encoding="utf-8", errors="replace").splitlines()

@@ -104,8 +104,8 @@ class Shared:
         except Exception as error:
             raise InvalidInputError(
                 f"the dataset {work.dataset.name!r} ({type(work.dataset).__name__}), or to_pixels="
-                f"{work.to_pixels!r}, cannot be sent to a decoding process ({type(error).__name__}: {error}); "
-                "let it be pickled (no open file, connection or lock in it)"
+                f"{work.to_pixels!r}, cannot be sent to a decoding process ({type(error).__name__}: {error});"
+                " let it be pickled (no open file, connection or lock in it)"
             ) from error
         self.chunks: queue.SimpleQueue[Chunk | None] = queue.SimpleQueue()
         self.closing = threading.Event()

@@ -1,8 +1,8 @@
 """The process that reads and decodes images for `DecodePool`. It may die at any moment without harm.
 
 It gets one socket (requests in, outcomes out), one block of shared memory (pixels), and a file with its work.
-That and the requests are pickles, because they come from the process that started this one; outcomes are JSON, because a decoder that a hostile file has taken over must not be able to
-hand objects to its parent.
+That and the requests are pickles, because they come from the process that started this one; outcomes are
+JSON, because a decoder that a hostile file has taken over must not be able to hand objects to its parent.
 """
 
 from __future__ import annotations

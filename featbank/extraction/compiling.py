@@ -95,8 +95,8 @@ def cannot_compile(device: torch.device) -> str | None:
 def compile_network(network: TruncatedNetwork) -> Callable[[Tensor], dict[str, Tensor]]:
     """Return the network compiled, its weights frozen into it; the work is done on the first call.
 
-    The number of threads of the caller is baked into it. CUDA graphs stay off: their trees belong to the thread
-    that made them, and they write over features that still wait for the copy back.
+    The number of threads of the caller is baked into it. CUDA graphs stay off: their trees belong to the
+    thread that made them, and they write over features that still wait for the copy back.
     """
     import torch
 
@@ -117,7 +117,7 @@ def estimate_compile(
     Parameters
     ----------
     run : callable
-        Pushes one batch, and waits for it; it should have been called before. No other may be pushed meanwhile.
+        Pushes one batch, and waits for it; it should have been called before. Nothing else may run meanwhile.
     network : TruncatedNetwork
         What it is pushed through.
     device : torch.device

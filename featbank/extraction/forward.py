@@ -36,6 +36,8 @@ Features = dict[str, "Tensor"]
 _MEMORY_PART, _ALIVE = 0.5, 4
 #: Batches that may be on their way to a card at once.
 _ON_THE_WAY = 2
+#: Numbers one tensor may have on a card: kernels count them in 32 bits.
+MOST_NUMBERS = 2**31 - 1
 _entering = threading.Lock()
 
 
@@ -119,6 +121,22 @@ def choose_lanes(lane_bytes: int) -> int:
     return max(1, min(usable_cores(), int(_MEMORY_PART * memory / max(1, lane_bytes))))
 
 
+def check_numbers(batch_size: int, activation: int) -> None:
+    """Raise `InvalidInputError` if a batch makes an output whose numbers a card's kernels cannot count.
+
+    Parameters
+    ----------
+    batch_size : int
+    activation : int
+        Numbers in the largest output of a layer, for one image.
+    """
+    if batch_size * activation > MOST_NUMBERS:
+        raise InvalidInputError(
+            f"batch_size={batch_size} makes {batch_size * activation} numbers in one layer, a card's kernels "
+            f"count to {MOST_NUMBERS}; use batch_size <= {MOST_NUMBERS // activation}"
+        )
+
+
 def results(futures: Sequence[Future[R]]) -> list[R]:
     """Return what came of all; if one failed, nothing of the others is running any more when this raises."""
     try:
@@ -132,10 +150,10 @@ def results(futures: Sequence[Future[R]]) -> list[R]:
 class Forward:
     """A backbone on a device, truncated to whatever cuts a batch needs.
 
-    What computes is a lane: a thread of its own. A card has one, which traces, compiles and runs everything on
-    it. A CPU has several, each of which pushes a batch with one core: they share the weights, wait for nobody
-    (one network on all cores waits, in every layer, for the core that another program has), and what comes out
-    does not depend on how many there are.
+    What computes is a lane: a thread of its own. A card has one, which traces, compiles and runs everything
+    on it. A CPU has several, each of which pushes a batch with one core: they share the weights and wait for
+    nobody (one network on all cores waits, in every layer, for the core that another program has), and what
+    comes out does not depend on how many there are.
 
     Parameters
     ----------
@@ -361,8 +379,7 @@ class Forward:
     @property
     def _executor(self) -> ThreadPoolExecutor:
         if self._threads is None:
-            enter = _enter_cpu_lane if self.device.type == "cpu" else None
-            self._threads = ThreadPoolExecutor(self.lanes, "featbank-lane", enter)
+            self._threads = ThreadPoolExecutor(self.lanes, "featbank-lane", partial(_enter, self.device))
         return self._threads
 
     def _in_lane(self, function: Callable[[], R]) -> R:
@@ -392,6 +409,10 @@ class Forward:
     ) -> Callable[[Tensor], Features]:
         import torch
 
+        from featbank.backbones import largest_activation
+
+        if self.device.type != "cpu":
+            check_numbers(self.batch_size, largest_activation(self.backbone))
         network = self.network(cuts)
         if not compiled:
             return network if precision == "float32" else network.lowered(getattr(torch, precision))
@@ -436,7 +457,7 @@ class Forward:
         return bytes_.to(self.device).permute(0, 3, 1, 2)
 
     def _sent(self, images: Tensor) -> Tensor:
-        """Copy images to a card by way of page-locked memory that is used again: no call waits for the card."""
+        """Copy images to a card by way of page-locked memory that is used again; waits for no kernel."""
         import torch
 
         if len(self._inbox) < _ON_THE_WAY:
@@ -455,10 +476,14 @@ class Forward:
         return batch
 
 
-def _enter_cpu_lane() -> None:
-    """Let this thread, and no other, compute with one core."""
+def _enter(device: torch.device) -> None:
+    """Make this thread a lane: it, and no other, computes with one core, or on one card."""
     import torch
 
+    if device.type != "cpu":
+        if device.index is not None:  # events and streams are the current card's
+            torch.cuda.set_device(device)
+        return
     with _entering:
         everyone = torch.get_num_threads()  # only now will torch not set this thread's number itself later
         torch.set_num_threads(1)
@@ -469,7 +494,7 @@ def _enter_cpu_lane() -> None:
 
 
 def _is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether memory was short, also where a compiler has wrapped the error; torch has no class for a CPU's."""
+    """Whether memory was short, also where a compiler has wrapped the error; a CPU's has no class."""
     import torch
 
     while error is not None:

@@ -250,7 +250,7 @@ class ShardStore:
         return settle
 
     def _leave(self, device: torch.device, copies: Sequence[tuple[Tensor, Tensor]]) -> torch.cuda.Event:
-        """Copy to page-locked memory while the card computes what comes next; the event says when it is done."""
+        """Copy to page-locked memory while the card computes on; the event says when it is done."""
         import torch
 
         if device not in self._outgoing:

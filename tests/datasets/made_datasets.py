@@ -48,8 +48,7 @@ class Files(Images):
     def read(self, index: int) -> bytes:
         if os.getpid() == self.parent:
             pytest.fail("read in the parent")
-        with open(self.path_of(index), "rb") as file:
-            return file.read()
+        return (self.folder / self.ids[index].decode()).read_bytes()
 
 
 def png(red: int, green: int = 0) -> bytes:

@@ -151,19 +151,24 @@ def test_batches_stay_as_long_as_they_are_held(odd, held) -> None:
         next(pool.batches([DecodeRequest([0])], held=4))
 
 
-def test_chunks_of_small_images_are_large_and_those_of_large_ones_small(odd) -> None:
-    def chunks(side: int, n: int) -> list[int]:
-        sizes = []
-        with pool_of(
-            Images([png(odd.PLAIN)]), odd.act, shape=(side, side, 3), batch_size=n, workers=2
-        ) as pool:
-            pool._shared.chunks.put = lambda chunk: sizes.append(len(chunk.indices)) if chunk else None
-            pool._submit(DecodeRequest([0] * n), 0)
-            del pool._shared.chunks.put
-        return sizes
+@pytest.mark.parametrize(
+    ("side", "n", "sizes"), [(32, 1024, [256] * 4), (32, 3, [1] * 3), (224, 96, [16] * 6), (900, 9, [3] * 3)]
+)
+def test_chunks_of_small_images_are_large(odd, monkeypatch, side, n, sizes) -> None:
+    found, chunk = [], decode_pool.Chunk
 
-    pool_sizes = [chunks(side, n) for side, n in ((32, 1024), (32, 3), (224, 256), (2000, 40))]
-    assert pool_sizes == [[256] * 4, [1, 1, 1], [16] * 16, [10] * 4]
+    def counted(positions, *others):
+        found.append(len(positions))
+        return chunk(positions, *others)
+
+    def enlarge(image: Image.Image) -> np.ndarray:
+        return np.asarray(image.resize((side, side)))
+
+    monkeypatch.setattr(decode_pool, "Chunk", counted)
+    with pool_of(Images([png(odd.PLAIN)]), enlarge, shape=(side, side, 3), batch_size=n) as pool:
+        (batch,) = pool.batches([DecodeRequest([0] * n)])
+    assert batch.decoded.all()
+    assert found == sizes
 
 
 def test_what_was_left_early_does_not_write_into_later_batches(odd) -> None:
