@@ -104,7 +104,7 @@ def compile_network(network: TruncatedNetwork) -> Callable[[Tensor], dict[str, T
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     # the traced graph is code of its own for every network: the module's forward is shared by all, and the
     # compiler gives up on code it has compiled eight times. Options only: torch refuses a mode beside them.
-    options = {"freezing": True, "triton.cudagraphs": False}
+    options: dict[str, Any] = {"freezing": True, "triton.cudagraphs": False}
     compiled: Any = torch.compile(network.graph, fullgraph=True, dynamic=False, options=options)
     return compiled  # type: ignore[no-any-return]
 

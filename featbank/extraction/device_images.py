@@ -127,7 +127,7 @@ class DeviceBatchLoader:
             return next(batches)
 
     def batches(
-        self, runs: Iterable[tuple[int, Sequence[int]]], *, held: int | None = None
+        self, runs: Iterable[tuple[int, Sequence[int] | NDArray[np.int64]]], *, held: int | None = None
     ) -> Generator[Batch, None, None]:
         """Decode runs of slots ahead of time and hand them over in order.
 
@@ -172,7 +172,7 @@ class DeviceBatchLoader:
         )
 
     def _ahead(
-        self, runs: Iterable[tuple[int, Sequence[int]]]
+        self, runs: Iterable[tuple[int, Sequence[int] | NDArray[np.int64]]]
     ) -> Generator[tuple[int, _Decoded], None, None]:
         """Read files in threads and decode them on one more, a few runs ahead."""
         waiting: deque[tuple[int, Future[_Decoded]]] = deque()

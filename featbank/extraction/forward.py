@@ -462,7 +462,7 @@ class Forward:
 
         if len(self._inbox) < _ON_THE_WAY:
             locked = torch.empty((self.batch_size, *images.shape[1:]), dtype=torch.uint8, pin_memory=True)
-            sent = torch.cuda.Event()
+            sent = torch.cuda.Event()  # type: ignore[no-untyped-call] # torch's
         else:
             locked, sent = self._inbox.pop(0)
             sent.synchronize()

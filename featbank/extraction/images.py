@@ -138,7 +138,7 @@ class BatchLoader:
             return next(batches)
 
     def batches(
-        self, runs: Iterable[tuple[int, Sequence[int]]], *, held: int | None = None
+        self, runs: Iterable[tuple[int, Sequence[int] | NDArray[np.int64]]], *, held: int | None = None
     ) -> Generator[Batch, None, None]:
         """Decode runs of slots ahead of time and hand them over in order.
 

@@ -255,7 +255,8 @@ class ShardStore:
 
         if device not in self._outgoing:
             self._outgoing[device] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call] # torch's
-        stream, done = self._outgoing[device], torch.cuda.Event()
+        stream = self._outgoing[device]
+        done = torch.cuda.Event()  # type: ignore[no-untyped-call] # torch's
         stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):
             for to, tensor in copies:
