@@ -37,8 +37,8 @@ class Dataset(Protocol):
     Notes
     -----
     The decoding processes get a copy of it, pickled, and call its `read`. Two more are used where they are
-    there: a method ``path_of(index)``, the path of an image's file, of whose size one can ask; and ``decodes = True``, which says that `read` decodes
-    images and is left to those processes altogether.
+    there: a method ``path_of(index)``, the path of an image's file, of whose size one can ask; and
+    ``decodes = True``, which says that `read` decodes images and is left to those processes altogether.
     """
 
     @property
