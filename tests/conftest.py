@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+# Before torch is imported, here and in what tests start: what the tests ask of a CPU is not to be done by a
+# card where there is one, as --device auto would.
+for _name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
+    os.environ[_name] = ""
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 

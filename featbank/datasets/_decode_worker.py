@@ -1,9 +1,8 @@
 """The process that reads and decodes images for `DecodePool`. It may die at any moment without harm.
 
-It gets one socket (requests in, outcomes out), one block of shared memory (pixels), and a file with the
-dataset and what makes pixels. That and the requests are pickles, because they come from the process that
-started this one; outcomes are JSON, because a decoder that a hostile file has taken over must not be able to
-hand objects to its parent.
+It gets one socket (requests in, outcomes out), one block of shared memory (pixels), and a file with its work.
+That and the requests are pickles, because they come from the process that started this one; outcomes are
+JSON, because a decoder that a hostile file has taken over must not be able to hand objects to its parent.
 """
 
 from __future__ import annotations
@@ -31,10 +30,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featbank.datasets._files import read_regular_file
 from featbank.errors import FeatbankError, ImageDecodeError, InvalidInputError
 
-__all__ = ["ALIGNED", "CONTROL_BYTES", "Item", "Setup", "Work", "main", "receive", "send"]
+__all__ = ["ALIGNED", "CONTROL_BYTES", "Work", "main", "receive", "send"]
 
 #: Of one worker: position in its request (-1 when idle) and when it came there, in ns of the monotonic clock.
 CONTROL_BYTES = 16
@@ -47,36 +45,19 @@ ALIGNED = 64
 
 
 @dataclass(frozen=True)
-class Setup:
-    """What a worker is told once."""
+class Work:
+    """What all processes of a pool are told, once; see `DecodePool`."""
 
-    worker: int
-    parent: int
+    dataset: Any
+    to_pixels: Callable[[Any], NDArray[np.uint8]]
+    #: `to_pixels` takes the bytes as they are, if None.
+    max_pixels: int | None
     #: Bytes before the pixels, and how many images of what shape follow.
     offset: int
     n_images: int
     shape: tuple[int, ...]
     max_memory_bytes: int
     timeout_s: float
-
-
-@dataclass(frozen=True)
-class Item:
-    """One image of a request: where its pixels go, and its file or what the dataset calls it."""
-
-    place: int
-    source: bytes | int
-    digest: bytes | None
-
-
-@dataclass(frozen=True)
-class Work:
-    """What is done with each image; `dataset` is None where images come as paths of files."""
-
-    dataset: Any
-    to_pixels: Callable[[Any], NDArray[np.uint8]]
-    #: `to_pixels` takes the bytes as they are, if None.
-    max_pixels: int | None
 
 
 def _unpack(descriptor: int) -> Work:
@@ -117,14 +98,10 @@ def _exactly(connection: socket.socket, n_bytes: int) -> bytearray | None:
     return message
 
 
-def main(socket_fd: int, memory_fd: int, work_fd: int) -> None:
+def main(socket_fd: int, memory_fd: int, work_fd: int, number: int, parent: int) -> None:
     """Serve requests until the socket closes."""
+    _die_with(parent)
     connection = socket.socket(fileno=socket_fd)
-    message = receive(connection)
-    if message is None:
-        return
-    setup: Setup = pickle.loads(message)
-    _die_with(setup.parent)
     memory = mmap.mmap(memory_fd, 0)
     os.close(memory_fd)
     try:
@@ -136,13 +113,13 @@ def main(socket_fd: int, memory_fd: int, work_fd: int) -> None:
     except Exception as error:  # noqa: BLE001 - told to the parent, which raises it
         send(connection, json.dumps({"error": f"{type(error).__name__}: {error}"}).encode())
         return
-    _limit(setup.max_memory_bytes)
+    _limit(work.max_memory_bytes)
     send(connection, b"{}")
     # What decoders print is no use to anyone.
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     warnings.simplefilter("ignore")
-    serve(connection, memory, setup, work)
+    serve(connection, memory, np.frombuffer(memory, np.int64, 2, number * CONTROL_BYTES), work)
 
 
 def _die_with(parent: int) -> None:
@@ -165,27 +142,26 @@ def _limit(max_memory_bytes: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
-def serve(connection: socket.socket, memory: mmap.mmap, setup: Setup, work: Work) -> None:
-    """Answer each request with the failures among its items; pixels go to their places."""
+def serve(connection: socket.socket, memory: mmap.mmap, control: NDArray[np.int64], work: Work) -> None:
+    """Answer each request with the failures among its images; pixels go to their places."""
     images: NDArray[np.uint8] = np.frombuffer(
-        memory, np.uint8, setup.n_images * int(np.prod(setup.shape)), setup.offset
-    ).reshape(setup.n_images, *setup.shape)
-    control = np.frombuffer(memory, np.int64, 2, setup.worker * CONTROL_BYTES)
+        memory, np.uint8, work.n_images * int(np.prod(work.shape)), work.offset
+    ).reshape(work.n_images, *work.shape)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     while (message := receive(connection)) is not None:
-        items: list[Item] = pickle.loads(message)
+        places, indices, digests = pickle.loads(message)
         reply: dict[str, Any] = {"failures": []}
-        for position, item in enumerate(items):
+        for position, (place, index) in enumerate(zip(places.tolist(), indices.tolist(), strict=True)):
             control[1] = time.monotonic_ns()
             control[0] = position
             # The parent ends a decoder that hangs; where the parent is gone as well, the kernel does.
-            signal.setitimer(signal.ITIMER_REAL, 2 * setup.timeout_s + 1)
+            signal.setitimer(signal.ITIMER_REAL, 2 * work.timeout_s + 1)
             try:
-                images[item.place] = _pixels(item, setup.shape, work)
+                images[place] = _pixels(index, None if digests is None else digests[position], work)
             except ImageDecodeError as error:
                 reply["failures"].append([position, error.reason, error.detail])
             except MemoryError:
-                detail = f"decoding needs more than {setup.max_memory_bytes} bytes"
+                detail = f"decoding needs more than {work.max_memory_bytes} bytes"
                 reply["failures"].append([position, "out-of-memory", detail])
             except OSError as error:
                 reply["failures"].append([position, "unreadable", error.strerror or str(error)])
@@ -201,12 +177,9 @@ def serve(connection: socket.socket, memory: mmap.mmap, setup: Setup, work: Work
             send(connection, json.dumps(reply).encode())
 
 
-def _pixels(item: Item, shape: tuple[int, ...], work: Work) -> NDArray[np.uint8]:
-    if isinstance(item.source, bytes):
-        data = read_regular_file(item.source)
-    else:
-        data = work.dataset.read(item.source)
-    if item.digest is not None and hashlib.sha256(data).digest() != item.digest:
+def _pixels(index: int, digest: NDArray[np.uint8] | None, work: Work) -> NDArray[np.uint8]:
+    data = work.dataset.read(index)
+    if digest is not None and hashlib.sha256(data).digest() != digest.tobytes():
         raise ImageDecodeError("changed", "the file changed while it was being extracted")
     if work.max_pixels is None:
         pixels = work.to_pixels(data)
@@ -214,8 +187,8 @@ def _pixels(item: Item, shape: tuple[int, ...], work: Work) -> NDArray[np.uint8]
         from featbank.datasets.decoding import decode_image
 
         pixels = work.to_pixels(decode_image(data, max_pixels=work.max_pixels))
-    if pixels.shape != shape or pixels.dtype != np.uint8:
+    if pixels.shape != work.shape or pixels.dtype != np.uint8:
         raise InvalidInputError(
-            f"to_pixels gave {pixels.dtype} of shape {pixels.shape}, not uint8 of shape {shape}"
+            f"to_pixels gave {pixels.dtype} of shape {pixels.shape}, not uint8 of shape {work.shape}"
         )
     return pixels

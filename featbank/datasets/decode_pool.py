@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import mmap
 import os
 import queue
@@ -19,39 +18,21 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from featbank.datasets._decode_lane import Chunk, Lane, Settings, Shared
+from featbank._cores import usable_cores
+from featbank.datasets._decode_handle import Chunk, DecodeFailure, Shared, WorkerHandle
 from featbank.datasets._decode_worker import CONTROL_BYTES, Work
 from featbank.datasets.sources import Dataset
 from featbank.errors import InvalidInputError
 
 __all__ = ["DecodeFailure", "DecodePool", "DecodeRequest", "DecodedBatch", "read_by_processes"]
 
-#: Most images a worker is handed at once: few enough to share a batch out, many enough to hide the way there.
-_MAX_CHUNK = 16
+#: Most bytes of pixels a worker is handed at once, and images where one has more: few enough to share a batch
+#: out, many enough to hide the way there.
+_CHUNK_BYTES, _CHUNK = 2_400_000, 16
 _LOOK_AGAIN_S = 0.2
 _ROWS_PER_REQUEST = 256
 #: Longest time for one image, where nobody asks for another.
 TIMEOUT_S = 30.0
-
-
-@dataclass(frozen=True)
-class DecodeFailure:
-    """One image of a batch that gave no pixels.
-
-    Parameters
-    ----------
-    position : int
-        Where in the batch.
-    reason : str
-        A key of `DECODE_REASONS`; or ``"unreadable"`` (the file cannot be read) or ``"changed"`` (its digest
-        is not the one that was asked for).
-    detail : str
-        More words.
-    """
-
-    position: int
-    reason: str
-    detail: str
 
 
 @dataclass(frozen=True)
@@ -60,13 +41,13 @@ class DecodeRequest:
 
     Parameters
     ----------
-    indices : sequence of int, length n
-        What ``dataset.read`` would be called with; below 0: there is no image, its pixels stay 0.
+    indices : array-like of int, shape (n,)
+        What ``dataset.read`` is called with; below 0: there is no image, its pixels stay 0.
     digests : ndarray of uint8, shape (n, 32), optional
         SHA-256 that each file must have; another one is the failure ``"changed"``.
     """
 
-    indices: Sequence[int]
+    indices: Sequence[int] | NDArray[np.int64]
     digests: NDArray[np.uint8] | None = None
 
 
@@ -77,7 +58,7 @@ class DecodedBatch:
     Parameters
     ----------
     images : ndarray of uint8, shape (n, h, w, 3)
-        In memory that is used again: valid until the next batch is asked for. Zeros where there is no image.
+        In memory that is used again, see `DecodePool.batches`. Zeros where there is no image.
     decoded : ndarray of bool, shape (n,)
         Which positions hold an image.
     failures : list of DecodeFailure
@@ -99,9 +80,8 @@ class DecodePool:
     Parameters
     ----------
     dataset : Dataset
-        Where the bytes come from. Where it has a method ``path_of(index) -> bytes``, as folders and CSV files
-        do, the processes read the files; otherwise each of them gets the dataset and calls its ``read``. It
-        may be defined in a script or notebook; it must not hold what cannot be pickled, such as an open file.
+        Where the bytes come from: each process gets it and calls its ``read``. It may be defined in a script
+        or notebook; it must not hold what cannot be pickled, such as an open file.
     to_pixels : callable
         From an upright RGB Pillow image to uint8 of shape `shape`; can be pickled, e.g. a
         ``Preprocessing``'s ``apply_geometry``.
@@ -176,26 +156,28 @@ class DecodePool:
         for slot in range(ahead + 1):
             self._free.put(slot)
         self._in_use = False
-        settings = Settings(
+        work = Work(
+            dataset=dataset,
+            to_pixels=to_pixels,
+            max_pixels=max_pixels,
             offset=offset,
             n_images=n_images,
-            shape=shape,
+            shape=self._shape,
             max_memory_bytes=max_memory_bytes,
             timeout_s=timeout_s,
         )
-        work = Work(None, to_pixels, max_pixels)
         work_file = _memory_file(0)
         try:
-            self._shared = Shared(dataset, settings, self._file, self._memory, work_file, work)
+            self._shared = Shared(work, self._file, self._memory, work_file)
         except BaseException:
             os.close(self._file)
             os.close(work_file)
             raise
-        self._lanes = [Lane(number, self._shared) for number in range(workers)]
+        self._handles = [WorkerHandle(number, self._shared) for number in range(workers)]
         # Also when nobody closes the pool: at the latest before the interpreter ends.
-        self._end = weakref.finalize(self, _end, self._shared, self._lanes, self._file, work_file)
-        for lane in self._lanes:
-            lane.start()
+        self._end = weakref.finalize(self, _end, self._shared, self._handles, self._file, work_file)
+        for handle in self._handles:
+            handle.start()
 
     def __enter__(self) -> Self:
         return self
@@ -210,7 +192,7 @@ class DecodePool:
         self._end()
 
     def batches(
-        self, requests: Iterable[DecodeRequest], *, bursts: bool = False
+        self, requests: Iterable[DecodeRequest], *, held: int = 1
     ) -> Generator[DecodedBatch, None, None]:
         """Decode requests ahead of time and hand them over in order.
 
@@ -218,21 +200,19 @@ class DecodePool:
         ----------
         requests : iterable of DecodeRequest
             Taken from as there is room.
-        bursts : bool, default=False
-            Decode as many as there is room for while the caller waits, and nothing while it uses them: for a
-            caller that computes on all cores itself, and whose threads would wait for the one that was put
-            aside for a decoder.
+        held : int, default=1
+            Batches the caller uses at once, at most `ahead`.
 
         Yields
         ------
         DecodedBatch
-            Its pixels are valid until the next one is asked for.
+            Its pixels are valid until `held` more have been asked for.
 
         Raises
         ------
         InvalidInputError
             If a request is longer than `batch_size`, `to_pixels` gives the wrong shape, the pool is closed,
-            or the batches of an earlier call are still being taken.
+            the batches of an earlier call are still being taken, or `held` is more than there is room for.
         DecoderProcessError
             If the processes cannot be started, or keep dying without an image that could be blamed.
         """
@@ -240,28 +220,32 @@ class DecodePool:
             raise InvalidInputError(
                 "batches of this DecodePool are being taken already; exhaust or close those first"
             )
+        if not 0 < held < len(self._images):
+            raise InvalidInputError(f"held={held!r} must be 1 to {len(self._images) - 1}, what is ahead")
         self._in_use = True
         waiting: deque[_Pending] = deque()
+        used: deque[int] = deque()
         try:
             for request in requests:
                 # What an earlier call left unfinished holds its memory until no process writes to it.
                 while (slot := self._free_slot(wait=not waiting)) is None:
-                    yield from self._handed_over(waiting, len(waiting) if bursts else 1)
+                    yield self._handed_over(waiting, used)
+                    if len(used) == held:
+                        self._free.put(used.popleft())
                 waiting.append(self._submit(request, slot))
             while waiting:
-                yield from self._handed_over(waiting, len(waiting) if bursts else 1)
+                yield self._handed_over(waiting, used)
         finally:
             self._in_use = False
+            for slot in used:
+                self._free.put(slot)
             for one in waiting:
                 one.drop(self._free)
 
-    def _handed_over(self, waiting: deque[_Pending], n: int) -> Generator[DecodedBatch, None, None]:
-        """Yield the first `n` once all of them are decoded; each stays in `waiting` while it is used."""
-        for one in itertools.islice(waiting, n):
-            one.ended.wait()
-        for _ in range(n):
-            yield self._settled(waiting[0])
-            self._free.put(waiting.popleft().slot)
+    def _handed_over(self, waiting: deque[_Pending], used: deque[int]) -> DecodedBatch:
+        batch = self._settled(waiting[0])
+        used.append(waiting.popleft().slot)
+        return batch
 
     def _free_slot(self, *, wait: bool) -> int | None:
         while self._shared.failure is None:
@@ -276,21 +260,17 @@ class DecodePool:
         if n > self._batch_size:
             self._free.put(slot)
             raise InvalidInputError(f"a request of {n} images, batch_size={self._batch_size} is the most")
-        present = [position for position, index in enumerate(request.indices) if index >= 0]
-        size = min(_MAX_CHUNK, max(1, -(-len(present) // (2 * self._workers))))
+        indices = np.asarray(request.indices, dtype=np.int64)
+        present = np.flatnonzero(indices >= 0)
+        most = max(_CHUNK, _CHUNK_BYTES // max(1, int(np.prod(self._shape))))
+        size = min(most, max(1, -(-len(present) // (2 * self._workers))))
         pending = _Pending(slot, n, present, -(-len(present) // size))
         self._shared.watch(pending.ended)
-        positions = iter(present)
-        while part := tuple(itertools.islice(positions, size)):
-            digests = None if request.digests is None else [request.digests[one].tobytes() for one in part]
-            chunk = Chunk(
-                positions=part,
-                places=tuple(slot * self._batch_size + one for one in part),
-                indices=tuple(int(request.indices[one]) for one in part),
-                digests=digests,
-                done=pending.chunk_done,
-            )
-            self._shared.chunks.put(chunk)
+        for first in range(0, len(present), size):
+            part = present[first : first + size]
+            digests = None if request.digests is None else request.digests[part]
+            places = slot * self._batch_size + part
+            self._shared.chunks.put(Chunk(part, places, indices[part], digests, pending.chunk_done))
         return pending
 
     def _settled(self, pending: _Pending) -> DecodedBatch:
@@ -301,7 +281,7 @@ class DecodePool:
         images = self._images[pending.slot, : pending.n]
         decoded = np.zeros(pending.n, dtype=bool)
         decoded[pending.present] = True
-        failures = sorted((DecodeFailure(*one) for one in pending.failures), key=lambda one: one.position)
+        failures = sorted(pending.failures, key=lambda one: one.position)
         decoded[[one.position for one in failures]] = False
         images[~decoded] = 0  # an earlier batch, or what a decoder had written when it died
         return DecodedBatch(images, decoded, failures)
@@ -310,9 +290,9 @@ class DecodePool:
 class _Pending:
     """A batch that is being decoded."""
 
-    def __init__(self, slot: int, n: int, present: list[int], n_chunks: int) -> None:
+    def __init__(self, slot: int, n: int, present: NDArray[np.int64], n_chunks: int) -> None:
         self.slot, self.n, self.present = slot, n, present
-        self.failures: list[tuple[int, str, str]] = []
+        self.failures: list[DecodeFailure] = []
         self.ended = threading.Event()
         self._left = n_chunks
         self._lock = threading.Lock()
@@ -320,7 +300,7 @@ class _Pending:
         if not n_chunks:
             self.ended.set()
 
-    def chunk_done(self, failures: list[tuple[int, str, str]]) -> None:
+    def chunk_done(self, failures: list[DecodeFailure]) -> None:
         with self._lock:
             self.failures += failures
             self._left -= 1
@@ -362,7 +342,7 @@ def read_by_processes(
         of_bytes,
         shape=(n_bytes,),
         batch_size=_ROWS_PER_REQUEST,
-        workers=max(1, min(os.cpu_count() or 1, len(starts))),
+        workers=max(1, min(usable_cores(), len(starts))),
         max_pixels=None,
     ) as pool:
         requests = (DecodeRequest(indices[start : start + _ROWS_PER_REQUEST]) for start in starts)
@@ -372,15 +352,15 @@ def read_by_processes(
     return found
 
 
-def _end(shared: Shared, lanes: list[Lane], *files: int) -> None:
+def _end(shared: Shared, handles: list[WorkerHandle], *files: int) -> None:
     shared.closing.set()
     shared.fail(InvalidInputError("this DecodePool is closed; make another"))
-    for lane in lanes:
+    for handle in handles:
         shared.chunks.put(None)
-        lane.kill()
-    for lane in lanes:
-        if lane.ident is not None:
-            lane.join()
+        handle.kill()
+    for handle in handles:
+        if handle.ident is not None:
+            handle.join()
     for file in files:
         os.close(file)
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 import io
 import logging
 import struct
+import sys
+import threading
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import PIL
 from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from featbank.datasets._files import FORMATS, REFUSED_FORMATS
-from featbank.datasets._quiet import quiet_pillow, watch_pillow
 from featbank.errors import ImageDecodeError, InvalidInputError
 
 __all__ = ["DECODE_REASONS", "decode_image", "decoder_errors", "decoder_name", "upright", "upright_rgb"]
@@ -43,7 +46,28 @@ DECODE_REASONS: Mapping[str, str] = MappingProxyType(
 for _plugin, _ in FORMATS.values():
     import_module(f"PIL.{_plugin}ImagePlugin")
 import_module("PIL.MpoImagePlugin")
-watch_pillow()
+
+
+class _Quiet(threading.local):
+    """Whether this thread decodes now."""
+
+    depth = 0
+
+    # What Pillow's modules, from here on, find in the place of the module `warnings`: the filters of the real
+    # one belong to whoever runs the program, one list for all threads, and
+    # ``warnings.catch_warnings`` in two threads can leave the wrong one behind.
+    def __getattr__(self, name: str) -> Any:
+        return getattr(warnings, name)
+
+    def warn(self, message: Any, category: Any = None, stacklevel: int = 1, **options: Any) -> None:
+        if not self.depth:
+            warnings.warn(message, category, stacklevel + 1, **options)
+
+
+_quiet = _Quiet()
+for _name, _module in list(sys.modules.items()):
+    if _name.startswith("PIL.") and getattr(_module, "warnings", None) is warnings:
+        _module.warnings = _quiet  # type: ignore[attr-defined]
 
 #: First bytes of images that are not decoded, and what they are.
 _REFUSED_STARTS = (
@@ -169,9 +193,9 @@ def decoder_errors() -> Iterator[None]:
             "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is set, so damaged images would load with grey areas; "
             "set it to False"
         )
+    _quiet.depth += 1
     try:
-        with quiet_pillow():
-            yield
+        yield
     except ImageDecodeError:
         raise
     except UnidentifiedImageError as error:
@@ -183,6 +207,8 @@ def decoder_errors() -> Iterator[None]:
     except Exception as error:  # decoders raise nearly every built-in on damaged files
         cut = "truncated" in str(error).lower() or isinstance(error, EOFError)
         raise ImageDecodeError("truncated" if cut else "decoder-error", _one_line(error)) from error
+    finally:
+        _quiet.depth -= 1
 
 
 def _one_line(error: Exception) -> str:

@@ -63,9 +63,9 @@ class Dataset(Protocol):
 
     Notes
     -----
-    Two more are used where they are there: a method ``path_of(index)``, the path of an image's file, which
-    the decoding processes then read by themselves; and ``decodes = True``, which says that `read` decodes
-    images and is left to those processes altogether. Without `path_of` they get the dataset, pickled.
+    The decoding processes get a copy of it, pickled, and call its `read`. Two more are used where they are
+    there: a method ``path_of(index)``, the path of an image's file, of whose size one can ask; and
+    ``decodes = True``, which says that `read` decodes images and is left to those processes altogether.
     """
 
     @property

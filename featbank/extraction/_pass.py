@@ -4,71 +4,38 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featbank.extraction.storing import ShardStore
+from featbank.extraction.forward import results
+from featbank.extraction.storing import ShardStore, Slots
 from featbank.extraction.work import Work, steps
 from featbank.manifest import RowStatus
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from featbank.banks import Bank, CutWriter, ShardPlan
     from featbank.extraction.device_images import ImageLoader
     from featbank.extraction.forward import Forward
     from featbank.extraction.images import BadImage, Batch
 
-J = TypeVar("J")
-R = TypeVar("R")
-
 
 @dataclass(frozen=True, eq=False)
-class _Job:
-    """One run of batches, and the cuts it is for."""
+class _Run:
+    """Some batches that are being pushed."""
 
     start: int
     stop: int
-    cuts: tuple[str, ...]
     batch: Batch
-
-    @property
-    def ok(self) -> NDArray[np.bool_]:
-        found: NDArray[np.bool_] = self.batch.statuses == RowStatus.OK
-        return found
-
-
-def _one_cpu(forwards: Sequence[Forward]) -> bool:
-    return len(forwards) == 1 and forwards[0].device.type == "cpu"
-
-
-def in_turns(
-    forwards: Sequence[Forward], compute: Callable[[Forward, J], R], jobs: Iterable[J]
-) -> Iterator[tuple[J, R]]:
-    """Compute jobs on several devices in turns, and hand them over in order.
-
-    One CPU computes while nothing else does. A GPU has a thread of its own, so that the next batch is on its
-    way while this one is stored; an error in a thread is raised here, at its job's turn.
-    """
-    if _one_cpu(forwards):
-        for job in jobs:
-            yield job, compute(forwards[0], job)
-        return
-    waiting: deque[tuple[J, Future[R]]] = deque()
-    with contextlib.ExitStack() as stack:
-        threads = [stack.enter_context(ThreadPoolExecutor(1, "featbank-forward")) for _ in forwards]
-        for number, job in enumerate(jobs):
-            device = number % len(forwards)
-            waiting.append((job, threads[device].submit(compute, forwards[device], job)))
-            if len(waiting) > len(forwards):
-                done, future = waiting.popleft()
-                yield done, future.result()
-        while waiting:
-            done, future = waiting.popleft()
-            yield done, future.result()
+    slots: Sequence[Slots]
+    #: Of each batch; what each returns is to be called before its features are counted in.
+    futures: Sequence[Future[Callable[[], None]]]
 
 
 @dataclass(frozen=True)
@@ -82,7 +49,8 @@ class Pass:
     loader : BatchLoader or DeviceBatchLoader
         Decodes the images of the bank's rows.
     forwards : sequence of Forward
-        Push them, one for each device, in turns; what comes out does not depend on how many there are.
+        Push them, one for each device, in turns; what comes out does not depend on how many there are, nor on
+        how many lanes they have.
     writers : mapping of str to CutWriter
         One for each cut.
     missing : mapping of str to sequence of ShardPlan
@@ -116,6 +84,9 @@ class Pass:
     ) -> list[BadImage]:
         """Push everything and write every shard; marks in `pushed` the slots whose image went through.
 
+        While one run of slots is computed the next is waiting, others are decoded, and shards are written. An
+        error, wherever it happens, is raised when it is its run's turn: what came before is stored.
+
         `begin` is called once, when the first features have come out and can be stored, before any is.
 
         Raises
@@ -125,8 +96,8 @@ class Pass:
         CacheWriteError
             If a shard cannot be written; those written before stay.
         """
-        runs = list(self.work.runs())
-        rows, manifest = self.bank.slot_first_rows(), self.bank.manifest
+        runs = list(self.work.runs(self.loader.run_slots))
+        rows = self.bank.slot_first_rows()
         total = sum(int((rows[start:stop] >= 0).sum()) for start, stop, _ in runs)
         bad: list[BadImage] = []
         done = 0
@@ -134,38 +105,74 @@ class Pass:
             for forward in self.forwards:
                 # now, while no other device computes
                 forward.ready(cuts)
-        shapes: dict[str, tuple[int, ...]] = {cut: one.shape for cut, one in self.writers.items()}
-        dtypes: dict[str, Any] = {cut: one.dtype for cut, one in self.writers.items()}
-        loaded = self.loader.batches(
-            ((start, rows[start:stop].tolist()) for start, stop, _ in runs),
-            # a CPU decodes or computes: a network's threads wait for the one whose core a decoder has
-            bursts=_one_cpu(self.forwards),
-        )
+        at_once = 2 * len(self.forwards)
+        loaded = self.loader.batches(((start, rows[start:stop]) for start, stop, _ in runs), held=at_once)
+        on_card = self.forwards[0].device.type == "cuda"
+        waiting: deque[_Run] = deque()
         with (
-            ShardStore(self.writers, self.missing, shapes, dtypes, clip=self.clip) as shards,
+            ShardStore(self.writers, self.missing, clip=self.clip, on_card=on_card) as shards,
             contextlib.closing(loaded),
+            _none_left_running(waiting),
         ):
 
-            def compute(forward: Forward, job: _Job) -> dict[str, NDArray[np.floating]]:
-                features = forward(job.batch.images, job.cuts, n_images=int(job.ok.sum()))
-                ids = [manifest.ids[row] if row >= 0 else b"" for row in rows[job.start : job.stop].tolist()]
-                return shards.stored(job.batch.statuses, features, ids)
-
-            jobs = (
-                _Job(start, stop, cuts, batch)
-                for (start, stop, cuts), batch in zip(runs, loaded, strict=True)
-            )
-            for job, features in in_turns(self.forwards, compute, jobs):
+            def settle() -> None:
+                nonlocal begin, done
+                run = waiting[0]
+                for ready in results(run.futures):
+                    ready()
+                waiting.popleft()
                 if begin is not None:
                     begin()
                     begin = None
-                bad += job.batch.bad
-                pushed[job.start : job.stop] |= job.ok
-                # batch by batch: a run may reach over the end of a shard
-                for start, stop in steps(job.stop - job.start, self._batch_size):
-                    parts = {cut: values[start:stop] for cut, values in features.items()}
-                    shards.add(job.start + start, job.batch.statuses[start:stop], parts)
-                done += int((rows[job.start : job.stop] >= 0).sum())
+                bad.extend(run.batch.bad)
+                pushed[run.start : run.stop] |= run.batch.statuses == RowStatus.OK
+                for slots in run.slots:
+                    shards.add(slots)
+                done += int((rows[run.start : run.stop] >= 0).sum())
                 if progress is not None:
                     progress(done, total)
+
+            for number, ((start, stop, cuts), batch) in enumerate(zip(runs, loaded, strict=True)):
+                forward = self.forwards[number % len(self.forwards)]
+                waiting.append(self._submitted(forward, shards, rows, start, stop, cuts, batch))
+                if len(waiting) == at_once:
+                    settle()
+            while waiting:
+                settle()
         return bad
+
+    def _submitted(
+        self,
+        forward: Forward,
+        shards: ShardStore,
+        rows: NDArray[np.int64],
+        start: int,
+        stop: int,
+        cuts: tuple[str, ...],
+        batch: Batch,
+    ) -> _Run:
+        ids = self.bank.manifest.ids
+        # batch by batch: a run may reach over the end of a shard
+        slots = {
+            first: shards.reserve(start + first, batch.statuses[first:last], cuts)
+            for first, last in steps(stop - start, self._batch_size)
+        }
+
+        def store(first: int, features: dict[str, Tensor]) -> Callable[[], None]:
+            return shards.fill(slots[first], features, lambda at: ids[rows[start + first + at]])
+
+        n_images = int((batch.statuses == RowStatus.OK).sum())
+        futures = forward.submit(batch.images, cuts, store, n_images=n_images)
+        return _Run(start, stop, batch, list(slots.values()), futures)
+
+
+@contextlib.contextmanager
+def _none_left_running(waiting: deque[_Run]) -> Iterator[None]:
+    """Wait, when the pass ends early, for what its lanes have begun: they read memory that is used again."""
+    try:
+        yield
+    finally:
+        futures = [future for run in waiting for future in run.futures]
+        for future in futures:
+            future.cancel()
+        wait(futures)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from featbank.extraction.forward import MOST_NUMBERS
+
 if TYPE_CHECKING:
     import torch
 
@@ -53,7 +55,8 @@ def choose_batch_size(activation: int, precision: str, device: torch.device) -> 
         import torch
 
         total = torch.cuda.get_device_properties(device).total_memory
-        return _largest(_CUDA_SIZES, _DEVICE_PART * total / (_ALIVE * image_bytes))
+        limit = min(_DEVICE_PART * total / (_ALIVE * image_bytes), MOST_NUMBERS / activation)
+        return _largest(_CUDA_SIZES, limit)
     return _ELSEWHERE
 
 

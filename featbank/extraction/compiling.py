@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +68,10 @@ class CompileEstimate:
         saved_s = n_batches * (self.eager_s - self.compiled_s)
         return n_batches * self.eager_s > _LEAST_S and saved_s > self.compile_s
 
+    def times(self, n: float) -> CompileEstimate:
+        """Return the same for batches that take `n` times as long."""
+        return replace(self, eager_s=n * self.eager_s, compiled_s=n * self.compiled_s)
+
 
 def check_compile(mode: str, device: torch.device) -> None:
     """Raise `InvalidInputError` for a mode that is unknown, or ``"on"`` where nothing can be compiled."""
@@ -89,47 +93,66 @@ def cannot_compile(device: torch.device) -> str | None:
 
 
 def compile_network(network: TruncatedNetwork) -> Callable[[Tensor], dict[str, Tensor]]:
-    """Return the network compiled, its weights frozen into it; the work is done on the first call."""
+    """Return the network compiled, its weights frozen into it; the work is done on the first call.
+
+    The number of threads of the caller is baked into it. CUDA graphs stay off: their trees belong to the
+    thread that made them, and they write over features that still wait for the copy back.
+    """
     import torch
 
     # on a machine with CUDA's tools and no card it says so in the middle of a command for the CPU
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     # the traced graph is code of its own for every network: the module's forward is shared by all, and the
-    # compiler gives up on code it has compiled eight times
-    compiled: Any = torch.compile(network.graph, fullgraph=True, dynamic=False, options={"freezing": True})
+    # compiler gives up on code it has compiled eight times. Options only: torch refuses a mode beside them.
+    options: dict[str, Any] = {"freezing": True, "triton.cudagraphs": False}
+    compiled: Any = torch.compile(network.graph, fullgraph=True, dynamic=False, options=options)
     return compiled  # type: ignore[no-any-return]
 
 
-def estimate_compile(run: Callable[[], Any], network: TruncatedNetwork) -> CompileEstimate:
+def estimate_compile(
+    run: Callable[[], Any], network: TruncatedNetwork, device: torch.device
+) -> CompileEstimate:
     """Time one batch in eager mode, the better of two, and in it the convolutions and linear layers.
 
     Parameters
     ----------
     run : callable
-        Pushes one batch on the CPU; it should have been called before.
+        Pushes one batch, and waits for it; it should have been called before. Nothing else may run meanwhile.
     network : TruncatedNetwork
         What it is pushed through.
+    device : torch.device
+        Where; a card is waited for before and behind each of those layers.
     """
+    import torch
     from torch import nn
 
     kernels_s = begun = 0.0
 
+    def now() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter()
+
     def before(*given: Any) -> None:
         nonlocal begun
-        begun = time.perf_counter()
+        begun = now()
 
     def after(*given: Any) -> None:
         nonlocal kernels_s
-        kernels_s += time.perf_counter() - begun
+        kernels_s += now() - begun
 
     layers = [one for one in network.graph.modules() if isinstance(one, nn.Conv2d | nn.Linear)]
-    hooks = [hook for one in layers for hook in _around(one, before, after)]
+    hooks = [
+        hook
+        for one in layers
+        for hook in (one.register_forward_pre_hook(before), one.register_forward_hook(after))
+    ]
     times = []
     try:
         for _ in range(2):  # one alone may have been held up by another program
-            kernels_s, started = 0.0, time.perf_counter()
+            kernels_s, started = 0.0, now()
             run()
-            times.append((time.perf_counter() - started, kernels_s))
+            times.append((now() - started, kernels_s))
     finally:
         for hook in hooks:
             hook.remove()
@@ -147,7 +170,3 @@ def _yardstick() -> float:
     started = time.perf_counter()
     sum(one * one for one in range(200_000))
     return time.perf_counter() - started
-
-
-def _around(module: Any, before: Callable[..., None], after: Callable[..., None]) -> tuple[Any, Any]:
-    return module.register_forward_pre_hook(before), module.register_forward_hook(after)

@@ -80,12 +80,14 @@ class DeviceBatchLoader:
     workers : int
         Threads that read files, and processes that decode what the device does not.
     batch_size : int, default=32
-        Most slots of one run.
+        As of `BatchLoader`.
     decoder : JpegDecoder
         Of the device, see `open_jpeg_decoder`.
 
     Attributes
     ----------
+    run_slots : int
+        As of `BatchLoader`.
     n_on_device : int
         Images decoded on the device so far.
     n_refused : int
@@ -113,6 +115,7 @@ class DeviceBatchLoader:
         self._decoder = decoder
         self._indices = row_indices(dataset, manifest)
         self._others = BatchLoader(dataset, manifest, preprocessing, workers, batch_size)
+        self.run_slots = self._others.run_slots
 
     def close(self) -> None:
         """End the processes; the next image starts new ones."""
@@ -124,7 +127,7 @@ class DeviceBatchLoader:
             return next(batches)
 
     def batches(
-        self, runs: Iterable[tuple[int, Sequence[int]]], *, bursts: bool = False
+        self, runs: Iterable[tuple[int, Sequence[int] | NDArray[np.int64]]], *, held: int | None = None
     ) -> Generator[Batch, None, None]:
         """Decode runs of slots ahead of time and hand them over in order.
 
@@ -132,8 +135,8 @@ class DeviceBatchLoader:
         ----------
         runs : iterable of (int, sequence of int)
             First slot, and the manifest row of each slot (-1: the image is gone).
-        bursts : bool, default=False
-            As of `featbank.datasets.DecodePool.batches`.
+        held : int, optional
+            As of `BatchLoader.batches`; the images of each batch are a tensor of their own here.
 
         Yields
         ------
@@ -157,7 +160,7 @@ class DeviceBatchLoader:
                     yield start, one.others.tolist()
 
             # One request a run, also where nothing is left to the processes: they keep the runs in order.
-            by_processes = self._others.batches(others(), bursts=bursts)
+            by_processes = self._others.batches(others(), held=1)
             for rest in stack.enter_context(contextlib.closing(by_processes)):
                 yield self._joined(done.popleft(), rest)
         logger.info(
@@ -169,7 +172,7 @@ class DeviceBatchLoader:
         )
 
     def _ahead(
-        self, runs: Iterable[tuple[int, Sequence[int]]]
+        self, runs: Iterable[tuple[int, Sequence[int] | NDArray[np.int64]]]
     ) -> Generator[tuple[int, _Decoded], None, None]:
         """Read files in threads and decode them on one more, a few runs ahead."""
         waiting: deque[tuple[int, Future[_Decoded]]] = deque()
@@ -196,7 +199,7 @@ class DeviceBatchLoader:
         if row < 0:
             return None
         index = int(self._indices[row])
-        path_of = getattr(self._dataset, "path_of", None)
+        path_of = getattr(self._dataset, "path_of", None)  # of a large file no byte is read here
         # What cannot be read, or is not what was listed, is found so again by the processes, which say why.
         try:
             if path_of is not None and os.stat(path_of(index)).st_size > _MAX_FILE_BYTES:  # noqa: PTH116

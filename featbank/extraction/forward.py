@@ -1,18 +1,23 @@
-"""The forward pass: 8-bit images in, batch by batch, one tensor per cut out."""
+"""The forward pass: 8-bit images in, batch by batch on lanes, one tensor per cut out."""
 
 from __future__ import annotations
 
 import copy
+import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featbank._child_process import without_current_folder
+from featbank._cores import usable_cores
 from featbank.errors import InvalidInputError
-from featbank.extraction.compiling import compile_network
+from featbank.extraction.compiling import CompileEstimate, compile_network, estimate_compile
 from featbank.extraction.precision import PrecisionProof, arithmetic, key_precision, relative_error
 from featbank.extraction.work import steps
 
@@ -23,6 +28,17 @@ if TYPE_CHECKING:
     from featbank.backbones import Backbone, TruncatedNetwork
 
 __all__ = ["Forward", "choose_device", "choose_devices"]
+
+R = TypeVar("R")
+Features = dict[str, "Tensor"]
+
+#: What part of the memory the lanes may take, and how many tensors of the largest one's size each has alive.
+_MEMORY_PART, _ALIVE = 0.5, 4
+#: Batches that may be on their way to a card at once.
+_ON_THE_WAY = 2
+#: Numbers one tensor may have on a card: kernels count them in 32 bits.
+MOST_NUMBERS = 2**31 - 1
+_entering = threading.Lock()
 
 
 def choose_device(device: str | None) -> torch.device:
@@ -95,8 +111,49 @@ def made_by(devices: Iterable[torch.device]) -> dict[str, str]:
     return {"torch": torch.__version__, "device": ", ".join(sorted(kinds))}
 
 
+def choose_lanes(lane_bytes: int) -> int:
+    """Return how many lanes a CPU gets: one per usable core, if memory holds what each works in.
+
+    More lanes of one thread each were never slower here, quiet or beside other programs, and how many threads
+    share a network decides its last bits: so there is nothing to be measured.
+    """
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(1, min(usable_cores(), int(_MEMORY_PART * memory / max(1, lane_bytes))))
+
+
+def check_numbers(batch_size: int, activation: int) -> None:
+    """Raise `InvalidInputError` if a batch makes an output whose numbers a card's kernels cannot count.
+
+    Parameters
+    ----------
+    batch_size : int
+    activation : int
+        Numbers in the largest output of a layer, for one image.
+    """
+    if batch_size * activation > MOST_NUMBERS:
+        raise InvalidInputError(
+            f"batch_size={batch_size} makes {batch_size * activation} numbers in one layer, a card's kernels "
+            f"count to {MOST_NUMBERS}; use batch_size <= {MOST_NUMBERS // activation}"
+        )
+
+
+def results(futures: Sequence[Future[R]]) -> list[R]:
+    """Return what came of all; if one failed, nothing of the others is running any more when this raises."""
+    try:
+        return [one.result() for one in futures]
+    finally:
+        for one in futures:
+            one.cancel()
+        wait(futures)
+
+
 class Forward:
     """A backbone on a device, truncated to whatever cuts a batch needs.
+
+    What computes is a lane: a thread of its own. A card has one, which traces, compiles and runs everything
+    on it. A CPU has several, each of which pushes a batch with one core: they share the weights and wait for
+    nobody (one network on all cores waits, in every layer, for the core that another program has), and what
+    comes out does not depend on how many there are.
 
     Parameters
     ----------
@@ -115,6 +172,8 @@ class Forward:
         The backbone cut at what most batches need, where there is one already; it is moved to the device.
     share : bool, default=True
         Move the backbone's own weights to the device; False copies them, for a second device.
+    lanes : int, optional
+        Lanes of a CPU; by default one per usable core, fewer where memory is short.
 
     Attributes
     ----------
@@ -122,6 +181,11 @@ class Forward:
         Images (padding not counted) that went through the network so far.
     compile_s : float or None
         Seconds of the first batches of compiled networks, less what a batch takes; None without compiling.
+
+    Raises
+    ------
+    InvalidInputError
+        If `lanes` is below 1. From every method: if the memory does not hold a batch.
     """
 
     def __init__(
@@ -134,7 +198,10 @@ class Forward:
         compiled: bool = False,
         network: TruncatedNetwork | None = None,
         share: bool = True,
+        lanes: int | None = None,
     ) -> None:
+        if lanes is not None and lanes < 1:
+            raise InvalidInputError(f"lanes={lanes!r} must be at least 1, or None for one per core")
         self.backbone = backbone
         self.device = device
         self.precision = precision
@@ -142,10 +209,12 @@ class Forward:
         self.compiled = compiled
         self.n_pushed = 0
         self.compile_s: float | None = None
-        self._share = share
+        self._asked_lanes, self._share = lanes, share
+        self._threads: ThreadPoolExecutor | None = None
         self._networks: dict[tuple[str, ...], TruncatedNetwork] = {}
-        self._lowered: dict[tuple[tuple[str, ...], str], TruncatedNetwork] = {}
-        self._compiled: dict[tuple[tuple[str, ...], str], Callable[[Tensor], dict[str, Tensor]]] = {}
+        #: What a batch is pushed through: by cuts, precision, compiled or not.
+        self._ready: dict[tuple[tuple[str, ...], str, bool], Callable[[Tensor], Features]] = {}
+        self._inbox: list[tuple[Tensor, Any]] = []
         if network is not None:
             self._place(network.cuts, network)
 
@@ -158,12 +227,25 @@ class Forward:
             batch_size=self.batch_size,
             compiled=self.compiled,
             share=False,
+            lanes=self._asked_lanes,
         )
 
     @property
     def arithmetic_name(self) -> str:
         """How the key of a bank names precision and compiling."""
         return key_precision(self.precision, self.compiled)
+
+    @property
+    def lanes(self) -> int:
+        """Batches that are computed at once."""
+        if self.device.type != "cpu":
+            return 1
+        if self._asked_lanes is None:
+            from featbank.backbones import largest_activation
+
+            activation_bytes = 4 * self.batch_size * largest_activation(self.backbone)
+            self._asked_lanes = choose_lanes(_ALIVE * activation_bytes)
+        return self._asked_lanes
 
     def _place(self, cuts: tuple[str, ...], network: TruncatedNetwork) -> TruncatedNetwork:
         import torch
@@ -182,31 +264,42 @@ class Forward:
 
     def ready(self, cuts: tuple[str, ...]) -> None:
         """Trace the network for `cuts` now, and compile it: both catch, or forbid, calls in other threads."""
-        self.network(cuts)
-        if self.compiled and (cuts, self.precision) not in self._compiled:
-            side = self.backbone.preprocessing.image_size
-            self.trial(np.zeros((self.batch_size, side, side, 3), dtype=np.uint8), cuts)
+        self._make_ready(cuts, self.precision, self.compiled)
 
-    def __call__(
-        self, images: NDArray[np.uint8] | Tensor, cuts: Sequence[str], *, n_images: int
-    ) -> dict[str, Tensor]:
-        """Push images, a batch at a time.
+    def submit(
+        self,
+        images: NDArray[np.uint8] | Tensor,
+        cuts: Sequence[str],
+        then: Callable[[int, Features], R],
+        *,
+        n_images: int,
+    ) -> list[Future[R]]:
+        """Have images pushed, a batch at a time, on whichever lane is free.
 
         Parameters
         ----------
         images : ndarray or Tensor of uint8, shape (n, size, size, 3)
             RGB, as `Preprocessing.apply_geometry` leaves them; the last batch may be short. A
-            tensor may be on any device.
+            tensor may be on any device. Not to be changed before the futures are done.
         cuts : sequence of str
             What to read.
+        then : callable
+            Called in the lane, with the number of a batch's first image, and cut -> float tensor of shape
+            (n, *shape) on the device, in the precision of the arithmetic.
         n_images : int
             How many of the rows are images; the others are padding, and not counted as pushed.
 
         Returns
         -------
-        dict of str to torch.Tensor
-            Cut -> float tensor of shape (n, *shape) on the device, in the precision of the arithmetic.
+        list of Future
+            What `then` returned, of each batch, in order.
         """
+        futures = self._submit(images, tuple(cuts), then, self.precision, self.compiled)
+        self.n_pushed += n_images
+        return futures
+
+    def __call__(self, images: NDArray[np.uint8] | Tensor, cuts: Sequence[str], *, n_images: int) -> Features:
+        """Push images as `submit` does, and return the features of all: (n, *shape) at each cut."""
         features = self._run(images, tuple(cuts), self.precision, self.compiled)
         self.n_pushed += n_images
         return features
@@ -217,77 +310,21 @@ class Forward:
         for tensor in features.values():
             tensor.cpu()  # waits for the device
 
-    def _run(
-        self, images: NDArray[np.uint8] | Tensor, cuts: tuple[str, ...], precision: str, compiled: bool
-    ) -> dict[str, Tensor]:
-        import torch
+    def estimate_compile(self, images: NDArray[np.uint8] | Tensor, cuts: Sequence[str]) -> CompileEstimate:
+        """Say what compiling would do to pushing these images, from one profiled batch."""
+        cuts, n = tuple(cuts), min(len(images), self.batch_size)
+        self._make_ready(cuts, self.precision, False)
 
-        try:
-            batches = [
-                self._run_batch(images[start:stop], cuts, precision, compiled)
-                for start, stop in steps(len(images), self.batch_size)
-            ]
-        except torch.OutOfMemoryError as error:
-            raise InvalidInputError(
-                f"batch_size={self.batch_size} is more than the memory of {self.device} holds; give a "
-                "smaller one, or free the device of other work"
-            ) from error
-        if len(batches) == 1:
-            return batches[0]
-        with torch.inference_mode():
-            return {cut: torch.cat([one[cut] for one in batches]) for cut in cuts}
+        def run() -> None:
+            for tensor in self._push_batch(images[:n], cuts, self.precision, False).values():
+                tensor.cpu()  # waits for the device
 
-    def _run_batch(
-        self, images: NDArray[np.uint8] | Tensor, cuts: tuple[str, ...], precision: str, compiled: bool
-    ) -> dict[str, Tensor]:
-        import torch
+        def profiled() -> CompileEstimate:
+            run()
+            return estimate_compile(run, self.network(cuts), self.device)
 
-        n = len(images)
-        # 8 bits travel to the device, the normalisation happens there; (b, h, w, c) is channels-last already
-        bytes_ = images if isinstance(images, torch.Tensor) else torch.from_numpy(images)  # (n, h, w, 3)
-        if n < self.batch_size:
-            padding = bytes_.new_zeros((self.batch_size - n, *bytes_.shape[1:]))
-            bytes_ = torch.cat([bytes_, padding])  # (batch, h, w, 3)
-        if self.device.type == "cuda" and bytes_.device.type == "cpu":
-            bytes_ = bytes_.pin_memory()  # the copy does not wait for the kernels before it
-        batch = bytes_.to(self.device, non_blocking=True).permute(0, 3, 1, 2)  # (batch, 3, h, w)
-        with torch.inference_mode():
-            batch = self.backbone.preprocessing.normalise(batch)
-        with arithmetic(precision, self.device):
-            if compiled:
-                features = self._run_compiled(cuts, precision, batch)
-            else:
-                features = self._eager(cuts, precision)(batch)
-        return {cut: features[cut][:n] for cut in cuts}
-
-    def _eager(self, cuts: tuple[str, ...], precision: str) -> TruncatedNetwork:
-        """Return the network as it is pushed through when it is not compiled."""
-        import torch
-
-        network = self.network(cuts)
-        if precision == "float32":
-            return network
-        if (cuts, precision) not in self._lowered:
-            self._lowered[cuts, precision] = network.lowered(getattr(torch, precision))
-        return self._lowered[cuts, precision]
-
-    def _run_compiled(self, cuts: tuple[str, ...], precision: str, batch: Tensor) -> dict[str, Tensor]:
-        """Push a batch through the compiled network; the first one compiles it, for batches like this one."""
-        known = self._compiled.get((cuts, precision))
-        if known is not None:
-            return known(batch)
-        network = compile_network(self.network(cuts))
-        started = time.perf_counter()
-        with without_current_folder():  # the compiler starts processes of its own
-            network(batch)
-        between = time.perf_counter()
-        features = network(batch)
-        for tensor in features.values():
-            tensor.cpu()  # waits for the device
-        each_s = time.perf_counter() - between
-        self.compile_s = (self.compile_s or 0.0) + max(0.0, between - started - each_s)
-        self._compiled[cuts, precision] = network
-        return features
+        at_once = min(self.lanes, -(-len(images) // n))
+        return self._in_lane(profiled).times(-(-len(images) // n) / at_once)
 
     def prove(
         self,
@@ -303,10 +340,165 @@ class Forward:
             return PrecisionProof("float32", dict.fromkeys(cuts, 0.0))
         if exact is None:
             exact = self.exact(images, cuts)
-        fast = self._run(images, tuple(cuts), self.precision, self.compiled)
-        errors = {cut: relative_error(fast[cut], exact[cut]) for cut in cuts}
+        fast, known = self._run(images, tuple(cuts), self.precision, self.compiled), exact
+        errors = self._in_lane(lambda: {cut: relative_error(fast[cut], known[cut]) for cut in cuts})
         return PrecisionProof(self.precision, errors)
 
-    def exact(self, images: NDArray[np.uint8] | Tensor, cuts: Sequence[str]) -> dict[str, Tensor]:
+    def exact(self, images: NDArray[np.uint8] | Tensor, cuts: Sequence[str]) -> Features:
         """Push images in eager float32; they do not count as pushed."""
         return self._run(images, tuple(cuts), "float32", False)
+
+    def _run(
+        self, images: NDArray[np.uint8] | Tensor, cuts: tuple[str, ...], precision: str, compiled: bool
+    ) -> Features:
+        import torch
+
+        batches = results(self._submit(images, cuts, lambda _, features: features, precision, compiled))
+        if len(batches) == 1:
+            return batches[0]
+        return self._in_lane(lambda: {cut: torch.cat([one[cut] for one in batches]) for cut in cuts})
+
+    def _submit(
+        self,
+        images: NDArray[np.uint8] | Tensor,
+        cuts: tuple[str, ...],
+        then: Callable[[int, Features], R],
+        precision: str,
+        compiled: bool,
+    ) -> list[Future[R]]:
+        self._make_ready(cuts, precision, compiled)
+
+        def push(start: int, stop: int) -> R:
+            return then(start, self._push_batch(images[start:stop], cuts, precision, compiled))
+
+        return [
+            self._executor.submit(self._guarded, partial(push, start, stop))
+            for start, stop in steps(len(images), self.batch_size)
+        ]
+
+    @property
+    def _executor(self) -> ThreadPoolExecutor:
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(self.lanes, "featbank-lane", partial(_enter, self.device))
+        return self._threads
+
+    def _in_lane(self, function: Callable[[], R]) -> R:
+        """Do something where the batches are pushed, and wait for it."""
+        return results([self._executor.submit(self._guarded, function)])[0]
+
+    def _guarded(self, function: Callable[[], R]) -> R:
+        try:
+            return function()
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            raise InvalidInputError(
+                f"batch_size={self.batch_size} is more than the memory of {self.device} holds; give a "
+                "smaller one, or free the device of other work"
+            ) from error
+
+    def _make_ready(self, cuts: tuple[str, ...], precision: str, compiled: bool) -> None:
+        """Have what a batch is pushed through; made in a lane, while no other computes."""
+        if (cuts, precision, compiled) not in self._ready:
+            self._ready[cuts, precision, compiled] = self._in_lane(
+                partial(self._made_ready, cuts, precision, compiled)
+            )
+
+    def _made_ready(
+        self, cuts: tuple[str, ...], precision: str, compiled: bool
+    ) -> Callable[[Tensor], Features]:
+        import torch
+
+        from featbank.backbones import largest_activation
+
+        if self.device.type != "cpu":
+            check_numbers(self.batch_size, largest_activation(self.backbone))
+        network = self.network(cuts)
+        if not compiled:
+            return network if precision == "float32" else network.lowered(getattr(torch, precision))
+        made = compile_network(network)
+        side = self.backbone.preprocessing.image_size
+        batch = self._on_device(np.zeros((self.batch_size, side, side, 3), dtype=np.uint8))
+        times = [time.perf_counter()]
+        for _ in range(2):
+            with without_current_folder():  # the compiler starts processes of its own
+                features = self._compute(made, batch, precision)
+            for tensor in features.values():
+                tensor.cpu()  # waits for the device
+            times.append(time.perf_counter())
+        self.compile_s = (self.compile_s or 0.0) + max(0.0, times[1] - times[0] - (times[2] - times[1]))
+        return made
+
+    def _push_batch(
+        self, images: NDArray[np.uint8] | Tensor, cuts: tuple[str, ...], precision: str, compiled: bool
+    ) -> Features:
+        batch = self._on_device(images)
+        features = self._compute(self._ready[cuts, precision, compiled], batch, precision)
+        return {cut: features[cut][: len(images)] for cut in cuts}
+
+    def _compute(self, network: Callable[[Tensor], Features], batch: Tensor, precision: str) -> Features:
+        with arithmetic(precision, self.device):
+            return network(self.backbone.preprocessing.normalise(batch))
+
+    def _on_device(self, images: NDArray[np.uint8] | Tensor) -> Tensor:
+        """Return a whole batch: (batch, 3, h, w) uint8, the rows behind `images` 0.
+
+        8 bits travel to the device, the normalisation happens there; (b, h, w, c) is channels-last already.
+        """
+        import torch
+
+        n = len(images)
+        bytes_ = images if isinstance(images, torch.Tensor) else torch.from_numpy(images)  # (n, h, w, 3)
+        if self.device.type == "cuda" and bytes_.device.type == "cpu":
+            bytes_ = self._sent(bytes_)
+        elif n < self.batch_size:
+            padding = bytes_.new_zeros((self.batch_size - n, *bytes_.shape[1:]))
+            bytes_ = torch.cat([bytes_, padding])  # (batch, h, w, 3)
+        return bytes_.to(self.device).permute(0, 3, 1, 2)
+
+    def _sent(self, images: Tensor) -> Tensor:
+        """Copy images to a card by way of page-locked memory that is used again; waits for no kernel."""
+        import torch
+
+        if len(self._inbox) < _ON_THE_WAY:
+            locked = torch.empty((self.batch_size, *images.shape[1:]), dtype=torch.uint8, pin_memory=True)
+            sent = torch.cuda.Event()  # type: ignore[no-untyped-call] # torch's
+        else:
+            locked, sent = self._inbox.pop(0)
+            sent.synchronize()
+        if len(locked) != self.batch_size:  # it was changed since
+            return self._sent(images)
+        locked[: len(images)].copy_(images)
+        locked[len(images) :].zero_()
+        batch = locked.to(self.device, non_blocking=True)
+        sent.record()
+        self._inbox.append((locked, sent))
+        return batch
+
+
+def _enter(device: torch.device) -> None:
+    """Make this thread a lane: it, and no other, computes with one core, or on one card."""
+    import torch
+
+    if device.type != "cpu":
+        if device.index is not None:  # events and streams are the current card's
+            torch.cuda.set_device(device)
+        return
+    with _entering:
+        everyone = torch.get_num_threads()  # only now will torch not set this thread's number itself later
+        torch.set_num_threads(1)
+        # threads that are new begin with the number that any thread set last
+        restore = threading.Thread(target=torch.set_num_threads, args=(everyone,))
+        restore.start()
+        restore.join()
+
+
+def _is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether memory was short, also where a compiler has wrapped the error; a CPU's has no class."""
+    import torch
+
+    while error is not None:
+        if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

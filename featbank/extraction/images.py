@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from featbank._cores import usable_cores
 from featbank.datasets import DecodeFailure, DecodePool, DecodeRequest, row_indices
 from featbank.manifest import Manifest, RowStatus
 
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
     from featbank.datasets import Dataset
 
 __all__ = ["BadImage", "Batch", "BatchLoader"]
+
+#: Bytes of pixels handed from stage to stage at once, for each core, and over all; and images, where they are
+#: small: fewer at a time cost more than they give.
+_CORE_BYTES, _RUN_BYTES, _RUN = 2_400_000, 32_000_000, 1024
+#: Runs decoded ahead, those in use counted.
+_AHEAD = 5
 
 
 @dataclass(frozen=True)
@@ -79,7 +86,12 @@ class BatchLoader:
     workers : int
         Number of processes; they start with the first image, and end with `close`, or with this object.
     batch_size : int
-        Most slots of one run.
+        Slots that go through the network together, at most.
+
+    Attributes
+    ----------
+    run_slots : int
+        Most slots of one run, `batch_size` or more.
     """
 
     def __init__(
@@ -94,20 +106,23 @@ class BatchLoader:
         self.manifest = manifest
         self._preprocessing = preprocessing
         self._workers = workers
-        self._batch_size = batch_size
+        side = preprocessing.image_size
+        self._shape = (side, side, 3)
+        n = min(_RUN, min(usable_cores() * _CORE_BYTES, _RUN_BYTES) // (side * side * 3))
+        self.run_slots = max(batch_size, n)
         self._indices = row_indices(dataset, manifest)
         self._started: DecodePool | None = None
 
     @property
     def _pool(self) -> DecodePool:
         if self._started is None:
-            side = self._preprocessing.image_size
             self._started = DecodePool(
                 self._dataset,
                 self._preprocessing.apply_geometry,
-                shape=(side, side, 3),
-                batch_size=self._batch_size,
+                shape=self._shape,
+                batch_size=self.run_slots,
                 workers=self._workers,
+                ahead=_AHEAD,
             )
         return self._started
 
@@ -123,16 +138,17 @@ class BatchLoader:
             return next(batches)
 
     def batches(
-        self, runs: Iterable[tuple[int, Sequence[int]]], *, bursts: bool = False
+        self, runs: Iterable[tuple[int, Sequence[int] | NDArray[np.int64]]], *, held: int | None = None
     ) -> Generator[Batch, None, None]:
         """Decode runs of slots ahead of time and hand them over in order.
 
         Parameters
         ----------
-        runs : iterable of (int, sequence of int)
+        runs : iterable of (int, array-like of int)
             First slot, and the manifest row of each slot (-1: the image is gone).
-        bursts : bool, default=False
-            As of `featbank.datasets.DecodePool.batches`.
+        held : int, optional
+            The images are in memory that is used again when so many more have been asked for, as of
+            `featbank.datasets.DecodePool.batches`; by default they are copies.
 
         Yields
         ------
@@ -146,16 +162,16 @@ class BatchLoader:
                 asked.append((start, rows))
                 # row -1 takes the last row's digest along, which nobody looks at
                 indices = np.where(rows >= 0, self._indices[rows], -1)
-                yield DecodeRequest(indices.tolist(), self.manifest.digests[rows])
+                yield DecodeRequest(indices, self.manifest.digests[rows])
 
-        with contextlib.closing(self._pool.batches(requests(), bursts=bursts)) as decoded:
+        with contextlib.closing(self._pool.batches(requests(), held=held or 1)) as decoded:
             for one in decoded:
                 start, rows = asked.popleft()
                 statuses = np.where(one.decoded, RowStatus.OK, RowStatus.ABSENT).astype(np.uint8)
                 bad = [self._judge(int(rows[failure.position]), failure) for failure in one.failures]
                 for failure, judged in zip(one.failures, bad, strict=True):
                     statuses[failure.position] = judged.status
-                yield Batch(start, one.images.copy(), statuses, bad)  # the pool's memory is used again
+                yield Batch(start, one.images if held else one.images.copy(), statuses, bad)
 
     def _judge(self, row: int, failure: DecodeFailure) -> BadImage:
         if failure.reason == "changed":

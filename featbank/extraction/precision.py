@@ -131,7 +131,8 @@ def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
     import torch
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(torch.inference_mode())
+        # not inference_mode: the compiler fails on tensors made in it
+        stack.enter_context(torch.no_grad())
         if precision == "float32":
             if device.type == "cuda":
                 stack.enter_context(_no_tf32())
@@ -142,7 +143,7 @@ def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _no_tf32() -> Iterator[None]:
-    """Switch TF32 off for matrix products and convolutions, and put the caller's settings back.
+    """Switch TF32 off for all that has a switch, and put the caller's settings back.
 
     The switches are the process's, not the thread's: of several cards that compute at once the first to come
     sets them, and the last to leave puts them back.
@@ -152,8 +153,8 @@ def _no_tf32() -> Iterator[None]:
 
     # never through allow_tf32: it cannot be read where the caller set fp32_precision, and with
     # torch.backends.fp32_precision = "tf32" convolutions stay in TF32 although it is False
-    cudnn: Any = torch.backends.cudnn  # sets `conv` on itself when it is imported
-    switches = (torch.backends.cuda.matmul, cudnn.conv)
+    cudnn: Any = torch.backends.cudnn  # sets `conv` and `rnn` on itself when it is imported
+    switches = (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn)
     with _tf32_lock:
         if not _n_exact:
             _tf32_before = [one.fp32_precision for one in switches]

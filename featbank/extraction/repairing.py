@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from featbank._cache import user_path
+from featbank._cores import usable_cores
 from featbank.backbones import Backbone, Preprocessing, load_backbone, truncate
 from featbank.banks import (
     CUT_FILE,
@@ -35,7 +36,6 @@ from featbank.extraction.jpeg_decoder import JpegDecoder, choose_jpeg_decoder, d
 from featbank.extraction.overflow import CLIPPED, stored_dtype, tell_clipped
 from featbank.extraction.precision import check_precision, split_precision
 from featbank.extraction.quarantine import settle_quarantine
-from featbank.extraction.task import usable_cores
 from featbank.extraction.work import run_size
 from featbank.manifest import RowStatus, printable, short_repr
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from featbank.banks import Bank, BankKey
 from featbank.errors import FeatbankError, InvalidInputError
-from featbank.extraction.compiling import cannot_compile, estimate_compile
+from featbank.extraction.compiling import cannot_compile
 from featbank.extraction.forward import Forward
 from featbank.extraction.precision import (
     COMPILED_LIMIT,
@@ -308,13 +308,11 @@ class _Settling:
         forward, asked = self.forward, self.asked
         if asked.compile != "auto":
             return asked.compile == "on"
-        # a GPU waits for images and for the disk, not for arithmetic
-        if forward.device.type != "cpu" or asked.n_batches < _LEAST_BATCHES:
+        if asked.n_batches < _LEAST_BATCHES:
             return False
         if cannot_compile(forward.device) is not None:
             return False
-        network = forward.network(self.cuts)
-        estimate = estimate_compile(lambda: forward.trial(self.images, self.cuts), network)
+        estimate = forward.estimate_compile(self.images, self.cuts)
         repays = estimate.repays(asked.n_batches)
         logger.info(
             "%s: %.2f s per batch, compiled about %.2f s after %.0f s of compiling; %d batches to push",

@@ -1,15 +1,15 @@
-"""Gathers features into whole shards and writes them on one thread, while the next batch is computed."""
+"""Gathers features into whole shards and writes them in threads, while the next batches are computed."""
 
 from __future__ import annotations
 
 import logging
-import queue
-import threading
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from featbank.errors import FeatureOverflowError
 from featbank.manifest import RowStatus
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from featbank.banks import CutWriter, ShardPlan
@@ -30,8 +31,9 @@ logger = logging.getLogger(__name__)
 #: many images say so at least.
 _ALIKE, _LEAST_ALIKE = 0.01, 3
 
-#: Shards waiting for the disk, all cuts together; more would only hide a slow disk in memory.
-_WAITING = 2
+#: Threads that hash and write shards, beside the lanes of a CPU and beside a card; as many shards again may
+#: wait for them. More would only hide a slow disk in memory.
+_CPU_WRITERS, _CARD_WRITERS = 2, 6
 
 
 class CutOverflowError(FeatureOverflowError):
@@ -50,14 +52,35 @@ class CutOverflowError(FeatureOverflowError):
         self.cut = cut
 
 
+@dataclass
 class _Shard:
-    """One shard being filled."""
+    """One shard being filled, in memory that was another's before."""
 
-    def __init__(self, plan: ShardPlan, shape: tuple[int, ...], dtype: np.dtype[np.floating]) -> None:
-        self.plan = plan
-        self.features = np.zeros((plan.stop - plan.start, *shape), dtype=dtype)
-        self.statuses = np.full(plan.stop - plan.start, RowStatus.ABSENT, dtype=np.uint8)
-        self.filled = 0
+    plan: ShardPlan
+    #: Shape (rows, *shape), in the stored dtype; page-locked beside a card.
+    features: Tensor
+    statuses: NDArray[np.uint8]
+    filled: int = 0
+
+
+@dataclass(frozen=True)
+class Slots:
+    """Where the features of one batch go.
+
+    Parameters
+    ----------
+    statuses : ndarray of uint8, shape (n,)
+        `RowStatus` of each slot.
+    """
+
+    statuses: NDArray[np.uint8]
+    #: Cut -> its shard, and where in it the batch begins.
+    _shards: dict[str, tuple[_Shard, int]] = field(default_factory=dict)
+
+    def at(self, cut: str) -> Tensor:
+        """The features of the slots at a cut: (n, *shape), in the stored dtype."""
+        shard, first = self._shards[cut]
+        return shard.features[first : first + len(self.statuses)]
 
 
 @dataclass
@@ -69,10 +92,10 @@ class _Alike:
     n_rows: int = 0
     distance: float = 0.0
 
-    def add(self, rows: NDArray[np.floating]) -> None:
+    def add(self, rows: NDArray[np.floating], ok: NDArray[np.bool_]) -> None:
         if self.n_rows and self.first is None:
             return
-        for row in rows:
+        for row in rows[ok]:
             flat = row.ravel().astype(np.float64)
             self.n_rows += 1
             if self.n_rows == 1:
@@ -89,18 +112,19 @@ class _Alike:
 class ShardStore:
     """Takes batches in slot order and writes a shard as soon as it is whole.
 
+    For each batch: `reserve` says where its features go, `fill` checks, casts and brings them there, in any
+    thread and any order, and `add` counts them in, in slot order again.
+
     Parameters
     ----------
     writers : mapping of str to CutWriter
         One for each cut.
     missing : mapping of str to sequence of ShardPlan
         The shards each cut still needs.
-    shapes : mapping of str to tuple of int
-        Shape of one row.
-    dtypes : mapping of str to numpy.dtype
-        Stored dtype.
     clip : bool, default=False
         Store finite values that float16 cannot hold as the largest it can.
+    on_card : bool, default=False
+        Whether features come from a card, which does not wait for their copy.
 
     Raises
     ------
@@ -112,26 +136,24 @@ class ShardStore:
         self,
         writers: Mapping[str, CutWriter],
         missing: Mapping[str, Sequence[ShardPlan]],
-        shapes: Mapping[str, tuple[int, ...]],
-        dtypes: Mapping[str, np.dtype[np.floating]],
         *,
         clip: bool = False,
+        on_card: bool = False,
     ) -> None:
-        self._clip = clip
+        self._clip, self._on_card = clip, on_card
         self._writers = writers
         self._plans = {cut: list(plans) for cut, plans in missing.items()}
-        self._shapes = shapes
-        self._dtypes = dtypes
         self._open: dict[str, _Shard] = {}
         self._alike = {cut: _Alike() for cut in writers}
-        self._queue: queue.Queue[tuple[str, _Shard] | None] = queue.Queue(_WAITING)
+        #: Cut -> memory of shards that are written.
+        self._spare: dict[str, list[Tensor]] = {cut: [] for cut in writers}
+        self._n_writers = _CARD_WRITERS if on_card else _CPU_WRITERS
+        self._threads = ThreadPoolExecutor(self._n_writers, "featbank-writer")
+        self._writing: deque[Future[None]] = deque()
         self._failure: BaseException | None = None
-        self._ending = False
-        self._written = threading.Event()
-        self._thread = threading.Thread(target=self._write, name="featbank-writer", daemon=True)
+        self._outgoing: dict[torch.device, Any] = {}
 
     def __enter__(self) -> Self:
-        self._thread.start()
         return self
 
     def __exit__(
@@ -139,92 +161,156 @@ class ShardStore:
     ) -> None:
         # Whole shards are written even when the pass was interrupted: they are work done.
         try:
-            self._finish_writing()
+            wait(self._writing)
         except BaseException:  # interrupted while waiting: no file is left half written; the next one ends it
-            self._finish_writing()
+            wait(self._writing)
             raise
-        if self._failure is not None and kind is None:
-            raise self._failure
+        finally:
+            self._threads.shutdown(wait=False)
         if kind is None:
+            if self._failure is not None:
+                raise self._failure
             self._tell_constant()
 
-    def _finish_writing(self) -> None:
-        if not self._ending:
-            self._queue.put(None)
-            self._ending = True
-        # not join(): Python 3.11 takes a thread for ended when Ctrl-C comes while it waits for it
-        self._written.wait()
-
-    def _write(self) -> None:
-        try:
-            self._write_shards()
-        finally:
-            self._written.set()
-
-    def _write_shards(self) -> None:
-        while (item := self._queue.get()) is not None:
-            if self._failure is not None:
-                continue  # keep emptying the queue, or the forward pass would wait for ever
-            cut, shard = item
-            try:
-                self._writers[cut].write(shard.plan, shard.features, shard.statuses)
-            except BaseException as error:  # noqa: BLE001 - handed to the caller's thread, which raises it
-                self._failure = error
-
-    def stored(
-        self, statuses: NDArray[np.uint8], features: Mapping[str, Tensor], ids: Sequence[bytes]
-    ) -> dict[str, NDArray[np.floating]]:
-        """Check and cast the features of one batch where they are, and bring them to this side's memory.
-
-        Changes nothing here, so that several threads may do it at once.
-
-        Parameters
-        ----------
-        statuses : ndarray of uint8, shape (n,)
-            `RowStatus` of each slot; rows that are not OK are stored as zeros.
-        features : mapping of str to torch.Tensor, shape (n, *shape)
-            What came out at each cut.
-        ids : sequence of bytes, length n
-            For the error message.
-
-        Returns
-        -------
-        dict of str to ndarray, shape (n, *shape)
-            In the stored dtype.
-
-        Raises
-        ------
-        FeatureOverflowError
-            If a value is not finite, or too large for the stored dtype.
-        """
-        return {cut: self._cast(cut, tensor, statuses, ids) for cut, tensor in features.items()}
-
-    def add(
-        self, start: int, statuses: NDArray[np.uint8], features: Mapping[str, NDArray[np.floating]]
-    ) -> None:
-        """Take one batch, as `stored` gave it; batches come in slot order.
+    def reserve(self, start: int, statuses: NDArray[np.uint8], cuts: Sequence[str]) -> Slots:
+        """Say where one batch goes; batches come in slot order.
 
         Parameters
         ----------
         start : int
             First slot.
         statuses : ndarray of uint8, shape (n,)
-            `RowStatus` of each slot.
-        features : mapping of str to ndarray, shape (n, *shape)
-            One for each cut the batch is for.
+            `RowStatus` of each slot; rows that are not OK are stored as zeros.
+        cuts : sequence of str
+            Those the batch is for.
         """
+        slots = Slots(statuses)
+        for cut in cuts:
+            shard = self._open.get(cut)
+            if shard is None or start >= shard.plan.stop:
+                shard = self._open[cut] = self._begun(cut, start)
+            slots._shards[cut] = shard, start - shard.plan.start
+        return slots
+
+    def fill(
+        self, slots: Slots, features: Mapping[str, Tensor], name: Callable[[int], bytes]
+    ) -> Callable[[], None]:
+        """Check and cast the features of one batch where they are, and bring them to their shards.
+
+        Parameters
+        ----------
+        slots : Slots
+            From `reserve`.
+        features : mapping of str to torch.Tensor, shape (n, *shape)
+            What came out at each cut.
+        name : callable
+            Id of a row of the batch, for the error message.
+
+        Returns
+        -------
+        callable
+            To be called before `add`: waits for a card, whose features are not looked at before.
+
+        Raises
+        ------
+        FeatureOverflowError
+            If a value is not finite, or too large for the stored dtype; from what is returned for a card's.
+        """
+        import torch
+
+        ok, ready, extremes = slots.statuses == RowStatus.OK, {}, []
+        for cut, tensor in features.items():
+            tensor = tensor.reshape(slots.at(cut).shape).float()
+            if not ok.all():
+                kept = torch.from_numpy(ok).to(tensor.device).view(-1, *[1] * (tensor.ndim - 1))
+                tensor = torch.where(kept, tensor, 0.0)
+            ready[cut] = tensor
+            # both NaN if any value is
+            extremes.append(torch.stack(tensor.aminmax()) if tensor.numel() else tensor.new_zeros(2))
+        found = torch.stack(extremes)  # (n_cuts, 2)
+        clipped = {
+            cut: tensor.clamp(-self._limit(cut), self._limit(cut)) if self._clip else tensor
+            for cut, tensor in ready.items()
+        }
+        if found.device.type != "cuda":
+            self._check(ready, found, name)
+            for cut, tensor in clipped.items():
+                slots.at(cut).copy_(tensor)
+            return lambda: None
+        said = torch.empty(found.shape, pin_memory=True)
+        copies = [(said, found)] + [
+            (slots.at(cut), one.to(slots.at(cut).dtype).contiguous()) for cut, one in clipped.items()
+        ]
+        done = self._leave(found.device, copies)
+
+        def settle() -> None:
+            done.synchronize()
+            self._check(ready, said, name)
+
+        return settle
+
+    def _leave(self, device: torch.device, copies: Sequence[tuple[Tensor, Tensor]]) -> torch.cuda.Event:
+        """Copy to page-locked memory while the card computes on; the event says when it is done."""
+        import torch
+
+        if device not in self._outgoing:
+            self._outgoing[device] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call] # torch's
+        stream = self._outgoing[device]
+        done = torch.cuda.Event()  # type: ignore[no-untyped-call] # torch's
+        stream.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(stream):
+            for to, tensor in copies:
+                to.copy_(tensor, non_blocking=True)
+                tensor.record_stream(stream)
+            done.record(stream)
+        return done
+
+    def add(self, slots: Slots) -> None:
+        """Count one batch in, that `fill` has filled; batches come in slot order."""
         if self._failure is not None:
             raise self._failure
-        for cut, values in features.items():
-            self._alike[cut].add(values[statuses == RowStatus.OK])
-            shard = self._shard(cut, start)
-            offset = start - shard.plan.start
-            shard.features[offset : offset + len(values)] = values
-            shard.statuses[offset : offset + len(values)] = statuses
-            shard.filled += len(values)
+        ok, n = slots.statuses == RowStatus.OK, len(slots.statuses)
+        for cut, (shard, first) in slots._shards.items():
+            self._alike[cut].add(slots.at(cut).numpy(), ok)
+            shard.statuses[first : first + n] = slots.statuses
+            shard.filled += n
             if shard.filled == len(shard.statuses):
-                del self._open[cut]
-                self._queue.put((cut, shard))
+                if self._open.get(cut) is shard:
+                    del self._open[cut]
+                self._writing.append(self._threads.submit(self._write, cut, shard))
+        while len(self._writing) > 2 * self._n_writers:
+            wait([self._writing.popleft()])
+
+    def _write(self, cut: str, shard: _Shard) -> None:
+        if self._failure is not None:
+            return
+        try:
+            self._writers[cut].write(shard.plan, shard.features.numpy(), shard.statuses)
+            self._spare[cut].append(shard.features)
+        except BaseException as error:  # noqa: BLE001 - handed to the caller's thread, which raises it
+            self._failure = error
+
+    def _begun(self, cut: str, start: int) -> _Shard:
+        import torch
+
+        plans = self._plans[cut]
+        plan = plans[bisect_right(plans, start, key=lambda one: one.start) - 1]
+        n_rows, spare = plan.stop - plan.start, self._spare[cut]
+        features = spare.pop() if spare else None
+        if features is None or len(features) < n_rows:
+            writer = self._writers[cut]
+            dtype = torch.float16 if writer.dtype == np.float16 else torch.float32
+            features = torch.empty((n_rows, *writer.shape), dtype=dtype, pin_memory=self._on_card)
+        return _Shard(plan, features[:n_rows], np.full(n_rows, RowStatus.ABSENT, dtype=np.uint8))
+
+    def _limit(self, cut: str) -> float:
+        return float(np.finfo(self._writers[cut].dtype).max)
+
+    def _check(self, features: Mapping[str, Tensor], extremes: Tensor, name: Callable[[int], bytes]) -> None:
+        for (cut, tensor), (lowest, highest) in zip(features.items(), extremes.tolist(), strict=True):
+            largest, limit = max(-lowest, highest), self._limit(cut)
+            if not largest <= limit and not (self._clip and largest < np.inf):
+                self._overflow(cut, tensor, limit, name)
 
     def _tell_constant(self) -> None:
         for cut, alike in self._alike.items():
@@ -244,37 +330,7 @@ class ShardStore:
                 why,
             )
 
-    def _shard(self, cut: str, start: int) -> _Shard:
-        if cut not in self._open:
-            plans = self._plans[cut]
-            plan = plans[bisect_right(plans, start, key=lambda one: one.start) - 1]
-            self._open[cut] = _Shard(plan, self._shapes[cut], self._dtypes[cut])
-        return self._open[cut]
-
-    def _cast(
-        self, cut: str, tensor: Tensor, statuses: NDArray[np.uint8], ids: Sequence[bytes]
-    ) -> NDArray[np.floating]:
-        """Check and cast on the device, then copy; (n, *shape) in the stored dtype."""
-        import torch
-
-        ok = statuses == RowStatus.OK
-        tensor = tensor.reshape(len(statuses), *self._shapes[cut]).float()
-        if not ok.all():
-            kept = torch.from_numpy(ok).to(tensor.device).view(-1, *[1] * (tensor.ndim - 1))
-            tensor = torch.where(kept, tensor, 0.0)
-        # one copy, for which a card is waited for; both NaN if any value is
-        lowest, highest = torch.stack(tensor.aminmax()).tolist() if tensor.numel() else (0.0, 0.0)
-        largest = max(-lowest, highest)
-        limit = float(np.finfo(self._dtypes[cut]).max)
-        if not largest <= limit:
-            if not self._clip or not largest < np.inf:
-                self._overflow(cut, tensor, limit, ids)
-            tensor = tensor.clamp(-limit, limit)
-        dtype = torch.float16 if self._dtypes[cut] == np.float16 else torch.float32
-        stored: NDArray[np.floating] = tensor.to(dtype).contiguous().cpu().numpy()
-        return stored
-
-    def _overflow(self, cut: str, tensor: Tensor, limit: float, ids: Sequence[bytes]) -> None:
+    def _overflow(self, cut: str, tensor: Tensor, limit: float, name: Callable[[int], bytes]) -> None:
         from featbank.manifest import printable
 
         flat = tensor.flatten(1)
@@ -282,7 +338,7 @@ class ShardStore:
         row = int(bad.nonzero()[0])
         worst = float(flat[row].abs().max())
         said = (
-            f"{cut!r} of {printable(ids[row])!r} reaches {worst:.4g}, {self._dtypes[cut]} ends at "
+            f"{cut!r} of {printable(name(row))!r} reaches {worst:.4g}, {self._writers[cut].dtype} ends at "
             f"{limit:.4g}; this shard was not stored: "
         )
         if not worst < np.inf:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from featbank._atomic import sha256
 from featbank._cache import banks_folder
+from featbank._cores import usable_cores
 from featbank.backbones import get_spec, largest_activation, load_backbone, truncate
 from featbank.banks import (
     Bank,
@@ -154,6 +155,7 @@ class Extraction:
         label_column: str | None = None,
         split_column: str | None = None,
         lenders: Sequence[Bank] = (),
+        lanes: int | None = None,
     ) -> None:
         self._started, self._token = time.perf_counter(), secrets.token_hex(8)
         #: Name of the bank whose files a new bank is given; None if it begins without any, or is there.
@@ -236,6 +238,7 @@ class Extraction:
             precision="float32",
             batch_size=sizes["float32"],
             network=network,
+            lanes=lanes,
         )
         asked = Settlement(precision, compile, -(-len(manifest.rows()) // self._run_size), sizes)
         try:
@@ -551,8 +554,3 @@ class Extraction:
 
 class _ChangedError(Exception):
     """The bank is not what it was when the extraction was planned."""
-
-
-def usable_cores() -> int:
-    """Return how many cores this process may use, which a container or a scheduler may have cut down."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -113,12 +113,12 @@ class Work:
                 if cuts:
                     yield start, min(start + self.batch_size, last), cuts
 
-    def runs(self) -> Iterator[tuple[int, int, tuple[str, ...]]]:
-        """Yield what `batches` yields, neighbours for the same cuts joined to `run_size` slots.
+    def runs(self, n_slots: int) -> Iterator[tuple[int, int, tuple[str, ...]]]:
+        """Yield what `batches` yields, neighbours for the same cuts joined to `n_slots`, or a batch less.
 
         Every batch but the last of a run is full, so that cutting the run up gives the same batches again.
         """
-        size = run_size(self.batch_size)
+        size = n_slots // self.batch_size * self.batch_size
         run: tuple[int, int, tuple[str, ...]] | None = None
         for start, stop, cuts in self.batches():
             if run is not None:

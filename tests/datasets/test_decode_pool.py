@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import mmap
+import os
 import sys
 import threading
 import time
@@ -17,7 +18,7 @@ from PIL import Image
 from featbank.datasets import (
     BlurredDataset,
     DecodeRequest,
-    _decode_lane,
+    _decode_handle,
     build_manifest,
     decode_pool,
     open_dataset,
@@ -131,24 +132,43 @@ def test_a_generator_left_early_gives_its_memory_back(odd) -> None:
         assert [batch.decoded.all() for batch in pool.batches([DecodeRequest(range(40))] * 5)] == [True] * 5
 
 
-@pytest.mark.parametrize("bursts", [False, True])
-def test_in_bursts_nothing_is_decoded_while_a_batch_is_used(odd, tmp_path, bursts) -> None:
-    (seen := tmp_path / "seen").mkdir()
+@pytest.mark.parametrize("held", [1, 2, 3])
+def test_batches_stay_as_long_as_they_are_held(odd, held) -> None:
+    contents = [png(odd.PLAIN, n) for n in range(12)]
+    taken, kept = [], 0
+    with pool_of(Images(contents), odd.act, ahead=3) as pool:
+        for batch in pool.batches((DecodeRequest([n]) for n in range(12)), held=held):
+            taken.append(batch.images)
+            time.sleep(0.05)  # what there is room for is decoded
+            kept = max(kept, len({one.ctypes.data for one in taken}))
+            for number, one in list(enumerate(taken))[-held:]:
+                assert one[0, 0, 0, 1] == number
+    assert kept == 4  # the memory is used again
+    with (
+        pool_of(Images(contents), odd.act, ahead=3) as pool,
+        pytest.raises(InvalidInputError, match=r"^held=4 must be 1 to 3, what is ahead$"),
+    ):
+        next(pool.batches([DecodeRequest([0])], held=4))
 
-    class Counted(Images):
-        def read(self, index: int) -> bytes:
-            (seen / str(index)).touch()
-            return super().read(index)
 
-    contents = [png(odd.PLAIN, n) for n in range(7)]
-    began, got = [], []
-    with pool_of(Counted(contents), odd.act, ahead=2) as pool:
-        for batch in pool.batches((DecodeRequest([n]) for n in range(7)), bursts=bursts):
-            got.append(batch.images[0, 0, 0, 1])
-            time.sleep(0.2)
-            began.append(len(list(seen.iterdir())))
-    assert got == list(range(7))
-    assert began == ([3, 3, 3, 6, 6, 6, 7] if bursts else [3, 4, 5, 6, 7, 7, 7])
+@pytest.mark.parametrize(
+    ("side", "n", "sizes"), [(32, 1024, [256] * 4), (32, 3, [1] * 3), (224, 96, [16] * 6), (900, 9, [3] * 3)]
+)
+def test_chunks_of_small_images_are_large(odd, monkeypatch, side, n, sizes) -> None:
+    found, chunk = [], decode_pool.Chunk
+
+    def counted(positions, *others):
+        found.append(len(positions))
+        return chunk(positions, *others)
+
+    def enlarge(image: Image.Image) -> np.ndarray:
+        return np.asarray(image.resize((side, side)))
+
+    monkeypatch.setattr(decode_pool, "Chunk", counted)
+    with pool_of(Images([png(odd.PLAIN)]), enlarge, shape=(side, side, 3), batch_size=n) as pool:
+        (batch,) = pool.batches([DecodeRequest([0] * n)])
+    assert batch.decoded.all()
+    assert found == sizes
 
 
 def test_what_was_left_early_does_not_write_into_later_batches(odd) -> None:
@@ -227,7 +247,7 @@ def test_callables_that_cannot_travel(odd) -> None:
 
 def test_a_process_cannot_answer_for_images_of_others(odd) -> None:
     with pytest.raises(DecoderProcessError, match="answered for images it was not given"):
-        _decode_lane._outcome({"failures": [[3, "empty", ""]]}, 3)
+        _decode_handle._outcome({"failures": [[3, "empty", ""]]}, 3)
 
 
 def test_arguments_that_cannot_work(odd) -> None:
@@ -255,7 +275,12 @@ def test_a_folder_is_read_by_the_processes(photo_folder, monkeypatch) -> None:
 
     dataset = open_dataset(photo_folder())
     want = [dataset.read(index) for index in range(len(dataset.ids))]
-    monkeypatch.setattr(type(dataset), "read", lambda *_: pytest.fail("read in the parent"))
+    here, read = os.getpid(), type(dataset).read
+    monkeypatch.setattr(
+        type(dataset),
+        "read",
+        lambda self, index: pytest.fail("read in the parent") if os.getpid() == here else read(self, index),
+    )
     with pool_of(dataset, Preprocessing(8, 9).apply_geometry) as pool:
         (batch,) = pool.batches([DecodeRequest(range(len(want)))])
     for pixels, data in zip(batch.images, want, strict=True):
@@ -304,9 +329,9 @@ def test_an_image_that_its_dataset_decodes_costs_its_own_row(odd, wrapped, act, 
     assert batch.decoded.sum() == n - 1
 
 
-def test_parts_of_a_folder_are_read_by_path_and_mixtures_by_their_dataset(odd, tmp_path) -> None:
+def test_parts_and_mixtures_are_read_by_the_processes(odd, tmp_path) -> None:
     (tmp_path / "files").mkdir()
-    files = Files([png(odd.PLAIN, n) for n in range(8)], tmp_path / "files")  # its read() fails the test
+    files = Files([png(odd.PLAIN, n) for n in range(8)], tmp_path / "files")  # its read() fails the test here
     part = select_images(files, images_per_class=2)
     assert part.path_of(3) == files.path_of(3)
     assert select_images(part, images_per_class=1).path_of(1) == files.path_of(1)
@@ -317,7 +342,6 @@ def test_parts_of_a_folder_are_read_by_path_and_mixtures_by_their_dataset(odd, t
     inside.splits = ("train",) * 8
     mixed = with_test_images(inside, part, name="mixed")
     assert not hasattr(mixed, "path_of")
-    part.read = Images([png(odd.PLAIN, n) for n in range(4)]).read
     with pool_of(mixed, odd.act) as pool:
         (batch,) = pool.batches([DecodeRequest(range(12))])
     assert batch.images[:, 0, 0, 1].tolist() == [*range(10, 18), *range(4)]

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from made_datasets import Images, png, pool_of
 
-from featbank.datasets import DecodePool, DecodeRequest, _decode_lane
+from featbank.datasets import DecodePool, DecodeRequest, _decode_handle
 from featbank.errors import DecoderProcessError, InvalidInputError
 
 HERE = Path(__file__).parent
@@ -40,7 +40,7 @@ def gone_within(pids: list[int], seconds: float) -> bool:
 
 
 def pids_of(pool: DecodePool) -> list[int]:
-    return [lane._process.pid for lane in pool._lanes if lane._process is not None]
+    return [handle._process.pid for handle in pool._handles if handle._process is not None]
 
 
 def test_killed_processes_are_replaced(odd) -> None:
@@ -107,10 +107,10 @@ class Images:
         return file.getvalue()
 # no __main__ guard: a script must not need one
 pool = DecodePool(Images(), odd_decoders.act, shape=(8, 8, 3), batch_size=2, workers=2, timeout_s=60)
-print([lane._process and lane._process.pid for lane in pool._lanes], flush=True)
+print([handle._process and handle._process.pid for handle in pool._handles], flush=True)
 for batch in pool.batches(DecodeRequest([n % 2]) for n in range({n})):
     print(batch.decoded.tolist(), flush=True)
-    print([lane._process.pid for lane in pool._lanes], flush=True)
+    print([handle._process.pid for handle in pool._handles], flush=True)
 """
 
 
@@ -200,7 +200,7 @@ def test_a_script_needs_no_main_guard(script) -> None:
 
 
 def test_a_python_that_does_not_start(odd, monkeypatch) -> None:
-    monkeypatch.setattr(_decode_lane.sys, "executable", "/nowhere/python")
+    monkeypatch.setattr(_decode_handle.sys, "executable", "/nowhere/python")
     with (
         pool_of(Images([png(odd.PLAIN)]), odd.act) as pool,
         pytest.raises(DecoderProcessError, match=r"^cannot start a decoding process: .*No such file"),
@@ -209,7 +209,7 @@ def test_a_python_that_does_not_start(odd, monkeypatch) -> None:
 
 
 def test_a_process_that_fails_to_start_says_why(odd, monkeypatch) -> None:
-    monkeypatch.setattr(_decode_lane, "_CODE", "raise SystemExit('no numpy here')")
+    monkeypatch.setattr(_decode_handle, "_CODE", "raise SystemExit('no numpy here')")
     with (
         pool_of(Images([png(odd.PLAIN)]), odd.act) as pool,
         pytest.raises(DecoderProcessError, match=r"^a decoding process did not start \(no numpy here\); it"),
@@ -221,9 +221,9 @@ def test_processes_that_die_with_no_image_to_blame(odd, monkeypatch) -> None:
     code = (
         "import sys, socket\n"
         "from featbank.datasets._decode_worker import receive, send\n"
-        "c = socket.socket(fileno=int(sys.argv[1])); receive(c); send(c, b'{}'); receive(c)"
+        "c = socket.socket(fileno=int(sys.argv[1])); send(c, b'{}'); receive(c)"
     )
-    monkeypatch.setattr(_decode_lane, "_CODE", code)
+    monkeypatch.setattr(_decode_handle, "_CODE", code)
     with (
         pool_of(Images([png(odd.PLAIN)]), odd.act, workers=1) as pool,
         pytest.raises(DecoderProcessError, match=r"^the decoding processes keep dying before their first"),

@@ -12,3 +12,4 @@ def batch_by_batch(monkeypatch: pytest.MonkeyPatch) -> None:
         "featbank.banks.bank.shard_rows_for", lambda row_bytes, batch_size, shard_bytes: batch_size
     )
     monkeypatch.setattr("featbank.extraction.work._RUN", 1)
+    monkeypatch.setattr("featbank.extraction.images._RUN", 1)

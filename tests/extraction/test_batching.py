@@ -12,8 +12,10 @@ import torch
 
 from featbank.backbones import largest_activation, load_backbone, truncate
 from featbank.banks import Bank
+from featbank.errors import InvalidInputError
 from featbank.extraction import Forward, batching, extract
 from featbank.extraction.batching import choose_batch_size
+from featbank.extraction.forward import check_numbers
 from featbank.extraction.precision import arithmetic
 
 CPU = torch.device("cpu")
@@ -50,6 +52,20 @@ def test_on_a_card_its_memory_decides(
     card = SimpleNamespace(total_memory=gib * 2**30)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
     assert choose_batch_size(activation, precision, torch.device("cuda")) == size
+
+
+def test_no_tensor_on_a_card_has_more_numbers_than_its_kernels_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = SimpleNamespace(total_memory=2**50)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    sizes = [choose_batch_size(one, "bfloat16", torch.device("cuda")) for one in (2**23 - 1, 2**23, 2**31)]
+    assert sizes == [256, 128, 1]
+    check_numbers(668, VGG)
+    told = (
+        r"^batch_size=669 makes 2148335616 numbers in one layer, a card's kernels count to 2147483647; "
+        r"use batch_size <= 668$"
+    )
+    with pytest.raises(InvalidInputError, match=told):
+        check_numbers(669, VGG)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 
 from featbank.backbones import TruncatedNetwork
 from featbank.banks import Bank, BankStore
-from featbank.extraction import ExtractionResult, batching, extract, settling, task
+from featbank.extraction import ExtractionResult, Forward, batching, extract, settling, task
 from featbank.extraction.compiling import CompileEstimate
 
 Folder = Callable[..., Path]
@@ -38,7 +38,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         monkeypatch.setattr(settling, "cannot_compile", lambda device: None)
         monkeypatch.setattr(settling, "_LEAST_BATCHES", 0)
         estimate = CompileEstimate(1.0, 0.1 if repays else 0.99, 0.5 if repays else 1e9)
-        monkeypatch.setattr(settling, "estimate_compile", lambda run, network: estimate)
+        monkeypatch.setattr(Forward, "estimate_compile", lambda self, images, cuts: estimate)
         monkeypatch.setattr(CompileEstimate, "repays", lambda self, n_batches: repays)
         monkeypatch.setattr(batching, "_CACHE_BYTES", cache)
 

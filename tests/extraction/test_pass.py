@@ -1,12 +1,12 @@
-"""Several devices take the batches in turns, and nobody can tell from what comes out."""
+"""Lanes and devices take the batches in turns, and nobody can tell from what comes out."""
 
 from __future__ import annotations
 
+import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,67 +14,98 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from featbank.backbones import TruncatedNetwork
+from featbank.backbones import TruncatedNetwork, load_backbone
+from featbank.banks import Bank
 from featbank.errors import InvalidInputError
-from featbank.extraction import choose_devices, compiling, extract, task
-from featbank.extraction._pass import in_turns
+from featbank.extraction import Forward, choose_devices, compiling, extract, task
+from featbank.extraction.forward import choose_lanes
 from featbank.extraction.images import BatchLoader
+from featbank.extraction.storing import ShardStore
 
 
-def devices(*names: str) -> list[Any]:
-    return [SimpleNamespace(device=torch.device(name), name=name) for name in names]
+def run_with(photos: Path, cache: Path, **options: Any) -> dict[str, bytes]:
+    """Extract in batches of four, and return the files of the shards."""
+    settings: dict[str, Any] = {"backbone": "minivgg", "weights": "random", "batch_size": 4}
+    settings |= {"precision": "float32", "compile": "off", "cuts": ["block3_pool", "fc7"], **options}
+    bank = extract(photos, cache_dir=cache, **settings).bank
+    return {path.name: path.read_bytes() for path in bank.rglob("*.h5") if path.name != "manifest.h5"}
 
 
-def test_jobs_come_back_in_order_whichever_device_is_slow() -> None:
-    seen: list[tuple[str, int]] = []
-
-    def compute(forward: Any, job: int) -> int:
-        time.sleep(0.02 if forward.name == "cuda:0" else 0.0)
-        seen.append((forward.name, job))
-        return job * job
-
-    found = list(in_turns(devices("cuda:0", "cuda:1"), compute, range(7)))
-    assert found == [(job, job * job) for job in range(7)]
-    assert sorted(seen) == sorted((f"cuda:{job % 2}", job) for job in range(7))
+def with_lanes(monkeypatch: pytest.MonkeyPatch, n: int) -> None:
+    monkeypatch.setattr("featbank.extraction.forward.usable_cores", lambda: n)
 
 
-def test_a_gpu_computes_while_the_batch_before_is_stored() -> None:
-    started = threading.Event()
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_bytes_do_not_depend_on_lanes(
+    photo_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    data, threads, seen = photo_folder(), torch.get_num_threads(), set[tuple[str, int]]()
+    forward = TruncatedNetwork.forward
 
-    def compute(forward: Any, job: int) -> int:
-        if job == 1:
-            started.set()
-        return job
+    def watched(self: TruncatedNetwork, batch: Tensor) -> dict[str, Tensor]:
+        seen.add((threading.current_thread().name, torch.get_num_threads()))
+        time.sleep(0.01)  # so that no lane is done before the next has begun
+        return forward(self, batch)
 
-    jobs = in_turns(devices("cuda"), compute, range(3))
-    assert next(jobs) == (0, 0)
-    assert started.wait(5)  # though nobody has asked for job 1 yet
-    assert list(jobs) == [(1, 1), (2, 2)]
+    monkeypatch.setattr(TruncatedNetwork, "forward", watched)
+    found = []
+    for n in (1, 2, 3):
+        with_lanes(monkeypatch, n)
+        seen.clear()
+        found.append(run_with(data, tmp_path / str(n), precision=precision))
+        assert len(seen) == n
+        assert {each for _, each in seen} == {1}
+    assert found[0] == found[1] == found[2]
+    assert len(found[0]) == 2
+    assert torch.get_num_threads() == threads
+    others: list[int] = []
+    other = threading.Thread(target=lambda: others.append(torch.get_num_threads()))
+    other.start()
+    other.join()
+    assert others == [threads]  # a thread of somebody else computes as it always did
 
 
-def test_one_cpu_does_one_thing_at_a_time() -> None:
-    drawn: list[int] = []
-
-    def jobs() -> Iterator[int]:
-        for job in range(3):
-            drawn.append(job)
-            yield job
-
-    computed = in_turns(devices("cpu"), lambda forward, job: threading.get_ident(), jobs())
-    assert next(computed) == (0, threading.get_ident())
-    assert drawn == [0]
+def test_memory_decides_lanes_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_lanes(monkeypatch, 8)
+    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1 << 20}.__getitem__)
+    assert [choose_lanes(one << 20) for one in (1, 512, 1000, 9000)] == [8, 4, 2, 1]
 
 
-def test_an_error_on_a_device_comes_at_its_turn() -> None:
-    def compute(forward: Any, job: int) -> int:
-        if job == 2:
-            raise RuntimeError("device lost")
-        return job
+def test_lanes_that_cannot_be() -> None:
+    backbone = load_backbone("minivgg", weights="random")
+    with pytest.raises(InvalidInputError, match=r"^lanes=0 must be at least 1, or None for one per core$"):
+        Forward(backbone, device=torch.device("cpu"), precision="float32", batch_size=4, lanes=0)
 
-    jobs = in_turns(devices("cuda:0", "cuda:1"), compute, range(5))
-    assert [next(jobs), next(jobs)] == [(0, 0), (1, 1)]
-    with pytest.raises(RuntimeError, match="device lost"):
-        next(jobs)
+
+@pytest.mark.usefixtures("batch_by_batch")
+@pytest.mark.parametrize("n", [1, 3])
+def test_an_error_in_a_lane_comes_at_its_turn(
+    photo_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n: int
+) -> None:
+    data = photo_folder()
+    whole = run_with(data, tmp_path / "whole", cuts=["fc7"])
+    assert len(whole) == 5
+    with_lanes(monkeypatch, n)
+    store, begun = ShardStore.fill, list[int]()
+
+    def breaks(self: ShardStore, slots: Any, features: Any, name: Any) -> Any:
+        begun.append(1)
+        if name(0) == ids[8]:
+            raise RuntimeError("a lane broke")
+        time.sleep(0.02)  # the broken one is done first
+        return store(self, slots, features, name)
+
+    ids = Bank.open(next((tmp_path / "whole").rglob("bank.json")).parent).manifest.ids
+    monkeypatch.setattr(ShardStore, "fill", breaks)
+    with pytest.raises(RuntimeError, match="a lane broke"):
+        run_with(data, tmp_path / "broken", cuts=["fc7"])
+    stored = {path.name: path.read_bytes() for path in (tmp_path / "broken").rglob("fc7/*.h5")}
+    assert stored == {name: whole[name] for name in sorted(whole)[:2]}
+    ended = len(begun)
+    time.sleep(0.1)
+    assert len(begun) == ended  # nothing goes on behind one's back
+    monkeypatch.setattr(ShardStore, "fill", store)
+    assert run_with(data, tmp_path / "broken", cuts=["fc7"]) == whole
 
 
 @pytest.mark.usefixtures("batch_by_batch")
@@ -82,51 +113,53 @@ def test_two_devices_give_the_bytes_of_one(
     photo_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = photo_folder()
-
-    def run(cache: str) -> dict[str, bytes]:
-        settings = {"backbone": "minivgg", "weights": "random", "precision": "float32", "batch_size": 4}
-        bank = extract(data, cuts=["block3_pool", "fc7"], cache_dir=tmp_path / cache, **settings).bank
-        return {path.name: path.read_bytes() for path in bank.rglob("*.h5") if path.name != "manifest.h5"}
-
-    one = run("one")
+    one = run_with(data, tmp_path / "one")
     used: set[int] = set()
+    happened: list[str] = []
     monkeypatch.setattr(task, "choose_devices", lambda device: [torch.device("cpu"), torch.device("cpu")])
-    call = task.Forward.__call__
+    submit, place = Forward.submit, Forward._place
 
-    def watched(self: task.Forward, *args: Any, **settings: Any) -> Any:
+    def submitted(self: Forward, *args: Any, **settings: Any) -> Any:
         used.add(id(self))
-        return call(self, *args, **settings)
+        happened.append("push")
+        return submit(self, *args, **settings)
 
-    monkeypatch.setattr(task.Forward, "__call__", watched)
-    traced_in: set[int] = set()
-    place = task.Forward._place
-
-    def placed(self: task.Forward, *args: Any) -> Any:
-        traced_in.add(threading.get_ident())
+    def placed(self: Forward, *args: Any) -> Any:
+        happened.append("trace")
         return place(self, *args)
 
-    monkeypatch.setattr(task.Forward, "_place", placed)
-    assert run("two") == one
+    monkeypatch.setattr(Forward, "submit", submitted)
+    monkeypatch.setattr(Forward, "_place", placed)
+    assert run_with(data, tmp_path / "two") == one
     assert len(used) == 2
-    assert traced_in == {threading.get_ident()}  # tracing catches the calls of other threads
+    assert happened == ["trace"] * 2 + ["push"] * 5  # tracing catches the calls of other threads
 
 
-def test_networks_are_compiled_before_another_device_computes(
+def test_a_network_is_compiled_in_a_lane_before_any_other_computes(
     photo_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # torch refuses to call a compiled network in one thread while another thread compiles
-    compiled_in: list[int] = []
+    # torch refuses to call a compiled network in one thread while another compiles, what is compiled has the
+    # number of threads baked in, and a graph of a card belongs to the thread that made it
+    happened: list[tuple[str, str, int, bool]] = []
+
+    def note(what: str) -> None:
+        inference = torch.is_inference_mode_enabled() or torch.is_grad_enabled()
+        happened.append((what, threading.current_thread().name[:13], torch.get_num_threads(), inference))
 
     def compiled(network: Any) -> Any:
-        compiled_in.append(threading.get_ident())
-        return network
+        note("compile")
+        return lambda batch: (note("inference" if batch.is_inference() else "push"), network(batch))[1]
 
     monkeypatch.setattr("featbank.extraction.forward.compile_network", compiled)
     monkeypatch.setattr(compiling, "cannot_compile", lambda device: None)
     monkeypatch.setattr(task, "choose_devices", lambda device: [torch.device("cpu"), torch.device("cpu")])
-    settings = {"backbone": "minivgg", "weights": "random", "precision": "float32", "batch_size": 4}
-    extract(photo_folder(), cuts=["block3_pool"], cache_dir=tmp_path, compile="on", **settings)
-    assert compiled_in == [threading.get_ident()] * 2
+    run_with(photo_folder(), tmp_path, compile="on")
+    assert {(name, threads) for _, name, threads, _ in happened} == {("featbank-lane", 1)}
+    kinds = [what for what, *_ in happened]
+    assert set(kinds) == {"compile", "push"}
+    assert kinds.count("compile") == 2
+    assert kinds[-5:] == ["push"] * 5
+    assert not any(inference for what, *_, inference in happened if what == "push")
 
 
 def test_several_devices_are_different_cards(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,38 +187,57 @@ def test_devices_nothing_is_computed_on_here(wrong: str) -> None:
         choose_devices(wrong)
 
 
-def test_a_batch_that_is_too_large_for_a_card(
+@pytest.mark.parametrize("where", ["forward", "float32 copy", "compiling"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError(
+            "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+        ),
+    ],
+)
+def test_a_batch_that_is_too_large_for_the_memory(
+    photo_folder: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+    error: Exception,
+) -> None:
+    def full(*args: object) -> Any:
+        raise error
+
+    def wrapped(network: object) -> Any:
+        try:
+            full()
+        except RuntimeError as error:
+            raise RuntimeError("the backend failed") from error
+
+    monkeypatch.setattr(compiling, "cannot_compile", lambda device: None)
+    if where == "forward":
+        monkeypatch.setattr(TruncatedNetwork, "forward", full)
+    elif where == "float32 copy":
+        monkeypatch.setattr(Tensor, "float", full)
+    else:
+        monkeypatch.setattr("featbank.extraction.forward.compile_network", wrapped)
+    compile = "on" if where == "compiling" else "off"
+    with pytest.raises(InvalidInputError, match=r"batch_size=64 is more than the memory of cpu holds"):
+        run_with(photo_folder(), tmp_path, batch_size=64, compile=compile)
+
+
+def test_pixels_are_pushed_from_where_they_were_decoded(
     photo_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(self: object, batch: Tensor) -> dict[str, Tensor]:
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    monkeypatch.setattr(TruncatedNetwork, "forward", full)
-    with pytest.raises(InvalidInputError, match=r"^batch_size=64 is more than the memory of cpu holds"):
-        extract(photo_folder(), backbone="minivgg", cuts=["fc7"], batch_size=64, cache_dir=tmp_path)
-
-
-def test_a_cpu_decodes_in_bursts(
-    photo_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[bool] = []
+    asked: list[int | None] = []
     batches = BatchLoader.batches
 
-    def told(self: BatchLoader, runs: Any, *, bursts: bool = False) -> Any:
-        asked.append(bursts)
-        return batches(self, runs, bursts=bursts)
+    def told(self: BatchLoader, runs: Any, *, held: int | None = None) -> Any:
+        asked.append(held)
+        return batches(self, runs, held=held)
 
     monkeypatch.setattr(BatchLoader, "batches", told)
-    extract(
-        photo_folder(),
-        backbone="minivgg",
-        weights="random",
-        cuts=["fc7"],
-        precision="float32",
-        compile="off",
-        cache_dir=tmp_path,
-    )
-    assert asked == [True]
+    run_with(photo_folder(), tmp_path)
+    assert asked == [2]
 
 
 @pytest.mark.parametrize(

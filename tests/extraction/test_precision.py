@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -104,8 +105,12 @@ def test_arithmetic_computes_as_it_says() -> None:
         assert (a @ a).dtype == torch.float32
 
 
-def tf32_switches() -> tuple[str, str]:
-    return torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision
+def switches() -> tuple[Any, ...]:
+    return torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn
+
+
+def tf32_switches() -> tuple[str, ...]:
+    return tuple(one.fp32_precision for one in switches())
 
 
 @pytest.fixture
@@ -114,7 +119,8 @@ def tf32_as_before() -> Iterator[None]:
     yield
     torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = False, True
     torch.backends.fp32_precision = everywhere
-    torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision = before
+    for switch, precision in zip(switches(), before, strict=True):
+        switch.fp32_precision = precision
 
 
 # the switches can be read and set without a card; whether a card obeys them only a card can show
@@ -129,13 +135,13 @@ def test_float32_on_a_card_is_never_tf32(place: str) -> None:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     before = tf32_switches()
     with arithmetic("float32", torch.device("cuda")):
-        assert tf32_switches() == ("ieee", "ieee")
+        assert tf32_switches() == ("ieee",) * 3
     assert tf32_switches() == before
 
 
 def test_tf32_comes_back_when_the_last_of_several_cards_is_done() -> None:
     before, card = tf32_switches(), torch.device("cuda")
-    assert before != ("ieee", "ieee")
+    assert before != ("ieee",) * 3
     one, other = arithmetic("float32", card), arithmetic("float32", card)
     # inference mode is a thread's own and is left in the order it was entered, so each card has its thread
     with ThreadPoolExecutor(1) as first, ThreadPoolExecutor(1) as second:
@@ -144,7 +150,7 @@ def test_tf32_comes_back_when_the_last_of_several_cards_is_done() -> None:
         first.submit(one.__exit__, None, None, None).result()
         while_the_other_computes = tf32_switches()
         second.submit(other.__exit__, None, None, None).result()
-    assert while_the_other_computes == ("ieee", "ieee")
+    assert while_the_other_computes == ("ieee",) * 3
     assert tf32_switches() == before
 
 

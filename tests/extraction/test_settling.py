@@ -56,7 +56,7 @@ def test_auto_compiles_if_a_timed_batch_says_it_repays(
     repays: bool,
 ) -> None:
     estimate = CompileEstimate(1.0, 0.1 if repays else 0.99, 10.0)
-    monkeypatch.setattr(settling, "estimate_compile", lambda run, network: estimate)
+    monkeypatch.setattr(Forward, "estimate_compile", lambda self, images, cuts: estimate)
     forward = new_forward()
     proof = settle(forward, Settlement("float32", "auto", 100), CUTS, lambda: images)
     assert forward.compiled is repays
@@ -70,31 +70,61 @@ def test_few_batches_are_not_even_timed(
     def never(*args: object) -> None:
         raise AssertionError("timed")
 
-    monkeypatch.setattr(settling, "estimate_compile", never)
+    monkeypatch.setattr(Forward, "estimate_compile", never)
     forward = new_forward()
     settle(forward, Settlement("float32", "auto", 3), CUTS, lambda: images)
     assert not forward.compiled
 
 
 def test_the_estimate_comes_from_the_batch(images: np.ndarray, new_forward: Callable[[], Forward]) -> None:
-    forward = new_forward()
-    network = forward.network(CUTS)
-    estimate = compiling.estimate_compile(lambda: forward.trial(images, CUTS), network)
+    estimate = new_forward().estimate_compile(images, CUTS)
     assert 0 < estimate.compiled_s < estimate.eager_s < 60
     assert estimate.compile_s > 1
+
+
+@pytest.mark.parametrize(("n", "lanes", "times"), [(4, 2, 1.0), (3, 2, 1.0), (16, 1, 4.0), (16, 3, 4 / 3)])
+def test_the_estimate_is_of_all_lanes(
+    images: np.ndarray, monkeypatch: pytest.MonkeyPatch, n: int, lanes: int, times: float
+) -> None:
+    backbone = load_backbone("minivgg", weights="random")
+    forward = Forward(backbone, device=CPU, precision="float32", batch_size=4, lanes=lanes)
+    one = CompileEstimate(3.0, 2.0, 10.0)
+    monkeypatch.setattr("featbank.extraction.forward.estimate_compile", lambda run, network, device: one)
+    found = forward.estimate_compile(np.concatenate([images] * 4)[:n], CUTS)
+    assert found == CompileEstimate(3.0 * times, 2.0 * times, 10.0)
+    assert forward.n_pushed == 0
 
 
 def test_a_slow_machine_compiles_slowly(
     images: np.ndarray, new_forward: Callable[[], Forward], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forward = new_forward()
-    network = forward.network(CUTS)
     found = []
     for slowness in (0.5, 1.0, 4.0):
         monkeypatch.setattr(compiling, "_yardstick", lambda at=slowness: at * compiling._YARDSTICK_S)
-        estimate = compiling.estimate_compile(lambda: forward.trial(images, CUTS), network)
-        found.append(estimate.compile_s)
+        found.append(forward.estimate_compile(images, CUTS).compile_s)
     assert found[0] == found[1] == pytest.approx(found[2] / 4)
+
+
+@pytest.mark.usefixtures("cheap_compiler")
+@pytest.mark.parametrize("repays", [True, False])
+def test_auto_asks_the_clock_on_a_card_too(
+    images: np.ndarray,
+    new_forward: Callable[[], Forward],
+    monkeypatch: pytest.MonkeyPatch,
+    repays: bool,
+) -> None:
+    class Card(Forward):  # all but its name is the CPU
+        def estimate_compile(self, images: Any, cuts: Any) -> CompileEstimate:
+            assert self.device.type == "cuda"
+            self.device = CPU
+            return CompileEstimate(1.0, 0.1 if repays else 0.99, 10.0)
+
+    forward = new_forward()
+    forward.__class__ = Card
+    forward.device = torch.device("cuda")
+    settle(forward, Settlement("float32", "auto", 100), CUTS, lambda: images)
+    assert forward.compiled is repays
 
 
 def test_a_compiled_network_that_is_off_is_not_used(
@@ -105,7 +135,9 @@ def test_a_compiled_network_that_is_off_is_not_used(
 ) -> None:
     monkeypatch.setattr("featbank.extraction.forward.compile_network", off_by(1e-3))
     monkeypatch.setattr(settling, "cannot_compile", lambda device: None)
-    monkeypatch.setattr(settling, "estimate_compile", lambda run, network: CompileEstimate(1.0, 0.1, 1.0))
+    monkeypatch.setattr(
+        Forward, "estimate_compile", lambda self, images, cuts: CompileEstimate(1.0, 0.1, 1.0)
+    )
     forward = new_forward()
     proof = settle(forward, Settlement("float32", "auto", 100), CUTS, lambda: images)
     assert not forward.compiled
@@ -125,7 +157,9 @@ def test_a_compiler_that_fails_is_told(
 
     monkeypatch.setattr("featbank.extraction.forward.compile_network", broken)
     monkeypatch.setattr(settling, "cannot_compile", lambda device: None)
-    monkeypatch.setattr(settling, "estimate_compile", lambda run, network: CompileEstimate(1.0, 0.1, 1.0))
+    monkeypatch.setattr(
+        Forward, "estimate_compile", lambda self, images, cuts: CompileEstimate(1.0, 0.1, 1.0)
+    )
     forward = new_forward()
     settle(forward, Settlement("float32", "auto", 100), CUTS, lambda: images)
     assert not forward.compiled

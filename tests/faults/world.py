@@ -241,7 +241,7 @@ def decode_here() -> dict[str, Any]:
         except OSError as error:
             return "unreadable", error.strerror or str(error)
 
-    def batches(self: Any, requests: Any, *, bursts: bool = False) -> Iterator[Any]:
+    def batches(self: Any, requests: Any, *, held: int = 1) -> Iterator[Any]:
         for request in requests:
             n = len(request.indices)
             images, ok = np.zeros((n, *self.here[2]), np.uint8), np.zeros(n, bool)

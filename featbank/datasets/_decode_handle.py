@@ -18,17 +18,17 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import IO, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from featbank._child_process import child_environment, pickle_for_child
-from featbank.datasets._decode_worker import ALIGNED, CONTROL_BYTES, Item, Setup, Work, receive, send
-from featbank.datasets.sources import Dataset
+from featbank.datasets._decode_worker import ALIGNED, CONTROL_BYTES, Work, receive, send
 from featbank.errors import DecoderProcessError, FeatbankError, InvalidInputError
 
-__all__ = ["Chunk", "Lane", "Settings", "Shared"]
+__all__ = ["Chunk", "DecodeFailure", "Shared", "WorkerHandle"]
 
 _START_S = 60.0
 #: Deaths in a row that no image can be blamed for.
@@ -37,7 +37,25 @@ _CODE = "import sys; from featbank.datasets._decode_worker import main; main(*ma
 # One image is decoded by one thread; the pools of numerical libraries would only cost address space.
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
-Failure = tuple[int, str, str]
+
+@dataclass(frozen=True)
+class DecodeFailure:
+    """One image of a batch that gave no pixels.
+
+    Parameters
+    ----------
+    position : int
+        Where in the batch.
+    reason : str
+        A key of `DECODE_REASONS`; or ``"unreadable"`` (the file cannot be read) or ``"changed"`` (its digest
+        is not the one that was asked for).
+    detail : str
+        More words.
+    """
+
+    position: int
+    reason: str
+    detail: str
 
 
 @dataclass(frozen=True)
@@ -46,30 +64,19 @@ class Chunk:
 
     Parameters
     ----------
-    positions, places, indices : tuple of int
+    positions, places, indices : ndarray of int64, shape (n,)
         Of each image: where in its batch, where in the shared memory, and what the dataset calls it.
-    digests : list of bytes or None
+    digests : ndarray of uint8, shape (n, 32), or None
         SHA-256 each must have.
     done : callable
         To be called once with the failures.
     """
 
-    positions: tuple[int, ...]
-    places: tuple[int, ...]
-    indices: tuple[int, ...]
-    digests: list[bytes] | None
-    done: Callable[[list[Failure]], None]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What all processes of a pool have in common; see `Setup` and `DecodePool`."""
-
-    offset: int
-    n_images: int
-    shape: tuple[int, ...]
-    max_memory_bytes: int
-    timeout_s: float
+    positions: NDArray[np.int64]
+    places: NDArray[np.int64]
+    indices: NDArray[np.int64]
+    digests: NDArray[np.uint8] | None
+    done: Callable[[list[DecodeFailure]], None]
 
 
 def _pack(work: Work, file: IO[bytes]) -> set[str]:
@@ -86,37 +93,19 @@ def _pack(work: Work, file: IO[bytes]) -> set[str]:
 
 
 class Shared:
-    """What the lanes of a pool share: the queue, the memory, and the failure that ends them all."""
+    """What the processes of a pool share: the queue, the memory, and the failure that ends them all."""
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        settings: Settings,
-        memory_file: int,
-        memory: mmap.mmap,
-        work_file: int,
-        work: Work,
-    ) -> None:
-        self.settings = settings
+    def __init__(self, work: Work, memory_file: int, memory: mmap.mmap, work_file: int) -> None:
+        self.work = work
         self.memory_file, self.memory, self.work_file = memory_file, memory, work_file
-        # A path says it all, where there is one: the lists of a large folder need not be in every process.
-        path_of: Callable[[int], bytes] | None = getattr(dataset, "path_of", None)
-        self.source_of: Callable[[int], bytes | int] = int
-        if path_of is None:
-            work = replace(work, dataset=dataset)
-        else:
-            self.source_of = lambda index: os.fsencode(path_of(index))
         try:
             with open(work_file, "wb", closefd=False) as file:
                 self.modules = _pack(work, file)
         except Exception as error:
-            told = f"to_pixels={work.to_pixels!r}"
-            if work.dataset is not None:
-                told = f"the dataset {dataset.name!r} ({type(dataset).__name__}), or {told},"
             raise InvalidInputError(
-                f"{told} cannot be sent to a decoding process ({type(error).__name__}: {error}); let it be "
-                "pickled (no open file, connection or lock in it), or give the dataset a method "
-                "path_of(index) that returns the path of each image's file"
+                f"the dataset {work.dataset.name!r} ({type(work.dataset).__name__}), or to_pixels="
+                f"{work.to_pixels!r}, cannot be sent to a decoding process ({type(error).__name__}: {error});"
+                " let it be pickled (no open file, connection or lock in it)"
             ) from error
         self.chunks: queue.SimpleQueue[Chunk | None] = queue.SimpleQueue()
         self.closing = threading.Event()
@@ -153,7 +142,7 @@ class _Died(Exception):  # noqa: N818 - never seen outside
         self.position, self.reason, self.detail, self.by_signal = position, reason, detail, by_signal
 
 
-class Lane(threading.Thread):
+class WorkerHandle(threading.Thread):
     """One process and the thread that looks after it."""
 
     def __init__(self, number: int, shared: Shared) -> None:
@@ -185,13 +174,16 @@ class Lane(threading.Thread):
                 self._process.kill()
 
     def _settle(self, chunk: Chunk) -> None:
-        failures: list[Failure] = []
-        todo = [self._items(chunk)]
+        failures: list[DecodeFailure] = []
+        todo = [np.arange(len(chunk.positions))]
         alone: set[int] = set()
         while todo:
             part = todo.pop()
             try:
-                failures += [(part[at][0], reason, detail) for at, reason, detail in self._ask(part)]
+                failures += [
+                    DecodeFailure(int(chunk.positions[part[at]]), reason, detail)
+                    for at, reason, detail in self._ask(chunk, part)
+                ]
                 self._deaths = 0
             except _Died as death:
                 if self._shared.closing.is_set():
@@ -203,36 +195,28 @@ class Lane(threading.Thread):
                 if not blamed:
                     todo.append(part)
                     continue
-                one, rest = part[death.position], part[: death.position] + part[death.position + 1 :]
+                one, rest = int(part[death.position]), np.delete(part, death.position)
                 # A crash may be another image's fault, or nobody's; once more, alone, tells.
-                if death.reason == "timeout" or one[0] in alone:
-                    failures.append((one[0], death.reason, death.detail))
+                if death.reason == "timeout" or one in alone:
+                    failures.append(DecodeFailure(int(chunk.positions[one]), death.reason, death.detail))
                 else:
-                    alone.add(one[0])
-                    todo.append([one])
-                if rest:
+                    alone.add(one)
+                    todo.append(np.array([one]))
+                if len(rest):
                     todo.append(rest)
         chunk.done(failures)
 
-    def _items(self, chunk: Chunk) -> list[tuple[int, Item]]:
-        digests = [None] * len(chunk.positions) if chunk.digests is None else chunk.digests
-        return [
-            (position, Item(place, self._shared.source_of(index), digest))
-            for position, place, index, digest in zip(
-                chunk.positions, chunk.places, chunk.indices, digests, strict=True
-            )
-        ]
-
-    def _ask(self, part: list[tuple[int, Item]]) -> list[tuple[int, str, str]]:
+    def _ask(self, chunk: Chunk, part: NDArray[np.int64]) -> list[tuple[int, str, str]]:
         """Have images decoded; returns (number within `part`, reason, detail) of those that cannot be."""
         connection = self._connection
         if connection is None:
             raise _Died(-1, "crashed", "it is not running")
         self._control[:] = -1, 0
         sent = time.monotonic_ns()
-        connection.settimeout(self._shared.settings.timeout_s)
+        connection.settimeout(self._shared.work.timeout_s)
+        digests = None if chunk.digests is None else chunk.digests[part]
         try:
-            send(connection, pickle.dumps([item for _, item in part]))
+            send(connection, pickle.dumps((chunk.places[part], chunk.indices[part], digests)))
             connection.settimeout(None)
             self._wait(connection, sent)
             reply = receive(connection)
@@ -245,7 +229,7 @@ class Lane(threading.Thread):
         return _outcome(json.loads(reply), len(part))
 
     def _wait(self, connection: socket.socket, sent: int) -> None:
-        timeout_s = self._shared.settings.timeout_s
+        timeout_s = self._shared.work.timeout_s
         poll = select.poll()
         poll.register(connection, select.POLLIN)
         left_s = timeout_s
@@ -289,7 +273,7 @@ class Lane(threading.Thread):
                 self._bury(death)
 
     def _start_once(self) -> None:
-        shared, settings = self._shared, self._shared.settings
+        shared = self._shared
         ours, theirs = socket.socketpair()
         with theirs, tempfile.TemporaryFile() as said:
             descriptors = (theirs.fileno(), shared.memory_file, shared.work_file)
@@ -298,9 +282,10 @@ class Lane(threading.Thread):
                     ours.close()
                     return
                 self._connection = ours
+                numbers = map(str, (*descriptors, self._number, os.getpid()))
                 try:
                     self._process = subprocess.Popen(
-                        [sys.executable, "-P", "-c", _CODE, *map(str, descriptors)],
+                        [sys.executable, "-P", "-c", _CODE, *numbers],
                         stdin=subprocess.DEVNULL,
                         stdout=subprocess.DEVNULL,
                         stderr=said,
@@ -311,22 +296,12 @@ class Lane(threading.Thread):
                 except OSError as error:
                     raise DecoderProcessError(f"cannot start a decoding process: {error}") from error
             theirs.close()
-            setup = Setup(
-                worker=self._number,
-                parent=os.getpid(),
-                offset=settings.offset,
-                n_images=settings.n_images,
-                shape=settings.shape,
-                max_memory_bytes=settings.max_memory_bytes,
-                timeout_s=settings.timeout_s,
-            )
-            self._greet(ours, setup, said)
+            self._greet(ours, said)
 
-    def _greet(self, connection: socket.socket, setup: Setup, said: IO[bytes]) -> None:
+    def _greet(self, connection: socket.socket, said: IO[bytes]) -> None:
         connection.settimeout(_START_S)
         reply = None
         with suppress(OSError):
-            send(connection, pickle.dumps(setup))
             reply = receive(connection)
         if reply is None:
             if self._shared.closing.is_set():
