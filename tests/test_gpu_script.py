@@ -21,7 +21,7 @@ import importlib.machinery
 find = importlib.machinery.PathFinder.find_spec
 absent = {"annotated_types", "cloudpickle", "pydantic", "pydantic_core", "safetensors", "typer"}
 importlib.machinery.PathFinder.find_spec = classmethod(
-    lambda cls, name, path=None, target=None: None if name.split(".")[0] in absent else find(name, path, target)
+    lambda cls, name, *rest: None if name.split(".")[0] in absent else find(name, *rest)
 )
 """
 
