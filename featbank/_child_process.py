@@ -116,9 +116,13 @@ def pickle_for_child(
     """
     base: Any
     try:
-        from cloudpickle import Pickler as base
+        import cloudpickle
+
+        base = cloudpickle.Pickler
     except ModuleNotFoundError:  # a bare machine: what can be imported by its name is pickled all the same
-        from pickle import Pickler as base
+        import pickle
+
+        base = pickle.Pickler
 
     modules: set[str] = set()
 

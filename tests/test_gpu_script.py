@@ -19,7 +19,7 @@ STEPS = 12
 ABSENT = """
 import importlib.machinery
 find = importlib.machinery.PathFinder.find_spec
-absent = {"annotated_types", "cloudpickle", "pydantic", "pydantic_core", "safetensors", "typer"}
+absent = {"annotated_types", "pydantic", "pydantic_core", "safetensors", "typer"}
 importlib.machinery.PathFinder.find_spec = classmethod(
     lambda cls, name, *rest: None if name.split(".")[0] in absent else find(name, *rest)
 )
@@ -62,7 +62,7 @@ def test_every_step_runs_at_toy_size_on_a_bare_machine(tmp_path: Path) -> None:
     assert len(checks) >= 10
     assert all(checks.values())
     (absent,) = [line["value"] for line in measured if line["name"] == "not installed"]
-    assert {"cloudpickle", "pydantic", "safetensors", "typer"} <= set(absent)  # type: ignore[call-overload]
+    assert {"pydantic", "safetensors", "typer"} <= set(absent)  # type: ignore[call-overload]
     table = (tmp_path / "out" / "table.txt").read_text()
     assert table in done.stdout
     for line in measured:

@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featbank.banks import SHARD_BYTES, Bank, BankStore
+from featbank.extraction.compiling import compile_network
+from featbank.extraction.precision import arithmetic
 from featbank.manifest import RowStatus
 
 if TYPE_CHECKING:
@@ -95,19 +97,35 @@ def time_decode(loader: ImageLoader, batches: Sequence[tuple[int, Sequence[int]]
     return time.perf_counter() - started
 
 
+def bare_forward(forward: Forward, cuts: Sequence[str]) -> Callable[[Tensor], None]:
+    """Return what pushes one batch (uint8, on the device) through the network, and does nothing else."""
+    import torch
+
+    network: Callable[[Tensor], Any] = forward.network(tuple(cuts))
+    if forward.compiled:
+        network = compile_network(forward.network(tuple(cuts)))
+    elif forward.precision != "float32":
+        network = forward.network(tuple(cuts)).lowered(getattr(torch, forward.precision))
+
+    def push(images: Tensor) -> None:
+        with arithmetic(forward.precision, forward.device):
+            network(forward.backbone.preprocessing.normalise(images.permute(0, 3, 1, 2)))
+
+    return push
+
+
 def time_forward(
-    forward: Forward,
-    held: Sequence[NDArray[np.uint8] | Tensor],
-    cuts: Sequence[str],
+    push: Callable[[Tensor], None],
+    batches: Sequence[Tensor],
     n_batches: int,
+    device: torch.device,
     *,
-    lanes: int = 1,
-    threads: int | None = None,
+    lanes: int,
+    threads: int,
 ) -> float:
     """Push `n_batches` batches that are in memory, beginning again with the first when they run out.
 
-    `lanes` threads push them in turns through the one network, each computing with `threads` threads (as many
-    as torch uses, if nothing is said).
+    `lanes` threads push them in turns through the one network, each computing with `threads` threads.
     """
     import torch
 
@@ -115,19 +133,18 @@ def time_forward(
     all_there = threading.Barrier(lanes)
 
     def warm_up(_: int) -> None:
+        torch.set_num_threads(threads)  # this thread's
         all_there.wait()  # else one lane could do it for two
-        forward.trial(held[0], cuts)
-
-    def push(number: int) -> None:
-        images = held[number % len(held)]
-        forward(images, cuts, n_images=len(images))
+        for _ in range(2):
+            push(batches[0])
 
     try:
-        with ThreadPoolExecutor(lanes, "featbank-lane", torch.set_num_threads, (threads or before,)) as pool:
+        with ThreadPoolExecutor(lanes, "featbank-lane") as pool:
             list(pool.map(warm_up, range(lanes)))
+            synchronize(device)
             started = time.perf_counter()
-            list(pool.map(push, range(n_batches)))
-            synchronize(forward.device)
+            list(pool.map(push, (batches[number % len(batches)] for number in range(n_batches))))
+            synchronize(device)
             return time.perf_counter() - started
     finally:
         torch.set_num_threads(before)  # new threads begin with what was set last

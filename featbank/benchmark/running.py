@@ -22,6 +22,7 @@ from featbank._atomic import make_folder
 from featbank._cache import user_path
 from featbank.backbones import truncate
 from featbank.banks import Bank
+from featbank.benchmark import _stages as stages
 from featbank.benchmark._neighbours import neighbours as busy_loops
 from featbank.benchmark.results import BenchmarkResult, Round
 from featbank.datasets import Dataset, open_dataset, row_indices
@@ -253,6 +254,7 @@ class _Bench:
         ]
         self._n_slots = len(first_rows)
         self._held, ok = self._decoded()
+        self._push = stages.bare_forward(task.forward, task.cuts)
         self._rows: NDArray[np.int64] = first_rows[ok]
         if not len(self._rows):
             raise InvalidInputError(
@@ -263,19 +265,21 @@ class _Bench:
             self._extraction("warm", compile="off", limit=min(size, self._n_slots)).run()
         shutil.rmtree(folder / "warm")
 
-    def _decoded(self) -> tuple[list[NDArray[np.uint8] | Tensor], NDArray[np.bool_]]:
-        """Decode everything once; keep as much as memory may hold, and say which slots have an image."""
+    def _decoded(self) -> tuple[list[Tensor], NDArray[np.bool_]]:
+        """Decode everything once; keep as many whole batches as memory may hold; say what is an image."""
         import torch
 
-        held: list[NDArray[np.uint8] | Tensor] = []
+        task, held = self._task, []
+        size = task.forward.batch_size
         ok, held_bytes = [], 0
-        for batch in self._loader.batches(self._batches):
-            ok.append(batch.statuses == RowStatus.OK)
+        for run in self._loader.batches(self._batches):
+            ok.append(run.statuses == RowStatus.OK)
             if held_bytes < _HELD_BYTES:
                 # on a card the forward pass alone is without the way there
-                cpu = self._task.device.type == "cpu"
-                held.append(batch.images if cpu else torch.as_tensor(batch.images).to(self._task.device))
-                held_bytes += batch.images.nbytes
+                images = torch.as_tensor(run.images).to(task.device)  # (n, h, w, 3)
+                images = torch.cat([images, images.new_zeros((-len(images) % size, *images.shape[1:]))])
+                held += [images[start : start + size] for start in range(0, len(images), size)]
+                held_bytes += images.nbytes
         return held, np.concatenate(ok)
 
     def plain_script(self, workers: int) -> PlainScript:
@@ -296,8 +300,6 @@ class _Bench:
 
     def round(self, number: int, plain: PlainScript | None, step: Callable[[], None]) -> Round:
         """Measure everything once."""
-        from featbank.benchmark import _stages as stages
-
         cold_s = self._task.forward.compile_s
         with _quiet():
             started = time.perf_counter()
@@ -311,10 +313,11 @@ class _Bench:
         n = len(self._rows)
         decode_s = stages.time_decode(self._loader, self._batches)
         step()
+        n_batches = -(-self._n_slots // task.forward.batch_size)
         forward_ips = {
-            name: self._pushed()
+            name: self._n_slots
             / stages.time_forward(
-                task.forward, self._held, task.cuts, len(self._batches), lanes=lanes, threads=threads
+                self._push, self._held, n_batches, task.device, lanes=lanes, threads=threads
             )
             for name, (lanes, threads) in _configurations(task.device).items()
         }
@@ -353,10 +356,6 @@ class _Bench:
             wait_s = time.perf_counter() - started
         shutil.rmtree(self._folder / "eager")
         return wait_s
-
-    def _pushed(self) -> int:
-        """Rows that `time_forward` pushes, padding of the last batch not counted."""
-        return sum(len(self._held[number % len(self._held)]) for number in range(len(self._batches)))
 
     def result(
         self, rounds: tuple[Round, ...], plain_workers: int | None, neighbours: int

@@ -125,10 +125,10 @@ def test_each_round_pushes_every_image_once_more(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(running, "_HELD_BYTES", 1)  # what is in memory stands for all there is
     settings = {"backbone": "minivgg", "cuts": ["fc7"], "weights": "random", "precision": "float32"}
     result = run_benchmark("digits", **settings, limit=24, batch_size=8, repeats=2, cache_dir=tmp_path)
-    # 24 images are three batches: once to warm up; then in each round the extraction's and, for each of its
-    # configurations, one to warm up on each lane, and all timed
+    # 24 images are three batches: once to warm up; then in each round the extraction's and, for each
+    # configuration of the forward pass, two to warm up each lane, and all timed
     lanes = [lanes for lanes, _ in running._configurations(torch.device("cpu")).values()]
-    assert pushed == [8] * 3 * (1 + 2 * (1 + sum(lanes) + len(lanes)))
+    assert pushed == [8] * (3 + 2 * (3 + 2 * sum(lanes) + 3 * len(lanes)))
     assert result.plain_ips is result.ratio_to_plain is result.plain_error is None
 
 

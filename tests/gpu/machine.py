@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import photographs
-from bench import Bench
+from bench import Bench, MissingError
 
 _PACKAGES = (
     *("h5py", "timm", "PIL", "cloudpickle", "pydantic", "typer", "sklearn", "joblib", "safetensors", "scipy"),
@@ -178,6 +178,9 @@ def heads(bench: Bench) -> None:
 
 
 def _need_heads(bench: Bench, device: str) -> None:
-    bench.need("sklearn")
     if device == "cuda":
         bench.need_card()
+    try:
+        import sklearn.base  # noqa: F401 - heads are scikit-learn estimators
+    except ImportError as error:
+        raise MissingError(f"scikit-learn: {error}") from error
