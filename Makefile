@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types check bench faults studies clean
+.PHONY: help install demo test lint types check bench gpu faults studies clean
 
 help:            ## list the targets
 	@grep -E '^[a-z]+: .*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -25,8 +25,9 @@ demo: $(READY)   ## digits through minivgg at five cuts: the table and the accur
 	$(BIN)/featbank demo
 
 test: $(READY)   ## the test suite and the doctests
-	# one thread: thousands of small operations gain nothing from more, and lose much on a busy machine
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(TEST_PROCESSES)
+	# one thread: thousands of small operations gain nothing from more, and lose much on a busy machine;
+	# on the CPU, also where there is a card: `make gpu` is for that
+	OMP_NUM_THREADS=1 CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -q -n $(TEST_PROCESSES)
 
 lint: $(READY)   ## ruff
 	$(BIN)/ruff check .
@@ -39,6 +40,10 @@ check: lint types test ## everything CI runs
 
 bench: $(READY)  ## the benchmarks, by hand: minutes, and only ratios within one run mean anything
 	$(BIN)/python -m pytest -q -s tests/benchmarks
+
+# the machine's own Python: a bare machine with a card has torch, and installs nothing
+gpu:             ## on a machine with a card: correctness, ceilings, rates, a table; six minutes at most
+	PYTHONPATH=. $(PYTHON) tests/gpu --out $(or $(OUT),build/gpu)
 
 faults: $(READY) ## the fault bench in full: kills, power loss, full disks, flipped bits; within an hour
 	nice -n 10 $(BIN)/python tests/faults

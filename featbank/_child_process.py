@@ -114,17 +114,26 @@ def pickle_for_child(
     Exception
         Of any kind, if `value` cannot be pickled.
     """
-    import cloudpickle
+    base: Any
+    try:
+        import cloudpickle
+
+        base = cloudpickle.Pickler
+    except ModuleNotFoundError:  # a bare machine: what can be imported by its name is pickled all the same
+        import pickle
+
+        base = pickle.Pickler
 
     modules: set[str] = set()
 
-    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    class Pickler(base):  # type: ignore[misc]
         def reducer_override(self, obj: Any) -> Any:
             if isinstance(obj, ModuleType):
                 modules.add(obj.__name__)
             else:
                 modules.add(str((obj if isinstance(obj, type | FunctionType) else type(obj)).__module__))
-            return super().reducer_override(obj)
+            inherited = getattr(super(), "reducer_override", None)
+            return NotImplemented if inherited is None else inherited(obj)
 
     Pickler(file, protocol=5, buffer_callback=buffer_callback).dump(value)
     return modules

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import pickle
 import subprocess
 import sys
 import types
@@ -110,3 +111,12 @@ def test_what_is_defined_in_a_script_is_taken_along() -> None:
         return types.SimpleNamespace(image=image)
 
     assert pickle_for_child(act, io.BytesIO()) >= {__name__}
+
+
+def test_without_cloudpickle_what_has_a_name_is_pickled_all_the_same(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "cloudpickle", None)  # importing it fails
+    file = io.BytesIO()
+    assert pickle_for_child([io.StringIO, 1], file) >= {"_io"}
+    assert pickle.loads(file.getvalue()) == [io.StringIO, 1]
+    with pytest.raises((AttributeError, pickle.PicklingError)):
+        pickle_for_child(lambda: None, io.BytesIO())

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import pickle
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,7 +19,7 @@ from torch.utils import data as torch_data
 from torchvision import transforms
 from torchvision.models.feature_extraction import NodePathTracer
 
-from featbank._child_process import without_current_folder
+from featbank._child_process import pickle_for_child, without_current_folder
 
 if TYPE_CHECKING:
     from featbank.backbones import Backbone, Preprocessing
@@ -66,6 +69,8 @@ class PlainScript:
             batch_size=batch_size,
             sampler=self._chosen,
             num_workers=workers,
+            # a forked process could not use CUDA, and would copy locks that threads of this one hold
+            multiprocessing_context="spawn" if workers else None,
             persistent_workers=workers > 0,
         )
         self._batch_size = batch_size
@@ -86,7 +91,7 @@ class PlainScript:
         """Push all images; returns the seconds it took."""
         self.clear()
         started = time.perf_counter()
-        with without_current_folder([self._source]):
+        with without_current_folder([self._source]), _no_main_module():
             batches = iter(self._loader)  # its processes are started here
         with torch.no_grad():
             for images in batches:
@@ -117,6 +122,28 @@ class _Images(torch_data.Dataset[Tensor]):
     def __getitem__(self, index: int) -> Tensor:
         with Image.open(io.BytesIO(self._dataset.read(index))) as image:
             return self._transform(image.convert("RGB"))
+
+    def __reduce__(self) -> tuple[Callable[[bytes], _Images], tuple[bytes]]:
+        file = io.BytesIO()
+        pickle_for_child((self._dataset, self._transform), file)
+        return _unpickled_images, (file.getvalue(),)
+
+
+def _unpickled_images(data: bytes) -> _Images:
+    return _Images(*pickle.loads(data))
+
+
+@contextlib.contextmanager
+def _no_main_module() -> Iterator[None]:
+    """Keep what is started from running the user's script again: many a script has no guard against that."""
+    facts = vars(sys.modules["__main__"])
+    names = [name for name in facts if name in ("__file__", "__spec__")]
+    kept = {name: facts.pop(name) for name in names}
+    facts["__spec__"] = None
+    try:
+        yield
+    finally:
+        facts.update(kept)
 
 
 class _Chosen(torch_data.Sampler[int]):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featbank.banks import SHARD_BYTES, Bank, BankStore
+from featbank.extraction.compiling import compile_network
+from featbank.extraction.precision import arithmetic
 from featbank.manifest import RowStatus
 
 if TYPE_CHECKING:
@@ -20,6 +25,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from featbank.extraction import Forward, ImageLoader
+
+#: Images of one decoding request.
+_IMAGES_AT_ONCE = 32
 
 #: Rows read at once, unless they are so large that this would be more than a shard.
 _ROWS_AT_ONCE = 256
@@ -36,6 +44,50 @@ def synchronize(device: torch.device) -> None:
         torch.accelerator.synchronize(device)
 
 
+def decode_rate(data: str | os.PathLike[str], *, backbone: str, workers: int) -> float:
+    """Return images per second read, checked and decoded as `backbone` wants them, nothing else running.
+
+    Parameters
+    ----------
+    data : str or path
+        As in `featbank.extract`.
+    backbone : str
+        Its name; the weights do not matter.
+    workers : int
+        Decoding processes; they are there when the clock starts.
+    """
+    from featbank.backbones import load_backbone
+    from featbank.datasets import build_manifest, open_dataset
+    from featbank.extraction import open_loader
+
+    dataset = open_dataset(data)
+    manifest = build_manifest(dataset)
+    preprocessing = load_backbone(backbone, weights="random").preprocessing
+    rows = manifest.rows()
+    size = _IMAGES_AT_ONCE
+    batches = [(start, rows[start : start + size].tolist()) for start in range(0, len(rows), size)]
+    with contextlib.closing(open_loader(dataset, manifest, preprocessing, workers, size)) as loader:
+        time_decode(loader, batches[: 2 * workers])
+        return len(rows) / time_decode(loader, batches)
+
+
+def write_rate(bank: str | os.PathLike[str], folder: Path, *, threads: int) -> tuple[float, int]:
+    """Return images per second written as shards by so many threads, and the bytes of one image.
+
+    Parameters
+    ----------
+    bank : str or path
+        A bank, whose features are written again.
+    folder : pathlib.Path
+        Where; what is written is left there.
+    threads : int
+        Shards written at once.
+    """
+    opened = Bank.open(bank, check="size")
+    row_bytes = sum(opened[cut].n_features * opened[cut].dtype.itemsize for cut in opened.cuts)
+    return len(opened.slot_first_rows()) / time_write(opened, folder, threads=threads), row_bytes
+
+
 def time_decode(loader: ImageLoader, batches: Sequence[tuple[int, Sequence[int]]]) -> float:
     """Read, check and decode every image, all workers, nothing else running."""
     started = time.perf_counter()
@@ -45,42 +97,89 @@ def time_decode(loader: ImageLoader, batches: Sequence[tuple[int, Sequence[int]]
     return time.perf_counter() - started
 
 
+def bare_forward(forward: Forward, cuts: Sequence[str]) -> Callable[[Tensor], None]:
+    """Return what pushes one batch (uint8, on the device) through the network, and does nothing else."""
+    import torch
+
+    network: Callable[[Tensor], Any] = forward.network(tuple(cuts))
+    if forward.compiled:
+        network = compile_network(forward.network(tuple(cuts)))
+    elif forward.precision != "float32":
+        network = forward.network(tuple(cuts)).lowered(getattr(torch, forward.precision))
+
+    def push(images: Tensor) -> None:
+        with arithmetic(forward.precision, forward.device):
+            network(forward.backbone.preprocessing.normalise(images.permute(0, 3, 1, 2)))
+
+    return push
+
+
 def time_forward(
-    forward: Forward, held: Sequence[NDArray[np.uint8] | Tensor], cuts: Sequence[str], n_batches: int
+    push: Callable[[Tensor], None],
+    batches: Sequence[Tensor],
+    n_batches: int,
+    device: torch.device,
+    *,
+    lanes: int,
+    threads: int,
 ) -> float:
-    """Push `n_batches` batches that are in memory, beginning again with the first when they run out."""
-    forward.trial(held[0], cuts)
-    started = time.perf_counter()
-    for number in range(n_batches):
-        images = held[number % len(held)]
-        forward(images, cuts, n_images=len(images))
-    synchronize(forward.device)
-    return time.perf_counter() - started
+    """Push `n_batches` batches that are in memory, beginning again with the first when they run out.
+
+    `lanes` threads push them in turns through the one network, each computing with `threads` threads.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    all_there = threading.Barrier(lanes)
+
+    def warm_up(_: int) -> None:
+        torch.set_num_threads(threads)  # this thread's
+        all_there.wait()  # else one lane could do it for two
+        for _ in range(2):
+            push(batches[0])
+
+    try:
+        with ThreadPoolExecutor(lanes, "featbank-lane") as pool:
+            list(pool.map(warm_up, range(lanes)))
+            synchronize(device)
+            started = time.perf_counter()
+            list(pool.map(push, (batches[number % len(batches)] for number in range(n_batches))))
+            synchronize(device)
+            return time.perf_counter() - started
+    finally:
+        torch.set_num_threads(before)  # new threads begin with what was set last
 
 
-def time_write(bank: Bank, banks: Path) -> float:
+def time_write(bank: Bank, banks: Path, *, threads: int = 1) -> float:
     """Write the features of `bank` once more as shards of the same size, into a new bank under `banks`.
 
-    Reading them, one shard at a time, is not counted.
+    Several are written at once by so many threads. Reading them, a few at a time, is not counted.
     """
     copy = BankStore(banks).create_or_open(bank.dataset, bank.key, {})
     copy.set_manifest(bank.manifest)
     first_rows = bank.slot_first_rows()
     duration_s = 0.0
-    for cut in bank.cuts:
-        array, usable = bank[cut], bank.rows_ok(cut)
-        facts = bank.facts(cut)
-        made_by = {name: facts[name] for name in ("torch", "device")}
-        writer = copy.cut_writer(cut, array.shape[1:], array.dtype, made_by=made_by)
-        for plan in writer.missing():
-            rows = first_rows[plan.start : plan.stop]
-            ok = usable[rows]
-            features = np.zeros((plan.n_rows, *array.shape[1:]), array.dtype)
-            features[ok] = array.read(rows[ok])
-            statuses = np.where(ok, RowStatus.OK, RowStatus.QUARANTINED).astype(np.uint8)
-            started = time.perf_counter()
-            writer.write(plan, features, statuses)
-            duration_s += time.perf_counter() - started
+    with ThreadPoolExecutor(threads) as pool:
+        for cut in bank.cuts:
+            array, usable = bank[cut], bank.rows_ok(cut)
+            facts = bank.facts(cut)
+            made_by = {name: facts[name] for name in ("torch", "device")}
+            writer = copy.cut_writer(cut, array.shape[1:], array.dtype, made_by=made_by)
+            plans = writer.missing()
+            for at in range(0, len(plans), threads):
+                some = plans[at : at + threads]
+                filled = []
+                for plan in some:
+                    rows = first_rows[plan.start : plan.stop]
+                    ok = usable[rows]
+                    features = np.zeros((plan.n_rows, *array.shape[1:]), array.dtype)
+                    features[ok] = array.read(rows[ok])
+                    filled.append(
+                        (features, np.where(ok, RowStatus.OK, RowStatus.QUARANTINED).astype(np.uint8))
+                    )
+                started = time.perf_counter()
+                list(pool.map(writer.write, some, *zip(*filled, strict=True)))
+                duration_s += time.perf_counter() - started
     return duration_s
 
 

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Generic, TypeVar
 
 from featbank.manifest import short_repr
 
 __all__ = ["BenchmarkResult", "Round", "Spread", "floor_rate"]
 
+S = TypeVar("S", "Spread", "Spread | None")
+
 
 def floor_rate(decode_ips: float, forward_ips: float, write_ips: float, *, shared_cores: bool) -> float:
     """Return the rate an extraction cannot be expected to beat, from the rates of its stages alone.
+
+    On a CPU decoding and the forward pass share the cores: alone, each has all of them, so together they
+    cannot take less than the sum of both times, however they are interleaved. (If one of them left cores
+    idle when alone, that would not hold; this is why the forward pass is measured in several configurations,
+    and the fastest counts.) Writing mostly waits for the disk meanwhile; what it takes of the cores is left
+    out, which makes the floor harder to reach, not easier. Where another device computes, the stages run
+    beside each other, and the slowest decides.
 
     Parameters
     ----------
     decode_ips, forward_ips, write_ips : float
         Images per second of each stage, measured alone with all that the machine has.
     shared_cores : bool
-        True on a CPU, where decoding and the forward pass compete for the cores: their times add up (writing
-        waits for the disk meanwhile, and is left out). False where another device computes: the slowest
-        stage decides.
+        True on a CPU.
 
     Returns
     -------
@@ -63,8 +70,9 @@ class Round:
     ----------
     decode_ips : float
         Images per second read, checked and decoded by all workers, nothing else running.
-    forward_ips : float
-        Through the network up to the deepest cut, decoded batches in memory.
+    forward_ips : mapping of str to float
+        Configuration, such as ``"2 lanes x 1 thread"`` -> images per second through the network up to the
+        deepest cut, decoded and in the memory of the device.
     write_ips : float
         Written as shards (hashed, fsynced, renamed), all cuts together, features in memory.
     read_ips : float
@@ -73,21 +81,20 @@ class Round:
         The same rows in the same batches through ``numpy.memmap`` on the same files.
     end_to_end_ips : float
         Of a whole extraction into a new bank: decoding, forward, checks, writing, what became of each row.
-        Preparation and compiling are left out, see `setup_s` and `compile_s`.
+        Preparation and compiling are left out, see `setup_s` and `BenchmarkResult.compile_s`.
     plain_ips : float or None
         Of the plain script; None when it was not asked for.
     setup_s : float
         Preparation of that extraction, in seconds: weights loaded, every image hashed, precision proved.
     wait_s : float
-        What a user waits for the extraction, in seconds: preparation, compiling and the pass.
-    compile_s : float or None
-        Seconds spent compiling the network, with nothing cached; None when nothing was compiled.
+        What a user waits for the extraction, in seconds: preparation, compiling with nothing cached, and the
+        pass.
     eager_wait_s : float or None
         What a user would have waited without compiling; measured with the plain script, if compiled.
     """
 
     decode_ips: float
-    forward_ips: float
+    forward_ips: Mapping[str, float]
     write_ips: float
     read_ips: float
     memmap_ips: float
@@ -95,8 +102,27 @@ class Round:
     plain_ips: float | None
     setup_s: float
     wait_s: float
-    compile_s: float | None
     eager_wait_s: float | None = None
+
+
+def _spread(values: list[float]) -> Spread:
+    return Spread(statistics.median(values), min(values), max(values))
+
+
+class _Measured(Generic[S]):
+    """The rounds' field of this name as a `Spread`; None if a round lacks it."""
+
+    def __init__(self, doc: str) -> None:
+        self.__doc__ = doc
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, result: BenchmarkResult | None, owner: type | None = None) -> S:
+        if result is None:
+            return self  # type: ignore[return-value]  # what documentation is made from
+        values = [getattr(one, self._name) for one in result.rounds]
+        return None if None in values else _spread(values)  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)
@@ -133,6 +159,10 @@ class BenchmarkResult:
         ``"cpu"``, ``"cuda:0"``.
     device_name : str
         What the processor or the card calls itself.
+    compile_s : float or None
+        Seconds spent compiling the network, with nothing cached, once; None when nothing was compiled.
+    neighbours : int
+        Busy loops that ran beside everything that was measured.
     threads : int
         Threads of one operation of torch on the CPU.
     workers : int
@@ -161,6 +191,8 @@ class BenchmarkResult:
     precision_errors: Mapping[str, float]
     device: str
     device_name: str
+    compile_s: float | None
+    neighbours: int
     threads: int
     workers: int
     plain_workers: int | None
@@ -169,66 +201,31 @@ class BenchmarkResult:
 
     __repr__ = short_repr
 
+    decode_ips = _Measured["Spread"]("Decoding alone, images per second.")
+    write_ips = _Measured["Spread"]("Writing alone, images per second.")
+    read_ips = _Measured["Spread"]("Reading random rows back, images per second.")
+    memmap_ips = _Measured["Spread"]("The same rows through ``numpy.memmap``, images per second.")
+    end_to_end_ips = _Measured["Spread"]("A whole extraction, images per second.")
+    plain_ips = _Measured["Spread | None"]("The plain script, images per second; None when it was not run.")
+    setup_s = _Measured["Spread"]("Preparation of an extraction, in seconds.")
+    wait_s = _Measured["Spread"]("What a user waits for an extraction of these images, in seconds.")
+    eager_wait_s = _Measured["Spread | None"]("The same without compiling; None when it was not measured.")
+
     @property
-    def decode_ips(self) -> Spread:
-        """Decoding alone, images per second."""
-        return self._measured(lambda one: one.decode_ips)
+    def forward_configurations_ips(self) -> dict[str, Spread]:
+        """The forward pass alone in every configuration, images per second."""
+        names = self.rounds[0].forward_ips
+        return {name: _spread([one.forward_ips[name] for one in self.rounds]) for name in names}
+
+    @property
+    def forward_configuration(self) -> str:
+        """The configuration of the forward pass with the largest median: what the floor is taken from."""
+        return max(found := self.forward_configurations_ips, key=lambda name: found[name].median)
 
     @property
     def forward_ips(self) -> Spread:
-        """The forward pass alone, images per second."""
-        return self._measured(lambda one: one.forward_ips)
-
-    @property
-    def write_ips(self) -> Spread:
-        """Writing alone, images per second."""
-        return self._measured(lambda one: one.write_ips)
-
-    @property
-    def read_ips(self) -> Spread:
-        """Reading random rows back, images per second."""
-        return self._measured(lambda one: one.read_ips)
-
-    @property
-    def memmap_ips(self) -> Spread:
-        """The same rows through ``numpy.memmap``, images per second."""
-        return self._measured(lambda one: one.memmap_ips)
-
-    @property
-    def end_to_end_ips(self) -> Spread:
-        """A whole extraction, images per second."""
-        return self._measured(lambda one: one.end_to_end_ips)
-
-    @property
-    def plain_ips(self) -> Spread | None:
-        """The plain script, images per second; None when it was not run."""
-        if self.plain_workers is None:
-            return None
-        return self._measured(lambda one: one.plain_ips or 0.0)
-
-    @property
-    def setup_s(self) -> Spread:
-        """Preparation of an extraction, in seconds."""
-        return self._measured(lambda one: one.setup_s)
-
-    @property
-    def wait_s(self) -> Spread:
-        """What a user waits for an extraction of these images, in seconds, everything included."""
-        return self._measured(lambda one: one.wait_s)
-
-    @property
-    def compile_s(self) -> Spread | None:
-        """Compiling, in seconds; None when nothing was compiled."""
-        if all(one.compile_s is None for one in self.rounds):
-            return None
-        return self._measured(lambda one: one.compile_s or 0.0)
-
-    @property
-    def eager_wait_s(self) -> Spread | None:
-        """What a user would have waited without compiling, in seconds; None when it was not measured."""
-        if any(one.eager_wait_s is None for one in self.rounds):
-            return None
-        return self._measured(lambda one: one.eager_wait_s or 0.0)
+        """The forward pass alone in its fastest configuration, images per second."""
+        return self.forward_configurations_ips[self.forward_configuration]
 
     @property
     def shared_cores(self) -> bool:
@@ -263,12 +260,10 @@ class BenchmarkResult:
         each = [one.read_ips / one.memmap_ips for one in self.rounds]
         return Spread(self.read_ips.median / self.memmap_ips.median, min(each), max(each))
 
-    def _measured(self, measure: Callable[[Round], float]) -> Spread:
-        values = [measure(one) for one in self.rounds]
-        return Spread(statistics.median(values), min(values), max(values))
-
     def _floor(self, one: Round) -> float:
-        return floor_rate(one.decode_ips, one.forward_ips, one.write_ips, shared_cores=self.shared_cores)
+        # of the configuration that is fastest over all rounds: each round's own best would be luck
+        forward_ips = one.forward_ips[self.forward_configuration]
+        return floor_rate(one.decode_ips, forward_ips, one.write_ips, shared_cores=self.shared_cores)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON values, flat: ``decode_ips``, ``decode_ips_min``, ``decode_ips_max``, ...
@@ -284,28 +279,19 @@ class BenchmarkResult:
             found[name] = None if spread is None else spread.median
             found[f"{name}_min"] = None if spread is None else spread.min
             found[f"{name}_max"] = None if spread is None else spread.max
-        return found | {
-            "data": self.data,
-            "backbone": self.backbone,
-            "weights": self.weights,
-            "cuts": {cut: list(shape) for cut, shape in self.cuts.items()},
-            "row_bytes": self.row_bytes,
-            "macs": self.macs,
-            "n_images": self.n_images,
-            "n_unreadable": self.n_unreadable,
-            "repeats": len(self.rounds),
-            "image_size": self.image_size,
-            "batch_size": self.batch_size,
-            "precision": self.precision,
-            "precision_errors": dict(self.precision_errors),
-            "device": self.device,
-            "device_name": self.device_name,
-            "threads": self.threads,
-            "workers": self.workers,
-            "plain_workers": self.plain_workers,
-            "plain_error": self.plain_error,
-            "versions": dict(self.versions),
-        }
+        configurations = {name: one.median for name, one in self.forward_configurations_ips.items()}
+        plain = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "rounds"}
+        plain |= {name: dict(value) for name, value in plain.items() if isinstance(value, Mapping)}
+        return (
+            found
+            | plain
+            | {
+                "cuts": {cut: list(shape) for cut, shape in self.cuts.items()},
+                "repeats": len(self.rounds),
+                "forward_configuration": self.forward_configuration,
+                "forward_configurations_ips": configurations,
+            }
+        )
 
 
 #: Names of `BenchmarkResult` that are a `Spread`, in the order of the table.
@@ -323,6 +309,5 @@ SPREADS = (
     "read_ratio_to_memmap",
     "setup_s",
     "wait_s",
-    "compile_s",
     "eager_wait_s",
 )

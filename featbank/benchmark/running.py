@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import logging
 import os
 import platform
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +22,13 @@ from featbank._atomic import make_folder
 from featbank._cache import user_path
 from featbank.backbones import truncate
 from featbank.banks import Bank
-from featbank.benchmark._conditions import empty_compiler_cache, quiet
+from featbank.benchmark import _stages as stages
+from featbank.benchmark._neighbours import neighbours as busy_loops
 from featbank.benchmark.results import BenchmarkResult, Round
 from featbank.datasets import Dataset, open_dataset, row_indices
 from featbank.errors import InvalidInputError
-from featbank.extraction import Extraction, choose_jpeg_decoder, open_loader
+from featbank.extraction import Extraction, choose_devices, choose_jpeg_decoder, open_loader
+from featbank.extraction.task import usable_cores
 from featbank.extraction.work import run_size
 from featbank.manifest import RowStatus
 
@@ -36,8 +40,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LIMIT", "run_benchmark"]
 
-#: Images of a benchmark when nobody says otherwise: minutes on a laptop, too few for a fast card.
-LIMIT = 512
+#: Images of a benchmark when nobody says otherwise: minutes on a laptop; a card does so many in a second.
+LIMIT = {"cpu": 512, "cuda": 8_192}
 
 #: Decoded images held in memory for the forward pass alone; more of them are pushed in turns.
 _HELD_BYTES = 256 * 1024 * 1024
@@ -57,7 +61,7 @@ def run_benchmark(
     weights: str | os.PathLike[str] | None = None,
     precision: str = "auto",
     compile: str = "auto",
-    limit: int | None = LIMIT,
+    limit: int | None = None,
     repeats: int = 3,
     batch_size: int | None = None,
     workers: int | None = None,
@@ -65,6 +69,7 @@ def run_benchmark(
     decode: str = "cpu",
     baseline: bool = False,
     plain_workers: int = 1,
+    neighbours: int = 0,
     random_state: int = 0,
     data_root: str | os.PathLike[str] | None = None,
     layout: str | None = None,
@@ -76,7 +81,11 @@ def run_benchmark(
     Each round measures everything once: a whole extraction into a new bank, decoding alone, the forward pass
     alone (the very network of that extraction), writing alone, reading back, and the plain script. The rounds
     follow each other, so that a neighbour who comes or goes falls on all of them; only ratios within one
-    benchmark mean anything. One batch goes through everything before the clock starts.
+    benchmark mean anything. One batch goes through everything before the clock starts. A network is compiled
+    with nothing cached once, before the rounds.
+
+    The forward pass is measured in several configurations: one network on all threads, and several lanes of
+    fewer threads each. The fastest of them is the one `floor_rate` is given.
 
     Parameters
     ----------
@@ -92,8 +101,8 @@ def run_benchmark(
         Of the forward pass; ``auto`` is settled once, for all rounds.
     compile : {"auto", "on", "off"}, default="auto"
         Whether the network is compiled; ``auto`` is settled once, by the number of these images.
-    limit : int or None, default=512
-        Rows to take, the classes in turn; None takes all. A fast device needs thousands.
+    limit : int, optional
+        Rows to take, the classes in turn; 0 takes all. By default 512, and 8,192 on a card.
     repeats : int, default=3
         Rounds, at least 1.
     batch_size : int, optional
@@ -110,6 +119,9 @@ def run_benchmark(
         cut, results in a list. Nothing is written. Its batches are of 32 images whatever `batch_size` is.
     plain_workers : int, default=1
         Loading processes of the plain script; 0 decodes in between two forward passes.
+    neighbours : int, default=0
+        Busy loops that run beside everything that is measured, the plain script too. They end with the
+        benchmark, also where that is killed.
     random_state : int, default=0
         Seed of ``weights="random"`` and of the order in which rows are read back.
     data_root : path, optional
@@ -141,109 +153,87 @@ def run_benchmark(
     >>> result.ratio_to_floor.median == result.end_to_end_ips.median / result.floor_ips.median
     True
     """
-    if repeats < 1:
-        raise InvalidInputError(f"repeats={repeats!r} must be at least 1")
-    if plain_workers < 0:
-        raise InvalidInputError(f"plain_workers={plain_workers!r} must be 0 or more")
+    for name, value, least in (
+        ("repeats", repeats, 1),
+        ("plain_workers", plain_workers, 0),
+        ("neighbours", neighbours, 0),
+        ("limit", limit or 0, 0),
+    ):
+        if value < least:
+            raise InvalidInputError(f"{name}={value!r} must be {'at least 1' if least else '0 or more'}")
     # What an image is called does not make it slower.
     dataset = open_dataset(data, data_root=data_root, layout=layout, skip_empty_classes=True)
-    workers = (os.cpu_count() or 1) if workers is None else workers
+    workers = usable_cores() if workers is None else workers
+    if limit is None:
+        limit = LIMIT["cuda" if choose_devices(device)[0].type == "cuda" else "cpu"]
     parent = None if cache_dir is None else make_folder(user_path(cache_dir))
-    report = _Counter(progress, 1 + repeats * (5 + baseline))
+    done, total = itertools.count(1), 1 + repeats * (5 + baseline)
+
+    def step() -> None:
+        if progress is not None:
+            progress(next(done), total)
+
     with (
         tempfile.TemporaryDirectory(prefix="featbank-bench-", dir=parent) as folder,
         contextlib.ExitStack() as stack,
     ):
-        setting = _Setting(
-            dataset,
-            backbone,
-            tuple(cuts),
-            weights,
-            batch_size,
-            workers,
-            device,
-            decode,
-            random_state,
-            Path(folder),
-        )
-        bench = _Bench(setting, precision, compile, limit, stack)
+
+        def extraction(cache: str, **changed: Any) -> Extraction:
+            settings: dict[str, Any] = {
+                "backbone": backbone,
+                "cuts": cuts,
+                "weights": weights,
+                "split": _SPLIT,
+                "override_split": True,
+                "image_size": None,
+                "transform": None,
+                "precision": precision,
+                "compile": compile,
+                "dtype": "float16",
+                "batch_size": batch_size,
+                "limit": limit or None,
+                "name": None,
+                "device": device,
+                "workers": workers,
+                "random_state": random_state,
+                "data_root": None,
+                "download": False,
+                "decode": decode,
+                "skip_empty_classes": True,
+                "cache_dir": Path(folder) / cache,
+            }
+            return Extraction(dataset, **{**settings, **changed})
+
+        stack.enter_context(_empty_compiler_cache(Path(folder) / "compiler"))
+        stack.enter_context(busy_loops(neighbours))
+        bench = _Bench(extraction, Path(folder), workers, decode, random_state, stack)
         plain = bench.plain_script(plain_workers) if baseline else None
-        report.step()
-        rounds = [bench.round(number, plain, report.step) for number in range(repeats)]
-        return bench.result(tuple(rounds), plain_workers if baseline else None)
-
-
-class _Counter:
-    """Counts measurements for the progress bar."""
-
-    def __init__(self, progress: Progress | None, total: int) -> None:
-        self._progress, self._done, self._total = progress, 0, total
-
-    def step(self) -> None:
-        self._done += 1
-        if self._progress is not None:
-            self._progress(self._done, self._total)
-
-
-@dataclass(frozen=True)
-class _Setting:
-    """What all extractions of one benchmark have in common."""
-
-    dataset: Dataset
-    backbone: str
-    cuts: tuple[str, ...]
-    weights: str | os.PathLike[str] | None
-    batch_size: int | None
-    workers: int
-    device: str | None
-    decode: str
-    random_state: int
-    folder: Path
-
-    def extraction(self, cache: str, precision: str, compile: str, limit: int | None) -> Extraction:
-        return Extraction(
-            self.dataset,
-            backbone=self.backbone,
-            cuts=self.cuts,
-            weights=self.weights,
-            split=_SPLIT,
-            override_split=True,
-            image_size=None,
-            transform=None,
-            precision=precision,
-            compile=compile,
-            dtype="float16",
-            batch_size=self.batch_size,
-            limit=limit,
-            name=None,
-            device=self.device,
-            workers=self.workers,
-            random_state=self.random_state,
-            data_root=None,
-            download=False,
-            cache_dir=self.folder / cache,
-            decode=self.decode,
-            skip_empty_classes=True,
-        )
+        step()
+        rounds = [bench.round(number, plain, step) for number in range(repeats)]
+        return bench.result(tuple(rounds), plain_workers if baseline else None, neighbours)
 
 
 class _Bench:
-    """The images, the settled precision, and how one round is measured."""
+    """The images, what was settled once for all rounds, and how one round is measured."""
 
     def __init__(
         self,
-        setting: _Setting,
-        precision: str,
-        compile: str,
-        limit: int | None,
+        extraction: Callable[..., Extraction],
+        folder: Path,
+        workers: int,
+        decode: str,
+        random_state: int,
         stack: contextlib.ExitStack,
     ) -> None:
-        self._limit = limit
-        with quiet("featbank.extraction.precision"):  # the result says how far off it is
-            self._task = task = stack.enter_context(setting.extraction("first", precision, compile, limit))
-        self._setting = setting = replace(setting, batch_size=task.forward.batch_size)
-        self._precision = task.forward.precision
-        self._compile = "on" if task.forward.compiled else "off"
+        self._folder, self._workers, self._random_state = folder, workers, random_state
+        with _quiet("featbank.extraction.precision"):  # the result says how far off it is
+            self._task = task = stack.enter_context(extraction("first"))
+        settled = {
+            "precision": task.forward.precision,
+            "compile": "on" if task.forward.compiled else "off",
+            "batch_size": task.forward.batch_size,
+        }
+        self._extraction = partial(extraction, **settled)
         # counted now: the plain script hangs its hooks into this module
         self._macs = truncate(task.backbone, task.cuts).macs
         self._row_bytes = sum(task.plan().cut_bytes.values()) // len(task.bank.slot_table)
@@ -251,12 +241,12 @@ class _Bench:
         first_rows = task.bank.slot_first_rows()
         size = run_size(task.forward.batch_size)
         self._loader = open_loader(
-            setting.dataset,
+            task.dataset,
             task.bank.manifest,
             task.backbone.preprocessing,
-            setting.workers,
+            workers,
             size,
-            decoder=choose_jpeg_decoder(setting.decode, task.device),
+            decoder=choose_jpeg_decoder(decode, task.device),
         )
         stack.callback(self._loader.close)
         self._batches = [
@@ -264,38 +254,45 @@ class _Bench:
         ]
         self._n_slots = len(first_rows)
         self._held, ok = self._decoded()
+        self._push = stages.bare_forward(task.forward, task.cuts)
         self._rows: NDArray[np.int64] = first_rows[ok]
         if not len(self._rows):
             raise InvalidInputError(
-                f"none of the {len(first_rows)} images of {setting.dataset.name!r} could be read; "
+                f"none of the {len(first_rows)} images of {task.dataset.name!r} could be read; "
                 "nothing was measured"
             )
-        with quiet():
-            setting.extraction("warm", self._precision, "off", min(size, self._n_slots)).run()
-        shutil.rmtree(setting.folder / "warm")
+        with _quiet():
+            self._extraction("warm", compile="off", limit=min(size, self._n_slots)).run()
+        shutil.rmtree(folder / "warm")
 
-    def _decoded(self) -> tuple[list[NDArray[np.uint8] | Tensor], NDArray[np.bool_]]:
-        """Decode everything once; keep as much as memory may hold, and say which slots have an image."""
-        held: list[NDArray[np.uint8] | Tensor] = []
+    def _decoded(self) -> tuple[list[Tensor], NDArray[np.bool_]]:
+        """Decode everything once; keep as many whole batches as memory may hold; say what is an image."""
+        import torch
+
+        task, held = self._task, []
+        size = task.forward.batch_size
         ok, held_bytes = [], 0
-        for batch in self._loader.batches(self._batches):
-            ok.append(batch.statuses == RowStatus.OK)
+        for run in self._loader.batches(self._batches):
+            ok.append(run.statuses == RowStatus.OK)
             if held_bytes < _HELD_BYTES:
-                held.append(batch.images)
-                held_bytes += batch.images.nbytes
+                # on a card the forward pass alone is without the way there
+                images = torch.as_tensor(run.images).to(task.device)  # (n, h, w, 3)
+                images = torch.cat([images, images.new_zeros((-len(images) % size, *images.shape[1:]))])
+                held += [images[start : start + size] for start in range(0, len(images), size)]
+                held_bytes += images.nbytes
         return held, np.concatenate(ok)
 
     def plain_script(self, workers: int) -> PlainScript:
         """Prepare the plain script and push one batch through it."""
         from featbank.benchmark._plain import PlainScript
 
-        manifest = self._task.bank.manifest
+        task = self._task
         plain = PlainScript(
-            self._task.backbone,
-            self._task.cuts,
-            self._setting.dataset,
-            row_indices(self._setting.dataset, manifest)[self._rows].tolist(),
-            device=self._task.device,
+            task.backbone,
+            task.cuts,
+            task.dataset,
+            row_indices(task.dataset, task.bank.manifest)[self._rows].tolist(),
+            device=task.device,
             workers=workers,
         )
         plain.warm_up()
@@ -303,27 +300,33 @@ class _Bench:
 
     def round(self, number: int, plain: PlainScript | None, step: Callable[[], None]) -> Round:
         """Measure everything once."""
-        from featbank.benchmark import _stages as stages
-
-        folder = self._setting.folder
-        with quiet(), empty_compiler_cache(folder / "compiler"):
+        cold_s = self._task.forward.compile_s
+        with _quiet():
             started = time.perf_counter()
-            task = self._setting.extraction(f"{number}", self._precision, self._compile, self._limit)
+            task = self._extraction(f"{number}")
             ready = time.perf_counter()
             result = task.run()
             done = time.perf_counter()
+        setup_s = ready - started - (task.forward.compile_s or 0.0)
         step()
         eager_wait_s = self._wait_without_compiling() if plain is not None and task.forward.compiled else None
         n = len(self._rows)
         decode_s = stages.time_decode(self._loader, self._batches)
         step()
-        forward_s = stages.time_forward(task.forward, self._held, task.cuts, len(self._batches))
+        n_batches = -(-self._n_slots // task.forward.batch_size)
+        forward_ips = {
+            name: self._n_slots
+            / stages.time_forward(
+                self._push, self._held, n_batches, task.device, lanes=lanes, threads=threads
+            )
+            for name, (lanes, threads) in _configurations(task.device).items()
+        }
         step()
         bank = Bank.open(result.bank, check="size")
-        write_s = stages.time_write(bank, folder / "written")
-        shutil.rmtree(folder / "written")
+        write_s = stages.time_write(bank, self._folder / "written")
+        shutil.rmtree(self._folder / "written")
         step()
-        read_s, memmap_s = stages.time_read(bank, self._rows, self._setting.random_state + number)
+        read_s, memmap_s = stages.time_read(bank, self._rows, self._random_state + number)
         step()
         plain_s = None
         if plain is not None:
@@ -331,42 +334,39 @@ class _Bench:
             self._plain_errors.append(_distance(plain, bank, self._rows))
             plain.clear()
             step()
-        shutil.rmtree(folder / f"{number}")
+        shutil.rmtree(self._folder / f"{number}")
         return Round(
             decode_ips=n / decode_s,
-            forward_ips=self._pushed() / forward_s,
+            forward_ips=forward_ips,
             write_ips=self._n_slots / write_s,
             read_ips=n / read_s,
             memmap_ips=n / memmap_s,
             end_to_end_ips=result.pushed / (done - ready),
             plain_ips=None if plain_s is None else n / plain_s,
-            setup_s=ready - started - (task.forward.compile_s or 0.0),
-            wait_s=done - started,
-            compile_s=task.forward.compile_s,
+            setup_s=setup_s,
+            wait_s=setup_s + (cold_s or 0.0) + done - ready,
             eager_wait_s=eager_wait_s,
         )
 
     def _wait_without_compiling(self) -> float:
         """Return how long the same extraction takes from the command on, nothing compiled."""
-        with quiet():
+        with _quiet():
             started = time.perf_counter()
-            self._setting.extraction("eager", self._precision, "off", self._limit).run()
+            self._extraction("eager", compile="off").run()
             wait_s = time.perf_counter() - started
-        shutil.rmtree(self._setting.folder / "eager")
+        shutil.rmtree(self._folder / "eager")
         return wait_s
 
-    def _pushed(self) -> int:
-        """Rows that `time_forward` pushes, padding of the last batch not counted."""
-        return sum(len(self._held[number % len(self._held)]) for number in range(len(self._batches)))
-
-    def result(self, rounds: tuple[Round, ...], plain_workers: int | None) -> BenchmarkResult:
+    def result(
+        self, rounds: tuple[Round, ...], plain_workers: int | None, neighbours: int
+    ) -> BenchmarkResult:
         """Put together what the rounds measured, and on what."""
         import torch
 
         task = self._task
         return BenchmarkResult(
             rounds=rounds,
-            data=self._setting.dataset.location,
+            data=task.dataset.location,
             backbone=task.backbone.name,
             weights=task.backbone.weights,
             cuts=task.shapes,
@@ -380,12 +380,54 @@ class _Bench:
             precision_errors=dict(task.proof.errors),
             device=str(task.device),
             device_name=_device_name(task.device),
+            compile_s=task.forward.compile_s,
+            neighbours=neighbours,
             threads=torch.get_num_threads(),
-            workers=self._setting.workers,
+            workers=self._workers,
             plain_workers=plain_workers,
             plain_error=max(self._plain_errors) if self._plain_errors else None,
             versions=_versions(task.bank),
         )
+
+
+@contextlib.contextmanager
+def _quiet(name: str = "featbank") -> Iterator[None]:
+    """Hold back warnings: the first extraction has said them, and there are many on the same images."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _empty_compiler_cache(folder: Path) -> Iterator[None]:
+    """Compile as on the first day: what earlier runs left behind would make it look cheap."""
+    name = "TORCHINDUCTOR_CACHE_DIR"
+    before = os.environ.get(name)
+    os.environ[name] = str(folder)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+def _configurations(device: torch.device) -> dict[str, tuple[int, int]]:
+    """Name every way to use the cores that is measured: (lanes, threads of each), a power of two of lanes."""
+    import torch
+
+    if device.type != "cpu":
+        return {str(device): (1, torch.get_num_threads())}
+    found, threads = {}, torch.get_num_threads()
+    for lanes in (2**power for power in range(threads.bit_length())):
+        each = threads // lanes
+        found[f"{lanes} lane{'s' * (lanes > 1)} x {each} thread{'s' * (each > 1)}"] = (lanes, each)
+    return found
 
 
 def _distance(plain: PlainScript, bank: Bank, rows: NDArray[np.int64]) -> float:

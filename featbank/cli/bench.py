@@ -40,7 +40,15 @@ def bench(
     ] = False,
     plain_workers: Annotated[int, typer.Option(help="Loading processes of the plain script.")] = 1,
     repeats: Annotated[int, typer.Option(help="Rounds; each measures everything once.")] = 3,
-    limit: Annotated[int, typer.Option(help="Take N rows only, the classes in turn; 0 takes all.")] = 512,
+    neighbours: Annotated[
+        int, typer.Option(help="Busy loops that run beside everything that is measured.")
+    ] = 0,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            help="Take N rows only, the classes in turn; 0 takes all (default: 512, on a card 8,192)."
+        ),
+    ] = None,
     layout: Layout = None,
     batch_size: BatchSize = None,
     device: Device = None,
@@ -76,7 +84,7 @@ def bench(
             weights=weights,
             precision=precision,
             compile=compile,
-            limit=limit or None,
+            limit=limit,
             repeats=repeats,
             batch_size=batch_size,
             workers=workers,
@@ -84,6 +92,7 @@ def bench(
             decode=decode,
             baseline=baseline,
             plain_workers=plain_workers,
+            neighbours=neighbours,
             random_state=random_state,
             data_root=data_root,
             layout=layout,
@@ -118,16 +127,22 @@ def print_benchmark(result: BenchmarkResult) -> None:
     )
     typer.echo(
         f"{result.device_name} ({result.device}), {result.precision}, {result.threads} threads, "
-        f"{result.workers} decoding; torch {result.versions['torch']}, {result.versions['decoder']}\n"
+        f"{result.workers} decoding; torch {result.versions['torch']}, {result.versions['decoder']}"
     )
+    if result.neighbours:
+        typer.echo(f"beside {result.neighbours} busy loops, the plain script too")
+    typer.echo("")
     floor = (
-        "1 / (1/forward + 1/decode): they share the cores"
+        f"1 / (1/forward + 1/decode), forward by {result.forward_configuration}: they share the cores"
         if result.shared_cores
         else "the slowest of decode, forward, write"
     )
     rows = [
         _row("decode", result.decode_ips, "all workers, alone"),
-        _row("forward", result.forward_ips, "batches in memory, alone"),
+        *(
+            _row("forward", rate, f"{name}, batches in memory, alone")
+            for name, rate in result.forward_configurations_ips.items()
+        ),
         _row("write", result.write_ips, "shards, fsynced"),
         _row("read", result.read_ips, "random rows, warm"),
         _row("numpy.memmap", result.memmap_ips, "the same rows of the same files"),
@@ -146,7 +161,7 @@ def print_benchmark(result: BenchmarkResult) -> None:
             f"{result.plain_error:.1e} (relative L2)"
         )
     typer.echo(f"read / numpy.memmap    {_ratio(result.read_ratio_to_memmap)}")
-    compiled = "nothing" if result.compile_s is None else human_time(result.compile_s.median)
+    compiled = "nothing" if result.compile_s is None else human_time(result.compile_s)
     typer.echo(
         f"one extraction         {human_time(result.wait_s.median)}, of which preparation (weights, hashing, "
         f"proof of the precision) {human_time(result.setup_s.median)}, compiling {compiled}"

@@ -57,7 +57,6 @@ def test_hooks_see_what_the_truncated_network_gives(name: str, cuts: list[str], 
     assert list(plain.features()) == []
 
 
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_loading_process_gives_the_same(photo_folder: Folder) -> None:
     dataset = open_dataset(photo_folder(n_per_class=1))
     found = []

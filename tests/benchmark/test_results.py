@@ -11,7 +11,7 @@ from featbank.benchmark import BenchmarkResult, Round, Spread, floor_rate
 
 ROUND = Round(
     decode_ips=400.0,
-    forward_ips=100.0,
+    forward_ips={"1 lane x 2 threads": 90.0, "2 lanes x 1 thread": 100.0},
     write_ips=50.0,
     read_ips=900.0,
     memmap_ips=1000.0,
@@ -19,11 +19,12 @@ ROUND = Round(
     plain_ips=24.0,
     setup_s=2.0,
     wait_s=9.0,
-    compile_s=None,
 )
 
 
-def result(*rounds: Round, device: str = "cpu", plain_workers: int | None = 1) -> BenchmarkResult:
+def result(
+    *rounds: Round, device: str = "cpu", plain_workers: int | None = 1, compile_s: float | None = None
+) -> BenchmarkResult:
     return BenchmarkResult(
         rounds=rounds,
         data="digits",
@@ -40,6 +41,8 @@ def result(*rounds: Round, device: str = "cpu", plain_workers: int | None = 1) -
         precision_errors={"fc7": 0.0},
         device=device,
         device_name="a processor",
+        compile_s=compile_s,
+        neighbours=1,
         threads=2,
         workers=2,
         plain_workers=plain_workers,
@@ -76,13 +79,24 @@ def test_ratios_are_quotients_of_medians_and_their_spread_is_that_of_the_rounds(
 
 def test_what_was_not_measured_is_null() -> None:
     found = result(replace(ROUND, plain_ips=None), plain_workers=None).to_dict()
-    for name in ("plain_ips", "ratio_to_plain", "compile_s"):
+    for name in ("plain_ips", "ratio_to_plain", "eager_wait_s"):
         assert found[name] is found[f"{name}_min"] is found[f"{name}_max"] is None
-    assert found["plain_error"] is None
+    assert found["plain_error"] is found["compile_s"] is None
 
 
-def test_compiling_is_reported_when_there_is_some() -> None:
-    assert result(ROUND, replace(ROUND, compile_s=4.0)).compile_s == Spread(2.0, 0.0, 4.0)
+def test_the_floor_is_taken_from_the_configuration_that_is_fastest_over_all_rounds() -> None:
+    lucky = {"1 lane x 2 threads": 200.0, "2 lanes x 1 thread": 100.0}
+    slow = {"1 lane x 2 threads": 50.0, "2 lanes x 1 thread": 80.0}
+    one = result(ROUND, replace(ROUND, forward_ips=lucky), replace(ROUND, forward_ips=slow))
+    assert one.forward_configuration == "2 lanes x 1 thread"
+    assert one.forward_ips == Spread(100.0, 80.0, 100.0)
+    # the second round's luck of the other configuration is in no floor
+    assert one.floor_ips == Spread(1 / (1 / 100 + 1 / 400), 1 / (1 / 80 + 1 / 400), 1 / (1 / 100 + 1 / 400))
+    assert one.ratio_to_floor.max == pytest.approx(72 * (1 / 80 + 1 / 400))
+    assert one.to_dict()["forward_configurations_ips"] == {
+        "1 lane x 2 threads": 90.0,
+        "2 lanes x 1 thread": 100.0,
+    }
 
 
 def test_the_dictionary_is_flat_and_json() -> None:
@@ -90,3 +104,5 @@ def test_the_dictionary_is_flat_and_json() -> None:
     assert json.loads(json.dumps(found)) == found
     assert (found["decode_ips"], found["decode_ips_min"], found["repeats"]) == (400.0, 400.0, 1)
     assert found["cuts"] == {"fc7": [256]}
+    assert (found["forward_configuration"], found["neighbours"]) == ("2 lanes x 1 thread", 1)
+    assert "rounds" not in found

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 import typer
 from typer.testing import CliRunner
 
@@ -53,6 +54,7 @@ def test_every_rate_is_measured_and_the_ratios_follow(tmp_path: Path) -> None:
         repeats=2,
         baseline=True,
         plain_workers=0,
+        neighbours=1,
         cache_dir=cache,
         progress=lambda done, total: seen.append((done, total)),
     )
@@ -63,12 +65,14 @@ def test_every_rate_is_measured_and_the_ratios_follow(tmp_path: Path) -> None:
     assert result.row_bytes == 128 * 4 * 2 + 10 * 4
     found = result.to_dict()
     assert set(WANTED) <= set(found)
-    for name in set(SPREADS) - {"compile_s", "eager_wait_s"}:
+    for name in set(SPREADS) - {"eager_wait_s"}:
         low, median, high = (found[f"{name}_min"], found[name], found[f"{name}_max"])
         assert 0 < low <= high < math.inf, name
         if not name.startswith(("ratio", "floor", "read_ratio")):
             assert low <= median <= high, name
     assert found["compile_s"] is None
+    assert found["neighbours"] == 1
+    assert found["forward_ips"] == max(found["forward_configurations_ips"].values())
     assert found["floor_ips"] == pytest.approx(1 / (1 / found["forward_ips"] + 1 / found["decode_ips"]))
     assert found["ratio_to_floor"] == found["end_to_end_ips"] / found["floor_ips"]
     assert found["ratio_to_plain"] == found["end_to_end_ips"] / found["plain_ips"]
@@ -77,7 +81,8 @@ def test_every_rate_is_measured_and_the_ratios_follow(tmp_path: Path) -> None:
     assert 0 < found["plain_error"] < 1e-3
     for one in result.rounds:
         assert one.wait_s > one.setup_s
-        floor = floor_rate(one.decode_ips, one.forward_ips, one.write_ips, shared_cores=True)
+        forward_ips = one.forward_ips[result.forward_configuration]
+        floor = floor_rate(one.decode_ips, forward_ips, one.write_ips, shared_cores=True)
         assert found["floor_ips_min"] <= floor <= found["floor_ips_max"]
 
 
@@ -120,8 +125,10 @@ def test_each_round_pushes_every_image_once_more(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(running, "_HELD_BYTES", 1)  # what is in memory stands for all there is
     settings = {"backbone": "minivgg", "cuts": ["fc7"], "weights": "random", "precision": "float32"}
     result = run_benchmark("digits", **settings, limit=24, batch_size=8, repeats=2, cache_dir=tmp_path)
-    # 24 images are three batches: once to warm up; then in each round the extraction's, to warm up, and timed
-    assert pushed == [8] * 3 * (1 + 2 * (1 + 1 + 1))
+    # 24 images are three batches: once to warm up; then in each round the extraction's and, for each
+    # configuration of the forward pass, two to warm up each lane, and all timed
+    lanes = [lanes for lanes, _ in running._configurations(torch.device("cpu")).values()]
+    assert pushed == [8] * (3 + 2 * (3 + 2 * sum(lanes) + 3 * len(lanes)))
     assert result.plain_ips is result.ratio_to_plain is result.plain_error is None
 
 
@@ -130,6 +137,7 @@ def test_each_round_pushes_every_image_once_more(monkeypatch: pytest.MonkeyPatch
     [
         ({"repeats": 0}, "repeats=0 must be at least 1"),
         ({"plain_workers": -1}, "plain_workers=-1 must be 0 or more"),
+        ({"neighbours": -1}, "neighbours=-1 must be 0 or more"),
         ({"workers": 0}, "workers=0 must be at least 1"),
         ({"precision": "int8"}, "precision='int8' is not one of auto, float32, bfloat16, float16"),
     ],
@@ -163,10 +171,11 @@ def command(*arguments: str) -> str:
 
 def test_the_command_prints_one_json_object(tmp_path: Path) -> None:
     options = ("--weights", "random", "--limit", "10", "--repeats", "1", "--cache-dir", str(tmp_path))
+    options += ("--neighbours", "1")
     found = json.loads(command("--json", *options))
     assert set(WANTED) <= set(found)
     assert found["cuts"] == {"fc7": [256]}  # the last one before the logits
-    assert (found["n_images"], found["plain_ips"]) == (10, None)
+    assert (found["n_images"], found["plain_ips"], found["neighbours"]) == (10, None, 1)
 
 
 def test_the_command_prints_a_table(tmp_path: Path) -> None:

@@ -21,12 +21,17 @@ MOBILENET = "mobilenet_v2-imagenet1k.safetensors"
 
 
 @pytest.mark.shared
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 @pytest.mark.parametrize(
     ("backbone", "cut", "weights", "wanted"),
-    [("mobilenet_v2", "avgpool", MOBILENET, 5.0), ("resnet18", "layer4", "random", 2.7)],
+    [
+        ("mobilenet_v2", "avgpool", MOBILENET, 5.0),
+        ("resnet18", "layer4", "random", 2.7),
+        ("vgg16", "block4_pool", "random", None),
+    ],
 )
-def test_bench(shared: Path, tmp_path: Path, backbone: str, cut: str, weights: str, wanted: float) -> None:
+def test_bench(
+    shared: Path, tmp_path: Path, backbone: str, cut: str, weights: str, wanted: float | None
+) -> None:
     photographs, file = shared / "data" / "caltech101-32", shared / "weights" / weights
     if not photographs.is_dir() or not (weights == "random" or file.is_file()):
         pytest.skip(f"{photographs} or {file} is not there")
@@ -45,7 +50,7 @@ def test_bench(shared: Path, tmp_path: Path, backbone: str, cut: str, weights: s
     assert result.ratio_to_plain is not None
     print(  # noqa: T201
         f"wanted: end to end / floor 0.90, this is {result.ratio_to_floor.median:.2f}; "
-        f"end to end / plain {wanted}, this is {result.ratio_to_plain.median:.2f}"
+        f"end to end / plain {wanted or 'anything'}, this is {result.ratio_to_plain.median:.2f}"
     )
     assert result.n_images == LIMIT
     # a rate counts only if what came out is the same
