@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,9 +24,11 @@ from featbank.plots import (
 )
 from featbank.runs import Run
 from featbank.sampling import Size, size_words
+from featbank.sweep import CurvePoint
+from featbank.sweep.curves import IntervalKind, judged_by
 
 if TYPE_CHECKING:
-    from featbank.sweep.results import Key
+    from featbank.sweep.records import Key
 
 __all__ = [
     "FIGURES",
@@ -41,16 +44,19 @@ __all__ = [
 
 
 def _selected(
-    run: Run, cuts: Sequence[str], heads: Sequence[str], interval: Literal["t", "bootstrap"]
-) -> list[dict[str, Any]]:
-    points = run.result().curve(interval=interval)
-    of_run = {kind: list(dict.fromkeys(point[kind] for point in points)) for kind in ("cut", "head")}
-    wanted_cuts = {one for name in cuts for one in _meant(name, of_run["cut"], "cut", _aliases(run))}
-    wanted_heads = {one for name in heads for one in _meant(name, of_run["head"], "head", {})}
+    run: Run, cuts: Sequence[str], heads: Sequence[str], interval: IntervalKind
+) -> list[CurvePoint]:
+    points = run.result().points(interval=interval)
+    known = {
+        "cut": dict.fromkeys(one.cut for one in points),
+        "head": dict.fromkeys(one.head for one in points),
+    }
+    wanted_cuts = {one for name in cuts for one in _meant(name, list(known["cut"]), "cut", _aliases(run))}
+    wanted_heads = {one for name in heads for one in _meant(name, list(known["head"]), "head", {})}
     return [
-        point
-        for point in points
-        if (not cuts or point["cut"] in wanted_cuts) and (not heads or point["head"] in wanted_heads)
+        one
+        for one in points
+        if (not cuts or one.cut in wanted_cuts) and (not heads or one.head in wanted_heads)
     ]
 
 
@@ -71,13 +77,12 @@ def _aliases(run: Run) -> dict[str, str]:
     return {alias: cut.name for cut in cuts for alias in cut.aliases}
 
 
-def _band(points: Sequence[Mapping[str, Any]], runs: Sequence[Run], interval: str) -> str | None:
+def _band(points: Sequence[CurvePoint], runs: Sequence[Run], interval: str) -> str | None:
     """Say what the bands are, where they are not the intervals over repeats."""
     if interval == "t":
         return None
-    split = "test" if _scored_by(points) == "top1" else "val"
     n_rows = {len(hits.top1) for run in runs for hits in run.result().hits.values()}
-    images = "test images" if split == "test" else "validation images"
+    images = "test images" if judged_by(points) == "top1" else "validation images"
     return f"95 % interval over\n{'-'.join(str(n) for n in sorted({min(n_rows), max(n_rows)}))} {images}"
 
 
@@ -88,7 +93,7 @@ def curve(
     heads: Sequence[str] = (),
     metric: str | None = None,
     extrapolate: float | None = None,
-    interval: Literal["t", "bootstrap"] = "t",
+    interval: IntervalKind = "t",
 ) -> CurveDisplay:
     """Accuracy against samples per class, of one run or several in one figure.
 
@@ -105,7 +110,7 @@ def curve(
     extrapolate : float, optional
         Continue each curve to this many samples per class by a fitted power law.
     interval : {"t", "bootstrap"}, default="t"
-        What the bands are; see `SweepResult.curve`.
+        What the bands are; see `LearningCurve.points`.
 
     Returns
     -------
@@ -122,18 +127,18 @@ def curve(
     names = _told_apart(runs)
     selected = {run.path: _selected(run, cuts, heads, interval) for run in runs}
     everything = [point for points in selected.values() for point in points]
-    metric = metric or _scored_by(everything)
-    points: list[dict[str, Any]] = []
+    metric = metric or judged_by(everything)
+    points: list[CurvePoint] = []
     order: list[str] = []
     laws: dict[Key, PowerLaw] = {}
     for run in runs:
         result = run.result()
         order += [names[run.path, cut] for cut in result.cuts]
-        points += [{**point, "cut": names[run.path, point["cut"]]} for point in selected[run.path]]
+        points += [replace(one, cut=names[run.path, one.cut]) for one in selected[run.path]]
         if extrapolate is not None:
-            keys = [(point["cut"], point["head"], point["temperature"]) for point in selected[run.path]]
-            for cut, head, temperature in dict.fromkeys(keys):
-                law = result.power_law((cut, head, temperature), metric=metric)
+            curves = result.curves()
+            for cut, head, temperature in dict.fromkeys(one.key for one in selected[run.path]):
+                law = curves[cut, head, temperature].power_law(metric=metric)
                 if extrapolate <= law.n_max:
                     raise InvalidInputError(
                         f"cannot extrapolate to {extrapolate:g} samples per class; it must be over the "
@@ -145,12 +150,6 @@ def curve(
     return CurveDisplay(
         points, metric=metric, cuts=order, laws=laws, until=extrapolate, title=title, band=band
     )
-
-
-def _scored_by(points: Sequence[Mapping[str, Any]]) -> str:
-    tested = any(point["top1_mean"] is not None for point in points)
-    validated = any(point["val_top1_mean"] is not None for point in points)
-    return "val_top1" if validated and not tested else "top1"
 
 
 def _told_apart(runs: Sequence[Run]) -> dict[tuple[Path, str], str]:
@@ -193,8 +192,9 @@ def _epochs(run: Run) -> dict[str, dict[str, list[float]]]:
 def cuts(run: Run, n_per_class: Size | None = None) -> CutsDisplay:
     """Accuracy against the depth of the cut, with the training accuracy beside it."""
     result = run.result()
-    points = [point for point in result.curve() if point["temperature"] is None]
-    if not points and result.curve():
+    everything = result.points()
+    points = [one for one in everything if one.temperature is None]
+    if everything and not points:
         raise InvalidInputError(
             "the run has only the cut 'softmax', which has no depth; draw its temperatures instead: "
             "featbank plot temperature"
@@ -205,16 +205,16 @@ def cuts(run: Run, n_per_class: Size | None = None) -> CutsDisplay:
 
 def temperature(run: Run, n_per_class: Size | None = None) -> TemperatureDisplay:
     """Best and final accuracy against the temperature of the softmax."""
-    points = run.result().curve()
-    split: Literal["test", "val"] = "test" if _scored_by(points) == "top1" else "val"
-    heads = dict.fromkeys(point["head"] for point in points if point["temperature"] is not None)
+    points = run.result().points()
+    split: Literal["test", "val"] = "test" if judged_by(points) == "top1" else "val"
+    heads = dict.fromkeys(one.head for one in points if one.temperature is not None)
     chosen_by = {head: said for head in heads if (said := _epoch_chosen_by(run, head, points)) is not None}
     return TemperatureDisplay(
         points, split=split, n_per_class=n_per_class, chosen_by=chosen_by, title=_title(run)
     )
 
 
-def _epoch_chosen_by(run: Run, head: str, points: Sequence[Mapping[str, Any]]) -> str | None:
+def _epoch_chosen_by(run: Run, head: str, points: Sequence[CurvePoint]) -> str | None:
     """Say what the best epoch of a head is best by; None for heads without epochs."""
     from featbank.heads import make
 
@@ -227,7 +227,7 @@ def _epoch_chosen_by(run: Run, head: str, points: Sequence[Mapping[str, Any]]) -
     monitor = given.get(head, given.get(family, {})).get("monitor", default)
     if monitor is None:
         return None
-    validated = any(point["val_top1_mean"] is not None for point in points)
+    validated = any("val_top1" in one.scores for one in points)
     return f"validation {monitor}" if validated else "training loss"
 
 
@@ -345,7 +345,7 @@ FIGURES: dict[str, Callable[..., Any]] = {
 }
 
 
-def draw_all(run: Run, *, interval: Literal["t", "bootstrap"] = "t") -> dict[str, Path]:
+def draw_all(run: Run, *, interval: IntervalKind = "t") -> dict[str, Path]:
     """Draw every figure the results of a run allow, as PNG, into its ``figures`` folder.
 
     Parameters
@@ -353,19 +353,19 @@ def draw_all(run: Run, *, interval: Literal["t", "bootstrap"] = "t") -> dict[str
     run : Run
         The run.
     interval : {"t", "bootstrap"}, default="t"
-        What the bands of the curve are; see `SweepResult.curve`.
+        What the bands of the curve are; see `LearningCurve.points`.
 
     Returns
     -------
     dict of str to pathlib.Path
         Kind -> file.
     """
-    points = run.result().curve()
+    points = run.result().points()
     wanted = ["curve"]
-    n_cuts = len({point["cut"] for point in points if point["temperature"] is None})
+    n_cuts = len({one.cut for one in points if one.temperature is None})
     if n_cuts > 1:
         wanted.append("cuts")
-    if len({point["temperature"] for point in points} - {None}) > 1:
+    if len({one.temperature for one in points} - {None}) > 1:
         wanted.append("temperature")
     if points:
         wanted.append("times")

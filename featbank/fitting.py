@@ -17,6 +17,7 @@ from featbank.errors import InvalidInputError, UnknownNameError
 from featbank.runs import Claim, Run, create_run, find_unfinished, sweep_digest
 from featbank.sampling import Size
 from featbank.sweep import SweepGroup, SweepResult, run_sweep, sweep_parameters, usual_sizes
+from featbank.sweep.curves import IntervalKind
 
 __all__ = ["FittedRun", "fit_heads"]
 
@@ -69,7 +70,7 @@ def fit_heads(
     n_jobs: int | None = None,
     check_leaks: bool | float = False,
     untrained_classes: Literal["drop", "keep"] = "drop",
-    interval: Literal["t", "bootstrap"] = "t",
+    interval: IntervalKind = "t",
     announce: Callable[[str], None] | None = None,
     val: float | Literal["none"] | None = None,
 ) -> FittedRun:
@@ -104,7 +105,7 @@ def fit_heads(
     n_jobs, check_leaks, untrained_classes
         See `featbank.run_sweep`.
     interval : {"t", "bootstrap"}, default="t"
-        The band of the curve that is drawn; see `SweepResult.curve`.
+        The band of the curve that is drawn; see `LearningCurve.points`.
     announce : callable, optional
         Called with one line for people when an interrupted run is continued.
 
@@ -173,7 +174,7 @@ def fit_heads(
             val=val,
         )
         run = place.finish(result)
-        drawn = figures.draw_all(run, interval=interval) if result.curve() else {}
+        drawn = figures.draw_all(run, interval=interval) if result.points() else {}
     finally:
         place.let_go()
     return FittedRun(run, result, drawn, len(place.earlier.fits) if place.earlier else 0)

@@ -35,12 +35,12 @@ def test_digits_from_images_to_predictions(tmp_path: Path) -> None:
         head_params={"softmax": {"max_epochs": 20}},
         cache_dir=tmp_path / "cache",
     )
-    assert fitted.run.result().curve() == fitted.result.curve()
+    assert fitted.run.result().points() == fitted.result.points()
     assert fitted.figures["curve"].read_bytes().startswith(b"\x89PNG")
     for cut in ("block3_pool", "block4_pool"):
-        points = [point for point in fitted.result.curve() if point["cut"] == cut]
-        means = [point["top1_mean"] for point in points]
-        assert [point["n_per_class"] for point in points] == [1, 2, 4, 8, 16]
+        points = [point for point in fitted.result.points() if point.cut == cut]
+        means = [point.mean("top1") for point in points]
+        assert [point.n_per_class for point in points] == [1, 2, 4, 8, 16]
         assert means[0] < means[2] < means[4], means
         assert means[4] > 0.85, means  # one in ten by chance
 
@@ -69,7 +69,7 @@ def test_photographs_and_real_weights(shared: Path, tmp_path: Path) -> None:
     fitted = featbank.fit_heads(
         bank, cuts=["avgpool"], samples_per_class="1,2,4", repeats=3, cache_dir=tmp_path
     )
-    means = [point["top1_mean"] for point in fitted.result.curve()]
+    means = [point.mean("top1") for point in fitted.result.points()]
     assert means == sorted(means)
     # Measured: 0.736, 0.837, 0.927 on 96 test photographs; one of them is a hundredth.
     assert means[-1] > 0.86, means

@@ -73,7 +73,7 @@ def test_one_run(one):
     (softmax,) = figures.curve(one, cuts=["block5_pool"], heads=["softmax"]).series.values()
     expected = [fit.top1 for fit in one.result().fits if fit.key == ("block5_pool", "softmax", None)]
     np.testing.assert_allclose(
-        [point["top1_mean"] for point in softmax], np.reshape(expected, (5, 2)).mean(1)
+        [point.mean("top1") for point in softmax], np.reshape(expected, (5, 2)).mean(1)
     )
 
 
@@ -87,8 +87,8 @@ def test_runs_that_share_a_cut_are_told_apart_by_their_dataset(runs):
     }
     assert display.title == "digits, minivgg, numbers, minivgg"
     (shared,) = [points for (cut, _, _), points in display.series.items() if "numbers" in cut]
-    assert [point["top1_mean"] for point in shared] == [
-        point["top1_mean"] for point in other.result().curve()
+    assert [point.mean("top1") for point in shared] == [
+        point.mean("top1") for point in other.result().points()
     ]
 
 
@@ -102,7 +102,7 @@ def test_runs_of_one_dataset_and_backbone_are_told_apart_by_their_names(runs):
         "softmax",
     }
     assert display.title == "digits, minivgg"
-    assert all(len({point["n_per_class"] for point in line}) == len(line) for line in display.series.values())
+    assert all(len({point.n_per_class for point in line}) == len(line) for line in display.series.values())
     display.plot()
 
 
@@ -254,7 +254,7 @@ def test_cuts_of_a_pass_are_named():
 
 
 def test_a_run_of_temperatures_has_no_depth(runs, monkeypatch):
-    points = [point for point in runs[1].result().curve() if point["temperature"] is not None]
+    points = [point for point in runs[1].result().points() if point.temperature is not None]
     monkeypatch.setattr("featbank.sweep.SweepResult.curve", lambda _, **__: points)
     with pytest.raises(InvalidInputError, match="has only the cut 'softmax', which has no depth; draw its"):
         figures.cuts(runs[1])

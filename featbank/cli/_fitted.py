@@ -14,6 +14,9 @@ from featbank.sampling import Size, size_label, size_order, size_words
 
 if TYPE_CHECKING:
     from featbank.fitting import FittedRun
+    from featbank.sweep import CurvePoint
+    from featbank.sweep.curves import IntervalKind
+    from featbank.sweep.records import Key
 
 __all__ = ["answering", "print_curve", "print_notes"]
 
@@ -23,10 +26,12 @@ def answering(fitted: FittedRun) -> dict[str, Any] | None:
     return fitted.run.best_head() if any(one["saved"] for one in fitted.run.heads()) else None
 
 
-def print_curve(fitted: FittedRun, interval: str = "t") -> None:
+def print_curve(fitted: FittedRun, interval: IntervalKind = "t") -> None:
     """Print the curve as a table: one line per cut, head and temperature, one column per size."""
-    points = fitted.result.curve(interval=interval)  # type: ignore[arg-type]  # "t" or "bootstrap"
-    metric = "top1" if any(point["top1_mean"] is not None for point in points) else "val_top1"
+    from featbank.sweep.curves import judged_by
+
+    points = fitted.result.points(interval=interval)
+    metric = judged_by(points)
     split = "test" if metric == "top1" else "validation"
     said = _spread(points, metric, f"the {split} images" if interval == "bootstrap" else None)
     typer.echo(f"\n{split} accuracy in % by samples per class: {said}\n")
@@ -34,8 +39,8 @@ def print_curve(fitted: FittedRun, interval: str = "t") -> None:
     for at, text in enumerate([*_remarks(points, metric, interval), *fitted.result.resolution()]):
         typer.echo(text if at else f"\n{text}")
     for name in ("C", "lr"):
-        chosen = [point for point in points if _is_auto(fitted, point["head"], name)]
-        if any(point[f"{name}_min"] is not None for point in chosen):
+        chosen = [point for point in points if _is_auto(fitted, point.head, name)]
+        if any(name in point.ranges for point in chosen):
             typer.echo(f"\n{name} chosen, by samples per class: its range where draws differ\n")
             _print_by_size(chosen, partial(_range, name))
     print_notes(fitted)
@@ -49,12 +54,11 @@ def print_curve(fitted: FittedRun, interval: str = "t") -> None:
         typer.echo(f"{kind:<12}{path}")
 
 
-def _print_by_size(points: Sequence[Mapping[str, Any]], cell: Callable[[Mapping[str, Any]], str]) -> None:
-    sizes = {point["n_per_class"]: size_label(point) for point in points}
-    lines: dict[tuple[str, str, float | None], dict[Size, str]] = {}
+def _print_by_size(points: Sequence[CurvePoint], cell: Callable[[CurvePoint], str]) -> None:
+    sizes = {point.n_per_class: size_label(vars(point)) for point in points}
+    lines: dict[Key, dict[Size, str]] = {}
     for point in points:
-        key = (point["cut"], point["head"], point["temperature"])
-        lines.setdefault(key, {})[point["n_per_class"]] = cell(point)
+        lines.setdefault(point.key, {})[point.n_per_class] = cell(point)
     columns = [sizes[size] for size in sorted(sizes, key=size_order)]
     print_table(
         ("cut", "head", *columns),
@@ -70,18 +74,18 @@ def _print_by_size(points: Sequence[Mapping[str, Any]], cell: Callable[[Mapping[
     )
 
 
-def _spread(points: Sequence[Mapping[str, Any]], metric: str, over: str | None) -> str:
+def _spread(points: Sequence[CurvePoint], metric: str, over: str | None) -> str:
     """Say what stands in the cells."""
-    with_interval = [point for point in points if point[f"{metric}_low"] is not None]
+    with_interval = [point for point in points if point.interval(metric)]
     if not with_interval:
         return "mean"
     if over is None:
-        draws = sorted({point["n_draws"] for point in with_interval})
+        draws = sorted({point.n_draws or 0 for point in with_interval})
         over = f"{draws[0]} draws" if len(draws) == 1 else f"{draws[0]} to {draws[-1]} draws"
     return f"mean and half width of the 95 % interval over {over}"
 
 
-def _remarks(points: Sequence[Mapping[str, Any]], metric: str, interval: str) -> Iterator[str]:
+def _remarks(points: Sequence[CurvePoint], metric: str, interval: str) -> Iterator[str]:
     """Say where there is no interval and why, and what the column ``all`` is."""
     from featbank.plots.spread import missing_intervals
 
@@ -89,10 +93,10 @@ def _remarks(points: Sequence[Mapping[str, Any]], metric: str, interval: str) ->
     if missing:
         few = " (it takes 3)" if any("2 draws" in why for why in missing) else ""
         yield f"no interval{few}: {'; '.join(missing)}"
-    uneven = next((point for point in points if point["n_per_class"] == "all"), None)
+    uneven = next((point for point in points if point.n_per_class == "all"), None)
     if uneven is not None:
-        mean = uneven["mean_per_class"]
-        yield f"{size_words(uneven)}: every training image; {mean:.4g} per class on average"
+        mean = uneven.mean_per_class
+        yield f"{size_words(vars(uneven))}: every training image; {mean:.4g} per class on average"
 
 
 def _is_auto(fitted: FittedRun, head: str, name: str) -> bool:
@@ -102,10 +106,10 @@ def _is_auto(fitted: FittedRun, head: str, name: str) -> bool:
     return value == "auto" or f"{name}=auto" in head
 
 
-def _range(name: str, point: Mapping[str, Any]) -> str:
-    low, high = point[f"{name}_min"], point[f"{name}_max"]
-    if low is None:
+def _range(name: str, point: CurvePoint) -> str:
+    if name not in point.ranges:
         return ""
+    low, high = point.ranges[name]
     return f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
 
 
@@ -161,11 +165,9 @@ def print_notes(fitted: FittedRun) -> None:
         say(f"note: {note}")
 
 
-def _cell(metric: str, point: Mapping[str, Any]) -> str:
-    mean, low, high = (point[f"{metric}_{end}"] for end in ("mean", "low", "high"))
-    if mean is None:
-        return ""
+def _cell(metric: str, point: CurvePoint) -> str:
+    mean, interval = point.mean(metric), point.interval(metric)
+    if mean is None or interval is None:
+        return "" if mean is None else f"{100 * mean:.1f}"
     # the wider side: the other may have been cut off at 0 or 100 %
-    return (
-        f"{100 * mean:.1f}" if high is None else f"{100 * mean:.1f} ±{100 * max(high - mean, mean - low):.1f}"
-    )
+    return f"{100 * mean:.1f} ±{100 * max(interval[1] - mean, mean - interval[0]):.1f}"

@@ -68,7 +68,7 @@ def demo(cache_dir: CacheDir = None, as_json: Json = False) -> None:
                 "bank": extracted.bank,
                 "pushed": extracted.pushed,
                 "runs": [depth.run.path, warm.run.path],
-                "curve": depth.result.curve() + warm.result.curve(),
+                "curve": [one.to_dict() for result in (depth.result, warm.result) for one in result.points()],
                 "figures": {**depth.figures, "temperature": warm.figures.get("temperature")},
                 "duration_s": duration_s,
             }

@@ -6,7 +6,7 @@ import contextlib
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -17,6 +17,7 @@ from featbank.errors import FitWarning, InvalidInputError, LeakWarning
 
 if TYPE_CHECKING:
     from featbank.fitting import FittedRun
+    from featbank.sweep.curves import IntervalKind
 
 __all__ = ["fit_head", "noted_not_warned", "print_curve", "print_notes"]
 
@@ -114,7 +115,7 @@ def fit_head(
         str, typer.Option(help="best (one per curve, by validation), all, or none.")
     ] = "best",
     interval: Annotated[
-        str,
+        Literal["t", "bootstrap"],
         typer.Option(help="t (over the repeats) or bootstrap (over the test images): what ± and bands are."),
     ] = "t",
     check_leaks: Annotated[
@@ -178,8 +179,6 @@ def fit_head(
     )
     if save_heads not in ("best", "all", "none"):
         raise InvalidInputError(f"--save-heads {save_heads!r} is not one of best, all, none")
-    if interval not in ("t", "bootstrap"):
-        raise InvalidInputError(f"--interval {interval!r} is not one of t, bootstrap")
     if untrained_classes not in ("drop", "keep"):
         raise InvalidInputError(f"--untrained-classes {untrained_classes!r} is not one of drop, keep")
     if leak_cosine is not None and not check_leaks:
@@ -203,7 +202,7 @@ def fit_head(
             n_jobs=n_jobs,
             check_leaks=leak_cosine if leak_cosine is not None else check_leaks,
             untrained_classes=untrained_classes,  # type: ignore[arg-type]  # one of the two, checked above
-            interval=interval,  # type: ignore[arg-type]  # one of the two, checked above
+            interval=interval,
             announce=say,
             val=_val(val),
         )
@@ -229,13 +228,13 @@ def _without_earlier(progress: Callable[[int, int], None]) -> Callable[[int, int
     return told
 
 
-def _as_json(fitted: FittedRun, interval: str) -> dict[str, Any]:
+def _as_json(fitted: FittedRun, interval: IntervalKind) -> dict[str, Any]:
     found = {
         "run": fitted.run.path,
         "resumed": fitted.n_resumed,
         "rows": fitted.result.n_rows,
         "interval": interval,
-        "curve": fitted.result.curve(interval=interval),  # type: ignore[arg-type]  # checked by the command
+        "curve": [one.to_dict() for one in fitted.result.points(interval=interval)],
         "figures": fitted.figures,
         "notes": [*fitted.result.notes, *fitted.result.resolution()],
         "failed": len(fitted.result.failed),

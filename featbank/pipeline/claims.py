@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from featbank.pipeline.study import Claim, is_of_size
+from featbank.pipeline.study import Claim
 from featbank.sampling import size_order
+from featbank.sweep import CurvePoint
 
-__all__ = ["CHECKS", "Verdict", "check_claim"]
+__all__ = ["CHECKS", "StudyPoint", "Verdict", "check_claim"]
 
-#: A point of a curve (see `featbank.sweep.SweepResult.curve`) with its ``experiment`` and ``chance``.
-Point = Mapping[str, Any]
+
+@dataclass(frozen=True, kw_only=True)
+class StudyPoint(CurvePoint):
+    """A point of a curve, with its experiment and the accuracy of guessing there."""
+
+    experiment: str
+    chance: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -36,15 +42,14 @@ class Verdict:
     said: str
 
 
-def check_claim(claim: Claim, points: Sequence[Point]) -> Verdict:
+def check_claim(claim: Claim, points: Sequence[StudyPoint]) -> Verdict:
     """Check a claim.
 
     Parameters
     ----------
     claim : Claim
-    points : sequence of mapping
-        Those of all experiments, each with its ``experiment`` and the accuracy of guessing, ``chance``; in
-        the order of depth.
+    points : sequence of StudyPoint
+        Those of all experiments, in the order of depth.
 
     Returns
     -------
@@ -52,23 +57,23 @@ def check_claim(claim: Claim, points: Sequence[Point]) -> Verdict:
 
     Examples
     --------
+    >>> from featbank.sweep import Score
     >>> points = [
-    ...     {"experiment": "depth", "cut": cut, "head": "mlp", "n_per_class": 28, "top1_mean": test}
+    ...     StudyPoint(cut, "mlp", 28, {"top1": Score(test)}, experiment="depth")
     ...     for cut, test in [("block3_pool", 0.2876), ("block4_pool", 0.5322), ("block5_pool", 0.7129)]
     ... ]
     >>> check_claim(Claim("deeper is better", "rises-with-depth", ("depth",)), points).said
     'mlp: block3_pool 28.8 %, block4_pool 53.2 %, block5_pool 71.3 %'
     """
-    key = f"{claim.metric}_mean"
     kept = [
         one
         for name in claim.experiments
         for one in points
-        if one["experiment"] == name
-        and one.get(key) is not None
-        and claim.cut in (None, one["cut"])
-        and claim.head in (None, one["head"])
-        and (claim.n_per_class is None or is_of_size(one, claim.n_per_class))
+        if one.experiment == name
+        and claim.metric in one.scores
+        and claim.cut in (None, one.cut)
+        and claim.head in (None, one.head)
+        and (claim.n_per_class is None or one.is_of_size(claim.n_per_class))
     ]
     if not kept:
         return Verdict(claim.text, None, f"nothing was measured as {claim.metric}")
@@ -76,20 +81,20 @@ def check_claim(claim: Claim, points: Sequence[Point]) -> Verdict:
     return Verdict(claim.text, holds, said)
 
 
-def _lines(points: Sequence[Point], *keys: str) -> dict[tuple[Any, ...], list[Point]]:
-    found: dict[tuple[Any, ...], list[Point]] = {}
+def _lines(points: Sequence[StudyPoint], *keys: str) -> dict[tuple[Any, ...], list[StudyPoint]]:
+    found: dict[tuple[Any, ...], list[StudyPoint]] = {}
     for one in points:
-        found.setdefault(tuple(one[key] for key in keys), []).append(one)
+        found.setdefault(tuple(getattr(one, key) for key in keys), []).append(one)
     return found
 
 
-def _largest(points: Sequence[Point]) -> list[Point]:
+def _largest(points: Sequence[StudyPoint]) -> list[StudyPoint]:
     """Keep the points of the largest size each experiment, cut and head has."""
     return [
         one
         for line in _lines(points, "experiment", "cut", "head").values()
         for one in line
-        if one["n_per_class"] == max((other["n_per_class"] for other in line), key=size_order)
+        if one.n_per_class == max((other.n_per_class for other in line), key=size_order)
     ]
 
 
@@ -108,10 +113,10 @@ def _counted(verdicts: Sequence[bool | None]) -> str:
     return f"{sum(told)} of {len(told)} lines; " if len(told) > 1 else ""
 
 
-def _rises_with_depth(points: Sequence[Point], claim: Claim) -> tuple[bool | None, str]:
+def _rises_with_depth(points: Sequence[StudyPoint], claim: Claim) -> tuple[bool | None, str]:
     verdicts, said = [], []
     for (head,), line in _lines(_largest(points), "head").items():
-        values = {one["cut"]: float(one[f"{claim.metric}_mean"]) for one in line}
+        values = {one.cut: one.scores[claim.metric].mean for one in line}
         means = list(values.values())
         rises = all(low < high for low, high in pairwise(means))
         verdicts.append(rises if len(means) > 1 else None)
@@ -120,12 +125,11 @@ def _rises_with_depth(points: Sequence[Point], claim: Claim) -> tuple[bool | Non
     return _all(verdicts), _counted(verdicts) + "; ".join(said)
 
 
-def _gains_shrink(points: Sequence[Point], claim: Claim) -> tuple[bool | None, str]:
+def _gains_shrink(points: Sequence[StudyPoint], claim: Claim) -> tuple[bool | None, str]:
     verdicts, said = [], []
     for (_, cut, head), line in _lines(points, "experiment", "cut", "head").items():
         # all of uneven classes is no number of samples per class
-        numbered = [one for one in line if one["n_per_class"] != "all"]
-        by_size = {one["n_per_class"]: float(one[f"{claim.metric}_mean"]) for one in numbered}
+        by_size = {one.n_per_class: one.scores[claim.metric].mean for one in line if one.n_per_class != "all"}
         sizes = sorted(by_size)
         gains = [(by_size[high] - by_size[low]) / math.log2(high / low) for low, high in pairwise(sizes)]
         shrink = all(later < earlier for earlier, later in pairwise(gains))
@@ -139,22 +143,22 @@ def _gains_shrink(points: Sequence[Point], claim: Claim) -> tuple[bool | None, s
     return _all(verdicts), _counted(verdicts) + "; ".join(said)
 
 
-def _lower(points: Sequence[Point], claim: Claim) -> tuple[bool | None, str]:
+def _lower(points: Sequence[StudyPoint], claim: Claim) -> tuple[bool | None, str]:
     if len(claim.experiments) != 2:
         return None, "two experiments are needed"
     first, second = (
         max(
-            (one for one in _largest(points) if one["experiment"] == name),
-            key=lambda one: float(one[f"{claim.metric}_mean"]),
+            (one for one in _largest(points) if one.experiment == name),
+            key=lambda one: one.scores[claim.metric].mean,
             default=None,
         )
         for name in claim.experiments
     )
     if first is None or second is None:
         return None, "only one of the two was measured"
-    means = float(first[f"{claim.metric}_mean"]), float(second[f"{claim.metric}_mean"])
-    said = f"{first['experiment']} {_percent(means[0])}, {second['experiment']} {_percent(means[1])}"
-    high, low = first.get(f"{claim.metric}_high"), second.get(f"{claim.metric}_low")
+    means = first.scores[claim.metric].mean, second.scores[claim.metric].mean
+    said = f"{first.experiment} {_percent(means[0])}, {second.experiment} {_percent(means[1])}"
+    high, low = first.scores[claim.metric].high, second.scores[claim.metric].low
     if high is None or low is None:
         return means[0] < means[1], said
     # Where there are intervals, lower means that they do not touch.
@@ -162,18 +166,18 @@ def _lower(points: Sequence[Point], claim: Claim) -> tuple[bool | None, str]:
     return apart, f"{said} (95 % intervals {'do not touch' if apart else 'touch'})"
 
 
-def _no_learning(points: Sequence[Point], claim: Claim) -> tuple[bool | None, str]:
+def _no_learning(points: Sequence[StudyPoint], claim: Claim) -> tuple[bool | None, str]:
     largest = _largest(points)
-    values = [(one, float(one[f"{claim.metric}_mean"])) for one in largest]
-    listed = ", ".join(f"{one['experiment']} {one['cut']} {_percent(value)}" for one, value in values)
-    chance = largest[0]["chance"]
-    return all(value < 2 * one["chance"] for one, value in values), f"{listed}; chance is {_percent(chance)}"
+    values = [(one, one.scores[claim.metric].mean) for one in largest]
+    listed = ", ".join(f"{one.experiment} {one.cut} {_percent(value)}" for one, value in values)
+    chance = largest[0].chance
+    return all(value < 2 * one.chance for one, value in values), f"{listed}; chance is {_percent(chance)}"
 
 
-def _best_temperature_over_1(points: Sequence[Point], claim: Claim) -> tuple[bool | None, str]:
+def _best_temperature_over_1(points: Sequence[StudyPoint], claim: Claim) -> tuple[bool | None, str]:
     verdicts, said = [], []
     for (experiment, head), line in _lines(_largest(points), "experiment", "head").items():
-        warm = {one["temperature"]: float(one[f"{claim.metric}_mean"]) for one in line if one["temperature"]}
+        warm = {one.temperature: one.scores[claim.metric].mean for one in line if one.temperature}
         if len(warm) < 2:
             continue
         best = max(warm, key=warm.__getitem__)
@@ -184,7 +188,7 @@ def _best_temperature_over_1(points: Sequence[Point], claim: Claim) -> tuple[boo
 
 
 #: Name of a check -> what it does with points and claim.
-CHECKS: dict[str, Callable[[Sequence[Point], Claim], tuple[bool | None, str]]] = {
+CHECKS: dict[str, Callable[[Sequence[StudyPoint], Claim], tuple[bool | None, str]]] = {
     "rises-with-depth": _rises_with_depth,
     "gains-shrink": _gains_shrink,
     "lower": _lower,

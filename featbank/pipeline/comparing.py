@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from featbank.pipeline.study import Experiment, Figure, is_of_size
+from featbank.pipeline.claims import StudyPoint
+from featbank.pipeline.study import Experiment, Figure
 from featbank.sampling import size_order
 
 __all__ = ["computed_differences", "measure"]
 
 
-def measure(figure: Figure, points: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def measure(figure: Figure, points: Sequence[StudyPoint]) -> dict[str, Any]:
     """Find the measured number that stands beside a published one.
 
     Parameters
     ----------
     figure : Figure
-    points : sequence of mapping
-        As `featbank.sweep.SweepResult.curve` gives them, each with its ``experiment``.
+    points : sequence of StudyPoint
 
     Returns
     -------
@@ -29,8 +29,8 @@ def measure(figure: Figure, points: Sequence[Mapping[str, Any]]) -> dict[str, An
 
     Examples
     --------
-    >>> point = {"experiment": "fc7", "cut": "fc7", "head": "softmax", "temperature": None,
-    ...          "n_per_class": 28, "n_repeats": 5, "top1_mean": 0.75, "top1_low": 0.74, "top1_high": 0.76}
+    >>> from featbank.sweep import Score
+    >>> point = StudyPoint("fc7", "softmax", 28, {"top1": Score(0.75, 0.74, 0.76)}, experiment="fc7")
     >>> measure(Figure("test", 0.7554, "top1", "fc7"), [point])["value"]
     0.75
     """
@@ -48,30 +48,29 @@ def measure(figure: Figure, points: Sequence[Mapping[str, Any]]) -> dict[str, An
         "high": None,
         "n_repeats": None,
     }
-    key = f"{figure.metric}_mean"
     line = [
         one
         for one in points
-        if one["experiment"] == figure.experiment
-        and one.get(key) is not None
-        and figure.cut in (None, one["cut"])
-        and figure.head in (None, one["head"])
-        and figure.temperature in (None, one["temperature"])
+        if one.experiment == figure.experiment
+        and figure.metric in one.scores
+        and figure.cut in (None, one.cut)
+        and figure.head in (None, one.head)
+        and figure.temperature in (None, one.temperature)
     ]
     if figure.n_per_class is None:
-        largest = max((one["n_per_class"] for one in line), key=size_order, default=None)
-        line = [one for one in line if one["n_per_class"] == largest]
+        largest = max((one.n_per_class for one in line), key=size_order, default=None)
+        line = [one for one in line if one.n_per_class == largest]
     else:
-        line = [one for one in line if is_of_size(one, figure.n_per_class)]
+        line = [one for one in line if one.is_of_size(figure.n_per_class)]
     if not line:
         return found
-    best = max(line, key=lambda one: float(one[key]))
+    best = max(line, key=lambda one: one.scores[figure.metric].mean)
     names = ("cut", "head", "n_per_class", "fewest_per_class", "most_per_class", "temperature", "n_repeats")
-    found |= {name: best.get(name) for name in names}
+    found |= {name: getattr(best, name) for name in names}
     if figure.what == "temperature":
-        return found | {"value": best["temperature"]}
-    ends = {end: best.get(f"{figure.metric}_{end}") for end in ("low", "high")}
-    return found | {"value": float(best[key]), **ends}
+        return found | {"value": best.temperature}
+    score = best.scores[figure.metric]
+    return found | {"value": score.mean, "low": score.low, "high": score.high}
 
 
 def computed_differences(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from featbank.fitting import fit_heads
 from featbank.manifest import Manifest, short_repr
 from featbank.pipeline._extracting import prepare
 from featbank.pipeline._record import find_finished, fingerprint, write_record
-from featbank.pipeline.claims import Verdict, check_claim
+from featbank.pipeline.claims import StudyPoint, Verdict, check_claim
 from featbank.pipeline.comparing import computed_differences, measure
 from featbank.pipeline.opening import Opened, open_images
 from featbank.pipeline.planning import Group, Planned, check_weights, plan_experiments
@@ -101,8 +101,8 @@ class StudyResult:
     __repr__ = short_repr
 
     @property
-    def points(self) -> list[dict[str, Any]]:
-        """The curves of all experiments, see `featbank.sweep.SweepResult.curve`."""
+    def points(self) -> list[StudyPoint]:
+        """The points of the curves of all experiments."""
         return [point for one in self.experiments for point in _points(one)]
 
 
@@ -266,9 +266,9 @@ def _fit(
     return fitted.run, fitted.result
 
 
-def _points(one: ExperimentRun) -> list[dict[str, Any]]:
+def _points(one: ExperimentRun) -> list[StudyPoint]:
     name, chance = one.written.name, 1 / one.opened.n_classes
-    return [{**point, "experiment": name, "chance": chance} for point in one.result.curve()]
+    return [StudyPoint(**vars(point), experiment=name, chance=chance) for point in one.result.points()]
 
 
 def _compared(study: Study, done: Sequence[ExperimentRun], limit: int | None) -> StudyResult:
@@ -337,13 +337,12 @@ def _draw_together(result: StudyResult) -> dict[str, Path]:
     folder = result.experiments[0].run.figures
     drawn = {}
     # A single size is a point, and a temperature has a figure of its own.
-    lines = [one for one in result.experiments if len({at["n_per_class"] for at in _cold(one)}) > 1]
+    lines = [one for one in result.experiments if len({at.n_per_class for at in _cold(one)}) > 1]
     if len(lines) > 1:
-        points = [{**at, "cut": f"{at['cut']}, {at['experiment']}"} for one in lines for at in _cold(one)]
-        metric = "top1" if any(at["top1_mean"] is not None for at in points) else "val_top1"
-        curve = CurveDisplay(points, metric=metric, title=result.study.title)
+        points = [replace(at, cut=f"{at.cut}, {at.experiment}") for one in lines for at in _cold(one)]
+        curve = CurveDisplay(points, title=result.study.title)
         drawn["study-curve"] = curve.plot().save(folder / "study-curve.png")
-    deep = [one for one in result.experiments if any(at["top1_mean"] is not None for at in _cold(one))]
+    deep = [one for one in result.experiments if any("top1" in at.scores for at in _cold(one))]
     points = [point for one in deep for point in _cold(one)]
     order = list(dict.fromkeys(cut for one in deep for cut in one.result.cuts))
     if len(deep) > 1 and len({one.run.source["bank"] for one in deep}) == 1 and len(order) > 1:
@@ -352,8 +351,8 @@ def _draw_together(result: StudyResult) -> dict[str, Path]:
     return drawn
 
 
-def _cold(one: ExperimentRun) -> list[dict[str, Any]]:
-    return [point for point in _points(one) if point["temperature"] is None]
+def _cold(one: ExperimentRun) -> list[StudyPoint]:
+    return [point for point in _points(one) if point.temperature is None]
 
 
 def _write_reports(done: Sequence[ExperimentRun]) -> dict[str, Path]:

@@ -202,11 +202,6 @@ class Figure:
     what: Literal["accuracy", "temperature"] = "accuracy"
 
 
-def is_of_size(point: Mapping[str, Any], n_per_class: int | Literal["all"]) -> bool:
-    """Say whether a point of a curve is of a size; all of even classes are so many of each class as well."""
-    return bool(point["n_per_class"] == n_per_class or (n_per_class == "all" and point.get("all_samples")))
-
-
 @dataclass(frozen=True, config=CONFIG)
 class Claim:
     """A published finding in words, and the check that says whether it is so here.

@@ -12,8 +12,11 @@ from featbank import drawing
 from featbank.display import Display
 from featbank.errors import InvalidInputError
 from featbank.manifest import printable
-from featbank.plots.spread import draws_of, missing_intervals
+from featbank.plots.spread import missing_intervals
 from featbank.sampling import size_label, size_order
+from featbank.sweep import CurvePoint, Score
+from featbank.sweep.curves import judged_by
+from featbank.sweep.records import Key
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,25 +35,18 @@ METRICS = {
     "train_top5": "Top-5 accuracy on training images (%)",
 }
 
-Key = tuple[str, str, float | None]
-
 #: With more curves than that not every one gets a band.
 MOST_BANDS = 5
 
 
-def _key(point: Mapping[str, Any]) -> Key:
-    return point["cut"], point["head"], point.get("temperature")
-
-
-def size_place(point: Mapping[str, Any]) -> float:
+def size_place(point: CurvePoint) -> float:
     """Return where a point stands on the axis: all of uneven classes at their mean."""
-    size = point["n_per_class"]
-    return float(point["mean_per_class"] if size == "all" else size)
+    return float(point.mean_per_class or 0) if point.n_per_class == "all" else float(point.n_per_class)
 
 
-def all_words(point: Mapping[str, Any]) -> str:
+def all_words(point: CurvePoint) -> str:
     """Say what "all" stands for at a point that has all samples of uneven classes."""
-    return f"{size_label(point)}, mean {point['mean_per_class']:.4g}"
+    return f"{size_label(vars(point))}, mean {point.mean_per_class:.4g}"
 
 
 def _label(cut: str, temperature: float | None) -> str:
@@ -81,11 +77,8 @@ class CurveDisplay(Display):
 
     Parameters
     ----------
-    points : iterable of mapping
-        As `featbank.sweep.SweepResult.curve` gives them: ``cut``, ``head``, ``temperature`` (may be
-        missing), ``n_per_class``, and ``<metric>_mean``, ``_low``, ``_high`` in [0, 1], low and high None
-        where there is no interval; ``n_draws``, ``<metric>_min`` and ``_max`` where known. Where
-        ``n_per_class`` is "all", ``mean_per_class`` too.
+    points : iterable of CurvePoint
+        As `featbank.sweep.SweepResult.points` gives them.
     metric : str, optional
         One of ``top1``, ``top5``, ``val_top1``, ``val_top5``, ``train_top1``, ``train_top5``; by default
         ``top1``, or ``val_top1`` where nothing was scored on test images.
@@ -108,8 +101,7 @@ class CurveDisplay(Display):
     Examples
     --------
     >>> points = [
-    ...     {"cut": "fc7", "head": "softmax", "n_per_class": n, "top1_mean": mean, "top1_low": mean - 0.02,
-    ...      "top1_high": mean + 0.02}
+    ...     CurvePoint("fc7", "softmax", n, {"top1": Score(mean, mean - 0.02, mean + 0.02)})
     ...     for n, mean in [(4, 0.61), (8, 0.70), (16, 0.76)]
     ... ]
     >>> display = CurveDisplay(points).plot()
@@ -119,7 +111,7 @@ class CurveDisplay(Display):
 
     def __init__(
         self,
-        points: Iterable[Mapping[str, Any]],
+        points: Iterable[CurvePoint],
         *,
         metric: str | None = None,
         cuts: Sequence[str] | None = None,
@@ -130,23 +122,19 @@ class CurveDisplay(Display):
     ) -> None:
         everything = list(points)
         if metric is None:
-            tested = any(one.get("top1_mean") is not None for one in everything)
-            validated = any(one.get("val_top1_mean") is not None for one in everything)
-            metric = "val_top1" if validated and not tested else "top1"
+            metric = judged_by(everything)
         if metric not in METRICS:
             raise InvalidInputError(f"metric={metric!r} is not one of {', '.join(METRICS)}")
-        self.points = [one for one in everything if one.get(f"{metric}_mean") is not None]
+        self.points = [one for one in everything if metric in one.scores]
         if not self.points:
             why = (
                 f"none of the {len(everything)} points has {metric}" if everything else "there are no points"
             )
             raise InvalidInputError(f"no curve to draw: {why}; see the failed fits in results.csv")
-        order = list(cuts or []) + [point["cut"] for point in self.points]
-        series: dict[Key, list[Mapping[str, Any]]] = {}
-        for point in sorted(
-            self.points, key=lambda one: (order.index(one["cut"]), size_order(one["n_per_class"]))
-        ):
-            series.setdefault(_key(point), []).append(point)
+        order = list(cuts or []) + [point.cut for point in self.points]
+        series: dict[Key, list[CurvePoint]] = {}
+        for point in sorted(self.points, key=lambda one: (order.index(one.cut), size_order(one.n_per_class))):
+            series.setdefault(point.key, []).append(point)
         self.metric = metric
         self.series = series
         self.laws = dict(laws or {})
@@ -160,7 +148,7 @@ class CurveDisplay(Display):
         banded = self._banded()
         opacity = 0.18 if len(self.series) <= 4 else 0.12
         # the mean of one run's "all" may be a size of another run
-        at = {(size_place(point), f"{point['n_per_class']}") for point in self.points}
+        at = {(size_place(point), f"{point.n_per_class}") for point in self.points}
         names = {place: ", ".join(sorted(name for one, name in at if one == place)) for place, _ in at}
         sizes = sorted(names)
         largest = max((law.n_max for law in self.laws.values()), default=sizes[-1])
@@ -182,7 +170,7 @@ class CurveDisplay(Display):
         return self._entries(looks)
 
     def _one_size(self) -> bool:
-        return len({point["n_per_class"] for point in self.points}) == 1
+        return len({point.n_per_class for point in self.points}) == 1
 
     def _places(self) -> list[tuple[str, float | None]]:
         return list(dict.fromkeys((cut, temperature) for cut, _, temperature in self.series))
@@ -221,7 +209,7 @@ class CurveDisplay(Display):
         if len(self.series) <= MOST_BANDS or self._one_size():
             return set(self.series)
         last = {
-            key: (size_order(points[-1]["n_per_class"]), points[-1][f"{self.metric}_mean"])
+            key: (size_order(points[-1].n_per_class), points[-1].scores[self.metric].mean)
             for key, points in self.series.items()
         }
         best: dict[tuple[str, float | None], Key] = {}
@@ -236,17 +224,17 @@ class CurveDisplay(Display):
         self,
         axes: Axes,
         key: Key,
-        points: Sequence[Mapping[str, Any]],
+        points: Sequence[CurvePoint],
         look: Mapping[str, Any],
         opacity: float,
     ) -> None:
         sizes = np.array([size_place(point) for point in points])
-        uneven = np.array([point["n_per_class"] == "all" for point in points])
+        uneven = np.array([point.n_per_class == "all" for point in points])
         if self._one_size():  # curves are points above each other: side by side they do not hide
             sizes = sizes * 1.8 ** ((list(self.series).index(key) + 1) / (len(self.series) + 1) - 0.5)
         mean, low, high, least, most = (
-            drawing.percent([point.get(f"{self.metric}_{end}") for point in points])
-            for end in ("mean", "low", "high", "min", "max")
+            drawing.percent([getattr(point.scores[self.metric], end) for point in points])
+            for end in Score._fields
         )
         cut, head, temperature = key
         size = _marker_size(sizes, len(self.series))
@@ -265,7 +253,7 @@ class CurveDisplay(Display):
             bars = np.stack([mean - low, high - mean])[:, alone]
             if alone.any():
                 axes.errorbar(sizes[alone], mean[alone], bars, color=look["color"], fmt="none", capsize=3)
-            two = np.array([draws_of(point) == 2 for point in points]) & ~known
+            two = np.array([point.n_draws == 2 for point in points]) & ~known
             for end in (least, most) if two.any() else ():
                 axes.plot(sizes[two], end[two], ".", color=look["color"], markersize=3.5, alpha=0.8)
         law = self.laws.get(key)
@@ -318,7 +306,7 @@ class CurveDisplay(Display):
                 look |= {"color": drawing.GREY, "marker": "o", "markerfacecolor": face}
             entries.append(Line2D([], [], **look, label=name))
         entries += self._spread()
-        everything = [one for one in self.points if one["n_per_class"] == "all"]
+        everything = [one for one in self.points if one.n_per_class == "all"]
         if everything:
             entries += [drawing.heading(""), drawing.heading("Ring: all samples")]
             entries += map(drawing.note, dict.fromkeys(map(all_words, everything)))
@@ -330,8 +318,8 @@ class CurveDisplay(Display):
     def _spread(self) -> list[Any]:
         """Say what the bands are, and where there is none and why."""
         points = self.points
-        banded = [one for one in points if one.get(f"{self.metric}_low") is not None]
-        n_draws = {n for one in banded if (n := draws_of(one)) is not None}
+        banded = [one for one in points if one.interval(self.metric)]
+        n_draws = {one.n_draws for one in banded if one.n_draws is not None}
         missing = [] if self.band else missing_intervals(points, self.metric)
         dots = any("2 draws" in why for why in missing)
         lines = []

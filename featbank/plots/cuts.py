@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,8 +12,10 @@ from featbank import drawing
 from featbank.display import Display
 from featbank.errors import InvalidInputError
 from featbank.manifest import printable
-from featbank.plots.spread import draws_of, missing_intervals
+from featbank.plots.spread import missing_intervals
 from featbank.sampling import Size, size_order, size_words
+from featbank.sweep import CurvePoint
+from featbank.sweep.curves import judged_by
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,9 +28,9 @@ class CutsDisplay(Display):
 
     Parameters
     ----------
-    points : iterable of mapping
-        As `featbank.sweep.SweepResult.curve` gives them, with ``top1_*`` and, where known, ``train_top1_*``.
-        Where nothing was scored on test images, ``val_top1_*`` is drawn instead.
+    points : iterable of CurvePoint
+        With ``top1`` and, where known, ``train_top1``. Where nothing was scored on test images, ``val_top1``
+        is drawn instead.
     n_per_class : int or "all", optional
         Which size to show; by default the largest that every cut and head has.
     cuts : sequence of str, optional
@@ -43,8 +45,9 @@ class CutsDisplay(Display):
 
     Examples
     --------
+    >>> from featbank.sweep import Score
     >>> points = [
-    ...     {"cut": cut, "head": "mlp", "n_per_class": 28, "top1_mean": test, "train_top1_mean": 1.0}
+    ...     CurvePoint(cut, "mlp", 28, {"top1": Score(test), "train_top1": Score(1.0)})
     ...     for cut, test in [("block3_pool", 0.2876), ("block4_pool", 0.5322), ("block5_pool", 0.7129)]
     ... ]
     >>> display = CutsDisplay(points).plot()
@@ -54,34 +57,33 @@ class CutsDisplay(Display):
 
     def __init__(
         self,
-        points: Iterable[Mapping[str, Any]],
+        points: Iterable[CurvePoint],
         *,
         n_per_class: Size | None = None,
         cuts: Sequence[str] | None = None,
         title: str | None = None,
     ) -> None:
         everything = list(points)
-        tested = any(one.get("top1_mean") is not None for one in everything)
-        #: Prefix of the keys that are drawn.
-        self.metric = "top1" if tested else "val_top1"
-        known = [one for one in everything if one.get(f"{self.metric}_mean") is not None]
+        #: The accuracy that is drawn.
+        self.metric = judged_by(everything)
+        known = [one for one in everything if self.metric in one.scores]
         if not known:
             why = "none of the points has top1 or val_top1" if everything else "there are no points"
             raise InvalidInputError(f"no cut to draw: {why}; see the failed fits in results.csv")
-        sizes = sorted({one["n_per_class"] for one in known}, key=size_order)
+        sizes = sorted({one.n_per_class for one in known}, key=size_order)
         if n_per_class is None:
-            curves = {(one["cut"], one["head"], one.get("temperature")) for one in known}
-            full = [size for size in sizes if sum(one["n_per_class"] == size for one in known) == len(curves)]
+            curves = {one.key for one in known}
+            full = [size for size in sizes if sum(one.n_per_class == size for one in known) == len(curves)]
             n_per_class = full[-1] if full else sizes[-1]
         elif n_per_class not in sizes:
             listed = ", ".join(map(str, sizes))
             raise InvalidInputError(f"{n_per_class} samples per class were not fitted; the run has {listed}")
         self.n_per_class = n_per_class
-        self.points = [one for one in known if one["n_per_class"] == n_per_class]
-        names = [(one["cut"], one.get("temperature")) for one in self.points]
+        self.points = [one for one in known if one.n_per_class == n_per_class]
+        names = [(one.cut, one.temperature) for one in self.points]
         order = [*(cuts or []), *(cut for cut, _ in names)]
         self.cuts = sorted(dict.fromkeys(names), key=lambda one: order.index(one[0]))
-        self.heads = list(dict.fromkeys(one["head"] for one in self.points))
+        self.heads = list(dict.fromkeys(one.head for one in self.points))
         self.title = title
 
     def _size(self) -> tuple[float, float]:
@@ -105,15 +107,15 @@ class CutsDisplay(Display):
         axes.set_ylabel("Top-1 accuracy (%)")
         return self._entries()
 
-    def _at(self, head: str, cut: tuple[str, float | None]) -> Mapping[str, Any]:
-        mine = (one for one in self.points if (one["cut"], one.get("temperature")) == cut)
-        return next((one for one in mine if one["head"] == head), {})
+    def _line_of(self, head: str) -> list[CurvePoint | None]:
+        """Return the points of a head by cut; None where it was not fitted."""
+        mine = {(one.cut, one.temperature): one for one in self.points if one.head == head}
+        return [mine.get(cut) for cut in self.cuts]
 
-    def _values(self, head: str, prefix: str, ends: Sequence[str] = ("mean", "low", "high")) -> Any:
+    def _values(self, head: str, metric: str, ends: Sequence[str] = ("mean", "low", "high")) -> Any:
         """Return these in percent, NaN where a cut has none; shape (n_ends, n_cuts)."""
-        return drawing.percent(
-            [[self._at(head, cut).get(f"{prefix}_{end}") for cut in self.cuts] for end in ends]
-        )
+        scores = [one and one.scores.get(metric) for one in self._line_of(head)]
+        return drawing.percent([[one and getattr(one, end) for one in scores] for end in ends])
 
     def _line(self, axes: Axes, head: str, of: int, shift: float) -> None:
         color = drawing.OKABE_ITO[of % len(drawing.OKABE_ITO)]
@@ -130,7 +132,8 @@ class CutsDisplay(Display):
             linewidth=1.3,
         )
         mean, low, high = self._values(head, self.metric)
-        two = np.array([draws_of(self._at(head, cut)) == 2 for cut in self.cuts]) & ~np.isfinite(low)
+        draws = [one and one.n_draws for one in self._line_of(head)]
+        two = np.array([n == 2 for n in draws]) & ~np.isfinite(low)
         for end in self._values(head, self.metric, ("min", "max")) if two.any() else ():
             axes.plot(x[two], end[two], ".", color=color, markersize=3.5, alpha=0.8)
         axes.errorbar(
@@ -156,15 +159,15 @@ class CutsDisplay(Display):
         judged = "test" if self.metric == "top1" else "validation"
         plain: dict[str, Any] = {"color": drawing.GREY, "marker": "o"}
         entries += [drawing.heading(""), drawing.heading("Images"), Line2D([], [], **plain, label=judged)]
-        if any(one.get("train_top1_mean") is not None for one in self.points):
+        if any("train_top1" in one.scores for one in self.points):
             dotted = {"linestyle": drawing.DASHES[2], "markerfacecolor": "white", "linewidth": 1.3}
             entries.append(Line2D([], [], **plain, **dotted, label="training"))
         entries += [
             drawing.heading(""),
             drawing.heading("Training samples"),
-            drawing.note(size_words(self.points[0])),
+            drawing.note(size_words(vars(self.points[0]))),
         ]
-        if any(one.get(f"{self.metric}_low") is not None for one in self.points):
+        if any(one.interval(self.metric) for one in self.points):
             entries.append(drawing.note("bars: 95 % interval"))
         for why in missing_intervals(self.points, self.metric):
             dots = " (dots)" if "2 draws" in why else ""

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 from featbank.sampling import size_order
+from featbank.sweep import CurvePoint
 
-__all__ = ["draws_of", "missing_intervals"]
-
-
-def draws_of(point: Mapping[str, Any]) -> int | None:
-    """Return how many different draws of training samples a point is the mean of; None if nobody knows."""
-    n_draws = point.get("n_draws", point.get("n_repeats"))
-    return None if n_draws is None else int(n_draws)
+__all__ = ["missing_intervals"]
 
 
-def missing_intervals(points: Iterable[Mapping[str, Any]], metric: str) -> list[str]:
+def missing_intervals(points: Iterable[CurvePoint], metric: str) -> list[str]:
     """Say where there is no interval and why.
 
     Parameters
     ----------
-    points : iterable of mapping
-        As `featbank.sweep.SweepResult.curve` gives them.
+    points : iterable of CurvePoint
     metric : str
         What is shown of them.
 
@@ -33,20 +26,20 @@ def missing_intervals(points: Iterable[Mapping[str, Any]], metric: str) -> list[
 
     Examples
     --------
-    >>> point = {"n_per_class": 4, "n_draws": 5, "top1_mean": 0.5, "top1_low": 0.4, "top1_high": 0.6}
-    >>> alone = {"n_per_class": 8, "n_draws": 1, "top1_mean": 0.5, "top1_low": None, "top1_high": None}
+    >>> from featbank.sweep import Score
+    >>> point = CurvePoint("fc7", "mlp", 4, {"top1": Score(0.5, 0.4, 0.6)}, n_draws=5)
+    >>> alone = CurvePoint("fc7", "mlp", 8, {"top1": Score(0.5)}, n_draws=1)
     >>> missing_intervals([point, alone], "top1"), missing_intervals([alone], "top1")
     (['8 (one draw)'], ['one draw'])
     """
-    shown = [one for one in points if one.get(f"{metric}_mean") is not None]
+    shown = [one for one in points if metric in one.scores]
     without: dict[str, list[str]] = {}
-    for one in sorted(shown, key=lambda point: size_order(point["n_per_class"])):
-        n_draws = draws_of(one)
-        if one.get(f"{metric}_low") is None and n_draws is not None:
-            why = "one draw" if n_draws == 1 else f"{n_draws} draws"
-            if one.get("all_samples") and one["n_per_class"] != "all":
+    for one in sorted(shown, key=lambda point: size_order(point.n_per_class)):
+        if one.interval(metric) is None and one.n_draws is not None:
+            why = "one draw" if one.n_draws == 1 else f"{one.n_draws} draws"
+            if one.all_samples and one.n_per_class != "all":
                 why += ", all samples"
-            without.setdefault(why, []).append(f"{one['n_per_class']}")
+            without.setdefault(why, []).append(f"{one.n_per_class}")
     if len(without) == 1 and sum(map(len, without.values())) == len(shown):
         return list(without)
     return [f"{', '.join(dict.fromkeys(sizes))} ({why})" for why, sizes in without.items()]

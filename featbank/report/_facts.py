@@ -16,6 +16,7 @@ from featbank.report._svg import shown
 from featbank.runs import Run
 from featbank.sampling import size_label, size_order, size_words
 from featbank.sweep import untrained_words
+from featbank.sweep.curves import judged_by
 
 __all__ = ["Sample", "answer", "cost", "notes", "provenance", "question", "samples", "splits", "warnings"]
 
@@ -34,12 +35,12 @@ class Sample:
 
 def question(run: Run) -> str:
     """Return what a run asks, read from what was varied."""
-    points = run.result().curve()
+    points = run.result().points()
     dataset, backbone = run.source["dataset"], run.source["backbone"]
-    n_cuts = len({point["cut"] for point in points})
-    heads = {point["head"] for point in points}
-    temperatures = {point["temperature"] for point in points} - {None}
-    sizes = {point["n_per_class"] for point in points}
+    n_cuts = len({one.cut for one in points})
+    heads = {one.head for one in points}
+    temperatures = {one.temperature for one in points} - {None}
+    sizes = {one.n_per_class for one in points}
     many = ", and how many labelled images does it take" if len(sizes) > 1 else ""
     if len(temperatures) > 1:
         return (
@@ -61,46 +62,41 @@ def answer(run: Run, n_rows: int | None) -> Markup:
     n_rows : int or None
         How many images the accuracy is of.
     """
-    points = run.result().curve()
+    points = run.result().points()
     if not points:
         return shown("No fit of this run succeeded.")
-    largest = max((point["n_per_class"] for point in points), key=size_order)
-    last = [point for point in points if point["n_per_class"] == largest]
-    validated = [point for point in last if point["val_top1_mean"] is not None]
-    best = max(validated or last, key=lambda one: one["val_top1_mean"] or one["top1_mean"] or 0.0)
-    metric = "top1" if best["top1_mean"] is not None else "val_top1"
-    if best[f"{metric}_mean"] is None:
+    largest = max((one.n_per_class for one in points), key=size_order)
+    last = [one for one in points if one.n_per_class == largest]
+    validated = [one for one in last if "val_top1" in one.scores]
+    best = max(validated or last, key=lambda one: one.mean("val_top1") or one.mean("top1") or 0.0)
+    metric = judged_by([best])
+    if metric not in best.scores:
         return shown("No fit of this run was scored on test or validation images.")
     split = "test" if metric == "top1" else "validation"
     first = min(
-        (
-            point
-            for point in points
-            if all(point[key] == best[key] for key in ("cut", "head", "temperature"))
-            and point[f"{metric}_mean"] is not None
-        ),
-        key=lambda one: size_order(one["n_per_class"]),
+        (one for one in points if one.key == best.key and metric in one.scores),
+        key=lambda one: size_order(one.n_per_class),
     )
-    among = len({(one["cut"], one["head"], one["temperature"]) for one in points})
-    low, high = best[f"{metric}_low"], best[f"{metric}_high"]
+    among = len({one.key for one in points})
+    reached, before, interval = best.scores[metric].mean, first.scores[metric].mean, best.interval(metric)
     parts = [
         Markup("The {} head on {} recognises <strong>{}</strong> of the {}{} images at {}").format(
-            printable(best["head"]),
-            spelled(best["cut"], best["temperature"]),
-            percent(best[f"{metric}_mean"]),
+            printable(best.head),
+            spelled(best.cut, best.temperature),
+            percent(reached),
             f"{n_rows:,} " if n_rows else "",
             split,
-            size_words(best),
+            size_words(vars(best)),
         )
     ]
-    if low is not None:
-        between = f"{100 * low:.1f} – {100 * high:.1f} %"
-        parts.append(shown(f" (95 % interval {between}, {best['n_draws']} draws)"))
-    if first["n_per_class"] != largest:
-        at = size_label(first)
-        gain = best[f"{metric}_mean"] - first[f"{metric}_mean"]
+    if interval is not None:
+        between = f"{100 * interval[0]:.1f} – {100 * interval[1]:.1f} %"
+        parts.append(shown(f" (95 % interval {between}, {best.n_draws} draws)"))
+    if first.n_per_class != largest:
+        at = size_label(vars(first))
+        gain = reached - before
         than = "up from" if gain > 0 else "down from" if gain < 0 else "as much as the"
-        parts.append(shown(f", {than} {percent(first[f'{metric}_mean'])} at {at}"))
+        parts.append(shown(f", {than} {percent(before)} at {at}"))
     chosen = f" The best of {among} curves by validation accuracy." if among > 1 and validated else ""
     return Markup("").join([*parts, shown(f".{chosen}")])
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from markupsafe import Markup
 
@@ -17,6 +16,7 @@ from featbank.report._axes import category_axis, percent_axis, size_axis
 from featbank.report._charts import Chart, Point, Series, both, swatch
 from featbank.runs import Run
 from featbank.sampling import size_label, size_words
+from featbank.sweep import CurvePoint
 
 __all__ = ["Entry", "Figure", "Table", "depth_color", "percent", "run_figures", "spelled"]
 
@@ -83,42 +83,43 @@ def depth_color(at: int, of: int) -> str:
 
 def run_figures(run: Run) -> list[Figure]:
     """Return the figures a run's results allow, first the one that answers it; none if every fit failed."""
-    points = run.result().curve()
+    points = run.result().points()
     if not points:
         return []
-    one_size = len({point["n_per_class"] for point in points}) == 1
+    one_size = len({point.n_per_class for point in points}) == 1
     found = [_of_one_size(points) if one_size else _curve(figures.curve(run))]
-    tested = any(point["top1_mean"] is not None for point in points)
-    if tested and len({point["cut"] for point in points if point["temperature"] is None}) > 1:
+    tested = any("top1" in point.scores for point in points)
+    if tested and len({point.cut for point in points if point.temperature is None}) > 1:
         found.append(_cuts(figures.cuts(run)))
-    if len({point["temperature"] for point in points} - {None}) > 1:
+    if len({point.temperature for point in points} - {None}) > 1:
         found.insert(0, _temperature(figures.temperature(run)))
     if one_size and len(found) > 1:  # a curve of one size says nothing that the others do not
         found = [one for one in found if one.key != "curve"]
     return found
 
 
-def _interval(point: Mapping[str, Any], metric: str) -> str:
-    low, high = point.get(f"{metric}_low"), point.get(f"{metric}_high")
-    return "" if low is None or high is None else f"{100 * low:.1f} – {100 * high:.1f} %"
+def _interval(point: CurvePoint, metric: str) -> str:
+    interval = point.interval(metric)
+    return "" if interval is None else f"{100 * interval[0]:.1f} – {100 * interval[1]:.1f} %"
 
 
-def _more(point: Mapping[str, Any], metric: str) -> str:
-    between, repeats = _interval(point, metric), int(point.get("n_repeats") or 0)
-    n = size_words(point)
+def _more(point: CurvePoint, metric: str) -> str:
+    between, repeats = _interval(point, metric), point.n_repeats or 0
+    n = size_words(vars(point))
     draws = f"{repeats} repeat{'' if repeats == 1 else 's'}" if repeats else ""
     return "; ".join(part for part in (n, between and f"95 % interval {between}", draws) if part)
 
 
-def _point(x: float, point: Mapping[str, Any], metric: str, name: str) -> Point:
-    mean, low, high = (point.get(f"{metric}_{end}") for end in ("mean", "low", "high"))
+def _point(x: float, point: CurvePoint, metric: str, name: str) -> Point:
+    mean = point.mean(metric)
+    low, high = point.interval(metric) or (None, None)
     return Point(
         x,
         math.nan if mean is None else 100 * mean,
         None if low is None else 100 * low,
         None if high is None else 100 * high,
         (name, percent(mean), _more(point, metric)),
-        apart=point["n_per_class"] == "all" and x == size_place(point),
+        apart=point.n_per_class == "all" and x == size_place(point),
     )
 
 
@@ -156,11 +157,8 @@ def _curve(display: CurveDisplay) -> Figure:
             )
         )
     keys = list(display.series)
-    sizes = {
-        size_place(point): "all" if point["n_per_class"] == "all" else f"{point['n_per_class']}"
-        for point in display.points
-    }
-    uneven = dict.fromkeys(all_words(point) for point in display.points if point["n_per_class"] == "all")
+    sizes = {size_place(point): f"{point.n_per_class}" for point in display.points}
+    uneven = dict.fromkeys(all_words(point) for point in display.points if point.n_per_class == "all")
     y = percent_axis(METRICS[metric], _reached(series))
     label = "Line chart of accuracy against training samples per class. " + "; ".join(map(_span, series))
     # a band between points needs two of them
@@ -183,7 +181,7 @@ def _curve(display: CurveDisplay) -> Figure:
             )
             legend.append(Entry(printable(head), look, mine))
     banded = any(point.low is not None for one in series for point in one.points)
-    repeated = any((point.get("n_repeats") or 2) > 1 for point in display.points)
+    repeated = any((point.n_repeats or 2) > 1 for point in display.points)
     caption = "Mean over the repeats, each with its own draw" if repeated else "One draw"
     caption += " of training images"
     caption += f"; the {'bar' if alone else 'band'} is the 95 % interval of that mean." if banded else "."
@@ -192,11 +190,11 @@ def _curve(display: CurveDisplay) -> Figure:
         (
             spelled(cut, temperature),
             printable(head),
-            size_label(point),
-            percent(point[f"{metric}_mean"]),
+            size_label(vars(point)),
+            percent(point.mean(metric)),
             _interval(point, metric) or "–",
-            f"{point['n_repeats']}",
-            f"{point['n_failed']}",
+            f"{point.n_repeats}",
+            f"{point.n_failed}",
         )
         for (cut, head, temperature), points in display.series.items()
         for point in points
@@ -216,14 +214,14 @@ _SHARES = {
 }
 
 
-def _certainty(point: Mapping[str, Any], metric: str) -> tuple[str, str]:
-    return _interval(point, metric) or "–", f"{point['n_repeats']}"
+def _certainty(point: CurvePoint, metric: str) -> tuple[str, str]:
+    return _interval(point, metric) or "–", f"{point.n_repeats}"
 
 
-def _of_one_size(points: Sequence[Mapping[str, Any]]) -> Figure:
+def _of_one_size(points: Sequence[CurvePoint]) -> Figure:
     """Return every accuracy of each curve side by side, for there is no size to draw them against."""
-    named = [f"{printable(p['head'])} on {spelled(p['cut'], p['temperature'])}" for p in points]
-    known = [one for one in _SHARES if any(point[f"{one}_mean"] is not None for point in points)][:4]
+    named = [f"{printable(p.head)} on {spelled(p.cut, p.temperature)}" for p in points]
+    known = [one for one in _SHARES if any(one in point.scores for point in points)][:4]
     known = known or ["top1"]
     if len(points) == 1:
         told = {one: _point(at, points[0], one, _SHARES[one].capitalize()) for at, one in enumerate(known)}
@@ -238,8 +236,8 @@ def _of_one_size(points: Sequence[Mapping[str, Any]]) -> Figure:
                 for x, (point, name) in enumerate(zip(points, named, strict=True))
             )
             series.append(Series(_SHARES[one], mine, f"h{at}", marker=at, filled=at == 0, joined=False))
-        cuts = [spelled(p["cut"], p["temperature"]) for p in points]
-        heads = [printable(p["head"]) for p in points]
+        cuts = [spelled(p.cut, p.temperature) for p in points]
+        heads = [printable(p.head) for p in points]
         # what all have in common only takes the room of what tells them apart
         ticks = heads if len(set(cuts)) == 1 else cuts if len(set(heads)) == 1 else named
         axis = category_axis("Head and cut" if ticks is named else "Cut" if ticks is cuts else "Head", ticks)
@@ -250,12 +248,12 @@ def _of_one_size(points: Sequence[Mapping[str, Any]]) -> Figure:
     label = f"Chart of accuracies at one size. {'; '.join(map(_span, series))}"
     y = percent_axis("Accuracy (%)", _reached(series))
     rows = tuple(
-        (name, *(percent(p[f"{one}_mean"]) for one in known), *_certainty(p, known[0]))
+        (name, *(percent(p.mean(one)) for one in known), *_certainty(p, known[0]))
         for p, name in zip(points, named, strict=True)
     )
     shares = [_SHARES[one].capitalize() for one in known]
     columns = ("Head", *shares, f"95 % interval, {_SHARES[known[0]]}", "Repeats")
-    size = size_words(points[0])
+    size = size_words(vars(points[0]))
     return Figure(
         "curve",
         f"Accuracy at {size}",
@@ -271,7 +269,7 @@ def _cuts(display: CutsDisplay) -> Figure:
     series: list[Series] = []
     rows = []
     for of, head in enumerate(display.heads):
-        mine = {(p["cut"], p.get("temperature")): p for p in display.points if p["head"] == head}
+        mine = {(p.cut, p.temperature): p for p in display.points if p.head == head}
         shift = 0.06 * (of - (len(display.heads) - 1) / 2)  # equal values must not hide each other
         for metric, split in (("top1", "test"), ("train_top1", "training")):
             points = tuple(
@@ -290,9 +288,9 @@ def _cuts(display: CutsDisplay) -> Figure:
             (
                 name,
                 printable(head),
-                percent(mine[cut]["top1_mean"]),
+                percent(mine[cut].mean("top1")),
                 _interval(mine[cut], "top1") or "–",
-                percent(mine[cut].get("train_top1_mean")),
+                percent(mine[cut].mean("train_top1")),
             )
             for cut, name in zip(display.cuts, names, strict=True)
             if cut in mine
@@ -309,7 +307,7 @@ def _cuts(display: CutsDisplay) -> Figure:
         Entry(one.name, swatch(one.color, one.dash, one.marker, filled=one.filled), (at,))
         for at, one in enumerate(series)
     )
-    caption = f"At {size_words(display.points[0])}; bars are 95 % intervals over the repeats."
+    caption = f"At {size_words(vars(display.points[0]))}; bars are 95 % intervals over the repeats."
     columns = ("Cut", "Head", "Test accuracy", "95 % interval", "Training accuracy")
     return Figure(
         "cuts", "Accuracy by depth", caption, (both(chart),), legend, Table(columns, tuple(rows), 2)
@@ -321,22 +319,20 @@ def _temperature(display: TemperatureDisplay) -> Figure:
     series: list[Series] = []
     rows = []
     for of, head in enumerate(display.heads):
-        mine = [point for point in display.points if point["head"] == head]
+        mine = [(one, one.temperature) for one in display.points if one.head == head and one.temperature]
         for at, (line, metric) in enumerate(display.lines.items()):
             name = ", ".join(part for part in (printable(head), line) if part)
-            points = tuple(
-                _point(p["temperature"], p, metric, f"{name}, T = {p['temperature']:g}") for p in mine
-            )
+            points = tuple(_point(t, one, metric, f"{name}, T = {t:g}") for one, t in mine)
             color = f"h{(2 * of + at) % _N_COLORS}"
             series.append(Series(name, points, color, at, of, at == 0))
         rows += [
             (
                 printable(head),
-                f"{point['temperature']:g}",
-                *(percent(point.get(f"{metric}_mean")) for metric in display.lines.values()),
+                f"{temperature:g}",
+                *(percent(point.mean(metric)) for metric in display.lines.values()),
                 *(_interval(point, metric) or "–" for metric in display.lines.values()),
             )
-            for point in mine
+            for point, temperature in mine
         ]
     best = [
         f"{one.name}: highest at T = {top.x:g} ({top.y:.1f} %)"
@@ -362,6 +358,6 @@ def _temperature(display: TemperatureDisplay) -> Figure:
         *(line.capitalize() for line in lines),
         *(f"95 % interval, {one}" for one in lines),
     )
-    caption = f"At {size_words(display.points[0])}; bars are 95 % intervals. {'; '.join(best)}."
+    caption = f"At {size_words(vars(display.points[0]))}; bars are 95 % intervals. {'; '.join(best)}."
     title = "Accuracy by softmax temperature"
     return Figure("temperature", title, caption, (both(chart),), legend, Table(columns, tuple(rows), 1))

@@ -48,6 +48,18 @@ class GrowingTables:
         _atomic.write_file(self.hits, _hits_to_lines(hits))
         _atomic.write_file(self.results, _encode(fits_to_csv(fits)))
 
+    def stamp(self) -> tuple[tuple[int, int, int] | None, ...]:
+        """Return what tells the tables from themselves once they have changed."""
+        found: list[tuple[int, int, int] | None] = []
+        for path in (self.results, self.hits):
+            try:
+                one = path.stat()
+            except OSError:  # reading says what it is
+                found.append(None)
+            else:
+                found.append((one.st_ino, one.st_size, one.st_mtime_ns))
+        return tuple(found)
+
     def read_fits(self, *, growing: bool) -> list[FitResult]:
         """Return the fits; raises `RunError` if the table is damaged."""
         text = self._text(RESULTS_FILE)

@@ -70,6 +70,7 @@ class Run:
         self.path = path
         self.facts = facts
         self.cache_dir = cache_dir
+        self._read: tuple[object, SweepResult] | None = None
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], cache_dir: str | os.PathLike[str] | None = None) -> Run:
@@ -318,11 +319,19 @@ class Run:
     def result(self) -> SweepResult:
         """Return the fits of ``results.csv``, without heads; an interrupted run has those it came to.
 
+        Read once for as long as the files stay as they are.
+
         Raises
         ------
         RunError
             If ``results.csv`` or ``hits.jsonl`` is damaged.
         """
+        stamp = (self.finished, self._tables.stamp())
+        if self._read is None or self._read[0] != stamp:
+            self._read = stamp, self._read_result()
+        return self._read[1]
+
+    def _read_result(self) -> SweepResult:
         facts, fits, hits = self.facts, self.fits(), self._tables.read_hits()
         judged = {(one.split, len(one.top1)) for one in hits.values()}
         if len({split for split, _ in judged}) < len(judged):

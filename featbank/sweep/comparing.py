@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from featbank.errors import InvalidInputError
 from featbank.metrics import Interval, paired_difference
 from featbank.sampling import Size, size_order
-from featbank.sweep._points import without_few_draws
-from featbank.sweep.records import CURVE_METRICS, FitResult, Key
+from featbank.sweep.curves import CurvePoint, LearningCurve, check_metric, judged_by, without_few_draws
+from featbank.sweep.records import Key
 from featbank.sweep.results import SweepResult
 
 __all__ = ["ComparedCurve", "Comparison", "compare"]
@@ -75,6 +74,11 @@ class ComparedCurve:
     fewest_per_class: int | None = None
     most_per_class: int | None = None
 
+    @property
+    def key(self) -> Key:
+        """Cut, head and temperature."""
+        return self.cut, self.head, self.temperature
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -137,6 +141,7 @@ def compare(
 
     Examples
     --------
+    >>> from featbank.sweep import FitResult
     >>> fits = [FitResult("fc7", head, None, 4, repeat, 8, 10, 0, top1=top1 + repeat / 10, val_top1=top1)
     ...         for head, top1 in (("softmax", 0.5), ("mlp", 0.6)) for repeat in (0, 1)]
     >>> comparison = compare({"a run": SweepResult(fits)})
@@ -145,21 +150,15 @@ def compare(
     >>> round(comparison.curves[1].difference.mean, 2)
     -0.1
     """
-    curves: dict[tuple[str, Key], list[FitResult]] = {}
-    for name, result in results.items():
-        for fit in result.fits:
-            curves.setdefault((name, fit.key), []).append(fit)
+    curves = {(name, key): one for name, result in results.items() for key, one in result.curves().items()}
+    everything = {at: one.points(confidence) for at, one in curves.items()}
     if metric is None:
-        tested = any(fit.top1 is not None for fits in curves.values() for fit in fits)
-        metric = "top1" if tested else "val_top1"
-    if metric not in CURVE_METRICS:
-        raise InvalidInputError(f"metric={metric!r} is not one of {', '.join(CURVE_METRICS)}")
-    points: dict[tuple[str, Key], dict[Size, dict[str, Any]]] = {at: {} for at in curves}
-    for name, result in results.items():
-        for point in result.curve(confidence):
-            if point[f"{metric}_mean"] is not None:
-                key = point["cut"], point["head"], point["temperature"]
-                points[name, key][point["n_per_class"]] = point
+        metric = judged_by(point for points in everything.values() for point in points)
+    check_metric(metric)
+    points = {
+        at: {one.n_per_class: one for one in found if metric in one.scores}
+        for at, found in everything.items()
+    }
     notes = [
         f"{_spell(at, results)} is left out: none of its fits has {metric}"
         for at, sizes in points.items()
@@ -169,35 +168,31 @@ def compare(
     size = _common_size(points, n_per_class, metric, results, notes)
     chosen = {at: sizes[size] for at, sizes in points.items() if size in sizes}
     ranked_by = _ranked_by(metric, list(chosen.values()), notes)
-    rows = [
-        _row((name, key), point, curves[name, key], metric, ranked_by)
-        for (name, key), point in chosen.items()
-    ]
+    rows = [_row(name, point, curves[name, key], metric, ranked_by) for (name, key), point in chosen.items()]
     sign = 1 if ranked_by.startswith("ece") else -1
     rows.sort(key=lambda row: (sign * row.rank, row.fit_s))
     best = rows[0]
-    first = results[best.run].by_repeat((best.cut, best.head, best.temperature), size, metric)
+    first = curves[best.run, best.key].by_repeat(size, metric)
     paired = [best]
     for row in rows[1:]:
         repeats = _same_draws(results, best.run, row.run, size)
-        key = row.cut, row.head, row.temperature
-        mine = results[row.run].by_repeat(key, size, metric)
+        curve = curves[row.run, row.key]
+        mine = curve.by_repeat(size, metric)
         shared = [one for one in sorted(first.keys() & mine.keys()) if repeats is None or one in repeats]
         difference = None
         if shared:
             values = [mine[one] for one in shared], [first[one] for one in shared]
             difference = paired_difference(*values, confidence)
-            n_draws = results[row.run].n_draws(key, size, shared)
-            difference = without_few_draws(difference, n_draws)
+            difference = without_few_draws(difference, curve.n_draws(size, shared))
         paired.append(replace(row, difference=difference, n_paired=len(shared)))
     notes += _notes_on_draws(results, best.run, {row.run for row in rows}, size)
     return Comparison(metric, ranked_by, size, tuple(paired), tuple(notes))
 
 
-def _ranked_by(metric: str, points: Sequence[Mapping[str, Any]], notes: list[str]) -> str:
+def _ranked_by(metric: str, points: Sequence[CurvePoint], notes: list[str]) -> str:
     """Return the metric of the validation rows that says which of the curves is best."""
     sibling = metric if "val_" in metric else _SIBLINGS.get(metric, "val_top1")
-    if all(point[f"{sibling}_mean"] is not None for point in points):
+    if all(sibling in point.scores for point in points):
         return sibling
     notes.append(
         f"not every curve has {sibling}: the best is the best by {metric} itself, on the images it is "
@@ -206,29 +201,27 @@ def _ranked_by(metric: str, points: Sequence[Mapping[str, Any]], notes: list[str
     return metric
 
 
-def _row(
-    at: tuple[str, Key], point: Mapping[str, Any], fits: Sequence[FitResult], metric: str, ranked_by: str
-) -> ComparedCurve:
-    name, (cut, head, temperature) = at
-    times = [fit.duration_s for fit in fits if fit.n_per_class == point["n_per_class"]]
+def _row(name: str, point: CurvePoint, curve: LearningCurve, metric: str, ranked_by: str) -> ComparedCurve:
+    times = [fit.duration_s for fit in curve.fits if fit.n_per_class == point.n_per_class]
+    score = point.scores[metric]
     return ComparedCurve(
         run=name,
-        cut=cut,
-        head=head,
-        temperature=temperature,
-        n_repeats=point["n_repeats"],
-        n_failed=point["n_failed"],
-        n_draws=point["n_draws"],
-        mean=point[f"{metric}_mean"],
-        low=point[f"{metric}_low"],
-        high=point[f"{metric}_high"],
-        rank=point[f"{ranked_by}_mean"],
+        cut=point.cut,
+        head=point.head,
+        temperature=point.temperature,
+        n_repeats=point.n_repeats or 0,
+        n_failed=point.n_failed,
+        n_draws=point.n_draws or 0,
+        mean=score.mean,
+        low=score.low,
+        high=score.high,
+        rank=point.scores[ranked_by].mean,
         difference=None,
         n_paired=0,
         fit_s=sum(times) / len(times),
-        total_s=sum(fit.duration_s for fit in fits),
-        fewest_per_class=point["fewest_per_class"],
-        most_per_class=point["most_per_class"],
+        total_s=sum(fit.duration_s for fit in curve.fits),
+        fewest_per_class=point.fewest_per_class,
+        most_per_class=point.most_per_class,
     )
 
 
@@ -239,7 +232,7 @@ def _spell(at: tuple[str, Key], results: Mapping[str, SweepResult]) -> str:
 
 
 def _common_size(
-    points: Mapping[tuple[str, Key], Mapping[Size, Mapping[str, Any]]],
+    points: Mapping[tuple[str, Key], Mapping[Size, CurvePoint]],
     asked: Size | None,
     metric: str,
     results: Mapping[str, SweepResult],
@@ -260,7 +253,7 @@ def _common_size(
         sure = {
             size
             for size in common
-            if all(sizes[size][f"{metric}_low"] is not None for sizes in points.values())
+            if all(sizes[size].interval(metric) is not None for sizes in points.values())
         }
         return max(sure or common, key=size_order)
     if asked not in every:

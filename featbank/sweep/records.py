@@ -112,7 +112,7 @@ class FitResult:
 
 #: Columns of ``results.csv``.
 COLUMNS = tuple(one.name for one in fields(FitResult))
-#: What `SweepResult.curve` gives mean and interval of.
+#: What `LearningCurve.points` gives mean and interval of.
 CURVE_METRICS = tuple(name for name in COLUMNS if name.endswith(("top1", "top5")) or name.startswith("ece"))
 _TEXTS = ("cut", "head", "status", "message")
 _WHOLE = (

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,11 +12,9 @@ from numpy.typing import NDArray
 from featbank._registry import nearest
 from featbank.errors import InvalidInputError
 from featbank.manifest import short_repr
-from featbank.metrics import Interval, PowerLaw, fit_power_law, paired_difference
-from featbank.metrics.intervals import FEWEST_DRAWS
 from featbank.sampling import Size
-from featbank.sweep._points import count_draws, curve_point, uses_all, without_few_draws
-from featbank.sweep.records import COLUMNS, CURVE_METRICS, FitResult, Key, fits_to_csv
+from featbank.sweep.curves import CurvePoint, IntervalKind, LearningCurve, spell_key
+from featbank.sweep.records import COLUMNS, FitResult, Key, fits_to_csv
 
 __all__ = [
     "FitId",
@@ -251,188 +249,49 @@ class SweepResult:
             )
         return found
 
-    def curve(
-        self, confidence: float = 0.95, *, interval: Literal["t", "bootstrap"] = "t"
-    ) -> list[dict[str, Any]]:
-        """Return mean and interval over repeats for each cut, head, temperature and size.
+    def curves(self) -> dict[Key, LearningCurve]:
+        """Return the learning curve of each cut, head and temperature, in the order they were made."""
+        fits: dict[Key, list[FitResult]] = {}
+        for one in self.fits:
+            fits.setdefault(one.key, []).append(one)
+        repeats = tuple(sorted({one.repeat for one in self.fits}))
+        return {
+            key: LearningCurve(tuple(members), self.n_rows, self.draws, self.hits, repeats)
+            for key, members in fits.items()
+        }
 
-        An interval over the repeats speaks of other draws of training samples, so it takes three different
-        ones: where all samples are used there is one draw, however often it is repeated.
+    def curve(self, cut: str, head: str, temperature: float | None = None) -> LearningCurve:
+        """Return one learning curve.
 
         Parameters
         ----------
-        confidence : float, default=0.95
-            Level of the intervals.
-        interval : {"t", "bootstrap"}, default="t"
-            "t": over the repeats, how far other training samples would have moved the mean. "bootstrap": over
-            the rows judged by, how far another test set of this size would have; known of ``top1`` and
-            ``top5`` on those rows only.
-
-        Returns
-        -------
-        list of dict
-            ``cut``, ``head``, ``temperature``, ``n_per_class``, ``n_repeats``, ``n_draws`` (how many of the
-            repeats drew other samples), ``all_samples`` (whether these are all there are), ``n_failed``,
-            ``fewest_per_class``, ``most_per_class`` and ``mean_per_class`` (training samples of a class), and
-            for each of `CURVE_METRICS` its ``_mean``, ``_low``, ``_high``, ``_min`` and ``_max``, within
-            [0, 1]: None where it is not known, low and high also of fewer than three draws. ``C_min``,
-            ``C_max``, ``lr_min``, ``lr_max``: what the heads were fitted with. Failed fits are counted, and
-            left out of the means; a size of which every fit failed has no point.
+        cut, head : str
+        temperature : float, optional
+            Of the softmax features.
 
         Raises
         ------
         InvalidInputError
-            If `interval` is neither, or "bootstrap" is asked of fits whose answers were not recorded.
+            If nothing was fitted there.
 
         Examples
         --------
         >>> fits = [FitResult("fc7", "softmax", None, 4, r, 8, 10, 0, top1=0.5 + 0.2 * r) for r in (0, 1)]
-        >>> (point,) = SweepResult(fits).curve()
-        >>> point["n_repeats"], round(point["top1_mean"], 2), point["val_top1_mean"]
+        >>> (point,) = SweepResult(fits).curve("fc7", "softmax").points()
+        >>> point.n_repeats, round(point.mean("top1"), 2), point.mean("val_top1")
         (2, 0.6, None)
         """
-        if interval not in ("t", "bootstrap"):
-            raise InvalidInputError(f"interval={interval!r} is not one of 't', 'bootstrap'")
-        groups: dict[tuple[Key, Size], list[FitResult]] = {}
-        for one in self.fits:
-            groups.setdefault((one.key, one.n_per_class), []).append(one)
-        points = []
-        for ((cut, head, temperature), size), members in groups.items():
-            good = [one for one in members if one.status == "ok"]
-            if not good:
-                continue
-            point: dict[str, Any] = {
-                "cut": cut,
-                "head": head,
-                "temperature": temperature,
-                "n_per_class": size,
-                "n_repeats": len(good),
-                "n_draws": count_draws(good, self.n_rows, self.draws),
-                "all_samples": uses_all(good[0], self.n_rows),
-                "n_failed": len(members) - len(good),
-                "fewest_per_class": good[0].fewest_per_class,
-                "most_per_class": good[0].most_per_class,
-                "mean_per_class": good[0].mean_per_class,
-            }
-            right = self._right(good) if interval == "bootstrap" else {}
-            points.append(point | curve_point(good, point["n_draws"], confidence, interval, right))
-        return points
+        curves, key = self.curves(), (cut, head, temperature)
+        if key not in curves:
+            known = nearest(spell_key(key), [spell_key(one) for one in curves])
+            raise InvalidInputError(f"no fit of {spell_key(key)!r}; there are {known}")
+        return curves[key]
 
-    def n_draws(self, key: Key, size: Size, repeats: Sequence[int]) -> int:
-        """Return in how many of some repeats a curve drew other samples."""
-        fits = [one for one in self.fits if one.key == key and one.n_per_class == size]
-        return count_draws([one for one in fits if one.repeat in repeats] or fits, self.n_rows, self.draws)
-
-    def _right(self, fits: Sequence[FitResult]) -> dict[str, NDArray[np.float64]]:
-        """Return which rows fits got right, for the metrics of the rows they are judged by."""
-        lacking = [one for one in fits if fit_id(one) not in self.hits]
-        if lacking:
-            raise InvalidInputError(
-                f"the answers of {_spell(lacking[0].key)!r} were not recorded row by row, which "
-                "interval='bootstrap' needs; fit again with this version"
-            )
-        of_fits = [self.hits[fit_id(one)] for one in fits]
-        prefix = "" if of_fits[0].split == "test" else f"{of_fits[0].split}_"
-        found = {}
-        for name in ("top1", "top5"):
-            right = [getattr(one, name) for one in of_fits]
-            if all(one is not None for one in right):
-                found[f"{prefix}{name}"] = np.array(right, dtype=np.float64)
-        return found
-
-    def by_repeat(self, key: Key, size: Size, metric: str) -> dict[int, float]:
-        """Return what the fits of one curve and size reached, by repeat.
-
-        One fit to all samples stands for every repeat: the others would have given the same.
-        """
-        fits = [one for one in self.fits if one.key == key and one.n_per_class == size]
-        found = {one.repeat: getattr(one, metric) for one in fits if getattr(one, metric) is not None}
-        if len(fits) == len(found) == 1 and uses_all(fits[0], self.n_rows):
-            (value,) = found.values()
-            return {one.repeat: value for one in self.fits} | found
-        return found
-
-    def _check(self, key: Key, metric: str) -> None:
-        if metric not in CURVE_METRICS:
-            raise InvalidInputError(f"metric={metric!r} is not one of {', '.join(CURVE_METRICS)}")
-        if key not in self.keys:
-            known = nearest(_spell(key), [_spell(one) for one in self.keys])
-            raise InvalidInputError(f"no fit of {_spell(key)!r}; there are {known}")
-
-    def difference(
-        self, a: Key, b: Key, n_per_class: Size, *, metric: str = "top1", confidence: float = 0.95
-    ) -> Interval:
-        """Compare two curves at one size, repeat by repeat: both saw the same samples in each.
-
-        Parameters
-        ----------
-        a, b : (cut, head, temperature)
-            The curves; temperature None unless the cut is softmax.
-        n_per_class : int or "all"
-            The size.
-        metric : str, default="top1"
-            One of `CURVE_METRICS`.
-        confidence : float, default=0.95
-            Level of the interval.
-
-        Returns
-        -------
-        Interval
-            Of a minus b, over the repeats both have; low and high NaN where these are fewer than three
-            different draws.
-
-        Raises
-        ------
-        InvalidInputError
-            If there is no such curve, or they share no repeat at this size.
-        """
-        self._check(a, metric)
-        self._check(b, metric)
-        first, second = (self.by_repeat(key, n_per_class, metric) for key in (a, b))
-        shared = sorted(first.keys() & second.keys())
-        if not shared:
-            raise InvalidInputError(
-                f"{_spell(a)!r} and {_spell(b)!r} share no repeat at {n_per_class} samples per "
-                f"class that knows {metric}"
-            )
-        found = paired_difference([first[one] for one in shared], [second[one] for one in shared], confidence)
-        return without_few_draws(found, self.n_draws(a, n_per_class, shared))
-
-    def power_law(self, key: Key, *, metric: str = "top1", random_state: int = 0) -> PowerLaw:
-        """Fit ``a - b * n**-c`` to one curve, to read what more labels would bring.
-
-        "All" of uneven classes is no number of samples per class, and takes no part.
-
-        Parameters
-        ----------
-        key : (cut, head, temperature)
-            The curve.
-        metric : str, default="top1"
-            One of `CURVE_METRICS`.
-        random_state : int, default=0
-            Seed of the bootstrap.
-
-        Returns
-        -------
-        PowerLaw
-            Its band comes from the repeats that succeeded at every size, if there are at least three, else
-            from how far the sizes lie off the law.
-
-        Raises
-        ------
-        InvalidInputError
-            If there is no such curve, or it has fewer than four sizes.
-        """
-        self._check(key, metric)
-        sizes = sorted({one.n_per_class for one in self.fits if one.key == key and one.n_per_class != "all"})
-        found = {size: self.by_repeat(key, size, metric) for size in sizes}
-        found = {size: values for size, values in found.items() if values}
-        shared = sorted(set.intersection(*(set(values) for values in found.values()))) if found else []
-        if len(shared) >= FEWEST_DRAWS:
-            acc: Any = [[values[one] for one in shared] for values in found.values()]
-        else:
-            acc = [float(np.mean(list(values.values()))) for values in found.values()]
-        return fit_power_law(list(found), acc, random_state=random_state)
+    def points(self, confidence: float = 0.95, *, interval: IntervalKind = "t") -> list[CurvePoint]:
+        """Return the points of all curves; see `LearningCurve.points`."""
+        return [
+            point for curve in self.curves().values() for point in curve.points(confidence, interval=interval)
+        ]
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield each fit as a dict of plain values, keys as `COLUMNS`."""
@@ -445,7 +304,3 @@ class SweepResult:
         Numbers are written so that reading them back gives the same bits.
         """
         return fits_to_csv(self.fits)
-
-
-def _spell(key: Key) -> str:
-    return "/".join(str(part) for part in key if part is not None)

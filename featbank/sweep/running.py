@@ -137,7 +137,7 @@ def run_sweep(
     Examples
     --------
     >>> result = run_sweep(bank, cuts=["fc7"], heads=["softmax", "mlp"])  # doctest: +SKIP
-    >>> result.curve()[0]["top1_mean"]  # doctest: +SKIP
+    >>> result.points()[0].mean("top1")  # doctest: +SKIP
     0.755
     """
     if save_heads not in ("best", "all", "none"):

@@ -63,7 +63,7 @@ def test_the_fast_path_gives_the_curve_of_plain_float32(shared: Path, tmp_path: 
         )
         bank = Bank.open(done.bank)
         result = run_sweep(bank, heads=["softmax", "logreg"], samples_per_class="4,8,16,28", repeats=5)
-        points = {(one["head"], one["n_per_class"]): one["top1_mean"] for one in result.curve()}
+        points = {(one["head"], one["n_per_class"]): one.mean("top1") for one in result.points()}
         curves[name] = (bank.key.precision, points)
     (plain, exact), (fast, found) = curves["plain"], curves["fast"]
     apart = {point: round(100 * (found[point] - exact[point]), 2) for point in exact}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +93,9 @@ def _prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         name="depth",
         cache_dir=folder / "cache",
     )
-    with pytest.warns(UserWarning, match="training loss has not moved"):  # ten random logits say nothing
+    with warnings.catch_warnings():
+        # ten random logits say nothing; whether the loss moves at all hangs on the processor's rounding
+        warnings.filterwarnings("ignore", message=".*training loss has not moved")
         fit_heads(
             made.bank,
             cuts=("block5_pool", "softmax"),

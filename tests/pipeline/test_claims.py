@@ -5,20 +5,13 @@ from __future__ import annotations
 import pytest
 
 from featbank.pipeline import Claim, Verdict, check_claim
+from featbank.pipeline.claims import StudyPoint
+from featbank.sweep import Score
 
 
 def point(value, *, experiment="e", cut="fc7", head="softmax", n=16, at=None, half=None):
-    ends = {} if half is None else {"top1_low": value - half, "top1_high": value + half}
-    return {
-        "experiment": experiment,
-        "cut": cut,
-        "head": head,
-        "n_per_class": n,
-        "temperature": at,
-        "chance": 0.1,
-        "top1_mean": value,
-        **ends,
-    }
+    score = Score(value) if half is None else Score(value, value - half, value + half)
+    return StudyPoint(cut, head, n, {"top1": score}, at, experiment=experiment, chance=0.1)
 
 
 def judged(check, points, experiments=("e",), **of):

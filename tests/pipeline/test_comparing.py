@@ -15,21 +15,13 @@ from featbank.pipeline import (
     computed_differences,
     measure,
 )
+from featbank.pipeline.claims import StudyPoint
+from featbank.sweep import Score
 
 
 def point(value, *, cut="fc7", n=16, at=None):
-    return {
-        "experiment": "e",
-        "cut": cut,
-        "head": "softmax",
-        "temperature": at,
-        "n_per_class": n,
-        "n_repeats": 5,
-        "val_top1_mean": value,
-        "val_top1_low": value - 0.01,
-        "val_top1_high": value + 0.02,
-        "top1_mean": None,
-    }
+    score = Score(value, value - 0.01, value + 0.02)
+    return StudyPoint(cut, "softmax", n, {"val_top1": score}, at, n_repeats=5, experiment="e")
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def test_what_a_study_leaves(small, drawn):
         "3 classes here, 5 in the report",
     ]
     (found,) = result.measured
-    top1 = next(one for one in result.points if one["cut"] == "fc7" and one["n_per_class"] == 4)["top1_mean"]
+    top1 = next(one for one in result.points if (one.cut, one.n_per_class) == ("fc7", 4)).mean("top1")
     assert (found["value"], found["n_per_class"], found["n_repeats"]) == (top1, 4, 1)
     assert result.verdicts[0].text == "gains shrink"
     assert max(len(repr(one)) for one in (result, deep)) < 2000

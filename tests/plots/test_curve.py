@@ -10,6 +10,11 @@ import pytest
 from featbank.metrics import fit_power_law
 from featbank.plots import CurveDisplay
 from featbank.plots.curve import MOST_BANDS
+from featbank.sweep import CurvePoint
+
+
+def curve_of(values, **options):
+    return CurveDisplay([CurvePoint.from_dict(one) for one in values], **options)
 
 
 def points(cut, head, end, sizes=(4, 8)):
@@ -35,7 +40,7 @@ def drawn(display) -> tuple[int, str]:
 
 
 def test_a_few_curves_have_a_band_each():
-    bands, said = drawn(CurveDisplay([*points("a", "softmax", 0.5), *points("b", "softmax", 0.6)]))
+    bands, said = drawn(curve_of([*points("a", "softmax", 0.5), *points("b", "softmax", 0.6)]))
     assert bands == 2
     assert "95 % interval of the | mean of 5 draws" in said
     assert "best" not in said
@@ -43,7 +48,7 @@ def test_a_few_curves_have_a_band_each():
 
 def test_of_many_heads_the_best_of_each_cut_has_one():
     heads = [f"head{at}" for at in range(4)]
-    display = CurveDisplay(
+    display = curve_of(
         [one for cut in "ab" for at, head in enumerate(heads) for one in points(cut, head, 0.5 + at / 10)]
     )
     assert display._banded() == {("a", "head3", None), ("b", "head3", None)}
@@ -55,7 +60,7 @@ def test_of_many_heads_the_best_of_each_cut_has_one():
 @pytest.mark.parametrize(("n_cuts", "said"), [(8, "(of the 5 best)"), (1, "(of the best head)")])
 def test_of_many_cuts_or_heads_the_best(n_cuts, said):
     n_heads = 1 if n_cuts > 1 else 8
-    display = CurveDisplay(
+    display = curve_of(
         [
             one
             for at in range(n_cuts)
@@ -71,7 +76,7 @@ def test_of_many_cuts_or_heads_the_best(n_cuts, said):
 
 
 def test_a_band_of_another_kind_says_so():
-    _, said = drawn(CurveDisplay(points("a", "softmax", 0.5), band="95 % interval over\n256 test images"))
+    _, said = drawn(curve_of(points("a", "softmax", 0.5), band="95 % interval over\n256 test images"))
     assert said.endswith("95 % interval over | 256 test images")
 
 
@@ -94,14 +99,14 @@ UNEVEN = {"fewest_per_class": 20, "most_per_class": 41, "mean_per_class": 28.25,
 
 def test_all_of_uneven_classes_is_no_size_even_where_its_mean_is_whole():
     everything = few(1, "all", **{**UNEVEN, "mean_per_class": 50.0})
-    other = CurveDisplay([*points("a", "softmax", 0.5, sizes=(4, 50)), {**everything, "cut": "b"}]).plot()
+    other = curve_of([*points("a", "softmax", 0.5, sizes=(4, 50)), {**everything, "cut": "b"}]).plot()
     assert [label.get_text() for label in other.ax_.get_xticklabels()] == ["4", "50, all"]
-    display = CurveDisplay([*points("a", "softmax", 0.5, sizes=(4, 8)), everything]).plot()
+    display = curve_of([*points("a", "softmax", 0.5, sizes=(4, 8)), everything]).plot()
     assert [label.get_text() for label in display.ax_.get_xticklabels()] == ["4", "8", "all"]
 
 
 def test_one_draw_is_said_and_nothing_is_drawn_around_it():
-    display = CurveDisplay(
+    display = curve_of(
         [*points("a", "softmax", 0.5, sizes=(4, 8)), few(1, "all", **UNEVEN), few(1, 16, all_samples=True)]
     )
     _, said = drawn(display)
@@ -111,12 +116,12 @@ def test_one_draw_is_said_and_nothing_is_drawn_around_it():
     assert display.ax_.lines[0].get_xdata().tolist() == [4, 8, 16]  # no line leads to what is no such size
     assert any(line.get_xdata().tolist() == [28.25] for line in display.ax_.lines)
     assert np.isfinite(display.ax_.collections[0].get_paths()[0].vertices).all()
-    _, said = drawn(CurveDisplay([few(1)]))
+    _, said = drawn(curve_of([few(1)]))
     assert said.endswith("Spread | no interval: one draw")
 
 
 def test_two_draws_are_dots():
-    display = CurveDisplay([few(2, 4), few(2, 8)])
+    display = curve_of([few(2, 4), few(2, 8)])
     _, said = drawn(display)
     assert said.endswith("Spread | no interval: 2 draws | small dots: the 2 draws")
     dots = [line for line in display.ax_.lines if line.get_marker() == "."]
@@ -126,7 +131,7 @@ def test_two_draws_are_dots():
 
 def test_an_interval_without_a_neighbour_is_a_bar():
     (one,) = points("a", "softmax", 0.5, sizes=(4,))
-    display = CurveDisplay([one, few(1, 8)])
+    display = curve_of([one, few(1, 8)])
     display.plot()
     bars = [
         segment
@@ -145,14 +150,14 @@ def headings(display) -> list[str]:
 
 def test_the_legend_says_what_tells_curves_apart():
     warm = [{**one, "temperature": t} for t in (0.5, 1, 2) for one in points("softmax", "ncm", 0.5)]
-    display = CurveDisplay(warm)
+    display = curve_of(warm)
     assert "Softmax temperature T" in headings(display)
     assert "T = 0.5" in drawn(display)[1].split(" | ")
     family = [one for C in ("0.1", "1", "10") for one in points("fc7", f"logreg(C={C})", 0.5)]
-    display = CurveDisplay(family)
+    display = curve_of(family)
     assert "logreg, by C on fc7" in headings(display)
     assert drawn(display)[1].split(" | ")[1:4] == ["C = 0.1", "C = 1", "C = 10"]
-    mixed = CurveDisplay([*points("softmax", "a", 0.5), *points("fc7", "a", 0.6)])
+    mixed = curve_of([*points("softmax", "a", 0.5), *points("fc7", "a", 0.6)])
     assert headings(mixed)[0] == "Cut, shallow to deep"
 
 
@@ -165,7 +170,7 @@ def test_up_to_twelve_curves_are_told_apart_and_fit(n, kind):
         for at in range(n)
     ]
     law = fit_power_law(sizes, [0.9 - 0.5 * size**-0.6 for size in sizes], n_bootstrap=10)
-    display = CurveDisplay(
+    display = curve_of(
         [one for at, name in enumerate(names) for one in points(*name, 0.4 + at / 30, sizes=sizes)],
         laws={(*name, None): law for name in names},
         until=200,
@@ -189,13 +194,13 @@ def test_up_to_twelve_curves_are_told_apart_and_fit(n, kind):
 
 
 def test_markers_of_many_sizes_do_not_run_together():
-    many = CurveDisplay(points("a", "softmax", 0.5, sizes=range(1, 65))).plot().ax_.lines[0]
-    some = CurveDisplay(points("a", "softmax", 0.5)).plot().ax_.lines[0]
+    many = curve_of(points("a", "softmax", 0.5, sizes=range(1, 65))).plot().ax_.lines[0]
+    some = curve_of(points("a", "softmax", 0.5)).plot().ax_.lines[0]
     assert many.get_markersize() < some.get_markersize() == 5.5
 
 
 def test_curves_of_one_size_stand_side_by_side():
-    display = CurveDisplay([one for cut in "abc" for one in points(cut, "softmax", 0.5, sizes=(8,))]).plot()
+    display = curve_of([one for cut in "abc" for one in points(cut, "softmax", 0.5, sizes=(8,))]).plot()
     places = [
         float(line.get_xdata()[0]) for line in display.ax_.lines if line.get_label().endswith("softmax")
     ]

@@ -20,8 +20,21 @@ from featbank.plots import (
     TemperatureDisplay,
     TimesDisplay,
 )
+from featbank.sweep import CurvePoint
 
 CUTS = ("block1_pool", "block2_pool", "block3_pool", "block4_pool", "block5_pool")
+
+
+def curve_of(values, **options):
+    return CurveDisplay([CurvePoint.from_dict(one) for one in values], **options)
+
+
+def cuts_of(values, **options):
+    return CutsDisplay([CurvePoint.from_dict(one) for one in values], **options)
+
+
+def temperature_of(values, **options):
+    return TemperatureDisplay([CurvePoint.from_dict(one) for one in values], **options)
 
 
 def point(cut="fc7", head="softmax", n=4, mean=0.5, temperature=None, **more):
@@ -61,8 +74,8 @@ TIMES = [
     for what, seconds in [("extract", 3.25), ("fit softmax", 61.2), ("fit softmax", 0.3), ("fit mlp", 1234.5)]
 ]
 DISPLAYS = {
-    "curve": lambda: CurveDisplay(POINTS, title="digits"),
-    "laws": lambda: CurveDisplay(
+    "curve": lambda: curve_of(POINTS, title="digits"),
+    "laws": lambda: curve_of(
         [one for one in POINTS if one["cut"] == "block5_pool"],
         laws={
             ("block5_pool", "mlp", None): fit_power_law([4, 8, 16, 32], [0.5, 0.6, 0.66, 0.7], n_bootstrap=20)
@@ -70,8 +83,8 @@ DISPLAYS = {
         until=128,
     ),
     "history": lambda: HistoryDisplay(HISTORY, best_epoch=7, title="fc7, softmax"),
-    "cuts": lambda: CutsDisplay(POINTS),
-    "temperature": lambda: TemperatureDisplay(WARM),
+    "cuts": lambda: cuts_of(POINTS),
+    "temperature": lambda: temperature_of(WARM),
     "few classes": lambda: ConfusionDisplay(FEW.matrix, FEW.classes),
     "times": lambda: TimesDisplay(TIMES, title="digits", note="12 fits in all"),
     "many classes": lambda: ConfusionDisplay(MANY.matrix, MANY.classes),
@@ -125,7 +138,8 @@ def test_pyplot_is_left_alone():
     code = """
 import sys
 from featbank.plots import CurveDisplay
-points = [{"cut": "fc7", "head": "softmax", "n_per_class": n, "top1_mean": n / 10} for n in (1, 2)]
+from featbank.sweep import CurvePoint, Score
+points = [CurvePoint("fc7", "softmax", n, {"top1": Score(n / 10)}) for n in (1, 2)]
 assert len(CurveDisplay(points)._repr_png_()) > 1000
 sys.exit("matplotlib.pyplot" in sys.modules)
 """
@@ -136,23 +150,23 @@ sys.exit("matplotlib.pyplot" in sys.modules)
 def test_settings_of_the_user_are_neither_used_nor_changed(tmp_path):
     import matplotlib
 
-    plain = CurveDisplay(POINTS).save(tmp_path / "plain.svg").read_bytes()
+    plain = curve_of(POINTS).save(tmp_path / "plain.svg").read_bytes()
     with matplotlib.rc_context({"lines.linewidth": 9, "axes.facecolor": "red", "svg.hashsalt": "other"}):
-        assert CurveDisplay(POINTS).save(tmp_path / "other.svg").read_bytes() == plain
+        assert curve_of(POINTS).save(tmp_path / "other.svg").read_bytes() == plain
         assert matplotlib.rcParams["lines.linewidth"] == 9
 
 
 def test_saving_says_what_it_can_write(tmp_path):
     with pytest.raises(InvalidInputError) as caught:
-        CurveDisplay(POINTS).save("curve.pdf")
+        curve_of(POINTS).save("curve.pdf")
     assert str(caught.value) == "cannot write a figure to 'curve.pdf'; end it in .png or .svg"
     (tmp_path / "file").write_text("")
     with pytest.raises(CacheWriteError):
-        CurveDisplay(POINTS).save(tmp_path / "file" / "curve.svg")
+        curve_of(POINTS).save(tmp_path / "file" / "curve.svg")
 
 
 def test_curve_draws_means_and_bands_of_every_cut_and_head():
-    axes = CurveDisplay(POINTS).plot().ax_
+    axes = curve_of(POINTS).plot().ax_
     assert len(axes.lines) == 10
     assert len(axes.collections) == 5  # of many curves the best head of each cut
     np.testing.assert_allclose(axes.lines[0].get_ydata(), [36.0, 39.0, 42.0, 45.0])
@@ -167,27 +181,27 @@ def test_curve_draws_means_and_bands_of_every_cut_and_head():
 def test_cuts_are_told_apart_by_brightness_too():
     from matplotlib.colors import to_rgb
 
-    axes = CurveDisplay([one for one in POINTS if one["head"] == "mlp"]).plot().ax_
+    axes = curve_of([one for one in POINTS if one["head"] == "mlp"]).plot().ax_
     grey = [np.dot(to_rgb(line.get_color()), (0.299, 0.587, 0.114)) for line in axes.lines]
     assert np.all(np.diff(grey) > 0.08)  # dark to light: shallow to deep
     assert grey[-1] < 0.8  # and still seen on white
 
 
 def test_order_of_the_cuts_can_be_given():
-    cuts = list(CurveDisplay(POINTS, cuts=CUTS[::-1]).series)
+    cuts = list(curve_of(POINTS, cuts=CUTS[::-1]).series)
     assert [cut for cut, head, _ in cuts if head == "mlp"] == list(CUTS[::-1])
 
 
 def test_one_repeat_has_no_band_and_one_size_has_a_width():
     lonely = point(top1_low=None, top1_high=None)
-    display = CurveDisplay([lonely]).plot()
+    display = curve_of([lonely]).plot()
     assert "Band" not in [text.get_text() for text in display.figure_.legends[0].get_texts()]
     low, high = display.ax_.get_xlim()
     assert low < 4 < high
 
 
 def test_curve_falls_back_to_validation_where_nothing_was_tested():
-    display = CurveDisplay([point(top1_mean=None)])
+    display = curve_of([point(top1_mean=None)])
     assert display.metric == "val_top1"
     assert display.plot().ax_.get_ylabel() == "Top-1 accuracy on validation images (%)"
 
@@ -196,8 +210,8 @@ def test_axes_of_the_caller_are_drawn_on():
     from matplotlib.figure import Figure
 
     axes = Figure().subplots(1, 5)
-    assert CurveDisplay(POINTS).plot(axes[0]).figure_ is axes[0].figure
-    assert CutsDisplay(POINTS).plot(axes[4]).ax_ is axes[4]
+    assert curve_of(POINTS).plot(axes[0]).figure_ is axes[0].figure
+    assert cuts_of(POINTS).plot(axes[4]).ax_ is axes[4]
     assert FEW.plot(axes[1]).ax_ is axes[1]
     assert list(HistoryDisplay(HISTORY).plot(axes[2:4]).ax_) == list(axes[2:4])
     assert len(axes[2].lines) == 3
@@ -206,7 +220,7 @@ def test_axes_of_the_caller_are_drawn_on():
 
 @pytest.mark.parametrize("n", [2, 9, 10, 33, 200])
 def test_ticks_never_touch(n):
-    display = CurveDisplay([point(n=size) for size in range(1, n + 1)]).plot()
+    display = curve_of([point(n=size) for size in range(1, n + 1)]).plot()
     display.figure_.draw_without_rendering()
     boxes = [label.get_window_extent() for label in display.ax_.get_xticklabels()]
     assert len(boxes) >= 2
@@ -214,9 +228,9 @@ def test_ticks_never_touch(n):
 
 
 def test_cuts_show_the_largest_size_that_all_have():
-    display = CutsDisplay([*POINTS, point("fc7", "softmax", 4)])
+    display = cuts_of([*POINTS, point("fc7", "softmax", 4)])
     assert display.n_per_class == 4
-    display = CutsDisplay(POINTS).plot()
+    display = cuts_of(POINTS).plot()
     assert display.n_per_class == 32
     assert [label.get_text() for label in display.ax_.get_xticklabels()] == list(CUTS)
     train, test = display.ax_.lines[:2]
@@ -225,20 +239,20 @@ def test_cuts_show_the_largest_size_that_all_have():
 
 
 def test_temperature_marks_the_highest():
-    display = TemperatureDisplay(WARM).plot()
+    display = temperature_of(WARM).plot()
     texts = [text.get_text() for text in display.figure_.legends[0].get_texts()]
     # no validation accuracy of the best epoch is known here, so nothing is chosen: no ring
     assert "best epoch\nhighest on test: T = 1.5" in texts
     assert len(display.ax_.lines) == 2
     assert [label.get_text() for label in display.ax_.get_xticklabels()] == ["0.5", "1", "1.5", "2", "4"]
     one_step = [{**one, "best_top1_mean": None, "final_top1_mean": None} for one in WARM]
-    assert TemperatureDisplay(one_step).lines == {"": "top1"}
+    assert temperature_of(one_step).lines == {"": "top1"}
 
 
 def test_temperature_says_by_what_it_was_chosen():
     """Validation prefers T = 2, the test images T = 1.5: the choice is the first, the second only said."""
     points = [{**one, "best_val_top1_mean": 0.4 - 0.1 * abs(one["temperature"] - 2)} for one in WARM]
-    display = TemperatureDisplay(points, chosen_by={"softmax": "validation loss"}).plot()
+    display = temperature_of(points, chosen_by={"softmax": "validation loss"}).plot()
     texts = [text.get_text() for text in display.figure_.legends[0].get_texts()]
     best = "best epoch (by validation loss)\nring: T = 2, by validation accuracy\nhighest on test: T = 1.5"
     assert best in texts
@@ -247,10 +261,10 @@ def test_temperature_says_by_what_it_was_chosen():
     assert (ring.get_xdata().tolist(), ring.get_ydata()) == ([2.0], pytest.approx([37.5]))
     assert display.choice("softmax", "best_top1") == 2.0
     assert display.choice("softmax", "final_top1") is None
-    agreed = TemperatureDisplay([{**one, "best_val_top1_mean": one["best_top1_mean"]} for one in points])
+    agreed = temperature_of([{**one, "best_val_top1_mean": one["best_top1_mean"]} for one in points])
     said = [text.get_text() for text in agreed.plot().figure_.legends[0].get_texts()]
     assert "best epoch\nring: T = 1.5, by validation accuracy\nhighest on test: T = 1.5 too" in said
-    blind = TemperatureDisplay(points, split="val")
+    blind = temperature_of(points, split="val")
     assert blind.choice("softmax", "best_val_top1") == 2.0
     assert not any("test" in text.get_text() for text in blind.plot().figure_.legends[0].get_texts())
 
@@ -270,7 +284,7 @@ def test_times_add_up_and_say_their_values():
 
 def test_cuts_fall_back_to_validation_where_nothing_was_tested():
     blind = [{**one, "top1_mean": None, "val_top1_mean": 0.25} for one in POINTS]
-    display = CutsDisplay(blind).plot()
+    display = cuts_of(blind).plot()
     assert display.metric == "val_top1"
     texts = [text.get_text() for text in display.figure_.legends[0].get_texts()]
     assert "validation" in texts
@@ -314,15 +328,15 @@ def test_names_no_font_has_do_not_fail(tmp_path):
     ("call", "message"),
     [
         (
-            lambda: CurveDisplay([]),
+            lambda: curve_of([]),
             "no curve to draw: there are no points; see the failed fits in results.csv",
         ),
         (
-            lambda: CurveDisplay([point()], metric="top5"),
+            lambda: curve_of([point()], metric="top5"),
             "no curve to draw: none of the 1 points has top5; see the failed fits in results.csv",
         ),
         (
-            lambda: CurveDisplay([point()], metric="f1"),
+            lambda: curve_of([point()], metric="f1"),
             "metric='f1' is not one of top1, top5, val_top1, val_top5, train_top1, train_top5",
         ),
         (
@@ -336,19 +350,19 @@ def test_names_no_font_has_do_not_fail(tmp_path):
         ),
         (lambda: HistoryDisplay(HISTORY).plot([None]), "a history is drawn on 2 axes, got 1"),
         (
-            lambda: CutsDisplay([]),
+            lambda: cuts_of([]),
             "no cut to draw: there are no points; see the failed fits in results.csv",
         ),
         (
-            lambda: CutsDisplay(POINTS, n_per_class=5),
+            lambda: cuts_of(POINTS, n_per_class=5),
             "5 samples per class were not fitted; the run has 4, 8, 16, 32",
         ),
         (
-            lambda: TemperatureDisplay(POINTS),
+            lambda: temperature_of(POINTS),
             "no point has a temperature; fit with --cut softmax --temperature 0.5,1,2",
         ),
         (
-            lambda: TemperatureDisplay(WARM, n_per_class=4),
+            lambda: temperature_of(WARM, n_per_class=4),
             "4 samples per class were not fitted; the run has 16",
         ),
         (lambda: TimesDisplay([]), "no times to draw: nothing was measured"),
@@ -356,7 +370,7 @@ def test_names_no_font_has_do_not_fail(tmp_path):
             lambda: TimesDisplay([{"what": "fit", "cut": "a", "duration_s": float("nan")}]),
             "duration_s=nan of 'fit' is no number of seconds",
         ),
-        (lambda: TemperatureDisplay(WARM, split="train"), "split='train' is not one of test, val"),
+        (lambda: temperature_of(WARM, split="train"), "split='train' is not one of test, val"),
         (
             lambda: ConfusionDisplay([[1, 2]], ["a"]),
             "a confusion matrix of 1 classes cannot have shape (1, 2)",
@@ -372,21 +386,21 @@ def test_what_cannot_be_drawn_says_why(call, message):
 def test_points_of_two_draws_and_of_one_have_no_bars():
     few = {"top1_low": None, "top1_high": None, "top1_min": 0.4, "top1_max": 0.6}
     for n_draws, said in ((1, "no interval: one draw"), (2, "no interval: 2 draws (dots)")):
-        display = CutsDisplay([point(cut, **few, n_draws=n_draws) for cut in CUTS]).plot()
+        display = cuts_of([point(cut, **few, n_draws=n_draws) for cut in CUTS]).plot()
         texts = [text.get_text() for text in display.figure_.legends[0].get_texts()]
         assert said in texts
         assert "bars: 95 % interval" not in texts
         dots = [line for line in display.ax_.lines if line.get_marker() == "."]
         assert len(dots) == (2 if n_draws == 2 else 0)
     warm = [{**one, "best_top1_low": None, "n_draws": 1} for one in WARM]
-    texts = [text.get_text() for text in TemperatureDisplay(warm).plot().figure_.legends[0].get_texts()]
+    texts = [text.get_text() for text in temperature_of(warm).plot().figure_.legends[0].get_texts()]
     assert "no interval: one draw" in texts
 
 
 def test_heads_solved_in_one_step_have_one_line_over_temperature():
     solved = [{**one, "final_top1_mean": one["best_top1_mean"]} for one in WARM]
-    assert TemperatureDisplay(solved).lines == {"": "top1"}
-    assert list(TemperatureDisplay(WARM).lines) == ["best epoch", "final epoch"]
+    assert temperature_of(solved).lines == {"": "top1"}
+    assert list(temperature_of(WARM).lines) == ["best epoch", "final epoch"]
 
 
 @pytest.mark.parametrize("name", DISPLAYS)
@@ -400,7 +414,7 @@ def test_the_wrong_number_of_axes_is_told(name):
 def test_a_legend_makes_its_own_room():
     """Twenty heads with long names: the figure grows, the axes stay readable, nothing is cut off."""
     heads = [f"a head with quite a long name, number {at}" for at in range(20)]
-    display = CutsDisplay([point(cut, head, mean=0.5) for cut in CUTS[:2] for head in heads]).plot()
+    display = cuts_of([point(cut, head, mean=0.5) for cut in CUTS[:2] for head in heads]).plot()
     figure = display.figure_
     figure.draw_without_rendering()
     box, (width, height) = figure.legends[0].get_window_extent(), figure.get_size_inches() * figure.dpi

@@ -15,7 +15,7 @@ from featbank.errors import InvalidInputError, MissingDataError, RunNotFoundErro
 from featbank.report import render_report, write_report
 from featbank.report._figures import run_figures
 from featbank.sampling import size_words
-from featbank.sweep import SweepResult
+from featbank.sweep import CurvePoint, Score, SweepResult
 
 
 @pytest.fixture
@@ -90,12 +90,12 @@ def test_every_picture_has_a_text_and_every_figure_a_table(source, page):
 
 def test_the_points_say_value_interval_and_repeats(source, page, hostile):
     said = [one["aria-label"] for one in page(source).all("g", tabindex="0")]
-    for point in hostile.result().curve():
-        low, high = point["top1_low"], point["top1_high"]
+    for point in hostile.result().points():
+        low, high = point.scores["top1"].low, point.scores["top1"].high
         between = "" if low is None else f"95 % interval {100 * low:.1f} – {100 * high:.1f} %; "
         line = (
-            f"{point['head']} on {point['cut']}, {100 * point['top1_mean']:.1f} %, {size_words(point)}; "
-            f"{between}{point['n_repeats']} repeat{'s' if point['n_repeats'] > 1 else ''}"
+            f"{point.head} on {point.cut}, {100 * point.mean('top1'):.1f} %, {size_words(vars(point))}; "
+            f"{between}{point.n_repeats} repeat{'s' if point.n_repeats > 1 else ''}"
         )
         assert said.count(line) == 2  # once in the wide drawing and once in the narrow one
 
@@ -309,29 +309,21 @@ def test_a_curve_of_one_size_gives_way_or_has_bars(warm, many, page, monkeypatch
     shares = ("Test", "Validation", "Training", "Test top-5")
     assert only.table.columns == ("Head", *shares, "95 % interval, test", "Repeats")
     assert [row[0] for row in only.table.rows] == ["softmax on block5_pool", "ncm on block5_pool"]
-    of_one_size = [point for point in warm.result().curve() if point["n_per_class"] == 4]
-    monkeypatch.setattr(SweepResult, "curve", lambda self, **options: of_one_size)
+    of_one_size = [point for point in warm.result().points() if point.n_per_class == 4]
+    monkeypatch.setattr(SweepResult, "points", lambda self, **options: of_one_size)
     assert [one.key for one in run_figures(warm)] == ["temperature"]
 
 
 def test_one_curve_of_one_size_shows_each_accuracy_there_is(many, monkeypatch):
-    point = {**many.result().curve()[0], "top5_mean": 0.75, "top5_low": 0.7, "top5_high": 0.8}
-    monkeypatch.setattr(SweepResult, "curve", lambda self, **options: [point])
+    point = many.result().points()[0]
+    point = replace(point, scores={**point.scores, "top5": Score(0.75, 0.7, 0.8)})
+    monkeypatch.setattr(SweepResult, "points", lambda self, **options: [point])
     (only,) = run_figures(many)
     assert only.table.rows[0][4:] == ("75.0 %", "–", "1")
     said = re.findall(r'class="point h0"[^>]*aria-label="([^"]*)"', str(only.drawings[0]))
     assert [one.split(",")[0] for one in said] == 2 * ["Test", "Validation", "Training", "Test top-5"]
     assert "95 % interval 70.0 – 80.0 %" in said[3]
-    monkeypatch.setattr(
-        SweepResult,
-        "curve",
-        lambda self, **options: [
-            {
-                **point,
-                **dict.fromkeys(point, None),
-                **{"cut": "fc7", "head": "x", "n_per_class": 2, "n_repeats": 1},
-            }
-        ],
-    )
+    unknown = CurvePoint("fc7", "x", 2, {}, n_repeats=1)
+    monkeypatch.setattr(SweepResult, "points", lambda self, **options: [unknown])
     (nothing,) = run_figures(many)
     assert nothing.table.rows == (("x on fc7", "–", "–", "1"),)

@@ -89,7 +89,7 @@ def test_a_run_comes_back_as_it_was(bank, cache):
     assert run.path == cache / "runs" / "20260304-120005-fit_head_"
     again = Run.open(run.path)
     assert again.result().fits == result.fits
-    assert again.result().curve() == result.curve()
+    assert again.result().points() == result.points()
     assert (again.result().cuts, again.result().classes) == (result.cuts, bank.classes)
     assert again.facts["status"] == "finished"
     assert again.facts["command"] == "featbank fit-head 'my bank'"

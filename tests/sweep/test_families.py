@@ -179,30 +179,30 @@ def test_hits_are_the_answers(bank):
 
 def test_a_bootstrap_interval_is_over_test_rows(bank):
     result = run_sweep(bank, heads=["logreg"], **SIZES)
-    (over_repeats, _), (over_rows, _) = result.curve(), result.curve(interval="bootstrap")
-    assert over_repeats["top1_mean"] == over_rows["top1_mean"]
+    (over_repeats, _), (over_rows, _) = result.points(), result.points(interval="bootstrap")
+    assert over_repeats.mean("top1") == over_rows.mean("top1")
     right = np.array([hits.top1 for (_, n, _), hits in result.hits.items() if n == 4]).mean(axis=0)
     standard_error = right.std() / np.sqrt(len(right))
     half = (over_rows["top1_high"] - over_rows["top1_low"]) / 2
     assert half == pytest.approx(1.96 * standard_error, rel=0.1)
-    assert over_rows["val_top1_mean"] == over_repeats["val_top1_mean"]
+    assert over_rows.mean("val_top1") == over_repeats.mean("val_top1")
     assert over_rows["val_top1_low"] is None  # the rows of another split are not what was resampled
     result.hits.clear()
     with pytest.raises(InvalidInputError) as caught:
-        result.curve(interval="bootstrap")
+        result.points(interval="bootstrap")
     assert str(caught.value) == (
         "the answers of 'fc7/logreg' were not recorded row by row, which interval='bootstrap' needs; fit "
         "again with this version"
     )
     with pytest.raises(InvalidInputError, match="interval='T' is not one of 't', 'bootstrap'"):
-        result.curve(interval="T")
+        result.points(interval="T")
 
 
 def test_one_repeat_has_a_bootstrap_interval(bank):
     result = run_sweep(bank, heads=["logreg"], samples_per_class="4", repeats=1)
-    assert result.curve()[0]["top1_low"] is None
-    point = result.curve(interval="bootstrap")[0]
-    assert point["top1_low"] < point["top1_mean"] < point["top1_high"]
+    assert result.points()[0].scores["top1"].low is None
+    point = result.points(interval="bootstrap")[0]
+    assert point.scores["top1"].low < point.mean("top1") < point.scores["top1"].high
 
 
 def test_warnings_of_one_cause_are_added_up(bank):

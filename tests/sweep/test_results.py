@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from featbank.errors import InvalidInputError
-from featbank.sweep import FitResult, KeptHead, Predictions, SweepGroup, SweepResult
+from featbank.sweep import CurvePoint, FitResult, KeptHead, Predictions, SweepGroup, SweepResult
 from featbank.sweep.records import COLUMNS, fits_from_csv, fits_to_csv
 from featbank.sweep.results import head_name
 
@@ -32,57 +32,59 @@ def curve_fits(key=FC7, sizes=(2, 4, 8, 16), repeats=3, shift=0.0) -> list[FitRe
 
 
 def test_curve_can_be_written_as_json_without_nan():
-    points = SweepResult([*curve_fits(repeats=1), *curve_fits(POOL)]).curve()
-    json.loads(json.dumps(points, allow_nan=False))
-    assert points[0]["top1_low"] is None
-    assert points[0]["n_repeats"] == 1
-    assert points[4]["top1_low"] < points[4]["top1_mean"] < points[4]["top1_high"]
-    assert {"cut", "head", "n_per_class", "n_repeats", "top1_mean", "top1_low", "top1_high"} <= set(points[0])
+    points = SweepResult([*curve_fits(repeats=1), *curve_fits(POOL)]).points()
+    plain = [one.to_dict() for one in points]
+    assert json.loads(json.dumps(plain, allow_nan=False)) == plain
+    assert [CurvePoint.from_dict(one) for one in plain] == points
+    assert points[0].scores["top1"].low is None
+    assert points[0].n_repeats == 1
+    assert points[4].scores["top1"].low < points[4].mean("top1") < points[4].scores["top1"].high
+    assert {"cut", "head", "n_per_class", "n_repeats", "top1_mean", "top1_low", "top1_high"} <= set(plain[0])
 
 
 def test_interval_narrows_with_less_confidence():
     result = SweepResult(curve_fits())
-    (wide, narrow) = (result.curve(c)[0] for c in (0.99, 0.5))
-    assert wide["top1_low"] < narrow["top1_low"]
+    (wide, narrow) = (result.points(c)[0] for c in (0.99, 0.5))
+    assert wide.scores["top1"].low < narrow.scores["top1"].low
 
 
 def test_difference_pairs_repeats():
     result = SweepResult([*curve_fits(), *curve_fits(POOL, shift=-0.01)])
-    mean, low, high = result.difference(FC7, POOL, 8)
+    mean, low, high = result.curve(*FC7).difference(result.curve(*POOL), 8)
     assert (mean, low, high) == pytest.approx((0.01, 0.01, 0.01))
     # A repeat one of the two lacks is left out, whatever its value.
-    lacking = [one for one in result.fits if (one.key, one.repeat) != (POOL, 1)]
-    assert SweepResult(lacking).difference(FC7, POOL, 8).mean == pytest.approx(0.01)
+    lacking = SweepResult([one for one in result.fits if (one.key, one.repeat) != (POOL, 1)])
+    assert lacking.curve(*FC7).difference(lacking.curve(*POOL), 8).mean == pytest.approx(0.01)
 
 
 def test_power_law_uses_the_repeats_that_are_whole():
     fits = curve_fits(repeats=4)
-    law = SweepResult(fits).power_law(FC7)
+    law = SweepResult(fits).curve(*FC7).power_law()
     assert law.n_max == 16
-    assert float(law.predict([64])[0]) > SweepResult(fits).curve()[-1]["top1_mean"]
+    assert float(law.predict([64])[0]) > SweepResult(fits).points()[-1].mean("top1")
     broken = [replace(fits[0], status="failed", top1=None), *fits[1:]]
-    same = SweepResult([one for one in fits if one.repeat]).power_law(FC7)
-    np.testing.assert_array_equal(SweepResult(broken).power_law(FC7).samples, same.samples)
-    assert SweepResult(curve_fits(repeats=1)).power_law(FC7).n_max == 16
+    same = SweepResult([one for one in fits if one.repeat]).curve(*FC7).power_law()
+    np.testing.assert_array_equal(SweepResult(broken).curve(*FC7).power_law().samples, same.samples)
+    assert SweepResult(curve_fits(repeats=1)).curve(*FC7).power_law().n_max == 16
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (
-            lambda result: result.difference(FC7, ("fc6", "softmax", None), 4),
+            lambda result: result.curve(*FC7).difference(result.curve(*("fc6", "softmax", None)), 4),
             "no fit of 'fc6/softmax'; there are 'fc7/softmax'",
         ),
         (
-            lambda result: result.difference(FC7, FC7, 5),
+            lambda result: result.curve(*FC7).difference(result.curve(*FC7), 5),
             "'fc7/softmax' and 'fc7/softmax' share no repeat at 5 samples per class that knows top1",
         ),
         (
-            lambda result: result.difference(FC7, FC7, 4, metric="top2"),
+            lambda result: result.curve(*FC7).difference(result.curve(*FC7), 4, metric="top2"),
             "metric='top2' is not one of top1, top5, ",
         ),
         (
-            lambda result: SweepResult(curve_fits(sizes=(4, 8, 16))).power_law(FC7),
+            lambda result: SweepResult(curve_fits(sizes=(4, 8, 16))).curve(*FC7).power_law(),
             "a power law needs at least 4 sizes, got 3 (4, 8, 16). ",
         ),
     ],
@@ -137,9 +139,9 @@ def test_damaged_csv_is_told(change, message):
 
 def test_intervals_stay_among_the_accuracies_there_are():
     fits = [fit(top1=top1, repeat=repeat) for repeat, top1 in enumerate((0.9, 0.95, 1.0))]
-    (point,) = SweepResult(fits).curve()
-    assert (point["top1_mean"], point["top1_high"]) == (pytest.approx(0.95), 1.0)
-    assert 0.0 <= point["top1_low"] < 0.95
+    (point,) = SweepResult(fits).points()
+    assert (point.mean("top1"), point.scores["top1"].high) == (pytest.approx(0.95), 1.0)
+    assert 0.0 <= point.scores["top1"].low < 0.95
 
 
 SUBSETS = {"judged": "x", "subsets": {"4": ["a", "b", "c", "d"], "8": ["e"] * 4, "16": ["f", "g", "f", "g"]}}
@@ -148,33 +150,33 @@ SUBSETS = {"judged": "x", "subsets": {"4": ["a", "b", "c", "d"], "8": ["e"] * 4,
 def test_an_interval_takes_three_different_draws():
     """Of 8 per class there is one draw, of 16 there are two, whatever the number of repeats."""
     fits = [fit(n=n, repeat=r, top1=0.5 + r / 100) for n in (4, 8, 16) for r in range(4)]
-    points = {one["n_per_class"]: one for one in SweepResult(fits, draws=SUBSETS).curve()}
-    assert {n: one["n_draws"] for n, one in points.items()} == {4: 4, 8: 1, 16: 2}
-    assert {n: one["n_repeats"] for n, one in points.items()} == {4: 4, 8: 4, 16: 4}
-    assert points[4]["top1_low"] < 0.515 < points[4]["top1_high"]
+    points = {one.n_per_class: one for one in SweepResult(fits, draws=SUBSETS).points()}
+    assert {n: one.n_draws for n, one in points.items()} == {4: 4, 8: 1, 16: 2}
+    assert {n: one.n_repeats for n, one in points.items()} == {4: 4, 8: 4, 16: 4}
+    assert points[4].scores["top1"].low < 0.515 < points[4].scores["top1"].high
     for n in (8, 16):
-        assert points[n]["top1_mean"] == pytest.approx(0.515)
-        assert points[n]["top1_low"] is points[n]["top1_high"] is None
-        assert (points[n]["top1_min"], points[n]["top1_max"]) == (0.5, 0.53)
+        assert points[n].mean("top1") == pytest.approx(0.515)
+        assert points[n].scores["top1"].low is points[n].scores["top1"].high is None
+        assert (points[n].scores["top1"].min, points[n].scores["top1"].max) == (0.5, 0.53)
     other = [replace(one, head="mlp") for one in fits]
     both = SweepResult([*fits, *other], draws=SUBSETS)
-    assert both.difference(FC7, ("fc7", "mlp", None), 4).low == 0.0
-    assert np.isnan(both.difference(FC7, ("fc7", "mlp", None), 8).low)
+    assert both.curve(*FC7).difference(both.curve(*("fc7", "mlp", None)), 4).low == 0.0
+    assert np.isnan(both.curve(*FC7).difference(both.curve(*("fc7", "mlp", None)), 8).low)
 
 
 @pytest.mark.parametrize(("n", "n_rows"), [(4, {"train": 12}), ("all", {})])
 def test_all_samples_are_one_draw(n, n_rows):
     fits = [fit(n=n, repeat=repeat, top1=0.5) for repeat in range(5)]
-    (point,) = SweepResult(fits, n_rows=n_rows).curve()
-    assert (point["n_draws"], point["all_samples"], point["top1_low"]) == (1, True, None)
+    (point,) = SweepResult(fits, n_rows=n_rows).points()
+    assert (point.n_draws, point.all_samples, point.scores["top1"].low) == (1, True, None)
     assert head_name(fits[0]) == f"fc7-softmax-{'all' if n == 'all' else 'n4'}-r0"
-    (some,) = SweepResult([replace(one, n_per_class=3, n_train=9) for one in fits], n_rows=n_rows).curve()
-    assert (some["n_draws"], some["all_samples"], some["top1_low"]) == (5, False, 0.5)
+    (some,) = SweepResult([replace(one, n_per_class=3, n_train=9) for one in fits], n_rows=n_rows).points()
+    assert (some.n_draws, some.all_samples, some.scores["top1"].low) == (5, False, 0.5)
 
 
 def test_points_say_what_the_heads_chose():
-    (point,) = SweepResult([fit(repeat=r, top1=0.5, C=C) for r, C in enumerate((0.1, 10.0))]).curve()
-    assert (point["C_min"], point["C_max"], point["lr_min"]) == (0.1, 10.0, None)
+    (point,) = SweepResult([fit(repeat=r, top1=0.5, C=C) for r, C in enumerate((0.1, 10.0))]).points()
+    assert point.ranges == {"C": (0.1, 10.0)}
 
 
 def test_two_repeats_are_too_few_for_the_band_of_a_law():
@@ -184,23 +186,25 @@ def test_two_repeats_are_too_few_for_the_band_of_a_law():
         fit(n=n, top1=float(np.mean([one.top1 for one in two.fits if one.n_per_class == n])))
         for n in (2, 4, 8, 16)
     ]
-    np.testing.assert_array_equal(two.power_law(FC7).samples, SweepResult(means).power_law(FC7).samples)
+    np.testing.assert_array_equal(
+        two.curve(*FC7).power_law().samples, SweepResult(means).curve(*FC7).power_law().samples
+    )
 
 
 def test_all_of_uneven_classes_takes_no_part_in_a_power_law():
     sizes = [fit(n=n, repeat=r, top1=0.9 - 1 / n + r / 100) for n in (4, 8, 16, 32) for r in range(3)]
     uneven = [fit(n="all", repeat=r, top1=0.1) for r in range(3)]
-    plain, with_all = (SweepResult(fits).power_law(FC7) for fits in (sizes, [*sizes, *uneven]))
+    plain, with_all = (SweepResult(fits).curve(*FC7).power_law() for fits in (sizes, [*sizes, *uneven]))
     assert (with_all.a, with_all.b, with_all.c, with_all.n_max) == (plain.a, plain.b, plain.c, 32)
     with pytest.raises(InvalidInputError, match=r"needs at least 4 sizes, got 3 \(4, 8, 16\)"):
-        SweepResult([*sizes[:9], *uneven]).power_law(FC7)
+        SweepResult([*sizes[:9], *uneven]).curve(*FC7).power_law()
 
 
 def test_one_fit_to_all_samples_keeps_the_band_of_a_power_law():
     repeated = [fit(n=n, repeat=r, top1=0.9 - 1 / n + r / 100) for n in (4, 8, 16) for r in range(3)]
     last = [fit(n=32, repeat=r, top1=0.9) for r in range(3)]
     three, once = (SweepResult([*repeated, *last[:n]], n_rows={"train": 96}) for n in (3, 1))
-    assert once.power_law(FC7).band([64])[0] == three.power_law(FC7).band([64])[0]
+    assert once.curve(*FC7).power_law().band([64])[0] == three.curve(*FC7).power_law().band([64])[0]
 
 
 def test_few_images_to_judge_by_are_told():

@@ -126,8 +126,8 @@ def test_a_known_head_gives_exactly_the_expected_curve_and_spread():
     result = run_sweep(known_bank(), heads=[("known", Known())], samples_per_class="4..16", repeats=5)
     assert len(result.fits) == 15
     assert [round(one.top1, 10) for one in result.fits[:5]] == [0.46, 0.48, 0.5, 0.52, 0.54]
-    curve = result.curve()
-    assert [(one["cut"], one["head"], one["n_per_class"], one["n_repeats"]) for one in curve] == [
+    curve = result.points()
+    assert [(one.cut, one.head, one.n_per_class, one.n_repeats) for one in curve] == [
         ("fc7", "known", 4, 5),
         ("fc7", "known", 8, 5),
         ("fc7", "known", 16, 5),
@@ -135,14 +135,14 @@ def test_a_known_head_gives_exactly_the_expected_curve_and_spread():
     # Student's t for 4 degrees of freedom is 2.7764; the offsets have variance 0.001.
     half = 2.7764451052 * np.sqrt(0.001 / 5)
     for point, mean in zip(curve, (0.5, 0.6, 0.7), strict=True):
-        assert point["top1_mean"] == pytest.approx(mean, abs=1e-12)
-        if point["n_per_class"] == 16:  # all there are: five times the same draw
-            assert point["top1_low"] is point["top1_high"] is None
+        assert point.mean("top1") == pytest.approx(mean, abs=1e-12)
+        if point.n_per_class == 16:  # all there are: five times the same draw
+            assert point.scores["top1"].low is point.scores["top1"].high is None
         else:
-            assert point["top1_low"] == pytest.approx(mean - half, abs=1e-9)
-            assert point["top1_high"] == pytest.approx(mean + half, abs=1e-9)
-        assert point["val_top1_mean"] == pytest.approx(mean, abs=1e-12)
-        assert point["top5_mean"] is None  # the head has no probabilities
+            assert point.scores["top1"].low == pytest.approx(mean - half, abs=1e-9)
+            assert point.scores["top1"].high == pytest.approx(mean + half, abs=1e-9)
+        assert point.mean("val_top1") == pytest.approx(mean, abs=1e-12)
+        assert point.mean("top5") is None  # the head has no probabilities
 
 
 class Spy:
@@ -249,7 +249,7 @@ def test_softmax_is_read_at_each_temperature(bank):
         bank, cuts=["softmax"], temperatures=[0.5, 2], samples_per_class="8", repeats=2, head_params=FAST
     )
     assert [one.temperature for one in result.fits] == [0.5, 0.5, 2.0, 2.0]
-    assert [point["temperature"] for point in result.curve()] == [0.5, 2.0]
+    assert [point.temperature for point in result.points()] == [0.5, 2.0]
     kept = [one.name.rpartition("-r")[0] for one in result.heads]
     assert kept == ["softmax-T0.5-softmax-n8", "softmax-T2-softmax-n8"]
     plain = run_sweep(bank, cuts=["softmax"], samples_per_class="8", repeats=1, head_params=FAST)
@@ -290,17 +290,17 @@ def test_a_failed_fit_is_a_line_and_no_part_of_the_curve(bank):
     assert (failed.n_per_class, failed.repeat, failed.top1) == (8, 0, None)
     assert failed.message == "LinAlgError: singular matrix"
     assert result.notes == ["1 of 4 fits failed: LinAlgError: singular matrix"]
-    points = result.curve()
-    assert [(one["n_per_class"], one["n_repeats"], one["n_failed"]) for one in points] == [
+    points = result.points()
+    assert [(one.n_per_class, one.n_repeats, one.n_failed) for one in points] == [
         (4, 2, 0),
         (8, 1, 1),
     ]
-    assert all(np.isfinite(one["top1_mean"]) for one in points)
-    assert points[1]["top1_low"] is None
+    assert all(np.isfinite(one.mean("top1")) for one in points)
+    assert points[1].scores["top1"].low is None
     # One repeat only, and it fails: the size has no point.
     Fragile.calls.clear()
     alone = run_sweep(bank, cuts=["fc7"], heads=heads, samples_per_class="4,8", repeats=1)
-    assert [one["n_per_class"] for one in alone.curve()] == [4]
+    assert [one.n_per_class for one in alone.points()] == [4]
 
 
 def test_a_bug_in_a_head_is_not_hidden(bank):
@@ -315,7 +315,7 @@ def test_a_head_that_diverges_is_a_failed_fit(bank):
         result = run_sweep(bank, cuts=["fc7"], samples_per_class="8", repeats=2, head_params=bad)
     assert [one.status for one in result.fits] == ["failed", "failed"]
     assert "too large" in result.fits[0].message
-    assert result.curve() == []
+    assert result.points() == []
     assert result.heads == []
     assert any("fc7, softmax" in note for note in result.notes)
 
@@ -352,7 +352,7 @@ def test_without_validation_rows_the_result_says_so(bank):
     ]
     assert (result.heads[0].fit.repeat, result.heads[0].fit.n_per_class) == (0, 8)
     assert {one.val_top1 for one in result.fits} == {None}
-    assert result.curve()[0]["top1_mean"] > 0.5
+    assert result.points()[0].mean("top1") > 0.5
 
 
 def test_without_test_rows_the_validation_rows_are_judged(bank):
@@ -366,9 +366,9 @@ def test_without_test_rows_the_validation_rows_are_judged(bank):
         "softmax: 2 of 2 heads were still getting better, by the validation rows, at the last of 12 epochs; "
         "--max-epochs 24 lets them go on",
     ]
-    point = result.curve()[0]
-    assert point["top1_mean"] is None
-    assert point["val_top1_mean"] > 0.5
+    point = result.points()[0]
+    assert point.mean("top1") is None
+    assert point.mean("val_top1") > 0.5
     assert result.heads[0].predictions.split == "val"
 
 
@@ -636,7 +636,7 @@ def test_a_cut_that_says_nothing_is_failed_lines_and_the_others_go_on():
     assert [fit.status for fit in dead] == ["failed"] * 4
     assert all(fit.message for fit in dead)
     assert {fit.status for fit in result.fits if fit.cut != "dead"} == {"ok"}
-    assert "dead" not in {point["cut"] for point in result.curve()}
+    assert "dead" not in {point.cut for point in result.points()}
 
 
 @pytest.mark.parametrize("head", ["softmax", "mlp", "logreg", "ncm", "knn", "svm", "ridge"])

@@ -1,0 +1,490 @@
+"""The learning curve: what one head reached on the features of one cut, by training samples per class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featbank.errors import InvalidInputError
+from featbank.manifest import short_repr
+from featbank.metrics import (
+    Interval,
+    PowerLaw,
+    bootstrap_interval,
+    fit_power_law,
+    mean_interval,
+    paired_difference,
+)
+from featbank.metrics.intervals import FEWEST_DRAWS
+from featbank.sampling import Size, size_order
+from featbank.sweep.records import CURVE_METRICS, FitResult, Key
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from featbank.sweep.results import Hits
+
+__all__ = [
+    "CurvePoint",
+    "IntervalKind",
+    "LearningCurve",
+    "Score",
+    "check_metric",
+    "judged_by",
+    "spell_key",
+    "without_few_draws",
+]
+
+#: What an interval speaks of: "t" other draws of training samples, "bootstrap" other test images.
+IntervalKind = Literal["t", "bootstrap"]
+
+#: Parameters of which a point keeps the range its heads were fitted with.
+_FITTED_WITH = ("C", "lr")
+
+
+class Score(NamedTuple):
+    """Mean of a score over the repeats, the ends of its interval (None: none), the least and the most."""
+
+    mean: float
+    low: float | None = None
+    high: float | None = None
+    min: float | None = None
+    max: float | None = None
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """One size of a learning curve.
+
+    Parameters
+    ----------
+    cut, head : str
+        Where features were read, and what was trained on them.
+    n_per_class : int or "all"
+        Training samples per class; "all" where classes have more or fewer.
+    scores : mapping of str to Score
+        By metric, one of `CURVE_METRICS`; a metric that is not known is not among them.
+    temperature : float or None
+        Temperature of the softmax features; None at any other cut.
+    n_repeats, n_draws : int or None
+        Fits that succeeded, and how many of them drew other samples; None if nobody knows.
+    n_failed : int
+        Fits that did not succeed.
+    all_samples : bool
+        Whether these are all training samples there are.
+    fewest_per_class, most_per_class, mean_per_class : float or None
+        Training samples of a class.
+    ranges : mapping of str to (float, float)
+        Least and most of ``C`` and ``lr`` that the heads were fitted with, where they have them.
+    """
+
+    cut: str
+    head: str
+    n_per_class: Size
+    scores: Mapping[str, Score]
+    temperature: float | None = None
+    n_repeats: int | None = None
+    n_draws: int | None = None
+    n_failed: int = 0
+    all_samples: bool = False
+    fewest_per_class: int | None = None
+    most_per_class: int | None = None
+    mean_per_class: float | None = None
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    __repr__ = short_repr
+
+    @property
+    def key(self) -> Key:
+        """The curve this point belongs to."""
+        return self.cut, self.head, self.temperature
+
+    def is_of_size(self, n_per_class: Size) -> bool:
+        """Say whether this is the point of a size; all of even classes are so many of each class as well."""
+        return self.n_per_class == n_per_class or (n_per_class == "all" and self.all_samples)
+
+    def mean(self, metric: str) -> float | None:
+        """Return the mean of a score, None where it is not known."""
+        return self.scores[metric].mean if metric in self.scores else None
+
+    def interval(self, metric: str) -> tuple[float, float] | None:
+        """Return low and high of a score's interval, None where there is none."""
+        score = self.scores.get(metric)
+        return None if score is None or score.low is None or score.high is None else (score.low, score.high)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> CurvePoint:
+        """Return the point that `to_dict` gave these values of; what is missing is not known.
+
+        Where draws are not counted, each repeat drew others.
+
+        Examples
+        --------
+        >>> point = CurvePoint.from_dict({"cut": "fc7", "head": "mlp", "n_per_class": 4, "top1_mean": 0.5})
+        >>> point.mean("top1"), point.interval("top1"), point.n_draws
+        (0.5, None, None)
+        """
+        scores = {
+            metric: Score(mean, *(values.get(f"{metric}_{end}") for end in Score._fields[1:]))
+            for metric in CURVE_METRICS
+            if (mean := values.get(f"{metric}_mean")) is not None
+        }
+        ranges = {
+            name: (values[f"{name}_min"], values[f"{name}_max"])
+            for name in _FITTED_WITH
+            if values.get(f"{name}_min") is not None
+        }
+        own = {one.name: values[one.name] for one in fields(cls) if one.name in values}
+        own.setdefault("n_draws", own.get("n_repeats"))
+        return cls(**own, scores=scores, ranges=ranges)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return flat plain values, for JSON and tables.
+
+        Returns
+        -------
+        dict
+            What the point says of itself, and for each of `CURVE_METRICS` its ``_mean``, ``_low``, ``_high``,
+            ``_min`` and ``_max``, for ``C`` and ``lr`` the last two: None where it is not known.
+        """
+        found = {name: value for name, value in vars(self).items() if name not in ("scores", "ranges")}
+        for metric in CURVE_METRICS:
+            score = self.scores.get(metric)
+            found |= {f"{metric}_{end}": score and getattr(score, end) for end in Score._fields}
+        for name in _FITTED_WITH:
+            found[f"{name}_min"], found[f"{name}_max"] = self.ranges.get(name, (None, None))
+        return found
+
+
+def judged_by(points: Iterable[CurvePoint]) -> str:
+    """Return the accuracy that points are judged by: ``val_top1`` where none was scored on test images."""
+    known = {metric for one in points for metric in one.scores}
+    return "val_top1" if "val_top1" in known and "top1" not in known else "top1"
+
+
+@dataclass(frozen=True, eq=False)
+class LearningCurve:
+    """Scores of one head on one cut, by size and repeat; comes from `featbank.sweep.SweepResult.curves`.
+
+    Parameters
+    ----------
+    fits : tuple of FitResult
+        Those of this curve, failed ones among them.
+    n_rows : mapping of str to int
+        Rows of each split.
+    draws : mapping
+        See `featbank.sweep.SweepResult`.
+    hits : mapping of FitId to Hits
+        Right and wrong answers of the fits, as far as they were recorded.
+    repeats : tuple of int
+        Numbers of all repeats of the sweep.
+
+    Examples
+    --------
+    >>> fits = [FitResult("fc7", "softmax", None, 4, r, 8, 10, 0, top1=0.5 + 0.2 * r) for r in (0, 1)]
+    >>> curve = LearningCurve(tuple(fits))
+    >>> curve, curve.scores("top1").tolist(), curve.points()[0].mean("top1")
+    (<LearningCurve fc7/softmax, 1 size, 2 repeats>, [[0.5, 0.7]], 0.6)
+    """
+
+    fits: tuple[FitResult, ...]
+    n_rows: Mapping[str, int] = field(default_factory=dict)
+    draws: Mapping[str, Any] = field(default_factory=dict)
+    hits: Mapping[Any, Hits] = field(default_factory=dict)
+    repeats: tuple[int, ...] = ()
+
+    def __repr__(self) -> str:
+        many = (("size", len(self._by_size)), ("repeat", len(self._repeats)))
+        counts = ", ".join(f"{n} {what}{'' if n == 1 else 's'}" for what, n in many)
+        return f"<LearningCurve {spell_key(self.key)}, {counts}>"
+
+    @property
+    def key(self) -> Key:
+        """Cut, head, and temperature (None unless the cut is softmax)."""
+        return self.fits[0].key
+
+    @property
+    def cut(self) -> str:
+        """Where features were read."""
+        return self.fits[0].cut
+
+    @property
+    def head(self) -> str:
+        """What was trained on them."""
+        return self.fits[0].head
+
+    @property
+    def temperature(self) -> float | None:
+        """Temperature of the softmax features; None at any other cut."""
+        return self.fits[0].temperature
+
+    @property
+    def n_per_class(self) -> tuple[Size, ...]:
+        """Sizes, ascending; those at which every fit failed among them."""
+        return tuple(sorted(self._by_size, key=size_order))
+
+    @cached_property
+    def _by_size(self) -> dict[Size, list[FitResult]]:
+        found: dict[Size, list[FitResult]] = {}
+        for one in self.fits:
+            found.setdefault(one.n_per_class, []).append(one)
+        return found
+
+    @cached_property
+    def _repeats(self) -> list[int]:
+        return sorted({one.repeat for one in self.fits})
+
+    def scores(self, metric: str) -> NDArray[np.float64]:
+        """Return one score of every fit.
+
+        Parameters
+        ----------
+        metric : str
+            One of `CURVE_METRICS`.
+
+        Returns
+        -------
+        ndarray of float64, shape (n_sizes, n_repeats)
+            NaN where there is no such fit, or it does not know this score.
+        """
+        check_metric(metric)
+        rows = {size: row for row, size in enumerate(self.n_per_class)}
+        columns = {repeat: column for column, repeat in enumerate(self._repeats)}
+        found = np.full((len(rows), len(columns)), np.nan)
+        for one in self.fits:
+            value = getattr(one, metric)
+            if value is not None:
+                found[rows[one.n_per_class], columns[one.repeat]] = value
+        return found
+
+    def by_repeat(self, size: Size, metric: str) -> dict[int, float]:
+        """Return what the fits of one size reached, by repeat.
+
+        One fit to all samples stands for every repeat: the others would have given the same.
+        """
+        check_metric(metric)
+        fits = self._by_size.get(size, [])
+        found = {one.repeat: getattr(one, metric) for one in fits if getattr(one, metric) is not None}
+        if len(fits) == len(found) == 1 and self._uses_all(fits[0]):
+            (value,) = found.values()
+            return dict.fromkeys(self.repeats, value) | found
+        return found
+
+    def n_draws(self, size: Size, repeats: Iterable[int] | None = None) -> int:
+        """Return in how many repeats (all by default) other samples were drawn; 1 where all samples are used.
+
+        Without a record of what was drawn each repeat drew others.
+        """
+        fits = self._by_size[size]
+        if self._uses_all(fits[0]):
+            return 1
+        known = set(self._repeats if repeats is None else repeats) & {one.repeat for one in fits}
+        digests = dict(enumerate(self.draws.get("subsets", {}).get(f"{size}", [])))
+        return len({digests.get(one, one) for one in known or {fit.repeat for fit in fits}})
+
+    def _uses_all(self, fit: FitResult) -> bool:
+        return fit.n_per_class == "all" or fit.n_train == self.n_rows.get("train")
+
+    def points(self, confidence: float = 0.95, *, interval: IntervalKind = "t") -> list[CurvePoint]:
+        """Return mean and interval over the repeats of each size.
+
+        An interval over the repeats speaks of other draws of training samples, so it takes three different
+        ones: where all samples are used there is one draw, however often it is repeated.
+
+        Parameters
+        ----------
+        confidence : float, default=0.95
+            Level of the intervals.
+        interval : {"t", "bootstrap"}, default="t"
+            "t": over the repeats, how far other training samples would have moved the mean. "bootstrap": over
+            the rows judged by, how far another test set of this size would have; known of ``top1`` and
+            ``top5`` on those rows only.
+
+        Returns
+        -------
+        list of CurvePoint
+            In the order of the fits. Failed fits are counted, and left out of the means; a size of which
+            every fit failed has no point.
+
+        Raises
+        ------
+        InvalidInputError
+            If `interval` is neither, or "bootstrap" is asked of fits whose answers were not recorded.
+        """
+        if interval not in ("t", "bootstrap"):
+            raise InvalidInputError(f"interval={interval!r} is not one of 't', 'bootstrap'")
+        found = []
+        for size, members in self._by_size.items():
+            good = [one for one in members if one.status == "ok"]
+            if not good:
+                continue
+            n_draws = self.n_draws(size, [one.repeat for one in good])
+            right = self._right(good) if interval == "bootstrap" else None
+            scores = {
+                metric: _score(values, n_draws, confidence, right, metric)
+                for metric in CURVE_METRICS
+                if (values := _known(good, metric))
+            }
+            chosen = {name: values for name in _FITTED_WITH if (values := _known(good, name))}
+            found.append(
+                CurvePoint(
+                    self.cut,
+                    self.head,
+                    size,
+                    scores,
+                    self.temperature,
+                    n_repeats=len(good),
+                    n_draws=n_draws,
+                    n_failed=len(members) - len(good),
+                    all_samples=self._uses_all(good[0]),
+                    fewest_per_class=good[0].fewest_per_class,
+                    most_per_class=good[0].most_per_class,
+                    mean_per_class=good[0].mean_per_class,
+                    ranges={name: (min(values), max(values)) for name, values in chosen.items()},
+                )
+            )
+        return found
+
+    def _right(self, fits: Sequence[FitResult]) -> dict[str, NDArray[np.float64]]:
+        """Return which rows fits got right, for the metrics of the rows they are judged by."""
+        of_fits = [self.hits.get((one.key, one.n_per_class, one.repeat)) for one in fits]
+        known = [one for one in of_fits if one is not None]
+        if len(known) < len(of_fits):
+            raise InvalidInputError(
+                f"the answers of {spell_key(self.key)!r} were not recorded row by row, which "
+                "interval='bootstrap' needs; fit again with this version"
+            )
+        prefix = "" if known[0].split == "test" else f"{known[0].split}_"
+        found = {}
+        for name in ("top1", "top5"):
+            right = [getattr(one, name) for one in known]
+            if all(one is not None for one in right):
+                found[f"{prefix}{name}"] = np.array(right, dtype=np.float64)
+        return found
+
+    def difference(
+        self, other: LearningCurve, n_per_class: Size, *, metric: str = "top1", confidence: float = 0.95
+    ) -> Interval:
+        """Compare with another curve at one size, repeat by repeat: both saw the same samples in each.
+
+        Parameters
+        ----------
+        other : LearningCurve
+            Of the same sweep.
+        n_per_class : int or "all"
+            The size.
+        metric : str, default="top1"
+            One of `CURVE_METRICS`.
+        confidence : float, default=0.95
+            Level of the interval.
+
+        Returns
+        -------
+        Interval
+            Of this minus the other, over the repeats both have; low and high NaN where these are fewer than
+            three different draws.
+
+        Raises
+        ------
+        InvalidInputError
+            If they share no repeat at this size.
+        """
+        first, second = (one.by_repeat(n_per_class, metric) for one in (self, other))
+        shared = sorted(first.keys() & second.keys())
+        if not shared:
+            raise InvalidInputError(
+                f"{spell_key(self.key)!r} and {spell_key(other.key)!r} share no repeat at {n_per_class} "
+                f"samples per class that knows {metric}"
+            )
+        found = paired_difference([first[one] for one in shared], [second[one] for one in shared], confidence)
+        return without_few_draws(found, self.n_draws(n_per_class, shared))
+
+    def power_law(self, *, metric: str = "top1", random_state: int = 0) -> PowerLaw:
+        """Fit ``a - b * n**-c``, to read what more labels would bring.
+
+        "All" of uneven classes is no number of samples per class, and takes no part.
+
+        Parameters
+        ----------
+        metric : str, default="top1"
+            One of `CURVE_METRICS`.
+        random_state : int, default=0
+            Seed of the bootstrap.
+
+        Returns
+        -------
+        PowerLaw
+            Its band comes from the repeats that succeeded at every size, if there are at least three, else
+            from how far the sizes lie off the law.
+
+        Raises
+        ------
+        InvalidInputError
+            If it has fewer than four sizes.
+        """
+        found = {size: self.by_repeat(size, metric) for size in self.n_per_class if size != "all"}
+        found = {size: values for size, values in found.items() if values}
+        shared = sorted(set.intersection(*(set(values) for values in found.values()))) if found else []
+        if len(shared) >= FEWEST_DRAWS:
+            acc: Any = [[values[one] for one in shared] for values in found.values()]
+        else:
+            acc = [float(np.mean(list(values.values()))) for values in found.values()]
+        return fit_power_law(list(found), acc, random_state=random_state)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one line per size as a pandas data frame, columns as `CurvePoint.to_dict`.
+
+        Raises
+        ------
+        ImportError
+            If pandas is not installed.
+        """
+        import pandas as pd
+
+        return pd.DataFrame([one.to_dict() for one in self.points()])
+
+
+def check_metric(metric: str) -> None:
+    """Raise `InvalidInputError` unless there are curves of `metric`."""
+    if metric not in CURVE_METRICS:
+        raise InvalidInputError(f"metric={metric!r} is not one of {', '.join(CURVE_METRICS)}")
+
+
+def spell_key(key: Key) -> str:
+    """Return the name of a curve for messages, e.g. ``"fc7/softmax"``."""
+    return "/".join(str(part) for part in key if part is not None)
+
+
+def without_few_draws(found: Interval, n_draws: int) -> Interval:
+    """Leave the mean alone where draws are too few for an interval over them.
+
+    Repeats of one draw differ by the heads' random start only, which is not what the interval speaks of.
+    """
+    return found if n_draws >= FEWEST_DRAWS else Interval(found.mean, float("nan"), float("nan"))
+
+
+def _known(fits: Sequence[FitResult], name: str) -> list[float]:
+    return [getattr(one, name) for one in fits if getattr(one, name) is not None]
+
+
+def _score(
+    values: Sequence[float],
+    n_draws: int,
+    confidence: float,
+    right: Mapping[str, NDArray[np.float64]] | None,
+    metric: str,
+) -> Score:
+    if right is None:
+        found = without_few_draws(mean_interval(values, confidence), n_draws)
+    elif metric in right:
+        found = bootstrap_interval(right[metric], confidence)
+    else:
+        found = Interval(float(np.mean(values)), float("nan"), float("nan"))
+    # shares: an interval of few repeats may reach beyond what there is
+    low, high = (None if np.isnan(one) else min(max(one, 0.0), 1.0) for one in (found.low, found.high))
+    return Score(min(max(found.mean, 0.0), 1.0), low, high, min(values), max(values))
