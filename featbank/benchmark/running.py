@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from featbank.benchmark._conditions import empty_compiler_cache, quiet
 from featbank.benchmark.results import BenchmarkResult, Round
 from featbank.datasets import Dataset, open_dataset, row_indices
 from featbank.errors import InvalidInputError
-from featbank.extraction import Extraction, choose_jpeg_decoder, open_loader
+from featbank.extraction import ExtractionPlan, ExtractionSettings, plan, push
 from featbank.extraction.work import run_size
 from featbank.manifest import RowStatus
 
@@ -154,19 +154,24 @@ def run_benchmark(
         tempfile.TemporaryDirectory(prefix="featbank-bench-", dir=parent) as folder,
         contextlib.ExitStack() as stack,
     ):
-        setting = _Setting(
-            dataset,
-            backbone,
-            tuple(cuts),
-            weights,
-            batch_size,
-            workers,
-            device,
-            decode,
-            random_state,
-            Path(folder),
+        settings = ExtractionSettings(
+            backbone=backbone,
+            cuts=cuts,
+            weights=weights,
+            split=_SPLIT,
+            override_split=True,
+            precision=precision,
+            compile=compile,
+            batch_size=batch_size,
+            limit=limit,
+            device=device,
+            workers=workers,
+            random_state=random_state,
+            cache_dir=Path(folder) / "first",
+            decode=decode,
+            skip_empty_classes=True,
         )
-        bench = _Bench(setting, precision, compile, limit, stack)
+        bench = _Bench(dataset, settings, Path(folder), stack)
         plain = bench.plain_script(plain_workers) if baseline else None
         report.step()
         rounds = [bench.round(number, plain, report.step) for number in range(repeats)]
@@ -185,80 +190,32 @@ class _Counter:
             self._progress(self._done, self._total)
 
 
-@dataclass(frozen=True)
-class _Setting:
-    """What all extractions of one benchmark have in common."""
-
-    dataset: Dataset
-    backbone: str
-    cuts: tuple[str, ...]
-    weights: str | os.PathLike[str] | None
-    batch_size: int | None
-    workers: int
-    device: str | None
-    decode: str
-    random_state: int
-    folder: Path
-
-    def extraction(self, cache: str, precision: str, compile: str, limit: int | None) -> Extraction:
-        return Extraction(
-            self.dataset,
-            backbone=self.backbone,
-            cuts=self.cuts,
-            weights=self.weights,
-            split=_SPLIT,
-            override_split=True,
-            image_size=None,
-            transform=None,
-            precision=precision,
-            compile=compile,
-            dtype="float16",
-            batch_size=self.batch_size,
-            limit=limit,
-            name=None,
-            device=self.device,
-            workers=self.workers,
-            random_state=self.random_state,
-            data_root=None,
-            download=False,
-            cache_dir=self.folder / cache,
-            decode=self.decode,
-            skip_empty_classes=True,
-        )
-
-
 class _Bench:
     """The images, the settled precision, and how one round is measured."""
 
     def __init__(
-        self,
-        setting: _Setting,
-        precision: str,
-        compile: str,
-        limit: int | None,
-        stack: contextlib.ExitStack,
+        self, dataset: Dataset, settings: ExtractionSettings, folder: Path, stack: contextlib.ExitStack
     ) -> None:
-        self._limit = limit
+        self._dataset, self._folder = dataset, folder
         with quiet("featbank.extraction.precision"):  # the result says how far off it is
-            self._task = task = stack.enter_context(setting.extraction("first", precision, compile, limit))
-        self._setting = setting = replace(setting, batch_size=task.forward.batch_size)
-        self._precision = task.forward.precision
-        self._compile = "on" if task.forward.compiled else "off"
-        # counted now: the plain script hangs its hooks into this module
-        self._macs = truncate(task.backbone, task.cuts).macs
-        self._row_bytes = sum(task.plan().cut_bytes.values()) // len(task.bank.slot_table)
-        self._plain_errors: list[float] = []
-        first_rows = task.bank.slot_first_rows()
-        size = run_size(task.forward.batch_size)
-        self._loader = open_loader(
-            setting.dataset,
-            task.bank.manifest,
-            task.backbone.preprocessing,
-            setting.workers,
-            size,
-            decoder=choose_jpeg_decoder(setting.decode, task.device),
+            self._plan = stack.enter_context(plan(dataset, settings))
+        work = self._plan.need_work()
+        self._bank, self._computing = work.missing.bank, work.need_computing()
+        forward = self._computing.forward
+        # what was chosen is chosen for all rounds
+        self._settings = settings = replace(
+            settings,
+            precision=forward.precision,
+            compile="on" if forward.compiled else "off",
+            batch_size=forward.batch_size,
         )
-        stack.callback(self._loader.close)
+        # counted now: the plain script hangs its hooks into this module
+        self._macs = truncate(self._computing.backbone, self._computing.cuts).macs
+        self._row_bytes = self._plan.size_bytes // len(self._bank.slot_table)
+        self._plain_errors: list[float] = []
+        first_rows = self._bank.slot_first_rows()
+        size = run_size(forward.batch_size)
+        self._loader = self._computing.loader
         self._batches = [
             (start, first_rows[start : start + size].tolist()) for start in range(0, len(first_rows), size)
         ]
@@ -267,12 +224,17 @@ class _Bench:
         self._rows: NDArray[np.int64] = first_rows[ok]
         if not len(self._rows):
             raise InvalidInputError(
-                f"none of the {len(first_rows)} images of {setting.dataset.name!r} could be read; "
+                f"none of the {len(first_rows)} images of {dataset.name!r} could be read; "
                 "nothing was measured"
             )
         with quiet():
-            setting.extraction("warm", self._precision, "off", min(size, self._n_slots)).run()
-        shutil.rmtree(setting.folder / "warm")
+            push(self._planned("warm", compile="off", limit=min(size, self._n_slots)))
+        shutil.rmtree(folder / "warm")
+
+    def _planned(self, cache: str, **changes: Any) -> ExtractionPlan:
+        """Plan the extraction once more, into a cache of its own."""
+        settings = replace(self._settings, cache_dir=self._folder / cache, **changes)
+        return plan(self._dataset, settings)
 
     def _decoded(self) -> tuple[list[NDArray[np.uint8] | Tensor], NDArray[np.bool_]]:
         """Decode everything once; keep as much as memory may hold, and say which slots have an image."""
@@ -289,13 +251,12 @@ class _Bench:
         """Prepare the plain script and push one batch through it."""
         from featbank.benchmark._plain import PlainScript
 
-        manifest = self._task.bank.manifest
         plain = PlainScript(
-            self._task.backbone,
-            self._task.cuts,
-            self._setting.dataset,
-            row_indices(self._setting.dataset, manifest)[self._rows].tolist(),
-            device=self._task.device,
+            self._computing.backbone,
+            self._computing.cuts,
+            self._dataset,
+            row_indices(self._dataset, self._bank.manifest)[self._rows].tolist(),
+            device=self._computing.device,
             workers=workers,
         )
         plain.warm_up()
@@ -305,25 +266,26 @@ class _Bench:
         """Measure everything once."""
         from featbank.benchmark import _stages as stages
 
-        folder = self._setting.folder
+        folder = self._folder
         with quiet(), empty_compiler_cache(folder / "compiler"):
             started = time.perf_counter()
-            task = self._setting.extraction(f"{number}", self._precision, self._compile, self._limit)
+            planned = self._planned(f"{number}")
             ready = time.perf_counter()
-            result = task.run()
+            result = push(planned)
             done = time.perf_counter()
         step()
-        eager_wait_s = self._wait_without_compiling() if plain is not None and task.forward.compiled else None
+        forward = planned.need_work().need_computing().forward
+        eager_wait_s = self._wait_without_compiling() if plain is not None and forward.compiled else None
         n = len(self._rows)
         decode_s = stages.time_decode(self._loader, self._batches)
         step()
-        forward_s = stages.time_forward(task.forward, self._held, task.cuts, len(self._batches))
+        forward_s = stages.time_forward(forward, self._held, self._computing.cuts, len(self._batches))
         step()
         bank = Bank.open(result.bank, check="size")
         write_s = stages.time_write(bank, folder / "written")
         shutil.rmtree(folder / "written")
         step()
-        read_s, memmap_s = stages.time_read(bank, self._rows, self._setting.random_state + number)
+        read_s, memmap_s = stages.time_read(bank, self._rows, self._settings.random_state + number)
         step()
         plain_s = None
         if plain is not None:
@@ -340,9 +302,9 @@ class _Bench:
             memmap_ips=n / memmap_s,
             end_to_end_ips=result.pushed / (done - ready),
             plain_ips=None if plain_s is None else n / plain_s,
-            setup_s=ready - started - (task.forward.compile_s or 0.0),
+            setup_s=ready - started - (forward.compile_s or 0.0),
             wait_s=done - started,
-            compile_s=task.forward.compile_s,
+            compile_s=forward.compile_s,
             eager_wait_s=eager_wait_s,
         )
 
@@ -350,9 +312,9 @@ class _Bench:
         """Return how long the same extraction takes from the command on, nothing compiled."""
         with quiet():
             started = time.perf_counter()
-            self._setting.extraction("eager", self._precision, "off", self._limit).run()
+            push(self._planned("eager", compile="off"))
             wait_s = time.perf_counter() - started
-        shutil.rmtree(self._setting.folder / "eager")
+        shutil.rmtree(self._folder / "eager")
         return wait_s
 
     def _pushed(self) -> int:
@@ -363,28 +325,28 @@ class _Bench:
         """Put together what the rounds measured, and on what."""
         import torch
 
-        task = self._task
+        computing = self._computing
         return BenchmarkResult(
             rounds=rounds,
-            data=self._setting.dataset.location,
-            backbone=task.backbone.name,
-            weights=task.backbone.weights,
-            cuts=task.shapes,
+            data=self._dataset.location,
+            backbone=computing.backbone.name,
+            weights=computing.backbone.weights,
+            cuts=computing.shapes,
             row_bytes=self._row_bytes,
             macs=self._macs,
             n_images=len(self._rows),
             n_unreadable=self._n_slots - len(self._rows),
-            image_size=task.backbone.preprocessing.image_size,
-            batch_size=task.forward.batch_size,
-            precision=task.forward.arithmetic_name,
-            precision_errors=dict(task.proof.errors),
-            device=str(task.device),
-            device_name=_device_name(task.device),
+            image_size=computing.backbone.preprocessing.image_size,
+            batch_size=computing.forward.batch_size,
+            precision=computing.forward.arithmetic_name,
+            precision_errors=dict(self._plan.need_work().errors),
+            device=str(computing.device),
+            device_name=_device_name(computing.device),
             threads=torch.get_num_threads(),
-            workers=self._setting.workers,
+            workers=self._settings.workers or 1,
             plain_workers=plain_workers,
             plain_error=max(self._plain_errors) if self._plain_errors else None,
-            versions=_versions(task.bank),
+            versions=_versions(self._bank),
         )
 
 

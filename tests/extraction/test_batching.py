@@ -12,8 +12,8 @@ import torch
 
 from featbank.backbones import largest_activation, load_backbone, truncate
 from featbank.banks import Bank
-from featbank.extraction import Forward, batching, extract
-from featbank.extraction.batching import choose_batch_size
+from featbank.extraction import Forward, choosing, extract
+from featbank.extraction.choosing import choose_batch_size
 from featbank.extraction.precision import arithmetic
 
 CPU = torch.device("cpu")
@@ -72,7 +72,7 @@ def test_memory_decides_unless_a_number_is_given(
     photo_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = photo_folder()
-    monkeypatch.setattr(batching, "_CACHE_BYTES", 32 * 32 * 32 * 4 * 8)
+    monkeypatch.setattr(choosing, "_CACHE_BYTES", 32 * 32 * 32 * 4 * 8)
     assert batch_size_of(extract(data, **settings(tmp_path / "one")).bank) == 8  # type: ignore[arg-type]
     assert batch_size_of(extract(data, **settings(tmp_path / "two", batch_size=5)).bank) == 5  # type: ignore[arg-type]
 

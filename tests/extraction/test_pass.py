@@ -16,7 +16,7 @@ from torch import Tensor
 
 from featbank.backbones import TruncatedNetwork
 from featbank.errors import InvalidInputError
-from featbank.extraction import choose_devices, compiling, extract, task
+from featbank.extraction import Forward, choose_devices, choosing, compiling, extract
 from featbank.extraction._pass import in_turns
 from featbank.extraction.images import BatchLoader
 
@@ -90,22 +90,22 @@ def test_two_devices_give_the_bytes_of_one(
 
     one = run("one")
     used: set[int] = set()
-    monkeypatch.setattr(task, "choose_devices", lambda device: [torch.device("cpu"), torch.device("cpu")])
-    call = task.Forward.__call__
+    monkeypatch.setattr(choosing, "choose_devices", lambda device: [torch.device("cpu"), torch.device("cpu")])
+    call = Forward.__call__
 
-    def watched(self: task.Forward, *args: Any, **settings: Any) -> Any:
+    def watched(self: Forward, *args: Any, **settings: Any) -> Any:
         used.add(id(self))
         return call(self, *args, **settings)
 
-    monkeypatch.setattr(task.Forward, "__call__", watched)
+    monkeypatch.setattr(Forward, "__call__", watched)
     traced_in: set[int] = set()
-    place = task.Forward._place
+    place = Forward._place
 
-    def placed(self: task.Forward, *args: Any) -> Any:
+    def placed(self: Forward, *args: Any) -> Any:
         traced_in.add(threading.get_ident())
         return place(self, *args)
 
-    monkeypatch.setattr(task.Forward, "_place", placed)
+    monkeypatch.setattr(Forward, "_place", placed)
     assert run("two") == one
     assert len(used) == 2
     assert traced_in == {threading.get_ident()}  # tracing catches the calls of other threads
@@ -123,7 +123,7 @@ def test_networks_are_compiled_before_another_device_computes(
 
     monkeypatch.setattr("featbank.extraction.forward.compile_network", compiled)
     monkeypatch.setattr(compiling, "cannot_compile", lambda device: None)
-    monkeypatch.setattr(task, "choose_devices", lambda device: [torch.device("cpu"), torch.device("cpu")])
+    monkeypatch.setattr(choosing, "choose_devices", lambda device: [torch.device("cpu"), torch.device("cpu")])
     settings = {"backbone": "minivgg", "weights": "random", "precision": "float32", "batch_size": 4}
     extract(photo_folder(), cuts=["block3_pool"], cache_dir=tmp_path, compile="on", **settings)
     assert compiled_in == [threading.get_ident()] * 2
