@@ -20,6 +20,7 @@ FLOORS = {
     "_atomic": 0,
     "_cache": 0,
     "_child_process": 0,
+    "_stat_cache": 0,
     "_validation": 0,
     "manifest": 0,
     "datasets": 1,

@@ -1,0 +1,311 @@
+"""SHA-256 digests of files, kept from one run to the next: what has not changed is not read again.
+
+A file is known by its path, size, inode, device and its two times in nanoseconds. The time of its last change
+(ctime) is among them because no program can set it: a copy that keeps size and mtime, or an edit whose mtime
+was put back, is seen. A file that changed less than `SETTLE_S` before it was looked at is not remembered: it
+could change once more within the same tick of the file system's clock. What no stat can see (a disk that
+rots, a file system that makes its times up) is found by reading again: ``rehash``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featbank._atomic import file_digest, locked, publish, remove_stale_temporaries, sha256, temporary_path
+from featbank._cache import cache_folder
+from featbank.errors import CacheWriteError
+
+__all__ = ["MAX_ENTRIES", "SETTLE_S", "DigestCache", "Found"]
+
+logger = logging.getLogger(__name__)
+
+#: Seconds: the coarsest clock of a file system in use (FAT) ticks every two.
+SETTLE_S = 2.0
+#: Most digests that are kept, about 220 MB on disk; those not asked for longest go first.
+MAX_ENTRIES = 1 << 22
+#: A digest that was asked for counts as used this day; days nearer than these are not written anew for it.
+_FRESH_DAYS = 30
+_MAGIC = b"featbank digests 1\n"
+_COLUMNS = (np.dtype("<u8"), np.dtype("<u8"), np.dtype("<u4"), np.dtype("V32"))
+_ENTRY_BYTES = sum(one.itemsize for one in _COLUMNS)
+_BLOCK = 1 << 16
+_SMALL = 10_000
+
+
+@dataclass
+class Found:
+    """What a cache knows of some files, or of some names.
+
+    Parameters
+    ----------
+    keys : ndarray of uint64, shape (n, 2)
+        A hash of path and stat of each.
+    digests : ndarray of uint8, shape (n, 32)
+        SHA-256 of each file that is known; zeros elsewhere.
+    known : ndarray of bool, shape (n,)
+        Which are known.
+    settled : ndarray of bool, shape (n,)
+        Which may be remembered: False for a file that is not there or has changed only now.
+    """
+
+    keys: NDArray[np.uint64]
+    digests: NDArray[np.uint8]
+    known: NDArray[np.bool_]
+    settled: NDArray[np.bool_]
+
+
+class _Table:
+    """Digests in the order of their keys."""
+
+    def __init__(self, *columns: NDArray[Any]) -> None:
+        self.columns = columns
+        self.heads, self.checks, self.days, self.digests = self.columns
+
+    @classmethod
+    def empty(cls) -> _Table:
+        return cls(*(np.empty(0, one) for one in _COLUMNS))
+
+    def find(self, found: Found) -> NDArray[np.int64]:
+        """Fill in what is known here; return the entries that were."""
+        if not len(self.heads):
+            return np.empty(0, np.int64)
+        at = np.searchsorted(self.heads, found.keys[:, 0])
+        at[at == len(self.heads)] = 0
+        hit = np.flatnonzero((self.heads[at] == found.keys[:, 0]) & (self.checks[at] == found.keys[:, 1]))
+        found.digests[hit] = self.digests[at[hit]].view(np.uint8).reshape(-1, 32)
+        found.known[hit] = True
+        return at[hit]
+
+
+class DigestCache:
+    """Digests of files by path and stat, in one file that any number of processes share.
+
+    A cache that cannot be read is begun anew, one that cannot be written costs speed only; both are said at
+    debug level. Not for several threads at once.
+
+    Parameters
+    ----------
+    file : path, optional
+        Where the digests are kept; None: only as long as this object.
+    settle_s : float, default=2.0
+        How long before a look a file must have changed last for its digest to be remembered.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.NamedTemporaryFile() as file:
+    ...     cache = DigestCache(None, settle_s=-1.0)
+    ...     before = cache.find([file.name.encode()]).known.tolist()
+    ...     digest = cache.file_digest(file.name)
+    ...     before, cache.find([file.name.encode()]).known.tolist(), digest[:8]
+    ([False], [True], 'e3b0c442')
+    """
+
+    def __init__(self, file: Path | None, *, settle_s: float = SETTLE_S) -> None:
+        self.file, self._settle_ns = file, int(settle_s * 1e9)
+        self._disk: _Table | None = None
+        self._new = _Table.empty()
+        self._added: list[tuple[NDArray[np.uint64], NDArray[np.uint8]]] = []
+        self._used: list[NDArray[np.uint64]] = []
+
+    @classmethod
+    def of(cls, cache_dir: str | os.PathLike[str] | None = None) -> DigestCache:
+        """Return the one of a cache folder; nothing is created."""
+        return cls(cache_folder(cache_dir) / ".digests")
+
+    def find(self, paths: Sequence[bytes]) -> Found:
+        """Look at files, reading none: one stat each, links followed.
+
+        Parameters
+        ----------
+        paths : sequence of bytes, length n
+            Absolute. Some 10,000 at a time keep memory small.
+
+        Returns
+        -------
+        Found
+            To be handed to `add` with the digests of what was not known.
+        """
+        now, hashed, settled = time.time_ns(), [], np.zeros(len(paths), bool)
+        for row, path in enumerate(paths):
+            try:
+                one = os.stat(path)  # noqa: PTH116 - bytes, and a million of them
+            except (OSError, ValueError):  # ValueError: a zero byte in the name
+                hashed.append(bytes(16))
+                continue
+            settled[row] = one.st_ctime_ns < now - self._settle_ns
+            said = (path, one.st_size, one.st_mtime_ns, one.st_ctime_ns, one.st_ino, one.st_dev)
+            hashed.append(hashlib.blake2b(b"%b\0%d %d %d %d %d" % said, digest_size=16).digest())
+        found = self._look_up(hashed, settled)
+        found.known &= settled
+        return found
+
+    def find_name(self, name: bytes) -> Found:
+        """Look up what was computed once and depends on `name` alone, such as a digest of digests."""
+        return self._look_up([hashlib.blake2b(b"\0" + name, digest_size=16).digest()], np.ones(1, bool))
+
+    def add(self, found: Found, rows: NDArray[np.intp], digests: NDArray[np.uint8]) -> None:
+        """Remember digests of files, as they were before they were read.
+
+        Parameters
+        ----------
+        found : Found
+            From `find` or `find_name`, before the reading began.
+        rows : ndarray of int, shape (n_rows,)
+            Which of them.
+        digests : ndarray of uint8, shape (n_rows, 32)
+        """
+        keep = found.settled[rows]
+        if keep.any():
+            self._added.append((found.keys[rows[keep]], np.ascontiguousarray(digests[keep])))
+
+    def file_digest(self, path: str | os.PathLike[str], *, rehash: bool = False) -> str:
+        """Return the SHA-256 of one file as 64 hexadecimal digits, read only if it is not known.
+
+        Parameters
+        ----------
+        path : path
+        rehash : bool, default=False
+            Read it in any case.
+
+        Raises
+        ------
+        OSError
+            If it has to be read and cannot be.
+        """
+        found = self.find([os.fsencode(Path(path).absolute())])
+        if found.known[0] and not rehash:
+            return str(found.digests[0].tobytes().hex())
+        digest = file_digest(path)
+        self.add(found, np.zeros(1, np.intp), np.frombuffer(bytes.fromhex(digest), np.uint8).reshape(1, 32))
+        return digest
+
+    def save(self) -> None:
+        """Write what is new beside what other processes wrote meanwhile, whole or not at all.
+
+        Nothing is written, and nothing lost, while the folder is not there: call it again once it is.
+        """
+        if self.file is None or not self.file.parent.is_dir():
+            return
+        self._take_in()
+        if not len(self._new.heads) and not self._used:
+            return
+        try:
+            with locked(self.file.with_name(f"{self.file.name}.lock")):
+                self._disk = self._read()
+                remove_stale_temporaries(self.file.parent)
+                _write(self.file, *self._merged(self._disk))
+        except CacheWriteError as error:
+            logger.debug("digests are not kept for the next run: %s", error)
+            return
+        self._disk, self._new, self._used = None, _Table.empty(), []  # read again when it is asked for
+
+    def _look_up(self, hashed: list[bytes], settled: NDArray[np.bool_]) -> Found:
+        n = len(hashed)
+        keys = np.frombuffer(b"".join(hashed), "<u8").astype(np.uint64).reshape(n, 2)
+        found = Found(keys, np.zeros((n, 32), np.uint8), np.zeros(n, bool), settled)
+        if self._disk is None:
+            self._disk = self._read()
+        used = self._disk.find(found)
+        old = used[self._disk.days[used] < _today() - _FRESH_DAYS]
+        if len(old):
+            self._used.append(self._disk.heads[old].astype(np.uint64))
+        # Sorted in now and then: what is looked for again before that is read again, no more.
+        n_added = sum(len(one) for one, _ in self._added)
+        if n_added > len(self._new.heads) // 2 or n_added + len(self._new.heads) < _SMALL:
+            self._take_in()
+        self._new.find(found)
+        return found
+
+    def _take_in(self) -> None:
+        """Sort what was added among what is new."""
+        if not self._added:
+            return
+        keys = np.concatenate([one for one, _ in self._added])
+        digests = np.concatenate([one for _, one in self._added]).view("V32").ravel()
+        self._added = []
+        days = np.full(len(keys), _today(), np.uint32)
+        columns = [
+            np.concatenate([before, one])
+            for before, one in zip(self._new.columns, (keys[:, 0], keys[:, 1], days, digests), strict=True)
+        ]
+        order = _last_of_each(columns[0], columns[1])
+        self._new = _Table(*(one[order] for one in columns))
+
+    def _merged(self, disk: _Table) -> tuple[_Table, NDArray[np.intp]]:
+        """Return all entries, and which of them to keep, in order; those of this process win."""
+        days = disk.days.copy()
+        if self._used:
+            days[np.isin(disk.heads, np.concatenate(self._used))] = _today()
+        old = (disk.heads, disk.checks, days, disk.digests)
+        merged = _Table(*(np.concatenate(pair) for pair in zip(old, self._new.columns, strict=True)))
+        order = _last_of_each(merged.heads, merged.checks)
+        if len(order) > MAX_ENTRIES:
+            newest = np.argsort(merged.days[order], kind="stable")[-MAX_ENTRIES:]
+            order = order[np.sort(newest)]
+        return merged, order
+
+    def _read(self) -> _Table:
+        """Return what is on disk; nothing, if it is not whole."""
+        if self.file is None:
+            return _Table.empty()
+        try:
+            data = self.file.read_bytes()
+            n, rest = divmod(len(data) - len(_MAGIC) - 32, _ENTRY_BYTES)
+            end = n * _ENTRY_BYTES
+            if n < 0 or rest or data[end:-32] != _MAGIC or sha256(memoryview(data)[:end]) != data[-32:].hex():
+                raise ValueError("its checksum is wrong")
+        except FileNotFoundError:
+            return _Table.empty()
+        except (OSError, ValueError) as error:
+            logger.debug("%s is not used, files are read again: %s", self.file, error)
+            return _Table.empty()
+        columns, start = [], 0
+        for dtype in _COLUMNS:
+            columns.append(np.frombuffer(data, dtype, n, start))
+            start += n * dtype.itemsize
+        return _Table(*columns)
+
+
+def _write(path: Path, table: _Table, order: NDArray[np.intp]) -> None:
+    """Write entries column by column and their checksum behind them, a block at a time."""
+    temporary = temporary_path(path)
+    try:
+        with temporary.open("xb") as file:
+            seal = hashlib.sha256()
+            for column, dtype in zip(table.columns, _COLUMNS, strict=True):
+                for start in range(0, len(order), _BLOCK):
+                    part = column[order[start : start + _BLOCK]].astype(dtype, copy=False).tobytes()
+                    seal.update(part)
+                    file.write(part)
+            file.write(_MAGIC + seal.digest())
+        publish(temporary, path)
+    except OSError as error:
+        raise CacheWriteError(str(error)) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def _last_of_each(heads: NDArray[np.uint64], checks: NDArray[np.uint64]) -> NDArray[np.intp]:
+    """Return the order of the keys, of equal ones the last."""
+    order = np.lexsort((checks, heads))
+    first, second = heads[order], checks[order]
+    last = np.ones(len(order), bool)
+    last[:-1] = (first[1:] != first[:-1]) | (second[1:] != second[:-1])
+    return order[last]
+
+
+def _today() -> int:
+    return int(time.time() // 86400)
