@@ -1,12 +1,16 @@
-"""Names and what they stand for: register, get, names; a typo is answered with the nearest names."""
+"""Names and what they stand for, plug-ins of other packages too; a typo is answered with the nearest."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator
-from typing import Generic, TypeVar
+from importlib import import_module
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
-from featbank.errors import InvalidInputError, UnknownNameError
+from featbank.errors import InvalidInputError, MissingPackageError, UnknownNameError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 __all__ = ["Registry", "nearest"]
 
@@ -50,6 +54,9 @@ class Registry(Generic[T]):
     ----------
     kind : str
         The noun used in messages, e.g. ``"backbone"``.
+    group : str, optional
+        Entry points of other packages that add names, e.g. ``"featbank.backbones"``. They are looked for when
+        a name is asked for that is not registered, or all names are; a registered name is never replaced.
 
     Examples
     --------
@@ -63,46 +70,87 @@ class Registry(Generic[T]):
     featbank.errors.UnknownNameError: unknown head 'sofmax'; known: 'softmax'
     """
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
+    def __init__(self, kind: str, *, group: str | None = None) -> None:
+        self.kind, self.group = kind, group
         self._values: dict[str, T] = {}
+        self._places: dict[str, str] = {}
         self._aliases: dict[str, str] = {}
 
     def register(self, name: str, value: T, aliases: Iterable[str] = ()) -> None:
         """Add `value` under `name`; raises `InvalidInputError` when a name is taken."""
         wanted = (name, *aliases)
         for place, one in enumerate(wanted):
-            if one in self._values or one in self._aliases or one in wanted[:place]:
+            if self._is_registered(one) or one in wanted[:place]:
                 raise InvalidInputError(f"{self.kind} {one!r} is registered already; choose another name")
         self._values[name] = value
         self._aliases.update(dict.fromkeys(wanted[1:], name))
 
+    def register_place(self, name: str, place: str) -> None:
+        """Add what is found at ``"module:attribute"``, which is imported when it is asked for."""
+        if self._is_registered(name):
+            raise InvalidInputError(f"{self.kind} {name!r} is registered already; choose another name")
+        self._places[name] = place
+
     def canonical(self, name: str) -> str:
         """Return the name an alias stands for; raises `UnknownNameError` for a name nobody registered."""
-        if name in self._values:
-            return name
-        if name in self._aliases:
-            return self._aliases[name]
-        known = nearest(name, [*self._values, *self._aliases] if self._close_alias(name) else self._values)
+        if name in self:
+            return self._aliases.get(name, name)
+        known = nearest(name, [*self.names(), *self._aliases] if self._close_alias(name) else self.names())
         raise UnknownNameError(f"unknown {self.kind} {name!r}; known: {known}")
 
     def _close_alias(self, name: str) -> bool:
         return bool(difflib.get_close_matches(name, self._aliases, n=1, cutoff=0.7))
 
     def get(self, name: str) -> T:
-        """Return the value of a name or alias; raises `UnknownNameError` for any other."""
-        return self._values[self.canonical(name)]
+        """Return the value of a name or alias.
+
+        Raises
+        ------
+        UnknownNameError
+            If nobody has registered the name.
+        MissingPackageError
+            If it is the name of a plug-in that cannot be loaded.
+        """
+        name = self.canonical(name)
+        if name not in self._values:
+            if name in self._places:
+                module, _, attribute = self._places[name].partition(":")
+                self._values[name] = getattr(import_module(module), attribute)
+            else:
+                self._values[name] = self._load(self._plug_ins()[name])
+        return self._values[name]
+
+    def _load(self, plug_in: EntryPoint) -> T:
+        try:
+            return cast("T", plug_in.load())
+        except Exception as error:  # code of strangers may raise anything when it is imported
+            package = plug_in.dist.name if plug_in.dist is not None else "?"
+            said = " ".join(str(error).split())
+            raise MissingPackageError(
+                f"{self.kind} {plug_in.name!r} of the package {package!r} cannot be loaded from "
+                f"{plug_in.value!r} ({type(error).__name__}: {said}); mend or uninstall that package"
+            ) from error
+
+    def _plug_ins(self) -> dict[str, EntryPoint]:
+        if self.group is None:
+            return {}
+        from importlib.metadata import entry_points
+
+        return {one.name: one for one in entry_points(group=self.group) if not self._is_registered(one.name)}
+
+    def _is_registered(self, name: object) -> bool:
+        return name in self._values or name in self._places or name in self._aliases
 
     def names(self) -> list[str]:
-        """List the names (no aliases), in the order of registration."""
-        return list(self._values)
+        """List the names (no aliases): in the order of registration, then those of plug-ins."""
+        return list(dict.fromkeys([*self._places, *self._values, *sorted(self._plug_ins())]))
 
     def aliases(self, name: str) -> list[str]:
         """List the aliases of `name`."""
         return [alias for alias, target in self._aliases.items() if target == name]
 
     def __contains__(self, name: object) -> bool:
-        return name in self._values or name in self._aliases
+        return self._is_registered(name) or name in self._plug_ins()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
+        return iter(self.names())

@@ -37,7 +37,7 @@ MAX_ENTRIES = 1 << 22
 #: A digest that was asked for counts as used this day; days nearer than these are not written anew for it.
 _FRESH_DAYS = 30
 _MAGIC = b"featbank digests 1\n"
-_COLUMNS = (np.dtype("<u8"), np.dtype("<u8"), np.dtype("<u4"), np.dtype("V32"))
+_COLUMNS: tuple[np.dtype[Any], ...] = (np.dtype("<u8"), np.dtype("<u8"), np.dtype("<u4"), np.dtype("V32"))
 _ENTRY_BYTES = sum(one.itemsize for one in _COLUMNS)
 _BLOCK = 1 << 16
 _SMALL = 10_000

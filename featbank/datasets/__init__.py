@@ -12,17 +12,26 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from featbank.datasets._digests import row_digests
 from featbank.datasets._files import read_image_file
 from featbank.datasets._scan import list_images
-from featbank.datasets.blurring import BlurredDataset
-from featbank.datasets.building import build_manifest, check_classes, row_indices
-from featbank.datasets.comparing import SourceFinding, compare_sources
+from featbank.datasets.building import (
+    SourceFinding,
+    build_manifest,
+    check_classes,
+    compare_sources,
+    row_digests,
+    row_indices,
+)
+from featbank.datasets.derived import (
+    BlurredDataset,
+    is_tiny_imagenet,
+    open_tiny_imagenet,
+    select_images,
+    with_test_images,
+)
 from featbank.datasets.duplicates import duplicates_across_labels, duplicates_across_splits
 from featbank.datasets.sources import Dataset, open_dataset, reopen_dataset
 from featbank.datasets.splits import SplitRule, assign_splits, parse_split
-from featbank.datasets.subset import select_images, with_test_images
-from featbank.datasets.tiny_imagenet import is_tiny_imagenet, open_tiny_imagenet
 
 if TYPE_CHECKING:
     from featbank.datasets.decode_pool import DecodedBatch, DecodeFailure, DecodePool, DecodeRequest

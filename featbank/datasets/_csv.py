@@ -22,7 +22,7 @@ from typing import NoReturn
 from featbank._registry import nearest
 from featbank.datasets._files import open_regular_file, read_regular_file
 from featbank.datasets._folder import SPLIT_FOLDERS
-from featbank.datasets._names import require_two_classes, safe_name
+from featbank.datasets.sources import require_two_classes, safe_name
 from featbank.errors import DatasetError, MissingDataError
 from featbank.manifest import SPLITS, printable
 

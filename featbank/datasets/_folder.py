@@ -14,9 +14,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from featbank.datasets._files import read_regular_file
-from featbank.datasets._names import require_two_classes, safe_name
 from featbank.datasets._scan import Folder, scan_images
+from featbank.datasets.sources import require_two_classes, safe_name
 from featbank.errors import DatasetError, InvalidInputError
 from featbank.manifest import SPLITS, printable
 
@@ -115,15 +117,21 @@ class FolderDataset:
                 f"{self.location!r} holds {len(top.images)} images but no class folders; {_WANTED}"
             )
         reading = _read(top, levels or self._found_levels(top), sure=levels is not None)
-        if not reading.rows:
+        if not reading.places:
             raise self._without_classes(reading)
         self._tell(reading, skip_empty_classes)
-        rows = sorted(reading.rows)
-        self.ids: tuple[bytes, ...] = tuple(row[0] for row in rows)
-        self.labels: tuple[str | None, ...] = tuple(os.fsdecode(row[1]) for row in rows)
-        self.classes: tuple[str, ...] = tuple(os.fsdecode(one) for one in sorted({row[1] for row in rows}))
+        ids = [one for place in reading.places for one in place.folder.walk()]
+        place_of = np.repeat(
+            np.arange(len(reading.places), dtype=np.int32), [one.folder.n_images for one in reading.places]
+        )
+        order = np.array(ids, dtype=object).argsort()
+        labels = [os.fsdecode(one.label) for one in reading.places]  # one object for each, not for each row
+        splits = [one.split for one in reading.places]
+        self.ids: tuple[bytes, ...] = tuple(ids[at] for at in order)
+        self.labels: tuple[str | None, ...] = tuple(labels[at] for at in place_of[order])
+        self.classes: tuple[str, ...] = tuple(sorted(set(labels), key=os.fsencode))
         self.splits: tuple[str, ...] | None = (
-            tuple(row[2] for row in rows) if "split" in reading.levels else None
+            tuple(splits[at] for at in place_of[order]) if "split" in reading.levels else None
         )
         require_two_classes(self.classes, repr(self.location))
 
@@ -257,8 +265,8 @@ class _Reading:
 
     levels: tuple[str, ...]
     sure: bool
-    #: Path, class and split of each image.
-    rows: list[tuple[bytes, bytes, str]] = field(default_factory=list)
+    #: Folders with all images of one class, of one split.
+    places: list[_Place] = field(default_factory=list)
     #: The folders of each class.
     classes: dict[bytes, list[Folder]] = field(default_factory=dict)
     #: The folders of each split.
@@ -274,7 +282,7 @@ class _Reading:
 
     def summary(self) -> str:
         """Say in a few words what is read."""
-        present = sorted({label for _, label, _ in self.rows})
+        present = sorted({one.label for one in self.places})
         listed = ", ".join(f"'{printable(one)}'" for one in present[:_SHOWN])
         said = (
             f"{_count(len(present), 'class', 'classes')} ({listed}{', ...' if len(present) > _SHOWN else ''})"
@@ -282,7 +290,9 @@ class _Reading:
         if not present:
             said = "no class folders"
         elif "split" in self.levels:
-            counts = Counter(split for _, _, split in self.rows)
+            counts: Counter[str] = Counter()
+            for one in self.places:
+                counts[one.split] += one.folder.n_images
             said += " in splits (" + ", ".join(f"{one} {counts[one]}" for one in SPLITS if counts[one]) + ")"
         if self.aside:
             said += f" without {_names(self.aside)}"
@@ -339,7 +349,7 @@ def _read(top: Folder, levels: tuple[str, ...], *, sure: bool) -> _Reading:
                     _Place(one, one.name if level == "class" else place.label, named.get(one, place.split))
                 )
         places = below
-    reading.rows = [(image, one.label, one.split) for one in places for image in one.folder.walk()]
+    reading.places = places
     return reading
 
 

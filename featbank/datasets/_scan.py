@@ -210,6 +210,9 @@ class _Scanner:
         """Put one entry where it belongs, or say why it belongs nowhere."""
         name, suffix = entry.name, suffix_of(entry.name)
         hidden, is_image = name.startswith(b"."), suffix in IMAGE_SUFFIXES
+        if is_image and not hidden and entry.is_file(follow_symlinks=False):  # without a look at the file
+            folder.images.append(path)
+            return None
         linked = entry.is_symlink()
         try:
             status = entry.stat()

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featbank._cache import user_path
-from featbank.datasets._names import require_two_classes, safe_name
-from featbank.datasets._pnm import image_bytes
+from featbank.datasets._arrays import image_bytes, pnm_bytes
+from featbank.datasets.sources import require_two_classes, safe_name
 from featbank.errors import DatasetError, ImageDecodeError, MissingDataError, UnknownNameError
 from featbank.manifest import printable
 
@@ -55,11 +55,11 @@ class TorchvisionDataset:
         If a part gives something else, is empty, or there are fewer than two classes.
     """
 
-    decodes = True
-
     def __init__(self, parts: Mapping[str, Any], *, name: str, location: str) -> None:
         self.name, self.location = safe_name(name), location
-        self._parts = dict(sorted(parts.items()))
+        # Where the pixels are arrays, as in CIFAR and MNIST, nobody who reads one has to know torchvision.
+        self._parts = {split: _in_memory(part, location) or part for split, part in sorted(parts.items())}
+        self.decodes = not all(isinstance(part, _Pixels) for part in self._parts.values())
         codes: list[int | None] = []
         self._where: list[tuple[str, int]] = []
         ids, splits = [], []
@@ -85,11 +85,18 @@ class TorchvisionDataset:
     def read(self, index: int) -> bytes:
         """Return image `index` as the bytes of a PGM or PPM file; raises `OSError` or `ImageDecodeError`."""
         split, position = self._where[index]
-        return image_bytes(_item(self._parts[split], position, self.location)[0])
+        part = self._parts[split]
+        if isinstance(part, _Pixels):
+            return pnm_bytes(part.pixels[position])
+        return image_bytes(_item(part, position, self.location)[0])
 
 
 def open_torchvision(
-    torchvision_name: str, *, data_root: str | os.PathLike[str], download: bool, name: str | None = None
+    torchvision_name: str,
+    *,
+    data_root: str | os.PathLike[str] = "data",
+    download: bool = False,
+    name: str | None = None,
 ) -> TorchvisionDataset:
     """Build the torchvision dataset of a name from a folder, all its splits together.
 
@@ -97,9 +104,9 @@ def open_torchvision(
     ----------
     torchvision_name : str
         Name of the class in ``torchvision.datasets``; upper and lower case do not matter.
-    data_root : str or os.PathLike
+    data_root : str or os.PathLike, default="data"
         Folder that torchvision calls ``root``.
-    download : bool
+    download : bool, default=False
         Fetch what is not there.
     name : str, optional
         Name of the dataset; default: ``torchvision-`` and the class name in lower case.
@@ -259,10 +266,47 @@ def _whole(value: Any, location: str) -> int | None:
     return None if code < 0 else code
 
 
+class _Pixels:
+    """A part whose pixels and labels are in memory: all that is left of it is arrays."""
+
+    def __init__(
+        self, pixels: NDArray[np.uint8], targets: Sequence[int | None], classes: Sequence[Any] | None
+    ) -> None:
+        self.pixels, self.targets, self.classes = pixels, targets, classes
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+
+def _in_memory(part: Any, location: str) -> _Pixels | None:
+    """Return a part of torchvision's own that holds pixels as an array, if its items are just these."""
+    data, size = getattr(part, "data", None), len(part)
+    labels = _listed_labels(part, size)
+    # A class of somebody else's may open files for its items, which is left to the decoding processes.
+    if labels is None or data is None or not size or type(part).__module__.split(".")[0] != "torchvision":
+        return None
+    pixels = np.asarray(data)
+    if pixels.dtype != np.uint8 or len(pixels) != size:
+        return None
+    if pixels.ndim == 4 and pixels.shape[1] == 3 != pixels.shape[3]:
+        pixels = pixels.transpose(0, 2, 3, 1)
+    if pixels.ndim != 3 and not (pixels.ndim == 4 and pixels.shape[3] == 3):
+        return None
+    for at in (0, size - 1):
+        image, label = _item(part, at, location)
+        if label != labels[at] or image_bytes(image) != pnm_bytes(pixels[at]):
+            return None
+    return _Pixels(pixels, labels, getattr(part, "classes", None))
+
+
 def _labels(parts: Mapping[str, Any], location: str) -> dict[str, list[int | None]]:
     """Return the labels of each part, from an attribute where it agrees with the items at both ends."""
     listed = {split: _listed_labels(part, len(part)) for split, part in parts.items()}
-    ends = {split: sorted({0, len(part) - 1}) for split, part in parts.items() if len(part)}
+    ends = {
+        split: sorted({0, len(part) - 1})
+        for split, part in parts.items()
+        if len(part) and not isinstance(part, _Pixels)  # compared already
+    }
     chosen = [(split, at) for split in ends for at in ends[split] if listed[split] is not None]
     # an item at an end that cannot be read costs its row, not the dataset
     read, _ = _read_labels(parts, chosen, location)

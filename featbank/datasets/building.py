@@ -1,27 +1,54 @@
-"""From a dataset to its manifest: hash every file, give every row its split."""
+"""From a dataset to its manifest: digests of its images, and a split for every row; what changed since."""
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import logging
+import os
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featbank._registry import nearest
-from featbank.datasets._digests import row_digests
-from featbank.datasets._names import look_alikes, require_two_classes, told_apart
+from featbank._stat_cache import DigestCache
+from featbank.datasets.decode_pool import read_by_processes
 from featbank.datasets.duplicates import duplicates_across_labels
-from featbank.datasets.sources import Dataset
+from featbank.datasets.sources import Dataset, require_two_classes
 from featbank.datasets.splits import DEFAULT_SPLIT, SplitRule, assign_splits, parse_split
-from featbank.errors import DatasetError, InvalidInputError
+from featbank.errors import DatasetError, ImageDecodeError, InvalidInputError
 from featbank.manifest import SPLITS, Manifest, RowStatus, printable
 
-__all__ = ["build_manifest", "check_classes", "row_indices"]
+__all__ = [
+    "SourceFinding",
+    "build_manifest",
+    "check_classes",
+    "compare_sources",
+    "row_digests",
+    "row_indices",
+]
 
 logger = logging.getLogger(__name__)
 
 _SHOWN = 3
+_SHOWN_DIGITS = 12
 _TRAIN, _NONE = SPLITS.index("train"), SPLITS.index("none")
+#: Rows whose files are looked at, and read, before the next: the memory of a million is that of these.
+_BLOCK = 8192
+_ROWS_PER_TASK = 32
+_MAX_THREADS = 8
+# Faults of this process, not of a file: quarantining images for them would lose good data.
+_OUR_FAULT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+#: Characters without ink that are no format characters: joiners, selectors, fillers, the blank of Braille.
+_INKLESS = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
 
 
 def build_manifest(
@@ -31,6 +58,8 @@ def build_manifest(
     limit: int | None = None,
     skip_empty_classes: bool = False,
     override_split: bool = False,
+    digests: DigestCache | None = None,
+    rehash: bool = False,
 ) -> Manifest:
     """Hash every image of a dataset and give every row its split.
 
@@ -49,6 +78,11 @@ def build_manifest(
         always only warned of.
     override_split : bool, default=False
         Let `split` replace the splits the source itself has; without, the two together are refused.
+    digests : DigestCache, optional
+        Digests known from before: a file that has not changed since is not read. It gets the new ones, and is
+        saved where its folder is there already.
+    rehash : bool, default=False
+        Read all files, also those whose digest is known.
 
     Returns
     -------
@@ -75,20 +109,20 @@ def build_manifest(
         _check_override(dataset, source, rule, override_split)
     kept = _taken_in_turn(labels, source, limit)
     labels = labels[kept]
-    digests, statuses = _hashed(dataset, kept)
+    hashes, statuses = _hashed(dataset, kept, digests, rehash)
     if rule is not None:
-        splits = assign_splits(rule, labels=labels, classes=dataset.classes, digests=digests)
+        splits = assign_splits(rule, labels=labels, classes=dataset.classes, digests=hashes)
     elif source is None:
-        splits = assign_splits(DEFAULT_SPLIT, labels=labels, classes=dataset.classes, digests=digests)
+        splits = assign_splits(DEFAULT_SPLIT, labels=labels, classes=dataset.classes, digests=hashes)
     else:
         splits = source[kept]
     _warn_of_untrained(dataset, labels, splits)
     manifest = Manifest(
-        ids=tuple(dataset.ids[index] for index in kept),
+        ids=dataset.ids if len(kept) == len(dataset.ids) else tuple(dataset.ids[index] for index in kept),
         labels=labels,
         classes=tuple(dataset.classes),
         splits=splits,
-        digests=digests,
+        digests=hashes,
         statuses=statuses,
     )
     check_classes(manifest, dataset.name, refuse=not skip_empty_classes and limit is None)
@@ -245,22 +279,131 @@ def _taken_in_turn(
     return np.sort(in_turn[:limit]).astype(np.int64)
 
 
-def _hashed(dataset: Dataset, kept: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def unreadable_digest(image_id: bytes) -> bytes:
+    """Return what stands for the digest of an image that cannot be read; no two of them are alike."""
+    return hashlib.sha256(b"unreadable\0" + image_id).digest()
+
+
+def row_digests(
+    dataset: Dataset,
+    indices: NDArray[np.int64] | Sequence[int],
+    cache: DigestCache | None = None,
+    *,
+    rehash: bool = False,
+) -> tuple[NDArray[np.uint8], dict[int, str]]:
+    """Hash images: the files of a cache are looked at, the others read on several threads.
+
+    Where reading decodes, as in torchvision's datasets, the decoding processes do it: an image that crashes
+    or hangs them costs one row.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    indices : sequence of int, length n
+        Which images.
+    cache : DigestCache, optional
+        Digests of files from before; those of images with a ``path_of`` are looked for, and kept, there.
+    rehash : bool, default=False
+        Look for none of them.
+
+    Returns
+    -------
+    digests : ndarray of uint8, shape (n, 32)
+        SHA-256 of each; of one that cannot be read its `unreadable_digest`.
+    problems : dict of int to str
+        For the places in `indices` that cannot be read, why.
+
+    Raises
+    ------
+    OSError
+        If this process is out of memory or files: that is no image's fault.
+    """
+    digests, problems = np.empty((len(indices), 32), np.uint8), dict[int, str]()
+    if getattr(dataset, "decodes", False):
+        for row, found in enumerate(read_by_processes(dataset, [int(one) for one in indices], _sha256, 32)):
+            if isinstance(found, np.ndarray):
+                digests[row] = found
+            else:
+                problems[row] = found.detail or found.reason
+    else:
+        # Reading and hashing let go of the interpreter lock; more threads than this do not help one disk.
+        threads = ThreadPoolExecutor(min(_MAX_THREADS, 2 * (os.cpu_count() or 1)))
+        try:
+            for start in range(0, len(indices), _BLOCK):
+                block = np.asarray(indices[start : start + _BLOCK])
+                problems |= {
+                    start + row: why
+                    for row, why in _hash_block(
+                        dataset, block, digests[start : start + _BLOCK], threads, cache, rehash
+                    ).items()
+                }
+        finally:
+            threads.shutdown(cancel_futures=True)
+    for row in problems:
+        digests[row] = np.frombuffer(unreadable_digest(dataset.ids[int(indices[row])]), np.uint8)
+    return digests, problems
+
+
+def _sha256(data: bytes) -> NDArray[np.uint8]:
+    return np.frombuffer(hashlib.sha256(data).digest(), np.uint8)
+
+
+def _hash_block(
+    dataset: Dataset,
+    indices: NDArray[np.int64],
+    digests: NDArray[np.uint8],
+    threads: ThreadPoolExecutor,
+    cache: DigestCache | None,
+    rehash: bool,
+) -> dict[int, str]:
+    """Fill in the digests of some images, and return why others cannot be read."""
+    path_of: Callable[[int], bytes] | None = getattr(dataset, "path_of", None)
+    known = None
+    todo = np.arange(len(indices))
+    if cache is not None and path_of is not None:
+        known = cache.find([os.path.abspath(os.fsencode(path_of(one))) for one in indices.tolist()])  # noqa: PTH100
+        if not rehash:
+            digests[:] = known.digests
+            todo = np.flatnonzero(~known.known)
+
+    def hashed(rows: NDArray[np.intp]) -> dict[int, str]:
+        failed = {}
+        for row in rows.tolist():
+            try:
+                digests[row] = _sha256(dataset.read(int(indices[row])))
+            except (OSError, ImageDecodeError) as error:
+                if isinstance(error, OSError) and error.errno in _OUR_FAULT:
+                    raise
+                failed[row] = getattr(error, "strerror", None) or str(error)
+        return failed
+
+    problems: dict[int, str] = {}
+    for failed in threads.map(hashed, np.split(todo, range(_ROWS_PER_TASK, len(todo), _ROWS_PER_TASK))):
+        problems |= failed
+    if cache is not None and known is not None:
+        read = np.setdiff1d(todo, list(problems))
+        cache.add(known, read, digests[read])
+    return problems
+
+
+def _hashed(
+    dataset: Dataset, kept: NDArray[np.int64], cache: DigestCache | None, rehash: bool
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     n = len(kept)
-    read = row_digests(dataset, kept)
-    digests = np.frombuffer(b"".join(digest for digest, _ in read), dtype=np.uint8).reshape(n, 32).copy()
-    reasons = {row: reason for row, (_, reason) in enumerate(read) if reason is not None}
+    digests, problems = row_digests(dataset, kept, cache, rehash=rehash)
+    if cache is not None:
+        cache.save()
     statuses = np.full(n, RowStatus.OK, dtype=np.uint8)
-    statuses[list(reasons)] = RowStatus.QUARANTINED
-    if reasons:
-        first = min(reasons)
-        example = f"'{printable(dataset.ids[int(kept[first])])}': {reasons[first]}"
-        if len(reasons) == n:
+    statuses[list(problems)] = RowStatus.QUARANTINED
+    if problems:
+        first = min(problems)
+        example = f"'{printable(dataset.ids[int(kept[first])])}': {problems[first]}"
+        if len(problems) == n:
             raise DatasetError(
                 f"none of the {n} images of {dataset.name!r} can be read, the first is {example}"
             )
         logger.warning(
-            "%d of %d images of %s cannot be read, the first is %s", len(reasons), n, dataset.name, example
+            "%d of %d images of %s cannot be read, the first is %s", len(problems), n, dataset.name, example
         )
     return digests, statuses
 
@@ -277,3 +420,115 @@ def _warn_of_untrained(dataset: Dataset, labels: NDArray[np.int32], splits: NDAr
             dataset.name,
             printable(dataset.classes[int(missing[0])]),
         )
+
+
+def look_alikes(labels: Iterable[str]) -> list[tuple[str, ...]]:
+    r"""Return the groups of labels that a person cannot tell apart, or only by upper and lower case.
+
+    Examples
+    --------
+    >>> look_alikes(["Cat", "dog", "cat ", "bird", "dog\u200b"])
+    [('Cat', 'cat '), ('dog', 'dog\u200b')]
+    """
+    groups: dict[str, list[str]] = {}
+    for label in dict.fromkeys(labels):
+        groups.setdefault(_seen(label), []).append(label)
+    return [tuple(group) for group in groups.values() if len(group) > 1]
+
+
+def told_apart(labels: Sequence[str]) -> list[str]:
+    """Return labels in quotes, with the codes of their characters where the eye sees no difference."""
+    shown = [f"'{printable(one)}'" for one in labels]
+    visible = {unicodedata.normalize("NFC", _INKLESS.sub("", one)) for one in shown}
+    return shown if len(visible) == len(shown) else [ascii(one) for one in labels]
+
+
+def _seen(label: str) -> str:
+    """Return what is left of a label without case, form and characters that show nothing."""
+    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", label).casefold())
+    inked = "".join(" " if char.isspace() else char for char in _INKLESS.sub("", text))
+    return " ".join("".join(char for char in inked if unicodedata.category(char) not in ("Cf", "Cc")).split())
+
+
+@dataclass(frozen=True)
+class SourceFinding:
+    """One image that is no longer what a manifest says.
+
+    Parameters
+    ----------
+    kind : {"changed", "missing", "new"}
+        Other bytes than listed; listed, but not there or not readable; there, but not listed.
+    id : bytes
+        As in the manifest or the dataset; escape it with `featbank.manifest.printable` before showing it.
+    detail : str
+        What was found, in words.
+    """
+
+    kind: Literal["changed", "missing", "new"]
+    id: bytes
+    detail: str
+
+
+def compare_sources(dataset: Dataset, manifest: Manifest) -> list[SourceFinding]:
+    """Read every image of a manifest again and say what differs.
+
+    The time and size of a file are not asked: a copy that keeps them, or a disk that rots, changes neither.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        The same source, opened anew.
+    manifest : Manifest
+        Of a bank.
+
+    Returns
+    -------
+    list of SourceFinding
+        In the order of the manifest, then what is new in the order of the dataset; empty if all is as it was.
+        An image that could not be read when it was listed, and cannot now, is as it was. A manifest made with
+        ``limit`` lists a part of its source: the rest is ``"new"``.
+
+    Examples
+    --------
+    >>> from featbank.datasets import build_manifest, open_dataset
+    >>> digits = open_dataset("digits")
+    >>> compare_sources(digits, build_manifest(digits))
+    []
+    """
+    indices = row_indices(dataset, manifest)
+    there = np.flatnonzero(indices >= 0)
+    digests, problems = row_digests(dataset, indices[there])
+    place_of = dict(zip(there.tolist(), range(len(there)), strict=True))
+    findings = []
+    for row, one in enumerate(manifest.ids):
+        listed = manifest.digests[row].tobytes()
+        at = place_of.get(row)
+        if at is None:
+            findings.append(SourceFinding("missing", one, "the source no longer lists it"))
+            continue
+        digest, problem = digests[at].tobytes(), problems.get(at)
+        if digest == listed:
+            continue
+        if problem is not None:
+            findings.append(SourceFinding("missing", one, f"cannot be read: {problem}"))
+        elif listed == unreadable_digest(one):
+            findings.append(
+                SourceFinding("changed", one, "could not be read when it was listed, and can be now")
+            )
+        else:
+            findings.append(
+                SourceFinding(
+                    "changed",
+                    one,
+                    f"its SHA-256 starts with {digest.hex()[:_SHOWN_DIGITS]}, "
+                    f"the manifest's with {listed.hex()[:_SHOWN_DIGITS]}",
+                )
+            )
+    return findings + _new(dataset, manifest.ids)
+
+
+def _new(dataset: Dataset, listed: Sequence[bytes]) -> list[SourceFinding]:
+    known = set(listed)
+    return [
+        SourceFinding("new", one, "the manifest does not list it") for one in dataset.ids if one not in known
+    ]

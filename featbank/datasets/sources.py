@@ -1,18 +1,45 @@
-"""What a dataset is, and how a text or a path becomes one."""
+"""What a dataset is, and how a text or a path becomes one: the registry of sources.
+
+A source is a callable ``(rest, *, name=None, ...) -> Dataset``; its other keyword arguments say which options
+go with it. It is found by a word before a colon (``torchvision:CIFAR10``, where `rest` is ``CIFAR10``) or by
+the suffix of a file (``.csv``, where `rest` is the path). Other packages add such by entry points of the
+group ``featbank.datasets``.
+"""
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from featbank._cache import user_path
+from featbank._registry import Registry
 from featbank.errors import DatasetError, InvalidInputError, MissingDataError
 from featbank.manifest import printable
 
-__all__ = ["Dataset", "open_dataset", "reopen_dataset"]
+__all__ = ["SOURCES", "Dataset", "open_dataset", "reopen_dataset", "require_two_classes", "safe_name"]
 
 _WAYS = "give a folder of class folders, a CSV file, 'torchvision:NAME' or 'digits'"
+_LONGEST = 100
+
+SOURCES: Registry[Callable[..., Dataset]] = Registry("source", group="featbank.datasets")
+for _name, _place in {
+    "digits": "_arrays:DigitsDataset",
+    "torchvision": "_torchvision:open_torchvision",
+    "folder": "_folder:FolderDataset",
+    ".csv": "_csv:CSVDataset",
+}.items():
+    SOURCES.register_place(_name, f"featbank.datasets.{_place}")
+
+_COLUMNS = ("path_column", "label_column", "split_column")
+#: What the options of `open_dataset` are for, in words.
+_MEANT_FOR = {
+    "layout": "folders of images only",
+    **dict.fromkeys(_COLUMNS, "CSV files"),
+    **dict.fromkeys(("download", "data_root"), "'torchvision:NAME' only"),
+}
 
 
 @runtime_checkable
@@ -85,8 +112,8 @@ def open_dataset(
     ----------
     data : str, os.PathLike or Dataset
         A folder of class folders (or of ``train``, ``val``, ``test`` above class folders), a CSV file with
-        the columns ``path,label[,split]``, ``"torchvision:NAME"``, ``"digits"``, or a dataset, which is
-        returned as it is. Write ``"./digits"`` for a folder of that name.
+        the columns ``path,label[,split]``, ``"torchvision:NAME"``, ``"digits"``, ``"SOURCE:REST"`` of a
+        plug-in, or a dataset, which is returned as it is. Write ``"./digits"`` for a folder of that name.
     data_root : str or os.PathLike, optional
         Folder of a torchvision dataset; default ``"data"``.
     download : bool, default=False
@@ -123,10 +150,17 @@ def open_dataset(
     >>> len(digits.ids), digits.ids[0], digits.classes[:3]
     (1797, b'0/0000.pgm', ('0', '1', '2'))
     """
-    is_path = isinstance(data, (str, os.PathLike)) and data != "digits"
-    if layout is not None and not (is_path and not str(data).startswith("torchvision:")):
-        raise _no_folder(layout, data)
+    asked: dict[str, Any] = {
+        "layout": layout,
+        "path_column": path_column,
+        "label_column": label_column,
+        "split_column": split_column,
+        "download": download or None,
+        "data_root": data_root,
+    }
+    options = {option: value for option, value in asked.items() if value is not None}
     if not isinstance(data, (str, os.PathLike)):
+        _check_options(options, data, ())
         if not isinstance(data, Dataset):
             raise InvalidInputError(f"data={data!r} is no dataset; {_WAYS}")
         if name is not None:
@@ -134,26 +168,44 @@ def open_dataset(
                 f"name={name!r} is for datasets given as text; set the name of {data!r} itself"
             )
         return data
-    asked = {"path_column": path_column, "label_column": label_column, "split_column": split_column}
-    columns = {option: column for option, column in asked.items() if column is not None}
-    if columns and not os.fspath(data).lower().endswith(".csv"):
-        option, column = next(iter(columns.items()))
-        raise InvalidInputError(f"{option}={column!r} is for CSV files, and data={str(data)!r} is none")
-    kind, _, rest = data.partition(":") if isinstance(data, str) else ("", "", "")
-    if kind == "torchvision":
-        from featbank.datasets._torchvision import open_torchvision
+    source, rest = _find(data, options)
+    opener = SOURCES.get(source)
+    taken = inspect.signature(opener).parameters
+    _check_options(options, data, taken)
+    if "skip_empty_classes" in taken:
+        options["skip_empty_classes"] = skip_empty_classes
+    return opener(rest, name=name, **options)
 
-        return open_torchvision(
-            rest, data_root="data" if data_root is None else data_root, download=download, name=name
+
+def _find(data: str | os.PathLike[str], options: Mapping[str, Any]) -> tuple[str, Any]:
+    """Return the name of the source that opens `data`, and what it gets."""
+    scheme, colon, rest = data.partition(":") if isinstance(data, str) else ("", "", "")
+    if data == "digits" or (colon and re.fullmatch(r"[A-Za-z][\w+-]*", scheme) and scheme in SOURCES):
+        return scheme, rest
+    shown, path = printable(os.fspath(data)), user_path(data)
+    suffix = path.suffix.lower()
+    # os.path says False where pathlib raises: a folder that may not be entered.
+    if not os.fspath(data) or not os.path.exists(path):  # noqa: PTH110
+        _check_options(options, data, ("layout", *(_COLUMNS if suffix == ".csv" else ())))
+        raise MissingDataError(
+            f"no images at {shown!r} (looked for {printable(str(path.absolute()))!r}); {_WAYS}"
         )
-    if download or data_root is not None:
-        option = "download=True" if download else f"data_root={os.fspath(data_root or '')!r}"
-        raise InvalidInputError(f"{option} is for 'torchvision:NAME' only, and data={str(data)!r} is none")
-    if data == "digits":
-        from featbank.datasets._digits import DigitsDataset
+    if path.is_dir():
+        return "folder", path
+    if suffix and suffix in SOURCES:
+        return suffix, path
+    _check_options(options, data, ())
+    raise DatasetError(f"{shown!r} is a file but no .csv; unpack an archive first, then {_WAYS}")
 
-        return DigitsDataset(name="digits" if name is None else name)
-    return _open_path(data, name, columns, layout, skip_empty_classes)
+
+def _check_options(options: Mapping[str, Any], data: object, taken: Iterable[str]) -> None:
+    for option, value in options.items():
+        if option not in taken:
+            shown = os.fspath(value) if option == "data_root" else value
+            told = data if option == "layout" else str(data)
+            raise InvalidInputError(
+                f"{option}={shown!r} is for {_MEANT_FOR[option]}, and data={told!r} is none"
+            )
 
 
 def reopen_dataset(
@@ -199,31 +251,23 @@ def reopen_dataset(
     )
 
 
-def _no_folder(layout: str, data: object) -> InvalidInputError:
-    return InvalidInputError(f"layout={layout!r} is for folders of images only, and data={data!r} is none")
+def safe_name(text: str) -> str:
+    """Return `text` as a folder name of letters, digits, ``.``, ``_`` and ``-``.
+
+    Examples
+    --------
+    >>> safe_name("my photos (2024)"), safe_name(".."), safe_name("café")
+    ('my-photos-2024', 'dataset', 'caf')
+    """
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text)[:_LONGEST].strip("-.") or "dataset"
 
 
-def _open_path(
-    data: str | os.PathLike[str],
-    name: str | None,
-    columns: Mapping[str, str],
-    layout: str | None,
-    skip_empty_classes: bool,
-) -> Dataset:
-    shown, path = printable(os.fspath(data)), user_path(data)
-    # os.path says False where pathlib raises: a folder that may not be entered.
-    if not os.fspath(data) or not os.path.exists(path):  # noqa: PTH110
-        raise MissingDataError(
-            f"no images at {shown!r} (looked for {printable(str(path.absolute()))!r}); {_WAYS}"
+def require_two_classes(labels: Iterable[str | None], where: str) -> None:
+    """Raise `DatasetError` unless `labels` name at least two classes."""
+    present = sorted({label for label in labels if label is not None})
+    if not present:
+        raise DatasetError(f"{where} has no labelled image; a classifier needs at least two classes")
+    if len(present) == 1:
+        raise DatasetError(
+            f"{where} has only one class, '{printable(present[0])}'; a classifier needs at least two"
         )
-    if path.is_dir():
-        from featbank.datasets._folder import FolderDataset
-
-        return FolderDataset(path, name=name, layout=layout, skip_empty_classes=skip_empty_classes)
-    if layout is not None:
-        raise _no_folder(layout, data)
-    if path.suffix.lower() == ".csv":
-        from featbank.datasets._csv import CSVDataset
-
-        return CSVDataset(path, name=name, **columns)
-    raise DatasetError(f"{shown!r} is a file but no .csv; unpack an archive first, then {_WAYS}")

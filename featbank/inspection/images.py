@@ -131,9 +131,10 @@ class RunImages:
         while digest not in self._by_digest and self._unhashed:
             part = self._unhashed.pop(0)
             logger.info("reading %d images of %s to find one by its digest", len(part), self._dataset.name)
-            for index, (found, unreadable) in zip(part, row_digests(self._dataset, part), strict=True):
-                if unreadable is None:
-                    self._by_digest.setdefault(found, index)
+            digests, unreadable = row_digests(self._dataset, part)
+            for place, index in enumerate(part):
+                if place not in unreadable:
+                    self._by_digest.setdefault(digests[place].tobytes(), index)
         return self._by_digest.get(digest)
 
     def row_of(self, image: str | os.PathLike[str]) -> int | None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from featbank.datasets import BlurredDataset, decode_image, open_dataset
-from featbank.datasets.blurring import blur_pixels, kernel_width
+from featbank.datasets.derived import blur_pixels, kernel_width
 from featbank.errors import InvalidInputError
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from featbank._stat_cache import DigestCache
 from featbank.datasets import (
     _files,
     build_manifest,
@@ -24,6 +25,7 @@ from featbank.datasets import (
     open_dataset,
     parse_split,
     row_indices,
+    select_images,
 )
 from featbank.errors import DatasetError, ImageDecodeError, InvalidInputError
 from featbank.manifest import SPLITS, RowStatus
@@ -417,3 +419,101 @@ def test_a_class_that_cannot_be_read_at_all_is_refused_unless_asked_for(caplog):
     assert "none of the images of 'cat' (3) in listed can be read: nothing can be learned" in caplog.text
     # A few images for a trial say nothing of the class.
     assert len(build_manifest(gone, limit=4)) == 4
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    for label in ("cat", "dog"):
+        (folder / label).mkdir(parents=True)
+        for index in range(20):
+            (folder / label / f"{index:02d}.png").write_bytes(f"{label} {index}".encode())
+    return folder
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """Paths of the files that are read, in any order."""
+    opened = []
+    original = _files.open_regular_file
+    monkeypatch.setattr(_files, "open_regular_file", lambda path: opened.append(path) or original(path))
+    return opened
+
+
+def known_digests(tmp_path):
+    return DigestCache(tmp_path / "digests", settle_s=-3600.0)  # the tests write and look at once
+
+
+def test_a_second_manifest_reads_no_file_that_has_not_changed(photos, tmp_path, reads):
+    first = build_manifest(open_dataset(photos), digests=known_digests(tmp_path))
+    assert len(reads) == 40
+    reads.clear()
+    second = build_manifest(open_dataset(photos), digests=known_digests(tmp_path))
+    assert reads == []
+    assert first.digest() == second.digest() == build_manifest(open_dataset(photos)).digest()
+
+
+def test_a_changed_file_alone_is_read_again(photos, tmp_path, reads):
+    build_manifest(open_dataset(photos), digests=known_digests(tmp_path))
+    reads.clear()
+    changed = photos / "cat" / "03.png"
+    before = changed.stat()
+    other = tmp_path / "other"
+    other.write_bytes(b"x" * before.st_size)  # of the size and time of the first, but another file
+    os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
+    other.replace(changed)
+    (photos / "dog" / "new.png").write_bytes(b"new")
+    manifest = build_manifest(open_dataset(photos), digests=known_digests(tmp_path))
+    assert sorted(one.rpartition(b"/")[2] for one in reads) == [b"03.png", b"new.png"]
+    row = manifest.ids.index(b"cat/03.png")
+    assert manifest.digests[row].tobytes() == hashlib.sha256(b"x" * before.st_size).digest()
+
+
+def test_rehash_reads_every_file(photos, tmp_path, reads):
+    build_manifest(open_dataset(photos), digests=known_digests(tmp_path))
+    reads.clear()
+    build_manifest(open_dataset(photos), digests=known_digests(tmp_path), rehash=True)
+    assert len(reads) == 40
+
+
+def test_a_file_that_cannot_be_read_is_tried_each_time(photos, tmp_path, reads):
+    (photos / "cat" / "03.png").unlink()
+    (photos / "cat" / "03.png").symlink_to("/proc/self/mem")  # there, and never readable from its start
+    for _ in range(2):
+        manifest = build_manifest(open_dataset(photos), digests=known_digests(tmp_path))
+        assert manifest.ids[int(np.flatnonzero(manifest.statuses)[0])] == b"cat/03.png"
+
+
+def test_an_image_is_known_wherever_it_is_listed(photos, tmp_path, reads):
+    build_manifest(open_dataset(photos), digests=known_digests(tmp_path))
+    reads.clear()
+    rows = "".join(f"{label}/{at:02d}.png,{label}\n" for label in ("cat", "dog") for at in range(5))
+    (photos / "list.csv").write_text("path,label\n" + rows)
+    build_manifest(select_images(open_dataset(photos), images_per_class=3), digests=known_digests(tmp_path))
+    opened = [one for one in reads if not one.endswith(b".csv")]
+    build_manifest(open_dataset(photos / "list.csv"), digests=known_digests(tmp_path))
+    assert opened == [one for one in reads if not one.endswith(b".csv")] == []
+
+
+def test_a_user_dataset_with_paths_of_its_own(photos, tmp_path, reads, monkeypatch):
+    monkeypatch.chdir(photos)
+
+    class Mine(Listed):
+        def path_of(self, index):
+            return self.ids[index]  # relative to where we are
+
+        def read(self, index):
+            reads.append(self.ids[index])
+            return (photos / os.fsdecode(self.ids[index])).read_bytes()
+
+    ids = tuple(f"{label}/{at:02d}.png".encode() for label in ("cat", "dog") for at in range(3))
+    dataset = Mine(ids, ("cat",) * 3 + ("dog",) * 3)
+    first = build_manifest(dataset, digests=known_digests(tmp_path))
+    reads.clear()
+    assert build_manifest(dataset, digests=known_digests(tmp_path)).digest() == first.digest()
+    assert reads == []
+
+
+def test_digests_are_kept_for_files_alone(tmp_path):
+    build_manifest(listed(5), digests=known_digests(tmp_path))
+    assert not (tmp_path / "digests").exists()

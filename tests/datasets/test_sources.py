@@ -9,7 +9,7 @@ import pytest
 
 import featbank.datasets
 from featbank.datasets import Dataset, open_dataset
-from featbank.datasets._names import safe_name
+from featbank.datasets.sources import safe_name
 from featbank.errors import InvalidInputError
 
 

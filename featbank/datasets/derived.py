@@ -1,17 +1,33 @@
-"""Parts of a dataset, and two datasets as one: what a published protocol takes of the images there are."""
+"""Datasets made of others: a part of one, two as one, one blurred, Tiny-ImageNet with its list of labels."""
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
+from featbank._cache import user_path
 from featbank._registry import nearest
-from featbank.datasets._names import require_two_classes, safe_name
-from featbank.datasets.sources import Dataset
+from featbank.datasets._arrays import pnm_bytes
+from featbank.datasets._folder import FolderDataset
+from featbank.datasets.sources import Dataset, require_two_classes, safe_name
 from featbank.errors import DatasetError, InvalidInputError, UnknownNameError
 from featbank.manifest import SPLITS, printable
 
-__all__ = ["PartDataset", "select_images", "with_test_images"]
+__all__ = [
+    "BlurredDataset",
+    "PartDataset",
+    "is_tiny_imagenet",
+    "open_tiny_imagenet",
+    "select_images",
+    "with_test_images",
+]
+
+_LIST = Path("val") / "val_annotations.txt"
 
 
 class PartDataset:
@@ -200,3 +216,140 @@ def with_test_images(dataset: Dataset, test: Dataset, *, name: str | None = None
         own = None if label is None else by_lower[label.casefold()]
         rows.append((test, index, b"~test_data/" + one, own, "test"))
     return PartDataset(dataset.name if name is None else name, dataset.location, rows, dataset.classes)
+
+
+class BlurredDataset:
+    """The images of a dataset after a Gaussian blur whose kernel is a part of each image's width.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    per_width : float
+        Kernel widths per image width, over 0: 75 blurs an image of 750 pixels with a kernel of 11 (10, made
+        odd). An image of less than twice as many pixels across stays as it is.
+
+    Raises
+    ------
+    InvalidInputError
+        If `per_width` is not over 0.
+    """
+
+    decodes = True
+
+    def __init__(self, dataset: Dataset, per_width: float) -> None:
+        if not 0 < per_width < float("inf"):
+            raise InvalidInputError(f"per_width={per_width!r} must be a finite number over 0")
+        self._dataset, self._per_width = dataset, per_width
+        self.name = safe_name(f"{dataset.name}-blurred")
+        self.location = dataset.location
+        self.ids, self.labels = dataset.ids, dataset.labels
+        self.classes, self.splits = dataset.classes, dataset.splits
+
+    def read(self, index: int) -> bytes:
+        """Return the blurred image as a PPM file; raises `OSError` or `ImageDecodeError`."""
+        from featbank.datasets.decoding import decode_image
+
+        pixels = np.asarray(decode_image(self._dataset.read(index)))  # (height, width, 3)
+        return pnm_bytes(blur_pixels(pixels, kernel_width(pixels.shape[1], self._per_width)))
+
+
+def kernel_width(image_width: int, per_width: float) -> int:
+    """Return the odd number of pixels nearest to ``image_width / per_width``, at least 1; a tie goes up.
+
+    Examples
+    --------
+    >>> kernel_width(750, 75), kernel_width(640, 75), kernel_width(32, 75)
+    (11, 9, 1)
+    """
+    return max(1, 2 * int(image_width / per_width / 2) + 1)
+
+
+def blur_pixels(pixels: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
+    """Blur an image by a Gaussian kernel of `width` pixels, as OpenCV's ``GaussianBlur`` with sigma 0 does.
+
+    Parameters
+    ----------
+    pixels : ndarray of uint8, shape (height, width, 3)
+    width : int
+        Odd; 1 changes nothing.
+
+    Returns
+    -------
+    ndarray of uint8, shape (height, width, 3)
+
+    References
+    ----------
+    OpenCV, ``getGaussianKernel``: sigma = 0.3 * ((width - 1) * 0.5 - 1) + 0.8; borders are mirrored without
+    repeating the last pixel.
+    """
+    if width == 1:
+        return pixels
+    from scipy.ndimage import convolve1d
+
+    sigma = 0.3 * ((width - 1) * 0.5 - 1) + 0.8
+    offsets = np.arange(width) - width // 2
+    kernel = np.exp(-(offsets**2) / (2 * sigma**2))
+    kernel /= kernel.sum()
+    blurred = pixels.astype(np.float64)
+    for axis in (0, 1):
+        blurred = convolve1d(blurred, kernel, axis=axis, mode="mirror")
+    return np.rint(blurred).astype(np.uint8)
+
+
+def is_tiny_imagenet(folder: str | os.PathLike[str]) -> bool:
+    """Return whether a folder is laid out as ``tiny-imagenet-200.zip`` is."""
+    return (user_path(folder) / _LIST).is_file()
+
+
+def open_tiny_imagenet(folder: str | os.PathLike[str]) -> Dataset:
+    """Open Tiny-ImageNet as its archive has it.
+
+    Parameters
+    ----------
+    folder : str or path
+        Holds ``train/CLASS/images/*.JPEG``, ``val/images/*.JPEG`` and ``val/val_annotations.txt``. Images of
+        ``test``, whose labels are not published, are left out.
+
+    Returns
+    -------
+    Dataset
+        Splits ``train`` and ``val``; classes are WordNet numbers.
+
+    Raises
+    ------
+    DatasetError
+        If an image of ``val`` is not in the list, or has a class no training image has.
+    """
+    # Its val/images is no class; said outright, it stays until the list has given its labels.
+    folder = user_path(folder)
+    found = FolderDataset(folder, layout="split/class")
+    labels = _listed(folder / _LIST)
+    splits = found.splits or ("train",) * len(found.ids)
+    classes = {one for one, split in zip(found.labels, splits, strict=True) if split == "train"}
+    rows: list[tuple[Dataset, int, bytes, str | None, str | None]] = []
+    for index, (one, split) in enumerate(zip(found.ids, splits, strict=True)):
+        if split == "test":
+            continue
+        label = found.labels[index]
+        if split == "val":
+            label = labels.get(one.rpartition(b"/")[2])
+            if label not in classes:
+                said = (
+                    "is not in"
+                    if label is None
+                    else f"has the class {printable(label)!r}, unknown to train, in"
+                )
+                raise DatasetError(f"image '{printable(one)}' of {found.location!r} {said} '{_LIST}'")
+        rows.append((found, index, one, label, split))
+    order = tuple(one for one in found.classes if one in classes)
+    return PartDataset(found.name, found.location, rows, order)
+
+
+def _listed(file: Path) -> dict[bytes, str]:
+    """Read name and class of each line; the box that follows them is not wanted."""
+    found = {}
+    for line in file.read_bytes().splitlines():
+        cells = line.split(b"\t")
+        if len(cells) >= 2:
+            found[cells[0]] = os.fsdecode(cells[1].strip())
+    return found
