@@ -104,6 +104,10 @@ def extract(
     ] = None,
     download: Annotated[bool, typer.Option("--download", help="Let torchvision fetch the dataset.")] = False,
     cache_dir: CacheDir = None,
+    rehash: Annotated[
+        bool,
+        typer.Option("--rehash", help="Read and hash every image again, also files that did not change."),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would cost, push nothing.")] = False,
     images: Annotated[
         int | None,

@@ -79,8 +79,8 @@ def build_manifest(
     override_split : bool, default=False
         Let `split` replace the splits the source itself has; without, the two together are refused.
     digests : DigestCache, optional
-        Digests known from before: a file that has not changed since is not read. It gets the new ones, and is
-        saved where its folder is there already.
+        Digests known from before: a file that has not changed since is not read. It gets the new ones; its
+        `save` keeps them.
     rehash : bool, default=False
         Read all files, also those whose digest is known.
 
@@ -391,8 +391,6 @@ def _hashed(
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     n = len(kept)
     digests, problems = row_digests(dataset, kept, cache, rehash=rehash)
-    if cache is not None:
-        cache.save()
     statuses = np.full(n, RowStatus.OK, dtype=np.uint8)
     statuses[list(problems)] = RowStatus.QUARANTINED
     if problems:

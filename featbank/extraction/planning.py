@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import featbank
-from featbank._atomic import file_digest
 from featbank._cache import banks_folder, user_path
+from featbank._stat_cache import DigestCache
 from featbank.backbones import get_spec
 from featbank.banks import Bank, BankKey, BankStore
 from featbank.datasets import Dataset, build_manifest, decoder_name, open_dataset
@@ -50,6 +50,8 @@ class Planned:
     settings : ExtractionSettings
     dataset : Dataset
     store : BankStore
+    digests : DigestCache
+        Kept with the bank: what has not changed is not read again.
     cuts : tuple of str
         Names from the backbone's table.
     manifest : Manifest
@@ -68,6 +70,7 @@ class Planned:
     settings: ExtractionSettings
     dataset: Dataset
     store: BankStore
+    digests: DigestCache
     cuts: tuple[str, ...]
     manifest: Manifest
     missing: Missing
@@ -240,9 +243,9 @@ def plan(
         label_column=settings.label_column,
         split_column=settings.split_column,
     )
-    store = BankStore(banks_folder(settings.cache_dir))
+    store, digests = BankStore(banks_folder(settings.cache_dir)), DigestCache.of(settings.cache_dir)
     banks = list(_banks(store, settings.backbone))
-    answering = [one for one in banks if _answers(one, settings)]
+    answering = [one for one in banks if _answers(one, settings, digests)]
     computing = None if answering else Computing(settings, cuts)
     manifest = build_manifest(
         dataset,
@@ -250,9 +253,11 @@ def plan(
         limit=settings.limit,
         skip_empty_classes=settings.skip_empty_classes,
         override_split=settings.override_split,
+        digests=digests,
+        rehash=settings.rehash,
     )
     begun = functools.partial(_begun, settings, dataset.name, manifest, cuts)
-    opened = functools.partial(_work, settings, dataset, store, cuts, manifest, banks, started)
+    opened = functools.partial(_work, settings, dataset, store, digests, cuts, manifest, banks, started)
     work = None
     for bank in begun(answering)[:1]:
         shapes = _shapes_of([one for one in banks if one.key == bank.key])
@@ -287,6 +292,7 @@ def _work(
     settings: ExtractionSettings,
     dataset: Dataset,
     store: BankStore,
+    digests: DigestCache,
     cuts: tuple[str, ...],
     manifest: Manifest,
     banks: Sequence[Bank],
@@ -304,7 +310,9 @@ def _work(
         errors = computing.proof.errors
     else:
         errors = next((found for one in (there, *lenders) if (found := proved_errors(one, cuts))), {})
-    return Planned(settings, dataset, store, cuts, manifest, missing, provenance, errors, computing, started)
+    return Planned(
+        settings, dataset, store, digests, cuts, manifest, missing, provenance, errors, computing, started
+    )
 
 
 def _said(work: Planned) -> ExtractionPlan:
@@ -402,7 +410,7 @@ def _shapes_of(banks: Sequence[Bank]) -> dict[str, tuple[int, ...]]:
 # what a bank says of how it was asked for ----------------------------------------------------------
 
 
-def _answers(bank: Bank, settings: ExtractionSettings) -> bool:
+def _answers(bank: Bank, settings: ExtractionSettings, digests: DigestCache) -> bool:
     """Say whether a bank was asked for as now, by what it says itself: then nothing needs be computed.
 
     Anything that is in doubt is a no: then weights are loaded, and say what the key is.
@@ -422,7 +430,7 @@ def _answers(bank: Bank, settings: ExtractionSettings) -> bool:
     if not _chosen(bank.key, settings):
         return False
     with contextlib.suppress(OSError, TypeError):
-        return asked["file"] is None or file_digest(asked["file"]) == asked["file_sha256"]
+        return asked["file"] is None or digests.file_digest(asked["file"]) == asked["file_sha256"]
     return False
 
 

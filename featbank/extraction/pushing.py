@@ -217,6 +217,7 @@ class _Push:
         bank = self._missing.bank
         quarantined = settle_quarantine(bank, self._bad, work.need_computing)
         bank.touch()
+        work.digests.save()
         # All is stored, and nothing will be pushed again once the user has said what is meant.
         manifest, settings = bank.manifest, work.settings
         refuse = not settings.skip_empty_classes and settings.limit is None

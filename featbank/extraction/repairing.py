@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from featbank._cache import user_path
+from featbank._stat_cache import DigestCache
 from featbank.backbones import Preprocessing, get_spec
 from featbank.banks import (
     CUT_FILE,
@@ -262,6 +263,7 @@ def _planned(bank: Bank, report: VerifyReport, dataset: Dataset, computing: Comp
         settings=computing.settings,
         dataset=dataset,
         store=BankStore(bank.path.parent.parent),
+        digests=DigestCache(None),
         cuts=tuple(report.lost),
         manifest=bank.manifest,
         missing=Missing(bank, writers, shards, (), {}, frozenset()),

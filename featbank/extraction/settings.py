@@ -93,6 +93,8 @@ class ExtractionSettings:
         there are two ways.
     skip_empty_classes : bool, default=False
         Go on without the classes that have no image that can be read, instead of refusing them.
+    rehash : bool, default=False
+        Read and hash every image, also those whose file has not changed since its digest was kept.
 
     Raises
     ------
@@ -137,6 +139,7 @@ class ExtractionSettings:
     decode: str = "cpu"
     layout: str | None = None
     skip_empty_classes: bool = False
+    rehash: bool = False
 
     def __post_init__(self) -> None:
         for name, allowed in (
