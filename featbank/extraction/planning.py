@@ -135,7 +135,7 @@ class ExtractionPlan:
     to_push : int
         Images that have to go through the backbone.
     to_copy : mapping of str to int
-        Bank -> rows whose features at some cut are copied from there.
+        Bank -> images whose features at some cut are copied from there.
     cuts : mapping of str to tuple of int
         Shape of one row at each cut.
     cut_bytes : mapping of str to int
@@ -560,7 +560,7 @@ def _tell_other_names(missing: Missing, banks: Sequence[Bank], location: str) ->
     """Say when a new bank would hold what one of another name holds: a folder was renamed, or copied."""
     names, here = {one.name: one for one in banks}, len(missing.bank)
     for name, rows in missing.copied().items():
-        if 2 * len(rows) >= max(here, len(names[name])):
+        if 10 * len(rows) >= 9 * max(here, len(names[name])):  # not where it is a part of it
             logger.warning(
                 "%d of the %d images of %s are in bank %s already, which was extracted from %s: they are "
                 "copied; --name %s continues that bank instead of making another",

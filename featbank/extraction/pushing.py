@@ -71,7 +71,7 @@ class ExtractionResult:
     splits : mapping of str to int
         Rows of each split.
     copied : int
-        Rows, of those skipped, whose features at some cut were copied from other banks of the cache.
+        Images, of those skipped, whose features at some cut were copied from other banks of the cache.
     """
 
     bank: Path
@@ -223,7 +223,6 @@ class _Push:
         refuse = not settings.skip_empty_classes and settings.limit is None
         check_classes(manifest, work.dataset.name, refuse=refuse, before=work.manifest)
         rows, n_pushed = len(manifest), len(self._pushed)
-        copied = self._copied - self._pushed
         return ExtractionResult(
             bank=bank.path,
             rows=rows,
@@ -234,7 +233,7 @@ class _Push:
             cuts={cut: self._missing.writers[cut].shape for cut in work.cuts},
             classes=manifest.present_classes(),
             splits=manifest.counts(),
-            copied=sum(one.tobytes() in copied for one in manifest.digests) if copied else 0,
+            copied=len(self._copied - self._pushed),
         )
 
     def _push(self) -> None:
