@@ -204,7 +204,8 @@ class _Lent:
         self._slots = lender.row_slots
         self._shards = there.plans()
         self._starts = np.array([one.start for one in self._shards], np.int64)
-        self._files = {int(name[:5]): there.folder / name for name in lender.shard_names(writer.cut)}
+        names = lender.shard_names(writer.cut)
+        self._files = {int(name.partition("-")[0]): there.folder / name for name in names}
         self._checked: set[Path] = set()
 
     def check(self, rows: NDArray[np.int64]) -> list[Path]:

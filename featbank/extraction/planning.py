@@ -7,7 +7,6 @@ equal versions, and holds every row, is found without torch and without the weig
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import os
 import platform
@@ -256,13 +255,35 @@ def plan(
         digests=digests,
         rehash=settings.rehash,
     )
-    begun = functools.partial(_begun, settings, dataset.name, manifest, cuts)
-    opened = functools.partial(_work, settings, dataset, store, digests, cuts, manifest, banks, started)
+
+    def begun(found: Sequence[Bank]) -> list[Bank]:
+        return _begun(settings, dataset.name, manifest, cuts, found)
+
+    def into(
+        key: BankKey,
+        provenance: dict[str, Any],
+        shapes: Mapping[str, tuple[int, ...]],
+        computing: Computing | None = None,
+    ) -> Planned:
+        there = store.planned(dataset.name, key, provenance)
+        lenders = [one for one in banks if one.key == key and one.path != there.path]
+        made_by = None if computing is None else computing.made_by
+        missing = find_missing(
+            there, manifest, cuts, key.dtype, shapes=shapes, lenders=lenders, made_by=made_by
+        )
+        if computing is not None and computing.proof is not None:
+            errors = computing.proof.errors
+        else:
+            errors = next((found for one in (there, *lenders) if (found := proved_errors(one, cuts))), {})
+        return Planned(
+            settings, dataset, store, digests, cuts, manifest, missing, provenance, errors, computing, started
+        )
+
     work = None
     for bank in begun(answering)[:1]:
         shapes = _shapes_of([one for one in banks if one.key == bank.key])
         if shapes.keys() >= set(cuts):
-            work = opened(bank.key, {**bank.provenance, **_source_of(dataset)}, shapes, None)
+            work = into(bank.key, {**bank.provenance, **_source_of(dataset)}, shapes)
     if work is None or len(work.missing.slots()):
         computing = computing or Computing(settings, cuts)
         candidates = begun(
@@ -272,7 +293,7 @@ def plan(
             computing.open_images(dataset, manifest, [one.key.batch_size for one in candidates])
             computing.choose(candidates)
             provenance = _provenance(settings, dataset, computing)
-            work = opened(computing.key, provenance, computing.shapes, computing)
+            work = into(computing.key, provenance, computing.shapes, computing)
         except BaseException:
             computing.close()
             raise
@@ -286,33 +307,6 @@ def plan(
     except BaseException:
         found.close()
         raise
-
-
-def _work(
-    settings: ExtractionSettings,
-    dataset: Dataset,
-    store: BankStore,
-    digests: DigestCache,
-    cuts: tuple[str, ...],
-    manifest: Manifest,
-    banks: Sequence[Bank],
-    started: float,
-    key: BankKey,
-    provenance: dict[str, Any],
-    shapes: Mapping[str, tuple[int, ...]],
-    computing: Computing | None,
-) -> Planned:
-    there = store.planned(dataset.name, key, provenance)
-    lenders = [one for one in banks if one.key == key and one.path != there.path]
-    made_by = None if computing is None else computing.made_by
-    missing = find_missing(there, manifest, cuts, key.dtype, shapes=shapes, lenders=lenders, made_by=made_by)
-    if computing is not None and computing.proof is not None:
-        errors = computing.proof.errors
-    else:
-        errors = next((found for one in (there, *lenders) if (found := proved_errors(one, cuts))), {})
-    return Planned(
-        settings, dataset, store, digests, cuts, manifest, missing, provenance, errors, computing, started
-    )
 
 
 def _said(work: Planned) -> ExtractionPlan:

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -173,13 +173,13 @@ def source_of(
         ) from error
 
 
-def settings_of(bank: Bank, **changes: Any) -> ExtractionSettings:
-    """Return the settings that extract into a bank again: as it was asked for, and as was chosen for it."""
+def settings_of(bank: Bank, cuts: Sequence[str], **changes: Any) -> ExtractionSettings:
+    """Return the settings that extract cuts of a bank again: as it was asked for and as was chosen for it."""
     key, said = bank.key, bank.provenance
     precision, compiled = split_precision(key.precision)
     stored: dict[str, Any] = {
         "backbone": key.backbone,
-        "cuts": (*bank.cuts, *bank.partial_cuts),
+        "cuts": cuts,
         "weights": said.get("weights_path") or said.get("weights"),
         "image_size": key.image_size,
         "precision": precision,
@@ -203,7 +203,7 @@ def _open(
 ) -> Computing:
     """Load what computes a bank's rows, and refuse where they would not fit the others."""
     cuts = tuple(report.lost) or bank.cuts or (get_spec(bank.key.backbone).cuts[0].name,)
-    changes: dict[str, Any] = {"cuts": cuts, "device": device, "workers": workers}
+    changes: dict[str, Any] = {"device": device, "workers": workers}
     if weights is not None:
         changes["weights"] = weights
     if choose_devices(device)[0].type != "cuda":
@@ -212,7 +212,7 @@ def _open(
         )
     from featbank.backbones import load_backbone
 
-    settings = settings_of(bank, **changes)
+    settings = settings_of(bank, cuts, **changes)
     backbone = load_backbone(
         settings.backbone,
         weights=settings.weights,
