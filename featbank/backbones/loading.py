@@ -39,6 +39,8 @@ class Backbone:
         What finds a file of the user's again; None for other weights.
     absent : frozenset of str
         Tensors of the classifier that the file had not, NaN in the module; `truncate` refuses cuts behind.
+    weights_file, weights_file_sha256 : str or None
+        The file the weights were read from, whoever's it is, and its digest; None for random weights.
     """
 
     spec: BackboneSpec
@@ -49,6 +51,8 @@ class Backbone:
     class_names: tuple[str, ...] | None
     weights_path: str | None = None
     absent: frozenset[str] = frozenset()
+    weights_file: str | None = None
+    weights_file_sha256: str | None = None
 
     __repr__ = short_repr
 
@@ -134,4 +138,6 @@ def load_backbone(
         loaded.class_names,
         weights_path=source.place,
         absent=loaded.absent,
+        weights_file=None if source.path is None else str(source.path.absolute()),
+        weights_file_sha256=source.sha256,
     )

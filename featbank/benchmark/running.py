@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from featbank._atomic import make_folder
 from featbank._cache import user_path
+from featbank._cores import usable_cores
 from featbank.backbones import truncate
 from featbank.banks import Bank
 from featbank.benchmark import _stages as stages
@@ -27,8 +28,7 @@ from featbank.benchmark._neighbours import neighbours as busy_loops
 from featbank.benchmark.results import BenchmarkResult, Round
 from featbank.datasets import Dataset, open_dataset, row_indices
 from featbank.errors import InvalidInputError
-from featbank.extraction import Extraction, choose_devices, choose_jpeg_decoder, open_loader
-from featbank.extraction.task import usable_cores
+from featbank.extraction import ExtractionPlan, ExtractionSettings, choose_devices, plan, push
 from featbank.extraction.work import run_size
 from featbank.manifest import RowStatus
 
@@ -177,36 +177,26 @@ def run_benchmark(
         tempfile.TemporaryDirectory(prefix="featbank-bench-", dir=parent) as folder,
         contextlib.ExitStack() as stack,
     ):
-
-        def extraction(cache: str, **changed: Any) -> Extraction:
-            settings: dict[str, Any] = {
-                "backbone": backbone,
-                "cuts": cuts,
-                "weights": weights,
-                "split": _SPLIT,
-                "override_split": True,
-                "image_size": None,
-                "transform": None,
-                "precision": precision,
-                "compile": compile,
-                "dtype": "float16",
-                "batch_size": batch_size,
-                "limit": limit or None,
-                "name": None,
-                "device": device,
-                "workers": workers,
-                "random_state": random_state,
-                "data_root": None,
-                "download": False,
-                "decode": decode,
-                "skip_empty_classes": True,
-                "cache_dir": Path(folder) / cache,
-            }
-            return Extraction(dataset, **{**settings, **changed})
-
+        settings = ExtractionSettings(
+            backbone=backbone,
+            cuts=cuts,
+            weights=weights,
+            split=_SPLIT,
+            override_split=True,
+            precision=precision,
+            compile=compile,
+            batch_size=batch_size,
+            limit=limit or None,
+            device=device,
+            workers=workers,
+            random_state=random_state,
+            cache_dir=Path(folder) / "first",
+            decode=decode,
+            skip_empty_classes=True,
+        )
         stack.enter_context(_empty_compiler_cache(Path(folder) / "compiler"))
         stack.enter_context(busy_loops(neighbours))
-        bench = _Bench(extraction, Path(folder), workers, decode, random_state, stack)
+        bench = _Bench(dataset, settings, Path(folder), stack)
         plain = bench.plain_script(plain_workers) if baseline else None
         step()
         rounds = [bench.round(number, plain, step) for number in range(repeats)]
@@ -217,66 +207,60 @@ class _Bench:
     """The images, what was settled once for all rounds, and how one round is measured."""
 
     def __init__(
-        self,
-        extraction: Callable[..., Extraction],
-        folder: Path,
-        workers: int,
-        decode: str,
-        random_state: int,
-        stack: contextlib.ExitStack,
+        self, dataset: Dataset, settings: ExtractionSettings, folder: Path, stack: contextlib.ExitStack
     ) -> None:
-        self._folder, self._workers, self._random_state = folder, workers, random_state
+        self._dataset, self._folder = dataset, folder
         with _quiet("featbank.extraction.precision"):  # the result says how far off it is
-            self._task = task = stack.enter_context(extraction("first"))
-        settled = {
-            "precision": task.forward.precision,
-            "compile": "on" if task.forward.compiled else "off",
-            "batch_size": task.forward.batch_size,
-        }
-        self._extraction = partial(extraction, **settled)
-        # counted now: the plain script hangs its hooks into this module
-        self._macs = truncate(task.backbone, task.cuts).macs
-        self._row_bytes = sum(task.plan().cut_bytes.values()) // len(task.bank.slot_table)
-        self._plain_errors: list[float] = []
-        first_rows = task.bank.slot_first_rows()
-        size = run_size(task.forward.batch_size)
-        self._loader = open_loader(
-            task.dataset,
-            task.bank.manifest,
-            task.backbone.preprocessing,
-            workers,
-            size,
-            decoder=choose_jpeg_decoder(decode, task.device),
+            self._plan = stack.enter_context(plan(dataset, settings))
+        work = self._plan.need_work()
+        self._bank, self._computing = work.missing.bank, work.need_computing()
+        self._forward = forward = self._computing.forward
+        # what was chosen is chosen for all rounds
+        self._settings = replace(
+            settings,
+            precision=forward.precision,
+            compile="on" if forward.compiled else "off",
+            batch_size=forward.batch_size,
         )
-        stack.callback(self._loader.close)
+        # counted now: the plain script hangs its hooks into this module
+        self._macs = truncate(self._computing.backbone, self._computing.cuts).macs
+        self._row_bytes = self._plan.size_bytes // len(self._bank.slot_table)
+        self._plain_errors: list[float] = []
+        first_rows = self._bank.slot_first_rows()
+        size = run_size(forward.batch_size)
+        self._loader = self._computing.loader
         self._batches = [
             (start, first_rows[start : start + size].tolist()) for start in range(0, len(first_rows), size)
         ]
         self._n_slots = len(first_rows)
         self._held, ok = self._decoded()
-        self._push = stages.bare_forward(task.forward, task.cuts)
+        self._push = stages.bare_forward(forward, self._computing.cuts)
         self._rows: NDArray[np.int64] = first_rows[ok]
         if not len(self._rows):
             raise InvalidInputError(
-                f"none of the {len(first_rows)} images of {task.dataset.name!r} could be read; "
+                f"none of the {len(first_rows)} images of {dataset.name!r} could be read; "
                 "nothing was measured"
             )
         with _quiet():
-            self._extraction("warm", compile="off", limit=min(size, self._n_slots)).run()
+            push(self._planned("warm", compile="off", limit=min(size, self._n_slots)))
         shutil.rmtree(folder / "warm")
+
+    def _planned(self, cache: str, **changes: Any) -> ExtractionPlan:
+        """Plan the extraction once more, into a cache of its own."""
+        return plan(self._dataset, replace(self._settings, cache_dir=self._folder / cache, **changes))
 
     def _decoded(self) -> tuple[list[Tensor], NDArray[np.bool_]]:
         """Decode everything once; keep as many whole batches as memory may hold; say what is an image."""
         import torch
 
-        task, held = self._task, []
-        size = task.forward.batch_size
+        held: list[Tensor] = []
+        size = self._forward.batch_size
         ok, held_bytes = [], 0
         for run in self._loader.batches(self._batches):
             ok.append(run.statuses == RowStatus.OK)
             if held_bytes < _HELD_BYTES:
                 # on a card the forward pass alone is without the way there
-                images = torch.as_tensor(run.images).to(task.device)  # (n, h, w, 3)
+                images = torch.as_tensor(run.images).to(self._forward.device)  # (n, h, w, 3)
                 images = torch.cat([images, images.new_zeros((-len(images) % size, *images.shape[1:]))])
                 held += [images[start : start + size] for start in range(0, len(images), size)]
                 held_bytes += images.nbytes
@@ -286,13 +270,12 @@ class _Bench:
         """Prepare the plain script and push one batch through it."""
         from featbank.benchmark._plain import PlainScript
 
-        task = self._task
         plain = PlainScript(
-            task.backbone,
-            task.cuts,
-            task.dataset,
-            row_indices(task.dataset, task.bank.manifest)[self._rows].tolist(),
-            device=task.device,
+            self._computing.backbone,
+            self._computing.cuts,
+            self._dataset,
+            row_indices(self._dataset, self._bank.manifest)[self._rows].tolist(),
+            device=self._forward.device,
             workers=workers,
         )
         plain.warm_up()
@@ -300,33 +283,33 @@ class _Bench:
 
     def round(self, number: int, plain: PlainScript | None, step: Callable[[], None]) -> Round:
         """Measure everything once."""
-        cold_s = self._task.forward.compile_s
+        device = self._forward.device
         with _quiet():
             started = time.perf_counter()
-            task = self._extraction(f"{number}")
+            planned = self._planned(f"{number}")
             ready = time.perf_counter()
-            result = task.run()
+            result = push(planned)
             done = time.perf_counter()
-        setup_s = ready - started - (task.forward.compile_s or 0.0)
+        compile_s = planned.need_work().need_computing().forward.compile_s
+        setup_s = ready - started - (compile_s or 0.0)
         step()
-        eager_wait_s = self._wait_without_compiling() if plain is not None and task.forward.compiled else None
+        compared = plain is not None and self._forward.compiled
+        eager_wait_s = self._wait_without_compiling() if compared else None
         n = len(self._rows)
         decode_s = stages.time_decode(self._loader, self._batches)
         step()
-        n_batches = -(-self._n_slots // task.forward.batch_size)
+        n_batches = -(-self._n_slots // self._forward.batch_size)
         forward_ips = {
             name: self._n_slots
-            / stages.time_forward(
-                self._push, self._held, n_batches, task.device, lanes=lanes, threads=threads
-            )
-            for name, (lanes, threads) in _configurations(task.device).items()
+            / stages.time_forward(self._push, self._held, n_batches, device, lanes=lanes, threads=threads)
+            for name, (lanes, threads) in _configurations(device).items()
         }
         step()
         bank = Bank.open(result.bank, check="size")
         write_s = stages.time_write(bank, self._folder / "written")
         shutil.rmtree(self._folder / "written")
         step()
-        read_s, memmap_s = stages.time_read(bank, self._rows, self._random_state + number)
+        read_s, memmap_s = stages.time_read(bank, self._rows, self._settings.random_state + number)
         step()
         plain_s = None
         if plain is not None:
@@ -344,7 +327,7 @@ class _Bench:
             end_to_end_ips=result.pushed / (done - ready),
             plain_ips=None if plain_s is None else n / plain_s,
             setup_s=setup_s,
-            wait_s=setup_s + (cold_s or 0.0) + done - ready,
+            wait_s=setup_s + (self._forward.compile_s or 0.0) + done - ready,
             eager_wait_s=eager_wait_s,
         )
 
@@ -352,7 +335,7 @@ class _Bench:
         """Return how long the same extraction takes from the command on, nothing compiled."""
         with _quiet():
             started = time.perf_counter()
-            self._extraction("eager", compile="off").run()
+            push(self._planned("eager", compile="off"))
             wait_s = time.perf_counter() - started
         shutil.rmtree(self._folder / "eager")
         return wait_s
@@ -363,30 +346,30 @@ class _Bench:
         """Put together what the rounds measured, and on what."""
         import torch
 
-        task = self._task
+        computing, forward = self._computing, self._forward
         return BenchmarkResult(
             rounds=rounds,
-            data=task.dataset.location,
-            backbone=task.backbone.name,
-            weights=task.backbone.weights,
-            cuts=task.shapes,
+            data=self._dataset.location,
+            backbone=computing.backbone.name,
+            weights=computing.backbone.weights,
+            cuts=computing.shapes,
             row_bytes=self._row_bytes,
             macs=self._macs,
             n_images=len(self._rows),
             n_unreadable=self._n_slots - len(self._rows),
-            image_size=task.backbone.preprocessing.image_size,
-            batch_size=task.forward.batch_size,
-            precision=task.forward.arithmetic_name,
-            precision_errors=dict(task.proof.errors),
-            device=str(task.device),
-            device_name=_device_name(task.device),
-            compile_s=task.forward.compile_s,
+            image_size=computing.backbone.preprocessing.image_size,
+            batch_size=forward.batch_size,
+            precision=forward.arithmetic_name,
+            precision_errors=dict(self._plan.need_work().errors),
+            device=str(forward.device),
+            device_name=_device_name(forward.device),
+            compile_s=forward.compile_s,
             neighbours=neighbours,
             threads=torch.get_num_threads(),
-            workers=self._workers,
+            workers=self._settings.workers or 1,
             plain_workers=plain_workers,
             plain_error=max(self._plain_errors) if self._plain_errors else None,
-            versions=_versions(task.bank),
+            versions=_versions(self._bank),
         )
 
 

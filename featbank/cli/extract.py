@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,6 +20,7 @@ from featbank.cli._options import (
     split_commas,
 )
 from featbank.cli._output import human_bytes, human_time, print_json, progress_bar, say
+from featbank.errors import InvalidInputError
 from featbank.manifest import printable
 
 if TYPE_CHECKING:
@@ -97,13 +98,25 @@ def extract(
     skip_empty_classes: SkipEmptyClasses = False,
     device: Device = None,
     workers: Annotated[int | None, typer.Option(help="Decoding processes; one per core by default.")] = None,
+    lanes: Annotated[
+        int | None,
+        typer.Option(help="Batches a CPU computes at once, each on one core; one per core by default."),
+    ] = None,
     random_state: Seed = 0,
     data_root: Annotated[
         str | None, typer.Option(metavar="PATH", help="Where torchvision datasets lie.")
     ] = None,
     download: Annotated[bool, typer.Option("--download", help="Let torchvision fetch the dataset.")] = False,
     cache_dir: CacheDir = None,
+    rehash: Annotated[
+        bool,
+        typer.Option("--rehash", help="Read and hash every image again, also files that did not change."),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would cost, push nothing.")] = False,
+    images: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="With --dry-run: of N made-up photographs; no data, no weights."),
+    ] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 1 when images were quarantined.")
     ] = False,
@@ -113,48 +126,25 @@ def extract(
 
     Example: featbank extract photos/ --backbone vgg16 --cut block4_pool --cut fc7 --split 28,4,8
     """
-    from featbank.extraction import Extraction
+    given = locals()
+    from featbank.extraction import ExtractionSettings, estimate, plan, push
 
-    task = Extraction(
-        data,
-        backbone=backbone,
-        cuts=split_commas(cut),
-        weights=weights,
-        split=split,
-        override_split=override_split,
-        path_column=path_column,
-        label_column=label_column,
-        split_column=split_column,
-        image_size=image_size,
-        transform=transform,
-        precision=precision,
-        compile=compile,
-        dtype=dtype,
-        batch_size=batch_size,
-        limit=limit,
-        name=name,
-        device=device,
-        workers=workers,
-        random_state=random_state,
-        data_root=data_root,
-        download=download,
-        cache_dir=cache_dir,
-        on_overflow=on_overflow,
-        decode=decode,
-        layout=layout,
-        skip_empty_classes=skip_empty_classes,
-    )
-    plan = task.plan(measure=dry_run)
-    if dry_run:
-        task.close()
-        if as_json:
-            print_json({**asdict(plan), "size_bytes": plan.size_bytes})
-        else:
-            typer.echo(_said_of_plan(plan))
+    asked = {one.name: given[one.name] for one in fields(ExtractionSettings) if one.name in given}
+    settings = ExtractionSettings(**{**asked, "cuts": split_commas(cut)})
+    if images is not None:
+        if not dry_run:
+            raise InvalidInputError(
+                f"--images {images} is for --dry-run, which says what so many images would cost"
+            )
+        _print_plan(estimate(images, settings), as_json)
         return
-    say(_said_of_plan(plan))
-    with progress_bar("extract", "images") as progress:
-        result = task.run(progress)
+    with plan(data, settings, measure=dry_run) as todo:
+        if dry_run:
+            _print_plan(todo, as_json)
+            return
+        say(_said_of_plan(todo))
+        with progress_bar("extract", "images") as progress:
+            result = push(todo, progress=progress)
     if as_json:
         print_json(asdict(result))
     else:
@@ -163,13 +153,24 @@ def extract(
         raise typer.Exit(1)
 
 
+def _print_plan(plan: ExtractionPlan, as_json: bool) -> None:
+    if as_json:
+        print_json(plan.to_dict())
+    else:
+        typer.echo(_said_of_plan(plan))
+
+
 def _said_of_plan(plan: ExtractionPlan) -> str:
     sizes = ", ".join(f"{cut} {human_bytes(size)}" for cut, size in plan.cut_bytes.items())
     time_left = f"; about {human_time(plan.duration_s)}" if plan.duration_s is not None else ""
+    copies = "".join(f", {n} to copy from bank {name}" for name, n in plan.to_copy.items())
+    if plan.assumed:
+        last = f"assumed: {'; '.join(plan.assumed)}"
+    else:
+        last = f"classes {_said_of_classes(plan.classes)}; splits {_said_of_splits(plan.splits)}"
     return (
-        f"{plan.to_push} of {plan.rows} images to push; to write: {sizes}; "
-        f"{human_bytes(plan.disk_free_bytes)} free{time_left}\n"
-        f"classes {_said_of_classes(plan.classes)}; splits {_said_of_splits(plan.splits)}"
+        f"{plan.to_push} of {plan.rows} images to push{copies}; to write: {sizes}; "
+        f"{human_bytes(plan.disk_free_bytes)} free{time_left}\n{last}"
     )
 
 

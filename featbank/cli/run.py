@@ -134,8 +134,7 @@ def _print_costs(costs: list[ExperimentCost], as_json: bool) -> None:
                     {
                         "experiments": one.experiments,
                         "fits": one.fits,
-                        **asdict(one.plan),
-                        "size_bytes": one.plan.size_bytes,
+                        **one.plan.to_dict(),
                     }
                     for one in costs
                 ]

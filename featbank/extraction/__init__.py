@@ -1,9 +1,9 @@
-"""One pass: batches of decoded images in, features per cut out, into a bank."""
+"""One pass: batches of decoded images in, features per cut out, into a bank; settings, plan, push."""
 
 from __future__ import annotations
 
-from featbank.extraction._extract import extract
 from featbank.extraction.device_images import DeviceBatchLoader, ImageLoader, open_loader
+from featbank.extraction.estimating import estimate
 from featbank.extraction.forward import Forward, choose_device, choose_devices
 from featbank.extraction.images import BadImage, Batch, BatchLoader
 from featbank.extraction.jpeg_decoder import (
@@ -13,11 +13,11 @@ from featbank.extraction.jpeg_decoder import (
     decode_of,
     open_jpeg_decoder,
 )
-from featbank.extraction.overflow import ON_OVERFLOW, as_stored, stored_dtype
+from featbank.extraction.planning import ExtractionPlan, plan
 from featbank.extraction.precision import ERROR_LIMIT, PRECISIONS, PrecisionProof, split_precision
-from featbank.extraction.repairing import RepairResult, repair_bank, source_of
-from featbank.extraction.task import Extraction, ExtractionResult
-from featbank.extraction.work import ExtractionPlan
+from featbank.extraction.pushing import ExtractionResult, extract, push
+from featbank.extraction.repairing import RepairResult, repair_bank, settings_of, source_of
+from featbank.extraction.settings import ON_OVERFLOW, ExtractionSettings, as_stored, stored_dtype
 
 __all__ = [
     "DECODE",
@@ -28,9 +28,9 @@ __all__ = [
     "Batch",
     "BatchLoader",
     "DeviceBatchLoader",
-    "Extraction",
     "ExtractionPlan",
     "ExtractionResult",
+    "ExtractionSettings",
     "Forward",
     "ImageLoader",
     "JpegDecoder",
@@ -41,10 +41,14 @@ __all__ = [
     "choose_devices",
     "choose_jpeg_decoder",
     "decode_of",
+    "estimate",
     "extract",
     "open_jpeg_decoder",
     "open_loader",
+    "plan",
+    "push",
     "repair_bank",
+    "settings_of",
     "source_of",
     "split_precision",
     "stored_dtype",

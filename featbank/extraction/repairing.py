@@ -5,38 +5,37 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from featbank._cache import user_path
-from featbank._cores import usable_cores
-from featbank.backbones import Backbone, Preprocessing, load_backbone, truncate
+from featbank._stat_cache import DigestCache
+from featbank.backbones import Preprocessing, get_spec
 from featbank.banks import (
     CUT_FILE,
     Bank,
-    CutWriter,
-    SetAside,
-    ShardPlan,
+    BankStore,
     VerifyReport,
     damaged_files,
     set_damaged_aside,
     verify_bank,
 )
-from featbank.datasets import Dataset, compare_sources, decoder_name, reopen_dataset
+from featbank.datasets import Dataset, compare_sources, reopen_dataset
 from featbank.errors import FeatbankError, InvalidInputError, MissingDataError
-from featbank.extraction._pass import Pass
-from featbank.extraction.changes import tell_makers
-from featbank.extraction.compiling import check_compile
-from featbank.extraction.device_images import ImageLoader, open_loader
-from featbank.extraction.forward import Forward, choose_device, made_by
-from featbank.extraction.jpeg_decoder import JpegDecoder, choose_jpeg_decoder, decode_of
-from featbank.extraction.overflow import CLIPPED, stored_dtype, tell_clipped
-from featbank.extraction.precision import check_precision, split_precision
-from featbank.extraction.quarantine import settle_quarantine
-from featbank.extraction.work import run_size
+from featbank.extraction.choosing import Computing
+from featbank.extraction.forward import choose_devices
+from featbank.extraction.images import BadImage
+from featbank.extraction.jpeg_decoder import decode_of
+from featbank.extraction.missing import Missing
+from featbank.extraction.planning import Planned
+from featbank.extraction.precision import split_precision
+from featbank.extraction.pushing import push_missing, settle_quarantine, tell_clipped, tell_makers
+from featbank.extraction.settings import CLIPPED, ExtractionSettings, stored_dtype
 from featbank.manifest import RowStatus, printable, short_repr
 
 __all__ = ["RepairResult", "repair_bank", "source_of"]
@@ -132,7 +131,30 @@ def repair_bank(
     damaged_files(report)  # a bank without its key or its rows ends here
     if report.ok:
         return RepairResult(folder, None, (), 0, 0, (), report)
-    return _Repair(folder, report, data, data_root, weights, device, workers).run(progress)
+    opened = Bank.open(folder, check="size")
+    dataset = source_of(opened, data, data_root)
+    _check_images(opened, report, dataset)
+    computing = _open(opened, report, dataset, weights, device, workers)
+    aside = set_damaged_aside(report)
+    with contextlib.closing(computing):
+        opened = Bank.open(folder, check="size")
+        work = _planned(opened, report, dataset, computing)
+        pushed, bad = set[bytes](), list[BadImage]()
+        push_missing(work, pushed, set(), bad, progress)
+        for path in aside.moved:
+            if path.name == CUT_FILE:
+                _finish(work, path.parent.name)
+            elif path.parent == folder:  # quarantine.jsonl
+                settle_quarantine(opened, bad, work.need_computing)
+    return RepairResult(
+        folder,
+        aside.folder,
+        aside.moved,
+        sum(map(len, work.missing.shards.values())),
+        len(pushed),
+        _differing(report, work.missing),
+        verify_bank(folder),
+    )
 
 
 def source_of(
@@ -151,98 +173,114 @@ def source_of(
         ) from error
 
 
-class _Repair:
-    """Everything a repair needs, found and checked before anything is moved."""
+def settings_of(bank: Bank, cuts: Sequence[str], **changes: Any) -> ExtractionSettings:
+    """Return the settings that extract cuts of a bank again: as it was asked for and as was chosen for it."""
+    key, said = bank.key, bank.provenance
+    precision, compiled = split_precision(key.precision)
+    stored: dict[str, Any] = {
+        "backbone": key.backbone,
+        "cuts": cuts,
+        "weights": said.get("weights_path") or said.get("weights"),
+        "image_size": key.image_size,
+        "precision": precision,
+        "compile": "on" if compiled else "off",
+        "dtype": key.dtype.removesuffix("-clip"),
+        "on_overflow": "clip" if key.dtype == CLIPPED else "error",
+        "batch_size": key.batch_size,
+        "decode": decode_of(key.decoder),
+        "random_state": said.get("random_state") or 0,
+    }
+    return ExtractionSettings(**stored | changes)
 
-    def __init__(
-        self,
-        folder: Path,
-        report: VerifyReport,
-        data: str | os.PathLike[str] | Dataset | None,
-        data_root: str | os.PathLike[str] | None,
-        weights: str | os.PathLike[str] | None,
-        device: str | None,
-        workers: int | None,
-    ) -> None:
-        self._report = report
-        self._bank = bank = Bank.open(folder, check="size")
-        self._dataset = source_of(bank, data, data_root)
-        self._workers = workers or usable_cores()
-        _check_images(bank, report, self._dataset)
-        chosen = choose_device(device)
-        precision, compiled = split_precision(bank.key.precision)
-        check_precision(precision, chosen)
-        check_compile("on" if compiled else "off", chosen)
-        # a decoder that is not to be had here is told below, with whatever else differs
-        decode = decode_of(bank.key.decoder) if chosen.type == "cuda" else "cpu"
-        self._decoder = choose_jpeg_decoder(decode, chosen)
-        self._backbone = _backbone_of(bank, weights, self._decoder)
-        self._forward = Forward(
-            self._backbone,
-            device=chosen,
-            precision=precision,
-            batch_size=bank.key.batch_size,
-            compiled=compiled,
+
+def _open(
+    bank: Bank,
+    report: VerifyReport,
+    dataset: Dataset,
+    weights: str | os.PathLike[str] | None,
+    device: str | None,
+    workers: int | None,
+) -> Computing:
+    """Load what computes a bank's rows, and refuse where they would not fit the others."""
+    cuts = tuple(report.lost) or bank.cuts or (get_spec(bank.key.backbone).cuts[0].name,)
+    changes: dict[str, Any] = {"device": device, "workers": workers}
+    if weights is not None:
+        changes["weights"] = weights
+    if choose_devices(device)[0].type != "cuda":
+        changes["decode"] = (
+            "cpu"  # a decoder that is not to be had here is told below, with what else differs
         )
-        cuts = list(report.lost)
-        self._shapes = truncate(self._backbone, cuts).cut_shapes if cuts else {}
+    from featbank.backbones import load_backbone
 
-    def run(self, progress: Callable[[int, int], None] | None) -> RepairResult:
-        aside = set_damaged_aside(self._report)
-        bank = Bank.open(self._bank.path, check="size")
-        with contextlib.closing(
-            open_loader(
-                self._dataset,
-                bank.manifest,
-                self._backbone.preprocessing,
-                self._workers,
-                run_size(bank.key.batch_size),
-                decoder=self._decoder,
-            )
-        ) as loader:
-            return self._push(aside, bank, loader, progress)
-
-    def _push(
-        self, aside: SetAside, bank: Bank, loader: ImageLoader, progress: Callable[[int, int], None] | None
-    ) -> RepairResult:
-        writers = {cut: self._writer(bank, cut) for cut in self._report.lost}
-        missing = {cut: self._wanted(cut, writer) for cut, writer in writers.items()}
-        pushed = np.zeros(len(bank.slot_table), bool)
-        clip = bank.key.dtype == CLIPPED
-        bad = Pass(bank, loader, [self._forward], writers, missing, clip).push(pushed, progress)
-        for path in aside.moved:
-            if path.name == CUT_FILE:
-                self._finish(bank, path.parent.name)
-            elif path.parent == bank.path:  # quarantine.jsonl
-                settle_quarantine(bank, loader, bad)
-        return RepairResult(
-            bank.path,
-            aside.folder,
-            aside.moved,
-            sum(map(len, missing.values())),
-            int(pushed.sum()),
-            _differing(self._report, writers, missing),
-            verify_bank(bank.path),
+    settings = settings_of(bank, cuts, **changes)
+    backbone = load_backbone(
+        settings.backbone,
+        weights=settings.weights,
+        image_size=settings.image_size,
+        random_state=settings.random_state,
+    )
+    try:
+        backbone = replace(backbone, preprocessing=Preprocessing(**bank.key.transform))
+    except TypeError as error:
+        raise InvalidInputError(
+            f"bank {bank.name!r} cannot be repaired by this featbank: it does not know the preprocessing "
+            f"{bank.key.transform!r}; use the one that extracted it"
+        ) from error
+    computing = Computing(settings, cuts, backbone)
+    computing.take(bank.key)
+    if computing.key != bank.key:
+        differing = ", ".join(
+            f"{name} was {was!r}, is {would!r}"
+            for name, (was, would) in bank.key.differences(computing.key).items()
         )
+        raise InvalidInputError(
+            f"bank {bank.name!r} cannot be repaired here, its rows would not fit the others: {differing}; "
+            f"nothing was changed: give the same weights with --weights and install the same decoder, or run "
+            f"`featbank extract`, which makes another bank"
+        )
+    before, now = (bank.provenance.get("versions") or {}).get("torch"), computing.made_by["torch"]
+    if before != now:
+        logger.warning(
+            "bank %s was extracted with torch %s, this is %s: the last bit of its new rows may be another",
+            bank.name,
+            before,
+            now,
+        )
+    return computing
 
-    def _writer(self, bank: Bank, cut: str) -> CutWriter:
+
+def _planned(bank: Bank, report: VerifyReport, dataset: Dataset, computing: Computing) -> Planned:
+    """Plan to extract what a report says is lost, into the slots where it was."""
+    computing.open_images(dataset, bank.manifest, [bank.key.batch_size])
+    writers, shards = {}, {}
+    for cut, lost in report.lost.items():
         known = cut in bank.cuts or cut in bank.partial_cuts
         dtype = bank[cut].dtype if known else stored_dtype(cut, bank.key.dtype)
-        return bank.cut_writer(cut, tuple(self._shapes[cut]), dtype, made_by=made_by([self._forward.device]))
+        writers[cut] = bank.cut_writer(cut, computing.shapes[cut], dtype, made_by=computing.made_by)
+        missing = writers[cut].missing()
+        shards[cut] = missing if lost is None else sorted({*missing} & {*lost})
+    return Planned(
+        settings=computing.settings,
+        dataset=dataset,
+        store=BankStore(bank.path.parent.parent),
+        digests=DigestCache(None),
+        cuts=tuple(report.lost),
+        manifest=bank.manifest,
+        missing=Missing(bank, writers, shards, (), {}, frozenset()),
+        provenance=bank.provenance,
+        errors={},
+        computing=computing,
+        started=time.perf_counter(),
+    )
 
-    def _wanted(self, cut: str, writer: CutWriter) -> list[ShardPlan]:
-        missing, lost = writer.missing(), self._report.lost[cut]
-        return missing if lost is None else sorted({*missing} & {*lost})
 
-    def _finish(self, bank: Bank, cut: str) -> None:
-        """Write ``cut.json`` anew; what only the first extraction knew (its time) is lost."""
-        writer = self._writer(bank, cut)
-        if not writer.missing():
-            precision = bank.key.precision
-            proved = {"precision_error": 0.0} if precision == "float32" else {}
-            writer.finish(
-                {"precision": precision, **proved, **tell_makers(writer), **tell_clipped(bank, cut)}
-            )
+def _finish(work: Planned, cut: str) -> None:
+    """Write ``cut.json`` anew; what only the first extraction knew (its time) is lost."""
+    bank, writer = work.missing.bank, work.missing.writers[cut]
+    if not writer.missing():
+        precision = bank.key.precision
+        proved = {"precision_error": 0.0} if precision == "float32" else {}
+        writer.finish({"precision": precision, **proved, **tell_makers(writer), **tell_clipped(bank, cut)})
 
 
 def _check_images(bank: Bank, report: VerifyReport, dataset: Dataset) -> None:
@@ -282,60 +320,14 @@ def _check_images(bank: Bank, report: VerifyReport, dataset: Dataset) -> None:
         )
 
 
-def _backbone_of(bank: Bank, weights: str | os.PathLike[str] | None, decoder: JpegDecoder | None) -> Backbone:
-    """Load what a bank was extracted with; `InvalidInputError` if its key would be another one now."""
-    key, said = bank.key, bank.provenance
-    backbone = load_backbone(
-        key.backbone,
-        weights=weights or said.get("weights_path") or said.get("weights"),
-        image_size=key.image_size,
-        random_state=said.get("random_state") or 0,
-    )
-    try:
-        backbone = replace(backbone, preprocessing=Preprocessing(**key.transform))
-    except TypeError as error:
-        raise InvalidInputError(
-            f"bank {bank.name!r} cannot be repaired by this featbank: it does not know the preprocessing "
-            f"{key.transform!r}; use the one that extracted it"
-        ) from error
-    name = decoder_name() if decoder is None else decoder.name
-    now = replace(key, weights_sha256=backbone.weights_sha256, decoder=name)
-    if now != key:
-        differing = ", ".join(
-            f"{name} was {was!r}, is {would!r}" for name, (was, would) in key.differences(now).items()
-        )
-        raise InvalidInputError(
-            f"bank {bank.name!r} cannot be repaired here, its rows would not fit the others: {differing}; "
-            f"nothing was changed: give the same weights with --weights and install the same decoder, or run "
-            f"`featbank extract`, which makes another bank"
-        )
-    _tell_versions(bank)
-    return backbone
-
-
-def _tell_versions(bank: Bank) -> None:
-    import torch
-
-    before = (bank.provenance.get("versions") or {}).get("torch")
-    if before != torch.__version__:
-        logger.warning(
-            "bank %s was extracted with torch %s, this is %s: the last bit of its new rows may be another",
-            bank.name,
-            before,
-            torch.__version__,
-        )
-
-
-def _differing(
-    report: VerifyReport, writers: Mapping[str, CutWriter], missing: Mapping[str, Sequence[ShardPlan]]
-) -> tuple[Path, ...]:
+def _differing(report: VerifyReport, missing: Missing) -> tuple[Path, ...]:
     """Return the new shards whose bytes are not those of the files they replace (which their names tell)."""
     before = {(one.path.parent.name, one.path.name) for one in report.faults if one.kind == "corrupt"}
     replaced = {(cut, name[:5]) for cut, name in before}
     names = {(cut, name[6:]) for cut, name in before}
     found = []
-    for cut, writer in writers.items():
-        numbers = {f"{plan.number:05d}" for plan in missing[cut]}
+    for cut, writer in missing.writers.items():
+        numbers = {f"{plan.number:05d}" for plan in missing.shards[cut]}
         for path in sorted(writer.folder.glob("*.h5")):
             number, digest = path.name[:5], path.name[6:]
             if number in numbers and (cut, number) in replaced and (cut, digest) not in names:

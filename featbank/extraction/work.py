@@ -1,19 +1,14 @@
-"""What an extraction has to do: which slots at which cuts, how many bytes, does the disk hold them."""
+"""The order of a pass: runs of whole batches, and the cuts each is for."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featbank.errors import CacheWriteError
-from featbank.manifest import short_repr
-
-__all__ = ["ExtractionPlan", "Work", "free_bytes", "refuse_if_full", "run_size", "steps"]
+__all__ = ["Work", "run_size", "steps"]
 
 #: Images decoded, and features checked and stored, at once: fewer at a time cost more than they give.
 _RUN = 32
@@ -40,50 +35,6 @@ def steps(n: int, batch_size: int) -> Iterator[tuple[int, int]]:
     """
     for start in range(0, max(n, 1), batch_size):
         yield start, min(start + batch_size, n)
-
-
-@dataclass(frozen=True)
-class ExtractionPlan:
-    """What an extraction would cost, before anything is pushed.
-
-    Parameters
-    ----------
-    bank : pathlib.Path
-        Where the features go.
-    rows : int
-        Rows of the dataset.
-    classes : tuple of str
-        Names of the classes that have a readable image.
-    splits : mapping of str to int
-        Rows of each split.
-    to_push : int
-        Images that have to go through the backbone.
-    cuts : mapping of str to tuple of int
-        Shape of one row at each cut.
-    cut_bytes : mapping of str to int
-        Bytes still to be written for each cut.
-    disk_free_bytes : int
-        Free space where the bank is.
-    duration_s : float or None
-        Estimated from a few measured batches; None when nothing was measured.
-    """
-
-    bank: Path
-    rows: int
-    classes: tuple[str, ...]
-    splits: Mapping[str, int]
-    to_push: int
-    cuts: Mapping[str, tuple[int, ...]]
-    cut_bytes: Mapping[str, int]
-    disk_free_bytes: int
-    duration_s: float | None = None
-
-    __repr__ = short_repr
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes to be written for all cuts together."""
-        return sum(self.cut_bytes.values())
 
 
 @dataclass(frozen=True)
@@ -143,19 +94,3 @@ class Work:
         if not self.missing:
             return np.zeros(0, dtype=np.int64)
         return np.flatnonzero(np.logical_or.reduce([self._mask(ranges) for ranges in self.missing.values()]))
-
-
-def free_bytes(folder: Path) -> int:
-    """Return the free space of the file system that holds `folder` or its nearest existing parent."""
-    existing = next(one for one in (folder, *folder.parents) if one.exists())
-    return shutil.disk_usage(existing).free
-
-
-def refuse_if_full(plan: ExtractionPlan) -> None:
-    """Raise `CacheWriteError` when the disk cannot hold what `plan` would write."""
-    if plan.size_bytes > plan.disk_free_bytes:
-        raise CacheWriteError(
-            f"{plan.to_push} images at {', '.join(plan.cut_bytes)} need {plan.size_bytes / 1e9:.2f} GB, "
-            f"{str(plan.bank)!r} has {plan.disk_free_bytes / 1e9:.2f} GB free; take fewer cuts, "
-            "a deeper cut, --limit N, or another --cache-dir"
-        )

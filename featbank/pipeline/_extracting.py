@@ -6,29 +6,29 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from featbank.pipeline._sharing import lenders
 from featbank.pipeline.opening import Opened
 from featbank.pipeline.study import BackboneChoice
 
 if TYPE_CHECKING:
-    from featbank.extraction import Extraction
+    from featbank.extraction import ExtractionPlan
 
-__all__ = ["prepare"]
+__all__ = ["plan_bank"]
 
 
-def prepare(
+def plan_bank(
     choice: BackboneChoice,
     cuts: Sequence[str],
     opened: Opened,
     device: str | None,
     workers: int | None,
     cache_dir: str | os.PathLike[str] | None,
-) -> Extraction:
-    """Prepare the extraction of opened images into the study's own bank, with the features there are."""
-    from featbank.extraction import Extraction  # loads torch, which reading a file does not need
+    *,
+    measure: bool = False,
+) -> ExtractionPlan:
+    """Plan the study's own bank of opened images; what other banks hold of them is copied into it."""
+    from featbank.extraction import ExtractionSettings, plan  # which reading a file does not need
 
-    return Extraction(
-        opened.dataset,
+    settings = ExtractionSettings(
         backbone=choice.name,
         cuts=cuts,
         weights=choice.weights,
@@ -40,12 +40,8 @@ def prepare(
         dtype=choice.dtype,
         batch_size=choice.batch_size,
         limit=opened.limit,
-        name=None,
         device=device,
         workers=workers,
-        random_state=0,
-        data_root=None,
-        download=False,
         cache_dir=cache_dir,
-        lenders=lenders(opened.dataset, opened.base, choice, cache_dir),
     )
+    return plan(opened.dataset, settings, measure=measure)

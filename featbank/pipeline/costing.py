@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from featbank.pipeline._extracting import prepare
+from featbank.pipeline._extracting import plan_bank
 from featbank.pipeline.opening import open_images
 from featbank.pipeline.planning import plan_experiments
 from featbank.pipeline.reading import load_study
@@ -68,11 +68,9 @@ def study_costs(
     ]
     costs = []
     for group, images in zip(groups, opened, strict=True):
-        task = prepare(group.first.backbone, group.cuts, images, device, workers, cache_dir)
-        try:
-            plan = task.plan(measure=True)
-        finally:
-            task.close()
+        choice = group.first.backbone
+        with plan_bank(choice, group.cuts, images, device, workers, cache_dir, measure=True) as plan:
+            pass  # what decoded for the clock ends here
         fits = 0
         for one in group.experiments:
             sweep = one.run.sweep

@@ -37,8 +37,6 @@ class Opened:
     ----------
     dataset : Dataset
         Its name is that of the study's own bank, see `bank_name`.
-    base : str
-        Name of the images, without what the study takes of them.
     split : str or None
         For `featbank.extract`.
     limit : int or None
@@ -50,7 +48,6 @@ class Opened:
     """
 
     dataset: Dataset
-    base: str
     split: str | None
     limit: int | None
     n_classes: int
@@ -122,7 +119,7 @@ def open_images(
     if experiment.test_data is not None:
         tested = _test_images(experiment.test_data, test_data)
         found = with_test_images(found, tested, name=name)
-    return Opened(found, chosen.name, split, rows_limit, n_classes, root)
+    return Opened(found, split, rows_limit, n_classes, root)
 
 
 def bank_name(experiment: Experiment, limit: int | None = None) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from featbank.banks import Bank
 from featbank.fitting import fit_heads
 from featbank.manifest import Manifest, short_repr
-from featbank.pipeline._extracting import prepare
+from featbank.pipeline._extracting import plan_bank
 from featbank.pipeline._record import find_finished, fingerprint, write_record
 from featbank.pipeline.claims import StudyPoint, Verdict, check_claim
 from featbank.pipeline.comparing import computed_differences, measure
@@ -196,12 +196,15 @@ def _run_group(
     say: Callable[[str], None],
     progress: Progress | None,
 ) -> list[ExperimentRun]:
+    from featbank.extraction import push  # which reading a file does not need
+
     choice = group.first.backbone
     say(f"{opened.dataset.name}: {len(opened.dataset.ids)} images, {choice.name}, {', '.join(group.cuts)}")
-    task = prepare(choice, group.cuts, opened, device, workers, cache_dir)
-    if task.shares is not None:
-        say(f"  with the features of bank {task.shares}, which stays as it is")
-    extracted = task.run(None if progress is None else lambda done, total: progress("extract", done, total))
+    plan = plan_bank(choice, group.cuts, opened, device, workers, cache_dir)
+    if plan.to_copy:
+        say(f"  with features of {', '.join(f'bank {name}' for name in plan.to_copy)}, which stays as it is")
+    told = None if progress is None else lambda done, total: progress("extract", done, total)
+    extracted = push(plan, progress=told)
     say(
         f"  {extracted.pushed} pushed, {extracted.skipped} were there already"
         + (f", {extracted.quarantined} could not be read" if extracted.quarantined else "")

@@ -11,7 +11,7 @@ import torch
 
 from featbank.backbones import largest_activation, load_backbone
 from featbank.extraction import Forward
-from featbank.extraction.batching import choose_batch_size
+from featbank.extraction.choosing import choose_batch_size
 
 CPU = torch.device("cpu")
 N_IMAGES, ROUNDS = 32, 3

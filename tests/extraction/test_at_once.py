@@ -14,7 +14,7 @@ import pytest
 
 from featbank.banks import Bank, verify_bank
 from featbank.errors import CacheWriteError, CorruptBankError, FeatureOverflowError
-from featbank.extraction import Extraction, ExtractionResult, extract
+from featbank.extraction import ExtractionPlan, ExtractionResult, ExtractionSettings, extract, plan
 
 Folder = Callable[..., Path]
 SavePhoto = Callable[..., None]
@@ -27,12 +27,10 @@ def run(data: Path, cache: Path, **options: Any) -> ExtractionResult:
     return extract(data, **fixed | options)
 
 
-def plan(data: Path, cache: Path, **options: Any) -> Extraction:
+def planned(data: Path, cache: Path, *, measure: bool = False, **options: Any) -> ExtractionPlan:
     fixed: dict[str, Any] = {"backbone": "minivgg", "precision": "float32", "compile": "off", "cuts": CUTS}
-    fixed |= {"batch_size": 2, "workers": 1, "cache_dir": cache, "name": "photos", "weights": None}
-    fixed |= dict.fromkeys(("split", "image_size", "transform", "limit", "device", "data_root"))
-    fixed |= {"dtype": "float16", "random_state": 0, "download": False}
-    return Extraction(data, **fixed | options)
+    fixed |= {"batch_size": 2, "workers": 1, "cache_dir": cache, "name": "photos"}
+    return plan(data, ExtractionSettings(**fixed | options), measure=measure)
 
 
 def stamps(folder: Path) -> dict[str, tuple[int, bytes]]:
@@ -149,15 +147,14 @@ def test_a_cut_extracted_of_few_images_takes_nothing_from_the_others(
 @pytest.mark.usefixtures("batch_by_batch")
 def test_a_plan_beside_an_extraction_takes_nothing_away(photo_folder: Folder, tmp_path: Path) -> None:
     data, cache = photo_folder(), tmp_path / "cache"
-    early = plan(data, cache)  # while there is no bank
-    assert early.plan().to_push == 18
+    early = planned(data, cache)  # while there is no bank
+    assert early.to_push == 18
     assert not cache.exists()
     plans: list[int] = []
 
     def between(done: int, total: int) -> None:
-        beside = plan(data, cache, limit=9)
-        plans.append(beside.plan().to_push)
-        beside.close()
+        with planned(data, cache, limit=9) as beside:
+            plans.append(beside.to_push)
 
     result = run(data, cache, progress=between)
     assert len(plans) == 9
@@ -204,9 +201,7 @@ def test_a_plan_touches_nothing(
         {"batch_size": 4},
     ):
         with contextlib.suppress(*([CorruptBankError] if state == "damaged" else [])):
-            task = plan(data, cache, **options)  # type: ignore[arg-type]
-            task.plan(measure=True)
-            task.close()
+            planned(data, cache, measure=True, **options).close()  # type: ignore[arg-type]
         assert stamps(cache) == before
 
 
@@ -215,7 +210,7 @@ def test_what_fails_after_the_plan_leaves_no_bank(
 ) -> None:
     data, cache = photo_folder(), tmp_path / "cache"
     with monkeypatch.context() as patched:
-        patched.setattr("featbank.extraction.task.free_bytes", lambda folder: 0)
+        patched.setattr("featbank.extraction.planning.free_bytes", lambda folder: 0)
         with pytest.raises(CacheWriteError, match="GB free"):
             run(data, cache)
     assert not cache.exists()

@@ -13,8 +13,8 @@ import torch
 from featbank.backbones import largest_activation, load_backbone, truncate
 from featbank.banks import Bank
 from featbank.errors import InvalidInputError
-from featbank.extraction import Forward, batching, extract
-from featbank.extraction.batching import choose_batch_size
+from featbank.extraction import Forward, choosing, extract
+from featbank.extraction.choosing import choose_batch_size
 from featbank.extraction.forward import check_numbers
 from featbank.extraction.precision import arithmetic
 
@@ -88,7 +88,7 @@ def test_memory_decides_unless_a_number_is_given(
     photo_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = photo_folder()
-    monkeypatch.setattr(batching, "_CACHE_BYTES", 32 * 32 * 32 * 4 * 8)
+    monkeypatch.setattr(choosing, "_CACHE_BYTES", 32 * 32 * 32 * 4 * 8)
     assert batch_size_of(extract(data, **settings(tmp_path / "one")).bank) == 8  # type: ignore[arg-type]
     assert batch_size_of(extract(data, **settings(tmp_path / "two", batch_size=5)).bank) == 5  # type: ignore[arg-type]
 
@@ -103,10 +103,10 @@ def test_a_bank_that_is_there_is_continued_with_its_own_batch_size(
     assert set(Bank.open(first.bank).cuts) == {"fc7", "block5_pool"}
     again = extract(data, **settings(cache))  # type: ignore[arg-type]
     assert (again.bank, again.pushed) == (first.bank, 0)
-    # the one memory would have chosen comes first, and a bank in another precision is none of these
-    own = extract(data, **settings(cache, batch_size=32))  # type: ignore[arg-type]
+    # of two that have as much the one asked for last comes first; in another precision there is none
+    extract(data, **settings(cache, batch_size=32))  # type: ignore[arg-type]
     extract(data, **settings(cache, batch_size=5, cuts=["block4_pool"]))  # type: ignore[arg-type]
-    assert extract(data, **settings(cache)).bank == own.bank  # type: ignore[arg-type]
+    assert extract(data, **settings(cache)).bank == first.bank  # type: ignore[arg-type]
     assert batch_size_of(extract(data, **settings(cache, precision="bfloat16")).bank) == 32  # type: ignore[arg-type]
 
 

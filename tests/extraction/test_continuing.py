@@ -11,7 +11,7 @@ import pytest
 
 from featbank.backbones import TruncatedNetwork
 from featbank.banks import Bank, BankStore
-from featbank.extraction import ExtractionResult, Forward, batching, extract, settling, task
+from featbank.extraction import ExtractionResult, choosing, extract
 from featbank.extraction.compiling import CompileEstimate
 
 Folder = Callable[..., Path]
@@ -33,14 +33,13 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Make this machine another one, or give it another mood."""
 
     def become(*, native: tuple[str, ...] = ("float32",), repays: bool = False, cache: int = 1 << 40) -> None:
-        for module in (settling, task):
-            monkeypatch.setattr(module, "native_precisions", lambda device: native)
-        monkeypatch.setattr(settling, "cannot_compile", lambda device: None)
-        monkeypatch.setattr(settling, "_LEAST_BATCHES", 0)
+        monkeypatch.setattr(choosing, "native_precisions", lambda device: native)
+        monkeypatch.setattr(choosing, "cannot_compile", lambda device: None)
+        monkeypatch.setattr(choosing, "_LEAST_BATCHES", 0)
         estimate = CompileEstimate(1.0, 0.1 if repays else 0.99, 0.5 if repays else 1e9)
         monkeypatch.setattr(Forward, "estimate_compile", lambda self, images, cuts: estimate)
         monkeypatch.setattr(CompileEstimate, "repays", lambda self, n_batches: repays)
-        monkeypatch.setattr(batching, "_CACHE_BYTES", cache)
+        monkeypatch.setattr(choosing, "_CACHE_BYTES", cache)
 
     def eager(network: TruncatedNetwork) -> TruncatedNetwork:
         return network
@@ -145,7 +144,7 @@ def test_a_bank_that_cannot_be_computed_here_is_still_read(
     compiled = run(data, cache)
     assert Bank.open(compiled.bank).key.precision == "float32+compiled"
     machine()
-    monkeypatch.setattr(settling, "cannot_compile", lambda device: "there is no C++ compiler")
+    monkeypatch.setattr(choosing, "cannot_compile", lambda device: "there is no C++ compiler")
     again = run(data, cache)
     assert (again.bank, again.pushed) == (compiled.bank, 0)
     save_photo(data / "red" / "added.png", seed=5, channel=2)
@@ -168,7 +167,7 @@ def test_how_far_bfloat16_is_off_is_said_once_for_each_bank(
     data, cache = photo_folder(), tmp_path / "cache"
     caplog.set_level(logging.WARNING, "featbank")
     machine(native=("bfloat16", "float32"))
-    monkeypatch.setattr(settling, "ERROR_LIMIT", 1e-6)
+    monkeypatch.setattr(choosing, "ERROR_LIMIT", 1e-6)
 
     def interrupt(done: int, total: int) -> None:
         raise KeyboardInterrupt

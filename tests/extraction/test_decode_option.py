@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 
 from featbank.banks import Bank
-from featbank.benchmark import run_benchmark, running
+from featbank.benchmark import run_benchmark
 from featbank.cli import main
 from featbank.datasets import decoder_name
 from featbank.errors import InvalidInputError
-from featbank.extraction import extract, open_jpeg_decoder, repair_bank, repairing, task
+from featbank.extraction import choosing, extract, open_jpeg_decoder, repair_bank
 
 CUT = "block1_pool"
 
@@ -43,8 +43,7 @@ def _cuda_is_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
         decoder.name = f"nvjpeg-{decoder.name}"
         return decoder
 
-    for module in (task, repairing, running):
-        monkeypatch.setattr(module, "choose_jpeg_decoder", choose)
+    monkeypatch.setattr(choosing, "choose_jpeg_decoder", choose)
 
 
 def run(folder: Path, cache: Path, **options: object) -> Bank:
@@ -91,9 +90,8 @@ def test_a_bank_is_repaired_by_the_decoder_that_made_it(photos, tmp_path, monkey
     shard.write_bytes(whole[:-50])
     with pytest.raises(InvalidInputError, match=r"decoder was 'nvjpeg-.*', is 'pillow-"):
         repair_bank(bank.path, data=photos, device="cpu")
-    monkeypatch.setattr(
-        repairing, "choose_jpeg_decoder", lambda *_: task.choose_jpeg_decoder("cuda", torch.device("cpu"))
-    )
+    opened = choosing.choose_jpeg_decoder
+    monkeypatch.setattr(choosing, "choose_jpeg_decoder", lambda *_: opened("cuda", torch.device("cpu")))
     assert repair_bank(bank.path, data=photos, device="cpu").report.ok
     assert next((bank.path / CUT).glob("*.h5")).read_bytes() == whole
 

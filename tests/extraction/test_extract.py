@@ -311,16 +311,16 @@ def test_a_file_that_changes_under_the_run_is_absent_then_pushed(
     photo_folder: Folder, tmp_path: Path, save_photo: SavePhoto, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, cache = photo_folder(), tmp_path / "cache"
-    from featbank.extraction import task
+    from featbank.extraction import planning
 
-    build = task.build_manifest
+    build = planning.build_manifest
 
     def build_then_change(*args: Any, **kwargs: Any) -> Any:
         manifest = build(*args, **kwargs)
         save_photo(data / "red" / "001.png", seed=9999)
         return manifest
 
-    monkeypatch.setattr(task, "build_manifest", build_then_change)
+    monkeypatch.setattr(planning, "build_manifest", build_then_change)
     result = run(data, cache)
     assert (result.rows, result.pushed, result.quarantined) == (18, 17, 1)
     monkeypatch.undo()
@@ -332,9 +332,9 @@ def test_a_file_that_was_gone_for_a_while_is_pushed_when_it_is_back(
     photo_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, cache = photo_folder(), tmp_path / "cache"
-    from featbank.extraction import task
+    from featbank.extraction import planning
 
-    build, file = task.build_manifest, data / "red" / "001.png"
+    build, file = planning.build_manifest, data / "red" / "001.png"
     content = file.read_bytes()
 
     def build_then_remove(*args: Any, **kwargs: Any) -> Any:
@@ -342,7 +342,7 @@ def test_a_file_that_was_gone_for_a_while_is_pushed_when_it_is_back(
         file.unlink()
         return manifest
 
-    monkeypatch.setattr(task, "build_manifest", build_then_remove)
+    monkeypatch.setattr(planning, "build_manifest", build_then_remove)
     assert run(data, cache).pushed == 17
     monkeypatch.undo()
     file.write_bytes(content)
@@ -407,7 +407,7 @@ def test_features_that_are_not_numbers_are_an_error(
 def test_a_disk_that_cannot_hold_it_is_refused_before_anything_is_pushed(
     photo_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pushed: list[int]
 ) -> None:
-    monkeypatch.setattr("featbank.extraction.task.free_bytes", lambda folder: 1000)
+    monkeypatch.setattr("featbank.extraction.planning.free_bytes", lambda folder: 1000)
     with pytest.raises(
         CacheWriteError, match=r"18 images at block2_pool, fc7 need 0.00 GB, .* has 0.00 GB free; take"
     ):

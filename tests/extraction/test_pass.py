@@ -17,7 +17,7 @@ from torch import Tensor
 from featbank.backbones import TruncatedNetwork, load_backbone
 from featbank.banks import Bank
 from featbank.errors import InvalidInputError
-from featbank.extraction import Forward, choose_devices, compiling, extract, task
+from featbank.extraction import Forward, choose_devices, choosing, compiling, extract
 from featbank.extraction.forward import choose_lanes
 from featbank.extraction.images import BatchLoader
 from featbank.extraction.storing import ShardStore
@@ -116,7 +116,7 @@ def test_two_devices_give_the_bytes_of_one(
     one = run_with(data, tmp_path / "one")
     used: set[int] = set()
     happened: list[str] = []
-    monkeypatch.setattr(task, "choose_devices", lambda device: [torch.device("cpu"), torch.device("cpu")])
+    monkeypatch.setattr(choosing, "choose_devices", lambda device: [torch.device("cpu"), torch.device("cpu")])
     submit, place = Forward.submit, Forward._place
 
     def submitted(self: Forward, *args: Any, **settings: Any) -> Any:
@@ -152,7 +152,7 @@ def test_a_network_is_compiled_in_a_lane_before_any_other_computes(
 
     monkeypatch.setattr("featbank.extraction.forward.compile_network", compiled)
     monkeypatch.setattr(compiling, "cannot_compile", lambda device: None)
-    monkeypatch.setattr(task, "choose_devices", lambda device: [torch.device("cpu"), torch.device("cpu")])
+    monkeypatch.setattr(choosing, "choose_devices", lambda device: [torch.device("cpu"), torch.device("cpu")])
     run_with(photo_folder(), tmp_path, compile="on")
     assert {(name, threads) for _, name, threads, _ in happened} == {("featbank-lane", 1)}
     kinds = [what for what, *_ in happened]

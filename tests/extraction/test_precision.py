@@ -12,18 +12,18 @@ import torch
 
 from featbank.backbones import TruncatedNetwork, load_backbone
 from featbank.errors import InvalidInputError
-from featbank.extraction import ERROR_LIMIT, Forward, settling
+from featbank.extraction import ERROR_LIMIT, Forward, choosing
 from featbank.extraction.precision import arithmetic, check_precision, native_precisions, relative_error
 
 CPU = torch.device("cpu")
 
 
-def settle(precision: str, **asked: object) -> tuple[Forward, settling.PrecisionProof]:
+def settle(precision: str, **asked: object) -> tuple[Forward, choosing.PrecisionProof]:
     backbone = load_backbone("minivgg", weights="random")
     images = np.random.default_rng(0).integers(0, 255, (4, 32, 32, 3), dtype=np.uint8)
     forward = Forward(backbone, device=CPU, precision="float32", batch_size=4)
-    wanted = settling.Settlement(precision, **({"compile": "off", "n_batches": 1} | asked))
-    return forward, settling.settle(forward, wanted, ["block3_pool", "fc7"], lambda: images)
+    wanted = {"precision": precision, "compile": "off", "n_batches": 1} | asked
+    return forward, choosing.Chooser(forward, ["block3_pool", "fc7"], lambda: images, **wanted).choose()
 
 
 def test_relative_error_is_the_l2_ratio() -> None:
@@ -35,7 +35,7 @@ def test_relative_error_is_the_l2_ratio() -> None:
 
 
 def test_auto_takes_the_native_precision_when_it_is_close(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settling, "native_precisions", lambda device: ("bfloat16", "float32"))
+    monkeypatch.setattr(choosing, "native_precisions", lambda device: ("bfloat16", "float32"))
     forward, proof = settle("auto")
     assert forward.precision == proof.precision == "bfloat16"
     assert set(proof.errors) == {"block3_pool", "fc7"}
@@ -45,8 +45,8 @@ def test_auto_takes_the_native_precision_when_it_is_close(monkeypatch: pytest.Mo
 def test_auto_falls_back_and_says_so_when_it_is_not(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(settling, "native_precisions", lambda device: ("bfloat16", "float32"))
-    monkeypatch.setattr(settling, "ERROR_LIMIT", 1e-6)
+    monkeypatch.setattr(choosing, "native_precisions", lambda device: ("bfloat16", "float32"))
+    monkeypatch.setattr(choosing, "ERROR_LIMIT", 1e-6)
     forward, proof = settle("auto")
     assert forward.precision == proof.precision == "float32"
     assert proof.rejected == "bfloat16"
@@ -66,8 +66,8 @@ def test_on_a_card_float16_comes_after_bfloat16(
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, it=capability: it)
         assert native_precisions(card) == wanted
     # random weights: bfloat16 is about 0.4 % off, float16 an eighth of it
-    monkeypatch.setattr(settling, "native_precisions", lambda device: ("bfloat16", "float16", "float32"))
-    monkeypatch.setattr(settling, "ERROR_LIMIT", 2e-3)
+    monkeypatch.setattr(choosing, "native_precisions", lambda device: ("bfloat16", "float16", "float32"))
+    monkeypatch.setattr(choosing, "ERROR_LIMIT", 2e-3)
     forward, proof = settle("auto")
     assert forward.precision == proof.precision == "float16"
     assert proof.rejected == "bfloat16"
@@ -77,7 +77,7 @@ def test_on_a_card_float16_comes_after_bfloat16(
 def test_a_precision_that_was_asked_for_is_kept(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(settling, "ERROR_LIMIT", 1e-6)
+    monkeypatch.setattr(choosing, "ERROR_LIMIT", 1e-6)
     forward, _ = settle("bfloat16")
     assert forward.precision == "bfloat16"
     assert "it was asked for, so it is used" in caplog.text

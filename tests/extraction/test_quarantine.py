@@ -9,18 +9,14 @@ from typing import Any
 import pytest
 
 from featbank.banks import Bank
-from featbank.extraction import Extraction, ExtractionResult
+from featbank.extraction import ExtractionPlan, ExtractionResult, ExtractionSettings, plan, push
 
 Folder = Callable[..., Path]
 
 
-def new_task(data: Path, cache: Path, **options: Any) -> Extraction:
-    fixed: dict[str, Any] = dict.fromkeys(
-        ["split", "image_size", "transform", "limit", "name", "device", "workers", "data_root", "batch_size"]
-    )
-    fixed |= {"backbone": "minivgg", "weights": "random", "cuts": ["fc7"], "compile": "off"}
-    fixed |= {"precision": "float32", "dtype": "float16", "random_state": 0, "download": False}
-    return Extraction(data, cache_dir=cache, **{**fixed, **options})
+def planned(data: Path, cache: Path, **options: Any) -> ExtractionPlan:
+    fixed: dict[str, Any] = {"backbone": "minivgg", "weights": "random", "cuts": ["fc7"], "compile": "off"}
+    return plan(data, ExtractionSettings(cache_dir=cache, **{**fixed, "precision": "float32", **options}))
 
 
 @pytest.fixture
@@ -37,11 +33,11 @@ def reasons(bank: Path) -> list[str]:
 
 def test_what_another_extraction_wrote_down_stays(data: Path, tmp_path: Path) -> None:
     # the second finds nothing left to do, and its view of the bank is from before the first was through
-    late = new_task(data, tmp_path / "cache")
-    done = new_task(data, tmp_path / "cache").run()
+    late = planned(data, tmp_path / "cache")
+    done = push(planned(data, tmp_path / "cache"))
     wanted = reasons(done.bank)
     assert len(wanted) == 2
-    found = late.run()
+    found = push(late)
     assert (found.pushed, found.quarantined) == (0, 2)
     assert reasons(done.bank) == wanted
 
@@ -50,10 +46,10 @@ def test_what_another_extraction_wrote_down_stays(data: Path, tmp_path: Path) ->
 def test_rows_of_another_extraction_keep_their_reasons(data: Path, tmp_path: Path) -> None:
     def another(done: int, total: int) -> None:
         if not others:
-            others.append(new_task(data, tmp_path / "cache", batch_size=2).run())
+            others.append(push(planned(data, tmp_path / "cache", batch_size=2)))
 
     others: list[ExtractionResult] = []
-    few = new_task(data, tmp_path / "cache", limit=4, batch_size=2).run(another)
+    few = push(planned(data, tmp_path / "cache", limit=4, batch_size=2), progress=another)
     assert (few.rows, few.pushed, few.quarantined) == (4, 4, 0)  # its own, whatever the bank has now
     assert (others[0].rows, others[0].quarantined) == (20, 2)
     assert len(Bank.open(few.bank)) == 20

@@ -18,8 +18,7 @@ from featbank.errors import (
     MissingDataError,
     MissingWeightsError,
 )
-from featbank.extraction import extract, repair_bank
-from featbank.extraction import repairing as module
+from featbank.extraction import choosing, extract, repair_bank
 
 Save = Callable[..., None]
 CUTS = ("block4_pool", "fc7", "logits")
@@ -167,7 +166,7 @@ def test_damaged_rows_alone_are_pushed(bank: Path) -> None:
 
 
 def test_a_whole_bank_is_left_alone(bank: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "load_backbone", None)
+    monkeypatch.setattr("featbank.backbones.loading.load_backbone", None)
     before = tree(bank)
     done = repair_bank(bank)
     assert (done.folder, done.set_aside, done.shards, done.pushed) == (None, (), 0, 0)
@@ -260,7 +259,7 @@ def test_data_that_has_moved(place: Path, bank: Path) -> None:
 def test_another_key_is_refused(bank: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flip(shards(bank)[0])
     before = tree(bank)
-    monkeypatch.setattr(module, "decoder_name", lambda: "pillow-99")
+    monkeypatch.setattr(choosing, "decoder_name", lambda: "pillow-99")
     with pytest.raises(
         InvalidInputError, match=r"would not fit the others: decoder was '.*', is 'pillow-99'; n"
     ):

@@ -9,9 +9,9 @@ import torch
 
 from featbank.backbones import TruncatedNetwork, load_backbone
 from featbank.errors import InvalidInputError
-from featbank.extraction import Forward, compiling, settling
+from featbank.extraction import Forward, PrecisionProof, choosing, compiling
+from featbank.extraction.choosing import Chooser
 from featbank.extraction.compiling import CompileEstimate, check_compile
-from featbank.extraction.settling import Settlement, settle
 
 CPU = torch.device("cpu")
 CUTS = ("block3_pool", "fc7")
@@ -20,6 +20,11 @@ CUTS = ("block3_pool", "fc7")
 def off_by(part: float) -> Callable[[TruncatedNetwork], Any]:
     """Return a stand-in for the compiler whose networks are wrong by so much."""
     return lambda network: lambda batch: {cut: one * (1 + part) for cut, one in network(batch).items()}
+
+
+def chosen(forward: Forward, images: np.ndarray, compile: str, n_batches: int) -> PrecisionProof:
+    asked: dict[str, Any] = {"precision": "float32", "compile": compile, "n_batches": n_batches}
+    return Chooser(forward, CUTS, lambda: images, **asked).choose()
 
 
 @pytest.fixture
@@ -36,7 +41,7 @@ def new_forward() -> Callable[[], Forward]:
 @pytest.fixture
 def cheap_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("featbank.extraction.forward.compile_network", off_by(0.0))
-    monkeypatch.setattr(settling, "cannot_compile", lambda device: None)
+    monkeypatch.setattr(choosing, "cannot_compile", lambda device: None)
 
 
 @pytest.mark.parametrize(("eager_s", "compiled_s", "repays"), [(1.0, 0.5, True), (1.0, 0.95, False)])
@@ -58,7 +63,7 @@ def test_auto_compiles_if_a_timed_batch_says_it_repays(
     estimate = CompileEstimate(1.0, 0.1 if repays else 0.99, 10.0)
     monkeypatch.setattr(Forward, "estimate_compile", lambda self, images, cuts: estimate)
     forward = new_forward()
-    proof = settle(forward, Settlement("float32", "auto", 100), CUTS, lambda: images)
+    proof = chosen(forward, images, "auto", 100)
     assert forward.compiled is repays
     assert forward.arithmetic_name == ("float32+compiled" if repays else "float32")
     assert dict(proof.errors) == dict.fromkeys(CUTS, 0.0)
@@ -72,7 +77,7 @@ def test_few_batches_are_not_even_timed(
 
     monkeypatch.setattr(Forward, "estimate_compile", never)
     forward = new_forward()
-    settle(forward, Settlement("float32", "auto", 3), CUTS, lambda: images)
+    chosen(forward, images, "auto", 3)
     assert not forward.compiled
 
 
@@ -123,7 +128,7 @@ def test_auto_asks_the_clock_on_a_card_too(
     forward = new_forward()
     forward.__class__ = Card
     forward.device = torch.device("cuda")
-    settle(forward, Settlement("float32", "auto", 100), CUTS, lambda: images)
+    chosen(forward, images, "auto", 100)
     assert forward.compiled is repays
 
 
@@ -134,12 +139,12 @@ def test_a_compiled_network_that_is_off_is_not_used(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr("featbank.extraction.forward.compile_network", off_by(1e-3))
-    monkeypatch.setattr(settling, "cannot_compile", lambda device: None)
+    monkeypatch.setattr(choosing, "cannot_compile", lambda device: None)
     monkeypatch.setattr(
         Forward, "estimate_compile", lambda self, images, cuts: CompileEstimate(1.0, 0.1, 1.0)
     )
     forward = new_forward()
-    proof = settle(forward, Settlement("float32", "auto", 100), CUTS, lambda: images)
+    proof = chosen(forward, images, "auto", 100)
     assert not forward.compiled
     assert dict(proof.errors) == dict.fromkeys(CUTS, 0.0)
     assert "the compiled network is 0.001 off float32" in caplog.text
@@ -156,17 +161,17 @@ def test_a_compiler_that_fails_is_told(
         raise RuntimeError("no registers left")
 
     monkeypatch.setattr("featbank.extraction.forward.compile_network", broken)
-    monkeypatch.setattr(settling, "cannot_compile", lambda device: None)
+    monkeypatch.setattr(choosing, "cannot_compile", lambda device: None)
     monkeypatch.setattr(
         Forward, "estimate_compile", lambda self, images, cuts: CompileEstimate(1.0, 0.1, 1.0)
     )
     forward = new_forward()
-    settle(forward, Settlement("float32", "auto", 100), CUTS, lambda: images)
+    chosen(forward, images, "auto", 100)
     assert not forward.compiled
     said = "the network could not be compiled (RuntimeError: no registers left); going on without compiling"
     assert said in caplog.text
     with pytest.raises(InvalidInputError) as caught:
-        settle(new_forward(), Settlement("float32", "on", 100), CUTS, lambda: images)
+        chosen(new_forward(), images, "on", 100)
     assert str(caught.value) == (
         "compile='on': the network could not be compiled (RuntimeError: no registers left); use auto or off"
     )

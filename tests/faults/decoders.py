@@ -46,7 +46,7 @@ def failures(folder: Path) -> dict[str, Callable[[], Any]]:
     """Return extractions that end in other ways than well, and two that do nothing but plan."""
     import featbank
     from featbank.cli import main as cli
-    from featbank.extraction import Extraction
+    from featbank.extraction import ExtractionPlan, ExtractionSettings, plan
 
     data = folder / "images"
 
@@ -65,18 +65,11 @@ def failures(folder: Path) -> dict[str, Callable[[], Any]]:
         with contextlib.redirect_stdout(io.StringIO()):
             cli(["extract", str(data), "--cut", "fc7", "--dry-run", "--cache-dir", str(folder / "e")])
 
-    def planned(end: Callable[[Extraction], None]) -> Callable[[], None]:
+    def planned(end: Callable[[ExtractionPlan], None]) -> Callable[[], None]:
         def run() -> None:
-            rest = dict.fromkeys(
-                ("weights", "split", "image_size", "transform", "limit", "name", "device", "data_root")
-            )
-            task = Extraction(
-                data,
-                **{**settings("planned"), **rest, "dtype": "float16", "random_state": 0, "download": False},
-            )
-            task.plan(measure=True)
-            end(task)
-            kept.append(task)
+            made = plan(data, ExtractionSettings(**settings("planned")), measure=True)
+            end(made)
+            kept.append(made)
 
         return run
 
@@ -103,7 +96,7 @@ def failures(folder: Path) -> dict[str, Callable[[], Any]]:
         "the bank goes away": lambda: extract("d", progress=gone),
         "a repair fails": repair,
         "a dry run": dry_run,
-        "a plan that is closed": planned(lambda task: task.close()),
+        "a plan that is closed": planned(lambda made: made.close()),
         "other images of the name": other_images,
     }
 

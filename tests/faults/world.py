@@ -70,11 +70,11 @@ class World:
         backbones.truncate = _built_once(backbones.truncate)  # type: ignore[assignment]
         import featbank.banks.bank
         import featbank.cli.app  # children must not pay for imports
-        import featbank.extraction
+        from featbank.extraction import pushing
 
-        facts = featbank.extraction.Extraction._facts
+        facts = pushing.cut_facts
         # which cuts shared their passes is told by random numbers
-        featbank.extraction.Extraction._facts = lambda *of: {**facts(*of), "passes": ""}
+        pushing.cut_facts = lambda *of: {**facts(*of), "passes": ""}
         featbank.banks.bank.shard_rows_for = few_rows
         featbank.extraction.work._RUN = BATCH_SIZE  # a run of one batch: more moments to be killed at
         self.root = Path(tempfile.mkdtemp(prefix="featbank-faults-"))

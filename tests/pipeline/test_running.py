@@ -141,7 +141,7 @@ def test_other_rows_are_another_sweep(small, edited, pushed, caplog):
     changed = run_study(edited(('split = "4,2,2"', 'split = "5,1,2"')))
     assert pushed == []
     assert [one.reused for one in changed.experiments] == [False, False]
-    assert "featbank.extraction.changes" not in caplog.text
+    assert "featbank.extraction.planning" not in caplog.text
     for result, split in ((first, "4,2,2"), (changed, "5,1,2")):
         bank = Bank.open(result.experiments[0].run.source["bank"])
         assert ",".join(map(str, (n // 3 for n in bank.manifest.counts().values()))) == split
@@ -175,7 +175,7 @@ def test_experiments_on_a_part_of_the_rows_have_a_bank_of_their_own(edited, capl
     part = edited(('name = "shallow"\n', 'name = "shallow"\ndata.classes = 2\n'))
     with caplog.at_level(logging.WARNING, "featbank.extraction"):
         result = run_study(part)
-    assert "featbank.extraction.changes" not in caplog.text
+    assert "featbank.extraction.planning" not in caplog.text
     assert [len(one.manifest) for one in result.experiments] == [24, 16]
     banks = [Bank.open(one.run.source["bank"]) for one in result.experiments]
     assert [one.dataset for one in banks] == ["colours.4-2-2", "colours.4-2-2.2-classes"]

@@ -10,9 +10,9 @@ import pytest
 
 from featbank.backbones.network import TruncatedNetwork
 from featbank.banks import Bank, BankStore, verify_bank
-from featbank.extraction import extract
+from featbank.extraction import extract, push
 from featbank.pipeline import bank_name, load_study, open_images, study_costs
-from featbank.pipeline._extracting import prepare
+from featbank.pipeline._extracting import plan_bank
 
 
 @pytest.fixture
@@ -57,18 +57,19 @@ def files(bank):
 def studied(file, cuts=("block5_pool", "fc7")):
     """Extract what the first experiment of a study needs."""
     first = load_study(file).experiments[0]
-    prepared = prepare(first.backbone, cuts, open_images(first), None, 1, None)
-    return prepared, prepared.run()
+    plan = plan_bank(first.backbone, cuts, open_images(first), None, 1, None)
+    return dict(plan.to_copy), push(plan)
 
 
 def test_the_users_bank_keeps_its_rows_and_lends_its_features(small, own, pushed):
     before = files(own)
-    prepared, result = studied(small)
+    copied, result = studied(small)
     assert files(own) == before
     assert Bank.open(own).manifest.counts() == {"train": 18, "val": 3, "test": 3}
     assert pushed == []
     assert (result.pushed, result.skipped) == (0, 24)
-    assert prepared.shares == f"colours/{own.name}"
+    assert copied == {f"colours/{own.name}": 24}
+    assert result.copied == 24
     bank = Bank.open(result.bank)
     assert (bank.dataset, bank.path.name) == ("colours.4-2-2", own.name)
     assert bank.manifest.counts() == {"train": 12, "val": 6, "test": 6}
@@ -78,8 +79,8 @@ def test_the_users_bank_keeps_its_rows_and_lends_its_features(small, own, pushed
         assert (bank.path / cut / shard).samefile(own / cut / shard)
         assert (bank.features(cut) == Bank.open(own).features(cut)).all()
     # the second time there is nothing to share, and nothing to do
-    prepared, result = studied(small)
-    assert (prepared.shares, result.pushed) == (None, 0)
+    copied, result = studied(small)
+    assert (copied, result.pushed, result.copied) == ({}, 0, 0)
 
 
 @pytest.mark.parametrize("first", ["own", "study"])
@@ -149,49 +150,40 @@ def test_other_images_of_that_name_lend_nothing(small, own, pushed, photo_folder
     shutil.rmtree(small.parent / "data" / "photos")
     photo_folder(n_per_class=8, classes=("red", "green", "blue"), name="data/photos")
     before = files(own)
-    prepared, result = studied(small)
-    assert (prepared.shares, result.pushed) == (None, 24)
+    copied, result = studied(small)
+    assert (copied, result.pushed) == ({}, 24)
     assert files(own) == before
 
 
 def test_a_bank_of_another_key_lends_nothing(small, own, pushed, edited):
-    prepared, result = studied(edited(('precision = "float32"', 'precision = "float32"\nimage_size = 48')))
-    assert (prepared.shares, result.pushed) == (None, 24)
-    prepared, result = studied(edited(('weights = "random"', 'dtype = "float32"\nweights = "random"')))
-    assert (prepared.shares, result.pushed) == (None, 24)
+    copied, result = studied(edited(('precision = "float32"', 'precision = "float32"\nimage_size = 48')))
+    assert (copied, result.pushed) == ({}, 24)
+    copied, result = studied(edited(('weights = "random"', 'dtype = "float32"\nweights = "random"')))
+    assert (copied, result.pushed) == ({}, 24)
     # another backbone's weights are found out when they are read: nothing is left of the bank made for it
-    prepared, result = studied(edited(('weights = "random"\n', "")))
-    assert (prepared.shares, result.pushed) == (None, 24)
+    copied, result = studied(edited(('weights = "random"\n', "")))
+    assert (copied, result.pushed) == ({}, 24)
     names = {path.name for path in result.bank.parent.iterdir()}
     assert own.name not in names
 
 
-def test_without_hard_links_files_are_copied(small, own, pushed, monkeypatch):
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EIO])
+def test_without_hard_links_there_are_two_files(small, own, pushed, monkeypatch, code):
     def refuse(*_args, **_options):
-        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+        raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr("os.link", refuse)
-    prepared, result = studied(small)
-    assert (prepared.shares is None, result.pushed) == (False, 0)
+    copied, result = studied(small)
+    assert (copied, result.pushed) == ({f"colours/{own.name}": 24}, 0)
     (shard,) = Bank.open(result.bank).shard_names("fc7")
     assert not (result.bank / "fc7" / shard).samefile(own / "fc7" / shard)
     assert verify_bank(result.bank).findings == []
 
 
-def test_what_cannot_be_shared_is_pushed(small, own, pushed, monkeypatch):
-    def refuse(*_args, **_options):
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-    monkeypatch.setattr("os.link", refuse)
-    prepared, result = studied(small)
-    assert (prepared.shares, result.pushed) == (None, 24)
-    assert [one.name for one in result.bank.parent.iterdir()] == [result.bank.name]
-
-
 def test_a_damaged_bank_lends_nothing(small, own, pushed):
     (own / "manifest.h5").write_bytes(b"no")
-    prepared, result = studied(small)
-    assert (prepared.shares, result.pushed) == (None, 24)
+    copied, result = studied(small)
+    assert (copied, result.pushed) == ({}, 24)
 
 
 def test_names_of_banks(edited):

@@ -1,0 +1,473 @@
+"""How to compute: the fastest arithmetic that a batch proves close to float32, compiled if it repays.
+
+Chosen once for each bank, which keeps the choice in its key.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featbank._cores import usable_cores
+from featbank.banks import Bank, BankKey
+from featbank.datasets import Dataset, decoder_name
+from featbank.errors import FeatbankError, InvalidInputError
+from featbank.extraction.compiling import cannot_compile, check_compile
+from featbank.extraction.device_images import ImageLoader, open_loader
+from featbank.extraction.forward import MOST_NUMBERS, Forward, choose_devices, made_by
+from featbank.extraction.jpeg_decoder import choose_jpeg_decoder
+from featbank.extraction.precision import (
+    COMPILED_LIMIT,
+    ERROR_LIMIT,
+    PrecisionProof,
+    check_precision,
+    key_precision,
+    native_precisions,
+    split_precision,
+    tell_error,
+)
+from featbank.extraction.settings import ExtractionSettings
+from featbank.extraction.work import run_size
+from featbank.manifest import Manifest, RowStatus
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from featbank.backbones import Backbone
+
+__all__ = ["Chooser", "Computing", "choose_batch_size", "proved_errors"]
+
+logger = logging.getLogger(__name__)
+
+#: With fewer batches than this nothing is timed: compiling has never repaid so soon.
+_LEAST_BATCHES = 4
+
+#: Bytes that the largest layer's output may take on a CPU. From layer to layer the numbers then stay in the
+#: last cache instead of going through the memory. Measured on two cores with 32 MiB of it, images/s of 32,
+#: 8, 4 and 2 at a time: MobileNetV2 compiled, float32 161, 277, 361, 285, bfloat16 405, 674, 569, 496;
+#: ResNet-18 the same way 105, 125, 123, 107 and 209, 240, 216, 198; VGG16 to `block4_pool` 13.7, 14.2, 15.0,
+#: 15.3 and 28.5, 29.8, 30.5, 33.0.
+_CACHE_BYTES = 20 * 1024 * 1024
+#: One image at a time leaves nothing to share between cores; over 32 nothing is gained.
+_CPU_SIZES = (2, 4, 8, 16, 32)
+
+#: What part of a card's memory the largest layers may take, and how many tensors of the largest one's size
+#: are alive at once (inputs, outputs, what a convolution works in, copies in the other precision).
+_DEVICE_PART, _ALIVE = 0.25, 8
+_CUDA_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+#: Where the memory is not known.
+_ELSEWHERE = 32
+
+
+def choose_batch_size(activation: int, precision: str, device: torch.device) -> int:
+    """Return how many images to push together; the same on every machine but for a card's memory.
+
+    Parameters
+    ----------
+    activation : int
+        Numbers in the largest output of a layer, for one image; see `featbank.backbones.largest_activation`.
+    precision : {"float32", "bfloat16", "float16"}
+        Of the arithmetic.
+    device : torch.device
+        On a CPU the batch is small enough for the cache. On a CUDA device it is as large as a quarter of
+        its memory allows, 256 at most.
+
+    Examples
+    --------
+    >>> import torch
+    >>> [choose_batch_size(96 * 112 * 112, one, torch.device("cpu")) for one in ("float32", "bfloat16")]
+    [4, 8]
+    """
+    image_bytes = activation * (4 if precision == "float32" else 2)
+    if device.type == "cpu":
+        return _largest(_CPU_SIZES, _CACHE_BYTES / image_bytes)
+    if device.type == "cuda":
+        import torch
+
+        total = torch.cuda.get_device_properties(device).total_memory
+        limit = min(_DEVICE_PART * total / (_ALIVE * image_bytes), MOST_NUMBERS / activation)
+        return _largest(_CUDA_SIZES, limit)
+    return _ELSEWHERE
+
+
+def _largest(sizes: tuple[int, ...], limit: float) -> int:
+    return max((one for one in sizes if one <= limit), default=sizes[0])
+
+
+class Computing:
+    """What computes the features of one extraction: the weights, the devices, what decodes. Loads torch.
+
+    Parameters
+    ----------
+    settings : ExtractionSettings
+    cuts : sequence of str
+        Names from the backbone's table.
+    backbone : Backbone, optional
+        Where it is loaded already.
+
+    Attributes
+    ----------
+    backbone : Backbone
+    devices : list of torch.device
+    shapes : dict of str to tuple of int
+        Shape of one row at each cut.
+    forward : Forward
+        On the first device; in eager float32 until `choose` or `take` has been called.
+    proof : PrecisionProof or None
+        What a batch said of the arithmetic chosen.
+    """
+
+    def __init__(
+        self, settings: ExtractionSettings, cuts: Sequence[str], backbone: Backbone | None = None
+    ) -> None:
+        from featbank.backbones import largest_activation, load_backbone, truncate
+
+        self.settings, self.cuts = settings, tuple(cuts)
+        self.devices = choose_devices(settings.device)
+        self.device = device = self.devices[0]
+        check_precision(settings.precision, device)
+        check_compile(settings.compile, device)
+        self._decoder = choose_jpeg_decoder(settings.decode, device)
+        self.decoder_name = decoder_name() if self._decoder is None else self._decoder.name
+        self.backbone = backbone or load_backbone(
+            settings.backbone,
+            weights=settings.weights,
+            image_size=settings.image_size,
+            transform=settings.transform,
+            random_state=settings.random_state,
+        )
+        network = truncate(self.backbone, self.cuts)
+        self.shapes = {cut: tuple(shape) for cut, shape in network.cut_shapes.items()}
+        options = native_precisions(device) if settings.precision == "auto" else (settings.precision,)
+        activation = largest_activation(self.backbone)
+        self._sizes = {
+            one: settings.batch_size or choose_batch_size(activation, one, device)
+            for one in (*options, "float32")
+        }
+        self.forward = Forward(
+            self.backbone,
+            device=device,
+            precision="float32",
+            batch_size=self._sizes["float32"],
+            network=network,
+            lanes=settings.lanes,
+        )
+        #: As this machine would choose first; the key of a bank asked for differs in the choice alone.
+        self.first_key = self._key(
+            key_precision(options[0], settings.compile == "on"), self._sizes[options[0]]
+        )
+        self.proof: PrecisionProof | None = None
+        self._loader: ImageLoader | None = None
+
+    def open_images(
+        self,
+        dataset: Dataset,
+        manifest: Manifest,
+        batch_sizes: Sequence[int] = (),
+        n_rows: int | None = None,
+    ) -> None:
+        """Say which images there are; `batch_sizes` are those that others than this machine would choose."""
+        self._n_rows = len(manifest.rows()) if n_rows is None else n_rows
+        self._name = dataset.name
+        self._run_size = run_size(max([*self._sizes.values(), *batch_sizes]))
+        self._loader = open_loader(
+            dataset,
+            manifest,
+            self.backbone.preprocessing,
+            self.settings.workers or usable_cores(),
+            self._run_size,
+            decoder=self._decoder,
+        )
+
+    def choose(self, begun: Sequence[Bank]) -> None:
+        """Set how to compute: as the first of these banks that can be gone on with here, else the fastest."""
+        chooser = Chooser(
+            self.forward,
+            self.cuts,
+            self.some_images,
+            precision=self.settings.precision,
+            compile=self.settings.compile,
+            n_batches=-(-self._n_rows // self._run_size),
+            batch_sizes=self._sizes,
+        )
+        proofs = (proof for bank in begun if (proof := chooser.as_begun(bank)) is not None)
+        self.proof = next(proofs, None) or chooser.choose()
+
+    def take(self, key: BankKey) -> None:
+        """Compute as a bank says, whatever this machine would choose."""
+        self.forward.precision, self.forward.compiled = split_precision(key.precision)
+        self.forward.batch_size = key.batch_size
+
+    @property
+    def key(self) -> BankKey:
+        """The key of what is computed."""
+        return self._key(self.forward.arithmetic_name, self.forward.batch_size)
+
+    @property
+    def loader(self) -> ImageLoader:
+        """Decodes the images of `open_images`."""
+        if self._loader is None:
+            raise RuntimeError("open_images comes first")
+        return self._loader
+
+    @cached_property
+    def forwards(self) -> list[Forward]:
+        """One for each device."""
+        return [self.forward, *(self.forward.copy_on(device) for device in self.devices[1:])]
+
+    @property
+    def made_by(self) -> dict[str, str]:
+        """What decides the last bits of features and is in no key."""
+        return made_by(self.devices)
+
+    def close(self) -> None:
+        """End the processes that decode; what needs them again starts others."""
+        if self._loader is not None:
+            self._loader.close()
+
+    def some_images(self) -> NDArray[np.uint8] | Tensor:
+        """Decode some images spread over the dataset, so that every corner of it has a say."""
+        manifest = self.loader.manifest
+        rows = manifest.rows()
+        spread = rows[np.linspace(0, len(rows) - 1, min(self._run_size, len(rows))).astype(int)]
+        loaded = self.loader.load(spread.tolist())
+        readable = loaded.statuses == RowStatus.OK
+        if not readable.any():
+            reasons = ", ".join(sorted({one.reason for one in loaded.bad}))
+            raise InvalidInputError(
+                f"none of the {len(spread)} images of {self._name!r} that were tried could be read "
+                f"({reasons}); nothing was extracted"
+            )
+        return loaded.images[readable.nonzero()[0]]
+
+    def seconds_per_image(self) -> float:
+        """Time decoding and pushing of some images, twice: the first time pays for warming up."""
+        for _ in range(2):
+            started = time.perf_counter()
+            images = self.some_images()
+            self.forward.trial(images, self.cuts)
+            duration_s = time.perf_counter() - started
+        return duration_s / len(images)
+
+    def _key(self, precision: str, batch_size: int) -> BankKey:
+        return BankKey(
+            backbone=self.backbone.spec.name,
+            weights_sha256=self.backbone.weights_sha256,
+            transform=self.backbone.preprocessing.to_dict(),
+            image_size=self.backbone.preprocessing.image_size,
+            precision=precision,
+            dtype=self.settings.key_dtype,
+            batch_size=batch_size,
+            decoder=self.decoder_name,
+        )
+
+
+class Chooser:
+    """Sets precision, compiling and batch size of a `Forward`, by what is asked and what one batch says.
+
+    Parameters
+    ----------
+    forward : Forward
+        Its `precision`, `compiled` and `batch_size` are set.
+    cuts : sequence of str
+        What is compared with float32.
+    first_batch : callable
+        Gives the images to compare on; called once at most, and only if there is something to compare.
+    precision : {"auto", "float32", "bfloat16", "float16"}
+        ``auto`` takes the fastest native one if a batch proves it close to float32.
+    compile : {"auto", "on", "off"}
+        ``auto`` compiles where the images to push repay it.
+    n_batches : int
+        Batches to push, at most, each of as many images as are compared.
+    batch_sizes : mapping of str to int, optional
+        Precision -> images to push together; the forward pass keeps its own where nothing is said.
+    """
+
+    def __init__(
+        self,
+        forward: Forward,
+        cuts: Sequence[str],
+        first_batch: Callable[[], NDArray[np.uint8] | Tensor],
+        *,
+        precision: str,
+        compile: str,
+        n_batches: int,
+        batch_sizes: Mapping[str, int] | None = None,
+    ) -> None:
+        self.forward, self.cuts, self._first_batch = forward, tuple(cuts), first_batch
+        self._precision, self._compile = precision, compile
+        self._n_batches, self._sizes = n_batches, batch_sizes or {}
+        self._images: NDArray[np.uint8] | Tensor | None = None
+        self._exact: dict[str, Tensor] | None = None
+        self._told: set[str] = set()
+
+    def as_begun(self, bank: Bank) -> PrecisionProof | None:
+        """Take what a bank was begun with, so that it is gone on with.
+
+        Parameters
+        ----------
+        bank : Bank
+            With the rows asked for, as `Bank.with_rows` gives it.
+
+        Returns
+        -------
+        PrecisionProof or None
+            None, with the reason in the log, if its arithmetic cannot be had here, or, where the precision is
+            left to ``auto``, is too far off float32 at a cut that it was never proved at.
+        """
+        forward, (precision, compiled) = self.forward, split_precision(bank.key.precision)
+        complete = set(bank.cuts).issuperset(self.cuts)
+        if not complete:
+            cannot = cannot_compile(forward.device) if compiled else None
+            if precision == "float16" and forward.device.type != "cuda":
+                cannot = "float16 needs a CUDA device"
+            if cannot is not None:
+                self._not_continued(bank, cannot)
+                return None
+        self._take(precision)
+        forward.compiled, forward.batch_size = compiled, bank.key.batch_size
+        errors = proved_errors(bank, self.cuts)
+        if complete or (errors is not None and not compiled):  # else: does it compile here?
+            return PrecisionProof(precision, errors or {})
+        try:
+            proof = self._prove()
+        except FeatbankError:
+            raise
+        except Exception as error:
+            if not compiled:
+                raise
+            self._not_continued(bank, self._failed_to_compile(error))
+            return None
+        worst = max(proof.errors, key=lambda cut: proof.errors[cut])
+        if proof.errors[worst] <= self._limit or self._precision != "auto":
+            if proof.errors[worst] > ERROR_LIMIT:
+                self._tell(precision, worst, proof.errors[worst], "it was asked for, so it is used")
+            return proof
+        self._tell(precision, worst, proof.errors[worst], f"bank {bank.name} is not continued")
+        return None
+
+    def choose(self) -> PrecisionProof:
+        """Choose for a bank that is new.
+
+        Raises
+        ------
+        InvalidInputError
+            If the network was to be compiled and cannot be.
+        """
+        proof = self._choose_precision()
+        if not self._compiles():
+            return proof
+        self.forward.compiled = True
+        try:
+            compiled = self._prove()
+        except Exception as error:  # noqa: BLE001 - whatever a compiler may raise; eager goes on
+            return self._without_compiling(self._failed_to_compile(error), proof)
+        worst = max(compiled.errors, key=lambda cut: compiled.errors[cut])
+        if compiled.errors[worst] > self._limit and self._compile == "auto":
+            off = f"the compiled network is {compiled.errors[worst]:.2g} off float32 at {worst!r}"
+            return self._without_compiling(f"{off} (limit {self._limit:g})", proof)
+        return PrecisionProof(compiled.precision, compiled.errors, rejected=proof.rejected)
+
+    @property
+    def images(self) -> NDArray[np.uint8] | Tensor:
+        """What is compared on."""
+        if self._images is None:
+            self._images = self._first_batch()
+        return self._images
+
+    @property
+    def _limit(self) -> float:
+        """Largest error of what `forward` is set to."""
+        return COMPILED_LIMIT if self.forward.precision == "float32" else ERROR_LIMIT
+
+    def _prove(self) -> PrecisionProof:
+        forward = self.forward
+        if forward.precision == "float32" and not forward.compiled:
+            return PrecisionProof("float32", dict.fromkeys(self.cuts, 0.0))
+        if self._exact is None:
+            self._exact = forward.exact(self.images, self.cuts)
+        return forward.prove(self.images, self.cuts, self._exact)
+
+    def _take(self, precision: str) -> None:
+        forward = self.forward
+        forward.precision, forward.compiled = precision, False
+        forward.batch_size = self._sizes.get(precision, forward.batch_size)
+
+    def _tell(self, precision: str, cut: str, error: float, consequence: str) -> None:
+        """Say once how far off a precision is."""
+        if precision not in self._told:
+            self._told.add(precision)
+            tell_error(precision, cut, error, ERROR_LIMIT, consequence)
+
+    def _not_continued(self, bank: Bank, because: str) -> None:
+        logger.warning("bank %s cannot be continued here: %s", bank.name, because)
+
+    def _failed_to_compile(self, error: Exception) -> str:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        said = f"the network could not be compiled ({reason})"
+        if self._compile == "on":
+            raise InvalidInputError(f"compile='on': {said}; use auto or off") from error
+        return said
+
+    def _without_compiling(self, because: str, proof: PrecisionProof) -> PrecisionProof:
+        logger.warning("%s; going on without compiling", because)
+        self.forward.compiled, self.forward.compile_s = False, None
+        return proof
+
+    def _choose_precision(self) -> PrecisionProof:
+        asked = self._precision
+        wanted = native_precisions(self.forward.device) if asked == "auto" else (asked,)
+        rejected: list[str] = []
+        for precision in wanted:
+            self._take(precision)
+            proof = self._prove()
+            over = {cut: error for cut, error in proof.errors.items() if not error <= ERROR_LIMIT}
+            if not over:
+                break
+            worst = max(over, key=lambda cut: over[cut])
+            if precision == wanted[-1]:
+                self._tell(precision, worst, over[worst], "it was asked for, so it is used")
+            else:
+                self._tell(precision, worst, over[worst], f"using {' or '.join(wanted[len(rejected) + 1 :])}")
+                rejected.append(precision)
+        return replace(proof, rejected=", ".join(rejected) or None)
+
+    def _compiles(self) -> bool:
+        forward, n_batches = self.forward, self._n_batches
+        if self._compile != "auto":
+            return self._compile == "on"
+        if n_batches < _LEAST_BATCHES:
+            return False
+        if cannot_compile(forward.device) is not None:
+            return False
+        estimate = forward.estimate_compile(self.images, self.cuts)
+        repays = estimate.repays(n_batches)
+        logger.info(
+            "%s: %.2f s per batch, compiled about %.2f s after %.0f s of compiling; %d batches to push",
+            "compiling" if repays else "not compiling",
+            estimate.eager_s,
+            estimate.compiled_s,
+            estimate.compile_s,
+            n_batches,
+        )
+        return repays
+
+
+def proved_errors(bank: Bank, cuts: Sequence[str]) -> dict[str, float] | None:
+    """Return the errors a bank's arithmetic was proved at, or None if it has not been at one of the cuts."""
+    if bank.key.precision == "float32":
+        return dict.fromkeys(cuts, 0.0)
+    known = dict(bank.provenance.get("precision_errors") or {})
+    for cut in {*bank.cuts, *bank.partial_cuts}.intersection(cuts):
+        known[cut] = bank.facts(cut).get("precision_error", known.get(cut))
+    errors = {cut: known.get(cut) for cut in cuts}
+    return None if None in errors.values() else {cut: float(error or 0) for cut, error in errors.items()}

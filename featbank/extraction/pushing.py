@@ -1,0 +1,505 @@
+"""Doing what was planned: rows are copied or pushed, and what became of each is settled."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from featbank._atomic import sha256
+from featbank.banks import Bank, CutWriter, QuarantineRecord
+from featbank.datasets import Dataset, check_classes
+from featbank.errors import FeatbankError
+from featbank.extraction._pass import Pass
+from featbank.extraction.missing import LenderError, Missing
+from featbank.extraction.planning import ExtractionPlan, Planned, plan, refuse_if_full
+from featbank.extraction.settings import (
+    CLIPPED,
+    ExtractionSettings,
+    signature_with_options,
+    stored_dtype,
+    with_options,
+)
+from featbank.extraction.storing import CutOverflowError
+from featbank.manifest import RowStatus, short_repr
+
+if TYPE_CHECKING:
+    from featbank.extraction.choosing import Computing
+    from featbank.extraction.images import BadImage
+
+__all__ = ["ExtractionResult", "Progress", "extract", "push"]
+
+logger = logging.getLogger(__name__)
+
+#: Called with (images done, images to push).
+Progress = Callable[[int, int], None]
+_UNKNOWN = "unknown"
+_BLOCK_ROWS = 512
+
+
+@dataclass(frozen=True)
+class ExtractionResult:
+    """What one extraction did.
+
+    Parameters
+    ----------
+    bank : pathlib.Path
+        The bank.
+    rows : int
+        Rows of the dataset: pushed + skipped + quarantined.
+    pushed : int
+        Images that went through the backbone in this call.
+    skipped : int
+        Rows whose features were there already, or that are identical to one that was pushed.
+    quarantined : int
+        Rows whose image cannot be read; ``quarantine.jsonl`` in the bank says why.
+    duration_s : float
+        Wall time, loading and hashing included.
+    cuts : mapping of str to tuple of int
+        Shape of one row at each cut that was asked for.
+    classes : tuple of str
+        Names of the classes that have a readable image.
+    splits : mapping of str to int
+        Rows of each split.
+    copied : int
+        Images, of those skipped, whose features at some cut were copied from other banks of the cache.
+    """
+
+    bank: Path
+    rows: int
+    pushed: int
+    skipped: int
+    quarantined: int
+    duration_s: float
+    cuts: Mapping[str, tuple[int, ...]]
+    classes: tuple[str, ...]
+    splits: Mapping[str, int]
+    copied: int = 0
+
+    __repr__ = short_repr
+
+
+def extract(
+    data: str | os.PathLike[str] | Dataset = "digits",
+    settings: ExtractionSettings | None = None,
+    *,
+    progress: Progress | None = None,
+    on_plan: Callable[[ExtractionPlan], None] | None = None,
+    **options: Any,
+) -> ExtractionResult:
+    """Push each image of a dataset once through a backbone and keep what comes out at the cuts.
+
+    Images whose features are in the bank already are not pushed again, whatever their name: rows are matched
+    by the digest of the file. What another bank of the cache holds under an equal key is copied from there.
+    An interrupted extraction is resumed by calling this again.
+
+    Parameters
+    ----------
+    data : str, path or Dataset, default="digits"
+        A folder of class folders, a CSV, ``"torchvision:NAME"``, or ``"digits"``.
+    settings : ExtractionSettings, optional
+        What is extracted, and how.
+    progress : callable, optional
+        Called with (images done, images to push).
+    on_plan : callable, optional
+        Called with the `ExtractionPlan` before anything is pushed.
+    **options
+        Fields of `ExtractionSettings`, such as ``backbone="vgg16", cuts=["fc7"]``; with `settings` they
+        replace those of its fields.
+
+    Returns
+    -------
+    ExtractionResult
+
+    Raises
+    ------
+    UnknownNameError
+        For an unknown backbone, cut, transform or weights name; the message has the nearest names.
+    MissingDataError, MissingWeightsError
+        If images or weights are not there.
+    DatasetError, InvalidInputError
+        If the dataset or an argument makes no sense.
+    WeightsError
+        If a weights file belongs to another architecture.
+    CacheWriteError
+        If the disk is full or not writable; what was written before stays and is not pushed again.
+    FeatureOverflowError
+        If a feature is not finite, or does not fit `dtype` and `on_overflow` is ``"error"``.
+    TypeError
+        If an option is no field of `ExtractionSettings`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as cache:
+    ...     first = extract("digits", backbone="minivgg", cuts=["block5_pool"], limit=20, cache_dir=cache)
+    ...     again = extract("digits", backbone="minivgg", cuts=["block5_pool"], limit=20, cache_dir=cache)
+    >>> first.pushed, again.pushed, dict(first.cuts)
+    (20, 0, {'block5_pool': (128, 1, 1)})
+    """
+    with plan(data, with_options(settings, options)) as planned:
+        if on_plan is not None:
+            on_plan(planned)
+        return push(planned, progress=progress)
+
+
+extract.__signature__ = signature_with_options(extract)  # type: ignore[attr-defined]
+
+
+def push(plan: ExtractionPlan, *, progress: Progress | None = None) -> ExtractionResult:
+    """Do what a plan says: all of an extraction that writes.
+
+    Where the bank has changed since it was planned, what is missing is found out anew.
+
+    Parameters
+    ----------
+    plan : ExtractionPlan
+        From `featbank.extraction.plan`; it is closed, whatever comes of it.
+    progress : callable, optional
+        Called with (images done, images to push).
+
+    Returns
+    -------
+    ExtractionResult
+
+    Raises
+    ------
+    CacheWriteError
+        If the disk is full or not writable; what was written before stays and is not pushed again.
+    FeatureOverflowError
+        If a feature is not finite, or does not fit `dtype` and `on_overflow` is ``"error"``.
+    """
+    work = plan.need_work()
+    with plan:  # an exception may be kept, as notebooks do, and with it all that it passed
+        work.look_again()  # what another process has stored since this was planned
+        refuse_if_full(plan)
+        return _Push(work, progress).run()
+
+
+class _Changed(Exception):  # noqa: N818 - no error: look again
+    """The bank is not what it was when the extraction was planned."""
+
+
+class _Push:
+    """One extraction that is being done."""
+
+    def __init__(self, work: Planned, progress: Progress | None) -> None:
+        self._work, self._progress = work, progress
+        self._token = secrets.token_hex(8)
+        self._begun = False
+        self._pushed: set[bytes] = set()
+        self._copied: set[bytes] = set()
+        self._bad: list[BadImage] = []
+        self._wide: set[str] = set()
+
+    @property
+    def _missing(self) -> Missing:
+        return self._work.missing
+
+    def run(self) -> ExtractionResult:
+        work = self._work
+        clip = work.missing.bank.key.dtype == CLIPPED
+        self._push()
+        for cut, writer in self._missing.writers.items():
+            if self._missing.shards[cut] or not writer.finished:
+                # of the rows the bank has now, which may be another's
+                clipped = tell_clipped(Bank.open(work.path, check="size"), cut) if clip else {}
+                writer.finish(partial(self._facts, cut, {**tell_makers(writer), **clipped}))
+        bank = self._missing.bank
+        quarantined = settle_quarantine(bank, self._bad, work.need_computing)
+        bank.touch()
+        work.digests.save()
+        # All is stored, and nothing will be pushed again once the user has said what is meant.
+        manifest, settings = bank.manifest, work.settings
+        refuse = not settings.skip_empty_classes and settings.limit is None
+        check_classes(manifest, work.dataset.name, refuse=refuse, before=work.manifest)
+        rows, n_pushed = len(manifest), len(self._pushed)
+        return ExtractionResult(
+            bank=bank.path,
+            rows=rows,
+            pushed=n_pushed,
+            skipped=rows - n_pushed - quarantined,
+            quarantined=quarantined,
+            duration_s=time.perf_counter() - work.started,
+            cuts={cut: self._missing.writers[cut].shape for cut in work.cuts},
+            classes=manifest.present_classes(),
+            splits=manifest.counts(),
+            copied=len(self._copied - self._pushed),
+        )
+
+    def _push(self) -> None:
+        """Store every row that can be had."""
+        while True:
+            try:
+                self._push_missing()
+                if not self._begun:
+                    self._begin()
+            except _Changed:
+                continue
+            gone = {self._work.manifest.digests[one.row].tobytes() for one in self._bad}
+            # Another process, with other rows, may have written shards without some of these images.
+            absent = {one for writer in self._missing.writers.values() for one in writer.absent()} - gone
+            if not absent:
+                return
+            bank, cuts = self._missing.bank, self._work.cuts
+            bank.renew(absent)
+            others = {*self._missing.writers, *bank.cuts}.difference(cuts)
+            self._work.look_again(others=sorted(others), wide=self._wide)
+
+    def _push_missing(self) -> None:
+        """Write what is missing; a cut that overflows is begun anew in float32 where that was asked for."""
+        while True:
+            try:
+                push_missing(self._work, self._pushed, self._copied, self._bad, self._progress, self._begin)
+                return
+            except CutOverflowError as error:
+                writer = self._missing.writers[error.cut]
+                if self._work.settings.on_overflow != "float32" or writer.dtype != np.float16:
+                    raise
+                logger.warning(
+                    "%s is stored in float32, all of it, what was there in float16 is extracted again: %s",
+                    repr(error.cut),
+                    str(error).partition(";")[0],
+                )
+                if any(writer.folder.glob("*.h5")):
+                    self._work.store.remove(self._work.path, cut=error.cut)
+                self._wide.add(error.cut)
+                self._look_again()
+            except LenderError as error:
+                logger.warning(
+                    "bank %s is damaged or gone, its images are pushed again instead of copied: %s",
+                    error.bank.name,
+                    error,
+                )
+                self._look_again(
+                    lenders=[one for one in self._missing.lenders if one.path != error.bank.path]
+                )
+
+    def _look_again(self, **options: Any) -> None:
+        others = sorted(set(self._missing.writers).difference(self._work.cuts))
+        self._work.look_again(others=others, wide=self._wide, **options)
+
+    def _begin(self) -> None:
+        """Make the bank, or set its rows; `_Changed` if it is not what it was when this was planned."""
+        if self._begun:
+            return
+        work, planned = self._work, self._missing.bank
+        try:
+            bank = work.store.create_or_open(work.dataset.name, planned.key, work.provenance)
+            bank.set_manifest(work.manifest, renew=self._missing.renewed)
+        except (FeatbankError, OSError):
+            work.store.remove_unfinished(work.path)
+            raise
+        bank.set_location(work.dataset.location)
+        self._begun = True
+        if planned.same_slots(bank):
+            for writer in self._missing.writers.values():
+                writer.prepare()
+            return
+        work.look_again(bank, wide=self._wide)
+        raise _Changed
+
+    def _facts(self, cut: str, told: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+        return cut_facts(self._work, cut, self._token, told, before)
+
+
+def cut_facts(
+    work: Planned, cut: str, token: str, told: Mapping[str, Any], before: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what is recorded of a cut; the time adds up over the runs that extracted it."""
+    if cut not in work.cuts:
+        return dict(before)
+    key, writer = work.missing.bank.key, work.missing.writers[cut]
+    return {
+        "precision": key.precision,
+        "precision_error": work.errors.get(cut, before.get("precision_error")),
+        **({"on_overflow": "float32"} if writer.dtype != stored_dtype(cut, key.dtype) else {}),
+        "duration_s": round(before.get("duration_s", 0.0) + time.perf_counter() - work.started, 3),
+        # equal for cuts that came from the same passes, all of them
+        "passes": sha256(f"{before.get('passes', '')} {token}".encode())[:16],
+        **told,
+    }
+
+
+def push_missing(
+    work: Planned,
+    pushed: set[bytes],
+    copied: set[bytes],
+    bad: list[BadImage],
+    progress: Progress | None = None,
+    begin: Callable[[], None] = lambda: None,
+) -> None:
+    """Write the missing shards, of what other banks hold and what is pushed.
+
+    Parameters
+    ----------
+    work : Planned
+    pushed, copied : set of bytes
+        Digests of the images that went through the backbone, or did not have to, are added.
+    bad : list of BadImage
+        What cannot be read is added.
+    progress : callable, optional
+    begin : callable, optional
+        Called when there are features that can be stored, before any is.
+
+    Raises
+    ------
+    LenderError
+        If a bank that has features is damaged, or gone; shards that were written stay.
+    FeatureOverflowError, CacheWriteError
+        As of `push`.
+    """
+    missing = work.missing
+    slots, digests = missing.slots(), missing.bank.slot_table.digests
+    lent = missing.copied()
+    for cut, shard in missing.to_copy():
+        begin()
+        missing.write(cut, shard, {})
+    if len(slots):
+        computing = work.need_computing()
+        source: Any = missing.as_pushed(computing.made_by) if lent else missing.bank
+        part = Pass(
+            source,
+            computing.loader,
+            computing.forwards,
+            source.writers if lent else missing.writers,
+            source.missing if lent else missing.shards,
+            clip=missing.bank.key.dtype == CLIPPED,
+        )
+        went = np.zeros(len(source.slot_table), bool)
+        try:
+            bad += part.push(went, progress, begin)
+        finally:
+            pushed.update(one.tobytes() for one in source.slot_table.digests[went])
+    for rows in lent.values():
+        copied.update(one.tobytes() for one in digests[missing.bank.row_slots[rows]])
+
+
+def tell_makers(writer: CutWriter) -> dict[str, str]:
+    """Say when the shards of a cut were made by more than one version of torch, or kind of device.
+
+    Returns
+    -------
+    dict of str to str
+        Facts of the cut: what made it, and under ``mixed`` what differs between its shards.
+    """
+    made_by = {
+        name: sorted(
+            {part for value in values for part in value.split(", ")}
+        )  # of several banks, in one shard
+        for name, values in writer.made_by().items()
+    }
+    facts = {name: ", ".join(values) for name, values in made_by.items()}
+    mixed = "; ".join(f"{name} {' and '.join(values)}" for name, values in made_by.items() if len(values) > 1)
+    if mixed:
+        logger.warning(
+            "cut %r has shards of %s: the last bits of their features may differ, as if each had an error of "
+            "its own; `featbank banks rm` and `featbank extract` make all of it in one way",
+            writer.cut,
+            mixed,
+        )
+        facts["mixed"] = mixed
+    return facts
+
+
+def tell_clipped(bank: Bank, cut: str) -> dict[str, int]:
+    """Count the values of a whole cut that stand at the limit of float16, and say so.
+
+    Returns
+    -------
+    dict of str to int
+        ``n_clipped`` values in ``n_clipped_rows`` rows of the manifest; empty if the cut is not clipped.
+    """
+    array = bank[cut]
+    if bank.key.dtype != CLIPPED or array.dtype != np.float16:
+        return {}
+    limit = np.finfo(np.float16).max
+    good = np.flatnonzero(bank.rows_ok(cut))
+    n_values = n_rows = 0
+    for start in range(0, len(good), _BLOCK_ROWS):
+        block = array.read(good[start : start + _BLOCK_ROWS], dtype=np.float16)
+        over = np.abs(block.reshape(len(block), -1)) >= limit
+        n_values += int(over.sum())
+        n_rows += int(over.any(axis=1).sum())
+    if n_values:
+        logger.warning(
+            "cut %r: %d values in %d of %d images are beyond float16 and were clipped to +-65504; they are "
+            "not what the network gave (--on-overflow float32 keeps them)",
+            cut,
+            n_values,
+            n_rows,
+            len(good),
+        )
+    return {"n_clipped": n_values, "n_clipped_rows": n_rows}
+
+
+def settle_quarantine(bank: Bank, bad: list[BadImage], need_computing: Callable[[], Computing]) -> int:
+    """Write why each quarantined row is quarantined.
+
+    Parameters
+    ----------
+    bank : Bank
+        The bank, all cuts finished.
+    bad : list of BadImage
+        What this run could not read.
+    need_computing : callable
+        Returns what decodes: to look again at images whose reason was never written down, because an
+        interrupted run came to their status.
+
+    Returns
+    -------
+    int
+        How many of this run's rows are quarantined.
+    """
+    own = bank.manifest
+    found = {own.digests[one.row].tobytes(): (one.reason, one.detail) for one in bad}
+    bank.refresh()  # what others came to counts, where there was nothing left for this run
+    mine = int((bank.manifest.statuses != RowStatus.OK).sum())
+    if not mine and not bank.quarantine():
+        return 0
+    with bank.held() as there:  # another process may have set its own rows, or write down its own, just now
+        manifest, before = there.manifest, bank.quarantine()
+        known = {
+            bytes.fromhex(record.digest): (record.reason, record.detail)
+            for record in before
+            if record.reason != _UNKNOWN
+        } | found
+        records = []
+        for row in np.flatnonzero(manifest.statuses).tolist():
+            digest = manifest.digests[row].tobytes()
+            if digest not in known:
+                known[digest] = _look_again(need_computing, digest)
+            records.append(QuarantineRecord(manifest.ids[row], digest.hex(), *known[digest]))
+        if records or before:
+            bank.write_quarantine(records)
+    reasons = Counter(
+        known.get(own.digests[row].tobytes(), (_UNKNOWN, ""))[0]
+        for row in np.flatnonzero(bank.manifest.statuses).tolist()
+    )
+    if reasons:
+        logger.warning(
+            "%d of %d images could not be read (%s); %s says why",
+            mine,
+            len(own),
+            ", ".join(f"{n} {reason}" for reason, n in reasons.most_common()),
+            bank.path / "quarantine.jsonl",
+        )
+    return mine
+
+
+def _look_again(need_computing: Callable[[], Computing], digest: bytes) -> tuple[str, str]:
+    loader = need_computing().loader
+    rows = np.flatnonzero((loader.manifest.digests == np.frombuffer(digest, np.uint8)).all(axis=1))
+    if not len(rows):
+        return _UNKNOWN, "another extraction came to it"
+    bad = loader.load(rows[:1].tolist()).bad
+    return (bad[0].reason, bad[0].detail) if bad else (_UNKNOWN, "readable by now")
