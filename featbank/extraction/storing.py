@@ -232,7 +232,7 @@ class ShardStore:
             cut: tensor.clamp(-self._limit(cut), self._limit(cut)) if self._clip else tensor
             for cut, tensor in ready.items()
         }
-        if found.device.type != "cuda":
+        if not self._on_card:
             self._check(ready, found, name)
             for cut, tensor in clipped.items():
                 slots.at(cut).copy_(tensor)
