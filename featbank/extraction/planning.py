@@ -557,7 +557,7 @@ def _tell_other_names(missing: Missing, banks: Sequence[Bank], location: str) ->
         if 10 * len(rows) >= 9 * max(here, len(names[name])):  # not where it is a part of it
             logger.warning(
                 "%d of the %d images of %s are in bank %s already, which was extracted from %s: they are "
-                "copied; --name %s continues that bank instead of making another",
+                "copied; --name %s continues it instead of making another",
                 len(rows),
                 here,
                 printable(location),

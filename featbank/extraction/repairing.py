@@ -202,7 +202,8 @@ def _open(
     workers: int | None,
 ) -> Computing:
     """Load what computes a bank's rows, and refuse where they would not fit the others."""
-    cuts = tuple(report.lost) or bank.cuts or (get_spec(bank.key.backbone).cuts[0].name,)
+    # where no shard is lost any cut will do: nothing is pushed
+    cuts = tuple(report.lost) or (get_spec(bank.key.backbone).cuts[0].name,)
     changes: dict[str, Any] = {"device": device, "workers": workers}
     if weights is not None:
         changes["weights"] = weights

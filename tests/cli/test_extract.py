@@ -49,6 +49,7 @@ def test_a_bank_and_what_is_in_it(call, place):
 def test_json_has_exactly_its_keys(call, place):
     found = call(*ONE, "--cache-dir", "new", "--json").json
     keys = ["bank", "rows", "pushed", "skipped", "quarantined", "duration_s", "cuts", "classes", "splits"]
+    keys += ["copied"]
     assert list(found) == keys
     assert found["classes"] == ["blue", "green", "red"]
     assert found["splits"] == {"train": 18, "val": 9, "test": 9}
@@ -71,6 +72,32 @@ def test_a_dry_run_pushes_nothing_and_writes_no_shard(call, place):
     assert (plan["rows"], plan["to_push"], plan["size_bytes"]) == (36, 36, 36 * 256 * 2)
     assert plan["duration_s"] > 0
     assert call(*ONE, "--cache-dir", "new", "--json").json["pushed"] == 36
+
+
+def test_a_dry_run_of_images_that_are_not_there(call, place):
+    done = call("extract", "no-such-place", "-c", "fc7", "--dry-run", "--images", 1000, "--cache-dir", "new")
+    assert done.code == 0
+    assert done.out.startswith("1000 of 1000 images to push; to write: fc7 512 kB; ")
+    assert "; about " in done.out
+    assert done.out.splitlines()[1].startswith(
+        "assumed: JPEGs of 500x375 pixels, no two alike; an input of 32x32"
+    )
+    assert not (place / "new").exists()
+    done = call("extract", "photos", "-c", "fc7", "--images", 1000)
+    assert done.code == 2
+    assert "--images 1000 is for --dry-run, which says what so many images would cost" in done.err
+
+
+def test_a_part_of_the_images_of_another_bank_is_copied(call, place):
+    call(*ONE, "--cache-dir", "new")
+    rows = [f"photos/red/{one.name},red" for one in sorted((place / "photos" / "red").iterdir())]
+    rows += [f"photos/blue/{one.name},blue" for one in sorted((place / "photos" / "blue").iterdir())[:6]]
+    (place / "part.csv").write_text("\n".join(["path,label", *rows]))
+    command = ("extract", "part.csv", *ONE[2:], "--cache-dir", "new")
+    said = call(*command, "--dry-run").out
+    assert said.startswith("0 of 18 images to push, 18 to copy from bank photos/minivgg-")
+    found = call(*command, "--json").json
+    assert (found["pushed"], found["copied"], found["skipped"]) == (0, 18, 18)
 
 
 def test_a_dry_run_leaves_a_bank_its_rows(call, place, save_photo):

@@ -142,10 +142,11 @@ def test_what_was_quarantined_there_is_looked_at_here(
     photo_folder: Folder, tmp_path: Path, pushed: list[int]
 ) -> None:
     data = photo_folder()
+    old = images(data)
     (data / "red" / "bad.png").write_bytes(b"no image")
     extract(data, **options(tmp_path / "cache"))
     pushed.clear()
-    half = listed([*images(data)[::3], data / "red" / "bad.png"], tmp_path / "half.csv")
+    half = listed([*old[::3], data / "red" / "bad.png"], tmp_path / "half.csv")
     result = extract(half, **options(tmp_path / "cache"))
     assert (result.pushed, result.quarantined) == (0, 1)
     assert [one.reason for one in Bank.open(result.bank).quarantine()] == ["not-an-image"]
