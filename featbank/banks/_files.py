@@ -121,7 +121,7 @@ def opened(path: Path, *, what: str) -> Iterator[BufferedReader]:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise OSError(errno.EINVAL, "it is no file")
             yield file
-    except (FileNotFoundError, BankReadError):
+    except (FileNotFoundError, BankReadError, CorruptBankError):
         raise
     except (OSError, MemoryError) as error:
         raise unreadable(path, error, what=what) from error

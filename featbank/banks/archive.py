@@ -126,18 +126,16 @@ class Archive(StoredFeatures):
                 self._pack = Pack(path, descriptor)
                 self._document, self._state = self._pack.document, self._pack.stored
                 check_name("dataset", self.dataset)
+                first_rows = self.slot_first_rows()
+                self._readers = {}
                 for cut, document in self._pack.documents.items():
                     check_facts(cut, document.facts)
+                    self._readers[cut] = _PackReader(document.layout, self._pack, first_rows, self)
         except BaseException:
             self.close()
             raise
         #: How the features are compressed: ``"zstd"``, ``"gzip"``, or None.
         self.compression: str | None = self._pack.compression
-        first_rows = self.slot_first_rows()
-        self._readers = {
-            cut: _PackReader(document.layout, self._pack, first_rows, self)
-            for cut, document in self._pack.documents.items()
-        }
 
     def __enter__(self) -> Archive:
         return self

@@ -17,9 +17,7 @@ import pytest
 from featbank.banks import Bank, BankKey, BankStore
 from featbank.manifest import SPLITS, Manifest, RowStatus
 
-_spec = importlib.util.spec_from_file_location(
-    "headers", Path(__file__).parents[1] / "faults" / "headers.py"
-)
+_spec = importlib.util.spec_from_file_location("headers", Path(__file__).parents[1] / "faults" / "headers.py")
 headers = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(headers)
 

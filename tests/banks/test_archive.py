@@ -238,11 +238,10 @@ def test_a_file_cut_short_while_it_is_open(pack_of):
             archive["block2_pool"].read()
 
 
-def test_another_pack_version_is_refused(pack_of):
+def test_another_format_version_is_refused(pack_of, kit):
     path = pack_of(None)
-    with h5py.File(path, "r+", libver=("v110", "v110")) as file:
-        file.attrs.modify("pack_version", np.int64(2))
-    with pytest.raises(BankFormatError, match="has pack version 2"):
+    path.write_bytes(kit.forged(path.read_bytes(), lambda header: header.update(format_version=3)))
+    with pytest.raises(BankFormatError, match="has format version 3"):
         Archive(path)
 
 
@@ -269,31 +268,39 @@ def test_without_the_package_that_zstd_needs(full, pack_of, tmp_path, monkeypatc
     assert not (tmp_path / "other.h5").exists()
 
 
-@pytest.mark.parametrize("offset", [-1, 10**12])
-def test_places_outside_the_file_are_not_believed(pack_of, monkeypatch, offset):
-    path = pack_of("gzip")
-    monkeypatch.setattr(
-        "featbank.banks._guest.GuestArray.places",
-        lambda array: np.full((-(-len(array) // 4), 2), offset, np.int64),
-    )
-    with pytest.raises(CorruptBankError, match="what it says of its places is not in the file"):
-        Archive(path)
-
-
-def test_the_keeping_ofpack_reader_is_bounded(tmp_path):
-    blocks = [np.full((4, *BIG), number, np.float16) for number in range(9)]
-    data = [_codecs.encoder(_codecs.CODECS["gzip"])(block) for block in blocks]
+def test_the_keeping_of_chunks_is_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(pack_reader, "_KEPT_BYTES", 3 << 20)
+    encode = _codecs.encoder(_codecs.CODECS["gzip"])
+    data = [encode(np.full((4, *BIG), number, np.float16)) for number in range(9)]
     (tmp_path / "x").write_bytes(b"".join(data))
     sizes = np.array([len(one) for one in data])
     places = np.stack([np.cumsum(sizes) - sizes, sizes], axis=1)
     with (tmp_path / "x").open("rb") as file:
         rows = pack_reader.ChunkedRows(
-            file.fileno(), 0, _codecs.CODECS["gzip"], (36, *BIG), np.dtype(np.float16), places, 3 << 20
+            file.fileno(), _codecs.CODECS["gzip"], (36, *BIG), np.dtype(np.float16), places
         )
         assert rows[:][:, 0, 0, 0].tolist() == [float(i // 4) for i in range(36)]
         assert list(rows._kept) == [6, 7, 8]
         rows[24:25], rows[0:1]
         assert list(rows._kept) == [8, 6, 0]  # what was read last stays
+
+
+@pytest.mark.parametrize("split", [None, "train", "val"])
+def test_features_and_labels_for_a_head(full, packed, split):
+    rows = full.manifest.rows(split)
+    assert len(rows) < (full.manifest.splits == 0).sum() if split == "val" else True
+    with Archive(packed[0]) as archive:
+        for bank in (full, archive):
+            X, y = bank.load("block1_pool", split=split)
+            assert (X.dtype, y.dtype, X.shape) == (np.float32, np.int64, (len(rows), 12))
+            np.testing.assert_array_equal(X, full.features("block1_pool", rows))
+            np.testing.assert_array_equal(y, full.manifest.labels[rows])
+            X, y = bank.load("fc7", split=split, rows=[30, 4, 1, 4])  # row 30 could not be read
+            kept = [row for row in (4, 1, 4) if split is None or row in rows]
+            np.testing.assert_array_equal(X, full.features("fc7", kept))
+            np.testing.assert_array_equal(y, full.manifest.labels[kept])
+            with pytest.raises(InvalidInputError, match="split='all' is not one of train, val, test, none"):
+                bank.load("fc7", split="all")
 
 
 def test_an_archive_stands_in_for_a_bank_where_features_are_read(packed, full):

@@ -270,10 +270,12 @@ def test_another_format_version_is_refused(bank, file, version):
     reseal(bank.path / file, format_version=version)
     with pytest.raises(BankFormatError) as caught:
         Bank.open(bank.path)["fc7"]
-    what = "'/data/my photos' --backbone minivgg" if file == "bank.json" else ""
+    what = "featbank extract"
+    if file == "bank.json":
+        what += " '/data/my photos' --backbone minivgg"
     assert str(caught.value) == (
         f"{str(bank.path / file)!r} has format version {version}, this featbank reads version 2: install the "
-        f"featbank that wrote it, or extract the bank again with this one, `{f'featbank extract {what}'.strip()}` "
+        f"featbank that wrote it, or extract the bank again with this one, `{what}` "
         f"(another --cache-dir keeps the old one)"
     )
 
@@ -285,7 +287,9 @@ def test_another_manifest_version_is_refused(bank, kit):
     with pytest.raises(BankFormatError, match="has format version 7, this featbank reads version 2"):
         Bank.open(bank.path)
     # how it began before: 512 bytes, then HDF5
-    path.write_bytes(b"featbank manifest; sha256 of the HDF5 file behind this block: 0\n".ljust(512, b"\0") + data)
+    path.write_bytes(
+        b"featbank manifest; sha256 of the HDF5 file behind this block: 0\n".ljust(512, b"\0") + data
+    )
     with pytest.raises(BankFormatError, match=r"format version 1, this .*`featbank extract`"):
         Bank.open(bank.path)
 

@@ -1,4 +1,4 @@
-"""Headers of featbank's files as somebody who knows the format would forge them: changed, and sealed again."""
+"""Headers of featbank's files as somebody who knows the format would forge them: changed, sealed again."""
 
 from __future__ import annotations
 
@@ -55,7 +55,8 @@ def reseal(document: dict[str, Any], data: bytes) -> None:
     """Put the true checksums into a header, where the places make sense."""
     import math
 
-    for name in document.get("checksums", {}):
+    known = document.get("checksums")
+    for name in known if isinstance(known, dict) else ():
         try:
             dtype, shape, offset = document["arrays"][name][:3]
             n_bytes = math.prod(shape) * int(dtype[2:])
