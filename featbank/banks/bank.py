@@ -138,7 +138,7 @@ class Bank(StoredFeatures):
         Bank
             Its folder need not be there.
         """
-        there = read_manifest(self.path) if self.path.is_dir() else None
+        there = read_manifest(self.path, self._state) if self.path.is_dir() else None
         planned = type(self)(self.path, self._document, StoredManifest.planned(there, manifest, renew))
         planned._is_planned = True
         return planned
@@ -166,11 +166,11 @@ class Bank(StoredFeatures):
         CacheWriteError
             If the manifest cannot be written.
         """
-        there = read_manifest(self.path)
+        there = read_manifest(self.path, self._state)
         self._state = StoredManifest.planned(there, manifest, renew)
         if there is None or not there.same(self._state):  # else also where nothing can be written
             with self._locked():
-                there = read_manifest(self.path)
+                there = read_manifest(self.path, there)
                 self._state = StoredManifest.planned(there, manifest, renew)
                 self._write(self._state, there)
 
@@ -191,7 +191,7 @@ class Bank(StoredFeatures):
             If the manifest cannot be written.
         """
         with self._locked():
-            own, there = self._stored, read_manifest(self.path) or self._stored
+            own, there = self._stored, read_manifest(self.path, self._state) or self._stored
             table, row_slots = there.table.with_digests(own.digests, digests)
             self._state = own.with_table(table, row_slots)
             self._write(there.renewed(digests, table), there)
@@ -232,7 +232,7 @@ class Bank(StoredFeatures):
 
     def refresh(self) -> None:
         """Learn what other processes have found out of the images of these rows since."""
-        there = read_manifest(self.path)
+        there = read_manifest(self.path, self._state)
         if there is not None:
             self._state = self._stored.with_table(there.table)
 
@@ -248,7 +248,7 @@ class Bank(StoredFeatures):
             except CacheWriteError as error:
                 if error.errno not in READ_ONLY:
                     raise
-            yield type(self)(self.path, self._document, read_manifest(self.path) or self._stored)
+            yield type(self)(self.path, self._document, read_manifest(self.path, self._state) or self._stored)
 
     def _locked(self) -> AbstractContextManager[bool]:
         return locked(self.path / files.LOCK_FILE)
@@ -262,7 +262,7 @@ class Bank(StoredFeatures):
 
         Of an image that is not among them nothing was found out, whatever its slot holds.
         """
-        own, there = self._stored, read_manifest(self.path) or self._stored
+        own, there = self._stored, read_manifest(self.path, self._state) or self._stored
         grown = np.zeros(len(there.table), np.uint8)
         grown[own.row_slots] = found[own.row_slots]
         table = there.table.with_statuses(grown)

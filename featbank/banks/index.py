@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featbank.banks._files import read_bytes, wrong_version
+from featbank.banks._files import opened, wrong_version
 from featbank.banks._format import Buffer, Contents, FormatError, VersionError, digest_of, encode
 from featbank.errors import BankReadError, CorruptBankError
 from featbank.manifest import SPLITS, Ids, Manifest, RowStatus
@@ -28,6 +28,8 @@ MANIFEST_FILE = "manifest.h5"
 SHARD_BYTES = 64 * 1024 * 1024
 
 _STATUSES = max(RowStatus) + 1
+#: Digests compared at once.
+_BLOCK_ROWS = 65_536
 _ADVICE = "copy it again from where it is whole, or remove the bank and run `featbank extract` again"
 
 
@@ -172,16 +174,31 @@ def _as_rows(digests: AbstractSet[bytes]) -> NDArray[np.uint8]:
 
 def _numbered(*tables: NDArray[np.uint8]) -> list[NDArray[np.int64]]:
     """Give equal digests equal numbers, from 0 on, whichever of the tables they stand in."""
-    words = np.concatenate([np.ascontiguousarray(one).view(np.uint64).reshape(-1, 4) for one in tables])
-    order = np.argsort(words[:, 0], kind="stable")
-    alike = words[order[1:], 0] == words[order[:-1], 0]
+    words = [np.ascontiguousarray(one).view(np.uint64).reshape(-1, 4) for one in tables]
+    ends = np.cumsum([len(one) for one in tables])
+    keys = np.concatenate([one[:, 0] for one in words])
+    order = np.argsort(keys, kind="stable")
+    alike = keys[order[1:]] == keys[order[:-1]]
     pairs = np.flatnonzero(alike)
-    if (words[order[pairs + 1]] != words[order[pairs]]).any():  # two images whose digests begin alike
-        order = np.lexsort(words.T)
-        alike = (words[order[1:]] == words[order[:-1]]).all(axis=1)
-    numbers = np.zeros(len(words), np.int64)
+    for start in range(0, len(pairs), _BLOCK_ROWS):  # those that begin alike are compared as a whole
+        part = pairs[start : start + _BLOCK_ROWS]
+        if (_rows_of(words, ends, order[part]) != _rows_of(words, ends, order[part + 1])).any():
+            whole = np.concatenate(words)
+            order = np.lexsort(whole.T)
+            alike = (whole[order[1:]] == whole[order[:-1]]).all(axis=1)
+            break
+    numbers = np.zeros(len(keys), np.int64)
     numbers[order[1:]] = np.cumsum(~alike)
-    return np.split(numbers, np.cumsum([len(one) for one in tables])[:-1])
+    return np.split(numbers, ends[:-1])
+
+
+def _rows_of(tables: list[NDArray[Any]], ends: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[Any]:
+    """Take rows of several tables, counted through them all."""
+    found = np.empty((len(places), tables[0].shape[1]), tables[0].dtype)
+    for table, end in zip(tables, ends.tolist(), strict=True):
+        inside = (places < end) & (places >= end - len(table))
+        found[inside] = table[places[inside] - (end - len(table))]
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,6 +224,8 @@ class StoredManifest:
     classes: tuple[str, ...]
     table: SlotTable
     row_slots: NDArray[np.int64]
+    #: How its file begins, which carries the digest of all of it; None for what no file holds.
+    seal: bytes | None = None
 
     @classmethod
     def planned(
@@ -230,7 +249,8 @@ class StoredManifest:
 
     def with_table(self, table: SlotTable, row_slots: NDArray[np.int64] | None = None) -> StoredManifest:
         """Return the same rows over another table, in the same slots if no others are given."""
-        return replace(self, table=table, row_slots=self.row_slots if row_slots is None else row_slots)
+        row_slots = self.row_slots if row_slots is None else row_slots
+        return replace(self, table=table, row_slots=row_slots, seal=None)
 
     def renewed(self, digests: AbstractSet[bytes], table: SlotTable) -> StoredManifest:
         """Return the same rows over a longer table, those with one of these digests in its newest slots."""
@@ -338,7 +358,8 @@ def decode_manifest(path: Path, data: bytes) -> StoredManifest:
             f"manifest {str(path)!r} is damaged: its {len(data)} bytes do not match its own sha256; {_ADVICE}"
         ) from error
     try:
-        return _from_arrays({name: contents.read(name) for name in contents.places})
+        stored = _from_arrays({name: contents.read(name) for name in contents.places})
+        return replace(stored, seal=data[: data.index(b"\n") + 1])
     except (LookupError, TypeError, ValueError, MemoryError) as error:
         raise BankReadError(
             f"manifest {str(path)!r} cannot be read now ({error}), though its bytes are those that were "
@@ -408,11 +429,15 @@ def _from_arrays(arrays: dict[str, NDArray[Any]]) -> StoredManifest:
     )
 
 
-def read_manifest(folder: Path) -> StoredManifest | None:
-    """Read the manifest of a bank; None if the bank has none yet."""
+def read_manifest(folder: Path, known: StoredManifest | None = None) -> StoredManifest | None:
+    """Read the manifest of a bank; None if the bank has none yet, and `known` if that is what it holds."""
     path = folder / MANIFEST_FILE
     try:
-        data = read_bytes(path, what="manifest")
+        with opened(path, what="manifest") as file:
+            if known is not None and known.seal and file.read(len(known.seal)) == known.seal:
+                return known
+            file.seek(0)
+            data = file.read()
     except FileNotFoundError:
         return None
     return decode_manifest(path, data)
