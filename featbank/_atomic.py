@@ -19,7 +19,7 @@ import shutil
 import socket
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,14 @@ __all__ = [
     "link_file",
     "locked",
     "make_folder",
+    "move_file",
     "publish",
     "remove_file",
     "remove_folder",
     "remove_stale_temporaries",
     "sha256",
     "temporary_path",
+    "write_aside",
     "write_file",
     "write_json",
 ]
@@ -171,7 +173,7 @@ def temporary_path(path: Path) -> Path:
     return path.with_name(f".tmp-{path.name[:120]}-{owner}-{secrets.token_hex(6)}")
 
 
-def write_file(path: Path, data: bytes | memoryview) -> None:
+def write_file(path: Path, data: bytes | memoryview | Sequence[bytes | memoryview]) -> None:
     """Write `data` to `path` so that a reader sees all of it or the file that was there before.
 
     The bytes go to a temporary name in the same folder (host, process, random part), are fsynced,
@@ -181,8 +183,8 @@ def write_file(path: Path, data: bytes | memoryview) -> None:
     ----------
     path : pathlib.Path
         Where the file ends up.
-    data : bytes or memoryview
-        Its whole content.
+    data : bytes, memoryview or sequence of them
+        Its whole content, or the parts of it.
 
     Raises
     ------
@@ -190,25 +192,45 @@ def write_file(path: Path, data: bytes | memoryview) -> None:
         If any system call fails; the temporary file is removed and `path` holds the old bytes or, if only
         the last step (fsync of the folder) failed, the new ones.
     """
+    move_file(write_aside(path, data), path)
+
+
+def write_aside(path: Path, data: bytes | memoryview | Sequence[bytes | memoryview]) -> Path:
+    """Write what `path` is to hold to a temporary name beside it, durably, and return that name.
+
+    Several threads may do so at once; `move_file` is the other half of `write_file`. Raises
+    `CacheWriteError`; nothing is left then.
+    """
     temporary = temporary_path(path)
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         try:
-            view = memoryview(data).cast("B")
-            while view:
-                view = view[os.write(descriptor, view) :]
+            for part in (data,) if isinstance(data, bytes | memoryview) else data:
+                view = memoryview(part).cast("B")
+                while view:
+                    view = view[os.write(descriptor, view) :]
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+    except BaseException as error:  # interrupted, too: leave nothing behind
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError):
+            raise _cannot_write(path, error) from error
+        raise
+    return temporary
+
+
+def move_file(temporary: Path, path: Path) -> None:
+    """Give a file of `write_aside` its name, durably; raises `CacheWriteError`, and removes it then."""
+    try:
         os.replace(temporary, path)  # noqa: PTH105 - the system call by its name; tests inject faults here
         fsync_folder(path.parent)
-    except OSError as error:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise _cannot_write(path, error) from error
-    except BaseException:  # interrupted: leave nothing behind
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+        if isinstance(error, OSError):
+            raise _cannot_write(path, error) from error
         raise
 
 

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from featbank.banks._bank_files import CUT_FILE
-from featbank.banks._manifest_file import MANIFEST_FILE, read_manifest
+from featbank.banks._documents import CUT_FILE, QuarantineRecord
 from featbank.banks.archive import Archive, open_archive
 from featbank.banks.arrays import CutArray, SoftmaxArray
-from featbank.banks.bank import Bank, open_bank
-from featbank.banks.damaged import SetAside, damaged_files, set_damaged_aside
-from featbank.banks.importing import import_bank
+from featbank.banks.bank import Bank
+from featbank.banks.importing import import_bank, unpack
+from featbank.banks.index import (
+    MANIFEST_FILE,
+    SHARD_BYTES,
+    ShardPlan,
+    SlotTable,
+    read_manifest,
+    shard_rows_for,
+)
 from featbank.banks.key import FORMAT_VERSION, BankKey
 from featbank.banks.lending import lend_bank, lend_shards, lendable_shards
-from featbank.banks.listing import BankInfo, CutInfo, CutProgress, QuarantineRecord
-from featbank.banks.packing import pack, unpack
-from featbank.banks.slots import SHARD_BYTES, ShardPlan, SlotTable, shard_rows_for
-from featbank.banks.store import BankStore
-from featbank.banks.verification import Finding, VerifyReport, verify_bank
+from featbank.banks.listing import BankInfo, CutInfo, CutProgress
+from featbank.banks.packing import pack
+from featbank.banks.store import BankStore, open_bank
+from featbank.banks.verification import (
+    Finding,
+    SetAside,
+    VerifyReport,
+    damaged_files,
+    set_damaged_aside,
+    verify_bank,
+)
 from featbank.banks.writer import CutWriter
 
 __all__ = [

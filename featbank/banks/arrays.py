@@ -13,27 +13,13 @@ from featbank.errors import IncompleteBankError, InvalidInputError
 from featbank.manifest import RowStatus, printable
 
 if TYPE_CHECKING:
-    from featbank.banks._manifest_file import StoredManifest
-    from featbank.banks._shard_file import CutLayout
+    from featbank.banks.index import StoredManifest
+    from featbank.banks.reader import SlotReader
 
 __all__ = ["CutArray", "SoftmaxArray"]
 
 #: Rows of `iter_batches` and of whole-array reads that must be derived.
 _BATCH = 1024
-
-
-class SlotReader(Protocol):
-    """What reads slots of one cut: a `CutReader` of shards, or of a packed file."""
-
-    @property
-    def layout(self) -> CutLayout:
-        """Name, shape and dtype."""
-
-    def statuses(self, slots: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Return the status of each slot."""
-
-    def gather(self, slots: NDArray[np.int64], out: NDArray[Any]) -> None:
-        """Copy the features of `slots` into `out`."""
 
 
 class CutOwner(Protocol):
@@ -201,7 +187,7 @@ class CutArray:
         if not len(bad):
             return
         rows = list(dict.fromkeys(index[bad].tolist()))
-        shown = ", ".join(repr(printable(self._stored.id(row))) for row in rows[:5])
+        shown = ", ".join(repr(printable(self._stored.ids[row])) for row in rows[:5])
         more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
         raise IncompleteBankError(
             f"cut {self.cut!r} has no features of {shown}{more}: the images could not be read, or were gone, "

@@ -3,38 +3,57 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, TypeGuard
+from typing import Any, Literal, NamedTuple, Self, TypeGuard
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike, NDArray
+from numpy.typing import DTypeLike, NDArray
 
-from featbank._cache import user_path
+from featbank._atomic import READ_ONLY, locked, write_file
+from featbank._cache import make_newest, user_path
 from featbank._registry import nearest
-from featbank.banks import _bank_files as files
-from featbank.banks._bank_rows import BankRows
-from featbank.banks._cut_reader import CutReader, shard_files
-from featbank.banks._manifest_file import StoredManifest, read_manifest
-from featbank.banks._shard_file import CutLayout
-from featbank.banks.arrays import CutArray, SoftmaxArray
+from featbank.banks import _documents as files
+from featbank.banks.features import SOFTMAX, StoredFeatures
+from featbank.banks.index import (
+    MANIFEST_FILE,
+    SHARD_BYTES,
+    ShardPlan,
+    StoredManifest,
+    read_manifest,
+    shard_rows_for,
+)
 from featbank.banks.key import check_name
-from featbank.banks.listing import BankInfo, CutProgress, CutState, QuarantineRecord, describe
-from featbank.banks.slots import SHARD_BYTES, ShardPlan, shard_rows_for
+from featbank.banks.listing import BankInfo, CutInfo, CutProgress, changed, folder_bytes, split_counts
+from featbank.banks.reader import CutReader
+from featbank.banks.shards import CutLayout
+from featbank.banks.verification import VerifyReport, verify_bank
 from featbank.banks.writer import CutWriter
-from featbank.errors import BankNotFoundError, IncompleteBankError, InvalidInputError, UnknownNameError
-from featbank.manifest import RowStatus
+from featbank.errors import (
+    BankNotFoundError,
+    CacheWriteError,
+    IncompleteBankError,
+    InvalidInputError,
+    UnknownNameError,
+)
+from featbank.manifest import Manifest, RowStatus
 
-if TYPE_CHECKING:
-    from featbank.banks.verification import VerifyReport
-
-__all__ = ["Bank", "open_bank"]
-
-_SOFTMAX, _LOGITS = "softmax", "logits"
+__all__ = ["Bank"]
 
 
-class Bank(BankRows):
+class CutState(NamedTuple):
+    """What one look at a cut finds: its layout, recorded facts, progress, and whether it is complete."""
+
+    layout: CutLayout
+    facts: dict[str, Any]
+    progress: CutProgress
+    complete: bool
+
+
+class Bank(StoredFeatures):
     """An opened bank; comes from `Bank.open` or `BankStore.create_or_open`.
 
     ``bank["fc7"]`` is an array of features, rows in the order of ``bank.manifest``: those it was opened with,
@@ -52,7 +71,11 @@ class Bank(BankRows):
     """
 
     def __init__(self, path: Path, document: files.BankDocument, stored: StoredManifest | None) -> None:
-        super().__init__(path, document, stored)
+        self.path = path
+        self._document = document
+        self._state = stored
+        #: Whether this is what a bank would be: its folder need not be there.
+        self._is_planned = False
         self._readers: dict[str, CutReader] = {}
 
     @classmethod
@@ -100,6 +123,152 @@ class Bank(BankRows):
     def __repr__(self) -> str:
         return f"<Bank {self.name!r}, {len(self)} rows>"  # says nothing that must be looked for on the disk
 
+    # rows ------------------------------------------------------------------------------------------
+
+    def with_rows(self, manifest: Manifest, *, renew: AbstractSet[bytes] = frozenset()) -> Self:
+        """Return what this bank would be after `set_manifest`, from what is on disk now; writes nothing.
+
+        Parameters
+        ----------
+        manifest, renew
+            As of `set_manifest`.
+
+        Returns
+        -------
+        Bank
+            Its folder need not be there.
+        """
+        there = read_manifest(self.path, self._state) if self.path.is_dir() else None
+        planned = type(self)(self.path, self._document, StoredManifest.planned(there, manifest, renew))
+        planned._is_planned = True
+        return planned
+
+    def same_slots(self, other: Bank) -> bool:
+        """Say whether another bank's rows stand in the same slots, of equally many."""
+        return np.array_equal(self.row_slots, other.row_slots) and np.array_equal(
+            self.slot_table.segments, other.slot_table.segments
+        )
+
+    def set_manifest(self, manifest: Manifest, *, renew: AbstractSet[bytes] = frozenset()) -> None:
+        """Set the rows; images that have no slot yet get one, nothing stored is moved or lost.
+
+        Other processes that are extracting into this bank keep the rows they have set themselves.
+
+        Parameters
+        ----------
+        manifest : Manifest
+            The rows. Nothing is touched, not even the lock, if nothing changes.
+        renew : set of bytes, default=frozenset()
+            Digests of images to be pushed again, in all cuts; see `CutWriter.absent`.
+
+        Raises
+        ------
+        CacheWriteError
+            If the manifest cannot be written.
+        """
+        there = read_manifest(self.path, self._state)
+        self._state = StoredManifest.planned(there, manifest, renew)
+        if there is None or not there.same(self._state):  # else also where nothing can be written
+            with self._locked():
+                there = read_manifest(self.path, there)
+                self._state = StoredManifest.planned(there, manifest, renew)
+                self._write(self._state, there)
+
+    def renew(self, digests: AbstractSet[bytes]) -> None:
+        """Give images of these rows new slots, without setting the rows of the bank anew.
+
+        Another process may have set its own rows since: they stay, and the renewed images among them are
+        found in the new slots as well.
+
+        Parameters
+        ----------
+        digests : set of bytes
+            As of `CutWriter.absent`.
+
+        Raises
+        ------
+        CacheWriteError
+            If the manifest cannot be written.
+        """
+        with self._locked():
+            own, there = self._stored, read_manifest(self.path, self._state) or self._stored
+            table, row_slots = there.table.with_digests(own.digests, digests)
+            self._state = own.with_table(table, row_slots)
+            self._write(there.renewed(digests, table), there)
+
+    def set_location(self, location: str) -> None:
+        """Remember where the images of this bank are now, in ``source.json``; ``bank.json`` never changes.
+
+        Parameters
+        ----------
+        location : str
+            As of `featbank.datasets.Dataset`; ``bank.provenance["location"]`` is this from now on.
+
+        Raises
+        ------
+        CacheWriteError
+            If it cannot be written.
+        """
+        if location != self.provenance.get("location"):
+            with self._locked():
+                files.write_source(self.path, location)
+            self._document = self._document.moved_to(location)
+
+    def touch(self) -> None:
+        """Make this the newest bank of its cache: it was asked for last."""
+        make_newest(self.path.parent.parent, self.path)
+        with suppress(OSError):  # a read-only bank stays where it is in the list
+            os.utime(self.path / files.LOCK_FILE)
+
+    def copy_manifest(self, folder: Path) -> None:
+        """Write the rows as this bank has them now into another folder, where `read_manifest` finds them.
+
+        Raises
+        ------
+        CacheWriteError
+            If the file cannot be written.
+        """
+        write_file(folder / MANIFEST_FILE, self._stored.encode())
+
+    def refresh(self) -> None:
+        """Learn what other processes have found out of the images of these rows since."""
+        there = read_manifest(self.path, self._state)
+        if there is not None:
+            self._state = self._stored.with_table(there.table)
+
+    @contextmanager
+    def held(self) -> Iterator[Self]:
+        """Hold the bank's lock, so that nobody changes its rows, and hand over the bank as it is on disk.
+
+        A bank that may not be written is read without the lock.
+        """
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(self._locked())
+            except CacheWriteError as error:
+                if error.errno not in READ_ONLY:
+                    raise
+            yield type(self)(self.path, self._document, read_manifest(self.path, self._state) or self._stored)
+
+    def _locked(self) -> AbstractContextManager[bool]:
+        return locked(self.path / files.LOCK_FILE)
+
+    def _write(self, state: StoredManifest, there: StoredManifest | None) -> None:
+        if there is None or not there.same(state):
+            write_file(self.path / MANIFEST_FILE, state.encode())
+
+    def _fold_statuses(self, found: NDArray[np.uint8]) -> None:
+        """Fold in what a cut found of the images of these rows; the bank's lock is held.
+
+        Of an image that is not among them nothing was found out, whatever its slot holds.
+        """
+        own, there = self._stored, read_manifest(self.path, self._state) or self._stored
+        grown = np.zeros(len(there.table), np.uint8)
+        grown[own.row_slots] = found[own.row_slots]
+        table = there.table.with_statuses(grown)
+        self._write(there.with_table(table), there)
+        self._state = own.with_table(table)
+
     # cuts ------------------------------------------------------------------------------------------
 
     @property
@@ -116,6 +285,9 @@ class Bank(BankRows):
         """Return the file names of a cut's shards, which carry the SHA-256 of their bytes, sorted."""
         return sorted(path.name for path in (self.path / cut).glob("[0-9]*.h5"))
 
+    def _cut_folders(self) -> list[Path]:
+        return [] if self._is_planned and not self.path.is_dir() else files.cut_folders(self.path)
+
     def _states(self) -> list[CutState]:
         """Look at every cut once."""
         if self._state is None:
@@ -127,18 +299,21 @@ class Bank(BankRows):
         """Look at one cut; None if there is nothing of it."""
         document = files.read_cut_document(folder, self.key.digest())
         layout = document.layout if document else files.layout_of(folder, self.key.digest())
-        if layout is None or self._state is None:
+        stored = self._state
+        if layout is None or stored is None:
             return None
-        row_shards = self._reader_of(layout).numbers_of(self.row_slots)
-        present = set(shard_files(folder))
-        needed = set(np.unique(row_shards).tolist())
-        stored = np.isin(row_shards, list(present))
+        reader = self._reader_of(layout)
+        rows, present = stored.rows_in(reader.plans), reader.present()
+        n_stored = int(rows[present].sum())
         if document and document.absent:  # of what is gone the table knows; the others can be had
-            unknown = self.slot_table.statuses[self.row_slots] == RowStatus.OK
-            stored &= ~(unknown & np.isin(self.row_slots, list(document.absent)))
-        whole = document is not None and needed <= document.shards and bool(stored.all())
+            slots = np.array([slot for slot in document.absent if slot < len(stored.table)], np.int64)
+            slots = slots[stored.table.statuses[slots] == RowStatus.OK]
+            slots = slots[present[reader.numbers_of(slots)]]
+            n_stored -= int((stored.rows_before[slots + 1] - stored.rows_before[slots]).sum())
+        needed = set(np.flatnonzero(rows).tolist())
+        whole = document is not None and needed <= document.shards and n_stored == stored.n_rows
         facts = document.facts if document else {}
-        return CutState(layout, facts, CutProgress(int(stored.sum()), len(row_shards)), whole)
+        return CutState(layout, facts, CutProgress(n_stored, stored.n_rows), whole)
 
     def facts(self, cut: str) -> dict[str, Any]:
         """Return what extraction recorded about a cut; {} while it is not finished."""
@@ -153,98 +328,8 @@ class Bank(BankRows):
         name = isinstance(cut, str) and cut == Path(cut).name and not cut.startswith(".")
         return name and (self.path / str(cut)).is_dir()
 
-    def __getitem__(self, cut: str) -> CutArray:
-        """Return the features of a cut; ``"softmax"`` is derived from ``logits`` at temperature 1.
-
-        Parameters
-        ----------
-        cut : str
-            Its name. A cut that is only partly extracted can be opened; reading a missing row is an error.
-
-        Returns
-        -------
-        CutArray
-
-        Raises
-        ------
-        UnknownNameError
-            If the bank holds nothing of this cut.
-        """
-        if cut == _SOFTMAX:
-            return self._softmax_array(_LOGITS, 1.0)
-        return CutArray(self, self._reader_of(self._layout(cut)[1]), self._stored)
-
-    def softmax(self, temperature: float, rows: slice | ArrayLike | None = None) -> NDArray[np.float32]:
-        """Return ``softmax(logits / temperature)``.
-
-        Parameters
-        ----------
-        temperature : float
-            Finite and over 0.
-        rows : slice, array-like of int or bool, or None
-            Which rows; None takes all.
-
-        Returns
-        -------
-        ndarray of float32, shape (n_rows, n_classes)
-
-        Raises
-        ------
-        InvalidInputError
-            If the temperature is not a finite number over 0.
-        UnknownNameError
-            If the bank holds no ``logits``.
-        """
-        return self._softmax_array(_LOGITS, temperature).read(rows)
-
-    def _softmax_array(self, cut: str, temperature: float) -> SoftmaxArray:
-        return SoftmaxArray(self, self._reader_of(self._layout(cut)[1]), self._stored, temperature)
-
-    def features(
-        self, cut: str, rows: slice | ArrayLike | None = None, dtype: DTypeLike = np.float32
-    ) -> NDArray[Any]:
-        """Return features as a table for a head.
-
-        Parameters
-        ----------
-        cut : str
-            Its name, or ``"softmax"``.
-        rows : slice, array-like of int or bool, or None
-            Which rows; None takes all.
-        dtype : dtype, default=float32
-            What to return.
-
-        Returns
-        -------
-        ndarray of `dtype`, shape (n_rows, n_features)
-        """
-        array = self[cut]
-        block = array.read(rows, dtype=dtype)
-        return block.reshape(len(block), array.n_features)
-
-    def rows_ok(self, cut: str) -> NDArray[np.bool_]:
-        """Say which rows can be read in a cut: stored, and neither quarantined nor absent.
-
-        Parameters
-        ----------
-        cut : str
-            Its name, or ``"softmax"``.
-
-        Returns
-        -------
-        ndarray of bool, shape (n_samples,)
-
-        Raises
-        ------
-        CorruptBankError
-            If a shard that is there is damaged.
-        """
-        folder, layout = self._layout(_LOGITS if cut == _SOFTMAX else cut)
-        reader, slots = self._reader_of(layout), self.row_slots
-        stored = np.isin(reader.numbers_of(slots), list(shard_files(folder)))
-        usable = np.zeros(len(slots), bool)
-        usable[stored] = reader.statuses(slots[stored]) == RowStatus.OK
-        return usable
+    def _reader(self, cut: str) -> CutReader:
+        return self._reader_of(self._layout(cut)[1])
 
     def _layout(self, cut: str) -> tuple[Path, CutLayout]:
         folder = self.path / str(cut)
@@ -253,7 +338,7 @@ class Bank(BankRows):
             known = [one.name for one in self._cut_folders()]
             raise UnknownNameError(
                 f"bank {self.name!r} holds no cut {cut!r}, it holds {nearest(str(cut), known)}; "
-                f"`{self._command(str(cut))}` adds it"
+                f"`{self._document.command(str(cut))}` adds it"
             )
         return folder, layout
 
@@ -269,7 +354,7 @@ class Bank(BankRows):
     def _lacks(self, cut: str, plan: ShardPlan) -> str:
         return (
             f"cut {cut!r} of bank {self.name!r} lacks shard {plan.number} "
-            f"(slots {plan.start} to {plan.stop - 1}); `{self._command(cut)}` again extracts it"
+            f"(slots {plan.start} to {plan.stop - 1}); `{self._document.command(cut)}` again extracts it"
         )
 
     # writing ---------------------------------------------------------------------------------------
@@ -312,7 +397,7 @@ class Bank(BankRows):
         """
         check_name("cut", cut)
         kind, sides = np.dtype(dtype), tuple(int(side) for side in shape)
-        if cut == _SOFTMAX:
+        if cut == SOFTMAX:
             raise InvalidInputError(
                 "cut='softmax' is never stored: store 'logits', bank.softmax(temperature) derives it"
             )
@@ -339,17 +424,11 @@ class Bank(BankRows):
             )
         return CutWriter(self, existing, made_by)
 
-    def _write_cut_facts(
-        self, layout: CutLayout, shards: Iterable[int], absent: Iterable[int], facts: Mapping[str, Any]
-    ) -> None:
-        document = files.CutDocument(layout, frozenset(shards), dict(facts), frozenset(absent))
-        document.write(self.path / layout.cut)
-
-    def write_quarantine(self, records: Iterable[QuarantineRecord]) -> None:
+    def write_quarantine(self, records: Iterable[files.QuarantineRecord]) -> None:
         """Replace ``quarantine.jsonl``, whole, by these records."""
         files.write_quarantine(self.path, records)
 
-    def quarantine(self) -> list[QuarantineRecord]:
+    def quarantine(self) -> list[files.QuarantineRecord]:
         """Read ``quarantine.jsonl``; empty if there is none."""
         return files.read_quarantine(self.path)
 
@@ -357,42 +436,36 @@ class Bank(BankRows):
 
     def info(self) -> BankInfo:
         """Describe the bank in plain values; reads no features."""
-        return describe(self)
+        stored = self._state
+        return BankInfo(
+            path=self.path,
+            dataset=self.dataset,
+            backbone=self.key.backbone,
+            digest8=self.key.digest8,
+            rows=len(self),
+            classes=stored.classes if stored else (),
+            splits=split_counts(stored.splits) if stored else {},
+            cuts=tuple(
+                CutInfo(
+                    one.layout.cut,
+                    one.layout.shape,
+                    one.layout.dtype.name,
+                    *one.progress,
+                    one.complete,
+                    folder_bytes(self.path / one.layout.cut),
+                    one.facts,
+                )
+                for one in self._states()
+            ),
+            quarantined=int((stored.statuses != RowStatus.OK).sum()) if stored else 0,
+            created=str(self.provenance.get("created", "")),
+            changed=changed(self.path),
+            size_bytes=folder_bytes(self.path),
+        )
 
     def verify(self) -> VerifyReport:
         """Hash and check every file; see `featbank.banks.verify_bank`."""
-        from featbank.banks.verification import verify_bank
-
         return verify_bank(self.path)
-
-
-def open_bank(
-    bank: str | os.PathLike[str] | None = None, *, cache_dir: str | os.PathLike[str] | None = None
-) -> Bank:
-    """Open a bank by what a user says.
-
-    Parameters
-    ----------
-    bank : str, path-like or None
-        As in `BankStore.resolve`: a folder, a name or a unique part of one; None takes the newest.
-    cache_dir : str or path-like, optional
-        The cache; ``$FEATBANK_CACHE`` or ``./cache`` by default.
-
-    Returns
-    -------
-    Bank
-
-    Raises
-    ------
-    BankNotFoundError
-        If there is none.
-    InvalidInputError
-        If several fit.
-    """
-    from featbank._cache import banks_folder
-    from featbank.banks.store import BankStore
-
-    return Bank.open(BankStore(banks_folder(cache_dir)).resolve(bank))
 
 
 def _reopen(path: Path, key: str, rows: str | None) -> Bank:

@@ -15,7 +15,7 @@ from featbank.errors import InvalidInputError
 __all__ = ["FORMAT_VERSION", "BankKey"]
 
 #: Version of the bank format this featbank writes, and the only one it reads.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,99}")
 _DTYPES = ("float16", "float32", "float16-clip")
@@ -57,7 +57,7 @@ class BankKey:
         results in batches of another size.
     decoder : str
         Name and version of what turns bytes into pixels, e.g. ``"pillow-12.3.0"``.
-    format_version : int, default=1
+    format_version : int, default=2
         Version of the bank format.
 
     Raises
@@ -72,7 +72,7 @@ class BankKey:
     ...     precision="float32", dtype="float16", batch_size=64, decoder="pillow-12.3.0",
     ... )
     >>> key.digest8
-    '7f693e28'
+    '2dc65eb5'
     """
 
     backbone: str

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from featbank._atomic import fsync_folder, link_file, make_folder, publish, temporary_path
-from featbank.banks._bank_files import CUT_FILE, layout_of
-from featbank.banks._cut_reader import shard_files
-from featbank.banks._manifest_file import MANIFEST_FILE
+from featbank.banks._documents import CUT_FILE, layout_of
 from featbank.banks.bank import Bank
+from featbank.banks.index import MANIFEST_FILE
+from featbank.banks.shards import shard_files
 from featbank.banks.store import BankStore
 from featbank.manifest import Manifest
 

@@ -8,18 +8,14 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featbank.manifest import SPLITS, RowStatus, printable, short_repr
+from featbank.manifest import SPLITS, short_repr
 
-if TYPE_CHECKING:
-    from featbank.banks._shard_file import CutLayout
-    from featbank.banks.bank import Bank
-
-__all__ = ["BankInfo", "CutInfo", "CutProgress", "QuarantineRecord"]
+__all__ = ["BankInfo", "CutInfo", "CutProgress"]
 
 
 class CutProgress(NamedTuple):
@@ -27,42 +23,6 @@ class CutProgress(NamedTuple):
 
     rows_stored: int
     rows_needed: int
-
-
-class CutState(NamedTuple):
-    """What one look at a cut finds: its layout, recorded facts, progress, and whether it is complete."""
-
-    layout: CutLayout
-    facts: dict[str, Any]
-    progress: CutProgress
-    complete: bool
-
-
-@dataclass(frozen=True)
-class QuarantineRecord:
-    """One image that could not be read.
-
-    Parameters
-    ----------
-    id : bytes
-        Its id, as in the manifest.
-    digest : str
-        SHA-256 of its bytes, 64 hexadecimal digits.
-    reason : str
-        Short machine-readable cause, e.g. ``"truncated"``.
-    detail : str, default=""
-        What the decoder said.
-    """
-
-    id: bytes
-    digest: str
-    reason: str
-    detail: str = ""
-
-    @property
-    def printable_id(self) -> str:
-        """The id as it can be shown."""
-        return printable(self.id)
 
 
 @dataclass(frozen=True)
@@ -147,37 +107,6 @@ class BankInfo:
     def name(self) -> str:
         """``<dataset>/<backbone>-<digest8>``."""
         return f"{self.dataset}/{self.backbone}-{self.digest8}"
-
-
-def describe(bank: Bank) -> BankInfo:
-    """Describe an opened bank."""
-    cuts = [
-        CutInfo(
-            one.layout.cut,
-            one.layout.shape,
-            one.layout.dtype.name,
-            *one.progress,
-            one.complete,
-            folder_bytes(bank.path / one.layout.cut),
-            one.facts,
-        )
-        for one in bank._states()
-    ]
-    stored_rows = bank._state
-    return BankInfo(
-        path=bank.path,
-        dataset=bank.dataset,
-        backbone=bank.key.backbone,
-        digest8=bank.key.digest8,
-        rows=len(bank),
-        classes=stored_rows.classes if stored_rows else (),
-        splits=split_counts(stored_rows.splits) if stored_rows else {},
-        cuts=tuple(cuts),
-        quarantined=int((stored_rows.statuses != RowStatus.OK).sum()) if stored_rows else 0,
-        created=str(bank.provenance.get("created", "")),
-        changed=changed(bank.path),
-        size_bytes=folder_bytes(bank.path),
-    )
 
 
 def split_counts(splits: NDArray[np.uint8]) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""One bank as one plain HDF5 file, and back; made by a process that may crash without harm if it is large."""
+"""One bank written as one plain HDF5 file that any reader opens; `importing` makes it a bank again."""
 
 from __future__ import annotations
 
@@ -8,33 +8,46 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from featbank._atomic import make_folder, publish, remove_stale_temporaries, temporary_path, write_file
+import numpy as np
+from numpy.typing import NDArray
+
+from featbank._atomic import (
+    canonical_json,
+    json_bytes,
+    make_folder,
+    publish,
+    remove_stale_temporaries,
+    sha256,
+    temporary_path,
+)
 from featbank._cache import user_path
 from featbank._child_process import child_environment
-from featbank.banks._codecs import codec_named, most_decoded
-from featbank.banks._pack_file import pack_bytes, pack_image
-from featbank.banks.bank import Bank
-from featbank.banks.importing import import_bank
-from featbank.errors import (
-    BankNotFoundError,
-    BankReadError,
-    CacheWriteError,
-    CorruptBankError,
-    InvalidInputError,
+from featbank.banks import _documents as files
+from featbank.banks._codecs import (
+    LARGEST_ROW_BYTES,
+    Codec,
+    chunk_rows,
+    codec_named,
+    encoder,
+    library,
+    most_decoded,
 )
-from featbank.manifest import printable
+from featbank.banks._files import sealed
+from featbank.banks._format import Draft
+from featbank.banks.archive import columns, content_digest
+from featbank.banks.bank import Bank
+from featbank.banks.reader import CutReader
+from featbank.errors import BankReadError, CacheWriteError, CorruptBankError, InvalidInputError
 
-if TYPE_CHECKING:
-    from featbank.banks.store import BankStore
-
-__all__ = ["pack", "unpack"]
+__all__ = ["pack"]
 
 logger = logging.getLogger(__name__)
 
-#: Larger packs are written to disk by libhdf5 itself, in a process of its own.
-_IMAGE_BYTES = 256 * 1024 * 1024
+_BLOCK_BYTES = 16 * 1024 * 1024
+#: Provenance longer than this stands in ``bank/bank_json`` alone.
+_LONGEST_FACT = 60_000
 
 
 def pack(bank: Bank, path: str | os.PathLike[str], *, compression: str | None = None) -> Path:
@@ -88,17 +101,18 @@ def pack(bank: Bank, path: str | os.PathLike[str], *, compression: str | None = 
     for cut, progress in bank.partial_cuts.items():
         logger.warning("cut %r is not packed: %d of %d rows are extracted", cut, *progress)
     make_folder(target.parent)
-    if codec is None and pack_bytes(bank) <= _IMAGE_BYTES:
-        write_file(target, pack_image(bank))
-        return target
     remove_stale_temporaries(target.parent)
     temporary = temporary_path(target)
     try:
-        _write_in_child(bank.path, temporary, compression)
-        if most_decoded(temporary.stat().st_size) < 2 * pack_bytes(bank):
+        if codec is None:
+            _write(bank, temporary)
+        else:
+            _write_in_child(bank.path, temporary, codec)
+        size, holds = temporary.stat().st_size, _pack_bytes(bank)
+        if codec is not None and most_decoded(size) < 2 * holds:
             raise InvalidInputError(
-                f"compression={compression!r}: bank {bank.name!r} shrinks from {pack_bytes(bank)} bytes to "
-                f"{temporary.stat().st_size}, which no import takes for features; pack it without compression"
+                f"compression={compression!r}: bank {bank.name!r} shrinks from {holds} bytes to {size}, "
+                f"which no import takes for features; pack it without compression"
             )
         publish(temporary, target)
     finally:
@@ -107,60 +121,137 @@ def pack(bank: Bank, path: str | os.PathLike[str], *, compression: str | None = 
     return target
 
 
-def _write_in_child(bank: Path, temporary: Path, compression: str | None) -> None:
-    # libhdf5 brings the process down when the disk runs full while it writes; and what it writes of a filter
-    # depends on whether the caller has imported hdf5plugin
-    # no filter is ever loaded from a folder
+def _pack_bytes(bank: Bank) -> int:
+    rows = max(len(bank), len(bank.slot_table))
+    return sum(rows * bank[cut].nbytes // max(1, len(bank)) for cut in bank.cuts) + 1000 * rows
+
+
+def _write_in_child(bank: Path, temporary: Path, codec: Codec) -> None:
+    # what libhdf5 writes of a filter depends on whether the caller has imported hdf5plugin, and it looks for
+    # one that it does not know in folders
     environment = {**child_environment(), "HDF5_PLUGIN_PRELOAD": "::"}
-    command = [
-        sys.executable,
-        "-P",  # nothing is imported from the current folder
-        "-m",
-        "featbank.banks._pack_file",
-        str(bank.absolute()),
-        str(temporary.absolute()),
-        *([compression] if compression else []),
-    ]
+    # -P: nothing is imported from the current folder
+    command = [sys.executable, "-P", "-m", "featbank.banks.packing"]
+    command += [str(bank.absolute()), str(temporary.absolute()), codec.name]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        said = (done.stderr.strip().splitlines() or [f"it ended with code {done.returncode}"])[-1]
-        raise CacheWriteError(
-            f"cannot write {str(temporary.parent)!r} ({said}): the disk may be full; "
-            f"free some space and pack again"
+        raise _not_written(
+            temporary, (done.stderr.strip().splitlines() or [f"it ended with code {done.returncode}"])[-1]
         )
 
 
-def unpack(path: str | os.PathLike[str], store: BankStore) -> Bank:
-    """Make a bank from a file that `pack` wrote: the same manifest, cuts and shards again.
+def _not_written(temporary: Path, said: str) -> CacheWriteError:
+    return CacheWriteError(
+        f"cannot write {str(temporary.parent)!r} ({said}): the disk may be full; "
+        f"free some space and pack again"
+    )
 
-    The file may come from anybody: see `featbank.banks.import_bank`, which does this.
 
-    Parameters
-    ----------
-    path : str or path-like
-        The packed file.
-    store : BankStore
-        Where the bank goes, under its own name.
+def _write(bank: Bank, path: Path, codec: Codec | None = None) -> None:
+    small, features = _parts(bank)
+    specs = {name: (one.dtype, one.shape) for name, one in small.items()}
+    codecs = {}
+    for name, (reader, slots) in features.items():
+        layout = reader.layout
+        specs[name] = (layout.dtype, (len(slots), *layout.shape))
+        if codec is not None and len(slots) and layout.row_bytes <= LARGEST_ROW_BYTES:
+            extra = "extra_" if name.endswith("/extra_features") else ""
+            table = f"bank/cuts/{layout.cut}/{extra}chunks"
+            codecs[name] = codec, table
+            n_chunks = -(-len(slots) // chunk_rows(layout.row_bytes, len(slots)))
+            specs[table] = (np.dtype(np.int64), (n_chunks, 2))
+    checked = [name for name in specs if name not in features]
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        try:
+            draft = Draft(
+                "pack", specs, _facts(bank, codec), checked=checked, codecs=codecs, descriptor=descriptor
+            )
+            try:
+                for name, (reader, slots) in features.items():
+                    _write_features(draft, name, reader, slots)
+            finally:
+                small |= draft.close() if codecs else {}
+            for name in checked:
+                data = np.ascontiguousarray(small[name])
+                draft.write_at(draft.places[name].offset, data.data.cast("B") if data.size else b"")
+            sums = {name: sha256(np.ascontiguousarray(small[name]).tobytes()) for name in checked}
+            draft.write_at(0, draft.head(sums))
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise _not_written(path, error.strerror or str(error)) from error
 
-    Returns
-    -------
-    Bank
 
-    Raises
-    ------
-    BankNotFoundError
-        If there is no such file.
-    BankFormatError
-        If it was written in another version of the format.
-    CorruptBankError
-        If it is no packed bank, or damaged; nothing is left behind.
-    InvalidInputError
-        If the store has this bank already.
-    CacheWriteError
-        If the bank cannot be written.
-    MissingPackageError
-        If its features are compressed, and the package for that is not installed.
-    """
-    if not user_path(path).is_file():
-        raise BankNotFoundError(f"no packed bank {printable(str(path))!r}; `featbank banks pack` makes one")
-    return import_bank(path, store)
+def _facts(bank: Bank, codec: Codec | None) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "dataset": bank.dataset,
+        "backbone": bank.key.backbone,
+        "key_digest": bank.key.digest(),
+        "key": bank.key.to_dict(),
+        "provenance": bank.provenance,
+    }
+    if codec is not None:
+        facts |= {"compression": codec.name, "compression_library": library(codec)}
+    return {name: value for name, value in facts.items() if len(canonical_json(value)) <= _LONGEST_FACT}
+
+
+def _parts(bank: Bank) -> tuple[dict[str, NDArray[Any]], dict[str, tuple[CutReader, NDArray[np.int64]]]]:
+    """Return the small arrays of a pack, and where its features come from."""
+    quarantine = bank.path / files.QUARANTINE_FILE
+    small = {
+        **columns(bank.manifest),
+        "bank/bank_json": _blob(json_bytes(sealed(bank._document.to_dict()))),
+        "bank/manifest": _blob(b"".join(bank._stored.encode())),
+        "bank/quarantine": _blob(quarantine.read_bytes() if quarantine.exists() else b""),
+    }
+    features = {}
+    for cut in bank.cuts:
+        reader, inner = bank._reader(cut), f"bank/cuts/{cut}/"
+        numbers = np.flatnonzero(reader.present())
+        plans = [reader.plans[number] for number in numbers.tolist()]
+        runs = [np.arange(plan.start, plan.stop) for plan in plans]
+        slots = np.concatenate([*runs, np.zeros(0, np.int64)])
+        extra = np.setdiff1d(slots, bank.row_slots)  # images that left the dataset
+        features[f"features/{cut}"] = reader, bank.row_slots
+        features[inner + "extra_features"] = reader, extra
+        digests = [
+            content_digest(
+                reader.shard(plan.number).features(), bank.slot_table.digests, plan, reader.statuses(run)
+            )
+            for plan, run in zip(plans, runs, strict=True)
+        ]
+        made_by = [reader.shard(plan.number).made_by for plan in plans]
+        small |= {
+            f"statuses/{cut}": reader.statuses(bank.row_slots),
+            inner + "cut_json": _blob((reader.folder / files.CUT_FILE).read_bytes()),
+            inner + "shards": numbers.astype(np.int64),
+            inner + "slot_statuses": reader.statuses(slots),
+            inner + "extra_slots": extra.astype(np.int64),
+            inner + "shard_sha256": np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32),
+            **({inner + "made_by": _blob(canonical_json(made_by))} if any(made_by) else {}),
+        }
+    return small, features
+
+
+def _blob(data: bytes) -> NDArray[np.uint8]:
+    return np.frombuffer(data, np.uint8)
+
+
+def _write_features(draft: Draft, name: str, reader: CutReader, slots: NDArray[np.int64]) -> None:
+    layout, place = reader.layout, draft.places[name]
+    encode = None if place.codec is None else encoder(place.codec)
+    step = chunk_rows(layout.row_bytes, len(slots)) if encode else max(1, _BLOCK_BYTES // layout.row_bytes)
+    for start in range(0, len(slots), step):
+        part = slots[start : start + step]
+        # the last chunk is as long as the others
+        block = np.zeros((step if encode else len(part), *layout.shape), layout.dtype)
+        reader.gather(part, block[: len(part)])
+        if encode:
+            draft.add_chunk(name, start, encode(block))
+        else:
+            draft.write_at(place.offset + start * layout.row_bytes, block.data.cast("B"))
+
+
+if __name__ == "__main__":
+    _write(Bank.open(sys.argv[1], check="size"), Path(sys.argv[2]), codec_named(sys.argv[3]))

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from featbank._atomic import locked, make_folder, remove_folder
-from featbank._cache import make_newest, oldest_first, user_path
+from featbank._cache import banks_folder, make_newest, oldest_first, user_path
 from featbank._registry import nearest
-from featbank.banks import _bank_files as files
-from featbank.banks._manifest_file import MANIFEST_FILE
+from featbank.banks import _documents as files
 from featbank.banks.bank import Bank
+from featbank.banks.index import MANIFEST_FILE
 from featbank.banks.key import BankKey, check_name
-from featbank.banks.listing import BankInfo, changed, describe, folder_bytes
+from featbank.banks.listing import BankInfo, changed, folder_bytes
 from featbank.errors import (
     BankError,
     BankFormatError,
@@ -27,7 +27,7 @@ from featbank.errors import (
 )
 from featbank.manifest import printable
 
-__all__ = ["BankStore"]
+__all__ = ["BankStore", "open_bank"]
 
 #: What `BankStore.path_for` calls a bank; the bank in such a folder may be damaged.
 _FOLDER = re.compile(r".+-[0-9a-f]{8}")
@@ -274,6 +274,32 @@ class BankStore:
         return freed
 
 
+def open_bank(
+    bank: str | os.PathLike[str] | None = None, *, cache_dir: str | os.PathLike[str] | None = None
+) -> Bank:
+    """Open a bank by what a user says.
+
+    Parameters
+    ----------
+    bank : str, path-like or None
+        As in `BankStore.resolve`: a folder, a name or a unique part of one; None takes the newest.
+    cache_dir : str or path-like, optional
+        The cache; ``$FEATBANK_CACHE`` or ``./cache`` by default.
+
+    Returns
+    -------
+    Bank
+
+    Raises
+    ------
+    BankNotFoundError
+        If there is none.
+    InvalidInputError
+        If several fit.
+    """
+    return Bank.open(BankStore(banks_folder(cache_dir)).resolve(bank))
+
+
 def _holds_bank(folder: Path) -> bool:
     names = {one.name for one in folder.iterdir()}
     return bool(names & {files.BANK_FILE, MANIFEST_FILE}) or names <= {files.LOCK_FILE}  # killed early
@@ -293,7 +319,7 @@ def _of_key(bank: Bank, key: BankKey) -> Bank:
 
 def _info(path: Path) -> BankInfo:
     try:
-        return describe(Bank.open(path, check="size"))
+        return Bank.open(path, check="size").info()
     except (BankError, OSError) as error:
         backbone, _, digest8 = path.name.rpartition("-")
         return BankInfo(

@@ -1,8 +1,10 @@
-"""Checks every byte of a bank and says what is wrong, file by file."""
+"""Checks every byte of a bank, says what is wrong, file by file, and sets damaged files aside."""
 
 from __future__ import annotations
 
 import os
+import time
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,23 +12,23 @@ from typing import Literal
 
 import numpy as np
 
+from featbank._atomic import fsync_folder, locked, make_folder
 from featbank._cache import user_path
-from featbank.banks import _bank_files as files
-from featbank.banks._manifest_file import MANIFEST_FILE, StoredManifest, read_manifest
-from featbank.banks._sealed import unreadable
-from featbank.banks._shard_file import (
-    CutLayout,
-    ShardFacts,
-    check_facts,
-    check_hash,
-    read_facts,
-    shard_number,
+from featbank.banks import _documents as files
+from featbank.banks._files import unreadable
+from featbank.banks.index import MANIFEST_FILE, ShardPlan, StoredManifest, read_manifest
+from featbank.banks.shards import CutLayout, Shard, check_hash, check_place, read_shard, shard_number
+from featbank.errors import (
+    BankError,
+    BankNotFoundError,
+    BankReadError,
+    CacheWriteError,
+    CorruptBankError,
+    FeatbankError,
 )
-from featbank.banks.slots import ShardPlan
-from featbank.errors import BankError, BankNotFoundError, BankReadError, CorruptBankError, FeatbankError
 from featbank.manifest import printable, short_repr
 
-__all__ = ["Finding", "VerifyReport", "verify_bank"]
+__all__ = ["Finding", "SetAside", "VerifyReport", "damaged_files", "set_damaged_aside", "verify_bank"]
 
 
 Kind = Literal[
@@ -226,7 +228,7 @@ def _verify_cut(
             report._add("duplicate", path, f"shard {number} is also in {present[number].name!r}")
         present.setdefault(number, path)
         try:
-            facts = _checked_facts(path, number, layout, plans, key_digest, stored)
+            shard = _checked_shard(path, number, layout, plans, key_digest, stored)
         except FileNotFoundError:
             present.pop(number)
         except _ForeignError as error:
@@ -238,7 +240,7 @@ def _verify_cut(
         else:
             whole.add(number)
             if layout is None:
-                layout = facts.layout
+                layout = shard.layout
                 plans = stored.table.plan(layout.shard_rows) if stored else None
     _other_files(report, folder, {files.CUT_FILE, *(path.name for path in present.values())}, set())
     if stored is None:
@@ -250,8 +252,7 @@ def _verify_cut(
             report._add("unfinished", folder, "no shard is extracted yet")
         return
     plans = plans or stored.table.plan(layout.shard_rows)
-    starts = np.array([plan.start for plan in plans], np.int64)
-    needed = np.unique(np.searchsorted(starts, stored.row_slots, side="right") - 1).tolist()
+    needed = np.flatnonzero(stored.rows_in(plans)).tolist()
     recorded = document.shards if document else frozenset()
     lost = []
     for number in needed:
@@ -272,37 +273,37 @@ class _ForeignError(Exception):
     """A shard is whole, and belongs elsewhere."""
 
 
-def _checked_facts(
+def _checked_shard(
     path: Path,
     number: int,
     layout: CutLayout | None,
     plans: Sequence[ShardPlan] | None,
     key_digest: str | None,
     stored: StoredManifest | None,
-) -> ShardFacts:
+) -> Shard:
     """Read a shard whose hash is right; raises `BankError`, or `_ForeignError` where it does not belong."""
     fault = check_hash(path)
-    if fault is not None:  # never handed to libhdf5
+    if fault is not None:
         raise CorruptBankError(fault)
-    facts = read_facts(path)
-    if key_digest is not None and (facts.layout.key_digest, facts.layout.cut) != (
+    shard = read_shard(path)
+    if key_digest is not None and (shard.layout.key_digest, shard.layout.cut) != (
         key_digest,
         path.parent.name,
     ):
         raise _ForeignError(
-            f"it belongs to cut {facts.layout.cut!r} of the bank with key {facts.layout.key_digest[:8]}"
+            f"it belongs to cut {shard.layout.cut!r} of the bank with key {shard.layout.key_digest[:8]}"
         )
-    layout = layout or facts.layout
+    layout = layout or shard.layout
     if stored is not None:
         plans = plans if plans is not None else stored.table.plan(layout.shard_rows)
         if number >= len(plans):
             raise _ForeignError(f"the manifest plans {len(plans)} shards, this is number {number}")
         plan = plans[number]
         try:
-            check_facts(facts, layout, plan, stored.table.digests[plan.start : plan.stop])
+            check_place(shard, layout, plan, stored.table.digests[plan.start : plan.stop])
         except CorruptBankError as error:
             raise _ForeignError(str(error)) from error
-    return facts
+    return shard
 
 
 def _is_begun_cut(folder: Path) -> bool:
@@ -323,3 +324,114 @@ def _other_files(report: VerifyReport, folder: Path, files_known: set[str], fold
             report._add("unfinished", folder / name, "no shard is extracted yet")
         elif name not in known and shard_number(name) is None:
             report._add("unknown", folder / name, "featbank has not written this")
+
+
+# setting aside ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SetAside:
+    """What was moved.
+
+    Parameters
+    ----------
+    folder : pathlib.Path or None
+        Where it is now; None if there was nothing to move.
+    moved : tuple of pathlib.Path
+        Where the files stood before.
+    """
+
+    folder: Path | None
+    moved: tuple[Path, ...]
+
+
+def damaged_files(report: VerifyReport) -> list[Path]:
+    """Return the files a report finds fault with, of which one too many stand or which are damaged.
+
+    Raises
+    ------
+    CorruptBankError
+        If ``bank.json`` or the manifest is among them: without key and rows nothing can be extracted again.
+    BankReadError
+        If a file cannot be read now: nobody knows yet whether it is damaged.
+    """
+    if report.unreadable:
+        first, more = report.unreadable[0], len(report.unreadable) - 1
+        raise BankReadError(
+            f"bank {str(report.path)!r} is not repaired, nothing was changed: "
+            f"{first.detail}{f' (and {more} more such files)' if more else ''}"
+        )
+    lost = [fault for fault in report.faults if fault.path.name in (files.BANK_FILE, MANIFEST_FILE)]
+    if lost:
+        raise CorruptBankError(
+            f"bank {str(report.path)!r} cannot be repaired, {lost[0].path.name} is {lost[0].kind} and says "
+            f"what was extracted from what; copy this file from where it is whole, or remove the bank and "
+            f"run `featbank extract` again"
+        )
+    bad = {fault.path for fault in report.faults if fault.kind in ("corrupt", "foreign")}
+    standing: dict[tuple[Path, int], list[Path]] = defaultdict(list)
+    for folder in {fault.path.parent for fault in report.faults if fault.kind == "duplicate"}:
+        for entry in files.listed(folder):
+            path, number = folder / entry.name, shard_number(entry.name)
+            if number is not None and path not in bad:
+                standing[folder, number].append(path)
+    twins = [path for paths in standing.values() for path in paths[1:]]  # whole, but one of them is enough
+    return sorted({*bad, *twins})
+
+
+def set_damaged_aside(report: VerifyReport) -> SetAside:
+    """Move the files a report finds fault with into ``damaged-<time>/`` inside the bank.
+
+    Parameters
+    ----------
+    report : VerifyReport
+        What `verify_bank` found, just now.
+
+    Returns
+    -------
+    SetAside
+
+    Raises
+    ------
+    CorruptBankError
+        If the bank cannot be repaired, or a link leads out of it; nothing is moved.
+    BankReadError
+        If a file cannot be read now; nothing is moved.
+    CacheWriteError
+        If a file cannot be moved; those moved before stay where they are now.
+    """
+    paths = damaged_files(report)
+    if not paths:
+        return SetAside(None, ())
+    inside = report.path.resolve()
+    for path in paths:
+        if not path.parent.resolve().is_relative_to(inside):
+            raise CorruptBankError(
+                f"{str(path)!r} lies behind a link out of the bank, and is not moved: put the files "
+                f"themselves into {str(report.path)!r} and run the same command again"
+            )
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    aside = _unused(report.path / f"{ASIDE_PREFIX}{stamp}")
+    with locked(report.path / files.LOCK_FILE):
+        for path in paths:
+            target = aside / path.relative_to(report.path)
+            make_folder(target.parent)
+            try:
+                os.replace(path, target)  # noqa: PTH105 - as in _atomic
+                fsync_folder(target.parent)
+                fsync_folder(path.parent)
+            except OSError as error:
+                raise CacheWriteError(
+                    f"cannot move {str(path)!r} to {str(target)!r} ({error.strerror}): check the permissions "
+                    f"of the bank's folder and run the same command again"
+                ) from error
+    return SetAside(aside, tuple(paths))
+
+
+def _unused(folder: Path) -> Path:
+    number = 1
+    candidate = folder
+    while candidate.exists():
+        number += 1
+        candidate = folder.with_name(f"{folder.name}-{number}")
+    return candidate

@@ -5,35 +5,63 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featbank._atomic import locked, make_folder, remove_file, remove_stale_temporaries, write_file
-from featbank.banks._bank_files import LOCK_FILE
-from featbank.banks._cut_reader import CutReader, shard_files
-from featbank.banks._shard_file import (
+from featbank._atomic import (
+    locked,
+    make_folder,
+    move_file,
+    remove_file,
+    remove_stale_temporaries,
+    write_aside,
+)
+from featbank.banks._documents import LOCK_FILE, CutDocument
+from featbank.banks.index import ShardPlan, StoredManifest
+from featbank.banks.reader import CutReader
+from featbank.banks.shards import (
     CutLayout,
     Measures,
-    check_facts,
     check_hash,
+    check_place,
     encode_shard,
-    read_facts,
+    read_shard,
+    shard_files,
 )
-from featbank.banks.slots import ShardPlan
 from featbank.errors import CorruptBankError, IncompleteBankError, InvalidInputError
 from featbank.manifest import RowStatus
-
-if TYPE_CHECKING:
-    from featbank.banks.bank import Bank
 
 __all__ = ["CutWriter"]
 
 logger = logging.getLogger(__name__)
+
+
+class WritableBank(Protocol):
+    """What a writer needs of its bank."""
+
+    path: Path
+
+    @property
+    def cuts(self) -> tuple[str, ...]: ...
+
+    @property
+    def _stored(self) -> StoredManifest: ...
+
+    def facts(self, cut: str) -> dict[str, Any]: ...
+
+    def held(self) -> AbstractContextManager[Self]: ...
+
+    def _reader_of(self, layout: CutLayout) -> CutReader: ...
+
+    def _lacks(self, cut: str, plan: ShardPlan) -> str: ...
+
+    def _fold_statuses(self, found: NDArray[np.uint8]) -> None: ...
 
 
 class CutWriter:
@@ -41,7 +69,7 @@ class CutWriter:
 
     ``for plan in writer.missing(): writer.write(plan, features, statuses)``, then ``writer.finish(facts)``
     (also when nothing was missing but `finished` is False: the last run died just before it).
-    Several processes may write one cut at once; each shard ends up once.
+    Several threads and several processes may write one cut at once; each shard ends up once.
 
     Parameters
     ----------
@@ -53,7 +81,7 @@ class CutWriter:
         What computes the features.
     """
 
-    def __init__(self, bank: Bank, layout: CutLayout, made_by: Mapping[str, str]) -> None:
+    def __init__(self, bank: WritableBank, layout: CutLayout, made_by: Mapping[str, str]) -> None:
         self._made_by = dict(made_by)
         self._bank = bank
         self._layout = layout
@@ -92,9 +120,8 @@ class CutWriter:
 
     def plans(self) -> list[ShardPlan]:
         """List the planned shards that hold a row of the manifest, in order."""
-        reader = self._reader()
-        needed = np.unique(reader.numbers_of(self._bank.row_slots)).tolist()
-        return [reader.plans[number] for number in needed]
+        plans = self._reader().plans
+        return [plans[number] for number in np.flatnonzero(self._bank._stored.rows_in(plans)).tolist()]
 
     def missing(self) -> list[ShardPlan]:
         """List the planned shards that have no file and hold a row of the manifest, in order.
@@ -114,7 +141,7 @@ class CutWriter:
         for plan in self.plans():
             try:
                 if plan.number in present:
-                    reader.facts(plan.number)
+                    reader.shard(plan.number)
                     continue
             except IncompleteBankError:  # gone since the folder was listed, or a link to nothing
                 pass
@@ -131,8 +158,8 @@ class CutWriter:
         -------
         set of bytes
         """
-        reader, slots = self._reader(), self._bank.row_slots
-        slots = slots[np.isin(reader.numbers_of(slots), list(shard_files(self.folder)))]
+        reader, slots = self._reader(), self._bank._stored.row_slots
+        slots = slots[reader.present()[reader.numbers_of(slots)]]
         gone = np.unique(slots[reader.statuses(slots) == RowStatus.ABSENT])
         return {reader.table.digests[slot].tobytes() for slot in gone.tolist()}
 
@@ -142,14 +169,15 @@ class CutWriter:
         return self.cut in self._bank.cuts
 
     def write(self, plan: ShardPlan, features: NDArray[Any], statuses: NDArray[np.uint8]) -> Path:
-        """Write one shard; when this returns it survives power loss.
+        """Write one shard; when this returns it survives power loss. Threads may write several at once.
 
         Parameters
         ----------
         plan : ShardPlan
             Which one, from `missing`.
         features : ndarray, shape (plan.n_rows, *shape)
-            Rows in slot order, in exactly the stored dtype; zeros where the status is not OK.
+            Rows in slot order, in exactly the stored dtype; zeros where the status is not OK. Written from
+            where they are, without a copy, if they are contiguous.
         statuses : ndarray of uint8, shape (plan.n_rows,)
             `RowStatus` of each row.
 
@@ -167,28 +195,46 @@ class CutWriter:
         """
         self._check_input(plan, features, statuses)
         self.prepare()
-        table = self._bank.slot_table
-        digests = table.digests[plan.start : plan.stop]
-        name, image = encode_shard(self._layout, plan, features, digests, statuses, self._made_by)
+        digests = self._reader().table.digests[plan.start : plan.stop]
+        name, parts = encode_shard(self._layout, plan, features, digests, statuses, self._made_by)
         path = self.folder / name
         with locked(self.folder / LOCK_FILE, self._name) as again:
-            if not again:  # else nobody has written here since this one did: a long folder is listed once
-                self._present = shard_files(self.folder)
-            there = self._present.get(plan.number)
-            if there is not None and os.path.lexists(there):
-                fault = self._fault(there, plan, digests)
-                if fault is None:
-                    if there.name != name and (read_facts(there).statuses == statuses).all():
-                        logger.warning(
-                            "shard %s was written by another process with other bytes; kept", there
-                        )
-                    return there
-                logger.warning("shard %s is replaced: %s", there, fault)
-                # first, and durably: whenever the power goes, no two files claim one number
-                remove_file(there)
-            write_file(path, image)
-            self._present[plan.number] = path
-        return path
+            there = self._standing(plan, digests, again)[0]
+        if there is None:
+            aside = write_aside(path, parts)  # without the lock: others write, and wait for the disk, too
+            try:
+                with locked(self.folder / LOCK_FILE, self._name) as again:
+                    there, faults = self._standing(plan, digests, again)
+                    if there is None:
+                        for damaged, fault in faults.items():
+                            logger.warning("shard %s is replaced: %s", damaged, fault)
+                            # first, and durably: whenever the power goes, no two files claim one number
+                            remove_file(damaged)
+                        move_file(aside, path)
+                        self._present[plan.number] = path
+                        return path
+            finally:
+                aside.unlink(missing_ok=True)
+        if there.name != name and (read_shard(there).statuses == statuses).all():
+            logger.warning("shard %s was written by another process with other bytes; kept", there)
+        return there
+
+    def _standing(
+        self, plan: ShardPlan, digests: NDArray[np.uint8], again: bool
+    ) -> tuple[Path | None, dict[Path, str]]:
+        """Return the intact file that is there for a shard, or what is wrong with the one that is."""
+        if not again:  # else nobody has written here since this one did: a long folder is listed once
+            self._present = shard_files(self.folder)
+        there = self._present.get(plan.number)
+        if there is None or not os.path.lexists(there):
+            return None, {}
+        try:
+            fault = check_hash(there)
+            if fault is None:
+                check_place(read_shard(there), self._layout, plan, digests)
+        except (CorruptBankError, FileNotFoundError) as error:  # one that cannot be read now is not replaced
+            fault = str(error)
+        return (there, {}) if fault is None else (None, {there: fault})
 
     def finish(self, facts: Mapping[str, Any] | Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> None:
         """Record that the cut is complete for the rows of this bank, with what there is to say about it.
@@ -216,17 +262,19 @@ class CutWriter:
         self.prepare()
         with self._bank.held() as there:
             reader = there._reader_of(self._layout)  # with the slots others have added
-            present = sorted(number for number in shard_files(self.folder) if number < len(reader.plans))
+            present = np.flatnonzero(reader.present()).tolist()
             found = np.zeros(len(reader.table), np.uint8)
             measures = Measures()
             for number in present:
-                plan, shard = reader.plans[number], reader.facts(number)
-                found[plan.start : plan.stop] = shard.statuses
-                measures += shard.measures
+                plan = reader.plans[number]
+                measures += reader.shard(number).measures
+                found[plan.start : plan.stop] = reader.statuses(np.arange(plan.start, plan.stop))
             self._bank._fold_statuses(found)
             said = facts(there.facts(self.cut) if present else {}) if callable(facts) else facts
             absent = np.flatnonzero(found == RowStatus.ABSENT).tolist()
-            self._bank._write_cut_facts(self._layout, present, absent, {**said, **asdict(measures)})
+            CutDocument(
+                self._layout, frozenset(present), {**said, **asdict(measures)}, frozenset(absent)
+            ).write(self.folder)
 
     def made_by(self) -> dict[str, tuple[str, ...]]:
         """Return what made the shards that are there, e.g. ``{"torch": ("2.11.0",), "device": ("cpu",)}``.
@@ -234,26 +282,16 @@ class CutWriter:
         More than one value of a name: the last bits of some rows may be others than one machine would give.
         """
         reader, found = self._reader(), dict[str, set[str]]()
-        for number in shard_files(self.folder):
-            if number < len(reader.plans):
-                for name, value in reader.facts(number).made_by.items():
-                    found.setdefault(name, set()).add(value)
+        for number in np.flatnonzero(reader.present()).tolist():
+            for name, value in reader.shard(number).made_by.items():
+                found.setdefault(name, set()).add(value)
         return {name: tuple(sorted(values)) for name, values in sorted(found.items())}
 
     def _reader(self) -> CutReader:
         return self._bank._reader_of(self._layout)
 
-    def _fault(self, path: Path, plan: ShardPlan, digests: NDArray[np.uint8]) -> str | None:
-        try:
-            fault = check_hash(path)
-            if fault is None:
-                check_facts(read_facts(path), self._layout, plan, digests)
-        except (CorruptBankError, FileNotFoundError) as error:  # one that cannot be read now is not replaced
-            return str(error)
-        return fault
-
     def _check_input(self, plan: ShardPlan, features: NDArray[Any], statuses: NDArray[np.uint8]) -> None:
-        plans = self._reader().plans
+        plans: Sequence[ShardPlan] = self._reader().plans
         if not (0 <= plan.number < len(plans)) or plans[plan.number] != plan:
             raise InvalidInputError(f"{plan} is no shard of cut {self.cut!r}; take plans from missing()")
         want = (plan.n_rows, *self.shape)

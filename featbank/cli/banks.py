@@ -170,7 +170,7 @@ def import_foreign(
     cache_dir: CacheDir = None,
     as_json: Json = False,
 ) -> None:
-    """Take in a bank that somebody else made: read by a process that can do no harm, then written anew."""
+    """Take in a bank that somebody else made: checked as if it meant harm, then written anew."""
     from featbank.banks import import_bank
 
     _print_made(import_bank(path, _store(cache_dir)), as_json)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,6 +16,10 @@ import pytest
 
 from featbank.banks import Bank, BankKey, BankStore
 from featbank.manifest import SPLITS, Manifest, RowStatus
+
+_spec = importlib.util.spec_from_file_location("headers", Path(__file__).parents[1] / "faults" / "headers.py")
+headers = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(headers)
 
 KEY = BankKey(
     backbone="minivgg",
@@ -179,4 +184,6 @@ def kit() -> SimpleNamespace:
         extract=extract,
         tree=tree,
         new_key=new_key,
+        headers=headers,
+        forged=headers.forged,
     )

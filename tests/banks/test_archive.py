@@ -18,12 +18,11 @@ from featbank.banks import (
     BankStore,
     CutArray,
     QuarantineRecord,
-    _chunks,
     _codecs,
     open_archive,
     pack,
 )
-from featbank.banks._guest import GuestServer
+from featbank.banks import reader as pack_reader
 from featbank.errors import (
     BankFormatError,
     BankNotFoundError,
@@ -36,12 +35,6 @@ from featbank.errors import (
 
 #: Rows of a cut that fill a quarter of a chunk each.
 BIG = (64, 64, 32)
-
-
-@pytest.fixture(scope="module")
-def server():
-    with GuestServer() as one:
-        yield one
 
 
 @pytest.fixture(scope="module")
@@ -90,11 +83,11 @@ def packed(request, pack_of):
     return pack_of(request.param), request.param
 
 
-def test_every_index_gives_what_the_bank_gives(full, packed, server):
+def test_every_index_gives_what_the_bank_gives(full, packed):
     n = len(full)
     mask = np.zeros(n, bool)
     mask[[0, 5, 17, 31]] = True
-    with Archive(packed[0], server) as archive:
+    with Archive(packed[0]) as archive:
         assert (archive.cuts, len(archive), archive.compression) == (full.cuts, n, packed[1])
         assert archive.manifest.ids == full.manifest.ids
         assert archive.manifest.labels.tolist() == full.manifest.labels.tolist()
@@ -124,21 +117,21 @@ def test_every_index_gives_what_the_bank_gives(full, packed, server):
         archive.verify()
 
 
-def test_rows_without_features_are_named(packed, server):
-    with Archive(packed[0], server) as archive, pytest.raises(IncompleteBankError, match=r"c0/0030\.jpg"):
+def test_rows_without_features_are_named(packed):
+    with Archive(packed[0]) as archive, pytest.raises(IncompleteBankError, match=r"c0/0030\.jpg"):
         archive["fc7"][30]
 
 
-def test_each_chunk_is_decoded_once_and_no_other(pack_of, server, monkeypatch):
+def test_each_chunk_is_decoded_once_and_no_other(pack_of, monkeypatch):
     decoded = []
 
     def counted(codec, data, n_bytes, dtype):
         decoded.append(n_bytes)
         return _codecs.decode(codec, data, n_bytes, dtype)
 
-    monkeypatch.setattr(_chunks, "decode", counted)
-    monkeypatch.setattr(_chunks, "_KEPT_BYTES", 0)
-    with Archive(pack_of("gzip"), server) as archive:
+    monkeypatch.setattr(pack_reader, "decode", counted)
+    monkeypatch.setattr(pack_reader, "_KEPT_BYTES", 0)
+    with Archive(pack_of("gzip")) as archive:
         assert decoded == []  # nothing is read before it is indexed
         cut = archive["block2_pool"]
         cut.read()
@@ -151,10 +144,10 @@ def test_each_chunk_is_decoded_once_and_no_other(pack_of, server, monkeypatch):
         assert len(decoded) == 10  # the chunk of an image that comes again is decoded again
 
 
-def test_decoded_chunks_are_kept_for_the_next_reading(pack_of, server, monkeypatch):
-    with Archive(pack_of("gzip"), server) as archive:
+def test_decodedpack_reader_are_kept_for_the_next_reading(pack_of, monkeypatch):
+    with Archive(pack_of("gzip")) as archive:
         wanted = archive["block2_pool"].read()
-        monkeypatch.setattr(_chunks, "decode", None)  # nobody may call it
+        monkeypatch.setattr(pack_reader, "decode", None)  # nobody may call it
         for row in (0, 5, 4, 32):
             block = archive["block2_pool"][row]
             np.testing.assert_array_equal(block, wanted[row])
@@ -168,8 +161,8 @@ def test_it_pickles_as_its_path(pack_of, full):
         again._bank.close()
 
 
-def test_what_does_not_exist(packed, server, tmp_path):
-    with Archive(packed[0], server) as archive:
+def test_what_does_not_exist(packed, tmp_path):
+    with Archive(packed[0]) as archive:
         with pytest.raises(UnknownNameError) as caught:
             archive["fc6"]
         assert str(caught.value) == (
@@ -183,11 +176,11 @@ def test_what_does_not_exist(packed, server, tmp_path):
         f"`featbank banks pack` makes one"
     )
     with pytest.raises(CorruptBankError, match=r"cannot be read \(it is no file\): get it again"):
-        Archive(tmp_path, server)
+        Archive(tmp_path)
 
 
-def test_a_closed_archive_says_so(packed, server):
-    with Archive(packed[0], server) as archive:
+def test_a_closed_archive_says_so(packed):
+    with Archive(packed[0]) as archive:
         cut = archive["fc7"]
     archive.close()  # again: nothing happens
     with pytest.raises(InvalidInputError) as caught:
@@ -196,7 +189,7 @@ def test_a_closed_archive_says_so(packed, server):
 
 
 @pytest.mark.parametrize("compression", ["zstd", "gzip"])
-def test_a_flipped_bit_in_a_chunk_is_found_when_it_is_read(full, pack_of, server, compression):
+def test_a_flipped_bit_in_a_chunk_is_found_when_it_is_read(full, pack_of, compression):
     path = pack_of(compression)
     with h5py.File(path) as file:
         chunks = []
@@ -207,7 +200,7 @@ def test_a_flipped_bit_in_a_chunk_is_found_when_it_is_read(full, pack_of, server
         spoiled = bytearray(data)
         spoiled[place] ^= 1 << bit
         path.write_bytes(spoiled)
-        with Archive(path, server) as archive:  # its structure is whole
+        with Archive(path) as archive:  # its structure is whole
             cut = archive["block2_pool"]
             np.testing.assert_array_equal(cut[:12], full["block2_pool"][:12])
             with pytest.raises(
@@ -227,33 +220,32 @@ def test_the_last_chunk_is_filled_with_zeros(pack_of):
     assert not last[1:].any()
 
 
-def test_changed_features_are_found_by_verify(pack_of, server):
+def test_changed_features_are_found_by_verify(pack_of):
     path = pack_of(None)
     with h5py.File(path, "r+") as file:
         file["features/fc7"][3] = 1
-    with Archive(path, server) as archive:
+    with Archive(path) as archive:
         assert archive["fc7"][3].tolist() == [1] * 5
         with pytest.raises(CorruptBankError, match=r"shard \d of cut 'fc7' is not what was packed"):
             archive.verify()
 
 
-def test_a_file_cut_short_while_it_is_open(pack_of, server):
+def test_a_file_cut_short_while_it_is_open(pack_of):
     path = pack_of("gzip")
-    with Archive(path, server) as archive:
+    with Archive(path) as archive:
         os.truncate(path, 4096)
         with pytest.raises(CorruptBankError, match=r"chunk \d is not all in the file"):
             archive["block2_pool"].read()
 
 
-def test_another_pack_version_is_refused(pack_of, server):
+def test_another_format_version_is_refused(pack_of, kit):
     path = pack_of(None)
-    with h5py.File(path, "r+", libver=("v110", "v110")) as file:
-        file.attrs.modify("pack_version", np.int64(2))
-    with pytest.raises(BankFormatError, match="has pack version 2"):
-        Archive(path, server)
+    path.write_bytes(kit.forged(path.read_bytes(), lambda header: header.update(format_version=3)))
+    with pytest.raises(BankFormatError, match="has format version 3"):
+        Archive(path)
 
 
-def test_without_the_package_that_zstd_needs(full, pack_of, tmp_path, server, monkeypatch):
+def test_without_the_package_that_zstd_needs(full, pack_of, tmp_path, monkeypatch):
     path = pack_of("zstd")
 
     def missing(name: str) -> object:
@@ -264,7 +256,7 @@ def test_without_the_package_that_zstd_needs(full, pack_of, tmp_path, server, mo
     monkeypatch.setattr(_codecs, "import_module", missing)
     _codecs._zstd.cache_clear()  # found once, it is not looked for again
     for attempt in (
-        lambda: Archive(path, server),
+        lambda: Archive(path),
         lambda: pack(full, tmp_path / "other.h5", compression="zstd"),
     ):
         with pytest.raises(MissingPackageError) as caught:
@@ -276,26 +268,16 @@ def test_without_the_package_that_zstd_needs(full, pack_of, tmp_path, server, mo
     assert not (tmp_path / "other.h5").exists()
 
 
-@pytest.mark.parametrize("offset", [-1, 10**12])
-def test_places_outside_the_file_are_not_believed(pack_of, server, monkeypatch, offset):
-    path = pack_of("gzip")
-    monkeypatch.setattr(
-        "featbank.banks._guest.GuestArray.places",
-        lambda array: np.full((-(-len(array) // 4), 2), offset, np.int64),
-    )
-    with pytest.raises(CorruptBankError, match="what it says of its places is not in the file"):
-        Archive(path, server)
-
-
-def test_the_keeping_of_chunks_is_bounded(tmp_path):
-    blocks = [np.full((4, *BIG), number, np.float16) for number in range(9)]
-    data = [_codecs.encoder(_codecs.CODECS["gzip"])(block) for block in blocks]
+def test_the_keeping_of_chunks_is_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(pack_reader, "_KEPT_BYTES", 3 << 20)
+    encode = _codecs.encoder(_codecs.CODECS["gzip"])
+    data = [encode(np.full((4, *BIG), number, np.float16)) for number in range(9)]
     (tmp_path / "x").write_bytes(b"".join(data))
     sizes = np.array([len(one) for one in data])
     places = np.stack([np.cumsum(sizes) - sizes, sizes], axis=1)
     with (tmp_path / "x").open("rb") as file:
-        rows = _chunks.ChunkedRows(
-            file.fileno(), 0, _codecs.CODECS["gzip"], (36, *BIG), np.dtype(np.float16), places, 3 << 20
+        rows = pack_reader.ChunkedRows(
+            file.fileno(), _codecs.CODECS["gzip"], (36, *BIG), np.dtype(np.float16), places
         )
         assert rows[:][:, 0, 0, 0].tolist() == [float(i // 4) for i in range(36)]
         assert list(rows._kept) == [6, 7, 8]
@@ -303,8 +285,26 @@ def test_the_keeping_of_chunks_is_bounded(tmp_path):
         assert list(rows._kept) == [8, 6, 0]  # what was read last stays
 
 
-def test_an_archive_stands_in_for_a_bank_where_features_are_read(packed, server, full):
-    with Archive(packed[0], server) as archive:
+@pytest.mark.parametrize("split", [None, "train", "val"])
+def test_features_and_labels_for_a_head(full, packed, split):
+    rows = full.manifest.rows(split)
+    assert len(rows) < (full.manifest.splits == 0).sum() if split == "val" else True
+    with Archive(packed[0]) as archive:
+        for bank in (full, archive):
+            X, y = bank.load("block1_pool", split=split)
+            assert (X.dtype, y.dtype, X.shape) == (np.float32, np.int64, (len(rows), 12))
+            np.testing.assert_array_equal(X, full.features("block1_pool", rows))
+            np.testing.assert_array_equal(y, full.manifest.labels[rows])
+            X, y = bank.load("fc7", split=split, rows=[30, 4, 1, 4])  # row 30 could not be read
+            kept = [row for row in (4, 1, 4) if split is None or row in rows]
+            np.testing.assert_array_equal(X, full.features("fc7", kept))
+            np.testing.assert_array_equal(y, full.manifest.labels[kept])
+            with pytest.raises(InvalidInputError, match="split='all' is not one of train, val, test, none"):
+                bank.load("fc7", split="all")
+
+
+def test_an_archive_stands_in_for_a_bank_where_features_are_read(packed, full):
+    with Archive(packed[0]) as archive:
         X, y = archive.features("logits", slice(0, 10)), archive.manifest.labels[:10]
         np.testing.assert_array_equal(X, full.features("logits", slice(0, 10)))
         assert y.tolist() == full.manifest.labels[:10].tolist()

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from featbank.banks import Bank, CutArray, open_archive, pack
-from featbank.banks import _cut_reader as cut_reader
+from featbank.banks import reader as cut_reader
 from featbank.errors import BankChangedError, IncompleteBankError, InvalidInputError, UnknownNameError
 
 CUTS = ("block1_pool", "fc7", "logits")
@@ -137,7 +137,7 @@ def test_the_array_protocol(bank, manifest, kit):
     assert sum(1 for _ in array) == len(reference)
     np.testing.assert_array_equal(next(iter(array)), reference[0])
     assert (array.size, array.nbytes, array.n_features) == (37 * 5, 37 * 10, 5)
-    assert repr(array) == "<CutArray 'fc7' shape=(37, 5) dtype=float16 of 'shapes/minivgg-24f23756'>"
+    assert repr(array) == "<CutArray 'fc7' shape=(37, 5) dtype=float16 of 'shapes/minivgg-fa4f2b3c'>"
 
 
 def test_scikit_learn_takes_it(bank, manifest, kit):
@@ -217,7 +217,7 @@ def test_softmax_without_logits_says_how_to_get_them(store, manifest, kit):
     with pytest.raises(UnknownNameError) as caught:
         bank["softmax"]
     assert str(caught.value) == (
-        "bank 'shapes/minivgg-24f23756' holds no cut 'logits', it holds 'fc7'; "
+        "bank 'shapes/minivgg-fa4f2b3c' holds no cut 'logits', it holds 'fc7'; "
         "`featbank extract '/data/my photos' --backbone minivgg --cut logits` adds it"
     )
 
@@ -226,7 +226,7 @@ def test_unknown_cut_names_the_nearest(bank):
     with pytest.raises(UnknownNameError) as caught:
         bank["fc6"]
     assert str(caught.value) == (
-        "bank 'shapes/minivgg-24f23756' holds no cut 'fc6', it holds 'fc7', 'block1_pool', 'logits'; "
+        "bank 'shapes/minivgg-fa4f2b3c' holds no cut 'fc6', it holds 'fc7', 'block1_pool', 'logits'; "
         "`featbank extract '/data/my photos' --backbone minivgg --cut fc6` adds it"
     )
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from featbank.banks import Bank, CutProgress, QuarantineRecord, open_bank
-from featbank.banks._shard_file import Measures
+from featbank.banks.shards import Measures
 from featbank.errors import (
     BankChangedError,
     BankFormatError,
@@ -182,7 +182,7 @@ def test_partly_extracted_cuts(store, manifest, kit):
     with pytest.raises(IncompleteBankError) as caught:
         bank["fc7"][:]
     assert str(caught.value) == (
-        "cut 'fc7' of bank 'shapes/minivgg-24f23756' lacks shard 2 (slots 24 to 32); "
+        "cut 'fc7' of bank 'shapes/minivgg-fa4f2b3c' lacks shard 2 (slots 24 to 32); "
         "`featbank extract '/data/my photos' --backbone minivgg --cut fc7` again extracts it"
     )
     array = bank["fc7"]
@@ -257,33 +257,40 @@ def test_no_bank_there(tmp_path):
 
 
 def reseal(path, **changes):
-    from featbank.banks._sealed import sealed
+    from featbank.banks._files import sealed
 
     document = json.loads(path.read_text())
     document.pop("sha256")
     path.write_text(json.dumps(sealed({**document, **changes})))
 
 
+@pytest.mark.parametrize("version", [1, 3])
 @pytest.mark.parametrize("file", ["bank.json", "fc7/cut.json"])
-def test_another_format_version_is_refused(bank, file):
-    reseal(bank.path / file, format_version=2)
+def test_another_format_version_is_refused(bank, file, version):
+    reseal(bank.path / file, format_version=version)
     with pytest.raises(BankFormatError) as caught:
         Bank.open(bank.path)["fc7"]
+    what = "featbank extract"
+    if file == "bank.json":
+        what += " '/data/my photos' --backbone minivgg"
     assert str(caught.value) == (
-        f"{str(bank.path / file)!r} has format version 2, this featbank reads version 1: install the "
-        f"featbank that wrote it, or extract the bank again with this one (another "
-        f"--cache-dir keeps the old one)"
+        f"{str(bank.path / file)!r} has format version {version}, this featbank reads version 2: install the "
+        f"featbank that wrote it, or extract the bank again with this one, `{what}` "
+        f"(another --cache-dir keeps the old one)"
     )
 
 
-def test_another_manifest_version_is_refused(bank, monkeypatch):
-    from featbank.banks import _manifest_file
-
-    monkeypatch.setattr(_manifest_file, "FORMAT_VERSION", 7)
-    data = bank._stored.encode()
-    monkeypatch.undo()
-    (bank.path / "manifest.h5").write_bytes(data)
-    with pytest.raises(BankFormatError, match="has format version 7, this featbank reads version 1"):
+def test_another_manifest_version_is_refused(bank, kit):
+    path = bank.path / "manifest.h5"
+    data = path.read_bytes()
+    path.write_bytes(kit.forged(data, lambda header: header.update(format_version=7)))
+    with pytest.raises(BankFormatError, match="has format version 7, this featbank reads version 2"):
+        Bank.open(bank.path)
+    # how it began before: 512 bytes, then HDF5
+    path.write_bytes(
+        b"featbank manifest; sha256 of the HDF5 file behind this block: 0\n".ljust(512, b"\0") + data
+    )
+    with pytest.raises(BankFormatError, match=r"format version 1, this .*`featbank extract`"):
         Bank.open(bank.path)
 
 
@@ -311,10 +318,10 @@ def test_a_cut_of_another_bank_is_refused(bank, store, manifest, kit):
     other = store.create_or_open("shapes", kit.new_key(decoder="other"), {})
     other.set_manifest(manifest)
     shutil.copytree(bank.path / "fc7", other.path / "fc7")
-    with pytest.raises(CorruptBankError, match="it belongs to cut 'fc7' of the bank with key 24f23756"):
+    with pytest.raises(CorruptBankError, match="it belongs to cut 'fc7' of the bank with key fa4f2b3c"):
         other["fc7"]
     (other.path / "fc7" / "cut.json").unlink()
-    with pytest.raises(CorruptBankError, match="it belongs to cut 'fc7' of the bank with key 24f23756"):
+    with pytest.raises(CorruptBankError, match="it belongs to cut 'fc7' of the bank with key fa4f2b3c"):
         other["fc7"]
 
 
@@ -342,10 +349,10 @@ def test_a_bank_works_anywhere(bank, manifest, kit, tmp_path, how, monkeypatch):
 
 
 def test_a_copied_bank_is_hashed_once(bank, tmp_path, monkeypatch):
-    from featbank.banks import _bank_files
+    from featbank.banks import _documents
 
     hashed = []
-    monkeypatch.setattr(_bank_files, "check_hash", lambda path: hashed.append(path.name))
+    monkeypatch.setattr(_documents, "check_hash", lambda path: hashed.append(path.name))
     Bank.open(bank.path)
     assert hashed == []
     shutil.copytree(bank.path, tmp_path / "copy")
@@ -381,7 +388,7 @@ def test_cannot_write_below_a_file(tmp_path, kit):
     with pytest.raises(CacheWriteError) as caught:
         BankStore(tmp_path / "file" / "banks").create_or_open("shapes", kit.KEY, {})
     assert str(caught.value) == (
-        f"cannot write {str(tmp_path / 'file' / 'banks' / 'shapes' / 'minivgg-24f23756')!r} (Not a "
+        f"cannot write {str(tmp_path / 'file' / 'banks' / 'shapes' / 'minivgg-fa4f2b3c')!r} (Not a "
         f"directory): a file stands where a folder is needed; choose another place with --cache-dir"
     )
 
@@ -421,11 +428,11 @@ def test_open_bank(bank, store):
 
 
 def test_info_loads_no_features(bank, monkeypatch):
-    from featbank.banks._shard_file import ShardFacts
+    from featbank.banks.shards import Shard
 
-    monkeypatch.setattr(ShardFacts, "features", None)
+    monkeypatch.setattr(Shard, "features", None)
     info = bank.info()
-    assert (info.name, info.rows, info.classes) == ("shapes/minivgg-24f23756", 37, ("c0", "c1", "c2"))
+    assert (info.name, info.rows, info.classes) == ("shapes/minivgg-fa4f2b3c", 37, ("c0", "c1", "c2"))
     assert info.splits == {"train": 10, "val": 9, "test": 9, "none": 9}
     assert info.created == "2026-01-02T03:04:05+00:00"
     assert [(cut.name, cut.shape, cut.dtype, cut.complete, cut.rows_stored) for cut in info.cuts] == [
@@ -465,10 +472,10 @@ def test_a_sweep_in_other_processes_never_mixes_rows_and_labels(store, kit):
 
 @pytest.fixture
 def hashed(monkeypatch):
-    from featbank.banks import _bank_files
+    from featbank.banks import _documents
 
     names = []
-    monkeypatch.setattr(_bank_files, "check_hash", lambda path: names.append(path.name))
+    monkeypatch.setattr(_documents, "check_hash", lambda path: names.append(path.name))
     return names
 
 
@@ -545,11 +552,11 @@ def test_rows_that_are_there_already_are_set_in_a_read_only_bank(bank, kit, mani
 
 def test_a_question_about_one_cut_looks_at_one_cut(bank, monkeypatch):
     parsed = []
-    from featbank.banks import _bank_files
+    from featbank.banks import _documents
 
-    real = _bank_files.parse_cut_document
+    real = _documents.parse_cut_document
     monkeypatch.setattr(
-        _bank_files,
+        _documents,
         "parse_cut_document",
         lambda path, *rest: parsed.append(path.parent.name) or real(path, *rest),
     )

@@ -90,7 +90,7 @@ def test_a_file_that_cannot_be_moved_is_one_error(bank, monkeypatch):
     def refuse(*_):
         raise OSError(13, os.strerror(13))
 
-    monkeypatch.setattr("featbank.banks.damaged.os.replace", refuse)
+    monkeypatch.setattr("featbank.banks.verification.os.replace", refuse)
     with pytest.raises(
         CacheWriteError, match=r"cannot move '.*' to '.*' \(Permission denied\): check the perm"
     ):

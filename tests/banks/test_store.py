@@ -9,7 +9,7 @@ import shutil
 import pytest
 
 from featbank.banks import Bank, BankStore
-from featbank.banks.damaged import set_damaged_aside
+from featbank.banks.verification import set_damaged_aside
 from featbank.errors import (
     BankFormatError,
     BankNotFoundError,
@@ -37,12 +37,12 @@ def three(store, kit, manifest):
 
 def test_create_then_open(store, kit):
     bank = store.create_or_open("shapes", kit.KEY, kit.PROVENANCE)
-    assert bank.path == store.root / "shapes" / "minivgg-24f23756" == store.path_for("shapes", kit.KEY)
+    assert bank.path == store.root / "shapes" / "minivgg-fa4f2b3c" == store.path_for("shapes", kit.KEY)
     before = kit.tree(bank.path)
     again = store.create_or_open("shapes", kit.KEY, {"location": "elsewhere"})
     assert again.provenance == kit.PROVENANCE
     assert again.key == kit.KEY
-    assert (again.name, again.dataset) == ("shapes/minivgg-24f23756", "shapes")
+    assert (again.name, again.dataset) == ("shapes/minivgg-fa4f2b3c", "shapes")
     assert kit.tree(bank.path) == before
     written = json.loads((bank.path / "bank.json").read_text())
     assert list(written) == ["format_version", "dataset", "key", "key_digest", "provenance", "sha256"]
@@ -133,9 +133,9 @@ def test_newest(three, store, tmp_path):
         ("minivgg", 0),
         ("digits/vgg", 1),
         ("digits/vgg16", 1),
-        ("24f23756", 0),
-        ("24f2", 0),
-        ("digits/minivgg-24f23756", 0),
+        ("fa4f2b3c", 0),
+        ("fa4f", 0),
+        ("digits/minivgg-fa4f2b3c", 0),
     ],
 )
 def test_resolve_a_part_of_the_name(three, store, text, which):
@@ -146,21 +146,21 @@ def test_resolve_a_path(three, store, monkeypatch):
     assert store.resolve(three[0].path) == three[0].path
     assert store.resolve(str(three[2].path)) == three[2].path
     monkeypatch.chdir(three[0].path.parent)
-    assert Bank.open(store.resolve("minivgg-24f23756")).key == three[0].key
+    assert Bank.open(store.resolve("minivgg-fa4f2b3c")).key == three[0].key
 
 
 def test_resolve_says_what_fits(three, store):
     with pytest.raises(InvalidInputError) as caught:
         store.resolve("digits")
     assert str(caught.value) == (
-        "bank 'digits' fits 2 banks: 'digits/vgg16-bad21be9', 'digits/minivgg-24f23756'; "
+        "bank 'digits' fits 2 banks: 'digits/vgg16-c7c304b3', 'digits/minivgg-fa4f2b3c'; "
         "give more of the name"
     )
     with pytest.raises(BankNotFoundError) as missing:
         store.resolve("digets")
     assert str(missing.value) == (
-        f"no bank 'digets' in {str(store.root)!r}, there are: 'digits/minivgg-24f23756', "
-        f"'digits/vgg16-bad21be9', 'shapes/vgg16-6dd0ce58'; `featbank extract` makes one"
+        f"no bank 'digets' in {str(store.root)!r}, there are: 'digits/minivgg-fa4f2b3c', "
+        f"'digits/vgg16-c7c304b3', 'shapes/vgg16-117655c0'; `featbank extract` makes one"
     )
     for wrong in ("", store.root / "digits", store.root / "nothing"):
         with pytest.raises(BankNotFoundError):

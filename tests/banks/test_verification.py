@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 
 from featbank.banks import Bank, pack, set_damaged_aside, verify_bank
+from featbank.banks._format import Contents
 from featbank.errors import (
     BankError,
     BankFormatError,
@@ -100,7 +102,7 @@ def test_a_cut_short_file_is_found_and_never_read(bank, place, kit, manifest):
 def test_flipped_features_are_refused_after_a_copy_and_on_request(bank):
     path = shards(bank)[1]
     data = bytearray(path.read_bytes())
-    data[bank["fc7"]._reader.facts(1).offset + 4] ^= 64
+    data[bank["fc7"]._reader.shard(1).offset + 4] ^= 64
     path.write_bytes(data)
     with pytest.raises(CorruptBankError) as caught:
         Bank.open(bank.path, check="sha256")
@@ -112,7 +114,7 @@ def test_flipped_features_are_refused_after_a_copy_and_on_request(bank):
 
 def test_a_flipped_bit_outside_the_features_gives_no_other_numbers(bank, kit, manifest):
     path = shards(bank)[1]
-    data, offset = path.read_bytes(), bank["fc7"]._reader.facts(1).offset
+    data, offset = path.read_bytes(), bank["fc7"]._reader.shard(1).offset
     rng = np.random.default_rng(0)
     for position in rng.integers(0, offset, 60).tolist():
         spoiled = bytearray(data)
@@ -228,43 +230,40 @@ def test_a_shard_nobody_planned_is_found(bank):
     assert [kind for kind, _ in kinds(bank)] == ["foreign"]
 
 
+def rename(path):
+    """Give a shard the name its bytes stand for."""
+    return path.rename(path.with_name(f"00001-{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}.h5"))
+
+
 def test_something_that_is_no_shard_under_a_right_hash_is_found(bank):
-    import hashlib
-
-    import h5py
-
     path = shards(bank)[1]
-    path.unlink()
-    with h5py.File(path, "w", libver=("v110", "v110")) as file:
-        file["features"] = np.zeros((12, 5), np.float16)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    fake = path.rename(path.with_name(f"00001-{digest[:16]}.h5"))
+    path.write_bytes(b"something else" * 1000)
+    fake = rename(path)
     assert kinds(bank) == [("unreadable", fake.name)]
     with pytest.raises(BankReadError, match=f"{fake.name}.*though its bytes are those its name stands for"):
         Bank.open(bank.path)["fc7"][:]
 
 
-def test_a_virtual_dataset_is_refused(bank):
-    import hashlib
-
-    import h5py
-
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda h: h["arrays"].pop("digests"), "its arrays are not those of a shard"),
+        (
+            lambda h: h["arrays"]["features"].__setitem__(0, "<i4"),
+            "its features are not stored in one piece inside it",
+        ),
+        (lambda h: h["facts"].update(start=None), "it does not say which shard it is"),
+        (lambda h: h.update(kind="pack"), "it is a 'pack' of featbank, no 'shard'"),
+        (lambda h: h["arrays"]["statuses"].__setitem__(1, [11]), "do not have the 12 rows it says it has"),
+    ],
+)
+def test_a_shard_that_makes_no_sense_is_refused(bank, kit, change, said):
     path = shards(bank)[1]
-    with h5py.File(path) as file:
-        attributes = dict(file.attrs)
-        digests, statuses = file["digests"][()], file["statuses"][()]
-    path.unlink()
-    with h5py.File(path, "w", libver=("v110", "v110")) as file:
-        layout = h5py.VirtualLayout((12, 5), np.float16)
-        layout[:] = h5py.VirtualSource("nowhere.h5", "x", (12, 5))
-        file.create_virtual_dataset("features", layout)
-        file["digests"], file["statuses"] = digests, statuses
-        file.attrs.update(attributes)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    path.rename(path.with_name(f"00001-{digest[:16]}.h5"))
-    with pytest.raises(BankReadError, match="its features are not stored in one piece inside it"):
+    path.write_bytes(kit.forged(path.read_bytes(), lambda header: change(header) and None))
+    path = rename(path)
+    with pytest.raises(BankReadError, match=said):
         Bank.open(bank.path)["fc7"][:]
-    assert not bank.verify().ok
+    assert kinds(bank) == [("unreadable", path.name)]
 
 
 @pytest.mark.parametrize("name", ["bank.json", "manifest.h5"])
@@ -421,20 +420,17 @@ def test_without_memory_a_shard_is_not_called_damaged(bank, monkeypatch):
 
     opened = Bank.open(bank.path)
     with monkeypatch.context() as patched:
-        patched.setattr(h5py, "File", fail)
+        patched.setattr(Contents, "read", fail)
         assert {kind for kind, _ in kinds(bank)} == {"unreadable"}
         with pytest.raises(BankReadError, match=r"Cannot allocate memory.*free some memory"):
             opened["fc7"][:]
     assert bank.verify().ok
 
 
-def test_a_shard_of_another_format_version_is_not_called_damaged(bank):
-    import hashlib
-
+def test_a_shard_of_another_format_version_is_not_called_damaged(bank, kit):
     path = shards(bank)[1]
-    with h5py.File(path, "r+", libver=("v110", "v110")) as file:
-        file.attrs["format_version"] = np.int64(99)
-    newer = path.rename(path.with_name(f"00001-{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}.h5"))
+    path.write_bytes(kit.forged(path.read_bytes(), lambda header: header.update(format_version=99)))
+    newer = rename(path)
     assert kinds(bank) == [("unreadable", newer.name)]
     with pytest.raises(BankFormatError, match="format version 99"):
         Bank.open(bank.path)["fc7"][:]

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 
 from featbank.banks import Archive, Bank, pack
 from featbank.banks._codecs import chunk_rows
-from featbank.banks._guest import GuestServer
 from featbank.extraction import extract
 
 _SAMPLE_BYTES = 12_000_000
@@ -149,27 +148,26 @@ def test_random_rows_of_an_archive(
     path = pack(bank, tmp_path / "bank.h5", compression=compression)
     print(f"\n\n{bank.key.backbone}, {compression}: {_RANDOM_ROWS} random rows, MB/s")  # noqa: T201
     print(f"{'':16}{'archive':>10}{'h5py list':>12}{'ratio':>8}{'all, in order':>16}")  # noqa: T201
-    with GuestServer() as server:
-        opening = seconds(lambda: Archive(path, server).close())
-        for cut in bank.cuts:
-            rows = np.sort(np.random.default_rng(0).choice(len(bank), _RANDOM_ROWS, replace=False))
-            row_bytes = bank[cut].nbytes // len(bank)
+    opening = seconds(lambda: Archive(path).close())
+    for cut in bank.cuts:
+        rows = np.sort(np.random.default_rng(0).choice(len(bank), _RANDOM_ROWS, replace=False))
+        row_bytes = bank[cut].nbytes // len(bank)
 
-            def ours(rows: Any, cut: str = cut) -> NDArray[Any]:
-                with Archive(path, server) as archive:  # opened anew: no chunk is kept from before
-                    return archive[cut][rows]
+        def ours(rows: Any, cut: str = cut) -> NDArray[Any]:
+            with Archive(path) as archive:  # opened anew: no chunk is kept from before
+                return archive[cut][rows]
 
-            def by_list(rows: Any, cut: str = cut) -> NDArray[Any]:
-                with h5py.File(path) as file:
-                    found: NDArray[Any] = file["features"][cut][rows]
-                    return found
+        def by_list(rows: Any, cut: str = cut) -> NDArray[Any]:
+            with h5py.File(path) as file:
+                found: NDArray[Any] = file["features"][cut][rows]
+                return found
 
-            np.testing.assert_array_equal(ours(rows), by_list(rows))
-            ours_s = max(seconds(partial(ours, rows)) - opening, 1e-4)
-            list_s = seconds(partial(by_list, rows))
-            whole_s = max(seconds(partial(ours, slice(None))) - opening, 1e-4)
-            megabytes = len(rows) * row_bytes / 1e6
-            print(  # noqa: T201
-                f"{cut:16}{megabytes / ours_s:10.0f}{megabytes / list_s:12.0f}{list_s / ours_s:8.1f}"
-                f"{len(bank) * row_bytes / whole_s / 1e6:16.0f}"
-            )
+        np.testing.assert_array_equal(ours(rows), by_list(rows))
+        ours_s = max(seconds(partial(ours, rows)) - opening, 1e-4)
+        list_s = seconds(partial(by_list, rows))
+        whole_s = max(seconds(partial(ours, slice(None))) - opening, 1e-4)
+        megabytes = len(rows) * row_bytes / 1e6
+        print(  # noqa: T201
+            f"{cut:16}{megabytes / ours_s:10.0f}{megabytes / list_s:12.0f}{list_s / ours_s:8.1f}"
+            f"{len(bank) * row_bytes / whole_s / 1e6:16.0f}"
+        )

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import h5py
+import headers
+import made_bank
 
-LIBVER = ("v110", "v110")
+from featbank.banks import Bank
 
 #: name -> (makes a bank at a path from a good pack and a good folder; what the refusal must say)
 CASES: dict[str, tuple[Callable[[Path, Path, Path], Path], str]] = {}
@@ -17,29 +18,53 @@ CASES: dict[str, tuple[Callable[[Path, Path, Path], Path], str]] = {}
 
 def case(says: str) -> Callable[[Callable[[Path, Path, Path], Path]], Callable[[Path, Path, Path], Path]]:
     def register(make: Callable[[Path, Path, Path], Path]) -> Callable[[Path, Path, Path], Path]:
-        CASES[make.__name__] = (make, says)
+        add(make.__name__, says, make)
         return make
 
     return register
 
 
-def in_pack(says: str) -> Callable[[Callable[[h5py.File, Path], None]], None]:
-    """Register a change to an open pack; the second argument is the folder with the secret."""
+def add(name: str, says: str, make: Callable[[Path, Path, Path], Path]) -> None:
+    if name in CASES:
+        raise KeyError(name)
+    CASES[name] = (make, says)
 
-    def register(change: Callable[[h5py.File, Path], None]) -> None:
+
+@lru_cache
+def compressed(folder: Path, compression: str) -> bytes:
+    """The good bank as a compressed pack."""
+    target = folder.parents[2] / f"good-{compression}.h5"
+    return made_bank.packed(Bank.open(folder), target, compression=compression).read_bytes()
+
+
+def in_pack(
+    says: str, compression: str | None = None
+) -> Callable[[Callable[[bytes], bytes]], Callable[[bytes], bytes]]:
+    """Register a change to the bytes of a pack."""
+
+    def register(change: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
         def make(place: Path, pack: Path, folder: Path) -> Path:
-            target = Path(shutil.copy(pack, place / "bank.h5"))
-            with h5py.File(target, "r+", libver=LIBVER) as file:
-                change(file, place)
-            return target
+            data = pack.read_bytes() if compression is None else compressed(folder, compression)
+            (place / "bank.h5").write_bytes(change(data))
+            return place / "bank.h5"
 
-        CASES[change.__name__] = (make, says)
+        add(change.__name__, says, make)
+        return change
 
     return register
 
 
-def replace(file: h5py.File, name: str, **options: Any) -> Any:
-    shape, dtype = file[name].shape, file[name].dtype
-    del file[name]
-    options = {"shape": shape, "dtype": dtype, **options}
-    return file.create_dataset(name, **options)
+def in_header(
+    name: str, says: str, change: Callable[[dict[str, Any]], Any], compression: str | None = None
+) -> None:
+    """Register a change to what the header of a pack says, sealed again."""
+
+    def forge(data: bytes) -> bytes:
+        def changed(document: dict[str, Any]) -> Any:
+            found = change(document)
+            return found if isinstance(found, (dict, list)) and found is not document else None
+
+        return headers.forged(data, changed)
+
+    forge.__name__ = name
+    in_pack(says, compression)(forge)

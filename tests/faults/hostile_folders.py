@@ -9,11 +9,11 @@ import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import h5py
+import headers
 import made_bank
-import numpy as np
-from hostile_cases import CASES, LIBVER, replace
+from hostile_cases import add
 
 
 def in_folder(says: str) -> Callable[[Callable[[Path, Path], None]], None]:
@@ -23,7 +23,7 @@ def in_folder(says: str) -> Callable[[Callable[[Path, Path], None]], None]:
             change(place / "bank", place)
             return place / "bank"
 
-        CASES[change.__name__] = (make, says)
+        add(change.__name__, says, make)
 
     return register
 
@@ -123,47 +123,85 @@ def shard_nobody_planned(folder: Path, place: Path) -> None:
     a_shard(folder).rename(a_shard(folder).with_name("00099" + a_shard(folder).name[5:]))
 
 
-def _rewritten(folder: Path, change: Callable[[h5py.File], None]) -> None:
+def _rewritten(folder: Path, change: Callable[[bytes], bytes]) -> None:
     shard = a_shard(folder)
-    with h5py.File(shard, "r+", libver=LIBVER) as file:
-        change(file)
+    shard.write_bytes(change(shard.read_bytes()))
     digest = hashlib.sha256(shard.read_bytes()).hexdigest()
     shard.rename(shard.with_name(f"00000-{digest[:16]}.h5"))
 
 
-@in_folder("keeps its values in another file")
-def shard_with_external_storage(folder: Path, place: Path) -> None:
-    _rewritten(
-        folder,
-        lambda file: replace(file, "features", external=[(str(place / "secret.bin"), 0, 10**4)]) and None,
-    )
+def in_shard(name: str, says: str, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Register a change to the header of a shard, sealed and named again."""
+
+    def forge(folder: Path, place: Path) -> None:
+        _rewritten(folder, lambda data: headers.forged(data, lambda document: change(document) and None))
+
+    forge.__name__ = f"shard_{name}"
+    in_folder(says)(forge)
 
 
-@in_folder("is a link to somewhere else")
-def shard_with_an_external_link(folder: Path, place: Path) -> None:
-    def change(file: h5py.File) -> None:
-        del file["features"]
-        file["features"] = h5py.ExternalLink(str(place / "secret.h5"), "/x")
-
-    _rewritten(folder, change)
-
-
-@in_folder("says of itself what is not so")
-def shard_that_lies_of_its_numbers(folder: Path, place: Path) -> None:
-    _rewritten(folder, lambda file: file.attrs.modify("max_abs", np.float64(1)))
-
-
-@in_folder("says of itself what is not so")
-def shard_of_another_bank(folder: Path, place: Path) -> None:
-    _rewritten(folder, lambda file: file.attrs.modify("key", np.bytes_(b"0" * 64)))
+in_shard(
+    "that_lies_of_its_numbers", "says of itself what is not so", lambda d: d["facts"].update(max_abs=1.0)
+)
+in_shard("that_has_no_numbers", "cannot be taken in", lambda d: d["facts"].pop("max_abs") and None)
+in_shard("of_another_bank", "bank key is", lambda d: d["facts"].update(key="0" * 64))
+in_shard("of_another_cut", "cut is", lambda d: d["facts"].update(cut="../../evil"))
+in_shard("of_another_place", "slots is", lambda d: d["facts"].update(start=4, stop=12))
+in_shard("of_any_number", "which shard it is", lambda d: d["facts"].update(shard=1.0))
+in_shard("of_a_text", "which shard it is", lambda d: d["facts"].update(stop="8"))
+in_shard("of_a_truth", "which shard it is", lambda d: d["facts"].update(shard_rows=True))
+in_shard("of_another_kind", "no 'shard'", lambda d: d.update(kind="pack"))
+in_shard("without_digests", "not those of a shard", lambda d: d["arrays"].pop("digests") and None)
+in_shard("with_more", "not those of a shard", lambda d: d["arrays"].update(more=["|u1", [0], 4096]))
+in_shard("of_another_version", "format version 1", lambda d: d.update(format_version=1))
+in_shard("of_objects", "another type", lambda d: d["arrays"]["features"].__setitem__(0, "O"))
+in_shard("of_integers", "not stored in one piece", lambda d: d["arrays"]["features"].__setitem__(0, "<i4"))
+in_shard("in_the_header", "not in the file", lambda d: d["arrays"]["features"].__setitem__(2, 0))
+in_shard("before_the_file", "not in the file", lambda d: d["arrays"]["features"].__setitem__(2, -64))
+in_shard("beyond_the_end", "not in the file", lambda d: d["arrays"]["features"].__setitem__(2, 10**9))
+in_shard("of_terabytes", "not in the file", lambda d: d["arrays"]["features"].__setitem__(1, [2**40, 4]))
+in_shard(
+    "on_its_own_digests",
+    "share bytes",
+    lambda d: d["arrays"]["features"].__setitem__(2, d["arrays"]["digests"][2]),
+)
+in_shard(
+    "in_chunks",
+    "is compressed and has rows of|does not say where",
+    lambda d: d["arrays"]["features"].__setitem__(slice(2, 4), ["digests", "zstd"]),
+)
 
 
 @in_folder("holds other images")
 def shard_of_other_images(folder: Path, place: Path) -> None:
-    def change(file: h5py.File) -> None:
-        file["digests"][0] = 1
+    _rewritten(folder, lambda data: headers.with_array(data, "digests", lambda one: one.__setitem__(0, 1)))
 
-    _rewritten(folder, change)
+
+@in_folder("rows that cannot be|says of itself what is not so")
+def shard_of_rows_that_cannot_be(folder: Path, place: Path) -> None:
+    _rewritten(folder, lambda data: headers.with_array(data, "statuses", lambda one: one.__setitem__(0, 1)))
+
+
+@in_folder("status that does not exist")
+def shard_of_a_status_that_does_not_exist(folder: Path, place: Path) -> None:
+    _rewritten(folder, lambda data: headers.with_array(data, "statuses", lambda one: one.__setitem__(0, 9)))
+
+
+@in_folder("format version 1")
+def shard_of_hdf5_alone(folder: Path, place: Path) -> None:
+    _rewritten(folder, lambda data: data[headers.block_of(data) :])
+
+
+@in_folder("format version 1")
+def bank_of_before(folder: Path, place: Path) -> None:
+    document = json.loads((folder / "bank.json").read_bytes())
+    (folder / "bank.json").write_bytes(made_bank.resealed({**document, "format_version": 1}))
+
+
+@in_folder("do not match its own sha256")
+def manifest_of_two_kinds(folder: Path, place: Path) -> None:
+    data = (folder / "manifest.h5").read_bytes()
+    (folder / "manifest.h5").write_bytes(headers.forged(data, lambda d: d.update(kind="shard")))
 
 
 @in_folder("quarantine has entries featbank does not write")

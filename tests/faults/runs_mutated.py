@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
-import hdf5_bytes
+import byte_changes
 
 _WHOLE, _HANG_S, _LONGEST = 5000, 60, 4000
 _CHANGES = (
@@ -241,7 +241,7 @@ class Bench:
         file = path / "run.json" if random.integers(2) else files[int(random.integers(len(files)))]
         what = int(random.integers(12))
         if what == 0:
-            file.write_bytes(hdf5_bytes.mutate_bytes(file.read_bytes() or b"x", random))
+            file.write_bytes(byte_changes.mutate_bytes(file.read_bytes() or b"x", random))
         elif what == 1:
             self._replaced(file if random.integers(2) or file.parent == path else file.parent, random)
         elif what == 2:
@@ -257,7 +257,7 @@ class Bench:
             line[int(random.integers(len(line)))] = cell if random.integers(2) else f'"{cell}\n'
             file.write_bytes("\n".join(map(",".join, lines)).encode("utf-8", "surrogateescape"))
         else:
-            file.write_bytes(hdf5_bytes.mutate_bytes(file.read_bytes(), random))
+            file.write_bytes(byte_changes.mutate_bytes(file.read_bytes(), random))
         return path
 
     def _replaced(self, path: Path, random: np.random.Generator) -> None:
@@ -309,7 +309,7 @@ class Bench:
             lines = lines or [""]
         text = "\n".join(lines) + "\n"
         if random.integers(10) == 0:
-            text = hdf5_bytes.mutate_bytes(text.encode(), random).decode("utf-8", "replace")
+            text = byte_changes.mutate_bytes(text.encode(), random).decode("utf-8", "replace")
         return text
 
     # running ---------------------------------------------------------------------------------------

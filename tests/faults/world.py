@@ -146,9 +146,9 @@ class World:
 
     def shard_rows(self, name: str) -> int:
         """Return how many rows the shard of this relative name holds."""
-        from featbank.banks._shard_file import read_facts
+        from featbank.banks.shards import read_shard
 
-        return read_facts(self.root / "whole" / name).plan.n_rows
+        return read_shard(self.root / "whole" / name).plan.n_rows
 
     def fresh(self, *, on_disk: bool = False) -> Path:
         """Return an empty folder."""

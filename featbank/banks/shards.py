@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
+import struct
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from io import BufferedReader
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from featbank._atomic import canonical_json, sha256
-from featbank.banks._hdf5 import READ_ERRORS, as_closed, build_image, end_of_file, read_attribute
-from featbank.banks._sealed import opened, wrong_version
-from featbank.banks.key import FORMAT_VERSION
-from featbank.banks.slots import ShardPlan
+from featbank.banks._files import opened, unreadable, wrong_version
+from featbank.banks._format import (
+    BLOCK,
+    Buffer,
+    Contents,
+    FormatError,
+    VersionError,
+    block_of,
+    digest_of,
+    encode,
+    map_rows,
+)
+from featbank.banks.index import ShardPlan
 from featbank.errors import BankReadError, CorruptBankError, FeatbankError
 from featbank.manifest import RowStatus
 
@@ -122,7 +128,7 @@ class Measures:
 
 
 @dataclass(frozen=True, eq=False)
-class ShardFacts:
+class Shard:
     """What a shard file says about itself; `offset` is where its features begin, in bytes.
 
     `made_by` is what computed it, as `encode_shard` was told.
@@ -137,15 +143,18 @@ class ShardFacts:
     made_by: dict[str, str]
     offset: int
 
+    def lean(self) -> Shard:
+        """Return the same without the digests and statuses, which a reader has of its own."""
+        return replace(self, digests=self.digests[:0].copy(), statuses=self.statuses[:0].copy())
+
     def features(self) -> NDArray[Any]:
-        """Map the features, shape (n_rows, *shape), read-only; raises as `read_facts`."""
+        """Map the features, shape (n_rows, *shape), read-only; raises as `read_shard`."""
         shape = (self.plan.n_rows, *self.layout.shape)
         with opened(self.path, what="shard") as file:
             try:
-                mapped = np.memmap(file, self.layout.dtype, mode="r", offset=self.offset, shape=shape)
+                return map_rows(file.fileno(), self.layout.dtype, shape, self.offset)
             except ValueError as error:  # cut short since it was checked
                 raise unusable(self.path, f"it cannot be mapped ({error})") from error
-        return mapped.view(np.ndarray)
 
 
 _REPAIR = "`featbank banks verify --repair` sets it aside and extracts its rows again"
@@ -190,6 +199,37 @@ def shard_name(number: int, digest: str) -> str:
     return f"{number:05d}-{digest[:16]}.h5"
 
 
+def shard_files(folder: Path) -> dict[int, Path]:
+    """List the shards of a cut by number.
+
+    Raises
+    ------
+    BankReadError
+        If the folder cannot be listed.
+    CorruptBankError
+        If two files claim one number.
+    """
+    found: dict[int, Path] = {}
+    try:
+        names = sorted(os.listdir(folder))  # noqa: PTH208 - names are all it takes
+    except (FileNotFoundError, NotADirectoryError):
+        return found
+    except OSError as error:
+        raise unreadable(folder, error, what="cut folder") from error
+    for name in names:
+        number = shard_number(name)
+        if number is None:
+            continue
+        if number in found:
+            raise CorruptBankError(
+                f"shard {number} stands twice in {str(folder)!r}: {found[number].name!r} and {name!r}; "
+                f"delete the one that `featbank banks verify` calls damaged, or both, and run "
+                f"`featbank extract` again"
+            )
+        found[number] = folder / name
+    return found
+
+
 def encode_shard(
     layout: CutLayout,
     plan: ShardPlan,
@@ -197,12 +237,12 @@ def encode_shard(
     digests: NDArray[np.uint8],
     statuses: NDArray[np.uint8],
     made_by: Mapping[str, str] = MappingProxyType({}),
-) -> tuple[str, bytes]:
-    """Return the name and the bytes of a shard; equal content, made by the same, gives equal bytes."""
-    image = build_image(
+) -> tuple[str, list[Buffer]]:
+    """Return the name of a shard and its bytes, in parts; equal content of one maker gives equal bytes."""
+    parts = encode(
+        "shard",
         {"features": features, "digests": digests, "statuses": statuses},
         {
-            "format_version": FORMAT_VERSION,
             "key": layout.key_digest,
             "cut": layout.cut,
             "shard": plan.number,
@@ -210,10 +250,11 @@ def encode_shard(
             "stop": plan.stop,
             "shard_rows": layout.shard_rows,
             **asdict(Measures.of(features, statuses)),
-            **({"made_by": canonical_json(dict(made_by)).decode()} if made_by else {}),
+            **({"made_by": dict(made_by)} if made_by else {}),
         },
+        checked=("digests", "statuses"),
     )
-    return shard_name(plan.number, sha256(image)), image
+    return shard_name(plan.number, digest_of(parts)), parts
 
 
 def checked_made_by(said: Any) -> dict[str, str]:
@@ -238,14 +279,55 @@ def check_hash(path: Path) -> str | None:
         If it cannot be read.
     """
     with opened(path, what="shard") as file:
-        head = hashlib.sha256(as_closed(file.read(48)))
-        digest = hashlib.file_digest(file, lambda: head).hexdigest()
+        head = file.read(BLOCK)
+        block = block_of(head)
+        if block:
+            head += file.read(block + 48 - len(head))
+            head = head[:block] + _as_closed(head[block:])
+        start = hashlib.sha256(head)
+        digest = hashlib.file_digest(file, lambda: start).hexdigest()
     if path.name != shard_name(shard_number(path.name) or 0, digest):
         return f"its bytes have sha256 {digest[:16]}..., not what its name says"
     return None
 
 
-def read_facts(path: Path) -> ShardFacts:
+def _as_closed(head: bytes) -> bytes:
+    """Return the first 48 bytes of an HDF5 file as they are while no program has it open for writing.
+
+    libhdf5 marks a file when it opens it for writing, and takes the mark away when it closes it. A head that
+    does not bear a whole mark, with the checksum that goes with it, is returned as it is.
+    """
+    known = len(head) == 48 and head.startswith(b"\x89HDF\r\n\x1a\n") and head[8] in (2, 3) and head[9] == 8
+    if not known or not head[11] or head[44:] != _lookup3(head[:44]):
+        return head
+    closed = head[:11] + b"\0" + head[12:44]
+    return closed + _lookup3(closed)
+
+
+def _lookup3(data: bytes) -> bytes:
+    """Return the checksum of HDF5's metadata (Jenkins' lookup3) of `data`, 4 n bytes, not 12 n."""
+    words = list(struct.unpack(f"<{len(data) // 4}I", data))
+    a = b = c = 0xDEADBEEF + len(data)
+
+    def rotated(value: int, bits: int) -> int:
+        value &= 0xFFFFFFFF
+        return value << bits | value >> 32 - bits
+
+    while len(words) > 3:
+        a, b, c = a + words.pop(0), b + words.pop(0), c + words.pop(0)
+        for bits in (4, 6, 8, 16, 19, 4):
+            a = (a - c) ^ rotated(c, bits)
+            c += b
+            a, b, c = b, c, a  # the next of the six does the same with the names moved on
+    words += [0] * (3 - len(words))
+    a, b, c = a + words[0], b + words[1], c + words[2]
+    for bits in (14, 11, 25, 16, 4, 14, 24):
+        c = (c ^ b) - rotated(b, bits)
+        a, b, c = b, c, a
+    return struct.pack("<I", b & 0xFFFFFFFF)
+
+
+def read_shard(path: Path) -> Shard:
     """Read what a shard says about itself, and check that the file is as long as it must be.
 
     Raises
@@ -260,58 +342,54 @@ def read_facts(path: Path) -> ShardFacts:
         If it is whole, and of another version of the format.
     """
     with opened(path, what="shard") as file:
-        size = os.fstat(file.fileno()).st_size
-        said = end_of_file(file.read(48))
-        if said != size:
-            want = "no start of an HDF5 file" if said is None else f"it should have {said}"
-            raise unusable(path, f"it has {size} bytes, {want}")
         try:
-            return _facts_in(path, file, size)
-        except READ_ERRORS as error:
-            if isinstance(error, FeatbankError) or (isinstance(error, OSError) and error.errno is not None):
-                raise
+            return shard_in(path, file.fileno())
+        except VersionError as error:
+            if check_hash(path) is not None:
+                raise damaged(path, str(error)) from error
+            raise wrong_version(path, error.version) from error
+        except (LookupError, TypeError, ValueError) as error:
             raise unusable(path, str(error)) from error
 
 
-def _facts_in(path: Path, opened_file: BufferedReader, size: int) -> ShardFacts:
-    # A file object, not a path: libhdf5 refuses a file that this process, or another that locks it, has open
-    # in another way, and its errors of the system have no number.
-    with h5py.File(opened_file, "r") as file:
-        version = read_attribute(file, "format_version")
-        if version != FORMAT_VERSION:
-            if check_hash(path) is not None:
-                raise ValueError(f"it has format version {version}, this featbank reads {FORMAT_VERSION}")
-            raise wrong_version(path, int(version))
-        features = file["features"]
-        layout = CutLayout(
-            str(read_attribute(file, "key")),
-            str(read_attribute(file, "cut")),
-            tuple(int(side) for side in features.shape[1:]),
-            features.dtype,
-            int(read_attribute(file, "shard_rows")),
-        )
-        plan = ShardPlan(*(int(read_attribute(file, name)) for name in ("shard", "start", "stop")))
-        facts = ShardFacts(
-            path,
-            layout,
-            plan,
-            file["digests"][()],
-            file["statuses"][()],
-            Measures(
-                float(read_attribute(file, "max_abs")),
-                *(int(read_attribute(file, name)) for name in ("n_zero", "n_nonfinite", "n_values")),
-            ),
-            checked_made_by(json.loads(file.attrs.get("made_by", b"{}"))),
-            _contiguous_offset(features, plan.n_rows, size),
-        )
-    if facts.digests.shape != (plan.n_rows, 32) or facts.statuses.shape != (plan.n_rows,):
-        raise ValueError(f"its datasets do not have the {plan.n_rows} rows it says it has")
-    if (facts.statuses > max(RowStatus)).any():
-        raise ValueError("a row has a status that does not exist")
-    return facts
+def shard_in(path: Path, descriptor: int) -> Shard:
+    """Read an open shard; raises `FormatError`, `LookupError`, `TypeError` or `ValueError`."""
+    contents = Contents(descriptor, "shard")
+    if set(contents.places) != {"features", "digests", "statuses"}:
+        raise FormatError("its arrays are not those of a shard")
+    facts, features = contents.facts, contents.places["features"]
+    if features.codec or features.dtype.kind != "f" or len(features.shape) < 2 or not features.shape[0]:
+        raise FormatError("its features are not stored in one piece inside it")
+    numbers = [facts[name] for name in ("shard", "start", "stop", "shard_rows")]
+    counts = [facts[name] for name in ("n_zero", "n_nonfinite", "n_values")]
+    if not all(type(one) is int for one in (*numbers, *counts)) or type(facts["max_abs"]) is not float:
+        raise FormatError("it does not say which shard it is")
+    layout = CutLayout(str(facts["key"]), str(facts["cut"]), features.shape[1:], features.dtype, numbers[3])
+    shard = Shard(
+        path,
+        layout,
+        ShardPlan(*numbers[:3]),
+        contents.read("digests"),
+        contents.read("statuses"),
+        Measures(facts["max_abs"], *counts),
+        checked_made_by(facts.get("made_by", {})),
+        features.offset,
+    )
+    n_rows = shard.plan.n_rows
+    shapes = {
+        "features": features.shape[:1],
+        "digests": shard.digests.shape,
+        "statuses": shard.statuses.shape,
+    }
+    kinds = {contents.places[name].dtype.str for name in ("digests", "statuses")}
+    if shapes != {"features": (n_rows,), "digests": (n_rows, 32), "statuses": (n_rows,)} or kinds != {"|u1"}:
+        raise FormatError(f"its arrays do not have the {n_rows} rows it says it has")
+    if (shard.statuses > max(RowStatus)).any():
+        raise FormatError("a row has a status that does not exist")
+    return shard
 
 
-def check_facts(facts: ShardFacts, layout: CutLayout, plan: ShardPlan, digests: NDArray[np.uint8]) -> None:
+def check_place(shard: Shard, layout: CutLayout, plan: ShardPlan, digests: NDArray[np.uint8]) -> None:
     """Compare a shard with what must stand in this place; `digests` are those of the plan's slots.
 
     Raises
@@ -320,27 +398,16 @@ def check_facts(facts: ShardFacts, layout: CutLayout, plan: ShardPlan, digests: 
         If it belongs to another bank, cut or place.
     """
     pairs: list[tuple[str, Any, Any]] = [
-        ("bank key", facts.layout.key_digest[:16], layout.key_digest[:16]),
-        ("cut", facts.layout.cut, layout.cut),
-        ("shard number", facts.plan.number, plan.number),
-        ("slots", (facts.plan.start, facts.plan.stop), (plan.start, plan.stop)),
-        ("rows per shard", facts.layout.shard_rows, layout.shard_rows),
-        ("row shape", facts.layout.shape, layout.shape),
-        ("dtype", str(facts.layout.dtype), str(layout.dtype)),
+        ("bank key", shard.layout.key_digest[:16], layout.key_digest[:16]),
+        ("cut", shard.layout.cut, layout.cut),
+        ("shard number", shard.plan.number, plan.number),
+        ("slots", (shard.plan.start, shard.plan.stop), (plan.start, plan.stop)),
+        ("rows per shard", shard.layout.shard_rows, layout.shard_rows),
+        ("row shape", shard.layout.shape, layout.shape),
+        ("dtype", str(shard.layout.dtype), str(layout.dtype)),
     ]
     wrong = [f"{name} is {got!r}, not {want!r}" for name, got, want in pairs if got != want]
-    if not wrong and not np.array_equal(facts.digests, digests):
+    if not wrong and not np.array_equal(shard.digests, digests):
         wrong.append("it holds other images than the manifest says")
     if wrong:
-        raise misplaced(facts.path, "; ".join(wrong))
-
-
-def _contiguous_offset(features: Any, n_rows: int, size: int) -> int:
-    if features.is_virtual or features.external or features.chunks is not None:
-        raise ValueError("its features are not stored in one piece inside it")
-    if features.shape[0] != n_rows or features.size == 0:
-        raise ValueError(f"its features have shape {features.shape}, it says it has {n_rows} rows")
-    offset = features.id.get_offset()
-    if offset is None or offset + features.nbytes > size:
-        raise ValueError("its features reach beyond its end")
-    return int(offset)
+        raise misplaced(shard.path, "; ".join(wrong))

@@ -14,12 +14,11 @@ from typing import Any
 import numpy as np
 
 from featbank._atomic import locked, write_file, write_json
-from featbank.banks._cut_reader import shard_files
-from featbank.banks._sealed import read_bytes, sealed, unreadable, unsealed
-from featbank.banks._shard_file import CutLayout, check_hash, damaged, misplaced, read_facts
+from featbank.banks._files import extract_command, read_bytes, sealed, unreadable, unsealed
 from featbank.banks.key import FORMAT_VERSION, BankKey
-from featbank.banks.listing import QuarantineRecord
+from featbank.banks.shards import CutLayout, check_hash, damaged, misplaced, read_shard, shard_files
 from featbank.errors import BankNotFoundError, CacheWriteError, CorruptBankError, InvalidInputError
+from featbank.manifest import printable
 
 BANK_FILE = "bank.json"
 CUT_FILE = "cut.json"
@@ -50,21 +49,23 @@ class BankDocument:
         """Return the same for images that are elsewhere now."""
         return BankDocument(self.dataset, self.key, {**self.provenance, "location": location})
 
-    def sealed(self) -> dict[str, Any]:
-        """Return what is written."""
-        return sealed(
-            {
-                "format_version": self.key.format_version,
-                "dataset": self.dataset,
-                "key": self.key.to_dict(),
-                "key_digest": self.key.digest(),
-                "provenance": self.provenance,
-            }
-        )
+    def to_dict(self) -> dict[str, Any]:
+        """Return what it says."""
+        return {
+            "format_version": self.key.format_version,
+            "dataset": self.dataset,
+            "key": self.key.to_dict(),
+            "key_digest": self.key.digest(),
+            "provenance": self.provenance,
+        }
+
+    def command(self, cut: str | None = None) -> str:
+        """Return what extracts this bank, or one of its cuts, again."""
+        return extract_command(self.to_dict(), cut)
 
     def write(self, folder: Path) -> None:
         """Write it into a bank's folder."""
-        write_json(folder / BANK_FILE, self.sealed())
+        write_json(folder / BANK_FILE, sealed(self.to_dict()))
 
 
 def read_bank_document(folder: Path, *, source: bool = True) -> BankDocument:
@@ -272,7 +273,7 @@ def layout_of(folder: Path, key_digest: str) -> CutLayout | None:
         return document.layout
     for _, path in sorted(shard_files(folder).items()):
         try:
-            layout = read_facts(path).layout
+            layout = read_shard(path).layout
         except FileNotFoundError:  # removed since the folder was listed
             continue
         if (layout.key_digest, layout.cut) != (key_digest, folder.name):
@@ -281,6 +282,33 @@ def layout_of(folder: Path, key_digest: str) -> CutLayout | None:
             )
         return layout
     return None
+
+
+@dataclass(frozen=True)
+class QuarantineRecord:
+    """One image that could not be read.
+
+    Parameters
+    ----------
+    id : bytes
+        Its id, as in the manifest.
+    digest : str
+        SHA-256 of its bytes, 64 hexadecimal digits.
+    reason : str
+        Short machine-readable cause, e.g. ``"truncated"``.
+    detail : str, default=""
+        What the decoder said.
+    """
+
+    id: bytes
+    digest: str
+    reason: str
+    detail: str = ""
+
+    @property
+    def printable_id(self) -> str:
+        """The id as it can be shown."""
+        return printable(self.id)
 
 
 def write_quarantine(folder: Path, records: Iterable[QuarantineRecord]) -> None:

@@ -1,4 +1,4 @@
-"""Files of a bank as bytes, and JSON objects that carry the SHA-256 of their own content."""
+"""Files of a bank as bytes, errors of reading them, and JSON that carries the SHA-256 of its own content."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import contextlib
 import errno
 import json
 import os
+import shlex
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from featbank._atomic import canonical_json, sha256
 from featbank.banks.key import FORMAT_VERSION
 from featbank.errors import BankFormatError, BankReadError, CorruptBankError, InvalidInputError
+from featbank.manifest import printable
 
 SEAL = "sha256"
 
@@ -66,7 +68,7 @@ def unsealed(path: Path, data: bytes, *, what: str) -> dict[str, Any]:
         ) from error
     version = document.get("format_version")
     if isinstance(version, int) and version != FORMAT_VERSION:
-        raise wrong_version(path, version)
+        raise wrong_version(path, version, document)
     if seal != sha256(content):
         raise CorruptBankError(
             f"{what} {str(path)!r} is damaged: its content does not match its own sha256; {advice}"
@@ -74,13 +76,27 @@ def unsealed(path: Path, data: bytes, *, what: str) -> dict[str, Any]:
     return document
 
 
-def wrong_version(path: Path, version: int) -> BankFormatError:
-    """Return the error for a bank file of another format version."""
+def wrong_version(path: Path, version: int, document: Mapping[str, Any] | None = None) -> BankFormatError:
+    """Return the error for a file of another format version; a ``bank.json`` says what extracts it again."""
     return BankFormatError(
         f"{str(path)!r} has format version {version}, this featbank reads version {FORMAT_VERSION}: "
-        f"install the featbank that wrote it, or extract the bank again with this one (another --cache-dir "
-        f"keeps the old one)"
+        f"install the featbank that wrote it, or extract the bank again with this one, "
+        f"`{extract_command(document or {})}` (another --cache-dir keeps the old one)"
     )
+
+
+def extract_command(document: Mapping[str, Any], cut: str | None = None) -> str:
+    """Return what extracts a bank (again), by what its ``bank.json`` says, whatever that is."""
+    key, provenance = (
+        said if isinstance(said := document.get(name), dict) else {} for name in ("key", "provenance")
+    )
+    words = ["featbank", "extract"]
+    location = provenance.get("location") or document.get("dataset")
+    if location:
+        words.append(printable(str(location)))
+    for option, value in (("--backbone", key.get("backbone")), ("--layout", provenance.get("layout"))):
+        words += [option, printable(str(value))] if value else []
+    return shlex.join([*words, "--cut", "logits" if cut == "softmax" else cut] if cut else words)
 
 
 def read_bytes(path: Path, *, what: str) -> bytes:
@@ -105,11 +121,9 @@ def opened(path: Path, *, what: str) -> Iterator[BufferedReader]:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise OSError(errno.EINVAL, "it is no file")
             yield file
-    except (FileNotFoundError, BankReadError):
+    except (FileNotFoundError, BankReadError, CorruptBankError):
         raise
     except (OSError, MemoryError) as error:
-        if isinstance(error, OSError) and error.errno is None:  # of libhdf5, about what it was given
-            raise
         raise unreadable(path, error, what=what) from error
 
 
