@@ -265,6 +265,17 @@ def columns(manifest: Manifest) -> dict[str, NDArray[Any]]:
     }
 
 
+def facts_of(document: files.BankDocument) -> dict[str, Any]:
+    """Return what a pack says of itself to readers of plain HDF5, beside how it is compressed."""
+    return {
+        "dataset": document.dataset,
+        "backbone": document.key.backbone,
+        "key_digest": document.key.digest(),
+        "key": document.key.to_dict(),
+        "provenance": document.provenance,
+    }
+
+
 def content_digest(
     features: NDArray[Any], table: NDArray[np.uint8], plan: ShardPlan, statuses: NDArray[np.uint8]
 ) -> bytes:
@@ -297,6 +308,10 @@ class Pack:
         if codecs - {contents.facts.get("compression")}:
             raise FormatError("its chunks are compressed otherwise than it says")
         self.document = files.parse_bank_document(path, self._bytes("bank/bank_json", JSON_BYTES))
+        said = facts_of(self.document)
+        wrong = [name for name, value in said.items() if contents.facts.get(name, value) != value]
+        if wrong:
+            raise FormatError(f"it says of itself what is not so: {', '.join(wrong)}")
         self.stored = decode_manifest(path, self._bytes("bank/manifest", contents.size))
         self.quarantine = self._bytes("bank/quarantine", ROWS_BYTES)
         for name, wanted in columns(self.stored.manifest).items():

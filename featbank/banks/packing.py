@@ -36,7 +36,7 @@ from featbank.banks._codecs import (
 )
 from featbank.banks._files import sealed
 from featbank.banks._format import Draft
-from featbank.banks.archive import columns, content_digest
+from featbank.banks.archive import columns, content_digest, facts_of
 from featbank.banks.bank import Bank
 from featbank.banks.reader import CutReader
 from featbank.errors import BankReadError, CacheWriteError, CorruptBankError, InvalidInputError
@@ -184,13 +184,7 @@ def _write(bank: Bank, path: Path, codec: Codec | None = None) -> None:
 
 
 def _facts(bank: Bank, codec: Codec | None) -> dict[str, Any]:
-    facts: dict[str, Any] = {
-        "dataset": bank.dataset,
-        "backbone": bank.key.backbone,
-        "key_digest": bank.key.digest(),
-        "key": bank.key.to_dict(),
-        "provenance": bank.provenance,
-    }
+    facts = facts_of(bank._document)
     if codec is not None:
         facts |= {"compression": codec.name, "compression_library": library(codec)}
     return {name: value for name, value in facts.items() if len(canonical_json(value)) <= _LONGEST_FACT}

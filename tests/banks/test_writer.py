@@ -8,6 +8,7 @@ import os
 import random
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ import h5py
 import numpy as np
 import pytest
 
+from featbank import _atomic
 from featbank.banks import Bank, BankStore, ShardPlan, SlotTable, import_bank, pack
 from featbank.errors import CacheWriteError, CorruptBankError, IncompleteBankError, InvalidInputError
 
@@ -469,3 +471,22 @@ def test_what_made_a_shard_is_checked_when_it_is_taken_in(store, kit, manifest, 
     assert [fault.kind for fault in bank.verify().faults] == ["unreadable"]
     with pytest.raises(CorruptBankError, match="cannot be taken in"):
         import_bank(bank.path, BankStore(tmp_path / "other"))
+
+
+def test_threads_wait_for_the_disk_together(store, kit, monkeypatch):
+    """Hashing and fsync are not under the lock: as many shards are on their way as there are threads."""
+    bank = store.create_or_open("shapes", kit.KEY, {})
+    bank.set_manifest(kit.make_manifest([str(i) for i in range(16)]))
+    writer = bank.cut_writer("fc7", (5,), "float16", shard_bytes=1)
+    together = threading.Barrier(4)
+
+    def aside(*of, real=_atomic.write_aside):
+        together.wait(timeout=60)
+        return real(*of)
+
+    monkeypatch.setattr("featbank.banks.writer.write_aside", aside)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda plan: writer.write(plan, *rows(plan)), writer.missing()))
+    writer.finish({})
+    assert bank.verify().findings == []
+    assert "fc7" in bank

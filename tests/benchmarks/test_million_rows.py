@@ -142,11 +142,11 @@ def main(sizes: list[int]) -> None:
         with tempfile.TemporaryDirectory(prefix="featbank-rows-") as place:
             found[n] = measure(n, Path(place))
         for name, figures in found[n].items():
-            print(f"{n:>9,} {name:30} {figures}", flush=True)
+            print(f"{n:>9,} {name:30} {figures}", flush=True)  # noqa: T201
     low, high = min(sizes), max(sizes)
     for name in STEPS if low < high else ():
         grown = (found[high][name]["peak_MB"] - found[low][name]["peak_MB"]) * 1e6
-        print(f"{name:30} {grown / (high - low):6.0f} bytes a row")
+        print(f"{name:30} {grown / (high - low):6.0f} bytes a row")  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -191,11 +191,12 @@ def worker(place: Path, seed: int, first: int, last: int) -> None:
         else:
             counts["accepted"] += 1
             found, wanted = made_bank.content(bank.path), bench.wanted
-            if way.startswith("folder: manifest") and found != wanted:
-                # with its seal forged too it is another whole manifest (other labels, say) of the same
-                # features, which nobody can tell from a true one
-                found, wanted = ({**one, "manifest.h5": b""} for one in (found, wanted))
-                counts["forged_manifests"] += same_numbers(found, wanted)
+            told = {"folder: manifest, checksums repaired": "manifest.h5"}.get(way, "quarantine.jsonl")
+            if "checksums repaired" in way and not same_numbers(found, wanted):
+                # with its checksums forged too it is another whole manifest (other labels, say) of the same
+                # features, or no list of what could not be read, which nobody can tell from a true one
+                found, wanted = ({**one, told: b""} for one in (found, wanted))
+                counts["forged_whole"] += same_numbers(found, wanted)
             if not same_numbers(found, wanted):
                 counts["wrong"] += 1
                 notes.append(f"{number} ({way}): other numbers were let in")
@@ -247,9 +248,9 @@ def run(scale: float = 1.0, seed: int = 0) -> dict[str, Any]:
         "figures": {
             "mutants": total,
             "refused": counts["refused"],
-            "harmless": counts["accepted"] - counts["wrong"] - counts["forged_manifests"],
+            "harmless": counts["accepted"] - counts["wrong"] - counts["forged_whole"],
             "wrong_data_accepted": counts["wrong"],
-            "manifests_forged_whole": counts["forged_manifests"],
+            "forged_whole": counts["forged_whole"],
             "crashes": crashes + counts["tracebacks"],
             "peak_MB": round(peak / 1e6),
         },

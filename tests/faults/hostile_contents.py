@@ -53,7 +53,8 @@ def a_billion_shards(data: bytes) -> bytes:
 
 @in_pack("cannot name a folder")
 def dataset_that_goes_up(data: bytes) -> bytes:
-    return _edit_json(data, "bank/bank_json", dataset="../../../evil")
+    changed = _edit_json(data, "bank/bank_json", dataset="../../../evil")
+    return headers.forged(changed, lambda document: document["facts"].update(dataset="../../../evil"))
 
 
 @in_pack("none of features")

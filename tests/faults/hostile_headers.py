@@ -323,6 +323,14 @@ in_header(
 )
 
 
+for _name, _value in (("key_digest", "0" * 64), ("dataset", "../x"), ("provenance", {}), ("key", None)):
+    in_header(
+        f"{_name}_for_other_readers",
+        "says of itself what is not so",
+        lambda d, name=_name, value=_value: d["facts"].update({name: value}),
+    )
+
+
 @in_pack("does not match its sha256")
 def checksum_that_lies(data: bytes) -> bytes:
     return headers.forged(
