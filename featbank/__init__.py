@@ -26,6 +26,7 @@ _PUBLIC = {
     "CutsDisplay": "featbank.plots",
     "DreamDisplay": "featbank.inspection",
     "ExtractionResult": "featbank.extraction",
+    "ExtractionSettings": "featbank.extraction",
     "FeatbankError": "featbank.errors",
     "FiltersDisplay": "featbank.inspection",
     "HistoryDisplay": "featbank.plots",
@@ -76,6 +77,7 @@ if TYPE_CHECKING:
     from featbank.datasets import open_dataset as open_dataset
     from featbank.errors import FeatbankError as FeatbankError
     from featbank.extraction import ExtractionResult as ExtractionResult
+    from featbank.extraction import ExtractionSettings as ExtractionSettings
     from featbank.extraction import extract as extract
     from featbank.extraction import repair_bank as repair_bank
     from featbank.fitting import fit_heads as fit_heads
