@@ -38,8 +38,10 @@ MAX_ENTRIES = 1 << 22
 _FRESH_DAYS = 30
 _MAGIC = b"featbank digests 1\n"
 _COLUMNS: tuple[np.dtype[Any], ...] = (np.dtype("<u8"), np.dtype("<u8"), np.dtype("<u4"), np.dtype("V32"))
+_Columns = tuple[NDArray[Any], ...]
 _ENTRY_BYTES = sum(one.itemsize for one in _COLUMNS)
 _BLOCK = 1 << 16
+#: So many new digests are sorted in at once, to be found again; more are when they are saved.
 _SMALL = 10_000
 
 
@@ -116,7 +118,7 @@ class DigestCache:
         self.file, self._settle_ns = file, int(settle_s * 1e9)
         self._disk: _Table | None = None
         self._new = _Table.empty()
-        self._added: list[tuple[NDArray[np.uint64], NDArray[np.uint8]]] = []
+        self._added: list[_Columns] = []
         self._used: list[NDArray[np.uint64]] = []
 
     @classmethod
@@ -168,7 +170,9 @@ class DigestCache:
         """
         keep = found.settled[rows]
         if keep.any():
-            self._added.append((found.keys[rows[keep]], np.ascontiguousarray(digests[keep])))
+            keys, values = found.keys[rows[keep]], np.ascontiguousarray(digests[keep]).view("V32").ravel()
+            days = np.full(len(keys), _today(), np.uint32)
+            self._added.append((keys[:, 0], keys[:, 1], days, values))
 
     def file_digest(self, path: str | os.PathLike[str], *, rehash: bool = False) -> str:
         """Return the SHA-256 of one file as 64 hexadecimal digits, read only if it is not known.
@@ -198,18 +202,22 @@ class DigestCache:
         """
         if self.file is None or not self.file.parent.is_dir():
             return
-        self._take_in()
-        if not len(self._new.heads) and not self._used:
+        if not len(self._new.heads) and not self._added and not self._used:
             return
         try:
             with locked(self.file.with_name(f"{self.file.name}.lock")):
-                self._disk = self._read()
                 remove_stale_temporaries(self.file.parent)
-                _write(self.file, *self._merged(self._disk))
+                heads, checks, days, digests = self._read().columns
+                if self._used:
+                    days = np.where(np.isin(heads, np.concatenate(self._used)), _today(), days)
+                # those of this process win
+                _write(self.file, [(heads, checks, days, digests), self._new.columns, *self._added])
         except CacheWriteError as error:
             logger.debug("digests are not kept for the next run: %s", error)
-            return
-        self._disk, self._new, self._used = None, _Table.empty(), []  # read again when it is asked for
+            self._take_in()
+        else:
+            self._disk, self._new = None, _Table.empty()  # read again when it is asked for
+            self._added, self._used = [], []
 
     def _look_up(self, hashed: list[bytes], settled: NDArray[np.bool_]) -> Found:
         n = len(hashed)
@@ -221,40 +229,18 @@ class DigestCache:
         old = used[self._disk.days[used] < _today() - _FRESH_DAYS]
         if len(old):
             self._used.append(self._disk.heads[old].astype(np.uint64))
-        # Sorted in now and then: what is looked for again before that is read again, no more.
-        n_added = sum(len(one) for one, _ in self._added)
-        if n_added > len(self._new.heads) // 2 or n_added + len(self._new.heads) < _SMALL:
+        if len(self._new.heads) + sum(len(columns[0]) for columns in self._added) < _SMALL:
             self._take_in()
         self._new.find(found)
         return found
 
     def _take_in(self) -> None:
         """Sort what was added among what is new."""
-        if not self._added:
-            return
-        keys = np.concatenate([one for one, _ in self._added])
-        digests = np.concatenate([one for _, one in self._added]).view("V32").ravel()
-        self._added = []
-        days = np.full(len(keys), _today(), np.uint32)
-        columns = [
-            np.concatenate([before, one])
-            for before, one in zip(self._new.columns, (keys[:, 0], keys[:, 1], days, digests), strict=True)
-        ]
-        order = _last_of_each(columns[0], columns[1])
-        self._new = _Table(*(one[order] for one in columns))
-
-    def _merged(self, disk: _Table) -> tuple[_Table, NDArray[np.intp]]:
-        """Return all entries, and which of them to keep, in order; those of this process win."""
-        days = disk.days.copy()
-        if self._used:
-            days[np.isin(disk.heads, np.concatenate(self._used))] = _today()
-        old = (disk.heads, disk.checks, days, disk.digests)
-        merged = _Table(*(np.concatenate(pair) for pair in zip(old, self._new.columns, strict=True)))
-        order = _last_of_each(merged.heads, merged.checks)
-        if len(order) > MAX_ENTRIES:
-            newest = np.argsort(merged.days[order], kind="stable")[-MAX_ENTRIES:]
-            order = order[np.sort(newest)]
-        return merged, order
+        if self._added:
+            parts = [self._new.columns, *self._added]
+            order = _last_of_each(parts)
+            self._new = _Table(*(_column(parts, at)[order] for at in range(len(_COLUMNS))))
+            self._added = []
 
     def _read(self) -> _Table:
         """Return what is on disk; nothing, if it is not whole."""
@@ -278,17 +264,35 @@ class DigestCache:
         return _Table(*columns)
 
 
-def _write(path: Path, table: _Table, order: NDArray[np.intp]) -> None:
+def _column(parts: Sequence[_Columns], at: int) -> NDArray[Any]:
+    return np.concatenate([columns[at] for columns in parts])
+
+
+def _last_of_each(parts: Sequence[_Columns]) -> NDArray[np.intp]:
+    """Return the order of the keys, of equal ones the last."""
+    heads, checks = _column(parts, 0), _column(parts, 1)
+    order = np.lexsort((checks, heads))
+    last = np.ones(len(order), bool)
+    last[:-1] = (np.diff(heads[order]) != 0) | (np.diff(checks[order]) != 0)
+    return order[last]
+
+
+def _write(path: Path, parts: Sequence[_Columns]) -> None:
     """Write entries column by column and their checksum behind them, a block at a time."""
+    order = _last_of_each(parts)
+    if len(order) > MAX_ENTRIES:
+        newest = np.argsort(_column(parts, 2)[order], kind="stable")[-MAX_ENTRIES:]
+        order = order[np.sort(newest)]
     temporary = temporary_path(path)
     try:
         with temporary.open("xb") as file:
             seal = hashlib.sha256()
-            for column, dtype in zip(table.columns, _COLUMNS, strict=True):
+            for at, dtype in enumerate(_COLUMNS):
+                column = _column(parts, at)
                 for start in range(0, len(order), _BLOCK):
-                    part = column[order[start : start + _BLOCK]].astype(dtype, copy=False).tobytes()
-                    seal.update(part)
-                    file.write(part)
+                    block = column[order[start : start + _BLOCK]].astype(dtype, copy=False).tobytes()
+                    seal.update(block)
+                    file.write(block)
             file.write(_MAGIC + seal.digest())
         publish(temporary, path)
     except OSError as error:
@@ -296,15 +300,6 @@ def _write(path: Path, table: _Table, order: NDArray[np.intp]) -> None:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
-
-
-def _last_of_each(heads: NDArray[np.uint64], checks: NDArray[np.uint64]) -> NDArray[np.intp]:
-    """Return the order of the keys, of equal ones the last."""
-    order = np.lexsort((checks, heads))
-    first, second = heads[order], checks[order]
-    last = np.ones(len(order), bool)
-    last[:-1] = (first[1:] != first[:-1]) | (second[1:] != second[:-1])
-    return order[last]
 
 
 def _today() -> int:
