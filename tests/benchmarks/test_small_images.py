@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tarfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -24,8 +25,13 @@ def test_small_images(shared: Path, tmp_path: Path) -> None:
     archive = shared / "data" / "cifar10-jpeg.tar.gz"
     if not archive.is_file():
         pytest.skip(f"{archive} is not there")
+    taken: Counter[str] = Counter()
     with tarfile.open(archive) as tar:
-        tar.extractall(tmp_path, filter="data")
+        for member in tar:
+            folder = member.name.rpartition("/")[0]
+            taken[folder] += member.isfile()
+            if member.isfile() and taken[folder] <= LIMIT // 10 + 1:
+                tar.extract(member, tmp_path, filter="data")
     result = run_benchmark(
         tmp_path, backbone="minivgg", cuts=["fc7"], limit=LIMIT, repeats=REPEATS, baseline=True
     )
