@@ -11,7 +11,7 @@ import pytest
 
 from featbank.backbones import TruncatedNetwork
 from featbank.banks import Bank, BankStore
-from featbank.extraction import ExtractionResult, choosing, extract
+from featbank.extraction import ExtractionResult, Forward, choosing, extract
 from featbank.extraction.compiling import CompileEstimate
 
 Folder = Callable[..., Path]

@@ -76,7 +76,8 @@ class World:
         # which cuts shared their passes is told by random numbers
         pushing.cut_facts = lambda *of: {**facts(*of), "passes": ""}
         featbank.banks.bank.shard_rows_for = few_rows
-        featbank.extraction.work._RUN = BATCH_SIZE  # a run of one batch: more moments to be killed at
+        # a run of one batch: more moments to be killed at
+        featbank.extraction.work._RUN = featbank.extraction.images._RUN = BATCH_SIZE
         self.root = Path(tempfile.mkdtemp(prefix="featbank-faults-"))
         # What is only compared, and never timed, needs no disk.
         memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
