@@ -186,6 +186,7 @@ class _Scanner:
             if folder.parent is not None:
                 folder.parent.n_images += folder.n_images
                 folder.parent.other += folder.other
+            folder.parent = None  # no circle: what a scan has listed goes when nobody wants it any more
         return self._scan
 
     def _list(self, folder: Folder) -> None:
