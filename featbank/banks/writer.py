@@ -6,7 +6,7 @@ import logging
 import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -202,6 +202,7 @@ class CutWriter:
             there = self._standing(plan, digests, again)[0]
         if there is None:
             aside = write_aside(path, parts)  # without the lock: others write, and wait for the disk, too
+            moved = False
             try:
                 with locked(self.folder / LOCK_FILE, self._name) as again:
                     there, faults = self._standing(plan, digests, again)
@@ -211,10 +212,13 @@ class CutWriter:
                             # first, and durably: whenever the power goes, no two files claim one number
                             remove_file(damaged)
                         move_file(aside, path)
+                        moved = True
                         self._present[plan.number] = path
                         return path
             finally:
-                aside.unlink(missing_ok=True)
+                if not moved:  # it failed, or another's stands there
+                    with suppress(OSError):
+                        aside.unlink()
         if there.name != name and (read_shard(there).statuses == statuses).all():
             logger.warning("shard %s was written by another process with other bytes; kept", there)
         return there
