@@ -110,28 +110,11 @@ class Shared:
         self.chunks: queue.SimpleQueue[Chunk | None] = queue.SimpleQueue()
         self.closing = threading.Event()
         self.failure: BaseException | None = None
-        self._lock = threading.Lock()
-        self._watching: set[threading.Event] = set()
-
-    def watch(self, event: threading.Event) -> None:
-        """Set `event` as well when everything fails."""
-        with self._lock:
-            self._watching.add(event)
-            if self.failure is not None:
-                event.set()
-
-    def unwatch(self, event: threading.Event) -> None:
-        """Forget `event`."""
-        with self._lock:
-            self._watching.discard(event)
 
     def fail(self, error: BaseException) -> None:
-        """End everything: whoever waits gets `error`."""
-        with self._lock:
-            if self.failure is None:
-                self.failure = error
-            for event in self._watching:
-                event.set()
+        """End everything: whoever waits gets `error`, the first one."""
+        if self.failure is None:
+            self.failure = error
 
 
 class _Died(Exception):  # noqa: N818 - never seen outside

@@ -265,7 +265,6 @@ class DecodePool:
         most = max(_CHUNK, _CHUNK_BYTES // max(1, int(np.prod(self._shape))))
         size = min(most, max(1, -(-len(present) // (2 * self._workers))))
         pending = _Pending(slot, n, present, -(-len(present) // size))
-        self._shared.watch(pending.ended)
         for first in range(0, len(present), size):
             part = present[first : first + size]
             digests = None if request.digests is None else request.digests[part]
@@ -274,8 +273,8 @@ class DecodePool:
         return pending
 
     def _settled(self, pending: _Pending) -> DecodedBatch:
-        pending.ended.wait()
-        self._shared.unwatch(pending.ended)
+        while not pending.ended.wait(_LOOK_AGAIN_S) and self._shared.failure is None:
+            pass
         if self._shared.failure is not None:
             raise self._shared.failure
         images = self._images[pending.slot, : pending.n]
