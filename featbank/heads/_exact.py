@@ -27,6 +27,8 @@ TOLERANCE = 1e-10
 #: In float32, gradients end in noise before that. A step that is expected to gain less than this part of C
 #: moves no probability of a training row by more than half the root of it.
 FLOAT32_GAIN = 1e-12
+#: A step that gains no more than this, and as much as a quarter of the one before, follows noise.
+FLOAT32_NOISE = 1e-6
 #: How many roundings of the gradient's terms are forgiven.
 ROUNDINGS = 64
 #: Steps of L-BFGS before Newton's, in float64 and float32: far from the optimum, a Newton step is not worth
@@ -270,7 +272,7 @@ class _Fit:
             W[:, at], b[at] = one.weights, one.intercept
         out: dict[int, Optimum] = {}
         live = np.arange(p)
-        gain, before = np.full(p, np.inf), np.full(p, np.inf)
+        gain = gained = before = np.full(p, np.inf)
         past: list[tuple[F32, F32]] = []
         objective, P, gW, gb = self.evaluate(live, W, b)
         # the first steps of a hinge are Newton's: its second derivative is 0 or 2
@@ -281,7 +283,7 @@ class _Fit:
             error = largest / (C * self.counts[live])
             done = error <= self.tol + self.rounding(live, W)
             if not self.exact:
-                done |= gain <= FLOAT32_GAIN * C
+                done |= (gain <= FLOAT32_GAIN * C) | ((gain > gained / 4) & (gain <= FLOAT32_NOISE * C))
             last = step == n_quasi + MAX_NEWTON_STEPS
             for at in range(len(live)) if last else np.flatnonzero(done):
                 shift = b[at].mean() if self.softmax else 0.0
@@ -293,6 +295,7 @@ class _Fit:
             if done.any():
                 on = ~done
                 live, C, error, before, objective = live[on], C[on], error[on], before[on], objective[on]
+                gain = gain[on]
                 W, b, gW, gb, P = W[:, on], b[on], gW[:, on], gb[on], P[:, on]
                 past = [(s[:, on], y[:, on]) for s, y in past]
             if step < n_quasi:
@@ -303,6 +306,7 @@ class _Fit:
                 dW, db = self.newton_step(live, P, gW, gb, error, precise)
                 before = error
             slope = (gW * dW).sum(axis=(0, 2)) + (gb * db).sum(axis=1)
+            gained = gain
             gain = -slope if step >= n_quasi else np.full(len(live), np.inf)
             length = np.ones(len(live))
             here = np.concatenate([gW, gb[None]])
@@ -403,6 +407,7 @@ class _Fit:
             spread = spread * weights[:, :, None]
         V = spread.sum(axis=0, dtype=np.float64)
         C = self.C[live]
+        self.scale.due(spread.sum(axis=(1, 2), dtype=np.float64))
         # at even probabilities this is the Hessian itself
         strength = C * V.sum(axis=1) / (max(K - 1, 1) * n)
         Mb = (self.penalty + C[:, None] * V * (1 + 1e-6) + C[:, None] * 1e-12 + 1e-30).astype(dtype)
@@ -459,7 +464,7 @@ class _Fit:
             db += alpha * pb
             rW -= alpha * hW
             rb -= alpha * hb
-            if self.scale.due(
+            if self.scale.products is None and self.scale.due(
                 spread.sum(axis=(1, 2), dtype=np.float64)
             ):  # another metric: begin again from here
                 zW, zb = self.scale.apply(strength, rW), rb / Mb
@@ -486,14 +491,12 @@ class _Preconditioner:
         self.squares = np.zeros(self.r)
         for _, block in _blocks(A):
             self.squares += np.einsum("ij,ij->j", block, block)
-        self.products: F32 | None = None
+        self.products: Any = None  # (r, r) float32, once made
         self.factors: dict[int, F32] = {}
         self.spent = 0.0
         self.n = n
-        # a product of the rows with themselves is half a product, and of a few columns costs as much as of 8
-        sampled = min(n, 4 * self.r)
-        self.every = max(1, n // sampled)
-        self.price = sampled * self.r**2 + self.r**3 / 2
+        # the products of columns are half a product of matrices; a factor is at work in every step
+        self.price = n * self.r**2 + self.r**3 / 2
         self.allowed = self.r <= MAX_FACTOR_COLUMNS
 
     def spend(self, columns: int) -> None:
@@ -532,7 +535,6 @@ class _Preconditioner:
         from scipy.linalg import lapack
 
         if key not in self.factors:
-            assert self.products is not None
             if (len(self.factors) + 1) * self.products.nbytes > FACTOR_BYTES:
                 self.factors.clear()
             matrix = self.products * np.float32(4.0**key)

@@ -86,7 +86,7 @@ class ClassicHead(Head):
         subsets: Sequence[NDArray[np.int64]],
         codes: Sequence[NDArray[np.int64]],
     ) -> None:
-        """Fit to rows without the gain, (n_samples, n_columns), those of each head and their class numbers."""
+        """Fit to rows without the gain, (n_samples, n_columns), some for each head."""
 
     @abstractmethod
     def _scores(self, Z: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -343,7 +343,7 @@ class LinearSVMClassifier(_LinearScores):
                 warnings.warn(
                     f"the linear SVM has not converged in {steps} iterations (C={head.C!r}); use a smaller C",
                     FitWarning,
-                    stacklevel=5,
+                    stacklevel=4,
                 )
             head._take_binary(
                 np.stack([one.weights[:, 0] for one in own]), np.array([one.intercept[0] for one in own])

@@ -80,7 +80,7 @@ def test_the_optimum_is_that_of_scikit_learn(blobs) -> None:
     assert np.abs(decision(Z, optimum) - reference(Z, y, 1.0).decision_function(Z)).max() < 1e-6
 
 
-@pytest.mark.parametrize("tol", [1e-2, 1e-4, 1e-6])
+@pytest.mark.parametrize("tol", [1e-2, 1e-3, 1e-4])
 def test_tol_is_the_largest_part_of_the_gradient_of_the_mean_loss(blobs, tol: float) -> None:
     X, y = blobs
     head = SoftmaxClassifier(solver="lbfgs", tol=tol).fit(X, y)
@@ -89,8 +89,8 @@ def test_tol_is_the_largest_part_of_the_gradient_of_the_mean_loss(blobs, tol: fl
     gradient = Z.T @ difference / len(y) + head.weights_[0] / len(y)
     assert head.converged_
     assert np.abs(gradient).max() <= 1.01 * tol
-    exact = SoftmaxClassifier(solver="lbfgs").fit(X, y)
-    assert head.n_iter_ < exact.n_iter_
+    sharper = SoftmaxClassifier(solver="lbfgs", tol=tol / 100).fit(X, y)
+    assert head.n_iter_ < sharper.n_iter_
 
 
 def test_long_problems_on_different_rows_go_together(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,7 +137,8 @@ def test_rows_in_float32_and_their_products_lead_to_the_same(monkeypatch, n_rows
     monkeypatch.setattr(_exact._Preconditioner, "due", noted)
     (optimum,) = _exact.solve(Z, [problem(y, 10.0)])
     assert optimum.converged
-    assert any(made) and not all(made)
+    assert any(made)
+    assert not all(made)
     logits = Z @ optimum.weights + optimum.intercept
     given = np.exp(logits - logits.max(axis=1, keepdims=True))
     np.testing.assert_allclose(given / given.sum(axis=1, keepdims=True), expected, atol=1e-5)
@@ -153,6 +154,7 @@ def test_features_too_many_to_copy_are_standardised_in_every_pass(
     expected = SoftmaxClassifier(solver="lbfgs").fit(X, y)
     monkeypatch.setattr("featbank.heads.softmax.COPY_BYTES", 0)
     monkeypatch.setattr("featbank.heads._rows.BLOCK_BYTES", 4 * 40 * 100)
+    monkeypatch.setattr("featbank.heads._exact_heads.MEASURED_ROWS", 100)
     shapes = []
     scaling = _rows.Scaling.__call__
 
@@ -195,15 +197,16 @@ def test_penalties_on_the_same_rows_are_solved_once(sparse, monkeypatch: pytest.
     subsets = [np.flatnonzero(np.arange(len(y)) // 5 % 3 != left) for left in (0, 1)]
     calls = []
 
-    def counted(rows):
-        calls.append(len(rows))
-        return span(rows)
+    made = _exact._Fit.__init__
 
-    span = _exact._Span
-    monkeypatch.setattr(_exact, "_Span", counted)
+    def counted(self, A, problems, *args):
+        calls.append(len(problems))
+        made(self, A, problems, *args)
+
+    monkeypatch.setattr(_exact._Fit, "__init__", counted)
     heads = [SoftmaxClassifier(solver="lbfgs", C=C) for C in (1.0, 0.01) for _ in subsets]
     together = fit_stack(heads, Z, y, subsets * 2, space=space)
-    assert calls == [20, 20]
+    assert calls == [4]
     for head, rows in zip(together, subsets * 2, strict=True):
         (alone,) = fit_stack([SoftmaxClassifier(solver="lbfgs", C=head.C)], Z, y, [rows], space=space)
         np.testing.assert_allclose(head.predict_proba(X), alone.predict_proba(X), atol=1e-6)
