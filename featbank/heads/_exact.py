@@ -33,7 +33,7 @@ FLOAT32_NOISE = 1e-6
 ROUNDINGS = 64
 #: Steps of L-BFGS before Newton's, in float64 and float32: far from the optimum, a Newton step is not worth
 #: its many passes. How many steps L-BFGS remembers, and what part of a Newton step it begins with.
-QUASI_STEPS, QUASI_STEPS_32, MEMORY, FIRST_STEP = 20, 150, 20, np.float32(0.1)
+QUASI_STEPS, QUASI_STEPS_32, MEMORY, FIRST_STEP = 20, 150, 20, np.float32(0.03)
 MAX_NEWTON_STEPS = 100
 MAX_CG_STEPS = 500
 #: Part of the gradient that early steps leave, and squared residual below which float32 gets no nearer.
