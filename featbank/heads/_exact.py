@@ -13,8 +13,8 @@ Rows much fewer than their columns are first expressed in orthonormal coordinate
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -53,14 +53,14 @@ MAX_TOGETHER = 2**26
 F64 = NDArray[np.float64]
 F32 = NDArray[np.float32]
 Float = NDArray[np.floating[Any]]
-Loss = Literal["softmax", "hinge"]
+Loss = Literal["softmax", "logistic", "hinge"]
 
 
 @dataclass(frozen=True, eq=False)
 class Problem:
     """Rows of the common matrix, their targets, and C.
 
-    `targets` are class numbers, 0 ... n_columns - 1; for the hinge, which has one column, 0 and 1.
+    `targets` are class numbers, 0 ... n_columns - 1; 0 and 1 where there is one column.
     """
 
     rows: NDArray[np.int64]
@@ -96,7 +96,8 @@ def solve(
     Z : ndarray of float32 or float64, or `featbank.heads._rows.Standardized`, shape (n_samples, n_features)
         Common rows; read in blocks.
     problems : sequence of Problem
-    loss : {"softmax", "hinge"}
+    loss : {"softmax", "logistic", "hinge"}
+        The last two have one column, for two classes. A softmax over two is solved as "logistic".
     tol : float, default=0.0
         scikit-learn's: largest absolute part of the gradient of the mean loss. Where it is less than
         `TOLERANCE`, that counts, or as near as rounding lets it come.
@@ -104,9 +105,16 @@ def solve(
         One per problem: where to begin, instead of at 0.
     """
     found: dict[int, Optimum] = {}
+    two = [at for at, one in enumerate(problems) if loss == "softmax" and one.n_columns == 2]
+    if two:
+        single = [Problem(problems[at].rows, problems[at].targets, 1, problems[at].C) for at in two]
+        begun = None if start is None else [_joined(start[at]) for at in two]
+        solved = solve(Z, single, loss="logistic", tol=tol, start=begun)
+        found |= {at: _split(one) for at, one in zip(two, solved, strict=True)}
     width = int(Z.shape[1])
-    spans = _sizes_in_span(problems, width, tol)
-    for members in _groups(problems, spans):
+    rest = [at for at in range(len(problems)) if at not in found]
+    spans = _sizes_in_span([problems[at] for at in rest], width, tol)
+    for members in _groups({at: problems[at] for at in rest}, spans):
         chosen = [problems[at] for at in members]
         begin = None if start is None else [start[at] for at in members]
         rows = chosen[0].rows
@@ -130,6 +138,18 @@ def solve(
     return [found[at] for at in range(len(problems))]
 
 
+def _split(one: Optimum) -> Optimum:
+    """Return scikit-learn's one vector for two classes as two of opposite sign."""
+    halves = np.array([-0.5, 0.5])
+    return replace(one, weights=one.weights * halves, intercept=one.intercept * halves)
+
+
+def _joined(one: Optimum) -> Optimum:
+    return replace(
+        one, weights=one.weights[:, 1:] - one.weights[:, :1], intercept=one.intercept[1:] - one.intercept[:1]
+    )
+
+
 def _sizes_in_span(problems: Sequence[Problem], width: int, tol: float) -> set[int]:
     """Return the numbers of rows that are expressed in their span."""
     passes = LOOSE_PASSES if tol >= LOOSE_TOLERANCE else PASSES
@@ -145,10 +165,10 @@ def _sizes_in_span(problems: Sequence[Problem], width: int, tol: float) -> set[i
     }
 
 
-def _groups(problems: Sequence[Problem], spans: set[int]) -> Iterator[list[int]]:
+def _groups(problems: Mapping[int, Problem], spans: set[int]) -> Iterator[list[int]]:
     """Yield which problems go together: on the same rows in their span, else of about as many rows."""
     groups: dict[Any, list[int]] = {}
-    for at, one in enumerate(problems):
+    for at, one in problems.items():
         n = len(one.rows)
         groups.setdefault((one.n_columns, one.rows.tobytes() if n in spans else n.bit_length()), []).append(
             at
@@ -231,6 +251,22 @@ def _hinge_terms(L: Float, targets: NDArray[np.int64]) -> tuple[F64, Float, Floa
     return (short[:, :, 0].astype(np.float64)) ** 2, -2 * sign * short, 2 * (short > 0).astype(L.dtype)
 
 
+def _logistic_terms(L: Float, targets: NDArray[np.int64]) -> tuple[F64, Float, Float]:
+    """Return the same of log-losses of two classes with one column."""
+    sign = (2 * targets - 1).astype(L.dtype)[:, :, None]
+    margin = sign * L
+    losses = np.logaddexp(0, -margin[:, :, 0].astype(np.float64))
+    wrong = np.exp(-np.logaddexp(0, margin))
+    return losses, -sign * wrong, wrong * (1 - wrong)
+
+
+_TERMS: dict[Loss, Callable[[Float, NDArray[np.int64]], tuple[F64, Float, Float]]] = {
+    "softmax": _softmax_terms,
+    "logistic": _logistic_terms,
+    "hinge": _hinge_terms,
+}
+
+
 def _bend_softmax(T: F32, P: F32) -> None:
     """Multiply the change of logits by the second derivative of the loss, in place."""
     # relative to the likeliest class, products keep their relative precision where p is nearly 0 and 1
@@ -244,12 +280,10 @@ class _Fit:
 
     def __init__(self, A: Any, problems: Sequence[Problem], loss: Loss, tol: float) -> None:
         n, p = int(A.shape[0]), len(problems)
-        self.A, self.softmax = A, loss == "softmax"
+        self.A, self.loss, self.softmax = A, loss, loss == "softmax"
         self.tol = max(tol, TOLERANCE)
         self.K = problems[0].n_columns
-        # scikit-learn's one vector for two classes is the difference of the two here: half the penalty
-        half = self.softmax and self.K == 2
-        self.C = np.array([one.C / 2 if half else one.C for one in problems])
+        self.C = np.array([one.C for one in problems])
         self.counts = np.array([len(one.rows) for one in problems])
         self.targets = np.zeros((n, p), dtype=np.int64)
         self.weights = np.zeros((n, p), dtype=np.float32)
@@ -261,7 +295,7 @@ class _Fit:
         self.scale = _Preconditioner(A, n)
         # CG takes rows in float32
         self.A32 = A.astype(np.float32) if self.exact else A
-        self.penalty = 0.0 if self.softmax else 1.0  # of intercepts
+        self.penalty = 1.0 if loss == "hinge" else 0.0  # of intercepts
 
     def run(self, start: Sequence[Optimum] | None) -> list[Optimum]:
         """Return the optimum of each problem; those that have come there leave the others."""
@@ -276,7 +310,9 @@ class _Fit:
         past: list[tuple[F32, F32]] = []
         objective, P, gW, gb = self.evaluate(live, W, b)
         # the first steps of a hinge are Newton's: its second derivative is 0 or 2
-        n_quasi = (QUASI_STEPS if self.exact else QUASI_STEPS_32) if self.softmax and start is None else 0
+        n_quasi = (
+            (QUASI_STEPS if self.exact else QUASI_STEPS_32) if self.loss != "hinge" and start is None else 0
+        )
         for step in range(n_quasi + MAX_NEWTON_STEPS + 1):
             C = self.C[live]
             largest = np.maximum(np.abs(gW).max(axis=(0, 2)), np.abs(gb).max(axis=1))
@@ -339,7 +375,7 @@ class _Fit:
         Nocedal, Wright, "Numerical optimization", 2006, algorithm 7.4.
         """
         n = self.counts[live] / len(self.targets)
-        even = (self.C[live] * n / self.K)[:, None]
+        even = (self.C[live] * n / (self.K if self.softmax else 4))[:, None]
         diagonal = np.concatenate(
             [1 + even * self.scale.squares[:, None, None], (even * len(self.targets))[None]]
         )
@@ -381,7 +417,7 @@ class _Fit:
         for rows, block in _blocks(self.A):
             L = (block @ flat).reshape(len(block), p, K) + offsets
             targets = self.targets[rows] if every else self.targets[rows][:, live]
-            loss, D, P[rows] = _softmax_terms(L, targets) if self.softmax else _hinge_terms(L, targets)
+            loss, D, P[rows] = _TERMS[self.loss](L, targets)
             if not self.whole:
                 weights = self.weights[rows][:, live]
                 loss *= weights

@@ -155,11 +155,12 @@ def _cross_validated(
 def _measured(
     name: str, Z: Any, rows: NDArray[np.int64], codes: NDArray[np.int64], optimum: Optimum
 ) -> dict[str, float]:
-    """Return loss and accuracy of an optimum on rows, of which a block at a time is made float64."""
+    """Return loss and accuracy of an optimum on rows, a block at a time."""
     loss = accuracy = 0.0
     for first in range(0, len(rows), MEASURED_ROWS):
         part = slice(first, first + MEASURED_ROWS)
-        logits = np.asarray(Z[rows[part]]) @ optimum.weights + optimum.intercept
+        block = np.asarray(Z[rows[part]])
+        logits = block @ optimum.weights.astype(block.dtype) + optimum.intercept
         each, right = measure(logits, codes[part])
         loss, accuracy = loss + each * len(logits), accuracy + right * len(logits)
     return {f"{name}_loss": loss / len(rows), f"{name}_accuracy": accuracy / len(rows)}

@@ -242,7 +242,7 @@ def test_the_planner_is_not_slower_than_one_after_another(n_features: int, n_cla
 
 
 def draw_features(n: int, d: int, n_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return standardised float32 rows whose variances fall by a power law, as those of a cut do, and labels."""
+    """Return standardised float32 rows whose variances fall by a power law, as a cut's do, and labels."""
     random = np.random.default_rng([n, d, n_classes])
     y = np.arange(n) % n_classes
     r = min(d, 2048)
@@ -302,11 +302,11 @@ def test_exact_grid(n: int, d: int, n_classes: int, tol: float) -> None:
     together_s, _ = processor_s(together)
     best = min(theirs, key=theirs.__getitem__)
     loop_s = 3 * processor_s(lambda: [sklearn(best, C, subsets[0]) for C in PENALTIES])[0]
-    print(
+    print(  # noqa: T201
         f"; 15 together {together_s:.2f} / {loop_s:.2f} s, {loop_s / together_s:.1f} times",
         end="",
         flush=True,
-    )  # noqa: T201
+    )
 
 
 @pytest.mark.parametrize(
@@ -334,8 +334,8 @@ def test_svm_and_ridge(kind: Any, reference: Any, n: int, d: int, n_classes: int
     loop_s = 5 * processor_s(lambda: [reference.fit(Z[rows], y[rows]) for rows in subsets[::5]])[0]
     theirs_s, _ = processor_s(lambda: reference.fit(Z, y))
     print(  # noqa: T201
-        f"\n{kind.__name__} {n} x {d} x {n_classes}: {len(subsets)} together {together_s:.2f} / {loop_s:.2f} s, "
-        f"{loop_s / together_s:.1f} times; one {one_s:.3f} / {theirs_s:.3f} s, {theirs_s / one_s:.1f} times",
+        f"\n{kind.__name__} {n} x {d} x {n_classes}: {len(subsets)} together {together_s:.2f} / {loop_s:.2f} "
+        f"s, {loop_s / together_s:.1f} times; one {one_s:.3f} / {theirs_s:.3f} s, {theirs_s / one_s:.1f} times",
         end="",
         flush=True,
     )

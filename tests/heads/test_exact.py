@@ -116,6 +116,19 @@ def test_long_problems_on_different_rows_go_together(monkeypatch: pytest.MonkeyP
         )
 
 
+def test_problems_of_two_and_more_classes_in_one_call(blobs) -> None:
+    Z, y = blobs[0].astype(np.float64) / 10, blobs[1]
+    two = np.flatnonzero(y < 2)
+    problems = [problem(y, 0.1), _exact.Problem(two, y[two], 2, 0.1)]
+    many, few = _exact.solve(Z, problems)
+    expected = reference(Z, y, 0.1).decision_function(Z)
+    np.testing.assert_allclose(decision(Z, many), expected - expected.mean(1, keepdims=True), atol=1e-6)
+    logits = decision(Z, few)
+    np.testing.assert_allclose(
+        logits[:, 1] - logits[:, 0], reference(Z[two], y[two], 0.1).decision_function(Z), atol=1e-6
+    )
+
+
 @pytest.mark.parametrize("n_rows", [40, 250])
 def test_rows_in_float32_and_their_products_lead_to_the_same(monkeypatch, n_rows: int) -> None:
     random = np.random.default_rng(0)
