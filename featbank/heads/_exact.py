@@ -267,7 +267,7 @@ _TERMS: dict[Loss, Callable[[Float, NDArray[np.int64]], tuple[F64, Float, Float]
 }
 
 
-def _bend_softmax(T: F32, P: F32) -> None:
+def _bend_softmax(T: Float, P: Float) -> None:
     """Multiply the change of logits by the second derivative of the loss, in place."""
     # relative to the likeliest class, products keep their relative precision where p is nearly 0 and 1
     T -= np.take_along_axis(T, P.argmax(axis=2)[:, :, None], axis=2)
@@ -321,7 +321,7 @@ class _Fit:
             if not self.exact:
                 done |= (gain <= FLOAT32_GAIN * C) | ((gain > gained / 4) & (gain <= FLOAT32_NOISE * C))
             last = step == n_quasi + MAX_NEWTON_STEPS
-            for at in range(len(live)) if last else np.flatnonzero(done):
+            for at in range(len(live)) if last else np.flatnonzero(done).tolist():
                 shift = b[at].mean() if self.softmax else 0.0
                 out[int(live[at])] = Optimum(
                     W[:, at].copy(), b[at] - shift, step, bool(done[at]), float(error[at])
@@ -409,7 +409,7 @@ class _Fit:
     def evaluate(self, live: NDArray[np.int64], W: F64, b: F64) -> tuple[F64, F32, F64, F64]:
         """Return objective, second derivatives, and gradients (n_features, p, K) and (p, K)."""
         r, p, K = W.shape
-        dtype = np.float64 if self.exact else np.float32
+        dtype: Any = np.float64 if self.exact else np.float32
         flat, offsets = W.reshape(r, p * K).astype(dtype), b.astype(dtype)
         every = len(live) == len(self.C)
         losses, sums, back = np.zeros(p), np.zeros((p, K)), np.zeros((p * K, r))
@@ -514,8 +514,8 @@ class _Fit:
             beta = (rz / was).astype(dtype)[:, None]
             pW = zW + beta * pW
             pb = zb + beta * pb
-        for at in range(len(on)):
-            outW[:, on[at]], outb[on[at]] = dW[:, at], db[at]
+        for left in range(len(on)):
+            outW[:, on[left]], outb[on[left]] = dW[:, left], db[left]
         return outW * size[:, None], outb * size[:, None]
 
 

@@ -276,18 +276,18 @@ class NeighborsClassifier(ClassicHead):
 
 
 class LinearSVMClassifier(_LinearScores):
-    """Linear support vector machine, one class against the rest, squared hinge loss (liblinear).
+    """Linear support vector machine, one class against the rest, squared hinge loss, at its optimum.
 
     Parameters
     ----------
     C : float, default=0.01
         Inverse strength of the L2 penalty on standardised features. Smaller than scikit-learn's 1.0, which on
-        hundreds of features takes liblinear many times as long and is not more accurate.
+        hundreds of features takes many times as long and is not more accurate.
     standardize : bool, default=True
     rotate : bool or "auto", default="auto"
         See `FeatureSpace`.
     random_state : int, RandomState or None, default=None
-        Order in which liblinear visits the samples.
+        Changes nothing: the optimum is one.
 
     Attributes
     ----------

@@ -334,8 +334,8 @@ def test_svm_and_ridge(kind: Any, reference: Any, n: int, d: int, n_classes: int
     loop_s = 5 * processor_s(lambda: [reference.fit(Z[rows], y[rows]) for rows in subsets[::5]])[0]
     theirs_s, _ = processor_s(lambda: reference.fit(Z, y))
     print(  # noqa: T201
-        f"\n{kind.__name__} {n} x {d} x {n_classes}: {len(subsets)} together {together_s:.2f} / {loop_s:.2f} "
-        f"s, {loop_s / together_s:.1f} times; one {one_s:.3f} / {theirs_s:.3f} s, {theirs_s / one_s:.1f} times",
+        f"\n{kind.__name__} {n} x {d} x {n_classes}: {len(subsets)} together {together_s:.2f} / "
+        f"{loop_s:.2f} s, {loop_s / together_s:.1f} times; one {one_s:.3f} / {theirs_s:.3f} s, {theirs_s / one_s:.1f} times",
         end="",
         flush=True,
     )
