@@ -335,7 +335,8 @@ def test_svm_and_ridge(kind: Any, reference: Any, n: int, d: int, n_classes: int
     theirs_s, _ = processor_s(lambda: reference.fit(Z, y))
     print(  # noqa: T201
         f"\n{kind.__name__} {n} x {d} x {n_classes}: {len(subsets)} together {together_s:.2f} / "
-        f"{loop_s:.2f} s, {loop_s / together_s:.1f} times; one {one_s:.3f} / {theirs_s:.3f} s, {theirs_s / one_s:.1f} times",
+        f"{loop_s:.2f} s, {loop_s / together_s:.1f} times; "
+        f"one {one_s:.3f} / {theirs_s:.3f} s, {theirs_s / one_s:.1f} times",
         end="",
         flush=True,
     )
