@@ -1,211 +1,603 @@
-"""L2-regularised multinomial logistic regression to the true optimum, by Newton's method.
+"""L2-regularised linear classifiers to the true optimum, many at once, by Newton's method.
 
-The problem is that of `sklearn.linear_model.LogisticRegression`: ``||W||^2 / 2 + C * sum of log-losses``, the
-intercept not penalised (for two classes scikit-learn's single vector is the difference of the two here, which
-halves the penalty; `solve_path` allows for it). Rows are first expressed in the eigenvectors of their
-products, once for all values of C, where the Hessian is nearly diagonal: each Newton step is solved by
-conjugate gradients with the diagonal as preconditioner, in a few products of (n_samples, min(n_samples,
-n_columns), n_classes). Objective and gradient are float64; the steps, which only have to lead downhill, are
-found in float32, at twice the speed.
+Each problem is ``||W||^2 / 2 + C * sum of losses``: log-losses of a softmax, as in
+`sklearn.linear_model.LogisticRegression` (the intercept not penalised), or squared hinges, as in
+`sklearn.svm.LinearSVC` (the intercept penalised like a weight). Problems of about as many rows go through the
+rows together, block by block: one pass serves all that still run, which makes of many thin products a wide
+one. Newton's equations are solved by conjugate gradients in float32, as far as the gradient is worth; the
+gradient is summed in float64, and of products in float64 where the rows are few. Once the passes have cost
+what the products of the columns with each other do, these are made, and their Cholesky factors precondition.
+
+Rows much fewer than their columns are first expressed in orthonormal coordinates of their span.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Optimum", "ascend", "solve_path"]
+__all__ = ["Optimum", "Problem", "solve"]
 
-#: The optimum is reached when no logit of a training row can be further from it than this, or than what
-#: this many roundings of the gradient's terms make.
-LOGIT_TOLERANCE = 1e-6
+#: Where `tol` asks for less, this is the optimum: largest part of the gradient of the mean loss.
+TOLERANCE = 1e-10
+#: In float32, gradients end in noise before that. A step that is expected to gain less than this part of C
+#: moves no probability of a training row by more than half the root of it.
+FLOAT32_GAIN = 1e-12
+#: A step that gains no more than this, and as much as a quarter of the one before, follows noise.
+FLOAT32_NOISE = 1e-6
+#: How many roundings of the gradient's terms are forgiven.
 ROUNDINGS = 64
+#: Steps of L-BFGS before Newton's, in float64 and float32: far from the optimum, a Newton step is not worth
+#: its many passes. How many steps L-BFGS remembers, and what part of a Newton step it begins with.
+QUASI_STEPS, QUASI_STEPS_32, MEMORY, FIRST_STEP = 20, 150, 20, np.float32(0.03)
 MAX_NEWTON_STEPS = 100
 MAX_CG_STEPS = 500
-#: Beyond this many rows and columns the eigenvectors cost more than they save.
-MAX_EIGEN_SIZE = 4096
-#: Squared residual of a step, as part of the gradient's, below which float32 gets no nearer.
-FLOAT32_RESIDUAL = 1e-10
+#: Part of the gradient that early steps leave, and squared residual below which float32 gets no nearer.
+LOOSE, FLOAT32_RESIDUAL = 0.5, 1e-10
+#: What part of `tol` a step need not fall below.
+ENOUGH = 0.3
+#: Rows per block, and numbers of rows times columns up to which they are taken in float64.
+BLOCK_ROWS, FLOAT64_SIZE = 1024, 2**22
+#: Rows are expressed in their span up to this part of their length, up to this many, and where the passes
+#: expected, to a `tol` as loose as the second or not, cost more than the products of the rows.
+SPAN_PART, MAX_SPAN_ROWS, PASSES, LOOSE_PASSES, LOOSE_TOLERANCE = 0.5, 4096, 200, 25, 1e-6
+#: Widest matrix that is factorised, and bytes of factors that are kept.
+MAX_FACTOR_COLUMNS, FACTOR_BYTES = 6144, 512 * 2**20
+#: Columns times rows of the problems that run together; the rest wait.
+MAX_TOGETHER = 2**26
 
 F64 = NDArray[np.float64]
+F32 = NDArray[np.float32]
 Float = NDArray[np.floating[Any]]
+Loss = Literal["softmax", "logistic", "hinge"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """Rows of the common matrix, their targets, and C.
+
+    `targets` are class numbers, 0 ... n_columns - 1; 0 and 1 where there is one column.
+    """
+
+    rows: NDArray[np.int64]
+    targets: NDArray[np.int64]
+    n_columns: int
+    C: float
+
+
+@dataclass(frozen=True, eq=False)
 class Optimum:
-    """The solution at one C: `weights` (n_columns, n_classes) and `intercept` (n_classes,)."""
+    """The solution of one problem: `weights` (n_features, n_columns) and `intercept` (n_columns,)."""
 
     weights: F64
     intercept: F64
     n_iter: int
     converged: bool
-    #: No logit of a training row is further from the optimum's than this (intercept aside).
-    logit_error: float
+    #: Largest part of the gradient of the mean loss; what `tol` is compared with.
+    gradient: float
 
 
-def solve_path(
-    Z: NDArray[Any], targets: NDArray[np.int64], n_classes: int, penalties: Sequence[float]
+def solve(
+    Z: Any,
+    problems: Sequence[Problem],
+    *,
+    loss: Loss = "softmax",
+    tol: float = 0.0,
+    start: Sequence[Optimum] | None = None,
 ) -> list[Optimum]:
-    """Return the optima for several C on the same rows, each started from the one before.
+    """Return the optimum of each problem, in their order.
 
     Parameters
     ----------
-    Z : ndarray of float, shape (n_samples, n_columns)
-        Rows; their number of columns may exceed their number.
-    targets : ndarray of int64, shape (n_samples,)
-        Class numbers, 0 ... n_classes - 1.
-    n_classes : int
-    penalties : sequence of float
-        Values of C; solved in increasing order, returned in the order given.
+    Z : ndarray of float32 or float64, or `featbank.heads._rows.Standardized`, shape (n_samples, n_features)
+        Common rows; read in blocks.
+    problems : sequence of Problem
+    loss : {"softmax", "logistic", "hinge"}
+        The last two have one column, for two classes. A softmax over two is solved as "logistic".
+    tol : float, default=0.0
+        scikit-learn's: largest absolute part of the gradient of the mean loss. Where it is less than
+        `TOLERANCE`, that counts, or as near as rounding lets it come.
+    start : sequence of Optimum, optional
+        One per problem: where to begin, instead of at 0.
     """
-    out = dict(ascend(Z, targets, n_classes, penalties))
-    return [out[C] for C in penalties]
+    found: dict[int, Optimum] = {}
+    two = [at for at, one in enumerate(problems) if loss == "softmax" and one.n_columns == 2]
+    if two:
+        single = [Problem(problems[at].rows, problems[at].targets, 1, problems[at].C) for at in two]
+        begun = None if start is None else [_joined(start[at]) for at in two]
+        solved = solve(Z, single, loss="logistic", tol=tol, start=begun)
+        found |= {at: _split(one) for at, one in zip(two, solved, strict=True)}
+    width = int(Z.shape[1])
+    rest = [at for at in range(len(problems)) if at not in found]
+    spans = _sizes_in_span([problems[at] for at in rest], width, tol)
+    for members in _groups({at: problems[at] for at in rest}, spans):
+        chosen = [problems[at] for at in members]
+        begin = None if start is None else [start[at] for at in members]
+        rows = chosen[0].rows
+        if len(rows) in spans:
+            span = _Span(Z[rows])
+            own = [Problem(np.arange(len(rows)), one.targets, one.n_columns, one.C) for one in chosen]
+            coordinates = None if begin is None else [span.enter(one) for one in begin]
+            solved = [span.leave(one) for one in _Fit(span.A, own, loss, tol).run(coordinates)]
+        else:
+            union = np.unique(np.concatenate([one.rows for one in chosen]))
+            if 2 * len(union) < len(Z):  # those that nobody asks for are not read again and again
+                chosen = [
+                    Problem(np.searchsorted(union, one.rows), one.targets, one.n_columns, one.C)
+                    for one in chosen
+                ]
+            A = Z[union] if 2 * len(union) < len(Z) else Z
+            if isinstance(A, np.ndarray) and A.size <= FLOAT64_SIZE and tol < LOOSE_TOLERANCE:
+                A = A.astype(np.float64)
+            solved = _Fit(A, chosen, loss, tol).run(begin)
+        found |= dict(zip(members, solved, strict=True))
+    return [found[at] for at in range(len(problems))]
 
 
-def ascend(
-    Z: NDArray[Any], targets: NDArray[np.int64], n_classes: int, penalties: Iterable[float]
-) -> Iterator[tuple[float, Optimum]]:
-    """Yield (C, optimum) from the smallest C to the largest, as `solve_path`; each is solved when asked for.
-
-    A large C can cost more than all smaller ones together.
-    """
-    rows = Z.astype(np.float64)
-    A, back = _eigen_rows(rows)
-    problem = _Problem(A, targets, n_classes)
-    start = (np.zeros((A.shape[1], n_classes)), np.zeros(n_classes))
-    for C in sorted(set(penalties)):
-        W, b, steps, error = problem.minimise(C / 2 if n_classes == 2 else C, *start)
-        start = (W, b)
-        weights = W if back is None else back @ W
-        yield C, Optimum(weights, b - b.mean(), steps, error <= problem.tolerance(C, W), error)
+def _split(one: Optimum) -> Optimum:
+    """Return scikit-learn's one vector for two classes as two of opposite sign."""
+    halves = np.array([-0.5, 0.5])
+    return replace(one, weights=one.weights * halves, intercept=one.intercept * halves)
 
 
-def _eigen_rows(rows: F64) -> tuple[F64, F64 | None]:
-    """Return rows in orthonormal coordinates of their span, and what takes weights back."""
-    n, r = rows.shape
-    if min(n, r) > MAX_EIGEN_SIZE:
-        return rows, None
-    if r <= n:
-        _, vectors = np.linalg.eigh(rows.T @ rows)
-        return rows @ vectors, vectors
-    values, vectors = np.linalg.eigh(rows @ rows.T)
-    kept = values > 1e-13 * values[-1] if values[-1] > 0 else values > 0
-    lengths = np.sqrt(values[kept])
-    return vectors[:, kept] * lengths, rows.T @ (vectors[:, kept] / lengths)
+def _joined(one: Optimum) -> Optimum:
+    return replace(
+        one, weights=one.weights[:, 1:] - one.weights[:, :1], intercept=one.intercept[1:] - one.intercept[:1]
+    )
 
 
-class _Problem:
-    def __init__(self, A: F64, targets: NDArray[np.int64], n_classes: int) -> None:
-        self.A = A
-        self.hot = np.zeros((len(A), n_classes))
-        self.hot[np.arange(len(A)), targets] = 1.0
-        squares = A * A
-        self.longest = float(np.sqrt(squares.sum(axis=1).max(initial=0.0)))
-        self.norm = float(np.sqrt(squares.sum()))
-        self.rows: dict[Any, tuple[Float, Float]] = {np.float64: (A, squares)}
+def _sizes_in_span(problems: Sequence[Problem], width: int, tol: float) -> set[int]:
+    """Return the numbers of rows that are expressed in their span."""
+    passes = LOOSE_PASSES if tol >= LOOSE_TOLERANCE else PASSES
+    columns: dict[bytes, int] = {}
+    for one in problems:
+        columns[one.rows.tobytes()] = columns.get(one.rows.tobytes(), 0) + one.n_columns
+    # a few columns cost as much as eight
+    most = min(SPAN_PART * width, MAX_SPAN_ROWS)
+    return {
+        len(one.rows)
+        for one in problems
+        if len(one.rows) <= min(most, passes * (columns[one.rows.tobytes()] + 8))
+    }
 
-    def value(self, C: float, W: F64, b: F64) -> tuple[float, F64]:
-        """Return the objective and the probabilities."""
-        logits = self.A @ W + b
-        logits -= logits.max(axis=1, keepdims=True)
-        P = np.exp(logits)
-        total = P.sum(axis=1, keepdims=True)
-        P /= total
-        loss = float(np.log(total).sum() - (self.hot * logits).sum())
-        return 0.5 * float((W * W).sum()) + C * loss, P
 
-    def tolerance(self, C: float, W: F64) -> float:
-        """Return how near the optimum float64 can tell a logit to be."""
-        rounding = float(np.finfo(np.float64).eps) * (float(np.sqrt((W * W).sum())) + C * self.norm)
-        return LOGIT_TOLERANCE + ROUNDINGS * rounding * self.longest
+def _groups(problems: Mapping[int, Problem], spans: set[int]) -> Iterator[list[int]]:
+    """Yield which problems go together: on the same rows in their span, else of about as many rows."""
+    groups: dict[Any, list[int]] = {}
+    for at, one in problems.items():
+        n = len(one.rows)
+        groups.setdefault((one.n_columns, one.rows.tobytes() if n in spans else n.bit_length()), []).append(
+            at
+        )
+    for members in groups.values():
+        size = max(len(problems[at].rows) for at in members) * problems[members[0]].n_columns
+        step = max(1, MAX_TOGETHER // size)
+        for first in range(0, len(members), step):
+            yield members[first : first + step]
 
-    def minimise(self, C: float, W: F64, b: F64) -> tuple[F64, F64, int, float]:
-        """Return weights, intercept, Newton steps and the bound on the error of a logit."""
-        objective, P = self.value(C, W, b)
-        error = np.inf
-        precision: Any = np.float32
-        for step in range(MAX_NEWTON_STEPS + 1):
-            D = P - self.hot
-            gW, gb = W + C * (self.A.T @ D), C * D.sum(axis=0)
-            # the penalty makes the objective 1-strongly convex in W, so W is within ||gW|| of the optimum
-            before, error = (
-                error,
-                self.longest * float(np.sqrt((gW * gW).sum())) + float(np.abs(gb).max()) / C,
-            )
-            if error <= self.tolerance(C, W) or step == MAX_NEWTON_STEPS:
-                return W, b, step, error
-            if error > before and error < 1e-2:  # float32 leads no further here
-                precision = np.float64
-            dW, db = self.newton_step(C, P, gW, gb, precision)
-            slope = float((gW * dW).sum() + gb @ db)
-            length = 1.0
+
+class _Span:
+    """Rows in orthonormal coordinates of what they span: `A` (n_rows, at most n_rows), float64."""
+
+    def __init__(self, rows: Any) -> None:
+        from scipy.linalg import LinAlgError, cholesky
+
+        self.rows = np.asarray(rows)
+        n, p = self.rows.shape
+        products = np.zeros((n, n))
+        step = max(64, 2**22 // n)
+        for first in range(0, p, step):
+            part = self.rows[:, first : first + step].astype(np.float64)
+            products += part @ part.T
+        # what rounding makes of rows that depend on each other: too little to be seen in any logit
+        jitter = 1e-13 * float(np.trace(products)) + float(np.finfo(np.float64).tiny)
+        try:
+            self.A = cholesky(products + jitter * np.eye(n), lower=True, check_finite=False)
+            self.triangular = True
+        except LinAlgError:
+            values, vectors = np.linalg.eigh(products)
+            kept = values > 1e-13 * values[-1]
+            self.lengths = np.sqrt(values[kept])
+            self.A = vectors[:, kept] * self.lengths
+            self.triangular = False
+
+    def leave(self, one: Optimum) -> Optimum:
+        """Return a solution in coordinates as one in the columns of the rows."""
+        from scipy.linalg import solve_triangular
+
+        if self.triangular:
+            part = solve_triangular(self.A, one.weights, lower=True, trans="T", check_finite=False)
+        else:
+            part = (self.A / self.lengths**2) @ one.weights
+        weights = self.rows.T @ part.astype(self.rows.dtype)
+        return Optimum(weights.astype(np.float64), one.intercept, one.n_iter, one.converged, one.gradient)
+
+    def enter(self, one: Optimum) -> Optimum:
+        """Return a solution in columns as one in coordinates."""
+        from scipy.linalg import solve_triangular
+
+        logits = self.rows @ one.weights
+        if self.triangular:
+            inside = solve_triangular(self.A, logits, lower=True, check_finite=False)
+        else:
+            inside = (self.A / self.lengths**2).T @ logits
+        return Optimum(inside, one.intercept, one.n_iter, one.converged, one.gradient)
+
+
+def _softmax_terms(L: Float, targets: NDArray[np.int64]) -> tuple[F64, Float, Float]:
+    """Return the loss of each row and problem, its derivative, and the probabilities; `L` is overwritten."""
+    at = targets[:, :, None]
+    L -= L.max(axis=2, keepdims=True)
+    own = np.take_along_axis(L, at, axis=2)[:, :, 0].astype(np.float64)
+    P = np.exp(L, out=L)
+    total = P.sum(axis=2)
+    losses = np.log(total.astype(np.float64)) - own
+    P /= total[:, :, None]
+    D = P.copy()
+    # 1 - p is the sum of the other p: the difference would have no digits left where p is nearly 1
+    np.put_along_axis(D, at, 0.0, axis=2)
+    np.put_along_axis(D, at, -D.sum(axis=2, keepdims=True), axis=2)
+    return losses, D, P
+
+
+def _hinge_terms(L: Float, targets: NDArray[np.int64]) -> tuple[F64, Float, Float]:
+    """Return the same of squared hinges; in place of probabilities the second derivative."""
+    sign = (2 * targets - 1).astype(L.dtype)[:, :, None]
+    short = np.maximum(1 - sign * L, 0)
+    return (short[:, :, 0].astype(np.float64)) ** 2, -2 * sign * short, 2 * (short > 0).astype(L.dtype)
+
+
+def _logistic_terms(L: Float, targets: NDArray[np.int64]) -> tuple[F64, Float, Float]:
+    """Return the same of log-losses of two classes with one column."""
+    sign = (2 * targets - 1).astype(L.dtype)[:, :, None]
+    margin = sign * L
+    losses = np.logaddexp(0, -margin[:, :, 0].astype(np.float64))
+    wrong = np.exp(-np.logaddexp(0, margin))
+    return losses, -sign * wrong, wrong * (1 - wrong)
+
+
+_TERMS: dict[Loss, Callable[[Float, NDArray[np.int64]], tuple[F64, Float, Float]]] = {
+    "softmax": _softmax_terms,
+    "logistic": _logistic_terms,
+    "hinge": _hinge_terms,
+}
+
+
+def _bend_softmax(T: Float, P: Float) -> None:
+    """Multiply the change of logits by the second derivative of the loss, in place."""
+    # relative to the likeliest class, products keep their relative precision where p is nearly 0 and 1
+    T -= np.take_along_axis(T, P.argmax(axis=2)[:, :, None], axis=2)
+    T -= np.einsum("npk,npk->np", P, T)[:, :, None]
+    T *= P
+
+
+class _Fit:
+    """Problems with the same number of columns on the rows of `A`, step by step."""
+
+    def __init__(self, A: Any, problems: Sequence[Problem], loss: Loss, tol: float) -> None:
+        n, p = int(A.shape[0]), len(problems)
+        self.A, self.loss, self.softmax = A, loss, loss == "softmax"
+        self.tol = max(tol, TOLERANCE)
+        self.K = problems[0].n_columns
+        self.C = np.array([one.C for one in problems])
+        self.counts = np.array([len(one.rows) for one in problems])
+        self.targets = np.zeros((n, p), dtype=np.int64)
+        self.weights = np.zeros((n, p), dtype=np.float32)
+        for at, one in enumerate(problems):
+            self.targets[one.rows, at] = one.targets
+            self.weights[one.rows, at] = 1.0
+        self.whole = bool((self.counts == n).all())
+        self.exact = isinstance(A, np.ndarray) and A.dtype == np.float64
+        self.scale = _Preconditioner(A, n)
+        # CG takes rows in float32
+        self.A32 = A.astype(np.float32) if self.exact else A
+        self.penalty = 1.0 if loss == "hinge" else 0.0  # of intercepts
+
+    def run(self, start: Sequence[Optimum] | None) -> list[Optimum]:
+        """Return the optimum of each problem; those that have come there leave the others."""
+        p, r = len(self.C), int(self.A.shape[1])
+        W = np.zeros((r, p, self.K))
+        b = np.zeros((p, self.K))
+        for at, one in enumerate(start or ()):
+            W[:, at], b[at] = one.weights, one.intercept
+        out: dict[int, Optimum] = {}
+        live = np.arange(p)
+        gain = gained = before = np.full(p, np.inf)
+        past: list[tuple[F32, F32]] = []
+        objective, P, gW, gb = self.evaluate(live, W, b)
+        # the first steps of a hinge are Newton's: its second derivative is 0 or 2
+        n_quasi = (
+            (QUASI_STEPS if self.exact else QUASI_STEPS_32) if self.loss != "hinge" and start is None else 0
+        )
+        for step in range(n_quasi + MAX_NEWTON_STEPS + 1):
+            C = self.C[live]
+            largest = np.maximum(np.abs(gW).max(axis=(0, 2)), np.abs(gb).max(axis=1))
+            error = largest / (C * self.counts[live])
+            done = error <= self.tol + self.rounding(live, W)
+            if not self.exact:
+                done |= (gain <= FLOAT32_GAIN * C) | ((gain > gained / 4) & (gain <= FLOAT32_NOISE * C))
+            last = step == n_quasi + MAX_NEWTON_STEPS
+            for at in range(len(live)) if last else np.flatnonzero(done).tolist():
+                shift = b[at].mean() if self.softmax else 0.0
+                out[int(live[at])] = Optimum(
+                    W[:, at].copy(), b[at] - shift, step, bool(done[at]), float(error[at])
+                )
+            if done.all() or last:
+                break
+            if done.any():
+                on = ~done
+                live, C, error, before, objective = live[on], C[on], error[on], before[on], objective[on]
+                gain = gain[on]
+                W, b, gW, gb, P = W[:, on], b[on], gW[:, on], gb[on], P[:, on]
+                past = [(s[:, on], y[:, on]) for s, y in past]
+            if step < n_quasi:
+                dW, db = self.quasi_step(live, gW, gb, past)
+            else:
+                # float32 leads no further where the error does not shrink
+                precise = self.exact and bool((error > before).any() and error.max() < 1e-6)
+                dW, db = self.newton_step(live, P, gW, gb, error, precise)
+                before = error
+            slope = (gW * dW).sum(axis=(0, 2)) + (gb * db).sum(axis=1)
+            gained = gain
+            gain = -slope if step >= n_quasi else np.full(len(live), np.inf)
+            length = np.ones(len(live))
+            here = np.concatenate([gW, gb[None]])
+            tried, P, gW, gb = self.evaluate(live, W + dW, b + db)
             while True:
-                trial, P_trial = self.value(C, W + length * dW, b + length * db)
                 # near the optimum the objective is flat to rounding; a full step is right there
-                if trial <= objective + 1e-4 * length * slope + 1e-12 * abs(objective) or length < 1e-10:
+                flat = (1e-12 if self.exact else 1e-7) * np.abs(objective)
+                short = np.flatnonzero((tried > objective + 1e-4 * length * slope + flat) & (length > 1e-10))
+                if not len(short):
                     break
-                length /= 2
-            W, b = W + length * dW, b + length * db
-            objective, P = trial, P_trial
-        return W, b, MAX_NEWTON_STEPS, error
+                length[short] /= 2
+                by = length[short, None]
+                again = self.evaluate(live[short], W[:, short] + by * dW[:, short], b[short] + by * db[short])
+                tried[short], P[:, short], gW[:, short], gb[short] = again
+            dW, db = length[:, None] * dW, length[:, None] * db
+            W, b, objective = W + dW, b + db, tried
+            if step < n_quasi:
+                there = np.concatenate([gW, gb[None]]) - here
+                past.append((np.concatenate([dW, db[None]]).astype(np.float32), there.astype(np.float32)))
+                past = past[-MEMORY:]
+        return [out[at] for at in range(p)]
 
-    def rows_in(self, precision: Any) -> tuple[Float, Float]:
-        """Return the rows and their squares in float32 or float64."""
-        if precision not in self.rows:
-            A, squares = self.rows[np.float64]
-            self.rows[precision] = (A.astype(precision), squares.astype(precision))
-        return self.rows[precision]
+    def quasi_step(
+        self, live: NDArray[np.int64], gW: F64, gb: F64, past: Sequence[tuple[F32, F32]]
+    ) -> tuple[F64, F64]:
+        """Return the step of L-BFGS from all steps so far, on the Hessian's diagonal at even probabilities.
 
-    def newton_step(self, C: float, P64: F64, gW: F64, gb: F64, precision: Any) -> tuple[F64, F64]:
-        """Solve Hessian x step = -gradient by preconditioned conjugate gradients."""
-        A, squares = self.rows_in(precision)
-        V = (P64 * (1.0 - P64)).astype(precision)
-        P = P64.astype(precision)
-        # the likeliest class of each row: with logits relative to it, products keep their relative precision
-        # where the probabilities are nearly 0 and 1
-        here, likeliest = np.arange(len(P)), P.argmax(axis=1)
-        c, tiny = precision(C), precision(np.finfo(precision).tiny)
-        MW = 1 + c * (squares.T @ V)
-        # the intercept has no penalty: a common shift of all classes is free, so keep its diagonal off zero
-        Mb = c * V.sum(axis=0) * precision(1 + 1e-6) + c * precision(1e-12) + tiny
-        size = float(np.sqrt((gW * gW).sum() + gb @ gb))
-        rW, rb = (gW / -size).astype(precision), (gb / -size).astype(precision)
+        References
+        ----------
+        Nocedal, Wright, "Numerical optimization", 2006, algorithm 7.4.
+        """
+        n = self.counts[live] / len(self.targets)
+        even = (self.C[live] * n / (self.K if self.softmax else 4))[:, None]
+        diagonal = np.concatenate(
+            [1 + even * self.scale.squares[:, None, None], (even * len(self.targets))[None]]
+        )
+        q = np.concatenate([gW, gb[None]])
+        size = np.sqrt((q * q).sum(axis=(0, 2)))[:, None]
+        step = (q / -size).astype(np.float32)
+        diagonal = diagonal.astype(np.float32)
+        taken = []
+        for s, y in reversed(past):
+            curvature = _dot(s, y)
+            share = (_dot(s, step) / curvature).astype(np.float32)[:, None]
+            step -= share * y
+            taken.append((curvature, share))
+        if past:
+            s, y = past[-1]
+            step *= (_dot(s, y) / _dot(y, y / diagonal)).astype(np.float32)[:, None]
+        step /= diagonal if past else diagonal / FIRST_STEP
+        for (s, y), (curvature, share) in zip(past, reversed(taken), strict=True):
+            step += (share - (_dot(y, step) / curvature).astype(np.float32)[:, None]) * s
+        return step[:-1] * size, step[-1] * size
+
+    def rounding(self, live: NDArray[np.int64], W: F64) -> F64 | float:
+        """Return what rounding leaves of the gradient of the mean loss in float64."""
+        if not self.exact:
+            return 0.0
+        C = self.C[live]
+        size = np.sqrt((W * W).sum(axis=(0, 2))) + C * np.sqrt(self.scale.squares.sum())
+        noise: F64 = ROUNDINGS * np.finfo(np.float64).eps * size / (C * self.counts[live])
+        return noise
+
+    def evaluate(self, live: NDArray[np.int64], W: F64, b: F64) -> tuple[F64, F32, F64, F64]:
+        """Return objective, second derivatives, and gradients (n_features, p, K) and (p, K)."""
+        r, p, K = W.shape
+        dtype: Any = np.float64 if self.exact else np.float32
+        flat, offsets = W.reshape(r, p * K).astype(dtype), b.astype(dtype)
+        every = len(live) == len(self.C)
+        losses, sums, back = np.zeros(p), np.zeros((p, K)), np.zeros((p * K, r))
+        P = np.empty((int(self.A.shape[0]), p, K), dtype=np.float32)
+        for rows, block in _blocks(self.A):
+            L = (block @ flat).reshape(len(block), p, K) + offsets
+            targets = self.targets[rows] if every else self.targets[rows][:, live]
+            loss, D, P[rows] = _TERMS[self.loss](L, targets)
+            if not self.whole:
+                weights = self.weights[rows][:, live]
+                loss *= weights
+                D *= weights[:, :, None]
+            losses += loss.sum(axis=0)
+            sums += D.sum(axis=0, dtype=np.float64)
+            back += D.reshape(len(block), p * K).T @ block
+        C = self.C[live]
+        objective = 0.5 * (W * W).sum(axis=(0, 2)) + 0.5 * self.penalty * (b * b).sum(axis=1) + C * losses
+        gW = W + C[:, None] * back.T.reshape(r, p, K)
+        return objective, P, gW, self.penalty * b + C[:, None] * sums
+
+    def newton_step(
+        self, live: NDArray[np.int64], P: F32, gW: F64, gb: F64, error: F64, precise: bool
+    ) -> tuple[F64, F64]:
+        """Solve Hessian x step = -gradient by preconditioned conjugate gradients, all problems together."""
+        dtype: Any = np.float64 if precise else np.float32
+        A = self.A if precise else self.A32
+        (r, p, K), n = gW.shape, len(P)
+        weights = None if self.whole else self.weights[:, live]
+        spread = P * (1 - P) if self.softmax else P
+        if weights is not None:
+            spread = spread * weights[:, :, None]
+        V = spread.sum(axis=0, dtype=np.float64)
+        C = self.C[live]
+        self.scale.due(spread.sum(axis=(1, 2), dtype=np.float64))
+        # at even probabilities this is the Hessian itself
+        strength = C * V.sum(axis=1) / (max(K - 1, 1) * n)
+        Mb = (self.penalty + C[:, None] * V * (1 + 1e-6) + C[:, None] * 1e-12 + 1e-30).astype(dtype)
+        P = P.astype(dtype, copy=False)
+        size = np.sqrt((gW * gW).sum(axis=(0, 2)) + (gb * gb).sum(axis=1))
+        rW, rb = (gW / -size[:, None]).astype(dtype), (gb / -size[:, None]).astype(dtype)
+        outW, outb = np.zeros(gW.shape), np.zeros(gb.shape)
+        on = np.arange(p)
         dW, db = np.zeros_like(rW), np.zeros_like(rb)
-        zW, zb = rW / MW, rb / Mb
-        pW, pb = zW.copy(), zb
-        rz = float(np.vdot(rW, zW) + rb @ zb)
+        zW, zb = self.scale.apply(strength, rW), rb / Mb
+        pW, pb = zW.copy(), zb.copy()
+        rz = _dot(rW, zW) + (rb * zb).sum(axis=1, dtype=np.float64)
         # quadratic convergence asks for a residual that shrinks with the gradient
-        goal = min(0.1, np.sqrt(size) / 10) ** 2 * rz
-        if precision is np.float32:
-            goal = max(goal, FLOAT32_RESIDUAL * rz)
+        part = np.maximum(np.minimum(LOOSE, np.sqrt(error * 100)), ENOUGH * self.tol / error)
+        goal = part**2 * rz
+        if not precise:
+            goal = np.maximum(goal, FLOAT32_RESIDUAL * rz)
+        c32 = C.astype(dtype)[:, None]
         for _ in range(MAX_CG_STEPS):
-            if rz <= goal or rz <= 0.0:
-                break
-            L = A @ pW
-            L += pb
-            L -= L[here, likeliest][:, None]
-            L -= np.einsum("ij,ij->i", P, L)[:, None]
-            L *= P
-            hW, hb = A.T @ L, c * L.sum(axis=0)
-            hW *= c
-            hW += pW
-            curvature = float(np.vdot(pW, hW) + pb @ hb)
-            if curvature <= 0.0:
-                break
-            alpha = precision(rz / curvature)
+            open_ = (rz > goal) & (rz > 0)
+            if not open_.all():
+                for at in np.flatnonzero(~open_):
+                    outW[:, on[at]], outb[on[at]] = dW[:, at], db[at]
+                if not open_.any():
+                    on = on[:0]
+                    break
+                on, rz, goal, c32, Mb, strength = (one[open_] for one in (on, rz, goal, c32, Mb, strength))
+                dW, rW, pW, P = dW[:, open_], rW[:, open_], pW[:, open_], P[:, open_]
+                db, rb, pb = db[open_], rb[open_], pb[open_]
+                weights = None if weights is None else weights[:, open_]
+            q = len(on)
+            back, hb = np.zeros((q * K, r), dtype=dtype), np.zeros((q, K), dtype=dtype)
+            flat = pW.reshape(r, q * K)
+            for rows, block in _blocks(A):
+                T = (block @ flat).reshape(len(block), q, K)
+                T += pb
+                if self.softmax:
+                    _bend_softmax(T, P[rows])
+                else:
+                    T *= P[rows]
+                if weights is not None:
+                    T *= weights[rows][:, :, None]
+                hb += T.sum(axis=0)
+                back += T.reshape(len(block), q * K).T @ block
+            self.scale.spend(q * K)
+            hW = back.T.reshape(r, q, K)
+            hW = c32 * hW + pW
+            hb = c32 * hb + dtype(self.penalty) * pb
+            curvature = _dot(pW, hW) + (pb * hb).sum(axis=1, dtype=np.float64)
+            alpha = np.where(curvature > 0, rz / np.where(curvature > 0, curvature, 1), 0).astype(dtype)[
+                :, None
+            ]
             dW += alpha * pW
             db += alpha * pb
             rW -= alpha * hW
             rb -= alpha * hb
-            np.divide(rW, MW, out=zW)
-            zb = rb / Mb
-            rz, before = float(np.vdot(rW, zW) + rb @ zb), rz
-            beta = precision(rz / before)
-            pW *= beta
-            pW += zW
+            if self.scale.products is None and self.scale.due(
+                spread.sum(axis=(1, 2), dtype=np.float64)
+            ):  # another metric: begin again from here
+                zW, zb = self.scale.apply(strength, rW), rb / Mb
+                was, rz = rz, _dot(rW, zW) + (rb * zb).sum(axis=1, dtype=np.float64)
+                goal = goal * rz / was
+                pW, pb = zW.copy(), zb.copy()
+                continue
+            zW, zb = self.scale.apply(strength, rW), rb / Mb
+            rz, was = _dot(rW, zW) + (rb * zb).sum(axis=1, dtype=np.float64), rz
+            rz = np.where(curvature > 0, rz, 0)
+            beta = (rz / was).astype(dtype)[:, None]
+            pW = zW + beta * pW
             pb = zb + beta * pb
-        return dW.astype(np.float64) * size, db.astype(np.float64) * size
+        for left in range(len(on)):
+            outW[:, on[left]], outb[on[left]] = dW[:, left], db[left]
+        return outW * size[:, None], outb * size[:, None]
+
+
+class _Preconditioner:
+    """Solves ``(I + c * A.T @ A) x = r``; by the diagonal alone until passes have cost what factors do."""
+
+    def __init__(self, A: Any, n: int) -> None:
+        self.A, self.r = A, int(A.shape[1])
+        self.squares = np.zeros(self.r)
+        for _, block in _blocks(A):
+            self.squares += np.einsum("ij,ij->j", block, block)
+        self.products: Any = None  # (r, r) float32, once made
+        self.factors: dict[int, F32] = {}
+        self.spent = 0.0
+        self.n = n
+        # the products of columns are half a product of matrices; a factor is at work in every step
+        self.price = n * self.r**2 + self.r**3 / 2
+        self.allowed = self.r <= MAX_FACTOR_COLUMNS
+
+    def spend(self, columns: int) -> None:
+        self.spent += 4.0 * self.n * self.r * (columns + 16)
+
+    def due(self, spread: F64) -> bool:
+        """Make the products if it is time; say whether they are new."""
+        if not self.allowed or self.spent < self.price:
+            return False
+        self.spent = 0.0
+        self.factors.clear()
+        roots = np.sqrt(spread / spread.mean()).astype(np.float32)[:, None]
+        self.products = np.zeros((self.r, self.r), dtype=np.float32)
+        for rows, block in _blocks(self.A):
+            part = block * roots[rows]
+            self.products += part.T @ part
+        return True
+
+    def apply(self, c: F64, R: Float) -> Float:
+        """Return the solution for each problem: `c` (p,), `R` (r, p, K)."""
+        if self.products is None:
+            out: Float = R / (1 + c[:, None] * self.squares[:, None, None]).astype(R.dtype)
+            return out
+        from scipy.linalg import lapack
+
+        out = np.empty_like(R)
+        keys = np.round(np.log(np.maximum(c, 1e-30)) / np.log(4)).astype(int)
+        for key in np.unique(keys):
+            members = np.flatnonzero(keys == key)
+            right = R[:, members].reshape(self.r, -1).astype(np.float32)
+            solved, _ = lapack.spotrs(self._factor(int(key)), right)
+            out[:, members] = solved.reshape(self.r, len(members), -1)
+        return out
+
+    def _factor(self, key: int) -> F32:
+        from scipy.linalg import lapack
+
+        if key not in self.factors:
+            if (len(self.factors) + 1) * self.products.nbytes > FACTOR_BYTES:
+                self.factors.clear()
+            matrix = self.products * np.float32(4.0**key)
+            at = np.arange(self.r)
+            # float32 has seven digits
+            ridge = max(1.0, 1e-6 * float(matrix[at, at].max()))
+            while True:
+                tried = matrix.copy()
+                tried[at, at] += np.float32(ridge)
+                factor, info = lapack.spotrf(tried.T, overwrite_a=True)
+                if info == 0:
+                    break
+                ridge *= 10
+            self.factors[key] = factor
+        return self.factors[key]
+
+
+def _dot(a: Float, b: Float) -> F64:
+    """Return the scalar products of two directions (r, p, K), one per problem."""
+    out: F64 = np.einsum("rpk,rpk->p", a, b).astype(np.float64)
+    return out
+
+
+def _blocks(A: Any) -> Iterator[tuple[slice, Float]]:
+    if isinstance(A, np.ndarray):
+        for first in range(0, len(A), BLOCK_ROWS):
+            rows = slice(first, min(len(A), first + BLOCK_ROWS))
+            yield rows, A[rows]
+    else:
+        yield from A.blocks()

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featbank.errors import FitWarning
-from featbank.heads._exact import Optimum, ascend, solve_path
+from featbank.heads._exact import Optimum, Problem, solve
 from featbank.heads._head import Evaluation, find_classes, measure
 from featbank.heads.space import FeatureSpace
 
@@ -27,26 +27,34 @@ PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3)
 FOLDS = 5
 RISE = 1.2
 UNCHOSEN = 1.0
+#: Rows whose logits are measured at a time.
+MEASURED_ROWS = 1024
 
 
 def fit_exact_heads(
     heads: Sequence[SoftmaxClassifier],
-    Z: NDArray[np.float32],
+    Z: Any,
     y: NDArray[Any],
     subsets: Sequence[NDArray[np.int64]],
     space: FeatureSpace,
     others: Sequence[Evaluation],
 ) -> None:
     """Fit `heads` in place to their subsets of the rows of `Z`, which are in `space`."""
-    for head in heads:
+    groups: dict[tuple[bytes, float | None], list[int]] = {}
+    for number, (head, rows) in enumerate(zip(heads, subsets, strict=True)):
         head._check()
-    groups: dict[bytes, list[int]] = {}
-    for number, rows in enumerate(subsets):
-        groups.setdefault(rows.tobytes(), []).append(number)
-    unchosen = 0
-    for members in groups.values():
-        rows = subsets[members[0]]
-        unchosen += _fit_on_rows([heads[i] for i in members], Z[rows], y[rows], space, others)
+        groups.setdefault((rows.tobytes(), head.tol), []).append(number)
+    plans = [
+        _Plan([heads[i] for i in members], subsets[members[0]], y, Z, space, others)
+        for members in groups.values()
+    ]
+    for tol in dict.fromkeys(head.tol for head in heads):
+        chosen = [plan for plan in plans if plan.heads[0].tol == tol]
+        problems = [one for plan in chosen for one in plan.problems]
+        optima = iter(solve(Z, problems, tol=tol or 0.0))
+        for plan in chosen:
+            plan.accept([next(optima) for _ in plan.problems], Z)
+    unchosen = sum(plan.unchosen for plan in plans)
     if unchosen:
         warnings.warn(
             f"{unchosen} of {len(heads)} heads: C='auto' has nothing to choose by, without validation rows "
@@ -65,40 +73,56 @@ def fit_exact_heads(
         )
 
 
-def _fit_on_rows(
-    heads: Sequence[SoftmaxClassifier],
-    Z: NDArray[np.float32],
-    y: NDArray[Any],
-    space: FeatureSpace,
-    others: Sequence[Evaluation],
-) -> int:
-    """Fit to one subset; return of how many heads C was to be chosen and could not."""
-    classes, codes = find_classes(y)
-    watched = [("train", Z, codes)]
-    for one in others:
-        kept = np.isin(one.y, classes)
-        watched.append((one.name, one.Z[kept], np.searchsorted(classes, one.y[kept])))
-    automatic = [head for head in heads if head.C == "auto"]
-    fixed = {float(head.C) for head in heads if head.C != "auto"}
-    validated = any(name == "val" and len(targets) for name, _, targets in watched)
-    losses: dict[float, float] = {}
-    if automatic and not validated:
-        losses = _cross_validated(Z, codes, len(classes), space)
-        fixed.add(_best(losses))
-    # on columns multiplied by the gain, the same penalty on standardised features is C / gain ** 2
-    penalties = sorted(fixed | set(PENALTIES if automatic and validated else ()))
-    optima = solve_path(Z, codes, len(classes), [C / space.gain_**2 for C in penalties])
-    found = {C: (one, _measured(one, watched)) for C, one in zip(penalties, optima, strict=True)}
-    if automatic and validated:
-        losses = {C: values["val_loss"] for C, (_, values) in found.items() if C in PENALTIES}
-    for head in heads:
-        C = _best(losses) if head.C == "auto" else float(head.C)
-        head._accept_optimum(C, *found[C], classes, space)
-    return len(automatic) if automatic and not losses else 0
+class _Plan:
+    """Heads on the same rows: the problems to be solved for them."""
+
+    def __init__(
+        self,
+        heads: Sequence[SoftmaxClassifier],
+        rows: NDArray[np.int64],
+        y: NDArray[Any],
+        Z: Any,
+        space: FeatureSpace,
+        others: Sequence[Evaluation],
+    ) -> None:
+        self.heads, self.rows, self.space = heads, rows, space
+        self.classes, self.codes = find_classes(y[rows])
+        self.watched = []
+        for one in others:
+            kept = np.isin(one.y, self.classes)
+            self.watched.append((one.name, one.Z[kept], np.searchsorted(self.classes, one.y[kept])))
+        automatic = [head for head in heads if head.C == "auto"]
+        fixed = {float(head.C) for head in heads if head.C != "auto"}
+        self.validated = any(name == "val" and len(codes) for name, _, codes in self.watched)
+        self.losses: dict[float, float] = {}
+        if automatic and not self.validated:
+            self.losses = _cross_validated(Z, rows, self.codes, len(self.classes), space)
+            fixed.add(_best(self.losses))
+        self.unchosen = len(automatic) if automatic and not self.validated and not self.losses else 0
+        self.penalties = sorted(fixed | set(PENALTIES if automatic and self.validated else ()))
+        # on columns multiplied by the gain, the same penalty on standardised features is C / gain ** 2
+        self.problems = [
+            Problem(rows, self.codes, len(self.classes), C / space.gain_**2) for C in self.penalties
+        ]
+
+    def accept(self, optima: Sequence[Optimum], Z: Any) -> None:
+        """Give each head the optimum at its C."""
+        found = {}
+        for C, one in zip(self.penalties, optima, strict=True):
+            measured = _measured("train", Z, self.rows, self.codes, one)
+            for name, columns, codes in self.watched:
+                if len(codes):
+                    measured |= _measured(name, columns, np.arange(len(codes)), codes, one)
+            found[C] = one, measured
+        if self.validated:
+            self.losses = {C: values["val_loss"] for C, (_, values) in found.items() if C in PENALTIES}
+        for head in self.heads:
+            C = _best(self.losses) if head.C == "auto" else float(head.C)
+            head._accept_optimum(C, *found[C], self.classes, self.space)
 
 
 def _cross_validated(
-    Z: NDArray[np.float32], codes: NDArray[np.int64], n_classes: int, space: FeatureSpace
+    Z: Any, rows: NDArray[np.int64], codes: NDArray[np.int64], n_classes: int, space: FeatureSpace
 ) -> dict[float, float]:
     """Return the loss at each C of rows that heads fitted to the other folds have not seen.
 
@@ -107,32 +131,39 @@ def _cross_validated(
     folds = np.full(len(codes), -1)
     shuffled = np.random.default_rng(0).permutation(len(codes))
     for code in range(n_classes):
-        rows = shuffled[codes[shuffled] == code]
-        if len(rows) > 1:
-            folds[rows] = np.arange(len(rows)) % FOLDS
-    losses = dict.fromkeys(PENALTIES if folds.max() >= 0 else (), 0.0)
-    for fold in range(folds.max() + 1):
-        seen, kept = folds != fold, folds == fold
-        scaled = [C / space.gain_**2 for C in PENALTIES]
-        found: dict[float, float] = {}
-        for C, (_, one) in zip(PENALTIES, ascend(Z[seen], codes[seen], n_classes, scaled), strict=False):
-            found[C], _ = measure(Z[kept] @ one.weights + one.intercept, codes[kept])
-            if found[C] > RISE * min(found.values()):  # the larger ones are worse still, and take longest
-                break
-        losses = {C: loss + found[C] * int(kept.sum()) for C, loss in losses.items() if C in found}
+        own = shuffled[codes[shuffled] == code]
+        if len(own) > 1:
+            folds[own] = np.arange(len(own)) % FOLDS
+    losses: dict[float, float] = {}
+    start = None
+    for C in PENALTIES if folds.max() >= 0 else ():
+        problems = [
+            Problem(rows[folds != fold], codes[folds != fold], n_classes, C / space.gain_**2)
+            for fold in range(folds.max() + 1)
+        ]
+        start = solve(Z, problems, start=start)
+        losses[C] = 0.0
+        for fold, one in enumerate(start):
+            kept = folds == fold
+            measured = _measured("val", Z, rows[kept], codes[kept], one)
+            losses[C] += measured["val_loss"] * int(kept.sum())
+        if losses[C] > RISE * min(losses.values()):  # the larger ones are worse still, and take longest
+            break
     return losses
 
 
 def _measured(
-    optimum: Optimum, watched: Sequence[tuple[str, NDArray[np.float32], NDArray[np.int64]]]
+    name: str, Z: Any, rows: NDArray[np.int64], codes: NDArray[np.int64], optimum: Optimum
 ) -> dict[str, float]:
-    values: dict[str, float] = {}
-    for name, rows, codes in watched:
-        if not len(codes):
-            continue
-        loss, accuracy = measure(rows @ optimum.weights + optimum.intercept, codes)
-        values |= {f"{name}_loss": loss, f"{name}_accuracy": accuracy}
-    return values
+    """Return loss and accuracy of an optimum on rows, a block at a time."""
+    loss = accuracy = 0.0
+    for first in range(0, len(rows), MEASURED_ROWS):
+        part = slice(first, first + MEASURED_ROWS)
+        block = np.asarray(Z[rows[part]])
+        logits = block @ optimum.weights.astype(block.dtype) + optimum.intercept
+        each, right = measure(logits, codes[part])
+        loss, accuracy = loss + each * len(logits), accuracy + right * len(logits)
+    return {f"{name}_loss": loss / len(rows), f"{name}_accuracy": accuracy / len(rows)}
 
 
 def _best(losses: Mapping[float, float]) -> float:

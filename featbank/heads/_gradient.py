@@ -25,6 +25,10 @@ from featbank.heads.space import FeatureSpace
 __all__ = ["GradientHead", "torch_device"]
 
 
+#: What part of the training loss an improvement is, where a head leaves that open.
+TRAINING_TOLERANCE = 1e-3
+
+
 class GradientHead(ProbabilisticHead):
     """Base of `SoftmaxClassifier` and `MLPClassifier`.
 
@@ -66,7 +70,7 @@ class GradientHead(ProbabilisticHead):
     anneal_per: Literal["epoch", "step"]
     max_epochs: int
     tolerance_epochs: int
-    tol: float
+    tol: float | None
     monitor: Literal["accuracy", "loss"]
     batch_size: int
     alpha: float
@@ -100,7 +104,7 @@ class GradientHead(ProbabilisticHead):
             anneal_per=self.anneal_per,
             max_epochs=self.max_epochs,
             tolerance_epochs=self.tolerance_epochs,
-            tol=self.tol,
+            tol=TRAINING_TOLERANCE if self.tol is None else self.tol,
             monitor=self.monitor,
             batch_size=self.batch_size,
             dropout=self.dropout,
@@ -155,8 +159,7 @@ class GradientHead(ProbabilisticHead):
         features, labels = self._read_training(X, y)
         self._check()
         classes, _ = find_classes(labels)
-        space = FeatureSpace(standardize=self.standardize, rotate=self.rotate)
-        Z = space.fit_transform(features)
+        space, Z = self._into_space(features)
         others: list[Evaluation] = []
         for name, rows, names in (("val", X_val, y_val), ("test", X_test, y_test)):
             if (rows is None) != (names is None):
@@ -166,6 +169,11 @@ class GradientHead(ProbabilisticHead):
                 others.append(Evaluation(name, space.transform(rows), np.asarray(names)))
         type(self)._fit_many([self], Z, labels, [np.arange(len(labels))], space, others)
         return self
+
+    def _into_space(self, features: Any) -> tuple[FeatureSpace, Any]:
+        """Return a space fitted to features, and them in it."""
+        space = FeatureSpace(standardize=self.standardize, rotate=self.rotate)
+        return space, space.fit_transform(features)
 
     def _accept(self, trained: TrainedHead, classes: NDArray[Any], space: FeatureSpace) -> str | None:
         """Take over what was trained; return what there is to warn of."""

@@ -20,6 +20,7 @@ __all__ = [
     "BLOCK_BYTES",
     "SLAB_BYTES",
     "Scaling",
+    "Standardized",
     "as_source",
     "check_finite",
     "count_columns",
@@ -115,6 +116,40 @@ class Scaling:
         block -= self.mean[start:stop]
         block /= self.scale[start:stop]
         return block
+
+
+class Standardized:
+    """Rows of a source, standardised whenever they are read: blocks or chosen rows, float32.
+
+    Parameters
+    ----------
+    source : source
+        Raw rows, shape (n, ...).
+    scaling : Scaling
+        The statistics to standardise by.
+    gain : float
+        What every value is multiplied by after that.
+    """
+
+    def __init__(self, source: Any, scaling: Scaling, gain: float) -> None:
+        self.shape = (int(source.shape[0]), count_columns(source))
+        self._source, self._scaling, self._gain = source, scaling, np.float32(gain)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Any) -> NDArray[np.float32]:
+        raw = np.asarray(self._source[rows])
+        block = self._scaling(raw.reshape(len(raw), self.shape[1])).astype(np.float32, copy=False)
+        block *= self._gain
+        return block
+
+    def blocks(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """Yield (rows, block)."""
+        step = max(1, BLOCK_BYTES // (4 * self.shape[1]))
+        for start in range(0, len(self), step):
+            rows = slice(start, min(len(self), start + step))
+            yield rows, self[rows]
 
 
 def moments(source: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -11,15 +11,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from featbank.errors import FitWarning
-from featbank.heads._head import Evaluation, Head, check_random_state, find_classes, on_features
+from featbank.heads._exact import Problem, solve
+from featbank.heads._head import Evaluation, Head, find_classes, on_features
 from featbank.heads._parameters import NOT_NEGATIVE, POSITIVE, WHOLE, Allowed
 from featbank.heads.space import FeatureSpace
 
 __all__ = ["LinearSVMClassifier", "NearestMeanClassifier", "NeighborsClassifier", "RidgeClassifier"]
 
 
-#: Passes of liblinear over the samples before it gives up.
-MAX_ITERATIONS = 10_000
+#: Values of a block of rows or of cosines, float64, that are worked on at a time.
+BLOCK_VALUES = 2**23
+#: So many penalties and more on the same rows are solved by eigenvectors, fewer by a Cholesky factor each.
+EIGEN_ALPHAS = 16
 
 
 class ClassicHead(Head):
@@ -65,17 +68,25 @@ class ClassicHead(Head):
         space: FeatureSpace,
         others: Sequence[Evaluation],
     ) -> None:
+        every_code = []
         for head, rows in zip(heads, subsets, strict=True):
             head._check()
-            classes, codes = find_classes(y[rows])
-            head.classes_, head.space_, head.n_features_in_ = classes, space, space.n_features_
-            head.failed_ = None
-            # the gain would change what C and alpha mean
-            head._fit_rows(Z[rows].astype(np.float64) / space.gain_, codes)
+            head.classes_, codes = find_classes(y[rows])
+            head.space_, head.n_features_in_, head.failed_ = space, space.n_features_, None
+            every_code.append(codes)
+        # the gain would change what C and alpha mean
+        cls._fit_rows(heads, Z if space.gain_ == 1 else Z / np.float32(space.gain_), subsets, every_code)
 
+    @classmethod
     @abstractmethod
-    def _fit_rows(self, Z: NDArray[np.float64], codes: NDArray[np.int64]) -> None:
-        """Fit to rows without the gain, (n_samples, n_columns), and class numbers."""
+    def _fit_rows(
+        cls,
+        heads: Sequence[Any],
+        Z: NDArray[np.float32],
+        subsets: Sequence[NDArray[np.int64]],
+        codes: Sequence[NDArray[np.int64]],
+    ) -> None:
+        """Fit to rows without the gain, (n_samples, n_columns), some for each head."""
 
     @abstractmethod
     def _scores(self, Z: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -144,10 +155,19 @@ class NearestMeanClassifier(_LinearScores):
         self.standardize = standardize
         self.rotate = rotate
 
-    def _fit_rows(self, Z: NDArray[np.float64], codes: NDArray[np.int64]) -> None:
-        self.means_ = np.stack([Z[codes == c].mean(axis=0) for c in range(len(self.classes_))])
-        # |z - m|^2 without |z|^2, which is the same for all classes, is linear in z
-        self.weights_, self.offsets_ = self.means_.T, -0.5 * (self.means_**2).sum(axis=1)
+    @classmethod
+    def _fit_rows(
+        cls,
+        heads: Sequence[Any],
+        Z: NDArray[np.float32],
+        subsets: Sequence[NDArray[np.int64]],
+        codes: Sequence[NDArray[np.int64]],
+    ) -> None:
+        for head, rows, targets in zip(heads, subsets, codes, strict=True):
+            members = [rows[targets == c] for c in range(len(head.classes_))]
+            head.means_ = np.stack([Z[one].mean(axis=0, dtype=np.float64) for one in members])
+            # |z - m|^2 without |z|^2, which is the same for all classes, is linear in z
+            head.weights_, head.offsets_ = head.means_.T, -0.5 * (head.means_**2).sum(axis=1)
 
 
 class NeighborsClassifier(ClassicHead):
@@ -188,8 +208,24 @@ class NeighborsClassifier(ClassicHead):
         self.standardize = standardize
         self.rotate = rotate
 
-    def _fit_rows(self, Z: NDArray[np.float64], codes: NDArray[np.int64]) -> None:
-        self.rows_, self.targets_ = _unit(Z).astype(np.float32), codes
+    @classmethod
+    def _fit_rows(
+        cls,
+        heads: Sequence[Any],
+        Z: NDArray[np.float32],
+        subsets: Sequence[NDArray[np.int64]],
+        codes: Sequence[NDArray[np.int64]],
+    ) -> None:
+        for head, rows, targets in zip(heads, subsets, codes, strict=True):
+            head.rows_, head.targets_ = np.empty((len(rows), Z.shape[1]), dtype=np.float32), targets
+            for part in _parts(len(rows), Z.shape[1]):
+                head.rows_[part] = _unit(Z[rows[part]].astype(np.float64))
+
+    def _logits_from_features(self, X: NDArray[Any]) -> NDArray[np.float64]:
+        logits = np.empty((len(X), len(self.classes_)))
+        for part in _parts(len(X), X.shape[1]):
+            logits[part] = self._logits(self.space_.transform(X[part]))
+        return logits
 
     def _scores(self, Z: NDArray[np.float64]) -> NDArray[np.float64]:
         votes, nearest = self._votes(Z)
@@ -197,15 +233,20 @@ class NeighborsClassifier(ClassicHead):
         return votes + nearest / 4
 
     def _votes(self, Z: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        k = min(self.n_neighbors, len(self.rows_))
-        cosines = _unit(Z) @ self.rows_.T.astype(np.float64)
-        chosen = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
+        k, (n, width) = min(self.n_neighbors, len(self.rows_)), self.rows_.shape
         votes = np.zeros((len(Z), len(self.classes_)))
         nearest = np.full_like(votes, -1.0)
-        for j in range(k):
-            here = (np.arange(len(Z)), self.targets_[chosen[:, j]])
-            votes[here] += 1.0
-            nearest[here] = np.maximum(nearest[here], cosines[here[0], chosen[:, j]])
+        for part in _parts(len(Z), n):
+            unit = _unit(Z[part])
+            cosines = np.empty((len(unit), n))
+            for block in _parts(n, width):
+                cosines[:, block] = unit @ self.rows_[block].T.astype(np.float64)
+            chosen = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
+            here = np.arange(len(unit))
+            for j in range(k):
+                at = (part.start + here, self.targets_[chosen[:, j]])
+                votes[at] += 1.0
+                nearest[at] = np.maximum(nearest[at], cosines[here, chosen[:, j]])
         return votes, nearest
 
     def _stored(self) -> tuple[dict[str, NDArray[Any]], FeatureSpace]:
@@ -222,7 +263,10 @@ class NeighborsClassifier(ClassicHead):
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """Return the share of votes per class, float64 of shape (n_samples, n_classes)."""
         features = self._read(X)
-        return self.predict_proba_columns(self.space_.transform(features))
+        shares = np.empty((len(features), len(self.classes_)))
+        for part in _parts(len(features), features.shape[1]):
+            shares[part] = self.predict_proba_columns(self.space_.transform(features[part]))
+        return shares
 
     def predict_proba_columns(self, Z: NDArray[Any]) -> NDArray[np.float64]:
         """Return the share of votes of rows that are in `space_` already."""
@@ -232,18 +276,18 @@ class NeighborsClassifier(ClassicHead):
 
 
 class LinearSVMClassifier(_LinearScores):
-    """Linear support vector machine, one class against the rest, squared hinge loss (liblinear).
+    """Linear support vector machine, one class against the rest, squared hinge loss, at its optimum.
 
     Parameters
     ----------
     C : float, default=0.01
         Inverse strength of the L2 penalty on standardised features. Smaller than scikit-learn's 1.0, which on
-        hundreds of features takes liblinear many times as long and is not more accurate.
+        hundreds of features takes many times as long and is not more accurate.
     standardize : bool, default=True
     rotate : bool or "auto", default="auto"
         See `FeatureSpace`.
     random_state : int, RandomState or None, default=None
-        Order in which liblinear visits the samples.
+        Changes nothing: the optimum is one.
 
     Attributes
     ----------
@@ -277,23 +321,33 @@ class LinearSVMClassifier(_LinearScores):
         self.rotate = rotate
         self.random_state = random_state
 
-    def _fit_rows(self, Z: NDArray[np.float64], codes: NDArray[np.int64]) -> None:
-        from sklearn.exceptions import ConvergenceWarning
-        from sklearn.svm import LinearSVC  # takes half a second, which loading any head would
-
-        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        machine = LinearSVC(C=self.C, random_state=seed, max_iter=MAX_ITERATIONS)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            machine.fit(Z, codes)
-        if machine.n_iter_ >= MAX_ITERATIONS:
-            warnings.warn(
-                f"the linear SVM has not converged in {MAX_ITERATIONS} iterations (C={self.C!r}); "
-                "use a smaller C",
-                FitWarning,
-                stacklevel=4,
+    @classmethod
+    def _fit_rows(
+        cls,
+        heads: Sequence[Any],
+        Z: NDArray[np.float32],
+        subsets: Sequence[NDArray[np.int64]],
+        codes: Sequence[NDArray[np.int64]],
+    ) -> None:
+        problems: list[Problem] = []
+        for head, rows, targets in zip(heads, subsets, codes, strict=True):
+            n = len(head.classes_)
+            of = range(n) if n > 2 else [1]
+            problems += [Problem(rows, (targets == c).astype(np.int64), 1, float(head.C)) for c in of]
+        optima = iter(solve(Z, problems, loss="hinge"))
+        for head in heads:
+            n = len(head.classes_)
+            own = [next(optima) for _ in range(n if n > 2 else 1)]
+            if not all(one.converged for one in own):
+                steps = max(one.n_iter for one in own)
+                warnings.warn(
+                    f"the linear SVM has not converged in {steps} iterations (C={head.C!r}); use a smaller C",
+                    FitWarning,
+                    stacklevel=4,
+                )
+            head._take_binary(
+                np.stack([one.weights[:, 0] for one in own]), np.array([one.intercept[0] for one in own])
             )
-        self._take_binary(machine.coef_, machine.intercept_)
 
 
 class RidgeClassifier(_LinearScores):
@@ -329,11 +383,82 @@ class RidgeClassifier(_LinearScores):
         self.standardize = standardize
         self.rotate = rotate
 
-    def _fit_rows(self, Z: NDArray[np.float64], codes: NDArray[np.int64]) -> None:
-        from sklearn.linear_model import RidgeClassifier as SklearnRidge
+    @classmethod
+    def _fit_rows(
+        cls,
+        heads: Sequence[Any],
+        Z: NDArray[np.float32],
+        subsets: Sequence[NDArray[np.int64]],
+        codes: Sequence[NDArray[np.int64]],
+    ) -> None:
+        groups: dict[bytes, list[int]] = {}
+        for at, rows in enumerate(subsets):
+            groups.setdefault(rows.tobytes(), []).append(at)
+        few = [len(subsets[members[0]]) <= Z.shape[1] for members in groups.values()]
+        # the products of all rows serve the subsets that have them twice and more
+        wanted = sum(len(subsets[m[0]]) ** 2 for m, one in zip(groups.values(), few, strict=True) if one)
+        common = _products(Z) if wanted > len(Z) ** 2 or (wanted and len(groups) == 1) else None
+        for members in groups.values():
+            rows = subsets[members[0]]
+            n = len(heads[members[0]].classes_)
+            hot = np.where(codes[members[0]][:, None] == (np.arange(n) if n > 2 else [1]), 1.0, -1.0)
+            level, alphas = hot.mean(axis=0), [float(heads[at].alpha) for at in members]
+            own = Z if len(rows) == len(Z) else Z[rows]
+            mean = own.mean(axis=0, dtype=np.float64)
+            if len(rows) <= Z.shape[1]:
+                products = _products(own) if common is None else common[np.ix_(rows, rows)]
+                products -= products.mean(axis=0)
+                products -= products.mean(axis=1)[:, None]
+                parts = _regularised(products, hot - level, alphas)
+                found = [own.T @ (one - one.mean(axis=0)).astype(np.float32) for one in parts]
+            else:
+                right = own.T.astype(np.float64) @ (hot - level)
+                found = _regularised(_products(own.T) - len(own) * np.outer(mean, mean), right, alphas)
+            for at, weights in zip(members, found, strict=True):
+                heads[at]._take_binary(weights.T.astype(np.float64), level - mean @ weights)
 
-        ridge = SklearnRidge(alpha=self.alpha).fit(Z, codes)
-        self._take_binary(np.atleast_2d(ridge.coef_), np.atleast_1d(ridge.intercept_))
+
+def _products(rows: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the products of rows with each other, of blocks of columns made float64."""
+    n, p = rows.shape
+    products = np.zeros((n, n))
+    for columns in _parts(p, n):
+        part = rows[:, columns].astype(np.float64)
+        products += part @ part.T
+    return products
+
+
+def _regularised(
+    products: NDArray[np.float64], right: NDArray[np.float64], alphas: Sequence[float]
+) -> list[NDArray[np.float64]]:
+    """Return the solution of ``(products + alpha * I) x = right`` at each alpha, the shortest if several."""
+    from scipy.linalg import LinAlgError, cho_factor, cho_solve
+
+    found: dict[float, NDArray[np.float64]] = {}
+    if len(set(alphas)) < EIGEN_ALPHAS:
+        try:
+            for alpha in set(alphas):
+                matrix = products.copy()
+                matrix[np.diag_indices_from(matrix)] += alpha
+                found[alpha] = cho_solve(
+                    cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False), right
+                )
+            return [found[alpha] for alpha in alphas]
+        except LinAlgError:
+            found = {}
+    values, vectors = np.linalg.eigh(products)
+    inside = vectors.T @ right
+    for alpha in set(alphas):
+        lengths = values + alpha
+        kept = lengths > len(values) * np.finfo(np.float64).eps * lengths[-1]
+        found[alpha] = vectors[:, kept] @ (inside[kept] / lengths[kept, None])
+    return [found[alpha] for alpha in alphas]
+
+
+def _parts(n: int, width: int) -> list[slice]:
+    """Cut `n` rows so that no part holds more than `BLOCK_VALUES` values of rows so wide."""
+    step = max(1, BLOCK_VALUES // width)
+    return [slice(first, min(n, first + step)) for first in range(0, n, step)]
 
 
 def _unit(Z: NDArray[np.float64]) -> NDArray[np.float64]:

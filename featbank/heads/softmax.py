@@ -26,6 +26,10 @@ BASE_COLUMNS = 1024
 LARGEST_RATE = 0.02
 
 
+#: Features that take more than this, as float32, are not copied for lbfgs, but standardised in every pass.
+COPY_BYTES = 2 * 2**30
+
+
 class SoftmaxClassifier(GradientHead):
     """Softmax regression on standardised features.
 
@@ -53,8 +57,10 @@ class SoftmaxClassifier(GradientHead):
         How often the rate changes.
     max_epochs : int, default=100
     tolerance_epochs : int, default=10
-    tol : float, default=1e-3
-        What part of the training loss an improvement must be when there are no validation rows.
+    tol : float or None, default=None
+        For Adam and SGD, what part of the training loss an improvement must be when there are no validation
+        rows; None is 1e-3. For lbfgs, scikit-learn's: the largest absolute part of the gradient of the mean
+        loss at which to stop; None goes on to the optimum.
     monitor : {"accuracy", "loss"}, default="loss"
         What of the validation rows decides when to stop and which epoch is best. With "accuracy", ties go to
         the lower loss. A few validation rows per class give an accuracy in coarse steps, whose peak is mostly
@@ -117,6 +123,7 @@ class SoftmaxClassifier(GradientHead):
         **GradientHead._parameters,
         "solver": Allowed(values=("adam", "sgd", "lbfgs")),
         "C": Allowed(over=0, values=("auto",)),
+        "tol": Allowed(least=0, values=(None,)),
     }
 
     _on_features: list[NDArray[Any]]
@@ -131,7 +138,7 @@ class SoftmaxClassifier(GradientHead):
         anneal_per: Literal["epoch", "step"] = "epoch",
         max_epochs: int = 100,
         tolerance_epochs: int = 10,
-        tol: float = 1e-3,
+        tol: float | None = None,
         monitor: Literal["accuracy", "loss"] = "loss",
         batch_size: int = 32,
         alpha: float = 0.0,
@@ -167,6 +174,14 @@ class SoftmaxClassifier(GradientHead):
             return float(self.lr)
         rate = BASE_RATE * max(1.0, BASE_COLUMNS / n_columns)
         return rate if self.solver == "sgd" else min(rate, LARGEST_RATE)
+
+    def _into_space(self, features: Any) -> tuple[FeatureSpace, Any]:
+        if self.solver != "lbfgs" or self.rotate is True:
+            return super()._into_space(features)
+        # the solver goes to the span of the rows by itself where it is worth it
+        space = FeatureSpace(standardize=self.standardize, rotate=False).fit(features)
+        rows = space.standardized(features)
+        return space, rows if 4 * rows.shape[0] * rows.shape[1] > COPY_BYTES else rows[:]
 
     @classmethod
     def _fit_many(

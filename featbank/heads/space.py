@@ -254,6 +254,10 @@ class FeatureSpace:
         for rows, raw in _rows.row_blocks(source):
             yield rows, self._scaling(raw)
 
+    def standardized(self, X: ArrayLike) -> _rows.Standardized:
+        """Return rows that are standardised, and multiplied by the gain, whenever they are read."""
+        return _rows.Standardized(self._checked(X), self._scaling, self.gain_)
+
     def basis(self) -> NDArray[np.float32] | None:
         """Return the orthonormal basis, float32 of shape (n_features, n_columns), or None when not rotated.
 

@@ -7,7 +7,14 @@ from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from sklearn.svm import LinearSVC
 
 from featbank.errors import FitWarning, InvalidInputError
-from featbank.heads import LinearSVMClassifier, NearestMeanClassifier, NeighborsClassifier, RidgeClassifier
+from featbank.heads import (
+    FeatureSpace,
+    LinearSVMClassifier,
+    NearestMeanClassifier,
+    NeighborsClassifier,
+    RidgeClassifier,
+    fit_stack,
+)
 
 
 @pytest.fixture(params=["few features", "many features"])
@@ -56,12 +63,41 @@ def test_ridge(data) -> None:
     )
 
 
-def test_svm(data) -> None:
+@pytest.mark.parametrize("alphas", [[0.5, 30.0], list(np.geomspace(1e-3, 1e3, 20))])
+def test_ridges_on_the_same_and_other_rows_are_those_alone(data, alphas) -> None:
     X, y = data
-    head = LinearSVMClassifier(C=1e-3, random_state=0).fit(X[::2], y[::2])
-    expected = LinearSVC(C=1e-3, random_state=0, max_iter=10_000).fit(scaled(head, X[::2]), y[::2])
-    # liblinear stops early and penalises the intercept, so the agreement is not exact
-    assert (head.predict(X) == expected.predict(scaled(head, X))).mean() > 0.97
+    space = FeatureSpace(rotate=False)
+    Z = space.fit_transform(X)
+    subsets = [np.arange(0, len(y), 2), np.arange(len(y)), np.arange(1, len(y), 3)]
+    jobs = [(alpha, rows) for alpha in alphas for rows in subsets]
+    heads = fit_stack(
+        [RidgeClassifier(alpha=alpha) for alpha, _ in jobs], Z, y, [rows for _, rows in jobs], space=space
+    )
+    for head, (alpha, rows) in zip(heads, jobs, strict=True):
+        expected = SklearnRidge(alpha=alpha).fit(scaled(head, X[rows]), y[rows])
+        np.testing.assert_allclose(
+            head.decision_function(X), expected.decision_function(scaled(head, X)), atol=2e-5
+        )
+
+
+@pytest.mark.parametrize("C", [1e-3, 1.0])
+def test_svm_is_that_of_liblinear_at_its_optimum(data, C: float) -> None:
+    X, y = data
+    head = LinearSVMClassifier(C=C).fit(X[::2], y[::2])
+    expected = LinearSVC(C=C, tol=1e-10, dual=False, max_iter=100_000).fit(scaled(head, X[::2]), y[::2])
+    np.testing.assert_allclose(
+        head.decision_function(X), expected.decision_function(scaled(head, X)), atol=1e-4
+    )
+
+
+def test_neighbours_in_blocks_vote_as_they_do_at_once(data, monkeypatch: pytest.MonkeyPatch) -> None:
+    X, y = data
+    expected = NeighborsClassifier(n_neighbors=3).fit(X[::2], y[::2])
+    wanted, shares = expected.decision_function(X), expected.predict_proba(X)
+    monkeypatch.setattr("featbank.heads.classic.BLOCK_VALUES", 3 * X.shape[1])
+    head = NeighborsClassifier(n_neighbors=3).fit(X[::2], y[::2])
+    np.testing.assert_allclose(head.decision_function(X), wanted, atol=1e-6)
+    np.testing.assert_array_equal(head.predict_proba(X), shares)
 
 
 @pytest.mark.parametrize("kind", [RidgeClassifier, LinearSVMClassifier, NearestMeanClassifier])
@@ -76,7 +112,7 @@ def test_two_classes_have_one_score(kind, blobs) -> None:
 
 
 def test_an_svm_that_gives_up_says_so(blobs, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("featbank.heads.classic.MAX_ITERATIONS", 2)
+    monkeypatch.setattr("featbank.heads._exact.MAX_NEWTON_STEPS", 2)
     message = r"^the linear SVM has not converged in 2 iterations \(C=5\.0\); use a smaller C$"
     with pytest.warns(FitWarning, match=message) as caught:
         LinearSVMClassifier(C=5.0, random_state=0).fit(*blobs)

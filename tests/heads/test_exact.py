@@ -5,7 +5,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from featbank.errors import FitWarning
-from featbank.heads import FeatureSpace, SoftmaxClassifier, _exact, _exact_heads, fit_stack
+from featbank.heads import FeatureSpace, SoftmaxClassifier, _exact, _exact_heads, _rows, fit_stack
 
 
 def reference(X: np.ndarray, y: np.ndarray, C: float) -> LogisticRegression:
@@ -33,7 +33,6 @@ def test_agrees_with_scikit_learn_on_more_features_than_samples(sparse, C: float
     X, y = sparse(5, 6, 3000, seed=0)
     other, _ = sparse(5, 6, 3000, seed=1)
     head = SoftmaxClassifier(solver="lbfgs", C=C).fit(X, y)
-    assert head.space_.rotated_
     expected = reference(standardized(head.space_, X), y, C)
     for rows in (X, other):
         np.testing.assert_allclose(
@@ -64,23 +63,130 @@ def test_a_subset_of_a_common_space_is_solved_in_its_own_span(sparse) -> None:
     )
 
 
-def test_the_bound_on_the_error_holds(blobs) -> None:
+def problem(y: np.ndarray, C: float) -> _exact.Problem:
+    return _exact.Problem(np.arange(len(y)), y, int(y.max()) + 1, C)
+
+
+def decision(Z: np.ndarray, one: _exact.Optimum) -> np.ndarray:
+    logits = Z @ one.weights + one.intercept
+    return logits - logits.mean(axis=1, keepdims=True)
+
+
+def test_the_optimum_is_that_of_scikit_learn(blobs) -> None:
     Z, y = blobs[0].astype(np.float64) / 10, blobs[1]
-    (optimum,) = _exact.solve_path(Z, y, 6, [1.0])
-    assert optimum.logit_error <= 1.1 * _exact.LOGIT_TOLERANCE
-    exact = reference(Z, y, 1.0)
+    (optimum,) = _exact.solve(Z, [problem(y, 1.0)])
+    assert optimum.converged
+    assert optimum.gradient <= 2 * _exact.TOLERANCE
+    assert np.abs(decision(Z, optimum) - reference(Z, y, 1.0).decision_function(Z)).max() < 1e-6
+
+
+@pytest.mark.parametrize("tol", [1e-2, 1e-3, 1e-4])
+def test_tol_is_the_largest_part_of_the_gradient_of_the_mean_loss(blobs, tol: float) -> None:
+    X, y = blobs
+    head = SoftmaxClassifier(solver="lbfgs", tol=tol).fit(X, y)
+    Z = standardized(head.space_, X)
+    difference = head.predict_proba(X) - (y[:, None] == np.arange(6))
+    gradient = Z.T @ difference / len(y) + head.weights_[0] / len(y)
+    assert head.converged_
+    assert np.abs(gradient).max() <= 1.01 * tol
+    sharper = SoftmaxClassifier(solver="lbfgs", tol=tol / 100).fit(X, y)
+    assert head.n_iter_ < sharper.n_iter_
+
+
+def test_long_problems_on_different_rows_go_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    y = np.arange(600) % 4
+    Z = (random.normal(size=(4, 30))[y] + 2 * random.normal(size=(600, 30))).astype(np.float32)
+    subsets = [np.sort(random.permutation(600)[:size]) for size in (400, 400, 150, 600)]
+    problems = [_exact.Problem(rows, y[rows], 4, C) for rows in subsets for C in (0.01, 1.0)]
+    fits = []
+    made = _exact._Fit.__init__
+
+    def counted(self, A, problems, *args):
+        fits.append(len(problems))
+        made(self, A, problems, *args)
+
+    monkeypatch.setattr(_exact._Fit, "__init__", counted)
+    together = _exact.solve(Z, problems)
+    assert fits == [4, 2, 2]
+    for one, optimum in zip(problems, together, strict=True):
+        expected = reference(Z[one.rows].astype(np.float64), y[one.rows], one.C).decision_function(Z)
+        np.testing.assert_allclose(
+            decision(Z, optimum), expected - expected.mean(1, keepdims=True), atol=1e-5
+        )
+
+
+def test_problems_of_two_and_more_classes_in_one_call(blobs) -> None:
+    Z, y = blobs[0].astype(np.float64) / 10, blobs[1]
+    two = np.flatnonzero(y < 2)
+    problems = [problem(y, 0.1), _exact.Problem(two, y[two], 2, 0.1)]
+    many, few = _exact.solve(Z, problems)
+    expected = reference(Z, y, 0.1).decision_function(Z)
+    np.testing.assert_allclose(decision(Z, many), expected - expected.mean(1, keepdims=True), atol=1e-6)
+    logits = decision(Z, few)
+    np.testing.assert_allclose(
+        logits[:, 1] - logits[:, 0], reference(Z[two], y[two], 0.1).decision_function(Z), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("n_rows", [40, 250])
+def test_rows_in_float32_and_their_products_lead_to_the_same(monkeypatch, n_rows: int) -> None:
+    random = np.random.default_rng(0)
+    y = np.arange(n_rows) % 4
+    Z = (
+        random.normal(size=(4, 50))[y] + random.normal(size=(n_rows, 50)) * np.geomspace(3, 0.01, 50)
+    ).astype(np.float32)
+    expected = reference(Z.astype(np.float64), y, 10.0).predict_proba(Z.astype(np.float64))
+    monkeypatch.setattr(_exact, "FLOAT64_SIZE", 0)
+    monkeypatch.setattr(_exact, "SPAN_PART", 0)
+    monkeypatch.setattr(_exact, "QUASI_STEPS_32", 5)
+    made = []
+    due = _exact._Preconditioner.due
+
+    def noted(self, spread):
+        made.append(due(self, spread))
+        return made[-1]
+
+    monkeypatch.setattr(_exact._Preconditioner, "due", noted)
+    (optimum,) = _exact.solve(Z, [problem(y, 10.0)])
+    assert optimum.converged
+    assert any(made)
+    assert not all(made)
     logits = Z @ optimum.weights + optimum.intercept
-    difference = logits - exact.decision_function(Z)
-    difference -= difference.mean(axis=1, keepdims=True)
-    assert np.abs(difference).max() < 1e-5
+    given = np.exp(logits - logits.max(axis=1, keepdims=True))
+    np.testing.assert_allclose(given / given.sum(axis=1, keepdims=True), expected, atol=1e-5)
+
+
+def test_features_too_many_to_copy_are_standardised_in_every_pass(
+    monkeypatch: pytest.MonkeyPatch, tmp_path
+) -> None:
+    random = np.random.default_rng(0)
+    y = np.arange(300) % 3
+    X = (random.normal(size=(3, 40))[y] * 5 + random.normal(size=(300, 40)) * 3 + 7).astype(np.float16)
+    np.save(tmp_path / "X.npy", X)
+    expected = SoftmaxClassifier(solver="lbfgs").fit(X, y)
+    monkeypatch.setattr("featbank.heads.softmax.COPY_BYTES", 0)
+    monkeypatch.setattr("featbank.heads._rows.BLOCK_BYTES", 4 * 40 * 100)
+    monkeypatch.setattr("featbank.heads._exact_heads.MEASURED_ROWS", 100)
+    shapes = []
+    scaling = _rows.Scaling.__call__
+
+    def noted(self, raw, *args):
+        shapes.append(raw.shape)
+        return scaling(self, raw, *args)
+
+    monkeypatch.setattr(_rows.Scaling, "__call__", noted)
+    head = SoftmaxClassifier(solver="lbfgs").fit(np.load(tmp_path / "X.npy", mmap_mode="r"), y)
+    assert {shape for shape in shapes if shape[0] > 100} == set()
+    np.testing.assert_allclose(head.predict_proba(X), expected.predict_proba(X), atol=1e-5)
 
 
 def test_several_penalties_come_back_in_the_order_given(blobs) -> None:
     Z, y = blobs[0].astype(np.float64) / 10, blobs[1]
     penalties = [1.0, 0.01, 100.0]
-    together = _exact.solve_path(Z, y, 6, penalties)
+    together = _exact.solve(Z, [problem(y, C) for C in penalties])
     for C, one in zip(penalties, together, strict=True):
-        (alone,) = _exact.solve_path(Z, y, 6, [C])
+        (alone,) = _exact.solve(Z, [problem(y, C)])
         np.testing.assert_allclose(one.weights, alone.weights, atol=1e-5)
     sizes = [float((one.weights**2).sum()) for one in together]
     assert sizes[1] < sizes[0] < sizes[2]
@@ -88,7 +194,7 @@ def test_several_penalties_come_back_in_the_order_given(blobs) -> None:
 
 def test_steps_in_float32_reach_the_optimum_where_probabilities_are_nearly_0_and_1(blobs) -> None:
     Z, y = blobs[0].astype(np.float64), blobs[1]
-    (optimum,) = _exact.solve_path(Z, y, 6, [1e4])
+    (optimum,) = _exact.solve(Z, [problem(y, 1e4)])
     assert optimum.converged
     exact = reference(Z, y, 1e4)
     logits = Z @ optimum.weights + optimum.intercept
@@ -104,14 +210,16 @@ def test_penalties_on_the_same_rows_are_solved_once(sparse, monkeypatch: pytest.
     subsets = [np.flatnonzero(np.arange(len(y)) // 5 % 3 != left) for left in (0, 1)]
     calls = []
 
-    def counted(*args):
-        calls.append(args[3])
-        return _exact.solve_path(*args)
+    made = _exact._Fit.__init__
 
-    monkeypatch.setattr(_exact_heads, "solve_path", counted)
+    def counted(self, A, problems, *args):
+        calls.append(len(problems))
+        made(self, A, problems, *args)
+
+    monkeypatch.setattr(_exact._Fit, "__init__", counted)
     heads = [SoftmaxClassifier(solver="lbfgs", C=C) for C in (1.0, 0.01) for _ in subsets]
     together = fit_stack(heads, Z, y, subsets * 2, space=space)
-    assert [len(penalties) for penalties in calls] == [2, 2]
+    assert calls == [4]
     for head, rows in zip(together, subsets * 2, strict=True):
         (alone,) = fit_stack([SoftmaxClassifier(solver="lbfgs", C=head.C)], Z, y, [rows], space=space)
         np.testing.assert_allclose(head.predict_proba(X), alone.predict_proba(X), atol=1e-6)
@@ -162,6 +270,7 @@ def test_one_sample_of_each_class_leaves_nothing_to_choose_by() -> None:
 
 def test_an_optimum_not_reached_is_told(blobs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_exact, "MAX_NEWTON_STEPS", 1)
+    monkeypatch.setattr(_exact, "QUASI_STEPS", 0)
     with pytest.warns(
         FitWarning, match=r"1 Newton steps did not reach the optimum at C=1 \(.*\); use a smaller C"
     ):
