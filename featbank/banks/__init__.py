@@ -16,7 +16,6 @@ from featbank.banks.index import (
     shard_rows_for,
 )
 from featbank.banks.key import FORMAT_VERSION, BankKey
-from featbank.banks.lending import lend_bank, lend_shards, lendable_shards
 from featbank.banks.listing import BankInfo, CutInfo, CutProgress
 from featbank.banks.packing import pack
 from featbank.banks.store import BankStore, open_bank
@@ -53,9 +52,6 @@ __all__ = [
     "VerifyReport",
     "damaged_files",
     "import_bank",
-    "lend_bank",
-    "lend_shards",
-    "lendable_shards",
     "open_archive",
     "open_bank",
     "pack",
