@@ -183,10 +183,11 @@ def test_a_bootstrap_interval_is_over_test_rows(bank):
     assert over_repeats.mean("top1") == over_rows.mean("top1")
     right = np.array([hits.top1 for (_, n, _), hits in result.hits.items() if n == 4]).mean(axis=0)
     standard_error = right.std() / np.sqrt(len(right))
-    half = (over_rows["top1_high"] - over_rows["top1_low"]) / 2
+    low, high = over_rows.interval("top1")
+    half = (high - low) / 2
     assert half == pytest.approx(1.96 * standard_error, rel=0.1)
     assert over_rows.mean("val_top1") == over_repeats.mean("val_top1")
-    assert over_rows["val_top1_low"] is None  # the rows of another split are not what was resampled
+    assert over_rows.interval("val_top1") is None  # the rows of another split are not what was resampled
     result.hits.clear()
     with pytest.raises(InvalidInputError) as caught:
         result.points(interval="bootstrap")
