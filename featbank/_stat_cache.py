@@ -9,7 +9,6 @@ rots, a file system that makes its times up) is found by reading again: ``rehash
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
 import os
@@ -22,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featbank._atomic import file_digest, locked, publish, remove_stale_temporaries, sha256, temporary_path
+from featbank._atomic import file_digest, locked, remove_stale_temporaries, sha256, write_file
 from featbank._cache import cache_folder
 from featbank.errors import CacheWriteError
 
@@ -40,7 +39,6 @@ _MAGIC = b"featbank digests 1\n"
 _COLUMNS: tuple[np.dtype[Any], ...] = (np.dtype("<u8"), np.dtype("<u8"), np.dtype("<u4"), np.dtype("V32"))
 _Columns = tuple[NDArray[Any], ...]
 _ENTRY_BYTES = sum(one.itemsize for one in _COLUMNS)
-_BLOCK = 1 << 16
 #: So many new digests are sorted in at once, to be found again; more are when they are saved.
 _SMALL = 10_000
 
@@ -278,28 +276,17 @@ def _last_of_each(parts: Sequence[_Columns]) -> NDArray[np.intp]:
 
 
 def _write(path: Path, parts: Sequence[_Columns]) -> None:
-    """Write entries column by column and their checksum behind them, a block at a time."""
+    """Write entries column by column and their checksum behind them."""
     order = _last_of_each(parts)
     if len(order) > MAX_ENTRIES:
         newest = np.argsort(_column(parts, 2)[order], kind="stable")[-MAX_ENTRIES:]
         order = order[np.sort(newest)]
-    temporary = temporary_path(path)
-    try:
-        with temporary.open("xb") as file:
-            seal = hashlib.sha256()
-            for at, dtype in enumerate(_COLUMNS):
-                column = _column(parts, at)
-                for start in range(0, len(order), _BLOCK):
-                    block = column[order[start : start + _BLOCK]].astype(dtype, copy=False).tobytes()
-                    seal.update(block)
-                    file.write(block)
-            file.write(_MAGIC + seal.digest())
-        publish(temporary, path)
-    except OSError as error:
-        raise CacheWriteError(str(error)) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+    columns = [_column(parts, at)[order].astype(dtype, copy=False) for at, dtype in enumerate(_COLUMNS)]
+    blocks: list[bytes | memoryview] = [one.view(np.uint8).data for one in columns]
+    seal = hashlib.sha256()
+    for block in blocks:
+        seal.update(block)
+    write_file(path, [*blocks, _MAGIC + seal.digest()])
 
 
 def _today() -> int:

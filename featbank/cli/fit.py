@@ -6,7 +6,7 @@ import contextlib
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,7 +17,6 @@ from featbank.errors import FitWarning, InvalidInputError, LeakWarning
 
 if TYPE_CHECKING:
     from featbank.fitting import FittedRun
-    from featbank.sweep.curves import IntervalKind
 
 __all__ = ["fit_head", "noted_not_warned", "print_curve", "print_notes"]
 
@@ -115,7 +114,7 @@ def fit_head(
         str, typer.Option(help="best (one per curve, by validation), all, or none.")
     ] = "best",
     interval: Annotated[
-        Literal["t", "bootstrap"],
+        str,
         typer.Option(help="t (over the repeats) or bootstrap (over the test images): what ± and bands are."),
     ] = "t",
     check_leaks: Annotated[
@@ -177,6 +176,8 @@ def fit_head(
             "device": device,
         },
     )
+    if interval not in ("t", "bootstrap"):
+        raise InvalidInputError(f"--interval {interval!r} is not one of t, bootstrap")
     if save_heads not in ("best", "all", "none"):
         raise InvalidInputError(f"--save-heads {save_heads!r} is not one of best, all, none")
     if untrained_classes not in ("drop", "keep"):
@@ -202,7 +203,7 @@ def fit_head(
             n_jobs=n_jobs,
             check_leaks=leak_cosine if leak_cosine is not None else check_leaks,
             untrained_classes=untrained_classes,  # type: ignore[arg-type]  # one of the two, checked above
-            interval=interval,
+            interval=interval,  # type: ignore[arg-type]  # one of the two, checked above
             announce=say,
             val=_val(val),
         )
@@ -210,7 +211,7 @@ def fit_head(
         print_notes(fitted)
         print_json(_as_json(fitted, interval))
     else:
-        print_curve(fitted, interval)
+        print_curve(fitted, interval)  # type: ignore[arg-type]
     if fitted.result.failed:
         raise typer.Exit(1)
 
@@ -228,13 +229,13 @@ def _without_earlier(progress: Callable[[int, int], None]) -> Callable[[int, int
     return told
 
 
-def _as_json(fitted: FittedRun, interval: IntervalKind) -> dict[str, Any]:
+def _as_json(fitted: FittedRun, interval: str) -> dict[str, Any]:
     found = {
         "run": fitted.run.path,
         "resumed": fitted.n_resumed,
         "rows": fitted.result.n_rows,
         "interval": interval,
-        "curve": [one.to_dict() for one in fitted.result.points(interval=interval)],
+        "curve": [one.to_dict() for one in fitted.result.points(interval=interval)],  # type: ignore[arg-type]
         "figures": fitted.figures,
         "notes": [*fitted.result.notes, *fitted.result.resolution()],
         "failed": len(fitted.result.failed),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
@@ -47,7 +47,7 @@ def plot(
         float | None, typer.Option(help="curve: go on to so many samples by a power law.")
     ] = None,
     interval: Annotated[
-        Literal["t", "bootstrap"] | None,
+        str | None,
         typer.Option(help="curve: t (over the repeats, the default) or bootstrap (over the test images)."),
     ] = None,
     samples: Annotated[
@@ -87,6 +87,8 @@ def plot(
         if value is not None and option not in _TAKES[kind]:
             others = ", ".join(one for one in _TAKES if option in _TAKES[one])
             raise InvalidInputError(f"plot {kind} takes no {option} (got {value!r}); it is for plot {others}")
+    if interval not in (None, "t", "bootstrap"):
+        raise InvalidInputError(f"--interval {interval!r} is not one of t, bootstrap")
     runs = [resolve_run(one, cache_dir) for one in run or ["last"]]
     if kind != "curve" and len(runs) > 1:
         raise InvalidInputError(f"plot {kind} takes one run, got {len(runs)}; only curve takes several")
@@ -101,7 +103,7 @@ def plot(
             heads=heads,
             metric=metric,
             extrapolate=extrapolate,
-            interval=interval or "t",
+            interval=interval or "t",  # type: ignore[arg-type]  # one of the two, checked above
         )
     elif kind in ("cuts", "temperature"):
         size = None if samples is None else parse_size(samples)

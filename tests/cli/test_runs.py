@@ -52,7 +52,7 @@ def test_ls_as_json(call, place, bank):
     assert (oldest["sizes"], oldest["n_fits"], oldest["n_planned"]) == ([1, 2, 3, 4], 32, 32)
     assert oldest["kept"] == [one["name"] for one in run.heads()]
     assert oldest["size_bytes"] == sum(one.stat().st_size for one in run.path.rglob("*") if one.is_file())
-    best = max(run.result().curve(), key=lambda point: (point["val_top1_mean"], point["n_per_class"]))
+    best = max(run.result().points(), key=lambda point: (point.mean("val_top1"), point.n_per_class))
     found = oldest["best"]
     assert (found["metric"], found["n_repeats"]) == ("top1", 2)
     assert found["mean"] == pytest.approx(best["top1_mean"])

@@ -22,7 +22,7 @@ def test_a_run_is_whole_batches(batch_size: int, size: int) -> None:
 def test_runs_join_full_batches_for_the_same_cuts() -> None:
     # a segment that ends in a short batch, cuts that change, a gap
     work = Work(4, np.array([0, 42, 50, 90]), {"fc7": [(0, 42), (42, 50), (58, 90)], "pool": [(8, 42)]})
-    runs = list(work.runs())
+    runs = list(work.runs(32))
     assert runs == [
         (0, 8, ("fc7",)),
         (8, 40, ("fc7", "pool")),
@@ -35,7 +35,7 @@ def test_runs_join_full_batches_for_the_same_cuts() -> None:
 
 
 def test_a_short_batch_ends_its_run() -> None:
-    runs = list(Work(4, np.array([0, 6, 12]), {"fc7": [(0, 12)]}).runs())
+    runs = list(Work(4, np.array([0, 6, 12]), {"fc7": [(0, 12)]}).runs(32))
     assert runs == [(0, 6, ("fc7",)), (6, 12, ("fc7",))]
 
 

@@ -27,7 +27,7 @@ CUTS = ("block4_pool", "block5_pool")
 
 #: Not part of what a bank says: a lock has no content, the mark of a checked copy names an inode, and the
 #: order of the banks is not kept where the disk is full.
-UNIMPORTANT = (".lock", ".verified.json", ".order.json")
+UNIMPORTANT = (".lock", ".verified.json", ".order.json", ".digests", ".digests.lock")
 
 
 def _built_once(build: Callable[..., Any]) -> Callable[..., Any]:
