@@ -257,6 +257,6 @@ def test_cuts_of_a_pass_are_named():
 
 def test_a_run_of_temperatures_has_no_depth(runs, monkeypatch):
     points = [point for point in runs[1].result().points() if point.temperature is not None]
-    monkeypatch.setattr("featbank.sweep.SweepResult.curve", lambda _, **__: points)
+    monkeypatch.setattr("featbank.sweep.SweepResult.points", lambda _, **__: points)
     with pytest.raises(InvalidInputError, match="has only the cut 'softmax', which has no depth; draw its"):
         figures.cuts(runs[1])

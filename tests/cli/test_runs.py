@@ -55,7 +55,7 @@ def test_ls_as_json(call, place, bank):
     best = max(run.result().points(), key=lambda point: (point.mean("val_top1"), point.n_per_class))
     found = oldest["best"]
     assert (found["metric"], found["n_repeats"]) == ("top1", 2)
-    assert found["mean"] == pytest.approx(best["top1_mean"])
+    assert found["mean"] == pytest.approx(best.mean("top1"))
 
 
 def test_ls_of_one_bank(call, place, bank):
