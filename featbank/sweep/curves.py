@@ -22,12 +22,10 @@ from featbank.metrics import (
 )
 from featbank.metrics.intervals import FEWEST_DRAWS
 from featbank.sampling import Size, size_order
-from featbank.sweep.records import CURVE_METRICS, FitResult, Key
+from featbank.sweep.records import CURVE_METRICS, FitResult, Hits, Key
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from featbank.sweep.results import Hits
 
 __all__ = [
     "CurvePoint",

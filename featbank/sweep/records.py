@@ -9,12 +9,15 @@ from dataclasses import MISSING, dataclass, fields, replace
 from functools import cache, partial
 from typing import Annotated, Any, Literal, get_type_hints
 
+import numpy as np
 from annotated_types import Ge
+from numpy.typing import NDArray
 
 from featbank.errors import InvalidInputError
+from featbank.manifest import short_repr
 from featbank.sampling import Size, parse_size
 
-__all__ = ["COLUMNS", "CURVE_METRICS", "FitResult", "Key", "fits_from_csv", "fits_to_csv"]
+__all__ = ["COLUMNS", "CURVE_METRICS", "FitResult", "Hits", "Key", "fits_from_csv", "fits_to_csv"]
 
 #: Which curve a fit belongs to: cut, head, temperature (None unless the cut is softmax).
 Key = tuple[str, str, float | None]
@@ -108,6 +111,27 @@ class FitResult:
     def key(self) -> Key:
         """The curve this fit belongs to."""
         return self.cut, self.head, self.temperature
+
+
+@dataclass(frozen=True, eq=False)
+class Hits:
+    """Which of the rows it is judged by a fit got right.
+
+    Parameters
+    ----------
+    split : {"test", "val"}
+        Which rows; validation only where the bank has no test rows.
+    top1 : ndarray of bool, shape (n_rows,)
+        Whether the answer was right, in the order of the manifest.
+    top5 : ndarray of bool, shape (n_rows,), or None
+        Whether the true class was among the five likeliest; None where a head knows no probabilities.
+    """
+
+    split: str
+    top1: NDArray[np.bool_]
+    top5: NDArray[np.bool_] | None = None
+
+    __repr__ = short_repr
 
 
 #: Columns of ``results.csv``.

@@ -14,7 +14,7 @@ from featbank.errors import InvalidInputError
 from featbank.manifest import short_repr
 from featbank.sampling import Size
 from featbank.sweep.curves import CurvePoint, IntervalKind, LearningCurve, spell_key
-from featbank.sweep.records import COLUMNS, FitResult, Key, fits_to_csv
+from featbank.sweep.records import COLUMNS, FitResult, Hits, Key, fits_to_csv
 
 __all__ = [
     "FitId",
@@ -54,27 +54,6 @@ def head_name(fit: FitResult) -> str:
     safe = "".join(char if char.isalnum() or char in "._@+-=" else "_" for char in stem)
     size = "all" if fit.n_per_class == "all" else f"n{fit.n_per_class}"
     return f"{safe}-{size}-r{fit.repeat}"
-
-
-@dataclass(frozen=True, eq=False)
-class Hits:
-    """Which of the rows it is judged by a fit got right.
-
-    Parameters
-    ----------
-    split : {"test", "val"}
-        Which rows; validation only where the bank has no test rows.
-    top1 : ndarray of bool, shape (n_rows,)
-        Whether the answer was right, in the order of the manifest.
-    top5 : ndarray of bool, shape (n_rows,), or None
-        Whether the true class was among the five likeliest; None where a head knows no probabilities.
-    """
-
-    split: str
-    top1: NDArray[np.bool_]
-    top5: NDArray[np.bool_] | None = None
-
-    __repr__ = short_repr
 
 
 @dataclass(frozen=True, eq=False)
