@@ -28,7 +28,7 @@ from featbank._stat_cache import DigestCache
 from featbank.backbones import get_spec
 from featbank.banks import Bank, BankKey, BankStore
 from featbank.datasets import Dataset, build_manifest, decoder_name, open_dataset
-from featbank.errors import BankError, CacheWriteError, InvalidInputError
+from featbank.errors import BankError, BankFormatError, CacheWriteError, InvalidInputError
 from featbank.extraction.choosing import Computing, proved_errors
 from featbank.extraction.missing import Missing, find_missing
 from featbank.extraction.precision import split_precision
@@ -243,7 +243,7 @@ def plan(
         split_column=settings.split_column,
     )
     store, digests = BankStore(banks_folder(settings.cache_dir)), DigestCache.of(settings.cache_dir)
-    banks = list(_banks(store, settings.backbone))
+    banks = list(_banks(store, settings.backbone, dataset.name))
     answering = [one for one in banks if _answers(one, settings, digests)]
     computing = None if answering else Computing(settings, cuts)
     manifest = build_manifest(
@@ -345,17 +345,24 @@ def refuse_if_full(plan: ExtractionPlan) -> None:
 # banks that are there ------------------------------------------------------------------------------
 
 
-def _banks(store: BankStore, backbone: str) -> Iterator[Bank]:
+def _banks(store: BankStore, backbone: str, dataset: str) -> Iterator[Bank]:
     """Open the banks of a backbone that hold features, of any dataset, newest first.
 
-    Those that cannot be opened are passed over: `featbank banks verify` is where damage is looked for.
+    Those that cannot be opened are passed over: `featbank banks verify` is where damage is looked for. But
+    one of this dataset in another format is an error: `BankFormatError`.
     """
     for path in store.newest_first():
         if path.name.startswith(f"{backbone}-"):
-            with contextlib.suppress(BankError, OSError):
+            try:
                 bank = Bank.open(path, check="size")
                 if bank.cuts or bank.partial_cuts:
                     yield bank
+            except BankFormatError:
+                # a bank of these very images must not be begun anew beside it without a word
+                if path.parent.name == dataset:
+                    raise
+            except (BankError, OSError):
+                pass
 
 
 def _begun(
