@@ -167,7 +167,7 @@ def end_to_end(bench: Bench) -> None:
         with bench.part(
             f"{name} {wanted}{', decoded on the card' if decode == 'cuda' else ''}", said
         ) as note:
-            seen: list[tuple[float, int]] = []
+            planned: list[float] = []
             cache = bench.work / "caches" / f"{name}-{wanted}-{decode}"
             started = time.perf_counter()
             done = featbank.extract(
@@ -179,13 +179,12 @@ def end_to_end(bench: Bench) -> None:
                 decode=decode,
                 device=str(bench.device),
                 cache_dir=cache,
-                progress=lambda count, _, seen=seen: seen.append((time.perf_counter(), count)),
+                on_plan=lambda _, planned=planned: planned.append(time.perf_counter()),
             )
             ended = time.perf_counter()
             key = featbank.Bank.open(done.bank).key
             shutil.rmtree(cache)
-            # from the first features on: loading weights, hashing, proving the precision are not in it
-            (began, first), total = seen[0], ended - started
-            rate = (done.pushed - first) / (ended - began)
+            # from the plan on: loading weights, hashing, proving the precision are not in it
+            rate, total = done.pushed / (ended - planned[0]), ended - started
             unit = f"images/s, {key.precision}, batches of {key.batch_size}; {total:.1f} s in all"
             note(rate, unit, ok=done.pushed == done.rows and rate > 0)
