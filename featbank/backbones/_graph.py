@@ -255,7 +255,11 @@ def count(graph: nn.Module, image_size: int, owner: str, *, strict: bool = True)
 
 
 def largest_output(module: nn.Module, image_size: int) -> int:
-    """Return how many numbers the largest tensor has that a layer of `module` makes of one image."""
+    """Return how many numbers the largest tensor has that a layer of `module` makes of one image.
+
+    One black image is pushed: on the meta device nothing would be computed, but torch imports its compiler
+    for that, which takes longer.
+    """
     largest = 0
 
     def note(layer: nn.Module, given: Any, made: Any) -> None:
@@ -263,11 +267,12 @@ def largest_output(module: nn.Module, image_size: int) -> int:
         if isinstance(made, Tensor):
             largest = max(largest, made.numel())
 
-    meta = private_copy(module, device="meta").eval()
-    for layer in meta.modules():
+    copied = private_copy(module).eval()
+    for layer in copied.modules():
         layer.register_forward_hook(note)
-    with torch.no_grad():
-        meta(torch.empty(1, 3, image_size, image_size, device="meta"))
+    device = next((one.device for one in module.parameters()), None)
+    with torch.inference_mode():
+        copied(torch.zeros(1, 3, image_size, image_size, device=device))
     return largest
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from featbank.backbones.loading import Backbone
 
 __all__ = ["TruncatedNetwork", "largest_activation", "truncate"]
+
+#: What `largest_activation` found: it is asked in several places.
+_largest: weakref.WeakKeyDictionary[Backbone, int] = weakref.WeakKeyDictionary()
 
 
 class TruncatedNetwork(nn.Module):
@@ -122,7 +126,7 @@ class TruncatedNetwork(nn.Module):
 
 
 def largest_activation(backbone: Backbone) -> int:
-    """Return how many numbers the largest output of a layer has, for one image; nothing is computed.
+    """Return how many numbers the largest output of a layer has, for one image; one is pushed, once.
 
     Parameters
     ----------
@@ -135,7 +139,9 @@ def largest_activation(backbone: Backbone) -> int:
     >>> largest_activation(load_backbone("minivgg", weights="random")) == 32 * 32 * 32
     True
     """
-    return _graph.largest_output(backbone.module, backbone.preprocessing.image_size)
+    if backbone not in _largest:
+        _largest[backbone] = _graph.largest_output(backbone.module, backbone.preprocessing.image_size)
+    return _largest[backbone]
 
 
 def truncate(

@@ -71,7 +71,7 @@ def test_no_tensor_on_a_card_has_more_numbers_than_its_kernels_count(monkeypatch
 @pytest.mark.parametrize(
     ("name", "largest"), [("mobilenet_v2", MOBILENET), ("resnet18", RESNET), ("vgg16", VGG)]
 )
-def test_the_largest_activation_is_found_without_computing(name: str, largest: int) -> None:
+def test_the_largest_activation_is_found(name: str, largest: int) -> None:
     assert largest_activation(load_backbone(name, weights="random")) == largest
 
 
