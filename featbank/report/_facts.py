@@ -52,19 +52,17 @@ def question(run: Run) -> str:
     return f"How well do the features of {backbone} recognise {dataset}{many}?"
 
 
-def answer(run: Run) -> Markup:
-    """Return what came out, with the figure of the best set off."""
+def answer(run: Run) -> tuple[Markup, str]:
+    """Return what came out, with the figure of the best set off, and what it says of labels."""
     result = run.result()
     found = answer_of(result)
     if found is None:
         known = result.points()
-        return shown(
-            "No fit of this run was scored on test or validation images."
-            if known
-            else "No fit of this run succeeded."
-        )
-    before, figure, after = str(found).partition(found.accuracy)
-    return Markup("{}<strong>{}</strong>{}").format(before, figure, after)
+        why = "was scored on test or validation images" if known else "succeeded"
+        return shown(f"No fit of this run {why}."), ""
+    before, figure, after = found.best.partition(found.accuracy)
+    best = Markup("{}<strong>{}</strong>{}").format(before, figure, after)
+    return best, " ".join(one for one in (found.labels, found.doubling) if one)
 
 
 def splits(manifest: Manifest) -> Table:

@@ -151,7 +151,7 @@ def _line(frame: _Frame, one: Series, at: int) -> Markup:
         parts += [
             element("path", {"class": "whisker", "d": _bar(frame, point.x, point.low, point.high)})
             for point in between
-            if point.low is not None and point.high is not None
+            if one.spread and point.low is not None and point.high is not None
         ]
     elif len(between) > 1:
         upper = [(frame.x(point.x), frame.y(point.high or 0.0)) for point in between]

@@ -141,6 +141,7 @@ def _render(run: Run, study: Study | None, source: RunSource) -> tuple[str, int]
     listed = table_rows(heads, histories.n_epochs)
     drawn = run_figures(run)
     samples = _facts.samples(source)
+    answer, further = _facts.answer(run)
     figures, tables = _facts.cost(run, source)
     style = page_style() + _asset("page.css") + _asset("heads.css")
     script = _asset("page.js") + _asset("heads.js")
@@ -152,7 +153,8 @@ def _render(run: Run, study: Study | None, source: RunSource) -> tuple[str, int]
             study=study,
             title=(study.title if study else "") or f"{run.source['dataset']} · {run.source['backbone']}",
             question=(study.question if study else "") or _facts.question(run),
-            answer=_facts.answer(run),
+            answer=answer,
+            further=further,
             warnings=_facts.warnings(run),
             contents=_contents(study, drawn, heads),
             first=drawn[:1],
