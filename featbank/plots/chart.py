@@ -266,8 +266,6 @@ class Series:
         From left to right.
     look : Look
         How it is drawn.
-    joined : bool, default=True
-        Whether a line goes through the points; none goes from one name to another.
     spread : float, default=1.0
         How strongly intervals are drawn, 0 for not at all: of many lines not every one has room for a band.
     """
@@ -275,7 +273,6 @@ class Series:
     name: str
     points: tuple[Point, ...]
     look: Look
-    joined: bool = True
     spread: float = 1.0
 
 

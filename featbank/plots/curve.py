@@ -270,9 +270,7 @@ class CurveDisplay(Display):
         for key, points in self.series.items():
             cut, head, temperature = key
             name, spread = f"{printable(head)} on {spelled(cut, temperature)}", float(key in banded)
-            mine = [
-                Series(name, tuple(self._point(key, one, name) for one in points), looks[key], True, spread)
-            ]
+            mine = [Series(name, tuple(self._point(key, one, name) for one in points), looks[key], spread)]
             if key in self.laws:
                 mine += _continued(self.laws[key], self._ends()[1], name, looks[key], spread)
             found += [(key, one) for one in mine]
@@ -428,7 +426,7 @@ def _continued(law: PowerLaw, until: float, name: str, look: Look, spread: float
     end = Point(until, points[-1].y, said=said)
     return [
         Series(named, points, Look(look.color, dash=2, weight=0.8), spread=spread / 2),
-        Series(named, (end,), look, joined=False, spread=0.0),
+        Series(named, (end,), replace(look, dash=None), spread=0.0),
     ]
 
 

@@ -63,7 +63,7 @@ def line_style(look: Look) -> dict[str, Any]:
     color = drawn_color(look.color)
     style: dict[str, Any] = {
         "color": color,
-        "linestyle": (0, look.dashes) if look.dashes else "-",
+        "linestyle": "none" if look.dash is None else (0, look.dashes) if look.dashes else "-",
         "linewidth": look.weight * width,
     }
     if look.marker is not None:
@@ -342,8 +342,6 @@ def _draw_series(axes: Axes, one: Series, intervals: str, opacity: float, crowde
     size = min(size, _marker_room(x, axes))
     if size:
         style["markersize"] = size
-    if not one.joined:
-        style["linestyle"] = "none"
     if (~apart).any():
         axes.plot(x[~apart], y[~apart], **style, label=one.name)
     if apart.any():

@@ -64,8 +64,8 @@ class Look:
     ----------
     color : str
         One of `COLORS`.
-    dash, marker : int
-        Places in `DASHES` and `MARKERS`, begun anew behind the last; a marker of None is none.
+    dash, marker : int or None
+        Places in `DASHES` and `MARKERS`, begun anew behind the last; None for no line, or no markers.
     filled : bool, default=True
         Whether markers are filled.
     weight : float, default=1.0
@@ -73,7 +73,7 @@ class Look:
     """
 
     color: str
-    dash: int = 0
+    dash: int | None = 0
     marker: int | None = None
     filled: bool = True
     weight: float = 1.0
@@ -81,7 +81,7 @@ class Look:
     @property
     def dashes(self) -> tuple[float, ...]:
         """Strokes and gaps in widths of the line; none if it is solid."""
-        return DASHES[self.dash % len(DASHES)]
+        return DASHES[(self.dash or 0) % len(DASHES)]
 
 
 #: Training, validation and test wherever they stand side by side: what they are called, and how drawn.

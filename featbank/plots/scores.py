@@ -134,7 +134,7 @@ class ScoresDisplay(Display):
         if len(names) == 1:
             known = enumerate(self.metrics)
             told = [curve_point(at, self.points[0], one, _SHARES[one].capitalize()) for at, one in known]
-            series = [Series(names[0], tuple(told), Look(plain(0), marker=0), joined=False)]
+            series = [Series(names[0], tuple(told), Look(plain(0), dash=None, marker=0))]
             x = category_axis("Images it is judged by (split)", [_SHARES[one] for one in self.metrics])
         else:
             series = []
@@ -143,8 +143,8 @@ class ScoresDisplay(Display):
                     curve_point(place + 0.06 * (at - 1), point, one, f"{name}, {_SHARES[one]}")
                     for place, (point, name) in enumerate(zip(self.points, names, strict=True))
                 )
-                look = Look(plain(at), marker=at, filled=at == 0)
-                series.append(Series(_SHARES[one], points, look, joined=False))
+                look = Look(plain(at), dash=None, marker=at, filled=at == 0)
+                series.append(Series(_SHARES[one], points, look))
             cuts = [spelled(one.cut, one.temperature) for one in self.points]
             heads = [printable(one.head) for one in self.points]
             # what all have in common only takes the room of what tells them apart

@@ -15,7 +15,7 @@ from featbank.sweep.curves import IntervalKind
 if TYPE_CHECKING:
     from featbank.runs import Run
 
-__all__ = ["check_fitted", "head_title", "kept_head", "run_title", "selected_points", "usual_size"]
+__all__ = ["head_title", "kept_head", "run_title", "selected_points", "usual_size"]
 
 
 def selected_points(
@@ -69,18 +69,19 @@ def _aliases(run: Run) -> dict[str, str]:
     return {alias: cut.name for cut in cuts for alias in cut.aliases}
 
 
-def check_fitted(n_per_class: Size, sizes: Sequence[Size]) -> None:
-    """Raise `InvalidInputError` unless `n_per_class` is one of the sizes fitted."""
-    if n_per_class not in sizes:
-        listed = ", ".join(map(str, sizes))
-        raise InvalidInputError(f"{n_per_class} samples per class were not fitted; the run has {listed}")
-
-
 def usual_size(points: Sequence[CurvePoint], n_per_class: Size | None) -> Size:
-    """Return the size asked for, by default the largest that every curve has; see `check_fitted`."""
+    """Return the size asked for, by default the largest that every curve has.
+
+    Raises
+    ------
+    InvalidInputError
+        If the size asked for was not fitted.
+    """
     sizes = sorted({one.n_per_class for one in points}, key=size_order)
     if n_per_class is not None:
-        check_fitted(n_per_class, sizes)
+        if n_per_class not in sizes:
+            listed = ", ".join(map(str, sizes))
+            raise InvalidInputError(f"{n_per_class} samples per class were not fitted; the run has {listed}")
         return n_per_class
     n_curves = len({one.key for one in points})
     full = [size for size in sizes if sum(one.n_per_class == size for one in points) == n_curves]

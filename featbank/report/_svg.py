@@ -159,7 +159,7 @@ def _line(frame: _Frame, one: Series, at: int) -> Markup:
         # of many lines a band shows when its line is lit
         outline = {"class": "band" if one.spread else "band more", "d": path_through([*upper, *lower]) + "Z"}
         parts.append(element("path", outline))
-    if one.joined:
+    if one.look.dash is not None:
         line = path_through([frame.at(point) for point in one.points if not point.apart])
         parts.append(element("path", {"class": "line", "d": line}))
     for point in one.points:
@@ -178,7 +178,8 @@ def _line(frame: _Frame, one: Series, at: int) -> Markup:
 
 def _line_class(look: Look) -> str:
     weight = " thick" if look.weight > 1.2 else " thin" if look.weight < 0.9 else ""
-    return f"series {look.color} l{look.dash % len(DASHES)}{weight}"
+    dash = "" if look.dash is None else f" l{look.dash % len(DASHES)}"
+    return f"series {look.color}{dash}{weight}"
 
 
 def _bar(frame: _Frame, value: float, low: float, high: float) -> str:
@@ -217,7 +218,7 @@ def _outline(marker: int) -> str:
 def swatch(look: Look) -> Markup:
     """Return a short piece of a line for a legend."""
     line = element("path", {"class": "line", "d": "M1 8H33"})
-    parts = [element("g", {"class": _line_class(look)}, line)]
+    parts = [] if look.dash is None else [element("g", {"class": _line_class(look)}, line)]
     if look.marker is not None:
         outline = element("path", {"d": _outline(look.marker), "transform": "translate(17 8)"})
         parts.append(element("g", {"class": _point_class(look)}, outline))

@@ -80,12 +80,12 @@ def test_all_sizes_beside_each_other(call, place):
     assert lines[1] == (
         "top1 in % by samples per class: mean over the draws; best at the largest size by val_top1 first"
     )
-    assert lines[3].split() == ["cut", "head", "2", "4"]
+    assert lines[3].split() == ["cut", "head", "1", "2", "3", "4"]
     assert len(lines) == 5 + 4
     found = call("compare", "depth", "--all-sizes", "--json").json["sizes"]
-    assert [one["n_per_class"] for one in found] == [2, 4]
-    assert found[1] == call("compare", "depth", "--json").json
-    best = found[1]["curves"][0]
+    assert [one["n_per_class"] for one in found] == [1, 2, 3, 4]
+    assert found[-1] == call("compare", "depth", "--json").json
+    best = found[-1]["curves"][0]
     assert lines[5].split()[:2] == [best["cut"], best["head"]]
 
 
@@ -109,22 +109,22 @@ def test_tables_for_a_paper(call, place):
         "% top1 in % by samples per class: mean over the draws; bold: best by val_top1"
     )
     assert latex[1:5] == [
-        r"\begin{tabular}{llrr}",
+        r"\begin{tabular}{llrrrr}",
         r"\toprule",
-        r"cut & head & 2 & 4 \\",
+        r"cut & head & 1 & 2 & 3 & 4 \\",
         r"\midrule",
     ]
     assert latex[-2:] == [r"\bottomrule", r"\end{tabular}"]
     body = latex[5:-2]
     assert len(body) == 4
     assert all(line.startswith(r"block") and r"\_pool & " in line for line in body)
-    assert sum(line.count(r"\textbf{") for line in body) == 2  # the best of each size
+    assert sum(line.count(r"\textbf{") for line in body) == 4  # the best of each size
     found = call("compare", "depth", "--json").json["curves"][0]
     assert body[0].endswith(rf"\textbf{{{100 * found['mean']:.1f}}} \\")
     markdown = call("compare", "depth", "warmth", "--format", "markdown").out.splitlines()
-    assert markdown[0] == "| run | cut | head | 2 | 4 |"
-    assert markdown[1] == "| --- | --- | --- | --: | --: |"
-    assert sum(line.count("**") for line in markdown) == 4
+    assert markdown[0] == "| run | cut | head | 1 | 2 | 3 | 4 |"
+    assert markdown[1] == "| --- | --- | --- | --: | --: | --: | --: |"
+    assert sum(line.count("**") for line in markdown) == 8
     assert markdown[-1].endswith("bold: best by val_top1")
 
 

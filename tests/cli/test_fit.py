@@ -43,7 +43,7 @@ def test_a_table_otherwise(call, place):
     assert lines[-1].endswith("to say what the next doubling would bring takes four sizes.")
     assert lines[5].split()[:2] == ["block5_pool", "softmax"]
     assert lines[5].count("±") == 2
-    assert done.out.rstrip().splitlines()[-1].startswith("history     ")
+    assert lines[-3].startswith("times       ")
 
 
 def test_what_has_no_interval_is_said(call, place):
