@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from html import escape
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +15,10 @@ from featbank.metrics import Interval, paired_difference
 from featbank.metrics.intervals import FEWEST_DRAWS
 from featbank.sampling import Size, size_order, size_words
 from featbank.sweep import ComparedCurve, Comparison, CurvePoint, LearningCurve, SweepResult, compare
+from featbank.sweep.curves import judged_by
+from featbank.sweep.records import Key
 
-__all__ = ["Answer", "answer_of"]
+__all__ = ["Answer", "answer_html", "answer_of"]
 
 #: So many points less than the best are as good as the best for most uses.
 _NEAR = 0.02
@@ -188,3 +191,30 @@ def _doubling(curve: LearningCurve, points: dict[Size, CurvePoint], metric: str)
     low, high = np.quantile(b * (now**-c - then**-c), [0.025, 0.975])
     gain = Interval(float(law.predict(then) - law.predict(now)), float(low), float(high))
     return f"Twice as many, {then:g} per class, would bring {_points(gain)} by the law of the curve."
+
+
+def answer_html(title: str, result: SweepResult) -> str:
+    """Return the answer and the mean accuracy of each curve by size as HTML, for a notebook; all escaped."""
+    points = result.points()
+    metric = judged_by(points)
+    sizes = sorted({one.n_per_class for one in points}, key=size_order)
+    lines: dict[Key, dict[Size, str]] = {}
+    for one in points:
+        mean = one.mean(metric)
+        lines.setdefault(one.key, {})[one.n_per_class] = "" if mean is None else f"{100 * mean:.1f}"
+    head = ("cut", "head", *map(str, sizes))
+    rows = [
+        (cut if at is None else f"{cut} T={at:g}", name, *(cells.get(size, "") for size in sizes))
+        for (cut, name, at), cells in lines.items()
+    ]
+    table = "".join(
+        f"<tr>{''.join(f'<{tag}>{escape(printable(cell))}</{tag}>' for cell in row)}</tr>"
+        for tag, listed in (("th", [head]), ("td", rows))
+        for row in listed
+    )
+    split = "test" if metric == "top1" else "validation"
+    said = answer_of(result)
+    return (
+        f"<p><b>{escape(printable(title))}</b></p><p>{escape(str(said or 'No fit succeeded.'))}</p>"
+        f"<table>{table}</table><p>{split} accuracy in % by samples per class</p>"
+    )

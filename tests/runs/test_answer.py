@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+import types
+
 import pytest
 
+from featbank.errors import MissingPackageError
 from featbank.metrics import mean_interval
-from featbank.runs import answer_of
+from featbank.runs import answer_of, resolve_run
+from featbank.runs.answer import answer_html
 from featbank.sweep import FitResult, SweepResult
 
 SIZES = (2, 4, 8, 16)
@@ -111,3 +116,29 @@ def test_where_nothing_succeeded_there_is_no_answer(of):
 def test_curves_without_a_common_size_are_compared_at_the_largest():
     found = answer(fits("ncm", [0.5], sizes=(4,)), fits("mlp", [0.7], sizes=(8,)))
     assert found.best.startswith("The mlp head on fc7 recognises 71.0 %")
+
+
+def test_a_notebook_shows_the_answer_and_the_curves():
+    found = answer_html("<b>", SweepResult(fits("ncm", LAW, cut="<i>"), n_rows={"train": 90, "test": 50}))
+    assert found.startswith("<p><b>&lt;b&gt;</b></p><p>The ncm head on &lt;i&gt; recognises 81.0 %")
+    assert "<tr><th>cut</th><th>head</th><th>2</th><th>4</th><th>8</th><th>16</th></tr>" in found
+    assert "<tr><td>&lt;i&gt;</td><td>ncm</td><td>62.7</td>" in found
+    assert found.endswith("<p>test accuracy in % by samples per class</p>")
+    assert "No fit succeeded." in answer_html("x", SweepResult([]))
+
+
+def test_a_run_shows_itself_and_gives_a_frame(cache, monkeypatch):
+    run = resolve_run("a-good", cache)
+    found = run._repr_html_()
+    assert f": run {run.name}</b></p><p>The " in found
+    assert found.count("<tr>") == 3
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(MissingPackageError, match="to_frame needs pandas; install it: pip install pandas"):
+        run.to_frame()
+    frames = types.ModuleType("pandas")
+    frames.DataFrame = lambda lines: lines
+    monkeypatch.setitem(sys.modules, "pandas", frames)
+    lines = run.to_frame()
+    assert [(one["head"], one["n_per_class"], one["top1"]) for one in lines] == [
+        (one.head, one.n_per_class, one.top1) for one in run.result().fits
+    ]
