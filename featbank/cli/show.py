@@ -41,8 +41,8 @@ Out = Annotated[
         "--output",
         "-o",
         metavar="PATH",
-        help="A .png or .svg file (default: figures/BACKBONE-KIND.png in the cache, or figures/KIND.png in "
-        "the run).",
+        help="A .png, .svg, .pdf or .eps file (default: figures/BACKBONE-KIND.png in the cache, or "
+        "figures/KIND.png in the run).",
     ),
 ]
 RunName = Annotated[

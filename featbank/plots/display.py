@@ -70,7 +70,7 @@ def line_style(look: Look) -> dict[str, Any]:
         style |= {
             "marker": MARKERS[look.marker % len(MARKERS)][0],
             "markersize": look.weight * size,
-            "markerfacecolor": color if look.filled else "white",
+            "markerfacecolor": color if look.filled else settings["axes.facecolor"],
             "markeredgewidth": 0.22 * size,
         }
     return style
@@ -537,9 +537,8 @@ def _handle(entry: Any) -> Any:
     if not isinstance(entry, Entry):
         return entry
     if entry.look is None:
-        return Text(
-            text=entry.text,
-            fontweight="normal" if entry.plain else "bold",
-            color=QUIET if entry.plain else INK,
-        )
+        text = Text(text=entry.text, fontweight="normal" if entry.plain else "bold")
+        if entry.plain and text.get_color() == INK:
+            text.set_color(QUIET)
+        return text
     return Line2D([], [], **line_style(entry.look), label=entry.text)

@@ -68,6 +68,7 @@ def _style(size: float) -> dict[str, Any]:
         "svg.fonttype": "none",
         "savefig.dpi": 160 if size >= 10 else 300,
         "svg.hashsalt": "featbank",
+        "text.color": INK,
         "xtick.color": "#9aa0a6",
         "xtick.labelcolor": QUIET,
         "ytick.color": "#9aa0a6",

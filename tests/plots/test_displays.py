@@ -156,7 +156,7 @@ sys.exit("matplotlib.pyplot" in sys.modules)
 def test_what_the_user_has_set_stands():
     import matplotlib
 
-    own = {"font.size": 6, "lines.linewidth": 0.7, "axes.facecolor": "#ffeeee", "axes.grid": False}
+    own = {"font.size": 6, "lines.linewidth": 0.7, "axes.facecolor": "#ffeeee", "text.color": "red"}
     with matplotlib.rc_context(own):
         display = curve_of(POINTS).plot()
         assert matplotlib.rcParams["lines.linewidth"] == 0.7
@@ -164,6 +164,8 @@ def test_what_the_user_has_set_stands():
     assert {line.get_linewidth() for line in axes.lines} == {0.7}
     assert axes.get_facecolor() == matplotlib.colors.to_rgba("#ffeeee")
     assert axes.get_xticklabels()[0].get_fontsize() == 6
+    assert {line.get_markerfacecolor() for line in axes.lines} > {"#ffeeee"}  # of open markers
+    assert {one.get_color() for one in display.figure_.legends[0].get_texts()} == {"red"}
     assert axes.xaxis.label.get_fontsize() == pytest.approx(6.6)  # what was not set is in proportion
     assert matplotlib.rcParams["font.size"] == 10
 
