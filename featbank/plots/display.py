@@ -50,8 +50,12 @@ _MOST_COVERED = 0.35
 
 
 def drawn_color(name: str) -> str:
-    """Return the colour of a name of `looks.COLORS` as figures have it."""
-    return COLORS[name][0]
+    """Return the colour of a name of `looks.COLORS` as figures have it: on dark axes, that of a dark page."""
+    import matplotlib
+    from matplotlib.colors import to_rgb
+
+    dark = sum(to_rgb(matplotlib.rcParams["axes.facecolor"])) < 1
+    return COLORS[name][2 if dark else 0]
 
 
 def line_style(look: Look) -> dict[str, Any]:

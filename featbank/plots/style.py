@@ -93,6 +93,9 @@ def styled(font_size: float | None = None, *, own: bool = True) -> Iterator[None
         settings = {name: one for name, one in _style(size).items() if given[name] == usual[name]}
         if font_size is not None:
             settings["font.size"] = font_size
+        for along in "xy":
+            if f"{along}tick.color" not in settings:  # labels go with the user's ticks
+                settings.pop(f"{along}tick.labelcolor", None)
     settings["text.parse_math"] = False  # a class called "$a" is a name, not a formula
     with matplotlib.rc_context(settings), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")

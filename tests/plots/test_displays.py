@@ -170,6 +170,16 @@ def test_what_the_user_has_set_stands():
     assert matplotlib.rcParams["font.size"] == 10
 
 
+def test_on_dark_axes_lines_have_the_colours_of_a_dark_page():
+    from matplotlib import style
+    from matplotlib.colors import to_rgb
+
+    with style.context("dark_background"):
+        axes = curve_of(POINTS).plot().ax_
+    assert min(sum(to_rgb(line.get_color())) for line in axes.lines) > 1
+    assert axes.get_xticklabels()[0].get_color() == "white"
+
+
 def test_axes_of_the_user_have_the_users_settings_alone():
     from matplotlib.figure import Figure
 
