@@ -35,6 +35,7 @@ _PUBLIC = {
     "OcclusionDisplay": "featbank.inspection",
     "PretrainSettings": "featbank.pretraining",
     "Run": "featbank.runs",
+    "ScoresDisplay": "featbank.plots",
     "SoftmaxClassifier": "featbank.heads",
     "SweepResult": "featbank.sweep",
     "TemperatureDisplay": "featbank.plots",
@@ -92,6 +93,7 @@ if TYPE_CHECKING:
     from featbank.plots import CurveDisplay as CurveDisplay
     from featbank.plots import CutsDisplay as CutsDisplay
     from featbank.plots import HistoryDisplay as HistoryDisplay
+    from featbank.plots import ScoresDisplay as ScoresDisplay
     from featbank.plots import TemperatureDisplay as TemperatureDisplay
     from featbank.plots import TimesDisplay as TimesDisplay
     from featbank.prediction import predict as predict

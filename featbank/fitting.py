@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from featbank import figures
+from featbank import plots
 from featbank._cache import banks_folder
 from featbank.backbones import get_spec
 from featbank.banks import Bank, BankStore
@@ -174,7 +174,7 @@ def fit_heads(
             val=val,
         )
         run = place.finish(result)
-        drawn = figures.draw_all(run, interval=interval) if result.points() else {}
+        drawn = plots.draw_all(run, interval=interval) if result.points() else {}
     finally:
         place.let_go()
     return FittedRun(run, result, drawn, len(place.earlier.fits) if place.earlier else 0)

@@ -28,6 +28,7 @@ def answering(fitted: FittedRun) -> dict[str, Any] | None:
 
 def print_curve(fitted: FittedRun, interval: IntervalKind = "t") -> None:
     """Print the curve as a table: one line per cut, head and temperature, one column per size."""
+    from featbank.runs import answer_of
     from featbank.sweep.curves import judged_by
 
     points = fitted.result.points(interval=interval)
@@ -52,6 +53,9 @@ def print_curve(fitted: FittedRun, interval: IntervalKind = "t") -> None:
     typer.echo(f"{'run':<12}{fitted.run.path}")
     for kind, path in fitted.figures.items():
         typer.echo(f"{kind:<12}{path}")
+    found = answer_of(fitted.result)
+    if found is not None:
+        typer.echo(f"\n{found}")
 
 
 def _print_by_size(points: Sequence[CurvePoint], cell: Callable[[CurvePoint], str]) -> None:
@@ -87,7 +91,7 @@ def _spread(points: Sequence[CurvePoint], metric: str, over: str | None) -> str:
 
 def _remarks(points: Sequence[CurvePoint], metric: str, interval: str) -> Iterator[str]:
     """Say where there is no interval and why, and what the column ``all`` is."""
-    from featbank.plots.spread import missing_intervals
+    from featbank.plots.chart import missing_intervals
 
     missing = missing_intervals(points, metric) if interval == "t" else []
     if missing:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+import csv
+import io
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from featbank.cli._options import CacheDir, Json
 from featbank.cli._output import human_time, print_json, print_table, say
-from featbank.errors import BankNotFoundError, RunNotFoundError
+from featbank.errors import BankNotFoundError, InvalidInputError, RunNotFoundError
 from featbank.manifest import printable
-from featbank.sampling import parse_size, size_words
+from featbank.sampling import Size, parse_size, size_label, size_order, size_words
 
 if TYPE_CHECKING:
     from featbank.runs import Run
     from featbank.sweep import ComparedCurve, Comparison
 
 __all__ = ["compare"]
+
+_FORMATS = ("table", "csv", "latex", "markdown")
 
 
 def compare(
@@ -37,28 +43,55 @@ def compare(
     metric: Annotated[
         str | None, typer.Option(help="top1, top5, ece, ece_scaled, val_top1, ... (default: top1).")
     ] = None,
+    format_: Annotated[
+        str, typer.Option("--format", help="table; or csv, latex, markdown, which have all sizes.")
+    ] = "table",
+    all_sizes: Annotated[
+        bool | None,
+        typer.Option(
+            "--all-sizes/--one-size",
+            help="All sizes beside each other instead of one (default: with csv, latex and markdown, unless "
+            "--samples says one).",
+        ),
+    ] = None,
     cache_dir: CacheDir = None,
     as_json: Json = False,
 ) -> None:
     """Compare cuts and heads, best by validation first, with paired differences to it and fit times.
 
     Example: featbank compare RUN RUN --samples 16
+    Example: featbank compare --format latex > table.tex
     """
     from featbank.sweep import compare as compare_sweeps
 
+    if format_ not in _FORMATS:
+        raise InvalidInputError(f"--format {format_!r} is not one of {', '.join(_FORMATS)}")
+    if samples is not None and all_sizes:
+        raise InvalidInputError(f"--samples {samples!r} is one size; leave it out for --all-sizes")
+
     runs = {run.path: run for target in targets or ["last"] for run in _runs(target, cache_dir)}
     results = {run.name: run.result() for run in runs.values()}
-    comparison = compare_sweeps(
-        {name: result for name, result in results.items() if result.fits},
-        n_per_class=None if samples is None else parse_size(samples),
-        metric=metric,
-    )
-    for note in comparison.notes:
-        say(f"note: {printable(note)}")
-    if as_json:
-        print_json(_as_json(comparison))
+    known = {name: result for name, result in results.items() if result.fits}
+    if all_sizes is None:
+        all_sizes = samples is None and format_ != "table"
+    if all_sizes:
+        points = [point for result in known.values() for point in result.points()]
+        sizes: list[Size | None] = [*sorted({point.n_per_class for point in points}, key=size_order)]
     else:
-        _print(comparison, {run.name: run for run in runs.values()})
+        sizes = [None if samples is None else parse_size(samples)]
+    # without a size there is nothing to compare, and that is said
+    found = [compare_sweeps(known, n_per_class=size, metric=metric) for size in sizes or [None]]
+    for note in dict.fromkeys(note for one in found for note in one.notes):
+        say(f"note: {printable(note)}")
+    named = {run.name: run for run in runs.values()}
+    if as_json:
+        print_json({"sizes": [_as_json(one) for one in found]} if all_sizes else _as_json(found[0]))
+    elif format_ == "csv":
+        typer.echo(_as_csv(found), nl=False)
+    elif format_ == "table" and not all_sizes:
+        _print(found[0], named)
+    else:
+        _print_sizes(found, named, format_)
 
 
 def _runs(target: str, cache_dir: str | None) -> list[Run]:
@@ -93,6 +126,110 @@ def _as_json(comparison: Comparison) -> dict[str, object]:
         ],
         "notes": list(comparison.notes),
     }
+
+
+def _as_csv(found: Sequence[Comparison]) -> str:
+    """Return a line for each curve and size, numbers as exact as they are known."""
+    lines: list[dict[str, Any]] = []
+    for comparison in found:
+        for one in comparison.curves:
+            values = {**vars(one), "n_per_class": comparison.n_per_class, "metric": comparison.metric}
+            difference = values.pop("difference")
+            values |= {
+                f"difference_{end}": None if difference is None or value != value else value
+                for end, value in (difference._asdict() if difference else _NO_DIFFERENCE).items()
+            }
+            values["ranked_by"] = comparison.ranked_by
+            lines.append(values)
+    text = io.StringIO()
+    first = ("run", "cut", "head", "temperature", "n_per_class", "metric", "mean", "low", "high")
+    writer = csv.DictWriter(
+        text, [*first, *(name for name in lines[0] if name not in first)], lineterminator="\n"
+    )
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()
+
+
+_NO_DIFFERENCE = dict.fromkeys(("mean", "low", "high"))
+
+
+def _print_sizes(found: Sequence[Comparison], runs: dict[str, Run], format_: str) -> None:
+    """Print a line for each curve and a column for each size, the best of each column set off."""
+    several = len({one.run for comparison in found for one in comparison.curves}) > 1
+    sizes = [size_label({**vars(one.curves[0]), "n_per_class": one.n_per_class}) for one in found]
+    columns = [*(("run",) if several else ()), "cut", "head", *sizes]
+    n_names = len(columns) - len(sizes)
+    cells: dict[tuple[str, ...], list[str]] = {}
+    best: set[tuple[int, int]] = set()
+    for at, comparison in reversed(list(enumerate(found))):  # in the order of the largest size
+        for number, one in enumerate(comparison.curves):
+            heat = "" if one.temperature is None else f" T={one.temperature:g}"
+            names = (*((_short(runs[one.run]),) if several else ()), f"{one.cut}{heat}", one.head)
+            cells.setdefault(names, [""] * len(found))[at] = _mean(one)
+            if number == 0:
+                best.add((list(cells).index(names), n_names + at))
+    sure = any(one.low is not None for comparison in found for one in comparison.curves)
+    ranked = " and ".join(dict.fromkeys(one.ranked_by for one in found))
+    about = f"{found[0].metric} in % by samples per class: mean over the draws"
+    about += " ± half width of the 95 % interval" if sure else ""
+    rows = [[*map(printable, names), *line] for names, line in cells.items()]
+    if format_ == "latex":
+        typer.echo(_latex(columns, rows, n_names, best, f"{about}; bold: best by {ranked}"), nl=False)
+    elif format_ == "markdown":
+        typer.echo(_markdown(columns, rows, n_names, best, f"{about}; bold: best by {ranked}"), nl=False)
+    else:
+        typer.echo(f"\n{about}; best at the largest size by {ranked} first\n")
+        print_table(columns, rows, numeric=sizes)
+
+
+def _latex(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    n_names: int,
+    best: set[tuple[int, int]],
+    about: str,
+) -> str:
+    """Return a tabular with the rules of booktabs."""
+    aligned = "l" * n_names + "r" * (len(columns) - n_names)
+    body = []
+    for line, row in enumerate(rows):
+        cells = [
+            rf"\textbf{{{_in_latex(cell)}}}" if (line, at) in best else _in_latex(cell)
+            for at, cell in enumerate(row)
+        ]
+        body.append(" & ".join(cells) + r" \\")
+    head = " & ".join(map(_in_latex, columns)) + r" \\"
+    opening = [f"% {about}", rf"\begin{{tabular}}{{{aligned}}}", r"\toprule", head, r"\midrule"]
+    return "\n".join([*opening, *body, r"\bottomrule", r"\end{tabular}", ""])
+
+
+def _in_latex(text: str) -> str:
+    r"""Return a text that LaTeX prints as it stands here.
+
+    Examples
+    --------
+    >>> print(_in_latex("block5_pool & 50 %"), _in_latex("95.0 ±0.4"))
+    block5\_pool \& 50 \% 95.0\,$\pm$\,0.4
+    """
+    signs = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    spelt = re.sub(r"[\\~^&%$#_{}]", lambda found: signs.get(found[0], f"\\{found[0]}"), text)
+    return spelt.replace(" ±", r"\,$\pm$\,")
+
+
+def _markdown(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    n_names: int,
+    best: set[tuple[int, int]],
+    about: str,
+) -> str:
+    """Return a table as Markdown has it, and below it what it shows."""
+    lines = [[*columns], ["---"] * n_names + ["--:"] * (len(columns) - n_names)]
+    for line, row in enumerate(rows):
+        cells = [cell.replace("|", r"\|") for cell in row]
+        lines.append([f"**{cell}**" if (line, at) in best else cell for at, cell in enumerate(cells)])
+    return "".join(f"| {' | '.join(row)} |\n" for row in lines) + f"\n{about}\n"
 
 
 def _print(comparison: Comparison, runs: dict[str, Run]) -> None:

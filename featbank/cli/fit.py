@@ -230,6 +230,9 @@ def _without_earlier(progress: Callable[[int, int], None]) -> Callable[[int, int
 
 
 def _as_json(fitted: FittedRun, interval: str) -> dict[str, Any]:
+    from featbank.runs import answer_of
+
+    said = answer_of(fitted.result)
     found = {
         "run": fitted.run.path,
         "resumed": fitted.n_resumed,
@@ -239,6 +242,7 @@ def _as_json(fitted: FittedRun, interval: str) -> dict[str, Any]:
         "figures": fitted.figures,
         "notes": [*fitted.result.notes, *fitted.result.resolution()],
         "failed": len(fitted.result.failed),
+        "answer": None if said is None else str(said),
     }
     if fitted.result.untrained:
         found["untrained"] = fitted.result.untrained

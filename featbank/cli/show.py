@@ -41,8 +41,8 @@ Out = Annotated[
         "--output",
         "-o",
         metavar="PATH",
-        help="A .png or .svg file (default: figures/BACKBONE-KIND.png in the cache, or figures/KIND.png in "
-        "the run).",
+        help="A .png, .svg, .pdf or .eps file (default: figures/BACKBONE-KIND.png in the cache, or "
+        "figures/KIND.png in the run).",
     ),
 ]
 RunName = Annotated[
@@ -271,12 +271,12 @@ def mistakes(
 
     Example: featbank show mistakes last --most 12 --out mistakes.svg
     """
-    from featbank import figures
+    from featbank.inspection import MistakesDisplay
     from featbank.runs import resolve_run
 
     to = _check(out)
     opened = resolve_run(run, cache_dir)
-    display = figures.mistakes(opened, head, most=most, data=data, data_root=data_root)
+    display = MistakesDisplay.from_run(opened, head=head, most=most, data=data, data_root=data_root)
     _finish(display, to or opened.figures / "mistakes.png", display.facts(), as_json=as_json)
 
 
@@ -287,7 +287,7 @@ def _picture(cache_dir: str | None, backbone: str, kind: str) -> Path:
 
 def _check(out: str | None) -> Path | None:
     """Refuse a file that cannot be written before minutes are spent on what goes into it."""
-    from featbank.drawing import check_format
+    from featbank.plots.style import check_format
 
     path = None if out is None else user_path(out)
     if path is not None:

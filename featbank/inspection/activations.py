@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from featbank import drawing
-from featbank.display import Display
 from featbank.errors import InvalidInputError
 from featbank.inspection._grid import bare, first_convolution, mosaic
 from featbank.inspection.filters import filter_tiles
 from featbank.manifest import printable
+from featbank.plots.display import Display
+from featbank.plots.style import color_bar, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -235,7 +235,7 @@ class ActivationsDisplay(Display):
         columns = min(self.maps, _COLUMNS)
         heights = [2.2] + [1.24] * (self.filters is not None)
         heights += [self._rows(one, columns) for one in self.activations]
-        figure = drawing.new_figure(2.9 + 0.78 * columns, max(4.2, 1.0 + 0.92 * sum(heights)))
+        figure = new_figure(2.9 + 0.78 * columns, max(4.2, 1.0 + 0.92 * sum(heights)))
         return figure.subplots(len(heights), 1, height_ratios=heights, squeeze=False)
 
     def _draw(self, panels: NDArray[Any], *, own: bool) -> list[Any]:
@@ -248,7 +248,7 @@ class ActivationsDisplay(Display):
             last = self._band(axes, one, columns)
         if own:
             label = "Size of the activation (% of the cut's largest)"
-            drawing.color_bar(last, list(panels), label, shrink=0.5)
+            color_bar(last, list(panels), label, shrink=0.5)
         return []
 
     def _rows(self, one: Activation, columns: int) -> float:

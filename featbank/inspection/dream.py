@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featbank import drawing
-from featbank.display import Display
 from featbank.errors import InvalidInputError
 from featbank.inspection._grid import bare, mosaic
 from featbank.manifest import printable
+from featbank.plots.display import Display
+from featbank.plots.style import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -214,7 +214,7 @@ class DreamDisplay(Display):
     def _new_axes(self) -> Any:
         columns = self._columns
         rows = [-(-len(one.channels) // columns) for one in self.dreams]
-        figure = drawing.new_figure(max(5.0, 1.75 + 1.05 * columns), 0.7 + 1.34 * sum(rows))
+        figure = new_figure(max(5.0, 1.75 + 1.05 * columns), 0.7 + 1.34 * sum(rows))
         return figure.subplots(len(rows), 1, height_ratios=rows, squeeze=False)
 
     def _draw(self, panels: NDArray[Any], *, own: bool) -> list[Any]:

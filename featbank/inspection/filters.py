@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from featbank import drawing
-from featbank.display import Display
 from featbank.errors import InvalidInputError
 from featbank.inspection._grid import bare, first_convolution, mosaic
 from featbank.manifest import printable
+from featbank.plots.display import Display
+from featbank.plots.style import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -152,7 +152,7 @@ class FiltersDisplay(Display):
         n, columns = len(self._kinds), self._columns
         rows = -(-len(self.weights) // columns)
         width = max(0.4 + (0.3 + 0.55 * columns) * n, 3.4 * n)
-        return drawing.new_figure(width, 1.45 + 0.68 * rows).subplots(1, n, squeeze=False)
+        return new_figure(width, 1.45 + 0.68 * rows).subplots(1, n, squeeze=False)
 
     def _draw(self, panels: NDArray[Any], *, own: bool) -> list[Any]:
         for axes, kind in zip(panels, self._kinds, strict=True):

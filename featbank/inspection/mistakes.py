@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,16 +11,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featbank import drawing
-from featbank.display import Display
 from featbank.errors import InvalidInputError, MissingDataError
 from featbank.inspection._grid import bare, wrapped
+from featbank.inspection.images import RunImages
 from featbank.manifest import Manifest, printable
+from featbank.plots.display import Display
+from featbank.plots.selection import head_title
+from featbank.plots.style import new_figure
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from featbank.inspection.images import RunImages
+    from featbank.runs import Run
     from featbank.sweep import Predictions
 
 logger = logging.getLogger(__name__)
@@ -213,6 +216,48 @@ class MistakesDisplay(Display):
             title=title,
         )
 
+    @classmethod
+    def from_run(
+        cls,
+        run: Run,
+        *,
+        head: str | None = None,
+        most: int = 24,
+        data: str | os.PathLike[str] | None = None,
+        data_root: str | os.PathLike[str] | None = None,
+    ) -> MistakesDisplay:
+        """Make a display of the images that a kept head of a run gets wrong, worst first.
+
+        Parameters
+        ----------
+        run : Run
+            Where the head was fitted.
+        head : str, optional
+            Its name; the best by validation accuracy by default.
+        most : int, default=24
+            How many to show.
+        data, data_root : path, optional
+            Where the images are now, if they have moved; see `RunImages`.
+
+        Returns
+        -------
+        MistakesDisplay
+            Not drawn yet.
+
+        Raises
+        ------
+        RunError
+            If there is no such head.
+        MissingDataError
+            If the images are gone.
+        InvalidInputError
+            If `most` is below 1.
+        """
+        entry = run.entry(head)
+        images = RunImages(run.manifest, run.provenance(), data, data_root=data_root)
+        predictions = run.predictions(entry["name"])
+        return cls.from_predictions(predictions, images, most=most, title=head_title(run, entry))
+
     _noun = "this page of mistakes"
 
     def _n_axes(self) -> int:
@@ -222,7 +267,7 @@ class MistakesDisplay(Display):
         n = self._n_axes()
         columns = min(_COLUMNS, n)
         rows = -(-n // columns)
-        figure = drawing.new_figure(max(5.0, 2.05 * columns), 0.9 + 2.3 * rows)
+        figure = new_figure(max(5.0, 2.05 * columns), 0.9 + 2.3 * rows)
         grid = figure.subplots(rows, columns, squeeze=False).ravel()
         for left in grid[n:]:
             left.set_axis_off()

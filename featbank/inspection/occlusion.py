@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from featbank import drawing
-from featbank.display import Display
 from featbank.errors import InvalidInputError
 from featbank.inspection._grid import bare
 from featbank.manifest import printable
+from featbank.plots.display import Display
+from featbank.plots.style import color_bar, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -205,7 +205,7 @@ class OcclusionDisplay(Display):
         return 2
 
     def _new_axes(self) -> Any:
-        return drawing.new_figure(9.4, 4.6).subplots(1, 2)
+        return new_figure(9.4, 4.6).subplots(1, 2)
 
     def _draw(self, panels: NDArray[Any], *, own: bool) -> list[Any]:
         """Draw the image and, beside it, the change per pixel."""
@@ -241,7 +241,7 @@ class OcclusionDisplay(Display):
         right.set_ylabel("Row (pixels)")
         right.set_title(f"mean over all {self.patch}×{self.patch} patches on a pixel", fontsize=10)
         if own:
-            bar = drawing.color_bar(shown, right, "Change of the probability (percentage points)")
+            bar = color_bar(shown, right, "Change of the probability (percentage points)")
             if lines is not None:
                 bar.add_lines(lines)
         return []

@@ -1,19 +1,30 @@
-"""Displays: they store what is to be shown, `plot` draws, `save` writes PNG or SVG; nothing is fitted."""
+"""Figures: a display stores what is to be shown, `plot` draws it, `save` writes a file; nothing is fitted.
+
+`CurveDisplay.from_run` and the like make displays of the results of a run; `FIGURES` has them by name.
+"""
 
 from __future__ import annotations
 
 from featbank.plots.confusion import ConfusionDisplay
 from featbank.plots.curve import CurveDisplay
 from featbank.plots.cuts import CutsDisplay
+from featbank.plots.display import Display
+from featbank.plots.figures import FIGURES, draw_all, suited
 from featbank.plots.history import HistoryDisplay
+from featbank.plots.scores import ScoresDisplay
 from featbank.plots.temperature import TemperatureDisplay
 from featbank.plots.times import TimesDisplay
 
 __all__ = [
+    "FIGURES",
     "ConfusionDisplay",
     "CurveDisplay",
     "CutsDisplay",
+    "Display",
     "HistoryDisplay",
+    "ScoresDisplay",
     "TemperatureDisplay",
     "TimesDisplay",
+    "draw_all",
+    "suited",
 ]

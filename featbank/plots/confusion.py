@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from featbank import drawing
-from featbank.display import Display
 from featbank.errors import InvalidInputError
 from featbank.manifest import printable
 from featbank.metrics import confusion_matrix, most_confused
+from featbank.plots.display import Display, inches_of
+from featbank.plots.selection import head_title, kept_head
+from featbank.plots.style import color_bar, new_figure, text_size
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from featbank.runs import Run
 
 __all__ = ["ConfusionDisplay"]
 
@@ -24,6 +27,8 @@ _MOST_NUMBERED = 12
 #: Up to here every class has its name on the axes; beyond, only its number, now and then.
 _MOST_NAMED = 40
 _LONGEST_NAME = 18
+#: Smaller text, in points, is not written.
+_SMALLEST = 4.5
 
 
 def _short(name: str) -> str:
@@ -101,16 +106,43 @@ class ConfusionDisplay(Display):
         """
         return cls(confusion_matrix(y_true, y_pred, len(classes)), classes, title=title)
 
+    @classmethod
+    def from_run(cls, run: Run, *, head: str | None = None, cuts: Sequence[str] = ()) -> ConfusionDisplay:
+        """Make a display of what a kept head of a run answered on the test rows.
+
+        Parameters
+        ----------
+        run : Run
+        head : str, optional
+            Its name; the best by validation accuracy by default.
+        cuts : sequence of str, default=()
+            The best of these.
+
+        Raises
+        ------
+        RunError
+            If there is no such head.
+        """
+        entry = kept_head(run, head, cuts)
+        return cls(run.confusion(entry["name"]), run.classes, title=head_title(run, entry))
+
+    @classmethod
+    def suits(cls, run: Run) -> bool:
+        """Say whether a run saved a head."""
+        return any(one["saved"] for one in run.heads())
+
     def shares(self) -> Any:
         """Return each row in percent of its true class, NaN for a class without rows, shape as `matrix`."""
         total = self.matrix.sum(axis=1, keepdims=True)
         return 100.0 * np.divide(self.matrix, total, out=np.full(self.matrix.shape, np.nan), where=total > 0)
 
     def _new_axes(self) -> Any:
-        """Make axes for the matrix, and beside them the list of confused pairs."""
+        """Make axes for the matrix, and beside them the list of confused pairs where there is room."""
         n = len(self.classes)
         side_length = max(4.4, 2.8 + 0.62 * n) if n <= _MOST_NUMBERED else 7.6
-        figure = drawing.new_figure(side_length + 5.2, side_length)
+        if self._narrow:
+            return new_figure(side_length + 1.4, side_length).add_subplot()
+        figure = new_figure(side_length + 5.2, side_length)
         axes, side = figure.subplots(1, 2, width_ratios=[side_length + 1.4, 3.8])
         self._list(side, most=min(20, int(3.0 * side_length) - 6))
         return axes
@@ -121,6 +153,7 @@ class ConfusionDisplay(Display):
         axes: Axes = panels[0]
         n = len(self.classes)
         numbered = n <= _MOST_NUMBERED
+        cell = 72 * 0.8 * min(inches_of(axes)) / n  # points; the rest is for names and the bar
         shares = self.shares()
         # With many classes a confusion is a few pixels: its shade must be seen though its share is small.
         norm = PowerNorm(1.0 if numbered else 0.5, vmin=0, vmax=100)
@@ -128,29 +161,35 @@ class ConfusionDisplay(Display):
         axes.grid(visible=False)
         axes.spines[:].set_visible(True)
         if numbered:
-            self._number(axes, shares)
-        self._name(axes)
+            self._number(axes, shares, cell)
+        self._name(axes, cell)
         axes.set_xlabel("Predicted class (name)" if n <= _MOST_NAMED else "Predicted class (number)")
         axes.set_ylabel("True class (name)" if n <= _MOST_NAMED else "True class (number)")
         if own:
-            drawing.color_bar(image, axes, "Share of the true class (%)", shrink=0.8)
+            color_bar(image, axes, "Share of the true class (%)", shrink=0.8)
         return []
 
-    def _number(self, axes: Axes, shares: Any) -> None:
+    def _number(self, axes: Axes, shares: Any, cell: float) -> None:
+        both = min(text_size(0.85), cell / 3.1)  # a count above a share such as "100 %"
+        size = both if both >= _SMALLEST else min(text_size(0.85), cell / 2.2)
+        if size < _SMALLEST:
+            return
         for row, column in np.ndindex(self.matrix.shape):
             share = shares[row, column]
-            text = f"{self.matrix[row, column]}" + ("" if np.isnan(share) else f"\n{share:.0f} %")
+            text = f"{self.matrix[row, column]}"
+            if both >= _SMALLEST and not np.isnan(share):
+                text += f"\n{share:.0f} %"
             empty = self.matrix[row, column] == 0
             color = "white" if share > 55 else ("#9aa0a6" if empty else "#202124")
             axes.text(
-                column, row, "0" if empty else text, ha="center", va="center", fontsize=8.5, color=color
+                column, row, "0" if empty else text, ha="center", va="center", fontsize=size, color=color
             )
 
-    def _name(self, axes: Axes) -> None:
+    def _name(self, axes: Axes, cell: float) -> None:
         n = len(self.classes)
         if n <= _MOST_NAMED:
             names = [_short(name) for name in self.classes]
-            size = 9.5 if n <= 20 else 7.5
+            size = max(min(text_size(0.95 if n <= 20 else 0.75), 0.95 * cell), _SMALLEST)
             tilt: dict[str, Any] = (
                 {} if n <= _MOST_NUMBERED and max(map(len, names)) <= 5 else {"rotation": 90}
             )
@@ -166,7 +205,7 @@ class ConfusionDisplay(Display):
     def _list(self, side: Axes, *, most: int) -> None:
         side.set_axis_off()
         right = np.trace(self.matrix) / max(1, self.matrix.sum())
-        side.set_title("Confused most often", fontweight="bold", fontsize=11)
+        side.set_title("Confused most often", fontweight="bold", fontsize=text_size(1.1))
         lines = []
         for true, pred, count in self.pairs[:most]:
             of = int(self.matrix[true].sum())
@@ -177,4 +216,6 @@ class ConfusionDisplay(Display):
         if n_pairs > most:
             lines.append(f"and {n_pairs - most} more pairs")
         lines += ["", "images of the true class: true → predicted", f"right in all: {100 * right:.1f} %"]
-        side.text(0, 0.985, "\n".join(lines), va="top", fontsize=9, linespacing=1.7, parse_math=False)
+        side.text(
+            0, 0.985, "\n".join(lines), va="top", fontsize=text_size(0.9), linespacing=1.7, parse_math=False
+        )

@@ -2,30 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from featbank import drawing
-from featbank.display import Display
 from featbank.errors import InvalidInputError
 from featbank.manifest import printable
-from featbank.plots.spread import missing_intervals
+from featbank.plots.chart import (
+    Chart,
+    Entry,
+    Point,
+    Series,
+    Table,
+    curve_point,
+    interval_text,
+    missing_intervals,
+    percent,
+    percent_axis,
+    reached,
+    size_axis,
+    span_text,
+    spelled,
+)
+from featbank.plots.display import Display
+from featbank.plots.looks import MARKERS, N_PLAIN, Look, depth, plain
+from featbank.plots.selection import run_title, selected_points
 from featbank.sampling import size_label, size_order
-from featbank.sweep import CurvePoint, Score
-from featbank.sweep.curves import judged_by
+from featbank.sweep import CurvePoint
+from featbank.sweep.curves import IntervalKind, judged_by
 from featbank.sweep.records import Key
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
     from featbank.metrics import PowerLaw
+    from featbank.runs import Run
 
-__all__ = ["METRICS", "CurveDisplay", "all_words", "size_place"]
+__all__ = ["METRICS", "CurveDisplay"]
 
-#: What can stand on the vertical axis: prefix of a point's keys, and the axis's name.
+#: What can stand on the vertical axis, and the axis's name.
 METRICS = {
     "top1": "Top-1 accuracy on test images (%)",
     "top5": "Top-5 accuracy on test images (%)",
@@ -39,18 +56,9 @@ METRICS = {
 MOST_BANDS = 5
 
 
-def size_place(point: CurvePoint) -> float:
+def _size_place(point: CurvePoint) -> float:
     """Return where a point stands on the axis: all of uneven classes at their mean."""
     return float(point.mean_per_class or 0) if point.n_per_class == "all" else float(point.n_per_class)
-
-
-def all_words(point: CurvePoint) -> str:
-    """Say what "all" stands for at a point that has all samples of uneven classes."""
-    return f"{size_label(vars(point))}, mean {point.mean_per_class:.4g}"
-
-
-def _label(cut: str, temperature: float | None) -> str:
-    return printable(cut) if temperature is None else f"{printable(cut)}, T = {temperature:g}"
 
 
 def _named(heads: Sequence[str]) -> tuple[str, list[str]]:
@@ -63,6 +71,19 @@ def _named(heads: Sequence[str]) -> tuple[str, list[str]]:
         if name:
             return f"{printable(*families)}, by {name}", [one.replace("=", " = ", 1) for _, _, one in parted]
     return "Head", [printable(head) for head in heads]
+
+
+def _doublings(size: float, until: float) -> Iterator[float]:
+    """Yield twice a size, four times it, ... up to `until`, which comes last.
+
+    Examples
+    --------
+    >>> list(_doublings(32, 200)), list(_doublings(32, 32))
+    ([64, 128, 200], [])
+    """
+    while size < until:
+        size = min(2 * size, until)
+        yield size
 
 
 class CurveDisplay(Display):
@@ -100,6 +121,7 @@ class CurveDisplay(Display):
 
     Examples
     --------
+    >>> from featbank.sweep import Score
     >>> points = [
     ...     CurvePoint("fc7", "softmax", n, {"top1": Score(mean, mean - 0.02, mean + 0.02)})
     ...     for n, mean in [(4, 0.61), (8, 0.70), (16, 0.76)]
@@ -108,6 +130,9 @@ class CurveDisplay(Display):
     >>> display.ax_.get_xlabel()
     'Training samples per class (images)'
     """
+
+    page_title = "Accuracy by samples per class"
+    on_page = True
 
     def __init__(
         self,
@@ -142,32 +167,121 @@ class CurveDisplay(Display):
         self.title = title
         self.band = band
 
-    def _draw(self, panels: NDArray[Any], *, own: bool) -> list[Any]:
-        axes: Axes = panels[0]
-        looks = self._looks()
-        banded = self._banded()
-        opacity = 0.18 if len(self.series) <= 4 else 0.12
+    @classmethod
+    def from_run(
+        cls,
+        runs: Run | Sequence[Run],
+        *,
+        cuts: Sequence[str] = (),
+        heads: Sequence[str] = (),
+        metric: str | None = None,
+        extrapolate: float | None = None,
+        interval: IntervalKind = "t",
+    ) -> CurveDisplay:
+        """Make a display of the curves of one run, or of several in one figure.
+
+        Parameters
+        ----------
+        runs : Run or sequence of Run
+            A cut that several of them have is told apart by dataset and backbone, or by the run's name where
+            these are the same too.
+        cuts, heads : sequence of str, default=()
+            Only these; see `featbank.plots.selection.selected_points`.
+        metric : str, optional
+            See `CurveDisplay`.
+        extrapolate : float, optional
+            Continue each curve to this many samples per class by a fitted power law.
+        interval : {"t", "bootstrap"}, default="t"
+            What the bands are; see `LearningCurve.points`.
+
+        Returns
+        -------
+        CurveDisplay
+            Not drawn yet.
+
+        Raises
+        ------
+        InvalidInputError
+            If there is no such cut or head, nothing was fitted, a curve has too few points to be continued,
+            or `extrapolate` is not over its largest size.
+        """
+        several = [runs] if not isinstance(runs, Sequence) else runs
+        several = list({run.path: run for run in several}.values())
+        names = _told_apart(several)
+        selected = {run.path: selected_points(run, cuts, heads, interval) for run in several}
+        everything = [point for points in selected.values() for point in points]
+        metric = metric or judged_by(everything)
+        points: list[CurvePoint] = []
+        order: list[str] = []
+        laws: dict[Key, PowerLaw] = {}
+        for run in several:
+            result = run.result()
+            order += [names[run.path, cut] for cut in result.cuts]
+            points += [replace(one, cut=names[run.path, one.cut]) for one in selected[run.path]]
+            for cut, head, temperature in dict.fromkeys(one.key for one in selected[run.path]):
+                if extrapolate is None:
+                    break
+                law = result.curve(cut, head, temperature).power_law(metric=metric)
+                if extrapolate <= law.n_max:
+                    raise InvalidInputError(
+                        f"cannot extrapolate to {extrapolate:g} samples per class; it must be over the "
+                        f"largest size fitted, {law.n_max:g}"
+                    )
+                laws[names[run.path, cut], head, temperature] = law
+        title = ", ".join(dict.fromkeys(map(run_title, several)))
+        band = _over_images(everything, several) if interval == "bootstrap" else None
+        return cls(points, metric=metric, cuts=order, laws=laws, until=extrapolate, title=title, band=band)
+
+    @classmethod
+    def suits(cls, run: Run) -> bool:
+        """Say whether a run has a curve; one of a single size is a point, and still drawn."""
+        return any(one.scores.keys() & METRICS.keys() for one in run.result().points())
+
+    def charts(self) -> list[Chart]:
+        """Return the one chart."""
         # the mean of one run's "all" may be a size of another run
-        at = {(size_place(point), f"{point.n_per_class}") for point in self.points}
-        names = {place: ", ".join(sorted(name for one, name in at if one == place)) for place, _ in at}
-        sizes = sorted(names)
-        largest = max((law.n_max for law in self.laws.values()), default=sizes[-1])
-        until = (self.until or 4 * largest) if self.laws else largest
-        further = list(drawing.doublings(largest, until))
-        drawing.size_axis(
-            axes,
-            [*sizes, *further],
-            [sizes[-1], until],
-            label=lambda size: names.get(size, f"{size:g}"),
-        )
-        if further:
-            axes.axvspan(largest, max(until, sizes[-1]) * 2, color="#f1f3f4", linewidth=0, zorder=0)
+        at = {(_size_place(point), f"{point.n_per_class}") for point in self.points}
+        sizes = {
+            place: ", ".join(sorted(name for one, name in at if one == place)) for place, _ in sorted(at)
+        }
+        largest, until = self._ends()
+        further = {size: f"{size:g}" for size in _doublings(largest, until)}
+        series = [one for _, one in self._lines()]
+        return [
+            Chart(
+                "Line chart of accuracy against training samples per class. "
+                + "; ".join(map(span_text, series)),
+                size_axis("Training samples per class (images)", further | sizes, [max(sizes), until]),
+                percent_axis(METRICS[self.metric], reached(series)),
+                tuple(series),
+                intervals="bars" if self._one_size() else "band",
+                beyond=largest if further else None,
+            )
+        ]
+
+    def _ends(self) -> tuple[float, float]:
+        """Return the largest size, and how far laws go on behind it."""
+        largest = max((law.n_max for law in self.laws.values()), default=max(map(_size_place, self.points)))
+        return largest, (self.until or 4 * largest) if self.laws else largest
+
+    def _lines(self) -> list[tuple[Key, Series]]:
+        looks, banded = self._looks(), self._banded()
+        found = []
         for key, points in self.series.items():
-            self._line(axes, key, points, looks[key], opacity if key in banded else 0.0)
-        drawing.percent_axis(axes)
-        axes.set_xlabel("Training samples per class (images)")
-        axes.set_ylabel(METRICS[self.metric])
-        return self._entries(looks)
+            cut, head, temperature = key
+            name, spread = f"{printable(head)} on {spelled(cut, temperature)}", float(key in banded)
+            mine = [Series(name, tuple(self._point(key, one, name) for one in points), looks[key], spread)]
+            if key in self.laws:
+                mine += _continued(self.laws[key], self._ends()[1], name, looks[key], spread)
+            found += [(key, one) for one in mine]
+        return found
+
+    def _point(self, key: Key, point: CurvePoint, name: str) -> Point:
+        place = _size_place(point)
+        if self._one_size():  # curves are points above each other: side by side they do not hide
+            place *= 1.8 ** ((list(self.series).index(key) + 1) / (len(self.series) + 1) - 0.5)
+        uneven = point.n_per_class == "all"
+        return curve_point(place, point, self.metric, name, apart=uneven, ring=uneven)
 
     def _one_size(self) -> bool:
         return len({point.n_per_class for point in self.points}) == 1
@@ -178,27 +292,20 @@ class CurveDisplay(Display):
     def _heads(self) -> list[str]:
         return list(dict.fromkeys(head for _, head, _ in self.series))
 
-    def _looks(self) -> dict[Key, dict[str, Any]]:
+    def _looks(self) -> dict[Key, Look]:
         """Choose colour, line and marker of each curve."""
         places, heads = self._places(), self._heads()
         by_cut = len(places) > 1
         n = len(places) if by_cut else len(heads)
         # What has an order, and more heads than the palette has colours, goes from dark to light.
-        ordered = by_cut or _named(heads)[0] != "Head" or n > len(drawing.OKABE_ITO)
-        colors: Sequence[str] = drawing.depth_colors(n) if ordered else drawing.OKABE_ITO
+        ordered = by_cut or _named(heads)[0] != "Head" or n > N_PLAIN
         looks = {}
         for key in self.series:
             of = heads.index(key[1])
             at = places.index((key[0], key[2])) if by_cut else of
             # Markers begin anew after eight; then they are open where they were filled.
-            filled = (of % 2 == 0) if by_cut else (at // len(drawing.MARKERS) % 2 == 0)
-            looks[key] = {
-                "color": colors[at],
-                "linestyle": drawing.DASHES[of % len(drawing.DASHES)],
-                "marker": drawing.MARKERS[at % len(drawing.MARKERS)],
-                "markerfacecolor": colors[at] if filled else "white",
-                "markeredgewidth": 1.2,
-            }
+            filled = (of if by_cut else at // len(MARKERS)) % 2 == 0
+            looks[key] = Look(depth(at, n) if ordered else plain(at), dash=of, marker=at, filled=filled)
         return looks
 
     def _banded(self) -> set[Key]:
@@ -220,136 +327,124 @@ class CurveDisplay(Display):
                 best[cut, temperature] = key
         return set(sorted(best.values(), key=lambda key: last[key], reverse=True)[:MOST_BANDS])
 
-    def _line(
-        self,
-        axes: Axes,
-        key: Key,
-        points: Sequence[CurvePoint],
-        look: Mapping[str, Any],
-        opacity: float,
-    ) -> None:
-        sizes = np.array([size_place(point) for point in points])
-        uneven = np.array([point.n_per_class == "all" for point in points])
-        if self._one_size():  # curves are points above each other: side by side they do not hide
-            sizes = sizes * 1.8 ** ((list(self.series).index(key) + 1) / (len(self.series) + 1) - 0.5)
-        mean, low, high, least, most = (
-            drawing.percent([getattr(point.scores[self.metric], end) for point in points])
-            for end in Score._fields
-        )
-        cut, head, temperature = key
-        size = _marker_size(sizes, len(self.series))
-        label = f"{_label(cut, temperature)}, {head}"
-        axes.plot(sizes[~uneven], mean[~uneven], **look, markersize=size, label=label)
-        if uneven.any():
-            axes.plot(sizes[uneven], mean[uneven], **{**look, "linestyle": "none"}, markersize=size)
-            ring = {"color": look["color"], "fillstyle": "none", "markeredgewidth": 1.0}
-            axes.plot(sizes[uneven], mean[uneven], "o", **ring, markersize=2.2 * size)
-        if opacity:
-            axes.fill_between(sizes, low, high, color=look["color"], alpha=opacity, linewidth=0)
-            # A band needs a neighbour; an interval that has none is a bar.
-            known = np.isfinite(low)
-            alone = known & ~np.roll(known & (np.arange(len(known)) < len(known) - 1), 1)
-            alone &= ~np.append(known[1:], False)
-            bars = np.stack([mean - low, high - mean])[:, alone]
-            if alone.any():
-                axes.errorbar(sizes[alone], mean[alone], bars, color=look["color"], fmt="none", capsize=3)
-            two = np.array([point.n_draws == 2 for point in points]) & ~known
-            for end in (least, most) if two.any() else ():
-                axes.plot(sizes[two], end[two], ".", color=look["color"], markersize=3.5, alpha=0.8)
-        law = self.laws.get(key)
-        if law is None:
-            return
-        further = np.geomspace(law.n_max, self.until or 4 * law.n_max, 60)
-        expected = drawing.percent(law.predict(further))
-        axes.plot(further, expected, color=look["color"], linestyle=":", linewidth=1.4)
-        axes.plot(further[-1:], expected[-1:], **{**look, "linestyle": "none", "markersize": size})
-        if opacity:
-            below, above = (drawing.percent(one) for one in law.band(further))
-            axes.fill_between(further, below, above, color=look["color"], alpha=opacity / 2, linewidth=0)
+    def legend(self) -> list[Entry]:
+        """Say colours and line styles once each, instead of every pair of them."""
+        places, heads = self._places(), self._heads()
+        keys, looks = [key for key, _ in self._lines()], self._looks()
+        by_cut = len(places) > 1
+        entries: list[Entry] = []
+
+        def of(text: str, look: Look, mine: Sequence[Key]) -> Entry:
+            return Entry(text, look, tuple(at for at, key in enumerate(keys) if key in mine))
+
+        if by_cut:
+            one_cut = len({cut for cut, _ in places}) == 1
+            warm = any(temperature is not None for _, temperature in places)
+            also = "; T of the softmax" if warm else ""
+            entries.append(Entry("Softmax temperature T" if one_cut else f"Cut, shallow to deep{also}"))
+            for cut, temperature in places:
+                mine = [key for key in looks if (key[0], key[2]) == (cut, temperature)]
+                said = f"T = {temperature:g}" if one_cut else spelled(cut, temperature)
+                entries.append(of(said, replace(looks[mine[0]], dash=0, filled=True), mine))
+        what, names = _named(heads)
+        entries.append(Entry(what if by_cut else f"{what} on {spelled(*places[0])}"))
+        for head, name in zip(heads, names, strict=True):
+            mine = [key for key in looks if key[1] == head]
+            look = replace(looks[mine[0]], color="grey", marker=0) if by_cut else looks[mine[0]]
+            entries.append(of(name, look, mine))
+        if self.laws:
+            entries += [Entry("Extrapolation (grey area)"), Entry("fitted power law", Look("grey", dash=2))]
+        return entries
+
+    def notes(self) -> list[tuple[str, list[str]]]:
+        """Say what the bands are, where there is none and why, and what a ring is."""
+        banded = [one for one in self.points if one.interval(self.metric)]
+        n_draws = {one.n_draws for one in banded if one.n_draws is not None}
+        missing = [] if self.band else missing_intervals(self.points, self.metric)
+        dots = any("2 draws" in why for why in missing)
+        lines = []
+        if banded:
+            of = "-".join(str(one) for one in sorted({min(n_draws), max(n_draws)})) if n_draws else ""
+            lines.append(self.band or "95 % interval of the mean" + (f" of {of} draws" if of else ""))
+        if missing:
+            lines.append(f"no interval: {'; '.join(missing)}")
+        if dots:
+            lines.append("small dots: the 2 draws")
+        if (banded or dots) and (whose := self._whose()):
+            lines.append(whose)
+        everything = [one for one in self.points if one.n_per_class == "all"]
+        # what "all" stands for where classes are uneven
+        told = [f"{size_label(vars(one))}, mean {one.mean_per_class:.4g}" for one in everything]
+        found = [("Band" if banded else "Spread", lines), ("Ring: all samples", list(dict.fromkeys(told)))]
+        return [(head, told) for head, told in found if told]
 
     def _whose(self) -> str:
         """Say which curves have a band, where not all have."""
         banded = self._banded()
         if len(banded) == len(self.series):
             return ""
-        cuts = {(cut, temperature) for cut, _, temperature in self.series}
-        if len(cuts) == 1:
+        if len(self._places()) == 1:
             return "(of the best head)"
-        return "(best head of each cut)" if len(banded) == len(cuts) else f"(of the {len(banded)} best)"
+        of_each = len(banded) == len(self._places())
+        return "(best head of each cut)" if of_each else f"(of the {len(banded)} best)"
 
-    def _entries(self, looks: Mapping[Key, Mapping[str, Any]]) -> list[Any]:
-        """Say colours and line styles once each, instead of every pair of them."""
-        from matplotlib.lines import Line2D
+    def caption(self) -> str:
+        """Return in sentences what the figure shows."""
+        repeated = any((point.n_repeats or 2) > 1 for point in self.points)
+        lead = "Mean over the repeats, each with its own draw" if repeated else "One draw"
+        return f"{lead} of training images. {super().caption()}".rstrip()
 
-        places, heads = self._places(), self._heads()
-        by_cut = len(places) > 1
-        entries: list[Any] = []
-        if by_cut:
-            one_cut = len({cut for cut, _ in places}) == 1
-            warm = any(temperature is not None for _, temperature in places)
-            also = "; T of the softmax" if warm else ""
-            entries.append(
-                drawing.heading("Softmax temperature T" if one_cut else f"Cut, shallow to deep{also}")
+    def table(self) -> Table:
+        """Return the numbers."""
+        rows = tuple(
+            (
+                spelled(cut, temperature),
+                printable(head),
+                size_label(vars(point)),
+                percent(point.mean(self.metric)),
+                interval_text(point, self.metric) or "–",
+                f"{point.n_repeats}",
+                f"{point.n_failed}",
             )
-            for cut, temperature in places:
-                look = next(one for key, one in looks.items() if (key[0], key[2]) == (cut, temperature))
-                plain = {**look, "linestyle": "-", "markerfacecolor": look["color"]}
-                said = f"T = {temperature:g}" if one_cut else _label(cut, temperature)
-                entries.append(Line2D([], [], **plain, label=said))
-            entries.append(drawing.heading(""))
-        what, names = _named(heads)
-        entries.append(drawing.heading(what if by_cut else f"{what} on {_label(*places[0])}"))
-        for of, (head, name) in enumerate(zip(heads, names, strict=True)):
-            look = dict(next(one for key, one in looks.items() if key[1] == head))
-            if by_cut:
-                face = drawing.GREY if of % 2 == 0 else "white"
-                look |= {"color": drawing.GREY, "marker": "o", "markerfacecolor": face}
-            entries.append(Line2D([], [], **look, label=name))
-        entries += self._spread()
-        everything = [one for one in self.points if one.n_per_class == "all"]
-        if everything:
-            entries += [drawing.heading(""), drawing.heading("Ring: all samples")]
-            entries += map(drawing.note, dict.fromkeys(map(all_words, everything)))
-        if self.laws:
-            dotted = Line2D([], [], color=drawing.GREY, linestyle=":", label="fitted power law")
-            entries += [drawing.heading(""), drawing.heading("Extrapolation (grey area)"), dotted]
-        return entries
-
-    def _spread(self) -> list[Any]:
-        """Say what the bands are, and where there is none and why."""
-        points = self.points
-        banded = [one for one in points if one.interval(self.metric)]
-        n_draws = {one.n_draws for one in banded if one.n_draws is not None}
-        missing = [] if self.band else missing_intervals(points, self.metric)
-        dots = any("2 draws" in why for why in missing)
-        lines = []
-        if banded:
-            spread = f" of {_between(n_draws)} draws" if n_draws else ""
-            lines = [self.band or f"95 % interval of the\nmean{spread}"]
-        if missing:
-            lines.append(drawing.fitted(f"no interval: {'; '.join(missing)}", 2.2, 10.0))
-        if dots:
-            lines.append("small dots: the 2 draws")
-        if (banded or dots) and (whose := self._whose()):
-            lines.append(whose)
-        if not lines:
-            return []
-        head = drawing.heading("Band" if banded else "Spread")
-        return [
-            drawing.heading(""),
-            head,
-            *(drawing.note(part) for one in lines for part in one.splitlines()),
-        ]
+            for (cut, head, temperature), points in self.series.items()
+            for point in points
+        )
+        columns = ("Cut", "Head", "Samples per class", "Accuracy", "95 % interval", "Repeats", "Failed")
+        return Table(columns, rows, 2)
 
 
-def _between(numbers: set[int]) -> str:
-    return "-".join(str(one) for one in sorted({min(numbers), max(numbers)}))
+def _continued(law: PowerLaw, until: float, name: str, look: Look, spread: float) -> list[Series]:
+    """Return a curve as its law continues it: a dotted line, and a marker at its end."""
+    further = np.geomspace(law.n_max, until, 60)
+    low, high = law.band(further)
+    columns = (further, 100 * law.predict(further), 100 * low, 100 * high)
+    points = tuple(
+        Point(x, y, under, over) for x, y, under, over in zip(*(one.tolist() for one in columns), strict=True)
+    )
+    named = f"{name}, as it would go on"
+    said = (named, f"{points[-1].y:.1f} %", f"at {until:g} samples per class, by a fitted power law")
+    end = Point(until, points[-1].y, said=said)
+    return [
+        Series(named, points, Look(look.color, dash=2, weight=0.8), spread=spread / 2),
+        Series(named, (end,), replace(look, dash=None), spread=0.0),
+    ]
 
 
-def _marker_size(sizes: NDArray[np.float64], n_curves: int) -> float:
-    """Return a size in points at which markers of a line do not run into each other."""
-    largest = 5.5 if n_curves <= 6 else 4.5
-    if len(sizes) < 2:
-        return largest
-    gaps = np.diff(np.log2(sizes)) / np.log2(sizes[-1] / sizes[0])
-    return float(np.clip(0.8 * 5 * 72 * gaps.min(), 2.0, largest))  # axes are some five inches wide
+def _told_apart(runs: Sequence[Run]) -> dict[tuple[Path, str], str]:
+    """Name each run's cuts; one that several runs have also says of which dataset, or else of which run."""
+    cuts = {run.path: [*run.result().cuts] for run in runs}
+    counts = Counter(cut for known in cuts.values() for cut in known)
+    titles = Counter(map(run_title, runs))
+    names = {}
+    for run in runs:
+        whose = run_title(run) if titles[run_title(run)] == 1 else run.name
+        for cut in cuts[run.path]:
+            names[run.path, cut] = f"{cut} ({whose})" if counts[cut] > 1 else cut
+    return names
+
+
+def _over_images(points: Sequence[CurvePoint], runs: Sequence[Run]) -> str:
+    """Say what bands over the images judged by are."""
+    n_rows = {len(hits.top1) for run in runs for hits in run.result().hits.values()}
+    images = "test images" if judged_by(points) == "top1" else "validation images"
+    return f"95 % interval over {'-'.join(str(n) for n in sorted({min(n_rows), max(n_rows)}))} {images}"

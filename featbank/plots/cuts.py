@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
-from featbank import drawing
-from featbank.display import Display
 from featbank.errors import InvalidInputError
 from featbank.manifest import printable
-from featbank.plots.spread import missing_intervals
-from featbank.sampling import Size, size_order, size_words
+from featbank.plots.chart import (
+    Chart,
+    Entry,
+    Series,
+    Table,
+    category_axis,
+    curve_point,
+    interval_text,
+    missing_intervals,
+    percent,
+    percent_axis,
+    reached,
+    span_text,
+    spelled,
+)
+from featbank.plots.display import Display
+from featbank.plots.looks import Look, plain
+from featbank.plots.selection import run_title, selected_points, usual_size
+from featbank.sampling import Size, size_words
 from featbank.sweep import CurvePoint
 from featbank.sweep.curves import judged_by
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    from featbank.runs import Run
 
 __all__ = ["CutsDisplay"]
 
@@ -55,6 +67,9 @@ class CutsDisplay(Display):
     ['block3_pool', 'block4_pool', 'block5_pool']
     """
 
+    page_title = "Accuracy by depth"
+    on_page = True
+
     def __init__(
         self,
         points: Iterable[CurvePoint],
@@ -70,106 +85,139 @@ class CutsDisplay(Display):
         if not known:
             why = "none of the points has top1 or val_top1" if everything else "there are no points"
             raise InvalidInputError(f"no cut to draw: {why}; see the failed fits in results.csv")
-        sizes = sorted({one.n_per_class for one in known}, key=size_order)
-        if n_per_class is None:
-            curves = {one.key for one in known}
-            full = [size for size in sizes if sum(one.n_per_class == size for one in known) == len(curves)]
-            n_per_class = full[-1] if full else sizes[-1]
-        elif n_per_class not in sizes:
-            listed = ", ".join(map(str, sizes))
-            raise InvalidInputError(f"{n_per_class} samples per class were not fitted; the run has {listed}")
-        self.n_per_class = n_per_class
-        self.points = [one for one in known if one.n_per_class == n_per_class]
+        self.n_per_class = usual_size(known, n_per_class)
+        self.points = [one for one in known if one.n_per_class == self.n_per_class]
         names = [(one.cut, one.temperature) for one in self.points]
         order = [*(cuts or []), *(cut for cut, _ in names)]
         self.cuts = sorted(dict.fromkeys(names), key=lambda one: order.index(one[0]))
         self.heads = list(dict.fromkeys(one.head for one in self.points))
         self.title = title
 
+    @classmethod
+    def from_run(
+        cls,
+        run: Run,
+        *,
+        cuts: Sequence[str] = (),
+        heads: Sequence[str] = (),
+        n_per_class: Size | None = None,
+    ) -> CutsDisplay:
+        """Make a display of the cuts of a run.
+
+        Parameters
+        ----------
+        run : Run
+        cuts, heads : sequence of str, default=()
+            Only these; see `featbank.plots.selection.selected_points`.
+        n_per_class : int or "all", optional
+            See `CutsDisplay`.
+
+        Raises
+        ------
+        InvalidInputError
+            If there is no such cut or head, or nothing that has a depth.
+        """
+        everything = selected_points(run, cuts, heads)
+        points = [one for one in everything if one.temperature is None]
+        if everything and not points:
+            raise InvalidInputError(
+                "the run has only the cut 'softmax', which has no depth; draw its temperatures instead: "
+                "featbank plot temperature"
+            )
+        depth = [cut for cut in run.result().cuts if cut != "softmax"]
+        return cls(points, cuts=depth, n_per_class=n_per_class, title=run_title(run))
+
+    @classmethod
+    def suits(cls, run: Run) -> bool:
+        """Say whether a run has cuts of different depth."""
+        return len({one.cut for one in run.result().points() if one.temperature is None}) > 1
+
     def _size(self) -> tuple[float, float]:
         return max(8.0, 4.0 + 0.55 * len(self.cuts)), 4.8
 
-    def _draw(self, panels: NDArray[Any], *, own: bool) -> list[Any]:
-        """Draw test accuracy (solid, filled) and training accuracy (dotted, open) per cut and head."""
-        axes: Axes = panels[0]
+    def _judged(self) -> str:
+        return "test" if self.metric == "top1" else "validation"
+
+    def _looks(self, head: str) -> tuple[Look, Look]:
+        """Return how the accuracy of a head is drawn, and its accuracy on its training images."""
+        of = self.heads.index(head)
+        look = Look(plain(of), marker=of)
+        return look, Look(look.color, dash=2, marker=of, filled=False, weight=0.8)
+
+    def charts(self) -> list[Chart]:
+        """Return the one chart."""
+        names = [spelled(cut, temperature) for cut, temperature in self.cuts]
+        series: list[Series] = []
         for of, head in enumerate(self.heads):
-            # Heads stand a little beside each other, so that equal values do not hide.
-            self._line(axes, head, of, 0.08 * (of - (len(self.heads) - 1) / 2))
-        names = [printable(cut) if t is None else f"T = {t:g}" for cut, t in self.cuts]
-        tilted: dict[str, Any] = {}
-        if sum(map(len, names)) > 60:
-            tilted = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
-        axes.set_xticks(range(len(names)), names, **tilted)
-        axes.set_xlim(-0.4, len(names) - 0.6)
-        axes.grid(visible=False, axis="x")
-        drawing.percent_axis(axes)
-        axes.set_xlabel("Cut of the backbone (shallow to deep)")
-        axes.set_ylabel("Top-1 accuracy (%)")
-        return self._entries()
-
-    def _line_of(self, head: str) -> list[CurvePoint | None]:
-        """Return the points of a head by cut; None where it was not fitted."""
-        mine = {(one.cut, one.temperature): one for one in self.points if one.head == head}
-        return [mine.get(cut) for cut in self.cuts]
-
-    def _values(self, head: str, metric: str, ends: Sequence[str] = ("mean", "low", "high")) -> Any:
-        """Return these in percent, NaN where a cut has none; shape (n_ends, n_cuts)."""
-        scores = [one and one.scores.get(metric) for one in self._line_of(head)]
-        return drawing.percent([[one and getattr(one, end) for one in scores] for end in ends])
-
-    def _line(self, axes: Axes, head: str, of: int, shift: float) -> None:
-        color = drawing.OKABE_ITO[of % len(drawing.OKABE_ITO)]
-        marker = drawing.MARKERS[of % len(drawing.MARKERS)]
-        x = np.arange(len(self.cuts)) + shift
-        train, _, _ = self._values(head, "train_top1")
-        axes.plot(
-            x,
-            train,
-            color=color,
-            marker=marker,
-            linestyle=drawing.DASHES[2],
-            markerfacecolor="white",
-            linewidth=1.3,
-        )
-        mean, low, high = self._values(head, self.metric)
-        draws = [one and one.n_draws for one in self._line_of(head)]
-        two = np.array([n == 2 for n in draws]) & ~np.isfinite(low)
-        for end in self._values(head, self.metric, ("min", "max")) if two.any() else ():
-            axes.plot(x[two], end[two], ".", color=color, markersize=3.5, alpha=0.8)
-        axes.errorbar(
-            x,
-            mean,
-            yerr=np.stack([mean - low, high - mean]),
-            color=color,
-            marker=marker,
-            capsize=3,
-            elinewidth=1.1,
-        )
-
-    def _entries(self) -> list[Any]:
-        from matplotlib.lines import Line2D
-
-        entries: list[Any] = [drawing.heading("Head")]
-        for of, head in enumerate(self.heads):
-            look: dict[str, Any] = {
-                "color": drawing.OKABE_ITO[of % len(drawing.OKABE_ITO)],
-                "marker": drawing.MARKERS[of % 8],
-            }
-            entries.append(Line2D([], [], **look, label=printable(head)))
-        judged = "test" if self.metric == "top1" else "validation"
-        plain: dict[str, Any] = {"color": drawing.GREY, "marker": "o"}
-        entries += [drawing.heading(""), drawing.heading("Images"), Line2D([], [], **plain, label=judged)]
-        if any("train_top1" in one.scores for one in self.points):
-            dotted = {"linestyle": drawing.DASHES[2], "markerfacecolor": "white", "linewidth": 1.3}
-            entries.append(Line2D([], [], **plain, **dotted, label="training"))
-        entries += [
-            drawing.heading(""),
-            drawing.heading("Training samples"),
-            drawing.note(size_words(vars(self.points[0]))),
+            mine = {(one.cut, one.temperature): one for one in self.points if one.head == head}
+            shift = 0.06 * (of - (len(self.heads) - 1) / 2)  # equal values must not hide each other
+            look, training = self._looks(head)
+            for metric, split, drawn in (
+                ("train_top1", "training", training),
+                (self.metric, self._judged(), look),
+            ):
+                points = tuple(
+                    curve_point(at + shift, mine[cut], metric, f"{printable(head)} on {name}, {split} images")
+                    for at, (cut, name) in enumerate(zip(self.cuts, names, strict=True))
+                    if cut in mine
+                )
+                # the interval of what is mostly 100 % only clutters
+                spread = float(metric == self.metric)
+                if any(point.y == point.y for point in points):
+                    series.append(Series(f"{printable(head)}, {split}", points, drawn, spread=spread))
+        ticks = [
+            printable(cut) if temperature is None else f"T = {temperature:g}"
+            for cut, temperature in self.cuts
         ]
-        if any(one.interval(self.metric) for one in self.points):
-            entries.append(drawing.note("bars: 95 % interval"))
-        for why in missing_intervals(self.points, self.metric):
-            dots = " (dots)" if "2 draws" in why else ""
-            entries.append(drawing.note(f"no interval: {why}{dots}"))
+        return [
+            Chart(
+                "Line chart of accuracy against the depth of the cut. " + "; ".join(map(span_text, series)),
+                category_axis("Cut of the backbone (shallow to deep)", ticks),
+                percent_axis("Top-1 accuracy (%)", reached(series)),
+                tuple(series),
+                intervals="bars",
+            )
+        ]
+
+    def legend(self) -> list[Entry]:
+        """Say heads and images once each, instead of every pair of them."""
+        named = [one.name for one in self.charts()[0].series]
+        entries = [Entry("Head")]
+        for head in self.heads:
+            mine = tuple(at for at, name in enumerate(named) if name.rpartition(", ")[0] == printable(head))
+            entries.append(Entry(printable(head), self._looks(head)[0], mine))
+        entries.append(Entry("Images"))
+        for split, look in (
+            (self._judged(), Look("grey", marker=0)),
+            ("training", Look("grey", dash=2, marker=0, filled=False, weight=0.8)),
+        ):
+            if mine := tuple(at for at, name in enumerate(named) if name.endswith(f", {split}")):
+                entries.append(Entry(split, look, mine))
         return entries
+
+    def notes(self) -> list[tuple[str, list[str]]]:
+        """Say how many training samples it is at, and what the bars are."""
+        lines = [size_words(vars(self.points[0]))]
+        if any(one.interval(self.metric) for one in self.points):
+            lines.append("bars: 95 % interval")
+        for why in missing_intervals(self.points, self.metric):
+            lines.append(f"no interval: {why}" + (" (dots)" if "2 draws" in why else ""))
+        return [("Training samples", lines)]
+
+    def table(self) -> Table:
+        """Return the numbers."""
+        rows = tuple(
+            (
+                spelled(point.cut, point.temperature),
+                printable(head),
+                percent(point.mean(self.metric)),
+                interval_text(point, self.metric) or "–",
+                percent(point.mean("train_top1")),
+            )
+            for head in self.heads
+            for cut in self.cuts
+            for point in self.points
+            if point.head == head and (point.cut, point.temperature) == cut
+        )
+        judged = f"{self._judged().capitalize()} accuracy"
+        return Table(("Cut", "Head", judged, "95 % interval", "Training accuracy"), rows, 2)

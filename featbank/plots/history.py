@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featbank import drawing
-from featbank.display import Display
 from featbank.errors import InvalidInputError
+from featbank.plots.chart import (
+    Chart,
+    Entry,
+    Point,
+    Series,
+    Table,
+    linear_axis,
+    log_axis,
+    note,
+    percent,
+    percent_axis,
+    reached,
+)
+from featbank.plots.display import Display, drawn_color
+from featbank.plots.looks import MARK, SPLITS
+from featbank.plots.selection import head_title, kept_head
+from featbank.plots.style import new_figure, text_size
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from featbank.runs import Run
+
 __all__ = ["HistoryDisplay"]
 
-_SPLITS = {"train": "training", "val": "validation", "test": "test"}
+_LABELS = {"loss": "Cross-entropy loss (nats)", "accuracy": "Top-1 accuracy (%)"}
 
 
 class HistoryDisplay(Display):
@@ -34,6 +52,8 @@ class HistoryDisplay(Display):
         that the head was solved in one step.
     best_epoch : int, optional
         Epoch (counted from 1) whose weights were kept; marked.
+    most_epochs : int, optional
+        Of more epochs only every second, third, ... is shown, the last and the marked one always.
     title : str, optional
         Above the figure.
 
@@ -55,9 +75,10 @@ class HistoryDisplay(Display):
         history: Mapping[str, Sequence[float]],
         *,
         best_epoch: int | None = None,
+        most_epochs: int | None = None,
         title: str | None = None,
     ) -> None:
-        names = [f"{split}_{kind}" for kind in ("loss", "accuracy") for split in _SPLITS]
+        names = [f"{split}_{kind}" for kind in ("loss", "accuracy") for split in SPLITS]
         self.history = {
             name: np.asarray(history[name], dtype=np.float64) for name in names if name in history
         }
@@ -74,93 +95,154 @@ class HistoryDisplay(Display):
         self.solved = self.n_epochs == 1 and bool(np.isnan(np.asarray(history.get("lr", [0.0]), float)).all())
         self.best_epoch = best_epoch
         self.title = title
+        #: One of so many epochs is shown, and which these are (from 0).
+        self.step = math.ceil(self.n_epochs / (most_epochs or self.n_epochs))
+        last = {self.n_epochs - 1} | ({best_epoch - 1} if best_epoch else set())
+        self.epochs = sorted({*range(0, self.n_epochs, self.step), *last})
 
     _noun = "a history"
+
+    @classmethod
+    def from_run(cls, run: Run, *, head: str | None = None, cuts: Sequence[str] = ()) -> HistoryDisplay:
+        """Make a display of how a kept head of a run was trained.
+
+        Parameters
+        ----------
+        run : Run
+        head : str, optional
+            Its name; the best by validation accuracy by default.
+        cuts : sequence of str, default=()
+            The best of these.
+
+        Raises
+        ------
+        RunError
+            If there is no such head.
+        InvalidInputError
+            If the head was not trained in epochs.
+        """
+        entry = kept_head(run, head, cuts)
+        histories = _epochs(run)
+        if entry["name"] not in histories:
+            known = ", ".join(histories) or "none"
+            raise InvalidInputError(
+                f"head {entry['name']!r} was not trained in epochs; those that were: {known}"
+            )
+        return cls(histories[entry["name"]], best_epoch=entry["best_epoch"], title=head_title(run, entry))
+
+    @classmethod
+    def suits(cls, run: Run) -> bool:
+        """Say whether the best head of a run was trained in epochs."""
+        return any(one["saved"] for one in run.heads()) and run.best_head()["name"] in _epochs(run)
 
     def _n_axes(self) -> int:
         return 2
 
     def _new_axes(self) -> Any:
-        return drawing.new_figure(9.0, 4.0).subplots(1, 2)
+        return new_figure(9.0, 4.0).subplots(1, 2)
 
     def _draw(self, panels: NDArray[Any], *, own: bool) -> list[Any]:
         """Draw the loss and, beside it, the accuracy: per epoch, or as bars where there was one only."""
-        draw = self._bars if self.n_epochs == 1 else self._lines
-        draw(panels[0], "loss", "Cross-entropy loss (nats)")
-        draw(panels[1], "accuracy", "Top-1 accuracy (%)")
-        if self.n_epochs == 1:
-            return self._only()
-        losses = np.concatenate(
-            [values for name, values in self.history.items() if name.endswith("loss")] or [np.zeros(0)]
+        if self.n_epochs > 1:
+            return super()._draw(panels, own=own)
+        for axes, (kind, label) in zip(panels, _LABELS.items(), strict=True):
+            self._bars(axes, kind, label)
+        why = (
+            "solved exactly, in one step: no epochs to follow"
+            if self.solved
+            else "one epoch: no course to follow"
         )
-        finite = losses[np.isfinite(losses)]
-        if finite.size and finite.min() > 0 and finite.max() / finite.min() > 100:
-            self._log_axis(panels[0])
-        drawing.percent_axis(panels[1])
-        return self._entries()
+        return [Entry("Training"), note(why)]
 
     def _bars(self, axes: Axes, kind: str, label: str) -> None:
         """Draw what a head without a course reached, a bar for each kind of rows."""
-        splits = [split for split in _SPLITS if f"{split}_{kind}" in self.history]
+        splits = [split for split in SPLITS if f"{split}_{kind}" in self.history]
         values = [float(self.history[f"{split}_{kind}"][0]) for split in splits]
         shown = [100 * one if kind == "accuracy" else one for one in values]
         for at, (split, value) in enumerate(zip(splits, shown, strict=True)):
-            axes.bar(at, value, width=0.6, color=drawing.split_look(split)["color"])
+            axes.bar(at, value, width=0.6, color=drawn_color(SPLITS[split][1].color))
             said = f"{value:.1f} %" if kind == "accuracy" else f"{value:.3g}"
             axes.annotate(
-                said, (at, value), xytext=(0, 3), textcoords="offset points", ha="center", fontsize=9
+                said,
+                (at, value),
+                xytext=(0, 3),
+                textcoords="offset points",
+                ha="center",
+                fontsize=text_size(0.9),
             )
-        axes.set_xticks(range(len(splits)), [_SPLITS[split] for split in splits])
+        axes.set_xticks(range(len(splits)), [SPLITS[split][0] for split in splits])
         axes.set_xlim(-0.7, max(len(splits), 1) - 0.3)
         axes.margins(y=0.12)
         axes.grid(visible=False, axis="x")
         axes.set_xlabel("Rows (split)")
         axes.set_ylabel(label)
 
-    def _only(self) -> list[Any]:
-        if not self.solved:
-            return [
-                drawing.heading("Training"),
-                drawing.note("one epoch:"),
-                drawing.note("no course to follow"),
+    def charts(self) -> list[Chart]:
+        """Return loss and accuracy per epoch."""
+        kept = f"epoch {self.best_epoch} kept" if self.best_epoch else ""
+        of = f" of {self.title}" if self.title else ""
+        found = []
+        for kind, label in _LABELS.items():
+            series = [
+                Series(name, self._points(f"{split}_{kind}"), look)
+                for split, (name, look) in SPLITS.items()
+                if f"{split}_{kind}" in self.history
             ]
-        lines = ("solved exactly, in one", "step: no epochs to follow")
-        return [drawing.heading("Training"), *map(drawing.note, lines)]
+            values = reached(series)
+            if kind == "accuracy":
+                y = percent_axis(label, values)
+            elif values and min(values) > 0 and max(values) / min(values) > 100:
+                y = log_axis(label, values)
+            else:
+                y = linear_axis(label, values, floor=0.0)
+            found.append(
+                Chart(
+                    f"Line chart of {kind} per epoch{of}; {self.n_epochs} epochs"
+                    f"{', ' if kept else ''}{kept}. Left and right arrow keys read out the epochs.",
+                    linear_axis("Epoch (passes over the data)", [0.0, float(self.n_epochs)], whole=True),
+                    y,
+                    tuple(series),
+                    by_row=True,
+                    mark=(float(self.best_epoch), kept) if self.best_epoch else None,
+                )
+            )
+        return found
 
-    @staticmethod
-    def _log_axis(axes: Axes) -> None:
-        from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    def _points(self, name: str) -> tuple[Point, ...]:
+        factor = 100.0 if name.endswith("accuracy") else 1.0
+        return tuple(Point(at + 1.0, factor * float(self.history[name][at])) for at in self.epochs)
 
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
-        # matplotlib's own labels are formulas, and formulas are off here: a class may be called "$a"
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.yaxis.set_minor_formatter(NullFormatter())
-
-    def _lines(self, axes: Axes, kind: str, label: str) -> None:
-        from matplotlib.ticker import MaxNLocator
-
-        epochs = np.arange(1, self.n_epochs + 1)
-        for split in _SPLITS:
-            values = self.history.get(f"{split}_{kind}")
-            if values is not None:
-                shown = drawing.percent(values) if kind == "accuracy" else values
-                axes.plot(epochs, shown, **drawing.split_look(split))
-        if self.best_epoch is not None:
-            axes.axvline(self.best_epoch, color=drawing.GREY, linestyle=(0, (2, 2)), linewidth=1.1)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        axes.set_xlabel("Epoch (passes over the data)")
-        axes.set_ylabel(label)
-
-    def _entries(self) -> list[Any]:
-        from matplotlib.lines import Line2D
-
-        entries: list[Any] = [drawing.heading("Rows")]
-        for split, name in _SPLITS.items():
+    def legend(self) -> list[Entry]:
+        """Name the rows, and the epoch whose weights were kept."""
+        entries = [Entry("Rows")]
+        for split, (name, look) in SPLITS.items():
             if any(key.startswith(f"{split}_") for key in self.history):
-                entries.append(Line2D([], [], **drawing.split_look(split), label=name))
+                entries.append(Entry(name, look))
         if self.best_epoch is not None:
-            kept: dict[str, Any] = {"color": drawing.GREY, "linestyle": (0, (2, 2)), "linewidth": 1.1}
-            entries += [drawing.heading(""), drawing.heading("Weights kept")]
-            entries.append(Line2D([], [], **kept, label=f"epoch {self.best_epoch}"))
+            entries += [Entry("Weights kept"), Entry(f"epoch {self.best_epoch}", MARK)]
         return entries
+
+    def caption(self) -> str:
+        """Return in sentences what the figure shows."""
+        kept = f", epoch {self.best_epoch} kept" if self.best_epoch else ""
+        every = f"; every {self.step} epochs are shown" if self.step > 1 else ""
+        return f"{self.n_epochs} epochs{kept}{every}."
+
+    def table(self) -> Table:
+        """Return the numbers."""
+
+        def cell(name: str, epoch: int) -> str:
+            value = float(self.history[name][epoch])
+            if name.endswith("accuracy"):
+                return percent(value)
+            return f"{value:.4g}" if math.isfinite(value) else "–"
+
+        split_and_kind = [name.partition("_") for name in self.history]
+        columns = tuple(f"{SPLITS[split][0].capitalize()} {kind}" for split, _, kind in split_and_kind)
+        rows = tuple((f"{at + 1}", *(cell(name, at) for name in self.history)) for at in self.epochs)
+        return Table(("Epoch", *columns), rows, 0)
+
+
+def _epochs(run: Run) -> dict[str, dict[str, list[float]]]:
+    """Return the histories with a loss; a head that was solved in one step has a line of other things."""
+    return {name: found for name, found in run.histories().items() if found.get("train_loss")}

@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from featbank import drawing
-from featbank.display import Display
-from featbank.errors import InvalidInputError
+from featbank.errors import InvalidInputError, UnknownNameError
 from featbank.manifest import printable
-from featbank.plots.spread import missing_intervals
+from featbank.plots.chart import (
+    Chart,
+    Entry,
+    Series,
+    Table,
+    curve_point,
+    interval_text,
+    missing_intervals,
+    percent,
+    percent_axis,
+    reached,
+    size_axis,
+)
+from featbank.plots.display import Display
+from featbank.plots.looks import Look, plain
+from featbank.plots.selection import run_title, selected_points, usual_size
 from featbank.sampling import Size, size_order, size_words
 from featbank.sweep import CurvePoint
+from featbank.sweep.curves import judged_by
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    from featbank.runs import Run
 
 __all__ = ["TemperatureDisplay"]
-
-
-def _darker(color: str) -> str:
-    """Return `color` mixed with as much black."""
-    from matplotlib.colors import to_hex, to_rgb
-
-    red, green, blue = to_rgb(color)
-    return to_hex((red / 2, green / 2, blue / 2))
 
 
 class TemperatureDisplay(Display):
@@ -66,6 +69,9 @@ class TemperatureDisplay(Display):
     'Softmax temperature T (dimensionless)'
     """
 
+    page_title = "Accuracy by softmax temperature"
+    on_page = True
+
     def __init__(
         self,
         points: Iterable[CurvePoint],
@@ -84,10 +90,7 @@ class TemperatureDisplay(Display):
                 "no point has a temperature; fit with --cut softmax --temperature 0.5,1,2"
             )
         sizes = sorted({one.n_per_class for one in known}, key=size_order)
-        if n_per_class is not None and n_per_class not in sizes:
-            listed = ", ".join(map(str, sizes))
-            raise InvalidInputError(f"{n_per_class} samples per class were not fitted; the run has {listed}")
-        self.n_per_class = sizes[-1] if n_per_class is None else n_per_class
+        self.n_per_class = sizes[-1] if n_per_class is None else usual_size(known, n_per_class)
         self.split = split
         self.points = sorted(
             (one for one in known if one.n_per_class == self.n_per_class),
@@ -104,53 +107,92 @@ class TemperatureDisplay(Display):
         self.chosen_by = dict(chosen_by or {})
         self.title = title
 
+    @classmethod
+    def from_run(
+        cls,
+        run: Run,
+        *,
+        cuts: Sequence[str] = (),
+        heads: Sequence[str] = (),
+        n_per_class: Size | None = None,
+    ) -> TemperatureDisplay:
+        """Make a display of the temperatures of a run.
+
+        Parameters
+        ----------
+        run : Run
+        cuts, heads : sequence of str, default=()
+            Only these; see `featbank.plots.selection.selected_points`.
+        n_per_class : int or "all", optional
+            See `TemperatureDisplay`.
+
+        Raises
+        ------
+        InvalidInputError
+            If there is no such cut or head, or none has a temperature.
+        """
+        points = selected_points(run, cuts, heads)
+        split: Literal["test", "val"] = "test" if judged_by(points) == "top1" else "val"
+        named = dict.fromkeys(one.head for one in points if one.temperature is not None)
+        chosen_by = {
+            head: said for head in named if (said := _epoch_chosen_by(run, head, points)) is not None
+        }
+        return cls(points, split=split, n_per_class=n_per_class, chosen_by=chosen_by, title=run_title(run))
+
+    @classmethod
+    def suits(cls, run: Run) -> bool:
+        """Say whether a run has several temperatures."""
+        return len({one.temperature for one in run.result().points()} - {None}) > 1
+
     def _size(self) -> tuple[float, float]:
         return 9.2, 4.8
 
-    def _draw(self, panels: NDArray[Any], *, own: bool) -> list[Any]:
-        """Draw the lines, and say in the legend where they are highest."""
-        from matplotlib.lines import Line2D
-
-        axes: Axes = panels[0]
-        entries: list[Any] = []
+    def _lines(self) -> Iterator[tuple[str, str, Series]]:
+        """Yield the name of each line, the score it is of, and the line."""
         for of, head in enumerate(self.heads):
-            entries += [drawing.heading(f"Head {printable(head)}")]
-            color = drawing.OKABE_ITO[of % len(drawing.OKABE_ITO)]
-            for at, (name, metric) in enumerate(self.lines.items()):
-                look: dict[str, Any] = {
-                    # Where the last epoch is the best, the lines coincide: both must be seen.
-                    "color": _darker(color) if at else color,
-                    "linewidth": 1.4 if at else 2.6,
-                    "markersize": 4.5 if at else 7.5,
-                    "marker": drawing.MARKERS[of % len(drawing.MARKERS)],
-                    "linestyle": drawing.DASHES[at],
-                    "markerfacecolor": "white" if at else color,
-                }
-                if self._line(axes, head, metric, look):
-                    entries.append(Line2D([], [], **look, label=self._label(head, name, metric)))
-            entries += [drawing.heading("")]
-        drawing.size_axis(axes, sorted({one.temperature for one in self.points if one.temperature}))
-        drawing.percent_axis(axes)
-        axes.set_xlabel("Softmax temperature T (dimensionless)")
+            mine = [one for one in self.points if one.head == head]
+            for at, (line, metric) in enumerate(self.lines.items()):
+                # Where the last epoch is the best, the lines coincide: both must be seen.
+                look = Look(
+                    plain(len(self.lines) * of + at),
+                    dash=at,
+                    marker=of,
+                    filled=not at,
+                    weight=0.8 if at else 1.4,
+                )
+                name = ", ".join(part for part in (printable(head), line) if part)
+                chosen = self.choice(head, metric)
+                points = tuple(
+                    curve_point(
+                        one.temperature,
+                        one,
+                        metric,
+                        f"{name}, T = {one.temperature:g}",
+                        ring=one.temperature == chosen,
+                    )
+                    for one in mine
+                    if one.temperature and metric in one.scores
+                )
+                if points:
+                    yield head, metric, Series(name, points, look)
+
+    def charts(self) -> list[Chart]:
+        """Return the one chart."""
+        series = [one for _, _, one in self._lines()]
+        temperatures = {one.temperature: f"{one.temperature:g}" for one in self.points if one.temperature}
         rows = "test" if self.split == "test" else "validation"
-        axes.set_ylabel(f"Top-1 accuracy on {rows} images (%)")
-        entries += [
-            drawing.heading("Training samples"),
-            drawing.note(size_words(vars(self.points[0]))),
+        return [
+            Chart(
+                f"Line chart of accuracy against the softmax temperature. {'; '.join(self._highest_words())}",
+                size_axis("Softmax temperature T (dimensionless)", temperatures),
+                percent_axis(f"Top-1 accuracy on {rows} images (%)", reached(series)),
+                tuple(series),
+            )
         ]
-        metric = next(iter(self.lines.values()))
-        if any(one.interval(metric) for one in self.points):
-            entries.append(drawing.note("band: 95 % interval"))
-        for why in missing_intervals(self.points, metric):
-            entries.append(drawing.note(f"no interval: {why}"))
-        return entries
 
-    def _of(self, head: str, metric: str) -> list[CurvePoint]:
-        return [one for one in self.points if one.head == head and metric in one.scores]
-
-    def _highest(self, head: str, metric: str) -> float | None:
-        points = self._of(head, metric)
-        return max(points, key=lambda one: one.scores[metric].mean).temperature if points else None
+    def _highest_words(self) -> list[str]:
+        tops = [(one.name, max(one.points, key=lambda point: point.y)) for _, _, one in self._lines()]
+        return [f"{name}: highest at T = {top.x:g} ({top.y:.1f} %)" for name, top in tops]
 
     def choice(self, head: str, metric: str) -> float | None:
         """Return the temperature with the highest mean on validation images, None where there are none.
@@ -164,29 +206,77 @@ class TemperatureDisplay(Display):
         """
         return self._highest(head, metric if "val_" in metric else metric.replace("top1", "val_top1"))
 
+    def _highest(self, head: str, metric: str) -> float | None:
+        points = [one for one in self.points if one.head == head and metric in one.scores]
+        return max(points, key=lambda one: one.scores[metric].mean).temperature if points else None
+
+    def legend(self) -> list[Entry]:
+        """Name the lines, and say where they are highest."""
+        entries: list[Entry] = []
+        told: str | None = None
+        names = {metric: line for line, metric in self.lines.items()}
+        for at, (head, metric, one) in enumerate(self._lines()):
+            if head != told:
+                entries.append(Entry(f"Head {printable(head)}"))
+            told = head
+            short = names[metric] if len(self.heads) == 1 and names[metric] else one.name
+            label = self._label(head, names[metric], metric)
+            entries.append(Entry(label or short, one.look, (at,), short=short))
+        return entries
+
     def _label(self, head: str, name: str, metric: str) -> str:
         epoch = f" (by {self.chosen_by[head]})" if name == "best epoch" and head in self.chosen_by else ""
         chosen, highest = self.choice(head, metric), self._highest(head, metric)
         said = [name + epoch] if name else []
         if chosen is not None:
             said.append(f"ring: T = {chosen:g}, by validation accuracy")
-        if self.split == "test":
+        if self.split == "test" and highest is not None:
             said.append(f"highest on test: T = {highest:g}" + (" too" if highest == chosen else ""))
         return "\n".join(said)
 
-    def _line(self, axes: Axes, head: str, metric: str, look: Mapping[str, Any]) -> bool:
-        """Draw one line with its band, and a ring where validation chooses; say whether there was any."""
-        points = self._of(head, metric)
-        if not points:
-            return False
-        x = np.array([one.temperature for one in points], dtype=np.float64)
-        mean, low, high = (
-            drawing.percent([getattr(one.scores[metric], end) for one in points])
-            for end in ("mean", "low", "high")
+    def notes(self) -> list[tuple[str, list[str]]]:
+        """Say how many training samples it is at, and what the bands are."""
+        metric = next(iter(self.lines.values()))
+        lines = [size_words(vars(self.points[0]))]
+        if any(one.interval(metric) for one in self.points):
+            lines.append("band: 95 % interval")
+        lines += [f"no interval: {why}" for why in missing_intervals(self.points, metric)]
+        return [("Training samples", lines)]
+
+    def caption(self) -> str:
+        """Return in sentences what the figure shows."""
+        return f"{super().caption()} {'; '.join(self._highest_words())}."
+
+    def table(self) -> Table:
+        """Return the numbers."""
+        rows = tuple(
+            (
+                printable(head),
+                f"{point.temperature:g}",
+                *(percent(point.mean(metric)) for metric in self.lines.values()),
+                *(interval_text(point, metric) or "–" for metric in self.lines.values()),
+            )
+            for head in self.heads
+            for point in self.points
+            if point.head == head
         )
-        axes.plot(x, mean, **look)
-        axes.fill_between(x, low, high, color=look["color"], alpha=0.12, linewidth=0)
-        chosen = self.choice(head, metric)
-        for at in np.flatnonzero(x == chosen):
-            axes.plot(x[at], mean[at], marker="o", markersize=13, markerfacecolor="none", color=look["color"])
-        return True
+        lines = [line or "accuracy" for line in self.lines]
+        intervals = (f"95 % interval, {one}" for one in lines)
+        return Table(("Head", "T", *(line.capitalize() for line in lines), *intervals), rows, 1)
+
+
+def _epoch_chosen_by(run: Run, head: str, points: Sequence[CurvePoint]) -> str | None:
+    """Say what the best epoch of a head is best by; None for heads without epochs."""
+    from featbank.heads import make
+
+    given: Mapping[str, Any] = run.facts["parameters"].get("head_params") or {}
+    family = head.partition("(")[0]
+    try:
+        default = make(family).get_params().get("monitor")
+    except UnknownNameError:  # an estimator of the caller's own
+        return None
+    monitor = given.get(head, given.get(family, {})).get("monitor", default)
+    if monitor is None:
+        return None
+    validated = any("val_top1" in one.scores for one in points)
+    return f"validation {monitor}" if validated else "training loss"

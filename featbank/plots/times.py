@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from featbank import drawing
-from featbank.display import Display
-from featbank.errors import InvalidInputError
+from featbank.errors import BankError, InvalidInputError, UnknownNameError
 from featbank.manifest import printable
+from featbank.plots.chart import Entry, note
+from featbank.plots.display import Display, drawn_color
+from featbank.plots.looks import plain
+from featbank.plots.selection import run_title, selected_points
+from featbank.plots.style import text_size
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from featbank.runs import Run
 
 __all__ = ["TimesDisplay"]
 
@@ -67,6 +72,43 @@ class TimesDisplay(Display):
         self.title = title
         self.note = note
 
+    @classmethod
+    def from_run(cls, run: Run, *, cuts: Sequence[str] = (), heads: Sequence[str] = ()) -> TimesDisplay:
+        """Make a display of the seconds of fitting per cut and head, and of the passes that extracted cuts.
+
+        A pass is drawn once, however many cuts came from it. The extraction is left out where the bank is
+        gone.
+
+        Parameters
+        ----------
+        run : Run
+        cuts, heads : sequence of str, default=()
+            Only these; see `featbank.plots.selection.selected_points`.
+
+        Raises
+        ------
+        InvalidInputError
+            If there is no such cut or head.
+        """
+        result = run.result()
+        shown = {one.key for one in selected_points(run, cuts, heads)}
+        fits = [one for one in result.fits if one.status == "ok" and one.key in shown]
+        order = list(dict.fromkeys([*(result.cuts if not cuts else ()), *(one.cut for one in fits)]))
+        note = f"{len(fits)} fits in all"
+        parts: list[dict[str, Any]] = []
+        try:
+            bank = run.open_bank()
+            passes = _passes({cut: bank.facts("logits" if cut == "softmax" else cut) for cut in order})
+            for members, duration_s in passes:
+                parts.append({"what": "extract", "cut": _of_pass(members, order), "duration_s": duration_s})
+            note += f"\nextract: {len(bank)} images"
+            note += ",\na pass of several cuts once" if any(len(members) > 1 for members, _ in passes) else ""
+        except (BankError, UnknownNameError):
+            note += "\nthe bank is gone:\nextraction not known"
+        parts += [{"what": f"fit {one.head}", "cut": one.cut, "duration_s": one.duration_s} for one in fits]
+        parts.sort(key=lambda part: order.index(part["cut"]) if part["cut"] in order else -1)
+        return cls(parts, title=run_title(run), note=note)
+
     def _size(self) -> tuple[float, float]:
         return 8.5, max(2.9, 1.3 + 0.26 * (len(self.seconds) + len(self.cuts)))
 
@@ -84,7 +126,7 @@ class TimesDisplay(Display):
             for name in names:
                 value = self.seconds[cut, name]
                 axes.barh(at, value, height=0.82, **self._look(name))
-                axes.text(value + 0.01 * longest, at, _said(value), va="center", fontsize=8.5)
+                axes.text(value + 0.01 * longest, at, _said(value), va="center", fontsize=text_size(0.85))
                 at += 1
             at += 0.6
         axes.set_yticks(middle, ["all cuts" if cut is None else printable(cut) for cut in self.cuts])
@@ -93,16 +135,16 @@ class TimesDisplay(Display):
         axes.grid(visible=False, axis="y")
         axes.set_xlabel("Time (seconds)")
         axes.set_ylabel("Cut (name)")
-        entries: list[Any] = [drawing.heading("Stage or head")]
+        entries: list[Any] = [Entry("Stage or head")]
         entries += [Patch(**self._look(name), label=printable(name)) for name in self.names]
         if self.note:
-            entries += [drawing.heading(""), *map(drawing.note, self.note.splitlines())]
+            entries += [Entry("Spent on"), *map(note, self.note.splitlines())]
         return entries
 
     def _look(self, name: str) -> dict[str, Any]:
         at = self.names.index(name)
         return {
-            "facecolor": drawing.OKABE_ITO[at % len(drawing.OKABE_ITO)],
+            "facecolor": drawn_color(plain(at)),
             "hatch": _HATCHES[at % len(_HATCHES)],
             "edgecolor": "white",
             "linewidth": 0,
@@ -112,3 +154,23 @@ class TimesDisplay(Display):
 def _said(seconds: float) -> str:
     digits = 2 if seconds < 10 else (1 if seconds < 100 else 0)
     return f"{seconds:,.{digits}f} s"
+
+
+def _passes(facts: Mapping[str, Mapping[str, Any]]) -> list[tuple[list[str], float]]:
+    """Return (cuts, seconds) of the passes over the images: what the bank says of each cut, shared ones once.
+
+    The time of a pass is taken when each cut is settled; that of the last one is all of it.
+    """
+    found: dict[str, list[str]] = {}
+    for cut, said in facts.items():
+        if said.get("duration_s") is not None:
+            found.setdefault(said.get("passes") or f"of {cut} alone", []).append(cut)
+    return [(cuts, max(facts[cut]["duration_s"] for cut in cuts)) for cuts in found.values()]
+
+
+def _of_pass(members: Sequence[str], order: Sequence[str]) -> str | None:
+    """Name the cuts of a pass: None for all there are, else from shallow to deep, the middle left out."""
+    if len(members) == len(order) > 1:
+        return None
+    named = sorted(members, key=order.index)
+    return " + ".join(named if len(named) < 3 else [named[0], f"{len(named) - 2} more", named[-1]])

@@ -105,7 +105,8 @@ def read_answers(run: Run, heads: Sequence[Kept], source: RunSource) -> tuple[li
         if answers is None:
             continue
         if found:
-            size_bytes += len(json.dumps(answers.cells, separators=(",", ":")))
+            # a line for each class comes with the cells
+            size_bytes += len(json.dumps(answers.cells, separators=(",", ":"))) + 14 * len(answers.cells)
         found.append(answers)
     return found, len(heads) - n_read
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +39,21 @@ class Mistake:
         """Name of the pair of classes; empty where the first head is right."""
         return "" if self.pred is None else f"{self.seen.true}-{self.pred}"
 
+    def texts(self, classes: Sequence[str]) -> list[str]:
+        """Return what is written below it: both classes with the probabilities the head gave them."""
+        return _caption(classes, self.seen.true, self.pred, self.p_pred, self.p_true)
+
+
+def _caption(
+    classes: Sequence[str], true: int, pred: int | None, p_pred: int | None, p_true: int | None
+) -> list[str]:
+    def share(value: int | None) -> str:
+        return "" if value is None else Markup(f" {value}&nbsp;%")  # a number of ours
+
+    if pred is None:
+        return [classes[true], "", "", "", ""]
+    return [classes[true], share(p_true), "taken for ", classes[pred], share(p_pred)]
+
 
 @dataclass(frozen=True)
 class CloseUp:
@@ -49,8 +65,8 @@ class CloseUp:
         Those whose answers are in the page; the first one's are written out.
     facets : tuple of Facet
         By what one of them is chosen.
-    split : str
-        The images it answered on.
+    said, seen : str
+        How many images the first one got right, and which of the others are embedded.
     confusion : Confusion
         Of the first head.
     short, classes : tuple of str
@@ -65,7 +81,8 @@ class CloseUp:
 
     heads: tuple[Kept, ...]
     facets: tuple[Facet, ...]
-    split: str
+    said: str
+    seen: str
     confusion: Confusion
     short: tuple[str, ...]
     classes: tuple[str, ...]
@@ -91,10 +108,10 @@ class CloseUp:
         return {one.at for one in self.heads}
 
     @property
-    def targets(self) -> dict[str, str]:
-        """Where the link of each confused pair leads when the page runs no script."""
+    def targets(self) -> defaultdict[str, str]:
+        """Where the link of each confused pair leads when the page runs no script; empty: to no image."""
         images = [*self.shown, *self.folded]
-        return {one.pair: f"image-{one.at}" for one in reversed(images)}
+        return defaultdict(str, {one.pair: f"image-{one.at}" for one in reversed(images)})
 
 
 def close_up(run: Run, heads: Sequence[Kept], source: RunSource) -> CloseUp | None:
@@ -108,53 +125,54 @@ def close_up(run: Run, heads: Sequence[Kept], source: RunSource) -> CloseUp | No
     mine = [Mistake(at, gallery.images[at], *more) for at, *more in gallery.of(told[0], index)]
     known = {one.at for one in mine}
     others = tuple(Mistake(at, seen) for at, seen in enumerate(gallery.images) if at not in known)
-    n_shown = _N_SHOWN if len(mine) > _FEW else _FEW
     classes = tuple(map(printable, run.classes))
     chosen = [one.head for one in told]
     asked = facets(run, chosen)
+    written = [_written(one, gallery, index, classes) for one in told]
+    n_shown = written[0]["shown"]
     return CloseUp(
         heads=tuple(chosen),
         facets=tuple(asked),
-        split=_SPLITS[told[0].split],
+        said=written[0]["said"],
+        seen=written[0]["seen"],
         confusion=confusion_of(told[0]),
         short=tuple(map(shortened, classes)),
         classes=classes,
         shown=tuple(mine[:n_shown]),
         folded=tuple(mine[n_shown:]),
         others=others,
-        data=_data(told, gallery, index, classes, asked),
+        data=_data(written, classes, asked),
         left_out=left_out,
     )
 
 
-def _data(
-    told: Sequence[Answers],
-    gallery: Gallery,
-    index: dict[str, int],
-    classes: Sequence[str],
-    asked: Sequence[Facet],
-) -> Markup:
+def _written(
+    answers: Answers, gallery: Gallery, index: dict[str, int], classes: Sequence[str]
+) -> dict[str, Any]:
+    """Return what the page says of one head, counted and in words; the script only puts it in its place."""
+    confusion, images = confusion_of(answers), gallery.of(answers, index)
+    n_wrong, split = f"{confusion.n_wrong:,}", _SPLITS[answers.split]
+    sure = ", worst first. Beside each class, the probability the head gave it"
+    return {
+        "at": answers.head.at,
+        "named": answers.head.named,
+        "said": f"{confusion.n_right:,} of {confusion.n_rows:,} {split} images right, {n_wrong} wrong.",
+        "seen": f"{len(images)} of {n_wrong} are in this page"
+        f"{sure if images and images[0][2] is not None else ''}.",
+        "shown": _N_SHOWN if len(images) > _FEW else _FEW,
+        "figures": answers.head.figures,
+        "cells": [part for one in confusion.cells for part in (one.true, one.pred, one.count, one.shade)],
+        "classes": [(line.true, line.texts(classes)[-1]) for line in confusion.classes],
+        "images": [-1 if part is None else part for line in images for part in line],
+    }
+
+
+def _data(heads: Sequence[dict[str, Any]], classes: Sequence[str], asked: Sequence[Facet]) -> Markup:
     """Return what the script reads. Nothing in it can end the element it stands in."""
-    heads: list[dict[str, Any]] = []
-    for number, one in enumerate(told):
-        images = [-1 if part is None else part for line in gallery.of(one, index) for part in line]
-        heads.append(
-            {
-                "at": one.head.at,
-                "named": one.head.named,
-                "split": _SPLITS[one.split],
-                "figures": one.head.figures,
-                "facets": [facet.of_heads[number] for facet in asked],
-                "cells": one.cells,
-                "images": images,
-            }
-        )
     told_once = {
         "classes": list(classes),
-        "few": _FEW,
-        "shown": _N_SHOWN,
         "pairs": FEW_PAIRS if len(classes) <= MOST_CLASSES else MOST_PAIRS,
-        "heads": heads,
+        "heads": [{**one, "facets": [facet.of_heads[at] for facet in asked]} for at, one in enumerate(heads)],
     }
     text = json.dumps(told_once, separators=(",", ":"))  # ASCII alone
     for sign in "<>&":

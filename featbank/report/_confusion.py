@@ -32,7 +32,7 @@ class Cell:
 
     @property
     def shade(self) -> int:
-        """How dark: 0 if empty, else by its share of the row, 1..9; in whole numbers, as in the script."""
+        """How dark: 0 if empty, else by its share of the row, 1..9."""
         return min(9, 1 + 1000 * self.count // (112 * self.total)) if self.count else 0
 
     @property
@@ -50,10 +50,16 @@ class ClassLine:
     total: int
     worst: Cell | None
 
-    @property
-    def accuracy(self) -> str:
-        """The share that is right."""
-        return share_text(self.right, self.total)
+    def texts(self, classes: Sequence[str]) -> list[str]:
+        """Return what is written of it: both classes and their count, images, right ones, accuracy."""
+        taken = [classes[self.worst.pred], f"{self.worst.count}"] if self.worst else ["", ""]
+        return [
+            classes[self.true],
+            *taken,
+            f"{self.total}",
+            f"{self.right}",
+            share_text(self.right, self.total),
+        ]
 
 
 @dataclass(frozen=True)
@@ -68,9 +74,11 @@ class Confusion:
     map : tuple of (str, str)
         Looks and outlines of the cells of a map of one unit per class; empty where there is a table.
     pairs : tuple of Cell
-        Pairs of classes that were confused, most often first.
+        Pairs of classes that were confused, most often first, as many as are listed.
     n_pairs : int
         How many such pairs there are.
+    cells : tuple of Cell
+        All that are not empty: wrong ones first, of these the most frequent.
     classes : tuple of ClassLine
         Least accurate first; classes without images last.
     """
@@ -81,6 +89,7 @@ class Confusion:
     map: tuple[tuple[str, str], ...]
     pairs: tuple[Cell, ...]
     n_pairs: int
+    cells: tuple[Cell, ...]
     classes: tuple[ClassLine, ...]
 
     @property
@@ -90,7 +99,7 @@ class Confusion:
 
 
 def share_text(count: int, total: int) -> str:
-    """Return a share in percent with one decimal, rounded in whole numbers so that the script agrees.
+    """Return a share in percent with one decimal, rounded up where it is between two.
 
     Examples
     --------
@@ -120,6 +129,7 @@ def confusion_of(answers: Answers) -> Confusion:
         map=() if tabular else _map(everything),
         pairs=tuple(wrong[: FEW_PAIRS if tabular else MOST_PAIRS]),
         n_pairs=len(wrong),
+        cells=(*wrong, *(cell for cell in everything if cell.true == cell.pred)),
         classes=tuple(lines),
     )
 

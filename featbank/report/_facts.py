@@ -10,13 +10,12 @@ import numpy as np
 from markupsafe import Markup
 
 from featbank.manifest import SPLITS, Manifest, RowStatus, printable
-from featbank.report._figures import Table, percent, spelled
+from featbank.plots.chart import Table, percent, spelled
 from featbank.report._source import Picture, RunSource
 from featbank.report._svg import shown
-from featbank.runs import Run
-from featbank.sampling import size_label, size_order, size_words
+from featbank.runs import Run, answer_of
+from featbank.sampling import size_words
 from featbank.sweep import untrained_words
-from featbank.sweep.curves import judged_by
 
 __all__ = ["Sample", "answer", "cost", "notes", "provenance", "question", "samples", "splits", "warnings"]
 
@@ -53,52 +52,17 @@ def question(run: Run) -> str:
     return f"How well do the features of {backbone} recognise {dataset}{many}?"
 
 
-def answer(run: Run, n_rows: int | None) -> Markup:
-    """Return what came out, as one sentence; the curve is chosen by validation accuracy, never by test.
-
-    Parameters
-    ----------
-    run : Run
-    n_rows : int or None
-        How many images the accuracy is of.
-    """
-    points = run.result().points()
-    if not points:
-        return shown("No fit of this run succeeded.")
-    largest = max((one.n_per_class for one in points), key=size_order)
-    last = [one for one in points if one.n_per_class == largest]
-    validated = [one for one in last if "val_top1" in one.scores]
-    best = max(validated or last, key=lambda one: one.mean("val_top1") or one.mean("top1") or 0.0)
-    metric = judged_by([best])
-    if metric not in best.scores:
-        return shown("No fit of this run was scored on test or validation images.")
-    split = "test" if metric == "top1" else "validation"
-    first = min(
-        (one for one in points if one.key == best.key and metric in one.scores),
-        key=lambda one: size_order(one.n_per_class),
-    )
-    among = len({one.key for one in points})
-    reached, before, interval = best.scores[metric].mean, first.scores[metric].mean, best.interval(metric)
-    parts = [
-        Markup("The {} head on {} recognises <strong>{}</strong> of the {}{} images at {}").format(
-            printable(best.head),
-            spelled(best.cut, best.temperature),
-            percent(reached),
-            f"{n_rows:,} " if n_rows else "",
-            split,
-            size_words(vars(best)),
-        )
-    ]
-    if interval is not None:
-        between = f"{100 * interval[0]:.1f} – {100 * interval[1]:.1f} %"
-        parts.append(shown(f" (95 % interval {between}, {best.n_draws} draws)"))
-    if first.n_per_class != largest:
-        at = size_label(vars(first))
-        gain = reached - before
-        than = "up from" if gain > 0 else "down from" if gain < 0 else "as much as the"
-        parts.append(shown(f", {than} {percent(before)} at {at}"))
-    chosen = f" The best of {among} curves by validation accuracy." if among > 1 and validated else ""
-    return Markup("").join([*parts, shown(f".{chosen}")])
+def answer(run: Run) -> tuple[Markup, str]:
+    """Return what came out, with the figure of the best set off, and what it says of labels."""
+    result = run.result()
+    found = answer_of(result)
+    if found is None:
+        known = result.points()
+        why = "was scored on test or validation images" if known else "succeeded"
+        return shown(f"No fit of this run {why}."), ""
+    before, figure, after = found.best.partition(found.accuracy)
+    best = Markup("{}<strong>{}</strong>{}").format(before, figure, after)
+    return best, " ".join(one for one in (found.labels, found.doubling) if one)
 
 
 def splits(manifest: Manifest) -> Table:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from featbank.manifest import printable
-from featbank.report._figures import percent, spelled
+from featbank.plots.chart import percent, spelled
 from featbank.runs import Run
 from featbank.sampling import size_label, size_order, size_words
 from featbank.sweep import FitResult

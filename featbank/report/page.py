@@ -19,10 +19,11 @@ from featbank._cache import user_path
 from featbank.datasets import Dataset
 from featbank.errors import InvalidInputError
 from featbank.manifest import printable, short_repr
+from featbank.plots.chart import percent
+from featbank.plots.looks import page_style
 from featbank.report import _facts
 from featbank.report._close_up import close_up
-from featbank.report._figures import Figure, percent, run_figures
-from featbank.report._histories import run_histories
+from featbank.report._figures import Figure, run_figures, run_histories
 from featbank.report._kept import Kept, kept_heads, table_rows
 from featbank.report._source import RunSource
 from featbank.report._svg import element, number, shown
@@ -140,8 +141,9 @@ def _render(run: Run, study: Study | None, source: RunSource) -> tuple[str, int]
     listed = table_rows(heads, histories.n_epochs)
     drawn = run_figures(run)
     samples = _facts.samples(source)
+    answer, further = _facts.answer(run)
     figures, tables = _facts.cost(run, source)
-    style = _asset("page.css") + _asset("heads.css")
+    style = page_style() + _asset("page.css") + _asset("heads.css")
     script = _asset("page.js") + _asset("heads.js")
     text = (
         _environment()
@@ -151,7 +153,8 @@ def _render(run: Run, study: Study | None, source: RunSource) -> tuple[str, int]
             study=study,
             title=(study.title if study else "") or f"{run.source['dataset']} · {run.source['backbone']}",
             question=(study.question if study else "") or _facts.question(run),
-            answer=_facts.answer(run, closely.confusion.n_rows if closely else None),
+            answer=answer,
+            further=further,
             warnings=_facts.warnings(run),
             contents=_contents(study, drawn, heads),
             first=drawn[:1],

@@ -9,6 +9,7 @@ interrupted run can be read, and gone on with.
 
 from __future__ import annotations
 
+from featbank.runs.answer import Answer, answer_of
 from featbank.runs.continuing import Claim, find_unfinished, sweep_digest
 from featbank.runs.creating import create_run
 from featbank.runs.finding import find_run, latest_run, list_runs, open_run, resolve_run, runs_of_bank
@@ -16,10 +17,12 @@ from featbank.runs.folder import Run
 from featbank.runs.listing import BestCurve, RunInfo, describe_run, remove_run
 
 __all__ = [
+    "Answer",
     "BestCurve",
     "Claim",
     "Run",
     "RunInfo",
+    "answer_of",
     "create_run",
     "describe_run",
     "find_run",

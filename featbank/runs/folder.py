@@ -18,7 +18,13 @@ from featbank._cache import banks_folder, user_path
 from featbank._registry import nearest
 from featbank._validation import check, check_values, parse_json, plain_file, short
 from featbank.banks import MANIFEST_FILE, read_manifest
-from featbank.errors import BankError, BankNotFoundError, RunError, RunNotFoundError
+from featbank.errors import (
+    BankError,
+    BankNotFoundError,
+    MissingPackageError,
+    RunError,
+    RunNotFoundError,
+)
 from featbank.manifest import Manifest, printable
 from featbank.metrics import confusion_matrix, per_class_accuracy
 from featbank.runs._growing import GrowingTables, damaged
@@ -28,6 +34,8 @@ from featbank.sweep import FitResult, Predictions, SweepGroup, SweepResult
 from featbank.sweep.results import fit_id
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from featbank.banks import Bank
 
 __all__ = ["FORMAT", "RUN_FILE", "Run"]
@@ -114,6 +122,13 @@ class Run:
 
     def __repr__(self) -> str:
         return f"<Run {printable(self.name)!r}, {self.facts['status']}, {len(self.facts['heads'])} heads>"
+
+    def _repr_html_(self) -> str:
+        """Show the run where the last line of a notebook cell is one: its answer, and its curves by size."""
+        from featbank.runs.answer import answer_html
+
+        source = self.source
+        return answer_html(f"{source['dataset']}, {source['backbone']}: run {self.name}", self.result())
 
     @property
     def name(self) -> str:
@@ -351,6 +366,22 @@ class Run:
             near_duplicates=dict(facts.get("near_duplicates", {})),
             untrained=dict(facts.get("untrained", {})),
         )
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one line per fit as a pandas data frame, columns as in ``results.csv``.
+
+        Raises
+        ------
+        MissingPackageError
+            If pandas is not installed.
+        RunError
+            If ``results.csv`` or ``hits.jsonl`` is damaged.
+        """
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise MissingPackageError("to_frame needs pandas; install it: pip install pandas") from error
+        return pd.DataFrame(list(self.result().rows()))
 
     def heads(self) -> list[dict[str, Any]]:
         """List the kept heads.

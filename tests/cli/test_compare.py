@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 import shutil
 
@@ -73,12 +75,67 @@ def test_runs_that_drew_other_images_are_not_paired(call, place):
     assert "not paired" in call("compare", "depth", "luck").out
 
 
+def test_all_sizes_beside_each_other(call, place):
+    lines = call("compare", "depth", "--all-sizes").out.splitlines()
+    assert lines[1] == (
+        "top1 in % by samples per class: mean over the draws; best at the largest size by val_top1 first"
+    )
+    assert lines[3].split() == ["cut", "head", "1", "2", "3", "4"]
+    assert len(lines) == 5 + 4
+    found = call("compare", "depth", "--all-sizes", "--json").json["sizes"]
+    assert [one["n_per_class"] for one in found] == [1, 2, 3, 4]
+    assert found[-1] == call("compare", "depth", "--json").json
+    best = found[-1]["curves"][0]
+    assert lines[5].split()[:2] == [best["cut"], best["head"]]
+
+
+def test_csv_is_exact(call, place):
+    lines = list(csv.DictReader(io.StringIO(call("compare", "depth", "--format", "csv").out)))
+    found = call("compare", "depth", "--all-sizes", "--json").json["sizes"]
+    assert [(one["n_per_class"], one["cut"], one["head"]) for one in lines] == [
+        (f"{size['n_per_class']}", one["cut"], one["head"]) for size in found for one in size["curves"]
+    ]
+    for line, one in zip(lines, [one for size in found for one in size["curves"]], strict=True):
+        assert float(line["mean"]) == one["mean"]
+        assert line["low"] == line["difference_low"] == ""  # two draws
+        assert line["difference_mean"] == (f"{one['difference']['mean']}" if one["difference"] else "")
+    only = call("compare", "depth", "--format", "csv", "--samples", 2).out.splitlines()
+    assert len(only) == 1 + 4
+
+
+def test_tables_for_a_paper(call, place):
+    latex = call("compare", "depth", "--format", "latex").out.splitlines()
+    assert latex[0].startswith(
+        "% top1 in % by samples per class: mean over the draws; bold: best by val_top1"
+    )
+    assert latex[1:5] == [
+        r"\begin{tabular}{llrrrr}",
+        r"\toprule",
+        r"cut & head & 1 & 2 & 3 & 4 \\",
+        r"\midrule",
+    ]
+    assert latex[-2:] == [r"\bottomrule", r"\end{tabular}"]
+    body = latex[5:-2]
+    assert len(body) == 4
+    assert all(line.startswith(r"block") and r"\_pool & " in line for line in body)
+    assert sum(line.count(r"\textbf{") for line in body) == 4  # the best of each size
+    found = call("compare", "depth", "--json").json["curves"][0]
+    assert body[0].endswith(rf"\textbf{{{100 * found['mean']:.1f}}} \\")
+    markdown = call("compare", "depth", "warmth", "--format", "markdown").out.splitlines()
+    assert markdown[0] == "| run | cut | head | 1 | 2 | 3 | 4 |"
+    assert markdown[1] == "| --- | --- | --- | --: | --: | --: | --: |"
+    assert sum(line.count("**") for line in markdown) == 8
+    assert markdown[-1].endswith("bold: best by val_top1")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
         (["nothing"], 3, "no run 'nothing'; there are "),
         (["--samples", 3], 2, "3 samples per class were not fitted; there are 2, 4"),
         (["--metric", "top2"], 2, "metric='top2' is not one of top1, top5, "),
+        (["--format", "xml"], 2, "--format 'xml' is not one of table, csv, latex, markdown"),
+        (["--samples", 2, "--all-sizes"], 2, "--samples '2' is one size; leave it out for --all-sizes"),
     ],
 )
 def test_wrong_input(call, place, arguments, code, message):

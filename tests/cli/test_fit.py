@@ -27,6 +27,7 @@ def test_json_has_the_run_and_the_curve(call, place):
         assert point["top1_low"] is point["top1_high"] is None  # two draws are too few
         assert point["top1_min"] <= point["top1_mean"] <= point["top1_max"]
     assert set(found["figures"]) >= {"curve", "confusion", "history"}
+    assert found["answer"].startswith("The ")
     assert all(Path(path).exists() for path in found["figures"].values())
     assert run.facts["parameters"]["head_params"]["mlp"] == {"max_epochs": 4, "hidden_units": 8}
     assert run.facts["parameters"]["head_params"]["softmax"] == {"max_epochs": 4}
@@ -38,9 +39,11 @@ def test_a_table_otherwise(call, place):
     what = "test accuracy in % by samples per class: mean and half width of the 95 % interval over 3 draws"
     assert lines[1] == what
     assert lines[3].split() == ["cut", "head", "2", "4"]
+    assert lines[-1].startswith("The softmax head on block5_pool recognises ")
+    assert lines[-1].endswith("to say what the next doubling would bring takes four sizes.")
     assert lines[5].split()[:2] == ["block5_pool", "softmax"]
     assert lines[5].count("±") == 2
-    assert done.out.rstrip().splitlines()[-1].startswith("history     ")
+    assert lines[-3].startswith("times       ")
 
 
 def test_what_has_no_interval_is_said(call, place):

@@ -7,17 +7,18 @@ import pytest
 PNG, SVG = b"\x89PNG\r\n\x1a\n", b"<?xml"
 
 
-@pytest.mark.parametrize("kind", ["curve", "history", "cuts", "confusion", "temperature", "times"])
+@pytest.mark.parametrize("kind", ["curve", "history", "cuts", "confusion", "temperature", "times", "scores"])
 def test_every_kind_of_figure(call, place, kind):
     run = "warmth" if kind == "temperature" else "depth"
     (folder,) = (place / "cache" / "runs").glob(f"*-{run}")
     file = folder / "figures" / f"{kind}.png"
-    file.unlink()
+    file.unlink(missing_ok=True)  # of several sizes no scores were drawn
     done = call("plot", kind, run)
     assert (done.code, done.out) == (0, f"{file}\n")
     assert file.read_bytes().startswith(PNG)
     done = call("plot", kind, run, "-o", f"new/{kind}.svg", "--json")
-    assert done.json == {"figure": f"new/{kind}.svg"}
+    assert done.json["figure"] == f"new/{kind}.svg"
+    assert ("caption" in done.json) == (kind not in ("confusion", "times"))
     assert (place / "new" / f"{kind}.svg").read_bytes().startswith(SVG)
 
 
@@ -50,10 +51,32 @@ def test_cuts_by_their_alias_and_intervals(call, place):
     assert len(set(drawn.values())) == 4
 
 
+def test_a_figure_for_a_paper(call, place):
+    """A column wide, text as text, no title; what the legend has no room for is said for the caption."""
+    look = ["--size", "3.3x2.4", "--font-size", 8, "--title", "none", "--legend", "inside"]
+    done = call("plot", "curve", "depth", *look, "--out", "paper.pdf")
+    assert done.code == 0
+    assert "caption: Mean over the repeats, each with its own draw of training images." in done.err
+    made = (place / "paper.pdf").read_bytes()
+    assert made.startswith(b"%PDF")
+    assert b"/MediaBox [ 0 0 237.6 172.8 ]" in made
+    assert b"/FontFile2" in made
+    plain = call("plot", "curve", "depth", *look[:4], "--out", "titled.svg")
+    assert "caption" not in plain.err
+    assert b"photos, minivgg" in (place / "titled.svg").read_bytes()
+    call("plot", "curve", "depth", *look, "--out", "bare.svg")
+    assert b"photos, minivgg" not in (place / "bare.svg").read_bytes()
+    call("plot", "curve", "depth", "--title", "My own", "--format", "svg", "--out", "figure.txt")
+    assert b"My own" in (place / "figure.txt").read_bytes()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["curves"], "plot 'curves': the kinds are curve, cuts, temperature, history, confusion, times"),
+        (
+            ["curves"],
+            "plot 'curves': the kinds are temperature, curve, scores, cuts, history, confusion, times",
+        ),
         (["cuts", "depth", "warmth"], "plot cuts takes one run, got 2; only curve takes several"),
         (["history", "--head", "a,b"], "plot history takes one --head, got 2"),
         (["curve", "depth", "--head", "mlp"], "the run has no fits of head 'mlp'; it has 'softmax', 'ncm'"),
@@ -67,16 +90,27 @@ def test_cuts_by_their_alias_and_intervals(call, place):
         ),
         (
             ["curve", "--samples", 4],
-            "plot curve takes no --samples (got '4'); it is for plot cuts, temperature",
+            "plot curve takes no --samples (got '4'); it is for plot temperature, scores, cuts",
         ),
-        (["times", "--cut", "fc7"], "plot times takes no --cut (got ['fc7']); it is for plot curve"),
+        (["times", "--metric", "top5"], "plot times takes no --metric (got 'top5'); it is for plot curve"),
         (["cuts", "--interval", "t"], "plot cuts takes no --interval (got 't'); it is for plot curve"),
         (
-            ["temperature", "--head", "mlp"],
-            "plot temperature takes no --head (got ['mlp']); it is for plot curve, history, confusion",
+            ["confusion", "--extrapolate", 64],
+            "plot confusion takes no --extrapolate (got 64.0); it is for plot curve",
         ),
         (["curve", "--interval", "z"], "--interval 'z' is not one of t, bootstrap"),
-        (["curve", "-o", "curve.pdf"], "cannot write a figure to 'curve.pdf'; end it in .png or .svg"),
+        (
+            ["curve", "-o", "curve.gif"],
+            "cannot write a figure to 'curve.gif'; end it in .png, .svg, .pdf or .eps",
+        ),
+        (["curve", "--format", "gif"], "--format 'gif' is not one of png, svg, pdf, eps"),
+        (["curve", "--size", "3.3"], "--size '3.3' is no width and height in inches such as 3.3x2.4"),
+        (["curve", "--size", "90x2"], "size=(90.0, 2.0) is no width and height between 1 and 60 inches"),
+        (["curve", "--legend", "left"], "--legend 'left' is not one of outside, inside, none"),
+        (
+            ["times", "warmth", "--cut", "fc7"],
+            "the run has no fits of cut 'fc7'; it has 'block5_pool', 'softmax'",
+        ),
         (
             ["temperature", "depth"],
             "no point has a temperature; fit with --cut softmax --temperature 0.5,1,2",

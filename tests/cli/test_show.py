@@ -190,7 +190,11 @@ def test_occlusion(call, place):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["filters", "--out", "a.pdf"], 2, "cannot write a figure to 'a.pdf'; end it in .png or .svg"),
+        (
+            ["filters", "--out", "a.gif"],
+            2,
+            "cannot write a figure to 'a.gif'; end it in .png, .svg, .pdf or .eps",
+        ),
         (["filters", "--scaling", "own"], 2, "scaling='own' is not one of both, shared, per-filter"),
         (["filters", "-b", "vit_b_99"], 2, None),
         (["activations", "gone.png"], 3, "no image at 'gone.png'; give a file or a folder of images"),

@@ -11,8 +11,8 @@ import pytest
 from featbank.backbones import Backbone, load_backbone
 from featbank.banks import Bank
 from featbank.datasets import decode_image, open_dataset
-from featbank.display import Display
 from featbank.extraction import extract
+from featbank.plots import Display
 
 
 def _check(display: Display) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from featbank.report._confusion import Cell, share_text
-
 pytestmark = pytest.mark.browser
 
 #: The elements the script writes anew, without the spaces between tags, which the template lays out.
@@ -34,19 +32,6 @@ def test_another_head_and_back_again_is_the_page_as_written(browse, file, pages)
         page.evaluate("choose(0)")
         assert page.evaluate(STATE) == before
         assert opened.said == []
-
-
-def test_the_script_counts_and_rounds_as_python_does(browse, file):
-    page = browse(file).page
-    cases = [(count, total) for total in range(1, 48) for count in range(total + 1)]
-    told = page.evaluate(
-        """(cases) => cases.map(([count, total]) => {
-          [rows, totals] = [[new Map([[1, count]])], [total]];
-          return [count ? kindOf([0, 1]) : "", shareText(count, total)];
-        })""",
-        cases,
-    )
-    assert told == [[Cell(0, 1, *one).kind, share_text(*one)] for one in cases]
 
 
 def test_every_head_shows_its_own_counts(browse, file, hostile):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from featbank.metrics import confusion_matrix
-from featbank.report import _answers, _histories, _kept, render_report, write_report
+from featbank.report import _answers, _figures, _kept, render_report, write_report
 from featbank.report._confusion import Cell, confusion_of, share_text
 from featbank.report._kept import facets, kept_heads
 from featbank.runs import Run
@@ -69,9 +69,8 @@ def test_the_answers_in_the_page_are_those_of_the_run(hostile):
     for one, head in zip(told["heads"], kept_heads(hostile), strict=True):
         predictions = hostile.predictions(head.name)
         matrix = np.zeros((5, 5), np.int64)
-        for true, cells in enumerate(one["cells"]):
-            for pred, count in zip(cells[::2], cells[1::2], strict=True):
-                matrix[true, pred] = count
+        for true, pred, count in zip(one["cells"][::4], one["cells"][1::4], one["cells"][2::4], strict=True):
+            matrix[true, pred] = count
         assert (matrix == hostile.confusion(head.name)).all()
         wrong = predictions.y_true != predictions.y_pred
         assert len(one["images"]) == 4 * wrong.sum()
@@ -115,7 +114,7 @@ def test_names_stay_inert_when_the_script_writes_them(hostile, with_facts, brows
 def test_a_page_of_many_heads_is_bounded_and_says_what_is_left_out(hostile, page, monkeypatch):
     run = many_heads(hostile, 40)
     monkeypatch.setattr(_answers, "_MOST_HEADS", 10)
-    monkeypatch.setattr(_histories, "_MOST_HEADS", 5)
+    monkeypatch.setattr(_figures, "_MOST_HEADS", 5)
     monkeypatch.setattr(_kept, "_MOST_LISTED", 30)
     source = render_report(run, data=hostile.path.parents[2] / "photos")
     text = " ".join(page(source).text.split())

@@ -92,7 +92,7 @@ def rows_of(run: Run) -> list[object]:
 @pytest.fixture(autouse=True)
 def _no_figures(monkeypatch):
     """They take longer than the fits."""
-    monkeypatch.setattr("featbank.figures.draw_all", lambda *_, **__: {})
+    monkeypatch.setattr("featbank.plots.draw_all", lambda *_, **__: {})
 
 
 def test_a_killed_sweep_repeats_no_finished_fit_and_ends_the_same(flowers, tmp_path):

@@ -1,128 +1,116 @@
 
 // one head closely: choosing it, its matrix or map, its images
 //
-// The best head is written out in the page; for another one the script writes the same elements anew from the
-// answers in the page. A test holds it to that: choosing another head and then the first again changes nothing.
+// The best head is written out in the page. For another one the script writes texts, which stand ready in the
+// page, into the same elements or copies of them. A test holds it to that: choosing another head and then the
+// first again changes nothing.
 
 const told = document.getElementById("answers");
 const answers = told ? JSON.parse(told.textContent) : null;
 const byId = (id) => document.getElementById(id);
 let head = 0;
-let rows = []; // of the chosen head: for each true class a Map from answer to count
+let cells = []; // of the chosen head: true class, answer, count, shade; wrong ones first, the most frequent first
+let rows = []; // for each true class a Map from answer to its cell
 let totals = [];
 
+function quadruples(flat) {
+  return Array.from({ length: flat.length / 4 }, (_, i) => flat.slice(4 * i, 4 * i + 4));
+}
+
 function read() {
-  rows = answers.heads[head].cells.map((flat) => {
-    const row = new Map();
-    for (let i = 0; i < flat.length; i += 2) row.set(flat[i], flat[i + 1]);
-    return row;
-  });
-  totals = rows.map((row) => [...row.values()].reduce((a, b) => a + b, 0));
+  cells = quadruples(answers.heads[head].cells);
+  rows = answers.classes.map(() => new Map());
+  totals = answers.classes.map(() => 0);
+  for (const cell of cells) {
+    rows[cell[0]].set(cell[1], cell);
+    totals[cell[0]] += cell[2];
+  }
 }
 
-const spelt = (number) => number.toLocaleString("en-US");
-const countOf = (pair) => rows[pair[0]].get(pair[1]) || 0;
+const countOf = ([t, p]) => rows[t].get(p)?.[2] || 0;
 const pairOf = (element) => element.dataset.pair.split("-").map(Number);
-
-function kindOf(pair) {
-  const count = countOf(pair);
-  const shade = Math.min(9, 1 + Math.floor((1000 * count) / (112 * totals[pair[0]])));
-  return `${pair[0] === pair[1] ? "right" : "wrong"} s${shade}`;
-}
-
-function shareText(count, total) {
-  if (!total) return "–";
-  const tenths = Math.floor((2000 * count + total) / (2 * total));
-  return `${Math.floor(tenths / 10)}.${tenths % 10} %`;
-}
+const kindOf = ([t, p, , shade]) => `${t === p ? "right" : "wrong"} s${shade}`;
+const isWrong = ([t, p]) => t !== p;
 
 function said(pair) {
   const [count, total] = [countOf(pair), totals[pair[0]]];
   const name = answers.classes[pair[0]];
-  const what = pair[0] === pair[1] ? "recognised" : `taken for ${answers.classes[pair[1]]}`;
+  const what = isWrong(pair) ? `taken for ${answers.classes[pair[1]]}` : "recognised";
   const share = total ? ` (${Math.floor((200 * count + total) / (2 * total))} %)` : "";
   return `${count} of ${total} images of ${name} ${what}${share}`;
 }
 
-function make(name, properties, ...children) {
-  const element = document.createElement(name);
-  Object.assign(element, properties);
-  element.append(...children);
+/** Write texts into the marked places of an element, in their order. */
+function write(element, ...texts) {
+  element.querySelectorAll("[data-at]").forEach((place, at) => { place.textContent = texts[at]; });
   return element;
 }
 
-const bold = (text) => make("b", {}, make("bdi", {}, text));
+const copy = (id) => byId(id).content.firstElementChild.cloneNode(true);
 
-function link(pair, ...children) {
-  const image = document.querySelector(`.gallery .mistake[data-pair="${pair.join("-")}"]`);
-  const made = make("a", {}, ...children);
-  made.setAttribute("href", `#${image ? image.id : "confusion"}`);
-  made.dataset.pair = pair.join("-");
-  return made;
-}
-
-function wrongPairs() {
-  const found = [];
-  rows.forEach((row, t) => row.forEach((count, p) => { if (t !== p) found.push([t, p]); }));
-  return found;
+/** Let the link in an element (or the element itself) lead to the images of a pair. */
+function lead(element, t, p) {
+  const link = element.closest("a") || element.querySelector("a");
+  const image = document.querySelector(`.gallery .mistake[data-pair="${t}-${p}"]`);
+  link.setAttribute("href", `#${image ? image.id : "confusion"}`);
+  link.dataset.pair = `${t}-${p}`;
+  return element;
 }
 
 // images: all that are embedded stand in the page once, and move between the shown, the folded and the others
 
 function captioned(figure, pred, pPred, pTrue) {
   const name = answers.classes[figure.dataset.true];
+  const share = (p) => (p < 0 ? "" : ` ${p}\u00a0%`);
+  const texts = pred === null ? ["", "", "", ""]
+    : [share(pTrue), "taken for ", answers.classes[pred], share(pPred)];
   figure.dataset.pair = pred === null ? "" : `${figure.dataset.true}-${pred}`;
-  figure.querySelector("img").alt = pred === null ? name : `${name}, taken for ${answers.classes[pred]}`;
-  const share = (p) => (p === null || p < 0 ? "" : ` ${p}\u00a0%`);
-  figure.querySelector(".was").replaceChildren(bold(name), share(pred === null ? null : pTrue));
-  figure.querySelector(".taken").replaceChildren(
-    ...(pred === null ? [] : ["taken for ", bold(answers.classes[pred]), share(pPred)]));
+  figure.querySelector("img").alt = [name, texts[1] + texts[2]].filter(Boolean).join(", ");
+  return write(figure, name, ...texts);
 }
 
-function writeImages() {
+function writeImages(one) {
   if (!byId("shown")) return;
-  const flat = answers.heads[head].images;
-  const figures = new Map([...document.querySelectorAll("main .mistake")].map((one) => [one.id, one]));
-  const mine = [];
-  for (let i = 0; i < flat.length; i += 4) {
-    const figure = figures.get(`image-${flat[i]}`);
-    captioned(figure, flat[i + 1], flat[i + 2], flat[i + 3]);
-    mine.push(figure);
+  const figures = new Map([...document.querySelectorAll("main .mistake")].map((each) => [each.id, each]));
+  const mine = quadruples(one.images).map(([at, ...taken]) => {
+    const figure = captioned(figures.get(`image-${at}`), ...taken);
     figures.delete(figure.id);
-  }
+    return figure;
+  });
   figures.forEach((figure) => captioned(figure, null));
   const others = [...figures.values()].sort((a, b) => a.id.slice(6) - b.id.slice(6));
-  const n = mine.length > answers.few ? answers.shown : answers.few;
-  byId("shown").replaceChildren(...mine.slice(0, n));
   const folded = byId("folded");
-  folded.querySelector(".gallery").replaceChildren(...mine.slice(n));
-  folded.querySelector("summary").textContent = `${Math.max(0, mine.length - n)} more`;
-  folded.hidden = mine.length <= n;
+  byId("shown").replaceChildren(...mine.slice(0, one.shown));
+  folded.querySelector(".gallery").replaceChildren(...mine.slice(one.shown));
+  folded.hidden = mine.length <= one.shown;
+  write(folded.querySelector("summary"), Math.max(0, mine.length - one.shown));
   byId("others").replaceChildren(...others);
-  const wrong = wrongPairs().reduce((sum, pair) => sum + countOf(pair), 0);
-  const sure = mine.length && flat[2] >= 0
-    ? ", worst first. Beside each class, the probability the head gave it" : "";
-  byId("seen").textContent = `${mine.length} of ${spelt(wrong)} are in this page${sure}.`;
+  byId("seen").textContent = one.seen;
 }
 
 function writeMatrix() {
   const table = byId("matrix");
   if (table) {
     [...table.tBodies[0].rows].forEach((line, t) => {
-      [...line.cells].slice(1).forEach((cell, p) => {
-        const count = countOf([t, p]);
-        if (count) cell.className = kindOf([t, p]);
-        else cell.removeAttribute("class");
-        cell.replaceChildren(count && t !== p ? link([t, p], count) : count || "");
+      [...line.cells].slice(1).forEach((place, p) => {
+        const cell = rows[t].get(p);
+        if (cell) place.className = kindOf(cell);
+        else place.removeAttribute("class");
+        place.textContent = cell ? cell[2] : "";
+        if (cell && t !== p) {
+          const link = lead(copy("a-cell"), t, p);
+          link.textContent = cell[2];
+          place.replaceChildren(link);
+        }
       });
     });
     settle(table);
   } else {
     const outlines = new Map();
-    rows.forEach((row, t) => row.forEach((count, p) => {
-      const kind = kindOf([t, p]);
-      outlines.set(kind, `${outlines.get(kind) || ""}M${p} ${t}h1v1h-1z`);
-    }));
+    for (const cell of [...cells].sort((a, b) => a[0] - b[0] || a[1] - b[1])) {
+      const kind = kindOf(cell);
+      outlines.set(kind, `${outlines.get(kind) || ""}M${cell[1]} ${cell[0]}h1v1h-1z`);
+    }
     byId("map").querySelector("g").replaceChildren(...[...outlines.keys()].sort().map((kind) => {
       const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
       path.setAttribute("class", kind);
@@ -134,50 +122,30 @@ function writeMatrix() {
 
 function writePairs() {
   const only = document.querySelector("#of-class select")?.value || "";
-  const found = wrongPairs().sort((a, b) => countOf(b) - countOf(a) || a[0] - b[0] || a[1] - b[1]);
-  const wanted = only ? found.filter((pair) => pair.includes(Number(only))) : found.slice(0, answers.pairs);
-  byId("pairs").replaceChildren(...wanted.map((pair) => make("li", {}, link(pair,
-    make("b", {}, `${countOf(pair)} ×`), " ", make("bdi", {}, answers.classes[pair[0]]), " ",
-    arrow(), make("span", { className: "unseen" }, " taken for "), " ",
-    make("bdi", {}, answers.classes[pair[1]])))));
+  const found = cells.filter(isWrong);
+  const wanted = only ? found.filter(([t, p]) => t === Number(only) || p === Number(only))
+    : found.slice(0, answers.pairs);
+  byId("pairs").replaceChildren(...wanted.map(([t, p, count]) =>
+    lead(write(copy("a-pair"), count, answers.classes[t], answers.classes[p]), t, p)));
   const more = only ? 0 : found.length - wanted.length;
-  byId("more-pairs").textContent = only && !wanted.length ? "None."
-    : more > 0 ? `${more} more pairs of classes were confused.` : "";
+  write(byId("more-pairs"), more).hidden = !more;
+  byId("no-pairs").hidden = !only || wanted.length > 0;
   byId("confused").hidden = !found.length;
 }
 
-function arrow() {
-  const made = make("span", {}, "→");
-  made.setAttribute("aria-hidden", "true");
-  return made;
-}
-
-function writeClasses() {
-  const lines = rows.map((row, t) => {
-    let worst = null;
-    row.forEach((count, p) => { if (p !== t && (worst === null || count > row.get(worst))) worst = p; });
-    return { t, worst, right: countOf([t, t]), total: totals[t] };
-  });
-  const share = (one) => (one.total ? one.right / one.total : 2);
-  lines.sort((a, b) => share(a) - share(b));
-  byId("by-class").tBodies[0].replaceChildren(...lines.map(({ t, worst, right, total }) => {
-    const name = make("th", {}, make("bdi", {}, answers.classes[t]));
-    name.setAttribute("scope", "row");
-    return make("tr", {}, name,
-      make("td", {}, worst === null ? "–"
-        : link([t, worst], make("bdi", {}, answers.classes[worst]), ` (${countOf([t, worst])})`)),
-      ...[total, right, shareText(right, total)].map((text) => make("td", { className: "num" }, text)));
+function writeClasses(one) {
+  byId("by-class").tBodies[0].replaceChildren(...one.classes.map(([t, accuracy]) => {
+    const worst = cells.find((cell) => isWrong(cell) && cell[0] === t); // the most frequent come first
+    const numbers = [totals[t], countOf([t, t]), accuracy];
+    if (!worst) return write(copy("a-clear-class"), answers.classes[t], ...numbers);
+    const line = write(copy("a-class"), answers.classes[t], answers.classes[worst[1]], worst[2], ...numbers);
+    return lead(line, t, worst[1]);
   }));
 }
 
-function writeHead() {
-  const one = answers.heads[head];
-  const rowsOf = totals.reduce((a, b) => a + b, 0);
-  const right = rows.reduce((sum, row, t) => sum + (row.get(t) || 0), 0);
-  byId("said").replaceChildren(make("b", {}, one.named),
-    `: ${spelt(right)} of ${spelt(rowsOf)} ${one.split} images right, ${spelt(rowsOf - right)} wrong.`);
-  byId("head-figures").replaceChildren(...one.figures.map(([name, value]) =>
-    make("div", {}, make("dt", {}, name), make("dd", {}, value))));
+function writeHead(one) {
+  write(byId("said"), one.named, one.said);
+  byId("head-figures").replaceChildren(...one.figures.map((texts) => write(copy("a-figure"), ...texts)));
 }
 
 function writeHistory() {
@@ -210,11 +178,11 @@ function choose(number) {
   head = number;
   hideTip();
   read();
-  writeHead();
-  writeImages(); // links lead to images, so they come first
+  writeHead(answers.heads[head]);
+  writeImages(answers.heads[head]); // links lead to images, so they come first
   writeMatrix();
   writePairs();
-  writeClasses();
+  writeClasses(answers.heads[head]);
   writeHistory();
   mark();
   live.textContent = byId("said").textContent;
@@ -339,10 +307,10 @@ function enlivenMap(map) {
     const box = map.getBoundingClientRect();
     const [x, y] = [((event.clientX - box.left) * n) / box.width, ((event.clientY - box.top) * n) / box.height];
     let [best, least] = [null, Math.max(2, (12 * n) / box.width) ** 2];
-    rows.forEach((row, t) => row.forEach((count, p) => {
+    for (const [t, p] of cells) {
       const far = (p + 0.5 - x) ** 2 + (t + 0.5 - y) ** 2;
       if (far < least) [best, least] = [[t, p], far];
-    }));
+    }
     return best;
   };
   map.addEventListener("pointermove", (event) => {
@@ -353,11 +321,11 @@ function enlivenMap(map) {
   map.addEventListener("pointerleave", hideTip);
   map.addEventListener("click", (event) => {
     const pair = under(event);
-    if (pair && pair[0] !== pair[1]) openPair(pair);
+    if (pair && isWrong(pair)) openPair(pair);
   });
   map.addEventListener("blur", hideTip);
   map.addEventListener("keydown", (event) => {
-    const wrong = wrongPairs();
+    const wrong = cells.filter(isWrong).sort((a, b) => a[0] - b[0] || a[1] - b[1]);
     if (!wrong.length) return;
     let now = at ? wrong.findIndex((one) => one[0] === at[0] && one[1] === at[1]) : -1;
     if (event.key === "Enter" || event.key === " ") {

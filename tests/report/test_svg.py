@@ -8,16 +8,16 @@ import re
 
 import pytest
 
-from featbank.report._axes import Axis, linear_axis, log_axis, percent_axis, size_axis
-from featbank.report._charts import Chart, Point, Series, both
-from featbank.report._svg import MARKERS, element, path_through
+from featbank.plots.chart import Axis, Chart, Point, Series, linear_axis, log_axis, percent_axis, size_axis
+from featbank.plots.looks import MARKERS, Look
+from featbank.report._svg import both, element, path_through
 
 X = Axis("x", 0, 10, ((0, "0"), (10, "10")))
 Y = Axis("y (%)", 0, 100, ((0, "0"), (100, "100")))
 
 
 def drawn(*points: Point, **options) -> str:
-    return str(both(Chart("words", X, Y, (Series("a", points, "h0"),), **options)))
+    return str(both(Chart("words", X, Y, (Series("a", points, Look("h0", marker=0)),), **options)))
 
 
 def places(text: str) -> list[tuple[float, float]]:
@@ -53,7 +53,7 @@ def test_what_is_no_number_leaves_a_gap():
 def test_a_band_needs_two_intervals_and_whiskers_one():
     points = Point(0, 5, 4, 6), Point(1, 5)
     assert 'class="band"' not in drawn(*points)
-    assert drawn(*points, whiskers=True).count('class="whisker"') == 2
+    assert drawn(*points, intervals="bars").count('class="whisker"') == 2
     assert drawn(*points, Point(2, 5, 3, 7)).count('class="band"') == 2
 
 
@@ -70,7 +70,7 @@ def test_everything_is_escaped():
         (linear_axis("", [0, 77]), (0, 80), ["0", "20", "40", "60", "80"]),
         (percent_axis("", [100.0, 100.0]), (97.5, 100), None),
         (percent_axis("", [0.1, 0.2]), (0, 3), None),
-        (percent_axis("", [25.0, 97.5]), (20, 100), ["20", "40", "60", "80", "100"]),
+        (percent_axis("", [25.0, 97.5]), (20, 100), [f"{at}" for at in range(20, 101, 10)]),
         (log_axis("", [0.5]), (0.1, 1), ["0.1", "1"]),
         (log_axis("", [0.0, math.inf]), (0.1, 1), None),
         (size_axis("", {7: "7"}), (3.5, 14), ["7"]),
@@ -84,14 +84,14 @@ def test_axes(axis, ends, ticks):
 
 def test_labels_that_would_touch_are_left_out():
     axis = size_axis("", {n: f"{n:g}" for n in (1, 2, 3, 4, 5, 6, 7, 8, 100000)})
-    kept = axis.ticks_within(300, room=26)
+    kept = axis.ticks_within(300, 12)
     ats = [axis.share(value) * 300 for value, _ in kept]
     assert len(kept) < 9
     assert kept[0][1] == "1"
-    assert all(b - a >= 26 for a, b in itertools.pairwise(ats))
-    assert len(axis.ticks_within(3000, room=26)) == 9
+    assert all(b - a >= 14 for a, b in itertools.pairwise(ats))
+    assert len(axis.ticks_within(3000, 12)) == 9
 
 
 def test_every_marker_is_an_outline_of_its_own():
     assert len(set(MARKERS)) == len(MARKERS)
-    assert all(one.startswith("M") and one.endswith("Z") for one in MARKERS)
+    assert all(outline.startswith("M") and outline.endswith("Z") for _, outline in MARKERS)

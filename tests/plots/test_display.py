@@ -6,9 +6,9 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
 
-from featbank import drawing
-from featbank.display import Display
 from featbank.errors import InvalidInputError
+from featbank.plots import Display, style
+from featbank.plots.chart import Entry, note
 
 
 class Line(Display):
@@ -45,7 +45,7 @@ def test_one_axes_of_its_own_or_of_the_caller() -> None:
     )
     axes = Figure().subplots()
     assert Line().plot(axes).ax_ is axes
-    assert (axes.get_title(loc="left"), axes.get_figure().get_suptitle()) == ("a title", "")
+    assert (axes.get_title(), axes.get_figure().get_suptitle()) == ("a title", "")
 
 
 def test_several_axes() -> None:
@@ -87,7 +87,7 @@ class Named(Display):
         panels[0].set_xticks(range(len(NAMES)), NAMES)
         panels[0].set_ylabel(NAMES[0])
         panels[0].text(0.5, 0.5, NAMES[1])
-        return [drawing.heading(NAMES[0]), drawing.note(NAMES[2])]
+        return [Entry(NAMES[0]), note(NAMES[2])]
 
 
 @pytest.fixture
@@ -95,10 +95,10 @@ def no_foreign_fonts(monkeypatch):
     """A machine with the fonts of matplotlib alone, which has not said anything yet."""
     own = [entry for entry in fontManager.ttflist if entry.name.startswith(("DejaVu", "cm", "Last Resort"))]
     monkeypatch.setattr(fontManager, "ttflist", own)
-    monkeypatch.setattr(drawing, "_told", set())
-    drawing._fonts_with.cache_clear()
+    monkeypatch.setattr(style, "_told", set())
+    style._fonts_with.cache_clear()
     yield
-    drawing._fonts_with.cache_clear()
+    style._fonts_with.cache_clear()
 
 
 def test_what_no_font_has_is_said_once(no_foreign_fonts, caplog, tmp_path):
@@ -115,13 +115,13 @@ def test_names_are_drawn_with_a_font_that_has_them(no_foreign_fonts, caplog, tmp
     file = tmp_path / "foreign.ttf"
     make_font(file, "".join(NAMES))
     fontManager.addfont(file)
-    drawing._fonts_with.cache_clear()
+    style._fonts_with.cache_clear()
     display = Named().plot()
     assert caplog.records == []
     labels = {one.get_text(): one.get_fontfamily() for one in display.ax_.get_xticklabels()}
-    assert labels.pop("plain") == ["DejaVu Sans"]
-    assert set(map(tuple, labels.values())) == {("DejaVu Sans", "Foreign Test")}
-    assert display.ax_.yaxis.label.get_fontfamily() == ["DejaVu Sans", "Foreign Test"]
+    assert labels.pop("plain") == ["sans-serif"]
+    assert set(map(tuple, labels.values())) == {("sans-serif", "Foreign Test")}
+    assert display.ax_.yaxis.label.get_fontfamily() == ["sans-serif", "Foreign Test"]
     assert display._image("png") != boxes
 
 

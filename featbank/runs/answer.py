@@ -1,0 +1,220 @@
+"""The answer of a sweep in three sentences: the best head, how few labels do, what more would bring."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from html import escape
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featbank.errors import InvalidInputError
+from featbank.manifest import printable
+from featbank.metrics import Interval, paired_difference
+from featbank.metrics.intervals import FEWEST_DRAWS
+from featbank.sampling import Size, size_order, size_words
+from featbank.sweep import ComparedCurve, Comparison, CurvePoint, LearningCurve, SweepResult, compare
+from featbank.sweep.curves import judged_by
+from featbank.sweep.records import Key
+
+__all__ = ["Answer", "answer_html", "answer_of"]
+
+#: So many points less than the best are as good as the best for most uses.
+_NEAR = 0.02
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a sweep found, in words; every number with its 95 % interval, or why it has none.
+
+    Parameters
+    ----------
+    best : str
+        Which head on which cut is how good, and how sure it is that it is the best.
+    accuracy : str
+        The figure in it, for those who want to print it bold.
+    labels : str
+        How few labels come within two points of it; empty where there is one size.
+    doubling : str
+        What twice as many labels would bring; empty where there is one size.
+    """
+
+    best: str
+    accuracy: str
+    labels: str = ""
+    doubling: str = ""
+
+    def __str__(self) -> str:
+        return " ".join(one for one in (self.best, self.labels, self.doubling) if one)
+
+
+def answer_of(result: SweepResult) -> Answer | None:
+    """Say which cut and head is best, how many labels come near it, what the next doubling would bring.
+
+    The best is chosen by validation accuracy, never by test accuracy unless nothing was validated, which is
+    said.
+
+    Parameters
+    ----------
+    result : SweepResult
+
+    Returns
+    -------
+    Answer or None
+        None if no fit succeeded, or none was scored on test or validation images.
+
+    Examples
+    --------
+    >>> from featbank.sweep import FitResult
+    >>> fits = [FitResult("fc7", "ncm", None, n, r, 2 * n, 10, 0, top1=0.9 - 0.4 / n + 0.01 * r)
+    ...         for n in (4, 8, 16, 32) for r in range(3)]
+    >>> answer = answer_of(SweepResult(fits, n_rows={"train": 90, "test": 50}))
+    >>> answer.accuracy, answer.labels.partition(":")[0]
+    ('89.8 %', '16 per class (32 in all) come within two points of that')
+    """
+    try:
+        compared = compare({"": result})
+    except InvalidInputError:  # no size is common to all: the largest there is
+        sizes: list[Size] = [
+            one.n_per_class for one in result.points() if {"top1", "val_top1"} & one.scores.keys()
+        ]
+        if not sizes:
+            return None
+        compared = compare({"": result}, n_per_class=sorted(sizes, key=size_order)[-1])
+    if compared.metric not in ("top1", "val_top1"):
+        return None
+    best = compared.curves[0]
+    curve = result.curves()[best.key]
+    points = {one.n_per_class: one for one in curve.points() if compared.metric in one.scores}
+    accuracy = f"{100 * best.mean:.1f} %"
+    return Answer(
+        _best(compared, best, points[compared.n_per_class], accuracy, result),
+        accuracy,
+        _labels(curve, points, compared),
+        _doubling(curve, points, compared.metric),
+    )
+
+
+def _spelled(one: ComparedCurve) -> str:
+    at = "" if one.temperature is None else f" at T = {one.temperature:g}"
+    return f"{printable(one.head)} head on {printable(one.cut)}{at}"
+
+
+def _best(
+    compared: Comparison, best: ComparedCurve, point: CurvePoint, accuracy: str, result: SweepResult
+) -> str:
+    split, named = ("test", "test") if compared.metric == "top1" else ("val", "validation")
+    n_rows = f"{result.n_rows[split]:,} " if split in result.n_rows else ""
+    text = f"The {_spelled(best)} recognises {accuracy} of the {n_rows}{named} images"
+    text += f" at {size_words(vars(point))}"
+    if best.low is not None and best.high is not None:
+        text += f" ({100 * best.low:.1f} to {100 * best.high:.1f} %, {best.n_draws} draws)"
+    else:
+        text += " (one draw, no interval)" if best.n_draws < 2 else f" ({best.n_draws} draws, no interval)"
+    if len(compared.curves) == 1:
+        return f"{text}."
+    by = "validation accuracy" if "val_" in compared.ranked_by else "the same images, which flatters it"
+    text += f"; the best of {len(compared.curves)} curves by {by}"
+    second = compared.curves[1]
+    if second.difference is None:
+        return f"{text}, before the {_spelled(second)}."
+    apart = Interval(
+        *(-one for one in (second.difference.mean, second.difference.high, second.difference.low))
+    )
+    if math.isnan(apart.low):
+        return f"{text}, {_points(apart)} from the {_spelled(second)}."
+    sure = "ahead of" if apart.low > 0 else "behind" if apart.high < 0 else "not to be told from"
+    return f"{text}, {sure} the {_spelled(second)}: {_points(apart)}."
+
+
+def _points(found: Interval) -> str:
+    """Return a difference in points of accuracy with its interval."""
+    between = "" if math.isnan(found.low) else f" ({100 * found.low:+.1f} to {100 * found.high:+.1f})"
+    return f"{100 * found.mean:+.1f} points{between}"
+
+
+def _of_both(curve: LearningCurve, first: Size, second: Size, metric: str) -> Interval:
+    """Return one size minus another, repeat by repeat: subsets are nested, so the luck of a draw goes out."""
+    scores, sizes = curve.scores(metric), list(curve.n_per_class)
+    rows: NDArray[np.float64] = scores[[sizes.index(first), sizes.index(second)]]
+    shared = rows[:, np.isfinite(rows).all(axis=0)]
+    if shared.shape[1] and min(curve.n_draws(first), curve.n_draws(second)) >= FEWEST_DRAWS:
+        return paired_difference(shared[0], shared[1])
+    means = [float(np.nanmean(row)) for row in rows]
+    return Interval(means[0] - means[1], float("nan"), float("nan"))
+
+
+def _in_all(curve: LearningCurve, size: Size) -> str:
+    return f"{next(one.n_train for one in curve.fits if one.n_per_class == size):,} in all"
+
+
+def _labels(curve: LearningCurve, points: dict[Size, CurvePoint], compared: Comparison) -> str:
+    """Say how few labels come within two points of what the most of them reach."""
+    sizes = sorted(points, key=size_order)
+    if len(sizes) < 2:
+        return ""
+    most, metric = sizes[-1], compared.metric
+    near = next(
+        size for size in sizes if points[size].scores[metric].mean >= points[most].scores[metric].mean - _NEAR
+    )
+    reached = f"{100 * points[most].scores[metric].mean:.1f} % at {size_words(vars(points[most]))}"
+    of = "that" if most == compared.n_per_class else reached
+    if near == most:
+        before = sizes[-2]
+        gap = _points(_of_both(curve, most, before, metric))
+        return (
+            f"Fewer labels do not come within two points of {of}: from {before} per class on it gained {gap}."
+        )
+    gap = _points(_of_both(curve, most, near, metric))
+    return (
+        f"{near} per class ({_in_all(curve, near)}) come within two points of {of}: the rest brought {gap}."
+    )
+
+
+def _doubling(curve: LearningCurve, points: dict[Size, CurvePoint], metric: str) -> str:
+    """Say what twice as many labels would bring, by the law of the curve; else what the last ones brought."""
+    sizes = [size for size in sorted(points, key=size_order) if size != "all"]
+    if len(sizes) < 2:
+        return ""
+    try:
+        law = curve.power_law(metric=metric)
+    except InvalidInputError:  # fewer than four sizes
+        last, before = sizes[-1], sizes[-2]
+        gain = _of_both(curve, last, before, metric)
+        return (
+            f"From {before} to {last} per class it gained {_points(gain)}; to say what the next doubling "
+            "would bring takes four sizes."
+        )
+    now, then = law.n_max, 2 * law.n_max
+    _, b, c = law.samples.T
+    low, high = np.quantile(b * (now**-c - then**-c), [0.025, 0.975])
+    gain = Interval(float(law.predict(then) - law.predict(now)), float(low), float(high))
+    return f"Twice as many, {then:g} per class, would bring {_points(gain)} by the law of the curve."
+
+
+def answer_html(title: str, result: SweepResult) -> str:
+    """Return the answer and the mean accuracy of each curve by size as HTML, for a notebook; all escaped."""
+    points = result.points()
+    metric = judged_by(points)
+    sizes = sorted({one.n_per_class for one in points}, key=size_order)
+    lines: dict[Key, dict[Size, str]] = {}
+    for one in points:
+        mean = one.mean(metric)
+        lines.setdefault(one.key, {})[one.n_per_class] = "" if mean is None else f"{100 * mean:.1f}"
+    head = ("cut", "head", *map(str, sizes))
+    rows = [
+        (cut if at is None else f"{cut} T={at:g}", name, *(cells.get(size, "") for size in sizes))
+        for (cut, name, at), cells in lines.items()
+    ]
+    table = "".join(
+        f"<tr>{''.join(f'<{tag}>{escape(printable(cell))}</{tag}>' for cell in row)}</tr>"
+        for tag, listed in (("th", [head]), ("td", rows))
+        for row in listed
+    )
+    split = "test" if metric == "top1" else "validation"
+    said = answer_of(result)
+    return (
+        f"<p><b>{escape(printable(title))}</b></p><p>{escape(str(said or 'No fit succeeded.'))}</p>"
+        f"<table>{table}</table><p>{split} accuracy in % by samples per class</p>"
+    )
