@@ -183,22 +183,11 @@ class Archive(StoredFeatures):
             raise BankNotFoundError(
                 f"no packed bank {printable(str(path))!r} ({error.strerror}); `featbank banks pack` makes one"
             ) from error
-        self._closer = weakref.finalize(self, os.close, descriptor)
-        try:
-            with self._named():
-                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                    raise FormatError("it is no file")
-                self._pack = Pack(path, descriptor)
-                self._document, self._state = self._pack.document, self._pack.stored
-                check_name("dataset", self.dataset)
-                first_rows = self.slot_first_rows()
-                self._readers = {}
-                for cut, document in self._pack.documents.items():
-                    _check_facts(cut, document.facts)
-                    self._readers[cut] = _PackReader(document.layout, self._pack, first_rows, self)
-        except BaseException:
-            self.close()
-            raise
+        with self._named():
+            self._pack = Pack(path, descriptor)
+            self._document, self._state = self._pack.document, self._pack.stored
+            first_rows = self.slot_first_rows()
+            self._readers = {cut: _PackReader(self._pack, cut, first_rows) for cut in self._pack.documents}
         #: How the features are compressed: ``"zstd"``, ``"gzip"``, or None.
         self.compression: str | None = self._pack.compression
 
@@ -214,7 +203,7 @@ class Archive(StoredFeatures):
 
     def close(self) -> None:
         """Let go of the file; its arrays can no longer be read."""
-        self._closer()
+        self._pack.close()
 
     def __repr__(self) -> str:
         how = self.compression or "not compressed"
@@ -296,13 +285,10 @@ class PackRows(BlockRows):
 class _PackReader(PackRows):
     """The slots of one cut in a packed file, where they stand in the order of the rows."""
 
-    def __init__(
-        self, layout: CutLayout, pack: Pack, first_rows: NDArray[np.int64], archive: Archive
-    ) -> None:
-        super().__init__(pack, f"features/{layout.cut}")
-        self.layout, self._first_rows = layout, first_rows
-        self._statuses = pack.read(f"statuses/{layout.cut}")
-        self._archive = weakref.ref(archive)
+    def __init__(self, pack: Pack, cut: str, first_rows: NDArray[np.int64]) -> None:
+        super().__init__(pack, f"features/{cut}")
+        self.layout, self._first_rows = pack.documents[cut].layout, first_rows
+        self._statuses = pack.read(f"statuses/{cut}")
 
     def statuses(self, slots: NDArray[np.int64]) -> NDArray[np.uint8]:
         return self._statuses[self._first_rows[slots]]
@@ -311,12 +297,11 @@ class _PackReader(PackRows):
         return np.asarray(self.statuses(slots) == RowStatus.OK)
 
     def gather(self, slots: NDArray[np.int64], out: NDArray[Any]) -> None:
-        archive = self._archive()
-        if archive is None or not archive._closer.alive:
+        if not self._pack.close.alive:
             raise InvalidInputError(
                 f"the archive of cut {self.layout.cut!r} is closed; open it again with open_archive"
             )
-        with archive._named():
+        with _blaming(self._pack.path, "packed bank", "cannot be read ({}):"):
             super().gather(self._first_rows[slots], out)
 
 
@@ -360,11 +345,24 @@ def content_digest(
 
 
 class Pack(Contents):
-    """The parts of a packed file, each checked; raises `FormatError` and errors of what is damaged."""
+    """The parts of a packed file, each checked; raises `FormatError` and errors of what is damaged.
+
+    It owns the descriptor: `close` closes it, and so does its end.
+    """
 
     def __init__(self, path: Path, descriptor: int) -> None:
-        super().__init__(descriptor, "pack")
-        self.descriptor = descriptor
+        self.path, self.descriptor = path, descriptor
+        self.close = weakref.finalize(self, os.close, descriptor)
+        try:
+            self._read()
+        except BaseException:
+            self.close()
+            raise
+
+    def _read(self) -> None:
+        if not stat.S_ISREG(os.fstat(self.descriptor).st_mode):
+            raise FormatError("it is no file")
+        super().__init__(self.descriptor, "pack")
         self.size_bytes = sum(one.n_bytes for one in self.places.values())
         cuts = sorted(name.split("/")[1] for name in self.places if name.startswith("features/"))
         self._check_names(cuts)
@@ -372,12 +370,13 @@ class Pack(Contents):
         self.compression = next(iter(codecs), None)
         if codecs - {self.facts.get("compression")}:
             raise FormatError("its chunks are compressed otherwise than it says")
-        self.document = BankDocument.parse(path, self._bytes("bank/bank_json", _JSON_BYTES))
+        self.document = BankDocument.parse(self.path, self._bytes("bank/bank_json", _JSON_BYTES))
+        check_name("dataset", self.document.dataset)
         said = facts_of(self.document)
         wrong = [name for name, value in said.items() if self.facts.get(name, value) != value]
         if wrong:
             raise FormatError(f"it says of itself what is not so: {', '.join(wrong)}")
-        self.stored = decode_manifest(path, self._bytes("bank/manifest", self.size))
+        self.stored = decode_manifest(self.path, self._bytes("bank/manifest", self.size))
         self.quarantine = self._bytes("bank/quarantine", _ROWS_BYTES)
         for name, wanted in columns(self.stored.manifest).items():
             found = self.read(name)
@@ -385,8 +384,12 @@ class Pack(Contents):
                 raise FormatError(f"its {name!r} are not those of its manifest")
         self.documents: dict[str, CutDocument] = {}
         for cut in cuts:
-            data = self._bytes(f"bank/cuts/{cut}/cut_json", _JSON_BYTES)
-            document = CutDocument.parse(path / cut / files.CUT_FILE, data, cut, self.document.key.digest())
+            path, data = (
+                self.path / cut / files.CUT_FILE,
+                self._bytes(f"bank/cuts/{cut}/cut_json", _JSON_BYTES),
+            )
+            document = CutDocument.parse(path, data, cut, self.document.key.digest())
+            _check_facts(cut, document.facts)
             self.documents[cut] = document
             self._check_cut(cut, document.layout)
 
@@ -486,7 +489,6 @@ class Pack(Contents):
 def _checked_shards(source: Pack | _Folder, cut: str) -> Iterator[ShardContent]:
     """Pass the shards of a cut on, one by one, if they can be what an extraction writes; `FormatError`."""
     document, stored = source.documents[cut], source.stored
-    _check_facts(cut, document.facts)
     measures, present = Measures(), set()
     for plan, features, statuses, made_by in source.shards(cut):
         shard = f"shard {plan.number} of cut {cut!r}"
@@ -607,11 +609,11 @@ def import_bank(path: str | os.PathLike[str], store: BankStore) -> Bank:
             return _take_in(source, _Folder(source), store)
         if not stat.S_ISREG(mode):
             raise FormatError("it is neither a file nor a folder")
-        descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        pack = Pack(source, os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
         try:
-            return _take_in(source, Pack(source, descriptor), store)
+            return _take_in(source, pack, store)
         finally:
-            os.close(descriptor)
+            pack.close()
 
 
 def _take_in(path: Path, source: Pack | _Folder, store: BankStore) -> Bank:
@@ -693,9 +695,9 @@ class _Folder:
             if files.CUT_FILE not in names:
                 logger.warning("cut %r was not finished and is left out", cut)
                 continue
-            data = self._bytes(_JSON_BYTES, cut, files.CUT_FILE)
-            key_digest = self.document.key.digest()
+            data, key_digest = self._bytes(_JSON_BYTES, cut, files.CUT_FILE), self.document.key.digest()
             self.documents[cut] = CutDocument.parse(path / cut / files.CUT_FILE, data, cut, key_digest)
+            _check_facts(cut, self.documents[cut].facts)
 
     def _cut_entries(self, cut: str) -> list[str]:
         names = []
