@@ -650,8 +650,8 @@ def _write(folder: Path, source: Pack | _Folder) -> None:
     for cut, document in source.documents.items():
         cut_folder = make_folder(folder / check_name("cut", cut))
         for plan, features, statuses, made_by in _checked_shards(source, cut):
-            digests = source.stored.table.digests[plan.start : plan.stop]
-            name, parts = encode_shard(document.layout, plan, features, digests, statuses, made_by)
+            table = source.stored.table
+            name, parts = encode_shard(document.layout, plan, features, table, statuses, made_by)
             write_file(cut_folder / name, parts)
         document.write(cut_folder)
     records = files.parse_quarantine(folder / files.QUARANTINE_FILE, source.quarantine)
@@ -753,7 +753,7 @@ class _Folder:
         if name != shard_name(plan.number, hashlib.file_digest(file, "sha256").hexdigest()):
             raise FormatError(f"the bytes of {shown} are not what its name says")
         shard = shard_in(self._path / layout.cut / name, file.fileno())
-        check_place(shard, layout, plan, self.stored.table.digests[plan.start : plan.stop])
+        check_place(shard, layout, plan, self.stored.table)
         features = map_rows(file.fileno(), layout.dtype, (plan.n_rows, *layout.shape), shard.offset).copy()
         found = Measures.of(features, shard.statuses)
         wrong = [one for one, value in asdict(found).items() if getattr(shard.measures, one) != value]

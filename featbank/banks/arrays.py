@@ -148,7 +148,7 @@ class CutReader(BlockRows):
                 known = read_shard(self._path(number))
             except FileNotFoundError as error:  # removed since the folder was listed
                 raise self._gone(number) from error
-            check_place(known, self.layout, plan, self.table.digests[plan.start : plan.stop])
+            check_place(known, self.layout, plan, self.table)
             self._statuses[plan.start : plan.stop] = known.statuses
             # digests and statuses, which the table and this reader have, are not kept twice
             nothing = known.digests[:0].copy()
@@ -370,7 +370,7 @@ class CutArray:
         if not len(bad):
             return
         rows = list(dict.fromkeys(index[bad].tolist()))
-        shown = ", ".join(repr(printable(self._stored.ids[row])) for row in rows[:5])
+        shown = ", ".join(repr(printable(self._stored.manifest.ids[row])) for row in rows[:5])
         more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
         raise IncompleteBankError(
             f"cut {self.cut!r} has no features of {shown}{more}: the images could not be read, or were gone, "
@@ -707,7 +707,7 @@ class StoredFeatures(ABC):
             wanted = np.zeros(len(self), bool)
             wanted[self.manifest.rows(split, readable=False)] = True
             index = index[wanted[index]]
-        usable = stored.statuses[index] == RowStatus.OK
+        usable = stored.row_statuses[index] == RowStatus.OK
         usable[usable] = array._reader.statuses(stored.row_slots[index[usable]]) == RowStatus.OK
         index = index[usable]
         X = array.read(index, dtype=np.float32).reshape(len(index), array.n_features)

@@ -35,6 +35,7 @@ from featbank.banks.shards import (
     SHARD_BYTES,
     Measures,
     ShardPlan,
+    SlotTable,
     StoredManifest,
     check_all_hashes,
     check_hash,
@@ -455,7 +456,7 @@ class Bank(StoredFeatures):
 
     def _reader_of(self, layout: CutLayout) -> CutReader:
         reader = self._readers.get(layout.cut)
-        if reader is None or reader.layout != layout or reader.table is not self.slot_table:
+        if reader is None or reader.layout != layout or reader.table.digests is not self.slot_table.digests:
             reader = CutReader(
                 self.path / layout.cut, layout, self.slot_table, lambda plan: self._lacks(layout.cut, plan)
             )
@@ -558,7 +559,7 @@ class Bank(StoredFeatures):
             cuts=tuple(
                 replace(one, size_bytes=files.folder_bytes(self.path / one.name)) for one in self._states()
             ),
-            quarantined=int((stored.statuses != RowStatus.OK).sum()) if stored else 0,
+            quarantined=int((stored.row_statuses != RowStatus.OK).sum()) if stored else 0,
             created=str(self.provenance.get("created", "")),
             changed=files.changed(self.path),
             size_bytes=files.folder_bytes(self.path),
@@ -700,17 +701,17 @@ class CutWriter:
         """
         self._check_input(plan, features, statuses)
         self.prepare()
-        digests = self._reader().table.digests[plan.start : plan.stop]
-        name, parts = encode_shard(self._layout, plan, features, digests, statuses, self._made_by)
+        table = self._reader().table
+        name, parts = encode_shard(self._layout, plan, features, table, statuses, self._made_by)
         path = self.folder / name
         with locked(self.folder / files.LOCK_FILE, self._name) as again:
-            there = self._standing(plan, digests, again)[0]
+            there = self._standing(plan, table, again)[0]
         if there is None:
             aside = write_aside(path, parts)  # without the lock: others write, and wait for the disk, too
             moved = False
             try:
                 with locked(self.folder / files.LOCK_FILE, self._name) as again:
-                    there, faults = self._standing(plan, digests, again)
+                    there, faults = self._standing(plan, table, again)
                     if there is None:
                         for damaged, fault in faults.items():
                             logger.warning("shard %s is replaced: %s", damaged, fault)
@@ -729,7 +730,7 @@ class CutWriter:
         return there
 
     def _standing(
-        self, plan: ShardPlan, digests: NDArray[np.uint8], again: bool
+        self, plan: ShardPlan, table: SlotTable, again: bool
     ) -> tuple[Path | None, dict[Path, str]]:
         """Return the intact file that is there for a shard, or what is wrong with the one that is."""
         if not again:  # else nobody has written here since this one did: a long folder is listed once
@@ -740,7 +741,7 @@ class CutWriter:
         try:
             fault = check_hash(there)
             if fault is None:
-                check_place(read_shard(there), self._layout, plan, digests)
+                check_place(read_shard(there), self._layout, plan, table)
         except (CorruptBankError, FileNotFoundError) as error:  # one that cannot be read now is not replaced
             fault = str(error)
         return (there, {}) if fault is None else (None, {there: fault})

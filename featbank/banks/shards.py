@@ -217,18 +217,22 @@ def _numbered(*tables: NDArray[np.uint8]) -> list[NDArray[np.int64]]:
 
 @dataclass(frozen=True, eq=False)
 class StoredManifest:
-    """What ``manifest.h5`` holds: a `featbank.manifest.Manifest`, and the slot of each of its rows.
+    """The arrays of ``manifest.h5``: rows as in `featbank.manifest.Manifest`, and slots as in `SlotTable`.
 
-    The statuses are those the dataset gave.
+    `statuses` are those the dataset gave, `row_slots` is the slot of each row.
     """
 
-    ids: Ids
+    ids: NDArray[np.uint8]
+    id_offsets: NDArray[np.int64]
     labels: NDArray[np.int32]
     splits: NDArray[np.uint8]
-    given_statuses: NDArray[np.uint8]
-    classes: tuple[str, ...]
-    table: SlotTable
+    statuses: NDArray[np.uint8]
+    class_names: NDArray[np.uint8]
+    class_offsets: NDArray[np.int64]
     row_slots: NDArray[np.int64]
+    slot_digests: NDArray[np.uint8]
+    segments: NDArray[np.int64]
+    slot_statuses: NDArray[np.uint8]
     #: How its file begins, which carries the digest of all of it; None for what no file holds.
     seal: bytes | None = None
 
@@ -242,20 +246,32 @@ class StoredManifest:
             row_slots = there.row_slots
         else:
             table, row_slots = table.with_digests(manifest.digests, renew)
+        ids = Ids.of(manifest.ids)
+        classes = Ids.of([name.encode("utf-8", "surrogateescape") for name in manifest.classes])
         return cls(
-            Ids.of(manifest.ids),
+            ids.data,
+            ids.offsets,
             manifest.labels.astype(np.int32, copy=False),
             manifest.splits.astype(np.uint8, copy=False),
             manifest.statuses.astype(np.uint8, copy=False),
-            tuple(manifest.classes),
-            table,
+            classes.data,
+            classes.offsets,
             row_slots,
+            table.digests,
+            table.segments,
+            table.statuses,
         )
 
     def with_table(self, table: SlotTable, row_slots: NDArray[np.int64] | None = None) -> StoredManifest:
         """Return the same rows over another table, in the same slots if no others are given."""
-        row_slots = self.row_slots if row_slots is None else row_slots
-        return replace(self, table=table, row_slots=row_slots, seal=None)
+        return replace(
+            self,
+            row_slots=self.row_slots if row_slots is None else row_slots,
+            slot_digests=table.digests,
+            segments=table.segments,
+            slot_statuses=table.statuses,
+            seal=None,
+        )
 
     def renewed(self, digests: AbstractSet[bytes], table: SlotTable) -> StoredManifest:
         """Return the same rows over a longer table, those with one of these digests in its newest slots."""
@@ -268,24 +284,12 @@ class StoredManifest:
 
     def same(self, other: StoredManifest) -> bool:
         """Say whether another manifest would be the same file."""
-        mine, theirs = self._arrays(), other._arrays()
+        mine, theirs = self.arrays(), other.arrays()
         return all(one is theirs[name] or np.array_equal(one, theirs[name]) for name, one in mine.items())
 
-    def _arrays(self) -> dict[str, NDArray[Any]]:
-        classes = _class_ids(self.classes)
-        return {
-            "ids": self.ids.data,
-            "id_offsets": self.ids.offsets,
-            "labels": self.labels,
-            "splits": self.splits,
-            "statuses": self.given_statuses,
-            "class_names": classes.data,
-            "class_offsets": classes.offsets,
-            "row_slots": self.row_slots,
-            "slot_digests": self.table.digests,
-            "segments": self.table.segments,
-            "slot_statuses": self.table.statuses,
-        }
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return the arrays by their names in the file."""
+        return {name: getattr(self, name) for name in _ARRAYS}
 
     @property
     def n_rows(self) -> int:
@@ -293,29 +297,40 @@ class StoredManifest:
         return len(self.labels)
 
     @cached_property
+    def table(self) -> SlotTable:
+        """Its slots."""
+        return SlotTable(self.slot_digests, self.segments, self.slot_statuses)
+
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        """Class names."""
+        names = Ids(self.class_names, self.class_offsets)
+        return tuple(name.decode("utf-8", "surrogateescape") for name in names)
+
+    @cached_property
     def digests(self) -> NDArray[np.uint8]:
         """SHA-256 of the image of each row, shape (n_samples, 32)."""
         in_order = len(self.row_slots) == len(self.table) and bool((np.diff(self.row_slots) == 1).all())
-        return self.table.digests if in_order else self.table.digests[self.row_slots]
+        return self.slot_digests if in_order else self.slot_digests[self.row_slots]
 
     @cached_property
-    def statuses(self) -> NDArray[np.uint8]:
+    def row_statuses(self) -> NDArray[np.uint8]:
         """Status of each row, shape (n_samples,): the dataset's, else what extraction found."""
-        found = self.table.statuses[self.row_slots]
-        return np.where(self.given_statuses != RowStatus.OK, self.given_statuses, found).astype(np.uint8)
+        found = self.slot_statuses[self.row_slots]
+        return np.where(self.statuses != RowStatus.OK, self.statuses, found).astype(np.uint8)
 
     @cached_property
     def manifest(self) -> Manifest:
-        """The rows, with `statuses`."""
-        return Manifest(self.ids, self.labels, self.classes, self.splits, self.digests, self.statuses)
+        """The rows, with `row_statuses`."""
+        ids = Ids(self.ids, self.id_offsets)
+        return Manifest(ids, self.labels, self.classes, self.splits, self.digests, self.row_statuses)
 
     @cached_property
     def rows_digest(self) -> str:
         """SHA-256 of what the rows are: of everything but their slots, and whether they can be read."""
         found = hashlib.sha256()
-        names = _class_ids(self.classes)
-        rows = (self.ids.data, self.ids.offsets, self.labels, self.splits, self.digests)
-        for array in (*rows, names.data, names.offsets):
+        rows = (self.ids, self.id_offsets, self.labels, self.splits, self.digests)
+        for array in (*rows, self.class_names, self.class_offsets):
             found.update(len(array).to_bytes(8, "little"))
             found.update(np.ascontiguousarray(array).data)
         return found.hexdigest()
@@ -333,27 +348,12 @@ class StoredManifest:
 
     def encode(self) -> list[Buffer]:
         """Return the bytes of the file, in parts; equal content gives equal bytes."""
-        return encode("manifest", self._arrays(), {"rows": self.n_rows}, sealed=True)
+        return encode("manifest", self.arrays(), {"rows": self.n_rows}, sealed=True)
 
 
-def _class_ids(classes: tuple[str, ...]) -> Ids:
-    return Ids.of([name.encode("utf-8", "surrogateescape") for name in classes])
-
-
-#: The arrays of a manifest and their types; `_misfits` knows their shapes and what may stand in them.
-_TYPES = {
-    "ids": "|u1",
-    "id_offsets": "<i8",
-    "labels": "<i4",
-    "splits": "|u1",
-    "statuses": "|u1",
-    "class_names": "|u1",
-    "class_offsets": "<i8",
-    "row_slots": "<i8",
-    "slot_digests": "|u1",
-    "segments": "<i8",
-    "slot_statuses": "|u1",
-}
+_ARRAYS = tuple(one.name for one in fields(StoredManifest) if one.name != "seal")
+#: Types of those that do not hold bytes.
+_TYPES = {"labels": "<i4", **dict.fromkeys(("id_offsets", "class_offsets", "row_slots", "segments"), "<i8")}
 
 
 def _misfits(arrays: dict[str, NDArray[Any]]) -> list[str]:
@@ -361,8 +361,8 @@ def _misfits(arrays: dict[str, NDArray[Any]]) -> list[str]:
 
     Everything that points somewhere is checked, so that no reader can be led astray by it later.
     """
-    if set(arrays) != set(_TYPES):
-        return sorted(set(arrays).symmetric_difference(_TYPES))
+    if set(arrays) != set(_ARRAYS):
+        return sorted(set(arrays).symmetric_difference(_ARRAYS))
     rows, slots = len(arrays["labels"]), len(arrays["slot_digests"])
     shapes: dict[str, tuple[int, ...]] = {
         **dict.fromkeys(("splits", "statuses", "row_slots"), (rows,)),
@@ -373,7 +373,7 @@ def _misfits(arrays: dict[str, NDArray[Any]]) -> list[str]:
     wrong = [
         name
         for name, array in arrays.items()
-        if array.dtype.str != _TYPES[name] or array.shape != shapes.get(name, (len(array),))
+        if array.dtype.str != _TYPES.get(name, "|u1") or array.shape != shapes.get(name, (len(array),))
     ]
     if wrong:
         return wrong
@@ -417,17 +417,8 @@ def decode_manifest(path: Path, data: bytes) -> StoredManifest:
         wrong = _misfits(arrays)
         if wrong:
             raise ValueError(f"its {', '.join(wrong)} do not hold together")
-        classes = Ids(arrays["class_names"], arrays["class_offsets"])
-        return StoredManifest(
-            Ids(arrays["ids"], arrays["id_offsets"]),
-            arrays["labels"],
-            arrays["splits"],
-            arrays["statuses"],
-            tuple(name.decode("utf-8", "surrogateescape") for name in classes),
-            SlotTable(arrays["slot_digests"], arrays["segments"], arrays["slot_statuses"]),
-            arrays["row_slots"],
-            data[: data.index(b"\n") + 1],
-        )
+        seal = data[: data.index(b"\n") + 1]
+        return StoredManifest(**arrays, seal=seal)
     except (LookupError, TypeError, ValueError, MemoryError) as error:
         raise BankReadError(
             f"manifest {str(path)!r} cannot be read now ({error}), though its bytes are those that were "
@@ -593,14 +584,14 @@ def encode_shard(
     layout: CutLayout,
     plan: ShardPlan,
     features: NDArray[Any],
-    digests: NDArray[np.uint8],
+    table: SlotTable,
     statuses: NDArray[np.uint8],
     made_by: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[str, list[Buffer]]:
     """Return the name of a shard and its bytes, in parts; equal content of one maker gives equal bytes."""
     parts = encode(
         "shard",
-        {"features": features, "digests": digests, "statuses": statuses},
+        {"features": features, "digests": table.digests[plan.start : plan.stop], "statuses": statuses},
         {
             "key": layout.key_digest,
             "cut": layout.cut,
@@ -739,8 +730,8 @@ def shard_in(path: Path, descriptor: int) -> Shard:
     )
 
 
-def check_place(shard: Shard, layout: CutLayout, plan: ShardPlan, digests: NDArray[np.uint8]) -> None:
-    """Compare a shard with what must stand in its place, with `digests`; raises `MisplacedError`."""
+def check_place(shard: Shard, layout: CutLayout, plan: ShardPlan, table: SlotTable) -> None:
+    """Compare a shard with what must stand in its place; raises `MisplacedError`."""
     pairs: list[tuple[str, Any, Any]] = [
         ("bank key", shard.layout.key_digest[:16], layout.key_digest[:16]),
         ("cut", shard.layout.cut, layout.cut),
@@ -751,7 +742,7 @@ def check_place(shard: Shard, layout: CutLayout, plan: ShardPlan, digests: NDArr
         ("dtype", str(shard.layout.dtype), str(layout.dtype)),
     ]
     wrong = [f"{name} is {got!r}, not {want!r}" for name, got, want in pairs if got != want]
-    if not wrong and not np.array_equal(shard.digests, digests):
+    if not wrong and not np.array_equal(shard.digests, table.digests[plan.start : plan.stop]):
         wrong.append("it holds other images than the manifest says")
     if wrong:
         raise misplaced(shard.path, "; ".join(wrong))

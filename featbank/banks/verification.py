@@ -237,8 +237,7 @@ def _verify_cut(
                 plans = plans if layout else stored.table.plan(shard.layout.shard_rows)
                 if number >= len(plans):
                     raise MisplacedError(f"the manifest plans {len(plans)} shards, this is number {number}")
-                digests = stored.table.digests[plans[number].start : plans[number].stop]
-                check_place(shard, layout or shard.layout, plans[number], digests)
+                check_place(shard, layout or shard.layout, plans[number], stored.table)
             layout = layout or shard.layout
             whole.add(number)
         except FileNotFoundError:  # gone since it was listed, or a link to nothing
