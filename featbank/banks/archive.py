@@ -15,7 +15,7 @@ import re
 import shutil
 import stat
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict
 from io import BufferedReader
 from pathlib import Path
@@ -384,14 +384,9 @@ class Pack(Contents):
                 raise FormatError(f"its {name!r} are not those of its manifest")
         self.documents: dict[str, CutDocument] = {}
         for cut in cuts:
-            path, data = (
-                self.path / cut / files.CUT_FILE,
-                self._bytes(f"bank/cuts/{cut}/cut_json", _JSON_BYTES),
-            )
-            document = CutDocument.parse(path, data, cut, self.document.key.digest())
-            _check_facts(cut, document.facts)
-            self.documents[cut] = document
-            self._check_cut(cut, document.layout)
+            data = self._bytes(f"bank/cuts/{cut}/cut_json", _JSON_BYTES)
+            self.documents[cut] = _cut_document(self.path, data, cut, self.document)
+            self._check_cut(cut, self.documents[cut].layout)
 
     def _check_names(self, cuts: list[str]) -> None:
         places = self.places
@@ -512,19 +507,20 @@ def _checked_shards(source: Pack | _Folder, cut: str) -> Iterator[ShardContent]:
         raise FormatError(f"cut {cut!r} says of itself what is not so: {', '.join(wrong)}")
 
 
-def _check_facts(cut: str, facts: Mapping[str, Any]) -> None:
-    """Let in only facts of the kinds an extraction records; commands show them as numbers."""
-    for name, value in facts.items():
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        good = value is None or isinstance(value, (bool, str)) or (is_number and math.isfinite(value))
-        if name in _NUMBERS:
-            good = value is None or (is_number and math.isfinite(value))
-        if isinstance(value, str):
-            good = good and len(value) <= _LONGEST_TEXT and value.isprintable()
+def _cut_document(path: Path, data: bytes, cut: str, bank: BankDocument) -> CutDocument:
+    """Parse a ``cut.json`` and let in only facts of the kinds an extraction records: commands show them."""
+    document = CutDocument.parse(path / cut / files.CUT_FILE, data, cut, bank.key.digest())
+    for name, value in document.facts.items():
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        is_text = isinstance(value, str) and len(value) <= _LONGEST_TEXT and value.isprintable()
+        good = value is None or is_number
+        if name not in _NUMBERS:
+            good = good or is_text or isinstance(value, bool)
         if not good or not _FACT.fullmatch(name):
             raise FormatError(f"cut {cut!r} has a fact {name[:80]!r} that featbank does not write")
-    if len(facts) > _MOST_FACTS:
-        raise FormatError(f"cut {cut!r} has {len(facts)} facts")
+    if len(document.facts) > _MOST_FACTS:
+        raise FormatError(f"cut {cut!r} has {len(document.facts)} facts")
+    return document
 
 
 # taking in ------------------------------------------------------------------------------------------
@@ -695,9 +691,8 @@ class _Folder:
             if files.CUT_FILE not in names:
                 logger.warning("cut %r was not finished and is left out", cut)
                 continue
-            data, key_digest = self._bytes(_JSON_BYTES, cut, files.CUT_FILE), self.document.key.digest()
-            self.documents[cut] = CutDocument.parse(path / cut / files.CUT_FILE, data, cut, key_digest)
-            _check_facts(cut, self.documents[cut].facts)
+            data = self._bytes(_JSON_BYTES, cut, files.CUT_FILE)
+            self.documents[cut] = _cut_document(path, data, cut, self.document)
 
     def _cut_entries(self, cut: str) -> list[str]:
         names = []

@@ -705,18 +705,18 @@ class CutWriter:
         name, parts = encode_shard(self._layout, plan, features, table, statuses, self._made_by)
         path = self.folder / name
         with locked(self.folder / files.LOCK_FILE, self._name) as again:
-            there = self._standing(plan, table, again)[0]
-        if there is None:
+            there, fault = self._standing(plan, table, again)
+        if there is None or fault is not None:
             aside = write_aside(path, parts)  # without the lock: others write, and wait for the disk, too
             moved = False
             try:
                 with locked(self.folder / files.LOCK_FILE, self._name) as again:
-                    there, faults = self._standing(plan, table, again)
-                    if there is None:
-                        for damaged, fault in faults.items():
-                            logger.warning("shard %s is replaced: %s", damaged, fault)
+                    there, fault = self._standing(plan, table, again)
+                    if there is None or fault is not None:
+                        if there is not None:
+                            logger.warning("shard %s is replaced: %s", there, fault)
                             # first, and durably: whenever the power goes, no two files claim one number
-                            remove_file(damaged)
+                            remove_file(there)
                         move_file(aside, path)
                         moved = True
                         self._present[plan.number] = path
@@ -729,22 +729,20 @@ class CutWriter:
             logger.warning("shard %s was written by another process with other bytes; kept", there)
         return there
 
-    def _standing(
-        self, plan: ShardPlan, table: SlotTable, again: bool
-    ) -> tuple[Path | None, dict[Path, str]]:
-        """Return the intact file that is there for a shard, or what is wrong with the one that is."""
+    def _standing(self, plan: ShardPlan, table: SlotTable, again: bool) -> tuple[Path | None, str | None]:
+        """Return the file that is there for a shard, and what is wrong with it."""
         if not again:  # else nobody has written here since this one did: a long folder is listed once
             self._present = shard_files(self.folder)
         there = self._present.get(plan.number)
         if there is None or not os.path.lexists(there):
-            return None, {}
+            return None, None
         try:
             fault = check_hash(there)
             if fault is None:
                 check_place(read_shard(there), self._layout, plan, table)
         except (CorruptBankError, FileNotFoundError) as error:  # one that cannot be read now is not replaced
             fault = str(error)
-        return (there, {}) if fault is None else (None, {there: fault})
+        return there, fault
 
     def finish(self, facts: Mapping[str, Any] | Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> None:
         """Record that the cut is complete for the rows of this bank, with what there is to say about it.

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from featbank.banks import Bank, CutProgress, QuarantineRecord, open_bank
+from featbank.banks.documents import sealed
 from featbank.banks.shards import Measures
 from featbank.errors import (
     BankChangedError,
@@ -239,7 +240,10 @@ def test_quarantine_is_rewritten_whole(bank):
     assert bank.quarantine() == []
 
 
-@pytest.mark.parametrize("line", [b'{"id": "x"}\n', b"not json\n", b"[1]\n"])
+@pytest.mark.parametrize(
+    "line",
+    [b'{"id": "x"}\n', b"not json\n", b"[1]\n", json.dumps(sealed({"id": "x"})).encode() + b"\n"],
+)
 def test_damaged_quarantine_is_an_error(bank, line):
     (bank.path / "quarantine.jsonl").write_bytes(line)
     with pytest.raises(CorruptBankError, match="quarantine"):
@@ -257,8 +261,6 @@ def test_no_bank_there(tmp_path):
 
 
 def reseal(path, **changes):
-    from featbank.banks.documents import sealed
-
     document = json.loads(path.read_text())
     document.pop("sha256")
     path.write_text(json.dumps(sealed({**document, **changes})))
