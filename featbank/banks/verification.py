@@ -39,15 +39,7 @@ from featbank.errors import (
 from featbank.manifest import printable, short_repr
 
 Kind = Literal[
-    "corrupt",
-    "missing",
-    "duplicate",
-    "foreign",
-    "unreadable",
-    "unfinished",
-    "temporary",
-    "aside",
-    "unknown",
+    "corrupt", "missing", "duplicate", "foreign", "unreadable", "unfinished", "temporary", "aside", "unknown"
 ]
 _FAULTS = ("corrupt", "missing", "duplicate", "foreign", "unreadable")
 _T = TypeVar("_T")
