@@ -92,21 +92,10 @@ class Place(NamedTuple):
 
 
 class Contents:
-    """What is in a file: its facts, and its arrays by name.
+    """What is in a file, open for reading or given as its bytes: its facts, and its arrays by name.
 
-    Parameters
-    ----------
-    source : int or bytes
-        A file, open for reading, or all its bytes.
-    kind : str
-        What it must be: ``"shard"``, ``"manifest"`` or ``"pack"``.
-
-    Raises
-    ------
-    FormatError
-        If it is not as featbank writes it; `VersionError` if another featbank wrote it.
-    MissingPackageError
-        If it is compressed, and the package for that is not installed.
+    Raises `FormatError` if it is not as featbank writes a ``"shard"``, ``"manifest"`` or ``"pack"``;
+    `VersionError` if another featbank wrote it; `MissingPackageError` if it is compressed and that is needed.
     """
 
     def __init__(self, source: int | bytes, kind: str) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from featbank._atomic import fsync_folder, locked, make_folder
 from featbank._cache import user_path
 from featbank.banks import documents as files
-from featbank.banks.documents import ASIDE_PREFIX, MANIFEST_FILE, BankDocument, CutDocument
+from featbank.banks.documents import ASIDE_PREFIX, MANIFEST_FILE, BankDocument, CutDocument, CutLayout
 from featbank.banks.shards import (
     MisplacedError,
     ShardPlan,
@@ -203,7 +203,47 @@ def _verify_cut(
             report._tell(folder / files.CUT_FILE, error)
             if not damaged_document:
                 return  # how the cut is divided into shards is not known now
-    layout = document.layout if document else None
+    layout, present, whole = _verify_shards(
+        report, folder, key_digest, document.layout if document else None, stored
+    )
+    _tell_others(report, folder, {files.CUT_FILE, *(path.name for path in present.values())})
+    if stored is None:
+        return
+    if layout is None:
+        if present or damaged_document:
+            report.lost[folder.name] = None
+        else:
+            report._add("unfinished", folder, "no shard is extracted yet")
+        return
+    plans = stored.table.plan(layout.shard_rows)
+    needed = np.flatnonzero(stored.rows_in(plans)).tolist()
+    recorded = document.shards if document else frozenset()
+    lost = []
+    for number in needed:
+        plan = plans[number]
+        if number not in present and (number in recorded or damaged_document):
+            report._add("missing", folder, f"shard {number} (slots {plan.start} to {plan.stop - 1}) is gone")
+        if number not in whole and (number in present or number in recorded or damaged_document):
+            lost.append(plan)
+    if lost or damaged_document:
+        report.lost[folder.name] = tuple(lost)
+    begun = [number for number in needed if number not in recorded]
+    if begun and not damaged_document:
+        done = sum(number in present for number in needed)
+        report._add("unfinished", folder, f"{done} of {len(needed)} shards are extracted")
+
+
+def _verify_shards(
+    report: VerifyReport,
+    folder: Path,
+    key_digest: str | None,
+    layout: CutLayout | None,
+    stored: StoredManifest | None,
+) -> tuple[CutLayout | None, dict[int, Path], set[int]]:
+    """Check each shard of a cut; return what they look like, those that are there, and those not damaged.
+
+    Without a ``cut.json`` that can be read, the first one that is whole says what they look like.
+    """
     plans = stored.table.plan(layout.shard_rows) if stored and layout else []
     present: dict[int, Path] = {}
     whole: set[int] = set()
@@ -243,30 +283,7 @@ def _verify_cut(
             report._tell(path, files.unreadable(path, error, what="shard"))
             present.setdefault(number, path)
             whole.add(number)
-    _tell_others(report, folder, {files.CUT_FILE, *(path.name for path in present.values())})
-    if stored is None:
-        return
-    if layout is None:
-        if present or damaged_document:
-            report.lost[folder.name] = None
-        else:
-            report._add("unfinished", folder, "no shard is extracted yet")
-        return
-    needed = np.flatnonzero(stored.rows_in(plans)).tolist()
-    recorded = document.shards if document else frozenset()
-    lost = []
-    for number in needed:
-        plan = plans[number]
-        if number not in present and (number in recorded or damaged_document):
-            report._add("missing", folder, f"shard {number} (slots {plan.start} to {plan.stop - 1}) is gone")
-        if number not in whole and (number in present or number in recorded or damaged_document):
-            lost.append(plan)
-    if lost or damaged_document:
-        report.lost[folder.name] = tuple(lost)
-    begun = [number for number in needed if number not in recorded]
-    if begun and not damaged_document:
-        done = sum(number in present for number in needed)
-        report._add("unfinished", folder, f"{done} of {len(needed)} shards are extracted")
+    return layout, present, whole
 
 
 def _is_begun_cut(folder: Path) -> bool:
