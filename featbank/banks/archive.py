@@ -15,7 +15,7 @@ import re
 import shutil
 import stat
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from io import BufferedReader
 from pathlib import Path
@@ -372,10 +372,7 @@ class Pack(Contents):
             raise FormatError("its chunks are compressed otherwise than it says")
         self.document = BankDocument.parse(self.path, self._bytes("bank/bank_json", _JSON_BYTES))
         check_name("dataset", self.document.dataset)
-        said = facts_of(self.document)
-        wrong = [name for name, value in said.items() if self.facts.get(name, value) != value]
-        if wrong:
-            raise FormatError(f"it says of itself what is not so: {', '.join(wrong)}")
+        _refuse_lies("it", facts_of(self.document), self.facts)
         self.stored = decode_manifest(self.path, self._bytes("bank/manifest", self.size))
         self.quarantine = self._bytes("bank/quarantine", _ROWS_BYTES)
         for name, wanted in columns(self.stored.manifest).items():
@@ -498,13 +495,14 @@ def _checked_shards(source: Pack | _Folder, cut: str) -> Iterator[ShardContent]:
     needed = np.flatnonzero(stored.rows_in(stored.table.plan(document.layout.shard_rows)))
     if not set(needed.tolist()) <= present & document.shards:
         raise FormatError(f"cut {cut!r} lacks shards")
-    wrong = [
-        name
-        for name, value in asdict(measures).items()
-        if present == document.shards and document.facts.get(name, value) != value
-    ]
+    if present == document.shards:
+        _refuse_lies(f"cut {cut!r}", asdict(measures), document.facts)
+
+
+def _refuse_lies(what: str, true: Mapping[str, Any], said: Mapping[str, Any]) -> None:
+    wrong = [name for name, value in true.items() if said.get(name, value) != value]
     if wrong:
-        raise FormatError(f"cut {cut!r} says of itself what is not so: {', '.join(wrong)}")
+        raise FormatError(f"{what} says of itself what is not so: {', '.join(wrong)}")
 
 
 def _cut_document(path: Path, data: bytes, cut: str, bank: BankDocument) -> CutDocument:
@@ -750,10 +748,7 @@ class _Folder:
         shard = shard_in(self._path / layout.cut / name, file.fileno())
         check_place(shard, layout, plan, self.stored.table)
         features = map_rows(file.fileno(), layout.dtype, (plan.n_rows, *layout.shape), shard.offset).copy()
-        found = Measures.of(features, shard.statuses)
-        wrong = [one for one, value in asdict(found).items() if getattr(shard.measures, one) != value]
-        if wrong:
-            raise FormatError(f"{shown} says of itself what is not so: {', '.join(wrong)}")
+        _refuse_lies(shown, asdict(Measures.of(features, shard.statuses)), asdict(shard.measures))
         return plan, features, shard.statuses, shard.made_by
 
 
