@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-from featbank.banks._documents import CUT_FILE, QuarantineRecord
-from featbank.banks.archive import Archive, open_archive
+from featbank.banks.archive import Archive, import_bank, open_archive, unpack
 from featbank.banks.arrays import CutArray, SoftmaxArray
-from featbank.banks.bank import Bank
-from featbank.banks.importing import import_bank, unpack
-from featbank.banks.index import (
-    MANIFEST_FILE,
-    SHARD_BYTES,
-    ShardPlan,
-    SlotTable,
-    read_manifest,
-    shard_rows_for,
-)
-from featbank.banks.key import FORMAT_VERSION, BankKey
-from featbank.banks.listing import BankInfo, CutInfo, CutProgress
+from featbank.banks.bank import Bank, BankInfo, CutInfo, CutProgress, CutWriter
+from featbank.banks.documents import CUT_FILE, FORMAT_VERSION, MANIFEST_FILE, BankKey, QuarantineRecord
 from featbank.banks.packing import pack
+from featbank.banks.shards import SHARD_BYTES, ShardPlan, SlotTable, read_manifest, shard_rows_for
 from featbank.banks.store import BankStore, open_bank
 from featbank.banks.verification import (
     Finding,
@@ -27,7 +17,6 @@ from featbank.banks.verification import (
     set_damaged_aside,
     verify_bank,
 )
-from featbank.banks.writer import CutWriter
 
 __all__ = [
     "CUT_FILE",

@@ -44,15 +44,7 @@ CODECS = {one.name: one for one in (Codec("zstd", 32015, 1), Codec("gzip", 1, 1)
 
 
 def codec_named(name: str) -> Codec:
-    """Return a codec that can be used here.
-
-    Raises
-    ------
-    InvalidInputError
-        If there is none of this name.
-    MissingPackageError
-        If the package it needs is not installed.
-    """
+    """Return a codec that can be used here; `InvalidInputError` for another name, or as `require`."""
     codec = CODECS.get(name)
     if codec is None:
         raise InvalidInputError(
@@ -108,13 +100,7 @@ def encoder(codec: Codec) -> Callable[[NDArray[Any]], bytes]:
 
 
 def decode(codec: Codec, data: bytes, n_bytes: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return the values in a chunk, which must be exactly `n_bytes`, on one axis.
-
-    Raises
-    ------
-    ValueError
-        If it is damaged, or has another size.
-    """
+    """Return the values in a chunk, on one axis; `ValueError` if it is damaged or has not `n_bytes`."""
     plain = _gunzip(data, n_bytes) if codec.name == "gzip" else _unzstd(data, n_bytes)
     if len(plain) != n_bytes:
         raise ValueError(f"it holds {len(plain)} bytes, not {n_bytes}")

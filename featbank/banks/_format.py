@@ -33,7 +33,7 @@ from featbank.banks._codecs import (
     most_encoded,
     require,
 )
-from featbank.banks.key import FORMAT_VERSION
+from featbank.banks.documents import FORMAT_VERSION
 
 #: Bytes before the HDF5 file, unless the header is longer; also what features are aligned to.
 BLOCK = 4096
@@ -85,23 +85,17 @@ class Place(NamedTuple):
         """Bytes of all rows, decoded."""
         return self.shape[0] * self.row_bytes
 
+    @property
+    def chunk_rows(self) -> int:
+        """Rows of one chunk, if it is compressed; the last one is filled with zeros."""
+        return chunk_rows(self.row_bytes, self.shape[0])
+
 
 class Contents:
-    """What is in a file: its facts, and its arrays by name.
+    """What is in a file, open for reading or given as its bytes: its facts, and its arrays by name.
 
-    Parameters
-    ----------
-    source : int or bytes
-        A file, open for reading, or all its bytes.
-    kind : str
-        What it must be: ``"shard"``, ``"manifest"`` or ``"pack"``.
-
-    Raises
-    ------
-    FormatError
-        If it is not as featbank writes it; `VersionError` if another featbank wrote it.
-    MissingPackageError
-        If it is compressed, and the package for that is not installed.
+    Raises `FormatError` if it is not as featbank writes a ``"shard"``, ``"manifest"`` or ``"pack"``;
+    `VersionError` if another featbank wrote it; `MissingPackageError` if it is compressed and that is needed.
     """
 
     def __init__(self, source: int | bytes, kind: str) -> None:
@@ -198,7 +192,7 @@ class Contents:
         place = self.places[name]
         if not place.shape[0] or place.dtype.kind != "f" or place.row_bytes > LARGEST_ROW_BYTES:
             raise FormatError(f"{name!r} is compressed and has rows of {place.row_bytes} bytes")
-        step = chunk_rows(place.row_bytes, place.shape[0])
+        step = place.chunk_rows
         table = self.places.get(place.table)
         if table is None or (table.dtype.str, table.shape) != ("<i8", (-(-place.shape[0] // step), 2)):
             raise FormatError(f"{name!r} does not say where its chunks are")
@@ -283,16 +277,15 @@ class Draft:
     ----------
     kind : str
         What it is.
-    arrays : mapping of str to (dtype, shape)
-        The arrays; those of at least as many bytes as the first, or as a page, begin on a page.
+    arrays : mapping of str to Place
+        Type and shape of each, codec and table of those that come in chunks, by `add_chunk`; those of at
+        least as many bytes as the first, or as a page, begin on a page.
     facts : mapping of str to JSON values
         What the header says; the HDF5 file has it as attributes.
     checked : iterable of str, default=()
         Arrays that get a checksum.
     sealed : bool, default=False
         Whether the header carries the digest of everything behind it.
-    codecs : mapping of str to (Codec, str), optional
-        Arrays that come in chunks, by `add_chunk`, and the arrays that are to say where these are.
     descriptor : int, optional
         The file, open for reading and writing; without it `parts` gives the bytes.
     """
@@ -300,21 +293,17 @@ class Draft:
     def __init__(
         self,
         kind: str,
-        arrays: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]],
+        arrays: Mapping[str, Place],
         facts: Mapping[str, Any],
         *,
         checked: Iterable[str] = (),
         sealed: bool = False,
-        codecs: Mapping[str, tuple[Codec, str]] | None = None,
         descriptor: int | None = None,
     ) -> None:
         import h5py
 
-        self._codecs = codecs or {}
-        self.places = {
-            name: Place(np.dtype(dtype), shape, 1 << 50, *self._codecs.get(name, ()))
-            for name, (dtype, shape) in arrays.items()
-        }
+        self.places = {name: place._replace(offset=1 << 50) for name, place in arrays.items()}
+        self._compressed = [name for name, place in arrays.items() if place.codec is not None]
         self._document: dict[str, Any] = {
             "kind": kind,
             "format_version": FORMAT_VERSION,
@@ -339,11 +328,11 @@ class Draft:
         self._datasets = {name: self._allocate(name, place) for name, place in self.places.items()}
         for name, value in facts.items():
             self._add_attribute(name, value)
-        for name, dataset in self._datasets.items():
-            if name not in self._codecs:
-                offset = dataset.get_offset() if self.places[name].n_bytes else self.block
-                self.places[name] = self.places[name]._replace(offset=int(offset))
-        if not self._codecs:
+        for name, place in self.places.items():
+            if place.codec is None:
+                offset = self._datasets[name].get_offset() if place.n_bytes else self.block
+                self.places[name] = place._replace(offset=int(offset))
+        if not self._compressed:
             self.close()
 
     def _allocate(self, name: str, place: Place) -> Any:
@@ -358,8 +347,7 @@ class Draft:
             parent = h5g.open(parent, group) if known else h5g.create(parent, group, gcpl=timeless)
         plist = h5p.create(h5p.DATASET_CREATE)
         if place.codec is not None:
-            step = chunk_rows(place.row_bytes, place.shape[0])
-            plist.set_chunk((step, *place.shape[1:]))
+            plist.set_chunk((place.chunk_rows, *place.shape[1:]))
             plist.set_shuffle()
             # optional: a library that cannot compress so can still write what is compressed already
             plist.set_filter(place.codec.filter_id, h5z.FLAG_OPTIONAL, (place.codec.level,))
@@ -396,12 +384,12 @@ class Draft:
         """End the HDF5 file; return where the chunks of each compressed array are, by their table."""
         found: dict[str, NDArray[np.int64]] = {}
         try:
-            for name, (_, table) in self._codecs.items():
+            for name in self._compressed:
                 chunks: list[tuple[int, int]] = []
                 self._datasets[name].chunk_iter(
                     lambda chunk, chunks=chunks: chunks.append((int(chunk.byte_offset), int(chunk.size)))
                 )
-                found[table] = np.array(chunks, np.int64).reshape(-1, 2)
+                found[self.places[name].table] = np.array(chunks, np.int64).reshape(-1, 2)
         finally:
             self._datasets = {}
             self._file.close()
@@ -455,8 +443,8 @@ def encode(
     sealed: bool = False,
 ) -> list[Buffer]:
     """Return a file as its parts; see `Draft`."""
-    specs = {name: (one.dtype, one.shape) for name, one in arrays.items()}
-    return Draft(kind, specs, facts, checked=checked, sealed=sealed).parts(arrays)
+    places = {name: Place(one.dtype, one.shape) for name, one in arrays.items()}
+    return Draft(kind, places, facts, checked=checked, sealed=sealed).parts(arrays)
 
 
 def digest_of(parts: Sequence[Buffer]) -> str:

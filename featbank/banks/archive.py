@@ -1,38 +1,64 @@
-"""A packed file read as it is: cuts as arrays, nothing unpacked; whoever made it."""
+"""Banks that somebody else made: packed files read as they are, packed files and folders taken in.
+
+Every file is checked as if it meant harm. `packing` writes packed files.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
+import logging
 import math
 import os
 import re
+import shutil
 import stat
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from featbank._atomic import make_folder, publish, remove_stale_temporaries, temporary_path, write_file
 from featbank._cache import user_path
 from featbank._registry import nearest
-from featbank.banks import _documents as files
-from featbank.banks._files import is_of_the_system, unreadable, wrong_version
-from featbank.banks._format import Contents, FormatError, VersionError
-from featbank.banks.features import StoredFeatures
-from featbank.banks.index import ShardPlan, StoredManifest, decode_manifest
-from featbank.banks.key import check_name
-from featbank.banks.reader import ChunkedRows, MappedRows
-from featbank.banks.shards import CutLayout, Measures, checked_made_by
+from featbank.banks import documents as files
+from featbank.banks._codecs import decode
+from featbank.banks._format import Contents, FormatError, VersionError, map_rows
+from featbank.banks.arrays import BlockRows, StoredFeatures
+from featbank.banks.bank import Bank
+from featbank.banks.documents import (
+    MANIFEST_FILE,
+    BankDocument,
+    CutDocument,
+    CutLayout,
+    check_name,
+    is_of_the_system,
+    unreadable,
+    wrong_version,
+)
+from featbank.banks.shards import (
+    Measures,
+    ShardPlan,
+    check_place,
+    checked_made_by,
+    decode_manifest,
+    encode_shard,
+    shard_in,
+    shard_name,
+    shard_number,
+)
+from featbank.banks.store import BankStore
 from featbank.errors import (
-    BankError,
     BankFormatError,
     BankNotFoundError,
     BankReadError,
+    CacheWriteError,
     CorruptBankError,
     FeatbankError,
     InvalidInputError,
@@ -41,20 +67,59 @@ from featbank.errors import (
 )
 from featbank.manifest import SPLITS, Manifest, RowStatus, printable
 
-__all__ = ["Archive", "open_archive"]
+logger = logging.getLogger(__name__)
 
 #: Longest ``bank.json`` and ``cut.json``, longest ``quarantine.jsonl``, longest text that anybody is shown.
-JSON_BYTES, ROWS_BYTES, LONGEST_TEXT = 1024 * 1024, 64 * 1024 * 1024, 2000
+_JSON_BYTES, _ROWS_BYTES, _LONGEST_TEXT = 1024 * 1024, 64 * 1024 * 1024, 2000
 #: A shard is put together in memory; an extraction makes them of 64 MiB, or of one batch.
 _MOST_SHARD_BYTES = 4 * 1024**3
 #: Longest text on what made one shard.
 _MAKER_BYTES = 1000
+#: Decoded chunks kept for the next reading, in bytes (one at least): rows come back in small batches.
+_KEPT_BYTES = 16 * 1024 * 1024
+#: More entries than a folder of a bank has.
+_MOST_ENTRIES = 100_000
+#: What a shard has besides its rows; longest manifest: that of some forty million images.
+_OVERHEAD_BYTES, _MANIFEST_BYTES = 128 * 1024, 4 * 1024**3
 _FACT = re.compile(r"[a-z0-9_]{1,40}")
 _MOST_FACTS = 64
 _NUMBERS = frozenset({"precision_error", "duration_s", *asdict(Measures())})
+_REASON = re.compile(r"[a-z0-9-]{1,40}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_KNOWN = frozenset({files.BANK_FILE, MANIFEST_FILE, files.QUARANTINE_FILE, files.SOURCE_FILE})
 
 #: Plan, features, statuses, and what made it.
 ShardContent = tuple[ShardPlan, NDArray[Any], NDArray[np.uint8], dict[str, str]]
+
+
+class _ExistsError(InvalidInputError):
+    """The store has the bank; no fault of the one that is taken in."""
+
+
+@contextlib.contextmanager
+def _blaming(path: Path, what: str, fate: str) -> Iterator[None]:
+    """Errors about a stranger's bank say which it is, and what to do."""
+    try:
+        yield
+    except VersionError as error:
+        raise wrong_version(path, error.version) from error
+    except (BankFormatError, BankReadError, CacheWriteError, MissingPackageError, _ExistsError):
+        raise
+    except (
+        FeatbankError,
+        OSError,
+        MemoryError,
+        LookupError,
+        ValueError,
+        TypeError,
+        ArithmeticError,
+    ) as error:
+        if isinstance(error, OSError | MemoryError) and is_of_the_system(error):
+            raise unreadable(path, error, what=what) from error
+        raise CorruptBankError(
+            f"{what} {printable(str(path))!r} {fate.format(printable(str(error)[:500]))} get it again from "
+            f"where it is whole, from somebody you trust"
+        ) from error
 
 
 def open_archive(path: str | os.PathLike[str]) -> Archive:
@@ -118,24 +183,17 @@ class Archive(StoredFeatures):
             raise BankNotFoundError(
                 f"no packed bank {printable(str(path))!r} ({error.strerror}); `featbank banks pack` makes one"
             ) from error
-        self._closer = weakref.finalize(self, os.close, descriptor)
-        try:
-            with self._named():
-                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                    raise FormatError("it is no file")
-                self._pack = Pack(path, descriptor)
-                self._document, self._state = self._pack.document, self._pack.stored
-                check_name("dataset", self.dataset)
-                first_rows = self.slot_first_rows()
-                self._readers = {}
-                for cut, document in self._pack.documents.items():
-                    check_facts(cut, document.facts)
-                    self._readers[cut] = _PackReader(document.layout, self._pack, first_rows, self)
-        except BaseException:
-            self.close()
-            raise
+        with self._named():
+            self._pack = Pack(path, descriptor)
+            self._document, self._state = self._pack.document, self._pack.stored
+            first_rows = self.slot_first_rows()
+            self._readers = {cut: _PackReader(self._pack, cut, first_rows) for cut in self._pack.documents}
         #: How the features are compressed: ``"zstd"``, ``"gzip"``, or None.
         self.compression: str | None = self._pack.compression
+
+    @classmethod
+    def _again(cls, path: Path) -> Archive:
+        return open_archive(path)
 
     def __enter__(self) -> Archive:
         return self
@@ -145,10 +203,7 @@ class Archive(StoredFeatures):
 
     def close(self) -> None:
         """Let go of the file; its arrays can no longer be read."""
-        self._closer()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self.path, *self._pin)
+        self._pack.close()
 
     def __repr__(self) -> str:
         how = self.compression or "not compressed"
@@ -176,8 +231,8 @@ class Archive(StoredFeatures):
             If anything is not what was packed.
         """
         with self._named():
-            for cut, document in self._pack.documents.items():
-                for _ in checked_shards(self._pack.shards(cut), cut, document, self._stored):
+            for cut in self._pack.documents:
+                for _ in _checked_shards(self._pack, cut):
                     pass
 
     def _reader(self, cut: str) -> _PackReader:
@@ -188,46 +243,52 @@ class Archive(StoredFeatures):
             )
         return self._readers[cut]
 
-    @contextlib.contextmanager
-    def _named(self) -> Iterator[None]:
-        """Errors about the file say which file, and what to do."""
+    def _named(self) -> contextlib.AbstractContextManager[None]:
+        return _blaming(self.path, "packed bank", "cannot be read ({}):")
+
+
+class PackRows(BlockRows):
+    """The rows of arrays of a pack, one behind the other: each is one mapped block, or compressed chunks."""
+
+    def __init__(self, pack: Pack, *names: str) -> None:
+        self._pack, self._largest = pack, 1
+        starts, self._blocks, end = list[int](), list[tuple[str, int]](), 0
+        for name in names:
+            place = pack.places[name]
+            step = place.chunk_rows if place.codec else max(1, place.shape[0])
+            blocks = range(0, place.shape[0], step)
+            starts += [end + start for start in blocks]
+            self._blocks += [(name, number) for number in range(len(blocks))]
+            self._largest = max(self._largest, step * place.row_bytes)
+            end += place.shape[0]
+        super().__init__(np.array(starts, np.int64))
+
+    def _most_kept(self) -> int:
+        return max(1, _KEPT_BYTES // self._largest)
+
+    def _load(self, number: int) -> NDArray[Any]:
+        name, chunk = self._blocks[number]
+        place = self._pack.places[name]
+        if place.codec is None:
+            return self._pack.map(name)
+        offset, size = self._pack.chunks[name][chunk].tolist()
+        data = os.pread(self._pack.descriptor, size, offset)
+        if len(data) != size:
+            raise ValueError(f"chunk {chunk} is not all in the file")
         try:
-            yield
-        except VersionError as error:
-            raise wrong_version(self.path, error.version) from error
-        except (BankFormatError, BankReadError, MissingPackageError):
-            raise
-        except (FeatbankError, OSError, LookupError, ValueError, TypeError, ArithmeticError) as error:
-            raise _unreadable(self.path, error) from error
-        except MemoryError as error:
-            raise unreadable(self.path, error, what="packed bank") from error
+            values = decode(place.codec, data, place.chunk_rows * place.row_bytes, place.dtype)
+        except ValueError as error:
+            raise ValueError(f"chunk {chunk} is damaged: {error}") from error
+        return values.reshape(place.chunk_rows, *place.shape[1:])
 
 
-def _reopen(path: Path, key: str, rows: str | None) -> Archive:
-    archive = open_archive(path)
-    archive._refuse_other_rows(rows, key)
-    return archive
-
-
-def _unreadable(path: Path, error: Exception) -> BankError:
-    if isinstance(error, OSError) and is_of_the_system(error):
-        return unreadable(path, error, what="packed bank")
-    return CorruptBankError(
-        f"packed bank {printable(str(path))!r} cannot be read ({printable(str(error)[:500])}): get it again "
-        f"from where it is whole, from somebody you trust"
-    )
-
-
-class _PackReader:
+class _PackReader(PackRows):
     """The slots of one cut in a packed file, where they stand in the order of the rows."""
 
-    def __init__(
-        self, layout: CutLayout, pack: Pack, first_rows: NDArray[np.int64], archive: Archive
-    ) -> None:
-        self.layout = layout
-        self._rows, self._first_rows = pack.rows(f"features/{layout.cut}"), first_rows
-        self._statuses = pack.read(f"statuses/{layout.cut}")
-        self._archive = weakref.ref(archive)
+    def __init__(self, pack: Pack, cut: str, first_rows: NDArray[np.int64]) -> None:
+        super().__init__(pack, f"features/{cut}")
+        self.layout, self._first_rows = pack.documents[cut].layout, first_rows
+        self._statuses = pack.read(f"statuses/{cut}")
 
     def statuses(self, slots: NDArray[np.int64]) -> NDArray[np.uint8]:
         return self._statuses[self._first_rows[slots]]
@@ -236,15 +297,12 @@ class _PackReader:
         return np.asarray(self.statuses(slots) == RowStatus.OK)
 
     def gather(self, slots: NDArray[np.int64], out: NDArray[Any]) -> None:
-        archive = self._archive()
-        if archive is None or not archive._closer.alive:
+        if not self._pack.close.alive:
             raise InvalidInputError(
                 f"the archive of cut {self.layout.cut!r} is closed; open it again with open_archive"
             )
-        try:
-            self._rows.gather(self._first_rows[slots], out)
-        except (ValueError, OSError) as error:
-            raise _unreadable(archive.path, error) from error
+        with _blaming(self._pack.path, "packed bank", "cannot be read ({}):"):
+            super().gather(self._first_rows[slots], out)
 
 
 # what a packed file is made of -----------------------------------------------------------------------
@@ -265,7 +323,7 @@ def columns(manifest: Manifest) -> dict[str, NDArray[Any]]:
     }
 
 
-def facts_of(document: files.BankDocument) -> dict[str, Any]:
+def facts_of(document: BankDocument) -> dict[str, Any]:
     """Return what a pack says of itself to readers of plain HDF5, beside how it is compressed."""
     return {
         "dataset": document.dataset,
@@ -286,48 +344,49 @@ def content_digest(
     return digest.digest()
 
 
-class Pack:
+class Pack(Contents):
     """The parts of a packed file, each checked; raises `FormatError` and errors of what is damaged.
 
-    Parameters
-    ----------
-    path : pathlib.Path
-        For messages.
-    descriptor : int
-        The file, open for reading.
+    It owns the descriptor: `close` closes it, and so does its end.
     """
 
     def __init__(self, path: Path, descriptor: int) -> None:
-        contents = self._contents = Contents(descriptor, "pack")
-        self._descriptor = descriptor
-        self.size_bytes = sum(one.n_bytes for one in contents.places.values())
-        cuts = sorted(name.split("/")[1] for name in contents.places if name.startswith("features/"))
+        self.path, self.descriptor = path, descriptor
+        self.close = weakref.finalize(self, os.close, descriptor)
+        try:
+            self._read()
+        except BaseException:
+            self.close()
+            raise
+
+    def _read(self) -> None:
+        if not stat.S_ISREG(os.fstat(self.descriptor).st_mode):
+            raise FormatError("it is no file")
+        super().__init__(self.descriptor, "pack")
+        self.size_bytes = sum(one.n_bytes for one in self.places.values())
+        cuts = sorted(name.split("/")[1] for name in self.places if name.startswith("features/"))
         self._check_names(cuts)
-        codecs = {one.codec.name for one in contents.places.values() if one.codec is not None}
+        codecs = {one.codec.name for one in self.places.values() if one.codec is not None}
         self.compression = next(iter(codecs), None)
-        if codecs - {contents.facts.get("compression")}:
+        if codecs - {self.facts.get("compression")}:
             raise FormatError("its chunks are compressed otherwise than it says")
-        self.document = files.parse_bank_document(path, self._bytes("bank/bank_json", JSON_BYTES))
-        said = facts_of(self.document)
-        wrong = [name for name, value in said.items() if contents.facts.get(name, value) != value]
-        if wrong:
-            raise FormatError(f"it says of itself what is not so: {', '.join(wrong)}")
-        self.stored = decode_manifest(path, self._bytes("bank/manifest", contents.size))
-        self.quarantine = self._bytes("bank/quarantine", ROWS_BYTES)
+        self.document = BankDocument.parse(self.path, self._bytes("bank/bank_json", _JSON_BYTES))
+        check_name("dataset", self.document.dataset)
+        _refuse_lies("it", facts_of(self.document), self.facts)
+        self.stored = decode_manifest(self.path, self._bytes("bank/manifest", self.size))
+        self.quarantine = self._bytes("bank/quarantine", _ROWS_BYTES)
         for name, wanted in columns(self.stored.manifest).items():
             found = self.read(name)
             if found.dtype != wanted.dtype or not np.array_equal(found, wanted):
                 raise FormatError(f"its {name!r} are not those of its manifest")
-        self.documents: dict[str, files.CutDocument] = {}
+        self.documents: dict[str, CutDocument] = {}
         for cut in cuts:
-            data = self._bytes(f"bank/cuts/{cut}/cut_json", JSON_BYTES)
-            self.documents[cut] = files.parse_cut_document(
-                path / cut / files.CUT_FILE, data, cut, self.document.key.digest()
-            )
+            data = self._bytes(f"bank/cuts/{cut}/cut_json", _JSON_BYTES)
+            self.documents[cut] = _cut_document(self.path, data, cut, self.document)
             self._check_cut(cut, self.documents[cut].layout)
 
     def _check_names(self, cuts: list[str]) -> None:
-        places = self._contents.places
+        places = self.places
         wanted = {"ids", "labels", "split", "classes", "bank/bank_json", "bank/manifest", "bank/quarantine"}
         for cut in cuts:
             inner = f"bank/cuts/{cut}/"
@@ -343,77 +402,62 @@ class Pack:
             raise FormatError(f"it lacks or has too much of {odd[:100]!r}")
 
     def _check_cut(self, cut: str, layout: CutLayout) -> None:
-        places, n_rows = self._contents.places, self.stored.n_rows
-        for name in (f"features/{cut}", f"bank/cuts/{cut}/extra_features"):
-            if places[name].shape[1:] != layout.shape or places[name].dtype != layout.dtype:
+        """Compare types and shapes of the arrays of a cut with each other, and with the manifest."""
+        inner = f"bank/cuts/{cut}/"
+        n_rows, n_extra = self.stored.n_rows, self.places[inner + "extra_slots"].shape[0]
+        n_shards = self.places[inner + "shards"].shape[0]
+        features = {f"features/{cut}": (n_rows,), inner + "extra_features": (n_extra,)}
+        for name in features:
+            if self.places[name].shape[1:] != layout.shape or self.places[name].dtype != layout.dtype:
                 raise FormatError(f"the features of cut {cut!r} are not what its cut.json says")
-        statuses = places[f"statuses/{cut}"]
-        if places[f"features/{cut}"].shape[0] != n_rows or statuses[:2] != (np.dtype(np.uint8), (n_rows,)):
+        wanted = {
+            f"statuses/{cut}": ("|u1", (n_rows,)),
+            inner + "shards": ("<i8", (n_shards,)),
+            inner + "shard_sha256": ("|u1", (n_shards, 32)),
+            inner + "extra_slots": ("<i8", (n_extra,)),
+            **{name: (layout.dtype.str, (*rows, *layout.shape)) for name, rows in features.items()},
+        }
+        if any((self.places[name].dtype.str, self.places[name].shape) != one for name, one in wanted.items()):
             raise FormatError(f"the rows of cut {cut!r} do not hold together")
 
-    def read(self, name: str) -> NDArray[Any]:
-        """Return one of its small arrays."""
-        return self._contents.read(name)
-
     def _bytes(self, name: str, most: int) -> bytes:
-        place = self._contents.places[name]
+        place = self.places[name]
         if place.dtype != np.uint8 or len(place.shape) != 1 or place.n_bytes > most:
             raise FormatError(f"{name!r} has {place.n_bytes} bytes, more than {most}, or is no text")
         return self.read(name).tobytes()
 
-    def rows(self, name: str) -> MappedRows | ChunkedRows:
-        """Return one of its arrays of features."""
-        place = self._contents.places[name]
-        if place.codec is None:
-            return MappedRows(self._contents.map(name))
-        chunks = self._contents.chunks[name]
-        return ChunkedRows(self._descriptor, place.codec, place.shape, place.dtype, chunks)
-
     def shards(self, cut: str) -> Iterator[ShardContent]:
         """Yield the shards of a cut, each compared with its digest."""
         stored, layout, inner = self.stored, self.documents[cut].layout, f"bank/cuts/{cut}/"
-        rows, extra = self.rows(f"features/{cut}"), self.rows(inner + "extra_features")
         plans = stored.table.plan(layout.shard_rows)
         if max((plan.n_rows for plan in plans), default=0) * layout.row_bytes > _MOST_SHARD_BYTES:
             raise FormatError(f"cut {cut!r} has shards of more than {_MOST_SHARD_BYTES} bytes")
-        numbers = self.read(inner + "shards").tolist()
+        numbers, extra_slots = self.read(inner + "shards").tolist(), self.read(inner + "extra_slots")
         if numbers != sorted(set(numbers)) or not set(numbers) <= set(range(len(plans))):
             raise FormatError(f"the shards of cut {cut!r} are none the manifest plans")
-        extra_slots, statuses = self.read(inner + "extra_slots"), self.read(inner + "slot_statuses")
-        digests = self.read(inner + "shard_sha256")
-        kinds = (
-            extra_slots.dtype.str,
-            extra_slots.ndim,
-            statuses.dtype.str,
-            statuses.ndim,
-            digests.dtype.str,
-        )
+        statuses = self.read(inner + "slot_statuses")
         if (
-            kinds != ("<i8", 1, "|u1", 1, "|u1")
+            (statuses.dtype.str, statuses.shape)
+            != ("|u1", (sum(plans[number].n_rows for number in numbers),))
             or (np.diff(extra_slots) <= 0).any()
             or extra_slots.min(initial=0) < 0
             or extra_slots.max(initial=-1) >= len(stored.table)
-            or len(extra) != len(extra_slots)
-            or len(statuses) != sum(plans[number].n_rows for number in numbers)
-            or digests.shape != (len(numbers), 32)
         ):
             raise FormatError(f"the rows of cut {cut!r} do not hold together")
-        # where the features of each slot stand: in a row of the manifest, or among the extra ones
+        # where the features of each slot stand: in a row of the manifest, or among the extra ones behind them
+        rows = PackRows(self, f"features/{cut}", inner + "extra_features")
         places = stored.table.first_rows(stored.row_slots)
-        extra_places = np.full(len(stored.table), -1, np.int64)
-        extra_places[extra_slots] = np.arange(len(extra_slots))
+        places[extra_slots] = stored.n_rows + np.arange(len(extra_slots))
         shown, begin = np.full(len(stored.table), 255, np.uint8), 0
-        makers = self._made_by(inner + "made_by", len(numbers))
+        makers, digests = self._made_by(inner + "made_by", len(numbers)), self.read(inner + "shard_sha256")
         for number, digest, made_by in zip(numbers, digests, makers, strict=True):
             plan = plans[number]
-            slots = np.arange(plan.start, plan.stop)
-            if ((places[slots] < 0) & (extra_places[slots] < 0)).any():
+            if (places[plan.start : plan.stop] < 0).any():
                 raise FormatError(f"shard {number} of cut {cut!r} has rows without features")
-            features = np.zeros((plan.n_rows, *layout.shape), layout.dtype)
-            _take(rows, places[slots], features)
-            _take(extra, extra_places[slots], features)
+            features = np.empty((plan.n_rows, *layout.shape), layout.dtype)
+            rows.gather(places[plan.start : plan.stop], features)
             found = statuses[begin : begin + plan.n_rows]
-            shown[slots] = found
+            shown[plan.start : plan.stop] = found
             begin += plan.n_rows
             if content_digest(features, stored.table.digests, plan, found) != digest.tobytes():
                 raise FormatError(f"shard {number} of cut {cut!r} is not what was packed")
@@ -422,7 +466,7 @@ class Pack:
             raise FormatError(f"its statuses of cut {cut!r} are not those of its shards")
 
     def _made_by(self, name: str, n_shards: int) -> list[dict[str, str]]:
-        if name not in self._contents.places:
+        if name not in self.places:
             return [{}] * n_shards
         try:
             said = json.loads(self._bytes(name, _MAKER_BYTES * (n_shards + 1)))
@@ -434,24 +478,11 @@ class Pack:
         return found
 
 
-def _take(source: MappedRows | ChunkedRows, places: NDArray[np.int64], out: NDArray[Any]) -> None:
-    """Fill the rows of `out` whose place in `source` is known; each chunk is decoded once."""
-    wanted = np.flatnonzero(places >= 0)
-    if len(wanted) == len(out):
-        source.gather(places, out)
-    elif len(wanted):
-        block = np.empty((len(wanted), *out.shape[1:]), out.dtype)
-        source.gather(places[wanted], block)
-        out[wanted] = block
-
-
-def checked_shards(
-    shards: Iterable[ShardContent], cut: str, document: files.CutDocument, stored: StoredManifest
-) -> Iterator[ShardContent]:
+def _checked_shards(source: Pack | _Folder, cut: str) -> Iterator[ShardContent]:
     """Pass the shards of a cut on, one by one, if they can be what an extraction writes; `FormatError`."""
-    check_facts(cut, document.facts)
+    document, stored = source.documents[cut], source.stored
     measures, present = Measures(), set()
-    for plan, features, statuses, made_by in shards:
+    for plan, features, statuses, made_by in source.shards(cut):
         shard = f"shard {plan.number} of cut {cut!r}"
         if (statuses > max(RowStatus)).any() or features[statuses != RowStatus.OK].any():
             raise FormatError(f"{shard} has rows that cannot be")
@@ -464,25 +495,276 @@ def checked_shards(
     needed = np.flatnonzero(stored.rows_in(stored.table.plan(document.layout.shard_rows)))
     if not set(needed.tolist()) <= present & document.shards:
         raise FormatError(f"cut {cut!r} lacks shards")
-    wrong = [
-        name
-        for name, value in asdict(measures).items()
-        if present == document.shards and document.facts.get(name, value) != value
-    ]
+    if present == document.shards:
+        _refuse_lies(f"cut {cut!r}", asdict(measures), document.facts)
+
+
+def _refuse_lies(what: str, true: Mapping[str, Any], said: Mapping[str, Any]) -> None:
+    wrong = [name for name, value in true.items() if said.get(name, value) != value]
     if wrong:
-        raise FormatError(f"cut {cut!r} says of itself what is not so: {', '.join(wrong)}")
+        raise FormatError(f"{what} says of itself what is not so: {', '.join(wrong)}")
 
 
-def check_facts(cut: str, facts: Mapping[str, Any]) -> None:
-    """Let in only facts of the kinds an extraction records; commands show them as numbers."""
-    for name, value in facts.items():
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        good = value is None or isinstance(value, (bool, str)) or (is_number and math.isfinite(value))
-        if name in _NUMBERS:
-            good = value is None or (is_number and math.isfinite(value))
-        if isinstance(value, str):
-            good = good and len(value) <= LONGEST_TEXT and value.isprintable()
+def _cut_document(path: Path, data: bytes, cut: str, bank: BankDocument) -> CutDocument:
+    """Parse a ``cut.json`` and let in only facts of the kinds an extraction records: commands show them."""
+    document = CutDocument.parse(path / cut / files.CUT_FILE, data, cut, bank.key.digest())
+    for name, value in document.facts.items():
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        is_text = isinstance(value, str) and len(value) <= _LONGEST_TEXT and value.isprintable()
+        good = value is None or is_number
+        if name not in _NUMBERS:
+            good = good or is_text or isinstance(value, bool)
         if not good or not _FACT.fullmatch(name):
             raise FormatError(f"cut {cut!r} has a fact {name[:80]!r} that featbank does not write")
-    if len(facts) > _MOST_FACTS:
-        raise FormatError(f"cut {cut!r} has {len(facts)} facts")
+    if len(document.facts) > _MOST_FACTS:
+        raise FormatError(f"cut {cut!r} has {len(document.facts)} facts")
+    return document
+
+
+# taking in ------------------------------------------------------------------------------------------
+
+
+def unpack(path: str | os.PathLike[str], store: BankStore) -> Bank:
+    """Make a bank from a file that `pack` wrote: the same manifest, cuts and shards again.
+
+    The file may come from anybody: see `import_bank`, which does this and whose errors these are.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The packed file.
+    store : BankStore
+        Where the bank goes, under its own name.
+
+    Returns
+    -------
+    Bank
+
+    Raises
+    ------
+    BankNotFoundError
+        If there is no such file.
+    """
+    if not user_path(path).is_file():
+        raise BankNotFoundError(f"no packed bank {printable(str(path))!r}; `featbank banks pack` makes one")
+    return import_bank(path, store)
+
+
+def import_bank(path: str | os.PathLike[str], store: BankStore) -> Bank:
+    """Make a bank from one that this user did not write: a packed file, or the folder of a bank.
+
+    Each file is a header of limited length, JSON that must be exactly as featbank writes it, and numbers at
+    places that lie inside the file and not on each other; these are checked against each other and written
+    anew. No file of the stranger's is opened with HDF5.
+    What cannot be found out is whether the features are those of the images they claim to be of.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The packed file, or the bank's folder. Links inside it are refused.
+    store : BankStore
+        Where the bank goes, under its own name.
+
+    Returns
+    -------
+    Bank
+        With the same rows, cuts and numbers; cuts that were not finished are left out, with a warning.
+
+    Raises
+    ------
+    BankNotFoundError
+        If there is nothing at `path`.
+    BankFormatError
+        If it was written in another version of the format.
+    CorruptBankError
+        If it is no bank, is damaged, or has anything in it that featbank does not write; nothing is left
+        behind.
+    BankReadError
+        If it cannot be read now.
+    InvalidInputError
+        If the store has this bank already.
+    CacheWriteError
+        If the bank cannot be written.
+    MissingPackageError
+        If its features are compressed, and the package for that is not installed.
+    """
+    source = user_path(path)
+    try:
+        mode = source.stat().st_mode
+    except OSError as error:
+        if is_of_the_system(error):
+            raise unreadable(source, error, what="bank") from error
+        raise BankNotFoundError(
+            f"no bank {printable(str(source))!r} to take in ({error.strerror}); name a packed file, or the "
+            f"folder of a bank"
+        ) from error
+    with _blaming(source, "bank", "cannot be taken in ({}); nothing of it was kept:"):
+        if stat.S_ISDIR(mode):
+            return _take_in(source, _Folder(source), store)
+        if not stat.S_ISREG(mode):
+            raise FormatError("it is neither a file nor a folder")
+        pack = Pack(source, os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
+        try:
+            return _take_in(source, pack, store)
+        finally:
+            pack.close()
+
+
+def _take_in(path: Path, source: Pack | _Folder, store: BankStore) -> Bank:
+    """Write a bank aside, anew from the parts of another, and give it its name."""
+    target = store.path_for(source.document.dataset, source.document.key)
+    if target.exists():
+        raise _ExistsError(
+            f"{str(target)!r} exists already; remove it with `featbank banks rm`, or unpack into another "
+            f"cache"
+        )
+    existing = next(one for one in target.parents if one.exists())
+    free = shutil.disk_usage(existing).free
+    if source.size_bytes > free:
+        raise CacheWriteError(
+            f"bank {printable(str(path))!r} has {source.size_bytes / 1e9:.2f} GB, {str(existing)!r} has "
+            f"{free / 1e9:.2f} GB free; free some space, or take it into another cache"
+        )
+    make_folder(target.parent)
+    remove_stale_temporaries(target.parent)
+    aside = temporary_path(target)
+    try:
+        _write(make_folder(aside), source)
+        publish(aside, target)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+        with contextlib.suppress(OSError):  # there is no bank of this dataset
+            target.parent.rmdir()
+    bank = Bank.open(target)
+    bank.touch()
+    return bank
+
+
+def _write(folder: Path, source: Pack | _Folder) -> None:
+    for cut, document in source.documents.items():
+        cut_folder = make_folder(folder / check_name("cut", cut))
+        for plan, features, statuses, made_by in _checked_shards(source, cut):
+            table = source.stored.table
+            name, parts = encode_shard(document.layout, plan, features, table, statuses, made_by)
+            write_file(cut_folder / name, parts)
+        document.write(cut_folder)
+    records = files.parse_quarantine(folder / files.QUARANTINE_FILE, source.quarantine)
+    for record in records:
+        texts = (record.reason, record.detail, record.digest)
+        if not all(isinstance(one, str) and len(one) <= _LONGEST_TEXT for one in texts) or not (
+            _REASON.fullmatch(record.reason) and _DIGEST.fullmatch(record.digest)
+        ):
+            raise FormatError("its quarantine has entries featbank does not write")
+    if source.quarantine:
+        files.write_quarantine(folder, records)
+    write_file(folder / MANIFEST_FILE, source.stored.encode())
+    source.document.write(folder)
+    files.mark_verified(folder)
+
+
+class _Folder:
+    """The parts of a stranger's bank folder; nothing in it is followed anywhere."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self.size_bytes = path, files.folder_bytes(path)
+        self._names: dict[str, list[str]] = {}
+        top = []
+        for name, is_folder in _entries(path):
+            if is_folder:
+                self._names[check_name("cut", name)] = self._cut_entries(name)
+            elif name in _KNOWN:
+                top.append(name)
+            else:
+                raise FormatError(f"{printable(name)!r} in it is nothing featbank writes")
+        self.document = BankDocument.parse(path / files.BANK_FILE, self._bytes(_JSON_BYTES, files.BANK_FILE))
+        if files.SOURCE_FILE in top:
+            data = self._bytes(_JSON_BYTES, files.SOURCE_FILE)
+            self.document = self.document.moved_to(files.parse_source(path / files.SOURCE_FILE, data))
+        is_quarantine = files.QUARANTINE_FILE in top
+        self.quarantine = self._bytes(_ROWS_BYTES, files.QUARANTINE_FILE) if is_quarantine else b""
+        self.stored = decode_manifest(path / MANIFEST_FILE, self._bytes(_MANIFEST_BYTES, MANIFEST_FILE))
+        len(self.stored.manifest)  # which checks that no id stands twice
+        self.documents: dict[str, CutDocument] = {}
+        for cut, names in sorted(self._names.items()):
+            if files.CUT_FILE not in names:
+                logger.warning("cut %r was not finished and is left out", cut)
+                continue
+            data = self._bytes(_JSON_BYTES, cut, files.CUT_FILE)
+            self.documents[cut] = _cut_document(path, data, cut, self.document)
+
+    def _cut_entries(self, cut: str) -> list[str]:
+        names = []
+        for name, is_folder in _entries(self._path / cut):
+            if is_folder or (name != files.CUT_FILE and shard_number(name) is None):
+                raise FormatError(f"{printable(f'{cut}/{name}')!r} in it is nothing featbank writes")
+            names.append(name)
+        return names
+
+    @contextlib.contextmanager
+    def _open(self, *names: str) -> Iterator[BufferedReader]:
+        """Open a regular file, following no link on the way; O_NONBLOCK, because a fifo would wait."""
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+        with contextlib.ExitStack() as folders:
+            inside = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            folders.callback(os.close, inside)
+            for name in names[:-1]:
+                inside = os.open(name, flags | os.O_DIRECTORY, dir_fd=inside)
+                folders.callback(os.close, inside)
+            descriptor = os.open(names[-1], flags | os.O_NONBLOCK, dir_fd=inside)
+        with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise FormatError(f"{printable(names[-1])!r} in it is no file")
+            yield file
+
+    def _bytes(self, most: int, *names: str) -> bytes:
+        with self._open(*names) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > most:
+                raise FormatError(f"{names[-1]!r} has {size} bytes, more than {most}")
+            return file.read(size)
+
+    def shards(self, cut: str) -> Iterator[ShardContent]:
+        """Yield the shards of a cut, each compared with its name."""
+        layout = self.documents[cut].layout
+        plans = self.stored.table.plan(layout.shard_rows)
+        numbers: set[int] = set()
+        for name in sorted(self._names[cut]):
+            number = shard_number(name)
+            if number is None:
+                continue
+            if number in numbers or number >= len(plans):
+                raise FormatError(f"{cut}/{name} is one shard too many")
+            numbers.add(number)
+            with self._open(cut, name) as file:
+                yield self._shard(file, name, layout, plans[number])
+
+    def _shard(self, file: BufferedReader, name: str, layout: CutLayout, plan: ShardPlan) -> ShardContent:
+        shown, size = f"{layout.cut}/{name}", os.fstat(file.fileno()).st_size
+        if size > plan.n_rows * (layout.row_bytes + 64) + _OVERHEAD_BYTES:
+            # before it is hashed: a hole of a terabyte takes an hour
+            raise FormatError(f"{shown} has {size} bytes, its rows take less")
+        if name != shard_name(plan.number, hashlib.file_digest(file, "sha256").hexdigest()):
+            raise FormatError(f"the bytes of {shown} are not what its name says")
+        shard = shard_in(self._path / layout.cut / name, file.fileno())
+        check_place(shard, layout, plan, self.stored.table)
+        features = map_rows(file.fileno(), layout.dtype, (plan.n_rows, *layout.shape), shard.offset).copy()
+        _refuse_lies(shown, asdict(Measures.of(features, shard.statuses)), asdict(shard.measures))
+        return plan, features, shard.statuses, shard.made_by
+
+
+def _entries(folder: Path) -> Iterator[tuple[str, bool]]:
+    """Yield what is in a folder, and whether it is a folder; refuse all but files and folders."""
+    with os.scandir(folder) as entries:
+        for count, entry in enumerate(entries):
+            if count >= _MOST_ENTRIES:
+                raise FormatError(f"{printable(folder.name)!r} has more than {_MOST_ENTRIES} entries")
+            mode = entry.stat(follow_symlinks=False).st_mode
+            is_folder = stat.S_ISDIR(mode)
+            if not is_folder and not stat.S_ISREG(mode):
+                raise FormatError(f"{printable(entry.name)!r} in it is neither a file nor a folder")
+            passed_over = entry.name.startswith((".tmp-", files.ASIDE_PREFIX)) or entry.name in (
+                files.LOCK_FILE,
+                files.VERIFIED_FILE,
+            )
+            if not passed_over:  # locks, marks, leavings: never read, never copied
+                yield entry.name, is_folder

@@ -1,39 +1,222 @@
-"""The features of one cut as an array: rows in manifest order, read from disk when they are indexed."""
+"""Features as arrays: rows in manifest order, read from disk when they are indexed.
+
+They stand in blocks: the mapped shards of a folder, or the chunks of a packed file.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from featbank.errors import IncompleteBankError, InvalidInputError
-from featbank.manifest import RowStatus, printable
+from featbank.banks.documents import BankDocument, BankKey, CutLayout
+from featbank.banks.shards import (
+    Shard,
+    ShardPlan,
+    SlotTable,
+    StoredManifest,
+    check_place,
+    read_shard,
+    shard_files,
+)
+from featbank.errors import BankChangedError, IncompleteBankError, InvalidInputError
+from featbank.manifest import Manifest, RowStatus, printable
 
-if TYPE_CHECKING:
-    from featbank.banks.index import StoredManifest
-    from featbank.banks.reader import SlotReader
+SOFTMAX, LOGITS = "softmax", "logits"
 
-__all__ = ["CutArray", "SoftmaxArray"]
-
+#: Maps kept open at once; each holds a file descriptor, of which many systems allow 1024.
+_MAPS_LIMIT = 64
+#: From this size on, rows are copied one by one: the copy outweighs the loop, and no second copy is made.
+_LARGE_ROW_BYTES = 32 * 1024
+#: Bytes of smaller rows gathered at once before they are put in their places; small enough for a cache.
+_BLOCK_BYTES = 256 * 1024
+#: Stands in `CutReader` for a slot whose shard has not been opened yet.
+_UNKNOWN = 255
 #: Rows of `iter_batches` and of whole-array reads that must be derived.
 _BATCH = 1024
 
 
-class CutOwner(Protocol):
-    """What a `CutArray` belongs to: a bank, or an archive."""
+class BlockRows(ABC):
+    """Rows that stand in blocks, which are loaded when they are needed; the last ones are kept.
+
+    Without a lock, which a fork could copy while a thread holds it: two threads may load one block each.
+    """
+
+    def __init__(self, starts: NDArray[np.int64]) -> None:
+        self._starts = starts  # first row of each block
+        self._kept: OrderedDict[int, NDArray[Any]] = OrderedDict()
+
+    @abstractmethod
+    def _load(self, number: int) -> NDArray[Any]:
+        """Return the rows of a block."""
+
+    @abstractmethod
+    def _most_kept(self) -> int:
+        """Return how many blocks are kept."""
+
+    def numbers_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the number of the block of each row."""
+        return np.searchsorted(self._starts, rows, side="right").astype(np.int64) - 1
+
+    def _block(self, number: int) -> NDArray[Any]:
+        block = self._kept.get(number)
+        if block is None:
+            block = self._kept[number] = self._load(number)
+        with contextlib.suppress(KeyError):  # another thread was first
+            self._kept.move_to_end(number)
+            while len(self._kept) > self._most_kept():
+                self._kept.popitem(last=False)
+        return block
+
+    def gather(self, rows: NDArray[np.int64], out: NDArray[Any]) -> None:
+        """Copy `rows` into `out`, shape (len(rows), *shape of one row), of any float dtype."""
+        if not len(rows):
+            return
+        numbers = self.numbers_of(rows)
+        if (numbers == numbers[0]).all():
+            copy_rows(self._block(int(numbers[0])), rows - self._starts[numbers[0]], out)
+            return
+        # block by block and upwards in each: a disk that is not cached is read in order
+        order = np.argsort(rows, kind="stable")
+        for places in np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1):
+            number = int(numbers[places[0]])
+            block, local = self._block(number), rows[places] - self._starts[number]
+            first, n = int(places[0]), len(places)
+            if places[-1] - first == n - 1 and (np.diff(places) == 1).all():
+                copy_rows(block, local, out[first : first + n])
+            else:
+                _scatter(block, local, out, places)
+
+
+class SlotReader(Protocol):
+    """What reads slots of one cut, wherever they are stored."""
 
     @property
-    def name(self) -> str:
-        """Its name, fit for a terminal."""
+    def layout(self) -> CutLayout:
+        """Name, shape and dtype."""
 
-    def __getitem__(self, cut: str) -> CutArray: ...
+    def statuses(self, slots: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return the status of each slot; all must be stored."""
 
-    def _softmax_array(self, cut: str, temperature: float) -> SoftmaxArray: ...
+    def usable(self, slots: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Say which slots are stored, and neither quarantined nor absent."""
 
-    def _refuse_other_rows(self, rows: str | None) -> None: ...
+    def gather(self, slots: NDArray[np.int64], out: NDArray[Any]) -> None:
+        """Copy the features of `slots` into `out`, shape (len(slots), *shape), of any float dtype."""
+
+
+class CutReader(BlockRows):
+    """The slots of one cut in a folder, memory-mapped shard by shard, each checked once.
+
+    `lacks` turns a `ShardPlan` without a file into the text of the error.
+    """
+
+    def __init__(
+        self, folder: Path, layout: CutLayout, table: SlotTable, lacks: Callable[[ShardPlan], str]
+    ) -> None:
+        self.folder = folder
+        self.layout = layout
+        self.table = table
+        self.plans = table.plan(layout.shard_rows)
+        super().__init__(np.array([plan.start for plan in self.plans], np.int64))
+        self._lacks = lacks
+        self._files: dict[int, Path] | None = None
+        self._shards: dict[int, Shard] = {}
+        self._statuses = np.full(len(table), _UNKNOWN, np.uint8)
+
+    def _path(self, number: int) -> Path:
+        if self._files is None or number not in self._files:  # new shards may have come since
+            self._files = shard_files(self.folder)
+        if number not in self._files:
+            raise IncompleteBankError(self._lacks(self.plans[number]))
+        return self._files[number]
+
+    def shard(self, number: int) -> Shard:
+        """Return what one shard says of itself, checked; `IncompleteBankError` if it has no file."""
+        known = self._shards.get(number)
+        if known is None:
+            plan = self.plans[number]
+            try:
+                known = read_shard(self._path(number))
+            except FileNotFoundError as error:  # removed since the folder was listed
+                raise self._gone(number) from error
+            check_place(known, self.layout, plan, self.table)
+            self._statuses[plan.start : plan.stop] = known.statuses
+            # digests and statuses, which the table and this reader have, are not kept twice
+            nothing = known.digests[:0].copy()
+            known = self._shards[number] = replace(known, digests=nothing, statuses=nothing[:, 0])
+        return known
+
+    def _gone(self, number: int) -> IncompleteBankError:
+        self._files = None
+        self._shards.pop(number, None)
+        return IncompleteBankError(self._lacks(self.plans[number]))
+
+    def statuses(self, slots: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return the status of each slot in this cut; every shard asked for must be there."""
+        found = self._statuses[slots]
+        unknown = found == _UNKNOWN
+        if unknown.any():
+            for number in np.unique(self.numbers_of(slots[unknown])).tolist():
+                self.shard(number)
+            found = self._statuses[slots]
+        return found
+
+    def present(self) -> NDArray[np.bool_]:
+        """Say which of the planned shards have a file now, shape (n_plans,)."""
+        there = np.zeros(len(self.plans), bool)
+        there[[number for number in shard_files(self.folder) if number < len(self.plans)]] = True
+        return there
+
+    def usable(self, slots: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Say which slots are stored, and neither quarantined nor absent."""
+        found = self.present()[self.numbers_of(slots)]
+        found[found] = self.statuses(slots[found]) == RowStatus.OK
+        return found
+
+    def _load(self, number: int) -> NDArray[Any]:
+        try:
+            return self.shard(number).features()
+        except FileNotFoundError as error:  # removed since it was checked
+            raise self._gone(number) from error
+
+    def _most_kept(self) -> int:
+        return _MAPS_LIMIT
+
+
+def copy_rows(mapped: NDArray[Any], local: NDArray[np.int64], out: NDArray[Any]) -> None:
+    """Copy the rows `local` of an array, at least one, into `out`, of any float dtype."""
+    first, n = int(local[0]), len(local)
+    if local[-1] - first == n - 1 and (n == 1 or (np.diff(local) == 1).all()):
+        out[...] = mapped[first : first + n]
+    elif out.dtype == mapped.dtype and out.flags.c_contiguous:
+        np.take(mapped, local, axis=0, out=out, mode="clip")  # "raise" would copy through a buffer
+    else:
+        _scatter(mapped, local, out, np.arange(n))
+
+
+def _scatter(
+    mapped: NDArray[Any], local: NDArray[np.int64], out: NDArray[Any], places: NDArray[np.int64]
+) -> None:
+    row_bytes = mapped.nbytes // len(mapped)
+    if row_bytes >= _LARGE_ROW_BYTES:
+        for place, row in zip(places.tolist(), local.tolist(), strict=True):
+            out[place] = mapped[row]
+        return
+    step = min(len(local), max(1, _BLOCK_BYTES // row_bytes))
+    block = np.empty((step, *mapped.shape[1:]), mapped.dtype)
+    for start in range(0, len(local), step):
+        part = local[start : start + step]
+        np.take(mapped, part, axis=0, out=block[: len(part)], mode="clip")
+        out[places[start : start + step]] = block[: len(part)]
 
 
 class CutArray:
@@ -54,7 +237,7 @@ class CutArray:
         The rows it has, even if the bank's manifest is set anew later.
     """
 
-    def __init__(self, bank: CutOwner, reader: SlotReader, stored: StoredManifest) -> None:
+    def __init__(self, bank: StoredFeatures, reader: SlotReader, stored: StoredManifest) -> None:
         self._bank = bank
         self._reader = reader
         self._stored = stored
@@ -187,7 +370,7 @@ class CutArray:
         if not len(bad):
             return
         rows = list(dict.fromkeys(index[bad].tolist()))
-        shown = ", ".join(repr(printable(self._stored.ids[row])) for row in rows[:5])
+        shown = ", ".join(repr(printable(self._stored.manifest.ids[row])) for row in rows[:5])
         more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
         raise IncompleteBankError(
             f"cut {self.cut!r} has no features of {shown}{more}: the images could not be read, or were gone, "
@@ -274,7 +457,7 @@ class SoftmaxArray(CutArray):
     """
 
     def __init__(
-        self, bank: CutOwner, reader: SlotReader, stored: StoredManifest, temperature: float = 1.0
+        self, bank: StoredFeatures, reader: SlotReader, stored: StoredManifest, temperature: float = 1.0
     ) -> None:
         super().__init__(bank, reader, stored)
         number = isinstance(temperature, int | float | np.integer | np.floating)
@@ -303,15 +486,254 @@ class SoftmaxArray(CutArray):
             block = np.empty((len(slots[start : start + _BATCH]), *self.shape[1:]), np.float64)
             self._reader.gather(slots[start : start + _BATCH], block)
             block -= block.max(axis=1, keepdims=True)  # exp never overflows
-            with np.errstate(
-                over="ignore", under="ignore"
-            ):  # a tiny temperature: the rest becomes 0, as it should
+            with np.errstate(over="ignore", under="ignore"):  # a tiny temperature: the rest becomes 0
                 block /= self.temperature
                 np.exp(block, out=block)
             block /= block.sum(axis=1, keepdims=True)
             out[start : start + _BATCH] = block
 
 
-def _reopen(bank: CutOwner, cut: str, rows: str, temperature: float | None = None) -> CutArray:
+def _reopen(bank: StoredFeatures, cut: str, rows: str, temperature: float | None = None) -> CutArray:
     bank._refuse_other_rows(rows)  # an array may be older than the bank it travels with
     return bank[cut] if temperature is None else bank._softmax_array(cut, temperature)
+
+
+class StoredFeatures(ABC):
+    """Name, key, rows and features of a bank; `Bank` is the folder, `Archive` the packed file."""
+
+    path: Path
+    _document: BankDocument
+    #: None while there is no manifest.
+    _state: StoredManifest | None
+
+    @classmethod
+    @abstractmethod
+    def _again(cls, path: Path) -> Self:
+        """Open it where a pickled handle says it is."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen_bank, (type(self), self.path, *self._pin)
+
+    @abstractmethod
+    def _reader(self, cut: str) -> SlotReader:
+        """Return what reads a stored cut; raises `UnknownNameError` if there is nothing of it."""
+
+    @property
+    def _stored(self) -> StoredManifest:
+        if self._state is None:
+            raise IncompleteBankError(f"bank {self.name!r} has no rows yet; run `{self._document.command()}`")
+        return self._state
+
+    @property
+    def _pin(self) -> tuple[str, str | None]:
+        """What a pickled handle goes by: the digests of the key and of the rows it was opened with."""
+        return self.key.digest(), self._state.rows_digest if self._state else None
+
+    def _refuse_other_rows(self, rows: str | None, key: str | None = None) -> None:
+        """Raise `BankChangedError` if these are not the rows (and the key) of a pickled handle."""
+        if (key or self._pin[0], rows) != self._pin:
+            raise BankChangedError(
+                f"bank {self.name!r} in {printable(str(self.path))!r} was extracted again with other rows "
+                f"(images, labels, splits or classes) since this handle was pickled, whose row numbers mean "
+                f"others now: open it again, and take row numbers and labels from its manifest"
+            )
+
+    def __len__(self) -> int:
+        return self._state.n_rows if self._state else 0
+
+    @property
+    def dataset(self) -> str:
+        """Name of the dataset."""
+        return self._document.dataset
+
+    @property
+    def key(self) -> BankKey:
+        """What decides its numbers."""
+        return self._document.key
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Where it came from, as it was given when the bank was made; ``location`` is where that is now."""
+        return self._document.provenance
+
+    @property
+    def name(self) -> str:
+        """``<dataset>/<backbone>-<digest8>``, fit for a terminal."""
+        return printable(f"{self.dataset}/{self.key.backbone}-{self.key.digest8}")
+
+    @property
+    def manifest(self) -> Manifest:
+        """Its rows; statuses are those of the dataset, and where these are OK what extraction found."""
+        return self._stored.manifest
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names, in the order of the labels."""
+        return self._stored.classes
+
+    @property
+    def slot_table(self) -> SlotTable:
+        """Its slots, shared by all cuts; without slots while there is no manifest."""
+        return self._state.table if self._state else SlotTable.empty()
+
+    @property
+    def row_slots(self) -> NDArray[np.int64]:
+        """Slot of each row, shape (n_samples,)."""
+        return self._stored.row_slots
+
+    def slot_first_rows(self) -> NDArray[np.int64]:
+        """Return the first row that has each slot, shape (n_slots,); -1 where no row does."""
+        return self.slot_table.first_rows(self.row_slots)
+
+    def __getitem__(self, cut: str) -> CutArray:
+        """Return the features of a cut; ``"softmax"`` is derived from ``logits`` at temperature 1.
+
+        Parameters
+        ----------
+        cut : str
+            Its name. A cut that is only partly extracted can be opened; reading a missing row is an error.
+
+        Returns
+        -------
+        CutArray
+
+        Raises
+        ------
+        UnknownNameError
+            If there is nothing of this cut.
+        """
+        if cut == SOFTMAX:
+            return self._softmax_array(LOGITS, 1.0)
+        return CutArray(self, self._reader(cut), self._stored)
+
+    def softmax(self, temperature: float, rows: slice | ArrayLike | None = None) -> NDArray[np.float32]:
+        """Return ``softmax(logits / temperature)``.
+
+        Parameters
+        ----------
+        temperature : float
+            Finite and over 0.
+        rows : slice, array-like of int or bool, or None
+            Which rows; None takes all.
+
+        Returns
+        -------
+        ndarray of float32, shape (n_rows, n_classes)
+
+        Raises
+        ------
+        InvalidInputError
+            If the temperature is not a finite number over 0.
+        UnknownNameError
+            If the bank holds no ``logits``.
+        """
+        return self._softmax_array(LOGITS, temperature).read(rows)
+
+    def _softmax_array(self, cut: str, temperature: float) -> SoftmaxArray:
+        return SoftmaxArray(self, self._reader(cut), self._stored, temperature)
+
+    def features(
+        self, cut: str, rows: slice | ArrayLike | None = None, dtype: DTypeLike = np.float32
+    ) -> NDArray[Any]:
+        """Return features as a table for a head.
+
+        Parameters
+        ----------
+        cut : str
+            Its name, or ``"softmax"``.
+        rows : slice, array-like of int or bool, or None
+            Which rows; None takes all.
+        dtype : dtype, default=float32
+            What to return.
+
+        Returns
+        -------
+        ndarray of `dtype`, shape (n_rows, n_features)
+        """
+        array = self[cut]
+        block = array.read(rows, dtype=dtype)
+        return block.reshape(len(block), array.n_features)
+
+    def load(
+        self, cut: str, *, split: str | None = None, rows: slice | ArrayLike | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Return features and labels as scikit-learn takes them; rows of unreadable images are left out.
+
+        Parameters
+        ----------
+        cut : str
+            Its name, or ``"softmax"``.
+        split : {"train", "val", "test", "none"} or None
+            Rows of this split only; None takes all.
+        rows : slice, array-like of int or bool, or None
+            Only these rows, in this order; None takes all, in the order of the manifest.
+
+        Returns
+        -------
+        X : ndarray of float32, shape (n_rows, n_features)
+            Maps are flattened.
+        y : ndarray of int64, shape (n_rows,)
+            Index into `classes`; -1 where an image has no label.
+
+        Raises
+        ------
+        UnknownNameError
+            If there is nothing of this cut.
+        IncompleteBankError
+            If one of the rows has not been extracted yet.
+        InvalidInputError
+            If there is no such split.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from featbank.banks import BankKey, BankStore
+        >>> from featbank.manifest import Manifest
+        >>> key = BankKey("minivgg", "0" * 64, {}, 32, "float32", "float16", 64, "pillow-12.3.0")
+        >>> digests, zeros = np.arange(96, dtype=np.uint8).reshape(3, 32), np.zeros(3, np.uint8)
+        >>> rows = Manifest([b"a", b"b", b"c"], np.int32([0, 1, 0]), ("x", "y"), zeros, digests, zeros)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     bank = BankStore(folder).create_or_open("three", key, {})
+        ...     bank.set_manifest(rows)
+        ...     writer = bank.cut_writer("fc7", (2,), "float16")
+        ...     path = writer.write(*writer.missing(), np.float16([[1, 2], [3, 4], [5, 6]]), zeros)
+        ...     bank.load("fc7", split="train", rows=[2, 1])
+        (array([[5., 6.],
+               [3., 4.]], dtype=float32), array([0, 1]))
+        """
+        array, stored = self[cut], self._stored
+        index = array._row_numbers(rows)
+        if split is not None:
+            wanted = np.zeros(len(self), bool)
+            wanted[self.manifest.rows(split, readable=False)] = True
+            index = index[wanted[index]]
+        usable = stored.row_statuses[index] == RowStatus.OK
+        usable[usable] = array._reader.statuses(stored.row_slots[index[usable]]) == RowStatus.OK
+        index = index[usable]
+        X = array.read(index, dtype=np.float32).reshape(len(index), array.n_features)
+        return X, stored.labels[index].astype(np.int64)
+
+    def rows_ok(self, cut: str) -> NDArray[np.bool_]:
+        """Say which rows can be read in a cut: stored, and neither quarantined nor absent.
+
+        Parameters
+        ----------
+        cut : str
+            Its name, or ``"softmax"``.
+
+        Returns
+        -------
+        ndarray of bool, shape (n_samples,)
+
+        Raises
+        ------
+        CorruptBankError
+            If a shard that is there is damaged.
+        """
+        return self._reader(LOGITS if cut == SOFTMAX else cut).usable(self.row_slots)
+
+
+def _reopen_bank(kind: type[StoredFeatures], path: Path, key: str, rows: str | None) -> StoredFeatures:
+    bank = kind._again(path)
+    bank._refuse_other_rows(rows, key)
+    return bank

@@ -1,11 +1,14 @@
-"""A bank: the features of one dataset under one key, one array per cut."""
+"""A bank: the features of one dataset under one key, one array per cut; read, written, described."""
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Self, TypeGuard
@@ -13,44 +16,140 @@ from typing import Any, Literal, NamedTuple, Self, TypeGuard
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from featbank._atomic import READ_ONLY, locked, write_file
+from featbank._atomic import (
+    READ_ONLY,
+    locked,
+    make_folder,
+    move_file,
+    remove_file,
+    remove_stale_temporaries,
+    write_aside,
+    write_file,
+)
 from featbank._cache import make_newest, user_path
 from featbank._registry import nearest
-from featbank.banks import _documents as files
-from featbank.banks.features import SOFTMAX, StoredFeatures
-from featbank.banks.index import (
-    MANIFEST_FILE,
+from featbank.banks import documents as files
+from featbank.banks.arrays import SOFTMAX, CutReader, StoredFeatures
+from featbank.banks.documents import MANIFEST_FILE, CutDocument, CutLayout, QuarantineRecord, check_name
+from featbank.banks.shards import (
     SHARD_BYTES,
+    Measures,
     ShardPlan,
+    SlotTable,
     StoredManifest,
+    check_all_hashes,
+    check_hash,
+    check_place,
+    encode_shard,
+    layout_of,
     read_manifest,
+    read_shard,
+    shard_files,
     shard_rows_for,
 )
-from featbank.banks.key import check_name
-from featbank.banks.listing import BankInfo, CutInfo, CutProgress, changed, folder_bytes, split_counts
-from featbank.banks.reader import CutReader
-from featbank.banks.shards import CutLayout
 from featbank.banks.verification import VerifyReport, verify_bank
-from featbank.banks.writer import CutWriter
 from featbank.errors import (
     BankNotFoundError,
     CacheWriteError,
+    CorruptBankError,
     IncompleteBankError,
     InvalidInputError,
     UnknownNameError,
 )
-from featbank.manifest import Manifest, RowStatus
+from featbank.manifest import SPLITS, Manifest, RowStatus, short_repr
 
-__all__ = ["Bank"]
+logger = logging.getLogger(__name__)
 
 
-class CutState(NamedTuple):
-    """What one look at a cut finds: its layout, recorded facts, progress, and whether it is complete."""
+class CutProgress(NamedTuple):
+    """How far a cut is extracted: rows of the manifest stored, and rows of the manifest."""
 
-    layout: CutLayout
-    facts: dict[str, Any]
-    progress: CutProgress
+    rows_stored: int
+    rows_needed: int
+
+
+@dataclass(frozen=True)
+class CutInfo:
+    """One cut of a bank.
+
+    Parameters
+    ----------
+    name : str
+        Its name.
+    shape : tuple of int
+        Shape of one row.
+    dtype : str
+        What is stored.
+    rows_stored, rows_needed : int
+        Rows of the manifest that are stored, and that there are.
+    complete : bool
+        Whether everything is stored and recorded.
+    size_bytes : int
+        Bytes of its files.
+    facts : mapping of str to JSON values
+        What extraction recorded; empty while it is not complete.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    rows_stored: int
+    rows_needed: int
     complete: bool
+    size_bytes: int
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class BankInfo:
+    """One bank.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        Its folder.
+    dataset, backbone, digest8 : str
+        The parts of its name ``<dataset>/<backbone>-<digest8>``.
+    rows : int
+        Rows of the manifest.
+    classes : tuple of str
+        Class names.
+    splits : mapping of str to int
+        Rows per split.
+    cuts : tuple of CutInfo
+        Its cuts, complete or not.
+    quarantined : int
+        Rows that have no features in at least one cut.
+    created : str
+        When it was made, as its provenance says; "" if it does not.
+    changed : float
+        When ``manifest.h5`` or ``bank.json`` last changed, in seconds since 1970.
+    size_bytes : int
+        Bytes of all its files.
+    error : str or None
+        Why the bank cannot be opened; the fields that would need it are empty then.
+    """
+
+    path: Path
+    dataset: str
+    backbone: str
+    digest8: str
+    rows: int = 0
+    classes: tuple[str, ...] = ()
+    splits: Mapping[str, int] = field(default_factory=dict)
+    cuts: tuple[CutInfo, ...] = ()
+    quarantined: int = 0
+    created: str = ""
+    changed: float = 0.0
+    size_bytes: int = 0
+    error: str | None = None
+
+    __repr__ = short_repr
+
+    @property
+    def name(self) -> str:
+        """``<dataset>/<backbone>-<digest8>``."""
+        return f"{self.dataset}/{self.backbone}-{self.digest8}"
 
 
 class Bank(StoredFeatures):
@@ -110,15 +209,20 @@ class Bank(StoredFeatures):
         if check not in ("auto", "size", "sha256"):
             raise InvalidInputError(f"check={check!r} is not one of 'auto', 'size', 'sha256'")
         folder = user_path(path)
-        document = files.read_bank_document(folder)
+        document = files.BankDocument.read(folder)
         stored = read_manifest(folder)
         if check == "sha256" or (check == "auto" and not files.is_verified_copy(folder)):
-            files.check_all_hashes(folder)
+            check_all_hashes(folder)
             files.mark_verified(folder)
         return cls(folder, document, stored)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self.path, *self._pin)
+    @classmethod
+    def _again(cls, path: Path) -> Bank:
+        if not path.exists():
+            raise BankNotFoundError(
+                f"the bank this array came from is gone: {str(path)!r}; open it again where it is now"
+            )
+        return cls.open(path, check="size")
 
     def __repr__(self) -> str:
         return f"<Bank {self.name!r}, {len(self)} rows>"  # says nothing that must be looked for on the disk
@@ -191,7 +295,7 @@ class Bank(StoredFeatures):
             If the manifest cannot be written.
         """
         with self._locked():
-            own, there = self._stored, read_manifest(self.path, self._state) or self._stored
+            own, there = self._stored, self._there()
             table, row_slots = there.table.with_digests(own.digests, digests)
             self._state = own.with_table(table, row_slots)
             self._write(there.renewed(digests, table), there)
@@ -248,7 +352,11 @@ class Bank(StoredFeatures):
             except CacheWriteError as error:
                 if error.errno not in READ_ONLY:
                     raise
-            yield type(self)(self.path, self._document, read_manifest(self.path, self._state) or self._stored)
+            yield type(self)(self.path, self._document, self._there())
+
+    def _there(self) -> StoredManifest:
+        """Return the rows on disk, which another process may have set."""
+        return read_manifest(self.path, self._state) or self._stored
 
     def _locked(self) -> AbstractContextManager[bool]:
         return locked(self.path / files.LOCK_FILE)
@@ -262,7 +370,7 @@ class Bank(StoredFeatures):
 
         Of an image that is not among them nothing was found out, whatever its slot holds.
         """
-        own, there = self._stored, read_manifest(self.path, self._state) or self._stored
+        own, there = self._stored, self._there()
         grown = np.zeros(len(there.table), np.uint8)
         grown[own.row_slots] = found[own.row_slots]
         table = there.table.with_statuses(grown)
@@ -274,12 +382,13 @@ class Bank(StoredFeatures):
     @property
     def cuts(self) -> tuple[str, ...]:
         """Names of the cuts that are complete for every row of the manifest, sorted."""
-        return tuple(one.layout.cut for one in self._states() if one.complete)
+        return tuple(one.name for one in self._states() if one.complete)
 
     @property
     def partial_cuts(self) -> dict[str, CutProgress]:
         """Cuts that were begun, with how many rows are stored of how many needed."""
-        return {one.layout.cut: one.progress for one in self._states() if not one.complete}
+        states = [one for one in self._states() if not one.complete]
+        return {one.name: CutProgress(one.rows_stored, one.rows_needed) for one in states}
 
     def shard_names(self, cut: str) -> list[str]:
         """Return the file names of a cut's shards, which carry the SHA-256 of their bytes, sorted."""
@@ -288,17 +397,20 @@ class Bank(StoredFeatures):
     def _cut_folders(self) -> list[Path]:
         return [] if self._is_planned and not self.path.is_dir() else files.cut_folders(self.path)
 
-    def _states(self) -> list[CutState]:
+    def _states(self) -> list[CutInfo]:
         """Look at every cut once."""
         if self._state is None:
             return []
         states = (self._state_of(folder) for folder in self._cut_folders())
         return [one for one in states if one is not None]
 
-    def _state_of(self, folder: Path) -> CutState | None:
-        """Look at one cut; None if there is nothing of it."""
-        document = files.read_cut_document(folder, self.key.digest())
-        layout = document.layout if document else files.layout_of(folder, self.key.digest())
+    def _look(self, folder: Path) -> tuple[CutLayout | None, CutDocument | None]:
+        document = CutDocument.read(folder, self.key.digest())
+        return layout_of(folder, document, self.key.digest()), document
+
+    def _state_of(self, folder: Path) -> CutInfo | None:
+        """Look at one cut, its size apart; None if there is nothing of it."""
+        layout, document = self._look(folder)
         stored = self._state
         if layout is None or stored is None:
             return None
@@ -313,11 +425,12 @@ class Bank(StoredFeatures):
         needed = set(np.flatnonzero(rows).tolist())
         whole = document is not None and needed <= document.shards and n_stored == stored.n_rows
         facts = document.facts if document else {}
-        return CutState(layout, facts, CutProgress(n_stored, stored.n_rows), whole)
+        shape, dtype = layout.shape, layout.dtype.name
+        return CutInfo(layout.cut, shape, dtype, n_stored, stored.n_rows, whole, size_bytes=0, facts=facts)
 
     def facts(self, cut: str) -> dict[str, Any]:
         """Return what extraction recorded about a cut; {} while it is not finished."""
-        document = files.read_cut_document(self._layout(cut)[0], self.key.digest())
+        document = self._found(cut)[1]
         return document.facts if document else {}
 
     def __contains__(self, cut: object) -> bool:
@@ -329,22 +442,21 @@ class Bank(StoredFeatures):
         return name and (self.path / str(cut)).is_dir()
 
     def _reader(self, cut: str) -> CutReader:
-        return self._reader_of(self._layout(cut)[1])
+        return self._reader_of(self._found(cut)[0])
 
-    def _layout(self, cut: str) -> tuple[Path, CutLayout]:
-        folder = self.path / str(cut)
-        layout = files.layout_of(folder, self.key.digest()) if self._may_be_cut(cut) else None
+    def _found(self, cut: str) -> tuple[CutLayout, CutDocument | None]:
+        layout, document = self._look(self.path / cut) if self._may_be_cut(cut) else (None, None)
         if layout is None:
             known = [one.name for one in self._cut_folders()]
             raise UnknownNameError(
                 f"bank {self.name!r} holds no cut {cut!r}, it holds {nearest(str(cut), known)}; "
                 f"`{self._document.command(str(cut))}` adds it"
             )
-        return folder, layout
+        return layout, document
 
     def _reader_of(self, layout: CutLayout) -> CutReader:
         reader = self._readers.get(layout.cut)
-        if reader is None or reader.layout != layout or reader.table is not self.slot_table:
+        if reader is None or reader.layout != layout or reader.table.digests is not self.slot_table.digests:
             reader = CutReader(
                 self.path / layout.cut, layout, self.slot_table, lambda plan: self._lacks(layout.cut, plan)
             )
@@ -410,13 +522,11 @@ class Bank(StoredFeatures):
             raise IncompleteBankError(
                 f"bank {self.name!r} has no rows yet; set_manifest comes before cut_writer"
             )
-        digest = self.key.digest()
-        existing = files.layout_of(self.path / cut, digest) if (self.path / cut).is_dir() else None
+        existing = self._look(self.path / cut)[0] if (self.path / cut).is_dir() else None
         if existing is None:
-            row_bytes = CutLayout(digest, cut, sides, kind, 1).row_bytes
-            existing = CutLayout(
-                digest, cut, sides, kind, shard_rows_for(row_bytes, self.key.batch_size, shard_bytes)
-            )
+            layout = CutLayout(self.key.digest(), cut, sides, kind, 1)
+            rows = shard_rows_for(layout.row_bytes, self.key.batch_size, shard_bytes)
+            existing = replace(layout, shard_rows=rows)
         elif (existing.shape, existing.dtype) != (sides, kind):
             raise InvalidInputError(
                 f"cut {cut!r} of bank {self.name!r} stores {existing.dtype} {existing.shape}, "
@@ -424,11 +534,11 @@ class Bank(StoredFeatures):
             )
         return CutWriter(self, existing, made_by)
 
-    def write_quarantine(self, records: Iterable[files.QuarantineRecord]) -> None:
+    def write_quarantine(self, records: Iterable[QuarantineRecord]) -> None:
         """Replace ``quarantine.jsonl``, whole, by these records."""
         files.write_quarantine(self.path, records)
 
-    def quarantine(self) -> list[files.QuarantineRecord]:
+    def quarantine(self) -> list[QuarantineRecord]:
         """Read ``quarantine.jsonl``; empty if there is none."""
         return files.read_quarantine(self.path)
 
@@ -437,6 +547,7 @@ class Bank(StoredFeatures):
     def info(self) -> BankInfo:
         """Describe the bank in plain values; reads no features."""
         stored = self._state
+        counts = np.bincount(stored.splits if stored else np.zeros(0, np.uint8), minlength=len(SPLITS))
         return BankInfo(
             path=self.path,
             dataset=self.dataset,
@@ -444,23 +555,14 @@ class Bank(StoredFeatures):
             digest8=self.key.digest8,
             rows=len(self),
             classes=stored.classes if stored else (),
-            splits=split_counts(stored.splits) if stored else {},
+            splits={name: int(n) for name, n in zip(SPLITS, counts, strict=True) if n},
             cuts=tuple(
-                CutInfo(
-                    one.layout.cut,
-                    one.layout.shape,
-                    one.layout.dtype.name,
-                    *one.progress,
-                    one.complete,
-                    folder_bytes(self.path / one.layout.cut),
-                    one.facts,
-                )
-                for one in self._states()
+                replace(one, size_bytes=files.folder_bytes(self.path / one.name)) for one in self._states()
             ),
-            quarantined=int((stored.statuses != RowStatus.OK).sum()) if stored else 0,
+            quarantined=int((stored.row_statuses != RowStatus.OK).sum()) if stored else 0,
             created=str(self.provenance.get("created", "")),
-            changed=changed(self.path),
-            size_bytes=folder_bytes(self.path),
+            changed=files.changed(self.path),
+            size_bytes=files.folder_bytes(self.path),
         )
 
     def verify(self) -> VerifyReport:
@@ -468,11 +570,249 @@ class Bank(StoredFeatures):
         return verify_bank(self.path)
 
 
-def _reopen(path: Path, key: str, rows: str | None) -> Bank:
-    if not path.exists():
-        raise BankNotFoundError(
-            f"the bank this array came from is gone: {str(path)!r}; open it again where it is now"
-        )
-    bank = Bank.open(path, check="size")
-    bank._refuse_other_rows(rows, key)
-    return bank
+class CutWriter:
+    """Writes one cut; comes from ``bank.cut_writer(cut, shape, dtype)``.
+
+    ``for plan in writer.missing(): writer.write(plan, features, statuses)``, then ``writer.finish(facts)``
+    (also when nothing was missing but `finished` is False: the last run died just before it).
+    Several threads and several processes may write one cut at once; each shard ends up once.
+
+    Parameters
+    ----------
+    bank : Bank
+        The bank, its manifest set.
+    layout : CutLayout
+        What the shards look like.
+    made_by : mapping of str to str
+        What computes the features.
+    """
+
+    def __init__(self, bank: Bank, layout: CutLayout, made_by: Mapping[str, str]) -> None:
+        self._made_by = dict(made_by)
+        self._bank = bank
+        self._layout = layout
+        self._name = secrets.token_hex(8)
+        self._present: dict[int, Path] = {}
+        self.folder: Path = bank.path / layout.cut
+        self._ready = False
+
+    def prepare(self) -> None:
+        """Make the cut's folder, and remove what killed processes left in it; `write` does so too."""
+        if not self._ready:
+            make_folder(self.folder)
+            remove_stale_temporaries(self.folder)
+            remove_stale_temporaries(self._bank.path)
+            self._ready = True
+
+    @property
+    def cut(self) -> str:
+        """Name of the cut."""
+        return self._layout.cut
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one row."""
+        return self._layout.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """What features are stored as."""
+        return self._layout.dtype
+
+    @property
+    def shard_rows(self) -> int:
+        """Rows of a full shard, a multiple of the key's batch size."""
+        return self._layout.shard_rows
+
+    def plans(self) -> list[ShardPlan]:
+        """List the planned shards that hold a row of the manifest, in order."""
+        plans = self._reader().plans
+        return [plans[number] for number in np.flatnonzero(self._bank._stored.rows_in(plans)).tolist()]
+
+    def missing(self) -> list[ShardPlan]:
+        """List the planned shards that have no file and hold a row of the manifest, in order.
+
+        Returns
+        -------
+        list of ShardPlan
+
+        Raises
+        ------
+        CorruptBankError
+            If a shard that is there is damaged; the message says what to do.
+        """
+        reader = self._reader()
+        present = shard_files(self.folder)
+        missing = []
+        for plan in self.plans():
+            try:
+                if plan.number in present:
+                    reader.shard(plan.number)
+                    continue
+            except IncompleteBankError:  # gone since the folder was listed, or a link to nothing
+                pass
+            missing.append(plan)
+        return missing
+
+    def absent(self) -> set[bytes]:
+        """Return the digests of images of the manifest that a stored shard was to hold, and does not.
+
+        They were gone when it was written, or not among the rows of who wrote it; a shard is never changed,
+        so they need a new slot (`Bank.set_manifest`, `Bank.renew`) to be pushed after all.
+
+        Returns
+        -------
+        set of bytes
+        """
+        reader, slots = self._reader(), self._bank._stored.row_slots
+        slots = slots[reader.present()[reader.numbers_of(slots)]]
+        gone = np.unique(slots[reader.statuses(slots) == RowStatus.ABSENT])
+        return {reader.table.digests[slot].tobytes() for slot in gone.tolist()}
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is missing and `finish` has recorded it."""
+        return self.cut in self._bank.cuts
+
+    def write(self, plan: ShardPlan, features: NDArray[Any], statuses: NDArray[np.uint8]) -> Path:
+        """Write one shard; when this returns it survives power loss. Threads may write several at once.
+
+        Parameters
+        ----------
+        plan : ShardPlan
+            Which one, from `missing`.
+        features : ndarray, shape (plan.n_rows, *shape)
+            Rows in slot order, in exactly the stored dtype; zeros where the status is not OK. Written from
+            where they are, without a copy, if they are contiguous.
+        statuses : ndarray of uint8, shape (plan.n_rows,)
+            `RowStatus` of each row.
+
+        Returns
+        -------
+        pathlib.Path
+            The shard's file: the one written, or an intact one that another process finished first.
+
+        Raises
+        ------
+        InvalidInputError
+            If the arrays do not fit the plan, or the plan is none of this cut.
+        CacheWriteError
+            If the file cannot be written; shards written before are not touched.
+        """
+        self._check_input(plan, features, statuses)
+        self.prepare()
+        table = self._reader().table
+        name, parts = encode_shard(self._layout, plan, features, table, statuses, self._made_by)
+        path = self.folder / name
+        with locked(self.folder / files.LOCK_FILE, self._name) as again:
+            there, fault = self._standing(plan, table, again)
+        if there is None or fault is not None:
+            aside = write_aside(path, parts)  # without the lock: others write, and wait for the disk, too
+            moved = False
+            try:
+                with locked(self.folder / files.LOCK_FILE, self._name) as again:
+                    there, fault = self._standing(plan, table, again)
+                    if there is None or fault is not None:
+                        if there is not None:
+                            logger.warning("shard %s is replaced: %s", there, fault)
+                            # first, and durably: whenever the power goes, no two files claim one number
+                            remove_file(there)
+                        move_file(aside, path)
+                        moved = True
+                        self._present[plan.number] = path
+                        return path
+            finally:
+                if not moved:  # it failed, or another's stands there
+                    with suppress(OSError):
+                        aside.unlink()
+        if there.name != name and (read_shard(there).statuses == statuses).all():
+            logger.warning("shard %s was written by another process with other bytes; kept", there)
+        return there
+
+    def _standing(self, plan: ShardPlan, table: SlotTable, again: bool) -> tuple[Path | None, str | None]:
+        """Return the file that is there for a shard, and what is wrong with it."""
+        if not again:  # else nobody has written here since this one did: a long folder is listed once
+            self._present = shard_files(self.folder)
+        there = self._present.get(plan.number)
+        if there is None or not os.path.lexists(there):
+            return None, None
+        try:
+            fault = check_hash(there)
+            if fault is None:
+                check_place(read_shard(there), self._layout, plan, table)
+        except (CorruptBankError, FileNotFoundError) as error:  # one that cannot be read now is not replaced
+            fault = str(error)
+        return there, fault
+
+    def finish(self, facts: Mapping[str, Any] | Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> None:
+        """Record that the cut is complete for the rows of this bank, with what there is to say about it.
+
+        Rows whose features could not be had get their status in the manifest. Where another process has set
+        other rows since, theirs stay, and shards that others wrote are recorded as well.
+
+        Parameters
+        ----------
+        facts : mapping of str to JSON values, or callable
+            E.g. ``precision_error``, ``duration_s``; replaces earlier facts. A function is given those (as
+            `Bank.facts` gives them) and returns the new ones. What the shards say of their numbers is added:
+            ``max_abs``, ``n_zero``, ``n_nonfinite`` and ``n_values``.
+
+        Raises
+        ------
+        IncompleteBankError
+            If a shard is missing.
+        InvalidInputError
+            If the facts cannot be stored as JSON.
+        """
+        missing = self.missing()
+        if missing:
+            raise IncompleteBankError(self._bank._lacks(self.cut, missing[0]))
+        self.prepare()
+        with self._bank.held() as there:
+            reader = there._reader_of(self._layout)  # with the slots others have added
+            present = np.flatnonzero(reader.present()).tolist()
+            found = np.zeros(len(reader.table), np.uint8)
+            measures = Measures()
+            for number in present:
+                plan = reader.plans[number]
+                measures += reader.shard(number).measures
+                found[plan.start : plan.stop] = reader.statuses(np.arange(plan.start, plan.stop))
+            self._bank._fold_statuses(found)
+            said = facts(there.facts(self.cut) if present else {}) if callable(facts) else facts
+            absent = np.flatnonzero(found == RowStatus.ABSENT).tolist()
+            CutDocument(
+                self._layout, frozenset(present), {**said, **asdict(measures)}, frozenset(absent)
+            ).write(self.folder)
+
+    def made_by(self) -> dict[str, tuple[str, ...]]:
+        """Return what made the shards that are there, e.g. ``{"torch": ("2.11.0",), "device": ("cpu",)}``.
+
+        More than one value of a name: the last bits of some rows may be others than one machine would give.
+        """
+        reader, found = self._reader(), dict[str, set[str]]()
+        for number in np.flatnonzero(reader.present()).tolist():
+            for name, value in reader.shard(number).made_by.items():
+                found.setdefault(name, set()).add(value)
+        return {name: tuple(sorted(values)) for name, values in sorted(found.items())}
+
+    def _reader(self) -> CutReader:
+        return self._bank._reader_of(self._layout)
+
+    def _check_input(self, plan: ShardPlan, features: NDArray[Any], statuses: NDArray[np.uint8]) -> None:
+        plans = self._reader().plans
+        if not (0 <= plan.number < len(plans)) or plans[plan.number] != plan:
+            raise InvalidInputError(f"{plan} is no shard of cut {self.cut!r}; take plans from missing()")
+        want = (plan.n_rows, *self.shape)
+        faults = []
+        if features.shape != want:
+            faults.append(f"features have shape {features.shape}, not {want}")
+        if features.dtype != self.dtype:  # a silent cast could overflow to inf
+            faults.append(f"features have dtype {features.dtype}, not {self.dtype}")
+        if statuses.shape != (plan.n_rows,) or statuses.dtype != np.uint8:
+            faults.append(f"statuses are {statuses.dtype} {statuses.shape}, not uint8 ({plan.n_rows},)")
+        elif (statuses > max(RowStatus)).any():
+            faults.append(f"statuses have {int(statuses.max())}, the largest is {int(max(RowStatus))}")
+        elif not faults and features[statuses != RowStatus.OK].any():
+            faults.append("rows that are not OK have features, they must be zeros")
+        if faults:
+            raise InvalidInputError(f"shard {plan.number} of cut {self.cut!r}: {'; '.join(faults)}")

@@ -1,4 +1,4 @@
-"""One bank written as one plain HDF5 file that any reader opens; `importing` makes it a bank again."""
+"""One bank written as one plain HDF5 file that any reader opens; `archive` makes it a bank again."""
 
 from __future__ import annotations
 
@@ -24,24 +24,13 @@ from featbank._atomic import (
 )
 from featbank._cache import user_path
 from featbank._child_process import child_environment
-from featbank.banks import _documents as files
-from featbank.banks._codecs import (
-    LARGEST_ROW_BYTES,
-    Codec,
-    chunk_rows,
-    codec_named,
-    encoder,
-    library,
-    most_decoded,
-)
-from featbank.banks._files import sealed
-from featbank.banks._format import Draft
+from featbank.banks import documents as files
+from featbank.banks._codecs import LARGEST_ROW_BYTES, Codec, codec_named, encoder, library, most_decoded
+from featbank.banks._format import Draft, Place
 from featbank.banks.archive import columns, content_digest, facts_of
+from featbank.banks.arrays import CutReader
 from featbank.banks.bank import Bank
-from featbank.banks.reader import CutReader
 from featbank.errors import BankReadError, CacheWriteError, CorruptBankError, InvalidInputError
-
-__all__ = ["pack"]
 
 logger = logging.getLogger(__name__)
 
@@ -149,29 +138,25 @@ def _not_written(temporary: Path, said: str) -> CacheWriteError:
 
 def _write(bank: Bank, path: Path, codec: Codec | None = None) -> None:
     small, features = _parts(bank)
-    specs = {name: (one.dtype, one.shape) for name, one in small.items()}
-    codecs = {}
+    places = {name: Place(one.dtype, one.shape) for name, one in small.items()}
     for name, (reader, slots) in features.items():
         layout = reader.layout
-        specs[name] = (layout.dtype, (len(slots), *layout.shape))
+        place = places[name] = Place(layout.dtype, (len(slots), *layout.shape))
         if codec is not None and len(slots) and layout.row_bytes <= LARGEST_ROW_BYTES:
             extra = "extra_" if name.endswith("/extra_features") else ""
             table = f"bank/cuts/{layout.cut}/{extra}chunks"
-            codecs[name] = codec, table
-            n_chunks = -(-len(slots) // chunk_rows(layout.row_bytes, len(slots)))
-            specs[table] = (np.dtype(np.int64), (n_chunks, 2))
-    checked = [name for name in specs if name not in features]
+            places[name] = place._replace(codec=codec, table=table)
+            places[table] = Place(np.dtype(np.int64), (-(-len(slots) // place.chunk_rows), 2))
+    checked = [name for name in places if name not in features]
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         try:
-            draft = Draft(
-                "pack", specs, _facts(bank, codec), checked=checked, codecs=codecs, descriptor=descriptor
-            )
+            draft = Draft("pack", places, _facts(bank, codec), checked=checked, descriptor=descriptor)
             try:
                 for name, (reader, slots) in features.items():
                     _write_features(draft, name, reader, slots)
             finally:
-                small |= draft.close() if codecs else {}
+                small |= draft.close() if codec is not None else {}
             for name in checked:
                 data = np.ascontiguousarray(small[name])
                 draft.write_at(draft.places[name].offset, data.data.cast("B") if data.size else b"")
@@ -195,7 +180,7 @@ def _parts(bank: Bank) -> tuple[dict[str, NDArray[Any]], dict[str, tuple[CutRead
     quarantine = bank.path / files.QUARANTINE_FILE
     small = {
         **columns(bank.manifest),
-        "bank/bank_json": _blob(json_bytes(sealed(bank._document.to_dict()))),
+        "bank/bank_json": _blob(json_bytes(files.sealed(bank._document.to_dict()))),
         "bank/manifest": _blob(b"".join(bank._stored.encode())),
         "bank/quarantine": _blob(quarantine.read_bytes() if quarantine.exists() else b""),
     }
@@ -235,7 +220,7 @@ def _blob(data: bytes) -> NDArray[np.uint8]:
 def _write_features(draft: Draft, name: str, reader: CutReader, slots: NDArray[np.int64]) -> None:
     layout, place = reader.layout, draft.places[name]
     encode = None if place.codec is None else encoder(place.codec)
-    step = chunk_rows(layout.row_bytes, len(slots)) if encode else max(1, _BLOCK_BYTES // layout.row_bytes)
+    step = place.chunk_rows if encode else max(1, _BLOCK_BYTES // layout.row_bytes)
     for start in range(0, len(slots), step):
         part = slots[start : start + step]
         # the last chunk is as long as the others

@@ -1,13 +1,21 @@
-"""One shard file: built in memory, named by its SHA-256, checked against the plan when it is opened."""
+"""Rows, slots and shards: which image stands where, in ``manifest.h5``, and its features, in files of a cut.
+
+A slot holds the features of one distinct image, the same slot in every cut of a bank. A shard holds a fixed
+run of slots of one cut; it is built in memory, named by its SHA-256, and checked when it is opened.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import logging
 import os
 import re
 import struct
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Set as AbstractSet
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,7 +23,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featbank.banks._files import opened, unreadable, wrong_version
 from featbank.banks._format import (
     BLOCK,
     Buffer,
@@ -27,64 +34,420 @@ from featbank.banks._format import (
     encode,
     map_rows,
 )
-from featbank.banks.index import ShardPlan
+from featbank.banks.documents import (
+    MANIFEST_FILE,
+    CutDocument,
+    CutLayout,
+    cut_folders,
+    opened,
+    unreadable,
+    wrong_version,
+)
 from featbank.errors import BankReadError, CorruptBankError, FeatbankError
-from featbank.manifest import RowStatus
+from featbank.manifest import SPLITS, Ids, Manifest, RowStatus
+
+#: Bytes of features one shard holds at most (unless one batch alone is larger).
+SHARD_BYTES = 64 * 1024 * 1024
 
 #: Bytes of features looked at together: they and what is derived from them fit a processor's cache.
 _MEASURED_BYTES = 1 << 20
-_NAME = re.compile(r"(?P<number>\d{5,9})-(?P<sha16>[0-9a-f]{16})\.h5")
+_STATUSES = max(RowStatus) + 1
+_SHARD_NAME = re.compile(r"(?P<number>\d{5,9})-(?P<sha16>[0-9a-f]{16})\.h5")
+#: What the header of a shard says of it.
+_FACTS = {
+    **dict.fromkeys(("key", "cut"), str),
+    **dict.fromkeys(("shard", "start", "stop", "shard_rows", "n_zero", "n_nonfinite", "n_values"), int),
+    "max_abs": float,
+}
+_REPAIR = "`featbank banks verify --repair` sets it aside and extracts its rows again"
+
+logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class CutLayout:
-    """What all shards of one cut have in common.
+@dataclass(frozen=True, order=True)
+class ShardPlan:
+    """One shard of one cut: a fixed run of slots.
 
     Parameters
     ----------
-    key_digest : str
-        Digest of the bank's key.
-    cut : str
-        Name of the cut.
-    shape : tuple of int
-        Shape of one row.
-    dtype : numpy.dtype
-        What features are stored as.
-    shard_rows : int
-        Rows of a full shard.
+    number : int
+        Counts the cut's shards from 0, through the segments in order.
+    start, stop : int
+        Its slots are ``start <= slot < stop``.
     """
 
-    key_digest: str
-    cut: str
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    shard_rows: int
+    number: int
+    start: int
+    stop: int
 
     @property
-    def n_features(self) -> int:
-        """Numbers in one row."""
-        return int(np.prod(self.shape, dtype=np.int64))
+    def n_rows(self) -> int:
+        """How many rows the shard holds."""
+        return self.stop - self.start
+
+
+def shard_rows_for(row_bytes: int, batch_size: int, shard_bytes: int = SHARD_BYTES) -> int:
+    """Return how many rows a full shard holds: whole batches, at least one, about `shard_bytes`.
+
+    Examples
+    --------
+    >>> shard_rows_for(200_704, batch_size=64), shard_rows_for(4_000, batch_size=64)
+    (320, 16768)
+    >>> shard_rows_for(1_605_632, batch_size=64)
+    64
+    """
+    return max(batch_size, shard_bytes // row_bytes // batch_size * batch_size)
+
+
+@dataclass(frozen=True, eq=False)
+class SlotTable:
+    """The slots of a bank. It only ever grows: a slot is never removed, renumbered or given to another image.
+
+    Parameters
+    ----------
+    digests : ndarray of uint8, shape (n_slots, 32)
+        SHA-256 of the image of each slot.
+    segments : ndarray of int64, shape (n_segments + 1,)
+        Slots ``segments[i]`` to ``segments[i + 1]`` were added together; starts with 0.
+    statuses : ndarray of uint8, shape (n_slots,)
+        `RowStatus` of each slot over all finished cuts: OK unless one of them could not have it.
+    """
+
+    digests: NDArray[np.uint8]
+    segments: NDArray[np.int64]
+    statuses: NDArray[np.uint8]
+
+    @classmethod
+    def empty(cls) -> SlotTable:
+        """Return a table without slots."""
+        return cls(np.zeros((0, 32), np.uint8), np.zeros(1, np.int64), np.zeros(0, np.uint8))
+
+    def __len__(self) -> int:
+        return len(self.digests)
+
+    def plan(self, shard_rows: int) -> list[ShardPlan]:
+        """Cut the slots into shards of `shard_rows`; no shard crosses a segment.
+
+        Examples
+        --------
+        >>> table = SlotTable(np.zeros((7, 32), np.uint8), np.array([0, 5, 7]), np.zeros(7, np.uint8))
+        >>> [(one.number, one.start, one.stop) for one in table.plan(3)]
+        [(0, 0, 3), (1, 3, 5), (2, 5, 7)]
+        """
+        bounds = [
+            (start, min(start + shard_rows, end))
+            for begin, end in zip(self.segments[:-1].tolist(), self.segments[1:].tolist(), strict=True)
+            for start in range(begin, end, shard_rows)
+        ]
+        return [ShardPlan(number, start, stop) for number, (start, stop) in enumerate(bounds)]
+
+    def with_digests(
+        self, digests: NDArray[np.uint8], renew: AbstractSet[bytes] = frozenset()
+    ) -> tuple[SlotTable, NDArray[np.int64]]:
+        """Find a slot for each row, adding one segment for digests that have none.
+
+        Parameters
+        ----------
+        digests : ndarray of uint8, shape (n_samples, 32)
+            The rows' digests, in manifest order.
+        renew : set of bytes, default=frozenset()
+            Digests (32 bytes each) that get a new slot though they have one; ignored where no row has them.
+
+        Returns
+        -------
+        table : SlotTable
+            This table, or a longer one.
+        row_slots : ndarray of int64, shape (n_samples,)
+            Slot of each row; of a digest that has two slots (it was renewed), the later one.
+        """
+        in_table, in_rows, renewed = _numbered(self.digests, digests, _as_rows(renew))
+        n_images = max(int(one.max(initial=-1)) for one in (in_table, in_rows, renewed)) + 1
+        slot_of = np.full(n_images, -1, np.int64)
+        slot_of[in_table] = np.arange(len(self))  # the last write wins: the later slot
+        slot_of[renewed] = -1
+        first = np.full(n_images, -1, np.int64)
+        first[in_rows[::-1]] = np.arange(len(digests) - 1, -1, -1)
+        added = np.flatnonzero((slot_of < 0) & (first >= 0))
+        if not len(added):
+            return self, slot_of[in_rows]
+        added = added[np.argsort(first[added])]
+        slot_of[added] = len(self) + np.arange(len(added))
+        table = SlotTable(
+            np.concatenate([self.digests, digests[first[added]]]),
+            np.append(self.segments, len(self) + len(added)).astype(np.int64),
+            np.concatenate([self.statuses, np.zeros(len(added), np.uint8)]),
+        )
+        return table, slot_of[in_rows]
+
+    def with_statuses(self, found: NDArray[np.uint8]) -> SlotTable:
+        """Fold in what one cut found, shape (n_slots,): a fault stays, and QUARANTINED outranks ABSENT."""
+        rank = np.array([0, 2, 1], np.uint8)  # OK, QUARANTINED, ABSENT
+        statuses = np.where(rank[found] > rank[self.statuses], found, self.statuses).astype(np.uint8)
+        return SlotTable(self.digests, self.segments, statuses)
+
+    def first_rows(self, row_slots: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return for each slot the first row that has it, or -1: no image of the manifest does.
+
+        Examples
+        --------
+        >>> table = SlotTable(np.zeros((3, 32), np.uint8), np.array([0, 3]), np.zeros(3, np.uint8))
+        >>> table.first_rows(np.array([2, 0, 2]))
+        array([ 1, -1,  0])
+        """
+        rows = np.full(len(self), -1, np.int64)
+        rows[row_slots[::-1]] = np.arange(len(row_slots) - 1, -1, -1)  # the last write wins: the first row
+        return rows
+
+
+def _as_rows(digests: AbstractSet[bytes]) -> NDArray[np.uint8]:
+    return np.frombuffer(b"".join(sorted(bytes(one) for one in digests)), np.uint8).reshape(-1, 32)
+
+
+def _numbered(*tables: NDArray[np.uint8]) -> list[NDArray[np.int64]]:
+    """Give equal digests equal numbers, whichever of the tables they stand in."""
+    columns = np.concatenate([np.ascontiguousarray(one).view(np.uint64).reshape(-1, 4) for one in tables]).T
+    _, first, numbers = np.unique(columns[0], return_index=True, return_inverse=True)
+    if not all(np.array_equal(one, one[first[numbers]]) for one in columns):  # some begin alike
+        numbers = np.unique(columns, axis=1, return_inverse=True)[1].reshape(-1)
+    return np.split(numbers, np.cumsum([len(one) for one in tables])[:-1])
+
+
+# manifest.h5 ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class StoredManifest:
+    """The arrays of ``manifest.h5``: rows as in `featbank.manifest.Manifest`, and slots as in `SlotTable`.
+
+    `statuses` are those the dataset gave, `row_slots` is the slot of each row.
+    """
+
+    ids: NDArray[np.uint8]
+    id_offsets: NDArray[np.int64]
+    labels: NDArray[np.int32]
+    splits: NDArray[np.uint8]
+    statuses: NDArray[np.uint8]
+    class_names: NDArray[np.uint8]
+    class_offsets: NDArray[np.int64]
+    row_slots: NDArray[np.int64]
+    slot_digests: NDArray[np.uint8]
+    segments: NDArray[np.int64]
+    slot_statuses: NDArray[np.uint8]
+    #: How its file begins, which carries the digest of all of it; None for what no file holds.
+    seal: bytes | None = None
+
+    @classmethod
+    def planned(
+        cls, there: StoredManifest | None, manifest: Manifest, renew: AbstractSet[bytes] = frozenset()
+    ) -> StoredManifest:
+        """Return the rows of `manifest` over the slots that are there, and new ones for new images."""
+        table = there.table if there else SlotTable.empty()
+        if there and not renew and np.array_equal(there.digests, manifest.digests):
+            row_slots = there.row_slots
+        else:
+            table, row_slots = table.with_digests(manifest.digests, renew)
+        ids = Ids.of(manifest.ids)
+        classes = Ids.of([name.encode("utf-8", "surrogateescape") for name in manifest.classes])
+        return cls(
+            ids.data,
+            ids.offsets,
+            manifest.labels.astype(np.int32, copy=False),
+            manifest.splits.astype(np.uint8, copy=False),
+            manifest.statuses.astype(np.uint8, copy=False),
+            classes.data,
+            classes.offsets,
+            row_slots,
+            table.digests,
+            table.segments,
+            table.statuses,
+        )
+
+    def with_table(self, table: SlotTable, row_slots: NDArray[np.int64] | None = None) -> StoredManifest:
+        """Return the same rows over another table, in the same slots if no others are given."""
+        return replace(
+            self,
+            row_slots=self.row_slots if row_slots is None else row_slots,
+            slot_digests=table.digests,
+            segments=table.segments,
+            slot_statuses=table.statuses,
+            seal=None,
+        )
+
+    def renewed(self, digests: AbstractSet[bytes], table: SlotTable) -> StoredManifest:
+        """Return the same rows over a longer table, those with one of these digests in its newest slots."""
+        rows, wanted = _numbered(self.digests, _as_rows(digests))
+        moved = np.isin(rows, wanted)
+        newest = table.with_digests(self.digests[moved])[1]
+        row_slots = self.row_slots.copy()
+        row_slots[moved] = newest
+        return self.with_table(table, row_slots)
+
+    def same(self, other: StoredManifest) -> bool:
+        """Say whether another manifest would be the same file."""
+        mine, theirs = self.arrays(), other.arrays()
+        return all(one is theirs[name] or np.array_equal(one, theirs[name]) for name, one in mine.items())
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return the arrays by their names in the file."""
+        return {name: getattr(self, name) for name in _ARRAYS}
 
     @property
-    def row_bytes(self) -> int:
-        """Bytes of one row."""
-        return self.n_features * self.dtype.itemsize
+    def n_rows(self) -> int:
+        """How many rows; no ``len()``, by which a manifest with slots and no rows would be falsy."""
+        return len(self.labels)
+
+    @cached_property
+    def table(self) -> SlotTable:
+        """Its slots."""
+        return SlotTable(self.slot_digests, self.segments, self.slot_statuses)
+
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        """Class names."""
+        names = Ids(self.class_names, self.class_offsets)
+        return tuple(name.decode("utf-8", "surrogateescape") for name in names)
+
+    @cached_property
+    def digests(self) -> NDArray[np.uint8]:
+        """SHA-256 of the image of each row, shape (n_samples, 32)."""
+        in_order = len(self.row_slots) == len(self.table) and bool((np.diff(self.row_slots) == 1).all())
+        return self.slot_digests if in_order else self.slot_digests[self.row_slots]
+
+    @cached_property
+    def row_statuses(self) -> NDArray[np.uint8]:
+        """Status of each row, shape (n_samples,): the dataset's, else what extraction found."""
+        found = self.slot_statuses[self.row_slots]
+        return np.where(self.statuses != RowStatus.OK, self.statuses, found).astype(np.uint8)
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """The rows, with `row_statuses`."""
+        ids = Ids(self.ids, self.id_offsets)
+        return Manifest(ids, self.labels, self.classes, self.splits, self.digests, self.row_statuses)
+
+    @cached_property
+    def rows_digest(self) -> str:
+        """SHA-256 of what the rows are: of everything but their slots, and whether they can be read."""
+        found = hashlib.sha256()
+        rows = (self.ids, self.id_offsets, self.labels, self.splits, self.digests)
+        for array in (*rows, self.class_names, self.class_offsets):
+            found.update(len(array).to_bytes(8, "little"))
+            found.update(np.ascontiguousarray(array).data)
+        return found.hexdigest()
+
+    @cached_property
+    def rows_before(self) -> NDArray[np.int64]:
+        """How many rows have a slot before each, shape (n_slots + 1,)."""
+        counts = np.bincount(self.row_slots, minlength=len(self.table))
+        return np.append(0, np.cumsum(counts)).astype(np.int64)
+
+    def rows_in(self, plans: list[ShardPlan]) -> NDArray[np.int64]:
+        """Return how many rows each shard holds, shape (n_plans,)."""
+        bounds = np.array([(one.start, one.stop) for one in plans], np.int64).reshape(-1, 2)
+        return self.rows_before[bounds[:, 1]] - self.rows_before[bounds[:, 0]]
+
+    def encode(self) -> list[Buffer]:
+        """Return the bytes of the file, in parts; equal content gives equal bytes."""
+        return encode("manifest", self.arrays(), {"rows": self.n_rows}, sealed=True)
+
+
+_ARRAYS = tuple(one.name for one in fields(StoredManifest) if one.name != "seal")
+#: Types of those that do not hold bytes.
+_TYPES = {"labels": "<i4", **dict.fromkeys(("id_offsets", "class_offsets", "row_slots", "segments"), "<i8")}
+
+
+def _misfits(arrays: dict[str, NDArray[Any]]) -> list[str]:
+    """Name the arrays of a manifest that do not hold together.
+
+    Everything that points somewhere is checked, so that no reader can be led astray by it later.
+    """
+    if set(arrays) != set(_ARRAYS):
+        return sorted(set(arrays).symmetric_difference(_ARRAYS))
+    rows, slots = len(arrays["labels"]), len(arrays["slot_digests"])
+    shapes: dict[str, tuple[int, ...]] = {
+        **dict.fromkeys(("splits", "statuses", "row_slots"), (rows,)),
+        "id_offsets": (rows + 1,),
+        "slot_digests": (slots, 32),
+        "slot_statuses": (slots,),
+    }
+    wrong = [
+        name
+        for name, array in arrays.items()
+        if array.dtype.str != _TYPES.get(name, "|u1") or array.shape != shapes.get(name, (len(array),))
+    ]
+    if wrong:
+        return wrong
+    ends = {"id_offsets": len(arrays["ids"]), "class_offsets": len(arrays["class_names"]), "segments": slots}
+    for name, end in ends.items():
+        bounds = arrays[name]
+        if not len(bounds) or bounds[0] != 0 or bounds[-1] != end or (bounds[1:] < bounds[:-1]).any():
+            wrong.append(name)
+    ranges = {
+        "splits": (0, len(SPLITS)),
+        "statuses": (0, _STATUSES),
+        "slot_statuses": (0, _STATUSES),
+        "row_slots": (0, slots),
+        "labels": (-1, len(arrays["class_offsets"]) - 1),
+    }
+    for name, (low, below) in ranges.items():
+        if arrays[name].size and (arrays[name].min() < low or arrays[name].max() >= below):
+            wrong.append(name)
+    return wrong
+
+
+def decode_manifest(path: Path, data: bytes) -> StoredManifest:
+    """Parse the bytes of a ``manifest.h5``.
+
+    Raises `CorruptBankError` if they are not what was written, `BankReadError` if they are and cannot be
+    read, `BankFormatError` if they are of another version of the format.
+    """
+    try:
+        contents = Contents(data, "manifest")
+        if contents.rest != digest_of([memoryview(data)[contents.block :]]):
+            raise FormatError("its bytes do not match its own sha256")
+    except VersionError as error:
+        raise wrong_version(path, error.version) from error
+    except FormatError as error:
+        raise CorruptBankError(
+            f"manifest {str(path)!r} is damaged: its {len(data)} bytes do not match its own sha256; copy it "
+            f"again from where it is whole, or remove the bank and run `featbank extract` again"
+        ) from error
+    try:
+        arrays = {name: contents.read(name) for name in contents.places}
+        wrong = _misfits(arrays)
+        if wrong:
+            raise ValueError(f"its {', '.join(wrong)} do not hold together")
+        seal = data[: data.index(b"\n") + 1]
+        return StoredManifest(**arrays, seal=seal)
+    except (LookupError, TypeError, ValueError, MemoryError) as error:
+        raise BankReadError(
+            f"manifest {str(path)!r} cannot be read now ({error}), though its bytes are those that were "
+            f"written: free some memory and try again, or use the featbank that wrote it"
+        ) from error
+
+
+def read_manifest(folder: Path, known: StoredManifest | None = None) -> StoredManifest | None:
+    """Read the manifest of a bank; None if the bank has none yet, and `known` if that is what it holds."""
+    path = folder / MANIFEST_FILE
+    try:
+        with opened(path, what="manifest") as file:
+            if known is not None and known.seal and file.read(len(known.seal)) == known.seal:
+                return known
+            file.seek(0)
+            data = file.read()
+    except FileNotFoundError:
+        return None
+    return decode_manifest(path, data)
+
+
+# shards -----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Measures:
     """What can be said of the numbers of a shard, or of all shards of a cut together.
 
-    Parameters
-    ----------
-    max_abs : float
-        Largest magnitude among the finite values.
-    n_zero : int
-        How many values are exactly 0, rows without features not counted.
-    n_nonfinite : int
-        How many are NaN or infinite.
-    n_values : int
-        How many values there are, rows without features not counted.
+    `max_abs` is that of the finite ones; rows without features are not counted.
     """
 
     max_abs: float = 0.0
@@ -143,10 +506,6 @@ class Shard:
     made_by: dict[str, str]
     offset: int
 
-    def lean(self) -> Shard:
-        """Return the same without the digests and statuses, which a reader has of its own."""
-        return replace(self, digests=self.digests[:0].copy(), statuses=self.statuses[:0].copy())
-
     def features(self) -> NDArray[Any]:
         """Map the features, shape (n_rows, *shape), read-only; raises as `read_shard`."""
         shape = (self.plan.n_rows, *self.layout.shape)
@@ -155,9 +514,6 @@ class Shard:
                 return map_rows(file.fileno(), self.layout.dtype, shape, self.offset)
             except ValueError as error:  # cut short since it was checked
                 raise unusable(self.path, f"it cannot be mapped ({error})") from error
-
-
-_REPAIR = "`featbank banks verify --repair` sets it aside and extracts its rows again"
 
 
 def unusable(path: Path, detail: str) -> FeatbankError:
@@ -170,16 +526,18 @@ def unusable(path: Path, detail: str) -> FeatbankError:
     )
 
 
+class MisplacedError(CorruptBankError):
+    """A shard that belongs elsewhere; nothing says that its bytes are not those it was written with."""
+
+
 def damaged(path: Path, detail: str) -> CorruptBankError:
     """Return the error for a shard whose bytes are not those its name stands for."""
     return CorruptBankError(f"shard {str(path)!r} is damaged: {detail}; {_REPAIR}")
 
 
-def misplaced(path: Path, detail: str) -> CorruptBankError:
+def misplaced(path: Path, detail: str) -> MisplacedError:
     """Return the error for a shard of another place."""
-    return CorruptBankError(
-        f"shard {str(path)!r} cannot be used, it does not belong here: {detail}; {_REPAIR}"
-    )
+    return MisplacedError(f"shard {str(path)!r} cannot be used, it does not belong here: {detail}; {_REPAIR}")
 
 
 def shard_number(name: str) -> int | None:
@@ -190,7 +548,7 @@ def shard_number(name: str) -> int | None:
     >>> shard_number("00012-0123456789abcdef.h5"), shard_number("notes.txt")
     (12, None)
     """
-    match = _NAME.fullmatch(name)
+    match = _SHARD_NAME.fullmatch(name)
     return int(match["number"]) if match else None
 
 
@@ -200,15 +558,7 @@ def shard_name(number: int, digest: str) -> str:
 
 
 def shard_files(folder: Path) -> dict[int, Path]:
-    """List the shards of a cut by number.
-
-    Raises
-    ------
-    BankReadError
-        If the folder cannot be listed.
-    CorruptBankError
-        If two files claim one number.
-    """
+    """List the shards of a cut by number; raises `CorruptBankError` if two files claim one number."""
     found: dict[int, Path] = {}
     try:
         names = sorted(os.listdir(folder))  # noqa: PTH208 - names are all it takes
@@ -234,14 +584,14 @@ def encode_shard(
     layout: CutLayout,
     plan: ShardPlan,
     features: NDArray[Any],
-    digests: NDArray[np.uint8],
+    table: SlotTable,
     statuses: NDArray[np.uint8],
     made_by: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[str, list[Buffer]]:
     """Return the name of a shard and its bytes, in parts; equal content of one maker gives equal bytes."""
     parts = encode(
         "shard",
-        {"features": features, "digests": digests, "statuses": statuses},
+        {"features": features, "digests": table.digests[plan.start : plan.stop], "statuses": statuses},
         {
             "key": layout.key_digest,
             "cut": layout.cut,
@@ -267,16 +617,9 @@ def checked_made_by(said: Any) -> dict[str, str]:
 
 
 def check_hash(path: Path) -> str | None:
-    """Compare a shard's bytes with its name; return what is wrong, or None.
+    """Compare a shard's bytes with its name; return what is wrong, or None. Raises as `opened`.
 
     The mark of a program that has the file open for writing, and may never write, is none of its bytes.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    BankReadError
-        If it cannot be read.
     """
     with opened(path, what="shard") as file:
         head = file.read(BLOCK)
@@ -289,6 +632,17 @@ def check_hash(path: Path) -> str | None:
     if path.name != shard_name(shard_number(path.name) or 0, digest):
         return f"its bytes have sha256 {digest[:16]}..., not what its name says"
     return None
+
+
+def check_all_hashes(folder: Path) -> None:
+    """Hash every shard of a bank; raises `CorruptBankError` for the first that is not what its name says."""
+    logger.info("hashing the shards of %s: it has been copied or moved", folder)
+    for cut in cut_folders(folder):
+        for path in shard_files(cut).values():
+            with contextlib.suppress(FileNotFoundError):  # removed meanwhile, or a link to nothing
+                fault = check_hash(path)
+                if fault is not None:
+                    raise damaged(path, fault)
 
 
 def _as_closed(head: bytes) -> bytes:
@@ -330,16 +684,9 @@ def _lookup3(data: bytes) -> bytes:
 def read_shard(path: Path) -> Shard:
     """Read what a shard says about itself, and check that the file is as long as it must be.
 
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    CorruptBankError
-        If the file is empty, cut short, too long, or its bytes are otherwise not those of its name.
-    BankReadError
-        If it cannot be read, or is whole and yet no shard that can be used here.
-    BankFormatError
-        If it is whole, and of another version of the format.
+    Raises `FileNotFoundError`; `CorruptBankError` if its bytes are not those of its name; `BankReadError` if
+    it cannot be read, or is whole and yet no shard that can be used here; `BankFormatError` if it is whole
+    and of another version of the format.
     """
     with opened(path, what="shard") as file:
         try:
@@ -355,48 +702,36 @@ def read_shard(path: Path) -> Shard:
 def shard_in(path: Path, descriptor: int) -> Shard:
     """Read an open shard; raises `FormatError`, `LookupError`, `TypeError` or `ValueError`."""
     contents = Contents(descriptor, "shard")
-    if set(contents.places) != {"features", "digests", "statuses"}:
+    facts, places = contents.facts, contents.places
+    if set(places) != {"features", "digests", "statuses"}:
         raise FormatError("its arrays are not those of a shard")
-    facts, features = contents.facts, contents.places["features"]
+    features = places["features"]
     if features.codec or features.dtype.kind != "f" or len(features.shape) < 2 or not features.shape[0]:
         raise FormatError("its features are not stored in one piece inside it")
-    numbers = [facts[name] for name in ("shard", "start", "stop", "shard_rows")]
-    counts = [facts[name] for name in ("n_zero", "n_nonfinite", "n_values")]
-    if not all(type(one) is int for one in (*numbers, *counts)) or type(facts["max_abs"]) is not float:
+    if any(type(facts.get(name)) is not kind for name, kind in _FACTS.items()):
         raise FormatError("it does not say which shard it is")
-    layout = CutLayout(str(facts["key"]), str(facts["cut"]), features.shape[1:], features.dtype, numbers[3])
-    shard = Shard(
+    plan = ShardPlan(facts["shard"], facts["start"], facts["stop"])
+    wanted = {"digests": ("|u1", (plan.n_rows, 32)), "statuses": ("|u1", (plan.n_rows,))}
+    found = {name: (places[name].dtype.str, places[name].shape) for name in wanted}
+    if found != wanted or features.shape[0] != plan.n_rows:
+        raise FormatError(f"its arrays do not have the {plan.n_rows} rows it says it has")
+    statuses = contents.read("statuses")
+    if (statuses > max(RowStatus)).any():
+        raise FormatError("a row has a status that does not exist")
+    return Shard(
         path,
-        layout,
-        ShardPlan(*numbers[:3]),
+        CutLayout(facts["key"], facts["cut"], features.shape[1:], features.dtype, facts["shard_rows"]),
+        plan,
         contents.read("digests"),
-        contents.read("statuses"),
-        Measures(facts["max_abs"], *counts),
+        statuses,
+        Measures(*(facts[one.name] for one in fields(Measures))),
         checked_made_by(facts.get("made_by", {})),
         features.offset,
     )
-    n_rows = shard.plan.n_rows
-    shapes = {
-        "features": features.shape[:1],
-        "digests": shard.digests.shape,
-        "statuses": shard.statuses.shape,
-    }
-    kinds = {contents.places[name].dtype.str for name in ("digests", "statuses")}
-    if shapes != {"features": (n_rows,), "digests": (n_rows, 32), "statuses": (n_rows,)} or kinds != {"|u1"}:
-        raise FormatError(f"its arrays do not have the {n_rows} rows it says it has")
-    if (shard.statuses > max(RowStatus)).any():
-        raise FormatError("a row has a status that does not exist")
-    return shard
 
 
-def check_place(shard: Shard, layout: CutLayout, plan: ShardPlan, digests: NDArray[np.uint8]) -> None:
-    """Compare a shard with what must stand in this place; `digests` are those of the plan's slots.
-
-    Raises
-    ------
-    CorruptBankError
-        If it belongs to another bank, cut or place.
-    """
+def check_place(shard: Shard, layout: CutLayout, plan: ShardPlan, table: SlotTable) -> None:
+    """Compare a shard with what must stand in its place; raises `MisplacedError`."""
     pairs: list[tuple[str, Any, Any]] = [
         ("bank key", shard.layout.key_digest[:16], layout.key_digest[:16]),
         ("cut", shard.layout.cut, layout.cut),
@@ -407,7 +742,23 @@ def check_place(shard: Shard, layout: CutLayout, plan: ShardPlan, digests: NDArr
         ("dtype", str(shard.layout.dtype), str(layout.dtype)),
     ]
     wrong = [f"{name} is {got!r}, not {want!r}" for name, got, want in pairs if got != want]
-    if not wrong and not np.array_equal(shard.digests, digests):
+    if not wrong and not np.array_equal(shard.digests, table.digests[plan.start : plan.stop]):
         wrong.append("it holds other images than the manifest says")
     if wrong:
         raise misplaced(shard.path, "; ".join(wrong))
+
+
+def layout_of(folder: Path, document: CutDocument | None, key_digest: str) -> CutLayout | None:
+    """Say what the shards of a cut look like, from ``cut.json`` or the first shard; None without them."""
+    if document is not None:
+        return document.layout
+    for _, path in sorted(shard_files(folder).items()):
+        try:
+            layout = read_shard(path).layout
+        except FileNotFoundError:  # removed since the folder was listed
+            continue
+        fault = layout.stranger(key_digest, folder.name)
+        if fault is not None:
+            raise misplaced(path, fault)
+        return layout
+    return None

@@ -12,11 +12,9 @@ from typing import Any
 from featbank._atomic import locked, make_folder, remove_folder
 from featbank._cache import banks_folder, make_newest, oldest_first, user_path
 from featbank._registry import nearest
-from featbank.banks import _documents as files
-from featbank.banks.bank import Bank
-from featbank.banks.index import MANIFEST_FILE
-from featbank.banks.key import BankKey, check_name
-from featbank.banks.listing import BankInfo, changed, folder_bytes
+from featbank.banks import documents as files
+from featbank.banks.bank import Bank, BankInfo
+from featbank.banks.documents import BankKey, check_name
 from featbank.errors import (
     BankError,
     BankFormatError,
@@ -26,8 +24,6 @@ from featbank.errors import (
     UnknownNameError,
 )
 from featbank.manifest import printable
-
-__all__ = ["BankStore", "open_bank"]
 
 #: What `BankStore.path_for` calls a bank; the bank in such a folder may be damaged.
 _FOLDER = re.compile(r".+-[0-9a-f]{8}")
@@ -81,7 +77,7 @@ class BankStore:
             If it cannot be made.
         """
         path = self.path_for(dataset, key)
-        document = files.BankDocument(dataset, key, files.checked_provenance(provenance))
+        document = files.BankDocument.new(dataset, key, provenance)
         if not (path / files.BANK_FILE).exists():
             make_folder(path)
             with locked(path / files.LOCK_FILE):
@@ -94,9 +90,9 @@ class BankStore:
     def remove_unfinished(self, path: Path) -> None:
         """Remove a bank that could not be made whole: one without rows or features; any other stays."""
         with contextlib.suppress(CacheWriteError, OSError):
-            if path.is_dir() and not (path / MANIFEST_FILE).exists():
+            if path.is_dir() and not (path / files.MANIFEST_FILE).exists():
                 with locked(path / files.LOCK_FILE):
-                    if not (path / MANIFEST_FILE).exists() and not files.cut_folders(path):
+                    if not (path / files.MANIFEST_FILE).exists() and not files.cut_folders(path):
                         for name in (files.BANK_FILE, files.VERIFIED_FILE, files.LOCK_FILE):
                             (path / name).unlink(missing_ok=True)
                         path.rmdir()
@@ -123,7 +119,7 @@ class BankStore:
         path = self.path_for(dataset, key)
         if (path / files.BANK_FILE).exists():
             return _of_key(Bank.open(path, check="size"), key)
-        return Bank(path, files.BankDocument(dataset, key, files.checked_provenance(provenance)), None)
+        return Bank(path, files.BankDocument.new(dataset, key, provenance), None)
 
     def paths(self) -> list[Path]:
         """List the folders of all banks, by name, broken ones included; reads none of their files."""
@@ -158,7 +154,7 @@ class BankStore:
 
         Those that were copied in, and not extracted to since, come behind all others, whatever their times.
         """
-        return tuple(reversed(oldest_first(self.root, self.paths(), changed)))
+        return tuple(reversed(oldest_first(self.root, self.paths(), files.changed)))
 
     def newest(self) -> Path:
         """Return the first of `newest_first` with a ``bank.json``; raises `BankNotFoundError` without any."""
@@ -265,7 +261,7 @@ class BankStore:
                     f"bank {_name(folder)!r} holds no cut {cut!r}, it holds {nearest(cut, known)}"
                 )
             target = folder / cut
-        freed = folder_bytes(target)
+        freed = files.folder_bytes(target)
         with locked(folder / files.LOCK_FILE):  # not while another process writes the manifest
             remove_folder(self.root, dataset, name, *(() if cut is None else (cut,)))
         if cut is None:
@@ -302,7 +298,7 @@ def open_bank(
 
 def _holds_bank(folder: Path) -> bool:
     names = {one.name for one in folder.iterdir()}
-    return bool(names & {files.BANK_FILE, MANIFEST_FILE}) or names <= {files.LOCK_FILE}  # killed early
+    return bool(names & {files.BANK_FILE, files.MANIFEST_FILE}) or names <= {files.LOCK_FILE}  # killed early
 
 
 def _of_key(bank: Bank, key: BankKey) -> Bank:
@@ -327,8 +323,8 @@ def _info(path: Path) -> BankInfo:
             dataset=path.parent.name,
             backbone=backbone,
             digest8=digest8,
-            changed=changed(path),
-            size_bytes=folder_bytes(path),
+            changed=files.changed(path),
+            size_bytes=files.folder_bytes(path),
             error=str(error),
         )
 

@@ -5,19 +5,29 @@ from __future__ import annotations
 import os
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 
 from featbank._atomic import fsync_folder, locked, make_folder
 from featbank._cache import user_path
-from featbank.banks import _documents as files
-from featbank.banks._files import unreadable
-from featbank.banks.index import MANIFEST_FILE, ShardPlan, StoredManifest, read_manifest
-from featbank.banks.shards import CutLayout, Shard, check_hash, check_place, read_shard, shard_number
+from featbank.banks import documents as files
+from featbank.banks.documents import ASIDE_PREFIX, MANIFEST_FILE, BankDocument, CutDocument, CutLayout
+from featbank.banks.shards import (
+    MisplacedError,
+    ShardPlan,
+    StoredManifest,
+    check_hash,
+    check_place,
+    read_manifest,
+    read_shard,
+    shard_number,
+)
 from featbank.errors import (
     BankError,
     BankNotFoundError,
@@ -28,20 +38,11 @@ from featbank.errors import (
 )
 from featbank.manifest import printable, short_repr
 
-__all__ = ["Finding", "SetAside", "VerifyReport", "damaged_files", "set_damaged_aside", "verify_bank"]
-
-
 Kind = Literal[
-    "corrupt",
-    "missing",
-    "duplicate",
-    "foreign",
-    "unreadable",
-    "unfinished",
-    "temporary",
-    "aside",
-    "unknown",
+    "corrupt", "missing", "duplicate", "foreign", "unreadable", "unfinished", "temporary", "aside", "unknown"
 ]
+_FAULTS = ("corrupt", "missing", "duplicate", "foreign", "unreadable")
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -69,12 +70,6 @@ class Finding:
 
     def __str__(self) -> str:
         return f"{self.kind}: {printable(str(self.path))}: {self.detail}"
-
-
-#: A folder of this beginning holds what a repair has set aside; nothing looks into it.
-ASIDE_PREFIX = "damaged-"
-
-_FAULTS = ("corrupt", "missing", "duplicate", "foreign", "unreadable")
 
 
 @dataclass
@@ -122,10 +117,27 @@ class VerifyReport:
     def _add(self, kind: Kind, path: Path, detail: str) -> None:
         self.findings.append(Finding(kind, path, detail))
 
-    def _add_error(self, path: Path, error: Exception) -> None:
+    def _tell(self, path: Path, error: Exception) -> None:
         """A file is damaged where its digest says so; whatever else goes wrong is not its fault."""
         known = isinstance(error, FeatbankError) and not isinstance(error, CorruptBankError)
-        self._add("unreadable" if known else "corrupt", path, str(error))
+        misplaced = isinstance(error, MisplacedError)
+        self._add("foreign" if misplaced else "unreadable" if known else "corrupt", path, str(error))
+
+    def _tried(
+        self, path: Path, read: Callable[[], _T | None], gone: tuple[Kind, str] | None = None
+    ) -> _T | None:
+        """Read a file, or tell why that cannot be done, and what its absence is."""
+        found = None
+        try:
+            found = read()
+        except BankNotFoundError:
+            pass
+        except BankError as error:
+            self._tell(path, error)
+            return None
+        if found is None and gone is not None:
+            self._add(gone[0], path, gone[1])
+        return found
 
 
 def verify_bank(path: str | os.PathLike[str]) -> VerifyReport:
@@ -153,96 +165,48 @@ def verify_bank(path: str | os.PathLike[str]) -> VerifyReport:
     names = {entry.name for entry in files.listed(folder)} if folder.is_dir() else set()
     cuts = []
     for name in sorted(names):
-        if not name.startswith((".", ASIDE_PREFIX)) and (folder / name).is_dir():
-            try:
-                cuts += [folder / name] if files.holds_cut(folder / name) else []
-            except BankReadError as error:
-                report._add_error(folder / name, error)
+        cut = folder / name
+        if not name.startswith((".", ASIDE_PREFIX)) and cut.is_dir():
+            cuts += [cut] if report._tried(cut, partial(files.holds_cut, cut)) else []
     if not cuts and not report.findings and not names & {files.BANK_FILE, MANIFEST_FILE}:
-        files.read_bank_document(folder)  # raises with the advice a reader gets
-    key_digest: str | None = None
-    try:
-        key_digest = files.read_bank_document(folder, source=False).key.digest()
-    except BankNotFoundError:
-        report._add("missing", folder / files.BANK_FILE, "the bank file is gone")
-    except BankError as error:
-        report._add_error(folder / files.BANK_FILE, error)
-    stored: StoredManifest | None = None
-    try:
-        stored = read_manifest(folder)
-        if stored is None:
-            report._add("missing" if cuts else "unfinished", folder / MANIFEST_FILE, "there is no manifest")
-    except BankError as error:
-        report._add_error(folder / MANIFEST_FILE, error)
-    try:
-        files.read_source(folder)
-    except BankError as error:
-        report._add_error(folder / files.SOURCE_FILE, error)
-    try:
-        files.read_quarantine(folder)
-    except (BankError, LookupError, ValueError) as error:
-        report._add_error(folder / files.QUARANTINE_FILE, error)
-    known = {*(cut.name for cut in cuts), *(one.path.name for one in report.unreadable)}
-    _other_files(
-        report, folder, {files.BANK_FILE, files.SOURCE_FILE, MANIFEST_FILE, files.QUARANTINE_FILE}, known
+        BankDocument.read(folder)  # raises with the advice a reader gets
+    document = report._tried(
+        folder / files.BANK_FILE,
+        partial(BankDocument.read, folder, source=False),
+        ("missing", "the bank file is gone"),
     )
+    stored = report._tried(
+        folder / MANIFEST_FILE,
+        partial(read_manifest, folder),
+        ("missing" if cuts else "unfinished", "there is no manifest"),
+    )
+    report._tried(folder / files.SOURCE_FILE, partial(files.read_source, folder))
+    report._tried(folder / files.QUARANTINE_FILE, partial(files.read_quarantine, folder))
+    known = {files.BANK_FILE, files.SOURCE_FILE, MANIFEST_FILE, files.QUARANTINE_FILE}
+    known |= {*(cut.name for cut in cuts), *(one.path.name for one in report.unreadable)}
+    _tell_others(report, folder, known)
     for cut in cuts:
-        _verify_cut(report, cut, key_digest, stored)
+        _verify_cut(report, cut, document.key.digest() if document else None, stored)
     return report
 
 
 def _verify_cut(
     report: VerifyReport, folder: Path, key_digest: str | None, stored: StoredManifest | None
 ) -> None:
-    document: files.CutDocument | None = None
+    document: CutDocument | None = None
     damaged_document = False
     if key_digest is not None:
         try:
-            document = files.read_cut_document(folder, key_digest)
+            document = CutDocument.read(folder, key_digest)
         except BankError as error:
             damaged_document = isinstance(error, CorruptBankError)
-            report._add_error(folder / files.CUT_FILE, error)
+            report._tell(folder / files.CUT_FILE, error)
             if not damaged_document:
                 return  # how the cut is divided into shards is not known now
-    layout = document.layout if document else None
-    plans = stored.table.plan(layout.shard_rows) if stored and layout else None
-    present: dict[int, Path] = {}
-    whole: set[int] = set()
-    for entry in files.listed(folder):
-        number = shard_number(entry.name)
-        if number is None:
-            continue
-        path = folder / entry.name
-        try:
-            size_bytes = path.stat().st_size
-        except FileNotFoundError:  # gone since it was listed, or a link to nothing
-            continue
-        except OSError as error:
-            report._add_error(path, unreadable(path, error, what="shard"))
-            present.setdefault(number, path)
-            whole.add(number)
-            continue
-        report.n_shards += 1
-        report.size_bytes += size_bytes
-        if number in present:
-            report._add("duplicate", path, f"shard {number} is also in {present[number].name!r}")
-        present.setdefault(number, path)
-        try:
-            shard = _checked_shard(path, number, layout, plans, key_digest, stored)
-        except FileNotFoundError:
-            present.pop(number)
-        except _ForeignError as error:
-            report._add("foreign", path, str(error))
-        except BankError as error:
-            report._add_error(path, error)
-            if not isinstance(error, CorruptBankError):
-                whole.add(number)  # nothing says that it is not
-        else:
-            whole.add(number)
-            if layout is None:
-                layout = shard.layout
-                plans = stored.table.plan(layout.shard_rows) if stored else None
-    _other_files(report, folder, {files.CUT_FILE, *(path.name for path in present.values())}, set())
+    layout, present, whole = _verify_shards(
+        report, folder, key_digest, document.layout if document else None, stored
+    )
+    _tell_others(report, folder, {files.CUT_FILE, *(path.name for path in present.values())})
     if stored is None:
         return
     if layout is None:
@@ -251,7 +215,7 @@ def _verify_cut(
         else:
             report._add("unfinished", folder, "no shard is extracted yet")
         return
-    plans = plans or stored.table.plan(layout.shard_rows)
+    plans = stored.table.plan(layout.shard_rows)
     needed = np.flatnonzero(stored.rows_in(plans)).tolist()
     recorded = document.shards if document else frozenset()
     lost = []
@@ -269,41 +233,57 @@ def _verify_cut(
         report._add("unfinished", folder, f"{done} of {len(needed)} shards are extracted")
 
 
-class _ForeignError(Exception):
-    """A shard is whole, and belongs elsewhere."""
-
-
-def _checked_shard(
-    path: Path,
-    number: int,
-    layout: CutLayout | None,
-    plans: Sequence[ShardPlan] | None,
+def _verify_shards(
+    report: VerifyReport,
+    folder: Path,
     key_digest: str | None,
+    layout: CutLayout | None,
     stored: StoredManifest | None,
-) -> Shard:
-    """Read a shard whose hash is right; raises `BankError`, or `_ForeignError` where it does not belong."""
-    fault = check_hash(path)
-    if fault is not None:
-        raise CorruptBankError(fault)
-    shard = read_shard(path)
-    if key_digest is not None and (shard.layout.key_digest, shard.layout.cut) != (
-        key_digest,
-        path.parent.name,
-    ):
-        raise _ForeignError(
-            f"it belongs to cut {shard.layout.cut!r} of the bank with key {shard.layout.key_digest[:8]}"
-        )
-    layout = layout or shard.layout
-    if stored is not None:
-        plans = plans if plans is not None else stored.table.plan(layout.shard_rows)
-        if number >= len(plans):
-            raise _ForeignError(f"the manifest plans {len(plans)} shards, this is number {number}")
-        plan = plans[number]
+) -> tuple[CutLayout | None, dict[int, Path], set[int]]:
+    """Check each shard of a cut; return what they look like, those that are there, and those not damaged.
+
+    Without a ``cut.json`` that can be read, the first one that is whole says what they look like.
+    """
+    plans = stored.table.plan(layout.shard_rows) if stored and layout else []
+    present: dict[int, Path] = {}
+    whole: set[int] = set()
+    for entry in files.listed(folder):
+        number, path = shard_number(entry.name), folder / entry.name
+        if number is None:
+            continue
         try:
-            check_place(shard, layout, plan, stored.table.digests[plan.start : plan.stop])
-        except CorruptBankError as error:
-            raise _ForeignError(str(error)) from error
-    return shard
+            size_bytes = path.stat().st_size
+            report.n_shards += 1
+            report.size_bytes += size_bytes
+            if number in present:
+                report._add("duplicate", path, f"shard {number} is also in {present[number].name!r}")
+            present.setdefault(number, path)
+            fault = check_hash(path)
+            if fault is not None:
+                raise CorruptBankError(fault)
+            shard = read_shard(path)
+            stranger = None if key_digest is None else shard.layout.stranger(key_digest, folder.name)
+            if stranger is not None:
+                raise MisplacedError(stranger)
+            if stored is not None:
+                plans = plans if layout else stored.table.plan(shard.layout.shard_rows)
+                if number >= len(plans):
+                    raise MisplacedError(f"the manifest plans {len(plans)} shards, this is number {number}")
+                check_place(shard, layout or shard.layout, plans[number], stored.table)
+            layout = layout or shard.layout
+            whole.add(number)
+        except FileNotFoundError:  # gone since it was listed, or a link to nothing
+            if present.get(number) == path:
+                present.pop(number)
+        except BankError as error:
+            report._tell(path, error)
+            if not isinstance(error, CorruptBankError):
+                whole.add(number)  # nothing says that it is not
+        except OSError as error:
+            report._tell(path, files.unreadable(path, error, what="shard"))
+            present.setdefault(number, path)
+            whole.add(number)
+    return layout, present, whole
 
 
 def _is_begun_cut(folder: Path) -> bool:
@@ -313,16 +293,18 @@ def _is_begun_cut(folder: Path) -> bool:
     return all(one.name == files.LOCK_FILE or one.name.startswith(".tmp-") for one in files.listed(folder))
 
 
-def _other_files(report: VerifyReport, folder: Path, files_known: set[str], folders_known: set[str]) -> None:
-    known = {files.LOCK_FILE, files.VERIFIED_FILE, *files_known, *folders_known}
+def _tell_others(report: VerifyReport, folder: Path, known: set[str]) -> None:
+    """Tell what stands in a folder beside the files that are known."""
     for name in [entry.name for entry in files.listed(folder)]:
         if name.startswith(".tmp-"):
             report._add("temporary", folder / name, "left by a process that was killed, or is still writing")
         elif name.startswith(ASIDE_PREFIX):
             report._add("aside", folder / name, "moved away by a repair; delete it when nobody needs it")
-        elif name not in known and _is_begun_cut(folder / name):
+        elif name in known or name in (files.LOCK_FILE, files.VERIFIED_FILE):
+            continue
+        elif _is_begun_cut(folder / name):
             report._add("unfinished", folder / name, "no shard is extracted yet")
-        elif name not in known and shard_number(name) is None:
+        elif shard_number(name) is None:
             report._add("unknown", folder / name, "featbank has not written this")
 
 
@@ -411,7 +393,8 @@ def set_damaged_aside(report: VerifyReport) -> SetAside:
                 f"themselves into {str(report.path)!r} and run the same command again"
             )
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    aside = _unused(report.path / f"{ASIDE_PREFIX}{stamp}")
+    names = (f"{ASIDE_PREFIX}{stamp}{f'-{number}' if number > 1 else ''}" for number in count(1))
+    aside = next(report.path / name for name in names if not (report.path / name).exists())
     with locked(report.path / files.LOCK_FILE):
         for path in paths:
             target = aside / path.relative_to(report.path)
@@ -426,12 +409,3 @@ def set_damaged_aside(report: VerifyReport) -> SetAside:
                     f"of the bank's folder and run the same command again"
                 ) from error
     return SetAside(aside, tuple(paths))
-
-
-def _unused(folder: Path) -> Path:
-    number = 1
-    candidate = folder
-    while candidate.exists():
-        number += 1
-        candidate = folder.with_name(f"{folder.name}-{number}")
-    return candidate

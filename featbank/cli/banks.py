@@ -192,7 +192,7 @@ def remove(
     as_json: Json = False,
 ) -> None:
     """Delete a bank, or one cut of it."""
-    from featbank.banks.listing import shared_bytes
+    from featbank.banks.documents import folder_bytes
 
     store = _store(cache_dir)
     path = store.resolve(bank, inside=True)
@@ -200,7 +200,7 @@ def remove(
     if not yes and not agreed(f"Delete {what}?"):
         say("nothing was removed; --yes removes without asking")
         raise typer.Exit(1)
-    shared = shared_bytes(path / cut if cut else path)
+    shared = folder_bytes(path / cut if cut else path, shared=True)
     freed = store.remove(path, cut=cut) - shared
     if as_json:
         print_json({"bank": path, "cut": cut, "freed_bytes": freed, "shared_bytes": shared})

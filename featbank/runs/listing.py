@@ -10,7 +10,7 @@ from statistics import fmean
 
 from featbank import _atomic
 from featbank._cache import user_path
-from featbank.banks.listing import folder_bytes
+from featbank.banks.documents import folder_bytes
 from featbank.errors import RunError
 from featbank.manifest import printable, short_repr
 from featbank.runs.continuing import Claim, is_claimed

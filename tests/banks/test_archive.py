@@ -22,7 +22,7 @@ from featbank.banks import (
     open_archive,
     pack,
 )
-from featbank.banks import reader as pack_reader
+from featbank.banks import archive as pack_reader
 from featbank.errors import (
     BankFormatError,
     BankNotFoundError,
@@ -122,14 +122,20 @@ def test_rows_without_features_are_named(packed):
         archive["fc7"][30]
 
 
-def test_each_chunk_is_decoded_once_and_no_other(pack_of, monkeypatch):
-    decoded = []
+@pytest.fixture
+def decoded(monkeypatch):
+    """Sizes of the chunks that were decoded."""
+    found = []
 
     def counted(codec, data, n_bytes, dtype):
-        decoded.append(n_bytes)
+        found.append(n_bytes)
         return _codecs.decode(codec, data, n_bytes, dtype)
 
     monkeypatch.setattr(pack_reader, "decode", counted)
+    return found
+
+
+def test_each_chunk_is_decoded_once_and_no_other(pack_of, decoded, monkeypatch):
     monkeypatch.setattr(pack_reader, "_KEPT_BYTES", 0)
     with Archive(pack_of("gzip")) as archive:
         assert decoded == []  # nothing is read before it is indexed
@@ -144,7 +150,7 @@ def test_each_chunk_is_decoded_once_and_no_other(pack_of, monkeypatch):
         assert len(decoded) == 10  # the chunk of an image that comes again is decoded again
 
 
-def test_decodedpack_reader_are_kept_for_the_next_reading(pack_of, monkeypatch):
+def test_decoded_chunks_are_kept_for_the_next_reading(pack_of, monkeypatch):
     with Archive(pack_of("gzip")) as archive:
         wanted = archive["block2_pool"].read()
         monkeypatch.setattr(pack_reader, "decode", None)  # nobody may call it
@@ -268,21 +274,21 @@ def test_without_the_package_that_zstd_needs(full, pack_of, tmp_path, monkeypatc
     assert not (tmp_path / "other.h5").exists()
 
 
-def test_the_keeping_of_chunks_is_bounded(tmp_path, monkeypatch):
+def test_the_keeping_of_chunks_is_bounded(pack_of, decoded, monkeypatch):
     monkeypatch.setattr(pack_reader, "_KEPT_BYTES", 3 << 20)
-    encode = _codecs.encoder(_codecs.CODECS["gzip"])
-    data = [encode(np.full((4, *BIG), number, np.float16)) for number in range(9)]
-    (tmp_path / "x").write_bytes(b"".join(data))
-    sizes = np.array([len(one) for one in data])
-    places = np.stack([np.cumsum(sizes) - sizes, sizes], axis=1)
-    with (tmp_path / "x").open("rb") as file:
-        rows = pack_reader.ChunkedRows(
-            file.fileno(), _codecs.CODECS["gzip"], (36, *BIG), np.dtype(np.float16), places
-        )
-        assert rows[:][:, 0, 0, 0].tolist() == [float(i // 4) for i in range(36)]
-        assert list(rows._kept) == [6, 7, 8]
-        rows[24:25], rows[0:1]
-        assert list(rows._kept) == [8, 6, 0]  # what was read last stays
+    with Archive(pack_of("gzip")) as archive:
+        cut = archive["block2_pool"]
+        for row in range(28):
+            cut[row]
+        assert len(decoded) == 7  # four rows in each
+        cut[24], cut[20], cut[16]
+        assert len(decoded) == 7
+        cut[0]
+        assert len(decoded) == 8
+        cut[16], cut[20]  # what was read last stays
+        assert len(decoded) == 8
+        cut[24]
+        assert len(decoded) == 9
 
 
 @pytest.mark.parametrize("split", [None, "train", "val"])

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from featbank.banks import Bank, CutArray, open_archive, pack
-from featbank.banks import reader as cut_reader
+from featbank.banks import arrays as cut_reader
 from featbank.errors import BankChangedError, IncompleteBankError, InvalidInputError, UnknownNameError
 
 CUTS = ("block1_pool", "fc7", "logits")
@@ -289,14 +289,24 @@ def test_arrays_pickle_as_the_path_of_their_bank(bank, manifest, kit):
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # Python 3.12 counts BLAS threads
 def test_a_forked_child_reads_the_right_rows(bank, manifest, kit):
     array, reference = bank["block1_pool"], kit.expected("block1_pool", manifest)
-    array[:]
-    array._reader._lock.acquire()  # as if another thread had been inside when the fork came
-    pid = os.fork()
-    if pid == 0:
-        signal.alarm(20)  # a child that waits for that lock waits for ever
-        same = np.array_equal(array[:], reference) and array._reader._pid == os.getpid()
-        os._exit(0 if same else 1)
-    assert os.waitpid(pid, 0)[1] == 0
+    done = threading.Event()
+
+    def read():
+        while not done.is_set():
+            array[:]
+
+    thread = threading.Thread(target=read)  # it is inside when the forks come
+    thread.start()
+    try:
+        for _ in range(20):
+            pid = os.fork()
+            if pid == 0:
+                signal.alarm(20)  # a child that waits for a lock of that thread waits for ever
+                os._exit(0 if np.array_equal(array[:], reference) else 1)
+            assert os.waitpid(pid, 0)[1] == 0
+    finally:
+        done.set()
+        thread.join()
 
 
 def test_threads_read_the_right_rows(bank, manifest, kit, monkeypatch):

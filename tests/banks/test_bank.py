@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from featbank.banks import Bank, CutProgress, QuarantineRecord, open_bank
+from featbank.banks.documents import sealed
 from featbank.banks.shards import Measures
 from featbank.errors import (
     BankChangedError,
@@ -239,7 +240,10 @@ def test_quarantine_is_rewritten_whole(bank):
     assert bank.quarantine() == []
 
 
-@pytest.mark.parametrize("line", [b'{"id": "x"}\n', b"not json\n", b"[1]\n"])
+@pytest.mark.parametrize(
+    "line",
+    [b'{"id": "x"}\n', b"not json\n", b"[1]\n", json.dumps(sealed({"id": "x"})).encode() + b"\n"],
+)
 def test_damaged_quarantine_is_an_error(bank, line):
     (bank.path / "quarantine.jsonl").write_bytes(line)
     with pytest.raises(CorruptBankError, match="quarantine"):
@@ -257,8 +261,6 @@ def test_no_bank_there(tmp_path):
 
 
 def reseal(path, **changes):
-    from featbank.banks._files import sealed
-
     document = json.loads(path.read_text())
     document.pop("sha256")
     path.write_text(json.dumps(sealed({**document, **changes})))
@@ -349,10 +351,10 @@ def test_a_bank_works_anywhere(bank, manifest, kit, tmp_path, how, monkeypatch):
 
 
 def test_a_copied_bank_is_hashed_once(bank, tmp_path, monkeypatch):
-    from featbank.banks import _documents
+    from featbank.banks import shards
 
     hashed = []
-    monkeypatch.setattr(_documents, "check_hash", lambda path: hashed.append(path.name))
+    monkeypatch.setattr(shards, "check_hash", lambda path: hashed.append(path.name))
     Bank.open(bank.path)
     assert hashed == []
     shutil.copytree(bank.path, tmp_path / "copy")
@@ -472,10 +474,10 @@ def test_a_sweep_in_other_processes_never_mixes_rows_and_labels(store, kit):
 
 @pytest.fixture
 def hashed(monkeypatch):
-    from featbank.banks import _documents
+    from featbank.banks import shards
 
     names = []
-    monkeypatch.setattr(_documents, "check_hash", lambda path: names.append(path.name))
+    monkeypatch.setattr(shards, "check_hash", lambda path: names.append(path.name))
     return names
 
 
@@ -552,12 +554,12 @@ def test_rows_that_are_there_already_are_set_in_a_read_only_bank(bank, kit, mani
 
 def test_a_question_about_one_cut_looks_at_one_cut(bank, monkeypatch):
     parsed = []
-    from featbank.banks import _documents
+    from featbank.banks.documents import CutDocument
 
-    real = _documents.parse_cut_document
+    real = CutDocument.parse
     monkeypatch.setattr(
-        _documents,
-        "parse_cut_document",
+        CutDocument,
+        "parse",
         lambda path, *rest: parsed.append(path.parent.name) or real(path, *rest),
     )
     assert "fc7" in bank

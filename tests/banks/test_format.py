@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-from featbank.banks._format import BLOCK, Contents, Draft, FormatError, VersionError, digest_of, encode
+from featbank.banks._format import BLOCK, Contents, Draft, FormatError, Place, VersionError, digest_of, encode
 
 SHAPES = [(0,), (1,), (7,), (5000,), (0, 3), (3, 1), (11, 3, 2, 2), (300, 5), (2, 1, 1, 1, 1, 1, 1, 2)]
 DTYPES = ["<f2", "<f4", "<i4", "<i8", "|u1", "|S1", "|S9", "|S255"]
@@ -101,6 +101,6 @@ def test_an_error_of_the_disk_is_raised_once_hdf5_is_done(tmp_path):
     descriptor = os.open(tmp_path / "x", os.O_RDONLY | os.O_CREAT)
     try:
         with pytest.raises(OSError, match=r"Bad file descriptor|Invalid argument"):
-            Draft("pack", {"a": (np.dtype("<i8"), (3,))}, {}, descriptor=descriptor)
+            Draft("pack", {"a": Place(np.dtype("<i8"), (3,))}, {}, descriptor=descriptor)
     finally:
         os.close(descriptor)

@@ -379,7 +379,7 @@ def test_whenever_the_power_goes_no_two_files_claim_one_number(writer, monkeypat
     def fails(path, target):
         raise CacheWriteError("the disk is full")
 
-    monkeypatch.setattr("featbank.banks.writer.move_file", fails)
+    monkeypatch.setattr("featbank.banks.bank.move_file", fails)
     with pytest.raises(CacheWriteError):
         writer.write(plan, *rows(plan, 2.0))
     assert [path.name for path in writer.folder.glob("*.h5")] == []
@@ -484,7 +484,7 @@ def test_threads_wait_for_the_disk_together(store, kit, monkeypatch):
         together.wait(timeout=60)
         return real(*of)
 
-    monkeypatch.setattr("featbank.banks.writer.write_aside", aside)
+    monkeypatch.setattr("featbank.banks.bank.write_aside", aside)
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda plan: writer.write(plan, *rows(plan)), writer.missing()))
     writer.finish({})

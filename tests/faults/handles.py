@@ -129,10 +129,10 @@ def _hashes(path: Path, hosts: Any, *, own_inodes: bool) -> list[int]:
     """Return how many shards each host hashes, in a process of its own: what it patches stays there."""
     import socket
 
-    from featbank.banks import Bank, _documents
+    from featbank.banks import Bank, shards
 
     names: list[str] = []
-    check, stat, shown = _documents.check_hash, Path.stat, [0]
+    check, stat, shown = shards.check_hash, Path.stat, [0]
 
     def checking(shard: Path) -> Any:
         names.append(shard.name)
@@ -146,7 +146,7 @@ def _hashes(path: Path, hosts: Any, *, own_inodes: bool) -> list[int]:
             st_ino=real.st_ino + shown[0], st_ctime_ns=real.st_ctime_ns, st_mode=real.st_mode
         )
 
-    _documents.check_hash, Path.stat = checking, seen  # type: ignore[method-assign]
+    shards.check_hash, Path.stat = checking, seen  # type: ignore[method-assign]
     found = []
     for host in hosts:
         socket.gethostname = lambda host=host: host
