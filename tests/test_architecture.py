@@ -98,7 +98,7 @@ def test_a_module_imports_only_from_lower_floors() -> None:
 
 def test_the_floor_check_sees_a_violation() -> None:
     assert violations("from featbank.sweep import run_sweep", "heads")
-    assert violations("import featbank.banks.key", "datasets")
+    assert violations("import featbank.banks.bank", "datasets")
     assert violations("def f():\n    from featbank.heads import make\n", "metrics")
     assert not violations("from featbank.errors import FeatbankError", "metrics")
 
