@@ -202,9 +202,9 @@ def test_a_killed_extraction_resumes_to_the_same_bytes(
     whole = run(data, tmp_path / "whole", batch_size=2)
     code = (
         "import sys, time; from featbank.banks import bank\n"
-        "from featbank.extraction import extract, images, work\n"
+        "from featbank.extraction import extract, forward, images\n"
         "bank.shard_rows_for = lambda row_bytes, batch_size, shard_bytes: batch_size\n"
-        "images._RUN = work._RUN = 1\n"
+        "images._RUN = forward._RUN = 1\n"
         "extract(sys.argv[1], backbone='minivgg', weights='random', precision='float32', compile='off',\n"
         "    batch_size=2, cuts=('block2_pool', 'fc7'), cache_dir=sys.argv[2],\n"
         "    progress=lambda done, total: (print(done, flush=True), time.sleep(0.05)))\n"
