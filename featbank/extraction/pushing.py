@@ -301,7 +301,11 @@ class Pushing:
         FeatureOverflowError, CacheWriteError
             As of `push`.
         """
-        work, missing = self._work, self._work.missing
+        work = self._work
+        if work.computing is None and len(work.missing.slots()):
+            work.need_computing()
+            work.look_again()  # for writers that say what makes a shard
+        missing = work.missing
         n_to_push, lent = len(missing.slots()), missing.copied()
         for part in missing.to_copy():
             self._begin()

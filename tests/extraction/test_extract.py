@@ -29,7 +29,7 @@ from featbank.errors import (
     InvalidInputError,
     UnknownNameError,
 )
-from featbank.extraction import extract
+from featbank.extraction import ExtractionPlan, extract
 from featbank.inspection import RunImages
 
 Folder = Callable[..., Path]
@@ -108,6 +108,21 @@ def test_what_made_a_cut_is_recorded_and_a_mix_is_told_once(
     assert Bank.open(first.bank).facts("fc7")["mixed"] == f"torch {before} and 9.9.9"
     assert run(data, tmp_path, cuts=("fc7",)).pushed == 0
     assert caplog.text.count("has shards of") == 1
+
+
+def test_what_made_a_shard_is_recorded_where_the_plan_needed_no_torch(
+    photo_folder: Folder, tmp_path: Path
+) -> None:
+    data = photo_folder()
+    bank = Bank.open(run(data, tmp_path, cuts=("fc7",)).bank)
+
+    def lose_a_shard(plan: ExtractionPlan) -> None:
+        assert plan.need_work().computing is None
+        next((bank.path / "fc7").glob("*.h5")).unlink()
+
+    assert run(data, tmp_path, cuts=("fc7",), on_plan=lose_a_shard).pushed == 18
+    facts = Bank.open(bank.path).facts("fc7")
+    assert (facts["torch"], facts["device"]) == (torch.__version__, "cpu")
 
 
 def test_the_bank_asked_for_last_is_the_newest(photo_folder: Folder, tmp_path: Path) -> None:
