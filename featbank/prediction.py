@@ -324,7 +324,7 @@ class RunClassifier:
 
     def features(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return what a bank would hold of these images (n, size, size, 3), shape (n, n_features)."""
-        values = self._forward(images, [self._cut], n_images=len(images))[self._cut]
+        values = self._forward(images, [self._cut])[self._cut]
         # through the stored dtype, as the features the head was fitted on went
         stored = as_stored(values.float().cpu().numpy(), self._cut, self._dtype, cut_dtype=self._cut_dtype)
         features = stored.reshape(len(images), -1)

@@ -16,15 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featbank.banks import SHARD_BYTES, Bank, BankStore
-from featbank.extraction.compiling import compile_network
-from featbank.extraction.precision import arithmetic
+from featbank.extraction.arithmetic import arithmetic, compile_network
 from featbank.manifest import RowStatus
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from featbank.extraction import Forward, ImageLoader
+    from featbank.extraction import BatchLoader, Forward
 
 #: Images of one decoding request.
 _IMAGES_AT_ONCE = 32
@@ -88,7 +87,7 @@ def write_rate(bank: str | os.PathLike[str], folder: Path, *, threads: int) -> t
     return len(opened.slot_first_rows()) / time_write(opened, folder, threads=threads), row_bytes
 
 
-def time_decode(loader: ImageLoader, batches: Sequence[tuple[int, Sequence[int]]]) -> float:
+def time_decode(loader: BatchLoader, batches: Sequence[tuple[int, Sequence[int]]]) -> float:
     """Read, check and decode every image, all workers, nothing else running."""
     started = time.perf_counter()
     with contextlib.closing(loader.batches(batches)) as decoded:

@@ -29,7 +29,7 @@ from featbank.benchmark.results import BenchmarkResult, Round
 from featbank.datasets import Dataset, open_dataset, row_indices
 from featbank.errors import InvalidInputError
 from featbank.extraction import ExtractionPlan, ExtractionSettings, choose_devices, plan, push
-from featbank.extraction.work import run_size
+from featbank.extraction.forward import run_size
 from featbank.manifest import RowStatus
 
 if TYPE_CHECKING:
@@ -210,7 +210,7 @@ class _Bench:
         self, dataset: Dataset, settings: ExtractionSettings, folder: Path, stack: contextlib.ExitStack
     ) -> None:
         self._dataset, self._folder = dataset, folder
-        with _quiet("featbank.extraction.precision"):  # the result says how far off it is
+        with _quiet("featbank.extraction.arithmetic"):  # the result says how far off it is
             self._plan = stack.enter_context(plan(dataset, settings))
         work = self._plan.need_work()
         self._bank, self._computing = work.missing.bank, work.need_computing()

@@ -12,8 +12,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from featbank.datasets._files import read_image_file
-from featbank.datasets._scan import list_images
+from featbank.datasets._files import list_images, read_image_file
 from featbank.datasets.building import (
     SourceFinding,
     build_manifest,
@@ -22,6 +21,7 @@ from featbank.datasets.building import (
     row_digests,
     row_indices,
 )
+from featbank.datasets.decode_pool import DecodedBatch, DecodeFailure, DecodePool, DecodeRequest
 from featbank.datasets.derived import (
     BlurredDataset,
     is_tiny_imagenet,
@@ -34,7 +34,6 @@ from featbank.datasets.sources import Dataset, open_dataset, reopen_dataset
 from featbank.datasets.splits import SplitRule, assign_splits, parse_split
 
 if TYPE_CHECKING:
-    from featbank.datasets.decode_pool import DecodedBatch, DecodeFailure, DecodePool, DecodeRequest
     from featbank.datasets.decoding import DECODE_REASONS, decode_image, decoder_name
 
 __all__ = [
@@ -68,18 +67,8 @@ __all__ = [
     "with_test_images",
 ]
 
-_LAZY = {
-    "DECODE_REASONS": "decoding",
-    "DecodeFailure": "decode_pool",
-    "DecodePool": "decode_pool",
-    "DecodeRequest": "decode_pool",
-    "DecodedBatch": "decode_pool",
-    "decode_image": "decoding",
-    "decoder_name": "decoding",
-}
-
 
 def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+    if name in ("DECODE_REASONS", "decode_image", "decoder_name"):  # Pillow is for those who decode
+        return getattr(import_module(f"{__name__}.decoding"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

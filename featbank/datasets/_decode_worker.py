@@ -16,48 +16,25 @@ import pickle
 import resource
 import signal
 import socket
-import struct
 import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from featbank.datasets.decode_pool import ALIGNED, CONTROL_BYTES, Work, receive, send
 from featbank.errors import FeatbankError, ImageDecodeError, InvalidInputError
 
-__all__ = ["ALIGNED", "CONTROL_BYTES", "Work", "main", "receive", "send"]
+__all__ = ["main"]
 
-#: Of one worker: position in its request (-1 when idle) and when it came there, in ns of the monotonic clock.
-CONTROL_BYTES = 16
-_LENGTH = struct.Struct("<Q")
 #: A decoder that has gone mad must not fill the disk with its complaints.
 _MAX_FILE_BYTES = 1 << 20
 _PR_SET_PDEATHSIG = 1
-#: Of the parts of the file with the work: one pickle, and the arrays that it refers to.
-ALIGNED = 64
-
-
-@dataclass(frozen=True)
-class Work:
-    """What all processes of a pool are told, once; see `DecodePool`."""
-
-    dataset: Any
-    to_pixels: Callable[[Any], NDArray[np.uint8]]
-    #: `to_pixels` takes the bytes as they are, if None.
-    max_pixels: int | None
-    #: Bytes before the pixels, and how many images of what shape follow.
-    offset: int
-    n_images: int
-    shape: tuple[int, ...]
-    max_memory_bytes: int
-    timeout_s: float
 
 
 def _unpack(descriptor: int) -> Work:
@@ -71,31 +48,6 @@ def _unpack(descriptor: int) -> Work:
         parts.append(view[start:at])
     work: Work = pickle.loads(parts[0], buffers=parts[1:])
     return work
-
-
-def send(connection: socket.socket, message: bytes) -> None:
-    """Send one message; raises `OSError` when the other side is gone."""
-    connection.sendall(_LENGTH.pack(len(message)) + message)
-
-
-def receive(connection: socket.socket) -> bytearray | None:
-    """Return the next message, or None when the other side is gone."""
-    head = _exactly(connection, _LENGTH.size)
-    return None if head is None else _exactly(connection, _LENGTH.unpack(head)[0])
-
-
-def _exactly(connection: socket.socket, n_bytes: int) -> bytearray | None:
-    message = bytearray(n_bytes)
-    rest = memoryview(message)
-    while rest:
-        try:
-            got = connection.recv_into(rest)
-        except ConnectionError:
-            return None
-        if not got:
-            return None
-        rest = rest[got:]
-    return message
 
 
 def main(socket_fd: int, memory_fd: int, work_fd: int, number: int, parent: int) -> None:
@@ -144,9 +96,7 @@ def _limit(max_memory_bytes: int) -> None:
 
 def serve(connection: socket.socket, memory: mmap.mmap, control: NDArray[np.int64], work: Work) -> None:
     """Answer each request with the failures among its images; pixels go to their places."""
-    images: NDArray[np.uint8] = np.frombuffer(
-        memory, np.uint8, work.n_images * int(np.prod(work.shape)), work.offset
-    ).reshape(work.n_images, *work.shape)
+    images = work.images(memory)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     while (message := receive(connection)) is not None:
         places, indices, digests = pickle.loads(message)

@@ -16,8 +16,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from featbank.datasets._files import read_regular_file
-from featbank.datasets._scan import Folder, scan_images
+from featbank.datasets._files import Folder, Scan, read_regular_file
 from featbank.datasets.sources import require_two_classes, safe_name
 from featbank.errors import DatasetError, InvalidInputError
 from featbank.manifest import SPLITS, printable
@@ -61,7 +60,7 @@ class FolderDataset:
     """Images in class folders.
 
     Files are found below each class folder at any depth. What counts as an image, and what is left out, is
-    told in `featbank.datasets._scan.scan_images`.
+    told in `featbank.datasets._files.Scan`.
 
     Parameters
     ----------
@@ -107,7 +106,7 @@ class FolderDataset:
         self._root = os.path.realpath(os.fsencode(folder))
         self.location = printable(self._root)
         self.name = safe_name(os.fsdecode(os.path.basename(self._root)) if name is None else name)
-        scan = scan_images(self._root)
+        scan = Scan(self._root)
         scan.tell()
         top = scan.top
         if not top.n_images:

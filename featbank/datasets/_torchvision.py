@@ -356,17 +356,13 @@ def _read_labels(
     """Return the labels of those items that can be read, and why the others cannot."""
     from featbank.datasets.decode_pool import read_by_processes
 
-    labels: dict[tuple[str, int], int | None] = {}
-    failed: dict[tuple[str, int], str] = {}
-    if rows:
-        read = read_by_processes(_Labels(parts, rows, location), range(len(rows)), _as_array, 8)
-        for row, found in zip(rows, read, strict=True):
-            if isinstance(found, np.ndarray):
-                (label,) = struct.unpack("<q", found.tobytes())
-                labels[row] = None if label < 0 else label
-            else:
-                failed[row] = found.detail or found.reason
-    return labels, failed
+    if not rows:
+        return {}, {}
+    found, problems = read_by_processes(_Labels(parts, rows, location), range(len(rows)), _as_array, 8)
+    codes = found.view("<i8").ravel().tolist()
+    read = {row: None if code < 0 else code for row, code in zip(rows, codes, strict=True)}
+    failed = {rows[at]: why for at, why in problems.items()}
+    return {row: code for row, code in read.items() if row not in failed}, failed
 
 
 def _listed_labels(part: Any, size: int) -> list[int | None] | None:

@@ -318,27 +318,10 @@ def row_digests(
     OSError
         If this process is out of memory or files: that is no image's fault.
     """
-    digests, problems = np.empty((len(indices), 32), np.uint8), dict[int, str]()
     if getattr(dataset, "decodes", False):
-        for row, found in enumerate(read_by_processes(dataset, [int(one) for one in indices], _sha256, 32)):
-            if isinstance(found, np.ndarray):
-                digests[row] = found
-            else:
-                problems[row] = found.detail or found.reason
+        digests, problems = read_by_processes(dataset, [int(one) for one in indices], _sha256, 32)
     else:
-        # Reading and hashing let go of the interpreter lock; more threads than this do not help one disk.
-        threads = ThreadPoolExecutor(min(_MAX_THREADS, 2 * (os.cpu_count() or 1)))
-        try:
-            for start in range(0, len(indices), _BLOCK):
-                block = np.asarray(indices[start : start + _BLOCK])
-                problems |= {
-                    start + row: why
-                    for row, why in _hash_block(
-                        dataset, block, digests[start : start + _BLOCK], threads, cache, rehash
-                    ).items()
-                }
-        finally:
-            threads.shutdown(cancel_futures=True)
+        digests, problems = _hash_files(dataset, np.asarray(indices), cache, rehash)
     for row in problems:
         digests[row] = np.frombuffer(unreadable_digest(dataset.ids[int(indices[row])]), np.uint8)
     return digests, problems
@@ -348,42 +331,39 @@ def _sha256(data: bytes) -> NDArray[np.uint8]:
     return np.frombuffer(hashlib.sha256(data).digest(), np.uint8)
 
 
-def _hash_block(
-    dataset: Dataset,
-    indices: NDArray[np.int64],
-    digests: NDArray[np.uint8],
-    threads: ThreadPoolExecutor,
-    cache: DigestCache | None,
-    rehash: bool,
-) -> dict[int, str]:
-    """Fill in the digests of some images, and return why others cannot be read."""
+def _hash_files(
+    dataset: Dataset, indices: NDArray[np.int64], cache: DigestCache | None, rehash: bool
+) -> tuple[NDArray[np.uint8], dict[int, str]]:
     path_of: Callable[[int], bytes] | None = getattr(dataset, "path_of", None)
-    known = None
-    todo = np.arange(len(indices))
-    if cache is not None and path_of is not None:
-        known = cache.find([os.path.abspath(os.fsencode(path_of(one))) for one in indices.tolist()])  # noqa: PTH100
-        if not rehash:
-            digests[:] = known.digests
-            todo = np.flatnonzero(~known.known)
+    digests, problems = np.empty((len(indices), 32), np.uint8), dict[int, str]()
 
-    def hashed(rows: NDArray[np.intp]) -> dict[int, str]:
-        failed = {}
+    def hashed(rows: NDArray[np.intp]) -> None:
         for row in rows.tolist():
             try:
                 digests[row] = _sha256(dataset.read(int(indices[row])))
             except (OSError, ImageDecodeError) as error:
                 if isinstance(error, OSError) and error.errno in _OUR_FAULT:
                     raise
-                failed[row] = getattr(error, "strerror", None) or str(error)
-        return failed
+                problems[row] = getattr(error, "strerror", None) or str(error)
 
-    problems: dict[int, str] = {}
-    for failed in threads.map(hashed, np.split(todo, range(_ROWS_PER_TASK, len(todo), _ROWS_PER_TASK))):
-        problems |= failed
-    if cache is not None and known is not None:
-        read = np.setdiff1d(todo, list(problems))
-        cache.add(known, read, digests[read])
-    return problems
+    # Reading and hashing let go of the interpreter lock; more threads than this do not help one disk.
+    threads = ThreadPoolExecutor(min(_MAX_THREADS, 2 * (os.cpu_count() or 1)))
+    try:
+        for start in range(0, len(indices), _BLOCK):
+            todo, known = np.arange(start, min(start + _BLOCK, len(indices))), None
+            if cache is not None and path_of is not None:
+                paths = [os.fsencode(path_of(one)) for one in indices[todo].tolist()]
+                known = cache.find([os.path.abspath(one) for one in paths])  # noqa: PTH100
+                if not rehash:
+                    digests[todo] = known.digests
+                    todo = todo[~known.known]
+            list(threads.map(hashed, np.split(todo, range(_ROWS_PER_TASK, len(todo), _ROWS_PER_TASK))))
+            if cache is not None and known is not None:
+                read = np.array([row for row in todo.tolist() if row not in problems], np.intp)
+                cache.add(known, read - start, digests[read])
+    finally:
+        threads.shutdown(cancel_futures=True)
+    return digests, problems
 
 
 def _hashed(
@@ -494,39 +474,24 @@ def compare_sources(dataset: Dataset, manifest: Manifest) -> list[SourceFinding]
     []
     """
     indices = row_indices(dataset, manifest)
-    there = np.flatnonzero(indices >= 0)
-    digests, problems = row_digests(dataset, indices[there])
-    place_of = dict(zip(there.tolist(), range(len(there)), strict=True))
-    findings = []
-    for row, one in enumerate(manifest.ids):
-        listed = manifest.digests[row].tobytes()
-        at = place_of.get(row)
-        if at is None:
+    digests, problems = row_digests(dataset, indices[indices >= 0])
+    findings, place = [], -1
+    for one, index, expected in zip(manifest.ids, indices.tolist(), manifest.digests, strict=True):
+        if index < 0:
             findings.append(SourceFinding("missing", one, "the source no longer lists it"))
             continue
-        digest, problem = digests[at].tobytes(), problems.get(at)
-        if digest == listed:
+        place += 1
+        listed, found = expected.tobytes(), digests[place].tobytes()
+        if found == listed:
             continue
-        if problem is not None:
-            findings.append(SourceFinding("missing", one, f"cannot be read: {problem}"))
-        elif listed == unreadable_digest(one):
-            findings.append(
-                SourceFinding("changed", one, "could not be read when it was listed, and can be now")
-            )
-        else:
-            findings.append(
-                SourceFinding(
-                    "changed",
-                    one,
-                    f"its SHA-256 starts with {digest.hex()[:_SHOWN_DIGITS]}, "
-                    f"the manifest's with {listed.hex()[:_SHOWN_DIGITS]}",
-                )
-            )
-    return findings + _new(dataset, manifest.ids)
-
-
-def _new(dataset: Dataset, listed: Sequence[bytes]) -> list[SourceFinding]:
-    known = set(listed)
-    return [
-        SourceFinding("new", one, "the manifest does not list it") for one in dataset.ids if one not in known
-    ]
+        if place in problems:
+            findings.append(SourceFinding("missing", one, f"cannot be read: {problems[place]}"))
+            continue
+        said = "could not be read when it was listed, and can be now"
+        if listed != unreadable_digest(one):
+            digits = [digest.hex()[:_SHOWN_DIGITS] for digest in (found, listed)]
+            said = f"its SHA-256 starts with {digits[0]}, the manifest's with {digits[1]}"
+        findings.append(SourceFinding("changed", one, said))
+    known = set(manifest.ids)
+    new = [one for one in dataset.ids if one not in known]
+    return findings + [SourceFinding("new", one, "the manifest does not list it") for one in new]

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-from featbank.extraction.device_images import DeviceBatchLoader, ImageLoader, open_loader
+from featbank.extraction.arithmetic import ERROR_LIMIT, split_precision
+from featbank.extraction.choosing import open_loader
+from featbank.extraction.device_images import DeviceBatchLoader
 from featbank.extraction.estimating import estimate
 from featbank.extraction.forward import Forward, choose_device, choose_devices
-from featbank.extraction.images import BadImage, Batch, BatchLoader
-from featbank.extraction.jpeg_decoder import (
-    DECODE,
-    JpegDecoder,
-    choose_jpeg_decoder,
-    decode_of,
-    open_jpeg_decoder,
-)
+from featbank.extraction.images import Batch, BatchLoader
+from featbank.extraction.jpeg_decoder import JpegDecoder, decode_of, open_jpeg_decoder
 from featbank.extraction.planning import ExtractionPlan, plan
-from featbank.extraction.precision import ERROR_LIMIT, PRECISIONS, PrecisionProof, split_precision
 from featbank.extraction.pushing import ExtractionResult, extract, push
 from featbank.extraction.repairing import RepairResult, repair_bank, settings_of, source_of
 from featbank.extraction.settings import ON_OVERFLOW, ExtractionSettings, as_stored, stored_dtype
 
 __all__ = [
-    "DECODE",
     "ERROR_LIMIT",
     "ON_OVERFLOW",
-    "PRECISIONS",
-    "BadImage",
     "Batch",
     "BatchLoader",
     "DeviceBatchLoader",
@@ -32,14 +24,11 @@ __all__ = [
     "ExtractionResult",
     "ExtractionSettings",
     "Forward",
-    "ImageLoader",
     "JpegDecoder",
-    "PrecisionProof",
     "RepairResult",
     "as_stored",
     "choose_device",
     "choose_devices",
-    "choose_jpeg_decoder",
     "decode_of",
     "estimate",
     "extract",

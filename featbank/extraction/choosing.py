@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -19,31 +19,37 @@ from featbank._cores import usable_cores
 from featbank.banks import Bank, BankKey
 from featbank.datasets import Dataset, decoder_name
 from featbank.errors import FeatbankError, InvalidInputError
-from featbank.extraction.compiling import cannot_compile, check_compile
-from featbank.extraction.device_images import ImageLoader, open_loader
-from featbank.extraction.forward import MOST_NUMBERS, Forward, choose_devices, made_by
-from featbank.extraction.jpeg_decoder import choose_jpeg_decoder
-from featbank.extraction.precision import (
+from featbank.extraction.arithmetic import (
     COMPILED_LIMIT,
     ERROR_LIMIT,
-    PrecisionProof,
-    check_precision,
+    cannot_compile,
+    check_arithmetic,
     key_precision,
     native_precisions,
     split_precision,
     tell_error,
 )
+from featbank.extraction.device_images import DeviceBatchLoader
+from featbank.extraction.forward import MOST_NUMBERS, Forward, choose_devices, made_by, run_size
+from featbank.extraction.images import BatchLoader
+from featbank.extraction.jpeg_decoder import JpegDecoder, open_jpeg_decoder
 from featbank.extraction.settings import ExtractionSettings
-from featbank.extraction.work import run_size
 from featbank.manifest import Manifest, RowStatus
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from featbank.backbones import Backbone
+    from featbank.backbones import Backbone, Preprocessing
 
-__all__ = ["Chooser", "Computing", "choose_batch_size", "proved_errors"]
+__all__ = [
+    "Chooser",
+    "Computing",
+    "choose_batch_size",
+    "choose_jpeg_decoder",
+    "open_loader",
+    "proved_errors",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -103,6 +109,46 @@ def _largest(sizes: tuple[int, ...], limit: float) -> int:
     return max((one for one in sizes if one <= limit), default=sizes[0])
 
 
+def choose_jpeg_decoder(decode: str, device: torch.device) -> JpegDecoder | None:
+    """Return the decoder that an option stands for: None for ``"cpu"``, which is Pillow alone.
+
+    Raises
+    ------
+    InvalidInputError
+        For ``"cuda"`` with another device, or where nothing installed can do it.
+
+    Examples
+    --------
+    >>> import torch
+    >>> choose_jpeg_decoder("cuda", torch.device("cpu"))
+    Traceback (most recent call last):
+        ...
+    featbank.errors.InvalidInputError: decode='cuda' needs a CUDA device, and the device is 'cpu'; ...
+    """
+    if decode == "cpu":
+        return None
+    if device.type != "cuda":
+        raise InvalidInputError(
+            f"decode={decode!r} needs a CUDA device, and the device is {str(device)!r}; use decode='cpu'"
+        )
+    return open_jpeg_decoder(device)
+
+
+def open_loader(
+    dataset: Dataset,
+    manifest: Manifest,
+    preprocessing: Preprocessing,
+    workers: int,
+    batch_size: int = 32,
+    *,
+    decoder: JpegDecoder | None = None,
+) -> BatchLoader:
+    """Return what loads the images of a dataset: with a device's decoder, or without one."""
+    if decoder is None:
+        return BatchLoader(dataset, manifest, preprocessing, workers, batch_size)
+    return DeviceBatchLoader(dataset, manifest, preprocessing, workers, batch_size, decoder=decoder)
+
+
 class Computing:
     """What computes the features of one extraction: the weights, the devices, what decodes. Loads torch.
 
@@ -111,8 +157,8 @@ class Computing:
     settings : ExtractionSettings
     cuts : sequence of str
         Names from the backbone's table.
-    backbone : Backbone, optional
-        Where it is loaded already.
+    preprocessing : Preprocessing, optional
+        Instead of what `settings` say.
 
     Attributes
     ----------
@@ -122,29 +168,30 @@ class Computing:
         Shape of one row at each cut.
     forward : Forward
         On the first device; in eager float32 until `choose` or `take` has been called.
-    proof : PrecisionProof or None
-        What a batch said of the arithmetic chosen.
+    errors : dict of str to float
+        Cut -> relative L2 error of the arithmetic chosen against float32, as one batch said; 0 for float32.
     """
 
     def __init__(
-        self, settings: ExtractionSettings, cuts: Sequence[str], backbone: Backbone | None = None
+        self, settings: ExtractionSettings, cuts: Sequence[str], preprocessing: Preprocessing | None = None
     ) -> None:
         from featbank.backbones import largest_activation, load_backbone, truncate
 
         self.settings, self.cuts = settings, tuple(cuts)
         self.devices = choose_devices(settings.device)
-        self.device = device = self.devices[0]
-        check_precision(settings.precision, device)
-        check_compile(settings.compile, device)
+        device = self.devices[0]
+        check_arithmetic(settings.precision, settings.compile, device)
         self._decoder = choose_jpeg_decoder(settings.decode, device)
         self.decoder_name = decoder_name() if self._decoder is None else self._decoder.name
-        self.backbone = backbone or load_backbone(
+        self.backbone: Backbone = load_backbone(
             settings.backbone,
             weights=settings.weights,
             image_size=settings.image_size,
             transform=settings.transform,
             random_state=settings.random_state,
         )
+        if preprocessing is not None:
+            self.backbone = replace(self.backbone, preprocessing=preprocessing)
         network = truncate(self.backbone, self.cuts)
         self.shapes = {cut: tuple(shape) for cut, shape in network.cut_shapes.items()}
         options = native_precisions(device) if settings.precision == "auto" else (settings.precision,)
@@ -165,8 +212,8 @@ class Computing:
         self.first_key = self._key(
             key_precision(options[0], settings.compile == "on"), self._sizes[options[0]]
         )
-        self.proof: PrecisionProof | None = None
-        self._loader: ImageLoader | None = None
+        self.errors: dict[str, float] = {}
+        self._loader: BatchLoader | None = None
 
     def open_images(
         self,
@@ -199,8 +246,9 @@ class Computing:
             n_batches=-(-self._n_rows // self._run_size),
             batch_sizes=self._sizes,
         )
-        proofs = (proof for bank in begun if (proof := chooser.as_begun(bank)) is not None)
-        self.proof = next(proofs, None) or chooser.choose()
+        found = (errors for bank in begun if (errors := chooser.as_begun(bank)) is not None)
+        errors = next(found, None)
+        self.errors = chooser.choose() if errors is None else errors
 
     def take(self, key: BankKey) -> None:
         """Compute as a bank says, whatever this machine would choose."""
@@ -213,7 +261,7 @@ class Computing:
         return self._key(self.forward.arithmetic_name, self.forward.batch_size)
 
     @property
-    def loader(self) -> ImageLoader:
+    def loader(self) -> BatchLoader:
         """Decodes the images of `open_images`."""
         if self._loader is None:
             raise RuntimeError("open_images comes first")
@@ -271,6 +319,7 @@ class Computing:
         )
 
 
+@dataclass(eq=False)
 class Chooser:
     """Sets precision, compiling and batch size of a `Forward`, by what is asked and what one batch says.
 
@@ -278,7 +327,7 @@ class Chooser:
     ----------
     forward : Forward
         Its `precision`, `compiled` and `batch_size` are set.
-    cuts : sequence of str
+    cuts : tuple of str
         What is compared with float32.
     first_batch : callable
         Gives the images to compare on; called once at most, and only if there is something to compare.
@@ -292,25 +341,17 @@ class Chooser:
         Precision -> images to push together; the forward pass keeps its own where nothing is said.
     """
 
-    def __init__(
-        self,
-        forward: Forward,
-        cuts: Sequence[str],
-        first_batch: Callable[[], NDArray[np.uint8] | Tensor],
-        *,
-        precision: str,
-        compile: str,
-        n_batches: int,
-        batch_sizes: Mapping[str, int] | None = None,
-    ) -> None:
-        self.forward, self.cuts, self._first_batch = forward, tuple(cuts), first_batch
-        self._precision, self._compile = precision, compile
-        self._n_batches, self._sizes = n_batches, batch_sizes or {}
-        self._images: NDArray[np.uint8] | Tensor | None = None
-        self._exact: dict[str, Tensor] | None = None
-        self._told: set[str] = set()
+    forward: Forward
+    cuts: tuple[str, ...]
+    first_batch: Callable[[], NDArray[np.uint8] | Tensor]
+    _: KW_ONLY
+    precision: str
+    compile: str
+    n_batches: int
+    batch_sizes: Mapping[str, int] = field(default_factory=dict)
+    _told: set[str] = field(default_factory=set)
 
-    def as_begun(self, bank: Bank) -> PrecisionProof | None:
+    def as_begun(self, bank: Bank) -> dict[str, float] | None:
         """Take what a bank was begun with, so that it is gone on with.
 
         Parameters
@@ -320,9 +361,10 @@ class Chooser:
 
         Returns
         -------
-        PrecisionProof or None
-            None, with the reason in the log, if its arithmetic cannot be had here, or, where the precision is
-            left to ``auto``, is too far off float32 at a cut that it was never proved at.
+        dict of str to float, or None
+            The error of its arithmetic at each cut. None, with the reason in the log, if it cannot be had
+            here, or, where the precision is left to ``auto``, is too far off float32 at a cut that it was
+            never proved at.
         """
         forward, (precision, compiled) = self.forward, split_precision(bank.key.precision)
         complete = set(bank.cuts).issuperset(self.cuts)
@@ -335,11 +377,11 @@ class Chooser:
                 return None
         self._take(precision)
         forward.compiled, forward.batch_size = compiled, bank.key.batch_size
-        errors = proved_errors(bank, self.cuts)
-        if complete or (errors is not None and not compiled):  # else: does it compile here?
-            return PrecisionProof(precision, errors or {})
+        known = proved_errors(bank, self.cuts)
+        if complete or (known is not None and not compiled):  # else: does it compile here?
+            return known or {}
         try:
-            proof = self._prove()
+            errors = self._prove()
         except FeatbankError:
             raise
         except Exception as error:
@@ -347,63 +389,68 @@ class Chooser:
                 raise
             self._not_continued(bank, self._failed_to_compile(error))
             return None
-        worst = max(proof.errors, key=lambda cut: proof.errors[cut])
-        if proof.errors[worst] <= self._limit or self._precision != "auto":
-            if proof.errors[worst] > ERROR_LIMIT:
-                self._tell(precision, worst, proof.errors[worst], "it was asked for, so it is used")
-            return proof
-        self._tell(precision, worst, proof.errors[worst], f"bank {bank.name} is not continued")
+        worst = max(errors, key=errors.__getitem__)
+        if errors[worst] <= self._limit or self.precision != "auto":
+            if errors[worst] > ERROR_LIMIT:
+                self._tell(worst, errors[worst], "it was asked for, so it is used")
+            return errors
+        self._tell(worst, errors[worst], f"bank {bank.name} is not continued")
         return None
 
-    def choose(self) -> PrecisionProof:
-        """Choose for a bank that is new.
+    def choose(self) -> dict[str, float]:
+        """Choose for a bank that is new; returns the error of the arithmetic at each cut.
 
         Raises
         ------
         InvalidInputError
             If the network was to be compiled and cannot be.
         """
-        proof = self._choose_precision()
+        eager = self._choose_precision()
         if not self._compiles():
-            return proof
+            return eager
         self.forward.compiled = True
         try:
-            compiled = self._prove()
+            errors = self._prove()
         except Exception as error:  # noqa: BLE001 - whatever a compiler may raise; eager goes on
-            return self._without_compiling(self._failed_to_compile(error), proof)
-        worst = max(compiled.errors, key=lambda cut: compiled.errors[cut])
-        if compiled.errors[worst] > self._limit and self._compile == "auto":
-            off = f"the compiled network is {compiled.errors[worst]:.2g} off float32 at {worst!r}"
-            return self._without_compiling(f"{off} (limit {self._limit:g})", proof)
-        return PrecisionProof(compiled.precision, compiled.errors, rejected=proof.rejected)
+            because = self._failed_to_compile(error)
+        else:
+            worst = max(errors, key=errors.__getitem__)
+            if errors[worst] <= self._limit or self.compile == "on":
+                return errors
+            off = f"the compiled network is {errors[worst]:.2g} off float32 at {worst!r}"
+            because = f"{off} (limit {self._limit:g})"
+        logger.warning("%s; going on without compiling", because)
+        self.forward.compiled, self.forward.compile_s = False, None
+        return eager
 
-    @property
+    @cached_property
     def images(self) -> NDArray[np.uint8] | Tensor:
         """What is compared on."""
-        if self._images is None:
-            self._images = self._first_batch()
-        return self._images
+        return self.first_batch()
+
+    @cached_property
+    def _exact(self) -> dict[str, Tensor]:
+        return self.forward.exact(self.images, self.cuts)
 
     @property
     def _limit(self) -> float:
         """Largest error of what `forward` is set to."""
         return COMPILED_LIMIT if self.forward.precision == "float32" else ERROR_LIMIT
 
-    def _prove(self) -> PrecisionProof:
-        forward = self.forward
-        if forward.precision == "float32" and not forward.compiled:
-            return PrecisionProof("float32", dict.fromkeys(self.cuts, 0.0))
-        if self._exact is None:
-            self._exact = forward.exact(self.images, self.cuts)
-        return forward.prove(self.images, self.cuts, self._exact)
+    def _prove(self) -> dict[str, float]:
+        """Return the error at each cut of what `forward` is set to."""
+        if self.forward.precision == "float32" and not self.forward.compiled:
+            return dict.fromkeys(self.cuts, 0.0)
+        return self.forward.errors(self.images, self.cuts, self._exact)
 
     def _take(self, precision: str) -> None:
         forward = self.forward
         forward.precision, forward.compiled = precision, False
-        forward.batch_size = self._sizes.get(precision, forward.batch_size)
+        forward.batch_size = self.batch_sizes.get(precision, forward.batch_size)
 
-    def _tell(self, precision: str, cut: str, error: float, consequence: str) -> None:
-        """Say once how far off a precision is."""
+    def _tell(self, cut: str, error: float, consequence: str) -> None:
+        """Say once how far off the precision is."""
+        precision = self.forward.precision
         if precision not in self._told:
             self._told.add(precision)
             tell_error(precision, cut, error, ERROR_LIMIT, consequence)
@@ -414,40 +461,30 @@ class Chooser:
     def _failed_to_compile(self, error: Exception) -> str:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         said = f"the network could not be compiled ({reason})"
-        if self._compile == "on":
+        if self.compile == "on":
             raise InvalidInputError(f"compile='on': {said}; use auto or off") from error
         return said
 
-    def _without_compiling(self, because: str, proof: PrecisionProof) -> PrecisionProof:
-        logger.warning("%s; going on without compiling", because)
-        self.forward.compiled, self.forward.compile_s = False, None
-        return proof
-
-    def _choose_precision(self) -> PrecisionProof:
-        asked = self._precision
+    def _choose_precision(self) -> dict[str, float]:
+        asked = self.precision
         wanted = native_precisions(self.forward.device) if asked == "auto" else (asked,)
-        rejected: list[str] = []
-        for precision in wanted:
+        errors: dict[str, float] = {}
+        for number, precision in enumerate(wanted, 1):
             self._take(precision)
-            proof = self._prove()
-            over = {cut: error for cut, error in proof.errors.items() if not error <= ERROR_LIMIT}
+            errors = self._prove()
+            over = {cut: error for cut, error in errors.items() if not error <= ERROR_LIMIT}
             if not over:
                 break
-            worst = max(over, key=lambda cut: over[cut])
-            if precision == wanted[-1]:
-                self._tell(precision, worst, over[worst], "it was asked for, so it is used")
-            else:
-                self._tell(precision, worst, over[worst], f"using {' or '.join(wanted[len(rejected) + 1 :])}")
-                rejected.append(precision)
-        return replace(proof, rejected=", ".join(rejected) or None)
+            worst = max(over, key=over.__getitem__)
+            others = " or ".join(wanted[number:])
+            self._tell(worst, over[worst], f"using {others}" if others else "it was asked for, so it is used")
+        return errors
 
     def _compiles(self) -> bool:
-        forward, n_batches = self.forward, self._n_batches
-        if self._compile != "auto":
-            return self._compile == "on"
-        if n_batches < _LEAST_BATCHES:
-            return False
-        if cannot_compile(forward.device) is not None:
+        forward, n_batches = self.forward, self.n_batches
+        if self.compile != "auto":
+            return self.compile == "on"
+        if n_batches < _LEAST_BATCHES or cannot_compile(forward.device) is not None:
             return False
         estimate = forward.estimate_compile(self.images, self.cuts)
         repays = estimate.repays(n_batches)

@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from featbank.datasets import row_indices
 from featbank.errors import ImageDecodeError
-from featbank.extraction._jpeg_header import plain_jpeg_size
 from featbank.extraction.images import Batch, BatchLoader
+from featbank.extraction.jpeg_decoder import plain_jpeg_size
 from featbank.manifest import Manifest, RowStatus
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from featbank.datasets import Dataset
     from featbank.extraction.jpeg_decoder import JpegDecoder
 
-__all__ = ["DeviceBatchLoader", "ImageLoader", "open_loader"]
+__all__ = ["DeviceBatchLoader"]
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +58,7 @@ class _Decoded:
     others: NDArray[np.int64]
 
 
-class DeviceBatchLoader:
+class DeviceBatchLoader(BatchLoader):
     """Decodes plain JPEGs on a device, in batches, and every other image as `BatchLoader` does.
 
     Which way an image takes depends on its bytes alone. Whatever the device's decoder refuses goes the way of
@@ -71,16 +70,8 @@ class DeviceBatchLoader:
 
     Parameters
     ----------
-    dataset : Dataset
-        Where the bytes come from.
-    manifest : Manifest
-        Its rows; a file whose bytes no longer have the listed digest is ABSENT, not silently another image.
-    preprocessing : Preprocessing
-        Resize and crop.
-    workers : int
-        Threads that read files, and processes that decode what the device does not.
-    batch_size : int, default=32
-        As of `BatchLoader`.
+    dataset, manifest, preprocessing, workers, batch_size
+        As of `BatchLoader`; so many threads read files, too.
     decoder : JpegDecoder
         Of the device, see `open_jpeg_decoder`.
 
@@ -103,28 +94,15 @@ class DeviceBatchLoader:
         manifest: Manifest,
         preprocessing: Preprocessing,
         workers: int,
-        batch_size: int = 32,
+        batch_size: int,
         *,
         decoder: JpegDecoder,
     ) -> None:
-        self.manifest = manifest
+        super().__init__(dataset, manifest, preprocessing, workers, batch_size)
         self.n_on_device = self.n_refused = 0
         self.steps_off: float | None = None
         self._compared = False
-        self._dataset, self._preprocessing, self._workers = dataset, preprocessing, workers
         self._decoder = decoder
-        self._indices = row_indices(dataset, manifest)
-        self._others = BatchLoader(dataset, manifest, preprocessing, workers, batch_size)
-        self.run_slots = self._others.run_slots
-
-    def close(self) -> None:
-        """End the processes; the next image starts new ones."""
-        self._others.close()
-
-    def load(self, rows: Sequence[int]) -> Batch:
-        """Read, check and decode a few rows, as the slots of one batch from 0 on."""
-        with contextlib.closing(self.batches([(0, rows)])) as batches:
-            return next(batches)
 
     def batches(
         self, runs: Iterable[tuple[int, Sequence[int] | NDArray[np.int64]]], *, held: int | None = None
@@ -160,7 +138,7 @@ class DeviceBatchLoader:
                     yield start, one.others.tolist()
 
             # One request a run, also where nothing is left to the processes: they keep the runs in order.
-            by_processes = self._others.batches(others(), held=1)
+            by_processes = super().batches(others(), held=1)
             for rest in stack.enter_context(contextlib.closing(by_processes)):
                 yield self._joined(done.popleft(), rest)
         logger.info(
@@ -257,25 +235,6 @@ class DeviceBatchLoader:
                 self._decoder.wait()
         statuses = np.where(decoded.on_device, RowStatus.OK, rest.statuses).astype(np.uint8)
         return Batch(rest.start, images, statuses, rest.bad)
-
-
-#: What hands out batches of images.
-ImageLoader = BatchLoader | DeviceBatchLoader
-
-
-def open_loader(
-    dataset: Dataset,
-    manifest: Manifest,
-    preprocessing: Preprocessing,
-    workers: int,
-    batch_size: int = 32,
-    *,
-    decoder: JpegDecoder | None = None,
-) -> ImageLoader:
-    """Return what loads the images of a dataset: with a device's decoder, or without one."""
-    if decoder is None:
-        return BatchLoader(dataset, manifest, preprocessing, workers, batch_size)
-    return DeviceBatchLoader(dataset, manifest, preprocessing, workers, batch_size, decoder=decoder)
 
 
 def _in_calls(files: dict[int, _File]) -> Iterator[list[int]]:

@@ -6,7 +6,7 @@ import copy
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,9 +17,14 @@ from numpy.typing import NDArray
 from featbank._child_process import without_current_folder
 from featbank._cores import usable_cores
 from featbank.errors import InvalidInputError
-from featbank.extraction.compiling import CompileEstimate, compile_network, estimate_compile
-from featbank.extraction.precision import PrecisionProof, arithmetic, key_precision, relative_error
-from featbank.extraction.work import steps
+from featbank.extraction.arithmetic import (
+    CompileEstimate,
+    arithmetic,
+    compile_network,
+    estimate_compile,
+    key_precision,
+    relative_error,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -27,10 +32,11 @@ if TYPE_CHECKING:
 
     from featbank.backbones import Backbone, TruncatedNetwork
 
-__all__ = ["Forward", "choose_device", "choose_devices"]
+__all__ = ["Forward", "choose_device", "choose_devices", "run_size"]
 
 R = TypeVar("R")
 Features = dict[str, "Tensor"]
+Compute = Callable[["Tensor"], Features]
 
 #: What part of the memory the lanes may take, and how many tensors of the largest one's size each has alive.
 _MEMORY_PART, _ALIVE = 0.5, 4
@@ -38,7 +44,32 @@ _MEMORY_PART, _ALIVE = 0.5, 4
 _ON_THE_WAY = 2
 #: Numbers one tensor may have on a card: kernels count them in 32 bits.
 MOST_NUMBERS = 2**31 - 1
+#: Images decoded, and features checked and stored, at once: fewer at a time cost more than they give.
+_RUN = 32
 _entering = threading.Lock()
+
+
+def run_size(batch_size: int) -> int:
+    """Return how many slots are handed from stage to stage at once: whole batches, 32 images or more.
+
+    Examples
+    --------
+    >>> run_size(4), run_size(5), run_size(64)
+    (32, 35, 64)
+    """
+    return -(-_RUN // batch_size) * batch_size
+
+
+def steps(n: int, batch_size: int) -> Iterator[tuple[int, int]]:
+    """Yield where each batch of a run of `n` begins and ends; one empty batch for nothing.
+
+    Examples
+    --------
+    >>> list(steps(10, 4)), list(steps(0, 4))
+    ([(0, 4), (4, 8), (8, 10)], [(0, 0)])
+    """
+    for start in range(0, max(n, 1), batch_size):
+        yield start, min(start + batch_size, n)
 
 
 def choose_device(device: str | None) -> torch.device:
@@ -177,8 +208,6 @@ class Forward:
 
     Attributes
     ----------
-    n_pushed : int
-        Images (padding not counted) that went through the network so far.
     compile_s : float or None
         Seconds of the first batches of compiled networks, less what a batch takes; None without compiling.
 
@@ -207,13 +236,12 @@ class Forward:
         self.precision = precision
         self.batch_size = batch_size
         self.compiled = compiled
-        self.n_pushed = 0
         self.compile_s: float | None = None
         self._asked_lanes, self._share = lanes, share
         self._threads: ThreadPoolExecutor | None = None
         self._networks: dict[tuple[str, ...], TruncatedNetwork] = {}
-        #: What a batch is pushed through: by cuts, precision, compiled or not.
-        self._ready: dict[tuple[tuple[str, ...], str, bool], Callable[[Tensor], Features]] = {}
+        #: What a batch on the device is pushed through: by cuts, precision, compiled or not.
+        self._ready: dict[tuple[tuple[str, ...], str, bool], Compute] = {}
         self._inbox: list[tuple[Tensor, Any]] = []
         if network is not None:
             self._place(network.cuts, network)
@@ -262,17 +290,18 @@ class Forward:
         known = self._networks.get(cuts)
         return self._place(cuts, truncate(self.backbone, cuts)) if known is None else known
 
-    def ready(self, cuts: tuple[str, ...]) -> None:
-        """Trace the network for `cuts` now, and compile it: both catch, or forbid, calls in other threads."""
-        self._make_ready(cuts, self.precision, self.compiled)
+    def ready(self, cuts: tuple[str, ...]) -> Compute:
+        """Trace the network for `cuts` now, and compile it: both catch, or forbid, calls in other threads.
+
+        It is done in a lane, while no other computes; returns what a batch is pushed through.
+        """
+        wanted = cuts, self.precision, self.compiled
+        if wanted not in self._ready:
+            self._ready[wanted] = self._in_lane(partial(self._made_ready, *wanted))
+        return self._ready[wanted]
 
     def submit(
-        self,
-        images: NDArray[np.uint8] | Tensor,
-        cuts: Sequence[str],
-        then: Callable[[int, Features], R],
-        *,
-        n_images: int,
+        self, images: NDArray[np.uint8] | Tensor, cuts: Sequence[str], then: Callable[[int, Features], R]
     ) -> list[Future[R]]:
         """Have images pushed, a batch at a time, on whichever lane is free.
 
@@ -286,38 +315,42 @@ class Forward:
         then : callable
             Called in the lane, with the number of a batch's first image, and cut -> float tensor of shape
             (n, *shape) on the device, in the precision of the arithmetic.
-        n_images : int
-            How many of the rows are images; the others are padding, and not counted as pushed.
 
         Returns
         -------
         list of Future
             What `then` returned, of each batch, in order.
         """
-        futures = self._submit(images, tuple(cuts), then, self.precision, self.compiled)
-        self.n_pushed += n_images
-        return futures
+        compute = self.ready(tuple(cuts))
 
-    def __call__(self, images: NDArray[np.uint8] | Tensor, cuts: Sequence[str], *, n_images: int) -> Features:
+        def push(start: int, stop: int) -> R:
+            return then(start, self._push_batch(compute, images[start:stop]))
+
+        return [
+            self._executor.submit(self._guarded, partial(push, start, stop))
+            for start, stop in steps(len(images), self.batch_size)
+        ]
+
+    def __call__(self, images: NDArray[np.uint8] | Tensor, cuts: Sequence[str]) -> Features:
         """Push images as `submit` does, and return the features of all: (n, *shape) at each cut."""
-        features = self._run(images, tuple(cuts), self.precision, self.compiled)
-        self.n_pushed += n_images
-        return features
+        import torch
+
+        batches = results(self.submit(images, cuts, lambda _, features: features))
+        if len(batches) == 1:
+            return batches[0]
+        return self._in_lane(lambda: {cut: torch.cat([one[cut] for one in batches]) for cut in cuts})
 
     def trial(self, images: NDArray[np.uint8] | Tensor, cuts: Sequence[str]) -> None:
-        """Push images for the time it takes alone; what comes out is thrown away, uncounted."""
-        features = self._run(images, tuple(cuts), self.precision, self.compiled)
-        for tensor in features.values():
-            tensor.cpu()  # waits for the device
+        """Push images for the time it takes alone; what comes out is thrown away."""
+        _finish(self(images, cuts))
 
     def estimate_compile(self, images: NDArray[np.uint8] | Tensor, cuts: Sequence[str]) -> CompileEstimate:
-        """Say what compiling would do to pushing these images, from one profiled batch."""
+        """Say what compiling would do to pushing these images, from one profiled batch in eager mode."""
         cuts, n = tuple(cuts), min(len(images), self.batch_size)
-        self._make_ready(cuts, self.precision, False)
+        compute = self.ready(cuts)
 
         def run() -> None:
-            for tensor in self._push_batch(images[:n], cuts, self.precision, False).values():
-                tensor.cpu()  # waits for the device
+            _finish(self._push_batch(compute, images[:n]))
 
         def profiled() -> CompileEstimate:
             run()
@@ -326,55 +359,21 @@ class Forward:
         at_once = min(self.lanes, -(-len(images) // n))
         return self._in_lane(profiled).times(-(-len(images) // n) / at_once)
 
-    def prove(
-        self,
-        images: NDArray[np.uint8] | Tensor,
-        cuts: Sequence[str],
-        exact: Mapping[str, Tensor] | None = None,
-    ) -> PrecisionProof:
-        """Compare this arithmetic with eager float32 on some images (which do not count as pushed).
-
-        `exact` are the features in eager float32, where they are known.
-        """
-        if self.precision == "float32" and not self.compiled:
-            return PrecisionProof("float32", dict.fromkeys(cuts, 0.0))
-        if exact is None:
-            exact = self.exact(images, cuts)
-        fast, known = self._run(images, tuple(cuts), self.precision, self.compiled), exact
-        errors = self._in_lane(lambda: {cut: relative_error(fast[cut], known[cut]) for cut in cuts})
-        return PrecisionProof(self.precision, errors)
+    def errors(
+        self, images: NDArray[np.uint8] | Tensor, cuts: Sequence[str], exact: Mapping[str, Tensor]
+    ) -> dict[str, float]:
+        """Return how far off what `exact` gave of some images this arithmetic is, at each cut."""
+        fast = self(images, cuts)
+        return self._in_lane(lambda: {cut: relative_error(fast[cut], exact[cut]) for cut in cuts})
 
     def exact(self, images: NDArray[np.uint8] | Tensor, cuts: Sequence[str]) -> Features:
-        """Push images in eager float32; they do not count as pushed."""
-        return self._run(images, tuple(cuts), "float32", False)
-
-    def _run(
-        self, images: NDArray[np.uint8] | Tensor, cuts: tuple[str, ...], precision: str, compiled: bool
-    ) -> Features:
-        import torch
-
-        batches = results(self._submit(images, cuts, lambda _, features: features, precision, compiled))
-        if len(batches) == 1:
-            return batches[0]
-        return self._in_lane(lambda: {cut: torch.cat([one[cut] for one in batches]) for cut in cuts})
-
-    def _submit(
-        self,
-        images: NDArray[np.uint8] | Tensor,
-        cuts: tuple[str, ...],
-        then: Callable[[int, Features], R],
-        precision: str,
-        compiled: bool,
-    ) -> list[Future[R]]:
-        self._make_ready(cuts, precision, compiled)
-
-        def push(start: int, stop: int) -> R:
-            return then(start, self._push_batch(images[start:stop], cuts, precision, compiled))
-
-        return [
-            self._executor.submit(self._guarded, partial(push, start, stop))
-            for start, stop in steps(len(images), self.batch_size)
-        ]
+        """Push images in eager float32, whatever else is set."""
+        before = self.precision, self.compiled
+        self.precision, self.compiled = "float32", False
+        try:
+            return self(images, cuts)
+        finally:
+            self.precision, self.compiled = before
 
     @property
     def _executor(self) -> ThreadPoolExecutor:
@@ -397,16 +396,7 @@ class Forward:
                 "smaller one, or free the device of other work"
             ) from error
 
-    def _make_ready(self, cuts: tuple[str, ...], precision: str, compiled: bool) -> None:
-        """Have what a batch is pushed through; made in a lane, while no other computes."""
-        if (cuts, precision, compiled) not in self._ready:
-            self._ready[cuts, precision, compiled] = self._in_lane(
-                partial(self._made_ready, cuts, precision, compiled)
-            )
-
-    def _made_ready(
-        self, cuts: tuple[str, ...], precision: str, compiled: bool
-    ) -> Callable[[Tensor], Features]:
+    def _made_ready(self, cuts: tuple[str, ...], precision: str, compiled: bool) -> Compute:
         import torch
 
         from featbank.backbones import largest_activation
@@ -414,31 +404,30 @@ class Forward:
         if self.device.type != "cpu":
             check_numbers(self.batch_size, largest_activation(self.backbone))
         network = self.network(cuts)
-        if not compiled:
-            return network if precision == "float32" else network.lowered(getattr(torch, precision))
-        made = compile_network(network)
-        side = self.backbone.preprocessing.image_size
-        batch = self._on_device(np.zeros((self.batch_size, side, side, 3), dtype=np.uint8))
-        times = [time.perf_counter()]
-        for _ in range(2):
-            with without_current_folder():  # the compiler starts processes of its own
-                features = self._compute(made, batch, precision)
-            for tensor in features.values():
-                tensor.cpu()  # waits for the device
-            times.append(time.perf_counter())
-        self.compile_s = (self.compile_s or 0.0) + max(0.0, times[1] - times[0] - (times[2] - times[1]))
-        return made
+        made: Compute = network
+        if compiled:
+            made = compile_network(network)
+        elif precision != "float32":
+            made = network.lowered(getattr(torch, precision))
 
-    def _push_batch(
-        self, images: NDArray[np.uint8] | Tensor, cuts: tuple[str, ...], precision: str, compiled: bool
-    ) -> Features:
-        batch = self._on_device(images)
-        features = self._compute(self._ready[cuts, precision, compiled], batch, precision)
-        return {cut: features[cut][: len(images)] for cut in cuts}
+        def compute(batch: Tensor) -> Features:
+            with arithmetic(precision, self.device):
+                return made(self.backbone.preprocessing.normalise(batch))
 
-    def _compute(self, network: Callable[[Tensor], Features], batch: Tensor, precision: str) -> Features:
-        with arithmetic(precision, self.device):
-            return network(self.backbone.preprocessing.normalise(batch))
+        if compiled:
+            side = self.backbone.preprocessing.image_size
+            batch = self._on_device(np.zeros((self.batch_size, side, side, 3), dtype=np.uint8))
+            times = [time.perf_counter()]
+            for _ in range(2):
+                with without_current_folder():  # the compiler starts processes of its own
+                    _finish(compute(batch))
+                times.append(time.perf_counter())
+            self.compile_s = (self.compile_s or 0.0) + max(0.0, times[1] - times[0] - (times[2] - times[1]))
+        return compute
+
+    def _push_batch(self, compute: Compute, images: NDArray[np.uint8] | Tensor) -> Features:
+        found = compute(self._on_device(images))
+        return {cut: tensor[: len(images)] for cut, tensor in found.items()}
 
     def _on_device(self, images: NDArray[np.uint8] | Tensor) -> Tensor:
         """Return a whole batch: (batch, 3, h, w) uint8, the rows behind `images` 0.
@@ -474,6 +463,12 @@ class Forward:
         sent.record()
         self._inbox.append((locked, sent))
         return batch
+
+
+def _finish(features: Features) -> None:
+    """Wait for the device."""
+    for tensor in features.values():
+        tensor.cpu()
 
 
 def _enter(device: torch.device) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featbank._cores import usable_cores
+from featbank.banks import QuarantineRecord
 from featbank.datasets import DecodeFailure, DecodePool, DecodeRequest, row_indices
 from featbank.manifest import Manifest, RowStatus
 
@@ -21,33 +22,13 @@ if TYPE_CHECKING:
     from featbank.backbones import Preprocessing
     from featbank.datasets import Dataset
 
-__all__ = ["BadImage", "Batch", "BatchLoader"]
+__all__ = ["Batch", "BatchLoader"]
 
 #: Bytes of pixels handed from stage to stage at once, for each core, and over all; and images, where they are
 #: small: fewer at a time cost more than they give.
 _CORE_BYTES, _RUN_BYTES, _RUN = 2_400_000, 32_000_000, 1024
 #: Runs decoded ahead, those in use counted.
 _AHEAD = 5
-
-
-@dataclass(frozen=True)
-class BadImage:
-    """One row that could not be turned into pixels.
-
-    Parameters
-    ----------
-    row : int
-        Row of the manifest.
-    status : RowStatus
-        QUARANTINED, or ABSENT when the file is no longer the one that was listed.
-    reason, detail : str
-        As of `ImageDecodeError`.
-    """
-
-    row: int
-    status: RowStatus
-    reason: str
-    detail: str
 
 
 @dataclass
@@ -61,15 +42,16 @@ class Batch:
     images : ndarray or Tensor of uint8, shape (n_slots, size, size, 3)
         RGB; zeros where there is no image. A tensor is on the device that decoded it.
     statuses : ndarray of uint8, shape (n_slots,)
-        `RowStatus` of each slot.
-    bad : list of BadImage
+        `RowStatus` of each slot: of one that could not be read QUARANTINED, or ABSENT where the file is no
+        longer the one that was listed.
+    bad : list of QuarantineRecord
         Why, for the rows that could not be read.
     """
 
     start: int
     images: NDArray[np.uint8] | Tensor
     statuses: NDArray[np.uint8]
-    bad: list[BadImage] = field(default_factory=list)
+    bad: list[QuarantineRecord] = field(default_factory=list)
 
 
 class BatchLoader:
@@ -168,17 +150,18 @@ class BatchLoader:
             for one in decoded:
                 start, rows = asked.popleft()
                 statuses = np.where(one.decoded, RowStatus.OK, RowStatus.ABSENT).astype(np.uint8)
-                bad = [self._judge(int(rows[failure.position]), failure) for failure in one.failures]
-                for failure, judged in zip(one.failures, bad, strict=True):
-                    statuses[failure.position] = judged.status
+                bad = []
+                for failure in one.failures:
+                    row = int(rows[failure.position])
+                    statuses[failure.position] = self._status(row, failure)
+                    digest = self.manifest.digests[row].tobytes().hex()
+                    bad.append(
+                        QuarantineRecord(self.manifest.ids[row], digest, failure.reason, failure.detail)
+                    )
                 yield Batch(start, one.images if held else one.images.copy(), statuses, bad)
 
-    def _judge(self, row: int, failure: DecodeFailure) -> BadImage:
-        if failure.reason == "changed":
-            said = "the file changed while it was being extracted"
-            return BadImage(row, RowStatus.ABSENT, "changed", said)
+    def _status(self, row: int, failure: DecodeFailure) -> RowStatus:
         # A row that could not be read when it was listed is quarantined; one gone since is absent.
         known = RowStatus(int(self.manifest.statuses[row])) == RowStatus.QUARANTINED
-        gone = failure.reason == "unreadable" and not known
-        status = RowStatus.ABSENT if gone else RowStatus.QUARANTINED
-        return BadImage(row, status, failure.reason, failure.detail)
+        gone = failure.reason == "changed" or (failure.reason == "unreadable" and not known)
+        return RowStatus.ABSENT if gone else RowStatus.QUARANTINED

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featbank._atomic import file_digest, temporary_path
-from featbank.banks import Bank, CutArray, CutWriter, ShardPlan, SlotTable
+from featbank.banks import Bank, CutArray, CutWriter, ShardPlan
 from featbank.errors import BankError, UnknownNameError
 from featbank.extraction.settings import CLIPPED, stored_dtype
 from featbank.manifest import Manifest, RowStatus
@@ -46,6 +46,27 @@ class LenderError(Exception):
 
 
 @dataclass(frozen=True, eq=False)
+class Part:
+    """A shard that a cut lacks: the row of each of its slots, and which lender has it; -1 for none."""
+
+    cut: str
+    shard: ShardPlan
+    rows: NDArray[np.int64]
+    sources: NDArray[np.int16]
+
+    @property
+    def unheld(self) -> NDArray[np.bool_]:
+        """Which of its slots have to be pushed."""
+        return (self.rows >= 0) & (self.sources < 0)
+
+    @property
+    def lending(self) -> list[int]:
+        """Numbers of the lenders that have some of it."""
+        found: list[int] = np.unique(self.sources[self.sources >= 0]).tolist()
+        return found
+
+
+@dataclass(frozen=True, eq=False)
 class Missing:
     """The shards a bank lacks, and who holds rows of them; made by `find_missing`.
 
@@ -63,6 +84,8 @@ class Missing:
         Cut -> for each row which of the lenders has it, -1 for none.
     renewed : frozenset of bytes
         Digests of images that get new slots.
+    wide : frozenset of str
+        Cuts that float16 does not hold.
     """
 
     bank: Bank
@@ -71,30 +94,34 @@ class Missing:
     lenders: Sequence[Bank]
     held: Mapping[str, NDArray[np.int16]]
     renewed: frozenset[bytes]
+    wide: frozenset[str] = frozenset()
     _lent: dict[tuple[str, int], _Lent] = field(default_factory=dict)
 
     @cached_property
-    def _first_rows(self) -> NDArray[np.int64]:
-        return self.bank.slot_first_rows()
+    def parts(self) -> list[Part]:
+        """The shards, cut after cut, with who has what of each."""
+        first_rows, parts = self.bank.slot_first_rows(), []
+        for cut, shards in self.shards.items():
+            held = self.held.get(cut, np.full(len(self.bank), -1, np.int16))
+            for shard in shards:
+                rows = first_rows[shard.start : shard.stop]
+                parts.append(Part(cut, shard, rows, np.where(rows >= 0, held[rows], np.int16(-1))))
+        return parts
 
     def slots(self) -> NDArray[np.int64]:
         """Return the slots whose image has to be pushed, in order."""
         needed = np.zeros(len(self.bank.slot_table), bool)
-        for cut, shards in self.shards.items():
-            for shard in shards:
-                needed[shard.start : shard.stop] |= self._unheld(cut, shard)
+        for part in self.parts:
+            needed[part.shard.start : part.shard.stop] |= part.unheld
         return np.flatnonzero(needed)
 
     def copied(self) -> dict[str, NDArray[np.int64]]:
         """Return the rows whose features are copied at a cut, by the name of the bank they come from."""
         found: dict[str, set[int]] = {}
-        for cut, shards in self.shards.items():
-            for shard in shards:
-                rows, sources = self._sources(cut, shard)
-                for number in np.unique(sources[sources >= 0]).tolist():
-                    found.setdefault(self.lenders[number].name, set()).update(
-                        rows[sources == number].tolist()
-                    )
+        for part in self.parts:
+            for number in part.lending:
+                rows = part.rows[part.sources == number].tolist()
+                found.setdefault(self.lenders[number].name, set()).update(rows)
         return {name: np.array(sorted(rows), np.int64) for name, rows in found.items()}
 
     def size_bytes(self, cut: str) -> int:
@@ -103,57 +130,57 @@ class Missing:
         row_bytes = int(np.prod(writer.shape, dtype=np.int64)) * writer.dtype.itemsize
         return sum(shard.n_rows for shard in self.shards[cut]) * row_bytes
 
-    def to_copy(self) -> list[tuple[str, ShardPlan]]:
+    def to_copy(self) -> list[Part]:
         """List the shards of which nothing has to be pushed."""
-        return [
-            (cut, shard)
-            for cut, shards in self.shards.items()
-            for shard in shards
-            if not self._unheld(cut, shard).any()
-        ]
+        return [part for part in self.parts if not part.unheld.any()]
+
+    def copy(self, part: Part) -> None:
+        """Write a shard of which nothing has to be pushed."""
+        writer, none = self.writers[part.cut], np.zeros(0, np.int64)
+        self.write(part, {}, none, np.zeros((0, *writer.shape), writer.dtype), none.astype(np.uint8))
 
     def write(
         self,
-        cut: str,
-        shard: ShardPlan,
+        part: Part,
         made_by: Mapping[str, str],
-        slots: NDArray[np.int64] | None = None,
-        features: NDArray[Any] | None = None,
-        statuses: NDArray[np.uint8] | None = None,
+        slots: NDArray[np.int64],
+        features: NDArray[Any],
+        statuses: NDArray[np.uint8],
     ) -> None:
         """Write a shard of what was computed and what other banks hold.
 
         Parameters
         ----------
-        cut, shard
+        part : Part
             Which one.
         made_by : mapping of str to str
             What computed the features.
-        slots : ndarray of int64, shape (n,), optional
+        slots : ndarray of int64, shape (n,)
             Where the computed rows stand.
-        features : ndarray, shape (n, *shape), optional
-        statuses : ndarray of uint8, shape (n,), optional
+        features : ndarray, shape (n, *shape)
+        statuses : ndarray of uint8, shape (n,)
 
         Raises
         ------
         LenderError
             If a row cannot be copied.
         """
-        writer = self.writers[cut]
+        cut, shard, writer = part.cut, part.shard, self.writers[part.cut]
+        if not part.lending and len(slots) == shard.n_rows:
+            writer.write(shard, features, statuses)
+            return
         whole = np.zeros((shard.n_rows, *writer.shape), writer.dtype)
         found = np.full(shard.n_rows, RowStatus.ABSENT, np.uint8)
-        makers = [made_by] if slots is not None and len(slots) else []
-        if slots is not None and features is not None and statuses is not None:
-            whole[slots - shard.start], found[slots - shard.start] = features, statuses
-        rows, sources = self._sources(cut, shard)
+        whole[slots - shard.start], found[slots - shard.start] = features, statuses
+        makers = [made_by] if len(slots) else []
         twins: list[Path] = []
-        for number in np.unique(sources[sources >= 0]).tolist():
-            at, lender = np.flatnonzero(sources == number), self.lenders[number]
+        for number in part.lending:
+            at, lender = np.flatnonzero(part.sources == number), self.lenders[number]
             try:
                 lent = self._lent.get((cut, number)) or _Lent(lender, writer)
                 self._lent[cut, number] = lent
-                twins += lent.check(rows[at])
-                whole[at] = lent.array.read(rows[at], dtype=writer.dtype)
+                twins += lent.check(part.rows[at])
+                whole[at] = lent.array.read(part.rows[at], dtype=writer.dtype)
             except (BankError, OSError) as error:
                 raise LenderError(lender, str(error)) from error
             makers.append(lent.made_by)
@@ -164,34 +191,22 @@ class Missing:
             if twin.name == path.name:  # and so are the bytes: one file on disk is enough
                 _link_over(twin, path)
 
-    def _unheld(self, cut: str, shard: ShardPlan) -> NDArray[np.bool_]:
-        rows, sources = self._sources(cut, shard)
-        return (rows >= 0) & (sources < 0)
-
-    def _sources(self, cut: str, shard: ShardPlan) -> tuple[NDArray[np.int64], NDArray[np.int16]]:
-        """Return the row of each slot of a shard, and which lender has it; -1 for none."""
-        rows = self._first_rows[shard.start : shard.stop]
-        held = self.held.get(cut)
-        sources = np.full(len(rows), -1, np.int16) if held is None else np.where(rows >= 0, held[rows], -1)
-        return rows, sources
-
-    def as_pushed(self, made_by: Mapping[str, str]) -> SlotsToPush:
-        """Return the slots to push as a bank of their own, for a `Pass`."""
-        slots = self.slots()
-        rows, table = self._first_rows[slots], self.bank.slot_table
-        shards: dict[str, list[ShardPlan]] = {}
-        whole: dict[str, list[ShardPlan]] = {}
-        bounds = {0, len(slots)}
+    def to_push(self, made_by: Mapping[str, str]) -> SlotsToPush:
+        """Return the slots to push, close together: whole shards, or what no other bank holds of them."""
+        parts = [part for part in self.parts if part.unheld.any()]
+        needed = np.zeros(len(self.bank.slot_table), bool)
+        for part in parts:
+            needed[part.shard.start : part.shard.stop] |= part.unheld if part.lending else True
+        slots = np.flatnonzero(needed)
+        writers, shards, bounds = {}, {}, set[int]()
         for cut in self.writers:
-            whole[cut] = [one for one in self.shards[cut] if self._unheld(cut, one).any()]
-            shards[cut] = [
-                ShardPlan(number, *np.searchsorted(slots, [one.start, one.stop]).tolist())
-                for number, one in enumerate(whole[cut])
-            ]
-            bounds |= {bound for one in shards[cut] for bound in (one.start, one.stop)}
-        part = SlotTable(table.digests[slots], np.array(sorted(bounds), np.int64), table.statuses[slots])
-        writers = {cut: _FilledWriter(self, cut, whole[cut], slots, made_by) for cut in self.writers}
-        return SlotsToPush(self.bank.manifest, part, rows, writers, shards)
+            own = [part for part in parts if part.cut == cut]
+            ends = np.searchsorted(slots, [(one.shard.start, one.shard.stop) for one in own]).tolist()
+            writers[cut] = ShardWriter(self, cut, own, slots, made_by)
+            shards[cut] = [ShardPlan(number, *one) for number, one in enumerate(ends)]
+            bounds.update(end for one in ends for end in one)
+        rows, digests = self.bank.slot_first_rows()[slots], self.bank.slot_table.digests[slots]
+        return SlotsToPush(rows, digests, sorted(bounds), writers, shards)
 
 
 class _Lent:
@@ -226,57 +241,57 @@ class _Lent:
 
 @dataclass(frozen=True, eq=False)
 class SlotsToPush:
-    """The slots of a bank that nobody holds, close together: what a `Pass` needs of a bank, and no more.
+    """The slots of a bank whose images are pushed, close together.
 
     Parameters
     ----------
-    manifest : Manifest
-        Of the bank.
-    slot_table : SlotTable
-        Those slots; no batch crosses the end of a shard of the bank, as each is a segment's end here.
     rows : ndarray of int64, shape (n_slots,)
-        The first row of each.
-    writers : mapping of str to _FilledWriter
-    missing : mapping of str to list of ShardPlan
-        The shards, counted in these slots.
+        The first row of each; -1 where the image is gone.
+    digests : ndarray of uint8, shape (n_slots, 32)
+    bounds : list of int
+        Where shards of the bank begin and end: no batch crosses one.
+    writers : mapping of str to ShardWriter
+    shards : mapping of str to list of ShardPlan
+        What each cut lacks, counted in these slots.
     """
 
-    manifest: Manifest
-    slot_table: SlotTable
     rows: NDArray[np.int64]
-    writers: Mapping[str, _FilledWriter]
-    missing: Mapping[str, list[ShardPlan]]
-
-    def slot_first_rows(self) -> NDArray[np.int64]:
-        """As `Bank.slot_first_rows`."""
-        return self.rows
+    digests: NDArray[np.uint8]
+    bounds: list[int]
+    writers: Mapping[str, ShardWriter]
+    shards: Mapping[str, list[ShardPlan]]
 
 
-class _FilledWriter:
-    """Takes the computed rows of a shard for a `CutWriter`, with what other banks hold beside them."""
+@dataclass(frozen=True, eq=False)
+class ShardWriter:
+    """Takes the computed rows of a cut's shards; what other banks hold comes beside them."""
 
-    def __init__(
-        self,
-        missing: Missing,
-        cut: str,
-        shards: Sequence[ShardPlan],
-        slots: NDArray[np.int64],
-        made_by: Mapping[str, str],
-    ) -> None:
-        self._missing, self.cut, self._shards = missing, cut, shards
-        self._slots, self._made_by = slots, made_by
-        self.shape, self.dtype = missing.writers[cut].shape, missing.writers[cut].dtype
+    missing: Missing
+    cut: str
+    parts: Sequence[Part]
+    slots: NDArray[np.int64]
+    made_by: Mapping[str, str]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one row."""
+        return self.missing.writers[self.cut].shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """What features are stored as."""
+        return self.missing.writers[self.cut].dtype
 
     def write(self, plan: ShardPlan, features: NDArray[Any], statuses: NDArray[np.uint8]) -> None:
-        slots = self._slots[plan.start : plan.stop]
-        self._missing.write(self.cut, self._shards[plan.number], self._made_by, slots, features, statuses)
+        """Write one shard; `plan` counts in the slots to push."""
+        slots = self.slots[plan.start : plan.stop]
+        self.missing.write(self.parts[plan.number], self.made_by, slots, features, statuses)
 
 
 def find_missing(
     bank: Bank,
     manifest: Manifest,
     cuts: Sequence[str],
-    dtype: str,
     *,
     shapes: Mapping[str, tuple[int, ...]],
     lenders: Iterable[Bank] = (),
@@ -294,8 +309,6 @@ def find_missing(
         The rows asked for.
     cuts : sequence of str
         The cuts asked for.
-    dtype : str
-        That of the key.
     shapes : mapping of str to tuple of int
         Shape of a row, of cuts that neither the bank nor a lender has.
     lenders : iterable of Bank
@@ -315,11 +328,11 @@ def find_missing(
         for cut in dict.fromkeys([*cuts, *others]):
             there = next((one for one in (seen, *lenders) if _array(one, cut) is not None), None)
             array = None if there is None else _array(there, cut)
-            kind = np.dtype(np.float32) if cut in wide else _cut_dtype(cut, dtype, there, array)
+            kind = np.dtype(np.float32) if cut in wide else _cut_dtype(cut, bank.key.dtype, there, array)
             shape = shapes[cut] if array is None else array.shape[1:]
             writers[cut] = seen.cut_writer(cut, shape, kind, made_by=made_by or {})
         shards = {cut: writer.missing() for cut, writer in writers.items()}
-        return Missing(seen, writers, shards, lenders, {}, frozenset(renewed))
+        return Missing(seen, writers, shards, lenders, {}, frozenset(renewed), frozenset(wide))
 
     found = looked_at(frozenset(), others)
     absent = set[bytes]().union(*(one.absent() for one in found.writers.values()))

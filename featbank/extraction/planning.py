@@ -29,9 +29,9 @@ from featbank.backbones import get_spec
 from featbank.banks import Bank, BankKey, BankStore
 from featbank.datasets import Dataset, build_manifest, decoder_name, open_dataset
 from featbank.errors import BankError, BankFormatError, CacheWriteError, InvalidInputError
+from featbank.extraction.arithmetic import split_precision
 from featbank.extraction.choosing import Computing, proved_errors
 from featbank.extraction.missing import Missing, find_missing
-from featbank.extraction.precision import split_precision
 from featbank.extraction.settings import ExtractionSettings
 from featbank.manifest import Manifest, printable, short_repr
 
@@ -99,19 +99,15 @@ class Planned:
 
     def look_again(self, bank: Bank | None = None, **options: Any) -> None:
         """Find out anew what is missing, in the bank as it is now; `options` are those of `find_missing`."""
-        shapes = {cut: writer.shape for cut, writer in self.missing.writers.items()}
-        self.missing = find_missing(
-            bank or self.missing.bank,
-            self.manifest,
-            self.cuts,
-            self.missing.bank.key.dtype,
-            **{
-                "shapes": shapes,
-                "lenders": self.missing.lenders,
-                "made_by": None if self.computing is None else self.computing.made_by,
-                **options,
-            },
-        )
+        before = self.missing
+        known: dict[str, Any] = {
+            "shapes": {cut: writer.shape for cut, writer in before.writers.items()},
+            "lenders": before.lenders,
+            "made_by": None if self.computing is None else self.computing.made_by,
+            "wide": before.wide,
+            "others": [cut for cut in before.writers if cut not in self.cuts],
+        }
+        self.missing = find_missing(bank or before.bank, self.manifest, self.cuts, **known | options)
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,30 +227,12 @@ def plan(
     started = time.perf_counter()
     # Names are checked before data and weights are touched: a typo must not cost a minute.
     cuts = tuple(cut.name for cut in get_spec(settings.backbone).resolve(settings.cuts))
-    dataset = open_dataset(
-        data,
-        data_root=settings.data_root,
-        download=settings.download,
-        name=settings.name,
-        layout=settings.layout,
-        skip_empty_classes=settings.skip_empty_classes,
-        path_column=settings.path_column,
-        label_column=settings.label_column,
-        split_column=settings.split_column,
-    )
+    dataset = open_dataset(data, **settings.options_of(open_dataset))
     store, digests = BankStore(banks_folder(settings.cache_dir)), DigestCache.of(settings.cache_dir)
     banks = list(_banks(store, settings.backbone, dataset.name))
     answering = [one for one in banks if _answers(one, settings, digests)]
     computing = None if answering else Computing(settings, cuts)
-    manifest = build_manifest(
-        dataset,
-        split=settings.split,
-        limit=settings.limit,
-        skip_empty_classes=settings.skip_empty_classes,
-        override_split=settings.override_split,
-        digests=digests,
-        rehash=settings.rehash,
-    )
+    manifest = build_manifest(dataset, digests=digests, **settings.options_of(build_manifest))
 
     def begun(found: Sequence[Bank]) -> list[Bank]:
         return _begun(settings, dataset.name, manifest, cuts, found)
@@ -267,14 +245,12 @@ def plan(
     ) -> Planned:
         there = store.planned(dataset.name, key, provenance)
         lenders = [one for one in banks if one.key == key and one.path != there.path]
-        made_by = None if computing is None else computing.made_by
-        missing = find_missing(
-            there, manifest, cuts, key.dtype, shapes=shapes, lenders=lenders, made_by=made_by
-        )
-        if computing is not None and computing.proof is not None:
-            errors = computing.proof.errors
+        if computing is not None:
+            made_by, errors = computing.made_by, computing.errors
         else:
+            made_by = None
             errors = next((found for one in (there, *lenders) if (found := proved_errors(one, cuts))), {})
+        missing = find_missing(there, manifest, cuts, shapes=shapes, lenders=lenders, made_by=made_by)
         return Planned(
             settings, dataset, store, digests, cuts, manifest, missing, provenance, errors, computing, started
         )
@@ -480,8 +456,7 @@ def _provenance(settings: ExtractionSettings, dataset: Dataset, computing: Compu
     import torch
     import torchvision
 
-    backbone, proof = computing.backbone, computing.proof
-    errors = {} if proof is None else proof.errors
+    backbone, errors = computing.backbone, computing.errors
     return {
         **_source_of(dataset),
         "weights": backbone.weights,
@@ -549,12 +524,11 @@ def _tell_changes(before: Manifest, after: Manifest) -> None:
 
 def _tell_other_keys(banks: Sequence[Bank], key: BankKey) -> None:
     """Say why no row of the banks of this dataset and backbone that are there can be reused."""
-    nearest: tuple[int, int, str, str] | None = None
-    for place, bank in enumerate(banks):  # newest first
-        found = (len(bank.key.differences(key)), place, bank.name, _differences(bank.key, key))
-        nearest = found if nearest is None else min(nearest, found)
-    if nearest is not None:
-        logger.warning("a new bank: no row of %s is reused, its %s", nearest[2], nearest[3])
+    if banks:  # newest first, which is taken of those that differ in as many fields
+        nearest = min(banks, key=lambda bank: len(bank.key.differences(key)))
+        logger.warning(
+            "a new bank: no row of %s is reused, its %s", nearest.name, _differences(nearest.key, key)
+        )
 
 
 def _tell_other_names(missing: Missing, banks: Sequence[Bank], location: str) -> None:

@@ -7,8 +7,8 @@ import os
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +19,7 @@ from featbank._atomic import sha256
 from featbank.banks import Bank, CutWriter, QuarantineRecord
 from featbank.datasets import Dataset, check_classes
 from featbank.errors import FeatbankError
-from featbank.extraction._pass import Pass
-from featbank.extraction.missing import LenderError, Missing
+from featbank.extraction.missing import LenderError
 from featbank.extraction.planning import ExtractionPlan, Planned, plan, refuse_if_full
 from featbank.extraction.settings import (
     CLIPPED,
@@ -29,12 +28,11 @@ from featbank.extraction.settings import (
     stored_dtype,
     with_options,
 )
-from featbank.extraction.storing import CutOverflowError
-from featbank.manifest import RowStatus, short_repr
+from featbank.extraction.storing import CutOverflowError, push_slots
+from featbank.manifest import short_repr
 
 if TYPE_CHECKING:
     from featbank.extraction.choosing import Computing
-    from featbank.extraction.images import BadImage
 
 __all__ = ["ExtractionResult", "Progress", "extract", "push"]
 
@@ -182,47 +180,59 @@ def push(plan: ExtractionPlan, *, progress: Progress | None = None) -> Extractio
     with plan:  # an exception may be kept, as notebooks do, and with it all that it passed
         work.look_again()  # what another process has stored since this was planned
         refuse_if_full(plan)
-        return _Push(work, progress).run()
+        return Pushing(work, progress).run()
 
 
 class _Changed(Exception):  # noqa: N818 - no error: look again
     """The bank is not what it was when the extraction was planned."""
 
 
-class _Push:
-    """One extraction that is being done."""
+class Pushing:
+    """An extraction, or a repair, that is being done.
 
-    def __init__(self, work: Planned, progress: Progress | None) -> None:
-        self._work, self._progress = work, progress
+    Parameters
+    ----------
+    work : Planned
+    progress : callable or None
+        As of `push`.
+    begun : bool, default=False
+        Whether the bank is there, with these rows.
+
+    Attributes
+    ----------
+    pushed, copied : set of bytes
+        Digests of the images that went through the backbone, or did not have to.
+    bad : list of QuarantineRecord
+        What could not be read.
+    """
+
+    def __init__(self, work: Planned, progress: Progress | None, *, begun: bool = False) -> None:
+        self._work, self._progress, self._begun = work, progress, begun
         self._token = secrets.token_hex(8)
-        self._begun = False
-        self._pushed: set[bytes] = set()
-        self._copied: set[bytes] = set()
-        self._bad: list[BadImage] = []
-        self._wide: set[str] = set()
-
-    @property
-    def _missing(self) -> Missing:
-        return self._work.missing
+        self.pushed: set[bytes] = set()
+        self.copied: set[bytes] = set()
+        self.bad: list[QuarantineRecord] = []
 
     def run(self) -> ExtractionResult:
+        """Store every row that can be had, and settle what became of each."""
         work = self._work
-        clip = work.missing.bank.key.dtype == CLIPPED
-        self._push()
-        for cut, writer in self._missing.writers.items():
-            if self._missing.shards[cut] or not writer.finished:
+        self._store()
+        for cut, writer in work.missing.writers.items():
+            if work.missing.shards[cut] or not writer.finished:
                 # of the rows the bank has now, which may be another's
+                clip = work.missing.bank.key.dtype == CLIPPED
                 clipped = tell_clipped(Bank.open(work.path, check="size"), cut) if clip else {}
-                writer.finish(partial(self._facts, cut, {**tell_makers(writer), **clipped}))
-        bank = self._missing.bank
-        quarantined = settle_quarantine(bank, self._bad, work.need_computing)
+                told = {**tell_makers(writer), **clipped}
+                writer.finish(partial(cut_facts, work, cut, self._token, told))
+        bank = work.missing.bank
+        quarantined = settle_quarantine(bank, self.bad, work.need_computing)
         bank.touch()
         work.digests.save()
         # All is stored, and nothing will be pushed again once the user has said what is meant.
         manifest, settings = bank.manifest, work.settings
         refuse = not settings.skip_empty_classes and settings.limit is None
         check_classes(manifest, work.dataset.name, refuse=refuse, before=work.manifest)
-        rows, n_pushed = len(manifest), len(self._pushed)
+        rows, n_pushed = len(manifest), len(self.pushed)
         return ExtractionResult(
             bank=bank.path,
             rows=rows,
@@ -230,86 +240,110 @@ class _Push:
             skipped=rows - n_pushed - quarantined,
             quarantined=quarantined,
             duration_s=time.perf_counter() - work.started,
-            cuts={cut: self._missing.writers[cut].shape for cut in work.cuts},
+            cuts={cut: work.missing.writers[cut].shape for cut in work.cuts},
             classes=manifest.present_classes(),
             splits=manifest.counts(),
-            copied=len(self._copied - self._pushed),
+            copied=len(self.copied - self.pushed),
         )
 
-    def _push(self) -> None:
-        """Store every row that can be had."""
+    def _store(self) -> None:
+        """Write what is missing, and again as long as the bank turns out another than it was."""
+        work = self._work
         while True:
             try:
-                self._push_missing()
-                if not self._begun:
-                    self._begin()
+                self.write_missing()
+                self._begin()
             except _Changed:
                 continue
-            gone = {self._work.manifest.digests[one.row].tobytes() for one in self._bad}
-            # Another process, with other rows, may have written shards without some of these images.
-            absent = {one for writer in self._missing.writers.values() for one in writer.absent()} - gone
-            if not absent:
-                return
-            bank, cuts = self._missing.bank, self._work.cuts
-            bank.renew(absent)
-            others = {*self._missing.writers, *bank.cuts}.difference(cuts)
-            self._work.look_again(others=sorted(others), wide=self._wide)
-
-    def _push_missing(self) -> None:
-        """Write what is missing; a cut that overflows is begun anew in float32 where that was asked for."""
-        while True:
-            try:
-                push_missing(self._work, self._pushed, self._copied, self._bad, self._progress, self._begin)
-                return
             except CutOverflowError as error:
-                writer = self._missing.writers[error.cut]
-                if self._work.settings.on_overflow != "float32" or writer.dtype != np.float16:
-                    raise
-                logger.warning(
-                    "%s is stored in float32, all of it, what was there in float16 is extracted again: %s",
-                    repr(error.cut),
-                    str(error).partition(";")[0],
-                )
-                if any(writer.folder.glob("*.h5")):
-                    self._work.store.remove(self._work.path, cut=error.cut)
-                self._wide.add(error.cut)
-                self._look_again()
+                self._widen(error)
+                continue
             except LenderError as error:
                 logger.warning(
                     "bank %s is damaged or gone, its images are pushed again instead of copied: %s",
                     error.bank.name,
                     error,
                 )
-                self._look_again(
-                    lenders=[one for one in self._missing.lenders if one.path != error.bank.path]
-                )
+                lenders = [one for one in work.missing.lenders if one.path != error.bank.path]
+                work.look_again(lenders=lenders)
+                continue
+            gone = {bytes.fromhex(one.digest) for one in self.bad}
+            # Another process, with other rows, may have written shards without some of these images.
+            absent = {one for writer in work.missing.writers.values() for one in writer.absent()} - gone
+            if not absent:
+                return
+            bank = work.missing.bank
+            bank.renew(absent)
+            work.look_again(others=sorted({*work.missing.writers, *bank.cuts}.difference(work.cuts)))
 
-    def _look_again(self, **options: Any) -> None:
-        others = sorted(set(self._missing.writers).difference(self._work.cuts))
-        self._work.look_again(others=others, wide=self._wide, **options)
+    def _widen(self, error: CutOverflowError) -> None:
+        """Begin a cut that overflows anew in float32, where that was asked for."""
+        work = self._work
+        writer = work.missing.writers[error.cut]
+        if work.settings.on_overflow != "float32" or writer.dtype != np.float16:
+            raise error
+        logger.warning(
+            "%s is stored in float32, all of it, what was there in float16 is extracted again: %s",
+            repr(error.cut),
+            str(error).partition(";")[0],
+        )
+        if any(writer.folder.glob("*.h5")):
+            work.store.remove(work.path, cut=error.cut)
+        work.look_again(wide={*work.missing.wide, error.cut})
+
+    def write_missing(self) -> None:
+        """Write the missing shards, of what other banks hold and what is pushed.
+
+        Raises
+        ------
+        LenderError
+            If a bank that has features is damaged, or gone; shards that were written stay.
+        FeatureOverflowError, CacheWriteError
+            As of `push`.
+        """
+        work = self._work
+        if work.computing is None and len(work.missing.slots()):
+            work.need_computing()
+            work.look_again()  # for writers that say what makes a shard
+        missing = work.missing
+        n_to_push, lent = len(missing.slots()), missing.copied()
+        for part in missing.to_copy():
+            self._begin()
+            missing.copy(part)
+        if n_to_push:
+            computing = work.need_computing()
+            todo = missing.to_push(computing.made_by)
+            went = np.zeros(len(todo.rows), bool)
+            clip = missing.bank.key.dtype == CLIPPED
+            try:
+                self.bad += push_slots(
+                    todo, computing.loader, computing.forwards, went, self._progress, self._begin, clip=clip
+                )
+            finally:
+                self.pushed.update(one.tobytes() for one in todo.digests[went])
+        digests, slots = missing.bank.slot_table.digests, missing.bank.row_slots
+        for rows in lent.values():
+            self.copied.update(one.tobytes() for one in digests[slots[rows]])
 
     def _begin(self) -> None:
         """Make the bank, or set its rows; `_Changed` if it is not what it was when this was planned."""
         if self._begun:
             return
-        work, planned = self._work, self._missing.bank
+        work, planned = self._work, self._work.missing.bank
         try:
             bank = work.store.create_or_open(work.dataset.name, planned.key, work.provenance)
-            bank.set_manifest(work.manifest, renew=self._missing.renewed)
+            bank.set_manifest(work.manifest, renew=work.missing.renewed)
         except (FeatbankError, OSError):
             work.store.remove_unfinished(work.path)
             raise
         bank.set_location(work.dataset.location)
         self._begun = True
         if planned.same_slots(bank):
-            for writer in self._missing.writers.values():
+            for writer in work.missing.writers.values():
                 writer.prepare()
             return
-        work.look_again(bank, wide=self._wide)
+        work.look_again(bank)
         raise _Changed
-
-    def _facts(self, cut: str, told: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
-        return cut_facts(self._work, cut, self._token, told, before)
 
 
 def cut_facts(
@@ -328,60 +362,6 @@ def cut_facts(
         "passes": sha256(f"{before.get('passes', '')} {token}".encode())[:16],
         **told,
     }
-
-
-def push_missing(
-    work: Planned,
-    pushed: set[bytes],
-    copied: set[bytes],
-    bad: list[BadImage],
-    progress: Progress | None = None,
-    begin: Callable[[], None] = lambda: None,
-) -> None:
-    """Write the missing shards, of what other banks hold and what is pushed.
-
-    Parameters
-    ----------
-    work : Planned
-    pushed, copied : set of bytes
-        Digests of the images that went through the backbone, or did not have to, are added.
-    bad : list of BadImage
-        What cannot be read is added.
-    progress : callable, optional
-    begin : callable, optional
-        Called when there are features that can be stored, before any is.
-
-    Raises
-    ------
-    LenderError
-        If a bank that has features is damaged, or gone; shards that were written stay.
-    FeatureOverflowError, CacheWriteError
-        As of `push`.
-    """
-    missing = work.missing
-    slots, digests = missing.slots(), missing.bank.slot_table.digests
-    lent = missing.copied()
-    for cut, shard in missing.to_copy():
-        begin()
-        missing.write(cut, shard, {})
-    if len(slots):
-        computing = work.need_computing()
-        source: Any = missing.as_pushed(computing.made_by) if lent else missing.bank
-        part = Pass(
-            source,
-            computing.loader,
-            computing.forwards,
-            source.writers if lent else missing.writers,
-            source.missing if lent else missing.shards,
-            clip=missing.bank.key.dtype == CLIPPED,
-        )
-        went = np.zeros(len(source.slot_table), bool)
-        try:
-            bad += part.push(went, progress, begin)
-        finally:
-            pushed.update(one.tobytes() for one in source.slot_table.digests[went])
-    for rows in lent.values():
-        copied.update(one.tobytes() for one in digests[missing.bank.row_slots[rows]])
 
 
 def tell_makers(writer: CutWriter) -> dict[str, str]:
@@ -442,14 +422,16 @@ def tell_clipped(bank: Bank, cut: str) -> dict[str, int]:
     return {"n_clipped": n_values, "n_clipped_rows": n_rows}
 
 
-def settle_quarantine(bank: Bank, bad: list[BadImage], need_computing: Callable[[], Computing]) -> int:
+def settle_quarantine(
+    bank: Bank, bad: Sequence[QuarantineRecord], need_computing: Callable[[], Computing]
+) -> int:
     """Write why each quarantined row is quarantined.
 
     Parameters
     ----------
     bank : Bank
         The bank, all cuts finished.
-    bad : list of BadImage
+    bad : sequence of QuarantineRecord
         What this run could not read.
     need_computing : callable
         Returns what decodes: to look again at images whose reason was never written down, because an
@@ -460,46 +442,42 @@ def settle_quarantine(bank: Bank, bad: list[BadImage], need_computing: Callable[
     int
         How many of this run's rows are quarantined.
     """
-    own = bank.manifest
-    found = {own.digests[one.row].tobytes(): (one.reason, one.detail) for one in bad}
     bank.refresh()  # what others came to counts, where there was nothing left for this run
-    mine = int((bank.manifest.statuses != RowStatus.OK).sum())
-    if not mine and not bank.quarantine():
+    own = bank.manifest
+    mine = np.flatnonzero(own.statuses)
+    if not len(mine) and not bank.quarantine():
         return 0
     with bank.held() as there:  # another process may have set its own rows, or write down its own, just now
         manifest, before = there.manifest, bank.quarantine()
-        known = {
-            bytes.fromhex(record.digest): (record.reason, record.detail)
-            for record in before
-            if record.reason != _UNKNOWN
-        } | found
+        known = {one.digest: one for one in before if one.reason != _UNKNOWN} | {
+            one.digest: one for one in bad
+        }
         records = []
         for row in np.flatnonzero(manifest.statuses).tolist():
-            digest = manifest.digests[row].tobytes()
+            digest = manifest.digests[row].tobytes().hex()
             if digest not in known:
-                known[digest] = _look_again(need_computing, digest)
-            records.append(QuarantineRecord(manifest.ids[row], digest.hex(), *known[digest]))
+                known[digest] = _look_again(need_computing, manifest.ids[row], digest)
+            records.append(replace(known[digest], id=manifest.ids[row]))
         if records or before:
             bank.write_quarantine(records)
-    reasons = Counter(
-        known.get(own.digests[row].tobytes(), (_UNKNOWN, ""))[0]
-        for row in np.flatnonzero(bank.manifest.statuses).tolist()
-    )
+    digests = [own.digests[row].tobytes().hex() for row in mine]
+    reasons = Counter(known[one].reason if one in known else _UNKNOWN for one in digests)
     if reasons:
         logger.warning(
             "%d of %d images could not be read (%s); %s says why",
-            mine,
+            len(mine),
             len(own),
             ", ".join(f"{n} {reason}" for reason, n in reasons.most_common()),
             bank.path / "quarantine.jsonl",
         )
-    return mine
+    return len(mine)
 
 
-def _look_again(need_computing: Callable[[], Computing], digest: bytes) -> tuple[str, str]:
+def _look_again(need_computing: Callable[[], Computing], image_id: bytes, digest: str) -> QuarantineRecord:
     loader = need_computing().loader
-    rows = np.flatnonzero((loader.manifest.digests == np.frombuffer(digest, np.uint8)).all(axis=1))
+    wanted = np.frombuffer(bytes.fromhex(digest), np.uint8)
+    rows = np.flatnonzero((loader.manifest.digests == wanted).all(axis=1))
     if not len(rows):
-        return _UNKNOWN, "another extraction came to it"
+        return QuarantineRecord(image_id, digest, _UNKNOWN, "another extraction came to it")
     bad = loader.load(rows[:1].tolist()).bad
-    return (bad[0].reason, bad[0].detail) if bad else (_UNKNOWN, "readable by now")
+    return bad[0] if bad else QuarantineRecord(image_id, digest, _UNKNOWN, "readable by now")

@@ -7,7 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +27,13 @@ from featbank.banks import (
 )
 from featbank.datasets import Dataset, compare_sources, reopen_dataset
 from featbank.errors import FeatbankError, InvalidInputError, MissingDataError
+from featbank.extraction.arithmetic import split_precision
 from featbank.extraction.choosing import Computing
 from featbank.extraction.forward import choose_devices
-from featbank.extraction.images import BadImage
 from featbank.extraction.jpeg_decoder import decode_of
 from featbank.extraction.missing import Missing
 from featbank.extraction.planning import Planned
-from featbank.extraction.precision import split_precision
-from featbank.extraction.pushing import push_missing, settle_quarantine, tell_clipped, tell_makers
+from featbank.extraction.pushing import Pushing, settle_quarantine, tell_clipped, tell_makers
 from featbank.extraction.settings import CLIPPED, ExtractionSettings, stored_dtype
 from featbank.manifest import RowStatus, printable, short_repr
 
@@ -139,19 +138,19 @@ def repair_bank(
     with contextlib.closing(computing):
         opened = Bank.open(folder, check="size")
         work = _planned(opened, report, dataset, computing)
-        pushed, bad = set[bytes](), list[BadImage]()
-        push_missing(work, pushed, set(), bad, progress)
+        run = Pushing(work, progress, begun=True)
+        run.write_missing()
         for path in aside.moved:
             if path.name == CUT_FILE:
                 _finish(work, path.parent.name)
             elif path.parent == folder:  # quarantine.jsonl
-                settle_quarantine(opened, bad, work.need_computing)
+                settle_quarantine(opened, run.bad, work.need_computing)
     return RepairResult(
         folder,
         aside.folder,
         aside.moved,
         sum(map(len, work.missing.shards.values())),
-        len(pushed),
+        len(run.pushed),
         _differing(report, work.missing),
         verify_bank(folder),
     )
@@ -211,23 +210,14 @@ def _open(
         changes["decode"] = (
             "cpu"  # a decoder that is not to be had here is told below, with what else differs
         )
-    from featbank.backbones import load_backbone
-
-    settings = settings_of(bank, cuts, **changes)
-    backbone = load_backbone(
-        settings.backbone,
-        weights=settings.weights,
-        image_size=settings.image_size,
-        random_state=settings.random_state,
-    )
     try:
-        backbone = replace(backbone, preprocessing=Preprocessing(**bank.key.transform))
+        preprocessing = Preprocessing(**bank.key.transform)
     except TypeError as error:
         raise InvalidInputError(
             f"bank {bank.name!r} cannot be repaired by this featbank: it does not know the preprocessing "
             f"{bank.key.transform!r}; use the one that extracted it"
         ) from error
-    computing = Computing(settings, cuts, backbone)
+    computing = Computing(settings_of(bank, cuts, **changes), cuts, preprocessing)
     computing.take(bank.key)
     if computing.key != bank.key:
         differing = ", ".join(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any
 
@@ -13,12 +13,22 @@ from numpy.typing import NDArray
 
 from featbank._registry import nearest
 from featbank.errors import FeatureOverflowError, InvalidInputError
-from featbank.extraction.compiling import COMPILE_MODES
-from featbank.extraction.jpeg_decoder import DECODE
-from featbank.extraction.precision import PRECISIONS
 
-__all__ = ["CLIPPED", "ON_OVERFLOW", "ExtractionSettings", "as_stored", "stored_dtype", "with_options"]
+__all__ = [
+    "CLIPPED",
+    "DECODE",
+    "ON_OVERFLOW",
+    "PRECISIONS",
+    "ExtractionSettings",
+    "as_stored",
+    "stored_dtype",
+    "with_options",
+]
 
+#: What ``--precision`` may say.
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+#: Where JPEGs can be decoded; another decoder gives other pixels, so this decides the name of the bank.
+DECODE = ("cpu", "cuda")
 #: What can be done with a cut that has values beyond 65504.
 ON_OVERFLOW = ("error", "float32", "clip")
 #: The `dtype` of the key of a bank in which float16 cannot overflow because larger values are clipped.
@@ -150,7 +160,7 @@ class ExtractionSettings:
             ("dtype", _DTYPES),
             ("on_overflow", ON_OVERFLOW),
             ("precision", PRECISIONS),
-            ("compile", COMPILE_MODES),
+            ("compile", ("auto", "on", "off")),
             ("decode", DECODE),
         ):
             if getattr(self, name) not in allowed:
@@ -173,6 +183,11 @@ class ExtractionSettings:
     def key_dtype(self) -> str:
         """What stands in the key: clipping changes numbers, so a bank that is clipped is another bank."""
         return CLIPPED if self.on_overflow == "clip" and self.dtype == "float16" else self.dtype
+
+    def options_of(self, function: Callable[..., Any]) -> dict[str, Any]:
+        """Return those of these settings that a function takes, by the names of its parameters."""
+        known = {one.name for one in fields(self)}
+        return {name: getattr(self, name) for name in inspect.signature(function).parameters if name in known}
 
 
 def with_options(settings: ExtractionSettings | None, options: Mapping[str, Any]) -> ExtractionSettings:

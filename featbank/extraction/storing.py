@@ -1,13 +1,18 @@
-"""Gathers features into whole shards and writes them in threads, while the next batches are computed."""
+"""The pass: batches of slots through the backbone, and what comes out into whole shards that lacked it.
+
+Shards are written in threads, while the next batches are computed.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from itertools import pairwise
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,17 +20,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featbank.errors import FeatureOverflowError
-from featbank.manifest import RowStatus
+from featbank.extraction.forward import results, steps
+from featbank.manifest import RowStatus, printable
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from featbank.banks import CutWriter, ShardPlan
+    from featbank.banks import QuarantineRecord, ShardPlan
+    from featbank.extraction.forward import Forward
+    from featbank.extraction.images import Batch, BatchLoader
+    from featbank.extraction.missing import ShardWriter, SlotsToPush
 
-__all__ = ["CutOverflowError", "ShardStore"]
+__all__ = ["CutOverflowError", "ShardStore", "push_slots", "runs"]
 
 logger = logging.getLogger(__name__)
+
+#: Slots that are pushed together: the first, one past the last, and the cuts that need them.
+Run = tuple[int, int, tuple[str, ...]]
 
 #: Features that are no further from each other than this part of their length tell nothing apart, and how
 #: many images say so at least.
@@ -34,6 +46,163 @@ _ALIKE, _LEAST_ALIKE = 0.01, 3
 #: Threads that hash and write shards, beside the lanes of a CPU and beside a card; as many shards again may
 #: wait for them. More would only hide a slow disk in memory.
 _CPU_WRITERS, _CARD_WRITERS = 2, 6
+
+
+def runs(
+    n_slots: int, batch_size: int, bounds: Sequence[int], shards: Mapping[str, Sequence[ShardPlan]]
+) -> Iterator[Run]:
+    """Yield the slots to push in order, as many neighbours for the same cuts together as `n_slots` allow.
+
+    Parameters
+    ----------
+    n_slots, batch_size : int
+    bounds : sequence of int
+        Where shards begin and end, ascending: batches start at multiples of `batch_size` from each of these
+        on, so that none crosses a shard. A batch that is short ends its run.
+    shards : mapping of str to sequence of ShardPlan
+        Those that are not there yet, of each cut.
+    """
+    size = n_slots // batch_size * batch_size
+    starts = {cut: [one.start for one in plans] for cut, plans in shards.items()}
+    run: Run | None = None
+    for first, last in pairwise(bounds):
+        places = {cut: bisect_right(starts[cut], first) - 1 for cut in shards}
+        cuts = tuple(cut for cut, at in places.items() if at >= 0 and first < shards[cut][at].stop)
+        start = first
+        if run is not None:
+            if run[1:] == (first, cuts) and (first - run[0]) % batch_size == 0:
+                start = run[0]
+            else:
+                yield run
+        while cuts and last - start > size:
+            yield start, start + size, cuts
+            start += size
+        run = (start, last, cuts) if cuts else None
+    if run is not None:
+        yield run
+
+
+@dataclass(frozen=True, eq=False)
+class _Pushed:
+    """A run that is being pushed."""
+
+    start: int
+    stop: int
+    batch: Batch
+    slots: Sequence[Slots]
+    #: Of each batch; what each returns is to be called before its features are counted in.
+    futures: Sequence[Future[Callable[[], None]]]
+
+
+def push_slots(
+    todo: SlotsToPush,
+    loader: BatchLoader,
+    forwards: Sequence[Forward],
+    pushed: NDArray[np.bool_],
+    progress: Callable[[int, int], None] | None,
+    begin: Callable[[], None],
+    *,
+    clip: bool,
+) -> list[QuarantineRecord]:
+    """Push the slots that some cut lacks, and write every shard.
+
+    While one run of slots is computed the next is waiting, others are decoded, and shards are written. An
+    error, wherever it happens, is raised when it is its run's turn: what came before is stored.
+
+    Parameters
+    ----------
+    todo : SlotsToPush
+    loader : BatchLoader
+        Decodes the images of the rows.
+    forwards : sequence of Forward
+        Push them, one for each device, in turns; what comes out does not depend on how many there are, nor on
+        how many lanes they have.
+    pushed : ndarray of bool, shape (n_slots,)
+        The slots whose image went through are marked.
+    progress : callable, optional
+        Called with (images done, images to push).
+    begin : callable
+        Called when the first features have come out and can be stored, before any is; perhaps again.
+    clip : bool
+        Store what float16 cannot hold as its largest value, instead of refusing it.
+
+    Returns
+    -------
+    list of QuarantineRecord
+        The images that could not be read.
+
+    Raises
+    ------
+    FeatureOverflowError
+        If a value cannot be stored.
+    CacheWriteError
+        If a shard cannot be written; those written before stay.
+    """
+    batch_size, rows, ids = forwards[0].batch_size, todo.rows, loader.manifest.ids
+    planned = list(runs(loader.run_slots, batch_size, todo.bounds, todo.shards))
+    n_images, bad, done = int((rows >= 0).sum()), list["QuarantineRecord"](), 0
+    for cuts in dict.fromkeys(cuts for _, _, cuts in planned):
+        for forward in forwards:
+            # now, while no other device computes
+            forward.ready(cuts)
+    at_once = 2 * len(forwards)
+    loaded = loader.batches(((start, rows[start:stop]) for start, stop, _ in planned), held=at_once)
+    waiting: deque[_Pushed] = deque()
+    with (
+        ShardStore(todo.writers, todo.shards, clip=clip, on_card=forwards[0].device.type == "cuda") as shards,
+        contextlib.closing(loaded),
+        _none_left_running(waiting),
+    ):
+
+        def submit(forward: Forward, run: Run, batch: Batch) -> None:
+            start, stop, cuts = run
+            # batch by batch: a run may reach over the end of a shard
+            slots = {
+                first: shards.reserve(start + first, batch.statuses[first:last], cuts)
+                for first, last in steps(stop - start, batch_size)
+            }
+
+            def store(first: int, features: dict[str, Tensor]) -> Callable[[], None]:
+                return shards.fill(slots[first], features, lambda at: ids[rows[start + first + at]])
+
+            futures = forward.submit(batch.images, cuts, store)
+            waiting.append(_Pushed(start, stop, batch, list(slots.values()), futures))
+
+        def settle() -> None:
+            nonlocal done
+            run = waiting[0]
+            for ready in results(run.futures):
+                ready()
+            waiting.popleft()
+            if not done:
+                begin()
+            bad.extend(run.batch.bad)
+            pushed[run.start : run.stop] |= run.batch.statuses == RowStatus.OK
+            for slots in run.slots:
+                shards.add(slots)
+            done += int((rows[run.start : run.stop] >= 0).sum())
+            if progress is not None:
+                progress(done, n_images)
+
+        for number, (run, batch) in enumerate(zip(planned, loaded, strict=True)):
+            submit(forwards[number % len(forwards)], run, batch)
+            if len(waiting) == at_once:
+                settle()
+        while waiting:
+            settle()
+    return bad
+
+
+@contextlib.contextmanager
+def _none_left_running(waiting: deque[_Pushed]) -> Iterator[None]:
+    """Wait, when the pass ends early, for what its lanes have begun: they read memory that is used again."""
+    try:
+        yield
+    finally:
+        futures = [future for run in waiting for future in run.futures]
+        for future in futures:
+            future.cancel()
+        wait(futures)
 
 
 class CutOverflowError(FeatureOverflowError):
@@ -117,7 +286,7 @@ class ShardStore:
 
     Parameters
     ----------
-    writers : mapping of str to CutWriter
+    writers : mapping of str to ShardWriter
         One for each cut.
     missing : mapping of str to sequence of ShardPlan
         The shards each cut still needs.
@@ -134,7 +303,7 @@ class ShardStore:
 
     def __init__(
         self,
-        writers: Mapping[str, CutWriter],
+        writers: Mapping[str, ShardWriter],
         missing: Mapping[str, Sequence[ShardPlan]],
         *,
         clip: bool = False,
@@ -331,8 +500,6 @@ class ShardStore:
             )
 
     def _overflow(self, cut: str, tensor: Tensor, limit: float, name: Callable[[int], bytes]) -> None:
-        from featbank.manifest import printable
-
         flat = tensor.flatten(1)
         bad = ~(flat.abs() <= limit).all(dim=1)  # also true for NaN
         row = int(bad.nonzero()[0])

@@ -196,7 +196,7 @@ class ActivationsDisplay(Display):
         table = [one for one in backbone.spec.cut_names if one in resolved]
         names = table + [one for one in resolved if one not in table]
         forward = Forward(backbone, device=choose_device(device), precision="float32", batch_size=1)
-        found = forward(pixels[None], names, n_images=1)
+        found = forward(pixels[None], names)
         known = backbone.class_names or ()
         activations = []
         for name in names:

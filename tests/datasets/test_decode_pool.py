@@ -18,7 +18,6 @@ from PIL import Image
 from featbank.datasets import (
     BlurredDataset,
     DecodeRequest,
-    _decode_handle,
     build_manifest,
     decode_pool,
     open_dataset,
@@ -247,7 +246,7 @@ def test_callables_that_cannot_travel(odd) -> None:
 
 def test_a_process_cannot_answer_for_images_of_others(odd) -> None:
     with pytest.raises(DecoderProcessError, match="answered for images it was not given"):
-        _decode_handle._outcome({"failures": [[3, "empty", ""]]}, 3)
+        decode_pool.failures_said({"failures": [[3, "empty", ""]]}, np.arange(3))
 
 
 def test_arguments_that_cannot_work(odd) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from made_datasets import Images, png, pool_of
 
-from featbank.datasets import DecodePool, DecodeRequest, _decode_handle
+from featbank.datasets import DecodePool, DecodeRequest, decode_pool
 from featbank.errors import DecoderProcessError, InvalidInputError
 
 HERE = Path(__file__).parent
@@ -200,7 +200,7 @@ def test_a_script_needs_no_main_guard(script) -> None:
 
 
 def test_a_python_that_does_not_start(odd, monkeypatch) -> None:
-    monkeypatch.setattr(_decode_handle.sys, "executable", "/nowhere/python")
+    monkeypatch.setattr(decode_pool.sys, "executable", "/nowhere/python")
     with (
         pool_of(Images([png(odd.PLAIN)]), odd.act) as pool,
         pytest.raises(DecoderProcessError, match=r"^cannot start a decoding process: .*No such file"),
@@ -209,7 +209,7 @@ def test_a_python_that_does_not_start(odd, monkeypatch) -> None:
 
 
 def test_a_process_that_fails_to_start_says_why(odd, monkeypatch) -> None:
-    monkeypatch.setattr(_decode_handle, "_CODE", "raise SystemExit('no numpy here')")
+    monkeypatch.setattr(decode_pool, "_CODE", "raise SystemExit('no numpy here')")
     with (
         pool_of(Images([png(odd.PLAIN)]), odd.act) as pool,
         pytest.raises(DecoderProcessError, match=r"^a decoding process did not start \(no numpy here\); it"),
@@ -220,10 +220,10 @@ def test_a_process_that_fails_to_start_says_why(odd, monkeypatch) -> None:
 def test_processes_that_die_with_no_image_to_blame(odd, monkeypatch) -> None:
     code = (
         "import sys, socket\n"
-        "from featbank.datasets._decode_worker import receive, send\n"
+        "from featbank.datasets.decode_pool import receive, send\n"
         "c = socket.socket(fileno=int(sys.argv[1])); send(c, b'{}'); receive(c)"
     )
-    monkeypatch.setattr(_decode_handle, "_CODE", code)
+    monkeypatch.setattr(decode_pool, "_CODE", code)
     with (
         pool_of(Images([png(odd.PLAIN)]), odd.act, workers=1) as pool,
         pytest.raises(DecoderProcessError, match=r"^the decoding processes keep dying before their first"),

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featbank.datasets import _scan, build_manifest, list_images, open_dataset
+from featbank.datasets import _files, build_manifest, list_images, open_dataset
 from featbank.datasets._folder import SPLIT_FOLDERS
 from featbank.errors import DatasetError, ImageDecodeError, InvalidInputError, MissingDataError
 from featbank.manifest import SPLITS
@@ -353,7 +353,7 @@ def test_an_archive_is_no_dataset(tmp_path):
 
 
 #: Folders of these names are no classes.
-NO_CLASSES = {*_scan._LITTER_FOLDERS, *(word.encode() for word in SPLIT_FOLDERS)}
+NO_CLASSES = {*_files._LITTER_FOLDERS, *(word.encode() for word in SPLIT_FOLDERS)}
 NAMES = st.binary(min_size=1, max_size=60).filter(
     lambda name: not set(b"/\0") & set(name) and not name.startswith(b".") and name.lower() not in NO_CLASSES
 )

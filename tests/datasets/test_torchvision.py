@@ -30,7 +30,7 @@ def read_here(monkeypatch):
     """Labels are read in this process: those that decode import torch first, for each dataset anew."""
 
     def read(dataset, indices, of_bytes, n_bytes):
-        return [of_bytes(dataset.read(index)) for index in indices]
+        return np.stack([of_bytes(dataset.read(index)) for index in indices]), {}
 
     monkeypatch.setattr(decode_pool, "read_by_processes", read)
 

@@ -11,5 +11,5 @@ def batch_by_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "featbank.banks.bank.shard_rows_for", lambda row_bytes, batch_size, shard_bytes: batch_size
     )
-    monkeypatch.setattr("featbank.extraction.work._RUN", 1)
+    monkeypatch.setattr("featbank.extraction.forward._RUN", 1)
     monkeypatch.setattr("featbank.extraction.images._RUN", 1)

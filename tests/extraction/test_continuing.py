@@ -12,7 +12,7 @@ import pytest
 from featbank.backbones import TruncatedNetwork
 from featbank.banks import Bank, BankStore
 from featbank.extraction import ExtractionResult, Forward, choosing, extract
-from featbank.extraction.compiling import CompileEstimate
+from featbank.extraction.arithmetic import CompileEstimate
 
 Folder = Callable[..., Path]
 SavePhoto = Callable[..., None]

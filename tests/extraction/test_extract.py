@@ -29,7 +29,7 @@ from featbank.errors import (
     InvalidInputError,
     UnknownNameError,
 )
-from featbank.extraction import extract
+from featbank.extraction import ExtractionPlan, extract
 from featbank.inspection import RunImages
 
 Folder = Callable[..., Path]
@@ -108,6 +108,21 @@ def test_what_made_a_cut_is_recorded_and_a_mix_is_told_once(
     assert Bank.open(first.bank).facts("fc7")["mixed"] == f"torch {before} and 9.9.9"
     assert run(data, tmp_path, cuts=("fc7",)).pushed == 0
     assert caplog.text.count("has shards of") == 1
+
+
+def test_what_made_a_shard_is_recorded_where_the_plan_needed_no_torch(
+    photo_folder: Folder, tmp_path: Path
+) -> None:
+    data = photo_folder()
+    bank = Bank.open(run(data, tmp_path, cuts=("fc7",)).bank)
+
+    def lose_a_shard(plan: ExtractionPlan) -> None:
+        assert plan.need_work().computing is None
+        next((bank.path / "fc7").glob("*.h5")).unlink()
+
+    assert run(data, tmp_path, cuts=("fc7",), on_plan=lose_a_shard).pushed == 18
+    facts = Bank.open(bank.path).facts("fc7")
+    assert (facts["torch"], facts["device"]) == (torch.__version__, "cpu")
 
 
 def test_the_bank_asked_for_last_is_the_newest(photo_folder: Folder, tmp_path: Path) -> None:
@@ -202,9 +217,9 @@ def test_a_killed_extraction_resumes_to_the_same_bytes(
     whole = run(data, tmp_path / "whole", batch_size=2)
     code = (
         "import sys, time; from featbank.banks import bank\n"
-        "from featbank.extraction import extract, images, work\n"
+        "from featbank.extraction import extract, forward, images\n"
         "bank.shard_rows_for = lambda row_bytes, batch_size, shard_bytes: batch_size\n"
-        "images._RUN = work._RUN = 1\n"
+        "images._RUN = forward._RUN = 1\n"
         "extract(sys.argv[1], backbone='minivgg', weights='random', precision='float32', compile='off',\n"
         "    batch_size=2, cuts=('block2_pool', 'fc7'), cache_dir=sys.argv[2],\n"
         "    progress=lambda done, total: (print(done, flush=True), time.sleep(0.05)))\n"

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featbank.extraction._jpeg_header import plain_jpeg_size
+from featbank.extraction.jpeg_decoder import plain_jpeg_size
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "datasets"))
 import corpus

@@ -17,7 +17,7 @@ from torch import Tensor
 from featbank.backbones import TruncatedNetwork, load_backbone
 from featbank.banks import Bank
 from featbank.errors import InvalidInputError
-from featbank.extraction import Forward, choose_devices, choosing, compiling, extract
+from featbank.extraction import Forward, arithmetic, choose_devices, choosing, extract
 from featbank.extraction.forward import choose_lanes
 from featbank.extraction.images import BatchLoader
 from featbank.extraction.storing import ShardStore
@@ -151,7 +151,7 @@ def test_a_network_is_compiled_in_a_lane_before_any_other_computes(
         return lambda batch: (note("inference" if batch.is_inference() else "push"), network(batch))[1]
 
     monkeypatch.setattr("featbank.extraction.forward.compile_network", compiled)
-    monkeypatch.setattr(compiling, "cannot_compile", lambda device: None)
+    monkeypatch.setattr(arithmetic, "cannot_compile", lambda device: None)
     monkeypatch.setattr(choosing, "choose_devices", lambda device: [torch.device("cpu"), torch.device("cpu")])
     run_with(photo_folder(), tmp_path, compile="on")
     assert {(name, threads) for _, name, threads, _ in happened} == {("featbank-lane", 1)}
@@ -213,7 +213,7 @@ def test_a_batch_that_is_too_large_for_the_memory(
         except RuntimeError as error:
             raise RuntimeError("the backend failed") from error
 
-    monkeypatch.setattr(compiling, "cannot_compile", lambda device: None)
+    monkeypatch.setattr(arithmetic, "cannot_compile", lambda device: None)
     if where == "forward":
         monkeypatch.setattr(TruncatedNetwork, "forward", full)
     elif where == "float32 copy":

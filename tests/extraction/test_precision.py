@@ -13,17 +13,17 @@ import torch
 from featbank.backbones import TruncatedNetwork, load_backbone
 from featbank.errors import InvalidInputError
 from featbank.extraction import ERROR_LIMIT, Forward, choosing
-from featbank.extraction.precision import arithmetic, check_precision, native_precisions, relative_error
+from featbank.extraction.arithmetic import arithmetic, check_arithmetic, native_precisions, relative_error
 
 CPU = torch.device("cpu")
 
 
-def settle(precision: str, **asked: object) -> tuple[Forward, choosing.PrecisionProof]:
+def settle(precision: str, **asked: object) -> tuple[Forward, dict[str, float]]:
     backbone = load_backbone("minivgg", weights="random")
     images = np.random.default_rng(0).integers(0, 255, (4, 32, 32, 3), dtype=np.uint8)
     forward = Forward(backbone, device=CPU, precision="float32", batch_size=4)
     wanted = {"precision": precision, "compile": "off", "n_batches": 1} | asked
-    return forward, choosing.Chooser(forward, ["block3_pool", "fc7"], lambda: images, **wanted).choose()
+    return forward, choosing.Chooser(forward, ("block3_pool", "fc7"), lambda: images, **wanted).choose()
 
 
 def test_relative_error_is_the_l2_ratio() -> None:
@@ -36,10 +36,10 @@ def test_relative_error_is_the_l2_ratio() -> None:
 
 def test_auto_takes_the_native_precision_when_it_is_close(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choosing, "native_precisions", lambda device: ("bfloat16", "float32"))
-    forward, proof = settle("auto")
-    assert forward.precision == proof.precision == "bfloat16"
-    assert set(proof.errors) == {"block3_pool", "fc7"}
-    assert all(0 < error < ERROR_LIMIT for error in proof.errors.values())
+    forward, errors = settle("auto")
+    assert forward.precision == "bfloat16"
+    assert set(errors) == {"block3_pool", "fc7"}
+    assert all(0 < error < ERROR_LIMIT for error in errors.values())
 
 
 def test_auto_falls_back_and_says_so_when_it_is_not(
@@ -47,9 +47,8 @@ def test_auto_falls_back_and_says_so_when_it_is_not(
 ) -> None:
     monkeypatch.setattr(choosing, "native_precisions", lambda device: ("bfloat16", "float32"))
     monkeypatch.setattr(choosing, "ERROR_LIMIT", 1e-6)
-    forward, proof = settle("auto")
-    assert forward.precision == proof.precision == "float32"
-    assert proof.rejected == "bfloat16"
+    forward, _ = settle("auto")
+    assert forward.precision == "float32"
     assert "bfloat16 changes the features of " in caplog.text
     assert "using float32" in caplog.text
 
@@ -68,9 +67,8 @@ def test_on_a_card_float16_comes_after_bfloat16(
     # random weights: bfloat16 is about 0.4 % off, float16 an eighth of it
     monkeypatch.setattr(choosing, "native_precisions", lambda device: ("bfloat16", "float16", "float32"))
     monkeypatch.setattr(choosing, "ERROR_LIMIT", 2e-3)
-    forward, proof = settle("auto")
-    assert forward.precision == proof.precision == "float16"
-    assert proof.rejected == "bfloat16"
+    forward, _ = settle("auto")
+    assert forward.precision == "float16"
     assert "using float16 or float32" in caplog.text
 
 
@@ -88,13 +86,13 @@ def test_float32_needs_no_proof(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("pushed a batch")
 
     monkeypatch.setattr(TruncatedNetwork, "forward", never)
-    _, proof = settle("float32")
-    assert dict(proof.errors) == {"block3_pool": 0.0, "fc7": 0.0}
+    _, errors = settle("float32")
+    assert errors == {"block3_pool": 0.0, "fc7": 0.0}
 
 
 def test_float16_is_for_cuda() -> None:
     with pytest.raises(InvalidInputError, match="precision='float16' needs a CUDA device, this is 'cpu'"):
-        check_precision("float16", CPU)
+        check_arithmetic("float16", "off", CPU)
 
 
 def test_arithmetic_computes_as_it_says() -> None:
@@ -158,8 +156,7 @@ def test_padding_changes_nothing() -> None:
     backbone = load_backbone("minivgg", weights="random")
     forward = Forward(backbone, device=CPU, precision="float32", batch_size=8)
     images = np.random.default_rng(0).integers(0, 255, (8, 32, 32, 3), dtype=np.uint8)
-    full = forward(images, ["fc7"], n_images=8)["fc7"]
-    part = forward(images[:3], ["fc7"], n_images=3)["fc7"]
+    full = forward(images, ["fc7"])["fc7"]
+    part = forward(images[:3], ["fc7"])["fc7"]
     assert part.shape == (3, 256)
     assert torch.equal(part, full[:3])
-    assert forward.n_pushed == 11

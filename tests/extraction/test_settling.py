@@ -9,9 +9,9 @@ import torch
 
 from featbank.backbones import TruncatedNetwork, load_backbone
 from featbank.errors import InvalidInputError
-from featbank.extraction import Forward, PrecisionProof, choosing, compiling
+from featbank.extraction import ExtractionSettings, Forward, arithmetic, choosing
+from featbank.extraction.arithmetic import CompileEstimate, check_arithmetic
 from featbank.extraction.choosing import Chooser
-from featbank.extraction.compiling import CompileEstimate, check_compile
 
 CPU = torch.device("cpu")
 CUTS = ("block3_pool", "fc7")
@@ -22,7 +22,7 @@ def off_by(part: float) -> Callable[[TruncatedNetwork], Any]:
     return lambda network: lambda batch: {cut: one * (1 + part) for cut, one in network(batch).items()}
 
 
-def chosen(forward: Forward, images: np.ndarray, compile: str, n_batches: int) -> PrecisionProof:
+def chosen(forward: Forward, images: np.ndarray, compile: str, n_batches: int) -> dict[str, float]:
     asked: dict[str, Any] = {"precision": "float32", "compile": compile, "n_batches": n_batches}
     return Chooser(forward, CUTS, lambda: images, **asked).choose()
 
@@ -63,10 +63,10 @@ def test_auto_compiles_if_a_timed_batch_says_it_repays(
     estimate = CompileEstimate(1.0, 0.1 if repays else 0.99, 10.0)
     monkeypatch.setattr(Forward, "estimate_compile", lambda self, images, cuts: estimate)
     forward = new_forward()
-    proof = chosen(forward, images, "auto", 100)
+    errors = chosen(forward, images, "auto", 100)
     assert forward.compiled is repays
     assert forward.arithmetic_name == ("float32+compiled" if repays else "float32")
-    assert dict(proof.errors) == dict.fromkeys(CUTS, 0.0)
+    assert errors == dict.fromkeys(CUTS, 0.0)
 
 
 def test_few_batches_are_not_even_timed(
@@ -97,7 +97,6 @@ def test_the_estimate_is_of_all_lanes(
     monkeypatch.setattr("featbank.extraction.forward.estimate_compile", lambda run, network, device: one)
     found = forward.estimate_compile(np.concatenate([images] * 4)[:n], CUTS)
     assert found == CompileEstimate(3.0 * times, 2.0 * times, 10.0)
-    assert forward.n_pushed == 0
 
 
 def test_a_slow_machine_compiles_slowly(
@@ -106,7 +105,7 @@ def test_a_slow_machine_compiles_slowly(
     forward = new_forward()
     found = []
     for slowness in (0.5, 1.0, 4.0):
-        monkeypatch.setattr(compiling, "_yardstick", lambda at=slowness: at * compiling._YARDSTICK_S)
+        monkeypatch.setattr(arithmetic, "_yardstick", lambda at=slowness: at * arithmetic._YARDSTICK_S)
         found.append(forward.estimate_compile(images, CUTS).compile_s)
     assert found[0] == found[1] == pytest.approx(found[2] / 4)
 
@@ -144,9 +143,9 @@ def test_a_compiled_network_that_is_off_is_not_used(
         Forward, "estimate_compile", lambda self, images, cuts: CompileEstimate(1.0, 0.1, 1.0)
     )
     forward = new_forward()
-    proof = chosen(forward, images, "auto", 100)
+    errors = chosen(forward, images, "auto", 100)
     assert not forward.compiled
-    assert dict(proof.errors) == dict.fromkeys(CUTS, 0.0)
+    assert errors == dict.fromkeys(CUTS, 0.0)
     assert "the compiled network is 0.001 off float32" in caplog.text
     assert "going on without compiling" in caplog.text
 
@@ -180,10 +179,10 @@ def test_a_compiler_that_fails_is_told(
 def test_compiling_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(InvalidInputError) as caught:
-        check_compile("on", CPU)
+        check_arithmetic("auto", "on", CPU)
     assert str(caught.value) == (
         "compile='on' cannot be had here: there is no C++ compiler 'no-such-compiler'; use auto or off"
     )
-    check_compile("auto", CPU)
+    check_arithmetic("auto", "auto", CPU)
     with pytest.raises(InvalidInputError, match="compile='yes' is not one of auto, on, off"):
-        check_compile("yes", CPU)
+        ExtractionSettings(backbone="minivgg", cuts=CUTS, compile="yes")

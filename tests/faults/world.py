@@ -77,7 +77,7 @@ class World:
         pushing.cut_facts = lambda *of: {**facts(*of), "passes": ""}
         featbank.banks.bank.shard_rows_for = few_rows
         # a run of one batch: more moments to be killed at
-        featbank.extraction.work._RUN = featbank.extraction.images._RUN = BATCH_SIZE
+        featbank.extraction.forward._RUN = featbank.extraction.images._RUN = BATCH_SIZE
         self.root = Path(tempfile.mkdtemp(prefix="featbank-faults-"))
         # What is only compared, and never timed, needs no disk.
         memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
