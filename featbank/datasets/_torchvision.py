@@ -35,7 +35,23 @@ _LABEL_ATTRIBUTES = ("targets", "labels", "_labels", "y", "_samples", "samples")
 _NOT_BY_NAME = frozenset({"VisionDataset", "DatasetFolder", "ImageFolder"})
 
 
-class TorchvisionDataset:
+class _Parts:
+    """Holds parts of a dataset; unpickling it imports torchvision, without what is not used of it."""
+
+    _parts: Mapping[str, Any]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        in_memory = all(isinstance(part, _Pixels) for part in self._parts.values())
+        return _unpickled, (type(self), in_memory), self.__dict__
+
+
+def _unpickled(kind: type[Any], in_memory: bool) -> Any:
+    if not in_memory:
+        import_torchvision()
+    return object.__new__(kind)
+
+
+class TorchvisionDataset(_Parts):
     """Images of torchvision datasets (or of any that give a Pillow image and a whole number).
 
     An id is ``SPLIT/INDEX``, or ``INDEX`` where there is one part without a split. Images are handed out as
@@ -326,7 +342,7 @@ def _labels(parts: Mapping[str, Any], location: str) -> dict[str, list[int | Non
     return found
 
 
-class _Labels:
+class _Labels(_Parts):
     """Items by where they are, read for their labels; the decoding processes do it, because items decode."""
 
     name, ids, labels, classes, splits = "labels", (), (), (), None

@@ -53,6 +53,9 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+#: A decoding process takes as long to start as so many photographs take to decode.
+_LEAST_FOR_A_WORKER = 48
+
 #: With fewer batches than this nothing is timed: compiling has never repaid so soon.
 _LEAST_BATCHES = 4
 
@@ -230,7 +233,7 @@ class Computing:
             dataset,
             manifest,
             self.backbone.preprocessing,
-            self.settings.workers or usable_cores(),
+            self.settings.workers or min(usable_cores(), max(1, self._n_rows // _LEAST_FOR_A_WORKER)),
             self._run_size,
             decoder=self._decoder,
         )
