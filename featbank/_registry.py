@@ -78,17 +78,19 @@ class Registry(Generic[T]):
 
     def register(self, name: str, value: T, aliases: Iterable[str] = ()) -> None:
         """Add `value` under `name`; raises `InvalidInputError` when a name is taken."""
+        self._take(name, aliases)
+        self._values[name] = value
+
+    def _take(self, name: str, aliases: Iterable[str]) -> None:
         wanted = (name, *aliases)
         for place, one in enumerate(wanted):
             if self._is_registered(one) or one in wanted[:place]:
                 raise InvalidInputError(f"{self.kind} {one!r} is registered already; choose another name")
-        self._values[name] = value
         self._aliases.update(dict.fromkeys(wanted[1:], name))
 
-    def register_place(self, name: str, place: str) -> None:
+    def register_place(self, name: str, place: str, aliases: Iterable[str] = ()) -> None:
         """Add what is found at ``"module:attribute"``, which is imported when it is asked for."""
-        if self._is_registered(name):
-            raise InvalidInputError(f"{self.kind} {name!r} is registered already; choose another name")
+        self._take(name, aliases)
         self._places[name] = place
 
     def canonical(self, name: str) -> str:

@@ -81,7 +81,7 @@ def _band(points: Sequence[CurvePoint], runs: Sequence[Run], interval: str) -> s
     """Say what the bands are, where they are not the intervals over repeats."""
     if interval == "t":
         return None
-    n_rows = {len(hits.top1) for run in runs for hits in run.result().hits.values()}
+    n_rows = {len(fit.hits.top1) for run in runs for fit in run.result().fits if fit.hits is not None}
     images = "test images" if judged_by(points) == "top1" else "validation images"
     return f"95 % interval over\n{'-'.join(str(n) for n in sorted({min(n_rows), max(n_rows)}))} {images}"
 

@@ -10,18 +10,20 @@ from typing import Any
 
 from featbank import _atomic
 from featbank.errors import InvalidInputError
-from featbank.sweep import KeptHead
+from featbank.sweep import Fit
 
 __all__ = ["forget_kept", "save_kept", "with_null"]
 
 
-def save_kept(folder: Path, kept: KeptHead) -> dict[str, Any]:
-    """Write a head and its answers into a run folder, and return what ``run.json`` says of it."""
+def save_kept(folder: Path, fit: Fit, classes: Sequence[str]) -> dict[str, Any]:
+    """Write the head of a fit and its answers into a run folder, and return what ``run.json`` says of it."""
     from featbank.heads import save_head
 
-    fit = kept.fit
+    answers = fit.predictions
+    if answers is None:
+        raise ValueError("a head without answers cannot be kept")
     entry: dict[str, Any] = {
-        "name": kept.name,
+        "name": fit.name,
         "cut": fit.cut,
         "head": fit.head,
         "temperature": fit.temperature,
@@ -34,11 +36,13 @@ def save_kept(folder: Path, kept: KeptHead) -> dict[str, Any]:
         "best_epoch": fit.best_epoch,
     }
     try:
-        save_head(folder / "heads" / kept.name, kept.estimator, facts=entry)
+        # what it answers are numbers; the file says, without the run, what they stand for
+        codes = fit.estimator.classes_ if hasattr(fit.estimator, "predict_columns") else ()
+        named = {"class_names": [classes[code] for code in codes]}
+        save_head(folder / "heads" / fit.name, fit.estimator, facts=entry | named)
         entry["saved"] = True
     except InvalidInputError:  # an estimator of the caller's own, which featbank has no format for
         entry["saved"] = False
-    answers = kept.predictions
     columns = {
         "rows": answers.rows,
         "y_true": answers.y_true,
@@ -48,7 +52,7 @@ def save_kept(folder: Path, kept: KeptHead) -> dict[str, Any]:
     }
     plain = {name: None if one is None else one.tolist() for name, one in columns.items()}
     answered = _atomic.make_folder(folder / "predictions")
-    _atomic.write_json(answered / f"{kept.name}.json", {"split": answers.split, **plain})
+    _atomic.write_json(answered / f"{fit.name}.json", {"split": answers.split, **plain})
     return entry
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from functools import cached_property, partial
 from pathlib import Path
@@ -24,8 +25,7 @@ from featbank.metrics import confusion_matrix, per_class_accuracy
 from featbank.runs._growing import GrowingTables, damaged
 from featbank.runs._kept import forget_kept, save_kept, with_null
 from featbank.sampling import size_order
-from featbank.sweep import FitResult, Predictions, SweepGroup, SweepResult
-from featbank.sweep.results import fit_id
+from featbank.sweep import Fit, Predictions, SweepResult
 
 if TYPE_CHECKING:
     from featbank.banks import Bank
@@ -209,8 +209,8 @@ class Run:
         """Write ``run.json`` as `facts` has it, whole or not at all; raises `CacheWriteError`."""
         _atomic.write_json(self.path / RUN_FILE, self.facts)
 
-    def add(self, group: SweepGroup) -> None:
-        """Write what one group of a sweep gave; pass this as ``on_result`` to `featbank.sweep.run_sweep`.
+    def add(self, fits: Sequence[Fit]) -> None:
+        """Write fits that were finished; pass this as ``on_result`` to `featbank.sweep.run_sweep`.
 
         Heads go first, ``run.json`` next, the lines of ``results.csv`` last: a fit that stands there is done,
         with all that belongs to it, and an interrupted sweep goes on behind it.
@@ -220,20 +220,21 @@ class Run:
         CacheWriteError
             If a file cannot be written.
         """
-        entries = [save_kept(self.path, kept) for kept in group.kept]
-        if any(kept.history for kept in group.kept):
-            histories = self.histories() | {kept.name: kept.history for kept in group.kept if kept.history}
-            plain = {name: with_null(history) for name, history in histories.items()}
+        kept = [fit for fit in fits if fit.estimator is not None]
+        entries = [save_kept(self.path, fit, self.classes) for fit in kept]
+        added = {fit.name: fit.history for fit in kept if fit.history}
+        if added:
+            plain = {name: with_null(history) for name, history in (self.histories() | added).items()}
             _atomic.write_json(self.path / HISTORIES_FILE, plain)
-        gone = {*group.dropped, *(one["name"] for one in entries)}
-        cuts = list(dict.fromkeys([*self.facts["cuts"], *(one.cut for one in group.fits)]))
-        if entries or group.notes or cuts != self.facts["cuts"]:
+        dropped = [fit.replaces for fit in kept if fit.replaces]
+        gone = {*dropped, *(one["name"] for one in entries)}
+        cuts = list(dict.fromkeys([*self.facts["cuts"], *(one.cut for one in fits)]))
+        if entries or cuts != self.facts["cuts"]:
             self.facts["cuts"] = cuts
-            self.facts["notes"] = [*self.facts["notes"], *group.notes]
             self.facts["heads"] = [*(one for one in self.facts["heads"] if one["name"] not in gone), *entries]
             self.write()
-        self._tables.append(group.fits, group.hits)
-        for name in group.dropped:
+        self._tables.append(fits, self._metrics)
+        for name in dropped:
             forget_kept(self.path, name)
 
     def take_up(self, now: datetime | None = None) -> SweepResult:
@@ -257,7 +258,7 @@ class Run:
             If a file cannot be written.
         """
         found = self.result()
-        self._tables.replace(found.fits, found.hits)  # no new line must follow one that is not whole
+        self._tables.replace(found.fits, self._metrics)  # no new line must follow one that is not whole
         moment = (now or datetime.now()).astimezone().isoformat(timespec="seconds")
         self.facts["continued"] = [*self.facts.get("continued", []), moment]
         self.write()
@@ -271,13 +272,13 @@ class Run:
         CacheWriteError
             If ``run.json`` cannot be written.
         """
-        order = {fit_id(fit): number for number, fit in enumerate(result.fits)}
+        order = {fit.id: number for number, fit in enumerate(result.fits)}
 
         def place(entry: Mapping[str, Any]) -> int:
             key = entry["cut"], entry["head"], entry["temperature"]
             return order.get((key, entry["n_per_class"], entry["repeat"]), len(order))
 
-        self._tables.replace(result.fits, result.hits)
+        self._tables.replace(result.fits, self._metrics)
         entries = sorted(self.facts["heads"], key=place)
         names = {entry["name"] for entry in entries}
         histories = {name: one for name, one in self.histories().items() if name in names}
@@ -308,11 +309,16 @@ class Run:
         return GrowingTables(self.path)
 
     @property
+    def _metrics(self) -> list[str]:
+        """Names of the other scores that its sweep was asked for."""
+        return list(self.facts["parameters"].get("metrics", []))
+
+    @property
     def finished(self) -> bool:
         """Whether its sweep has come to its end."""
         return bool(self.facts["status"] == "finished")
 
-    def fits(self) -> list[FitResult]:
+    def fits(self) -> list[Fit]:
         """Return the lines of ``results.csv`` as they stand there; raises `RunError` if it is damaged."""
         return self._tables.read_fits(growing=not self.finished)
 
@@ -333,6 +339,7 @@ class Run:
 
     def _read_result(self) -> SweepResult:
         facts, fits, hits = self.facts, self.fits(), self._tables.read_hits()
+        fits = [replace(fit, hits=hits.get(fit.id)) for fit in fits]
         judged = {(one.split, len(one.top1)) for one in hits.values()}
         if len({split for split, _ in judged}) < len(judged):
             raise damaged(self.path, "hits.jsonl", "fits were judged by different numbers of rows")
@@ -345,7 +352,6 @@ class Run:
             tuple(cuts),
             self.classes,
             notes=list(facts["notes"]),
-            hits=hits,
             n_rows=dict(facts.get("rows", {})),
             draws=dict(facts.get("draws", {})),
             near_duplicates=dict(facts.get("near_duplicates", {})),

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from featbank.datasets.duplicates import (
     NEAR_DUPLICATE_COSINE,
@@ -15,9 +18,10 @@ from featbank.datasets.duplicates import (
 )
 from featbank.errors import InvalidInputError, LeakWarning
 from featbank.manifest import SPLITS, Manifest, printable
-from featbank.sweep._material import Read
 
-__all__ = ["check_threshold", "tell_copies", "tell_near_copies"]
+__all__ = ["check_threshold", "deepest_vector_cut", "tell_copies", "tell_near_copies"]
+
+Read = Callable[[NDArray[np.int64]], NDArray[Any]]
 
 #: How many pairs are written down; the count says how many there are.
 _MOST_PAIRS = 100
