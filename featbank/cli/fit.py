@@ -42,13 +42,16 @@ class FitHeadCommand(TyperCommand):
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Return the options of the command and those of the heads."""
-        return [*super().get_params(ctx), *_head_options()]
+        own = super().get_params(ctx)
+        taken = {one.name for one in own}
+        return [*own, *(one for one in _head_options() if one.name not in taken)]
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the arguments; what is for heads is set aside."""
         rest = super().parse_args(ctx, args)
-        found = {str(one.name): ctx.params.pop(one.name, None) for one in _head_options()}
-        ctx.meta[_PANEL] = {name: value for name, value in found.items() if value is not None}
+        own = {one.name for one in super().get_params(ctx)}
+        for_heads = {name: ctx.params.pop(name) for name in [*ctx.params] if name not in own}
+        ctx.meta[_PANEL] = {name: value for name, value in for_heads.items() if value is not None}
         return rest
 
 
@@ -111,8 +114,8 @@ def fit_head(
         list[str] | None,
         typer.Option(
             "--head",
-            help="softmax, mlp, logreg, ncm, knn, svm, ridge, one of a plug-in, or my_module:MyHead, a class "
-            "with fit and predict; repeat it for more (default: softmax).",
+            help="softmax, mlp, logreg, ncm, knn, svm, ridge, a plug-in's, or my_module:MyHead; repeat it "
+            "for more (default: softmax).",
         ),
     ] = None,
     samples_per_class: Annotated[

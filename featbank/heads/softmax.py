@@ -128,7 +128,12 @@ class SoftmaxClassifier(GradientHead):
             help="inverse of the regularisation; auto: chosen on the validation rows, or by cross-validation "
             "of the draw",
         ),
-        "tol": Parameter(least=0, values=(None,), help=GradientHead._parameters["tol"].help),
+        "tol": Parameter(
+            least=0,
+            values=(None,),
+            help="without validation, the part of the training loss that counts as better; of logreg, the "
+            "gradient to stop at",
+        ),
     }
 
     _on_features: list[NDArray[Any]]

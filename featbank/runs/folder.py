@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -19,11 +20,10 @@ from featbank._cache import banks_folder, user_path
 from featbank._registry import nearest
 from featbank._validation import check, check_values, parse_json, plain_file, short
 from featbank.banks import MANIFEST_FILE, read_manifest
-from featbank.errors import BankError, BankNotFoundError, RunError, RunNotFoundError
+from featbank.errors import BankError, BankNotFoundError, InvalidInputError, RunError, RunNotFoundError
 from featbank.manifest import Manifest, printable
 from featbank.metrics import confusion_matrix, per_class_accuracy
 from featbank.runs._growing import GrowingTables, damaged
-from featbank.runs._kept import forget_kept, save_kept, with_null
 from featbank.sampling import size_order
 from featbank.sweep import Fit, Predictions, SweepResult
 
@@ -221,10 +221,10 @@ class Run:
             If a file cannot be written.
         """
         kept = [fit for fit in fits if fit.estimator is not None]
-        entries = [save_kept(self.path, fit, self.classes) for fit in kept]
+        entries = [_save_kept(self.path, fit, self.classes) for fit in kept]
         added = {fit.name: fit.history for fit in kept if fit.history}
         if added:
-            plain = {name: with_null(history) for name, history in (self.histories() | added).items()}
+            plain = {name: _with_null(history) for name, history in (self.histories() | added).items()}
             _atomic.write_json(self.path / HISTORIES_FILE, plain)
         dropped = [fit.replaces for fit in kept if fit.replaces]
         gone = {*dropped, *(one["name"] for one in entries)}
@@ -235,7 +235,7 @@ class Run:
             self.write()
         self._tables.append(fits, self._metrics)
         for name in dropped:
-            forget_kept(self.path, name)
+            _forget_kept(self.path, name)
 
     def take_up(self, now: datetime | None = None) -> SweepResult:
         """Prepare an interrupted run to be gone on with, and return what it has.
@@ -286,7 +286,7 @@ class Run:
             in_order = {
                 entry["name"]: histories[entry["name"]] for entry in entries if entry["name"] in histories
             }
-            plain = {name: with_null(history) for name, history in in_order.items()}
+            plain = {name: _with_null(history) for name, history in in_order.items()}
             _atomic.write_json(self.path / HISTORIES_FILE, plain)
         self.facts.update(
             status="finished",
@@ -537,3 +537,56 @@ class Run:
 
 def _read_json(folder: Path, name: str) -> Any:
     return parse_json(plain_file(folder, name, _MOST_BYTES).read_bytes())
+
+
+def _save_kept(folder: Path, fit: Fit, classes: Sequence[str]) -> dict[str, Any]:
+    """Write the head of a fit and its answers into a run folder, and return what ``run.json`` says of it."""
+    from featbank.heads import save_head
+
+    answers = fit.predictions
+    if answers is None:
+        raise ValueError("a head without answers cannot be kept")
+    entry: dict[str, Any] = {
+        "name": fit.name,
+        "cut": fit.cut,
+        "head": fit.head,
+        "temperature": fit.temperature,
+        "n_per_class": fit.n_per_class,
+        "fewest_per_class": fit.fewest_per_class,
+        "most_per_class": fit.most_per_class,
+        "repeat": fit.repeat,
+        "top1": fit.top1,
+        "val_top1": fit.val_top1,
+        "best_epoch": fit.best_epoch,
+    }
+    try:
+        # what it answers are numbers; the file says, without the run, what they stand for
+        codes = fit.estimator.classes_ if hasattr(fit.estimator, "predict_columns") else ()
+        named = {"class_names": [classes[code] for code in codes]}
+        save_head(folder / "heads" / fit.name, fit.estimator, facts=entry | named)
+        entry["saved"] = True
+    except InvalidInputError:  # an estimator of the caller's own, which featbank has no format for
+        entry["saved"] = False
+    columns = {
+        "rows": answers.rows,
+        "y_true": answers.y_true,
+        "y_pred": answers.y_pred,
+        "p_true": answers.p_true,
+        "p_pred": answers.p_pred,
+    }
+    plain = {name: None if one is None else one.tolist() for name, one in columns.items()}
+    answered = _atomic.make_folder(folder / "predictions")
+    _atomic.write_json(answered / f"{fit.name}.json", {"split": answers.split, **plain})
+    return entry
+
+
+def _forget_kept(folder: Path, name: str) -> None:
+    """Remove the files of a head that a better one replaced; `run.json` does not name it any more."""
+    for file in (f"heads/{name}.safetensors", f"heads/{name}.json", f"predictions/{name}.json"):
+        with contextlib.suppress(OSError):  # a file too many does no harm
+            (folder / file).unlink()
+
+
+def _with_null(history: Mapping[str, Sequence[float]]) -> dict[str, list[float | None]]:
+    """Make a history fit for JSON, which knows neither NaN nor infinity: a loss that is no number is null."""
+    return {key: [one if math.isfinite(one) else None for one in values] for key, values in history.items()}

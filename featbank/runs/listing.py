@@ -13,9 +13,9 @@ from featbank._cache import user_path
 from featbank.banks.listing import folder_bytes
 from featbank.errors import RunError
 from featbank.manifest import printable, short_repr
-from featbank.runs.continuing import Claim, is_claimed
 from featbank.runs.finding import find_run
 from featbank.runs.folder import Run
+from featbank.runs.starting import Claim, is_claimed
 from featbank.sampling import Size, size_order
 from featbank.sweep import Fit
 from featbank.sweep.records import Key

@@ -48,7 +48,7 @@ def tell_copies(manifest: Manifest) -> list[str]:
         f"{len(pairs)} validation or test {are} (first: {printable(manifest.ids[other])} = "
         f"{printable(manifest.ids[train])}); accuracies are flattered, remove the copies and extract again"
     )
-    warnings.warn(message, LeakWarning, stacklevel=3)
+    warnings.warn(message, LeakWarning, stacklevel=4)
     return [message]
 
 
@@ -109,7 +109,7 @@ def tell_near_copies(
                 "stand on both sides; split by these)"
             )
         )
-    warnings.warn(message, LeakWarning, stacklevel=3)
+    warnings.warn(message, LeakWarning, stacklevel=5)
     return [message], found
 
 
