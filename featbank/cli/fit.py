@@ -282,8 +282,8 @@ def _val(text: str | None) -> Any:
 def _own(place: str) -> tuple[str, Any]:
     """Return a head of the user's own, and its name, from ``my_module:MyHead``, a class or an estimator."""
     module, _, attribute = place.partition(":")
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
+    # last, so that nothing there is taken for a module that is installed; -j starts processes that look there
+    sys.path.append(str(Path.cwd()))
     try:
         found = getattr(importlib.import_module(module), attribute)
         return attribute, found() if isinstance(found, type) else found
@@ -292,8 +292,6 @@ def _own(place: str) -> tuple[str, Any]:
             f"--head {place!r} cannot be had ({type(error).__name__}: {error}); give module:Class of a "
             "module in this folder or installed, whose class needs no arguments"
         ) from error
-    finally:
-        sys.path.remove(here)
 
 
 def _head_params(heads: Sequence[str], options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -160,7 +160,7 @@ class Fit:
     n_classes, fewest_per_class, most_per_class : int or None
         Classes of the training rows, and rows of the class that has fewest and of the one that has most.
     metrics : mapping of str to float
-        Other scores that were asked for, on the rows it is judged by; see `featbank.metrics.names`.
+        Other scores that were asked for, on the rows it is judged by; see `featbank.metrics.catalogue.names`.
     hits : Hits or None
         Which of these rows it got right; None where that was not recorded.
     estimator : object

@@ -331,7 +331,9 @@ def test_a_head_of_ones_own(call, place, monkeypatch):
         "from sklearn.neighbors import KNeighborsClassifier as KNN\n\n\nclass Mine(KNN):\n    pass\n"
     )
     options = ("--repeats", 1, "-c", "pool5", "-n", "4", "--json")
-    done = call("fit-head", "--head", "own_heads:Mine", "--head", "ncm", *options, "--metric", "macro_f1")
+    done = call(
+        "fit-head", "--head", "own_heads:Mine", "--head", "ncm", *options, "--metric", "macro_f1", "-j", 2
+    )
     assert [(point["head"], point["macro_f1_mean"]) for point in done.json["curve"]] == [
         ("Mine", 1),
         ("ncm", 1),
