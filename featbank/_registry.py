@@ -145,7 +145,7 @@ class Registry(Generic[T]):
 
     def names(self) -> list[str]:
         """List the names (no aliases): in the order of registration, then those of plug-ins."""
-        return list(dict.fromkeys([*self._places, *self._values, *sorted(self._plug_ins())]))
+        return list(self)
 
     def aliases(self, name: str) -> list[str]:
         """List the aliases of `name`."""
@@ -155,4 +155,5 @@ class Registry(Generic[T]):
         return self._is_registered(name) or name in self._plug_ins()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.names())
+        yield from dict.fromkeys([*self._places, *self._values])
+        yield from sorted(self._plug_ins())  # last: looking for them reads the records of all packages

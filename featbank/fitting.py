@@ -135,17 +135,17 @@ def fit_heads(
     if interval not in ("t", "bootstrap"):
         raise InvalidInputError(f"interval={interval!r} is not one of 't', 'bootstrap'")
     spec = SweepSpec(
-        wanted,
-        heads,
-        samples_per_class,
-        repeats,
-        temperatures,
-        random_state,
-        head_params,
-        save_heads,
-        untrained_classes,
-        val,
-        metrics,
+        cuts=wanted,
+        heads=heads,
+        samples_per_class=samples_per_class,
+        repeats=repeats,
+        temperatures=temperatures,
+        random_state=random_state,
+        head_params=head_params,
+        save_heads=save_heads,
+        untrained_classes=untrained_classes,
+        val=val,
+        metrics=metrics,
     )
     sweep, parameters = Sweep(bank, spec), spec.to_dict()
     digest = sweep_digest(bank, name, parameters)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +12,18 @@ from featbank._registry import Registry
 from featbank.errors import InvalidInputError, MissingPackageError
 from featbank.heads._parameters import Parameter, faults_of
 
-__all__ = ["HeadKind", "aliases", "allowed", "canonical", "kind", "make", "names", "parameters", "summary"]
+__all__ = [
+    "HeadKind",
+    "aliases",
+    "allowed",
+    "canonical",
+    "classes",
+    "kind",
+    "make",
+    "names",
+    "parameters",
+    "summary",
+]
 
 _ANYTHING = Parameter(kinds=(object,))
 
@@ -94,6 +106,13 @@ def kind(name: str) -> HeadKind:
             "package that registers it"
         )
     return HeadKind(found)
+
+
+def classes() -> Iterator[type]:
+    """Yield the classes of the heads, those of other packages last; what cannot be loaded is left out."""
+    for name in _heads:
+        with suppress(MissingPackageError):
+            yield kind(name).cls
 
 
 def summary(name: str) -> str:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +15,7 @@ from featbank._atomic import canonical_json, file_digest, sha256, write_file, wr
 from featbank._cache import user_path
 from featbank._registry import nearest
 from featbank._validation import CONFIG, Json, Line, check, check_values, parse_json, short
-from featbank.errors import InvalidInputError, MissingPackageError, RunError, RunNotFoundError
+from featbank.errors import InvalidInputError, RunError, RunNotFoundError
 from featbank.heads import catalogue
 from featbank.heads._head import Head
 from featbank.heads.classic import ClassicHead
@@ -216,17 +215,9 @@ def load_head(path_without_suffix: str | os.PathLike[str]) -> tuple[Any, dict[st
     return head, dict(record["facts"])
 
 
-def _classes() -> Iterator[type[Head]]:
-    """Yield the heads that can be read back: featbank's, then those of packages that are installed."""
-    for registered in catalogue.names():
-        with suppress(MissingPackageError):  # a broken plug-in is nobody else's trouble
-            found = catalogue.kind(registered).cls
-            if issubclass(found, Head):
-                yield found
-
-
 def _class_named(name: str) -> type[Head] | None:
-    return next((one for one in _classes() if one.__name__ == name), None)
+    """Return the head of this name: one of featbank's, else of a package that is installed, and no other."""
+    return next((one for one in catalogue.classes() if one.__name__ == name and issubclass(one, Head)), None)
 
 
 def _try(head: Any) -> None:
@@ -304,7 +295,7 @@ def _read_record(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise RunError(f"{str(path)!r} is not the description of a head: {error}; fit it again") from error
     if _class_named(record["class"]) is None:
-        known = nearest(record["class"], [one.__name__ for one in _classes()], 20)
+        known = nearest(record["class"], [one.__name__ for one in catalogue.classes()], 20)
         raise RunError(
             f"{str(path)!r} is not the description of a head: class = {short(record['class'])} is unknown; "
             f"known: {known}; fit it again"

@@ -104,19 +104,19 @@ class CutFeatures:
         vars(self).update(state)
         if self._token not in _read_here:
             _read_here.clear()
-        self._features = _read_here.setdefault(self._token, {})
+        self._features = _read_here.setdefault(self._token, {"features": {}})["features"]
+
+    def open(self) -> None:
+        """Open the bank, in another process; raises `BankChangedError` if it has other rows by now."""
+        if isinstance(self._bank, bytes):
+            here = _read_here[self._token]
+            if "bank" not in here:
+                here["bank"] = pickle.loads(self._bank)
+            self._bank = here["bank"]
 
     def features(self, split: str) -> NDArray[Any]:
-        """Return the features of a split, (n_rows, n_features), in their stored dtype.
-
-        Raises
-        ------
-        BankChangedError
-            In another process, if the bank has other rows by now.
-        """
+        """Return the features of a split, (n_rows, n_features), in their stored dtype."""
         if split not in self._features:
-            if isinstance(self._bank, bytes):
-                self._bank = pickle.loads(self._bank)
             pool = self._features.get("pool")
             if split == "pool":
                 rows = self._pool
@@ -254,8 +254,8 @@ class CutFeatures:
         return sha256(canonical_json(identity))
 
 
-#: What this process, which is not the sweep's own, has read of one cut: one entry at most.
-_read_here: dict[str, dict[str, NDArray[Any]]] = {}
+#: The bank, and what was read of one cut, in a process that is not the sweep's own: one entry at most.
+_read_here: dict[str, dict[str, Any]] = {}
 
 
 class _StoredRows:

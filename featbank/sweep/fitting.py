@@ -156,17 +156,17 @@ def run_sweep(
     0.755
     """
     spec = SweepSpec(
-        cuts,
-        heads,
-        samples_per_class,
-        repeats,
-        temperatures,
-        random_state,
-        head_params,
-        save_heads,
-        untrained_classes,
-        val,
-        metrics,
+        cuts=cuts,
+        heads=heads,
+        samples_per_class=samples_per_class,
+        repeats=repeats,
+        temperatures=temperatures,
+        random_state=random_state,
+        head_params=head_params,
+        save_heads=save_heads,
+        untrained_classes=untrained_classes,
+        val=val,
+        metrics=metrics,
     )
     return Sweep(bank, spec).run(
         n_jobs=n_jobs, progress=progress, on_result=on_result, check_leaks=check_leaks, resume=resume
@@ -512,6 +512,7 @@ def _draw(fit: Fit) -> Draw:
 
 def _fit_alone(fit: Fit, features: CutFeatures, metrics: Sequence[str]) -> Fit:
     """Fit an estimator of others to a copy of its rows; an error of the kind a fit may end with is told."""
+    features.open()  # a bank that has changed is no failure of the estimator
     start = time.perf_counter()
     rows = _draw(fit).rows
     try:

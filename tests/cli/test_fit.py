@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from joblib.externals.loky import get_reusable_executor
 
 from featbank.runs import Run, open_run
 
@@ -326,6 +327,7 @@ def test_wrong_options(call, place, options, message):
 
 
 def test_a_head_of_ones_own(call, place, monkeypatch):
+    get_reusable_executor().shutdown(wait=True)  # processes of other tests, which began in other folders
     monkeypatch.chdir(place)
     (place / "own_heads.py").write_text(
         "from sklearn.neighbors import KNeighborsClassifier as KNN\n\n\nclass Mine(KNN):\n    pass\n"

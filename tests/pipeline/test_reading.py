@@ -107,6 +107,11 @@ FAULTS = [
         "(doubling), 4..32:4 (steps of 4), 1,5,10 (a list) or all.",
     ),
     ("repeats = 2", "repeats = 0", "[sweep] repeats = 0 must be at least 1"),
+    (
+        "repeats = 2",
+        'metrics = ["macro_f1", "macro"]',
+        "[sweep] unknown metric 'macro'; known: 'macro_f1', ",
+    ),
     ("repeats = 2", "repeats = 2.5", "[sweep] repeats = 2.5 is not a whole number"),
     (
         "repeats = 2",
