@@ -78,17 +78,19 @@ class Registry(Generic[T]):
 
     def register(self, name: str, value: T, aliases: Iterable[str] = ()) -> None:
         """Add `value` under `name`; raises `InvalidInputError` when a name is taken."""
+        self._take(name, aliases)
+        self._values[name] = value
+
+    def _take(self, name: str, aliases: Iterable[str]) -> None:
         wanted = (name, *aliases)
         for place, one in enumerate(wanted):
             if self._is_registered(one) or one in wanted[:place]:
                 raise InvalidInputError(f"{self.kind} {one!r} is registered already; choose another name")
-        self._values[name] = value
         self._aliases.update(dict.fromkeys(wanted[1:], name))
 
-    def register_place(self, name: str, place: str) -> None:
+    def register_place(self, name: str, place: str, aliases: Iterable[str] = ()) -> None:
         """Add what is found at ``"module:attribute"``, which is imported when it is asked for."""
-        if self._is_registered(name):
-            raise InvalidInputError(f"{self.kind} {name!r} is registered already; choose another name")
+        self._take(name, aliases)
         self._places[name] = place
 
     def canonical(self, name: str) -> str:
@@ -143,7 +145,7 @@ class Registry(Generic[T]):
 
     def names(self) -> list[str]:
         """List the names (no aliases): in the order of registration, then those of plug-ins."""
-        return list(dict.fromkeys([*self._places, *self._values, *sorted(self._plug_ins())]))
+        return list(self)
 
     def aliases(self, name: str) -> list[str]:
         """List the aliases of `name`."""
@@ -153,4 +155,5 @@ class Registry(Generic[T]):
         return self._is_registered(name) or name in self._plug_ins()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.names())
+        yield from dict.fromkeys([*self._places, *self._values])
+        yield from sorted(self._plug_ins())  # last: looking for them reads the records of all packages

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +15,7 @@ from featbank.banks import Bank, BankStore
 from featbank.errors import InvalidInputError, UnknownNameError
 from featbank.runs import Claim, Run, create_run, find_unfinished, sweep_digest
 from featbank.sampling import Size
-from featbank.sweep import SweepGroup, SweepResult, run_sweep, sweep_parameters, usual_sizes
+from featbank.sweep import Fit, Sweep, SweepResult, SweepSpec, usual_sizes
 from featbank.sweep.curves import IntervalKind
 
 __all__ = ["FittedRun", "fit_heads"]
@@ -73,6 +72,7 @@ def fit_heads(
     interval: IntervalKind = "t",
     announce: Callable[[str], None] | None = None,
     val: float | Literal["none"] | None = None,
+    metrics: Sequence[str] = (),
 ) -> FittedRun:
     """Fit heads on a bank for growing numbers of samples per class, into a run folder with its figures.
 
@@ -86,7 +86,7 @@ def fit_heads(
         The bank, its folder, or a part of its name; the newest of the cache by default.
     cuts : sequence of str, optional
         Names or aliases of cuts; all complete ones by default.
-    heads, repeats, temperatures, random_state, head_params, save_heads, val
+    heads, repeats, temperatures, random_state, head_params, save_heads, val, metrics
         See `featbank.run_sweep`. Estimators of your own are fitted, scored and drawn like all others; they
         are not saved, so they cannot `predict` later.
     samples_per_class : str, int, or sequence of int or "all", optional
@@ -132,8 +132,9 @@ def fit_heads(
     wanted = None if cuts is None else [_canonical(bank, cut) for cut in _listed(cuts)]
     if samples_per_class is None:
         samples_per_class = usual_sizes(bank.manifest)
-    parameters = sweep_parameters(
-        bank,
+    if interval not in ("t", "bootstrap"):
+        raise InvalidInputError(f"interval={interval!r} is not one of 't', 'bootstrap'")
+    spec = SweepSpec(
         cuts=wanted,
         heads=heads,
         samples_per_class=samples_per_class,
@@ -144,92 +145,47 @@ def fit_heads(
         save_heads=save_heads,
         untrained_classes=untrained_classes,
         val=val,
+        metrics=metrics,
     )
-    if interval not in ("t", "bootstrap"):
-        raise InvalidInputError(f"interval={interval!r} is not one of 't', 'bootstrap'")
-    place = _Place(cache_dir, name, bank, command, parameters, fresh=fresh)
-    if place.earlier is not None and place.run is not None:
-        n_fits = place.run.facts["sweep"].get("n_fits")
-        text = f"continuing run {place.run.name}: {len(place.earlier.fits)} of {n_fits} fits were done"
-        logger.info("%s", text)
-        if announce is not None:
-            announce(text)
+    sweep, parameters = Sweep(bank, spec), spec.to_dict()
+    digest = sweep_digest(bank, name, parameters)
+    run, claim = None, None
+    if not fresh and (found := find_unfinished(cache_dir, digest)) is not None:
+        run, claim = found
     try:
-        result = run_sweep(
-            bank,
-            cuts=wanted,
-            heads=heads,
-            samples_per_class=samples_per_class,
-            repeats=repeats,
-            temperatures=temperatures,
-            random_state=random_state,
-            head_params=head_params,
-            save_heads=save_heads,
-            n_jobs=n_jobs,
-            progress=progress,
-            on_result=place.add,
-            check_leaks=check_leaks,
-            untrained_classes=untrained_classes,
-            resume=place.earlier,
-            val=val,
+        earlier = None if run is None else run.take_up()
+        if run is not None and earlier is not None:
+            text = f"continuing run {run.name}: {len(earlier.fits)} of {sweep.n_fits} fits were done"
+            logger.info("%s", text)
+            if announce is not None:
+                announce(text)
+
+        def add(fits: Sequence[Fit]) -> None:
+            # a run is made with the first result, so that wrong input leaves none behind
+            nonlocal run, claim
+            if run is None:
+                facts = {"digest": digest, "n_fits": sweep.n_fits}
+                run = create_run(
+                    cache_dir, name, bank=bank, command=command, parameters=parameters, sweep=facts
+                )
+                claim = Claim(run.path)
+            run.add(fits)
+
+        result = sweep.run(
+            n_jobs=n_jobs, progress=progress, on_result=add, check_leaks=check_leaks, resume=earlier
         )
-        run = place.finish(result)
+        if run is None:
+            raise RuntimeError("a sweep without a fit")
+        run.finish(result)
         drawn = plots.draw_all(run, interval=interval) if result.points() else {}
     finally:
-        place.let_go()
-    return FittedRun(run, result, drawn, len(place.earlier.fits) if place.earlier else 0)
+        if claim is not None:
+            claim.let_go()
+    return FittedRun(run, result, drawn, len(earlier.fits) if earlier else 0)
 
 
 def _listed(cuts: str | Sequence[str]) -> Sequence[str]:
     return [cuts] if isinstance(cuts, str) else cuts
-
-
-class _Place:
-    """Where the results of one sweep go: an interrupted run of the same sweep, or a new one.
-
-    A new one is made with the first result, so that wrong input leaves no empty run behind.
-    """
-
-    def __init__(
-        self,
-        cache_dir: str | os.PathLike[str] | None,
-        name: str,
-        bank: Bank,
-        command: Sequence[str],
-        parameters: Mapping[str, Any],
-        *,
-        fresh: bool,
-    ) -> None:
-        self._make = partial(create_run, cache_dir, name, bank=bank, command=command, parameters=parameters)
-        self._digest = sweep_digest(bank, name, parameters)
-        self.run: Run | None = None
-        self.earlier: SweepResult | None = None
-        self._claim: Claim | None = None
-        found = None if fresh else find_unfinished(cache_dir, self._digest)
-        if found is not None:
-            self.run, self._claim = found
-            self.earlier = self.run.take_up()
-
-    def add(self, group: SweepGroup) -> None:
-        """Write what was finished."""
-        self._run(group.n_total).add(group)
-
-    def finish(self, result: SweepResult) -> Run:
-        """Note that the sweep is done."""
-        run = self._run(len(result.fits))
-        run.finish(result)
-        return run
-
-    def _run(self, n_fits: int) -> Run:
-        if self.run is None:
-            self.run = self._make(sweep={"digest": self._digest, "n_fits": n_fits})
-            self._claim = Claim(self.run.path)
-        return self.run
-
-    def let_go(self) -> None:
-        """Let another process go on with the run, if it is not finished."""
-        if self._claim is not None:
-            self._claim.let_go()
 
 
 def _canonical(bank: Bank, cut: str) -> str:

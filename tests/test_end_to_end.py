@@ -104,7 +104,7 @@ def test_a_head_learns_at_every_pool_with_default_settings(shared: Path, tmp_pat
     )
     for kept in fitted.result.heads:
         # while it trains: the weights kept are those of the best validation loss, which comes early here
-        assert max(kept.history["train_accuracy"]) > 0.95, kept.fit
-        assert kept.fit.top1 is not None
-        assert kept.fit.top1 > 5 / 32, kept.fit  # five times chance
-    assert {kept.fit.cut for kept in fitted.result.heads} == set(extracted.cuts)
+        assert max(kept.history["train_accuracy"]) > 0.95, kept
+        assert kept.top1 is not None
+        assert kept.top1 > 5 / 32, kept  # five times chance
+    assert {kept.cut for kept in fitted.result.heads} == set(extracted.cuts)

@@ -32,7 +32,7 @@ from featbank.extraction import extract
 from featbank.fitting import fit_heads
 from featbank.heads import MLPClassifier, RidgeClassifier
 from featbank.runs import Run, list_runs
-from featbank.sweep import _fitting, run_sweep
+from featbank.sweep import fitting, run_sweep
 
 QUICK = {"head_params": {"softmax": {"max_epochs": 5}}, "repeats": 2, "samples_per_class": "2,4"}
 
@@ -187,15 +187,14 @@ def test_an_interrupted_sweep_leaves_what_it_has(digits, cache):
 
 def test_all_cuts_and_heads_are_fitted_on_the_same_samples(digits, cache, monkeypatch):
     rows = defaultdict(dict)
-    fit_family = _fitting.fit_family
+    inner = fitting._fit_all
 
-    def watching(family, tasks, splits, **options):
-        for task in tasks:
-            plan = task.plan
-            rows[plan.n_per_class, plan.repeat][task.record.cut, family.name] = plan.rows.tolist()
-        return fit_family(family, tasks, splits, **options)
+    def watching(fits, grid, *rest):
+        for fit in fits:
+            rows[fit.n_per_class, fit.repeat][fit.cut, grid.name] = fit.draw.rows.tolist()
+        return inner(fits, grid, *rest)
 
-    monkeypatch.setattr("featbank.sweep._course.fit_family", watching)
+    monkeypatch.setattr(fitting, "_fit_all", watching)
     fit_heads(digits, cuts=["block3_pool", "block5_pool"], heads=["softmax", "ncm"], cache_dir=cache, **QUICK)
     assert len(rows) == 4
     for (n_per_class, _), by_group in rows.items():
@@ -210,7 +209,7 @@ def test_a_sweep_in_which_everything_failed_still_leaves_a_run(digits, cache, mo
     def fail(*_args, **_options):
         raise RuntimeError("no luck")
 
-    monkeypatch.setattr("featbank.sweep._material.ColumnMaterial.fit", fail)
+    monkeypatch.setattr("featbank.heads.fit_stack", fail)
     fitted = fit_heads(digits, cuts=["block5_pool"], cache_dir=cache, **QUICK)
     assert (fitted.figures, fitted.result.points(), len(fitted.result.failed)) == ({}, [], 4)
     assert Run.open(fitted.run.path).facts["notes"] == ["4 of 4 fits failed: RuntimeError: no luck"]
@@ -295,10 +294,10 @@ def test_processes_give_what_one_process_gives(digits):
     assert len(kept) == 16
     for one, other in zip(kept, kept_again, strict=True):
         np.testing.assert_array_equal(one.estimator.predict(X), other.estimator.predict(X))
-        if one.fit.head == "own":
+        if one.head == "own":
             assert one.estimator.process == os.getpid() != other.estimator.process
     # a head that was fitted elsewhere is a whole head: it can be saved
-    classic = [one for one in kept_again if one.fit.head == "svm"]
+    classic = [one for one in kept_again if one.head == "svm"]
     assert classic[0].estimator.space_.n_features_ == X.shape[1] == classic[0].estimator.n_features_in_
 
 
@@ -321,7 +320,7 @@ def test_no_features_are_sent_to_other_processes(digits, monkeypatch):
             sent.append(len(pickle.dumps(arguments)))
             yield call(*arguments)
 
-    monkeypatch.setattr("featbank.sweep._fitting._in_parallel", look)
+    monkeypatch.setattr("featbank.sweep.fitting._in_parallel", look)
     bank = Bank.open(digits)
     figures, _ = own_and_classic(bank, [("own", Nearest())], 2)
     assert figures == own_and_classic(bank, [("own", Nearest())], None)[0]
@@ -329,17 +328,18 @@ def test_no_features_are_sent_to_other_processes(digits, monkeypatch):
     assert max(sent) < 8000 < bank.features("block5_pool").nbytes
 
 
-def test_one_by_one_heads_are_written_one_by_one(digits, cache, monkeypatch):
+def test_fits_are_written_as_they_are_finished(digits, cache, monkeypatch):
     lines = []
     add = Run.add
 
-    def watching(run, group):
-        add(run, group)
+    def watching(run, fits):
+        add(run, fits)
         lines.append(len(run.result().fits))
 
     monkeypatch.setattr(Run, "add", watching)
-    fit_heads(digits, heads=["svm"], n_jobs=2, cache_dir=cache, **{**JOBS, "save_heads": "none"})
-    assert lines == [1, 2, 3, 4]
+    heads = [("own", Nearest()), "svm"]
+    fit_heads(digits, heads=heads, n_jobs=2, cache_dir=cache, **{**JOBS, "save_heads": "none"})
+    assert lines == [1, 2, 3, 4, 6, 8]
 
 
 def test_wrong_interval(digits, cache):
@@ -416,8 +416,8 @@ def test_estimators_of_others_are_fitted_into_a_run(digits, cache):
 def continued(digits, cache, first, monkeypatch, **then):
     add = Run.add
 
-    def stop(run, group):
-        add(run, group)
+    def stop(run, fits):
+        add(run, fits)
         raise KeyboardInterrupt
 
     given = {"cuts": ["block5_pool"], "samples_per_class": "2,4", "repeats": 2, "cache_dir": cache}
@@ -437,7 +437,7 @@ def test_a_run_with_estimators_of_others_is_continued_where_they_are_the_same(di
 
 
 def test_a_run_is_continued_only_where_the_same_decides(digits, cache, monkeypatch):
-    assert continued(digits, cache, ["ncm"], monkeypatch).n_resumed == 1
+    assert continued(digits, cache, ["ncm"], monkeypatch).n_resumed == 2
     assert continued(digits, cache, ["ncm"], monkeypatch, val=0.5).n_resumed == 0
 
 

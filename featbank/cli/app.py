@@ -16,7 +16,7 @@ from featbank.cli.bench import bench
 from featbank.cli.compare import compare
 from featbank.cli.demo import demo
 from featbank.cli.extract import extract
-from featbank.cli.fit import fit_head
+from featbank.cli.fit import FitHeadCommand, fit_head
 from featbank.cli.plot import plot
 from featbank.cli.predict import predict
 from featbank.cli.pretrain import pretrain
@@ -58,7 +58,7 @@ def version(as_json: Json = False) -> None:
 
 
 app.command("extract")(extract)
-app.command("fit-head")(fit_head)
+app.command("fit-head", cls=FitHeadCommand)(fit_head)
 app.command("plot")(plot)
 app.command("compare")(compare)
 app.command("predict")(predict)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
+import inspect
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from featbank.cli._fitted import answering, print_curve, print_notes
 from featbank.cli._options import CacheDir, Json, Seed, split_commas
@@ -17,14 +22,88 @@ from featbank.errors import FitWarning, InvalidInputError, LeakWarning
 
 if TYPE_CHECKING:
     from featbank.fitting import FittedRun
+    from featbank.heads import Parameter
 
-__all__ = ["fit_head", "noted_not_warned", "print_curve", "print_notes"]
+__all__ = ["FitHeadCommand", "fit_head", "noted_not_warned", "print_curve", "print_notes"]
 
-#: Parameter of a head -> its option, where the two differ by more than a dash.
-_OPTIONS = {"tolerance_epochs": "--tolerance", "C": "--C"}
+_PANEL = "Parameters of heads"
+#: A parameter of more heads than this is one of all.
+_FEW_HEADS = 6
+#: Parameters whose help says that lists are understood, as they are for all.
+_LISTED = ("lr", "C")
+
+
+class FitHeadCommand(TyperCommand):
+    """``fit-head`` with an option for every parameter of every head, read from the tables of their classes.
+
+    They are made when the command is run or explained: the classes take a second to import. Their values
+    stand in ``ctx.meta``.
+    """
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the options of the command and those of the heads."""
+        own = super().get_params(ctx)
+        taken = {one.name for one in own}
+        return [*own, *(one for one in _head_options() if one.name not in taken)]
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the arguments; what is for heads is set aside."""
+        rest = super().parse_args(ctx, args)
+        own = {one.name for one in super().get_params(ctx)}
+        for_heads = {name: ctx.params.pop(name) for name in [*ctx.params] if name not in own}
+        ctx.meta[_PANEL] = {name: value for name, value in for_heads.items() if value is not None}
+        return rest
+
+
+def _option_of(parameter: str) -> str:
+    return f"--{parameter.replace('_', '-')}"
+
+
+@cache
+def _head_options() -> list[Any]:
+    """Return an option for each parameter that the tables say something of."""
+    from featbank.errors import MissingPackageError
+    from featbank.heads import catalogue
+
+    able: dict[str, list[str]] = {}
+    defaults: dict[str, set[Any]] = {}
+    tables: dict[str, Parameter] = {}
+    for head in catalogue.names():
+        with contextlib.suppress(MissingPackageError):  # a broken plug-in is told where it is asked for
+            kind = catalogue.kind(head)
+            signature = inspect.signature(kind.cls).parameters
+            for name, one in kind.parameters.items():
+                if one.help:
+                    able.setdefault(name, []).append(head)
+                    defaults.setdefault(name, set()).add(signature[name].default)
+                    tables.setdefault(name, one)
+    asked = []
+    for name, one in tables.items():
+        flag = one.values == (True, False)
+        option = _option_of(name)
+        said = "" if len(able[name]) > _FEW_HEADS else f"{', '.join(able[name])}: "
+        said += one.help if flag or one.kinds else f"{one.help}; {str(one).replace(chr(39), '')}"
+        said += ", or a list, a head of each" if name in _LISTED else ""
+        if len(defaults[name]) == 1 and None not in defaults[name]:
+            said += f" (default: {defaults[name].pop()})"
+        told = typer.Option(
+            f"{option}/--no-{option[2:]}" if flag else option, help=f"{said}.", rich_help_panel=_PANEL
+        )
+        hint = Annotated[bool | None, told] if flag else Annotated[str | None, told]
+        asked.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hint))
+
+    def options() -> None:
+        """Stand for the command that has these options, so that typer makes them."""
+
+    options.__signature__ = inspect.Signature(asked)  # type: ignore[attr-defined]
+    options.__annotations__ = {one.name: one.annotation for one in asked}
+    app = typer.Typer(add_completion=False)
+    app.command()(options)
+    return [one for one in typer.main.get_command(app).params if one.name in tables]
 
 
 def fit_head(
+    ctx: typer.Context,
     bank: Annotated[
         str | None, typer.Argument(help="Path, or a part of the bank's name; the newest by default.")
     ] = None,
@@ -35,7 +114,8 @@ def fit_head(
         list[str] | None,
         typer.Option(
             "--head",
-            help="softmax, mlp, logreg, ncm, knn, svm, ridge; repeat it for more (default: softmax).",
+            help="softmax, mlp, logreg, ncm, knn, svm, ridge, a plug-in's, or my_module:MyHead; repeat it "
+            "for more (default: softmax).",
         ),
     ] = None,
     samples_per_class: Annotated[
@@ -62,54 +142,6 @@ def fit_head(
             metavar="FRACTION|none",
         ),
     ] = None,
-    lr: Annotated[
-        str | None,
-        typer.Option(
-            help="softmax, mlp: learning rate at the start, a list such as 1e-3,1e-2 (a head of each), or "
-            "auto (default: the head's own)."
-        ),
-    ] = None,
-    solver: Annotated[str | None, typer.Option(help="softmax, mlp: adam or sgd (default: adam).")] = None,
-    annealing: Annotated[
-        str | None,
-        typer.Option(help="softmax, mlp: inverse-time, cosine, step or constant (default: inverse-time)."),
-    ] = None,
-    annealing_epochs: Annotated[
-        float | None, typer.Option(help="softmax, mlp: T of lr / (1 + t/T), in epochs.")
-    ] = None,
-    max_epochs: Annotated[
-        int | None, typer.Option(help="softmax, mlp: passes over the training samples at most.")
-    ] = None,
-    tolerance: Annotated[
-        int | None,
-        typer.Option(
-            help="Epochs without a better validation loss (softmax) or accuracy (mlp) to stop after."
-        ),
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(help="softmax, mlp: samples per step (default: 32).")
-    ] = None,
-    hidden_units: Annotated[int | None, typer.Option(help="mlp: width (default: 1000).")] = None,
-    dropout: Annotated[float | None, typer.Option(help="softmax, mlp: share left out.")] = None,
-    alpha: Annotated[float | None, typer.Option(help="softmax, mlp, ridge: weight decay.")] = None,
-    c: Annotated[
-        str | None,
-        typer.Option(
-            "--C",
-            help="logreg, svm: inverse of the regularisation, a list such as 0.01,0.1,1 (a head of each), or "
-            "auto (logreg: chosen on the validation rows, or by cross-validation of the draw).",
-        ),
-    ] = None,
-    standardize: Annotated[
-        bool | None,
-        typer.Option(
-            "--standardize/--no-standardize",
-            help="Shift and scale features by the statistics of the training rows (default: yes).",
-        ),
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="softmax, mlp: cpu, cuda or cuda:N (default: cpu).")
-    ] = None,
     save_heads: Annotated[
         str, typer.Option(help="best (one per curve, by validation), all, or none.")
     ] = "best",
@@ -135,11 +167,16 @@ def fit_head(
             "wrong then)."
         ),
     ] = "drop",
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--metric",
+            help="More scores of every fit: balanced_accuracy, macro_f1, or one of a plug-in; repeat it.",
+        ),
+    ] = None,
     n_jobs: Annotated[
         int | None,
-        typer.Option(
-            "--n-jobs", "-j", help="ncm, knn, svm, ridge: processes; -1 is one per core (default: 1)."
-        ),
+        typer.Option("--n-jobs", "-j", help="Heads of your own: processes; -1 is one per core (default: 1)."),
     ] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start anew, also where an interrupted run could be continued.")
@@ -158,24 +195,7 @@ def fit_head(
     from featbank.fitting import fit_heads
 
     heads = split_commas(head) or ["softmax"]
-    head_params = _head_params(
-        heads,
-        {
-            "lr": _values("--lr", lr),
-            "solver": solver,
-            "annealing": annealing,
-            "annealing_epochs": annealing_epochs,
-            "max_epochs": max_epochs,
-            "tolerance_epochs": tolerance,
-            "batch_size": batch_size,
-            "hidden_units": hidden_units,
-            "dropout": dropout,
-            "alpha": alpha,
-            "C": _values("--C", c),
-            "standardize": standardize,
-            "device": device,
-        },
-    )
+    head_params = _head_params(heads, ctx.meta[_PANEL])
     if interval not in ("t", "bootstrap"):
         raise InvalidInputError(f"--interval {interval!r} is not one of t, bootstrap")
     if save_heads not in ("best", "all", "none"):
@@ -188,7 +208,7 @@ def fit_head(
         fitted = fit_heads(
             bank,
             cuts=split_commas(cut) or None,
-            heads=heads,
+            heads=[_own(one) if ":" in one else one for one in heads],
             samples_per_class=samples_per_class,
             repeats=repeats,
             temperatures=_numbers(temperature),
@@ -206,6 +226,7 @@ def fit_head(
             interval=interval,  # type: ignore[arg-type]  # one of the two, checked above
             announce=say,
             val=_val(val),
+            metrics=split_commas(metric),
         )
     if as_json:
         print_notes(fitted)
@@ -262,33 +283,55 @@ def _val(text: str | None) -> Any:
         return text
 
 
-def _values(option: str, text: str | None) -> Any:
-    """Return a number, "auto", or a list of them, as an option says it."""
-    if text is None:
-        return None
-    parts = [part.strip() for part in text.split(",")]
+def _own(place: str) -> tuple[str, Any]:
+    """Return a head of the user's own, and its name, from ``my_module:MyHead``, a class or an estimator."""
+    module, _, attribute = place.partition(":")
+    # last, so that nothing there is taken for a module that is installed; -j starts processes that look there
+    sys.path.append(str(Path.cwd()))
     try:
-        values = [part if part == "auto" else float(part) for part in parts]
-    except ValueError:
+        found = getattr(importlib.import_module(module), attribute)
+        return attribute, found() if isinstance(found, type) else found
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise InvalidInputError(
-            f"{option} {text!r} is no number, auto, or a list such as 0.01,0.1,1"
-        ) from None
-    return values if len(values) > 1 else values[0]
+            f"--head {place!r} cannot be had ({type(error).__name__}: {error}); give module:Class of a "
+            "module in this folder or installed, whose class needs no arguments"
+        ) from error
 
 
-def _head_params(heads: Sequence[str], options: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def _head_params(heads: Sequence[str], options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Give each head those of the options that it has; an option that none of them has is an error."""
-    from featbank.heads.catalogue import names, parameters
+    from featbank.heads import catalogue
 
-    given = {option: value for option, value in options.items() if value is not None}
-    for option in given:
-        if not any(option in parameters(one) for one in heads):
-            flag = _OPTIONS.get(option, f"--{option.replace('_', '-')}")
-            able = ", ".join(one for one in names() if option in parameters(one))
-            raise InvalidInputError(f"{flag} is for --head {able}, got --head {', '.join(heads)}")
-    return {
-        one: {option: value for option, value in given.items() if option in parameters(one)} for one in heads
-    }
+    named = [one for one in heads if ":" not in one]
+    tables = {one: catalogue.kind(one).parameters for one in named}
+    found: dict[str, dict[str, Any]] = {one: {} for one in named}
+    for name, text in options.items():
+        able = [one for one in named if name in tables[one]]
+        if not able:
+            every = ", ".join(one for one in catalogue.names() if name in catalogue.parameters(one))
+            raise InvalidInputError(
+                f"{_option_of(name)} is for --head {every}, got --head {', '.join(heads)}"
+            )
+        for one in able:
+            # a word that another head takes is refused by this one in its own words
+            others = [tables[other][name] for other in able if other != one]
+            found[one][name] = _values(_option_of(name), text, [tables[one][name], *others])
+    return found
+
+
+def _values(option: str, text: Any, parameters: Sequence[Parameter]) -> Any:
+    """Return what an option says for one head, a list where it lists values."""
+    if not isinstance(text, str):
+        return text
+    values = []
+    for part in text.split(","):
+        for one in parameters:
+            with contextlib.suppress(ValueError):
+                values.append(one.read(part.strip()))
+                break
+        else:
+            raise InvalidInputError(f"{option} {text!r} is not {parameters[0]}, and no list of such values")
+    return values if len(values) > 1 else values[0]
 
 
 @contextlib.contextmanager

@@ -6,7 +6,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from featbank.heads.catalogue import make, names
+    from featbank.heads._head import Head, TrainingRows, fit_stack
+    from featbank.heads._parameters import Parameter
+    from featbank.heads.catalogue import HeadKind, make, names
     from featbank.heads.classic import (
         LinearSVMClassifier,
         NearestMeanClassifier,
@@ -15,20 +17,22 @@ if TYPE_CHECKING:
     )
     from featbank.heads.mlp import MLPClassifier
     from featbank.heads.persistence import load_head, save_head
-    from featbank.heads.products import RowProducts
     from featbank.heads.softmax import SoftmaxClassifier
-    from featbank.heads.space import FeatureSpace
-    from featbank.heads.stack import fit_stack
+    from featbank.heads.space import FeatureSpace, RowProducts
 
 __all__ = [
     "FeatureSpace",
+    "Head",
+    "HeadKind",
     "LinearSVMClassifier",
     "MLPClassifier",
     "NearestMeanClassifier",
     "NeighborsClassifier",
+    "Parameter",
     "RidgeClassifier",
     "RowProducts",
     "SoftmaxClassifier",
+    "TrainingRows",
     "fit_stack",
     "load_head",
     "make",
@@ -39,14 +43,18 @@ __all__ = [
 # scikit-learn and torch take seconds to import; a name is looked up where it lives when it is first used
 _HOMES = {
     "FeatureSpace": "space",
+    "Head": "_head",
+    "HeadKind": "catalogue",
     "LinearSVMClassifier": "classic",
     "MLPClassifier": "mlp",
     "NearestMeanClassifier": "classic",
     "NeighborsClassifier": "classic",
+    "Parameter": "_parameters",
     "RidgeClassifier": "classic",
-    "RowProducts": "products",
+    "RowProducts": "space",
     "SoftmaxClassifier": "softmax",
-    "fit_stack": "stack",
+    "TrainingRows": "_head",
+    "fit_stack": "_head",
     "load_head": "persistence",
     "make": "catalogue",
     "names": "catalogue",

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featbank.errors import FitWarning
 from featbank.heads._exact import Optimum, Problem, solve
-from featbank.heads._head import Evaluation, find_classes, measure
+from featbank.heads._head import TrainingRows, find_classes, measure
 from featbank.heads.space import FeatureSpace
 
 if TYPE_CHECKING:
@@ -31,64 +29,33 @@ UNCHOSEN = 1.0
 MEASURED_ROWS = 1024
 
 
-def fit_exact_heads(
-    heads: Sequence[SoftmaxClassifier],
-    Z: Any,
-    y: NDArray[Any],
-    subsets: Sequence[NDArray[np.int64]],
-    space: FeatureSpace,
-    others: Sequence[Evaluation],
-) -> None:
-    """Fit `heads` in place to their subsets of the rows of `Z`, which are in `space`."""
+def fit_exact_heads(heads: Sequence[SoftmaxClassifier], rows: TrainingRows) -> None:
+    """Fit `heads` in place."""
     groups: dict[tuple[bytes, float | None], list[int]] = {}
-    for number, (head, rows) in enumerate(zip(heads, subsets, strict=True)):
+    for number, (head, own) in enumerate(zip(heads, rows.subsets, strict=True)):
         head._check()
-        groups.setdefault((rows.tobytes(), head.tol), []).append(number)
+        groups.setdefault((own.tobytes(), head.tol), []).append(number)
     plans = [
-        _Plan([heads[i] for i in members], subsets[members[0]], y, Z, space, others)
-        for members in groups.values()
+        _Plan([heads[i] for i in members], rows.subsets[members[0]], rows) for members in groups.values()
     ]
     for tol in dict.fromkeys(head.tol for head in heads):
         chosen = [plan for plan in plans if plan.heads[0].tol == tol]
         problems = [one for plan in chosen for one in plan.problems]
-        optima = iter(solve(Z, problems, tol=tol or 0.0))
+        optima = iter(solve(rows.Z, problems, tol=tol or 0.0))
         for plan in chosen:
-            plan.accept([next(optima) for _ in plan.problems], Z)
-    unchosen = sum(plan.unchosen for plan in plans)
-    if unchosen:
-        warnings.warn(
-            f"{unchosen} of {len(heads)} heads: C='auto' has nothing to choose by, without validation rows "
-            f"and with one sample of each class; C={UNCHOSEN:g} was taken",
-            FitWarning,
-            stacklevel=5,
-        )
-    unfinished = [head for head in heads if not head.converged_]
-    if unfinished:
-        first = unfinished[0]
-        warnings.warn(
-            f"{len(unfinished)} of {len(heads)} heads: {first.n_iter_} Newton steps did not reach the "
-            f"optimum at C={first.C_:g} ({first.space_.n_columns_} columns); use a smaller C",
-            FitWarning,
-            stacklevel=5,
-        )
+            plan.accept([next(optima) for _ in plan.problems], rows.Z)
 
 
 class _Plan:
     """Heads on the same rows: the problems to be solved for them."""
 
     def __init__(
-        self,
-        heads: Sequence[SoftmaxClassifier],
-        rows: NDArray[np.int64],
-        y: NDArray[Any],
-        Z: Any,
-        space: FeatureSpace,
-        others: Sequence[Evaluation],
+        self, heads: Sequence[SoftmaxClassifier], rows: NDArray[np.int64], training: TrainingRows
     ) -> None:
-        self.heads, self.rows, self.space = heads, rows, space
-        self.classes, self.codes = find_classes(y[rows])
+        self.heads, self.rows, self.space = heads, rows, training.space
+        self.classes, self.codes = find_classes(training.y[rows])
         self.watched = []
-        for one in others:
+        for one in training.others:
             kept = np.isin(one.y, self.classes)
             self.watched.append((one.name, one.Z[kept], np.searchsorted(self.classes, one.y[kept])))
         automatic = [head for head in heads if head.C == "auto"]
@@ -96,13 +63,12 @@ class _Plan:
         self.validated = any(name == "val" and len(codes) for name, _, codes in self.watched)
         self.losses: dict[float, float] = {}
         if automatic and not self.validated:
-            self.losses = _cross_validated(Z, rows, self.codes, len(self.classes), space)
+            self.losses = _cross_validated(training.Z, rows, self.codes, len(self.classes), self.space)
             fixed.add(_best(self.losses))
-        self.unchosen = len(automatic) if automatic and not self.validated and not self.losses else 0
         self.penalties = sorted(fixed | set(PENALTIES if automatic and self.validated else ()))
         # on columns multiplied by the gain, the same penalty on standardised features is C / gain ** 2
         self.problems = [
-            Problem(rows, self.codes, len(self.classes), C / space.gain_**2) for C in self.penalties
+            Problem(rows, self.codes, len(self.classes), C / self.space.gain_**2) for C in self.penalties
         ]
 
     def accept(self, optima: Sequence[Optimum], Z: Any) -> None:
@@ -119,6 +85,16 @@ class _Plan:
         for head in self.heads:
             C = _best(self.losses) if head.C == "auto" else float(head.C)
             head._accept_optimum(C, *found[C], self.classes, self.space)
+            if head.C == "auto" and not self.losses:
+                head.warned_ = (
+                    "C='auto' has nothing to choose by, without validation rows and with one sample of each "
+                    f"class; C={UNCHOSEN:g} was taken"
+                )
+            elif not head.converged_:
+                head.warned_ = (
+                    f"{head.n_iter_} Newton steps did not reach the optimum at C={C:g} "
+                    f"({self.space.n_columns_} columns); use a smaller C"
+                )
 
 
 def _cross_validated(

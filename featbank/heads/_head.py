@@ -1,19 +1,20 @@
-"""What all heads share: labels, the feature space, prediction from original features or from columns."""
+"""What all heads share: labels, their feature space, fitting many at once, prediction."""
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from featbank._lean_imports import import_sklearn
-from featbank.errors import InvalidInputError
+from featbank.errors import FitWarning, InvalidInputError
 from featbank.heads import _rows
-from featbank.heads._parameters import FLAG, Allowed, faults_of
+from featbank.heads._parameters import Parameter, faults_of
 from featbank.heads.space import FeatureSpace
 
 import_sklearn()
@@ -26,13 +27,18 @@ __all__ = [
     "Evaluation",
     "Head",
     "ProbabilisticHead",
+    "TrainingRows",
     "check_random_state",
     "encode_labels",
     "find_classes",
+    "fit_stack",
     "measure",
     "on_features",
     "softmax",
+    "warn_of",
 ]
+
+H = TypeVar("H", bound="Head")
 
 #: Dtypes features are taken in as they are; anything else becomes the first.
 FEATURE_DTYPES = [np.float64, np.float32, np.float16]
@@ -73,6 +79,25 @@ class Evaluation:
     y: NDArray[Any]
 
 
+@dataclass(frozen=True)
+class TrainingRows:
+    """What heads of one class are fitted to in one call.
+
+    `Z` (n_samples, n_columns) are rows in `space`, an array or `_rows.Standardized`, `y` their labels;
+    `subsets` says for each head which of them are its own.
+    """
+
+    Z: Any
+    y: NDArray[Any]
+    subsets: Sequence[NDArray[np.int64]]
+    space: FeatureSpace
+    others: Sequence[Evaluation] = ()
+
+    def of(self, members: Sequence[int]) -> TrainingRows:
+        """Return what some of the heads are fitted to."""
+        return TrainingRows(self.Z, self.y, [self.subsets[i] for i in members], self.space, self.others)
+
+
 class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type hints
     """Base of the heads: a scikit-learn classifier that lives in a `FeatureSpace`.
 
@@ -86,13 +111,20 @@ class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lear
         Length of a row of original features.
     failed_ : str or None
         Why the fit came to nothing; None when it did not fail.
+    warned_ : str or None
+        What the fit warned of.
     """
 
-    #: What values each parameter may take.
-    _parameters: ClassVar[Mapping[str, Allowed]] = {
-        "standardize": FLAG,
-        "rotate": Allowed(values=(True, False, "auto")),
-        "random_state": Allowed(
+    #: What each parameter is, and what values it may take: read by fits, studies and the command line.
+    _parameters: ClassVar[Mapping[str, Parameter]] = {
+        "standardize": Parameter(
+            values=(True, False), help="shift and scale features by the statistics of the training rows"
+        ),
+        "rotate": Parameter(
+            values=(True, False, "auto"),
+            help="train in the span of the training rows; auto: where it is smaller",
+        ),
+        "random_state": Parameter(
             least=0, below=2**32, whole=True, values=(None,), kinds=(np.random.RandomState,)
         ),
     }
@@ -101,8 +133,14 @@ class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lear
     rotate: bool | Literal["auto"]
     classes_: NDArray[Any]
     space_: FeatureSpace
-    failed_: str | None
+    failed_: str | None = None
+    warned_: str | None = None
     n_features_in_: int
+
+    @property
+    def _is_seeded(self) -> bool:
+        """Whether another `random_state` may give another head from the same rows."""
+        return "random_state" in self.get_params(deep=False)
 
     def _check(self) -> None:
         """Raise `InvalidInputError` naming every parameter whose value is not allowed."""
@@ -129,18 +167,37 @@ class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lear
         _rows.check_finite(Z)
         return Z
 
+    def fit(self, X: ArrayLike, y: ArrayLike) -> Any:
+        """Fit to original features.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,)
+            Labels, numbers or strings, of at least two classes.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        InvalidInputError
+            If `y` has one class or a parameter is out of range.
+        """
+        features, labels = self._read_training(X, y)
+        find_classes(labels)
+        self._check()
+        space = FeatureSpace(standardize=self.standardize, rotate=self.rotate)
+        Z = space.fit_transform(features)
+        self._fit_many([self], TrainingRows(Z, labels, [np.arange(len(labels))], space))
+        warn_of([self], stacklevel=2)
+        return self
+
     @classmethod
     @abstractmethod
-    def _fit_many(
-        cls,
-        heads: Sequence[Any],
-        Z: NDArray[np.float32],
-        y: NDArray[Any],
-        subsets: Sequence[NDArray[np.int64]],
-        space: FeatureSpace,
-        others: Sequence[Evaluation],
-    ) -> None:
-        """Fit heads of this class to rows of `Z` (n_samples, n_columns), which are in `space` already."""
+    def _fit_many(cls, heads: Sequence[Any], rows: TrainingRows) -> None:
+        """Fit heads of this class; what each warns of is left in its `warned_`."""
 
     @abstractmethod
     def _logits(self, Z: NDArray[Any]) -> NDArray[np.float64]:
@@ -213,3 +270,132 @@ class ProbabilisticHead(Head):
     def predict_proba_columns(self, Z: NDArray[Any]) -> NDArray[np.float64]:
         """Return class probabilities of rows that are in `space_` already, shape (n_samples, n_classes)."""
         return softmax(self._logits(self._read_columns(Z)))
+
+
+def warn_of(heads: Sequence[Head], stacklevel: int) -> None:
+    """Warn of what fits left in `warned_`, once per cause, with the number of heads concerned."""
+    told = [head.warned_ for head in heads if head.warned_]
+    for cause in dict.fromkeys(told):
+        message = cause if len(heads) == 1 else f"{told.count(cause)} of {len(heads)} heads: {cause}"
+        warnings.warn(message, FitWarning, stacklevel=stacklevel + 1)
+
+
+def fit_stack(
+    estimators: Sequence[H],
+    Z: NDArray[np.float32],
+    y: ArrayLike,
+    subsets: Sequence[ArrayLike],
+    *,
+    space: FeatureSpace,
+    Z_val: NDArray[np.float32] | None = None,
+    y_val: ArrayLike | None = None,
+    Z_test: NDArray[np.float32] | None = None,
+    y_test: ArrayLike | None = None,
+) -> list[H]:
+    """Fit each estimator to its subset of the rows of `Z`, together where that is faster.
+
+    Heads trained by Adam or SGD that share their settings (but learning rate, penalty and seed), the size of
+    their subset and their classes go through one batched program, which is cut so that it is not slower than
+    one head after another. Exact heads, support vector machines and ridge share passes over the rows, or the
+    products of these. Others are fitted one by one. A head comes out the same in any company, to
+    floating-point tolerance: its mini-batches are drawn by its own `random_state`.
+
+    Standardisation is common to the whole sweep: `space` holds the statistics of the rows it was fitted on
+    (the whole training split), not those of each subset. `standardize` and `rotate` of the estimators are not
+    used.
+
+    Parameters
+    ----------
+    estimators : sequence of heads
+        Fitted in place.
+    Z : ndarray of float32, shape (n_samples, n_columns)
+        Training rows as ``space.transform`` (or ``fit_transform``) gave them.
+    y : array-like of shape (n_samples,)
+        Their labels.
+    subsets : sequence of array-like of int
+        One per estimator: the rows of `Z` it is fitted to, without repeats.
+    space : FeatureSpace
+        Fitted; becomes each head's `space_`, so that ``predict`` takes original features.
+    Z_val, y_val, Z_test, y_test : ndarray and array-like, optional
+        Transformed rows the heads are watched on, as in `SoftmaxClassifier.fit`. For a head whose subset
+        lacks some classes, rows of those classes are left out.
+
+    Returns
+    -------
+    list of heads
+        The `estimators`, in their order.
+
+    Raises
+    ------
+    InvalidInputError
+        If lengths do not fit, a subset has rows outside `Z` or one class only, or a parameter is out of
+        range.
+
+    Warns
+    -----
+    FitWarning
+        Once per cause, with the number of heads concerned.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from featbank.heads import SoftmaxClassifier
+    >>> X, y = load_digits(return_X_y=True)
+    >>> space = FeatureSpace()
+    >>> Z = space.fit_transform(X[:1000])
+    >>> subsets = [np.arange(0, 200), np.arange(200, 400)]
+    >>> heads = [SoftmaxClassifier(random_state=seed) for seed in (0, 1)]
+    >>> heads = fit_stack(heads, Z, y[:1000], subsets, space=space)
+    >>> [head.score(X[1000:], y[1000:]) > 0.8 for head in heads]
+    [True, True]
+    """
+    labels = np.asarray(y)
+    if Z.shape != (len(labels), space.n_columns_):
+        raise InvalidInputError(
+            f"Z has shape {Z.shape!r}, but y has {len(labels)} labels and the space {space.n_columns_} "
+            "columns; give rows as space.transform returns them"
+        )
+    if len(subsets) != len(estimators):
+        raise InvalidInputError(
+            f"{len(estimators)} estimators got {len(subsets)} subsets; give one subset each"
+        )
+    rows = [_checked_rows(subset, len(labels), number) for number, subset in enumerate(subsets)]
+    for columns in (Z, Z_val, Z_test):
+        if columns is not None and len(columns):
+            _rows.check_finite(columns)
+    watched: list[Evaluation] = []
+    if Z_val is not None and y_val is not None:
+        watched.append(Evaluation("val", Z_val, np.asarray(y_val)))
+    if Z_test is not None and y_test is not None:
+        watched.append(Evaluation("test", Z_test, np.asarray(y_test)))
+    training = TrainingRows(Z, labels, rows, space, watched)
+    for kind, members in _by_kind(estimators).items():
+        chosen = [estimators[i] for i in members]
+        kind._fit_many(chosen, training.of(members))
+        warn_of(chosen, stacklevel=2)
+    return list(estimators)
+
+
+def _by_kind(estimators: Sequence[Any]) -> dict[type[Head], list[int]]:
+    kinds: dict[type[Head], list[int]] = {}
+    for number, estimator in enumerate(estimators):
+        if not isinstance(estimator, Head):
+            raise InvalidInputError(
+                f"{estimator!r} is no head of featbank; make one with featbank.heads.make(name)"
+            )
+        kinds.setdefault(type(estimator), []).append(number)
+    return kinds
+
+
+def _checked_rows(subset: ArrayLike, n_samples: int, number: int) -> NDArray[np.int64]:
+    rows = np.asarray(subset)
+    if rows.ndim != 1 or rows.dtype.kind not in "iu" or not len(rows):
+        raise InvalidInputError(
+            f"subset {number} has shape {rows.shape!r} and dtype {rows.dtype}; give row numbers, one "
+            "dimension of int"
+        )
+    if rows.min() < 0 or rows.max() >= n_samples:
+        raise InvalidInputError(
+            f"subset {number} asks for rows {rows.min()} to {rows.max()}; allowed: 0 to {n_samples - 1}"
+        )
+    return rows.astype(np.int64)

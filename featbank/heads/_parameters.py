@@ -1,4 +1,4 @@
-"""What values the parameters of a head may take: one table per class, read by fits, names and study files."""
+"""What the parameters of a head are: one table per class, read by fits, studies and the command line."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["FLAG", "FRACTION", "NOT_NEGATIVE", "POSITIVE", "WHOLE", "Allowed", "faults_of"]
+__all__ = ["Parameter", "faults_of"]
 
 #: A value in a message is cut to so many characters.
 _SHOWN = 60
+_WORDS = {"none": None, "true": True, "false": False}
 
 
 @dataclass(frozen=True)
-class Allowed:
-    """The values one parameter may take: numbers within bounds (where there is one), `values`, `kinds`.
+class Parameter:
+    """One parameter: what it is, and the values it may take, numbers within bounds, `values`, `kinds`.
 
     Parameters
     ----------
@@ -29,10 +30,12 @@ class Allowed:
         Words, True, False, None.
     kinds : tuple of type
         Objects of these types are allowed as well.
+    help : str
+        A few words for the command line, which has an option for each parameter that is told so.
 
     Examples
     --------
-    >>> C = Allowed(over=0, values=("auto",))
+    >>> C = Parameter(over=0, values=("auto",))
     >>> print(C), C.holds(0.1), C.holds("auto"), C.holds("best"), C.holds(True), C.holds(float("nan"))
     a number over 0 or 'auto'
     (None, True, True, False, False, False)
@@ -44,6 +47,7 @@ class Allowed:
     whole: bool = False
     values: tuple[str | bool | None, ...] = ()
     kinds: tuple[type, ...] = ()
+    help: str = ""
 
     def holds(self, value: Any) -> bool:
         """Say whether a value is allowed."""
@@ -68,6 +72,27 @@ class Allowed:
             )
         )
 
+    def read(self, text: str) -> Any:
+        """Return the value that a word on the command line stands for; `holds` says whether it is allowed.
+
+        Raises
+        ------
+        ValueError
+            If numbers are allowed, and it is neither a number nor one of the words.
+
+        Examples
+        --------
+        >>> C = Parameter(over=0, values=("auto",))
+        >>> C.read("0.1"), C.read("auto"), Parameter(values=(True, False)).read("false")
+        (0.1, 'auto', False)
+        """
+        for word in (text, _WORDS.get(text.lower(), text)):
+            if any(type(word) is type(one) and word == one for one in self.values):
+                return word
+        if not self._bounds:
+            return text
+        return int(text) if self.whole else float(text)
+
     @property
     def _bounds(self) -> str:
         """Return the bounds in words; empty where no number is allowed."""
@@ -81,14 +106,7 @@ class Allowed:
         return f"{', '.join(said[:-1])} or {said[-1]}" if len(said) > 1 else said[0]
 
 
-FLAG = Allowed(values=(True, False))
-WHOLE = Allowed(least=1, whole=True)
-POSITIVE = Allowed(over=0)
-NOT_NEGATIVE = Allowed(least=0)
-FRACTION = Allowed(least=0, below=1)
-
-
-def faults_of(table: Mapping[str, Allowed], given: Mapping[str, Any]) -> str:
+def faults_of(table: Mapping[str, Parameter], given: Mapping[str, Any]) -> str:
     """Say which values are not allowed, e.g. ``"C=-1 (allowed: a number over 0)"``; empty where all are."""
     return "; ".join(
         f"{name}={_shown(given[name])} (allowed: {allowed})"

@@ -33,7 +33,7 @@ __all__ = [
 #: Working memory of one block after conversion, in bytes.
 BLOCK_BYTES = 64 * 2**20
 #: How much of a source that is no array is read at a time, in bytes of its own dtype.
-SLAB_BYTES = 1024 * 2**20
+SLAB_BYTES = 256 * 2**20
 #: How many rows that hold NaN are named.
 SHOWN_ROWS = 10
 #: Columns whose products are summed in float32 before the sum goes on in float64.

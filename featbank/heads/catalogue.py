@@ -1,94 +1,85 @@
-"""The heads by name, and how to make one from the parameters a command line or a study file gives."""
+"""The heads by name, those of other packages too, and how to make one from parameters by name."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
 
 from featbank._registry import Registry
-from featbank.errors import InvalidInputError
+from featbank.errors import InvalidInputError, MissingPackageError
+from featbank.heads._parameters import Parameter, faults_of
 
-if TYPE_CHECKING:
-    from featbank.heads._head import Head
-    from featbank.heads._parameters import Allowed
+__all__ = [
+    "HeadKind",
+    "aliases",
+    "allowed",
+    "canonical",
+    "classes",
+    "kind",
+    "make",
+    "names",
+    "parameters",
+    "summary",
+]
 
-__all__ = ["aliases", "allowed", "canonical", "make", "names", "parameters", "summary"]
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """Where a head's class is, what is fixed in it, and what may be given."""
-
-    module: str
-    kind: str
-    summary: str
-    parameters: tuple[str, ...]
-    fixed: tuple[tuple[str, Any], ...] = ()
+_ANYTHING = Parameter(kinds=(object,))
 
 
-_GRADIENT = (
-    "solver",
-    "lr",
-    "annealing",
-    "annealing_epochs",
-    "anneal_per",
-    "max_epochs",
-    "tolerance_epochs",
-    "monitor",
-    "batch_size",
-    "alpha",
-    "dropout",
-    "restore",
-    "device",
-)
-_SPACE = ("standardize", "rotate")
+@dataclass(frozen=True, eq=False)
+class HeadKind:
+    """What the name of a head stands for.
 
-_heads: Registry[_Entry] = Registry("head")
-_heads.register(
-    "softmax",
-    _Entry("softmax", "SoftmaxClassifier", "softmax regression by Adam or SGD", (*_GRADIENT, *_SPACE)),
-    aliases=("linear", "softmax-regression"),
-)
-_heads.register(
-    "mlp",
-    _Entry("mlp", "MLPClassifier", "one hidden layer, then softmax", ("hidden_units", *_GRADIENT, *_SPACE)),
-)
-_heads.register(
-    "logreg",
-    _Entry(
-        "softmax",
-        "SoftmaxClassifier",
-        "softmax regression to the optimum of its L2-regularised problem",
-        ("C", *_SPACE),
-        (("solver", "lbfgs"),),
-    ),
-    aliases=("logistic", "logistic-regression"),
-)
-_heads.register(
-    "ncm",
-    _Entry("classic", "NearestMeanClassifier", "nearest class mean", _SPACE),
-    aliases=("nearest-mean",),
-)
-_heads.register(
-    "knn",
-    _Entry("classic", "NeighborsClassifier", "k nearest neighbours by cosine", ("n_neighbors", *_SPACE)),
-)
-_heads.register(
-    "svm",
-    _Entry("classic", "LinearSVMClassifier", "linear support vector machine", ("C", *_SPACE)),
-)
-_heads.register(
-    "ridge", _Entry("classic", "RidgeClassifier", "ridge regression on class indicators", ("alpha", *_SPACE))
-)
+    Parameters
+    ----------
+    cls : type
+        A `featbank.heads.Head`, or any class with ``fit(X, y)`` and ``predict(X)``.
+    summary : str
+        One line on what it is; the first of the class's own by default.
+    fixed : mapping of str to object
+        Parameters that are not for the user.
+    offers : tuple of str, optional
+        Parameters that are; all but these and `random_state` by default.
+    """
+
+    cls: type
+    summary: str = ""
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    offers: tuple[str, ...] | None = None
+
+    @property
+    def parameters(self) -> dict[str, Parameter]:
+        """What may be given, and which values."""
+        table = getattr(self.cls, "_parameters", None)
+        if table is None:  # a class of others says only what its parameters are called
+            table = {
+                name: _ANYTHING
+                for name, one in inspect.signature(self.cls).parameters.items()
+                if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)
+            }
+        offered = table if self.offers is None else self.offers
+        return {name: table[name] for name in offered if name not in ("random_state", *self.fixed)}
+
+
+#: A name of featbank's own, and where its `HeadKind` is. Other packages register a `HeadKind`, or a class.
+_heads: Registry[Any] = Registry("head", group="featbank.heads")
+_heads.register_place("softmax", "featbank.heads.softmax:SOFTMAX", aliases=("linear", "softmax-regression"))
+_heads.register_place("mlp", "featbank.heads.mlp:MLP")
+_heads.register_place("logreg", "featbank.heads.softmax:LOGREG", aliases=("logistic", "logistic-regression"))
+_heads.register_place("ncm", "featbank.heads.classic:NCM", aliases=("nearest-mean",))
+_heads.register_place("knn", "featbank.heads.classic:KNN")
+_heads.register_place("svm", "featbank.heads.classic:SVM")
+_heads.register_place("ridge", "featbank.heads.classic:RIDGE")
 
 
 def names() -> list[str]:
-    """List the names of the heads.
+    """List the names of the heads, then those of other packages.
 
     Examples
     --------
-    >>> names()
+    >>> names()[:7]
     ['softmax', 'mlp', 'logreg', 'ncm', 'knn', 'svm', 'ridge']
     """
     return _heads.names()
@@ -104,9 +95,30 @@ def canonical(name: str) -> str:
     return _heads.canonical(name)
 
 
+def kind(name: str) -> HeadKind:
+    """Return what a name stands for; raises `UnknownNameError`, `MissingPackageError` for a bad plug-in."""
+    found = _heads.get(name)
+    if isinstance(found, HeadKind):
+        return found
+    if not (isinstance(found, type) and hasattr(found, "fit") and hasattr(found, "predict")):
+        raise MissingPackageError(
+            f"head {name!r} is {found!r}, which is no class with fit and predict; mend or uninstall the "
+            "package that registers it"
+        )
+    return HeadKind(found)
+
+
+def classes() -> Iterator[type]:
+    """Yield the classes of the heads, those of other packages last; what cannot be loaded is left out."""
+    for name in _heads:
+        with suppress(MissingPackageError):
+            yield kind(name).cls
+
+
 def summary(name: str) -> str:
     """Return one line on what a head is; raises `UnknownNameError`."""
-    return _heads.get(name).summary
+    found = kind(name)
+    return found.summary or (inspect.getdoc(found.cls) or "").partition("\n")[0]
 
 
 def parameters(name: str) -> tuple[str, ...]:
@@ -117,10 +129,10 @@ def parameters(name: str) -> tuple[str, ...]:
     >>> parameters("ridge")
     ('alpha', 'standardize', 'rotate')
     """
-    return _heads.get(name).parameters
+    return tuple(kind(name).parameters)
 
 
-def allowed(name: str, parameter: str) -> Allowed:
+def allowed(name: str, parameter: str) -> Parameter:
     """Return what values a parameter of a head may take; raises `UnknownNameError` for an unknown head.
 
     Examples
@@ -129,47 +141,24 @@ def allowed(name: str, parameter: str) -> Allowed:
     a number over 0 or 'auto'
     (None, False)
     """
-    return _kind(_heads.get(name))._parameters[parameter]
+    return kind(name).parameters[parameter]
 
 
-def make(
-    name: str,
-    *,
-    solver: Literal["adam", "sgd"] | None = None,
-    lr: float | Literal["auto"] | None = None,
-    annealing: str | None = None,
-    annealing_epochs: float | None = None,
-    anneal_per: Literal["epoch", "step"] | None = None,
-    max_epochs: int | None = None,
-    tolerance_epochs: int | None = None,
-    monitor: Literal["accuracy", "loss"] | None = None,
-    batch_size: int | None = None,
-    alpha: float | None = None,
-    dropout: float | None = None,
-    restore: Literal["best", "last"] | None = None,
-    hidden_units: int | None = None,
-    C: float | Literal["auto"] | None = None,
-    n_neighbors: int | None = None,
-    standardize: bool | None = None,
-    rotate: bool | Literal["auto"] | None = None,
-    device: str | None = None,
-    random_state: int | None = None,
-) -> Head:
+def make(name: str, *, random_state: int | None = None, **given: Any) -> Any:
     """Make an unfitted head.
 
     Parameters
     ----------
     name : str
         One of `names`, or an alias.
-    solver, lr, annealing, annealing_epochs, anneal_per, max_epochs, tolerance_epochs, monitor, \
-batch_size, alpha, dropout, restore, hidden_units, C, n_neighbors, standardize, rotate, device
-        As in the head's class; None leaves its default.
     random_state : int or None, default=None
         Heads without randomness ignore it.
+    **given
+        As in the head's class; None leaves its default.
 
     Returns
     -------
-    SoftmaxClassifier, MLPClassifier or one of the classic heads
+    SoftmaxClassifier, MLPClassifier, one of the classic heads, or a head of another package
 
     Raises
     ------
@@ -191,49 +180,23 @@ batch_size, alpha, dropout, restore, hidden_units, C, n_neighbors, standardize, 
         ...
     featbank.errors.InvalidInputError: head 'svm' cannot be fitted with C='auto' (allowed: a number over 0)
     """
-    given = {
-        "solver": solver,
-        "lr": lr,
-        "annealing": annealing,
-        "annealing_epochs": annealing_epochs,
-        "anneal_per": anneal_per,
-        "max_epochs": max_epochs,
-        "tolerance_epochs": tolerance_epochs,
-        "monitor": monitor,
-        "batch_size": batch_size,
-        "alpha": alpha,
-        "dropout": dropout,
-        "restore": restore,
-        "hidden_units": hidden_units,
-        "C": C,
-        "n_neighbors": n_neighbors,
-        "standardize": standardize,
-        "rotate": rotate,
-        "device": device,
-    }
-    from featbank.heads._parameters import faults_of
-
     chosen = {key: value for key, value in given.items() if value is not None}
-    entry = _heads.get(name)
-    strange = [key for key in chosen if key not in entry.parameters]
+    found = kind(name)
+    table = found.parameters
+    strange = [key for key in chosen if key not in table]
     if strange:
-        has = ", ".join(repr(key) for key in entry.parameters)
+        has = ", ".join(repr(key) for key in table)
         plural = "parameters" if len(strange) > 1 else "parameter"
         raise InvalidInputError(
             f"head {canonical(name)!r} has no {plural} {', '.join(map(repr, strange))}; it has {has}"
         )
-    kind = _kind(entry)
-    faults = faults_of(kind._parameters, chosen)
+    faults = faults_of(table, chosen)
     if faults:
         raise InvalidInputError(f"head {canonical(name)!r} cannot be fitted with {faults}")
-    settings: dict[str, Any] = {**dict(entry.fixed), **chosen}
-    if random_state is not None and "random_state" in kind().get_params():
+    settings: dict[str, Any] = {**found.fixed, **chosen}
+    if random_state is not None and "random_state" in inspect.signature(found.cls).parameters:
         settings["random_state"] = random_state
-    head = kind(**settings)
-    head._check()  # a device that is not here
+    head = found.cls(**settings)
+    if hasattr(head, "predict_columns"):
+        head._check()  # a device that is not here
     return head
-
-
-def _kind(entry: _Entry) -> type[Head]:
-    kind: type[Head] = getattr(import_module(f"featbank.heads.{entry.module}"), entry.kind)
-    return kind

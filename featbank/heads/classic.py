@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from featbank.errors import FitWarning
 from featbank.heads._exact import Problem, solve
-from featbank.heads._head import Evaluation, Head, find_classes, on_features
-from featbank.heads._parameters import NOT_NEGATIVE, POSITIVE, WHOLE, Allowed
+from featbank.heads._head import Head, TrainingRows, find_classes, on_features
+from featbank.heads._parameters import Parameter
+from featbank.heads.catalogue import HeadKind
 from featbank.heads.space import FeatureSpace
 
-__all__ = ["LinearSVMClassifier", "NearestMeanClassifier", "NeighborsClassifier", "RidgeClassifier"]
+__all__ = [
+    "KNN",
+    "NCM",
+    "RIDGE",
+    "SVM",
+    "LinearSVMClassifier",
+    "NearestMeanClassifier",
+    "NeighborsClassifier",
+    "RidgeClassifier",
+]
 
 
 #: Values of a block of rows or of cosines, float64, that are worked on at a time.
@@ -26,67 +35,34 @@ EIGEN_ALPHAS = 16
 
 
 class ClassicHead(Head):
-    """Base of the classic heads: fitted one by one, from whatever columns the space gives.
+    """Base of the classic heads, fitted from whatever columns the space gives.
 
     Distances, angles and L2 penalties do not change when the space is rotated, so the fit is that on
     standardised features; rows seen later count by their part in the span of the fitting rows.
     """
 
-    def fit(self, X: ArrayLike, y: ArrayLike) -> Any:
-        """Fit to original features.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-        y : array-like of shape (n_samples,)
-            Labels, numbers or strings, of at least two classes.
-
-        Returns
-        -------
-        self
-
-        Raises
-        ------
-        InvalidInputError
-            If `y` has one class or a parameter is out of range.
-        """
-        features, labels = self._read_training(X, y)
-        find_classes(labels)
-        self._check()
-        space = FeatureSpace(standardize=self.standardize, rotate=self.rotate)
-        Z = space.fit_transform(features)
-        self._fit_many([self], Z, labels, [np.arange(len(labels))], space, [])
-        return self
+    def __init__(self, *, standardize: bool = True, rotate: bool | Literal["auto"] = "auto") -> None:
+        self.standardize = standardize
+        self.rotate = rotate
 
     @classmethod
-    def _fit_many(
-        cls,
-        heads: Sequence[Any],
-        Z: NDArray[np.float32],
-        y: NDArray[Any],
-        subsets: Sequence[NDArray[np.int64]],
-        space: FeatureSpace,
-        others: Sequence[Evaluation],
-    ) -> None:
+    def _fit_many(cls, heads: Sequence[Any], rows: TrainingRows) -> None:
         every_code = []
-        for head, rows in zip(heads, subsets, strict=True):
+        space = rows.space
+        for head, own in zip(heads, rows.subsets, strict=True):
             head._check()
-            head.classes_, codes = find_classes(y[rows])
+            head.classes_, codes = find_classes(rows.y[own])
             head.space_, head.n_features_in_, head.failed_ = space, space.n_features_, None
             every_code.append(codes)
         # the gain would change what C and alpha mean
-        cls._fit_rows(heads, Z if space.gain_ == 1 else Z / np.float32(space.gain_), subsets, every_code)
+        if space.gain_ != 1:
+            rows = replace(rows, Z=rows.Z / np.float32(space.gain_))
+        cls._fit_rows(heads, rows, every_code)
 
     @classmethod
     @abstractmethod
-    def _fit_rows(
-        cls,
-        heads: Sequence[Any],
-        Z: NDArray[np.float32],
-        subsets: Sequence[NDArray[np.int64]],
-        codes: Sequence[NDArray[np.int64]],
-    ) -> None:
-        """Fit to rows without the gain, (n_samples, n_columns), some for each head."""
+    def _fit_rows(cls, heads: Sequence[Any], rows: TrainingRows, codes: Sequence[NDArray[np.int64]]) -> None:
+        """Fit to rows without the gain; `codes` are the numbers of the classes of each head's own."""
 
     @abstractmethod
     def _scores(self, Z: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -151,21 +127,11 @@ class NearestMeanClassifier(_LinearScores):
 
     means_: NDArray[np.float64]
 
-    def __init__(self, *, standardize: bool = True, rotate: bool | Literal["auto"] = "auto") -> None:
-        self.standardize = standardize
-        self.rotate = rotate
-
     @classmethod
-    def _fit_rows(
-        cls,
-        heads: Sequence[Any],
-        Z: NDArray[np.float32],
-        subsets: Sequence[NDArray[np.int64]],
-        codes: Sequence[NDArray[np.int64]],
-    ) -> None:
-        for head, rows, targets in zip(heads, subsets, codes, strict=True):
-            members = [rows[targets == c] for c in range(len(head.classes_))]
-            head.means_ = np.stack([Z[one].mean(axis=0, dtype=np.float64) for one in members])
+    def _fit_rows(cls, heads: Sequence[Any], rows: TrainingRows, codes: Sequence[NDArray[np.int64]]) -> None:
+        for head, own, targets in zip(heads, rows.subsets, codes, strict=True):
+            members = [own[targets == c] for c in range(len(head.classes_))]
+            head.means_ = np.stack([rows.Z[one].mean(axis=0, dtype=np.float64) for one in members])
             # |z - m|^2 without |z|^2, which is the same for all classes, is linear in z
             head.weights_, head.offsets_ = head.means_.T, -0.5 * (head.means_**2).sum(axis=1)
 
@@ -196,7 +162,10 @@ class NeighborsClassifier(ClassicHead):
     True
     """
 
-    _parameters: ClassVar[Mapping[str, Allowed]] = {**Head._parameters, "n_neighbors": WHOLE}
+    _parameters: ClassVar[Mapping[str, Parameter]] = {
+        "n_neighbors": Parameter(least=1, whole=True, help="samples that vote"),
+        **Head._parameters,
+    }
 
     rows_: NDArray[np.float32]
     targets_: NDArray[np.int64]
@@ -205,21 +174,15 @@ class NeighborsClassifier(ClassicHead):
         self, *, n_neighbors: int = 5, standardize: bool = True, rotate: bool | Literal["auto"] = "auto"
     ) -> None:
         self.n_neighbors = n_neighbors
-        self.standardize = standardize
-        self.rotate = rotate
+        super().__init__(standardize=standardize, rotate=rotate)
 
     @classmethod
-    def _fit_rows(
-        cls,
-        heads: Sequence[Any],
-        Z: NDArray[np.float32],
-        subsets: Sequence[NDArray[np.int64]],
-        codes: Sequence[NDArray[np.int64]],
-    ) -> None:
-        for head, rows, targets in zip(heads, subsets, codes, strict=True):
-            head.rows_, head.targets_ = np.empty((len(rows), Z.shape[1]), dtype=np.float32), targets
-            for part in _parts(len(rows), Z.shape[1]):
-                head.rows_[part] = _unit(Z[rows[part]].astype(np.float64))
+    def _fit_rows(cls, heads: Sequence[Any], rows: TrainingRows, codes: Sequence[NDArray[np.int64]]) -> None:
+        width = rows.Z.shape[1]
+        for head, own, targets in zip(heads, rows.subsets, codes, strict=True):
+            head.rows_, head.targets_ = np.empty((len(own), width), dtype=np.float32), targets
+            for part in _parts(len(own), width):
+                head.rows_[part] = _unit(rows.Z[own[part]].astype(np.float64))
 
     def _logits_from_features(self, X: NDArray[Any]) -> NDArray[np.float64]:
         logits = np.empty((len(X), len(self.classes_)))
@@ -306,7 +269,10 @@ class LinearSVMClassifier(_LinearScores):
     True
     """
 
-    _parameters: ClassVar[Mapping[str, Allowed]] = {**Head._parameters, "C": POSITIVE}
+    _parameters: ClassVar[Mapping[str, Parameter]] = {
+        "C": Parameter(over=0, help="inverse of the regularisation"),
+        **Head._parameters,
+    }
 
     def __init__(
         self,
@@ -317,36 +283,32 @@ class LinearSVMClassifier(_LinearScores):
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
         self.C = C
-        self.standardize = standardize
-        self.rotate = rotate
+        super().__init__(standardize=standardize, rotate=rotate)
         self.random_state = random_state
 
+    @property
+    def _is_seeded(self) -> bool:
+        return False
+
     @classmethod
-    def _fit_rows(
-        cls,
-        heads: Sequence[Any],
-        Z: NDArray[np.float32],
-        subsets: Sequence[NDArray[np.int64]],
-        codes: Sequence[NDArray[np.int64]],
-    ) -> None:
+    def _fit_rows(cls, heads: Sequence[Any], rows: TrainingRows, codes: Sequence[NDArray[np.int64]]) -> None:
         problems: list[Problem] = []
-        for head, rows, targets in zip(heads, subsets, codes, strict=True):
+        for head, own, targets in zip(heads, rows.subsets, codes, strict=True):
             n = len(head.classes_)
             of = range(n) if n > 2 else [1]
-            problems += [Problem(rows, (targets == c).astype(np.int64), 1, float(head.C)) for c in of]
-        optima = iter(solve(Z, problems, loss="hinge"))
+            problems += [Problem(own, (targets == c).astype(np.int64), 1, float(head.C)) for c in of]
+        optima = iter(solve(rows.Z, problems, loss="hinge"))
         for head in heads:
             n = len(head.classes_)
-            own = [next(optima) for _ in range(n if n > 2 else 1)]
-            if not all(one.converged for one in own):
-                steps = max(one.n_iter for one in own)
-                warnings.warn(
-                    f"the linear SVM has not converged in {steps} iterations (C={head.C!r}); use a smaller C",
-                    FitWarning,
-                    stacklevel=4,
+            found = [next(optima) for _ in range(n if n > 2 else 1)]
+            head.C_, head.warned_ = float(head.C), None
+            if not all(one.converged for one in found):
+                steps = max(one.n_iter for one in found)
+                head.warned_ = (
+                    f"the linear SVM has not converged in {steps} iterations (C={head.C!r}); use a smaller C"
                 )
             head._take_binary(
-                np.stack([one.weights[:, 0] for one in own]), np.array([one.intercept[0] for one in own])
+                np.stack([one.weights[:, 0] for one in found]), np.array([one.intercept[0] for one in found])
             )
 
 
@@ -374,39 +336,36 @@ class RidgeClassifier(_LinearScores):
     True
     """
 
-    _parameters: ClassVar[Mapping[str, Allowed]] = {**Head._parameters, "alpha": NOT_NEGATIVE}
+    _parameters: ClassVar[Mapping[str, Parameter]] = {
+        "alpha": Parameter(least=0, help="weight decay"),
+        **Head._parameters,
+    }
 
     def __init__(
         self, *, alpha: float = 1.0, standardize: bool = True, rotate: bool | Literal["auto"] = "auto"
     ) -> None:
         self.alpha = alpha
-        self.standardize = standardize
-        self.rotate = rotate
+        super().__init__(standardize=standardize, rotate=rotate)
 
     @classmethod
-    def _fit_rows(
-        cls,
-        heads: Sequence[Any],
-        Z: NDArray[np.float32],
-        subsets: Sequence[NDArray[np.int64]],
-        codes: Sequence[NDArray[np.int64]],
-    ) -> None:
+    def _fit_rows(cls, heads: Sequence[Any], rows: TrainingRows, codes: Sequence[NDArray[np.int64]]) -> None:
+        Z, subsets = rows.Z, rows.subsets
         groups: dict[bytes, list[int]] = {}
-        for at, rows in enumerate(subsets):
-            groups.setdefault(rows.tobytes(), []).append(at)
+        for at, one in enumerate(subsets):
+            groups.setdefault(one.tobytes(), []).append(at)
         few = [len(subsets[members[0]]) <= Z.shape[1] for members in groups.values()]
         # the products of all rows serve the subsets that have them twice and more
         wanted = sum(len(subsets[m[0]]) ** 2 for m, one in zip(groups.values(), few, strict=True) if one)
         common = _products(Z) if wanted > len(Z) ** 2 or (wanted and len(groups) == 1) else None
         for members in groups.values():
-            rows = subsets[members[0]]
+            mine = subsets[members[0]]
             n = len(heads[members[0]].classes_)
             hot = np.where(codes[members[0]][:, None] == (np.arange(n) if n > 2 else [1]), 1.0, -1.0)
             level, alphas = hot.mean(axis=0), [float(heads[at].alpha) for at in members]
-            own = Z if len(rows) == len(Z) else Z[rows]
+            own = Z if len(mine) == len(Z) else Z[mine]
             mean = own.mean(axis=0, dtype=np.float64)
-            if len(rows) <= Z.shape[1]:
-                products = _products(own) if common is None else common[np.ix_(rows, rows)]
+            if len(mine) <= Z.shape[1]:
+                products = _products(own) if common is None else common[np.ix_(mine, mine)]
                 products -= products.mean(axis=0)
                 products -= products.mean(axis=1)[:, None]
                 parts = _regularised(products, hot - level, alphas)
@@ -465,3 +424,9 @@ def _unit(Z: NDArray[np.float64]) -> NDArray[np.float64]:
     lengths = np.sqrt((Z * Z).sum(axis=1, keepdims=True))
     unit: NDArray[np.float64] = Z / np.where(lengths > 0, lengths, 1.0)
     return unit
+
+
+NCM = HeadKind(NearestMeanClassifier, "nearest class mean")
+KNN = HeadKind(NeighborsClassifier, "k nearest neighbours by cosine")
+SVM = HeadKind(LinearSVMClassifier, "linear support vector machine")
+RIDGE = HeadKind(RidgeClassifier, "ridge regression on class indicators")

@@ -8,19 +8,19 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from featbank.heads._gradient import GradientHead
-from featbank.heads._gradient_fit import fit_gradient_heads
-from featbank.heads._head import Evaluation, on_features
-from featbank.heads._parameters import WHOLE, Allowed
+from featbank.heads._gradient import GradientHead, fit_gradient_heads
+from featbank.heads._head import TrainingRows, on_features
+from featbank.heads._parameters import Parameter
+from featbank.heads.catalogue import HeadKind
 from featbank.heads.space import FeatureSpace
 
-__all__ = ["MLPClassifier"]
+__all__ = ["MLP", "MLPClassifier"]
 
 
 class MLPClassifier(GradientHead):
     """One hidden layer of rectified linear units, then softmax, on standardised features.
 
-    Trained by mini-batch steps on the cross-entropy; stopping, annealing and the feature space are those of
+    Trained by mini-batch steps on the cross-entropy; stopping, lr_schedule and the feature space are those of
     `SoftmaxClassifier`. The hidden layer starts from He's uniform law, drawn by `random_state`, the softmax
     layer from zero: on few samples a random start of that layer costs several points of accuracy.
 
@@ -30,11 +30,11 @@ class MLPClassifier(GradientHead):
     solver : {"adam", "sgd"}, default="adam"
     lr : float, "auto" or None, default=None
         Learning rate at the start; None is 1e-3, "auto" as in `SoftmaxClassifier`.
-    annealing : {"inverse-time", "cosine", "step", "constant"}, default="inverse-time"
-    annealing_epochs : float, default=10
-    anneal_per : {"epoch", "step"}, default="epoch"
+    lr_schedule : {"inverse-time", "cosine", "step", "constant"}, default="inverse-time"
+    lr_schedule_epochs : float, default=10
+    lr_schedule_per : {"epoch", "step"}, default="epoch"
     max_epochs : int, default=100
-    tolerance_epochs : int, default=10
+    patience : int, default=10
     tol : float, default=1e-3
     monitor : {"accuracy", "loss"}, default="accuracy"
         What of the validation rows decides when to stop and which epoch is best; ties go to the other. Not
@@ -76,9 +76,10 @@ class MLPClassifier(GradientHead):
     1.0
     """
 
-    _parameters: ClassVar[Mapping[str, Allowed]] = {**GradientHead._parameters, "hidden_units": WHOLE}
-
-    hidden_units: int
+    _parameters: ClassVar[Mapping[str, Parameter]] = {
+        "hidden_units": Parameter(least=1, whole=True, help="width of the hidden layer"),
+        **GradientHead._parameters,
+    }
 
     def __init__(
         self,
@@ -86,11 +87,11 @@ class MLPClassifier(GradientHead):
         hidden_units: int = 1000,
         solver: Literal["adam", "sgd"] = "adam",
         lr: float | Literal["auto"] | None = None,
-        annealing: Literal["inverse-time", "cosine", "step", "constant"] = "inverse-time",
-        annealing_epochs: float = 10,
-        anneal_per: Literal["epoch", "step"] = "epoch",
+        lr_schedule: Literal["inverse-time", "cosine", "step", "constant"] = "inverse-time",
+        lr_schedule_epochs: float = 10,
+        lr_schedule_per: Literal["epoch", "step"] = "epoch",
         max_epochs: int = 100,
-        tolerance_epochs: int = 10,
+        patience: int = 10,
         tol: float = 1e-3,
         monitor: Literal["accuracy", "loss"] = "accuracy",
         batch_size: int = 32,
@@ -105,11 +106,11 @@ class MLPClassifier(GradientHead):
         self.hidden_units = hidden_units
         self.solver = solver
         self.lr = lr
-        self.annealing = annealing
-        self.annealing_epochs = annealing_epochs
-        self.anneal_per = anneal_per
+        self.lr_schedule = lr_schedule
+        self.lr_schedule_epochs = lr_schedule_epochs
+        self.lr_schedule_per = lr_schedule_per
         self.max_epochs = max_epochs
-        self.tolerance_epochs = tolerance_epochs
+        self.patience = patience
         self.tol = tol
         self.monitor = monitor
         self.batch_size = batch_size
@@ -122,19 +123,8 @@ class MLPClassifier(GradientHead):
         self.device = device
 
     @classmethod
-    def _fit_many(
-        cls,
-        heads: Sequence[Any],
-        Z: NDArray[np.float32],
-        y: NDArray[Any],
-        subsets: Sequence[NDArray[np.int64]],
-        space: FeatureSpace,
-        others: Sequence[Evaluation],
-    ) -> None:
-        fit_gradient_heads(heads, Z, y, subsets, space, others)
-
-    def _hidden(self) -> int:
-        return int(self.hidden_units)
+    def _fit_many(cls, heads: Sequence[Any], rows: TrainingRows) -> None:
+        fit_gradient_heads(heads, rows)
 
     @property
     def coefs_(self) -> list[NDArray[np.float64]]:
@@ -163,3 +153,6 @@ class MLPClassifier(GradientHead):
 
     def _take_stored(self, tensors: dict[str, NDArray[Any]]) -> None:
         self.weights_ = [tensors[f"weights_{i}"] for i in range(4)]
+
+
+MLP = HeadKind(MLPClassifier, "one hidden layer, then softmax")

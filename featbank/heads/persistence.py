@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import BaseModel, Field, StringConstraints
 
 from featbank._atomic import canonical_json, file_digest, sha256, write_file, write_json
 from featbank._cache import user_path
+from featbank._registry import nearest
 from featbank._validation import CONFIG, Json, Line, check, check_values, parse_json, short
 from featbank.errors import InvalidInputError, RunError, RunNotFoundError
+from featbank.heads import catalogue
 from featbank.heads._head import Head
 from featbank.heads.classic import ClassicHead
 from featbank.heads.space import FeatureSpace
@@ -24,15 +25,6 @@ __all__ = ["load_head", "save_head"]
 
 FORMAT = 1
 _METADATA = "featbank"
-#: Where each class that can be read back lives.
-_HOMES = {
-    "SoftmaxClassifier": "softmax",
-    "MLPClassifier": "mlp",
-    "NearestMeanClassifier": "classic",
-    "NeighborsClassifier": "classic",
-    "LinearSVMClassifier": "classic",
-    "RidgeClassifier": "classic",
-}
 
 
 class _Classes(BaseModel):
@@ -56,7 +48,7 @@ class _Record(BaseModel):
     model_config = CONFIG
 
     format: int
-    kind: Literal[tuple(_HOMES)] = Field(alias="class")  # type: ignore[valid-type]
+    kind: Line = Field(alias="class")
     params: Json
     classes: _Classes
     #: Attributes by which scikit-learn tells what a fit found.
@@ -114,7 +106,7 @@ def save_head(
     from safetensors.numpy import save
 
     kind = type(estimator).__name__
-    if kind not in _HOMES or not hasattr(estimator, "classes_"):
+    if _class_named(kind) is not type(estimator) or not hasattr(estimator, "classes_"):
         raise InvalidInputError(f"{estimator!r} cannot be saved; give a fitted head of featbank.heads")
     arrays, space = estimator._stored()
     tensors = {"mean": space.mean_, "scale": space.scale_, **arrays}
@@ -195,7 +187,9 @@ def load_head(path_without_suffix: str | os.PathLike[str]) -> tuple[Any, dict[st
         classes = np.asarray(said["values"], dtype=np.dtype(said["dtype"]))
         if classes.ndim != 1 or len(classes) < 2 or len(np.unique(classes)) < len(classes):
             raise ValueError("its classes are not two or more that differ")
-        kind = getattr(import_module(f"featbank.heads.{_HOMES[record['class']]}"), record["class"])
+        kind = _class_named(record["class"])
+        if kind is None:
+            raise LookupError(record["class"])
         head = kind(**record["params"])
         for key, value in record["fitted"].items():
             setattr(head, key, value)
@@ -219,6 +213,11 @@ def load_head(path_without_suffix: str | os.PathLike[str]) -> tuple[Any, dict[st
             f"{error}); fit it again"
         ) from error
     return head, dict(record["facts"])
+
+
+def _class_named(name: str) -> type[Head] | None:
+    """Return the head of this name: one of featbank's, else of a package that is installed, and no other."""
+    return next((one for one in catalogue.classes() if one.__name__ == name and issubclass(one, Head)), None)
 
 
 def _try(head: Any) -> None:
@@ -295,6 +294,12 @@ def _read_record(path: Path) -> dict[str, Any]:
         check(_Record, check_values(record))
     except ValueError as error:
         raise RunError(f"{str(path)!r} is not the description of a head: {error}; fit it again") from error
+    if _class_named(record["class"]) is None:
+        known = nearest(record["class"], [one.__name__ for one in catalogue.classes()], 20)
+        raise RunError(
+            f"{str(path)!r} is not the description of a head: class = {short(record['class'])} is unknown; "
+            f"known: {known}; fit it again"
+        )
     return dict(record)
 
 

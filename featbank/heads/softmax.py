@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from featbank.heads._exact import Optimum
 from featbank.heads._exact_heads import fit_exact_heads
-from featbank.heads._gradient import GradientHead
-from featbank.heads._gradient_fit import fit_gradient_heads
-from featbank.heads._head import Evaluation, on_features
-from featbank.heads._parameters import Allowed
+from featbank.heads._gradient import GradientHead, fit_gradient_heads
+from featbank.heads._head import TrainingRows, on_features
+from featbank.heads._parameters import Parameter
+from featbank.heads.catalogue import HeadKind
 from featbank.heads.space import FeatureSpace
 
-__all__ = ["SoftmaxClassifier"]
+__all__ = ["LOGREG", "SOFTMAX", "SoftmaxClassifier"]
 
 
 #: Learning rate in spaces of `BASE_COLUMNS` columns of variance 1 or more, and the largest taken without
@@ -35,7 +35,7 @@ class SoftmaxClassifier(GradientHead):
 
     ``solver="adam"`` and ``"sgd"`` (momentum 0.9) take mini-batch steps on the cross-entropy from weights of
     zero. With validation rows, training stops once the validation loss (or accuracy, see `monitor`) has not
-    improved for `tolerance_epochs`, and the best weights are kept. Without, it stops once the training loss
+    improved for `patience`, and the best weights are kept. Without, it stops once the training loss
     has not fallen by the part `tol` for as long. ``solver="lbfgs"`` goes to the optimum of the L2-regularised
     problem that `sklearn.linear_model.LogisticRegression` solves at the same C on the same standardised
     features, in the span of the samples when they are fewer than the features.
@@ -49,14 +49,14 @@ class SoftmaxClassifier(GradientHead):
         decades) that leaves less than 0.3 of an even guess's loss after a short trial on the training rows
         alone (3 epochs or more, 30 steps or more); it costs about what training does. The rate taken is in
         `lr_`. Adam and SGD only, as all below but `C` and the space.
-    annealing : {"inverse-time", "cosine", "step", "constant"}, default="inverse-time"
-        ``lr / (1 + t/T)`` with t in epochs and T = `annealing_epochs`; half a cosine wave over `max_epochs`;
-        a tenth every T epochs; no change.
-    annealing_epochs : float, default=10
-    anneal_per : {"epoch", "step"}, default="epoch"
+    lr_schedule : {"inverse-time", "cosine", "step", "constant"}, default="inverse-time"
+        ``lr / (1 + t/T)`` with t in epochs and T = `lr_schedule_epochs`; half a cosine wave over
+        `max_epochs`; a tenth every T epochs; no change.
+    lr_schedule_epochs : float, default=10
+    lr_schedule_per : {"epoch", "step"}, default="epoch"
         How often the rate changes.
     max_epochs : int, default=100
-    tolerance_epochs : int, default=10
+    patience : int, default=10
     tol : float or None, default=None
         For Adam and SGD, what part of the training loss an improvement must be when there are no validation
         rows; None is 1e-3. For lbfgs, scikit-learn's: the largest absolute part of the gradient of the mean
@@ -119,11 +119,21 @@ class SoftmaxClassifier(GradientHead):
     (True, (3, 4))
     """
 
-    _parameters: ClassVar[Mapping[str, Allowed]] = {
+    _parameters: ClassVar[Mapping[str, Parameter]] = {
         **GradientHead._parameters,
-        "solver": Allowed(values=("adam", "sgd", "lbfgs")),
-        "C": Allowed(over=0, values=("auto",)),
-        "tol": Allowed(least=0, values=(None,)),
+        "solver": Parameter(values=("adam", "sgd", "lbfgs"), help="how steps are taken"),
+        "C": Parameter(
+            over=0,
+            values=("auto",),
+            help="inverse of the regularisation; auto: chosen on the validation rows, or by cross-validation "
+            "of the draw",
+        ),
+        "tol": Parameter(
+            least=0,
+            values=(None,),
+            help="without validation, the part of the training loss that counts as better; of logreg, the "
+            "gradient to stop at",
+        ),
     }
 
     _on_features: list[NDArray[Any]]
@@ -133,11 +143,11 @@ class SoftmaxClassifier(GradientHead):
         *,
         solver: Literal["adam", "sgd", "lbfgs"] = "adam",
         lr: float | Literal["auto"] | None = None,
-        annealing: Literal["inverse-time", "cosine", "step", "constant"] = "inverse-time",
-        annealing_epochs: float = 10,
-        anneal_per: Literal["epoch", "step"] = "epoch",
+        lr_schedule: Literal["inverse-time", "cosine", "step", "constant"] = "inverse-time",
+        lr_schedule_epochs: float = 10,
+        lr_schedule_per: Literal["epoch", "step"] = "epoch",
         max_epochs: int = 100,
-        tolerance_epochs: int = 10,
+        patience: int = 10,
         tol: float | None = None,
         monitor: Literal["accuracy", "loss"] = "loss",
         batch_size: int = 32,
@@ -152,11 +162,11 @@ class SoftmaxClassifier(GradientHead):
     ) -> None:
         self.solver = solver
         self.lr = lr
-        self.annealing = annealing
-        self.annealing_epochs = annealing_epochs
-        self.anneal_per = anneal_per
+        self.lr_schedule = lr_schedule
+        self.lr_schedule_epochs = lr_schedule_epochs
+        self.lr_schedule_per = lr_schedule_per
         self.max_epochs = max_epochs
-        self.tolerance_epochs = tolerance_epochs
+        self.patience = patience
         self.tol = tol
         self.monitor = monitor
         self.batch_size = batch_size
@@ -184,25 +194,15 @@ class SoftmaxClassifier(GradientHead):
         return space, rows if 4 * rows.shape[0] * rows.shape[1] > COPY_BYTES else rows[:]
 
     @classmethod
-    def _fit_many(
-        cls,
-        heads: Sequence[Any],
-        Z: NDArray[np.float32],
-        y: NDArray[Any],
-        subsets: Sequence[NDArray[np.int64]],
-        space: FeatureSpace,
-        others: Sequence[Evaluation],
-    ) -> None:
+    def _fit_many(cls, heads: Sequence[Any], rows: TrainingRows) -> None:
         exact = [i for i, head in enumerate(heads) if head.solver == "lbfgs"]
         stochastic = [i for i, head in enumerate(heads) if head.solver != "lbfgs"]
         for head in heads:
             head._on_features = []
         if stochastic:
-            chosen = [heads[i] for i in stochastic]
-            fit_gradient_heads(chosen, Z, y, [subsets[i] for i in stochastic], space, others)
+            fit_gradient_heads([heads[i] for i in stochastic], rows.of(stochastic))
         if exact:
-            chosen = [heads[i] for i in exact]
-            fit_exact_heads(chosen, Z, y, [subsets[i] for i in exact], space, others)
+            fit_exact_heads([heads[i] for i in exact], rows.of(exact))
 
     def _accept_optimum(
         self,
@@ -220,7 +220,8 @@ class SoftmaxClassifier(GradientHead):
         self.history_ |= {name: np.array([value]) for name, value in measured.items()}
         self.n_epochs_ = self.best_epoch_ = 1
         self.n_iter_, self.converged_ = optimum.n_iter, optimum.converged
-        self.stop_reason_, self.failed_ = "optimum" if optimum.converged else "max_epochs", None
+        self.stop_reason_ = "optimum" if optimum.converged else "max_epochs"
+        self.failed_ = self.warned_ = None
 
     def _standardized_weights(self) -> NDArray[Any]:
         """Return weights on standardised features, (n_features, n_classes), in the dtype they had."""
@@ -280,3 +281,16 @@ class SoftmaxClassifier(GradientHead):
                 "_on_features": [weights],
             }
         return dict(super().__getstate__())
+
+
+SOFTMAX = HeadKind(
+    SoftmaxClassifier,
+    "softmax regression by Adam or SGD",
+    offers=tuple(name for name in GradientHead._parameters if name != "random_state"),
+)
+LOGREG = HeadKind(
+    SoftmaxClassifier,
+    "softmax regression to the optimum of its L2-regularised problem",
+    fixed={"solver": "lbfgs"},
+    offers=("C", "tol", "standardize", "rotate"),
+)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from featbank.metrics.accuracy import (
+    balanced_accuracy,
     confusion_matrix,
+    macro_f1,
     most_confused,
     per_class_accuracy,
     top_k_accuracy,
@@ -16,12 +18,14 @@ from featbank.metrics.power_law import PowerLaw, fit_power_law
 __all__ = [
     "Interval",
     "PowerLaw",
+    "balanced_accuracy",
     "bootstrap_interval",
     "confusion_matrix",
     "expected_calibration_error",
     "fit_power_law",
     "fit_temperature",
     "log_loss",
+    "macro_f1",
     "mean_interval",
     "most_confused",
     "paired_difference",

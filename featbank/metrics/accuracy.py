@@ -8,7 +8,15 @@ from numpy.typing import ArrayLike, NDArray
 from featbank.errors import InvalidInputError
 from featbank.metrics._checks import Floats, check_scores
 
-__all__ = ["confusion_matrix", "most_confused", "per_class_accuracy", "top_k_accuracy", "top_k_hits"]
+__all__ = [
+    "balanced_accuracy",
+    "confusion_matrix",
+    "macro_f1",
+    "most_confused",
+    "per_class_accuracy",
+    "top_k_accuracy",
+    "top_k_hits",
+]
 
 
 def top_k_accuracy(
@@ -171,3 +179,55 @@ def most_confused(confusion: ArrayLike, limit: int = 10) -> list[tuple[int, int,
 
 def _by_count(pair: tuple[int, int, int]) -> tuple[int, int, int]:
     return (-pair[2], pair[0], pair[1])
+
+
+def balanced_accuracy(y_true: ArrayLike, y_pred: ArrayLike) -> float:
+    """Return the mean of the accuracies of all classes that have rows.
+
+    Parameters
+    ----------
+    y_true, y_pred : array-like of int, shape (n_samples,)
+        Class codes.
+
+    Returns
+    -------
+    float
+        In [0, 1]; of even classes it is the accuracy.
+
+    Examples
+    --------
+    >>> balanced_accuracy([0, 0, 0, 1], [0, 0, 0, 0])
+    0.5
+    """
+    y, right = np.asarray(y_true), np.equal(y_true, y_pred)
+    return float(np.mean([right[y == code].mean() for code in np.unique(y)]))
+
+
+def macro_f1(y_true: ArrayLike, y_pred: ArrayLike) -> float:
+    """Return the mean over all classes that have rows, or were answered, of 2 TP / (2 TP + FP + FN).
+
+    Parameters
+    ----------
+    y_true, y_pred : array-like of int, shape (n_samples,)
+        Class codes.
+
+    Returns
+    -------
+    float
+        In [0, 1].
+
+    Examples
+    --------
+    >>> round(macro_f1([0, 0, 0, 1], [0, 0, 0, 0]), 3)
+    0.429
+    """
+    y, answers = np.asarray(y_true), np.asarray(y_pred)
+    codes = np.union1d(y, answers)
+    return float(
+        np.mean(
+            [
+                2 * np.sum((y == code) & (answers == code)) / (np.sum(y == code) + np.sum(answers == code))
+                for code in codes
+            ]
+        )
+    )

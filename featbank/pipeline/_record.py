@@ -12,7 +12,7 @@ from featbank.banks import Bank
 from featbank.errors import RunError
 from featbank.pipeline.study import Sweep
 from featbank.runs import Run, list_runs
-from featbank.runs.creating import versions
+from featbank.runs.starting import versions
 
 __all__ = ["STUDY_FILE", "find_finished", "fingerprint", "write_record"]
 

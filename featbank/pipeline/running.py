@@ -260,6 +260,7 @@ def _fit(
         head_params=sweep.head_params,
         untrained_classes=sweep.untrained_classes,
         val=sweep.val,
+        metrics=sweep.metrics,
         name=study.name if item.run.name == study.name else f"{study.name}-{item.run.name}",
         command=command,
         cache_dir=cache_dir,

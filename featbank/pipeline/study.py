@@ -17,6 +17,7 @@ from featbank.backbones.preprocessing import TRANSFORMS
 from featbank.datasets import parse_split
 from featbank.heads import catalogue
 from featbank.manifest import SPLITS
+from featbank.metrics import catalogue as metrics_catalogue
 from featbank.sampling import parse_sizes
 from featbank.sweep.records import CURVE_METRICS
 
@@ -154,6 +155,11 @@ class Sweep:
         ]
         | None
     ) = None
+    metrics: Annotated[
+        tuple[Annotated[Name, by(metrics_catalogue.canonical)], ...],
+        BeforeValidator(lambda one: (one,) if isinstance(one, str) else one),
+        Len(0, 100),
+    ] = ()
 
 
 @dataclass(frozen=True, config=CONFIG)

@@ -445,6 +445,6 @@ def _told_apart(runs: Sequence[Run]) -> dict[tuple[Path, str], str]:
 
 def _over_images(points: Sequence[CurvePoint], runs: Sequence[Run]) -> str:
     """Say what bands over the images judged by are."""
-    n_rows = {len(hits.top1) for run in runs for hits in run.result().hits.values()}
+    n_rows = {len(fit.hits.top1) for run in runs for fit in run.result().fits if fit.hits is not None}
     images = "test images" if judged_by(points) == "top1" else "validation images"
     return f"95 % interval over {'-'.join(str(n) for n in sorted({min(n_rows), max(n_rows)}))} {images}"

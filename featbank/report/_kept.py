@@ -10,8 +10,7 @@ from featbank.manifest import printable
 from featbank.plots.chart import percent, spelled
 from featbank.runs import Run
 from featbank.sampling import size_label, size_order, size_words
-from featbank.sweep import FitResult
-from featbank.sweep.results import fit_id
+from featbank.sweep import Fit
 
 __all__ = ["Facet", "Kept", "facets", "kept_heads", "table_rows"]
 
@@ -29,13 +28,13 @@ class Kept:
         Its number on the page.
     entry : dict
         What `Run.heads` says of it.
-    fit : FitResult or None
+    fit : Fit or None
         Its line of ``results.csv``.
     """
 
     at: int
     entry: dict[str, Any]
-    fit: FitResult | None
+    fit: Fit | None
 
     @property
     def name(self) -> str:
@@ -91,7 +90,7 @@ def kept_heads(run: Run) -> list[Kept]:
         firsts.setdefault((one["cut"], one["head"], one["temperature"]), one["name"])
     leading = set(firsts.values())
     entries.sort(key=lambda one: one["name"] not in leading)
-    fits = {fit_id(fit): fit for fit in run.result().fits}
+    fits = {fit.id: fit for fit in run.result().fits}
     return [
         Kept(
             at,

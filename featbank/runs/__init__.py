@@ -10,11 +10,10 @@ interrupted run can be read, and gone on with.
 from __future__ import annotations
 
 from featbank.runs.answer import Answer, answer_of
-from featbank.runs.continuing import Claim, find_unfinished, sweep_digest
-from featbank.runs.creating import create_run
 from featbank.runs.finding import find_run, latest_run, list_runs, open_run, resolve_run, runs_of_bank
 from featbank.runs.folder import Run
 from featbank.runs.listing import BestCurve, RunInfo, describe_run, remove_run
+from featbank.runs.starting import Claim, create_run, find_unfinished, sweep_digest
 
 __all__ = [
     "Answer",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +13,8 @@ from featbank import _atomic
 from featbank._validation import check, parse_json, plain_file
 from featbank.errors import InvalidInputError, RunError
 from featbank.manifest import printable
-from featbank.sweep import FitResult, Hits
-from featbank.sweep.records import fits_from_csv, fits_to_csv
-from featbank.sweep.results import FitId
+from featbank.sweep import Fit, Hits
+from featbank.sweep.records import FitId, fits_from_csv, fits_to_csv
 
 __all__ = ["GrowingTables", "damaged"]
 
@@ -37,16 +36,16 @@ class GrowingTables:
         self.results = folder / RESULTS_FILE
         self.hits = folder / HITS_FILE
 
-    def append(self, fits: Iterable[FitResult], hits: Mapping[FitId, Hits]) -> None:
+    def append(self, fits: Sequence[Fit], metrics: Sequence[str] = ()) -> None:
         """Add lines; raises `CacheWriteError` if that fails, and then adds none to the table it failed on."""
-        _atomic.append_lines(self.hits, _hits_to_lines(hits))
-        lines = fits_to_csv(fits, header=False)
-        _atomic.append_lines(self.results, _encode(lines), header=_encode(fits_to_csv(())))
+        _atomic.append_lines(self.hits, _hits_to_lines(fits))
+        lines = fits_to_csv(fits, header=False, metrics=metrics)
+        _atomic.append_lines(self.results, _encode(lines), header=_encode(fits_to_csv((), metrics=metrics)))
 
-    def replace(self, fits: Iterable[FitResult], hits: Mapping[FitId, Hits]) -> None:
+    def replace(self, fits: Sequence[Fit], metrics: Sequence[str] = ()) -> None:
         """Write both tables anew, each whole or not at all; raises `CacheWriteError`."""
-        _atomic.write_file(self.hits, _hits_to_lines(hits))
-        _atomic.write_file(self.results, _encode(fits_to_csv(fits)))
+        _atomic.write_file(self.hits, _hits_to_lines(fits))
+        _atomic.write_file(self.results, _encode(fits_to_csv(fits, metrics=metrics)))
 
     def stamp(self) -> tuple[tuple[int, int, int] | None, ...]:
         """Return what tells the tables from themselves once they have changed."""
@@ -60,8 +59,8 @@ class GrowingTables:
                 found.append((one.st_ino, one.st_size, one.st_mtime_ns))
         return tuple(found)
 
-    def read_fits(self, *, growing: bool) -> list[FitResult]:
-        """Return the fits; raises `RunError` if the table is damaged."""
+    def read_fits(self, *, growing: bool) -> list[Fit]:
+        """Return the fits, without their hits; raises `RunError` if the table is damaged."""
         text = self._text(RESULTS_FILE)
         if not text or (growing and "\n" not in text):
             return []
@@ -107,16 +106,19 @@ def damaged(folder: Path, name: str, error: object) -> RunError:
     return RunError(f"{file!r} is damaged: {error}; run the command again")
 
 
-def _hits_to_lines(hits: Mapping[FitId, Hits]) -> bytes:
+def _hits_to_lines(fits: Iterable[Fit]) -> bytes:
     """Return one JSON object per fit; the rows it got right as the hexadecimal digits of one bit each."""
     lines = []
-    for ((cut, head, temperature), size, repeat), one in hits.items():
+    for fit in fits:
+        one = fit.hits
+        if one is None:
+            continue
         line = {
-            "cut": cut,
-            "head": head,
-            "temperature": temperature,
-            "n_per_class": size,
-            "repeat": repeat,
+            "cut": fit.cut,
+            "head": fit.head,
+            "temperature": fit.temperature,
+            "n_per_class": fit.n_per_class,
+            "repeat": fit.repeat,
             "split": one.split,
             "n_rows": len(one.top1),
             "top1": _packed(one.top1),

@@ -82,6 +82,7 @@ class _Sweep(_Model):
 
 class _Parameters(_Model):
     head_params: dict[str, Json] | None = None
+    metrics: list[Line] = []
 
 
 class _Draws(_Model):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from functools import cached_property, partial
 from pathlib import Path
@@ -21,6 +23,7 @@ from featbank.banks import MANIFEST_FILE, read_manifest
 from featbank.errors import (
     BankError,
     BankNotFoundError,
+    InvalidInputError,
     MissingPackageError,
     RunError,
     RunNotFoundError,
@@ -28,10 +31,8 @@ from featbank.errors import (
 from featbank.manifest import Manifest, printable
 from featbank.metrics import confusion_matrix, per_class_accuracy
 from featbank.runs._growing import GrowingTables, damaged
-from featbank.runs._kept import forget_kept, save_kept, with_null
 from featbank.sampling import size_order
-from featbank.sweep import FitResult, Predictions, SweepGroup, SweepResult
-from featbank.sweep.results import fit_id
+from featbank.sweep import Fit, Predictions, SweepResult
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -224,8 +225,8 @@ class Run:
         """Write ``run.json`` as `facts` has it, whole or not at all; raises `CacheWriteError`."""
         _atomic.write_json(self.path / RUN_FILE, self.facts)
 
-    def add(self, group: SweepGroup) -> None:
-        """Write what one group of a sweep gave; pass this as ``on_result`` to `featbank.sweep.run_sweep`.
+    def add(self, fits: Sequence[Fit]) -> None:
+        """Write fits that were finished; pass this as ``on_result`` to `featbank.sweep.run_sweep`.
 
         Heads go first, ``run.json`` next, the lines of ``results.csv`` last: a fit that stands there is done,
         with all that belongs to it, and an interrupted sweep goes on behind it.
@@ -235,21 +236,22 @@ class Run:
         CacheWriteError
             If a file cannot be written.
         """
-        entries = [save_kept(self.path, kept) for kept in group.kept]
-        if any(kept.history for kept in group.kept):
-            histories = self.histories() | {kept.name: kept.history for kept in group.kept if kept.history}
-            plain = {name: with_null(history) for name, history in histories.items()}
+        kept = [fit for fit in fits if fit.estimator is not None]
+        entries = [_save_kept(self.path, fit, self.classes) for fit in kept]
+        added = {fit.name: fit.history for fit in kept if fit.history}
+        if added:
+            plain = {name: _with_null(history) for name, history in (self.histories() | added).items()}
             _atomic.write_json(self.path / HISTORIES_FILE, plain)
-        gone = {*group.dropped, *(one["name"] for one in entries)}
-        cuts = list(dict.fromkeys([*self.facts["cuts"], *(one.cut for one in group.fits)]))
-        if entries or group.notes or cuts != self.facts["cuts"]:
+        dropped = [fit.replaces for fit in kept if fit.replaces]
+        gone = {*dropped, *(one["name"] for one in entries)}
+        cuts = list(dict.fromkeys([*self.facts["cuts"], *(one.cut for one in fits)]))
+        if entries or cuts != self.facts["cuts"]:
             self.facts["cuts"] = cuts
-            self.facts["notes"] = [*self.facts["notes"], *group.notes]
             self.facts["heads"] = [*(one for one in self.facts["heads"] if one["name"] not in gone), *entries]
             self.write()
-        self._tables.append(group.fits, group.hits)
-        for name in group.dropped:
-            forget_kept(self.path, name)
+        self._tables.append(fits, self._metrics)
+        for name in dropped:
+            _forget_kept(self.path, name)
 
     def take_up(self, now: datetime | None = None) -> SweepResult:
         """Prepare an interrupted run to be gone on with, and return what it has.
@@ -272,7 +274,7 @@ class Run:
             If a file cannot be written.
         """
         found = self.result()
-        self._tables.replace(found.fits, found.hits)  # no new line must follow one that is not whole
+        self._tables.replace(found.fits, self._metrics)  # no new line must follow one that is not whole
         moment = (now or datetime.now()).astimezone().isoformat(timespec="seconds")
         self.facts["continued"] = [*self.facts.get("continued", []), moment]
         self.write()
@@ -286,13 +288,13 @@ class Run:
         CacheWriteError
             If ``run.json`` cannot be written.
         """
-        order = {fit_id(fit): number for number, fit in enumerate(result.fits)}
+        order = {fit.id: number for number, fit in enumerate(result.fits)}
 
         def place(entry: Mapping[str, Any]) -> int:
             key = entry["cut"], entry["head"], entry["temperature"]
             return order.get((key, entry["n_per_class"], entry["repeat"]), len(order))
 
-        self._tables.replace(result.fits, result.hits)
+        self._tables.replace(result.fits, self._metrics)
         entries = sorted(self.facts["heads"], key=place)
         names = {entry["name"] for entry in entries}
         histories = {name: one for name, one in self.histories().items() if name in names}
@@ -300,7 +302,7 @@ class Run:
             in_order = {
                 entry["name"]: histories[entry["name"]] for entry in entries if entry["name"] in histories
             }
-            plain = {name: with_null(history) for name, history in in_order.items()}
+            plain = {name: _with_null(history) for name, history in in_order.items()}
             _atomic.write_json(self.path / HISTORIES_FILE, plain)
         self.facts.update(
             status="finished",
@@ -323,11 +325,16 @@ class Run:
         return GrowingTables(self.path)
 
     @property
+    def _metrics(self) -> list[str]:
+        """Names of the other scores that its sweep was asked for."""
+        return list(self.facts["parameters"].get("metrics", []))
+
+    @property
     def finished(self) -> bool:
         """Whether its sweep has come to its end."""
         return bool(self.facts["status"] == "finished")
 
-    def fits(self) -> list[FitResult]:
+    def fits(self) -> list[Fit]:
         """Return the lines of ``results.csv`` as they stand there; raises `RunError` if it is damaged."""
         return self._tables.read_fits(growing=not self.finished)
 
@@ -348,6 +355,7 @@ class Run:
 
     def _read_result(self) -> SweepResult:
         facts, fits, hits = self.facts, self.fits(), self._tables.read_hits()
+        fits = [replace(fit, hits=hits.get(fit.id)) for fit in fits]
         judged = {(one.split, len(one.top1)) for one in hits.values()}
         if len({split for split, _ in judged}) < len(judged):
             raise damaged(self.path, "hits.jsonl", "fits were judged by different numbers of rows")
@@ -360,7 +368,6 @@ class Run:
             tuple(cuts),
             self.classes,
             notes=list(facts["notes"]),
-            hits=hits,
             n_rows=dict(facts.get("rows", {})),
             draws=dict(facts.get("draws", {})),
             near_duplicates=dict(facts.get("near_duplicates", {})),
@@ -562,3 +569,56 @@ class Run:
 
 def _read_json(folder: Path, name: str) -> Any:
     return parse_json(plain_file(folder, name, _MOST_BYTES).read_bytes())
+
+
+def _save_kept(folder: Path, fit: Fit, classes: Sequence[str]) -> dict[str, Any]:
+    """Write the head of a fit and its answers into a run folder, and return what ``run.json`` says of it."""
+    from featbank.heads import save_head
+
+    answers = fit.predictions
+    if answers is None:
+        raise ValueError("a head without answers cannot be kept")
+    entry: dict[str, Any] = {
+        "name": fit.name,
+        "cut": fit.cut,
+        "head": fit.head,
+        "temperature": fit.temperature,
+        "n_per_class": fit.n_per_class,
+        "fewest_per_class": fit.fewest_per_class,
+        "most_per_class": fit.most_per_class,
+        "repeat": fit.repeat,
+        "top1": fit.top1,
+        "val_top1": fit.val_top1,
+        "best_epoch": fit.best_epoch,
+    }
+    try:
+        # what it answers are numbers; the file says, without the run, what they stand for
+        codes = fit.estimator.classes_ if hasattr(fit.estimator, "predict_columns") else ()
+        named = {"class_names": [classes[code] for code in codes]}
+        save_head(folder / "heads" / fit.name, fit.estimator, facts=entry | named)
+        entry["saved"] = True
+    except InvalidInputError:  # an estimator of the caller's own, which featbank has no format for
+        entry["saved"] = False
+    columns = {
+        "rows": answers.rows,
+        "y_true": answers.y_true,
+        "y_pred": answers.y_pred,
+        "p_true": answers.p_true,
+        "p_pred": answers.p_pred,
+    }
+    plain = {name: None if one is None else one.tolist() for name, one in columns.items()}
+    answered = _atomic.make_folder(folder / "predictions")
+    _atomic.write_json(answered / f"{fit.name}.json", {"split": answers.split, **plain})
+    return entry
+
+
+def _forget_kept(folder: Path, name: str) -> None:
+    """Remove the files of a head that a better one replaced; `run.json` does not name it any more."""
+    for file in (f"heads/{name}.safetensors", f"heads/{name}.json", f"predictions/{name}.json"):
+        with contextlib.suppress(OSError):  # a file too many does no harm
+            (folder / file).unlink()
+
+
+def _with_null(history: Mapping[str, Sequence[float]]) -> dict[str, list[float | None]]:
+    """Make a history fit for JSON, which knows neither NaN nor infinity: a loss that is no number is null."""
+    return {key: [one if math.isfinite(one) else None for one in values] for key, values in history.items()}

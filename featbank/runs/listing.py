@@ -13,11 +13,11 @@ from featbank._cache import user_path
 from featbank.banks.documents import folder_bytes
 from featbank.errors import RunError
 from featbank.manifest import printable, short_repr
-from featbank.runs.continuing import Claim, is_claimed
 from featbank.runs.finding import find_run
 from featbank.runs.folder import Run
+from featbank.runs.starting import Claim, is_claimed
 from featbank.sampling import Size, size_order
-from featbank.sweep import FitResult
+from featbank.sweep import Fit
 from featbank.sweep.records import Key
 
 __all__ = ["BestCurve", "RunInfo", "describe_run", "remove_run"]
@@ -156,9 +156,9 @@ def describe_run(path: str | os.PathLike[str]) -> RunInfo:
     return RunInfo(path=folder, size_bytes=folder_bytes(folder), error=said)
 
 
-def _best(fits: Sequence[FitResult]) -> BestCurve | None:
+def _best(fits: Sequence[Fit]) -> BestCurve | None:
     for chosen_by in ("val_top1", "top1"):
-        points: dict[tuple[Key, Size], list[FitResult]] = {}
+        points: dict[tuple[Key, Size], list[Fit]] = {}
         for fit in fits:
             if fit.status == "ok" and getattr(fit, chosen_by) is not None:
                 points.setdefault((fit.key, fit.n_per_class), []).append(fit)

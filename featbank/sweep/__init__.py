@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from featbank.sweep._drawing import untrained_words, usual_sizes
-from featbank.sweep.comparing import ComparedCurve, Comparison, compare
 from featbank.sweep.curves import CurvePoint, LearningCurve, Score
-from featbank.sweep.records import FitResult
-from featbank.sweep.results import Hits, KeptHead, Predictions, SweepGroup, SweepResult
-from featbank.sweep.running import run_sweep, sweep_parameters
+from featbank.sweep.fitting import Sweep, run_sweep
+from featbank.sweep.records import Fit, Hits, Predictions
+from featbank.sweep.results import ComparedCurve, Comparison, SweepResult, compare
+from featbank.sweep.spec import SweepSpec, untrained_words, usual_sizes
 
 __all__ = [
     "ComparedCurve",
     "Comparison",
     "CurvePoint",
-    "FitResult",
+    "Fit",
     "Hits",
-    "KeptHead",
     "LearningCurve",
     "Predictions",
     "Score",
-    "SweepGroup",
+    "Sweep",
     "SweepResult",
+    "SweepSpec",
     "compare",
     "run_sweep",
-    "sweep_parameters",
     "untrained_words",
     "usual_sizes",
 ]

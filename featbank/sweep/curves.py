@@ -22,7 +22,7 @@ from featbank.metrics import (
 )
 from featbank.metrics.intervals import FEWEST_DRAWS
 from featbank.sampling import Size, size_order
-from featbank.sweep.records import CURVE_METRICS, FitResult, Hits, Key
+from featbank.sweep.records import CURVE_METRICS, Fit, Key
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,7 +66,8 @@ class CurvePoint:
     n_per_class : int or "all"
         Training samples per class; "all" where classes have more or fewer.
     scores : mapping of str to Score
-        By metric, one of `CURVE_METRICS`; a metric that is not known is not among them.
+        By metric, one of `CURVE_METRICS` or another that was asked for; one that is not known is not among
+        them.
     temperature : float or None
         Temperature of the softmax features; None at any other cut.
     n_repeats, n_draws : int or None
@@ -129,7 +130,7 @@ class CurvePoint:
         """
         scores = {
             metric: Score(mean, *(values.get(f"{metric}_{end}") for end in Score._fields[1:]))
-            for metric in CURVE_METRICS
+            for metric in (*CURVE_METRICS, *(name.removesuffix("_mean") for name in values))
             if (mean := values.get(f"{metric}_mean")) is not None
         }
         ranges = {
@@ -151,7 +152,7 @@ class CurvePoint:
             ``_min`` and ``_max``, for ``C`` and ``lr`` the last two: None where it is not known.
         """
         found = {name: value for name, value in vars(self).items() if name not in ("scores", "ranges")}
-        for metric in CURVE_METRICS:
+        for metric in dict.fromkeys((*CURVE_METRICS, *self.scores)):
             score = self.scores.get(metric)
             found |= {f"{metric}_{end}": score and getattr(score, end) for end in Score._fields}
         for name in _FITTED_WITH:
@@ -171,29 +172,26 @@ class LearningCurve:
 
     Parameters
     ----------
-    fits : tuple of FitResult
+    fits : tuple of Fit
         Those of this curve, failed ones among them.
     n_rows : mapping of str to int
         Rows of each split.
     draws : mapping
         See `featbank.sweep.SweepResult`.
-    hits : mapping of FitId to Hits
-        Right and wrong answers of the fits, as far as they were recorded.
     repeats : tuple of int
         Numbers of all repeats of the sweep.
 
     Examples
     --------
-    >>> fits = [FitResult("fc7", "softmax", None, 4, r, 8, 10, 0, top1=0.5 + 0.2 * r) for r in (0, 1)]
+    >>> fits = [Fit("fc7", "softmax", None, 4, r, 8, 10, 0, top1=0.5 + 0.2 * r) for r in (0, 1)]
     >>> curve = LearningCurve(tuple(fits))
     >>> curve, curve.scores("top1").tolist(), curve.points()[0].mean("top1")
     (<LearningCurve fc7/softmax, 1 size, 2 repeats>, [[0.5, 0.7]], 0.6)
     """
 
-    fits: tuple[FitResult, ...]
+    fits: tuple[Fit, ...]
     n_rows: Mapping[str, int] = field(default_factory=dict)
     draws: Mapping[str, Any] = field(default_factory=dict)
-    hits: Mapping[Any, Hits] = field(default_factory=dict)
     repeats: tuple[int, ...] = ()
 
     def __repr__(self) -> str:
@@ -227,8 +225,8 @@ class LearningCurve:
         return tuple(sorted(self._by_size, key=size_order))
 
     @cached_property
-    def _by_size(self) -> dict[Size, list[FitResult]]:
-        found: dict[Size, list[FitResult]] = {}
+    def _by_size(self) -> dict[Size, list[Fit]]:
+        found: dict[Size, list[Fit]] = {}
         for one in self.fits:
             found.setdefault(one.n_per_class, []).append(one)
         return found
@@ -236,6 +234,11 @@ class LearningCurve:
     @cached_property
     def _repeats(self) -> list[int]:
         return sorted({one.repeat for one in self.fits})
+
+    @cached_property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the other scores that were asked for."""
+        return tuple(dict.fromkeys(name for one in self.fits for name in one.metrics))
 
     def scores(self, metric: str) -> NDArray[np.float64]:
         """Return one score of every fit.
@@ -250,12 +253,12 @@ class LearningCurve:
         ndarray of float64, shape (n_sizes, n_repeats)
             NaN where there is no such fit, or it does not know this score.
         """
-        check_metric(metric)
+        check_metric(metric, self.metrics)
         rows = {size: row for row, size in enumerate(self.n_per_class)}
         columns = {repeat: column for column, repeat in enumerate(self._repeats)}
         found = np.full((len(rows), len(columns)), np.nan)
         for one in self.fits:
-            value = getattr(one, metric)
+            value = one.score(metric)
             if value is not None:
                 found[rows[one.n_per_class], columns[one.repeat]] = value
         return found
@@ -265,9 +268,9 @@ class LearningCurve:
 
         One fit to all samples stands for every repeat: the others would have given the same.
         """
-        check_metric(metric)
+        check_metric(metric, self.metrics)
         fits = self._by_size.get(size, [])
-        found = {one.repeat: getattr(one, metric) for one in fits if getattr(one, metric) is not None}
+        found = {one.repeat: value for one in fits if (value := one.score(metric)) is not None}
         if len(fits) == len(found) == 1 and self._uses_all(fits[0]):
             (value,) = found.values()
             return dict.fromkeys(self.repeats, value) | found
@@ -285,7 +288,7 @@ class LearningCurve:
         digests = dict(enumerate(self.draws.get("subsets", {}).get(f"{size}", [])))
         return len({digests.get(one, one) for one in known or {fit.repeat for fit in fits}})
 
-    def _uses_all(self, fit: FitResult) -> bool:
+    def _uses_all(self, fit: Fit) -> bool:
         return fit.n_per_class == "all" or fit.n_train == self.n_rows.get("train")
 
     def points(self, confidence: float = 0.95, *, interval: IntervalKind = "t") -> list[CurvePoint]:
@@ -325,10 +328,14 @@ class LearningCurve:
             right = self._right(good) if interval == "bootstrap" else None
             scores = {
                 metric: _score(values, n_draws, confidence, right, metric)
-                for metric in CURVE_METRICS
-                if (values := _known(good, metric))
+                for metric in (*CURVE_METRICS, *self.metrics)
+                if (values := _known(one.score(metric) for one in good))
             }
-            chosen = {name: values for name in _FITTED_WITH if (values := _known(good, name))}
+            chosen = {
+                name: values
+                for name in _FITTED_WITH
+                if (values := _known(getattr(one, name) for one in good))
+            }
             found.append(
                 CurvePoint(
                     self.cut,
@@ -348,9 +355,9 @@ class LearningCurve:
             )
         return found
 
-    def _right(self, fits: Sequence[FitResult]) -> dict[str, NDArray[np.float64]]:
+    def _right(self, fits: Sequence[Fit]) -> dict[str, NDArray[np.float64]]:
         """Return which rows fits got right, for the metrics of the rows they are judged by."""
-        of_fits = [self.hits.get((one.key, one.n_per_class, one.repeat)) for one in fits]
+        of_fits = [one.hits for one in fits]
         known = [one for one in of_fits if one is not None]
         if len(known) < len(of_fits):
             raise InvalidInputError(
@@ -447,10 +454,11 @@ class LearningCurve:
         return pd.DataFrame([one.to_dict() for one in self.points()])
 
 
-def check_metric(metric: str) -> None:
-    """Raise `InvalidInputError` unless there are curves of `metric`."""
-    if metric not in CURVE_METRICS:
-        raise InvalidInputError(f"metric={metric!r} is not one of {', '.join(CURVE_METRICS)}")
+def check_metric(metric: str, others: Iterable[str] = ()) -> None:
+    """Raise `InvalidInputError` unless there are curves of `metric`; `others` were asked for."""
+    known = (*CURVE_METRICS, *others)
+    if metric not in known:
+        raise InvalidInputError(f"metric={metric!r} is not one of {', '.join(known)}")
 
 
 def spell_key(key: Key) -> str:
@@ -466,8 +474,8 @@ def without_few_draws(found: Interval, n_draws: int) -> Interval:
     return found if n_draws >= FEWEST_DRAWS else Interval(found.mean, float("nan"), float("nan"))
 
 
-def _known(fits: Sequence[FitResult], name: str) -> list[float]:
-    return [getattr(one, name) for one in fits if getattr(one, name) is not None]
+def _known(values: Iterable[float | None]) -> list[float]:
+    return [one for one in values if one is not None]
 
 
 def _score(

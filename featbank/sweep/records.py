@@ -1,11 +1,11 @@
-"""One record per fit, and the CSV file that holds them."""
+"""One record per fit, from what was asked to what came of it, and the CSV file that holds them."""
 
 from __future__ import annotations
 
 import csv
 import io
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import cache, partial
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -17,14 +17,105 @@ from featbank.errors import InvalidInputError
 from featbank.manifest import short_repr
 from featbank.sampling import Size, parse_size
 
-__all__ = ["COLUMNS", "CURVE_METRICS", "FitResult", "Hits", "Key", "fits_from_csv", "fits_to_csv"]
+__all__ = [
+    "COLUMNS",
+    "CURVE_METRICS",
+    "Draw",
+    "Fit",
+    "FitId",
+    "Hits",
+    "Key",
+    "Predictions",
+    "fits_from_csv",
+    "fits_to_csv",
+]
 
 #: Which curve a fit belongs to: cut, head, temperature (None unless the cut is softmax).
 Key = tuple[str, str, float | None]
+#: Which fit of a sweep: its curve, samples per class, repeat.
+FitId = tuple[Key, Size, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Draw:
+    """One draw of training samples, as positions among the rows that a sweep draws.
+
+    Parameters
+    ----------
+    n_per_class : int or "all"
+        What was drawn of each class; "all" where these are uneven.
+    repeat : int
+        Number of the draw, from 0.
+    rows : ndarray of int64
+        What is trained on.
+    seed : int
+        Seed of the heads.
+    per_class : ndarray of int64
+        Rows of each class, those held out among them.
+    whole : bool
+        Whether these are all training rows there are, so that every repeat draws the same.
+    held : ndarray of int64
+        What is held out of the draw to choose.
+    """
+
+    n_per_class: Size
+    repeat: int
+    rows: NDArray[np.int64]
+    seed: int
+    per_class: NDArray[np.int64]
+    whole: bool
+    held: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+
+
+@dataclass(frozen=True, eq=False)
+class Hits:
+    """Which of the rows it is judged by a fit got right.
+
+    Parameters
+    ----------
+    split : {"test", "val"}
+        Which rows; validation only where the bank has no test rows.
+    top1 : ndarray of bool, shape (n_rows,)
+        Whether the answer was right, in the order of the manifest.
+    top5 : ndarray of bool, shape (n_rows,), or None
+        Whether the true class was among the five likeliest; None where a head knows no probabilities.
+    """
+
+    split: str
+    top1: NDArray[np.bool_]
+    top5: NDArray[np.bool_] | None = None
+
+    __repr__ = short_repr
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What a kept head answered on the rows it is judged by.
+
+    Parameters
+    ----------
+    split : {"test", "val"}
+        Which rows; validation only where the bank has no test rows.
+    rows : ndarray of int64, shape (n_rows,)
+        Row numbers in the bank's manifest.
+    y_true, y_pred : ndarray of int64, shape (n_rows,)
+        Indices into the bank's classes.
+    p_true, p_pred : ndarray of float64, shape (n_rows,), or None
+        Probability given to the true and to the predicted class; None where a head knows none.
+    """
+
+    split: str
+    rows: NDArray[np.int64]
+    y_true: NDArray[np.int64]
+    y_pred: NDArray[np.int64]
+    p_true: NDArray[np.float64] | None = None
+    p_pred: NDArray[np.float64] | None = None
+
+    __repr__ = short_repr
 
 
 @dataclass(frozen=True)
-class FitResult:
+class Fit:
     """One fit: what was asked, and how good it is. Accuracies and errors are in [0, 1]; None is not known.
 
     Parameters
@@ -44,7 +135,7 @@ class FitResult:
     status : {"ok", "failed"}
         A failed fit has no accuracies.
     message : str
-        Why it failed; empty otherwise.
+        Why it failed, or what it warned of; empty otherwise.
     top1, top5 : float or None
         Accuracy on the test rows.
     val_top1, val_top5, train_top1, train_top5 : float or None
@@ -68,6 +159,19 @@ class FitResult:
         ``"auto"``; None for heads that have no such parameter.
     n_classes, fewest_per_class, most_per_class : int or None
         Classes of the training rows, and rows of the class that has fewest and of the one that has most.
+    metrics : mapping of str to float
+        Other scores that were asked for, on the rows it is judged by; see `featbank.metrics.catalogue.names`.
+    hits : Hits or None
+        Which of these rows it got right; None where that was not recorded.
+    estimator : object
+        The head, if it was kept; ``predict`` takes original features. None for all others, and when read back
+        from a run.
+    predictions : Predictions or None
+        Answers of a head that was kept.
+    replaces : str
+        Name of the head kept before, in whose place this one is kept; empty otherwise.
+    draw : Draw or None
+        Which rows it is fitted to, as long as it is under way.
     """
 
     cut: str
@@ -101,6 +205,47 @@ class FitResult:
     n_classes: int | None = None
     fewest_per_class: int | None = None
     most_per_class: int | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict, hash=False)
+    hits: Hits | None = field(default=None, repr=False, compare=False)
+    estimator: Any = field(default=None, repr=False, compare=False)
+    predictions: Predictions | None = field(default=None, repr=False, compare=False)
+    replaces: str = field(default="", repr=False, compare=False)
+    draw: Draw | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def id(self) -> FitId:
+        """What tells it from all others of its sweep."""
+        return self.key, self.n_per_class, self.repeat
+
+    @property
+    def name(self) -> str:
+        """A name for the files of its head.
+
+        Examples
+        --------
+        >>> Fit("fc7", "logreg(C=0.1)", None, 16, 0, 48, 4096, 7).name
+        'fc7-logreg-C=0.1-n16-r0'
+        """
+        at = "" if self.temperature is None else f"-T{self.temperature:g}"
+        stem = f"{self.cut}{at}-{self.head.removesuffix(')').replace('(', '-')}"
+        safe = "".join(char if char.isalnum() or char in "._@+-=" else "_" for char in stem)
+        size = "all" if self.n_per_class == "all" else f"n{self.n_per_class}"
+        return f"{safe}-{size}-r{self.repeat}"
+
+    @property
+    def history(self) -> dict[str, list[float]]:
+        """Loss and accuracy per epoch of a head that was kept; empty for heads that have no epochs."""
+        found = getattr(self.estimator, "history_", {})
+        return {name: np.asarray(values).tolist() for name, values in found.items()}
+
+    def score(self, metric: str) -> float | None:
+        """Return one of its scores, by the name of the column or of a metric that was asked for."""
+        found: float | None = getattr(self, metric) if metric in CURVE_METRICS else self.metrics.get(metric)
+        return found
+
+    def without_head(self) -> Fit:
+        """Return what is left of it when its head is not kept."""
+        return replace(self, estimator=None, predictions=None, replaces="", draw=None)
 
     @property
     def mean_per_class(self) -> float | None:
@@ -113,29 +258,10 @@ class FitResult:
         return self.cut, self.head, self.temperature
 
 
-@dataclass(frozen=True, eq=False)
-class Hits:
-    """Which of the rows it is judged by a fit got right.
-
-    Parameters
-    ----------
-    split : {"test", "val"}
-        Which rows; validation only where the bank has no test rows.
-    top1 : ndarray of bool, shape (n_rows,)
-        Whether the answer was right, in the order of the manifest.
-    top5 : ndarray of bool, shape (n_rows,), or None
-        Whether the true class was among the five likeliest; None where a head knows no probabilities.
-    """
-
-    split: str
-    top1: NDArray[np.bool_]
-    top5: NDArray[np.bool_] | None = None
-
-    __repr__ = short_repr
-
-
 #: Columns of ``results.csv``.
-COLUMNS = tuple(one.name for one in fields(FitResult))
+COLUMNS = tuple(one.name for one in fields(Fit) if one.compare and one.name != "metrics")
+#: Columns of other scores begin so.
+_METRIC = "metric:"
 #: What `LearningCurve.points` gives mean and interval of.
 CURVE_METRICS = tuple(name for name in COLUMNS if name.endswith(("top1", "top5")) or name.startswith("ece"))
 _TEXTS = ("cut", "head", "status", "message")
@@ -150,27 +276,37 @@ _WHOLE = (
     "fewest_per_class",
     "most_per_class",
 )
-_OPTIONAL = {one.name for one in fields(FitResult) if one.default is None} | {"temperature"}
+_OPTIONAL = {one.name for one in fields(Fit) if one.default is None and one.name in COLUMNS} | {"temperature"}
 #: Characters of a message that are kept; a reader of CSV files gives up on cells of 131,072.
 _LONGEST_MESSAGE = 2000
-_REQUIRED = [one.name for one in fields(FitResult) if one.default is MISSING]
+_REQUIRED = [one.name for one in fields(Fit) if one.default is MISSING and one.name in COLUMNS]
 
 
-def fits_to_csv(fits: Iterable[FitResult], *, header: bool = True) -> str:
-    """Return fits as CSV text; see `SweepResult.to_csv`. Without `header`, lines to be appended."""
+def fits_to_csv(fits: Iterable[Fit], *, header: bool = True, metrics: Iterable[str] = ()) -> str:
+    """Return fits as CSV text; see `SweepResult.to_csv`.
+
+    Parameters
+    ----------
+    fits : iterable of Fit
+    header : bool, default=True
+        Without, these are lines to be appended.
+    metrics : iterable of str
+        Names of the other scores, each of which has a column.
+    """
+    metrics = tuple(metrics)
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     if header:
-        writer.writerow(COLUMNS)
+        writer.writerow([*COLUMNS, *(f"{_METRIC}{name}" for name in metrics)])
     for one in fits:
         if len(one.message) > _LONGEST_MESSAGE:
             one = replace(one, message=one.message[:_LONGEST_MESSAGE] + " ...")
-        values = (getattr(one, name) for name in COLUMNS)
+        values = [*(getattr(one, name) for name in COLUMNS), *(one.metrics.get(name) for name in metrics)]
         writer.writerow(["" if value is None else value for value in values])
     return buffer.getvalue()
 
 
-def fits_from_csv(text: str, *, growing: bool = False) -> list[FitResult]:
+def fits_from_csv(text: str, *, growing: bool = False) -> list[Fit]:
     """Read back what `fits_to_csv` wrote, also by a version that had fewer columns.
 
     Parameters
@@ -189,7 +325,8 @@ def fits_from_csv(text: str, *, growing: bool = False) -> list[FitResult]:
         text = text[: text.rfind("\n") + 1]
     reader = csv.reader(io.StringIO(text))
     header = _next_line(reader) or []
-    unknown, lacking = set(header) - set(COLUMNS), set(_REQUIRED) - set(header)
+    known = {name for name in header if name.startswith(_METRIC)} | set(COLUMNS)
+    unknown, lacking = set(header) - known, set(_REQUIRED) - set(header)
     if unknown or lacking or len(set(header)) != len(header):
         odd = sorted(unknown | lacking)
         said = ", ".join(one[:40] for one in odd[:5]) or "one stands twice"
@@ -213,10 +350,14 @@ def _next_line(reader: Any) -> list[str] | None:
         raise InvalidInputError(f"line {reader.line_num} cannot be read ({error})") from error
 
 
-def _fit_from(values: Mapping[str, str]) -> FitResult:
+def _fit_from(values: Mapping[str, str]) -> Fit:
     read: dict[str, Any] = {}
+    metrics: dict[str, float] = {}
     for name, text in values.items():
-        if name in _TEXTS:
+        if name.startswith(_METRIC):
+            if text:
+                metrics[name.removeprefix(_METRIC)] = float(text)
+        elif name in _TEXTS:
             read[name] = text
         elif not text and name in _OPTIONAL:
             read[name] = None
@@ -227,7 +368,9 @@ def _fit_from(values: Mapping[str, str]) -> FitResult:
         else:
             read[name] = float(text)
     _check()(read)
-    return FitResult(**read)
+    if not all(0 <= value <= 1 for value in metrics.values()):
+        raise ValueError(f"a score is not within 0 and 1: {metrics}")
+    return Fit(**read, metrics=metrics)
 
 
 @cache
@@ -237,12 +380,14 @@ def _check() -> Callable[[dict[str, Any]], object]:
 
     from featbank._validation import CONFIG, Count, Line, Positive, Share, check
 
-    hints = get_type_hints(FitResult) | dict.fromkeys(_WHOLE, Count) | dict.fromkeys(_TEXTS, Line)
+    hints = get_type_hints(Fit) | dict.fromkeys(_WHOLE, Count) | dict.fromkeys(_TEXTS, Line)
     hints |= {"status": Literal["ok", "failed"], "duration_s": Annotated[float, Ge(0)]}
     hints |= dict.fromkeys(("temperature", "C", "lr", "calibration_temperature"), Positive)
     hints |= dict.fromkeys(CURVE_METRICS, Share)
     hints |= {name: hints[name] | None for name in _OPTIONAL}
-    defaults = {one.name: ... if one.default is MISSING else one.default for one in fields(FitResult)}
+    defaults = {
+        one.name: ... if one.default is MISSING else one.default for one in fields(Fit) if one.name in COLUMNS
+    }
     columns: dict[str, Any] = {name: (hints[name], default) for name, default in defaults.items()}
     model = create_model("fit", __config__=CONFIG, **columns)
     return partial(check, model)

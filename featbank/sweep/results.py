@@ -1,144 +1,37 @@
-"""What a sweep leaves behind: the fits, the curve they make together, and the heads worth keeping."""
+"""What a sweep leaves behind: the fits, the curves they make together, and cuts and heads side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from featbank._registry import nearest
 from featbank.errors import InvalidInputError
-from featbank.manifest import short_repr
-from featbank.sampling import Size
-from featbank.sweep.curves import CurvePoint, IntervalKind, LearningCurve, spell_key
-from featbank.sweep.records import COLUMNS, FitResult, Hits, Key, fits_to_csv
+from featbank.metrics import Interval, paired_difference
+from featbank.sampling import Size, size_order
+from featbank.sweep.curves import (
+    CurvePoint,
+    IntervalKind,
+    LearningCurve,
+    check_metric,
+    judged_by,
+    spell_key,
+    without_few_draws,
+)
+from featbank.sweep.records import COLUMNS, Fit, Key, fits_to_csv
 
-__all__ = [
-    "FitId",
-    "Hits",
-    "KeptHead",
-    "Key",
-    "Predictions",
-    "SweepGroup",
-    "SweepResult",
-    "fit_id",
-    "head_name",
-]
+__all__ = ["ComparedCurve", "Comparison", "SweepResult", "compare"]
 
 #: Fewer images to judge by are said; "all right" of so many that it means at least this share is no news.
 _FEW, _SURE = 100, 0.99
-
-#: Which fit of a sweep: its curve, samples per class, repeat.
-FitId = tuple[Key, Size, int]
-
-
-def fit_id(fit: FitResult) -> FitId:
-    """Return what tells a fit from all others of its sweep."""
-    return fit.key, fit.n_per_class, fit.repeat
-
-
-def head_name(fit: FitResult) -> str:
-    """Return a name for the files of a fitted head, e.g. ``"fc7-softmax-n16-r0"``, ``"fc7-softmax-all-r0"``.
-
-    Examples
-    --------
-    >>> head_name(FitResult("fc7", "logreg(C=0.1)", None, 16, 0, 48, 4096, 7))
-    'fc7-logreg-C=0.1-n16-r0'
-    """
-    cut, head, temperature = fit.key
-    at = "" if temperature is None else f"-T{temperature:g}"
-    stem = f"{cut}{at}-{head.removesuffix(')').replace('(', '-')}"
-    safe = "".join(char if char.isalnum() or char in "._@+-=" else "_" for char in stem)
-    size = "all" if fit.n_per_class == "all" else f"n{fit.n_per_class}"
-    return f"{safe}-{size}-r{fit.repeat}"
-
-
-@dataclass(frozen=True, eq=False)
-class Predictions:
-    """What a kept head answered on the rows it is judged by.
-
-    Parameters
-    ----------
-    split : {"test", "val"}
-        Which rows; validation only where the bank has no test rows.
-    rows : ndarray of int64, shape (n_rows,)
-        Row numbers in the bank's manifest.
-    y_true, y_pred : ndarray of int64, shape (n_rows,)
-        Indices into the bank's classes.
-    p_true, p_pred : ndarray of float64, shape (n_rows,), or None
-        Probability given to the true and to the predicted class; None where a head knows none.
-    """
-
-    split: str
-    rows: NDArray[np.int64]
-    y_true: NDArray[np.int64]
-    y_pred: NDArray[np.int64]
-    p_true: NDArray[np.float64] | None = None
-    p_pred: NDArray[np.float64] | None = None
-
-    __repr__ = short_repr
-
-
-@dataclass(frozen=True, eq=False)
-class KeptHead:
-    """A fitted head that is worth keeping, with the fit it comes from.
-
-    Parameters
-    ----------
-    fit : FitResult
-        Its record.
-    estimator : object
-        The fitted head; ``predict`` takes original features.
-    history : dict from str to list of float
-        Loss and accuracy per epoch; empty for heads that have no epochs.
-    predictions : Predictions
-        Its answers.
-    """
-
-    fit: FitResult
-    estimator: Any
-    history: dict[str, list[float]]
-    predictions: Predictions
-
-    __repr__ = short_repr
-
-    @property
-    def name(self) -> str:
-        """A name for its files, e.g. ``"fc7-softmax-n16-r0"``."""
-        return head_name(self.fit)
-
-
-@dataclass(frozen=True, eq=False)
-class SweepGroup:
-    """Fits that were finished together: all repeats of one cut, head and size, or a single fit.
-
-    Parameters
-    ----------
-    fits : list of FitResult
-        Their records.
-    kept : list of KeptHead
-        Those of them that are worth keeping, as far as is known now.
-    dropped : tuple of str
-        Names of heads kept before that these replace.
-    notes : tuple of str
-        What the fits warned of.
-    hits : mapping from FitId to Hits
-        Right and wrong answers, of the fits that did not fail.
-    n_total : int
-        How many fits the whole sweep has.
-    """
-
-    fits: list[FitResult]
-    kept: list[KeptHead]
-    dropped: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    hits: Mapping[FitId, Hits] = field(default_factory=dict)
-    n_total: int = 0
-
-    __repr__ = short_repr
+#: What says which curve is best by a metric, without the rows the metric is of; ``val_top1`` for all others.
+_SIBLINGS = {
+    "top5": "val_top5",
+    "train_top5": "val_top5",
+    "best_top1": "best_val_top1",
+    "final_top1": "final_val_top1",
+}
 
 
 @dataclass(eq=False)
@@ -147,19 +40,14 @@ class SweepResult:
 
     Parameters
     ----------
-    fits : list of FitResult
-        One per fit: by cut, head, size and repeat.
+    fits : list of Fit
+        By cut, head, size and repeat; those whose heads were kept have them.
     cuts : tuple of str
         Cuts in the order of depth, shallow first.
     classes : tuple of str
         Class names.
-    heads : list of KeptHead
-        Kept heads that were fitted by this process; empty when read back from a run, see
-        `featbank.runs.Run`.
     notes : list of str
         What has to be known to read the figures: leaks, missing splits, fits that failed.
-    hits : dict from FitId to Hits
-        Which rows each fit got right.
     n_rows : dict from str to int
         Labelled, readable rows of each split.
     draws : dict
@@ -172,12 +60,10 @@ class SweepResult:
         they count as wrong) and ``classes`` with their numbers of ``val`` and ``test`` rows; empty for none.
     """
 
-    fits: list[FitResult] = field(default_factory=list)
+    fits: list[Fit] = field(default_factory=list)
     cuts: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
-    heads: list[KeptHead] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    hits: dict[FitId, Hits] = field(default_factory=dict)
     n_rows: dict[str, int] = field(default_factory=dict)
     draws: dict[str, Any] = field(default_factory=dict)
     near_duplicates: dict[str, Any] = field(default_factory=dict)
@@ -188,7 +74,12 @@ class SweepResult:
         return f"<SweepResult of {len(self.fits)} fits{failed}, {len(self.keys)} curves>"
 
     @property
-    def failed(self) -> list[FitResult]:
+    def heads(self) -> list[Fit]:
+        """The fits whose heads were kept, by this process; none when read back from a run."""
+        return [one for one in self.fits if one.estimator is not None]
+
+    @property
+    def failed(self) -> list[Fit]:
         """The fits that failed."""
         return [one for one in self.fits if one.status == "failed"]
 
@@ -208,7 +99,7 @@ class SweepResult:
 
         Examples
         --------
-        >>> fits = [FitResult("fc7", "ncm", None, 4, 0, 8, 10, 0, top1=1.0)]
+        >>> fits = [Fit("fc7", "ncm", None, 4, 0, 8, 10, 0, top1=1.0)]
         >>> SweepResult(fits, n_rows={"train": 8, "test": 12}).resolution()[0]
         'only 12 test images: each is 8.33 points of accuracy'
         """
@@ -230,12 +121,12 @@ class SweepResult:
 
     def curves(self) -> dict[Key, LearningCurve]:
         """Return the learning curve of each cut, head and temperature, in the order they were made."""
-        fits: dict[Key, list[FitResult]] = {}
+        fits: dict[Key, list[Fit]] = {}
         for one in self.fits:
             fits.setdefault(one.key, []).append(one)
         repeats = tuple(sorted({one.repeat for one in self.fits}))
         return {
-            key: LearningCurve(tuple(members), self.n_rows, self.draws, self.hits, repeats)
+            key: LearningCurve(tuple(members), self.n_rows, self.draws, repeats)
             for key, members in fits.items()
         }
 
@@ -255,7 +146,7 @@ class SweepResult:
 
         Examples
         --------
-        >>> fits = [FitResult("fc7", "softmax", None, 4, r, 8, 10, 0, top1=0.5 + 0.2 * r) for r in (0, 1)]
+        >>> fits = [Fit("fc7", "softmax", None, 4, r, 8, 10, 0, top1=0.5 + 0.2 * r) for r in (0, 1)]
         >>> (point,) = SweepResult(fits).curve("fc7", "softmax").points()
         >>> point.n_repeats, round(point.mean("top1"), 2), point.mean("val_top1")
         (2, 0.6, None)
@@ -272,14 +163,288 @@ class SweepResult:
             point for curve in self.curves().values() for point in curve.points(confidence, interval=interval)
         ]
 
+    @property
+    def metrics(self) -> list[str]:
+        """Names of the other scores that were asked for."""
+        return list(dict.fromkeys(name for one in self.fits for name in one.metrics))
+
     def rows(self) -> Iterator[dict[str, Any]]:
-        """Yield each fit as a dict of plain values, keys as `COLUMNS`."""
+        """Yield each fit as a dict of plain values, keys as `COLUMNS`, and its other scores."""
         for one in self.fits:
-            yield {name: getattr(one, name) for name in COLUMNS}
+            yield {name: getattr(one, name) for name in COLUMNS} | dict(one.metrics)
 
     def to_csv(self) -> str:
         """Return the fits as CSV: a header, one line per fit, empty where a value is not known.
 
         Numbers are written so that reading them back gives the same bits.
         """
-        return fits_to_csv(self.fits)
+        return fits_to_csv(self.fits, metrics=self.metrics)
+
+
+@dataclass(frozen=True)
+class ComparedCurve:
+    """One cut and head at the size all are compared at.
+
+    Parameters
+    ----------
+    run : str
+        The name its sweep was given under.
+    cut, head : str
+        Where features were read, and what was trained on them.
+    temperature : float or None
+        Temperature of the softmax features; None at any other cut.
+    n_repeats, n_failed : int
+        Fits that succeeded, and those that did not.
+    n_draws : int
+        How many of the repeats drew other samples.
+    mean, low, high : float
+        Mean of the metric over repeats and its interval, within [0, 1]; low and high None for fewer than
+        three draws.
+    rank : float
+        Mean of what the curves are ranked by, see `Comparison`.
+    difference : Interval or None
+        Mean and interval of this one minus the best, repeat by repeat on the same subsets; None for the best
+        itself, and where the subsets are others. Its low and high are NaN for fewer than three draws.
+    n_paired : int
+        Repeats the difference is taken over.
+    fit_s, total_s : float
+        Seconds of one fit at this size, on average; seconds of all fits of this cut and head.
+    fewest_per_class, most_per_class : int or None
+        Training samples of the class that has fewest and of the one that has most.
+    """
+
+    run: str
+    cut: str
+    head: str
+    temperature: float | None
+    n_repeats: int
+    n_failed: int
+    n_draws: int
+    mean: float
+    low: float | None
+    high: float | None
+    rank: float
+    difference: Interval | None
+    n_paired: int
+    fit_s: float
+    total_s: float
+    fewest_per_class: int | None = None
+    most_per_class: int | None = None
+
+    @property
+    def key(self) -> Key:
+        """Cut, head and temperature."""
+        return self.cut, self.head, self.temperature
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Curves, best first.
+
+    Parameters
+    ----------
+    metric : str
+        One of `CURVE_METRICS`.
+    ranked_by : str
+        The metric that says which is best: of the validation rows, because the best by the test rows flatters
+        itself; `metric` itself where nothing was validated, which a note says.
+    n_per_class : int or "all"
+        Samples per class they are compared at.
+    curves : tuple of ComparedCurve
+        Best first; of equals the cheaper fit.
+    notes : tuple of str
+        What has to be known to read it.
+    """
+
+    metric: str
+    ranked_by: str
+    n_per_class: Size
+    curves: tuple[ComparedCurve, ...]
+    notes: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return f"<Comparison of {len(self.curves)} curves by {self.metric} at {self.n_per_class}>"
+
+
+def compare(
+    results: Mapping[str, SweepResult],
+    *,
+    n_per_class: Size | None = None,
+    metric: str | None = None,
+    confidence: float = 0.95,
+) -> Comparison:
+    """Compare all cuts and heads of one or several sweeps at one size.
+
+    Parameters
+    ----------
+    results : mapping of str to SweepResult
+        Sweeps by name. Those that drew the same images and are judged by the same ones are compared repeat
+        by repeat, also where the features come from another backbone.
+    n_per_class : int or "all", optional
+        Samples per class; by default the largest that every curve has, with an interval if there is one.
+    metric : str, optional
+        One of `CURVE_METRICS`; by default ``"top1"``, or ``"val_top1"`` where there are no test rows.
+    confidence : float, default=0.95
+        Level of the intervals.
+
+    Returns
+    -------
+    Comparison
+
+    Raises
+    ------
+    InvalidInputError
+        If nothing was fitted, no size is common to all curves, or the metric or size is not there.
+
+    Examples
+    --------
+    >>> from featbank.sweep import Fit
+    >>> fits = [Fit("fc7", head, None, 4, repeat, 8, 10, 0, top1=top1 + repeat / 10, val_top1=top1)
+    ...         for head, top1 in (("softmax", 0.5), ("mlp", 0.6)) for repeat in (0, 1)]
+    >>> comparison = compare({"a run": SweepResult(fits)})
+    >>> [(one.head, round(one.mean, 2)) for one in comparison.curves]
+    [('mlp', 0.65), ('softmax', 0.55)]
+    >>> round(comparison.curves[1].difference.mean, 2)
+    -0.1
+    """
+    curves = {(name, key): one for name, result in results.items() for key, one in result.curves().items()}
+    everything = {at: one.points(confidence) for at, one in curves.items()}
+    if metric is None:
+        metric = judged_by(point for points in everything.values() for point in points)
+    check_metric(metric, [name for result in results.values() for name in result.metrics])
+    points = {
+        at: {one.n_per_class: one for one in found if metric in one.scores}
+        for at, found in everything.items()
+    }
+    notes = [
+        f"{_spell(at, results)} is left out: none of its fits has {metric}"
+        for at, sizes in points.items()
+        if not sizes
+    ]
+    points = {at: sizes for at, sizes in points.items() if sizes}
+    size = _common_size(points, n_per_class, metric, results, notes)
+    chosen = {at: sizes[size] for at, sizes in points.items() if size in sizes}
+    ranked_by = _ranked_by(metric, list(chosen.values()), notes)
+    rows = [_row(name, point, curves[name, key], metric, ranked_by) for (name, key), point in chosen.items()]
+    sign = 1 if ranked_by.startswith("ece") else -1
+    rows.sort(key=lambda row: (sign * row.rank, row.fit_s))
+    best = rows[0]
+    first = curves[best.run, best.key].by_repeat(size, metric)
+    paired = [best]
+    for row in rows[1:]:
+        repeats = _same_draws(results, best.run, row.run, size)
+        curve = curves[row.run, row.key]
+        mine = curve.by_repeat(size, metric)
+        shared = [one for one in sorted(first.keys() & mine.keys()) if repeats is None or one in repeats]
+        difference = None
+        if shared:
+            values = [mine[one] for one in shared], [first[one] for one in shared]
+            difference = paired_difference(*values, confidence)
+            difference = without_few_draws(difference, curve.n_draws(size, shared))
+        paired.append(replace(row, difference=difference, n_paired=len(shared)))
+    notes += _notes_on_draws(results, best.run, {row.run for row in rows}, size)
+    return Comparison(metric, ranked_by, size, tuple(paired), tuple(notes))
+
+
+def _ranked_by(metric: str, points: Sequence[CurvePoint], notes: list[str]) -> str:
+    """Return the metric of the validation rows that says which of the curves is best."""
+    sibling = metric if "val_" in metric else _SIBLINGS.get(metric, "val_top1")
+    if all(sibling in point.scores for point in points):
+        return sibling
+    notes.append(
+        f"not every curve has {sibling}: the best is the best by {metric} itself, on the images it is "
+        "reported for, which flatters it"
+    )
+    return metric
+
+
+def _row(name: str, point: CurvePoint, curve: LearningCurve, metric: str, ranked_by: str) -> ComparedCurve:
+    times = [fit.duration_s for fit in curve.fits if fit.n_per_class == point.n_per_class]
+    score = point.scores[metric]
+    return ComparedCurve(
+        run=name,
+        cut=point.cut,
+        head=point.head,
+        temperature=point.temperature,
+        n_repeats=point.n_repeats or 0,
+        n_failed=point.n_failed,
+        n_draws=point.n_draws or 0,
+        mean=score.mean,
+        low=score.low,
+        high=score.high,
+        rank=point.scores[ranked_by].mean,
+        difference=None,
+        n_paired=0,
+        fit_s=sum(times) / len(times),
+        total_s=sum(fit.duration_s for fit in curve.fits),
+        fewest_per_class=point.fewest_per_class,
+        most_per_class=point.most_per_class,
+    )
+
+
+def _spell(at: tuple[str, Key], results: Mapping[str, SweepResult]) -> str:
+    name, (cut, head, temperature) = at
+    heat = "" if temperature is None else f" at T={temperature:g}"
+    return f"{head} on {cut}{heat}{f' of {name}' if len(results) > 1 else ''}"
+
+
+def _common_size(
+    points: Mapping[tuple[str, Key], Mapping[Size, CurvePoint]],
+    asked: Size | None,
+    metric: str,
+    results: Mapping[str, SweepResult],
+    notes: list[str],
+) -> Size:
+    """Return the size asked for; else the largest all have, before it those of which all have an interval."""
+    if not points:
+        raise InvalidInputError("nothing to compare: no fit succeeded; see results.csv for the reasons")
+    every = sorted({size for sizes in points.values() for size in sizes}, key=size_order)
+    have = ", ".join(map(str, every))
+    if asked is None:
+        common = set.intersection(*(set(sizes) for sizes in points.values()))
+        if not common:
+            raise InvalidInputError(
+                f"no number of samples per class is common to all {len(points)} curves; they have {have}. "
+                "Say which with --samples, or name fewer runs"
+            )
+        sure = {
+            size
+            for size in common
+            if all(sizes[size].interval(metric) is not None for sizes in points.values())
+        }
+        return max(sure or common, key=size_order)
+    if asked not in every:
+        raise InvalidInputError(f"{asked} samples per class were not fitted; there are {have}")
+    notes += [
+        f"{_spell(at, results)} is left out: it was not fitted at {asked} samples per class"
+        for at, sizes in points.items()
+        if asked not in sizes
+    ]
+    return asked
+
+
+def _same_draws(results: Mapping[str, SweepResult], a: str, b: str, size: Size) -> set[int] | None:
+    """Return the repeats in which two sweeps saw the same images; None for all, within one sweep."""
+    if a == b:
+        return None
+    first, second = results[a].draws, results[b].draws
+    if not first or not second or first["judged"] != second["judged"]:
+        return set()
+    drawn = (one["subsets"].get(f"{size}", []) for one in (first, second))
+    return {repeat for repeat, (one, other) in enumerate(zip(*drawn, strict=False)) if one == other}
+
+
+def _notes_on_draws(results: Mapping[str, SweepResult], best: str, others: set[str], size: Size) -> list[str]:
+    notes = []
+    for name in sorted(others - {best}):
+        if _same_draws(results, best, name, size):
+            continue
+        lacking = [one for one in (best, name) if not results[one].draws]
+        if lacking:
+            why = f"{' and '.join(lacking)} did not record what was drawn (not finished, or an older version)"
+        elif results[best].draws["judged"] != results[name].draws["judged"]:
+            why = f"{name} is judged by other images than {best}"
+        else:
+            why = f"{name} drew other training images than {best} (another split or seed)"
+        notes.append(f"no paired differences: {why}")
+    return notes

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from joblib.externals.loky import get_reusable_executor
 
 from featbank.runs import Run, open_run
 
@@ -169,7 +170,7 @@ def test_a_failed_fit_ends_with_1(call, place, monkeypatch):
     def fail(*_args, **_options):
         raise RuntimeError("no luck")
 
-    monkeypatch.setattr("featbank.sweep._material.ColumnMaterial.fit", fail)
+    monkeypatch.setattr("featbank.heads.fit_stack", fail)
     done = call(*QUICK, "-c", "pool5", "-n", "4", "--json")
     assert (done.code, done.json["failed"], done.json["curve"]) == (1, 2, [])
     assert "note: 2 of 2 fits failed: RuntimeError: no luck" in done.err
@@ -197,9 +198,9 @@ def test_an_interrupted_run_is_continued(call, place, monkeypatch):
     options = ("fit-head", "--repeats", 3, "-c", "pool5", "--head", "ncm", "-n", "1,2,4", "--json")
     add = Run.add
 
-    def interrupted(run, group):
-        add(run, group)
-        if len(run.result().fits) == 4:
+    def interrupted(run, fits):
+        add(run, fits)
+        if len(run.result().fits) == 3:  # one size
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -207,8 +208,8 @@ def test_an_interrupted_run_is_continued(call, place, monkeypatch):
         assert call(*options).code == 130
     name = open_run().name
     done = call(*options)
-    assert (done.code, done.json["resumed"], open_run().name) == (0, 4, name)
-    assert f"continuing run {name}: 4 of 9 fits were done\n" in done.err
+    assert (done.code, done.json["resumed"], open_run().name) == (0, 3, name)
+    assert f"continuing run {name}: 3 of 9 fits were done\n" in done.err
     assert [point["n_repeats"] for point in done.json["curve"]] == [3, 3, 3]
     with monkeypatch.context() as patch:
         patch.setattr(Run, "add", interrupted)
@@ -258,8 +259,11 @@ def test_near_identical_images_are_looked_for(call, place):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--C", "1,x", "--head", "logreg"], "--C '1,x' is no number, auto, or a list such as 0.01,0.1,1"),
-        (["--lr", ""], "--lr '' is no number, auto, or a list such as 0.01,0.1,1"),
+        (
+            ["--C", "1,x", "--head", "logreg"],
+            "--C '1,x' is not a number over 0 or 'auto', and no list of such values",
+        ),
+        (["--lr", ""], "--lr '' is not a number over 0, 'auto' or None, and no list of such values"),
         (["--interval", "z"], "--interval 'z' is not one of t, bootstrap"),
         (["--leak-cosine", 0.9], "--leak-cosine is for --check-leaks; add it"),
         (
@@ -270,8 +274,8 @@ def test_near_identical_images_are_looked_for(call, place):
         (["--hidden-units", 5], "--hidden-units is for --head mlp, got --head softmax"),
         (["--C", 2, "--head", "softmax,mlp"], "--C is for --head logreg, svm, got --head softmax, mlp"),
         (
-            ["--tolerance", 2, "--head", "ncm"],
-            "--tolerance is for --head softmax, mlp, got --head ncm",
+            ["--patience", 2, "--head", "ncm"],
+            "--patience is for --head softmax, mlp, got --head ncm",
         ),
         (
             ["--head", "sofmax"],
@@ -323,3 +327,25 @@ def test_wrong_options(call, place, options, message):
     done = call("fit-head", *options)
     assert (done.code, done.message) == (2, message)
     assert sorted((place / "cache" / "runs").iterdir()) == runs
+
+
+def test_a_head_of_ones_own(call, place, monkeypatch):
+    get_reusable_executor().shutdown(wait=True)  # processes of other tests, which began in other folders
+    monkeypatch.chdir(place)
+    (place / "own_heads.py").write_text(
+        "from sklearn.neighbors import KNeighborsClassifier as KNN\n\n\nclass Mine(KNN):\n    pass\n"
+    )
+    options = ("--repeats", 1, "-c", "pool5", "-n", "4", "--json")
+    done = call(
+        "fit-head", "--head", "own_heads:Mine", "--head", "ncm", *options, "--metric", "macro_f1", "-j", 2
+    )
+    assert [(point["head"], point["macro_f1_mean"]) for point in done.json["curve"]] == [
+        ("Mine", 1),
+        ("ncm", 1),
+    ]
+    failed = call("fit-head", "--head", "own_heads:Yours", *options)
+    assert (failed.code, failed.message) == (
+        2,
+        "--head 'own_heads:Yours' cannot be had (AttributeError: module 'own_heads' has no attribute "
+        "'Yours'); give module:Class of a module in this folder or installed, whose class needs no arguments",
+    )

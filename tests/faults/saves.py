@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 from collections import Counter
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -146,5 +147,5 @@ def _load_run(cache: Path, whole: list[Any]) -> int:
     return len(run.heads())
 
 
-def _without_time(fit: Any) -> dict[str, Any]:
-    return {key: value for key, value in vars(fit).items() if not key.endswith("_s")}
+def _without_time(fit: Any) -> Any:
+    return replace(fit, duration_s=0.0)

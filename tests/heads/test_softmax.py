@@ -13,7 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from featbank.errors import FitWarning, InvalidInputError
-from featbank.heads import SoftmaxClassifier, _gradient_fit
+from featbank.heads import SoftmaxClassifier, _gradient
 
 XOR = np.array([[0, 0], [0, 1], [1, 0], [1, 1]] * 16, dtype=np.float64)
 XOR_LABELS = np.array(["even", "odd", "odd", "even"] * 16)
@@ -50,7 +50,7 @@ def test_defaults_learn_at_every_width(sparse, solver: str, n_features: int, n_p
 def test_validation_decides_when_to_stop_and_what_is_kept(blobs) -> None:
     X, y = blobs
     train, val = np.arange(len(y)) % 3 > 0, np.arange(len(y)) % 3 == 0
-    settings = {"lr": 0.05, "annealing": "constant", "tolerance_epochs": 5, "random_state": 0}
+    settings = {"lr": 0.05, "lr_schedule": "constant", "patience": 5, "random_state": 0}
     for monitor, column, best in (("loss", "val_loss", np.argmin), ("accuracy", "val_accuracy", np.argmax)):
         head = SoftmaxClassifier(monitor=monitor, **settings)
         head.fit(X[train], y[train], X_val=X[val], y_val=y[val])
@@ -91,7 +91,7 @@ def test_validation_and_test_rows_are_never_trained_on(blobs) -> None:
 
 def test_without_validation_it_stops_when_the_loss_stops_falling(blobs) -> None:
     X, y = blobs
-    head = SoftmaxClassifier(alpha=0.3, lr=0.01, tolerance_epochs=5, max_epochs=500, random_state=0).fit(X, y)
+    head = SoftmaxClassifier(alpha=0.3, lr=0.01, patience=5, max_epochs=500, random_state=0).fit(X, y)
     assert head.stop_reason_ == "tolerance"
     assert head.converged_
     assert set(head.history_) == {"lr", "train_loss", "train_accuracy"}
@@ -107,10 +107,10 @@ def test_equal_seeds_give_equal_heads(blobs) -> None:
 
 def test_the_learning_rate_falls_as_asked(blobs) -> None:
     X, y = blobs
-    head = SoftmaxClassifier(lr=0.1, annealing_epochs=2, max_epochs=4, random_state=0).fit(X, y)
+    head = SoftmaxClassifier(lr=0.1, lr_schedule_epochs=2, max_epochs=4, random_state=0).fit(X, y)
     np.testing.assert_allclose(head.history_["lr"], [0.1, 0.1 / 1.5, 0.05, 0.04])
     by_step = SoftmaxClassifier(
-        lr=0.1, annealing_epochs=2, anneal_per="step", max_epochs=4, random_state=0
+        lr=0.1, lr_schedule_epochs=2, lr_schedule_per="step", max_epochs=4, random_state=0
     ).fit(X, y)
     np.testing.assert_allclose(by_step.history_["lr"], head.history_["lr"])
     assert np.abs(by_step.weights_[0] - head.weights_[0]).max() > 1e-4
@@ -230,7 +230,7 @@ def test_a_loss_that_does_not_move_is_told_with_the_remedy(blobs) -> None:
         ),
         ({"monitor": "f1"}, "monitor='f1' (allowed: 'accuracy' or 'loss')"),
         ({"restore": "first"}, "restore='first' (allowed: 'best' or 'last')"),
-        ({"anneal_per": "batch"}, "anneal_per='batch' (allowed: 'epoch' or 'step')"),
+        ({"lr_schedule_per": "batch"}, "lr_schedule_per='batch' (allowed: 'epoch' or 'step')"),
         ({"alpha": -1.0}, "alpha=-1.0 (allowed: a number from 0)"),
     ],
 )
@@ -276,14 +276,14 @@ def test_importing_the_package_loads_neither_torch_nor_scikit_learn() -> None:
 def test_automatic_rate_is_the_smallest_that_gets_through_most_of_the_loss(blobs) -> None:
     X, y = blobs
     head = SoftmaxClassifier(lr="auto", random_state=0).fit(X, y)
-    epochs = max(_gradient_fit.TRIAL_EPOCHS, -(-_gradient_fit.TRIAL_STEPS // -(-len(y) // 32)))
+    epochs = max(_gradient.TRIAL_EPOCHS, -(-_gradient.TRIAL_STEPS // -(-len(y) // 32)))
     left = {}
-    for rate in _gradient_fit.RATES:
-        settings = {"max_epochs": epochs, "tolerance_epochs": epochs, "annealing": "constant"}
+    for rate in _gradient.RATES:
+        settings = {"max_epochs": epochs, "patience": epochs, "lr_schedule": "constant"}
         one = SoftmaxClassifier(lr=rate, restore="last", random_state=0, **settings).fit(X, y)
         left[rate] = one.history_["train_loss"][-1] / np.log(6)
-    assert head.lr_ == min(rate for rate, loss in left.items() if loss <= _gradient_fit.LOSS_LEFT)
-    assert _gradient_fit.RATES[0] < head.lr_ < _gradient_fit.RATES[-1]
+    assert head.lr_ == min(rate for rate, loss in left.items() if loss <= _gradient.LOSS_LEFT)
+    assert _gradient.RATES[0] < head.lr_ < _gradient.RATES[-1]
     again = SoftmaxClassifier(lr=head.lr_, random_state=0).fit(X, y)
     np.testing.assert_allclose(head.coef_, again.coef_, atol=1e-6)
 
@@ -292,5 +292,5 @@ def test_automatic_rate_where_nothing_can_be_learned_is_that_of_the_lowest_loss(
     random = np.random.default_rng(0)
     X, y = random.normal(size=(2000, 2)), random.integers(0, 2, size=2000)
     head = SoftmaxClassifier(lr="auto", random_state=0, max_epochs=20).fit(X, y)
-    assert head.lr_ in _gradient_fit.RATES
+    assert head.lr_ in _gradient.RATES
     assert head.failed_ is None

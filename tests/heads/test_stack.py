@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from featbank.errors import FitWarning, InvalidInputError
-from featbank.heads import FeatureSpace, SoftmaxClassifier, _planner, _threads, _trainer, fit_stack, make
+from featbank.heads import FeatureSpace, SoftmaxClassifier, _training, fit_stack, make
 
 
 @pytest.fixture
@@ -35,9 +35,9 @@ def draws(y: np.ndarray, n_per_class: int, n: int) -> list[np.ndarray]:
     ("name", "settings"),
     [
         ("softmax", {"max_epochs": 30}),
-        ("softmax", {"max_epochs": 30, "tolerance_epochs": 2, "monitor": "accuracy"}),
-        ("softmax", {"max_epochs": 30, "solver": "sgd", "tolerance_epochs": 2, "monitor": "accuracy"}),
-        ("softmax", {"max_epochs": 6, "dropout": 0.3, "anneal_per": "step", "annealing": "cosine"}),
+        ("softmax", {"max_epochs": 30, "patience": 2, "monitor": "accuracy"}),
+        ("softmax", {"max_epochs": 30, "solver": "sgd", "patience": 2, "monitor": "accuracy"}),
+        ("softmax", {"max_epochs": 6, "dropout": 0.3, "lr_schedule_per": "step", "lr_schedule": "cosine"}),
         ("mlp", {"max_epochs": 12, "hidden_units": 24, "dropout": 0.3}),
     ],
 )
@@ -68,24 +68,24 @@ def test_together_is_as_one_at_a_time(problem, name: str, settings: dict[str, An
             np.testing.assert_allclose(mine, theirs, atol=1e-3)
         assert head.space_ is space
         np.testing.assert_allclose(head.predict_proba(X), head.predict_proba_columns(Z), atol=1e-5)
-    if "tolerance_epochs" in settings:  # else nothing was dropped from a stack on the way
+    if "patience" in settings:  # else nothing was dropped from a stack on the way
         assert len({head.n_epochs_ for head in together[:6]}) > 1
 
 
 def test_heads_really_go_together(problem, monkeypatch: pytest.MonkeyPatch) -> None:
     _, Z, y, space, _ = problem
     sizes: list[int] = []
-    train_stack = _trainer.train_stack
+    train_stack = _training.train_stack
 
     def counted(recipe: Any, matrix: Any, jobs: Any, n_classes: int, others: Any) -> Any:
         sizes.append(len(jobs))
         return train_stack(recipe, matrix, jobs, n_classes, others)
 
-    monkeypatch.setattr(_trainer, "train_stack", counted)
+    monkeypatch.setattr(_training, "train_stack", counted)
     heads = [make("softmax", max_epochs=2, lr=lr) for lr in (0.01, 0.02, 0.03, 0.01, 0.01)]
     fit_stack(heads, Z, y, [*draws(y, 4, 3), *draws(y, 6, 2)], space=space)
     assert sizes == [3, 2]
-    monkeypatch.setitem(_planner.WIDE_HEAD_BYTES, "cpu", 100)
+    monkeypatch.setitem(_training.WIDE_HEAD_BYTES, "cpu", 100)
     fit_stack(heads, Z, y, draws(y, 4, 5), space=space)
     assert sizes == [3, 2, 1, 1, 1, 1, 1]
 
@@ -166,13 +166,13 @@ def test_a_wide_head_trains_in_the_span_of_its_own_rows(monkeypatch: pytest.Monk
     Z = space.fit_transform(X)
     rows = draws(y, 8, 1)[0]
     seen: list[tuple[int, ...]] = []
-    train = _trainer.train_stack
+    train = _training.train_stack
 
     def watching(recipe: Any, Z: Any, *rest: Any) -> Any:
         seen.append(tuple(Z.shape))
         return train(recipe, Z, *rest)
 
-    monkeypatch.setattr(_trainer, "train_stack", watching)
+    monkeypatch.setattr(_training, "train_stack", watching)
     settings: dict[str, Any] = {"hidden_units": 400, "max_epochs": 20, "random_state": 0}
     (head,) = fit_stack([make("mlp", **settings)], Z, y, [rows], space=space, Z_val=Z, y_val=y)
     assert seen[0][0] == 24
@@ -195,20 +195,20 @@ def test_small_steps_use_one_thread_and_give_the_others_back(
 
     _, Z, y, space, watched = problem
     seen: list[int] = []
-    step = _trainer._Stack.step
+    step = _training._Stack.step
 
     def watching(self: Any, *arguments: Any) -> Any:
         seen.append(torch.get_num_threads())
         return step(self, *arguments)
 
-    monkeypatch.setattr(_trainer._Stack, "step", watching)
+    monkeypatch.setattr(_training._Stack, "step", watching)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
         settings = {"max_epochs": 1, "random_state": 0}
         fit_stack([make("softmax", **settings)], Z, y, draws(y, 4, 1), space=space, **watched)
         assert torch.get_num_threads() == 2
-        monkeypatch.setattr(_threads, "THREADED_STEP", 0)
+        monkeypatch.setattr(_training, "THREADED_STEP", 0)
         fit_stack([make("softmax", **settings)], Z, y, draws(y, 4, 1), space=space, **watched)
     finally:
         torch.set_num_threads(before)
@@ -224,14 +224,14 @@ def test_stacks_on_several_threads_give_the_heads_of_one_thread(
     Z = space.fit_transform(X)
     subsets = [np.random.default_rng(seed).permutation(len(y))[:90] for seed in range(5)]
     seen: set[int] = set()
-    train = _trainer.train_stack
+    train = _training.train_stack
 
     def watching(*args):
         seen.add(threading.get_ident())
         time.sleep(0.05)
         return train(*args)
 
-    monkeypatch.setattr(_trainer, "train_stack", watching)
+    monkeypatch.setattr(_training, "train_stack", watching)
     fitted = {}
     before = torch.get_num_threads()
     try:

@@ -107,6 +107,11 @@ FAULTS = [
         "(doubling), 4..32:4 (steps of 4), 1,5,10 (a list) or all.",
     ),
     ("repeats = 2", "repeats = 0", "[sweep] repeats = 0 must be at least 1"),
+    (
+        "repeats = 2",
+        'metrics = ["macro_f1", "macro"]',
+        "[sweep] unknown metric 'macro'; known: 'macro_f1', ",
+    ),
     ("repeats = 2", "repeats = 2.5", "[sweep] repeats = 2.5 is not a whole number"),
     (
         "repeats = 2",
@@ -203,15 +208,15 @@ RANGES = [
     ("softmax", "solver", '"adm"', "'adam', 'sgd' or 'lbfgs'", ['"sgd"']),
     (
         "softmax",
-        "annealing",
+        "lr_schedule",
         '"cosin"',
         "'inverse-time', 'cosine', 'step' or 'constant'",
         ['"cosine"', '"step"'],
     ),
-    ("softmax", "annealing_epochs", "0", "a number over 0", ["0.1"]),
-    ("softmax", "anneal_per", '"batch"', "'epoch' or 'step'", ['"step"']),
+    ("softmax", "lr_schedule_epochs", "0", "a number over 0", ["0.1"]),
+    ("softmax", "lr_schedule_per", '"batch"', "'epoch' or 'step'", ['"step"']),
     ("softmax", "max_epochs", "0", "a whole number from 1", ["1"]),
-    ("softmax", "tolerance_epochs", "0", "a whole number from 1", ["1"]),
+    ("softmax", "patience", "0", "a whole number from 1", ["1"]),
     ("softmax", "batch_size", "0", "a whole number from 1", ["1"]),
     ("softmax", "monitor", '"top1"', "'accuracy' or 'loss'", ['"accuracy"']),
     ("softmax", "restore", '"first"', "'best' or 'last'", ['"last"']),
@@ -222,6 +227,7 @@ RANGES = [
     ("mlp", "hidden_units", "0", "a whole number from 1", ["1"]),
     ("mlp", "dropout", "1.5", "a number from 0 below 1", []),
     ("logreg", "C", "0", "a number over 0 or 'auto'", ["1e-5", '"auto"']),
+    ("logreg", "tol", "-1", "a number from 0 or None", ["1e-4"]),
     ("svm", "C", "-1", "a number over 0", ["0.5"]),
     ("svm", "C", '"auto"', "a number over 0", []),
     ("knn", "n_neighbors", "0", "a whole number from 1", ["1"]),
@@ -486,10 +492,10 @@ def test_the_depth_recipe_of_the_report():
     block3, block4, block5, baseline = load_study("caltech256_depth").experiments
     params = [one.sweep.head_params["mlp"] for one in (block3, block4, block5)]
     assert [one["lr"] for one in params] == [1e-4, 5e-4, 5e-4]
-    assert {(one["hidden_units"], one["annealing_epochs"]) for one in params} == {(1000, 50)}
+    assert {(one["hidden_units"], one["lr_schedule_epochs"]) for one in params} == {(1000, 50)}
     assert baseline.sweep.head_params == {
         "softmax": {
-            "solver": "adam", "lr": 1e-3, "annealing": "inverse-time", "annealing_epochs": 10,
-            "batch_size": 32, "tolerance_epochs": 10,
+            "solver": "adam", "lr": 1e-3, "lr_schedule": "inverse-time", "lr_schedule_epochs": 10,
+            "batch_size": 32, "patience": 10,
         }
     }  # fmt: skip

@@ -16,8 +16,7 @@ from featbank.banks import Bank
 from featbank.fitting import fit_heads
 from featbank.manifest import SPLITS
 from featbank.runs import Claim, Run, find_unfinished, list_runs, sweep_digest
-from featbank.sweep import _course
-from featbank.sweep.results import fit_id
+from featbank.sweep import fitting
 
 #: 2 cuts x 5 heads x 4 sizes x 5 repeats = 200 fits: one by one, and 15 at a time.
 SWEEP = {
@@ -32,7 +31,7 @@ CHILD = """
 import json, os, signal, sys
 from featbank import fitting
 from featbank.runs import Run
-from featbank.sweep import _fitting
+from featbank.sweep import fitting as sweeping
 
 bank, cache, counter, when, moment, sweep = sys.argv[1:]
 made = added = 0
@@ -40,11 +39,10 @@ made = added = 0
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
-def scored(estimator, task, *rest):
+def scored(one, *rest):
     global made
-    outcome = inner(estimator, task, *rest)
+    outcome = inner(one, *rest)
     with open(counter, "a") as file:
-        one = task.record
         file.write(f"{one.cut} {one.head} {one.n_per_class} {one.repeat}\\n")
     made += 1
     if when == "fit" and made == int(moment):
@@ -53,21 +51,21 @@ def scored(estimator, task, *rest):
 
 def add(self, group):
     global added
-    added += len(group.fits)
+    added += len(group)
     if when == "before" and added >= int(moment):
         die()
     keep(self, group)
     if when == "after" and added >= int(moment):
         die()
 
-def append(self, fits, hits):
+def append(self, fits, metrics):
     if when == "between" and added >= int(moment):
         die()
-    grow(self, fits, hits)
+    grow(self, fits, metrics)
 
 from featbank.runs._growing import GrowingTables
-inner, keep, grow = _fitting._scored, Run.add, GrowingTables.append
-_fitting._scored, Run.add, GrowingTables.append = scored, add, append
+inner, keep, grow = sweeping._scored, Run.add, GrowingTables.append
+sweeping._scored, Run.add, GrowingTables.append = scored, add, append
 fitting.fit_heads(bank, cache_dir=cache, **json.loads(sweep))
 """
 
@@ -118,7 +116,7 @@ def test_a_killed_sweep_repeats_no_finished_fit_and_ends_the_same(flowers, tmp_p
     assert fitted.n_resumed == len(done)
     assert fitted.run.path == path
     assert rows_of(fitted.run) == rows_of(whole.run)
-    assert [fit_id(one) for one in fitted.result.fits] == [fit_id(one) for one in whole.result.fits]
+    assert [one.id for one in fitted.result.fits] == [one.id for one in whole.result.fits]
     assert len(fitted.run.facts["continued"]) == 3
     for name in ("heads", "notes", "cuts", "draws", "rows"):
         assert fitted.run.facts[name] == whole.run.facts[name], name
@@ -152,24 +150,24 @@ def interrupted(bank: Bank, cache: Path, n: int = 20, **changes) -> Run:
 
 def test_every_finished_fit_is_written_at_once(flowers, tmp_path):
     run = interrupted(flowers, tmp_path, 73, heads=["ncm"], head_params=None, repeats=20)
-    assert len(run.result().fits) == 73
+    assert len(run.result().fits) == 80  # four sizes of 20 repeats, which are fitted together
     run = interrupted(flowers, tmp_path, 20, heads=["logreg"])
     assert len(run.result().fits) == 30  # the 16 and the 8 per class, each of 5 repeats and 3 C
 
 
 def test_only_what_is_not_done_is_fitted(flowers, tmp_path, monkeypatch):
     run = interrupted(flowers, tmp_path, 73, heads=["ncm"], head_params=None, repeats=20)
-    done = {fit_id(fit) for fit in run.result().fits}
+    done = {fit.id for fit in run.result().fits}
     asked = []
-    inner = _course.fit_family
+    inner = fitting._fit_all
 
-    def watching(family, tasks, *arguments, **options):
-        asked.extend(fit_id(task.record) for task in tasks)
-        return inner(family, tasks, *arguments, **options)
+    def watching(fits, *rest):
+        asked.extend(fit.id for fit in fits)
+        return inner(fits, *rest)
 
-    monkeypatch.setattr(_course, "fit_family", watching)
+    monkeypatch.setattr(fitting, "_fit_all", watching)
     fit_heads(flowers, cache_dir=tmp_path, **{**SWEEP, "heads": ["ncm"], "head_params": None, "repeats": 20})
-    assert (len(done), len(asked), done & set(asked)) == (73, 160 - 73, set())
+    assert (len(done), len(asked), done & set(asked)) == (80, 160 - 80, set())
 
 
 def test_fresh_starts_anew(flowers, tmp_path):
@@ -247,7 +245,7 @@ def test_a_last_line_that_is_not_whole_is_no_line(flowers, tmp_path):
     assert len(Run.open(run.path).result().fits) == n_done
     again = interrupted(flowers, tmp_path, n_done + 20)  # what is appended now must not grow onto that line
     assert (again.path, len(again.result().fits)) == (run.path, n_done + 30)
-    assert len(again.result().hits) == n_done + 30
+    assert all(fit.hits is not None for fit in again.result().fits)
     fitted = fit_heads(flowers, cache_dir=tmp_path, **SWEEP)
     assert fitted.n_resumed == n_done + 30
     assert len(Run.open(run.path).result().fits) == 200
@@ -267,6 +265,6 @@ def test_a_run_that_only_lacked_its_end_is_finished_without_a_fit(flowers, tmp_p
         patch.setattr("featbank.runs.Run.finish", lambda *_: (_ for _ in ()).throw(StopError()))
         with pytest.raises(StopError):
             fit_heads(flowers, cache_dir=tmp_path, **SWEEP)
-    monkeypatch.setattr("featbank.sweep._course.fit_family", pytest.fail)
+    monkeypatch.setattr("featbank.heads.fit_stack", pytest.fail)
     fitted = fit_heads(flowers, cache_dir=tmp_path, **SWEEP)
     assert (fitted.n_resumed, fitted.run.facts["status"]) == (200, "finished")

@@ -10,29 +10,29 @@ import pytest
 
 from featbank.errors import CacheWriteError, RunError
 from featbank.runs._growing import GrowingTables
-from featbank.sweep import FitResult, Hits
-from featbank.sweep.results import fit_id
+from featbank.sweep import Fit, Hits
 
 
 def some(n, repeat=0, n_rows=21):
     n_train = 7 if n == "all" else 3 * n
-    fit = FitResult("softmax", "logreg(C=0.1)", 1.5, n, repeat, n_train, 10, 7, top1=0.5)
+    fit = Fit("softmax", "logreg(C=0.1)", 1.5, n, repeat, n_train, 10, 7, top1=0.5)
     rng = np.random.default_rng(n_train)
     right = rng.random((2, n_rows)) < 0.5
-    return fit, Hits("test", right[0], right[0] | right[1] if n != 1 else None)
+    return replace(fit, hits=Hits("test", right[0], right[0] | right[1] if n != 1 else None))
 
 
 def grown(folder, sizes=(4, 1, "all")):
     tables = GrowingTables(folder)
     made = [some(n) for n in sizes]
-    for fit, hits in made:
-        tables.append([fit], {fit_id(fit): hits})
+    for fit in made:
+        tables.append([fit])
     return tables, made
 
 
 def same(found, made):
-    assert list(found) == [fit_id(fit) for fit, _ in made]
-    for (_, want), have in zip(made, found.values(), strict=True):
+    assert list(found) == [fit.id for fit in made]
+    for fit, have in zip(made, found.values(), strict=True):
+        want = fit.hits
         assert have.split == want.split
         np.testing.assert_array_equal(have.top1, want.top1)
         assert (have.top5 is None) == (want.top5 is None)
@@ -42,11 +42,11 @@ def same(found, made):
 
 def test_what_was_appended_comes_back(tmp_path):
     tables, made = grown(tmp_path)
-    assert tables.read_fits(growing=True) == [fit for fit, _ in made]
+    assert tables.read_fits(growing=True) == made
     same(tables.read_hits(), made)
     assert [type(n) for _, n, _ in tables.read_hits()] == [int, int, str]
-    tables.replace([fit for fit, _ in made[::-1]], {fit_id(fit): hits for fit, hits in made[::-1]})
-    assert tables.read_fits(growing=False) == [fit for fit, _ in made[::-1]]
+    tables.replace(made[::-1])
+    assert tables.read_fits(growing=False) == made[::-1]
     same(tables.read_hits(), made[::-1])
 
 
@@ -67,19 +67,19 @@ def test_a_full_disk_leaves_whole_lines(tmp_path, monkeypatch):
             raise OSError(28, "No space left on device")
         return write(descriptor, data[: len(data) // 2])
 
-    fit, hits = some(8)
+    fit = some(8)
     with monkeypatch.context() as patch:
         patch.setattr("os.write", half)
         with pytest.raises(CacheWriteError) as caught:
-            tables.append([fit], {fit_id(fit): hits})
+            tables.append([fit])
     assert str(caught.value) == (
         f"cannot write {str(tmp_path / 'hits.jsonl')!r} (No space left on device): the disk is full; free "
         "some space and run the same command again, it resumes"
     )
     assert caught.value.errno == 28
     assert {name: (tmp_path / name).read_bytes() for name in before} == before
-    tables.append([fit], {fit_id(fit): hits})
-    assert tables.read_fits(growing=True) == [*(fit for fit, _ in made), fit]
+    tables.append([fit])
+    assert tables.read_fits(growing=True) == [*made, fit]
 
 
 @pytest.mark.parametrize("kept", [1, 40, -1])
@@ -90,17 +90,17 @@ def test_a_line_that_a_kill_left_is_cut_off_by_the_next(tmp_path, kept):
         (tmp_path / name).write_bytes(
             whole[: whole.rindex(b"\n", 0, -1) + 1 + kept] if kept > 0 else whole[:-1]
         )
-    fit, hits = some(8)
-    tables.append([fit], {fit_id(fit): hits})
-    assert tables.read_fits(growing=True) == [*(one for one, _ in made[:2]), fit]
-    same(tables.read_hits(), [*made[:2], (fit, hits)])
+    fit = some(8)
+    tables.append([fit])
+    assert tables.read_fits(growing=True) == [*made[:2], fit]
+    same(tables.read_hits(), [*made[:2], fit])
 
 
 def test_a_header_that_a_kill_left_is_written_again(tmp_path):
     (tmp_path / "results.csv").write_text("cut,he")
     (tmp_path / "hits.jsonl").write_text("")
     tables, made = grown(tmp_path)
-    assert tables.read_fits(growing=True) == [fit for fit, _ in made]
+    assert tables.read_fits(growing=True) == made
     same(tables.read_hits(), made)
 
 
@@ -126,10 +126,10 @@ def test_hits_of_another_number_of_rows_are_damage(tmp_path):
 
 def test_any_number_of_rows_and_any_message_come_back(tmp_path):
     tables = GrowingTables(tmp_path)
-    fit, hits = some(4, n_rows=600_000)  # a cell of a CSV file ends at 131,072 characters
-    failed = replace(fit, repeat=1, status="failed", message="singular " * 30_000)
-    tables.append([fit, failed], {fit_id(fit): hits})
-    same(tables.read_hits(), [(fit, hits)])
+    fit = some(4, n_rows=600_000)  # a cell of a CSV file ends at 131,072 characters
+    failed = replace(fit, repeat=1, status="failed", message="singular " * 30_000, hits=None)
+    tables.append([fit, failed])
+    same(tables.read_hits(), [fit])
     read = tables.read_fits(growing=False)
     assert read[0] == fit
     assert read[1].message.startswith("singular singular ")

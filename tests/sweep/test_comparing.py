@@ -7,12 +7,12 @@ import pytest
 
 from featbank.errors import InvalidInputError
 from featbank.metrics import paired_difference
-from featbank.sweep import FitResult, SweepResult, compare
+from featbank.sweep import Fit, SweepResult, compare
 
 
-def fits(head, values, *, cut="fc7", n=8, duration_s=1.0, **more) -> list[FitResult]:
+def fits(head, values, *, cut="fc7", n=8, duration_s=1.0, **more) -> list[Fit]:
     return [
-        FitResult(
+        Fit(
             cut,
             head,
             None,
@@ -82,7 +82,7 @@ def test_no_common_size():
 
 
 def test_a_repeat_one_of_them_lacks_is_not_paired():
-    failed = [FitResult("fc7", "b", None, 8, 0, 24, 10, 0, status="failed", message="no")]
+    failed = [Fit("fc7", "b", None, 8, 0, 24, 10, 0, status="failed", message="no")]
     result = SweepResult([*fits("a", A), *failed, *fits("b", B)[1:]])
     by_head = {one.head: one for one in compare({"one": result}).curves}
     assert (by_head["b"].n_repeats, by_head["b"].n_failed) == (2, 1)
@@ -162,10 +162,7 @@ def test_the_default_size_is_the_largest_with_intervals():
     uneven = {"n_classes": 3, "fewest_per_class": 10, "most_per_class": 90}
     result = SweepResult(
         [*fits("a", A, n=4), *fits("b", B, n=4), *fits("a", A[:2], n=6), *fits("b", B[:2], n=6)]
-        + [
-            FitResult("fc7", head, None, "all", 0, 120, 10, 0, top1=0.9, val_top1=0.9, **uneven)
-            for head in "ab"
-        ]
+        + [Fit("fc7", head, None, "all", 0, 120, 10, 0, top1=0.9, val_top1=0.9, **uneven) for head in "ab"]
     )
     assert compare({"one": result}).n_per_class == 4
     found = compare({"one": result}, n_per_class="all")
@@ -184,6 +181,6 @@ def test_one_fit_to_all_samples_stands_for_every_repeat():
 
 
 def test_without_test_rows_validation_decides():
-    result = SweepResult([FitResult("fc7", "a", None, 4, r, 12, 10, 0, val_top1=0.5) for r in range(2)])
+    result = SweepResult([Fit("fc7", "a", None, 4, r, 12, 10, 0, val_top1=0.5) for r in range(2)])
     found = compare({"one": result})
     assert (found.metric, found.curves[0].mean) == ("val_top1", 0.5)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,7 @@ from featbank.heads import FeatureSpace, make
 from featbank.manifest import SPLITS, Manifest
 from featbank.metrics import expected_calibration_error
 from featbank.sweep import run_sweep
-from featbank.sweep._candidates import make_families
+from featbank.sweep.spec import make_grids
 
 
 class Rows:
@@ -50,7 +52,7 @@ def bank() -> Rows:
 
 
 def names_of(params, heads=("logreg",)) -> list[str]:
-    return [member.name for family in make_families(heads, params) for member in family.members]
+    return [member.name for grid in make_grids(heads, params) for member in grid.members]
 
 
 @pytest.mark.parametrize(
@@ -73,13 +75,13 @@ def test_names_say_the_values(params, names):
 
 
 def test_a_value_that_is_no_list_is_passed_through():
-    (family,) = make_families(["logreg"], {"logreg": {"C": "auto"}})
-    assert family.members[0].make(3).C == "auto"
+    (grid,) = make_grids(["logreg"], {"logreg": {"C": "auto"}})
+    assert grid.members[0].make(3).C == "auto"
 
 
 def test_no_value_is_no_head():
     with pytest.raises(InvalidInputError) as caught:
-        make_families(["logreg"], {"logreg": {"C": []}})
+        make_grids(["logreg"], {"logreg": {"C": []}})
     assert str(caught.value) == "head 'logreg': C=[] lists no value; give at least one"
 
 
@@ -169,9 +171,9 @@ def test_calibration_is_fitted_on_validation_rows(bank):
 
 def test_hits_are_the_answers(bank):
     result = run_sweep(bank, heads=["logreg", "ridge"], **SIZES)
-    assert len(result.hits) == 12
+    assert len(result.fits) == 12
     for fit in result.fits:
-        hits = result.hits[fit.key, fit.n_per_class, fit.repeat]
+        hits = fit.hits
         assert hits.split == "test"
         assert hits.top1.mean() == fit.top1
         assert (hits.top5 is None) == (fit.top5 is None) == (fit.head == "ridge")
@@ -181,14 +183,14 @@ def test_a_bootstrap_interval_is_over_test_rows(bank):
     result = run_sweep(bank, heads=["logreg"], **SIZES)
     (over_repeats, _), (over_rows, _) = result.points(), result.points(interval="bootstrap")
     assert over_repeats.mean("top1") == over_rows.mean("top1")
-    right = np.array([hits.top1 for (_, n, _), hits in result.hits.items() if n == 4]).mean(axis=0)
+    right = np.array([fit.hits.top1 for fit in result.fits if fit.n_per_class == 4]).mean(axis=0)
     standard_error = right.std() / np.sqrt(len(right))
     low, high = over_rows.interval("top1")
     half = (high - low) / 2
     assert half == pytest.approx(1.96 * standard_error, rel=0.1)
     assert over_rows.mean("val_top1") == over_repeats.mean("val_top1")
     assert over_rows.interval("val_top1") is None  # the rows of another split are not what was resampled
-    result.hits.clear()
+    result.fits = [replace(fit, hits=None) for fit in result.fits]
     with pytest.raises(InvalidInputError) as caught:
         result.points(interval="bootstrap")
     assert str(caught.value) == (

@@ -7,58 +7,60 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from featbank.sweep import FitResult, Predictions
-from featbank.sweep._fitting import Outcome
-from featbank.sweep._keeping import Keeper
+from featbank.sweep import Fit, Predictions
+from featbank.sweep.fitting import keep
 
 NOTHING = Predictions("test", *(np.zeros(1, np.int64),) * 3)
 
 
-def outcome(repeat, val_top1, n=8, head="ncm", status="ok"):
-    record = FitResult("fc7", head, None, n, repeat, 24, 10, 7, status=status, val_top1=val_top1)
-    return Outcome(record, object(), NOTHING) if status == "ok" else Outcome(record)
+def finished(repeat, val_top1, n=8, head="ncm", status="ok"):
+    fit = Fit("fc7", head, None, n, repeat, 24, 10, 7, status=status, val_top1=val_top1)
+    return fit if status == "failed" else Fit(**vars(fit) | {"estimator": object(), "predictions": NOTHING})
 
 
 #: The best at the largest size that anything succeeded at is repeat 1; 3 is as good, but later.
 FITS = [
-    outcome(0, 0.5),
-    outcome(1, 0.7),
-    outcome(2, 0.6),
-    outcome(3, 0.7),
-    outcome(0, 0.9, n=4),
-    outcome(0, None, n=16, status="failed"),
+    finished(0, 0.5),
+    finished(1, 0.7),
+    finished(2, 0.6),
+    finished(3, 0.7),
+    finished(0, 0.9, n=4),
+    finished(0, None, n=16, status="failed"),
 ]
 
 
-def names(kept) -> list[str]:
-    return [one.name for one in kept]
+def names(fits) -> list[str]:
+    return [one.name for one in fits if one.estimator is not None]
 
 
 def test_a_better_one_replaces_the_one_before():
-    keeper = Keeper("best", ())
-    steps = [keeper.choose([one]) for one in FITS]
-    assert [names(kept) for kept, _ in steps] == [["fc7-ncm-n8-r0"], ["fc7-ncm-n8-r1"], [], [], [], []]
-    assert [dropped for _, dropped in steps] == [(), ("fc7-ncm-n8-r0",), (), (), (), ()]
+    best = {}
+    steps = [keep("best", [fit], best) for fit in FITS]
+    assert [names(fits) for fits in steps] == [["fc7-ncm-n8-r0"], ["fc7-ncm-n8-r1"], [], [], [], []]
+    assert [fits[0].replaces for fits in steps] == ["", "fc7-ncm-n8-r0", "", "", "", ""]
+    assert all(one.estimator is None for one in best.values())  # nothing is held for the comparison
 
 
 @pytest.mark.parametrize("order", [*permutations(range(6))][::37])
 def test_the_order_and_what_was_done_before_do_not_matter(order):
     for before in range(7):
-        done, to_do = order[:before], order[before:]
-        first, second = Keeper("best", ()), Keeper("best", [FITS[at].record for at in done])
+        first, second = {}, {}
+        keep("best", [FITS[at].without_head() for at in order[:before]], second)
         standing: list[str] = []
-        for keeper, part in ((first, done), (second, to_do)):
+        for best, part in ((first, order[:before]), (second, order[before:])):
             for at in part:
-                kept, dropped = keeper.choose([FITS[at]])
-                standing = [name for name in standing if name not in dropped] + names(kept)
+                fits = keep("best", [FITS[at]], best)
+                gone = {one.replaces for one in fits}
+                standing = [name for name in standing if name not in gone] + names(fits)
         assert standing == ["fc7-ncm-n8-r1"]
 
 
 def test_those_of_one_group_are_compared_with_each_other_first():
-    kept, dropped = Keeper("best", ()).choose([*FITS, outcome(2, 0.1, head="knn")])
-    assert (names(kept), dropped) == (["fc7-ncm-n8-r1", "fc7-knn-n8-r2"], ())
+    fits = keep("best", [*FITS, finished(2, 0.1, head="knn")], {})
+    assert names(fits) == ["fc7-ncm-n8-r1", "fc7-knn-n8-r2"]
+    assert {one.replaces for one in fits} == {""}
 
 
 def test_all_and_none():
-    assert len(Keeper("all", ()).choose(FITS)[0]) == 5
-    assert Keeper("none", ()).choose(FITS) == ([], ())
+    assert len(names(keep("all", FITS, {}))) == 5
+    assert names(keep("none", FITS, {})) == []

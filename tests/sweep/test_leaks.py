@@ -10,7 +10,7 @@ import pytest
 from featbank.errors import InvalidInputError, LeakWarning
 from featbank.manifest import SPLITS, Manifest
 from featbank.sweep import run_sweep
-from featbank.sweep._leaks import deepest_vector_cut
+from featbank.sweep.leaks import deepest_vector_cut
 
 
 class Rows:

@@ -15,7 +15,7 @@ import pytest
 from featbank.banks import Bank
 from featbank.extraction import extract
 from featbank.heads import RowProducts
-from featbank.sweep import _products, run_sweep
+from featbank.sweep import features, run_sweep
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
         return make(cls, X, others, standardize=standardize)
 
     monkeypatch.setattr(RowProducts, "of", classmethod(counted))
-    monkeypatch.setattr(_products, "_LEAST_WORK", 0)
+    monkeypatch.setattr(features, "_LEAST_WORK", 0)
     return calls
 
 
@@ -116,7 +116,7 @@ def test_small_products_are_not_worth_a_file(bank: Bank, monkeypatch: pytest.Mon
 def test_the_oldest_make_room(bank: Bank, computed: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
     sweep(bank)
     (first,) = kept(bank)
-    monkeypatch.setattr(_products, "_MOST_BYTES_TOGETHER", first.stat().st_size + 10)
+    monkeypatch.setattr(features, "_MOST_BYTES_TOGETHER", first.stat().st_size + 10)
     sweep(bank, standardize=False)
     assert len(kept(bank)) == 1
     assert kept(bank) != [first]
@@ -130,7 +130,7 @@ def test_a_cache_that_cannot_be_written_serves_as_well(
     def full(path: Path, data: bytes) -> None:
         raise CacheWriteError("no space left")
 
-    monkeypatch.setattr(_products, "write_file", full)
+    monkeypatch.setattr(features, "write_file", full)
     assert np.isfinite(np.array(sweep(bank), dtype=float)).all()
     assert kept(bank) == []
 
@@ -143,7 +143,7 @@ def test_files_of_others_make_no_room(
     mine = first.with_name("my-weights.safetensors")
     mine.write_bytes(bytes(1000))
     os.utime(mine, (1, 1))
-    monkeypatch.setattr(_products, "_MOST_BYTES_TOGETHER", 10)
+    monkeypatch.setattr(features, "_MOST_BYTES_TOGETHER", 10)
     sweep(bank, standardize=False)
     assert mine.exists()
     assert not first.exists()

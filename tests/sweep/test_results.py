@@ -9,20 +9,19 @@ import numpy as np
 import pytest
 
 from featbank.errors import InvalidInputError
-from featbank.sweep import CurvePoint, FitResult, KeptHead, Predictions, SweepGroup, SweepResult
+from featbank.sweep import CurvePoint, Fit, Predictions, SweepResult
 from featbank.sweep.records import COLUMNS, fits_from_csv, fits_to_csv
-from featbank.sweep.results import head_name
 
 FC7, POOL = ("fc7", "softmax", None), ("block4_pool", "softmax", None)
 
 
-def fit(key=FC7, n=4, repeat=0, **values) -> FitResult:
+def fit(key=FC7, n=4, repeat=0, **values) -> Fit:
     cut, head, temperature = key
-    base = FitResult(cut, head, temperature, n, repeat, 12 if n == "all" else 3 * n, 10, 7)
+    base = Fit(cut, head, temperature, n, repeat, 12 if n == "all" else 3 * n, 10, 7)
     return replace(base, **values)
 
 
-def curve_fits(key=FC7, sizes=(2, 4, 8, 16), repeats=3, shift=0.0) -> list[FitResult]:
+def curve_fits(key=FC7, sizes=(2, 4, 8, 16), repeats=3, shift=0.0) -> list[Fit]:
     luck = np.random.default_rng(0).normal(0, 0.03, (len(sizes), repeats))
     return [
         fit(key, n, r, top1=float(0.9 - 0.6 * n**-0.7 + luck[i, r] + shift), val_top1=0.5)
@@ -169,7 +168,7 @@ def test_all_samples_are_one_draw(n, n_rows):
     fits = [fit(n=n, repeat=repeat, top1=0.5) for repeat in range(5)]
     (point,) = SweepResult(fits, n_rows=n_rows).points()
     assert (point.n_draws, point.all_samples, point.scores["top1"].low) == (1, True, None)
-    assert head_name(fits[0]) == f"fc7-softmax-{'all' if n == 'all' else 'n4'}-r0"
+    assert fits[0].name == f"fc7-softmax-{'all' if n == 'all' else 'n4'}-r0"
     (some,) = SweepResult([replace(one, n_per_class=3, n_train=9) for one in fits], n_rows=n_rows).points()
     assert (some.n_draws, some.all_samples, some.scores["top1"].low) == (5, False, 0.5)
 
@@ -229,6 +228,6 @@ def test_a_result_fits_a_screen():
     result = SweepResult([fit(repeat=r, message="x" * 500) for r in range(500)], classes=("x",) * 1000)
     assert repr(result) == "<SweepResult of 500 fits, 1 curves>"
     rows = np.arange(10**6)
-    kept = KeptHead(result.fits[0], object(), {"loss": [0.5] * 1000}, Predictions("test", rows, rows, rows))
-    group = SweepGroup(result.fits, [kept] * 50, ("x" * 300,) * 50)
-    assert max(len(repr(one)) for one in (kept, kept.predictions, group)) < 2000
+    answers = Predictions("test", rows, rows, rows)
+    kept = replace(result.fits[0], estimator=rows, predictions=answers, draw=rows)
+    assert max(len(repr(one)) for one in (kept, answers)) < 2000

@@ -244,6 +244,34 @@ def test_each_cut_is_read_once_per_split(bank):
     assert len(bank.read) == 8  # and a row of each, to see how long it is
 
 
+@pytest.mark.parametrize("rotate", [False, True])
+def test_rows_that_no_fit_draws_are_read_in_runs_for_their_statistics(bank, monkeypatch, rotate):
+    run = {
+        "cuts": ["fc7"], "heads": ["logreg", "ridge"], "samples_per_class": "2,4", "repeats": 2,
+        "head_params": {"logreg": {"rotate": rotate}, "ridge": {"rotate": rotate}},
+    }  # fmt: skip
+    whole = run_sweep(bank, **run)
+    bank.read.clear()
+    monkeypatch.setattr("featbank.sweep.features._HELD_BYTES", 100)
+    monkeypatch.setattr("featbank.heads._rows.SLAB_BYTES", 7 * 12 * 2)  # seven rows of 12 float16
+    again = run_sweep(bank, **run)
+    assert [(fit.top1, fit.val_top1, fit.train_top1) for fit in again.fits] == [
+        (fit.top1, fit.val_top1, fit.train_top1) for fit in whole.fits
+    ]
+    train = set(bank.manifest.rows("train").tolist())
+    of_training = [rows for _, rows in bank.read if set(np.atleast_1d(rows).tolist()) <= train]
+    drawn = 0 if rotate else 24  # two draws of four of each of three classes, which overlap
+    assert max(map(len, of_training)) <= max(7, drawn)
+    assert [kept.estimator.predict(bank.arrays["fc7"][:50]).tolist() for kept in again.heads] == [
+        kept.estimator.predict(bank.arrays["fc7"][:50]).tolist() for kept in whole.heads
+    ]
+
+
+def test_estimators_of_others_see_and_read_the_rows_drawn_alone(bank):
+    run_sweep(bank, cuts=["fc7"], heads=[NearestCentroid()], samples_per_class="2", repeats=2)
+    assert max(len(rows) for _, rows in bank.read) == 30  # the test rows; 12 of 60 to train on at most
+
+
 def test_softmax_is_read_at_each_temperature(bank):
     result = run_sweep(
         bank, cuts=["softmax"], temperatures=[0.5, 2], samples_per_class="8", repeats=2, head_params=FAST
@@ -323,15 +351,15 @@ def test_a_head_that_diverges_is_a_failed_fit(bank):
 def test_kept_heads_are_chosen_by_validation(bank):
     run = {"cuts": ["fc7", "block1_pool"], "samples_per_class": "4,8", "repeats": 4, "head_params": FAST}
     best = run_sweep(bank, **run)
-    assert [kept.fit.cut for kept in best.heads] == ["fc7", "block1_pool"]
+    assert [kept.cut for kept in best.heads] == ["fc7", "block1_pool"]
     for kept in best.heads:
-        rivals = [one for one in best.fits if one.key == kept.fit.key and one.n_per_class == 8]
-        assert kept.fit.val_top1 == max(one.val_top1 for one in rivals)
+        rivals = [one for one in best.fits if one.key == kept.key and one.n_per_class == 8]
+        assert kept.val_top1 == max(one.val_top1 for one in rivals)
         assert kept.predictions.split == "test"
         np.testing.assert_array_equal(kept.predictions.rows, bank.manifest.rows("test"))
-        assert np.mean(kept.predictions.y_pred == kept.predictions.y_true) == kept.fit.top1
+        assert np.mean(kept.predictions.y_pred == kept.predictions.y_true) == kept.top1
         # The head answers from original features what the sweep counted.
-        X = bank.features(kept.fit.cut, kept.predictions.rows)
+        X = bank.features(kept.cut, kept.predictions.rows)
         np.testing.assert_array_equal(kept.estimator.predict(X), kept.predictions.y_pred)
         assert set(kept.history) >= {"train_loss", "val_accuracy", "test_accuracy"}
     assert len({kept.name for kept in run_sweep(bank, save_heads="all", **run).heads}) == 16
@@ -350,7 +378,7 @@ def test_without_validation_rows_the_result_says_so(bank):
         "softmax: 6 of 6 heads were still getting better, by the training loss, at the last of 12 epochs; "
         "--max-epochs 24 lets them go on",
     ]
-    assert (result.heads[0].fit.repeat, result.heads[0].fit.n_per_class) == (0, 8)
+    assert (result.heads[0].repeat, result.heads[0].n_per_class) == (0, 8)
     assert {one.val_top1 for one in result.fits} == {None}
     assert result.points()[0].mean("top1") > 0.5
 
@@ -416,17 +444,13 @@ def test_groups_and_progress_are_told_as_they_come(bank):
         bank, cuts=["fc7", "block1_pool"], heads=["ncm", "ridge"], samples_per_class="4,8", repeats=2,
         on_result=groups.append, progress=lambda *step: steps.append(step),
     )  # fmt: skip
-    told = [fit for group in groups for fit in group.fits]
+    told = [fit for group in groups for fit in group]
     assert sorted(told, key=result.fits.index) == result.fits
     assert [(fit.n_per_class, fit.repeat) for fit in told[:4]] == [(8, 0), (8, 1), (4, 0), (4, 1)]
-    # One by one: the first of each curve is kept at once, a better one takes its place.
-    kept: dict[str, str] = {}
-    for group in groups:
-        assert group.n_total == 16
-        for name in group.dropped:
-            del kept[name]
-        kept |= {one.name: one.fit.cut for one in group.kept}
-    assert list(kept) == [one.name for one in result.heads]
+    assert [len(group) for group in groups] == [2] * 8  # those of a size together
+    assert [one.name for group in groups for one in group if one.estimator] == [
+        one.name for one in result.heads
+    ]
     starts = {(done, what) for done, total, what in steps if done % 4 == 0 and total == 16}
     assert starts >= {
         (0, "fc7, ncm"),
@@ -557,7 +581,7 @@ def test_a_class_without_training_images_is_told(untrained, policy, became, head
     assert result.n_rows["test"] == n_test
     for fit in result.fits:
         assert fit.status == "ok"
-        assert len(result.hits[fit.key, fit.n_per_class, fit.repeat].top1) == n_test
+        assert len(fit.hits.top1) == n_test
         assert fit.top1 <= (1.0 if policy == "drop" else 20 / 30)
         assert fit.n_classes == 2
 
@@ -661,7 +685,7 @@ def test_rows_that_hold_no_numbers_fail_every_head_and_are_named(bank, head, spl
 def test_heads_cut_off_by_their_epochs_are_told_once(bank):
     params = {
         "softmax": {"max_epochs": 3, "lr": [0.01, 0.02]},
-        "mlp": {"max_epochs": 400, "tolerance_epochs": 1, "monitor": "loss", "lr": 0.05},
+        "mlp": {"max_epochs": 400, "patience": 1, "monitor": "loss", "lr": 0.05},
     }
     result = run_sweep(
         bank,

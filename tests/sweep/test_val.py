@@ -63,7 +63,7 @@ def test_every_head_is_fitted_to_the_whole_draw_without(bank, val):
     assert result.n_rows == {"train": 60, "val": 0, "test": 30}
     why = "no validation rows" if val is None else "--val none"
     assert result.notes[0].startswith(f"{why}: training stops by the training loss, C='auto' goes by cross-")
-    assert {one.repeat for one in (kept.fit for kept in result.heads)} == {0}
+    assert {one.repeat for one in result.heads} == {0}
     assert min(one.top1 for one in result.fits if one.n_per_class == 20) > 0.8
     assert {one.C for one in result.fits if one.head == "logreg" and one.n_per_class == 1} == {1.0}
 

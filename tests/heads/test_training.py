@@ -4,8 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from featbank.heads._recipe import Job, Recipe
-from featbank.heads._trainer import EvaluationSet, _Stack, train_stack
+from featbank.heads._training import (
+    STACK_BYTES,
+    EvaluationSet,
+    Job,
+    Recipe,
+    _Stack,
+    annealed,
+    plan_stacks,
+    train_stack,
+)
 
 
 def recipe(hidden_units: int = 0, dropout: float = 0.0) -> Recipe:
@@ -50,7 +58,7 @@ def test_one_step_goes_down_the_gradient_by_the_rate_of_each_head() -> None:
 
 
 def test_evaluation_is_cross_entropy_and_accuracy_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("featbank.heads._trainer.EVALUATION_BYTES", 1)  # 32 rows at a time
+    monkeypatch.setattr("featbank.heads._training.EVALUATION_BYTES", 1)  # 32 rows at a time
     stack = _Stack(recipe(4), jobs(2), [5, 4, 3], torch.device("cpu"))
     for weight in stack.weights:
         weight.copy_(torch.randn_like(weight))
@@ -85,3 +93,47 @@ def test_every_row_is_seen_once_an_epoch_the_last_batch_too(monkeypatch: pytest.
             assert sorted(numbers[s]) == rows[s].tolist()
         orders.append(numbers[0].tolist())
     assert orders[0] != orders[1] != orders[2]
+
+
+@pytest.mark.parametrize("n_heads", [1, 7, 40])
+@pytest.mark.parametrize("widths", [(127, 32), (1280, 32), (4096, 256), (895, 1000, 32)])
+def test_every_head_is_in_one_stack(n_heads: int, widths: tuple[int, ...]) -> None:
+    stacks = plan_stacks(n_heads, widths, "cpu")
+    assert [i for stack in stacks for i in stack] == list(range(n_heads))
+
+
+@pytest.mark.parametrize("widths", [(1280, 256), (4096, 256), (25088, 32), (895, 1000, 32)])
+def test_wide_heads_go_alone(widths: tuple[int, ...]) -> None:
+    assert all(len(stack) == 1 for stack in plan_stacks(8, widths, "cpu"))
+
+
+def test_a_stack_stays_in_the_cache() -> None:
+    sizes = [len(stack) for stack in plan_stacks(100, (1280, 32), "cpu")]
+    assert 10 <= max(sizes) <= STACK_BYTES["cpu"] // (1280 * 32 * 4)
+
+
+def test_a_gpu_takes_more() -> None:
+    assert plan_stacks(40, (4096, 256), "cuda") == [range(0, 40)]
+
+
+def test_as_many_stacks_as_keep_all_workers_busy_and_no_head_twice() -> None:
+    for n_heads in (1, 2, 7, 40, 41):
+        stacks = plan_stacks(n_heads, (1280, 32), "cpu", n_workers=4)
+        assert [head for stack in stacks for head in stack] == list(range(n_heads))
+        assert len(stacks) >= min(n_heads, 4)
+        sizes = [len(stack) for stack in stacks]
+        assert max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize(
+    ("lr_schedule", "expected"),
+    [
+        ("inverse-time", [1.0, 0.8, 0.5, 0.2]),
+        ("cosine", [1.0, 0.982963, 0.75, 0.0]),
+        ("step", [1.0, 1.0, 0.1, 1e-4]),
+        ("constant", [1.0, 1.0, 1.0, 1.0]),
+    ],
+)
+def test_rates(lr_schedule: str, expected: list[float]) -> None:
+    got = [annealed(lr_schedule, t, lr_schedule_epochs=20.0, max_epochs=60) for t in (0, 5, 20, 80)]
+    assert got == pytest.approx(expected, abs=1e-6)

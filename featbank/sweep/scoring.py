@@ -2,54 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featbank.metrics import expected_calibration_error, fit_temperature, top_k_accuracy, top_k_hits
-from featbank.sweep._material import Material, Plan
-from featbank.sweep.records import FitResult
-from featbank.sweep.results import Hits, Predictions
+from featbank.metrics import (
+    catalogue,
+    expected_calibration_error,
+    fit_temperature,
+    top_k_accuracy,
+    top_k_hits,
+)
+from featbank.sweep.features import CutFeatures, Projected
+from featbank.sweep.records import Fit, Hits, Predictions
+from featbank.sweep.spec import judged_split
 
-__all__ = ["history_of", "judged_split", "score"]
+__all__ = ["score"]
 
 Labels = NDArray[np.int64]
 #: Logarithms of probabilities end here: one of 0 has none.
 _TINY = float(np.finfo(np.float64).tiny)
 
 
-def judged_split(splits: Mapping[str, Any]) -> str:
-    """Return the split answers are kept of: validation only where there are no test rows."""
-    return "test" if "test" in splits else "val"
-
-
-def score(
-    record: FitResult, head: Any, material: Material, plan: Plan
-) -> tuple[FitResult, Predictions | None, Hits | None]:
-    """Fill in what a fit reached; a head whose probabilities are not numbers has failed."""
+def score(fit: Fit, features: CutFeatures, projected: Projected | None, metrics: Sequence[str] = ()) -> Fit:
+    """Fill in what a fitted head reached; one whose probabilities are not numbers has failed."""
+    if fit.draw is None:
+        raise ValueError("a fit without its draw cannot be scored")
     found: dict[str, Any] = {}
-    predictions = hits = None
-    judged = judged_split(material.rows)
+    head, ending = fit.estimator, "" if projected is None else "_columns"
+    judged = judged_split(features.rows)
     of_split: dict[str, tuple[Labels, NDArray[np.float64]]] = {}
-    for split, X, y in material.inputs(plan):
-        y_pred, scores = _answers(head, X, material.ending)
+    for split, X, y in features.parts(fit.draw, projected):
+        y_pred, scores = _answers(head, X, ending)
         if scores is not None and not np.isfinite(scores).all():
             message = "the head's probabilities are not finite"
-            return replace(record, status="failed", message=message), None, None
+            return replace(fit.without_head(), status="failed", message=message)
         prefix = "" if split == "test" else f"{split}_"
         found[f"{prefix}top1"] = float(np.mean(y_pred == y))
         if scores is not None:
             of_split[split] = y, scores
             found[f"{prefix}top5"] = top_k_accuracy(y, scores, k=5, labels=head.classes_)
         if split == judged:
-            predictions = _predictions(split, material.rows[split], y, y_pred, scores, head)
+            found["predictions"] = _predictions(split, features.rows[split], y, y_pred, scores, head)
             top5 = None if scores is None else top_k_hits(y, scores, k=5, labels=head.classes_)
-            hits = Hits(split, y_pred == y, top5)
+            found["hits"] = Hits(split, y_pred == y, top5)
+            found["metrics"] = {name: catalogue.evaluate(name, y, y_pred) for name in metrics}
     found |= _calibration(of_split, head) | _epochs(head)
-    return replace(record, **found), predictions, hits
+    return replace(fit, **found)
 
 
 def _calibration(of_split: Mapping[str, tuple[Labels, NDArray[np.float64]]], head: Any) -> dict[str, float]:
@@ -110,21 +112,16 @@ def _predictions(
     return Predictions(split, rows, y, y_pred, p_true, p_pred)
 
 
-def history_of(head: Any) -> dict[str, list[float]]:
-    """Return what a head recorded per epoch."""
-    return {name: np.asarray(values).tolist() for name, values in getattr(head, "history_", {}).items()}
-
-
 def _epochs(head: Any) -> dict[str, Any]:
     """Return the epochs of a head that has them, and its accuracies after the best and the last one."""
-    history = history_of(head)
-    if not history.get("train_loss"):
+    history = getattr(head, "history_", {})
+    if not len(history.get("train_loss", ())):
         return {}
     best = int(head.best_epoch_)
     found: dict[str, Any] = {"best_epoch": best, "n_epochs": len(history["train_loss"])}
     for prefix, split in (("", "test"), ("val_", "val")):
         accuracy = history.get(f"{split}_accuracy")
-        if accuracy and best:
-            found[f"best_{prefix}top1"] = accuracy[best - 1]
-            found[f"final_{prefix}top1"] = accuracy[-1]
+        if accuracy is not None and best:
+            found[f"best_{prefix}top1"] = float(accuracy[best - 1])
+            found[f"final_{prefix}top1"] = float(accuracy[-1])
     return found

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from featbank.datasets.duplicates import (
     NEAR_DUPLICATE_COSINE,
@@ -15,9 +18,10 @@ from featbank.datasets.duplicates import (
 )
 from featbank.errors import InvalidInputError, LeakWarning
 from featbank.manifest import SPLITS, Manifest, printable
-from featbank.sweep._material import Read
 
-__all__ = ["check_threshold", "tell_copies", "tell_near_copies"]
+__all__ = ["check_threshold", "deepest_vector_cut", "tell_copies", "tell_near_copies"]
+
+Read = Callable[[NDArray[np.int64]], NDArray[Any]]
 
 #: How many pairs are written down; the count says how many there are.
 _MOST_PAIRS = 100
@@ -44,7 +48,7 @@ def tell_copies(manifest: Manifest) -> list[str]:
         f"{len(pairs)} validation or test {are} (first: {printable(manifest.ids[other])} = "
         f"{printable(manifest.ids[train])}); accuracies are flattered, remove the copies and extract again"
     )
-    warnings.warn(message, LeakWarning, stacklevel=3)
+    warnings.warn(message, LeakWarning, stacklevel=4)
     return [message]
 
 
@@ -105,7 +109,7 @@ def tell_near_copies(
                 "stand on both sides; split by these)"
             )
         )
-    warnings.warn(message, LeakWarning, stacklevel=3)
+    warnings.warn(message, LeakWarning, stacklevel=5)
     return [message], found
 
 

@@ -1,0 +1,324 @@
+"""The rows of one cut that a sweep uses: read once, projected once per feature space, products kept on disk.
+
+A file of products holds what `featbank.heads.RowProducts` needs of the rows of one cut, named by a digest of
+everything that decides it: the key of the bank, the shards of the cut (whose names carry the SHA-256 of their
+bytes), the rows of each split and their order. It ends in the SHA-256 of its own bytes; one that does not is
+made again.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import pickle
+import re
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featbank._atomic import canonical_json, make_folder, sha256, write_file
+from featbank.banks import Bank
+from featbank.errors import CacheWriteError, InvalidInputError
+from featbank.manifest import printable
+from featbank.sweep.records import Draw
+
+if TYPE_CHECKING:
+    from featbank.heads import FeatureSpace, RowProducts
+
+__all__ = ["CutFeatures", "Projected", "read_rows"]
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 2
+#: Bank, cut and digest: what files of products are called.
+_NAME = re.compile(r".+-[0-9a-f]{8}-.+-[0-9a-f]{16}\.safetensors")
+_TRAIN = "train"
+_DIGEST_LENGTH = 64
+#: Multiply-adds below which the products are made sooner than a file is read and checked.
+_LEAST_WORK = 2_000_000_000
+#: Larger ones are not kept, and the oldest go when all together are larger than the second.
+_MOST_BYTES, _MOST_BYTES_TOGETHER = 512 * 2**20, 2 * 2**30
+#: Features of all training rows are held up to this many bytes, and beyond read whenever they are needed.
+_HELD_BYTES = 256 * 2**20
+#: How many images are named in a message.
+_SHOWN = 5
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Projected:
+    """Rows of each split in a feature space that many heads share; of the training rows those drawn."""
+
+    Z: Mapping[str, NDArray[np.float32]]
+    space: FeatureSpace
+
+
+class CutFeatures:
+    """The labelled rows of each split at one cut; travels to other processes without its features.
+
+    Parameters
+    ----------
+    bank : FeatureSource
+        Where features are read, when they are first asked for, once.
+    cut : str
+    temperature : float or None
+        Of softmax features.
+    rows : mapping of str to ndarray of int64
+        Split -> rows of the manifest; all training rows, by whose statistics features are standardised.
+    drawn : ndarray of int64
+        Positions of the training rows that any fit is fitted to; draws count among these.
+    """
+
+    def __init__(
+        self, bank: Any, cut: str, temperature: float | None, rows: Mapping[str, Rows], drawn: Rows
+    ) -> None:
+        self._bank, self._cut, self._temperature = bank, cut, temperature
+        self._pool, self._drawn = rows["train"], drawn
+        used = {**rows, "train": rows["train"][drawn]}
+        self.rows = {name: at for name, at in used.items() if len(at)}
+        self.labels = {name: bank.manifest.labels[at].astype(np.int64) for name, at in self.rows.items()}
+        self._features: dict[str, NDArray[Any]] = {}
+        self._projected: dict[tuple[bool, Any], Projected] = {}
+        # a process outlives a sweep, and the bank may have changed before the next one
+        self._token = secrets.token_hex(8)
+
+    @property
+    def travels(self) -> bool:
+        """Whether another process can read the features from the bank."""
+        return isinstance(self._bank, Bank)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # the bank is reopened with the rows that these count, or not at all, when features are asked for
+        state = {name: vars(self)[name] for name in ("_cut", "_temperature", "rows", "labels", "_token")}
+        return {**state, "_bank": pickle.dumps(self._bank)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        if self._token not in _read_here:
+            _read_here.clear()
+        self._features = _read_here.setdefault(self._token, {"features": {}})["features"]
+
+    def open(self) -> None:
+        """Open the bank, in another process; raises `BankChangedError` if it has other rows by now."""
+        if isinstance(self._bank, bytes):
+            here = _read_here[self._token]
+            if "bank" not in here:
+                here["bank"] = pickle.loads(self._bank)
+            self._bank = here["bank"]
+
+    def features(self, split: str) -> NDArray[Any]:
+        """Return the features of a split, (n_rows, n_features), in their stored dtype."""
+        if split not in self._features:
+            pool = self._features.get("pool")
+            if split == "pool":
+                rows = self._pool
+            elif split == "train" and pool is not None:
+                self._features[split] = pool if len(self._drawn) == len(pool) else pool[self._drawn]
+                return self._features[split]
+            else:
+                rows = self.rows[split]
+            self._features[split] = read_rows(self._bank, self._cut, self._temperature, rows)
+        return self._features[split]
+
+    @cached_property
+    def row(self) -> tuple[int, np.dtype[Any]]:
+        """Length and dtype of a row; nothing is read for it where the bank says it."""
+        if isinstance(self._bank, Bank):
+            stored = self._bank["logits" if self._temperature is not None else self._cut]
+            dtype = stored.dtype if self._temperature is None else np.dtype(np.float32)
+            return math.prod(stored.shape[1:]), dtype
+        first = read_rows(self._bank, self._cut, self._temperature, self._pool[:1])
+        return math.prod(first.shape[1:]), first.dtype
+
+    @property
+    def n_features(self) -> int:
+        """Length of a row."""
+        return self.row[0]
+
+    def parts(self, draw: Draw, projected: Projected | None = None) -> Iterator[tuple[str, Any, Rows]]:
+        """Yield (what rows are to a head, the rows, their labels); without a space, features as float32.
+
+        Of the training rows those of the draw; rows held out of it are its validation rows.
+        """
+        parts: list[tuple[str, str, Any]] = [
+            (split, split, draw.rows if split == "train" else slice(None)) for split in self.rows
+        ]
+        if len(draw.held):
+            parts.append(("val", "train", draw.held))
+        for name, split, at in parts:
+            rows = self.features(split) if projected is None else projected.Z[split]
+            yield name, rows[at].astype(np.float32, copy=False), self.labels[split][at]
+
+    def project(self, standardize: bool, rotate: Any) -> Projected:
+        """Return the rows in a feature space, made once for all heads that agree on it."""
+        from featbank.heads import FeatureSpace
+
+        known = self._projected.get((standardize, rotate))
+        if known is None:
+            try:
+                known = self._made(FeatureSpace(standardize=standardize, rotate=rotate))
+            except InvalidInputError as error:
+                self._tell_rows(error)
+                raise
+            self._projected[standardize, rotate] = known
+        return known
+
+    def _made(self, space: FeatureSpace) -> Projected:
+        n, p, others = len(self._pool), self.n_features, [name for name in self.rows if name != "train"]
+        if space.rotates(n, p):
+            products = self._products(space.standardize, n, p)
+            Z = {"train": space.fit_transform(self._source(), products=products)[self._drawn]}
+            if products is None:
+                Z |= {name: space.transform(self.features(name)) for name in others}
+            else:
+                Z |= {name: space.transform_products(products, name) for name in others}
+        else:
+            space.fit(self._source())
+            Z = {name: space.transform(self.features(name)) for name in self.rows}
+        return Projected(Z, space)
+
+    def _source(self) -> Any:
+        """Return all training rows, as an array or as something that is read in runs of rows."""
+        p, dtype = self.row
+        if len(self._pool) * p * dtype.itemsize > _HELD_BYTES:
+            return _StoredRows(self)
+        return self.features("pool")
+
+    def _tell_rows(self, error: InvalidInputError) -> None:
+        """Raise an error with the names of the images, where the reason is that rows are not finite."""
+        for split, at in {**self.rows, "train": self._pool}.items():
+            X = self._source() if split == "train" else self.features(split)
+            bad = [row for number, row in enumerate(at) if not np.isfinite(X[number : number + 1]).all()]
+            if bad:
+                ids = self._bank.manifest.ids
+                shown = ", ".join(printable(ids[row]) for row in bad[:_SHOWN])
+                rest = f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
+                raise InvalidInputError(
+                    f"{len(bad)} of {len(at)} {split} images hold NaN or infinity: {shown}{rest}; drop or "
+                    "replace them"
+                ) from error
+
+    def _products(self, standardize: bool, n: int, p: int) -> RowProducts | None:
+        """Return the products of all rows, from a file if there is one, else computed, and kept in one.
+
+        None for features that no bank keeps.
+        """
+        if self._temperature is not None or not isinstance(self._bank, Bank):
+            return None
+        n_all = n + sum(len(at) for name, at in self.rows.items() if name != "train")
+        banks = self._bank.path.absolute().parent.parent
+        in_cache = banks.name == "banks"  # a bank elsewhere is in nobody's cache
+        if not in_cache or n * n_all * p < _LEAST_WORK or 8 * n * n_all > _MOST_BYTES:
+            return self._compute_products(standardize)
+        folder = banks.parent / "products"
+        path = folder / f"{self._bank.path.name}-{self._cut}-{self._digest(standardize)[:16]}.safetensors"
+        known = _read(path, standardize)
+        if known is None:
+            known = self._compute_products(standardize)
+            try:
+                make_folder(folder)
+                _write(path, known)
+                _make_room(folder, path)
+            except CacheWriteError as error:  # a cache that can only be read serves as well, a little slower
+                logger.info("the products of %s are not kept: %s", self._cut, error)
+        return known
+
+    def _compute_products(self, standardize: bool) -> RowProducts:
+        from featbank.heads import RowProducts
+
+        others = {name: self.features(name) for name in self.rows if name != "train"}
+        return RowProducts.of(self._source(), others, standardize=standardize)
+
+    def _digest(self, standardize: bool) -> str:
+        manifest = self._bank.manifest
+        everything = {**self.rows, "train": self._pool}
+        rows = {name: sha256(manifest.digests[at].tobytes()) for name, at in everything.items()}
+        slots = {name: sha256(self._bank.row_slots[at].tobytes()) for name, at in everything.items()}
+        identity = {
+            "format": FORMAT,
+            "key": self._bank.key.digest(),
+            "cut": self._cut,
+            "shards": self._bank.shard_names(self._cut),
+            "rows": rows,
+            "slots": slots,
+            "standardize": standardize,
+        }
+        return sha256(canonical_json(identity))
+
+
+#: The bank, and what was read of one cut, in a process that is not the sweep's own: one entry at most.
+_read_here: dict[str, dict[str, Any]] = {}
+
+
+class _StoredRows:
+    """All training rows of a cut, read from the bank whenever a run of them is asked for."""
+
+    def __init__(self, features: CutFeatures) -> None:
+        self._features = features
+        self.shape, self.dtype = (len(features._pool), features.n_features), features.row[1]
+
+    def __getitem__(self, at: slice) -> NDArray[Any]:
+        one = self._features
+        return read_rows(one._bank, one._cut, one._temperature, one._pool[at])
+
+
+def read_rows(bank: Any, cut: str, temperature: float | None, rows: Rows) -> NDArray[Any]:
+    """Return rows of a cut as the bank stores them, or softmax features at a temperature."""
+    if temperature is not None:
+        softmax: NDArray[np.float32] = bank.softmax(temperature, rows)
+        return softmax
+    # float16 stays float16: 200,704 features of 1,000 images are 400 MB instead of 800, and blocks are
+    # converted where they are used.
+    features: NDArray[Any] = bank.features(cut, rows, dtype=None)
+    return features
+
+
+def _write(path: Path, products: RowProducts) -> None:
+    from safetensors.numpy import save
+
+    arrays = {"mean": products.mean, "scale": products.scale, _TRAIN: products.train}
+    arrays |= {f"other:{name}": values for name, values in products.others.items()}
+    data = save({name: np.ascontiguousarray(values) for name, values in arrays.items()})
+    write_file(path, data + sha256(data).encode())
+
+
+def _read(path: Path, standardize: bool) -> RowProducts | None:
+    from safetensors.numpy import load
+
+    from featbank.heads import RowProducts
+
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    data, ending = data[:-_DIGEST_LENGTH], data[-_DIGEST_LENGTH:]
+    if sha256(data).encode() != ending:
+        logger.warning("%s is damaged; it is made again", path)
+        return None
+    arrays = load(data)
+    others = {name.partition(":")[2]: values for name, values in arrays.items() if name.startswith("other:")}
+    return RowProducts(standardize, arrays["mean"], arrays["scale"], arrays[_TRAIN], others)
+
+
+def _make_room(folder: Path, newest: Path) -> None:
+    files = []
+    # a folder beside the banks may hold weights of the user's, which are nobody's to remove
+    for path in (one for one in folder.iterdir() if _NAME.fullmatch(one.name)):
+        with suppress(OSError):  # another process makes room too
+            found = path.lstat()
+            files.append((path == newest, found.st_mtime, found.st_size, path))
+    total = sum(size for _, _, size, _ in files)
+    for _, _, size, path in sorted(files):
+        if total <= _MOST_BYTES_TOGETHER:
+            break
+        with suppress(OSError):
+            path.unlink()
+        total -= size

@@ -1,0 +1,598 @@
+"""Running a sweep: read each cut once, fit everything asked for, score it on rows that never train."""
+
+from __future__ import annotations
+
+import copy
+import io
+import logging
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+
+from featbank._child_process import pickle_for_child, without_current_folder
+from featbank.banks import Bank
+from featbank.errors import FitWarning, InvalidInputError
+from featbank.sampling import Size, size_order
+from featbank.sweep.features import CutFeatures, Projected, read_rows
+from featbank.sweep.leaks import check_threshold, deepest_vector_cut, tell_copies, tell_near_copies
+from featbank.sweep.records import Draw, Fit, FitId, Key
+from featbank.sweep.results import SweepResult
+from featbank.sweep.scoring import score
+from featbank.sweep.spec import (
+    FeatureSource,
+    HeadGrid,
+    SweepSpec,
+    by_depth,
+    check_splits,
+    choose_cuts,
+    digests_of_draws,
+    draw_subsets,
+    held_out,
+    labelled_rows,
+    notes_on_splits,
+    read_sizes,
+    set_untrained_aside,
+    splits_for,
+    untrained_words,
+)
+
+__all__ = ["FeatureSource", "Sweep", "keep", "run_sweep"]
+
+logger = logging.getLogger(__name__)
+
+#: What may go wrong in one fit without putting the others in doubt (numpy's LinAlgError is a ValueError).
+_FIT_ERRORS = (ArithmeticError, MemoryError, RuntimeError, ValueError)
+
+
+def run_sweep(
+    bank: FeatureSource,
+    *,
+    cuts: Sequence[str] | None = None,
+    heads: Sequence[Any] = ("softmax",),
+    samples_per_class: str | int | Sequence[Size] = "4..32",
+    repeats: int = 5,
+    temperatures: Sequence[float] | None = None,
+    random_state: int = 0,
+    head_params: Mapping[str, Mapping[str, Any]] | None = None,
+    save_heads: Literal["best", "all", "none"] = "best",
+    n_jobs: int | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+    on_result: Callable[[Sequence[Fit]], None] | None = None,
+    check_leaks: bool | float = False,
+    untrained_classes: Literal["drop", "keep"] = "drop",
+    resume: SweepResult | None = None,
+    val: float | Literal["none"] | None = None,
+    metrics: Sequence[str] = (),
+) -> SweepResult:
+    """Fit heads on cuts of a bank for growing numbers of samples per class.
+
+    Each cut is read once. Subsets are drawn from the training rows, nested, class-balanced and seeded, and
+    are the same for every cut and head, so that these can be compared repeat by repeat. Validation rows
+    decide when training stops and which head is kept; test rows are only scored. Neither ever trains, and
+    both are the same for every fit. Rows of no split, without a label, or whose image could not be read are
+    not used. Features are standardised once per cut, by the statistics of the whole training split.
+
+    Parameters
+    ----------
+    bank : featbank.banks.Bank
+        Where features come from.
+    cuts : sequence of str, optional
+        Which cuts; all complete ones by default. ``"softmax"`` is derived from the stored logits.
+    heads : sequence of str, estimator, or (str, estimator), default=("softmax",)
+        Names as in `featbank.heads.names`; or objects with ``fit(X, y)`` and ``predict(X)``, which get the
+        flattened features as they are, on a copy per fit.
+    samples_per_class : str, int, or sequence of int or "all", default="4..32"
+        See `featbank.sampling.parse_sizes`.
+    repeats : int, default=5
+        Draws per size. All samples are one draw: heads that no seed changes are fitted to it once.
+    temperatures : sequence of float, optional
+        Temperatures the cut ``"softmax"`` is read at, each over 0; 1 by default.
+    random_state : int, default=0
+        Seed of the draws and of the heads.
+    head_params : mapping from head name to mapping, optional
+        Parameters for `featbank.heads.make`, e.g. ``{"mlp": {"hidden_units": 200}}``. A list of values makes
+        one head of each, fitted together and named after its values: ``{"logreg": {"C": [0.1, 1]}}`` gives
+        ``logreg(C=0.1)`` and ``logreg(C=1)``.
+    save_heads : {"best", "all", "none"}, default="best"
+        Fitted heads to keep: for each curve the best by validation accuracy at its largest size (without
+        validation rows that of the first repeat; never by test accuracy), all, or none.
+    n_jobs : int, optional
+        Processes for estimators of others, which are fitted one by one; -1 for one per core. Features never
+        travel between them: each reads its rows from the bank on disk. An estimator that cannot be pickled is
+        fitted in threads. Heads of featbank are fitted together instead, all of a size at once.
+    progress : callable, optional
+        Called as ``progress(fits done, fits in all, what comes next)``.
+    on_result : callable, optional
+        Called with the fits that were finished together, as soon as they are: all repeats of a cut, head and
+        size, or every single one of an estimator of others. Within a cut and head the largest size comes
+        first. Those whose heads are kept, as far as is known now, have them.
+    check_leaks : bool or float, default=False
+        Look for near-identical images across splits before anything is fitted, by the cosine of the deepest
+        cut with one vector per image; a number is the cosine from which a pair is told (True: 0.9).
+    untrained_classes : {"drop", "keep"}, default="drop"
+        What becomes of validation and test rows of classes that no training row has: left out, or kept, where
+        they count as wrong. Either is said in the notes.
+    resume : SweepResult, optional
+        What an interrupted sweep with the same arguments on the same bank gave: its fits, failed ones too,
+        are not repeated. It does not look whether the arguments are the same; `featbank.fit_heads` does.
+    val : float, "none" or None, default=None
+        What stops training, chooses (C, the head kept) and scales. None: the bank's validation rows, or
+        "none" where it has no such rows. "none": no rows at all; training stops by the training loss, and
+        ``C="auto"`` goes by cross-validation within each draw. A number over 0 and under 1: that part of each
+        draw, see `featbank.sampling.hold_out`; heads are trained on the rest. With either, the bank's
+        validation rows decide nothing, and are what heads are scored on where there are no test rows.
+    metrics : sequence of str, default=()
+        Other scores of each fit, on the rows it is judged by: names as in `featbank.metrics.catalogue.names`.
+
+    Returns
+    -------
+    SweepResult
+        A failed fit is a record with a message, and no part of the curve.
+
+    Raises
+    ------
+    InvalidInputError
+        If a class has too few training samples, there are no training rows or none to score on, or an
+        argument is out of range.
+    UnknownNameError
+        If a cut or head is not known.
+
+    Warns
+    -----
+    LeakWarning
+        If validation or test images are byte for byte training images.
+    FitWarning
+        If heads have not learned, or classes have no training rows.
+
+    Examples
+    --------
+    >>> result = run_sweep(bank, cuts=["fc7"], heads=["softmax", "mlp"])  # doctest: +SKIP
+    >>> result.points()[0].mean("top1")  # doctest: +SKIP
+    0.755
+    """
+    spec = SweepSpec(
+        cuts=cuts,
+        heads=heads,
+        samples_per_class=samples_per_class,
+        repeats=repeats,
+        temperatures=temperatures,
+        random_state=random_state,
+        head_params=head_params,
+        save_heads=save_heads,
+        untrained_classes=untrained_classes,
+        val=val,
+        metrics=metrics,
+    )
+    return Sweep(bank, spec).run(
+        n_jobs=n_jobs, progress=progress, on_result=on_result, check_leaks=check_leaks, resume=resume
+    )
+
+
+class Sweep:
+    """A sweep of a bank, checked and drawn; nothing is read or fitted before `run`.
+
+    Parameters
+    ----------
+    bank : FeatureSource
+        Where features come from.
+    spec : SweepSpec
+        What is asked for.
+
+    Attributes
+    ----------
+    n_fits : int
+        How many fits it has.
+
+    Raises
+    ------
+    InvalidInputError, UnknownNameError
+        See `run_sweep`.
+    """
+
+    def __init__(self, bank: FeatureSource, spec: SweepSpec) -> None:
+        lacking = [name for name in ("cuts", "manifest", "features", "softmax") if not hasattr(bank, name)]
+        if lacking:
+            raise InvalidInputError(
+                f"a {type(bank).__name__} is no source of features: it lacks {', '.join(lacking)}; give a "
+                "Bank (featbank.open_bank opens one), or an object with cuts, manifest, features and softmax"
+            )
+        self.bank, self.spec, self.manifest = bank, spec, bank.manifest
+        self._chosen = choose_cuts(bank, spec.cuts, spec.temperatures)
+        stored = {name: labelled_rows(self.manifest, name) for name in ("train", "val", "test")}
+        check_splits(stored)
+        stored, self._untrained = set_untrained_aside(self.manifest, stored, spec.untrained_classes)
+        self._stored, self._split = stored, splits_for(stored, spec.val)
+        draws = draw_subsets(
+            self.manifest, self._split, read_sizes(spec.samples_per_class), spec.repeats, spec.random_state
+        )
+        self._digests = digests_of_draws(self.manifest, self._split, draws)
+        y = self.manifest.labels[self._split["train"]]
+        draws = held_out(draws, y, spec.val, spec.random_state)
+        self._drawn, self._draws = _among_drawn(draws)
+        self.n_fits = len(self._chosen) * sum(
+            len(member.draws(self._draws)) for grid in spec.grids for member in grid.members
+        )
+
+    def run(
+        self,
+        *,
+        n_jobs: int | None = None,
+        progress: Callable[[int, int, str], None] | None = None,
+        on_result: Callable[[Sequence[Fit]], None] | None = None,
+        check_leaks: bool | float = False,
+        resume: SweepResult | None = None,
+    ) -> SweepResult:
+        """Fit what is not done yet, one cut after the other; parameters as of `run_sweep`."""
+        if n_jobs == 0 or not isinstance(n_jobs, int | np.integer | None):
+            raise InvalidInputError(
+                f"n_jobs={n_jobs!r} leaves nobody to fit; give 1 or more, or -1 for one per core"
+            )
+        threshold = check_threshold(check_leaks)
+        result = SweepResult(
+            cuts=tuple(dict.fromkeys(cut for cut, _ in self._chosen)),
+            classes=self.manifest.classes,
+            n_rows={name: len(at) for name, at in self._split.items()},
+            draws=self._digests,
+            untrained=self._untrained,
+        )
+        notes = notes_on_splits(self.manifest, self._stored, self.spec.val, self._draws)
+        if self._untrained:
+            notes.insert(0, untrained_words(self._untrained))
+            warnings.warn(notes[0], FitWarning, stacklevel=3)
+        notes += tell_copies(self.manifest)
+        if threshold is not None:
+            told, result.near_duplicates = self._near_copies(threshold)
+            notes += told
+        done = self._done(resume)
+        best: dict[Key, Fit] = {}
+        keep("best", [*done.values()], best)
+        for cut, temperature in self._chosen:
+            features = CutFeatures(self.bank, cut, temperature, self._split, self._drawn)
+            for grid in self.spec.grids:
+                asked = self._asked(grid, cut, temperature)
+                if any(one.id not in done for one in asked):
+                    _tell(progress, len(done), self.n_fits, _where(asked[0], grid))
+                to_do = [one for one in asked if one.id not in done]
+                for made in _fit_all(to_do, grid, features, n_jobs, self.spec.metrics):
+                    fits = keep(self.spec.save_heads, made, best)
+                    replaced = {one.replaces for one in fits if one.replaces}
+                    if replaced:
+                        done |= {at: one.without_head() for at, one in done.items() if one.name in replaced}
+                    done |= {one.id: one for one in fits}
+                    if on_result is not None:
+                        on_result(fits)
+                    if len(done) < self.n_fits:
+                        _tell(progress, len(done), self.n_fits, _where(asked[0], grid))
+                told = list(_warned([done[one.id] for one in asked], grid))
+                for message in told if to_do else ():
+                    warnings.warn(message, FitWarning, stacklevel=3)
+                notes += told
+        _tell(progress, self.n_fits, self.n_fits, "")
+        result.fits = [done[one.id] for one in self._all_asked()]
+        result.notes = [*dict.fromkeys([*notes, *self._stopped_at_the_cap(result)])]
+        if result.failed:
+            result.notes.append(
+                f"{len(result.failed)} of {len(result.fits)} fits failed: {result.failed[0].message}"
+            )
+        return result
+
+    def _asked(self, grid: HeadGrid, cut: str, temperature: float | None) -> list[Fit]:
+        """Return the fits of one grid of heads at one cut, with what is known of them before."""
+        return [
+            Fit(
+                cut=cut,
+                head=member.name,
+                temperature=temperature,
+                n_per_class=draw.n_per_class,
+                repeat=draw.repeat,
+                n_train=len(draw.rows) + len(draw.held),
+                n_features=0,
+                random_state=draw.seed,
+                n_classes=len(draw.per_class),
+                fewest_per_class=int(draw.per_class.min()),
+                most_per_class=int(draw.per_class.max()),
+                draw=draw,
+            )
+            for member in grid.members
+            for draw in member.draws(self._draws)
+        ]
+
+    def _all_asked(self) -> Iterator[Fit]:
+        for cut, temperature in self._chosen:
+            for grid in self.spec.grids:
+                yield from self._asked(grid, cut, temperature)
+
+    def _done(self, earlier: SweepResult | None) -> dict[FitId, Fit]:
+        """Return what an earlier part of this sweep has done."""
+        if earlier is None:
+            return {}
+        asked = {one.id: (one.n_train, one.random_state) for one in self._all_asked()}
+        return {one.id: one for one in earlier.fits if asked.get(one.id) == (one.n_train, one.random_state)}
+
+    def _near_copies(self, threshold: float) -> tuple[list[str], dict[str, Any]]:
+        bank = self.bank
+        shapes = {
+            cut: (bank[cut] if isinstance(bank, Bank) else bank.features(cut, np.arange(1))).shape[1:]
+            for cut in bank.cuts
+        }
+        cut = deepest_vector_cut(by_depth(bank, bank.cuts), shapes)
+        return tell_near_copies(self.manifest, cut, lambda rows: read_rows(bank, cut, None, rows), threshold)
+
+    def _stopped_at_the_cap(self, result: SweepResult) -> Iterator[str]:
+        """Say of which heads the last epoch they were allowed was among the best, so that more might help."""
+        by_val = len(self._split["val"]) or isinstance(self.spec.val, float)
+        by = "validation rows" if by_val else "training loss"
+        for grid in self.spec.grids:
+            made = {one.name: one.make(0) for one in grid.members}
+            fits = [one for one in result.fits if one.head in made and one.n_epochs]
+            cut_off = [one.n_epochs or 0 for one in fits if _is_cut_off(one, made[one.head])]
+            if cut_off:
+                yield (
+                    f"{grid.name}: {len(cut_off)} of {len(fits)} heads were still getting better, by the "
+                    f"{by}, at the last of {max(cut_off)} epochs; --max-epochs {2 * max(cut_off)} lets them "
+                    "go on"
+                )
+
+
+def keep(policy: Literal["best", "all", "none"], fits: Sequence[Fit], best: dict[Key, Fit]) -> list[Fit]:
+    """Return fits, those that are not worth keeping without their heads.
+
+    The best of a curve is that with the best validation accuracy at the largest size; of equals the earliest
+    repeat, which is always the first where nothing was validated. It is the same one in whatever order fits
+    are finished.
+
+    Parameters
+    ----------
+    policy : {"best", "all", "none"}
+    fits : sequence of Fit
+        Those that were finished together.
+    best : dict from Key to Fit
+        The best of each curve before; brought up to date.
+    """
+    before = dict(best)
+    for one in fits:
+        if one.status == "ok" and (one.key not in best or _rank(one) > _rank(best[one.key])):
+            best[one.key] = one
+    found = []
+    for one in fits:
+        kept = policy == "all" or (policy == "best" and best.get(one.key) is one)
+        if not kept or one.estimator is None:
+            found.append(one.without_head())
+            continue
+        head = one.estimator
+        # the copy of a rotated softmax head carries weights on features, not the training rows they span
+        light = copy.copy(head) if hasattr(head, "predict_columns") else head
+        old = before[one.key].name if policy == "best" and one.key in before else ""
+        found.append(replace(one, estimator=light, replaces=old, draw=None))
+    best |= {key: one.without_head() for key, one in best.items()}
+    return found
+
+
+def _rank(fit: Fit) -> tuple[float, float, int]:
+    return size_order(fit.n_per_class), fit.val_top1 or 0.0, -fit.repeat
+
+
+def _among_drawn(draws: Sequence[Draw]) -> tuple[Any, list[Draw]]:
+    """Return which of the training rows are drawn at all, and the draws as positions among these."""
+    drawn = np.unique(np.concatenate([rows for one in draws for rows in (one.rows, one.held)]))
+    found = [
+        replace(one, rows=np.searchsorted(drawn, one.rows), held=np.searchsorted(drawn, one.held))
+        for one in draws
+    ]
+    return drawn, found
+
+
+def _is_cut_off(fit: Fit, head: Any) -> bool:
+    n_epochs, best = fit.n_epochs or 0, fit.best_epoch or 0
+    if getattr(head, "solver", "lbfgs") == "lbfgs" or n_epochs != head.max_epochs:
+        return False
+    return bool(n_epochs - best < head.patience)
+
+
+def _warned(fits: Sequence[Fit], grid: HeadGrid) -> Iterator[str]:
+    """Say what heads of one grid at one cut warned of, once per cause."""
+    told = Counter(one.message for one in fits if one.message and not _is_error(one.message))
+    for message, n in told.items():
+        yield f"{_where(fits[0], grid)}: {n} of {len(fits)} heads: {message}"
+
+
+def _where(fit: Fit, grid: HeadGrid) -> str:
+    at = "" if fit.temperature is None else f" at T={fit.temperature:g}"
+    return f"{fit.cut}{at}, {grid.name}"
+
+
+def _tell(progress: Callable[[int, int, str], None] | None, done: int, total: int, what: str) -> None:
+    logger.debug("fitting %s (%d of %d fits done)", what, done, total)
+    if progress is not None:
+        progress(done, total, what)
+
+
+def _fit_all(
+    fits: Sequence[Fit], grid: HeadGrid, features: CutFeatures, n_jobs: int | None, metrics: Sequence[str]
+) -> Iterator[list[Fit]]:
+    """Fit and score; yield those that are ready together, the largest subsets first.
+
+    The largest come first because the head to be kept is one of them: it is saved once, not at each size.
+    """
+    if not fits:
+        return
+    make = {member.name: member.make for member in grid.members}
+    n_features = features.n_features
+    planned = sorted(
+        (replace(one, n_features=n_features) for one in fits),
+        key=lambda one: (-size_order(one.n_per_class), one.repeat),
+    )
+    if hasattr(make[planned[0].head](0), "predict_columns"):
+        for size in dict.fromkeys(one.n_per_class for one in planned):
+            yield _fit_together(
+                [_with_head(one, make) for one in planned if one.n_per_class == size], make, features, metrics
+            )
+    elif n_jobs in (None, 1):
+        for one in planned:
+            yield [_fit_alone(_with_head(one, make), features, metrics)]
+    else:
+        yield from _fit_in_parallel(planned, make, features, n_jobs, metrics)
+
+
+def _with_head(fit: Fit, make: Mapping[str, Callable[[int], Any]]) -> Fit:
+    """Return a fit with the head that is to be fitted."""
+    return replace(fit, estimator=make[fit.head](fit.random_state))
+
+
+def _fit_together(
+    fits: Sequence[Fit],
+    make: Mapping[str, Callable[[int], Any]],
+    features: CutFeatures,
+    metrics: Sequence[str],
+) -> list[Fit]:
+    """Fit heads of featbank on subsets of one size, in as few calls as their feature spaces allow."""
+    done: dict[FitId, Fit] = {}
+    spaces: dict[tuple[bool, Any], list[Fit]] = {}
+    for one in fits:
+        spaces.setdefault((one.estimator.standardize, one.estimator.rotate), []).append(one)
+    for (standardize, rotate), members in spaces.items():
+        try:
+            projected = features.project(standardize, rotate)
+        except _FIT_ERRORS as error:  # a cut that says nothing, such as one where all rows are equal
+            done |= {one.id: _failed(one, _one_line(error)) for one in members}
+            continue
+        start = time.perf_counter()
+        try:
+            _fit_in_space(members, features, projected)
+        except InvalidInputError:
+            raise  # a parameter out of range is the caller's, and the same for every fit
+        except _FIT_ERRORS as error:
+            if len(members) == 1:
+                done[members[0].id] = _failed(members[0], _one_line(error), time.perf_counter() - start)
+                continue
+            for one in members:  # one of them is the culprit
+                (done[one.id],) = _fit_together([_with_head(one, make)], make, features, metrics)
+            continue
+        each = (time.perf_counter() - start) / len(members)
+        done |= {one.id: _scored(one, features, projected, each, metrics) for one in members}
+    return [done[one.id] for one in fits]
+
+
+def _fit_in_space(fits: Sequence[Fit], features: CutFeatures, projected: Projected) -> None:
+    """Fit those that are watched on the same rows in one call; see `featbank.heads.fit_stack`."""
+    from featbank.heads import fit_stack
+
+    Z, y = projected.Z, features.labels
+    together: dict[bytes, list[Fit]] = {}
+    for one in fits:
+        together.setdefault(_draw(one).held.tobytes(), []).append(one)
+    for members in together.values():
+        held = _draw(members[0]).held
+        split, at = ("train", held) if len(held) else ("val", slice(None))
+        with warnings.catch_warnings():  # what heads warn of stands with their fits
+            warnings.simplefilter("ignore", FitWarning)
+            fit_stack(
+                [one.estimator for one in members],
+                Z["train"],
+                y["train"],
+                [_draw(one).rows for one in members],
+                space=projected.space,
+                Z_val=Z[split][at] if split in Z else None,
+                y_val=y[split][at] if split in Z else None,
+                Z_test=Z.get("test"),
+                y_test=y.get("test"),
+            )
+
+
+def _draw(fit: Fit) -> Draw:
+    if fit.draw is None:
+        raise ValueError("a fit that is done is not fitted again")
+    return fit.draw
+
+
+def _fit_alone(fit: Fit, features: CutFeatures, metrics: Sequence[str]) -> Fit:
+    """Fit an estimator of others to a copy of its rows; an error of the kind a fit may end with is told."""
+    features.open()  # a bank that has changed is no failure of the estimator
+    start = time.perf_counter()
+    rows = _draw(fit).rows
+    try:
+        fit.estimator.fit(features.features("train")[rows].astype(np.float32), features.labels["train"][rows])
+    except _FIT_ERRORS as error:
+        return _failed(fit, _one_line(error), time.perf_counter() - start)
+    return _scored(fit, features, None, time.perf_counter() - start, metrics)
+
+
+def _fit_in_parallel(
+    fits: Sequence[Fit],
+    make: Mapping[str, Callable[[int], Any]],
+    features: CutFeatures,
+    n_jobs: int | None,
+    metrics: Sequence[str],
+) -> Iterator[list[Fit]]:
+    """Fit estimators of others one by one, in processes where they and the bank can go there."""
+    calls = ((_fit_alone, _with_head(one, make), features, metrics) for one in fits)
+    modules = _modules_of(_with_head(fits[0], make).estimator) if features.travels else None
+    if modules is not None:
+        found = _in_parallel(calls, n_jobs, "processes", modules)
+    else:
+        for split in features.rows:
+            features.features(split)  # before the threads ask for it at the same time
+        found = _in_parallel(calls, n_jobs, "threads")
+    for one in found:
+        yield [one]
+
+
+def _modules_of(estimator: Any) -> set[str] | None:
+    """Return the modules that an estimator needs in another process; None if it cannot be pickled."""
+    try:
+        return pickle_for_child(estimator, io.BytesIO())
+    except Exception:  # noqa: BLE001 - pickling runs code of the estimator's own, which may raise anything
+        return None
+
+
+def _in_parallel(
+    calls: Iterable[tuple[Any, ...]],
+    n_jobs: int | None,
+    prefer: Literal["processes", "threads"],
+    modules: Iterable[str] = (),
+) -> Iterator[Fit]:
+    from joblib import Parallel, delayed
+
+    # max_nbytes: what is larger goes to a process as a memory-mapped file
+    parallel = Parallel(
+        n_jobs=n_jobs, prefer=prefer, return_as="generator_unordered", max_nbytes="64K", mmap_mode="r"
+    )
+    # the processes are started by the call, before the first outcome is asked for
+    with without_current_folder(modules):
+        found = parallel(delayed(call)(*arguments) for call, *arguments in calls)
+    yield from found
+
+
+def _scored(
+    fit: Fit, features: CutFeatures, projected: Projected | None, duration_s: float, metrics: Sequence[str]
+) -> Fit:
+    head = fit.estimator
+    message = getattr(head, "failed_", None) if projected is not None else None
+    if message:
+        return _failed(fit, message, duration_s)
+    # a value that a head chose itself, or was given, ends in an underscore
+    used: dict[str, Any] = {}
+    for name in ("C", "lr"):
+        value = getattr(head, f"{name}_", None)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            used[name] = float(value)
+    warned = (getattr(head, "warned_", None) or "") if projected is not None else ""
+    return score(replace(fit, duration_s=duration_s, message=warned, **used), features, projected, metrics)
+
+
+def _failed(fit: Fit, message: str, duration_s: float = 0.0) -> Fit:
+    return replace(fit.without_head(), status="failed", message=message, duration_s=duration_s)
+
+
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _is_error(message: str) -> bool:
+    """Say whether a message is that of an exception, which `_one_line` begins with its type."""
+    return message.partition(":")[0].isidentifier()

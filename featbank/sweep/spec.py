@@ -1,0 +1,587 @@
+"""What a sweep is asked for, checked before any fit: cuts, heads, rows, and the subsets drawn of them."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import inspect
+import pickle
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featbank._registry import nearest
+from featbank.errors import InvalidInputError, UnknownNameError
+from featbank.heads import catalogue
+from featbank.manifest import Manifest, printable
+from featbank.metrics import catalogue as metrics_catalogue
+from featbank.sampling import Size, draw_nested, hold_out, parse_sizes, size_order
+from featbank.sweep.records import Draw
+
+__all__ = [
+    "FeatureSource",
+    "HeadGrid",
+    "HeadSpec",
+    "SweepSpec",
+    "by_depth",
+    "check_splits",
+    "choose_cuts",
+    "digests_of_draws",
+    "draw_subsets",
+    "held_out",
+    "judged_split",
+    "labelled_rows",
+    "make_grids",
+    "notes_on_splits",
+    "read_sizes",
+    "read_val",
+    "set_untrained_aside",
+    "splits_for",
+    "untrained_words",
+    "usual_sizes",
+]
+
+Rows = NDArray[np.int64]
+
+SOFTMAX, LOGITS = "softmax", "logits"
+#: The text of an estimator is cut to so many characters.
+_SHOWN = 500
+#: Untrained classes are named up to so many.
+_MOST_NAMED = 5
+
+
+@dataclass(frozen=True, eq=False)
+class SweepSpec:
+    """What decides the results of a sweep; fields as the parameters of `featbank.run_sweep`.
+
+    Raises
+    ------
+    UnknownNameError, InvalidInputError
+        If a head or metric is not known, or a value not allowed.
+    """
+
+    cuts: Sequence[str] | None = None
+    heads: Sequence[Any] = ("softmax",)
+    samples_per_class: str | int | Sequence[Size] = "4..32"
+    repeats: int = 5
+    temperatures: Sequence[float] | None = None
+    random_state: int = 0
+    head_params: Mapping[str, Mapping[str, Any]] | None = None
+    save_heads: Literal["best", "all", "none"] = "best"
+    untrained_classes: Literal["drop", "keep"] = "drop"
+    val: float | Literal["none"] | None = None
+    metrics: Sequence[str] = ()
+    grids: tuple[HeadGrid, ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        for name, allowed in (
+            ("save_heads", ("best", "all", "none")),
+            ("untrained_classes", ("drop", "keep")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise InvalidInputError(
+                    f"{name}={getattr(self, name)!r} is not one of {', '.join(map(repr, allowed))}"
+                )
+        # a frozen object is filled in this way
+        object.__setattr__(self, "val", read_val(self.val))
+        object.__setattr__(self, "metrics", tuple(map(metrics_catalogue.canonical, self.metrics)))
+        object.__setattr__(self, "grids", tuple(make_grids(self.heads, self.head_params or {})))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as the JSON values that a run records.
+
+        Of heads the names; where there are estimators of others, ``estimators``: class, text and digest of
+        each by name. One that cannot be pickled has another digest each time.
+        """
+        names = [_name_of(asked) for asked in _listed(self.heads)]
+        objects = {
+            name: _identity(grid.members[0].make(0))
+            for grid, (name, made) in zip(self.grids, names, strict=True)
+            if made is not None
+        }
+        found = {
+            "cuts": _plain(self.cuts),
+            "heads": [name for name, _ in names],
+            "head_params": _by_head(self.head_params or {}),
+            **({"estimators": objects} if objects else {}),
+            "samples_per_class": _plain(self.samples_per_class),
+            "repeats": _plain(self.repeats),
+            "temperatures": _plain(self.temperatures),
+            "random_state": _plain(self.random_state),
+            "save_heads": self.save_heads,
+            "untrained_classes": self.untrained_classes,
+            "val": self.val,
+        }
+        return found | ({"metrics": list(self.metrics)} if self.metrics else {})
+
+
+class FeatureSource(Protocol):
+    """What a sweep needs of a bank."""
+
+    @property
+    def cuts(self) -> tuple[str, ...]:
+        """Names of the complete cuts."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """The rows."""
+
+    def features(self, cut: str, rows: Any = None, dtype: Any = np.float32) -> NDArray[Any]:
+        """Return rows of a cut, shape (n_rows, n_features)."""
+
+    def softmax(self, temperature: float, rows: Any = None) -> NDArray[np.float32]:
+        """Return softmax(logits / temperature), shape (n_rows, n_classes)."""
+
+
+def choose_cuts(
+    bank: FeatureSource, cuts: Sequence[str] | None, temperatures: Sequence[float] | None
+) -> list[tuple[str, float | None]]:
+    """Return (cut, temperature) of what is to be fitted, from shallow to deep; see `run_sweep`."""
+    known = list(bank.cuts)
+    asked = list(dict.fromkeys(known if cuts is None else cuts))
+    for cut in asked:
+        needed = LOGITS if cut == SOFTMAX else cut
+        if needed not in known:
+            because = " (softmax is derived from logits)" if cut == SOFTMAX else ""
+            raise UnknownNameError(f"the bank has no cut {needed!r}{because}; it has {nearest(cut, known)}")
+    if not asked:
+        raise InvalidInputError(
+            "the bank has no complete cut; extract one first, e.g. featbank extract --cut fc7"
+        )
+    if temperatures is not None and SOFTMAX not in asked:
+        raise InvalidInputError(
+            f"temperatures={list(temperatures)!r} (--temperature) are for the cut 'softmax', "
+            f"got {', '.join(map(repr, asked))}; add --cut softmax"
+        )
+    values = [1.0] if temperatures is None else [float(one) for one in dict.fromkeys(temperatures)]
+    wrong = [one for one in values if not 0 < one < float("inf")]
+    if wrong or not values:
+        raise InvalidInputError(f"temperature={wrong[0] if wrong else None!r} must be a finite number over 0")
+    chosen: list[tuple[str, float | None]] = []
+    for cut in by_depth(bank, asked):
+        chosen += [(cut, one) for one in values] if cut == SOFTMAX else [(cut, None)]
+    return chosen
+
+
+def by_depth(bank: FeatureSource, cuts: Sequence[str]) -> list[str]:
+    """Return `cuts` from shallow to deep by the backbone's cut table; others come last, as given."""
+    from featbank import backbones
+
+    key = getattr(bank, "key", None)
+    if key is None:
+        return list(cuts)
+    try:
+        order = [cut.name for cut in backbones.get_spec(key.backbone).cuts]
+    except UnknownNameError:  # a bank of a backbone this version has not got
+        return list(cuts)
+
+    def depth(cut: str) -> int:
+        base = cut.partition("@")[0]  # block4_pool@hflip is a view of block4_pool
+        if base == SOFTMAX:
+            return len(order)
+        return order.index(base) if base in order else len(order) + 1
+
+    return sorted(cuts, key=depth)
+
+
+@dataclass(frozen=True)
+class HeadSpec:
+    """A head to be fitted: its name, and how to make one from a seed."""
+
+    name: str
+    make: Callable[[int], Any]
+
+    def draws(self, draws: Sequence[Draw]) -> list[Draw]:
+        """Return those it is fitted to; all samples once, if another repeat could give nothing else."""
+        # estimators of others may do anything with their seed
+        seeded = getattr(self.make(0), "_is_seeded", True)
+        return [one for one in draws if seeded or not one.whole or one.repeat == 0]
+
+
+@dataclass(frozen=True)
+class HeadGrid:
+    """Heads that differ in values of parameters only."""
+
+    name: str
+    members: tuple[HeadSpec, ...]
+
+
+def make_grids(heads: Sequence[Any], params: Mapping[str, Mapping[str, Any]]) -> list[HeadGrid]:
+    """Turn names and objects into heads to be fitted; names and parameters are checked before any fit."""
+    grids: dict[str, HeadGrid] = {}
+    given = _by_head(params)
+    for asked in _listed(heads):
+        name, made = _name_of(asked)
+        if made is None:
+            grid = _named(name, given.pop(name, {}))
+        else:
+            if hasattr(made, "predict_columns"):
+                made._check()
+            grid = HeadGrid(name, (HeadSpec(name, _cloner(made)),))
+        if name in grids:
+            raise InvalidInputError(
+                f"head {name!r} is asked for twice; give one of them as (name, estimator)"
+            )
+        grids[name] = grid
+    if not grids:
+        raise InvalidInputError("no head was asked for; name at least one, e.g. 'softmax'")
+    if given:
+        strange = next(iter(given))
+        raise InvalidInputError(
+            f"head_params for {strange!r}, which is not fitted; fitted: {nearest(str(strange), grids)}"
+        )
+    return list(grids.values())
+
+
+def _identity(made: Any) -> dict[str, str]:
+    kind = type(made)
+    try:
+        code = inspect.getsource(kind).encode()
+        digest = hashlib.sha256(pickle.dumps(made) + code).hexdigest()
+    except Exception:  # noqa: BLE001 - pickling runs code of the estimator's own, which may raise anything
+        digest = secrets.token_hex(32)
+    text = " ".join(repr(made).split())[:_SHOWN]
+    return {"class": f"{kind.__module__}.{kind.__qualname__}", "text": text, "digest": digest}
+
+
+def _listed(heads: Any) -> list[Any]:
+    """Return heads as a list; one name, estimator or (name, estimator) is a list of one."""
+    pair = isinstance(heads, tuple) and len(heads) == 2 and hasattr(heads[1], "fit")
+    if isinstance(heads, str) or hasattr(heads, "fit") or pair:
+        return [heads]
+    if not isinstance(heads, Sequence):
+        raise InvalidInputError(f"heads={heads!r} is no list of names, estimators and (name, estimator)")
+    return list(heads)
+
+
+def _by_head(params: Any) -> dict[str, dict[str, Any]]:
+    """Return the parameters of each head by its own name, as plain values and lists of them."""
+    found: dict[str, dict[str, Any]] = {}
+    if not isinstance(params, Mapping) or not all(isinstance(one, Mapping) for one in params.values()):
+        raise InvalidInputError(
+            f"head_params={params!r} is no mapping of heads to parameters, such as {{'logreg': {{'C': 0.1}}}}"
+        )
+    for asked, given in params.items():
+        try:
+            name = catalogue.canonical(str(asked))
+        except UnknownNameError:  # the name of an estimator, which has its parameters already
+            name = asked
+        if name in found:
+            raise InvalidInputError(f"head_params for {name!r} and {asked!r}, which are one head; give one")
+        found[name] = {key: _plain(value) for key, value in given.items()}
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """Return numbers of numpy as those of Python, and tuples, ranges and arrays as lists."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return [_plain(one) for one in value] if isinstance(value, list | tuple | range) else value
+
+
+def _name_of(asked: Any) -> tuple[str, Any]:
+    if isinstance(asked, str):
+        return catalogue.canonical(asked), None
+    if isinstance(asked, tuple) and len(asked) == 2 and isinstance(asked[0], str):
+        name, made = asked
+    else:
+        name, made = type(asked).__name__, asked
+    if isinstance(made, type):
+        raise InvalidInputError(f"head {made.__name__} is a class; give an estimator: {made.__name__}()")
+    if not (hasattr(made, "fit") and hasattr(made, "predict")):
+        raise InvalidInputError(
+            f"head {made!r} has no fit and predict; give a name, an estimator or (name, estimator)"
+        )
+    if hasattr(made, "__sklearn_tags__"):
+        from sklearn.utils import get_tags
+
+        kind = get_tags(made).estimator_type
+        if kind not in ("classifier", None):
+            raise InvalidInputError(f"head {name!r} is a {kind} ({made!r}); give a classifier")
+    return name, made
+
+
+def _named(name: str, given: Mapping[str, Any]) -> HeadGrid:
+    if "random_state" in given:
+        raise InvalidInputError(f"head {name!r}: random_state belongs to the sweep, not to head_params")
+    has = catalogue.parameters(name)
+    for key in given:
+        if key not in has:
+            raise InvalidInputError(
+                f"head {name!r} has no parameter {key!r}; it has {nearest(str(key), has, 20)}"
+            )
+    members = tuple(HeadSpec(label, _maker(name, chosen)) for label, chosen in _combinations(name, given))
+    for one in members:
+        one.make(0)  # a value that is not allowed
+    return HeadGrid(name, members)
+
+
+def _combinations(name: str, given: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the name and the parameters of each head that lists of values stand for."""
+    lists = {key: _once(value) for key, value in given.items() if isinstance(value, list)}
+    for key, values in lists.items():
+        if not values:
+            raise InvalidInputError(f"head {name!r}: {key}={given[key]!r} lists no value; give at least one")
+    for combination in product(*lists.values()):
+        chosen = dict(zip(lists, combination, strict=True))
+        said = " ".join(f"{key}={_spell(value)}" for key, value in chosen.items())
+        yield (f"{name}({said})" if said else name), {**given, **chosen}
+
+
+def _once(values: Sequence[Any]) -> list[Any]:
+    return [one for at, one in enumerate(values) if one not in values[:at]]
+
+
+def _spell(value: Any) -> str:
+    if isinstance(value, float) and float(f"{value:g}") == value:
+        return f"{value:g}"
+    return str(value)
+
+
+def _maker(name: str, params: Mapping[str, Any]) -> Callable[[int], Any]:
+    def make(seed: int) -> Any:
+        return catalogue.make(name, random_state=seed, **params)
+
+    return make
+
+
+def _cloner(made: Any) -> Callable[[int], Any]:
+    def make(seed: int) -> Any:
+        if not hasattr(made, "get_params"):
+            return copy.deepcopy(made)
+        from sklearn.base import clone
+
+        fresh = clone(made)
+        if "random_state" in fresh.get_params():
+            fresh.set_params(random_state=seed)
+        return fresh
+
+    return make
+
+
+def read_sizes(asked: str | int | Sequence[Size]) -> list[Size]:
+    """Return sizes from text, a number or a list."""
+    if isinstance(asked, str):
+        return parse_sizes(asked)
+    if not isinstance(asked, Sequence | np.ndarray):
+        return parse_sizes(str(asked))
+    return parse_sizes(",".join(str(one) for one in asked))
+
+
+def labelled_rows(manifest: Manifest, split: str) -> Rows:
+    """Return the readable rows of a split that have a label."""
+    rows = manifest.rows(split)
+    return rows[manifest.labels[rows] >= 0]
+
+
+def usual_sizes(manifest: Manifest) -> str:
+    """Return 4..32, or as far as the class with the fewest training images reaches."""
+    counts = np.bincount(manifest.labels[labelled_rows(manifest, "train")])
+    smallest = int(counts[counts > 0].min()) if counts.any() else 32  # without images the sweep says so
+    return f"4..{min(32, smallest)}" if smallest >= 4 else "all"
+
+
+def set_untrained_aside(
+    manifest: Manifest, split: Mapping[str, Rows], policy: Literal["drop", "keep"]
+) -> tuple[dict[str, Rows], dict[str, Any]]:
+    """Find the classes that no head can answer, for they have no training images.
+
+    Returns
+    -------
+    dict of str to ndarray
+        `split`, with ``"drop"`` without their validation and test rows.
+    dict
+        ``policy``, and ``classes``: how many ``val`` and ``test`` rows each has; empty if there are none.
+    """
+    labels = {name: manifest.labels[at] for name, at in split.items()}
+    untrained = np.setdiff1d(np.concatenate([labels["val"], labels["test"]]), labels["train"])
+    if not len(untrained) or not len(labels["train"]):
+        return dict(split), {}
+    classes = {
+        manifest.classes[code]: {name: int((labels[name] == code).sum()) for name in ("val", "test")}
+        for code in untrained
+    }
+    found = {"policy": policy, "classes": classes}
+    if policy == "keep":
+        return dict(split), found
+    left = {name: at[~np.isin(labels[name], untrained)] for name, at in split.items()}
+    if not len(left["val"]) and not len(left["test"]):
+        raise InvalidInputError(
+            f"{untrained_words(found)}: there is nothing left to score on; check how the splits name their "
+            "classes"
+        )
+    return left, found
+
+
+def untrained_words(untrained: Mapping[str, Any]) -> str:
+    """Say which classes have no training images, and what became of their other images.
+
+    Parameters
+    ----------
+    untrained : mapping
+        As `SweepResult.untrained` has it, not empty.
+    """
+    classes = untrained["classes"]
+    named = ", ".join(printable(name) for name in list(classes)[:_MOST_NAMED])
+    named += f" and {len(classes) - _MOST_NAMED} more" if len(classes) > _MOST_NAMED else ""
+    counts = {name: sum(one[name] for one in classes.values()) for name in ("val", "test")}
+    images = " and ".join(
+        f"{n} {'test' if name == 'test' else 'validation'}" for name, n in counts.items() if n
+    )
+    what = "class without training images" if len(classes) == 1 else "classes without training images"
+    became = (
+        "are left out (--untrained-classes keep counts them as wrong)"
+        if untrained["policy"] == "drop"
+        else "count as wrong (--untrained-classes drop leaves them out)"
+    )
+    return f"{len(classes)} {what}, which no head can answer: {named}; their {images} images {became}"
+
+
+def read_val(val: Any) -> float | Literal["none"] | None:
+    """Return what decides without the bank's validation rows; anything else is an error."""
+    if val is None:
+        return None
+    if isinstance(val, str) and val == "none":
+        return "none"
+    if isinstance(val, float | int | np.floating) and not isinstance(val, bool) and 0 < val < 1:
+        return float(val)
+    raise InvalidInputError(
+        f"val={val!r} (--val) is not a part of each draw, over 0 and under 1, such as 0.2, and not 'none'"
+    )
+
+
+def splits_for(split: Mapping[str, Rows], val: float | str | None) -> dict[str, Rows]:
+    """Return the rows of each split as they are used: what decides nothing may judge."""
+    if val is None:
+        return dict(split)
+    judged = split["test"] if len(split["test"]) else split["val"]
+    return {"train": split["train"], "val": split["val"][:0], "test": judged}
+
+
+def check_splits(split: Mapping[str, Rows]) -> None:
+    """Raise `InvalidInputError` where there are no rows to fit to, or none to score on."""
+    if not len(split["train"]):
+        raise InvalidInputError(
+            "the bank has no labelled training rows; extract again with --split, e.g. 0.7,0.1,0.2"
+        )
+    if not len(split["test"]) and not len(split["val"]):
+        raise InvalidInputError(
+            "the bank has neither test nor validation rows to score on; extract again with --split, "
+            "e.g. 0.7,0.1,0.2"
+        )
+
+
+def notes_on_splits(
+    manifest: Manifest, split: Mapping[str, Rows], val: float | str | None, draws: Sequence[Draw]
+) -> list[str]:
+    """Say what decides and judges where it is not the validation and the test rows.
+
+    Parameters
+    ----------
+    manifest : Manifest
+    split : mapping of str to rows
+        As the bank has them.
+    val, draws
+        What decides, see `read_val`, and what is drawn.
+    """
+    notes = []
+    if isinstance(val, float):
+        sizes = {one.n_per_class: one for one in draws if one.repeat == 0}
+        ascending = [sizes[size] for size in sorted(sizes, key=size_order)]
+        counts = ", ".join(f"{len(one.held)} of {len(one.rows) + len(one.held)}" for one in ascending)
+        notes.append(
+            f"--val {val:g}: part of each draw is held out ({counts} images) to stop training, to choose C "
+            "and the head kept; heads are trained on the rest"
+        )
+        if any(not len(one.held) for one in sizes.values()):
+            notes.append(
+                "of one image per class none can be held out: there training goes by the training loss"
+            )
+    elif val == "none" or not len(split["val"]):
+        why = "no validation rows" if val is None else "--val none"
+        more = "; --val 0.2 would hold a fifth of each draw out for that" if val is None else ""
+        notes.append(
+            f"{why}: training stops by the training loss, C='auto' goes by cross-validation within each "
+            f"draw, and the head kept of each curve is that of the first repeat{more}"
+        )
+    if not len(split["test"]):
+        notes.append(
+            "no test rows: accuracies are those on the validation rows, which also chose when to stop, and "
+            "flatter"
+            if val is None
+            else "no test rows: accuracies are those on the validation rows, which decided nothing"
+        )
+        return notes
+    trained, tested = (np.unique(manifest.labels[split[name]]) for name in ("train", "test"))
+    unseen = np.setdiff1d(trained, tested)
+    if len(unseen):
+        named = ", ".join(printable(manifest.classes[code]) for code in unseen[:_MOST_NAMED])
+        more = f" and {len(unseen) - _MOST_NAMED} more" if len(unseen) > _MOST_NAMED else ""
+        notes.append(
+            f"{len(unseen)} of {len(trained)} classes without test images: {named}{more}; accuracies say "
+            "nothing of how well they are recognised"
+        )
+    return notes
+
+
+def held_out(
+    draws: Sequence[Draw], y: NDArray[Any], val: float | str | None, random_state: int
+) -> list[Draw]:
+    """Take the part of each draw that decides, if any, out of the rows that train."""
+    if not isinstance(val, float):
+        return list(draws)
+    found = []
+    for one in draws:
+        held = hold_out(y, one.rows, val, random_state=random_state, repeat=one.repeat)
+        found.append(replace(one, rows=np.setdiff1d(one.rows, held), held=held))
+    return found
+
+
+def draw_subsets(
+    manifest: Manifest, split: Mapping[str, Rows], sizes: Sequence[Size], repeats: int, random_state: int
+) -> list[Draw]:
+    """Draw every subset; rows are positions among the training rows."""
+    y = manifest.labels[split["train"]]
+    nested = draw_nested(y, sizes, repeats=repeats, random_state=random_state, class_names=manifest.classes)
+    draws: dict[tuple[Size, int], Draw] = {}
+    for repeat, draw in enumerate(nested):
+        # Seeds know nothing of sizes and heads, so that neither changes what another one gives.
+        state = np.random.SeedSequence(random_state, spawn_key=(repeat,)).generate_state(1)[0]
+        for rows in draw.values():
+            _, per_class = np.unique(y[rows], return_counts=True)
+            even = per_class.min() == per_class.max()
+            n_per_class: Size = int(per_class[0]) if even else "all"
+            draws[n_per_class, repeat] = Draw(
+                n_per_class, repeat, rows, int(state >> 1), per_class, whole=len(rows) == len(y)
+            )
+    return sorted(draws.values(), key=lambda one: (size_order(one.n_per_class), one.repeat))
+
+
+def judged_split(splits: Mapping[str, Any]) -> str:
+    """Return the split answers are kept of: validation only where there are no test rows."""
+    return "test" if "test" in splits else "val"
+
+
+def digests_of_draws(manifest: Manifest, split: Mapping[str, Rows], draws: Sequence[Draw]) -> dict[str, Any]:
+    """Return digests of what is drawn and judged, by the images themselves and their class names."""
+    judged = split[judged_split({name: at for name, at in split.items() if len(at)})]
+    subsets: dict[str, list[str]] = {}
+    for one in draws:
+        digest = _digest(manifest, split["train"][one.rows])
+        subsets.setdefault(f"{one.n_per_class}", []).append(digest)
+    return {"judged": _digest(manifest, judged), "subsets": subsets}
+
+
+def _digest(manifest: Manifest, rows: Rows) -> str:
+    """Return 16 hexadecimal digits that are the same for the same images under the same class names."""
+    lines = sorted(
+        manifest.digests[row].tobytes()
+        + manifest.classes[manifest.labels[row]].encode("utf-8", "surrogateescape")
+        for row in rows
+    )
+    return hashlib.sha256(b"\0".join(lines)).hexdigest()[:16]

@@ -1,0 +1,150 @@
+"""Heads and metrics of other packages: one file of 40 lines or less each, and an entry point."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+
+from featbank.errors import FitWarning, InvalidInputError, MissingPackageError, UnknownNameError
+from featbank.fitting import fit_heads
+from featbank.heads import catalogue, load_head, make
+from featbank.metrics import catalogue as metrics_catalogue
+from featbank.runs import Run
+from featbank.sweep import run_sweep
+
+#: In the feature space of a sweep, saved with a run, with an option of its own.
+HEAD = """
+import numpy as np
+
+from featbank.heads import Head, Parameter
+
+
+class MedianClassifier(Head):
+    \"\"\"The class whose median is nearest.\"\"\"
+
+    _parameters = {"power": Parameter(over=0, help="power of the distance"), **Head._parameters}
+
+    def __init__(self, *, power=2.0, standardize=True, rotate=False):
+        self.power = power
+        self.standardize = standardize
+        self.rotate = rotate
+
+    @classmethod
+    def _fit_many(cls, heads, rows):
+        for head, own in zip(heads, rows.subsets):
+            head.space_, head.n_features_in_ = rows.space, rows.space.n_features_
+            head.classes_, codes = np.unique(rows.y[own], return_inverse=True)
+            Z = rows.Z[own]
+            head.medians_ = np.stack([np.median(Z[codes == c], axis=0) for c in range(len(head.classes_))])
+            head.warned_ = "one sample is its own median" if len(own) == len(head.classes_) else None
+
+    def _logits(self, Z):
+        return -(np.abs(Z[:, None] - self.medians_) ** self.power).sum(axis=2).astype(np.float64)
+
+    def _stored(self):
+        return {"medians": self.medians_}, self.space_
+
+    def _take_stored(self, tensors):
+        self.medians_ = tensors["medians"]
+"""
+METRIC = """
+import numpy as np
+
+
+def worst_class(y_true, y_pred):
+    \"\"\"Return the accuracy of the class that is recognised least.\"\"\"
+    return min(np.mean(y_pred[y_true == code] == code) for code in np.unique(y_true))
+
+
+def nonsense(y_true, y_pred):
+    return "good"
+"""
+ENTRY_POINTS = """
+[featbank.heads]
+median = median_plug_in:MedianClassifier
+forest = sklearn.ensemble:RandomForestClassifier
+ncm = median_plug_in:MedianClassifier
+number = math:pi
+
+[featbank.metrics]
+worst_class = worst_plug_in:worst_class
+nonsense = worst_plug_in:nonsense
+"""
+SWEEP = {"cuts": ["fc7"], "samples_per_class": "1,4", "repeats": 2}
+
+
+@pytest.fixture
+def plug_ins(tmp_path, monkeypatch):
+    """A package as pip installs it, on the path."""
+    site = tmp_path / "site"
+    (site / "some-1.0.dist-info").mkdir(parents=True)
+    (site / "median_plug_in.py").write_text(HEAD)
+    (site / "worst_plug_in.py").write_text(METRIC)
+    (site / "some-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: some\n")
+    (site / "some-1.0.dist-info" / "entry_points.txt").write_text(ENTRY_POINTS)
+    monkeypatch.syspath_prepend(site)
+    for registry in (catalogue._heads, metrics_catalogue._metrics):  # what is loaded is forgotten afterwards
+        monkeypatch.setattr(registry, "_values", dict(registry._values))
+    yield
+    for name in ("median_plug_in", "worst_plug_in"):
+        sys.modules.pop(name, None)
+
+
+def test_a_head_of_another_package_is_like_one_of_ours(plug_ins, flowers, tmp_path):
+    assert max(len(text.strip().splitlines()) for text in (HEAD, METRIC)) <= 40
+    assert {"median", "forest", "softmax"} < set(catalogue.names())
+    assert catalogue.summary("median") == "The class whose median is nearest."
+    assert catalogue.parameters("median") == ("power", "standardize", "rotate")
+    with pytest.raises(
+        InvalidInputError, match=r"head 'median' cannot be fitted with power=0 \(allowed: a num"
+    ):
+        make("median", power=0)
+    with pytest.warns(FitWarning, match="^fc7, median: 4 of 8 heads: one sample is its own median$"):
+        fitted = fit_heads(
+            flowers,
+            heads=["median", "forest"],
+            head_params={"median": {"power": [1.0, 2.0]}, "forest": {"n_estimators": 3}},
+            metrics=["worst_class", "balanced_accuracy"],
+            cache_dir=tmp_path,
+            **SWEEP,
+        )
+    run = Run.open(fitted.run.path)
+    assert {one["head"]: one["saved"] for one in run.heads()} == {
+        "median(power=1)": True,
+        "median(power=2)": True,
+        "forest": False,
+    }
+    (kept,) = (fit for fit in fitted.result.heads if fit.head == "median(power=1)")
+    X = flowers.features("fc7")
+    head, facts = load_head(run.path / "heads" / kept.name)
+    np.testing.assert_array_equal(head.predict(X), kept.estimator.predict(X))
+    assert (type(head).__name__, head.power) == ("MedianClassifier", 1.0)
+    assert facts["class_names"] == list(flowers.classes)  # what the head answers, without the run
+    assert "fc7, median: 4 of 8 heads: one sample is its own median" in run.facts["notes"]
+    # the scores of the other package stand with every fit, and make curves
+    assert run.facts["parameters"]["metrics"] == ["worst_class", "balanced_accuracy"]
+    assert run.result().fits == fitted.result.fits
+    for fit in run.result().fits:
+        assert 0 <= fit.metrics["worst_class"] <= fit.metrics["balanced_accuracy"] == pytest.approx(fit.top1)
+    curve = run.result().curve("fc7", "median(power=2)")
+    assert curve.scores("worst_class").shape == (2, 2)
+    assert curve.points()[0].to_dict()["worst_class_mean"] == pytest.approx(
+        curve.scores("worst_class")[0].mean()
+    )
+    assert "metric:worst_class,metric:balanced_accuracy\n" in (run.path / "results.csv").read_text()
+
+
+def test_a_plug_in_replaces_nothing_and_says_when_it_is_none(plug_ins, flowers):
+    assert type(make("ncm")).__name__ == "NearestMeanClassifier"
+    with pytest.raises(
+        MissingPackageError, match=r"head 'number' is 3\.14.*, which is no class with fit and pred"
+    ):
+        make("number")
+    with pytest.raises(
+        MissingPackageError, match="metric 'nonsense' gave 'good', which is no number from 0 to"
+    ):
+        run_sweep(flowers, heads=["ncm"], metrics=["nonsense"], **SWEEP)
+    with pytest.raises(UnknownNameError, match="unknown metric 'worst'; known: 'worst_class', "):
+        run_sweep(flowers, heads=["ncm"], metrics=["worst"], **SWEEP)
