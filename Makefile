@@ -7,10 +7,10 @@ READY := $(VENV)/.ready
 TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types check bench gpu faults studies clean
+.PHONY: help install demo test test-all lint types check bench gpu faults studies clean
 
 help:            ## list the targets
-	@grep -E '^[a-z]+: .*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+: .*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 install: $(READY) ## create the virtual environment and install featbank with its development tools
 
@@ -24,10 +24,15 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)   ## digits through minivgg at five cuts: the table and the accuracy-vs-samples curve, no network
 	$(BIN)/featbank demo
 
-test: $(READY)   ## the test suite and the doctests
-	# one thread: thousands of small operations gain nothing from more, and lose much on a busy machine;
-	# on the CPU, also where there is a card: `make gpu` is for that
-	OMP_NUM_THREADS=1 CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -q -n $(TEST_PROCESSES)
+# one thread: thousands of small operations gain nothing from more, and lose much on a busy machine;
+# on the CPU, also where there is a card: `make gpu` is for that
+PYTEST := OMP_NUM_THREADS=1 CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -q -n $(TEST_PROCESSES)
+
+test: $(READY)   ## the tests that take about a second at most, and the doctests; four minutes
+	$(PYTEST) -m "not slow"
+
+test-all: $(READY) ## all tests, as CI runs them; a quarter of an hour
+	$(PYTEST)
 
 lint: $(READY)   ## ruff
 	$(BIN)/ruff check .
@@ -36,7 +41,7 @@ lint: $(READY)   ## ruff
 types: $(READY)  ## mypy, strict
 	$(BIN)/mypy
 
-check: lint types test ## everything CI runs
+check: lint types test-all ## everything CI runs
 
 bench: $(READY)  ## the benchmarks, by hand: minutes, and only ratios within one run mean anything
 	$(BIN)/python -m pytest -q -s tests/benchmarks

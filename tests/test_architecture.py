@@ -85,6 +85,7 @@ def violations(source: str, room: str) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_a_module_imports_only_from_lower_floors() -> None:
     found = []
     for path in modules():

@@ -34,6 +34,7 @@ def extract(folder: Path, cache: Path, **options):
     return featbank.extract(folder, cache_dir=cache, precision="float32", **settings)
 
 
+@pytest.mark.slow
 def test_each_image_has_its_features_or_its_reason(folder, tmp_path, caplog) -> None:
     path, wanted = folder
     with caplog.at_level(logging.INFO, logger="featbank"):
@@ -77,6 +78,7 @@ def test_each_image_has_its_features_or_its_reason(folder, tmp_path, caplog) -> 
     assert all(one.getMessage().isprintable() for one in caplog.records)
 
 
+@pytest.mark.slow
 def test_the_command_line_says_so_and_strict_exits_with_1(folder, tmp_path, capsys) -> None:
     path, _ = folder
     command = ["extract", str(path), "--backbone", "minivgg", "--weights", "random", "--cut", CUT]

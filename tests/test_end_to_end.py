@@ -13,6 +13,7 @@ import featbank
 from featbank.banks import Bank
 
 
+@pytest.mark.slow
 def test_digits_from_images_to_predictions(tmp_path: Path) -> None:
     data = load_digits()
     for index, (pixels, label) in enumerate(zip(data.images[:300], data.target[:300], strict=True)):
@@ -52,6 +53,7 @@ def test_digits_from_images_to_predictions(tmp_path: Path) -> None:
     assert right == pytest.approx(run.best_head()["top1"], abs=0.02)  # a tie may fall the other way
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_photographs_and_real_weights(shared: Path, tmp_path: Path) -> None:
     options = {
@@ -78,6 +80,7 @@ def test_photographs_and_real_weights(shared: Path, tmp_path: Path) -> None:
     assert answers[0].probabilities[0] > 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_a_head_learns_at_every_pool_with_default_settings(shared: Path, tmp_path: Path) -> None:
     """A published attempt at block4_pool and block5_pool of VGG16, 32 classes by 16 samples, learned nothing.

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 BENCH = Path(__file__).parent / "faults"
 #: Those of foreign banks have tests of their own.
 SCENARIOS = [

@@ -59,6 +59,7 @@ def cache(tmp_path: Path) -> Path:
     return tmp_path / "cache"
 
 
+@pytest.mark.slow
 def test_a_run_with_its_figures(digits, cache):
     steps: list[tuple[int, int, str]] = []
     fitted = fit_heads(
@@ -105,6 +106,7 @@ def test_the_newest_bank_of_the_cache_is_the_default(digits):
     assert BankStore(store).newest() == digits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("alias", "cut"), [("pool5", "block5_pool"), ("conv-3", "block3_pool")])
 def test_a_cut_may_be_called_by_its_alias(digits, cache, alias, cut):
     fitted = fit_heads(digits, cuts=[alias], cache_dir=cache, **QUICK)
@@ -162,6 +164,7 @@ def test_wrong_input_leaves_no_run_behind(digits, cache, options, error, message
     assert not (cache / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_run_is_made_with_the_first_result_and_not_before(digits, cache):
     seen = []
 
@@ -215,6 +218,7 @@ def test_a_sweep_in_which_everything_failed_still_leaves_a_run(digits, cache, mo
     assert Run.open(fitted.run.path).facts["notes"] == ["4 of 4 fits failed: RuntimeError: no luck"]
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_does_not_lose_the_run(digits, cache):
     # The exact solver has no learning rate, which its history says as NaN, and JSON has none.
     fitted = fit_heads(
@@ -225,6 +229,7 @@ def test_a_loss_that_is_no_number_does_not_lose_the_run(digits, cache):
     json.loads((fitted.run.path / "histories.json").read_text(), parse_constant=pytest.fail)
 
 
+@pytest.mark.slow
 def test_without_test_rows_the_figures_are_of_the_validation_rows(digits, cache, tmp_path):
     made = extract(
         *("digits",),
@@ -246,6 +251,7 @@ def test_runs_that_cannot_be_written(digits, tmp_path):
         fit_heads(digits, cuts=["block5_pool"], cache_dir=tmp_path / "file", **QUICK)
 
 
+@pytest.mark.slow
 def test_an_open_bank_does_as_well(digits, cache):
     fitted = fit_heads(Bank.open(digits), cuts=["block5_pool"], cache_dir=cache, **QUICK)
     assert fitted.run.source["key_digest"] == Bank.open(digits).key.digest()
@@ -284,6 +290,7 @@ def own_and_classic(bank, heads, n_jobs):
     return figures, heads
 
 
+@pytest.mark.slow
 def test_processes_give_what_one_process_gives(digits):
     bank = Bank.open(digits)
     X = bank.features("block5_pool")
@@ -348,6 +355,7 @@ def test_wrong_interval(digits, cache):
     assert not (cache / "runs").exists()
 
 
+@pytest.mark.slow
 def test_leaks_and_counts_stand_in_the_run(digits, cache):
     with pytest.warns(LeakWarning, match="near-identical"):
         fitted = fit_heads(digits, cuts=["block5_pool"], check_leaks=0.05, cache_dir=cache, **QUICK)
@@ -359,6 +367,7 @@ def test_leaks_and_counts_stand_in_the_run(digits, cache):
     assert set(facts["draws"]["subsets"]) == {"2", "4"}
 
 
+@pytest.mark.slow
 def test_sizes_nobody_gave_reach_as_far_as_the_images(digits: Path, cache: Path, photo_folder) -> None:
     fitted = fit_heads(digits, cuts=("block5_pool",), heads=("ncm",), repeats=1, cache_dir=cache)
     assert fitted.run.facts["parameters"]["samples_per_class"] == "4..6"
@@ -428,6 +437,7 @@ def continued(digits, cache, first, monkeypatch, **then):
     return fit_heads(digits, **{"heads": first, **given, **then})
 
 
+@pytest.mark.slow
 def test_a_run_with_estimators_of_others_is_continued_where_they_are_the_same(digits, cache, monkeypatch):
     heads = [RandomForestClassifier(n_estimators=5)]
     assert continued(digits, cache, heads, monkeypatch).n_resumed == 1
@@ -436,11 +446,13 @@ def test_a_run_with_estimators_of_others_is_continued_where_they_are_the_same(di
     assert continued(digits, cache, [Stubborn()], monkeypatch).n_resumed == 0
 
 
+@pytest.mark.slow
 def test_a_run_is_continued_only_where_the_same_decides(digits, cache, monkeypatch):
     assert continued(digits, cache, ["ncm"], monkeypatch).n_resumed == 2
     assert continued(digits, cache, ["ncm"], monkeypatch, val=0.5).n_resumed == 0
 
 
+@pytest.mark.slow
 def test_parameters_of_numpy_are_parameters(digits, cache):
     run = fit_heads(
         digits,

@@ -41,6 +41,7 @@ def read(results: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in results.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_every_step_runs_at_toy_size_on_a_bare_machine(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(ABSENT)
     path = os.pathsep.join([str(tmp_path), str(SCRIPT.parents[1])])
@@ -98,6 +99,7 @@ def test_no_step_begins_when_the_time_for_all_is_over(driving: ModuleType, tmp_p
     assert not mark.exists()
 
 
+@pytest.mark.slow
 def test_without_a_card_the_full_size_is_refused(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(SCRIPT), "--step", "0", "--out", str(tmp_path), "--work", str(tmp_path)],

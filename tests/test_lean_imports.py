@@ -19,6 +19,7 @@ def run(code: str) -> str:
 LOADED = "print('torch._dynamo' in sys.modules, 'sympy' in sys.modules)"
 
 
+@pytest.mark.slow
 def test_torchvision_does_not_bring_the_compiler() -> None:
     assert run(f"import sys, torchvision; {LOADED}") == "True True", "then featbank._lean_imports can go"
     code = (
@@ -27,6 +28,7 @@ def test_torchvision_does_not_bring_the_compiler() -> None:
     assert run(code + LOADED) == "False False"
 
 
+@pytest.mark.slow
 def test_a_network_is_built_cut_and_run_without_it() -> None:
     code = """
 import sys
@@ -40,6 +42,7 @@ assert {name: tuple(one.shape[1:]) for name, one in features.items()} == network
     assert run(code + LOADED).splitlines()[-1] == "False False"
 
 
+@pytest.mark.slow
 def test_what_needs_the_compiler_gets_it() -> None:
     code = """
 import sys
@@ -57,6 +60,7 @@ print(torch.compile(torch.nn.Linear(2, 2), backend="eager")(torch.zeros(1, 2)).s
     assert run(code).splitlines() == ["(1, 3, 2, 2)", "True", "torch._dynamo.config True", "2"]
 
 
+@pytest.mark.slow
 def test_anything_else_asked_of_it_is_the_real_thing() -> None:
     code = """
 import sys

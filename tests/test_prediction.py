@@ -92,6 +92,7 @@ def given(answers: list) -> np.ndarray:
     )
 
 
+@pytest.mark.slow
 def test_probabilities_are_those_of_the_banks_own_rows(fitted, photos):
     for name in (one["name"] for one in fitted.heads() if one["head"] != "svm"):
         answers = predict(fitted, [photos], head=name)
@@ -101,6 +102,7 @@ def test_probabilities_are_those_of_the_banks_own_rows(fitted, photos):
         assert np.ptp(given(answers), axis=0).min() > 0.2  # not all the same, or anything would do
 
 
+@pytest.mark.slow
 def test_a_head_on_the_softmax_gets_it_at_its_temperature(photos, tmp_path):
     bank = bank_of(photos, "weights", cut="logits", weights=None)  # random logits say nothing
     run = run_of(bank, ("logreg",), tmp_path, cuts=("softmax",), temperatures=(2.0,))
@@ -111,6 +113,7 @@ def test_a_head_on_the_softmax_gets_it_at_its_temperature(photos, tmp_path):
     assert np.ptp(answers, axis=0).min() > 0.2
 
 
+@pytest.mark.slow
 def test_squashed_images_are_squashed(photos, tmp_path):
     run = run_of(bank_of(photos, "squash"), ("logreg",), tmp_path)
     answers = given(predict(run, [photos]))
@@ -159,6 +162,7 @@ def copy_of(run: Run, folder: Path, **source: object) -> Run:
     return Run.open(folder)
 
 
+@pytest.mark.slow
 def test_weights_from_a_file_are_found_again_and_changed_ones_refused(photos, tmp_path):
     backbone = load_backbone("minivgg", weights="random", random_state=3)
     file = tmp_path / "weights.pth"

@@ -62,9 +62,29 @@ def build_on_meta(
     n_classes = spec.n_classes if n_classes is None else n_classes
     image_size = spec.default_image_size if image_size is None else image_size
     place = _parameters_on_meta() if spec.name.startswith("regnet") else torch.device("meta")
-    with place:
+    with place, _without_initial_values():
         module = build_module(spec, n_classes=n_classes, image_size=image_size, initialise=False)
     return module.to("meta")
+
+
+def _without_initial_values() -> contextlib.AbstractContextManager[Any]:
+    """Skip drawing numbers that have no memory: for that torch imports its compiler, over a second."""
+    from torch import Tensor
+    from torch.overrides import TorchFunctionMode
+
+    drawing = {Tensor.normal_, Tensor.uniform_, Tensor.erfinv_}
+
+    class WithoutInitialValues(TorchFunctionMode):
+        def __torch_function__(
+            self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        ) -> Any:
+            if function in drawing or getattr(function, "__module__", "") == "torch.nn.init":
+                tensor = args[0] if args else (kwargs or {})["tensor"]
+                if tensor.is_meta:
+                    return tensor
+            return function(*args, **(kwargs or {}))
+
+    return WithoutInitialValues()
 
 
 @contextlib.contextmanager

@@ -66,8 +66,8 @@ def answer_of(result: SweepResult) -> Answer | None:
 
     Examples
     --------
-    >>> from featbank.sweep import FitResult
-    >>> fits = [FitResult("fc7", "ncm", None, n, r, 2 * n, 10, 0, top1=0.9 - 0.4 / n + 0.01 * r)
+    >>> from featbank.sweep import Fit
+    >>> fits = [Fit("fc7", "ncm", None, n, r, 2 * n, 10, 0, top1=0.9 - 0.4 / n + 0.01 * r)
     ...         for n in (4, 8, 16, 32) for r in range(3)]
     >>> answer = answer_of(SweepResult(fits, n_rows={"train": 90, "test": 50}))
     >>> answer.accuracy, answer.labels.partition(":")[0]

@@ -47,6 +47,7 @@ def test_the_promised_backbones_are_there() -> None:
     assert set(backbones.names()) == promised
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", backbones.names())
 def test_shapes_and_multiply_adds_are_those_of_the_network(name: str) -> None:
     spec = get_spec(name)
@@ -182,12 +183,14 @@ def test_image_size_is_a_number() -> None:
         cut_table("vgg16", "128")  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", backbones.names())
 def test_the_smallest_size_passes(name: str) -> None:
     spec = get_spec(name)
     assert measure(spec, max(spec.min_image_size, 1))
 
 
+@pytest.mark.slow
 def test_a_network_without_a_table_goes_by_nodes() -> None:
     spec = get_spec("densenet121")
     assert "features.denseblock3" in spec.cut_names
@@ -206,6 +209,7 @@ def test_a_network_without_a_table_goes_by_nodes() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["vit_b_16", "regnet_x_400mf", "swin_t", "efficientnet_b0", "shufflenet_v2_x0_5"]
 )

@@ -193,6 +193,7 @@ def same(loaded: nn.Module, network: nn.Module) -> bool:
     return all(torch.equal(found[name], one) for name, one in wanted.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", WHOLE)
 def test_the_whole_network_is_found(network: nn.Module, tmp_path: Path, how: str) -> None:
     path = tmp_path / "w.pth.tar"
@@ -204,6 +205,7 @@ def test_the_whole_network_is_found(network: nn.Module, tmp_path: Path, how: str
     assert truncate(backbone, ["fc"], image_size=64).cuts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", HEADLESS)
 def test_a_network_without_its_classifier(network: nn.Module, tmp_path: Path, how: str, caplog: Any) -> None:
     path = tmp_path / "w.ckpt"
@@ -216,6 +218,7 @@ def test_a_network_without_its_classifier(network: nn.Module, tmp_path: Path, ho
     assert "has no classifier of 'shufflenet" not in said
 
 
+@pytest.mark.slow
 def test_cuts_behind_an_absent_classifier_are_refused(network: nn.Module, tmp_path: Path) -> None:
     torch.save(headless(network).state_dict(), tmp_path / "w.ckpt")
     backbone = load_backbone(NAME, weights=tmp_path / "w.ckpt")
@@ -231,6 +234,7 @@ def test_cuts_behind_an_absent_classifier_are_refused(network: nn.Module, tmp_pa
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "suffix", [".pth", ".pt", ".pth.tar", ".ckpt", ".bin", ".tar", ".model", ".weights", ".t7", ""]
 )
@@ -265,6 +269,7 @@ def dino(network: nn.Module) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_student_and_teacher_are_for_the_user_to_choose(network: nn.Module, tmp_path: Path) -> None:
     path = tmp_path / "dino.pth"
     torch.save(dino(network), path)
@@ -289,6 +294,7 @@ def test_student_and_teacher_are_for_the_user_to_choose(network: nn.Module, tmp_
         load_backbone(NAME, weights=f"{path}#backbone")
 
 
+@pytest.mark.slow
 def test_of_two_encoders_the_one_that_leads_is_taken_and_that_is_said(
     network: nn.Module, tmp_path: Path, caplog: Any
 ) -> None:
@@ -305,6 +311,7 @@ def test_of_two_encoders_the_one_that_leads_is_taken_and_that_is_said(
     assert usual.weights_sha256 == named.weights_sha256 != momentum.weights_sha256
 
 
+@pytest.mark.slow
 def test_a_file_whose_name_has_a_hash_sign(network: nn.Module, tmp_path: Path) -> None:
     path = tmp_path / "run#3.pth"
     torch.save(network.state_dict(), path)
@@ -312,6 +319,7 @@ def test_a_file_whose_name_has_a_hash_sign(network: nn.Module, tmp_path: Path) -
     assert same(load_backbone(NAME, weights=f"{path}#").module, network)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_classes", [10, 1001])
 def test_a_classifier_of_another_number_of_classes(
     network: nn.Module, tmp_path: Path, n_classes: int
@@ -327,6 +335,7 @@ def test_a_classifier_of_another_number_of_classes(
     assert load_backbone(NAME, weights=tmp_path / "w.ckpt").absent == {"fc.weight"}
 
 
+@pytest.mark.slow
 def test_another_network_does_not_pass_for_this_one(tmp_path: Path) -> None:
     """ResNet34's tensors are ResNet18's and more; VGG's classifier is not what makes a VGG."""
     torch.save({"state_dict": under("encoder.", models.resnet34())}, tmp_path / "w.pth")
@@ -336,6 +345,7 @@ def test_another_network_does_not_pass_for_this_one(tmp_path: Path) -> None:
     assert str(caught.value).endswith("; they fit 'resnet34': use --backbone resnet34")
 
 
+@pytest.mark.slow
 def test_a_mapping_inside_itself_and_deep_ones(network: nn.Module, tmp_path: Path) -> None:
     loop: dict[str, Any] = {"x": torch.zeros(3)}
     loop["self"] = loop
@@ -350,6 +360,7 @@ def test_a_mapping_inside_itself_and_deep_ones(network: nn.Module, tmp_path: Pat
         load_backbone(NAME, weights=tmp_path / "deep.pth")
 
 
+@pytest.mark.slow
 def test_layouts_have_versions_below_a_prefix_too(tmp_path: Path) -> None:
     """MNASNet changes its own layout by the version that its file says."""
     made = models.mnasnet0_5()
@@ -358,6 +369,7 @@ def test_layouts_have_versions_below_a_prefix_too(tmp_path: Path) -> None:
     assert all(torch.equal(one, loaded.state_dict()[name]) for name, one in made.state_dict().items())
 
 
+@pytest.mark.slow
 def test_a_bank_of_each_network_of_one_file(tmp_path: Path) -> None:
     network = load_backbone("minivgg").module
     torch.save({"student": network.state_dict(), "teacher": other(network).state_dict()}, tmp_path / "w.pth")

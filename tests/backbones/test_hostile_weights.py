@@ -35,6 +35,7 @@ def high_water_bytes() -> int:
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("suffix", "make", "said"),
     [
@@ -75,6 +76,7 @@ def test_the_canary_sings(state: State, tmp_path: Path) -> None:
         (tmp_path / "canary").rmdir()
 
 
+@pytest.mark.slow
 def test_ordinary_files_are_read(state: State, tmp_path: Path) -> None:
     optimiser = {"state": {0: {"step": torch.tensor(3.0)}}, "milestones": {1, 2}}
     wanted = load_backbone("minivgg", weights="random").module.state_dict()

@@ -30,6 +30,7 @@ def test_image_size_and_transform_reach_the_preprocessing() -> None:
     assert network.cut_shapes == {"block5_pool": (128, 2, 2)}
 
 
+@pytest.mark.slow
 def test_a_vision_transformer_is_built_for_its_image_size() -> None:
     backbone = load_backbone("vit_b_32", weights="random", image_size=64)
     assert truncate(backbone, ["encoder.ln"]).cut_shapes == {"encoder.ln": (5, 768)}
@@ -80,6 +81,7 @@ def test_real_weights_load(mobilenet: Backbone) -> None:
     assert {one.dtype for one in mobilenet.module.parameters()} == {torch.float32}
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 @needs_shared
 @pytest.mark.parametrize(

@@ -87,6 +87,7 @@ def fixture_one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", backbones.names())
 def test_every_cut_equals_what_a_hook_catches(name: str) -> None:
     spec = get_spec(name)

@@ -76,6 +76,7 @@ def test_numbers_that_are_not_finite(state: State, tmp_path: Path, value: float)
     assert "tensor 'classifier.0.bias' holds NaN or infinity; get the file again" in _refused(path)
 
 
+@pytest.mark.slow
 def test_whole_numbers_in_place_of_floats(state: State, tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     state["features.0.weight"] = state["features.0.weight"].to(torch.int8)

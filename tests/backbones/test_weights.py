@@ -144,6 +144,7 @@ def test_a_file_gets_the_first_published_preset_and_says_so(
     assert backbone.class_names[0] == "tench"
 
 
+@pytest.mark.slow
 def test_a_published_file_is_known_by_its_digest(
     state_of: StateOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: Path
 ) -> None:
@@ -186,6 +187,7 @@ def test_old_names_of_densenet(state_of: StateOf, tmp_path: Path) -> None:
     assert all(torch.equal(loaded[name], one) for name, one in state.items() if one.is_floating_point())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mnasnet0_5", "shufflenet_v2_x0_5", "regnet_y_400mf"])
 def test_networks_without_a_table_load_files_too(state_of: StateOf, name: str, tmp_path: Path) -> None:
     state = state_of(name)

@@ -83,6 +83,7 @@ def packed(request, pack_of):
     return pack_of(request.param), request.param
 
 
+@pytest.mark.slow
 def test_every_index_gives_what_the_bank_gives(full, packed):
     n = len(full)
     mask = np.zeros(n, bool)
@@ -194,6 +195,7 @@ def test_a_closed_archive_says_so(packed):
     assert str(caught.value) == "the archive of cut 'fc7' is closed; open it again with open_archive"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compression", ["zstd", "gzip"])
 def test_a_flipped_bit_in_a_chunk_is_found_when_it_is_read(full, pack_of, compression):
     path = pack_of(compression)

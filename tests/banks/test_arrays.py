@@ -329,6 +329,7 @@ def test_threads_read_the_right_rows(bank, manifest, kit, monkeypatch):
     assert not wrong
 
 
+@pytest.mark.slow
 def test_maps_do_not_use_up_the_file_descriptors(bank, monkeypatch):
     monkeypatch.setattr(cut_reader, "_MAPS_LIMIT", 3)
     gc.collect()

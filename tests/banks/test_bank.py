@@ -448,6 +448,7 @@ def test_info_loads_no_features(bank, monkeypatch):
     assert info.error is None
 
 
+@pytest.mark.slow
 def test_a_sweep_in_other_processes_never_mixes_rows_and_labels(store, kit):
     from sklearn.neighbors import NearestCentroid
 
@@ -481,6 +482,7 @@ def hashed(monkeypatch):
     return names
 
 
+@pytest.mark.slow
 def test_hosts_that_open_a_bank_in_turn_hash_it_once(bank, tmp_path, hashed, monkeypatch):
     shutil.copytree(bank.path, tmp_path / "copy")
     found = []

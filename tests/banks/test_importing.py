@@ -33,6 +33,7 @@ def faults_module(name: str) -> ModuleType:
 hostile = faults_module("banks_hostile")
 
 
+@pytest.mark.slow
 def test_hostile_banks_are_refused_and_nothing_foreign_is_opened():
     """Each breaks one rule; `tests/faults/banks_hostile.py` has them all, and what each refusal must say."""
     result = hostile.run()
@@ -44,6 +45,7 @@ def test_hostile_banks_are_refused_and_nothing_foreign_is_opened():
     assert figures["of_which_the_banks_MB"] < 100
 
 
+@pytest.mark.slow
 def test_mutated_banks():
     result = faults_module("banks_mutated").run(scale=0.003)
     assert result["bad"] == []
@@ -51,6 +53,7 @@ def test_mutated_banks():
     assert result["figures"]["refused"] > 30
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["file", "folder", "zstd", "gzip"])
 def test_a_whole_bank_comes_in_as_it_is(kind, grown, kit, tmp_path):
     path = grown.path

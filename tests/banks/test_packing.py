@@ -58,6 +58,7 @@ def test_packing_twice_gives_the_same_bytes(full, tmp_path):
     assert pack(full, tmp_path / "2.h5").read_bytes() == first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compression", ["zstd", "gzip"])
 def test_a_compressed_pack_gives_the_same_files_and_is_the_same_each_time(full, kit, tmp_path, compression):
     path = pack(full, tmp_path / "out" / "bank.h5", compression=compression)
@@ -69,6 +70,7 @@ def test_a_compressed_pack_gives_the_same_files_and_is_the_same_each_time(full, 
     assert pack(full, tmp_path / "2.h5", compression=compression).read_bytes() == path.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_folder_python_imports_from_may_change_meanwhile(full, kit, tmp_path, monkeypatch):
     """As with a new cache beside an editable install: the reader may open no folder to import again."""
     path = pack(full, tmp_path / "bank.h5", compression="zstd")
@@ -77,6 +79,7 @@ def test_a_folder_python_imports_from_may_change_meanwhile(full, kit, tmp_path, 
     assert kit.tree(again.path) == kit.tree(full.path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("compression", "number", "library"), [("zstd", 32015, b"zstd "), ("gzip", 1, b"zlib ")]
 )
@@ -97,6 +100,7 @@ def test_what_a_compressed_pack_says_of_itself(full, kit, tmp_path, compression,
                 np.testing.assert_array_equal(file["features"][cut][good], wanted)
 
 
+@pytest.mark.slow
 def test_plugins_in_the_environment_are_not_loaded(full, tmp_path, monkeypatch):
     """HDF5 would write the name of a filter it has found into the file."""
     wanted = pack(full, tmp_path / "bank.h5", compression="zstd").read_bytes()
@@ -206,6 +210,7 @@ def test_a_bank_that_is_there_is_not_overwritten(full, store, tmp_path):
         unpack(path, store)
 
 
+@pytest.mark.slow
 def test_damage_to_the_pack_is_found_or_harmless(full, kit, tmp_path):
     path = pack(full, tmp_path / "bank.h5")
     data, want = path.read_bytes(), kit.tree(full.path)

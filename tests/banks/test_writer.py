@@ -94,6 +94,7 @@ def uninterrupted(kit, tmp_path):
     return found
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_the_bank_ends_the_same(kit, tmp_path, uninterrupted):
     rng = random.Random(os.environ.get("FEATBANK_TEST_SEED", "7"))
     for trial in range(int(os.environ.get("FEATBANK_TEST_TRIALS", "2"))):
@@ -107,6 +108,7 @@ def test_killed_at_any_moment_the_bank_ends_the_same(kit, tmp_path, uninterrupte
         assert kit.tree(root) == uninterrupted
 
 
+@pytest.mark.slow
 def test_killed_from_outside_the_bank_ends_the_same(kit, tmp_path, uninterrupted):
     root, rng = tmp_path / "killed", random.Random(3)
     for _ in range(2):
@@ -123,6 +125,7 @@ def test_killed_from_outside_the_bank_ends_the_same(kit, tmp_path, uninterrupted
     assert kit.tree(root) == uninterrupted
 
 
+@pytest.mark.slow
 def test_two_writers_at_once(kit, tmp_path, uninterrupted):
     root = tmp_path / "both"
     processes = [start(kit, root, "wait") for _ in range(3)]
@@ -406,6 +409,7 @@ def listings(monkeypatch):
     return counts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_shards", [50, 400])
 def test_the_work_per_shard_does_not_grow_with_their_number(store, kit, listings, n_shards):
     bank = store.create_or_open("many", kit.KEY, {})

@@ -61,6 +61,7 @@ def test_they_are_gone_after_an_error() -> None:
     assert not any(map(is_there, found))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_they_end_with_the_process_that_started_them(number: signal.Signals) -> None:
     process = subprocess.Popen(

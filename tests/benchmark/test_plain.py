@@ -33,6 +33,7 @@ def expected(backbone_name: str, cuts: list[str], dataset: Dataset, indices: lis
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "cuts"),
     [
@@ -57,6 +58,7 @@ def test_hooks_see_what_the_truncated_network_gives(name: str, cuts: list[str], 
     assert list(plain.features()) == []
 
 
+@pytest.mark.slow
 def test_a_loading_process_gives_the_same(photo_folder: Folder) -> None:
     dataset = open_dataset(photo_folder(n_per_class=1))
     found = []

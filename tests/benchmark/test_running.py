@@ -41,6 +41,7 @@ WANTED = [
 ]
 
 
+@pytest.mark.slow
 def test_every_rate_is_measured_and_the_ratios_follow(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     cache = tmp_path / "new" / "cache"
@@ -86,6 +87,7 @@ def test_every_rate_is_measured_and_the_ratios_follow(tmp_path: Path) -> None:
         assert found["floor_ips_min"] <= floor <= found["floor_ips_max"]
 
 
+@pytest.mark.slow
 def test_images_that_cannot_be_read_are_left_out_of_every_rate(
     photo_folder: Folder, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -112,6 +114,7 @@ def test_images_that_cannot_be_read_are_left_out_of_every_rate(
     assert logging.getLogger("featbank.extraction").getEffectiveLevel() == logging.WARNING
 
 
+@pytest.mark.slow
 def test_each_round_pushes_every_image_once_more(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pushed: list[int] = []
     forward = TruncatedNetwork.forward
@@ -169,6 +172,7 @@ def command(*arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_command_prints_one_json_object(tmp_path: Path) -> None:
     options = ("--weights", "random", "--limit", "10", "--repeats", "1", "--cache-dir", str(tmp_path))
     options += ("--neighbours", "1")
@@ -178,6 +182,7 @@ def test_the_command_prints_one_json_object(tmp_path: Path) -> None:
     assert (found["n_images"], found["plain_ips"], found["neighbours"]) == (10, None, 1)
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_table(tmp_path: Path) -> None:
     options = ("--weights", "random", "--limit", "10", "--repeats", "1", "--cache-dir", str(tmp_path))
     printed = command("--baseline", "--plain-workers", "0", "--cut", "block1_pool,block5_pool", *options)

@@ -66,6 +66,7 @@ def test_a_wrong_command_line_ends_with_2(call, arguments, said):
     assert said in done.err
 
 
+@pytest.mark.slow
 def test_underscores_do_as_well_as_dashes(call, place):
     done = call(
         "fit_head", "-c", "pool5", "--samples_per_class=2", "--repeats", 1, "--max_epochs", 2, "--json"

@@ -107,6 +107,7 @@ def test_a_csv_line_without_a_label(call, untouched):
     )
 
 
+@pytest.mark.slow
 def test_a_file_that_is_not_an_image_is_quarantined(call, place):
     (place / "photos" / "blue" / "page.png").write_text("<html>404</html>")
     found = call("extract", "photos", *PLAIN, "--cut", "pool5", "--json")
@@ -141,6 +142,7 @@ def test_samples_per_class(call, untouched, sizes, message):
     refused(call("fit-head", "--samples-per-class", sizes), 2, message)
 
 
+@pytest.mark.slow
 def test_a_class_with_too_few_samples_is_named(call, place):
     for file in sorted((place / "photos" / "green").iterdir())[4:]:
         file.unlink()
@@ -159,6 +161,7 @@ def test_a_class_with_too_few_samples_is_named(call, place):
     assert "class 'green' has " in done.message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_weights_of_another_architecture(call, untouched, suffix):
     from safetensors.torch import save_file
@@ -226,6 +229,7 @@ def test_a_name_that_is_not_utf8(call, place):
     assert Path(found["path"]) == odd
 
 
+@pytest.mark.slow
 def test_a_class_and_a_folder_that_are_not_utf8(call, place):
     (place / "photos" / "red").rename(place / "photos" / "r\udce9d")
     (place / "photos").rename(place / "ph\udcf6tos")
@@ -241,6 +245,7 @@ def test_a_class_and_a_folder_that_are_not_utf8(call, place):
         assert call(*command, "--cache-dir", place / "c\udce9", "--json").json
 
 
+@pytest.mark.slow
 def test_a_cache_that_cannot_be_written(call, place):
     (place / "file").write_text("in the way")  # fails for root too, which a mode does not
     done = call("extract", "photos", *PLAIN, "--cut", "fc7", "--cache-dir", "file/cache")

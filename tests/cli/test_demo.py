@@ -31,6 +31,7 @@ def asked(monkeypatch):
     return calls
 
 
+@pytest.mark.slow
 def test_what_it_asks_for(call, tmp_path, asked):
     done = call("demo", "--cache-dir", tmp_path)
     assert done.code == 0
@@ -46,6 +47,7 @@ def test_what_it_asks_for(call, tmp_path, asked):
     assert curve.endswith("/figures/curve.png")
 
 
+@pytest.mark.slow
 def test_json(call, tmp_path, asked):
     found = call("demo", "--cache-dir", tmp_path, "--json").json
     assert len(found["curve"]) == 30

@@ -46,6 +46,7 @@ def test_a_bank_and_what_is_in_it(call, place):
     assert Bank.open(path).cuts == ("block1_pool", "fc7")
 
 
+@pytest.mark.slow
 def test_json_has_exactly_its_keys(call, place):
     found = call(*ONE, "--cache-dir", "new", "--json").json
     keys = ["bank", "rows", "pushed", "skipped", "quarantined", "duration_s", "cuts", "classes", "splits"]
@@ -62,6 +63,7 @@ def test_json_has_exactly_its_keys(call, place):
     assert (again["bank"], again["pushed"], again["skipped"]) == (str(path), 0, 36)
 
 
+@pytest.mark.slow
 def test_a_dry_run_pushes_nothing_and_writes_no_shard(call, place):
     done = call(*ONE, "--cache-dir", "new", "--dry-run")
     assert done.code == 0
@@ -74,6 +76,7 @@ def test_a_dry_run_pushes_nothing_and_writes_no_shard(call, place):
     assert call(*ONE, "--cache-dir", "new", "--json").json["pushed"] == 36
 
 
+@pytest.mark.slow
 def test_a_dry_run_of_images_that_are_not_there(call, place):
     done = call("extract", "no-such-place", "-c", "fc7", "--dry-run", "--images", 1000, "--cache-dir", "new")
     assert done.code == 0
@@ -88,6 +91,7 @@ def test_a_dry_run_of_images_that_are_not_there(call, place):
     assert "--images 1000 is for --dry-run, which says what so many images would cost" in done.err
 
 
+@pytest.mark.slow
 def test_a_part_of_the_images_of_another_bank_is_copied(call, place):
     call(*ONE, "--cache-dir", "new")
     rows = [f"photos/red/{one.name},red" for one in sorted((place / "photos" / "red").iterdir())]
@@ -100,6 +104,7 @@ def test_a_part_of_the_images_of_another_bank_is_copied(call, place):
     assert (found["pushed"], found["copied"], found["skipped"]) == (0, 24, 24)
 
 
+@pytest.mark.slow
 def test_a_dry_run_leaves_a_bank_its_rows(call, place, save_photo):
     call(*ONE, "--cache-dir", "new")
     save_photo(place / "photos" / "red" / "zz.png", seed=99999)
@@ -110,6 +115,7 @@ def test_a_dry_run_leaves_a_bank_its_rows(call, place, save_photo):
     assert [cut["complete"] for cut in bank["cuts"]] == [True]
 
 
+@pytest.mark.slow
 def test_strict_ends_with_1_when_an_image_is_quarantined(call, place):
     (place / "photos" / "red" / "page.png").write_text("<html>404</html>")
     done = call(*ONE, "--cache-dir", "new", "--json")
@@ -122,6 +128,7 @@ def test_strict_ends_with_1_when_an_image_is_quarantined(call, place):
     assert json.loads(file.read_text())["reason"] == "not-an-image"
 
 
+@pytest.mark.slow
 def test_the_cache_is_where_the_environment_says(call, place, monkeypatch):
     monkeypatch.setenv("FEATBANK_CACHE", str(place / "elsewhere"))
     path = call(*ONE, "--json").json["bank"]
@@ -134,12 +141,14 @@ def test_digits_are_the_default(call, place):
     assert found["bank"].startswith(str(place / "cache" / "banks" / "digits" / "minivgg-"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [["--image-size", 64], ["--transform", "squash"], ["--seed", 1]])
 def test_what_is_part_of_the_key_makes_another_bank(call, place, bank, options):
     assert call(*ONE, "--json").json["bank"] == str(bank)
     assert call(*ONE, *options, "--json").json["bank"] != str(bank)
 
 
+@pytest.mark.slow
 def test_the_classes_and_splits_are_said_before_anything_is_pushed(call, place):
     for index in range(5):
         (place / "photos" / f"x{index}").mkdir()
@@ -150,6 +159,7 @@ def test_the_classes_and_splits_are_said_before_anything_is_pushed(call, place):
         assert said.startswith("classes 8: blue, green, red, x0, x1 and 3 more; splits ")
 
 
+@pytest.mark.slow
 def test_two_readings_of_a_folder_are_refused_and_either_is_had(call, place, save_photo):
     for split in ("train", "test"):
         (place / "data" / split).mkdir(parents=True)
@@ -181,12 +191,14 @@ def test_a_class_that_cannot_be_decoded_is_refused_unless_asked_for_and_nothing_
     assert (found["classes"], found["pushed"], found["skipped"]) == (["blue", "green"], 0, 24)
 
 
+@pytest.mark.slow
 def test_a_class_folder_without_images_is_refused_unless_asked_for(call, place):
     (place / "photos" / "bird").mkdir()
     assert "--skip-empty-classes" in call(*ONE, "--cache-dir", "new").message
     assert call(*ONE, "--cache-dir", "new", "--skip-empty-classes").code == 0
 
 
+@pytest.mark.slow
 def test_a_csv_with_columns_of_other_names_is_split_by_its_own_and_opened_again(call, place):
     photos = sorted((place / "photos").glob("*/*"))
     rows = [f"{one},{one.parent.name},{'test' if at % 4 == 0 else 'train'}" for at, one in enumerate(photos)]

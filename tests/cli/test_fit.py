@@ -34,6 +34,7 @@ def test_json_has_the_run_and_the_curve(call, place):
     assert run.facts["parameters"]["head_params"]["softmax"] == {"max_epochs": 4}
 
 
+@pytest.mark.slow
 def test_a_table_otherwise(call, place):
     done = call(*QUICK, "--repeats", 3, "-c", "block5_pool", "-n", "2,4")
     lines = done.out.splitlines()
@@ -47,6 +48,7 @@ def test_a_table_otherwise(call, place):
     assert lines[-3].startswith("times       ")
 
 
+@pytest.mark.slow
 def test_what_has_no_interval_is_said(call, place):
     out = call("fit-head", "--repeats", 2, "-c", "pool5", "--head", "ncm", "-n", "2,6").out
     assert "test accuracy in % by samples per class: mean\n" in out
@@ -58,6 +60,7 @@ def test_what_has_no_interval_is_said(call, place):
     assert "\nno interval: 6 (one draw, all samples)\n" in out
 
 
+@pytest.mark.slow
 def test_all_of_unbalanced_classes_is_called_all(call, place):
     for gone in ("00.png", "01.png", "02.png", "03.png"):
         (place / "photos" / "red" / gone).unlink()
@@ -73,6 +76,7 @@ def test_all_of_unbalanced_classes_is_called_all(call, place):
     assert "ncm on block5_pool, all samples (4-10 per class), one fit: " in out
 
 
+@pytest.mark.slow
 def test_all_of_uneven_classes_is_called_all_where_its_mean_is_whole(call, place):
     """A class of 4 and two of 7 are 6 per class on average, and no class has 6."""
     assert call("fit-head", "-c", "pool5", "--head", "ncm", "-n", "2").code == 0  # the bank is there
@@ -100,6 +104,7 @@ def test_all_of_uneven_classes_is_called_all_where_its_mean_is_whole(call, place
     assert call("plot", "curve", "last", "--json").json["figure"]
 
 
+@pytest.mark.slow
 def test_classes_without_training_images_are_said_in_every_result(call, place):
     table = ["path,label,split"]
     for label in ("red", "green", "blue"):
@@ -128,6 +133,7 @@ def test_classes_without_training_images_are_said_in_every_result(call, place):
     assert (wrong.code, wrong.message) == (2, "--untrained-classes 'both' is not one of drop, keep")
 
 
+@pytest.mark.slow
 def test_a_parameter_that_was_chosen_is_told(call, place):
     options = ("fit-head", "--repeats", 2, "-c", "pool5", "-n", "2,4")
     done = call(*options, "--head", "logreg,ncm", "--C", "auto")
@@ -145,6 +151,7 @@ def test_a_parameter_that_was_chosen_is_told(call, place):
     assert " chosen, " not in call(*options, "--head", "logreg", "--C", "0.1,1").out
 
 
+@pytest.mark.slow
 def test_one_temperature_is_one_curve(call, place):
     done = call(*QUICK, "-c", "softmax", "--temperature", "0.5,2", "-n", "4", "--json")
     assert [point["temperature"] for point in done.json["curve"]] == [0.5, 2.0]
@@ -179,6 +186,7 @@ def test_a_failed_fit_ends_with_1(call, place, monkeypatch):
     assert "nan" not in "".join(lines).lower()
 
 
+@pytest.mark.slow
 def test_lists_of_values_are_a_family(call, place):
     done = call(
         *("fit-head", "--repeats", 2, "-c", "pool5", "-n", "2,4", "--json"),
@@ -194,6 +202,7 @@ def test_lists_of_values_are_a_family(call, place):
     assert (picture.code, (place / "family.svg").exists()) == (0, True)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_is_continued(call, place, monkeypatch):
     options = ("fit-head", "--repeats", 3, "-c", "pool5", "--head", "ncm", "-n", "1,2,4", "--json")
     add = Run.add
@@ -217,6 +226,7 @@ def test_an_interrupted_run_is_continued(call, place, monkeypatch):
     assert call(*options, "--fresh").json["resumed"] == 0
 
 
+@pytest.mark.slow
 def test_counts_and_the_answering_head_are_told(call, place):
     done = call(*QUICK, "-c", "block5_pool", "-n", "4")
     lines = done.out.splitlines()
@@ -236,6 +246,7 @@ def test_counts_and_the_answering_head_are_told(call, place):
     assert mean == pytest.approx(found["head"]["top1"])
 
 
+@pytest.mark.slow
 def test_an_interval_over_the_test_images(call, place):
     options = ("fit-head", "--repeats", 2, "-c", "block4_pool", "--head", "knn", "-n", "1")
     found = call(*options, "--interval", "bootstrap", "--json").json

@@ -76,6 +76,7 @@ def texts() -> Iterator[tuple[str, str]]:
             place += is_argument
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("command", "option"), [one for one in texts() if one[1] not in FREE])
 def test_what_no_file_can_be_called_is_one_line(call, place, command, option):
     for what, text in BAD.items():
@@ -88,6 +89,7 @@ def test_what_no_file_can_be_called_is_one_line(call, place, command, option):
         assert done.code in (2, 3) or (command, option) in UNUSED, (what, done)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["x" * 300, "a\udcffb", "a/b"])
 def test_any_name_of_a_run_will_do(call, place, name):
     done = call(
@@ -119,6 +121,7 @@ def home(place, bank, tmp_path_factory, monkeypatch):
     assert not (place / "~").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -7,6 +7,7 @@ import pytest
 PNG, SVG = b"\x89PNG\r\n\x1a\n", b"<?xml"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["curve", "history", "cuts", "confusion", "temperature", "times", "scores"])
 def test_every_kind_of_figure(call, place, kind):
     run = "warmth" if kind == "temperature" else "depth"
@@ -34,6 +35,7 @@ def test_several_runs_in_one_figure(call, place):
     assert (place / "one.svg").read_bytes() != (place / "both.svg").read_bytes()
 
 
+@pytest.mark.slow
 def test_cuts_by_their_alias_and_intervals(call, place):
     pictures = {
         name: call("plot", "curve", "depth", *arguments, "-o", f"{name}.svg").code

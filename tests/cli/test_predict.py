@@ -52,6 +52,7 @@ def test_json(call, place):
     assert 1 >= found["probabilities"][0] >= found["probabilities"][1] >= 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["svm", "ridge", "ncm"])
 def test_a_head_without_probabilities_says_its_class(call, place, head):
     assert call("fit-head", "-c", "pool5", "--head", head, "-n", 4, "--repeats", 1).code == 0

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 QUICK = ("pretrain", "photos", "--split", "6,3,3", "--epochs", 1, "--batch-size", 16, "--cutout", 0)
 
 
+@pytest.mark.slow
 def test_weights_card_and_accuracy(call, place):
     done = call(*QUICK, "--output", "trained", "--json")
     assert done.code == 0

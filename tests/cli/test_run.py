@@ -48,6 +48,7 @@ def study(tmp_path, photo_folder, monkeypatch):
     return "small.toml"
 
 
+@pytest.mark.slow
 def test_published_stands_beside_measured(call, study):
     done = call("run", study, "--data", "photos")
     assert done.code == 0
@@ -70,6 +71,7 @@ def test_published_stands_beside_measured(call, study):
     assert set(again["runs"]) == set(again["reports"]) == {"small"}
 
 
+@pytest.mark.slow
 def test_a_dry_run_pushes_nothing(call, study, tmp_path):
     done = call("run", study, "--data", "photos", "--dry-run")
     assert done.code == 0

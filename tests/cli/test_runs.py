@@ -136,6 +136,7 @@ def test_rm(call, place, monkeypatch):
     assert call("runs", "rm", "last").code == 3
 
 
+@pytest.mark.slow
 def test_rm_removes_nothing_but_runs_of_the_cache(call, place, monkeypatch):
     depth, runs = of(place, "depth"), place / "cache" / "runs"
     project, away = place / "proj", place / "away" / depth.name

@@ -49,6 +49,7 @@ def test_activations_of_a_digit_and_of_a_photograph(call, place):
     assert (place / "a.svg").read_bytes().startswith(SVG)
 
 
+@pytest.mark.slow
 def test_dream(call, place):
     options = ("--cut", "pool1", "--channels", 2, "--steps", 2, "--candidates", 4, "--json")
     done = call("show", "dream", *options)
@@ -104,6 +105,7 @@ def own(place, monkeypatch):
     return place
 
 
+@pytest.mark.slow
 def test_images_that_have_moved(call, own):
     assert call("show", "mistakes", "--cache-dir", "own", "--out", "m.svg").code == 0
     (own / "photos").rename(own / "album")
@@ -117,6 +119,7 @@ def test_images_that_have_moved(call, own):
     assert call("show", "occlusion", "last", "green/11.png", *there, *quick).json["positions"] == 4
 
 
+@pytest.mark.slow
 def test_pictures_of_an_older_run_after_the_bank_has_changed(call, own, monkeypatch):
     """Renamed, added and removed images, and a class that moves all class numbers."""
     monkeypatch.chdir(own)
@@ -144,6 +147,7 @@ def test_pictures_of_an_older_run_after_the_bank_has_changed(call, own, monkeypa
     assert seen("alone.png", "--data", "photos") == before
 
 
+@pytest.mark.slow
 def test_a_cache_that_has_moved(call, own):
     (own / "own").rename(own / "elsewhere")
     done = call("show", "mistakes", "--cache-dir", "elsewhere", "--json")
@@ -159,6 +163,7 @@ def test_a_cache_that_has_moved(call, own):
     assert found.json["class"] == "red"
 
 
+@pytest.mark.slow
 def test_a_head_without_probabilities(call, own):
     done = call("show", "occlusion", "--head", "block5_pool-svm-n2-r0", "--cache-dir", "own")
     message = "head 'block5_pool-svm-n2-r0' gives no probabilities; choose another with --head"
@@ -167,6 +172,7 @@ def test_a_head_without_probabilities(call, own):
     assert all(one["p_true"] is None for one in found["mistakes"])
 
 
+@pytest.mark.slow
 def test_occlusion(call, place):
     quick = ("--patch", 16, "--stride", 8, "--json")
     by_file = call("show", "occlusion", "depth", "photos/green/11.png", *quick).json

@@ -112,6 +112,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_changed_key_reuses_nothing_and_says_what_differs(call, place, bank, name):
     base = (*ONE, "--precision", "float32", "--cache-dir", "new")
@@ -128,6 +129,7 @@ def test_a_changed_key_reuses_nothing_and_says_what_differs(call, place, bank, n
     assert call(*base, "--json").json["bank"] == first["bank"]
 
 
+@pytest.mark.slow
 def test_another_decoder_reuses_nothing(call, place, monkeypatch):
     first = call(*ONE, "--cache-dir", "new", "--json").json
     monkeypatch.setattr("featbank.extraction.choosing.decoder_name", lambda: "pillow-99.0")
@@ -179,6 +181,7 @@ def test_an_unfinished_cut_is_called_so(call, place, bank):
     ]
 
 
+@pytest.mark.slow
 def test_info_shows_maxima_and_what_was_clipped(call, place, monkeypatch):
     from featbank.backbones import TruncatedNetwork
 

@@ -65,6 +65,7 @@ def test_the_corpus_is_as_large_as_it_says() -> None:
     assert sum(one.bomb for one in CONTENTS) == 9
 
 
+@pytest.mark.slow
 def test_the_folder_lists_files_and_nothing_else(folder, caplog) -> None:
     path, wanted = folder
     with caplog.at_level(logging.DEBUG, logger="featbank"):

@@ -252,6 +252,7 @@ def test_a_path_may_begin_with_a_tilde(images, monkeypatch):
     assert "lists 'a.jpg' again" in error(images, "path,label\n~/a.jpg,cat\na.jpg,dog\n")
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_the_rows_not_of_the_text(images):
     """Ids of 30 bytes, one table to find repeats, no text and no object for each cell."""
     n = 40_000

@@ -73,6 +73,7 @@ def test_pixels_and_failures_are_those_of_a_plain_loop(odd, tmp_path, where, wor
     assert details[20] == "the file changed while it was being extracted"
 
 
+@pytest.mark.slow
 def test_crashes_and_hangs_cost_their_own_rows(odd, tmp_path) -> None:
     named = {5 * number + 3: name for number, name in enumerate([*odd.CRASHES, *odd.HANGS, "ten-gigabytes"])}
     code = {**odd.CRASHES, **odd.HANGS, **odd.OTHERS}
@@ -99,6 +100,7 @@ def test_crashes_and_hangs_cost_their_own_rows(odd, tmp_path) -> None:
     assert details["ten-gigabytes"] == f"decoding needs more than {2 << 30} bytes"
 
 
+@pytest.mark.slow
 def test_nothing_of_an_earlier_batch_shows(odd) -> None:
     contents = [png(odd.PLAIN), b"", png(odd.CRASHES["exit"])]
     with pool_of(Images(contents), odd.act, ahead=1) as pool:
@@ -108,12 +110,14 @@ def test_nothing_of_an_earlier_batch_shows(odd) -> None:
             assert shown == ([True] * 4 if number < 4 else [True, False, False, False])
 
 
+@pytest.mark.slow
 def test_a_batch_of_nothing_but_crashers(odd) -> None:
     with pool_of(Images([png(odd.CRASHES["exit"])] * 3), odd.act) as pool:
         (batch,) = pool.batches([DecodeRequest(range(3))])
     assert [one.reason for one in batch.failures] == ["crashed"] * 3
 
 
+@pytest.mark.slow
 def test_a_death_that_does_not_come_again_costs_nothing(odd) -> None:
     contents = [png(odd.OTHERS["once"] if n in (2, 9) else odd.PLAIN, n) for n in range(16)]
     with pool_of(Images(contents), odd.act) as pool:
@@ -131,6 +135,7 @@ def test_a_generator_left_early_gives_its_memory_back(odd) -> None:
         assert [batch.decoded.all() for batch in pool.batches([DecodeRequest(range(40))] * 5)] == [True] * 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("held", [1, 2, 3])
 def test_batches_stay_as_long_as_they_are_held(odd, held) -> None:
     contents = [png(odd.PLAIN, n) for n in range(12)]
@@ -170,6 +175,7 @@ def test_chunks_of_small_images_are_large(odd, monkeypatch, side, n, sizes) -> N
     assert found == sizes
 
 
+@pytest.mark.slow
 def test_what_was_left_early_does_not_write_into_later_batches(odd) -> None:
     contents = [png(odd.PLAIN, 1), png(odd.OTHERS["slow"], 2)]
     with pool_of(Images(contents), odd.act, ahead=1) as pool:
@@ -307,6 +313,7 @@ def test_an_image_that_a_resize_blows_up(odd) -> None:
     assert batch.failures[0].reason in ("out-of-memory", "too-many-pixels")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrapped", ["torchvision", "blurred", "part of it"])
 @pytest.mark.parametrize(
     ("act", "reason"),
@@ -328,6 +335,7 @@ def test_an_image_that_its_dataset_decodes_costs_its_own_row(odd, wrapped, act, 
     assert batch.decoded.sum() == n - 1
 
 
+@pytest.mark.slow
 def test_parts_and_mixtures_are_read_by_the_processes(odd, tmp_path) -> None:
     (tmp_path / "files").mkdir()
     files = Files([png(odd.PLAIN, n) for n in range(8)], tmp_path / "files")  # its read() fails the test here
@@ -380,6 +388,7 @@ def test_errors_of_a_dataset_keep_their_kind(odd) -> None:
         list(pool.batches([DecodeRequest([0])]))
 
 
+@pytest.mark.slow
 def test_items_at_the_ends_that_cannot_be_read_cost_their_rows_too(odd) -> None:
     dataset = TorchvisionDataset({"": Decoded({0: "segfault", 11: "exit"})}, name="odd", location="here")
     assert dataset.labels == tuple("ab" * 6)

@@ -43,6 +43,7 @@ def pids_of(pool: DecodePool) -> list[int]:
     return [handle._process.pid for handle in pool._handles if handle._process is not None]
 
 
+@pytest.mark.slow
 def test_killed_processes_are_replaced(odd) -> None:
     with pool_of(Images([png(odd.PLAIN, n) for n in range(64)]), odd.who, workers=2) as pool:
         for _ in range(3):
@@ -217,6 +218,7 @@ def test_a_process_that_fails_to_start_says_why(odd, monkeypatch) -> None:
         list(pool.batches([DecodeRequest([0])]))
 
 
+@pytest.mark.slow
 def test_processes_that_die_with_no_image_to_blame(odd, monkeypatch) -> None:
     code = (
         "import sys, socket\n"

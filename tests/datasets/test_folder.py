@@ -359,6 +359,7 @@ NAMES = st.binary(min_size=1, max_size=60).filter(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(st.dictionaries(NAMES, st.sets(NAMES, min_size=1, max_size=4), min_size=2, max_size=4))
 def test_any_bytes_a_file_system_takes_come_back(tree):

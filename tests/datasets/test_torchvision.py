@@ -89,6 +89,7 @@ def test_cifar10_from_its_files(read_here, tmp_path, monkeypatch):
     assert dataset.labels[first_train + 3] == "truck"
 
 
+@pytest.mark.slow
 def test_svhn_like_split_argument_and_labels_attribute(monkeypatch, tmp_path):
     monkeypatch.setattr(tv, "Small", Small, raising=False)
     dataset = open_dataset("torchvision:Small", data_root=tmp_path)

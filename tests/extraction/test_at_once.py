@@ -70,6 +70,7 @@ def check(result: ExtractionResult, data: Path, cache: Path, tmp_path: Path) -> 
         np.testing.assert_array_equal(bank[cut].read(), alone[cut].read())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("batch_by_batch")
 @pytest.mark.parametrize("late", [0, 8])
 @pytest.mark.parametrize(
@@ -99,6 +100,7 @@ def test_one_that_comes_and_goes_beside_another(
         check(found, data[name], cache, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("batch_by_batch")
 def test_three_at_once_each_come_to_their_own_end(
     photo_folder: Folder, tmp_path: Path, save_photo: SavePhoto
@@ -122,6 +124,7 @@ def test_three_at_once_each_come_to_their_own_end(
         check(result, data[name], cache, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("batch_by_batch")
 def test_a_cut_extracted_of_few_images_takes_nothing_from_the_others(
     photo_folder: Folder, tmp_path: Path
@@ -144,6 +147,7 @@ def test_a_cut_extracted_of_few_images_takes_nothing_from_the_others(
             assert b"torch" in file.attrs.get("made_by", b"")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("batch_by_batch")
 def test_a_plan_beside_an_extraction_takes_nothing_away(photo_folder: Folder, tmp_path: Path) -> None:
     data, cache = photo_folder(), tmp_path / "cache"
@@ -167,6 +171,7 @@ def test_a_plan_beside_an_extraction_takes_nothing_away(photo_folder: Folder, tm
     assert run(data, cache).pushed == 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("batch_by_batch")
 @pytest.mark.parametrize("state", ["new", "complete", "partial", "damaged", "copied"])
 def test_a_plan_touches_nothing(
@@ -205,6 +210,7 @@ def test_a_plan_touches_nothing(
         assert stamps(cache) == before
 
 
+@pytest.mark.slow
 def test_what_fails_after_the_plan_leaves_no_bank(
     photo_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -84,6 +84,7 @@ def batch_size_of(bank: Path) -> int:
     return Bank.open(bank).key.batch_size
 
 
+@pytest.mark.slow
 def test_memory_decides_unless_a_number_is_given(
     photo_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,6 +94,7 @@ def test_memory_decides_unless_a_number_is_given(
     assert batch_size_of(extract(data, **settings(tmp_path / "two", batch_size=5)).bank) == 5  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_bank_that_is_there_is_continued_with_its_own_batch_size(
     photo_folder: Folder, tmp_path: Path
 ) -> None:

@@ -25,6 +25,7 @@ def run(data: Path, cache: Path, *cuts: str, compile: str = "auto") -> Extractio
     return extract(data, cuts=cuts, cache_dir=cache, compile=compile, **settings)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # the compiler's own, which are not ours to mend
 def test_a_compiled_network_gives_the_same_features_under_another_name(
     photo_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -57,6 +57,7 @@ MACHINES: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("first", "later"),
     [
@@ -90,6 +91,7 @@ def test_another_machine_or_mood_continues_the_bank(
     assert len(BankStore(cache / "banks").paths()) == 1
 
 
+@pytest.mark.slow
 def test_what_is_given_explicitly_is_a_bank_of_its_own_and_told(
     photo_folder: Folder, tmp_path: Path, machine: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -119,6 +121,7 @@ def test_what_is_given_explicitly_is_a_bank_of_its_own_and_told(
     assert len(BankStore(cache / "banks").paths()) == 5
 
 
+@pytest.mark.slow
 def test_of_several_the_one_with_most_of_what_is_asked_is_continued(
     photo_folder: Folder, tmp_path: Path, machine: Callable[..., None]
 ) -> None:
@@ -131,6 +134,7 @@ def test_of_several_the_one_with_most_of_what_is_asked_is_continued(
         assert (found.bank, found.pushed) == (bank, 0)
 
 
+@pytest.mark.slow
 def test_a_bank_that_cannot_be_computed_here_is_still_read(
     photo_folder: Folder,
     tmp_path: Path,
@@ -154,6 +158,7 @@ def test_a_bank_that_cannot_be_computed_here_is_still_read(
     assert f"bank photos/{compiled.bank.name} cannot be continued here: there is no C++" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["auto", "bfloat16"])
 def test_how_far_bfloat16_is_off_is_said_once_for_each_bank(
     photo_folder: Folder,

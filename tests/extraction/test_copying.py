@@ -99,6 +99,7 @@ def test_a_list_of_half_the_images_pushes_nothing(
     assert verify_bank(result.bank).findings == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shards", ["small", "large"])
 def test_of_a_mix_only_the_new_ones_are_pushed(
     whole: ExtractionResult,
@@ -153,6 +154,7 @@ def test_what_was_quarantined_there_is_looked_at_here(
     same_as_alone(result, half, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("batch_by_batch")
 @pytest.mark.parametrize("damage", ["flipped", "gone", "bank gone"])
 def test_a_damaged_bank_lends_nothing_and_that_is_said(
@@ -195,6 +197,7 @@ def test_what_was_chosen_for_one_bank_is_chosen_for_a_part_of_its_images(
     assert (result.pushed, result.copied) == (0, 9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"image_size": 48}, {"dtype": "float32"}, {"weights": "random"}])
 def test_another_key_is_nothing_to_copy_from(
     whole: ExtractionResult, tmp_path: Path, changes: dict[str, Any]

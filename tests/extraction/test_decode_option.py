@@ -51,6 +51,7 @@ def run(folder: Path, cache: Path, **options: object) -> Bank:
     return Bank.open(extract(folder, cache_dir=cache, device="cpu", **{**settings, **options}).bank)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_cuda_is_the_cpu")
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_it_is_another_bank_of_nearly_the_same_features(photos, tmp_path, precision) -> None:
@@ -82,6 +83,7 @@ def test_it_needs_a_device_that_can(photos, tmp_path, capsys) -> None:
     assert "use decode='cpu'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_cuda_is_the_cpu")
 def test_a_bank_is_repaired_by_the_decoder_that_made_it(photos, tmp_path, monkeypatch) -> None:
     bank = run(photos, tmp_path / "cache", precision="float32", compile="off", decode="cuda")
@@ -96,6 +98,7 @@ def test_a_bank_is_repaired_by_the_decoder_that_made_it(photos, tmp_path, monkey
     assert next((bank.path / CUT).glob("*.h5")).read_bytes() == whole
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_cuda_is_the_cpu")
 def test_a_benchmark_measures_it(photos) -> None:
     result = run_benchmark(

@@ -107,6 +107,7 @@ def test_each_way_to_resize(photos, decoder, preprocessing) -> None:
     assert_same(found, wanted)
 
 
+@pytest.mark.slow
 def test_odd_images_end_as_ever(tmp_path, decoder) -> None:
     corpus.write_folder(tmp_path / "odd")
     found, wanted, loader = both(open_dataset(tmp_path / "odd"), decoder)
@@ -231,6 +232,7 @@ def test_an_image_the_device_cannot_resize_is_left_to_pillow(photos, decoder, mo
     assert (loader.n_on_device, loader.n_refused) == (10, 1)
 
 
+@pytest.mark.slow
 def test_pixels_of_one_call_are_bounded(photos, monkeypatch) -> None:
     save_jpeg(photos / "b" / "large.jpg", 51, size=(100, 100))
     monkeypatch.setattr(device_images, "_MAX_PIXELS", 5000)  # two of the small ones
@@ -241,6 +243,7 @@ def test_pixels_of_one_call_are_bounded(photos, monkeypatch) -> None:
     assert loader.n_on_device == 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_paths", [True, False])
 def test_large_files_are_left_to_the_processes(photos, decoder, monkeypatch, with_paths) -> None:
     dataset = open_dataset(photos)
@@ -318,6 +321,7 @@ def test_other_pictures_than_pillows_are_not_handed_out(photos) -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_pixels_are_compared_until_three_images_could_be(photos, decoder) -> None:
     runs = [(0, [0, 1]), (2, [2, 3, 4, 5]), (6, [6, 7, 8])]
     found, wanted, loader = both(open_dataset(photos), decoder, runs)

@@ -70,6 +70,7 @@ def test_a_second_extraction_pushes_nothing(photo_folder: Folder, tmp_path: Path
     assert again.bank == first.bank
 
 
+@pytest.mark.slow
 def test_what_is_complete_is_extracted_from_a_read_only_cache(
     photo_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pushed: list[int]
 ) -> None:
@@ -91,6 +92,7 @@ def test_what_is_complete_is_extracted_from_a_read_only_cache(
         run(data, cache, cuts=("block5_pool",))
 
 
+@pytest.mark.slow
 def test_what_made_a_cut_is_recorded_and_a_mix_is_told_once(
     photo_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -125,6 +127,7 @@ def test_what_made_a_shard_is_recorded_where_the_plan_needed_no_torch(
     assert (facts["torch"], facts["device"]) == (torch.__version__, "cpu")
 
 
+@pytest.mark.slow
 def test_the_bank_asked_for_last_is_the_newest(photo_folder: Folder, tmp_path: Path) -> None:
     one, other = photo_folder(name="one"), photo_folder(name="other")
     store = BankStore(tmp_path / "banks")
@@ -161,6 +164,7 @@ def test_rows_land_where_the_manifest_says(photo_folder: Folder, tmp_path: Path)
         np.testing.assert_allclose(bank["block3_pool"][row], caught.pop()[0].numpy(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [2, 3])
 def test_features_do_not_depend_on_workers(photo_folder: Folder, tmp_path: Path, workers: int) -> None:
     data = photo_folder()
@@ -169,6 +173,7 @@ def test_features_do_not_depend_on_workers(photo_folder: Folder, tmp_path: Path,
     assert shard_bytes(one.bank) == shard_bytes(other.bank)
 
 
+@pytest.mark.slow
 def test_features_do_not_depend_on_the_batch_size(photo_folder: Folder, tmp_path: Path) -> None:
     data = photo_folder()
     small = Bank.open(run(data, tmp_path / "cache", batch_size=3).bank)
@@ -208,6 +213,7 @@ def test_an_interrupted_extraction_resumes_to_the_same_bytes(
     assert shard_bytes(resumed.bank) == shard_bytes(whole.bank)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("batch_by_batch")
 @pytest.mark.parametrize("delay_s", [0.0, 0.1])
 def test_a_killed_extraction_resumes_to_the_same_bytes(
@@ -251,6 +257,7 @@ def test_new_images_alone_are_pushed(photo_folder: Folder, tmp_path: Path, save_
     np.testing.assert_array_equal(kept, before)
 
 
+@pytest.mark.slow
 def test_a_new_cut_alone_is_extracted(photo_folder: Folder, tmp_path: Path, pushed: list[int]) -> None:
     data, cache = photo_folder(), tmp_path / "cache"
     first = run(data, cache, cuts=("fc7",))
@@ -264,6 +271,7 @@ def test_a_new_cut_alone_is_extracted(photo_folder: Folder, tmp_path: Path, push
     }.items() <= stamps.items()
 
 
+@pytest.mark.slow
 def test_a_changed_split_and_rows_that_leave_are_told(
     photo_folder: Folder, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -284,6 +292,7 @@ def test_a_changed_split_and_rows_that_leave_are_told(
     )
 
 
+@pytest.mark.slow
 def test_a_changed_file_is_pushed_again_and_a_removed_one_leaves(
     photo_folder: Folder, tmp_path: Path, save_photo: SavePhoto
 ) -> None:
@@ -296,6 +305,7 @@ def test_a_changed_file_is_pushed_again_and_a_removed_one_leaves(
     assert b"blue/000.png" not in Bank.open(result.bank).manifest.ids
 
 
+@pytest.mark.slow
 def test_identical_files_are_pushed_once(photo_folder: Folder, tmp_path: Path) -> None:
     data = photo_folder()
     (data / "red" / "copy.png").write_bytes((data / "red" / "000.png").read_bytes())
@@ -324,6 +334,7 @@ def test_a_file_that_is_not_an_image_is_quarantined_and_nothing_shifts(
     assert (again.pushed, again.skipped, again.quarantined) == (0, 18, 1)
 
 
+@pytest.mark.slow
 def test_a_file_that_changes_under_the_run_is_absent_then_pushed(
     photo_folder: Folder, tmp_path: Path, save_photo: SavePhoto, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -345,6 +356,7 @@ def test_a_file_that_changes_under_the_run_is_absent_then_pushed(
     assert (result.rows, result.pushed, result.skipped, result.quarantined) == (18, 1, 17, 0)
 
 
+@pytest.mark.slow
 def test_a_file_that_was_gone_for_a_while_is_pushed_when_it_is_back(
     photo_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -369,6 +381,7 @@ def test_a_file_that_was_gone_for_a_while_is_pushed_when_it_is_back(
     assert bank.rows_ok("fc7").all()
 
 
+@pytest.mark.slow
 def test_names_that_are_not_utf8_survive(photo_folder: Folder, tmp_path: Path) -> None:
     data = photo_folder()
     odd = os.fsencode(data) + b"/red/caf\xe9\n.png"
@@ -380,17 +393,20 @@ def test_names_that_are_not_utf8_survive(photo_folder: Folder, tmp_path: Path) -
     assert bank.quarantine()[0].id == b"red/caf\xe9\n.png"
 
 
+@pytest.mark.slow
 def test_logits_are_float32_whatever_is_asked(photo_folder: Folder, tmp_path: Path) -> None:
     bank = Bank.open(run(photo_folder(), tmp_path / "cache", cuts=("logits", "fc7")).bank)
     assert (bank["logits"].dtype, bank["fc7"].dtype) == (np.float32, np.float16)
 
 
+@pytest.mark.slow
 def test_softmax_means_logits(photo_folder: Folder, tmp_path: Path) -> None:
     result = run(photo_folder(), tmp_path / "cache", cuts=("softmax",))
     assert list(result.cuts) == ["logits"]
     np.testing.assert_allclose(Bank.open(result.bank).softmax(2.0).sum(axis=1), 1.0, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_features_that_do_not_fit_are_an_error(
     photo_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -408,6 +424,7 @@ def test_features_that_do_not_fit_are_an_error(
     assert run(data, tmp_path / "cache", cuts=("fc7",), dtype="float32").pushed == 18
 
 
+@pytest.mark.slow
 def test_features_that_are_not_numbers_are_an_error(
     photo_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -432,6 +449,7 @@ def test_a_disk_that_cannot_hold_it_is_refused_before_anything_is_pushed(
     assert pushed == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("batch_by_batch")
 def test_a_full_disk_keeps_what_was_written(
     photo_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -458,6 +476,7 @@ def test_a_full_disk_keeps_what_was_written(
     assert shard_bytes(result.bank) == shard_bytes(run(data, tmp_path / "whole", batch_size=2).bank)
 
 
+@pytest.mark.slow
 def test_another_dataset_of_the_same_name_is_refused(
     photo_folder: Folder, tmp_path: Path, save_photo: SavePhoto
 ) -> None:
@@ -474,6 +493,7 @@ def test_another_dataset_of_the_same_name_is_refused(
     assert run(tmp_path / "elsewhere" / "photos", cache, name="other").pushed == 2
 
 
+@pytest.mark.slow
 def test_a_moved_dataset_is_recognised_by_its_images(
     photo_folder: Folder, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -521,6 +541,7 @@ def test_a_renamed_dataset_is_told_where_its_features_are(
     assert "--name photos continues it" in caplog.text
 
 
+@pytest.mark.slow
 def test_two_folders_of_one_name_do_not_take_over_each_others_bank(
     photo_folder: Folder, tmp_path: Path, save_photo: SavePhoto, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -585,6 +606,7 @@ def test_wrong_input(
     assert not (tmp_path / "cache").exists()
 
 
+@pytest.mark.slow
 def test_image_size_and_transform_are_part_of_the_key(photo_folder: Folder, tmp_path: Path) -> None:
     data, cache = photo_folder(), tmp_path / "cache"
     banks = {

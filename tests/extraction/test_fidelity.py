@@ -24,6 +24,7 @@ CUTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_float32_agrees_with_hooks_in_the_untouched_network(shared: Path, tmp_path: Path) -> None:
     data = shared / "data" / "caltech101-32"

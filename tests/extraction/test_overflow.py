@@ -70,6 +70,7 @@ def test_an_overflow_is_an_error_that_says_what_to_do(
     )
 
 
+@pytest.mark.slow
 def test_a_cut_that_overflows_is_stored_in_float32_all_of_it(
     photo_folder: Folder, tmp_path: Path, scaled: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -90,6 +91,7 @@ def test_a_cut_that_overflows_is_stored_in_float32_all_of_it(
     assert bank.facts("fc7")["max_abs"] == float(np.abs(bank.features("fc7")).max()) > 65504
 
 
+@pytest.mark.slow
 def test_a_cut_that_was_widened_stays_wide(
     photo_folder: Folder, tmp_path: Path, scaled: Callable[..., None], save_photo: Callable[..., None]
 ) -> None:
@@ -105,6 +107,7 @@ def test_a_cut_that_was_widened_stays_wide(
     assert np.isfinite(bank.features("fc7")).all()
 
 
+@pytest.mark.slow
 def test_clipped_values_are_counted_exactly_told_and_in_a_bank_of_their_own(
     photo_folder: Folder, tmp_path: Path, scaled: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -130,6 +133,7 @@ def test_clipped_values_are_counted_exactly_told_and_in_a_bank_of_their_own(
     ) in caplog.text
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_that_clips_counts_all_of_it(
     photo_folder: Folder, tmp_path: Path, scaled: Callable[..., None]
 ) -> None:
@@ -151,6 +155,7 @@ def test_an_interrupted_run_that_clips_counts_all_of_it(
     assert facts["n_clipped"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["float32", "clip", "error"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_what_is_no_finite_number_is_an_error_under_every_policy(
@@ -183,6 +188,7 @@ def test_what_a_bank_would_give_back() -> None:
             as_stored(np.float32([[np.nan]]), "fc7", dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("batch_by_batch")
 @pytest.mark.parametrize("workers", [1, 2, 3])
 @pytest.mark.parametrize("stop_after", [4, 12, 16])

@@ -35,6 +35,7 @@ def with_lanes(monkeypatch: pytest.MonkeyPatch, n: int) -> None:
     monkeypatch.setattr("featbank.extraction.forward.usable_cores", lambda: n)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_bytes_do_not_depend_on_lanes(
     photo_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
@@ -77,6 +78,7 @@ def test_lanes_that_cannot_be() -> None:
         Forward(backbone, device=torch.device("cpu"), precision="float32", batch_size=4, lanes=0)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("batch_by_batch")
 @pytest.mark.parametrize("n", [1, 3])
 def test_an_error_in_a_lane_comes_at_its_turn(
@@ -108,6 +110,7 @@ def test_an_error_in_a_lane_comes_at_its_turn(
     assert run_with(data, tmp_path / "broken", cuts=["fc7"]) == whole
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("batch_by_batch")
 def test_two_devices_give_the_bytes_of_one(
     photo_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -135,6 +138,7 @@ def test_two_devices_give_the_bytes_of_one(
     assert happened == ["trace"] * 2 + ["push"] * 5  # tracing catches the calls of other threads
 
 
+@pytest.mark.slow
 def test_a_network_is_compiled_in_a_lane_before_any_other_computes(
     photo_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,6 +191,7 @@ def test_devices_nothing_is_computed_on_here(wrong: str) -> None:
         choose_devices(wrong)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["forward", "float32 copy", "compiling"])
 @pytest.mark.parametrize(
     "error",
@@ -225,6 +230,7 @@ def test_a_batch_that_is_too_large_for_the_memory(
         run_with(photo_folder(), tmp_path, batch_size=64, compile=compile)
 
 
+@pytest.mark.slow
 def test_pixels_are_pushed_from_where_they_were_decoded(
     photo_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -240,6 +246,7 @@ def test_pixels_are_pushed_from_where_they_were_decoded(
     assert asked == [2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("factor", "said"),
     [
@@ -273,6 +280,7 @@ def test_features_that_tell_nothing_apart_are_told_once(
     assert "no head can tell" not in caplog.text
 
 
+@pytest.mark.slow
 def test_images_that_are_all_black_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for number in range(8):
         path = tmp_path / "black" / "ab"[number % 2] / f"{number}.png"

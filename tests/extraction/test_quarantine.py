@@ -31,6 +31,7 @@ def reasons(bank: Path) -> list[str]:
     return [record.reason for record in Bank.open(bank).quarantine()]
 
 
+@pytest.mark.slow
 def test_what_another_extraction_wrote_down_stays(data: Path, tmp_path: Path) -> None:
     # the second finds nothing left to do, and its view of the bank is from before the first was through
     late = planned(data, tmp_path / "cache")
@@ -42,6 +43,7 @@ def test_what_another_extraction_wrote_down_stays(data: Path, tmp_path: Path) ->
     assert reasons(done.bank) == wanted
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("batch_by_batch")
 def test_rows_of_another_extraction_keep_their_reasons(data: Path, tmp_path: Path) -> None:
     def another(done: int, total: int) -> None:

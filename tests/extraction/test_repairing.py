@@ -136,6 +136,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
 def test_the_same_bytes_again(bank: Path, damage: Callable[[Path], object]) -> None:
     before = tree(bank)
@@ -154,6 +155,7 @@ def test_the_same_bytes_again(bank: Path, damage: Callable[[Path], object]) -> N
     assert sorted(kept.values()) == sorted(data for name, data in broken.items() if before.get(name) != data)
 
 
+@pytest.mark.slow
 def test_damaged_rows_alone_are_pushed(bank: Path) -> None:
     flip(shards(bank)[1])
     done = repair_bank(bank)
@@ -186,6 +188,7 @@ def test_a_cut_file_is_written_anew(bank: Path) -> None:
     assert "duration_s" not in facts  # only the first extraction knew
 
 
+@pytest.mark.slow
 def test_a_cut_of_which_nothing_is_left(bank: Path) -> None:
     before = tree(bank)
     (bank / "fc7" / "cut.json").write_text("{")
@@ -236,6 +239,7 @@ def test_images_that_are_gone_or_others_are_told_before_anything_moves(
     assert tree(bank) == before
 
 
+@pytest.mark.slow
 def test_other_images_may_change(place: Path, bank: Path) -> None:
     before = tree(bank)
     flip(shards(bank)[0])
@@ -287,6 +291,7 @@ def test_other_weights_are_refused(bank: Path, tmp_path: Path) -> None:
     assert tree(bank) == before
 
 
+@pytest.mark.slow
 def test_bytes_that_differ_are_told(bank: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flip(shards(bank)[2])
     from featbank.extraction.forward import Forward
@@ -300,6 +305,7 @@ def test_bytes_that_differ_are_told(bank: Path, monkeypatch: pytest.MonkeyPatch)
     assert [path.name[:5] for path in done.differing] == ["00002"]
 
 
+@pytest.mark.slow
 def test_another_torch_is_told(bank: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
     import torch
 
@@ -309,6 +315,7 @@ def test_another_torch_is_told(bank: Path, monkeypatch: pytest.MonkeyPatch, capl
     assert "this is 99.0: the last bit of its new rows may be another" in caplog.text
 
 
+@pytest.mark.slow
 def test_rows_that_have_left_the_dataset_are_told(place: Path, bank: Path, caplog: Any) -> None:
     (place / "photos" / "blue" / "1.png").unlink()
     run(place)
@@ -322,6 +329,7 @@ def test_rows_that_have_left_the_dataset_are_told(place: Path, bank: Path, caplo
     assert opened.rows_ok("fc7")[good].all()
 
 
+@pytest.mark.slow
 def test_an_unfinished_cut_stays_unfinished(place: Path, bank: Path) -> None:
     (bank / "fc7" / "cut.json").unlink()
     for path in shards(bank)[2:]:
@@ -344,6 +352,7 @@ def test_a_whole_shard_that_is_open_elsewhere_is_never_set_aside(place: Path, mo
     assert not list(bank.glob("damaged-*"))
 
 
+@pytest.mark.slow
 def test_nothing_is_repaired_while_a_file_cannot_be_read(place: Path) -> None:
     bank = run(place)
     first, second = sorted((bank / "fc7").glob("*.h5"))[:2]

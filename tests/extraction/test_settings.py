@@ -45,6 +45,7 @@ def test_options_that_there_are_not(options: dict[str, Any], message: str) -> No
     assert str(caught.value).startswith(message)
 
 
+@pytest.mark.slow
 def test_options_replace_those_of_the_settings(tmp_path: Path) -> None:
     settings = ExtractionSettings(backbone="minivgg", cuts=["fc7"], limit=20, cache_dir=tmp_path)
     assert extract("digits", settings, limit=10, weights="random").rows == 10
@@ -76,6 +77,7 @@ def again(data: Path, **options: Any) -> list[Any]:
     return found
 
 
+@pytest.mark.slow
 def test_a_second_extraction_needs_no_torch(photo_folder: Folder, tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
@@ -102,6 +104,7 @@ def test_a_second_extraction_needs_no_torch(photo_folder: Folder, tmp_path: Path
     assert again(data, **options, weights=str(weights))[1:] == [18, 0, both]
 
 
+@pytest.mark.slow
 def test_another_version_of_torch_is_a_doubt(
     photo_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,6 +118,7 @@ def test_another_version_of_torch_is_a_doubt(
         assert doubtful.to_push == 0
 
 
+@pytest.mark.slow
 def test_an_estimate_needs_neither_data_nor_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "nothing"))
     settings = ExtractionSettings(backbone="squeezenet1_1", cuts=["features.5"], cache_dir=tmp_path / "cache")

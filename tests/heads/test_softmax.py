@@ -35,6 +35,7 @@ def test_defaults_come_close_to_logistic_regression(blobs) -> None:
     assert head.score(X[~train], y[~train]) >= expected.score(X[~train], y[~train]) - 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", ["adam", "sgd"])
 @pytest.mark.parametrize(("n_features", "n_per_class"), [(4096, 16), (25_088, 16), (200_704, 4)])
 def test_defaults_learn_at_every_width(sparse, solver: str, n_features: int, n_per_class: int) -> None:

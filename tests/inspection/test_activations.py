@@ -38,6 +38,7 @@ def test_values_are_those_of_the_network(minivgg, digit, whole) -> None:
     whole(display)
 
 
+@pytest.mark.slow
 def test_all_cuts_from_input_to_output(minivgg, digit, whole) -> None:
     display = ActivationsDisplay.from_image(minivgg, digit, filters=False, maps=15).plot()
     names = [axes.get_ylabel().splitlines()[0] for axes in display.ax_]
@@ -126,6 +127,7 @@ def test_an_unknown_cut(minivgg, digit) -> None:
         ActivationsDisplay.from_image(minivgg, digit, ["block9_pool"])
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_a_photograph_through_real_weights(shared, whole) -> None:
     weights = shared / "weights" / "mobilenet_v2-imagenet1k.safetensors"

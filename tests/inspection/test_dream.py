@@ -26,6 +26,7 @@ def excitement(backbone, cut, images, channel) -> np.ndarray:
     return features[:, channel].flatten(1).mean(dim=1).numpy()
 
 
+@pytest.mark.slow
 def test_a_dream_excites_its_channel_more_than_any_other_dream_does(minivgg, whole) -> None:
     display = DreamDisplay.from_backbone(minivgg, ["pool3", "logits"], n=4, steps=16, candidates=8)
     pool, logits = display.dreams
@@ -58,6 +59,7 @@ def test_the_gain_is_what_the_network_says(minivgg) -> None:
     assert longer.gains[0] > 2 * one.gains[0] > 0
 
 
+@pytest.mark.slow
 def test_the_channels_of_the_highest_gain_are_chosen(minivgg) -> None:
     options = {"cuts": ["block1_pool"], "steps": 8}
     (every,) = DreamDisplay.from_backbone(minivgg, **options, n=32).dreams

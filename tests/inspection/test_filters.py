@@ -38,6 +38,7 @@ def test_of_a_backbone(minivgg, whole) -> None:
     whole(display)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 5, 64, 100])
 def test_64_at_most(n, whole, tmp_path) -> None:
     display = FiltersDisplay(

@@ -50,6 +50,7 @@ def test_a_folder_that_has_moved(photo_bank, tmp_path) -> None:
         images_of(photo_bank, "nowhere")
 
 
+@pytest.mark.slow
 def test_renamed_moved_to_another_class_and_swapped(photo_bank, tmp_path) -> None:
     folder = tmp_path / "photos"
     before = {row: np.asarray(images_of(photo_bank).read(row)) for row in range(len(photo_bank))}
@@ -63,6 +64,7 @@ def test_renamed_moved_to_another_class_and_swapped(photo_bank, tmp_path) -> Non
         np.testing.assert_array_equal(np.asarray(images.read(row)), expected)
 
 
+@pytest.mark.slow
 def test_a_file_that_is_gone_or_another(photo_bank, tmp_path, save_photo) -> None:
     folder = tmp_path / "photos"
     opened_before = images_of(photo_bank)
@@ -79,6 +81,7 @@ def test_a_file_that_is_gone_or_another(photo_bank, tmp_path, save_photo) -> Non
         assert str(caught.value) == f"image {name!r} {problem} {end}"
 
 
+@pytest.mark.slow
 def test_a_bank_that_is_gone_is_not_needed(photo_bank, tmp_path) -> None:
     manifest = photo_bank.manifest
     assert RunImages(manifest, {}, tmp_path / "photos").read(3).mode == "RGB"

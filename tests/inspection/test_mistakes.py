@@ -99,6 +99,7 @@ def display_of(n: int, **options: object) -> MistakesDisplay:
     return MistakesDisplay(found, pictures, **{"n_wrong": n, "n_rows": 40, "title": "x", **options})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [0, 1, 7, 24])
 def test_any_number_of_any_shape_fits(n, whole, tmp_path) -> None:
     display = display_of(n).plot()

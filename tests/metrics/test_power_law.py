@@ -19,6 +19,7 @@ def test_parameters_are_found_again(a, b, c):
     assert law.n_max == 32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_repeats", [5, 10])
 def test_band_holds_the_truth_as_often_as_said(n_repeats):
     expected = 0.9 - 0.7 * np.array([16.0, 128.0]) ** -0.6

@@ -12,6 +12,7 @@ def experiment(study, name=None):
     return next(one for one in load_study(study).experiments if name in (None, one.name))
 
 
+@pytest.mark.slow
 def test_torchvisions_root_or_class_folders(laid_out, tmp_path, monkeypatch):
     root = laid_out("caltech256_fc7")
     one = experiment("caltech256_fc7")

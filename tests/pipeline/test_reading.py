@@ -428,6 +428,7 @@ def test_a_table_that_is_none(edited):
         )
 
 
+@pytest.mark.slow
 def test_reading_a_file_loads_no_torch():
     code = (
         "import sys\nfrom featbank.pipeline import load_study, plan_experiments\n"

@@ -50,6 +50,7 @@ def names(result):
     return [one.run.name for one in result.experiments]
 
 
+@pytest.mark.slow
 def test_what_a_study_leaves(small, drawn):
     lines, steps = [], []
     result = run_study(
@@ -84,6 +85,7 @@ def test_what_a_study_leaves(small, drawn):
     assert all(path.is_file() for path in (*result.figures.values(), *result.reports.values()))
 
 
+@pytest.mark.slow
 def test_study_json_is_what_the_report_reads(small):
     result = run_study(small)
     for one in result.experiments:
@@ -125,6 +127,7 @@ def test_the_second_time_nothing_is_done(small, pushed):
     assert lines[3] == f"  deep: fitted before, in {names(first)[0]}"
 
 
+@pytest.mark.slow
 def test_only_the_sweep_that_changed_is_run_again(small, edited, pushed):
     first = run_study(small)
     pushed.clear()
@@ -135,6 +138,7 @@ def test_only_the_sweep_that_changed_is_run_again(small, edited, pushed):
     assert len(changed.experiments[1].result.fits) == 7  # all samples once
 
 
+@pytest.mark.slow
 def test_other_rows_are_another_sweep(small, edited, pushed, caplog):
     first = run_study(small)
     pushed.clear()
@@ -147,6 +151,7 @@ def test_other_rows_are_another_sweep(small, edited, pushed, caplog):
         assert ",".join(map(str, (n // 3 for n in bank.manifest.counts().values()))) == split
 
 
+@pytest.mark.slow
 def test_a_run_that_was_not_finished_is_no_result(small):
     first = run_study(small)
     run = first.experiments[0].run
@@ -156,12 +161,14 @@ def test_a_run_that_was_not_finished_is_no_result(small):
     assert [one.reused for one in again.experiments] == [False, True]
 
 
+@pytest.mark.slow
 def test_a_damaged_record_is_run_again(small):
     first = run_study(small)
     (first.experiments[0].run.path / "study.json").write_text("{")
     assert [one.reused for one in run_study(small).experiments] == [False, True]
 
 
+@pytest.mark.slow
 def test_a_cut_that_is_new_is_extracted_alone(small, edited, pushed):
     run_study(small)
     pushed.clear()
@@ -171,6 +178,7 @@ def test_a_cut_that_is_new_is_extracted_alone(small, edited, pushed):
     assert [one.reused for one in result.experiments] == [True, False]
 
 
+@pytest.mark.slow
 def test_experiments_on_a_part_of_the_rows_have_a_bank_of_their_own(edited, caplog):
     part = edited(('name = "shallow"\n', 'name = "shallow"\ndata.classes = 2\n'))
     with caplog.at_level(logging.WARNING, "featbank.extraction"):
@@ -185,6 +193,7 @@ def test_experiments_on_a_part_of_the_rows_have_a_bank_of_their_own(edited, capl
     assert all(one.reused for one in again.experiments)
 
 
+@pytest.mark.slow
 def test_the_page_of_a_study_shows_test_images_of_ones_own(edited, tmp_path, photo_folder, drawn):
     """No text says where both data sets are, so the page gets them as the study opened them."""
     own = edited(
@@ -256,6 +265,7 @@ def test_data_below_the_folder_of_the_environment(small, tmp_path, monkeypatch):
     assert run_study(small).pushed == 24
 
 
+@pytest.mark.slow
 def test_costs_are_told_and_nothing_is_left(small, tmp_path):
     (cost,) = study_costs(small)
     assert (cost.experiments, cost.plan.rows, cost.plan.to_push, cost.fits) == (
@@ -278,6 +288,7 @@ def test_weights_that_are_not_there_come_before_any_image(small, tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
+@pytest.mark.slow
 def test_a_run_of_a_study_is_a_run_like_any_other(small):
     found = run_study(small).experiments[0].run
     assert Run.open(found.path).best_head()["saved"]

@@ -61,6 +61,7 @@ def studied(file, cuts=("block5_pool", "fc7")):
     return dict(plan.to_copy), push(plan)
 
 
+@pytest.mark.slow
 def test_the_users_bank_keeps_its_rows_and_lends_its_features(small, own, pushed):
     before = files(own)
     copied, result = studied(small)
@@ -83,6 +84,7 @@ def test_the_users_bank_keeps_its_rows_and_lends_its_features(small, own, pushed
     assert (copied, result.pushed, result.copied) == ({}, 0, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["own", "study"])
 def test_either_bank_can_be_removed(small, own, pushed, first):
     _, result = studied(small)
@@ -92,6 +94,7 @@ def test_either_bank_can_be_removed(small, own, pushed, first):
     assert len(Bank.open(left).features("fc7")) == 24
 
 
+@pytest.mark.slow
 def test_only_what_nobody_has_is_pushed(small, own, pushed):
     _, result = studied(small, ("fc7", "block3_pool"))
     assert result.pushed == 24
@@ -116,6 +119,7 @@ def test_only_what_nobody_has_is_pushed(small, own, pushed):
     assert verify_bank(bank.path).findings == []
 
 
+@pytest.mark.slow
 def test_only_the_images_that_came_later_are_pushed(small, own, pushed, photo_folder):
     photo_folder(n_per_class=8, classes=("blue", "green", "red", "orange", "violet"), name="more")
     for name in ("orange", "violet"):
@@ -131,6 +135,7 @@ def stamps(cache):
     }
 
 
+@pytest.mark.slow
 def test_a_plan_touches_nothing(small, own, pushed, tmp_path, edited):
     before = stamps(tmp_path / "cache")
     (cost,) = study_costs(small)
@@ -155,6 +160,7 @@ def test_bytes_count_and_not_names(small, own, pushed, photo_folder):
     assert files(own) == before
 
 
+@pytest.mark.slow
 def test_a_bank_of_another_key_lends_nothing(small, own, pushed, edited):
     copied, result = studied(edited(('precision = "float32"', 'precision = "float32"\nimage_size = 48')))
     assert (copied, result.pushed) == ({}, 24)
@@ -180,6 +186,7 @@ def test_without_hard_links_there_are_two_files(small, own, pushed, monkeypatch,
     assert verify_bank(result.bank).findings == []
 
 
+@pytest.mark.slow
 def test_a_damaged_bank_lends_nothing(small, own, pushed):
     (own / "manifest.h5").write_bytes(b"no")
     copied, result = studied(small)

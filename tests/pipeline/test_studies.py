@@ -68,6 +68,7 @@ def rows_of(bank):
 REPORTS = [name for name in study_names() if not name.startswith("mini_")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REPORTS)
 def test_a_study_of_a_report_on_data_of_its_shape(name, laid_out, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

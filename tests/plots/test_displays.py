@@ -91,6 +91,7 @@ DISPLAYS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DISPLAYS)
 def test_files_are_equal_for_equal_data(name, tmp_path):
     starts = {"png": b"\x89PNG", "svg": b"<?xml"}
@@ -365,6 +366,7 @@ def test_axes_of_the_caller_are_drawn_on():
     assert axes[0].get_legend() is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [2, 9, 10, 33, 200])
 def test_ticks_never_touch(n):
     display = curve_of([point(n=size) for size in range(1, n + 1)]).plot()

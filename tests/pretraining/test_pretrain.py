@@ -25,6 +25,7 @@ def data(photo_folder: Callable[..., Path]) -> Path:
     return photo_folder(n_per_class=10)
 
 
+@pytest.mark.slow
 def test_it_learns_and_writes_weights_that_load(data: Path, tmp_path: Path) -> None:
     epochs: list[dict[str, float]] = []
     result = pretrain(data, output=tmp_path / "out", settings=SETTINGS, split="7,0,3", on_epoch=epochs.append)
@@ -44,6 +45,7 @@ def test_it_learns_and_writes_weights_that_load(data: Path, tmp_path: Path) -> N
     assert bank.cuts["logits"] == (3,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("averaged_epochs", [0, 2])
 def test_an_interrupted_training_ends_with_the_same_weights(
     data: Path, tmp_path: Path, averaged_epochs: int
@@ -70,6 +72,7 @@ def test_an_interrupted_training_ends_with_the_same_weights(
     assert resumed.test_accuracy == whole.test_accuracy
 
 
+@pytest.mark.slow
 def test_averaging_keeps_the_mean_of_the_last_weights(data: Path, tmp_path: Path) -> None:
     """The mean over epochs 2 and 3 is the mean of what runs that stop there end with."""
     settings = replace(SETTINGS, annealing="constant", warmup_epochs=0.0)
@@ -92,6 +95,7 @@ def test_averaging_keeps_the_mean_of_the_last_weights(data: Path, tmp_path: Path
     assert tensors["features.1.num_batches_tracked"] == 3
 
 
+@pytest.mark.slow
 def test_training_can_start_from_weights(data: Path, tmp_path: Path) -> None:
     first = pretrain(data, output=tmp_path / "first", settings=SETTINGS, split="7,0,3")
     settings = replace(SETTINGS, epochs=1, lr=1e-12)
@@ -175,6 +179,7 @@ def test_the_shipped_weights_say_what_the_card_says() -> None:
     assert ", ".join(backbone.class_names) in card
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_the_shipped_weights_are_as_accurate_as_the_card_says(shared: Path, tmp_path: Path) -> None:
     """A tenth of CIFAR-10's test images: binomial standard error 1 %."""

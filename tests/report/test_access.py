@@ -61,6 +61,7 @@ def opened(browse, file, **options):
     return page
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_text_stands_out(browse, file, scheme):
     found = opened(browse, file, scheme=scheme).evaluate(CONTRAST)

@@ -127,6 +127,7 @@ def test_a_page_of_many_heads_is_bounded_and_says_what_is_left_out(hostile, page
     assert 2 <= len(few) < 10
 
 
+@pytest.mark.slow
 def test_many_epochs_are_thinned_out_but_the_kept_one_stays(hostile, page):
     run = many_heads(hostile, 40)
     for one in run.facts["heads"]:

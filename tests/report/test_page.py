@@ -273,6 +273,7 @@ def test_wrong_input(hostile, tmp_path):
     assert not (hostile.path / "report.html").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_a_page_of_photographs_stays_small(shared, tmp_path, page, monkeypatch):
     from featbank.extraction import extract

@@ -11,7 +11,7 @@ from featbank.errors import MissingPackageError
 from featbank.metrics import mean_interval
 from featbank.runs import answer_of, resolve_run
 from featbank.runs.answer import answer_html
-from featbank.sweep import FitResult, SweepResult
+from featbank.sweep import Fit, SweepResult
 
 SIZES = (2, 4, 8, 16)
 
@@ -19,7 +19,7 @@ SIZES = (2, 4, 8, 16)
 def fits(head, scores, *, val=0.0, sizes=SIZES, cut="fc7", **more):
     """Three repeats of a head whose accuracy at each size is known; each repeat is a point better."""
     return [
-        FitResult(cut, head, None, size, repeat, 3 * size if size != "all" else 90, 4, 0,
+        Fit(cut, head, None, size, repeat, 3 * size if size != "all" else 90, 4, 0,
                   top1=score + 0.01 * repeat, val_top1=val + score, **more)
         for size, score in zip(sizes, scores, strict=True)
         for repeat in range(3)
@@ -99,17 +99,17 @@ def test_two_draws_say_so():
 
 
 def test_without_test_images_it_is_of_the_validation_images():
-    blind = [FitResult("fc7", "ncm", None, 4, r, 12, 4, 0, val_top1=0.5) for r in range(3)]
+    blind = [Fit("fc7", "ncm", None, 4, r, 12, 4, 0, val_top1=0.5) for r in range(3)]
     assert "50.0 % of the 20 validation images" in answer(blind, n_rows={"train": 90, "val": 20}).best
-    unseen = [FitResult("fc7", "ncm", None, 4, r, 12, 4, 0, top1=0.5) for r in range(3)]
-    rival = [FitResult("fc7", "mlp", None, 4, r, 12, 4, 0, top1=0.4) for r in range(3)]
+    unseen = [Fit("fc7", "ncm", None, 4, r, 12, 4, 0, top1=0.5) for r in range(3)]
+    rival = [Fit("fc7", "mlp", None, 4, r, 12, 4, 0, top1=0.4) for r in range(3)]
     assert "by the same images, which flatters it" in answer(unseen, rival).best
 
 
-@pytest.mark.parametrize("of", [[], [FitResult("fc7", "ncm", None, 4, 0, 12, 4, 0, status="failed")]])
+@pytest.mark.parametrize("of", [[], [Fit("fc7", "ncm", None, 4, 0, 12, 4, 0, status="failed")]])
 def test_where_nothing_succeeded_there_is_no_answer(of):
     assert answer_of(SweepResult(of)) is None
-    trained = FitResult("fc7", "ncm", None, 4, 0, 12, 4, 0, train_top1=1.0)
+    trained = Fit("fc7", "ncm", None, 4, 0, 12, 4, 0, train_top1=1.0)
     assert answer_of(SweepResult([trained])) is None
 
 

@@ -93,6 +93,7 @@ def _no_figures(monkeypatch):
     monkeypatch.setattr("featbank.plots.draw_all", lambda *_, **__: {})
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_repeats_no_finished_fit_and_ends_the_same(flowers, tmp_path):
     whole = fit_heads(flowers, cache_dir=tmp_path / "whole", **SWEEP)
     assert len(whole.result.fits) == 200
@@ -170,6 +171,7 @@ def test_only_what_is_not_done_is_fitted(flowers, tmp_path, monkeypatch):
     assert (len(done), len(asked), done & set(asked)) == (80, 160 - 80, set())
 
 
+@pytest.mark.slow
 def test_fresh_starts_anew(flowers, tmp_path):
     run = interrupted(flowers, tmp_path)
     fitted = fit_heads(flowers, cache_dir=tmp_path, fresh=True, **SWEEP)
@@ -260,6 +262,7 @@ def test_pages_lost_with_the_power_are_no_lines(flowers, tmp_path):
     assert len(Run.open(run.path).result().fits) == n_done
 
 
+@pytest.mark.slow
 def test_a_run_that_only_lacked_its_end_is_finished_without_a_fit(flowers, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("featbank.runs.Run.finish", lambda *_: (_ for _ in ()).throw(StopError()))

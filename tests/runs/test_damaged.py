@@ -98,6 +98,7 @@ EDITS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("way", "value"), EDITS)
 def test_a_wrong_value_is_one_line(cache, bad, way, value):
     edit(bad, *way, value=value)
@@ -112,6 +113,7 @@ def test_a_wrong_value_is_one_line(cache, bad, way, value):
     assert (info.status, info.error) == ("damaged", message)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text", ["", "null", "[]", "3", "{", "[" * 200_000, '{"a":' * 50_000, '{"format": ' + "9" * 5000 + "}"]
 )

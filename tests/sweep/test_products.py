@@ -53,6 +53,7 @@ def kept(bank: Bank) -> list[Path]:
     return sorted((bank.path.parents[2] / "products").glob("*.safetensors"))
 
 
+@pytest.mark.slow
 def test_a_second_sweep_reads_them_and_finds_the_same(bank: Bank, computed: list[bool]) -> None:
     first = sweep(bank)
     assert computed == [True]
@@ -64,6 +65,7 @@ def test_a_second_sweep_reads_them_and_finds_the_same(bank: Bank, computed: list
     assert len(kept(bank)) == 2
 
 
+@pytest.mark.slow
 def test_other_features_and_other_rows_are_others(
     bank: Bank, computed: list[bool], photo_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
