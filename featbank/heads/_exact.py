@@ -13,7 +13,9 @@ Rows much fewer than their columns are first expressed in orthonormal coordinate
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -49,6 +51,10 @@ SPAN_PART, MAX_SPAN_ROWS, PASSES, LOOSE_PASSES, LOOSE_TOLERANCE = 0.5, 4096, 200
 MAX_FACTOR_COLUMNS, FACTOR_BYTES = 6144, 512 * 2**20
 #: Columns times rows of the problems that run together; the rest wait.
 MAX_TOGETHER = 2**26
+#: Multiply-adds of a pass below which it has one thread: what several gain is less than what they lose beside
+#: another program, waiting for each other. Measured, 512 rows of 1,280 columns, 32 classes, beside a busy
+#: loop: 3.1 s on two threads, 0.2 s on one, which is what two take where nothing else runs.
+MIN_SHARED_PASS = 2**27
 
 F64 = NDArray[np.float64]
 F32 = NDArray[np.float32]
@@ -117,25 +123,55 @@ def solve(
     for members in _groups({at: problems[at] for at in rest}, spans):
         chosen = [problems[at] for at in members]
         begin = None if start is None else [start[at] for at in members]
-        rows = chosen[0].rows
-        if len(rows) in spans:
-            span = _Span(Z[rows])
-            own = [Problem(np.arange(len(rows)), one.targets, one.n_columns, one.C) for one in chosen]
-            coordinates = None if begin is None else [span.enter(one) for one in begin]
-            solved = [span.leave(one) for one in _Fit(span.A, own, loss, tol).run(coordinates)]
-        else:
-            union = np.unique(np.concatenate([one.rows for one in chosen]))
-            if 2 * len(union) < len(Z):  # those that nobody asks for are not read again and again
-                chosen = [
-                    Problem(np.searchsorted(union, one.rows), one.targets, one.n_columns, one.C)
-                    for one in chosen
-                ]
-            A = Z[union] if 2 * len(union) < len(Z) else Z
-            if isinstance(A, np.ndarray) and A.size <= FLOAT64_SIZE and tol < LOOSE_TOLERANCE:
-                A = A.astype(np.float64)
-            solved = _Fit(A, chosen, loss, tol).run(begin)
+        with _threads_for(chosen, width, len(chosen[0].rows) in spans):
+            solved = _solve_together(Z, chosen, loss, tol, begin, len(chosen[0].rows) in spans)
         found |= dict(zip(members, solved, strict=True))
     return [found[at] for at in range(len(problems))]
+
+
+@functools.cache
+def _libraries() -> Any:
+    """What limits the threads of the linear algebra that is loaded by now."""
+    import scipy.linalg  # noqa: F401 - it has a library of its own
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
+
+
+def _threads_for(problems: Sequence[Problem], width: int, in_span: bool) -> AbstractContextManager[Any]:
+    n = max(len(one.rows) for one in problems)
+    work = n * (n if in_span else width) * sum(one.n_columns for one in problems)
+    limited: AbstractContextManager[Any] = _libraries().limit(
+        limits=1 if work < MIN_SHARED_PASS else None, user_api="blas"
+    )
+    return limited
+
+
+def _solve_together(
+    Z: Any,
+    problems: Sequence[Problem],
+    loss: Loss,
+    tol: float,
+    start: Sequence[Optimum] | None,
+    in_span: bool,
+) -> list[Optimum]:
+    """Solve problems on the same rows in their span, or on any rows in the columns of `Z`."""
+    if in_span:
+        rows = problems[0].rows
+        span = _Span(Z[rows])
+        own = [Problem(np.arange(len(rows)), one.targets, one.n_columns, one.C) for one in problems]
+        coordinates = None if start is None else [span.enter(one) for one in start]
+        return [span.leave(one) for one in _Fit(span.A, own, loss, tol).run(coordinates)]
+    union = np.unique(np.concatenate([one.rows for one in problems]))
+    A = Z
+    if 2 * len(union) < len(Z):  # those that nobody asks for are not read again and again
+        A = Z[union]
+        problems = [
+            Problem(np.searchsorted(union, one.rows), one.targets, one.n_columns, one.C) for one in problems
+        ]
+    if isinstance(A, np.ndarray) and A.size <= FLOAT64_SIZE and tol < LOOSE_TOLERANCE:
+        A = A.astype(np.float64)
+    return _Fit(A, problems, loss, tol).run(start)
 
 
 def _split(one: Optimum) -> Optimum:
