@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
+import threadpoolctl
 
-from featbank._cores import usable_cores
+from featbank._cores import one_core_if, usable_cores
 
 
 def group(root: Path, where: str, **files: str) -> None:
@@ -57,3 +58,20 @@ def test_quota_of_version_1(root: Path, quota: str, cores: int) -> None:
 
 def test_without_any_of_it(tmp_path: Path) -> None:
     assert usable_cores(tmp_path) >= 1
+
+
+def test_small_products_take_one_thread_and_the_number_is_put_back() -> None:
+    def numbers() -> list[int]:
+        return [one["num_threads"] for one in threadpoolctl.threadpool_info() if one["user_api"] == "blas"]
+
+    with one_core_if(True):
+        inside = numbers()
+    assert inside
+    assert set(inside) == {1}
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):
+        before = numbers()
+        with one_core_if(False):
+            assert numbers() == before
+        with one_core_if(True):
+            assert set(numbers()) == {1}
+        assert numbers() == before

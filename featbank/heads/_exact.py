@@ -13,14 +13,14 @@ Rows much fewer than their columns are first expressed in orthonormal coordinate
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from featbank._cores import one_core_if
 
 __all__ = ["Optimum", "Problem", "solve"]
 
@@ -51,9 +51,7 @@ SPAN_PART, MAX_SPAN_ROWS, PASSES, LOOSE_PASSES, LOOSE_TOLERANCE = 0.5, 4096, 200
 MAX_FACTOR_COLUMNS, FACTOR_BYTES = 6144, 512 * 2**20
 #: Columns times rows of the problems that run together; the rest wait.
 MAX_TOGETHER = 2**26
-#: Multiply-adds of a pass below which it has one thread: what several gain is less than what they lose beside
-#: another program, waiting for each other. Measured, 512 rows of 1,280 columns, 32 classes, beside a busy
-#: loop: 3.1 s on two threads, 0.2 s on one, which is what two take where nothing else runs.
+#: Multiply-adds of a pass below which it has one thread.
 MIN_SHARED_PASS = 2**27
 
 F64 = NDArray[np.float64]
@@ -123,28 +121,13 @@ def solve(
     for members in _groups({at: problems[at] for at in rest}, spans):
         chosen = [problems[at] for at in members]
         begin = None if start is None else [start[at] for at in members]
-        with _threads_for(chosen, width, len(chosen[0].rows) in spans):
-            solved = _solve_together(Z, chosen, loss, tol, begin, len(chosen[0].rows) in spans)
+        in_span = len(chosen[0].rows) in spans
+        n = max(len(one.rows) for one in chosen)
+        work = n * (n if in_span else width) * sum(one.n_columns for one in chosen)
+        with one_core_if(work < MIN_SHARED_PASS):
+            solved = _solve_together(Z, chosen, loss, tol, begin, in_span)
         found |= dict(zip(members, solved, strict=True))
     return [found[at] for at in range(len(problems))]
-
-
-@functools.cache
-def _libraries() -> Any:
-    """What limits the threads of the linear algebra that is loaded by now."""
-    import scipy.linalg  # noqa: F401 - it has a library of its own
-    from threadpoolctl import ThreadpoolController
-
-    return ThreadpoolController()
-
-
-def _threads_for(problems: Sequence[Problem], width: int, in_span: bool) -> AbstractContextManager[Any]:
-    n = max(len(one.rows) for one in problems)
-    work = n * (n if in_span else width) * sum(one.n_columns for one in problems)
-    limited: AbstractContextManager[Any] = _libraries().limit(
-        limits=1 if work < MIN_SHARED_PASS else None, user_api="blas"
-    )
-    return limited
 
 
 def _solve_together(

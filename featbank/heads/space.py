@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from featbank._cores import one_core_if
 from featbank.errors import InvalidInputError
 from featbank.heads import _rows
 
@@ -21,6 +22,8 @@ MAX_ROTATED_ROWS = 8192
 FULL_GAIN_COLUMNS = 4096
 #: Directions in which the fitting rows vary less than this part of the widest are rounding noise.
 EIGENVALUE_TOLERANCE = 1e-7
+#: Rows below which one thread finds their eigenvectors.
+MIN_SHARED_ROWS = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,7 +229,8 @@ class FeatureSpace:
         ):  # the rows are centred, so the vector of ones has eigenvalue 0; make it exactly so
             products -= products.mean(axis=0)
             products -= products.mean(axis=1)[:, None]
-        values, vectors = np.linalg.eigh(products)
+        with one_core_if(len(products) < MIN_SHARED_ROWS):
+            values, vectors = np.linalg.eigh(products)
         values, vectors = values[::-1], vectors[:, ::-1]
         kept = values > EIGENVALUE_TOLERANCE * max(float(values[0]), 0.0)
         if not kept.any():
