@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from featbank import _atomic
 from featbank._cache import user_path
 from featbank.errors import InvalidInputError
+from featbank.manifest import printable
 from featbank.plots.chart import Chart, Entry, Series, Table, note
 from featbank.plots.looks import COLORS, MARK, MARKERS, Look
 from featbank.plots.style import (
@@ -233,7 +234,7 @@ class Display:
         return entries
 
     def _write_title(self, panels: NDArray[Any], *, own: bool) -> None:
-        title = self._heading()
+        title = "\n".join(printable(line) for line in (self._heading() or "").splitlines())
         if not title:
             return
         figure = self.figure_

@@ -48,7 +48,7 @@ FIT = ("-c", "block5_pool", "--head", "ncm", "-n", 1, "--repeats", 1)
 #: Options that these commands have no use for.
 UNUSED = {("run", "--test-data"), *(("banks verify", f"--{one}") for one in ("data", "data-root", "weights"))}
 #: Options whose text is no path and may be anything; `--device` is torch's affair.
-FREE = ("--name", "--device")
+FREE = ("--name", "--device", "--title")
 
 
 def commands(

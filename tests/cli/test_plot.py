@@ -135,3 +135,11 @@ def test_a_figure_for_a_paper(call, place):
 def test_wrong_options(call, place, arguments, message):
     done = call("plot", *arguments)
     assert (done.code, done.message) == (2, message)
+
+
+@pytest.mark.parametrize(
+    "title", ["half a \ud800 character", "a \0 byte", "$\\frac{", "two\nlines", "x" * 300]
+)
+def test_a_title_may_be_any_text(call, place, title):
+    done = call("plot", "curve", "depth", "--title", title, "--out", "titled.svg")
+    assert (done.code, done.err) == (0, "")
