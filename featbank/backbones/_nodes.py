@@ -1,29 +1,23 @@
-"""Backbones of torchvision without a table here, and tables at other image sizes: read off the graph."""
+"""Networks without a table, and tables at other image sizes: read off the graph."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from featbank._lean_imports import import_torchvision
 from featbank._registry import nearest
 from featbank.backbones._spec import BackboneSpec, Cut
 from featbank.errors import InvalidInputError, UnknownNameError
 
-__all__ = ["NodeSpec", "measure", "node_spec", "other_names"]
+if TYPE_CHECKING:
+    from torch import nn
 
-
-def other_names(known: Iterable[str]) -> list[str]:
-    """List torchvision's image classifiers that are not in `known`."""
-    import_torchvision()
-    from torchvision import models
-
-    taken = set(known)
-    return [name for name in models.list_models(module=models) if name not in taken]
+__all__ = ["NodeSpec", "measure", "tabulated"]
 
 
 class NodeSpec(BackboneSpec):
-    """A torchvision network without a table here: any graph node is a cut of it."""
+    """A network whose cuts are the nodes of its graph, whether its table has them or not."""
 
     def _cut_outside_table(self, name: str) -> Cut:
         return _node_cut(self, name)
@@ -60,30 +54,10 @@ def measure(spec: BackboneSpec, image_size: int) -> dict[str, tuple[tuple[int, .
     return {name: (facts.shapes[name], facts.cut_macs[name]) for name in nodes}
 
 
-@functools.cache
-def node_spec(name: str) -> BackboneSpec:
-    """Make the table of a torchvision classifier: the ends of its modules two levels deep, and the logits.
-
-    Parameters
-    ----------
-    name : str
-        A name torchvision knows.
-
-    Returns
-    -------
-    BackboneSpec
-        Its `cut` takes every other node of the graph too.
-    """
-    import_torchvision()
-    from torchvision import models
-
+def tabulated(spec: NodeSpec, module: nn.Module) -> NodeSpec:
+    """Return `spec` with a table: the ends of the module's parts two levels deep, and the logits."""
     from featbank.backbones import _graph
-    from featbank.backbones._building import build_on_meta
 
-    entry = models.get_model_weights(name).DEFAULT
-    size = int(entry.transforms().crop_size[0])
-    bare = NodeSpec(name, name.split("_")[0].rstrip("0123456789"), (), size)
-    module = build_on_meta(bare)
     names = _graph.node_names(module)
     last = names[-1]
     # An end is the last node under a path; a dict keeps the later of two equal paths where it runs.
@@ -93,18 +67,15 @@ def node_spec(name: str) -> BackboneSpec:
         ends.pop(path, None)
         ends[path] = node
     nodes = {path: path for path in ends} | {"logits": last}
-    facts = _graph.count(_graph.extract(module, nodes, name), size, name, strict=False)
-    return NodeSpec(
-        name,
-        bare.family,
-        tuple(
+    graph = _graph.extract(module, nodes, spec.name)
+    facts = _graph.count(graph, spec.default_image_size, spec.name, strict=False)
+    return replace(
+        spec,
+        cuts=tuple(
             Cut(cut, node, facts.shapes[cut], (), facts.cut_macs[cut])
             for cut, node in nodes.items()
             if cut in facts.shapes
         ),
-        default_image_size=size,
-        min_image_size=1,
-        n_classes=len(entry.meta["categories"]),
         n_parameters=sum(one.numel() for one in module.parameters()),
         head_key=f"{last}.weight",
     )

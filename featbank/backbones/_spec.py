@@ -73,7 +73,7 @@ class BackboneSpec:
     Parameters
     ----------
     name : str
-        torchvision's name, or ``"minivgg"``.
+        What `get_spec` finds it by.
     family : str
         Networks of one design share it: ``"vgg"``, ``"resnet"``, ...
     cuts : tuple of Cut

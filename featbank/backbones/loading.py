@@ -9,8 +9,9 @@ from torch import nn
 
 from featbank._stat_cache import DigestCache
 from featbank.backbones import weights as _weights
+from featbank.backbones._family import get_spec
 from featbank.backbones._spec import BackboneSpec
-from featbank.backbones.catalogue import check_image_size, get_spec
+from featbank.backbones.catalogue import check_image_size
 from featbank.backbones.preprocessing import Preprocessing
 from featbank.manifest import short_repr
 
@@ -124,7 +125,7 @@ def load_backbone(
     spec = get_spec(name)
     check_image_size(spec, image_size)
     source = _weights.find_source(spec, weights, random_state, digests)
-    preprocessing = source.preprocessing.with_transform(transform)
+    preprocessing = source.published.preprocessing.with_transform(transform)
     if image_size is not None:
         preprocessing = preprocessing.with_image_size(image_size)
     loaded = source.load(preprocessing.image_size)

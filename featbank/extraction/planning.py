@@ -230,7 +230,8 @@ def plan(
     """
     started = time.perf_counter()
     # Names are checked before data and weights are touched: a typo must not cost a minute.
-    cuts = tuple(cut.name for cut in get_spec(settings.backbone).resolve(settings.cuts))
+    spec = get_spec(settings.backbone)
+    cuts = tuple(cut.name for cut in spec.resolve(settings.cuts))
     dataset = open_dataset(
         data,
         data_root=settings.data_root,
@@ -243,7 +244,7 @@ def plan(
         split_column=settings.split_column,
     )
     store, digests = BankStore(banks_folder(settings.cache_dir)), DigestCache.of(settings.cache_dir)
-    banks = list(_banks(store, settings.backbone, dataset.name))
+    banks = list(_banks(store, spec.name, dataset.name))
     answering = [one for one in banks if _answers(one, settings, digests)]
     computing = None if answering else Computing(settings, cuts)
     manifest = build_manifest(
