@@ -239,6 +239,6 @@ def _canonical(bank: Bank, cut: str) -> str:
     try:
         return get_spec(bank.key.backbone).cut(cut).name
     except UnknownNameError:
-        if cut.partition("@")[0] == cut:
+        if cut.partition("@")[0] == cut and not str(bank.provenance.get("weights")).startswith("module:"):
             raise
         return cut

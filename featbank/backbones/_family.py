@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 from featbank._registry import Registry, nearest
 from featbank.backbones._spec import BackboneSpec
 from featbank.backbones.preprocessing import Preprocessing
-from featbank.errors import InvalidInputError, UnknownNameError
+from featbank.errors import UnknownNameError
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from featbank.backbones.loading import Backbone
 
 __all__ = ["FAMILIES", "OWN_FAMILIES", "Family", "Published", "family_of", "get_spec", "unknown_weights"]
 
@@ -125,16 +127,16 @@ def _own_families(name: str) -> list[Family]:
     return sorted((FAMILIES.get(one) for one in OWN_FAMILIES), key=lambda family: name not in family.names())
 
 
-def get_spec(name: str) -> BackboneSpec:
+def get_spec(name: str | Backbone) -> BackboneSpec:
     """Look a backbone up.
 
     Parameters
     ----------
-    name : str
+    name : str or Backbone
         One of `names`, or the name of another torchvision classifier (``densenet121``, ``vit_b_16``, ...),
         whose table is then made from its graph: its cuts are graph nodes, and making it loads torch.
         Backbones of other families are called ``FAMILY:NAME``; banks write that ``FAMILY+NAME``, which will
-        do too.
+        do too. A loaded backbone has its own.
 
     Returns
     -------
@@ -155,7 +157,9 @@ def get_spec(name: str) -> BackboneSpec:
     >>> get_spec("vgg16_bn").cut("pool4").node
     'features.33'
     """
-    prefix, bare = _split(name)
+    if isinstance(getattr(name, "spec", None), BackboneSpec):
+        return name.spec  # type: ignore[union-attr]
+    prefix, bare = _split(str(name))
     families = [FAMILIES.get(prefix)] if prefix else _own_families(bare)
     for family in families:
         spec = family.spec(bare)
@@ -170,8 +174,6 @@ def get_spec(name: str) -> BackboneSpec:
 
 def _split(name: str) -> tuple[str, str]:
     """Return family and name of ``FAMILY:NAME``, or of what a bank calls it; the first is "" without one."""
-    if not isinstance(name, str):
-        raise InvalidInputError(f"backbone={name!r} is not a name; see 'featbank backbones'")
     prefix, colon, bare = name.partition(":")
     if colon:
         return FAMILIES.canonical(prefix), bare

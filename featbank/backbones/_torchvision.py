@@ -10,6 +10,7 @@ import re
 import socket
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -146,7 +147,8 @@ def _node_spec(name: str) -> BackboneSpec:
         default_image_size=size,
         n_classes=len(entry.meta["categories"]),
     )
-    return tabulated(bare, build_on_meta(bare))
+    found = tabulated(bare, build_on_meta(bare))
+    return replace(found, head_key=f"{found.cut('logits').node}.weight")
 
 
 def _entries(name: str) -> Any:

@@ -447,7 +447,7 @@ class Chooser:
             return self._compile == "on"
         if n_batches < _LEAST_BATCHES:
             return False
-        if cannot_compile(forward.device) is not None:
+        if cannot_compile(forward.device) is not None or not forward.network(self.cuts).is_traced:
             return False
         estimate = forward.estimate_compile(self.images, self.cuts)
         repays = estimate.repays(n_batches)

@@ -422,6 +422,7 @@ def _answers(bank: Bank, settings: ExtractionSettings, digests: DigestCache) -> 
         not isinstance(asked, dict)
         or settings.decode != "cpu"
         or settings.device not in (None, "auto", "cpu")
+        or not isinstance(settings.backbone, str)
     ):
         return False
     wanted = _asked(settings)
