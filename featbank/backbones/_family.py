@@ -112,6 +112,7 @@ OWN_FAMILIES = ("torchvision", "featbank")
 FAMILIES = Registry[Family]("family of backbones", group="featbank.backbones")
 FAMILIES.register_place("torchvision", "featbank.backbones._torchvision:FAMILY")
 FAMILIES.register_place("featbank", "featbank.backbones.minivgg:FAMILY")
+FAMILIES.register_place("timm", "featbank.backbones._timm:FAMILY")
 
 
 def family_of(name: str) -> tuple[Family, str]:

@@ -112,13 +112,21 @@ class Seen:
         What it gave when it first ran; None where that is no tensor.
     macs : int
         Multiply-adds of one image until then.
+    given : Tensor or None
+        What it was given first.
     calls : int, default=1
         How often it ran.
     """
 
     features: Tensor | None
     macs: int
+    given: Tensor | None = None
     calls: int = 1
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one image's features."""
+        return () if self.features is None else tuple(self.features.shape[1:])
 
     @property
     def fault(self) -> str | None:
@@ -159,16 +167,16 @@ def survey(module: nn.Module, image_size: int, owner: str) -> dict[str, Seen]:
     flops = FlopCounterMode(display=False)
     seen: dict[str, Seen] = {}
 
-    def note(path: str, made: Any) -> None:
+    def note(path: str, made: Any, given: Any = None) -> None:
         if path in seen:
             seen[path].calls += 1
         else:
             # The counter takes a multiply-add for two operations, and there are three images.
-            seen[path] = Seen(_tensor_in(made), flops.get_total_flops() // 6)
+            seen[path] = Seen(_tensor_in(made), flops.get_total_flops() // 6, _tensor_in(given))
 
     for path, part in private.named_modules():
         if path:
-            part.register_forward_hook(lambda _, given, made, path=path: note(path, made))
+            part.register_forward_hook(lambda _, given, made, path=path: note(path, made, given))
     device = next((one.device for one in (*private.parameters(), *private.buffers())), None)
     try:
         with torch.no_grad(), flops:
@@ -189,9 +197,9 @@ def count_hooked(network: HookedNetwork, image_size: int, owner: str) -> GraphFa
     for name, path in network.paths.items():
         found = seen.get(path)
         fault = "does not run" if found is None else found.fault
-        if found is None or fault is not None or found.features is None:
+        if found is None or fault is not None:
             raise InvalidInputError(f"cut {name!r} of {owner!r} {fault}; choose another module")
-        shapes[name] = tuple(found.features.shape[1:])
+        shapes[name] = found.shape
         cut_macs[name] = found.macs
     return GraphFacts(shapes, cut_macs, max(cut_macs.values()))
 

@@ -133,9 +133,9 @@ def _hooked_cuts(spec: NodeSpec, module: nn.Module) -> list[Cut]:
     seen = survey(module, spec.default_image_size, spec.name)
     output = seen[OUTPUT].features
     good = {
-        path: Cut(path, path, tuple(one.features.shape[1:]), (), one.macs)
+        path: Cut(path, path, one.shape, (), one.macs)
         for path, one in seen.items()
-        if one.fault is None and one.features is not None and path.count(".") <= 1
+        if one.fault is None and path.count(".") <= 1
     }
     whole = good.pop(OUTPUT, None)
     # The part that gives what the whole gives is not named twice.
