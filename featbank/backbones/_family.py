@@ -106,6 +106,17 @@ class Family(ABC):
         del path, sha256
         return Published(self.preprocessing(name))
 
+    def read(self, name: str, path: Path) -> nn.Module | None:
+        """Build a backbone with the weights of a file, in the family's own way; None leaves it to featbank.
+
+        Raises
+        ------
+        WeightsError
+            If the file does not fit, or is damaged.
+        """
+        del name, path
+        return None
+
 
 #: featbank's and torchvision's backbones need no family before their names.
 OWN_FAMILIES = ("torchvision", "featbank")
@@ -113,6 +124,7 @@ FAMILIES = Registry[Family]("family of backbones", group="featbank.backbones")
 FAMILIES.register_place("torchvision", "featbank.backbones._torchvision:FAMILY")
 FAMILIES.register_place("featbank", "featbank.backbones.minivgg:FAMILY")
 FAMILIES.register_place("timm", "featbank.backbones._timm:FAMILY")
+FAMILIES.register_place("hf", "featbank.backbones._hf:FAMILY")
 
 
 def family_of(name: str) -> tuple[Family, str]:
@@ -166,7 +178,8 @@ def get_spec(name: str | Backbone) -> BackboneSpec:
         spec = family.spec(bare)
         if spec is not None:
             full = bare if prefix in ("", *OWN_FAMILIES) else f"{prefix}+{bare.replace('/', '+')}"
-            return spec if spec.name == full else replace(spec, name=full)
+            named = spec.name == full or (prefix and spec.name.startswith(f"{prefix}+"))
+            return spec if named else replace(spec, name=full)
     known = [one for family in families for one in family.names()]
     known += [one for family in families for one in family.more_names()]
     of = f" of family {prefix!r}" if prefix else ""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from featbank._lean_imports import import_torchvision
 from featbank.backbones._family import Family, Published, unknown_weights
+from featbank.backbones._hub import hub_file
 from featbank.backbones._spec import BackboneSpec, Cut
 from featbank.backbones.preprocessing import Preprocessing
 from featbank.errors import InvalidInputError, MissingPackageError, MissingWeightsError
@@ -133,23 +134,9 @@ def _file(name: str, config: Mapping[str, Any]) -> Path:
             f"no weights for 'timm:{name}': timm publishes none on the hub; use --weights FILE or "
             "--weights random"
         )
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
-
     given = config.get("hf_hub_filename")
-    for one in (given,) if given else _FILES:
-        found = try_to_load_from_cache(repository, one)
-        if isinstance(found, str):
-            return Path(found)
-    wanted = given or _FILES[0]
-    try:
-        return Path(hf_hub_download(repository, wanted))
-    except Exception as error:  # whatever a network may raise
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise MissingWeightsError(
-            f"no weights for 'timm:{name}': {wanted!r} of {repository!r} is not in the cache of the hub and "
-            f"could not be downloaded ({reason}). Three ways out: (1) run once with network, or set HF_HOME "
-            "to a cache that has it; (2) --weights FILE.safetensors|.pth; (3) --weights random"
-        ) from error
+    ways = ["--weights FILE.safetensors|.pth", "--weights random"]
+    return hub_file(repository, [given] if given else _FILES, owner=f"timm:{name}", ways=ways)
 
 
 @functools.cache

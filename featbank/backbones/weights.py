@@ -110,6 +110,11 @@ class WeightsSource:
         if self.path is None or self.sha256 is None:
             return self._random(image_size)
         path = self.path
+        family, name = family_of(self.spec.name)
+        own = family.read(name, path) if self.key is None else None
+        if own is not None:
+            self._check_stamp(path)
+            return LoadedWeights(own.eval(), self.sha256, self.published.class_names)
         file = _state.read_state(
             path,
             self.spec,
@@ -118,8 +123,7 @@ class WeightsSource:
             candidates=tuple(get_spec(one) for one in names()),
             image_size=image_size,
         )
-        if _state.stamp_of(path) != self.stamp:
-            raise WeightsError(f"weights file {str(path)!r} changed while it was being read; run again")
+        self._check_stamp(path)
         tensors, choice = file.tensors, file.choice
         _tell(self.spec, path, choice)
         n_classes = choice.n_classes
@@ -134,6 +138,10 @@ class WeightsSource:
             class_names,
             frozenset(choice.absent),
         )
+
+    def _check_stamp(self, path: Path) -> None:
+        if _state.stamp_of(path) != self.stamp:
+            raise WeightsError(f"weights file {str(path)!r} changed while it was being read; run again")
 
     def _random(self, image_size: int) -> LoadedWeights:
         logger.warning(
