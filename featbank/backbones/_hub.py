@@ -45,7 +45,7 @@ def hub_file(
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         said = ["run once with network, or set HF_HOME to a cache that has it", *ways]
         raise MissingWeightsError(
-            f"{files[0]!r} of {repository!r}, which {owner!r} needs, is not in the cache of the hub and could "
-            f"not be downloaded ({reason}). Ways out: "
+            f"{files[0]!r} of {repository!r}, which {owner!r} needs, is not in the cache of the hub and "
+            f"could not be downloaded ({reason}). Ways out: "
             + "; ".join(f"({number}) {way}" for number, way in enumerate(said, start=1))
         ) from error
