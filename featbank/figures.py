@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from featbank._registry import nearest
 from featbank.backbones import get_spec
-from featbank.errors import BankError, InvalidInputError, UnknownNameError
+from featbank.errors import BankError, FeatbankError, InvalidInputError, UnknownNameError
 from featbank.inspection import MistakesDisplay, RunImages
 from featbank.metrics import PowerLaw
 from featbank.plots import (
@@ -72,7 +72,7 @@ def _meant(name: str, known: Sequence[str], kind: str, aliases: Mapping[str, str
 def _aliases(run: Run) -> dict[str, str]:
     try:
         cuts = get_spec(run.source["backbone"]).cuts
-    except UnknownNameError:  # a run of a backbone this version has not got
+    except FeatbankError:  # a backbone that is unknown here, or whose family is not installed
         return {}
     return {alias: cut.name for cut in cuts for alias in cut.aliases}
 

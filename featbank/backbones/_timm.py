@@ -177,11 +177,12 @@ def _cuts(spec: NodeSpec, module: nn.Module, classifier: Any) -> tuple[Cut, ...]
     whole = good.pop(OUTPUT, None)
     # What goes into the classifier is the vector that most people mean by a model's features.
     vector = seen[classifier].given if spec.n_classes and classifier in seen else None
+    own = _own_vector(module, spec.default_image_size)
     kept: dict[int, Cut] = {}
     for path, one in good.items():
         before = kept.get(id(one.features))
         if one.features is vector and vector is not None and vector.ndim == 2:
-            kept[id(vector)] = _cut("pre_logits", path, one)
+            kept[id(vector)] = _cut("pre_logits" if own in (None, one.shape) else path, path, one)
         elif whole is not None and one.features is whole.features:
             continue
         elif _PLACES.fullmatch(path) and before is None:
@@ -197,6 +198,18 @@ def _cuts(spec: NodeSpec, module: nn.Module, classifier: Any) -> tuple[Cut, ...]
             name = "logits" if spec.n_classes else "pre_logits" if is_vector else name
         cuts.append(_cut(name, OUTPUT, whole))
     return tuple(cuts)
+
+
+def _own_vector(module: Any, image_size: int) -> tuple[int, ...] | None:
+    """Return the shape of what timm itself calls pre_logits; a classifier of two layers has another input."""
+    import torch
+
+    try:
+        with torch.no_grad():
+            features = module.forward_features(torch.zeros(1, 3, image_size, image_size, device="meta"))
+            return tuple(module.forward_head(features, pre_logits=True).shape[1:])
+    except (AttributeError, TypeError, RuntimeError):  # some models have no such way
+        return None
 
 
 def _cut(name: str, path: str, seen: Seen) -> Cut:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featbank._registry import nearest
-from featbank.errors import InvalidInputError, UnknownNameError
+from featbank.errors import FeatbankError, InvalidInputError, UnknownNameError
 from featbank.manifest import Manifest
 
 __all__ = ["FeatureSource", "by_depth", "choose_cuts"]
@@ -74,7 +74,7 @@ def by_depth(bank: FeatureSource, cuts: Sequence[str]) -> list[str]:
         return list(cuts)
     try:
         order = [cut.name for cut in backbones.get_spec(key.backbone).cuts]
-    except UnknownNameError:  # a bank of a backbone this version has not got
+    except FeatbankError:  # a backbone that is unknown here, or whose family is not installed
         return list(cuts)
 
     def depth(cut: str) -> int:

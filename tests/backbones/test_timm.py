@@ -6,6 +6,7 @@ import builtins
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch import Tensor
 from featbank.backbones import FAMILIES, cut_table, get_spec, load_backbone, names, truncate
 from featbank.errors import InvalidInputError, MissingPackageError, MissingWeightsError, UnknownNameError
 from featbank.extraction import extract
+from featbank.sweep._cuts import by_depth
 
 timm = pytest.importorskip("timm", reason="timm is not installed: pip install 'featbank[timm]'")
 
@@ -208,6 +210,9 @@ def test_without_timm_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(builtins, "__import__", without)
     monkeypatch.delitem(sys.modules, "timm")
+    # a bank is read without it
+    bank: Any = SimpleNamespace(key=SimpleNamespace(backbone="timm+resnet34"))
+    assert by_depth(bank, ["pre_logits", "layer1.1"]) == ["pre_logits", "layer1.1"]
     with pytest.raises(MissingPackageError) as caught:
         names("timm")
     assert str(caught.value) == (
