@@ -19,6 +19,7 @@ __version__ = "0.1.0"
 #: Public name -> module that holds it.
 _PUBLIC = {
     "ActivationsDisplay": "featbank.inspection",
+    "Backbone": "featbank.backbones",
     "Bank": "featbank.banks",
     "BankStore": "featbank.banks",
     "ConfusionDisplay": "featbank.plots",
@@ -65,6 +66,7 @@ __all__ = ["__version__", *sorted(_PUBLIC)]
 
 if TYPE_CHECKING:
     from featbank._cache import cache_folder as cache_folder
+    from featbank.backbones import Backbone as Backbone
     from featbank.backbones import load_backbone as load_backbone
     from featbank.backbones import truncate as truncate
     from featbank.banks import Bank as Bank

@@ -12,7 +12,7 @@ from featbank import plots
 from featbank._cache import banks_folder
 from featbank.backbones import get_spec
 from featbank.banks import Bank, BankStore
-from featbank.errors import InvalidInputError, UnknownNameError
+from featbank.errors import FeatbankError, InvalidInputError, UnknownNameError
 from featbank.runs import Claim, Run, create_run, find_unfinished, sweep_digest
 from featbank.sampling import Size
 from featbank.sweep import Fit, Sweep, SweepResult, SweepSpec, usual_sizes
@@ -193,7 +193,11 @@ def _canonical(bank: Bank, cut: str) -> str:
     if cut in bank.cuts:
         return cut
     try:
-        return get_spec(bank.key.backbone).cut(cut).name
+        spec = get_spec(bank.key.backbone)
+    except FeatbankError:  # a module of somebody's own, or a family that is not installed here
+        return cut
+    try:
+        return spec.cut(cut).name
     except UnknownNameError:
         if cut.partition("@")[0] == cut:
             raise

@@ -17,6 +17,7 @@ from featbank._cache import user_path
 from featbank._registry import nearest
 from featbank._stat_cache import DigestCache
 from featbank.backbones import Backbone, Preprocessing, load_backbone
+from featbank.backbones.loading import OF_A_MODULE
 from featbank.datasets import decode_image, list_images, read_image_file
 from featbank.errors import (
     BankError,
@@ -70,6 +71,7 @@ def predict(
     head: str | None = None,
     top: int = 5,
     weights: str | os.PathLike[str] | None = None,
+    backbone: Backbone | None = None,
     device: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> list[Prediction]:
@@ -90,6 +92,8 @@ def predict(
         How many classes to give.
     weights : path, optional
         The weights file, if it is no longer where it was.
+    backbone : Backbone, optional
+        The backbone of a run of ``Backbone.from_module``, which featbank cannot build again.
     device : str, optional
         ``"cpu"``, ``"cuda"``, ...
     cache_dir : path, optional
@@ -118,7 +122,7 @@ def predict(
     run.entry(head)  # a wrong name is told before images are looked for
     paths = [file for image in images for file in list_images(image)]
     digests = DigestCache.of(cache_dir)
-    classifier = RunClassifier(run, head, weights=weights, device=device, digests=digests)
+    classifier = RunClassifier(run, head, weights=weights, backbone=backbone, device=device, digests=digests)
     digests.save()
     answers: dict[Path, Prediction] = {}
     for start in range(0, len(paths), classifier.batch_size):
@@ -255,6 +259,8 @@ class RunClassifier:
         Name of a kept head; the best by validation accuracy by default.
     weights : path, optional
         The weights file, if it is no longer where it was.
+    backbone : Backbone, optional
+        The backbone of a run of ``Backbone.from_module``.
     device : str, optional
         ``"cpu"``, ``"cuda"``, ...
     digests : DigestCache, optional
@@ -285,6 +291,7 @@ class RunClassifier:
         head: str | None = None,
         *,
         weights: str | os.PathLike[str] | None = None,
+        backbone: Backbone | None = None,
         device: str | None = None,
         digests: DigestCache | None = None,
     ) -> None:
@@ -310,9 +317,9 @@ class RunClassifier:
         self._temperature = entry["temperature"]
         self._cut = "logits" if entry["cut"] == "softmax" else str(entry["cut"])
         self._dtype, self._cut_dtype = source["dtype"], source["cut_dtypes"].get(self._cut)
-        backbone = _load(run, weights, self.preprocessing.image_size, digests)
+        loaded = _load(run, weights, backbone, self.preprocessing.image_size, digests)
         self._forward = Forward(
-            replace(backbone, preprocessing=self.preprocessing),
+            replace(loaded, preprocessing=self.preprocessing),
             device=choose_device(device),
             precision=split_precision(source["precision"])[0],
             batch_size=self.batch_size,
@@ -373,17 +380,30 @@ class RunClassifier:
 
 
 def _load(
-    run: Run, weights: str | os.PathLike[str] | None, image_size: int, digests: DigestCache | None
+    run: Run,
+    weights: str | os.PathLike[str] | None,
+    given: Backbone | None,
+    image_size: int,
+    digests: DigestCache | None,
 ) -> Backbone:
     source = run.source
-    said = weights or _recorded_weights(run)
+    said = weights or (_recorded_weights(run) if given is None else None)
     backbone = load_backbone(
-        source["backbone"],
+        given or source["backbone"],
         weights=said,
         image_size=image_size,
         random_state=source["random_state"] or 0,
         digests=digests,
     )
+    if given is not None and (given.name, given.weights_sha256) != (
+        source["backbone"],
+        source["weights_sha256"],
+    ):
+        raise WeightsError(
+            f"the run was made with backbone {source['backbone']!r} ({source['weights']}, SHA-256 "
+            f"{source['weights_sha256'][:16]}...), the one given is {given.name!r} ({given.weights}, "
+            f"{given.weights_sha256[:16]}...): give the same module with the same weights"
+        )
     if backbone.weights_sha256 != source["weights_sha256"]:
         raise WeightsError(
             f"the run was made with weights {source['weights']!r} of SHA-256 "
@@ -396,7 +416,7 @@ def _load(
 def _recorded_weights(run: Run) -> str | None:
     """Return what a run calls its weights; a file only if its own bank in the cache names the same."""
     path, name = run.source["weights_path"], run.source["weights"]
-    if path is None and (name is None or re.fullmatch(r"\w+", name)):
+    if path is None and (name is None or name.startswith(OF_A_MODULE) or re.fullmatch(r"\w+", name)):
         return None if name is None else str(name)
     try:
         known = run.open_bank(check="size").provenance.get("weights_path")

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from featbank.backbones._family import FAMILIES, OWN_FAMILIES, Family, Published, get_spec
 from featbank.backbones._spec import BackboneSpec, Cut
-from featbank.backbones.catalogue import CutRow, cut_table, get_spec, names
+from featbank.backbones.catalogue import CutRow, cut_table, names
 from featbank.backbones.preprocessing import TRANSFORMS, Preprocessing
 
 if TYPE_CHECKING:
@@ -16,12 +17,16 @@ if TYPE_CHECKING:
     from featbank.backbones.network import TruncatedNetwork, largest_activation, truncate
 
 __all__ = [
+    "FAMILIES",
+    "OWN_FAMILIES",
     "TRANSFORMS",
     "Backbone",
     "BackboneSpec",
     "Cut",
     "CutRow",
+    "Family",
     "Preprocessing",
+    "Published",
     "TruncatedNetwork",
     "cut_table",
     "get_spec",

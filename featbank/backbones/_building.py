@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from featbank._lean_imports import import_torchvision
+from featbank.backbones._family import family_of
 from featbank.backbones._spec import BackboneSpec
 
 if TYPE_CHECKING:
@@ -27,29 +27,16 @@ def build_module(spec: BackboneSpec, *, n_classes: int, image_size: int, initial
     image_size : int
         Side of the square input in pixels; only vision transformers are built for one size.
     initialise : bool
-        Whether weights that nobody will load need torchvision's initial values; skipping them is faster
-        for GoogLeNet and Inception v3.
+        Whether weights that nobody will load need their initial values; skipping them is faster for
+        GoogLeNet and Inception v3.
 
     Returns
     -------
     torch.nn.Module
         In eval mode; without the auxiliary heads, which serve training only.
     """
-    if spec.name == "minivgg":
-        from featbank.backbones.minivgg import build_minivgg
-
-        return build_minivgg(n_classes).eval()
-    import_torchvision()
-    from torchvision import models
-
-    options: dict[str, Any] = {"num_classes": n_classes}
-    if spec.auxiliary:
-        # The published weights of these two expect input in [-1, 1], which the network computes from
-        # ImageNet-normalised images; torchvision switches that on with its weights, we do so always.
-        options |= {"aux_logits": False, "transform_input": spec.transform_input, "init_weights": initialise}
-    elif spec.name.startswith("vit_"):
-        options["image_size"] = image_size
-    module: nn.Module = models.get_model(spec.name, weights=None, **options)
+    family, name = family_of(spec.name)
+    module = family.build(name, n_classes=n_classes, image_size=image_size, initialise=initialise)
     return module.eval()
 
 
@@ -61,10 +48,13 @@ def build_on_meta(
 
     n_classes = spec.n_classes if n_classes is None else n_classes
     image_size = spec.default_image_size if image_size is None else image_size
-    place = _parameters_on_meta() if spec.name.startswith("regnet") else torch.device("meta")
-    with place, _without_initial_values():
-        module = build_module(spec, n_classes=n_classes, image_size=image_size, initialise=False)
-    return module.to("meta")
+    options: dict[str, Any] = {"n_classes": n_classes, "image_size": image_size, "initialise": False}
+    try:
+        with torch.device("meta"), _without_initial_values():
+            return build_module(spec, **options)
+    except (RuntimeError, NotImplementedError):  # it computes with tensors, as RegNet does its widths
+        with _parameters_on_meta(), _without_initial_values():
+            return build_module(spec, **options).to("meta")
 
 
 def _without_initial_values() -> contextlib.AbstractContextManager[Any]:
@@ -89,7 +79,7 @@ def _without_initial_values() -> contextlib.AbstractContextManager[Any]:
 
 @contextlib.contextmanager
 def _parameters_on_meta() -> Iterator[None]:
-    """Put only parameters on the meta device; RegNet computes its widths with real tensors."""
+    """Put only parameters on the meta device."""
     from torch import nn
     from torch.nn.modules.module import register_module_parameter_registration_hook
 

@@ -19,13 +19,26 @@ from featbank.errors import InvalidInputError, UnknownNameError
 if TYPE_CHECKING:
     from torch.utils.flop_counter import FlopCounterMode
 
-__all__ = ["GraphFacts", "count", "extract", "largest_output", "node_names"]
+__all__ = [
+    "GraphFacts",
+    "UntraceableError",
+    "count",
+    "extract",
+    "first_line",
+    "largest_output",
+    "node_names",
+    "private_copy",
+]
 
 #: What tracing raises when a forward does something torch.fx cannot follow.
 _TRACING_ERRORS = (ValueError, TypeError, RuntimeError, AttributeError, LookupError)
 
 
-def private_copy(module: nn.Module, *, device: str | None = None) -> nn.Module:
+class UntraceableError(InvalidInputError):
+    """torch.fx cannot follow a forward; it is cut by hooks."""
+
+
+def private_copy(module: nn.Module, *, device: str | None = None, out_of_place: bool = False) -> nn.Module:
     """Copy a module but not its numbers.
 
     Parameters
@@ -34,6 +47,9 @@ def private_copy(module: nn.Module, *, device: str | None = None) -> nn.Module:
         Stays as it is.
     device : str, optional
         ``"meta"`` for shapes without numbers; by default the copy shares the memory of the original.
+    out_of_place : bool, default=False
+        Switch off the in-place work of its layers: an in-place ReLU would overwrite the output of the layer
+        before it, which may be a cut.
 
     Returns
     -------
@@ -49,13 +65,42 @@ def private_copy(module: nn.Module, *, device: str | None = None) -> nn.Module:
         id(one): nn.Parameter(shared(one), requires_grad=False) for one in module.parameters()
     }
     memo |= {id(one): shared(one) for one in module.buffers()}
-    return copy.deepcopy(module, memo)
+    copied = copy.deepcopy(module, memo)
+    if out_of_place:
+        for part in copied.modules():
+            if getattr(part, "inplace", False) is True:
+                part.inplace = False  # type: ignore[assignment]
+    return copied
 
 
 def node_names(module: nn.Module) -> list[str]:
-    """List the graph nodes of a module in eval mode, in the order they run; the module stays as it is."""
-    _, names = _tracing().get_graph_node_names(private_copy(module).eval(), suppress_diff_warning=True)
+    """List the graph nodes of a module in eval mode, in the order they run; the module stays as it is.
+
+    Raises
+    ------
+    UntraceableError
+        If there is no graph.
+    """
+    try:
+        _, names = _tracing().get_graph_node_names(private_copy(module).eval(), suppress_diff_warning=True)
+    except _TRACING_ERRORS as error:
+        raise UntraceableError(f"torch.fx cannot trace the module ({first_line(error)})") from error
     return list(names)
+
+
+def described(module: nn.Module) -> list[str]:
+    """Return the operations of a module's graph, one a line; raises `UntraceableError`."""
+    try:
+        graph = fx.symbolic_trace(private_copy(module).eval()).graph
+    except _TRACING_ERRORS as error:
+        raise UntraceableError(f"torch.fx cannot trace the module ({first_line(error)})") from error
+    lines = []
+    for node in graph.nodes:
+        target = node.target
+        if not isinstance(target, str):
+            target = f"{target.__module__}.{getattr(target, '__qualname__', target)}"
+        lines.append(f"{node.name} = {node.op} {target} {node.args} {node.kwargs}")
+    return lines
 
 
 def _tracing() -> Any:
@@ -86,15 +131,11 @@ def extract(module: nn.Module, nodes: Mapping[str, str], owner: str) -> fx.Graph
     ------
     UnknownNameError
         If a node does not exist.
-    InvalidInputError
+    UntraceableError
         If the module cannot be traced.
     """
     # All that follows happens to the copy: a failed trace or a switched flag cannot leak.
-    private = private_copy(module).eval()
-    for part in private.modules():
-        if getattr(part, "inplace", False) is True:
-            # An in-place ReLU would overwrite the output of the node before it, which may be a cut.
-            part.inplace = False  # type: ignore[assignment]
+    private = private_copy(module, out_of_place=True).eval()
     try:
         # Two cuts may stand for one node; torchvision returns each node once.
         unique = {node: node for node in nodes.values()}
@@ -103,10 +144,7 @@ def extract(module: nn.Module, nodes: Mapping[str, str], owner: str) -> fx.Graph
         unknown = _unknown_node(private, nodes, owner)  # the likelier fault; it takes two more traces to say
         if unknown is not None:
             raise unknown from None
-        raise InvalidInputError(
-            f"{owner!r} cannot be cut: torch.fx cannot trace its forward ({_first_line(error)}); "
-            "pass a module whose forward does not branch on tensor values"
-        ) from error
+        raise UntraceableError(f"torch.fx cannot trace {owner!r} ({first_line(error)})") from error
     graph: fx.Graph = extractor.eval_graph
     output = next(node for node in graph.nodes if node.op == "output")
     found = output.args[0]
@@ -238,7 +276,7 @@ def count(graph: nn.Module, image_size: int, owner: str, *, strict: bool = True)
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
         raise InvalidInputError(
             f"images of {image_size}x{image_size} pixels do not pass through {owner!r} "
-            f"({_first_line(error)}); pass another image_size"
+            f"({first_line(error)}); pass another image_size"
         ) from error
     shapes = {}
     for name, features in three.items():
@@ -298,6 +336,6 @@ def _macs_before(ends: list[fx.Node], macs: Mapping[fx.Node, int]) -> int:
     return sum(macs[node] for node in seen)
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__

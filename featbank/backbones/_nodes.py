@@ -1,110 +1,143 @@
-"""Backbones of torchvision without a table here, and tables at other image sizes: read off the graph."""
+"""Networks without a table, and tables at other image sizes: read off the graph, or off a pass with hooks."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from featbank._lean_imports import import_torchvision
 from featbank._registry import nearest
 from featbank.backbones._spec import BackboneSpec, Cut
 from featbank.errors import InvalidInputError, UnknownNameError
 
-__all__ = ["NodeSpec", "measure", "node_spec", "other_names"]
+if TYPE_CHECKING:
+    from torch import nn
+
+    from featbank.backbones._graph import GraphFacts
+
+__all__ = ["NodeSpec", "measure", "tabulated"]
+
+#: Name of the cut that is what a network gives itself.
+_OUTPUT = "output"
 
 
-def other_names(known: Iterable[str]) -> list[str]:
-    """List torchvision's image classifiers that are not in `known`."""
-    import_torchvision()
-    from torchvision import models
-
-    taken = set(known)
-    return [name for name in models.list_models(module=models) if name not in taken]
-
-
+@dataclass(frozen=True)
 class NodeSpec(BackboneSpec):
-    """A torchvision network without a table here: any graph node is a cut of it."""
+    """A network whose cuts are nodes of its graph, or paths of its parts, whether its table has them or not.
+
+    Parameters
+    ----------
+    module : torch.nn.Module or None
+        The network, where no family builds it.
+    """
+
+    module: nn.Module | None = None
 
     def _cut_outside_table(self, name: str) -> Cut:
-        return _node_cut(self, name)
+        try:
+            facts = _facts(self, {name: name}, self.default_image_size)
+        except UnknownNameError:
+            from featbank.backbones import _graph
 
-
-@functools.cache
-def _node_cut(spec: NodeSpec, name: str) -> Cut:
-    """Make a cut at any node of a backbone; raises `UnknownNameError` with the nearest nodes."""
-    from featbank.backbones import _graph
-    from featbank.backbones._building import build_on_meta
-
-    module = build_on_meta(spec)
-    try:
-        graph = _graph.extract(module, {name: name}, spec.name)
-    except UnknownNameError:
-        known = [*spec.cut_names, *_graph.node_names(module)]
-        raise UnknownNameError(
-            f"unknown cut {name!r} of backbone {spec.name!r}; known: {nearest(name, known)}"
-        ) from None
-    facts = _graph.count(graph, spec.default_image_size, spec.name)
-    if name not in facts.shapes:
-        raise InvalidInputError(f"node {name!r} of backbone {spec.name!r} gives no features")
-    return Cut(name, name, facts.shapes[name], (), facts.cut_macs[name])
+            module = _module(self, self.default_image_size)
+            paths = [one for one, _ in module.named_modules() if one]
+            nodes = paths if self.hooked else _graph.node_names(module)
+            raise UnknownNameError(
+                f"unknown cut {name!r} of backbone {self.name!r}; known: "
+                f"{nearest(name, [*self.cut_names, *nodes])}"
+            ) from None
+        if name not in facts.shapes:
+            raise InvalidInputError(f"node {name!r} of backbone {self.name!r} gives no features")
+        return self._index.setdefault(name, Cut(name, name, facts.shapes[name], (), facts.cut_macs[name]))
 
 
 def measure(spec: BackboneSpec, image_size: int) -> dict[str, tuple[tuple[int, ...], int]]:
     """Count shape and multiply-adds of every cut for one image size; no weights are needed."""
-    from featbank.backbones import _graph
-    from featbank.backbones._building import build_on_meta
-
     nodes = {cut.name: cut.node for cut in spec.cuts if cut.derived_from is None}
-    graph = _graph.extract(build_on_meta(spec, image_size=image_size), nodes, spec.name)
-    facts = _graph.count(graph, image_size, spec.name)
+    facts = _facts(spec, nodes, image_size)
     return {name: (facts.shapes[name], facts.cut_macs[name]) for name in nodes}
 
 
-@functools.cache
-def node_spec(name: str) -> BackboneSpec:
-    """Make the table of a torchvision classifier: the ends of its modules two levels deep, and the logits.
+def _module(spec: BackboneSpec, image_size: int) -> nn.Module:
+    from featbank.backbones._building import build_on_meta
+
+    if isinstance(spec, NodeSpec) and spec.module is not None:
+        return spec.module
+    return build_on_meta(spec, image_size=image_size)
+
+
+def _facts(spec: BackboneSpec, nodes: dict[str, str], image_size: int) -> GraphFacts:
+    from featbank.backbones import _graph, _hooks
+
+    module = _module(spec, image_size)
+    if spec.hooked:
+        return _hooks.count_hooked(_hooks.HookedNetwork(module, nodes, spec.name), image_size, spec.name)
+    return _graph.count(_graph.extract(module, nodes, spec.name), image_size, spec.name)
+
+
+def tabulated(spec: NodeSpec, module: nn.Module) -> NodeSpec:
+    """Return `spec` with a table: the ends of the module's parts two levels deep, and what it gives itself.
+
+    The last is called ``logits`` where it is a vector for each image, else ``output``.
 
     Parameters
     ----------
-    name : str
-        A name torchvision knows.
+    spec : NodeSpec
+        Without cuts.
+    module : torch.nn.Module
+        The network; it may be on the meta device.
 
-    Returns
-    -------
-    BackboneSpec
-        Its `cut` takes every other node of the graph too.
+    Raises
+    ------
+    InvalidInputError
+        If images of its size do not pass through.
     """
-    import_torchvision()
-    from torchvision import models
+    found = _hooked_cuts(spec, module) if spec.hooked else _traced_cuts(spec, module)
+    if not found:
+        raise InvalidInputError(f"no part of {spec.name!r} gives one float tensor per image")
+    n_classes = spec.n_classes
+    if found[-1].name == _OUTPUT and len(found[-1].shape) == 1:
+        n_classes = found[-1].shape[0]
+        found = [*(one for one in found[:-1] if one.name != "logits"), replace(found[-1], name="logits")]
+    return replace(
+        spec,
+        cuts=tuple(found),
+        n_classes=n_classes,
+        n_parameters=sum(one.numel() for one in module.parameters()),
+    )
 
+
+def _traced_cuts(spec: NodeSpec, module: nn.Module) -> list[Cut]:
     from featbank.backbones import _graph
-    from featbank.backbones._building import build_on_meta
 
-    entry = models.get_model_weights(name).DEFAULT
-    size = int(entry.transforms().crop_size[0])
-    bare = NodeSpec(name, name.split("_")[0].rstrip("0123456789"), (), size)
-    module = build_on_meta(bare)
     names = _graph.node_names(module)
-    last = names[-1]
     # An end is the last node under a path; a dict keeps the later of two equal paths where it runs.
     ends: dict[str, str] = {}
     for node in names[1:-1]:
         path = ".".join(node.split(".")[:2])
         ends.pop(path, None)
         ends[path] = node
-    nodes = {path: path for path in ends} | {"logits": last}
-    facts = _graph.count(_graph.extract(module, nodes, name), size, name, strict=False)
-    return NodeSpec(
-        name,
-        bare.family,
-        tuple(
-            Cut(cut, node, facts.shapes[cut], (), facts.cut_macs[cut])
-            for cut, node in nodes.items()
-            if cut in facts.shapes
-        ),
-        default_image_size=size,
-        min_image_size=1,
-        n_classes=len(entry.meta["categories"]),
-        n_parameters=sum(one.numel() for one in module.parameters()),
-        head_key=f"{last}.weight",
-    )
+    ends.pop(_OUTPUT, None)
+    nodes = {path: path for path in ends} | {_OUTPUT: names[-1]}
+    graph = _graph.extract(module, nodes, spec.name)
+    facts = _graph.count(graph, spec.default_image_size, spec.name, strict=False)
+    return [
+        Cut(cut, node, facts.shapes[cut], (), facts.cut_macs[cut])
+        for cut, node in nodes.items()
+        if cut in facts.shapes
+    ]
+
+
+def _hooked_cuts(spec: NodeSpec, module: nn.Module) -> list[Cut]:
+    from featbank.backbones._hooks import OUTPUT, survey
+
+    seen = survey(module, spec.default_image_size, spec.name)
+    output = seen[OUTPUT].features
+    good = {
+        path: Cut(path, path, one.shape, (), one.macs)
+        for path, one in seen.items()
+        if one.fault is None and path.count(".") <= 1
+    }
+    whole = good.pop(OUTPUT, None)
+    # The part that gives what the whole gives is not named twice.
+    cuts = [one for path, one in good.items() if path != _OUTPUT and seen[path].features is not output]
+    return cuts if whole is None else [*cuts, replace(whole, name=_OUTPUT)]

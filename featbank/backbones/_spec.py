@@ -22,8 +22,9 @@ class Cut:
     name : str
         Canonical name; also the name of the cut's folder in a bank.
     node : str
-        Node of torchvision's feature-extraction graph. Means nothing without its backbone: ``features.23``
-        is the fourth pool of vgg16 and the third of vgg16_bn. Empty for a derived cut.
+        Node of torchvision's feature-extraction graph, or path of a module (`BackboneSpec.hooked`). Means
+        nothing without its backbone: ``features.23`` is the fourth pool of vgg16 and the third of vgg16_bn.
+        Empty for a derived cut.
     shape : tuple of int
         Shape of one image's features at the backbone's default image size, without the batch axis.
     aliases : tuple of str, default=()
@@ -73,7 +74,7 @@ class BackboneSpec:
     Parameters
     ----------
     name : str
-        torchvision's name, or ``"minivgg"``.
+        What `get_spec` finds it by.
     family : str
         Networks of one design share it: ``"vgg"``, ``"resnet"``, ...
     cuts : tuple of Cut
@@ -92,6 +93,9 @@ class BackboneSpec:
         True where the network itself maps ImageNet-normalised input to [-1, 1] (GoogLeNet, Inception v3).
     auxiliary : tuple of str, default=()
         Name prefixes of tensors that serve training only; a weights file may hold them or not.
+    hooked : bool, default=False
+        Whether the nodes of the cuts are paths of modules, read by hooks, instead of nodes of the graph that
+        torch.fx traces; ``"<output>"`` is what the network itself gives.
 
     Examples
     --------
@@ -117,6 +121,7 @@ class BackboneSpec:
     head_key: str = ""
     transform_input: bool = False
     auxiliary: tuple[str, ...] = ()
+    hooked: bool = False
     _index: dict[str, Cut] = field(init=False, repr=False, compare=False, hash=False)
 
     def __post_init__(self) -> None:

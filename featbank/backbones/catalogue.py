@@ -3,110 +3,46 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
-from featbank._registry import Registry, nearest
-from featbank.backbones import _inception, _mobilenet, _resnet, _squeezenet, _vgg
+from featbank.backbones._family import FAMILIES, OWN_FAMILIES, get_spec
 from featbank.backbones._spec import BackboneSpec, Cut
-from featbank.backbones.minivgg import MINIVGG_CLASSES, MINIVGG_CUTS
-from featbank.errors import InvalidInputError, UnknownNameError
+from featbank.errors import InvalidInputError
 
-__all__ = ["CutRow", "cut_table", "get_spec", "names"]
-
-_MINIVGG_MACS = (
-    10_321_920,
-    24_477_696,
-    48_070_656,
-    55_148_544,
-    56_918_016,
-    56_950_784,
-    57_016_320,
-    57_018_880,
-)
+__all__ = ["CutRow", "check_image_size", "cut_table", "names"]
 
 
-def _minivgg() -> BackboneSpec:
-    # The same aliases as VGG16, so that a command written for one runs on the other.
-    aliases = {cut.name: cut.aliases for cut in _vgg.SPECS[0].cuts}
-    cuts = tuple(
-        Cut(name, node, shape, aliases[name], macs)
-        for (name, (node, shape)), macs in zip(MINIVGG_CUTS.items(), _MINIVGG_MACS, strict=True)
-    )
-    return BackboneSpec(
-        "minivgg",
-        "vgg",
-        cuts,
-        default_image_size=32,
-        min_image_size=32,
-        n_classes=len(MINIVGG_CLASSES),
-        n_parameters=1_422_826,
-        head_key="classifier.6.weight",
-    )
-
-
-_REGISTRY = Registry[BackboneSpec]("backbone")
-for _one in (
-    *_vgg.SPECS,
-    *_resnet.SPECS,
-    *_inception.SPECS,
-    *_mobilenet.SPECS,
-    *_squeezenet.SPECS,
-    _minivgg(),
-):
-    _REGISTRY.register(_one.name, _one)
-
-
-def names() -> list[str]:
+def names(family: str | None = None, pattern: str = "*") -> list[str]:
     """List the backbones that have a cut table.
+
+    Parameters
+    ----------
+    family : str, optional
+        List those of a family (``"torchvision"``, ``"featbank"``, that of a plug-in), named ``FAMILY:NAME``
+        where that is how they are asked for.
+    pattern : str, default="*"
+        As for file names: ``"vit_*"``; it is for the name without the family.
 
     Returns
     -------
     list of str
-        Names `get_spec` knows without torch. It also takes the name of any other torchvision classifier.
-
-    Examples
-    --------
-    >>> names()[:3], "minivgg" in names()
-    (['vgg11', 'vgg13', 'vgg16'], True)
-    """
-    return _REGISTRY.names()
-
-
-def get_spec(name: str) -> BackboneSpec:
-    """Look a backbone up.
-
-    Parameters
-    ----------
-    name : str
-        One of `names`, or the name of another torchvision classifier (``densenet121``, ``vit_b_16``, ...),
-        whose table is then made from its graph: its cuts are graph nodes, and making it loads torch.
-
-    Returns
-    -------
-    BackboneSpec
-        Its cuts and other facts.
+        By default torchvision's and featbank's own, which `get_spec` knows without torch. It also takes the
+        name of any other torchvision classifier.
 
     Raises
     ------
     UnknownNameError
-        If neither this table nor torchvision knows the name; the message lists the nearest names.
+        If there is no such family.
 
     Examples
     --------
-    >>> get_spec("vgg16").cut("block4_pool")
-    Cut(name='block4_pool', node='features.23', shape=(512, 14, 14), aliases=('pool4', 'conv-4'), ...)
-    >>> get_spec("vgg16_bn").cut("pool4").node
-    'features.33'
+    >>> names()[:3], names("featbank")
+    (['vgg11', 'vgg13', 'vgg16'], ['minivgg'])
     """
-    if name in _REGISTRY:
-        return _REGISTRY.get(name)
-    from featbank.backbones._nodes import node_spec, other_names
-
-    others = other_names(_REGISTRY.names())
-    if name in others:
-        return node_spec(name)
-    raise UnknownNameError(
-        f"unknown backbone {name!r}; known: {nearest(name, [*_REGISTRY.names(), *others])}"
-    )
+    if family is None:
+        return [name for one in OWN_FAMILIES for name in names(one, pattern)]
+    found = [name for name in FAMILIES.get(family).names() if fnmatchcase(name, pattern)]
+    return found if family in OWN_FAMILIES else [f"{family}:{name}" for name in found]
 
 
 @dataclass(frozen=True)

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import nn
 
 from featbank._stat_cache import DigestCache
 from featbank.backbones import weights as _weights
+from featbank.backbones._family import get_spec
+from featbank.backbones._module import as_preprocessing, frozen_copy, module_digest, module_spec
 from featbank.backbones._spec import BackboneSpec
-from featbank.backbones.catalogue import check_image_size, get_spec
+from featbank.backbones.catalogue import check_image_size
 from featbank.backbones.preprocessing import Preprocessing
+from featbank.errors import InvalidInputError, MissingWeightsError
 from featbank.manifest import short_repr
 
-__all__ = ["Backbone", "load_backbone"]
+__all__ = ["OF_A_MODULE", "Backbone", "load_backbone"]
+
+#: What `Backbone.weights` starts with where it was made of a module.
+OF_A_MODULE = "module:"
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,9 +36,11 @@ class Backbone:
     module : torch.nn.Module
         The whole network: eval mode, CPU, float32, no parameter wants a gradient.
     weights : str
-        Where the weights came from: a torchvision weights name, a file's name, or ``"random"``.
+        Where the weights came from: a torchvision weights name, a file's name, ``"random"``, or
+        ``"module:CLASS"`` for `from_module`.
     weights_sha256 : str
-        SHA-256 of the weights file's bytes, 64 hexadecimal digits; for random weights, of the tensors.
+        SHA-256 of the weights file's bytes, 64 hexadecimal digits; for random weights, of the tensors; for a
+        module, of its tensors and its architecture.
     preprocessing : Preprocessing
         What images go through first.
     class_names : tuple of str or None
@@ -61,9 +71,78 @@ class Backbone:
         """The backbone's name."""
         return self.spec.name
 
+    @classmethod
+    def from_module(
+        cls,
+        module: nn.Module,
+        *,
+        name: str,
+        preprocessing: Preprocessing | Mapping[str, Any],
+        class_names: Sequence[str] | None = None,
+    ) -> Backbone:
+        """Make a backbone of any module that takes normalised images.
+
+        Parameters
+        ----------
+        module : torch.nn.Module
+            Takes float32 images of shape (batch, 3, side, side). It is copied and stays as it is: its mode,
+            its hooks, its gradients; training it on does not change the backbone.
+        name : str
+            What its banks are called; none of torchvision's names. Other numbers or another architecture
+            under the same name make another bank.
+        preprocessing : Preprocessing or mapping
+            What images go through first; a mapping of its fields, ``image_size`` at least.
+        class_names : sequence of str, optional
+            What its logits stand for.
+
+        Returns
+        -------
+        Backbone
+            For ``extract(backbone=...)``. Where torch.fx traces the module its cuts are nodes of the graph,
+            else paths of its parts, see ``backbone.spec.cut_names``.
+
+        Raises
+        ------
+        InvalidInputError
+            If the name is taken or cannot name a bank, the preprocessing is none, or images of its size do
+            not pass through the module.
+
+        Examples
+        --------
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 30 * 30, 5))
+        >>> backbone = Backbone.from_module(net, name="mine", preprocessing={"image_size": 32})
+        >>> backbone.spec.cut_names, backbone.spec.cut("1").shape
+        (('0', '1', '2', 'logits', 'softmax'), (4, 30, 30))
+        """
+        numbers = as_preprocessing(preprocessing)
+        kind = type(module)
+        if isinstance(module, nn.Module):
+            module = frozen_copy(module)
+        spec = module_spec(module, name, numbers.image_size)
+        if class_names is not None and spec.cut_names[-1:] != ("softmax",):
+            raise InvalidInputError(f"class_names are for logits, and {name!r} does not give any")
+        if class_names is not None and len(class_names) != spec.n_classes:
+            raise InvalidInputError(f"{len(class_names)} class_names for {spec.n_classes} logits of {name!r}")
+        return cls(
+            spec,
+            module,
+            f"{OF_A_MODULE}{kind.__module__}.{kind.__qualname__}",
+            module_digest(module),
+            numbers,
+            None if class_names is None else tuple(class_names),
+        )
+
+    def with_options(self, image_size: int | None, transform: str | None) -> Backbone:
+        """Return the same with another input size or transform, as `load_backbone` takes them."""
+        check_image_size(self.spec, image_size)
+        preprocessing = self.preprocessing.with_transform(transform)
+        if image_size is not None:
+            preprocessing = preprocessing.with_image_size(image_size)
+        return self if preprocessing == self.preprocessing else replace(self, preprocessing=preprocessing)
+
 
 def load_backbone(
-    name: str,
+    name: str | Backbone,
     *,
     weights: str | os.PathLike[str] | None = None,
     image_size: int | None = None,
@@ -75,8 +154,9 @@ def load_backbone(
 
     Parameters
     ----------
-    name : str
-        One of `names`, or the name of another torchvision classifier.
+    name : str or Backbone
+        One of `names`, the name of another torchvision classifier, ``FAMILY:NAME``; or a backbone that is
+        loaded already, which gets `image_size` and `transform`.
     weights : str or path, optional
         The name of a torchvision weights entry (``"IMAGENET1K_V1"``), a file with a state dict or a
         checkpoint of a trainer or a self-supervised method (``.safetensors``, or torch's own format under
@@ -121,10 +201,19 @@ def load_backbone(
     >>> backbone.weights, backbone.preprocessing.image_size, backbone.module.training
     ('random', 32, False)
     """
+    if isinstance(name, Backbone):
+        if weights is not None:
+            raise InvalidInputError(f"weights={weights!r}: backbone {name.name!r} has its weights already")
+        return name.with_options(image_size, transform)
+    if isinstance(weights, str) and weights.startswith(OF_A_MODULE):
+        raise MissingWeightsError(
+            f"backbone {name!r} was made of a module, {weights.removeprefix(OF_A_MODULE)!r}, which only its "
+            f"owner can build: pass backbone=Backbone.from_module(module, name={name!r}, preprocessing=...)"
+        )
     spec = get_spec(name)
     check_image_size(spec, image_size)
     source = _weights.find_source(spec, weights, random_state, digests)
-    preprocessing = source.preprocessing.with_transform(transform)
+    preprocessing = source.published.preprocessing.with_transform(transform)
     if image_size is not None:
         preprocessing = preprocessing.with_image_size(image_size)
     loaded = source.load(preprocessing.image_size)

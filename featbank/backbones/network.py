@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from featbank.backbones import _graph
+from featbank.backbones._hooks import OUTPUT, HookedNetwork, count_hooked
 from featbank.errors import InvalidInputError, WeightsError
 
 if TYPE_CHECKING:
@@ -72,7 +74,14 @@ class TruncatedNetwork(nn.Module):
 
     @functools.cached_property
     def _facts(self) -> _graph.GraphFacts:
+        if isinstance(self.graph, HookedNetwork):
+            return count_hooked(self.graph, self.image_size, self._owner)
         return _graph.count(self.graph, self.image_size, self._owner)
+
+    @property
+    def is_traced(self) -> bool:
+        """Whether it is a graph that torch.fx traced, and not the whole module with hooks at its cuts."""
+        return not isinstance(self.graph, HookedNetwork)
 
     @property
     def cut_macs(self) -> dict[str, int]:
@@ -152,9 +161,10 @@ def truncate(
     Parameters
     ----------
     backbone : Backbone or torch.nn.Module
-        A loaded backbone, whose cuts go by the names of its table; or any traceable module, whose cuts are
-        nodes of its graph (`torchvision.models.feature_extraction.get_graph_node_names`). Neither is changed:
-        its mode, its in-place ReLUs and its parameters' ``requires_grad`` stay as they are.
+        A loaded backbone, whose cuts go by the names of its table; or any module, whose cuts are nodes of its
+        graph (`torchvision.models.feature_extraction.get_graph_node_names`), or, where torch.fx cannot trace
+        it, paths of its parts. Neither is changed: its mode, its in-place ReLUs, its hooks and its
+        parameters' ``requires_grad`` stay as they are.
     cuts : sequence of str
         Names or aliases. ``"softmax"`` asks for ``"logits"``, from which it is derived at any temperature.
     image_size : int, optional
@@ -172,7 +182,8 @@ def truncate(
     UnknownNameError
         If a cut or node does not exist.
     InvalidInputError
-        If no cut is named, the module cannot be traced, or images of `image_size` do not pass through it.
+        If no cut is named, one gives no features or runs several times in a pass, or images of `image_size`
+        do not pass through the module.
     WeightsError
         If a cut needs a classifier that the weights have not got.
 
@@ -193,28 +204,56 @@ def truncate(
         nodes = {str(cut): str(cut) for cut in cuts}
         if not nodes:
             raise InvalidInputError(f"no node of {owner!r} asked for; name at least one")
-        size = 224 if image_size is None else image_size
+        size, hooked = 224 if image_size is None else image_size, False
     else:
         module, owner = backbone.module, backbone.spec.name
         nodes = {cut.name: cut.node for cut in backbone.spec.resolve(cuts)}
         size = backbone.preprocessing.image_size if image_size is None else image_size
-    graph = _graph.extract(module, nodes, owner)
+        hooked = backbone.spec.hooked
+    graph: nn.Module | None = None
+    if not hooked:
+        with contextlib.suppress(_graph.UntraceableError):
+            graph = _graph.extract(module, nodes, owner)
+    if graph is None:
+        graph = HookedNetwork(module, nodes, owner)
     if not isinstance(backbone, nn.Module):
-        gone = sorted(backbone.absent.intersection(graph.state_dict()))
+        gone, behind = _behind_absent(backbone, nodes, graph)
         if gone:
-            behind = [
-                cut
-                for cut, node in nodes.items()
-                if backbone.absent.intersection(_graph.extract(module, {cut: node}, owner).state_dict())
-            ]
             raise WeightsError(
-                f"weights {backbone.weights!r} have no {gone[0]!r}, which {', '.join(map(repr, behind))} of "
+                f"weights {backbone.weights!r} have no {gone!r}, which {', '.join(map(repr, behind))} of "
                 f"{owner!r} needs: ask for cuts before the classifier, or give weights that have one"
             )
     shapes = None if isinstance(backbone, nn.Module) else _shapes_in_table(backbone, nodes, size)
+    network = TruncatedNetwork(graph, nodes=nodes, shapes=shapes or {}, image_size=size, owner=owner)
     if shapes is None:
-        shapes = _graph.count(graph, size, owner).shapes
-    return TruncatedNetwork(graph, nodes=nodes, shapes=shapes, image_size=size, owner=owner)
+        network.cut_shapes = network._facts.shapes
+    return network
+
+
+def _behind_absent(
+    backbone: Backbone, nodes: Mapping[str, str], graph: nn.Module
+) -> tuple[str | None, list[str]]:
+    """Return a tensor that the weights have not got and these cuts need, and the cuts that need one."""
+    module, owner = backbone.module, backbone.spec.name
+    if not isinstance(graph, HookedNetwork):
+        gone = sorted(backbone.absent.intersection(graph.state_dict()))
+        if not gone:
+            return None, []
+        return gone[0], [
+            cut
+            for cut, node in nodes.items()
+            if backbone.absent.intersection(_graph.extract(module, {cut: node}, owner).state_dict())
+        ]
+    # What is absent is the classifier, and what is in it or around it needs it.
+    absent = sorted(backbone.absent)
+    holders = {name.rpartition(".")[0] for name in absent}
+    behind = [
+        cut
+        for cut, path in nodes.items()
+        if path == OUTPUT
+        or any(f"{path}.".startswith(f"{one}.") or one.startswith(f"{path}.") for one in holders)
+    ]
+    return (absent[0], behind) if absent and behind else (None, [])
 
 
 def _shapes_in_table(
@@ -225,7 +264,10 @@ def _shapes_in_table(
     Counting them computes on torch's meta device, which imports sympy and TorchDynamo: a second or two.
     """
     spec = backbone.spec
-    head = backbone.module.state_dict().get(spec.head_key)
-    if image_size != spec.default_image_size or head is None or len(head) != spec.n_classes:
+    if image_size != spec.default_image_size:
         return None
+    if spec.head_key:  # else its classifier is what it is
+        head = backbone.module.state_dict().get(spec.head_key)
+        if head is None or len(head) != spec.n_classes:
+            return None
     return {cut: spec.cut(cut).shape for cut in cuts}

@@ -1,50 +1,34 @@
-"""Where a backbone's weights come from: an entry of torchvision's, a file, the package itself, or a seed."""
+"""Where a backbone's weights come from: what its family published, a file, or a seed."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import http.client
 import logging
 import os
-import re
-import socket
-import sys
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from featbank._cache import user_path
-from featbank._lean_imports import import_torchvision
-from featbank._registry import nearest
 from featbank._stat_cache import DigestCache
 from featbank.backbones import _state
 from featbank.backbones._building import build_module, build_on_meta
+from featbank.backbones._family import Published, family_of, get_spec
 from featbank.backbones._spec import BackboneSpec
-from featbank.backbones.catalogue import get_spec, names
-from featbank.backbones.minivgg import MINIVGG_CLASSES, MINIVGG_MEAN, MINIVGG_STD, MINIVGG_WEIGHTS
-from featbank.backbones.preprocessing import Preprocessing
-from featbank.errors import MissingWeightsError, UnknownNameError, WeightsError
+from featbank.backbones.catalogue import names
+from featbank.errors import MissingWeightsError, WeightsError
 
 __all__ = ["LoadedWeights", "WeightsSource", "find_source", "looks_like_file"]
 
 logger = logging.getLogger(__name__)
 
-#: The entry of minivgg's own weights, beside torchvision's names.
-_MINIVGG_ENTRY = "CIFAR10"
-_PLAIN_ENTRY = "IMAGENET1K_V1"
 _RANDOM = "random"
 #: How weights files are usually called; others are read too.
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".model")
-#: Seconds without an answer after which a download is given up.
-_TIMEOUT_S = 10.0
-#: torchvision's file names end in the first digits of the file's SHA-256.
-_DIGEST_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.pth$")
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,16 +63,12 @@ class WeightsSource:
         Whose weights.
     label : str
         How runs and banks call them.
-    preprocessing : Preprocessing
-        What they were published with.
+    published : Published
+        What their family says of them: preprocessing, class names, whether the file is trusted.
     path : pathlib.Path or None
         Their file; None for random weights.
     sha256 : str or None
         Digest of that file.
-    class_names : tuple of str or None
-        What 1000 (for minivgg: 10) logits stand for.
-    trusted : bool
-        Whether the digest is that of a published file.
     random_state : int
         Seed of random weights.
     stamp : tuple of int
@@ -101,11 +81,9 @@ class WeightsSource:
 
     spec: BackboneSpec
     label: str
-    preprocessing: Preprocessing
+    published: Published
     path: Path | None
     sha256: str | None
-    class_names: tuple[str, ...] | None
-    trusted: bool = False
     random_state: int = 0
     stamp: tuple[int, ...] = ()
     key: str | None = None
@@ -132,20 +110,24 @@ class WeightsSource:
         if self.path is None or self.sha256 is None:
             return self._random(image_size)
         path = self.path
+        family, name = family_of(self.spec.name)
+        own = family.read(name, path) if self.key is None else None
+        if own is not None:
+            self._check_stamp(path)
+            return LoadedWeights(own.eval(), self.sha256, self.published.class_names)
         file = _state.read_state(
             path,
             self.spec,
             key=self.key,
-            trusted=self.trusted,
+            trusted=self.published.trusted,
             candidates=tuple(get_spec(one) for one in names()),
             image_size=image_size,
         )
-        if _state.stamp_of(path) != self.stamp:
-            raise WeightsError(f"weights file {str(path)!r} changed while it was being read; run again")
+        self._check_stamp(path)
         tensors, choice = file.tensors, file.choice
         _tell(self.spec, path, choice)
         n_classes = choice.n_classes
-        class_names = file.class_names if file.class_names is not None else self.class_names
+        class_names = file.class_names if file.class_names is not None else self.published.class_names
         if choice.absent or (class_names is not None and len(class_names) != n_classes):
             class_names = None
         # Another network of the same file has other features, so it is not the file alone that says them.
@@ -156,6 +138,10 @@ class WeightsSource:
             class_names,
             frozenset(choice.absent),
         )
+
+    def _check_stamp(self, path: Path) -> None:
+        if _state.stamp_of(path) != self.stamp:
+            raise WeightsError(f"weights file {str(path)!r} changed while it was being read; run again")
 
     def _random(self, image_size: int) -> LoadedWeights:
         logger.warning(
@@ -207,14 +193,12 @@ def find_source(
         If the file in torch.hub's folder is damaged, or the file is of a kind that is not read.
     """
     if weights == _RANDOM:
-        return WeightsSource(
-            spec, _RANDOM, _plain_preprocessing(spec), None, None, None, random_state=random_state
-        )
+        family, name = family_of(spec.name)
+        plain = Published(family.preprocessing(name))
+        return WeightsSource(spec, _RANDOM, plain, None, None, random_state=random_state)
     if weights is not None and (not isinstance(weights, str) or looks_like_file(weights)):
         return _file_source(spec, os.fspath(weights), digests)
-    if spec.name == "minivgg":
-        return _shipped_source(spec, weights, digests)
-    return _entry_source(spec, weights, digests)
+    return _published_source(spec, weights, digests)
 
 
 def looks_like_file(weights: str) -> bool:
@@ -243,149 +227,27 @@ def _file_source(spec: BackboneSpec, asked: str, digests: DigestCache | None) ->
     label = path.name if key is None else f"{path.name}#{key}"
     place = str(path.absolute()) if key is None else f"{path.absolute()}#{key}"
     stamp, digest = _state.digested(path, spec, digests)
-    if spec.name == "minivgg":
-        plain = _plain_preprocessing(spec)
-        return WeightsSource(spec, label, plain, path, digest, None, stamp=stamp, key=key, place=place)
-    entry, trusted = _published(spec, digest), True
-    if entry is None:
-        entry, trusted = _plain_entry(spec), False
-        logger.info(
-            "weights file %s is none that torchvision published; its images get the preprocessing of %s",
-            path,
-            entry,
-        )
+    family, name = family_of(spec.name)
     return WeightsSource(
-        spec,
-        label,
-        _preprocessing_of(entry),
-        path,
-        digest,
-        tuple(entry.meta["categories"]),
-        trusted=trusted,
-        stamp=stamp,
-        key=key,
-        place=place,
+        spec, label, family.recognise(name, path, digest), path, digest, stamp=stamp, key=key, place=place
     )
 
 
-def _shipped_source(spec: BackboneSpec, weights: str | None, digests: DigestCache | None) -> WeightsSource:
-    if weights not in (None, "DEFAULT", _MINIVGG_ENTRY):
-        raise _unknown_entry(spec, str(weights), [_MINIVGG_ENTRY])
-    path = Path(__file__).parent / "pretrained" / MINIVGG_WEIGHTS
-    if not path.is_file():
+def _published_source(spec: BackboneSpec, weights: str | None, digests: DigestCache | None) -> WeightsSource:
+    family, name = family_of(spec.name)
+    found = family.published(name, weights)
+    if found.path is None:
         raise MissingWeightsError(
-            f"the weights of 'minivgg' are missing from this installation ({str(path)!r}); "
-            "install featbank again, or use --weights FILE.safetensors|.pth or --weights random"
+            f"weights {found.label!r} of {spec.name!r} name no file; pass --weights FILE"
         )
-    stamp, digest = _state.digested(path, spec, digests)
-    return WeightsSource(
-        spec, _MINIVGG_ENTRY, _plain_preprocessing(spec), path, digest, MINIVGG_CLASSES, stamp=stamp
-    )
-
-
-def _entry_source(spec: BackboneSpec, weights: str | None, digests: DigestCache | None) -> WeightsSource:
-    entries = _entries(spec)
-    name = "DEFAULT" if weights is None else weights.removeprefix(f"{entries.__name__}.")
-    if name not in entries.__members__:
-        raise _unknown_entry(spec, str(weights), [one.name for one in entries])
-    entry = entries[name]
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    path = folder / str(entry.url).rsplit("/", 1)[1]
-    stated = _DIGEST_IN_NAME.search(path.name)
-    prefix = stated.group(1) if stated else None
-    if not path.is_file():
-        _download(spec, str(entry.url), path, prefix)
+    path, prefix = found.path, found.sha256_prefix
     stamp, digest = _state.digested(path, spec, digests)
     if prefix is not None and not digest.startswith(prefix):
         raise WeightsError(
             f"weights file {str(path)!r} is damaged: its name says its SHA-256 starts with {prefix}, "
             f"it starts with {digest[: len(prefix)]}; delete it and run again"
         )
-    categories = entry.meta["categories"]
-    return WeightsSource(
-        spec,
-        entry.name,
-        _preprocessing_of(entry),
-        path,
-        digest,
-        None if categories is None else tuple(categories),
-        trusted=prefix is not None,
-        stamp=stamp,
-    )
-
-
-def _download(spec: BackboneSpec, url: str, path: Path, prefix: str | None) -> None:
-    logger.info("downloading %s to %s", url, path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _short_timeout():
-            torch.hub.download_url_to_file(url, str(path), prefix, progress=sys.stderr.isatty())
-    except (OSError, http.client.HTTPException) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise MissingWeightsError(
-            f"no weights for {spec.name!r}: {path.name!r} is not in {str(path.parent)!r} and could not be "
-            f"downloaded ({reason}). Three ways out: (1) run once with network, or put {path.name!r} into "
-            "that folder; (2) --weights FILE.safetensors|.pth; (3) --weights random. For a quick try: "
-            "--backbone minivgg, whose weights are built in"
-        ) from error
-    except RuntimeError as error:  # torch.hub's way to say that the digest is wrong
-        raise WeightsError(f"the download of {url!r} arrived damaged ({error}); run again") from error
-
-
-@contextlib.contextmanager
-def _short_timeout() -> Iterator[None]:
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_TIMEOUT_S)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
-
-
-def _entries(spec: BackboneSpec) -> Any:
-    import_torchvision()
-    from torchvision import models
-
-    return models.get_model_weights(spec.name)
-
-
-def _plain_entry(spec: BackboneSpec) -> Any:
-    entries = _entries(spec)
-    return entries.__members__.get(_PLAIN_ENTRY, entries.DEFAULT)
-
-
-def _published(spec: BackboneSpec, digest: str) -> Any:
-    for entry in _entries(spec):
-        stated = _DIGEST_IN_NAME.search(str(entry.url))
-        if stated and digest.startswith(stated.group(1)):
-            return entry
-    return None
-
-
-def _preprocessing_of(entry: Any) -> Preprocessing:
-    preset = entry.transforms()
-    return Preprocessing(
-        image_size=int(preset.crop_size[0]),
-        resize_size=int(preset.resize_size[0]),
-        interpolation=str(preset.interpolation.value),
-        mean=tuple(preset.mean),
-        std=tuple(preset.std),
-    )
-
-
-def _plain_preprocessing(spec: BackboneSpec) -> Preprocessing:
-    """Preprocessing of weights nobody published any for: torchvision's first preset, or minivgg's own."""
-    if spec.name == "minivgg":
-        size = spec.default_image_size
-        return Preprocessing(size, size, mean=MINIVGG_MEAN, std=MINIVGG_STD)
-    return _preprocessing_of(_plain_entry(spec))
-
-
-def _unknown_entry(spec: BackboneSpec, weights: str, known: list[str]) -> UnknownNameError:
-    return UnknownNameError(
-        f"unknown weights {weights!r} of backbone {spec.name!r}; known: "
-        f"{nearest(weights, [*known, _RANDOM])}, or a file (.safetensors, .pth, .ckpt, ...)"
-    )
+    return WeightsSource(spec, found.label, found, path, digest, stamp=stamp)
 
 
 def _tell(spec: BackboneSpec, path: Path, choice: _state.Choice) -> None:

@@ -14,11 +14,22 @@ from featbank.cli._output import human_bytes, human_count, print_json, print_tab
 __all__ = ["backbones", "cuts"]
 
 
-def backbones(as_json: Json = False) -> None:
+def backbones(
+    pattern: Annotated[str, typer.Argument(help="Names to list, such as 'resnet*'.")] = "*",
+    family: Annotated[str | None, typer.Option(help="List this family: torchvision, featbank, ...")] = None,
+    as_json: Json = False,
+) -> None:
     """List the backbones whose cuts have names; any other torchvision classifier works by node name."""
-    from featbank.backbones import get_spec, names
+    from featbank.backbones import OWN_FAMILIES, get_spec, names
 
-    specs = [get_spec(name) for name in names()]
+    found = names(family, pattern)
+    if family is not None and family not in OWN_FAMILIES:  # a table of each would be made first
+        if as_json:
+            print_json({"backbones": [{"backbone": name} for name in found]})
+        else:
+            print_table(("backbone",), [(name,) for name in found])
+        return
+    specs = [get_spec(name) for name in found]
     if as_json:
         rows = [
             {

@@ -487,7 +487,9 @@ class Chooser:
         forward, n_batches = self.forward, self.n_batches
         if self.compile != "auto":
             return self.compile == "on"
-        if n_batches < _LEAST_BATCHES or cannot_compile(forward.device) is not None:
+        if n_batches < _LEAST_BATCHES:
+            return False
+        if cannot_compile(forward.device) is not None or not forward.network(self.cuts).is_traced:
             return False
         estimate = forward.estimate_compile(self.images, self.cuts)
         repays = estimate.repays(n_batches)

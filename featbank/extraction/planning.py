@@ -226,10 +226,11 @@ def plan(
     """
     started = time.perf_counter()
     # Names are checked before data and weights are touched: a typo must not cost a minute.
-    cuts = tuple(cut.name for cut in get_spec(settings.backbone).resolve(settings.cuts))
+    spec = get_spec(settings.backbone)
+    cuts = tuple(cut.name for cut in spec.resolve(settings.cuts))
     dataset = open_dataset(data, **settings.options_of(open_dataset))
     store, digests = BankStore(banks_folder(settings.cache_dir)), DigestCache.of(settings.cache_dir)
-    banks = list(_banks(store, settings.backbone, dataset.name))
+    banks = list(_banks(store, spec.name, dataset.name))
     answering = [one for one in banks if _answers(one, settings, digests)]
     computing = None if answering else Computing(settings, cuts)
     manifest = build_manifest(dataset, digests=digests, **settings.options_of(build_manifest))
@@ -397,6 +398,7 @@ def _answers(bank: Bank, settings: ExtractionSettings, digests: DigestCache) -> 
         not isinstance(asked, dict)
         or settings.decode != "cpu"
         or settings.device not in (None, "auto", "cpu")
+        or not isinstance(settings.backbone, str)
     ):
         return False
     wanted = _asked(settings)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -36,6 +36,9 @@ from featbank.extraction.planning import Planned
 from featbank.extraction.pushing import Pushing, settle_quarantine, tell_clipped, tell_makers
 from featbank.extraction.settings import CLIPPED, ExtractionSettings, stored_dtype
 from featbank.manifest import RowStatus, printable, short_repr
+
+if TYPE_CHECKING:
+    from featbank.backbones import Backbone
 
 __all__ = ["RepairResult", "repair_bank", "source_of"]
 
@@ -82,6 +85,7 @@ def repair_bank(
     data: str | os.PathLike[str] | Dataset | None = None,
     data_root: str | os.PathLike[str] | None = None,
     weights: str | os.PathLike[str] | None = None,
+    backbone: Backbone | None = None,
     device: str | None = None,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -101,6 +105,8 @@ def repair_bank(
         Where torchvision datasets lie.
     weights : str or path, optional
         The weights, if they are no longer where they were.
+    backbone : Backbone, optional
+        The backbone of a bank of ``Backbone.from_module``, which featbank cannot build again.
     device : str, optional
         ``"cpu"``, ``"cuda"``, ...; the bytes are the same only on the kind of device that was used.
     workers : int, optional
@@ -121,7 +127,8 @@ def repair_bank(
     InvalidInputError
         If the key differs: other weights, or another decoder; the message has the differing fields.
     MissingDataError, MissingWeightsError
-        If the images of the damaged rows, or the weights, are not there, or are others than they were.
+        If the images of the damaged rows, or the weights, are not there, or are others than they were; if the
+        bank is of a module and no `backbone` is given.
     CacheWriteError
         If the bank cannot be written.
     """
@@ -133,7 +140,7 @@ def repair_bank(
     opened = Bank.open(folder, check="size")
     dataset = source_of(opened, data, data_root)
     _check_images(opened, report, dataset)
-    computing = _open(opened, report, dataset, weights, device, workers)
+    computing = _open(opened, report, dataset, weights, backbone, device, workers)
     aside = set_damaged_aside(report)
     with contextlib.closing(computing):
         opened = Bank.open(folder, check="size")
@@ -197,13 +204,14 @@ def _open(
     report: VerifyReport,
     dataset: Dataset,
     weights: str | os.PathLike[str] | None,
+    backbone: Backbone | None,
     device: str | None,
     workers: int | None,
 ) -> Computing:
     """Load what computes a bank's rows, and refuse where they would not fit the others."""
-    # where no shard is lost any cut will do: nothing is pushed
-    cuts = tuple(report.lost) or (get_spec(bank.key.backbone).cuts[0].name,)
     changes: dict[str, Any] = {"device": device, "workers": workers}
+    if backbone is not None:
+        changes |= {"backbone": backbone, "weights": None}
     if weights is not None:
         changes["weights"] = weights
     if choose_devices(device)[0].type != "cuda":
@@ -217,7 +225,10 @@ def _open(
             f"bank {bank.name!r} cannot be repaired by this featbank: it does not know the preprocessing "
             f"{bank.key.transform!r}; use the one that extracted it"
         ) from error
-    computing = Computing(settings_of(bank, cuts, **changes), cuts, preprocessing)
+    settings = settings_of(bank, tuple(report.lost) or ("any",), **changes)
+    # where no shard is lost any cut will do: nothing is pushed
+    cuts = tuple(report.lost) or (get_spec(settings.backbone).cuts[0].name,)
+    computing = Computing(settings, cuts, preprocessing)
     computing.take(bank.key)
     if computing.key != bank.key:
         differing = ", ".join(

@@ -6,13 +6,16 @@ import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featbank._registry import nearest
 from featbank.errors import FeatureOverflowError, InvalidInputError
+
+if TYPE_CHECKING:
+    from featbank.backbones import Backbone
 
 __all__ = [
     "CLIPPED",
@@ -42,8 +45,9 @@ class ExtractionSettings:
 
     Parameters
     ----------
-    backbone : str
-        Name of the backbone, see ``featbank backbones``.
+    backbone : str or Backbone
+        Name of the backbone, see ``featbank backbones``; or one that is loaded, such as
+        ``Backbone.from_module`` makes of any module.
     cuts : sequence of str
         Where to read, see ``featbank cuts BACKBONE``. All come from one pass.
     weights : str or path, optional
@@ -126,7 +130,7 @@ class ExtractionSettings:
     (('fc7',), 'auto', 'float16')
     """
 
-    backbone: str
+    backbone: str | Backbone
     cuts: Sequence[str]
     weights: str | os.PathLike[str] | None = None
     split: str | None = None
@@ -173,11 +177,22 @@ class ExtractionSettings:
             raise InvalidInputError(f"workers={self.workers!r} must be at least 1")
         if self.lanes is not None and self.lanes < 1:
             raise InvalidInputError(f"lanes={self.lanes!r} must be at least 1, or None for one per core")
+        if not isinstance(self.backbone, str):
+            if not hasattr(self.backbone, "weights_sha256"):
+                raise InvalidInputError(
+                    f"backbone={type(self.backbone).__name__} is neither a name nor a Backbone; make one "
+                    "with Backbone.from_module(module, name=..., preprocessing=...)"
+                )
+            if self.weights is not None:
+                raise InvalidInputError(
+                    f"weights={self.weights!r}: backbone {self.backbone.name!r} has its weights already"
+                )
         if isinstance(self.cuts, str):
             raise InvalidInputError(f"cuts={self.cuts!r} is one text; give a list, such as [{self.cuts!r}]")
         object.__setattr__(self, "cuts", tuple(self.cuts))
         if not self.cuts:
-            raise InvalidInputError(f"no cut was asked for; 'featbank cuts {self.backbone}' lists them")
+            name = self.backbone if isinstance(self.backbone, str) else self.backbone.name
+            raise InvalidInputError(f"no cut was asked for; 'featbank cuts {name}' lists them")
 
     @property
     def key_dtype(self) -> str:

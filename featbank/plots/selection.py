@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from featbank._registry import nearest
 from featbank.backbones import get_spec
-from featbank.errors import InvalidInputError, UnknownNameError
+from featbank.errors import FeatbankError, InvalidInputError
 from featbank.sampling import Size, size_order, size_words
 from featbank.sweep import CurvePoint
 from featbank.sweep.curves import IntervalKind
@@ -64,7 +64,7 @@ def _meant(names: Sequence[str], known: Sequence[str], kind: str, aliases: Mappi
 def _aliases(run: Run) -> dict[str, str]:
     try:
         cuts = get_spec(run.source["backbone"]).cuts
-    except UnknownNameError:  # a run of a backbone this version has not got
+    except FeatbankError:  # a backbone that is unknown here, or whose family is not installed
         return {}
     return {alias: cut.name for cut in cuts for alias in cut.aliases}
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featbank._registry import nearest
-from featbank.errors import InvalidInputError, UnknownNameError
+from featbank.errors import FeatbankError, InvalidInputError, UnknownNameError
 from featbank.heads import catalogue
 from featbank.manifest import Manifest, printable
 from featbank.metrics import catalogue as metrics_catalogue
@@ -177,7 +177,7 @@ def by_depth(bank: FeatureSource, cuts: Sequence[str]) -> list[str]:
         return list(cuts)
     try:
         order = [cut.name for cut in backbones.get_spec(key.backbone).cuts]
-    except UnknownNameError:  # a bank of a backbone this version has not got
+    except FeatbankError:  # a backbone that is unknown here, or whose family is not installed
         return list(cuts)
 
     def depth(cut: str) -> int:

@@ -46,7 +46,7 @@ def test_bad_requests() -> None:
 
 
 def test_minivgg_without_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("featbank.backbones.weights.MINIVGG_WEIGHTS", "absent.safetensors")
+    monkeypatch.setattr("featbank.backbones.minivgg.MINIVGG_WEIGHTS", "absent.safetensors")
     with pytest.raises(
         MissingWeightsError, match="the weights of 'minivgg' are missing from this installation"
     ):

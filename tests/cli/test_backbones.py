@@ -14,6 +14,14 @@ def test_backbones(call):
     assert {"alexnet", "googlenet", "resnet152", "mobilenet_v2", "squeezenet1_1", "minivgg"} <= set(rows)
 
 
+def test_backbones_of_a_family(call):
+    rows = call("backbones", "vgg1?", "--family", "torchvision", "--json").json["backbones"]
+    assert [row["backbone"] for row in rows] == ["vgg11", "vgg13", "vgg16", "vgg19"]
+    done = call("backbones", "--family", "torchvison")
+    assert done.code == 2
+    assert done.message.startswith("unknown family of backbones 'torchvison'; known: 'torchvision', ")
+
+
 def test_cuts(call):
     done = call("cuts", "vgg16")
     assert done.code == 0
