@@ -87,3 +87,22 @@ from sklearn.linear_model import LogisticRegression
 print(LogisticRegression().fit([[0.0], [1.0]], [0, 1]).predict([[2.0]]))
 """
     assert run(code).splitlines() == ["False", "1 0.5 True", "[1]"]
+
+
+@pytest.mark.slow
+def test_heads_are_trained_and_weights_matched_without_the_compiler() -> None:
+    code = """
+import sys
+import numpy as np
+from featbank.backbones._building import build_on_meta
+from featbank.backbones import get_spec, largest_activation, load_backbone
+from featbank.heads import MLPClassifier, SoftmaxClassifier
+X, y = np.random.default_rng(0).normal(size=(40, 6)), np.arange(40) % 2
+for solver in ("adam", "sgd"):
+    SoftmaxClassifier(solver=solver, max_epochs=2, patience=2).fit(X, y)
+    MLPClassifier(solver=solver, max_epochs=2, patience=2, hidden_units=4).fit(X, y)
+for name in ("mobilenet_v2", "resnet18"):
+    assert all(one.is_meta for one in build_on_meta(get_spec(name)).parameters()), name
+    largest_activation(load_backbone(name, weights="random"))
+"""
+    assert run(code + LOADED).splitlines()[-1] == "False False"

@@ -23,6 +23,8 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.optim.adam import adam
+from torch.optim.sgd import sgd
 
 __all__ = [
     "EvaluationSet",
@@ -111,6 +113,17 @@ class EvaluationSet:
     targets: torch.Tensor
 
 
+@dataclass(frozen=True)
+class _Group:
+    """Weights, their gradients and moments, of heads with one rate and penalty: a list for each, by layer."""
+
+    lr: float
+    alpha: float
+    parts: list[list[torch.Tensor]]
+    #: How many steps each has taken, as torch's kernels want and count it.
+    steps: list[torch.Tensor]
+
+
 class _Stack:
     """Weights, gradients and optimiser of S heads; heads of one learning rate and penalty stand together."""
 
@@ -125,7 +138,12 @@ class _Stack:
         ]
         self.minus_one = torch.full((1, 1, 1), -1.0, device=device)
         self._initialise(jobs, widths)
-        self._attach([job.lr for job in jobs], [job.alpha for job in jobs], {})
+        self.moments = [
+            [torch.zeros_like(weight) for weight in self.weights]
+            for _ in range(1 if recipe.solver == "sgd" else 2)
+        ]
+        self.n_steps, self.factor = torch.zeros((), device=device), 1.0
+        self._attach([job.lr for job in jobs], [job.alpha for job in jobs])
 
     def _initialise(self, jobs: Sequence[Job], widths: Sequence[int]) -> None:
         # The softmax layer starts from zero, so every head starts as the same even guess. Above a hidden
@@ -138,48 +156,47 @@ class _Stack:
                 start = random.uniform(-bound, bound, size=(low, high)).astype(np.float32)
                 self.weights[2 * layer][s] = torch.from_numpy(start)
 
-    def _attach(self, rates: list[float], alphas: list[float], state: dict[str, list[torch.Tensor]]) -> None:
+    def _attach(self, rates: list[float], alphas: list[float]) -> None:
+        """Tell heads of one rate and penalty apart: each step updates those that stand together at once."""
         self.rates, self.alphas = rates, alphas
         self.gradients = [torch.zeros_like(weight) for weight in self.weights]
-        groups = []
+        self.groups = []
         for first, stop in _runs(list(zip(rates, alphas, strict=True))):
-            for number, (weight, gradient) in enumerate(zip(self.weights, self.gradients, strict=True)):
-                parameter = torch.nn.Parameter(weight[first:stop], requires_grad=False)
-                parameter.grad = gradient[first:stop]
-                decay = alphas[first] if number % 2 == 0 else 0.0  # no penalty on biases
-                groups.append({"params": [parameter], "lr": rates[first], "weight_decay": decay})
-        if self.recipe.solver == "sgd":
-            self.optimizer: torch.optim.Optimizer = torch.optim.SGD(groups, lr=0.0, momentum=0.9, fused=True)
-        else:
-            self.optimizer = torch.optim.Adam(groups, lr=0.0, fused=True)
-        self._base = [float(group["lr"]) for group in self.optimizer.param_groups]
-        for key, kept in state.items():
-            for position, group in enumerate(self.optimizer.param_groups):
-                parameter = group["params"][0]
-                number = position % len(self.weights)
-                first = parameter.storage_offset() // max(1, self.weights[number][0].numel())
-                value = kept[number]
-                per_head = value.ndim > 0
-                part = value[first : first + len(parameter)].clone() if per_head else value.clone()
-                self.optimizer.state[parameter][key] = part
+            for layers, alpha in ((slice(0, None, 2), alphas[first]), (slice(1, None, 2), 0.0)):  # biases
+                parts = [
+                    [whole[first:stop] for whole in wholes[layers]]
+                    for wholes in (self.weights, self.gradients, *self.moments)
+                ]
+                self.groups.append(
+                    _Group(rates[first], alpha, parts, [self.n_steps.clone() for _ in parts[0]])
+                )
 
     def scale_rate(self, factor: float) -> None:
-        for group, base in zip(self.optimizer.param_groups, self._base, strict=True):
-            group["lr"] = base * factor
+        self.factor = factor
 
     def keep(self, chosen: list[int]) -> None:
         """Drop all heads but `chosen` (in order); optimiser state goes with them."""
         index = torch.tensor(chosen, device=self.weights[0].device)
-        state: dict[str, list[torch.Tensor]] = {}
-        count = len(self.weights)
-        parameters = [group["params"][0] for group in self.optimizer.param_groups]
-        for key in self.optimizer.state[parameters[0]]:
-            parts = [
-                [self.optimizer.state[p][key] for p in parameters[number::count]] for number in range(count)
-            ]
-            state[key] = [part[0] if part[0].ndim == 0 else torch.cat(part)[index] for part in parts]
         self.weights = [weight[index] for weight in self.weights]
-        self._attach([self.rates[s] for s in chosen], [self.alphas[s] for s in chosen], state)
+        self.moments = [[one[index] for one in moment] for moment in self.moments]
+        self.n_steps = self.groups[0].steps[0]
+        self._attach([self.rates[s] for s in chosen], [self.alphas[s] for s in chosen])
+
+    def _update(self) -> None:
+        """Let the gradients take effect, as torch's optimisers do, which import its compiler."""
+        for group in self.groups:
+            weights, gradients, first, *second = group.parts
+            alike: dict[str, Any] = {
+                "fused": True,
+                "lr": group.lr * self.factor,
+                "weight_decay": group.alpha,
+                "maximize": False,
+            }
+            if self.recipe.solver == "sgd":
+                sgd(weights, gradients, [*first], momentum=0.9, dampening=0.0, nesterov=False, **alike)
+            else:
+                decays: dict[str, Any] = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "amsgrad": False}
+                adam(weights, gradients, first, second[0], [], group.steps, **decays, **alike)
 
     def forward(self, inputs: torch.Tensor, masks: torch.Tensor | None = None) -> list[torch.Tensor]:
         """Return the input of every layer and the logits; `inputs` is (S, b, r) or (b, r) for all heads."""
@@ -216,7 +233,7 @@ class _Stack:
                 if masks is not None and layer == len(values) - 1:
                     slope.mul_(masks)
                 slope.mul_(below > 0)
-        self.optimizer.step()
+        self._update()
         return seen
 
     def finite(self) -> NDArray[np.bool_]:
