@@ -10,7 +10,10 @@ from dataclasses import dataclass, field
 from featbank._registry import nearest
 from featbank.errors import InvalidInputError, UnknownNameError
 
-__all__ = ["SOFTMAX", "BackboneSpec", "Cut"]
+__all__ = ["OF_A_MODULE", "SOFTMAX", "BackboneSpec", "Cut"]
+
+#: What `Backbone.weights` starts with where it was made of a module.
+OF_A_MODULE = "module:"
 
 
 @dataclass(frozen=True)

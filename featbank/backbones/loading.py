@@ -13,16 +13,13 @@ from featbank._stat_cache import DigestCache
 from featbank.backbones import weights as _weights
 from featbank.backbones._family import get_spec
 from featbank.backbones._module import as_preprocessing, frozen_copy, module_digest, module_spec
-from featbank.backbones._spec import BackboneSpec
+from featbank.backbones._spec import OF_A_MODULE, BackboneSpec
 from featbank.backbones.catalogue import check_image_size
 from featbank.backbones.preprocessing import Preprocessing
 from featbank.errors import InvalidInputError, MissingWeightsError
 from featbank.manifest import short_repr
 
-__all__ = ["OF_A_MODULE", "Backbone", "load_backbone"]
-
-#: What `Backbone.weights` starts with where it was made of a module.
-OF_A_MODULE = "module:"
+__all__ = ["Backbone", "load_backbone"]
 
 
 @dataclass(frozen=True, eq=False)

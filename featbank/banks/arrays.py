@@ -133,11 +133,12 @@ class CutReader(BlockRows):
         self._statuses = np.full(len(table), _UNKNOWN, np.uint8)
 
     def _path(self, number: int) -> Path:
-        if self._files is None or number not in self._files:  # new shards may have come since
-            self._files = shard_files(self.folder)
-        if number not in self._files:
+        files = self._files  # another thread may find a file gone meanwhile, and forget them all
+        if files is None or number not in files:  # new shards may have come since
+            files = self._files = shard_files(self.folder)
+        if number not in files:
             raise IncompleteBankError(self._lacks(self.plans[number]))
-        return self._files[number]
+        return files[number]
 
     def shard(self, number: int) -> Shard:
         """Return what one shard says of itself, checked; `IncompleteBankError` if it has no file."""

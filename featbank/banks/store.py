@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -132,18 +132,6 @@ class BankStore:
             for folder in sorted(dataset.iterdir())
             if folder.is_dir() and not folder.name.startswith(".")
         ]
-
-    def banks(self, dataset: str, backbone: str) -> Iterator[Bank]:
-        """Open the banks of this dataset and backbone that hold features, one after the other, newest first.
-
-        Those that cannot be opened are passed over: `Bank.verify` is where damage is looked for.
-        """
-        for path in self.newest_first():
-            if path.parent.name == dataset and path.name.startswith(f"{backbone}-"):
-                with contextlib.suppress(BankError):
-                    bank = Bank.open(path, check="size")
-                    if bank.cuts or bank.partial_cuts:
-                        yield bank
 
     def list(self) -> list[BankInfo]:
         """Describe all banks, by name; one that cannot be opened stands there with its error."""

@@ -21,8 +21,14 @@ def backbones(
 ) -> None:
     """List the backbones whose cuts have names; any other torchvision classifier works by node name."""
     from featbank.backbones import OWN_FAMILIES, get_spec, names
+    from featbank.errors import UnknownNameError
 
     found = names(family, pattern)
+    if not found:
+        whose = "" if family is None else f" of family {family!r}"
+        raise UnknownNameError(
+            f"no backbone{whose} matches {pattern!r}; give another pattern, such as 'resnet*'"
+        )
     if family is not None and family not in OWN_FAMILIES:  # a table of each would be made first
         if as_json:
             print_json({"backbones": [{"backbone": name} for name in found]})

@@ -53,7 +53,8 @@ _LOOK_AGAIN_S = 0.2
 _ROWS_PER_REQUEST = 256
 #: Longest time for one image, where nobody asks for another.
 TIMEOUT_S = 30.0
-_START_S = 60.0
+#: Longest time for a process to be ready, and to end once its connection has.
+_START_S, _END_S = 60.0, 5.0
 #: Deaths in a row that no image can be blamed for.
 _MAX_DEATHS = 5
 _CODE = "import sys; from featbank.datasets._decode_worker import main; main(*map(int, sys.argv[1:]))"
@@ -355,7 +356,8 @@ class DecodePool:
                 yield self._decoded(waiting)
         finally:
             self._in_use = False
-            self._left = [one for batch in waiting for one in batch.chunks if not one.cancel()]
+            unfinished = [one for batch in waiting for one in batch.chunks if not one.cancel()]
+            self._left = [one for one in self._left if not one.done()] + unfinished
 
     def _submit(self, request: DecodeRequest, place: int) -> _Pending:
         n = len(request.indices)
@@ -473,7 +475,7 @@ def _end(shared: _Shared, handles: Sequence[WorkerHandle]) -> None:
         shared.chunks.put(None)
         handle.kill()
     for handle in handles:
-        if handle.ident is not None:
+        if handle.ident is not None and handle is not threading.current_thread():
             handle.join()
     os.close(shared.memory_file)
     os.close(shared.work_file)
@@ -494,7 +496,8 @@ class WorkerHandle(threading.Thread):
         super().__init__(name=f"featbank-decode-{number}", daemon=True)
         self._number, self._shared = number, shared
         self._control = np.frombuffer(shared.memory, np.int64, 2, number * CONTROL_BYTES)
-        self._lock = threading.Lock()
+        # a pool that nobody closed may be ended by this very thread, wherever it is
+        self._lock = threading.RLock()
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: socket.socket | None = None
         self._deaths = 0
@@ -560,13 +563,13 @@ class WorkerHandle(threading.Thread):
         digests = None if chunk.digests is None else chunk.digests[part]
         try:
             send(connection, pickle.dumps((chunk.places[part], chunk.indices[part], digests)))
-            connection.settimeout(None)
             poll = select.poll()
             poll.register(connection, select.POLLIN)
             left_s = timeout_s
             while not poll.poll(1000 * left_s):
-                since = max(sent, int(self._control[1]))
-                left_s = timeout_s - (time.monotonic_ns() - since) / 1e9
+                now = time.monotonic_ns()
+                since = min(max(sent, int(self._control[1])), now)
+                left_s = timeout_s - (now - since) / 1e9
                 if left_s <= 0:
                     late = f"not decoded after {timeout_s:g} seconds"
                     raise _Died(int(self._control[0]), "timeout", late)
@@ -577,11 +580,18 @@ class WorkerHandle(threading.Thread):
             reply = None
         if reply is None:
             raise self._death()
-        return failures_said(json.loads(reply), chunk.positions[part])
+        try:
+            said = json.loads(reply)
+        except ValueError as error:
+            raise DecoderProcessError("a decoding process says what is no answer") from error
+        return failures_said(said, chunk.positions[part])
 
     def _death(self) -> _Died:
-        code = None if self._process is None else self._process.wait()
         position = int(self._control[0])
+        try:
+            code = None if self._process is None else self._process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            return _Died(position, "crashed", "the decoder closed its connection, and lived on")
         if code == -signal.SIGALRM:
             return _Died(position, "timeout", "not decoded in time")
         if code is not None and code < 0:
@@ -606,9 +616,16 @@ class WorkerHandle(threading.Thread):
             with tempfile.TemporaryFile() as said:
                 connection = self._spawned(said)
                 connection.settimeout(_START_S)
-                reply = None
-                with suppress(OSError):
+                try:
                     reply = receive(connection)
+                except TimeoutError:
+                    self._end()
+                    raise DecoderProcessError(
+                        f"a decoding process was not ready after {_START_S:g} seconds; look at what else the "
+                        "machine is doing, or use fewer workers"
+                    ) from None
+                except OSError:
+                    reply = None
                 if reply is not None:
                     error = json.loads(reply).get("error")
                     if error:

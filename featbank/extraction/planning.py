@@ -26,6 +26,7 @@ import featbank
 from featbank._cache import banks_folder, user_path
 from featbank._stat_cache import DigestCache
 from featbank.backbones import get_spec
+from featbank.backbones._spec import OF_A_MODULE
 from featbank.banks import Bank, BankKey, BankStore
 from featbank.datasets import Dataset, build_manifest, decoder_name, open_dataset
 from featbank.errors import BankError, BankFormatError, CacheWriteError, InvalidInputError
@@ -329,10 +330,11 @@ def _banks(store: BankStore, backbone: str, dataset: str) -> Iterator[Bank]:
     one of this dataset in another format is an error: `BankFormatError`.
     """
     for path in store.newest_first():
-        if path.name.startswith(f"{backbone}-"):
+        # of another backbone the name may begin alike
+        if path.name.rpartition("-")[0] == backbone:
             try:
                 bank = Bank.open(path, check="size")
-                if bank.cuts or bank.partial_cuts:
+                if bank.key.backbone == backbone and (bank.cuts or bank.partial_cuts):
                     yield bank
             except BankFormatError:
                 # a bank of these very images must not be begun anew beside it without a word
@@ -399,6 +401,8 @@ def _answers(bank: Bank, settings: ExtractionSettings, digests: DigestCache) -> 
         or settings.decode != "cpu"
         or settings.device not in (None, "auto", "cpu")
         or not isinstance(settings.backbone, str)
+        # a module of somebody's own, that was called so
+        or str(bank.provenance.get("weights")).startswith(OF_A_MODULE)
     ):
         return False
     wanted = _asked(settings)

@@ -119,6 +119,12 @@ def test_auto_asks_the_clock_on_a_card_too(
     repays: bool,
 ) -> None:
     class Card(Forward):  # all but its name is the CPU
+        def network(self, cuts: Any) -> TruncatedNetwork:
+            device, self.device = self.device, CPU
+            network = super().network(cuts)
+            self.device = device
+            return network
+
         def estimate_compile(self, images: Any, cuts: Any) -> CompileEstimate:
             assert self.device.type == "cuda"
             self.device = CPU
