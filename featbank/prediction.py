@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from featbank._cache import user_path
 from featbank._registry import nearest
 from featbank._stat_cache import DigestCache
-from featbank.backbones import Backbone, Preprocessing, load_backbone
-from featbank.backbones._spec import OF_A_MODULE
+from featbank.backbones import OF_A_MODULE, Backbone, Preprocessing, load_backbone
 from featbank.datasets import decode_image, list_images, read_image_file
 from featbank.errors import (
     BankError,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from featbank.backbones._family import FAMILIES, OWN_FAMILIES, Family, Published, get_spec
-from featbank.backbones._spec import BackboneSpec, Cut
+from featbank.backbones._spec import OF_A_MODULE, BackboneSpec, Cut
 from featbank.backbones.catalogue import CutRow, cut_table, names
 from featbank.backbones.preprocessing import TRANSFORMS, Preprocessing
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FAMILIES",
+    "OF_A_MODULE",
     "OWN_FAMILIES",
     "TRANSFORMS",
     "Backbone",

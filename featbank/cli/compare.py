@@ -63,6 +63,7 @@ def compare(
     Example: featbank compare --format latex > table.tex
     """
     from featbank.sweep import compare as compare_sweeps
+    from featbank.sweep.curves import judged_by
 
     if format_ not in _FORMATS:
         raise InvalidInputError(f"--format {format_!r} is not one of {', '.join(_FORMATS)}")
@@ -76,7 +77,10 @@ def compare(
         all_sizes = samples is None and format_ != "table"
     if all_sizes:
         points = [point for result in known.values() for point in result.points()]
-        sizes: list[Size | None] = [*sorted({point.n_per_class for point in points}, key=size_order)]
+        if metric is None and points:
+            metric = judged_by(points)
+        with_it = {point.n_per_class for point in points if metric in point.scores}
+        sizes: list[Size | None] = [*sorted(with_it, key=size_order)]
     else:
         sizes = [None if samples is None else parse_size(samples)]
     # without a size there is nothing to compare, and that is said

@@ -291,7 +291,7 @@ def _own(place: str) -> tuple[str, Any]:
     try:
         found = getattr(importlib.import_module(module), attribute)
         return attribute, found() if isinstance(found, type) else found
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
+    except Exception as error:  # code of the user's, which may raise anything
         raise InvalidInputError(
             f"--head {place!r} cannot be had ({type(error).__name__}: {error}); give module:Class of a "
             "module in this folder or installed, whose class needs no arguments"

@@ -25,8 +25,7 @@ from numpy.typing import NDArray
 import featbank
 from featbank._cache import banks_folder, user_path
 from featbank._stat_cache import DigestCache
-from featbank.backbones import get_spec
-from featbank.backbones._spec import OF_A_MODULE
+from featbank.backbones import OF_A_MODULE, get_spec
 from featbank.banks import Bank, BankKey, BankStore
 from featbank.datasets import Dataset, build_manifest, decoder_name, open_dataset
 from featbank.errors import BankError, BankFormatError, CacheWriteError, InvalidInputError

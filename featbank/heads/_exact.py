@@ -53,6 +53,8 @@ MAX_FACTOR_COLUMNS, FACTOR_BYTES = 6144, 512 * 2**20
 MAX_TOGETHER = 2**26
 #: Multiply-adds of a pass below which it has one thread.
 MIN_SHARED_PASS = 2**27
+#: And those of expressing rows in their span, once.
+MIN_SHARED_SPAN = 2**31
 
 F64 = NDArray[np.float64]
 F32 = NDArray[np.float32]
@@ -124,7 +126,8 @@ def solve(
         in_span = len(chosen[0].rows) in spans
         n = max(len(one.rows) for one in chosen)
         work = n * (n if in_span else width) * sum(one.n_columns for one in chosen)
-        with one_core_if(work < MIN_SHARED_PASS):
+        span_work = n * n * width if in_span else 0
+        with one_core_if(work < MIN_SHARED_PASS and span_work < MIN_SHARED_SPAN):
             solved = _solve_together(Z, chosen, loss, tol, begin, in_span)
         found |= dict(zip(members, solved, strict=True))
     return [found[at] for at in range(len(problems))]

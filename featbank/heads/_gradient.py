@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from featbank._cores import one_core_if
 from featbank.errors import InvalidInputError
 from featbank.heads._head import (
     Evaluation,
@@ -345,7 +346,9 @@ class _Training:
             else:
                 jobs = [job for _, job in chosen]
                 tasks.append(partial(train_stack, recipe, self.shared, jobs, self.n_classes, self.watched))
-        return [one for stack in each_on_a_thread(tasks, n_workers) for one in stack]
+        # the number of threads is the process's: set out here, by one thread, and put back by the same one
+        with one_core_if(n_workers > 1):
+            return [one for stack in each_on_a_thread(tasks, n_workers) for one in stack]
 
     def run_in_own_span(self, head: GradientHead, job: Job) -> list[TrainedHead]:
         """Train a wide head in the span of its own few rows, as it would be if it were fitted alone.

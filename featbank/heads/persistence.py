@@ -23,7 +23,7 @@ from featbank.heads.space import FeatureSpace
 
 __all__ = ["load_head", "save_head"]
 
-FORMAT = 1
+FORMAT = 2
 _METADATA = "featbank"
 
 

@@ -53,9 +53,12 @@ _MOST_COVERED = 0.35
 def drawn_color(name: str) -> str:
     """Return the colour of a name of `looks.COLORS` as figures have it: on dark axes, that of a dark page."""
     import matplotlib
-    from matplotlib.colors import to_rgb
+    from matplotlib.colors import to_rgba
 
-    dark = sum(to_rgb(matplotlib.rcParams["axes.facecolor"])) < 1
+    behind = to_rgba(matplotlib.rcParams["axes.facecolor"])
+    if not behind[3]:  # axes that are seen through
+        behind = to_rgba(matplotlib.rcParams["figure.facecolor"])
+    dark = bool(behind[3]) and sum(behind[:3]) < 1
     return COLORS[name][2 if dark else 0]
 
 

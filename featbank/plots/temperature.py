@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from featbank.errors import InvalidInputError, UnknownNameError
+from featbank.errors import InvalidInputError, MissingPackageError, UnknownNameError
 from featbank.manifest import printable
 from featbank.plots.chart import (
     Chart,
@@ -272,8 +272,8 @@ def _epoch_chosen_by(run: Run, head: str, points: Sequence[CurvePoint]) -> str |
     given: Mapping[str, Any] = run.facts["parameters"].get("head_params") or {}
     family = head.partition("(")[0]
     try:
-        default = make(family).get_params().get("monitor")
-    except UnknownNameError:  # an estimator of the caller's own
+        default = getattr(make(family), "monitor", None)
+    except (UnknownNameError, MissingPackageError):  # an estimator of the caller's own, or not installed here
         return None
     monitor = given.get(head, given.get(family, {})).get("monitor", default)
     if monitor is None:

@@ -16,7 +16,7 @@ import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -262,12 +262,13 @@ class _StoredRows:
     """All training rows of a cut, read from the bank whenever a run of them is asked for."""
 
     def __init__(self, features: CutFeatures) -> None:
-        self._features = features
-        self.shape, self.dtype = (len(features._pool), features.n_features), features.row[1]
+        # not the features themselves: a head that is kept, and keeps this, would keep all that they have read
+        self._read = partial(read_rows, features._bank, features._cut, features._temperature)
+        self._pool = features._pool
+        self.shape, self.dtype = (len(self._pool), features.n_features), features.row[1]
 
     def __getitem__(self, at: slice) -> NDArray[Any]:
-        one = self._features
-        return read_rows(one._bank, one._cut, one._temperature, one._pool[at])
+        return self._read(self._pool[at])
 
 
 def read_rows(bank: Any, cut: str, temperature: float | None, rows: Rows) -> NDArray[Any]:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from featbank._child_process import pickle_for_child, without_current_folder
+from featbank._cores import one_core_if
 from featbank.banks import Bank
 from featbank.errors import FitWarning, InvalidInputError
 from featbank.sampling import Size, size_order
@@ -538,8 +539,10 @@ def _fit_in_parallel(
         for split in features.rows:
             features.features(split)  # before the threads ask for it at the same time
         found = _in_parallel(calls, n_jobs, "threads")
-    for one in found:
-        yield [one]
+    # threads that set the number of those of linear algebra, each for itself, would leave any
+    with one_core_if(modules is None and n_jobs not in (None, 1)):
+        for one in found:
+            yield [one]
 
 
 def _modules_of(estimator: Any) -> set[str] | None:
@@ -579,7 +582,8 @@ def _scored(
     used: dict[str, Any] = {}
     for name in ("C", "lr"):
         value = getattr(head, f"{name}_", None)
-        if isinstance(value, int | float) and not isinstance(value, bool):
+        # that of an estimator of others may be anything
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf"):
             used[name] = float(value)
     warned = (getattr(head, "warned_", None) or "") if projected is not None else ""
     return score(replace(fit, duration_s=duration_s, message=warned, **used), features, projected, metrics)

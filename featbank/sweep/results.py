@@ -348,7 +348,11 @@ def compare(
 
 def _ranked_by(metric: str, points: Sequence[CurvePoint], notes: list[str]) -> str:
     """Return the metric of the validation rows that says which of the curves is best."""
-    sibling = metric if "val_" in metric else _SIBLINGS.get(metric, "val_top1")
+    sibling = (
+        metric
+        if metric.startswith(("val_", "best_val_", "final_val_"))
+        else _SIBLINGS.get(metric, "val_top1")
+    )
     if all(sibling in point.scores for point in points):
         return sibling
     notes.append(

@@ -89,7 +89,8 @@ class SweepSpec:
                 )
         # a frozen object is filled in this way
         object.__setattr__(self, "val", read_val(self.val))
-        object.__setattr__(self, "metrics", tuple(map(metrics_catalogue.canonical, self.metrics)))
+        metrics = [self.metrics] if isinstance(self.metrics, str) else self.metrics
+        object.__setattr__(self, "metrics", tuple(dict.fromkeys(map(metrics_catalogue.canonical, metrics))))
         object.__setattr__(self, "grids", tuple(make_grids(self.heads, self.head_params or {})))
 
     def to_dict(self) -> dict[str, Any]:

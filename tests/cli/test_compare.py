@@ -142,3 +142,10 @@ def test_wrong_input(call, place, arguments, code, message):
     done = call("compare", *arguments)
     assert done.code == code
     assert done.message.startswith(message)
+
+
+def test_all_sizes_are_those_that_have_the_metric(call, place):
+    """Of one image per class none can be held out, so there is no validation accuracy at 1."""
+    call("fit-head", "-c", "pool5", "--head", "ncm", "-n", "1,2,4", "--val", "0.4", "--name", "held")
+    done = call("compare", "held", "--format", "csv", "--metric", "val_top1")
+    assert done.code == 0, done.err

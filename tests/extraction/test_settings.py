@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from featbank.banks import Bank
 from featbank.errors import InvalidInputError
 from featbank.extraction import ExtractionSettings, estimate, extract, plan, push
 
@@ -132,3 +133,17 @@ def test_an_estimate_needs_neither_data_nor_weights(tmp_path: Path, monkeypatch:
         push(found)
     with pytest.raises(InvalidInputError, match="images=0 must be at least 1"):
         estimate(0, settings)
+
+
+def test_a_bank_of_a_backbone_whose_name_begins_alike_answers_nothing(
+    photo_folder: Folder, tmp_path: Path
+) -> None:
+    from featbank.backbones import Backbone, load_backbone
+
+    module = load_backbone("minivgg", weights="random", random_state=3).module
+    mine = Backbone.from_module(module, name="minivgg-own", preprocessing={"image_size": 32})
+    data, cache = photo_folder(), tmp_path / "cache"
+    extract(data, backbone=mine, cuts=["logits"], cache_dir=cache)
+    result = extract(data, backbone="minivgg", cuts=["logits"], cache_dir=cache)
+    assert result.pushed == 18
+    assert Bank.open(result.bank).key.backbone == "minivgg"

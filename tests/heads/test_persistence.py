@@ -127,7 +127,7 @@ def test_a_description_that_is_none(saved: Path) -> None:
     with pytest.raises(RunError, match=r"is not the description of a head: it must be a table, got \[1\]"):
         load_head(saved)
     path.write_text(json.dumps({**record, "format": 99}))
-    with pytest.raises(RunError, match=r"is of head format 99; this version reads 1; use the version"):
+    with pytest.raises(RunError, match=r"is of head format 99; this version reads 2; use the version"):
         load_head(saved)
     path.write_text(json.dumps({**record, "class": "Pipeline"}))
     with pytest.raises(RunError, match=r"class = 'Pipeline' is unknown; known: .*'RidgeClassifier'"):

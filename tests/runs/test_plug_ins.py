@@ -106,7 +106,7 @@ def test_a_head_of_another_package_is_like_one_of_ours(plug_ins, flowers, tmp_pa
             flowers,
             heads=["median", "forest"],
             head_params={"median": {"power": [1.0, 2.0]}, "forest": {"n_estimators": 3}},
-            metrics=["worst_class", "balanced_accuracy"],
+            metrics=["worst_class", "balanced_accuracy", "worst_class"],
             cache_dir=tmp_path,
             **SWEEP,
         )
