@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from featbank._registry import Registry, nearest
 from featbank.backbones._spec import BackboneSpec
 from featbank.backbones.preprocessing import Preprocessing
-from featbank.errors import UnknownNameError
+from featbank.errors import InvalidInputError, UnknownNameError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -189,6 +189,10 @@ def get_spec(name: str | Backbone) -> BackboneSpec:
 def _split(name: str) -> tuple[str, str]:
     """Return family and name of ``FAMILY:NAME``, or of what a bank calls it; the first is "" without one."""
     prefix, colon, bare = name.partition(":")
+    if colon and "+" in bare:
+        raise InvalidInputError(
+            f"backbone {name!r} has a '+' in its name, which banks write for '/'; rename it"
+        )
     if colon:
         return FAMILIES.canonical(prefix), bare
     # A bank's folder cannot hold ":" or "/".

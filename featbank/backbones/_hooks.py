@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from featbank._registry import nearest
 from featbank.backbones._graph import GraphFacts, first_line, private_copy
@@ -82,24 +83,39 @@ class HookedNetwork(nn.Module):
                     f"unknown module path {path!r} of {owner!r}; known: {nearest(path, known)}"
                 )
             parts[path].register_forward_hook(_Keep(path))
+        # Lanes run at once, and a forward may keep tensors in its module: each takes a copy and brings it back.
+        self._free: list[nn.Module] = []
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        self._free = []  # the numbers of the copies are the old ones
+        return super()._apply(fn, recurse)
 
     def forward(self, batch: Tensor) -> dict[str, Tensor]:
         """Map a batch to one tensor per output name."""
         current = _Pass({*self.paths.values()}, {})
         before = getattr(_PASSES, "current", None)
         _PASSES.current = current
+        inner = self._taken()
         try:
-            current.found[OUTPUT] = _tensor_in(self.inner(batch))
+            current.found[OUTPUT] = _tensor_in(inner(batch))
             current.waiting.discard(OUTPUT)
         except _FinishedError:
             pass
         finally:
             _PASSES.current = before
+            self._free.append(inner)
         if current.waiting:
             raise InvalidInputError(
                 f"{sorted(current.waiting)[0]!r} of {self._owner!r} did not run; choose another cut"
             )
         return {name: current.found[path] for name, path in self.paths.items()}
+
+    def _taken(self) -> nn.Module:
+        try:
+            return self._free.pop()
+        except IndexError:
+            with torch.inference_mode(False):
+                return private_copy(self.inner)
 
 
 @dataclass
@@ -139,6 +155,22 @@ class Seen:
         return None
 
 
+class _Dice(TorchDispatchMode):
+    """Notes the first operation that draws random numbers, also where nothing is computed."""
+
+    thrown: str | None = None
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if self.thrown is None and torch.Tag.nondeterministic_seeded in func.tags:
+            given = {one.name: one.default_value for one in func._schema.arguments}
+            given |= dict(zip(given, args, strict=False)) | kwargs
+            # Dropout, alone or in attention, draws unless it is switched off.
+            if all(given.get(name) != 0 for name in ("dropout_p", "dropout", "train", "training")):
+                self.thrown = str(func)
+        return func(*args, **kwargs)
+
+
 def survey(module: nn.Module, image_size: int, owner: str) -> dict[str, Seen]:
     """Push three black images and note what each part gives, in the order in which they end.
 
@@ -159,12 +191,13 @@ def survey(module: nn.Module, image_size: int, owner: str) -> dict[str, Seen]:
     Raises
     ------
     InvalidInputError
-        If such images do not pass through.
+        If such images do not pass through, or random numbers are drawn on the way, as ViT-MAE does to hide
+        patches.
     """
     from torch.utils.flop_counter import FlopCounterMode  # imports triton, where that is installed
 
     private = private_copy(module, out_of_place=True).eval()
-    flops = FlopCounterMode(display=False)
+    flops, dice = FlopCounterMode(display=False), _Dice()
     seen: dict[str, Seen] = {}
 
     def note(path: str, made: Any, given: Any = None) -> None:
@@ -179,7 +212,7 @@ def survey(module: nn.Module, image_size: int, owner: str) -> dict[str, Seen]:
             part.register_forward_hook(lambda _, given, made, path=path: note(path, made, given))
     device = next((one.device for one in (*private.parameters(), *private.buffers())), None)
     try:
-        with torch.no_grad(), flops:
+        with torch.no_grad(), flops, dice:
             made = private(torch.zeros(3, 3, image_size, image_size, device=device))
             note(OUTPUT, made)
     except (RuntimeError, ValueError, TypeError, AssertionError, LookupError, AttributeError) as error:
@@ -187,6 +220,11 @@ def survey(module: nn.Module, image_size: int, owner: str) -> dict[str, Seen]:
             f"images of {image_size}x{image_size} pixels do not pass through {owner!r} "
             f"({first_line(error)}); pass another image_size"
         ) from error
+    if dice.thrown is not None:
+        raise InvalidInputError(
+            f"{owner!r} draws random numbers ({dice.thrown}) in eval mode too, so that an image has other "
+            "features each time; choose another backbone"
+        )
     return seen
 
 
