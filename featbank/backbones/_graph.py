@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import hashlib
+import operator
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -28,6 +30,7 @@ __all__ = [
     "largest_output",
     "node_names",
     "private_copy",
+    "tensor_digest",
 ]
 
 #: What tracing raises when a forward does something torch.fx cannot follow.
@@ -89,18 +92,28 @@ def node_names(module: nn.Module) -> list[str]:
 
 
 def described(module: nn.Module) -> list[str]:
-    """Return the operations of a module's graph, one a line; raises `UntraceableError`."""
+    """Return the operations of a module's graph, one a line, and its tensors; raises `UntraceableError`."""
     try:
-        graph = fx.symbolic_trace(private_copy(module).eval()).graph
+        traced = fx.symbolic_trace(private_copy(module).eval())
     except _TRACING_ERRORS as error:
         raise UntraceableError(f"torch.fx cannot trace the module ({first_line(error)})") from error
     lines = []
-    for node in graph.nodes:
+    for node in traced.graph.nodes:
         target = node.target
+        if node.op == "get_attr" and isinstance(held := operator.attrgetter(target)(traced), Tensor):
+            lines.append(tensor_digest(held))
         if not isinstance(target, str):
             target = f"{target.__module__}.{getattr(target, '__qualname__', target)}"
         lines.append(f"{node.name} = {node.op} {target} {node.args} {node.kwargs}")
     return lines
+
+
+def tensor_digest(tensor: Tensor) -> str:
+    """Return SHA-256 over type, shape and numbers of a tensor."""
+    digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
+    dense = tensor.detach().cpu().to_dense() if tensor.layout is not torch.strided else tensor.detach().cpu()
+    digest.update(dense.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _tracing() -> Any:

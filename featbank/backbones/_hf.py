@@ -78,8 +78,8 @@ class HuggingFaceFamily(Family):
         full = name if folder is None else str(folder)
         if not _NAMES_A_BANK.fullmatch(full):
             raise InvalidInputError(
-                f"{full!r} cannot name a bank, in at most 97 of the characters A-Z a-z 0-9 _ . @ - /; make a short "
-                "link to the folder (ln -s), or use Backbone.from_module"
+                f"{full!r} cannot name a bank, in at most 97 of the characters A-Z a-z 0-9 _ . @ - /; make a "
+                "short link to the folder (ln -s), or use Backbone.from_module"
             )
         return _spec(full)
 

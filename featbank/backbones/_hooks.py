@@ -83,12 +83,13 @@ class HookedNetwork(nn.Module):
                     f"unknown module path {path!r} of {owner!r}; known: {nearest(path, known)}"
                 )
             parts[path].register_forward_hook(_Keep(path))
-        # Lanes run at once, and a forward may keep tensors in its module: each takes a copy and brings it back.
+        # Lanes run at once, and a forward may keep tensors in its module: each takes a copy.
         self._free: list[nn.Module] = []
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         self._free = []  # the numbers of the copies are the old ones
-        return super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
 
     def forward(self, batch: Tensor) -> dict[str, Tensor]:
         """Map a batch to one tensor per output name."""
@@ -155,7 +156,7 @@ class Seen:
         return None
 
 
-class _Dice(TorchDispatchMode):
+class _Dice(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes the first operation that draws random numbers, also where nothing is computed."""
 
     thrown: str | None = None
@@ -197,7 +198,8 @@ def survey(module: nn.Module, image_size: int, owner: str) -> dict[str, Seen]:
     from torch.utils.flop_counter import FlopCounterMode  # imports triton, where that is installed
 
     private = private_copy(module, out_of_place=True).eval()
-    flops, dice = FlopCounterMode(display=False), _Dice()
+    flops = FlopCounterMode(display=False)
+    dice = _Dice()  # type: ignore[no-untyped-call]
     seen: dict[str, Seen] = {}
 
     def note(path: str, made: Any, given: Any = None) -> None:
