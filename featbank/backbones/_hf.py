@@ -47,12 +47,18 @@ _PROCESSORS = frozenset(
     for one in ("ViT", "DeiT", "Bit", "CLIP", "Siglip", "ConvNext", "Beit", "DINOv3ViT")
 )
 _INTERPOLATION = {2: "bilinear", 3: "bicubic"}
+#: What a configuration says that changes no feature.
+_OF_THE_FILE = frozenset(
+    {"_name_or_path", "attn_implementation", "dtype", "torch_dtype", "transformers_version"}
+)
 #: ConvNeXt's processor squashes images of this size and more.
 _SQUASHED = 384
 
 
 class HuggingFaceFamily(Family):
     """``hf:ORG/NAME[@REVISION]``, or ``hf:FOLDER`` with config.json, preprocessor_config.json and weights."""
+
+    packages = ("transformers",)
 
     def names(self) -> list[str]:
         """List the image models in the cache of the hub."""
@@ -81,7 +87,8 @@ class HuggingFaceFamily(Family):
                 f"{full!r} cannot name a bank, in at most 97 of the characters A-Z a-z 0-9 _ . @ - /; make a "
                 "short link to the folder (ln -s), or use Backbone.from_module"
             )
-        return _spec(full)
+        _transformers()
+        return _spec(full, *(one.read_bytes() for one in self.settings_files(full)))
 
     def build(self, name: str, *, n_classes: int, image_size: int, initialise: bool) -> nn.Module:
         del image_size, initialise
@@ -100,6 +107,15 @@ class HuggingFaceFamily(Family):
         path = _find(name, "preprocessor_config.json")
         with _reading(name, path.name):
             return as_preprocessing(name, json.loads(path.read_text()))
+
+    def settings(self, name: str) -> str:
+        path = _find(name, "config.json")
+        with _reading(name, path.name):
+            said = json.loads(path.read_text())
+            return json.dumps({one: said[one] for one in said if one not in _OF_THE_FILE}, sort_keys=True)
+
+    def settings_files(self, name: str) -> tuple[Path, ...]:
+        return _find(name, "config.json"), _find(name, "preprocessor_config.json")
 
     def published(self, name: str, entry: str | None) -> Published:
         if entry not in (None, "DEFAULT"):
@@ -289,7 +305,8 @@ def _geometry(
 
 
 @functools.cache
-def _spec(name: str) -> BackboneSpec:
+def _spec(name: str, *said: bytes) -> BackboneSpec:
+    del said  # what the files said: when they change, so may the cuts
     from featbank.backbones._building import build_on_meta
     from featbank.backbones._hooks import OUTPUT, survey
     from featbank.backbones._nodes import NodeSpec

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import json
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,52 @@ def test_extract_and_again_by_what_the_bank_says(tmp_path: Path) -> None:
     assert name == "hf+" + str(tmp_path / "vit").replace("/", "+")
     assert get_spec(name) is get_spec(f"hf:{tmp_path / 'vit'}")
     assert extract("digits", backbone=name, **options).pushed == 0
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "is_another"),
+    [
+        ("config.json", {"num_attention_heads": 4}, True),
+        ("config.json", {"transformers_version": "5.0.0"}, False),
+        ("preprocessor_config.json", {"image_std": [0.25, 0.25, 0.25]}, True),
+    ],
+)
+def test_other_settings_beside_the_same_weights_are_another_bank(
+    file: str, changes: dict[str, Any], is_another: bool, tmp_path: Path
+) -> None:
+    saved(tmp_path / "vit", "ViTModel")
+    name = f"hf:{tmp_path / 'vit'}"
+    options: dict[str, Any] = {"cuts": ["layers.1"], "limit": 10, "cache_dir": tmp_path / "cache"}
+    result = extract("digits", backbone=name, **options)
+    before = {weights: load_backbone(name, weights=weights).weights_sha256 for weights in (None, "random")}
+    changed(tmp_path / "vit", file, **changes)
+    again = extract("digits", backbone=name, **options)
+    assert (again.bank != result.bank, again.pushed > 0) == (is_another, is_another)
+    others = file == "config.json" and is_another
+    assert all(
+        (load_backbone(name, weights=weights).weights_sha256 != sha256) == others
+        for weights, sha256 in before.items()
+    )
+
+
+def test_another_transformers_is_asked_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved(tmp_path / "vit", "ViTModel")
+    options: dict[str, Any] = {"cuts": ["layers.1"], "limit": 10, "cache_dir": tmp_path / "cache"}
+    options |= {"backbone": f"hf:{tmp_path / 'vit'}"}
+    result = extract("digits", **options)
+    loaded: list[str] = []
+
+    def noting(name: str, **given: Any) -> Any:
+        loaded.append(name)
+        return load_backbone(name, **given)
+
+    monkeypatch.setattr("featbank.backbones.loading.load_backbone", noting)
+    assert extract("digits", **options).bank == result.bank
+    assert not loaded
+    real = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: "0" if name == "transformers" else real(name))
+    assert extract("digits", **options).bank == result.bank
+    assert loaded
 
 
 @pytest.mark.parametrize(
