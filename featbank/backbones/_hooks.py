@@ -9,10 +9,9 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from featbank._registry import nearest
-from featbank.backbones._graph import GraphFacts, first_line, private_copy
+from featbank.backbones._graph import Dice, GraphFacts, first_line, private_copy
 from featbank.errors import InvalidInputError, UnknownNameError
 
 __all__ = ["OUTPUT", "HookedNetwork", "Seen", "count_hooked", "survey"]
@@ -94,9 +93,9 @@ class HookedNetwork(nn.Module):
     def forward(self, batch: Tensor) -> dict[str, Tensor]:
         """Map a batch to one tensor per output name."""
         current = _Pass({*self.paths.values()}, {})
+        inner = self._taken()
         before = getattr(_PASSES, "current", None)
         _PASSES.current = current
-        inner = self._taken()
         try:
             current.found[OUTPUT] = _tensor_in(inner(batch))
             current.waiting.discard(OUTPUT)
@@ -156,22 +155,6 @@ class Seen:
         return None
 
 
-class _Dice(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes the first operation that draws random numbers, also where nothing is computed."""
-
-    thrown: str | None = None
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if self.thrown is None and torch.Tag.nondeterministic_seeded in func.tags:
-            given = {one.name: one.default_value for one in func._schema.arguments}
-            given |= dict(zip(given, args, strict=False)) | kwargs
-            # Dropout, alone or in attention, draws unless it is switched off.
-            if all(given.get(name) != 0 for name in ("dropout_p", "dropout", "train", "training")):
-                self.thrown = str(func)
-        return func(*args, **kwargs)
-
-
 def survey(module: nn.Module, image_size: int, owner: str) -> dict[str, Seen]:
     """Push three black images and note what each part gives, in the order in which they end.
 
@@ -199,7 +182,7 @@ def survey(module: nn.Module, image_size: int, owner: str) -> dict[str, Seen]:
 
     private = private_copy(module, out_of_place=True).eval()
     flops = FlopCounterMode(display=False)
-    dice = _Dice()  # type: ignore[no-untyped-call]
+    dice = Dice()  # type: ignore[no-untyped-call]
     seen: dict[str, Seen] = {}
 
     def note(path: str, made: Any, given: Any = None) -> None:
@@ -222,11 +205,7 @@ def survey(module: nn.Module, image_size: int, owner: str) -> dict[str, Seen]:
             f"images of {image_size}x{image_size} pixels do not pass through {owner!r} "
             f"({first_line(error)}); pass another image_size"
         ) from error
-    if dice.thrown is not None:
-        raise InvalidInputError(
-            f"{owner!r} draws random numbers ({dice.thrown}) in eval mode too, so that an image has other "
-            "features each time; choose another backbone"
-        )
+    dice.refuse(owner)
     return seen
 
 

@@ -167,6 +167,23 @@ def test_threads_do_not_share_what_a_module_keeps() -> None:
     torch.testing.assert_close(doubled.float(), alone[0])
 
 
+class Noisy(nn.Module):
+    def __init__(self, *, is_traced: bool) -> None:
+        super().__init__()
+        self.conv, self.is_traced = nn.Conv2d(3, 4, 3), is_traced
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.is_traced and x.sum() < -1e9:
+            return x
+        return nn.functional.dropout(self.conv(x), training=True)
+
+
+@pytest.mark.parametrize("is_traced", [True, False])
+def test_a_module_that_draws_random_numbers_is_refused(is_traced: bool) -> None:
+    with pytest.raises(InvalidInputError, match=r"^'mine' draws random numbers \(aten\.[a-z_.]+\) in eval"):
+        made(Noisy(is_traced=is_traced))
+
+
 def test_nothing_behind_the_deepest_cut_runs() -> None:
     ran: list[str] = []
     net = module()
