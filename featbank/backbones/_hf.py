@@ -97,7 +97,9 @@ class HuggingFaceFamily(Family):
         config = _config(name)
         if _classifies(config):
             config.num_labels = n_classes
-        with _reading(name, "config.json"):
+        # Without numbers a model may fail that is built with them next.
+        tried = (RuntimeError,) if torch.get_default_device().type == "meta" else ()
+        with _reading(name, "config.json", tried):
             module: nn.Module = _auto_class(config).from_config(
                 config, trust_remote_code=False, dtype=torch.float32
             )
@@ -129,7 +131,6 @@ class HuggingFaceFamily(Family):
     def read(self, name: str, path: Path) -> nn.Module:
         if path.suffix != ".safetensors":
             raise WeightsError(f"weights {str(path)!r} of 'hf:{name}' are no .safetensors file; convert them")
-        from safetensors import SafetensorError
         from transformers.utils import logging as bars
 
         config, had_bars = _config(name), bars.is_progress_bar_enabled()
@@ -148,7 +149,7 @@ class HuggingFaceFamily(Family):
                     output_loading_info=True,
                     dtype="float32",
                 )
-        except (SafetensorError, RuntimeError, ValueError, OSError) as error:
+        except Exception as error:  # they do not go together, or a package for them is missing
             said = " ".join(str(error).split())[:200]
             raise WeightsError(f"weights {str(path)!r} do not fit 'hf:{name}': {said}") from error
         finally:
@@ -214,13 +215,13 @@ def _config(name: str) -> Any:
 
 
 @contextlib.contextmanager
-def _reading(name: str, file: str) -> Iterator[None]:
-    """Turn what a file of anybody's makes transformers, or us, raise into one line."""
+def _reading(name: str, file: str, passed: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Turn what a file of anybody's makes transformers, or us, raise into one line, but for `passed`."""
     try:
         yield
-    except FeatbankError:
-        raise
     except Exception as error:  # there is no end to what a file may say wrongly
+        if isinstance(error, (FeatbankError, *passed)):
+            raise
         said = " ".join(str(error).split())[:200]
         if not isinstance(error, ValueError | OSError | ImportError):
             said = f"{type(error).__name__}: {said}"

@@ -347,6 +347,25 @@ def test_files_that_make_no_sense_are_said(
         get_spec(f"hf:{tmp_path}")
 
 
+def test_a_model_that_cannot_be_built_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved(tmp_path, "ViTModel")
+    # the bits of a package that is not installed
+    quantised = changed(tmp_path, "config.json", quantization_config={"quant_method": "awq", "bits": 4})
+    with pytest.raises(WeightsError, match=r"^weights '.*' do not fit 'hf:.*': "):
+        load_backbone(quantised)
+    real = transformers.ViTModel.__init__
+
+    def computing(self: Any, *given: Any, **options: Any) -> None:
+        torch.zeros(1).item()  # not on the meta device
+        real(self, *given, **options)
+
+    monkeypatch.setattr(transformers.ViTModel, "__init__", computing)
+    name = changed(tmp_path, "config.json", layer_norm_eps=1e-5)
+    assert get_spec(name).cuts
+    with pytest.raises(InvalidInputError, match=r"^'config.json' of .* knows: RuntimeError: .*negative dim"):
+        get_spec(changed(tmp_path, "config.json", intermediate_size=-4))
+
+
 def test_a_classifier_without_names_of_classes(tmp_path: Path) -> None:
     saved(tmp_path, "ViTForImageClassification")
     name = changed(tmp_path, "config.json", id2label={}, label2id={})
