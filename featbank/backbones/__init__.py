@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from featbank.backbones._family import FAMILIES, OWN_FAMILIES, Family, Published, get_spec
+from featbank.backbones._family import FAMILIES, OWN_FAMILIES, Family, Published, family_of, get_spec
 from featbank.backbones._spec import OF_A_MODULE, BackboneSpec, Cut
 from featbank.backbones.catalogue import CutRow, cut_table, names
 from featbank.backbones.preprocessing import TRANSFORMS, Preprocessing
@@ -30,6 +30,7 @@ __all__ = [
     "Published",
     "TruncatedNetwork",
     "cut_table",
+    "family_of",
     "get_spec",
     "largest_activation",
     "load_backbone",

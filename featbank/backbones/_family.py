@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from featbank._registry import Registry, nearest
 from featbank.backbones._spec import BackboneSpec
 from featbank.backbones.preprocessing import Preprocessing
-from featbank.errors import UnknownNameError
+from featbank.errors import InvalidInputError, UnknownNameError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -56,7 +56,14 @@ class Family(ABC):
     Other packages add families by entry points of the group ``featbank.backbones``, which name an instance.
     Weights files of the user's own, random weights, digests, image sizes and cuts are featbank's: a family
     says what there is, and builds it.
+
+    Attributes
+    ----------
+    packages : tuple of str
+        What computes besides torch and torchvision, as it is called when it is installed.
     """
+
+    packages: tuple[str, ...] = ()
 
     @abstractmethod
     def names(self) -> list[str]:
@@ -105,6 +112,16 @@ class Family(ABC):
         """Say what a weights file of the user's own is taken for, by its digest."""
         del path, sha256
         return Published(self.preprocessing(name))
+
+    def settings(self, name: str) -> str:
+        """Say what, besides the name and the numbers of the weights, decides what is computed."""
+        del name
+        return ""
+
+    def settings_files(self, name: str) -> tuple[Path, ...]:
+        """Return the files that say settings and preprocessing, if there are any."""
+        del name
+        return ()
 
     def read(self, name: str, path: Path) -> nn.Module | None:
         """Build a backbone with the weights of a file, in the family's own way; None leaves it to featbank.
@@ -189,6 +206,10 @@ def get_spec(name: str | Backbone) -> BackboneSpec:
 def _split(name: str) -> tuple[str, str]:
     """Return family and name of ``FAMILY:NAME``, or of what a bank calls it; the first is "" without one."""
     prefix, colon, bare = name.partition(":")
+    if colon and "+" in bare:
+        raise InvalidInputError(
+            f"backbone {name!r} has a '+' in its name, which banks write for '/'; rename it"
+        )
     if colon:
         return FAMILIES.canonical(prefix), bare
     # A bank's folder cannot hold ":" or "/".

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import hashlib
+import operator
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from featbank._lean_imports import import_torchvision
 from featbank._registry import nearest
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from torch.utils.flop_counter import FlopCounterMode
 
 __all__ = [
+    "Dice",
     "GraphFacts",
     "UntraceableError",
     "count",
@@ -28,6 +32,7 @@ __all__ = [
     "largest_output",
     "node_names",
     "private_copy",
+    "tensor_digest",
 ]
 
 #: What tracing raises when a forward does something torch.fx cannot follow.
@@ -89,18 +94,28 @@ def node_names(module: nn.Module) -> list[str]:
 
 
 def described(module: nn.Module) -> list[str]:
-    """Return the operations of a module's graph, one a line; raises `UntraceableError`."""
+    """Return the operations of a module's graph, one a line, and its tensors; raises `UntraceableError`."""
     try:
-        graph = fx.symbolic_trace(private_copy(module).eval()).graph
+        traced = fx.symbolic_trace(private_copy(module).eval())
     except _TRACING_ERRORS as error:
         raise UntraceableError(f"torch.fx cannot trace the module ({first_line(error)})") from error
     lines = []
-    for node in graph.nodes:
+    for node in traced.graph.nodes:
         target = node.target
+        if node.op == "get_attr" and isinstance(held := operator.attrgetter(target)(traced), Tensor):
+            lines.append(tensor_digest(held))
         if not isinstance(target, str):
             target = f"{target.__module__}.{getattr(target, '__qualname__', target)}"
         lines.append(f"{node.name} = {node.op} {target} {node.args} {node.kwargs}")
     return lines
+
+
+def tensor_digest(tensor: Tensor) -> str:
+    """Return SHA-256 over type, shape and numbers of a tensor."""
+    digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
+    dense = tensor.detach().cpu().to_dense() if tensor.layout is not torch.strided else tensor.detach().cpu()
+    digest.update(dense.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _tracing() -> Any:
@@ -233,6 +248,30 @@ class _Counter(fx.Interpreter):
         return result
 
 
+class Dice(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes the first operation that draws random numbers, also where nothing is computed."""
+
+    thrown: str | None = None
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if self.thrown is None and torch.Tag.nondeterministic_seeded in func.tags:
+            given = {one.name: one.default_value for one in func._schema.arguments}
+            given |= dict(zip(given, args, strict=False)) | kwargs
+            # Dropout, alone or in attention, draws unless it is switched off.
+            if all(given.get(name) != 0 for name in ("dropout_p", "dropout", "train", "training")):
+                self.thrown = str(func)
+        return func(*args, **kwargs)
+
+    def refuse(self, owner: str) -> None:
+        """Raise `InvalidInputError` if one was noted."""
+        if self.thrown is not None:
+            raise InvalidInputError(
+                f"{owner!r} draws random numbers ({self.thrown}) in eval mode too, so that an image has "
+                "other features each time; choose another backbone"
+            )
+
+
 def count(graph: nn.Module, image_size: int, owner: str, *, strict: bool = True) -> GraphFacts:
     """Count multiply-adds and shapes, on the meta device.
 
@@ -255,7 +294,8 @@ def count(graph: nn.Module, image_size: int, owner: str, *, strict: bool = True)
     Raises
     ------
     InvalidInputError
-        If images of that size do not pass through, or an output is no tensor of features.
+        If images of that size do not pass through, an output is no tensor of features, or random numbers are
+        drawn on the way.
     """
     from torch.utils.flop_counter import FlopCounterMode  # imports triton, where that is installed
 
@@ -268,8 +308,9 @@ def count(graph: nn.Module, image_size: int, owner: str, *, strict: bool = True)
             setattr(meta, node.target, getattr(meta, node.target).to("meta"))
     flops = FlopCounterMode(display=False)
     counter = _Counter(meta, flops)
+    dice = Dice()  # type: ignore[no-untyped-call]
     try:
-        with torch.no_grad(), flops:
+        with torch.no_grad(), flops, dice:
             one = counter.run(torch.empty(1, 3, image_size, image_size, device="meta"))
         with torch.no_grad():
             three = meta(torch.empty(3, 3, image_size, image_size, device="meta"))
@@ -278,6 +319,7 @@ def count(graph: nn.Module, image_size: int, owner: str, *, strict: bool = True)
             f"images of {image_size}x{image_size} pixels do not pass through {owner!r} "
             f"({first_line(error)}); pass another image_size"
         ) from error
+    dice.refuse(owner)
     shapes = {}
     for name, features in three.items():
         if _per_image(one[name], features):

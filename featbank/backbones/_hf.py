@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import math
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,14 +18,22 @@ from featbank.backbones._family import Family, Published, unknown_weights
 from featbank.backbones._hub import hub_file
 from featbank.backbones._spec import BackboneSpec, Cut
 from featbank.backbones.preprocessing import Preprocessing
-from featbank.errors import InvalidInputError, MissingPackageError, MissingWeightsError, WeightsError
+from featbank.errors import (
+    FeatbankError,
+    InvalidInputError,
+    MissingPackageError,
+    MissingWeightsError,
+    WeightsError,
+)
 
 if TYPE_CHECKING:
     from torch import nn
 
 __all__ = ["FAMILY", "HuggingFaceFamily", "as_preprocessing"]
 
-_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+)?")
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+)?", re.ASCII)
+#: Banks have names of 100 characters at most, here with "hf+" before and "+" for "/".
+_NAMES_A_BANK = re.compile(r"[\w.@/-]{0,96}[\w@/-]", re.ASCII)
 #: Parts that are cuts of the table, behind what a classifier calls its backbone.
 _PLACES = re.compile(
     r"embeddings|embedder|((encoder|model)\.)?(layers?|stages|blocks)\.\d+|layer_?norm|norm|post_layernorm"
@@ -38,12 +47,18 @@ _PROCESSORS = frozenset(
     for one in ("ViT", "DeiT", "Bit", "CLIP", "Siglip", "ConvNext", "Beit", "DINOv3ViT")
 )
 _INTERPOLATION = {2: "bilinear", 3: "bicubic"}
+#: What a configuration says that changes no feature.
+_OF_THE_FILE = frozenset(
+    {"_name_or_path", "attn_implementation", "dtype", "torch_dtype", "transformers_version"}
+)
 #: ConvNeXt's processor squashes images of this size and more.
 _SQUASHED = 384
 
 
 class HuggingFaceFamily(Family):
     """``hf:ORG/NAME[@REVISION]``, or ``hf:FOLDER`` with config.json, preprocessor_config.json and weights."""
+
+    packages = ("transformers",)
 
     def names(self) -> list[str]:
         """List the image models in the cache of the hub."""
@@ -66,19 +81,43 @@ class HuggingFaceFamily(Family):
         folder = _folder(name)
         if folder is None and not _REPOSITORY.fullmatch(name):
             return None
-        return _spec(name if folder is None else str(folder))
+        full = name if folder is None else str(folder)
+        if not _NAMES_A_BANK.fullmatch(full):
+            raise InvalidInputError(
+                f"{full!r} cannot name a bank, in at most 97 of the characters A-Z a-z 0-9 _ . @ - /; make a "
+                "short link to the folder (ln -s), or use Backbone.from_module"
+            )
+        _transformers()
+        return _spec(full, *(one.read_bytes() for one in self.settings_files(full)))
 
     def build(self, name: str, *, n_classes: int, image_size: int, initialise: bool) -> nn.Module:
         del image_size, initialise
+        import torch
+
         config = _config(name)
         if _classifies(config):
             config.num_labels = n_classes
-        module: nn.Module = _auto_class(config).from_config(config)
+        # Without numbers a model may fail that is built with them next.
+        tried = (RuntimeError,) if torch.get_default_device().type == "meta" else ()
+        with _reading(name, "config.json", tried):
+            module: nn.Module = _auto_class(config).from_config(
+                config, trust_remote_code=False, dtype=torch.float32
+            )
         return module
 
     def preprocessing(self, name: str) -> Preprocessing:
         path = _find(name, "preprocessor_config.json")
-        return as_preprocessing(name, json.loads(path.read_text()))
+        with _reading(name, path.name):
+            return as_preprocessing(name, json.loads(path.read_text()))
+
+    def settings(self, name: str) -> str:
+        path = _find(name, "config.json")
+        with _reading(name, path.name):
+            said = json.loads(path.read_text())
+            return json.dumps({one: said[one] for one in said if one not in _OF_THE_FILE}, sort_keys=True)
+
+    def settings_files(self, name: str) -> tuple[Path, ...]:
+        return _find(name, "config.json"), _find(name, "preprocessor_config.json")
 
     def published(self, name: str, entry: str | None) -> Published:
         if entry not in (None, "DEFAULT"):
@@ -86,13 +125,12 @@ class HuggingFaceFamily(Family):
         config, classes = _config(name), None
         if _classifies(config):
             labels = [str(config.id2label[one]) for one in sorted(config.id2label)]
-            classes = None if labels[0] == "LABEL_0" else tuple(labels)
+            classes = None if labels[:1] in ([], ["LABEL_0"]) else tuple(labels)
         return Published(self.preprocessing(name), "DEFAULT", _find(name, "model.safetensors"), classes)
 
     def read(self, name: str, path: Path) -> nn.Module:
         if path.suffix != ".safetensors":
             raise WeightsError(f"weights {str(path)!r} of 'hf:{name}' are no .safetensors file; convert them")
-        from safetensors import SafetensorError
         from transformers.utils import logging as bars
 
         config, had_bars = _config(name), bars.is_progress_bar_enabled()
@@ -111,7 +149,7 @@ class HuggingFaceFamily(Family):
                     output_loading_info=True,
                     dtype="float32",
                 )
-        except (SafetensorError, RuntimeError, ValueError, OSError) as error:
+        except Exception as error:  # they do not go together, or a package for them is missing
             said = " ".join(str(error).split())[:200]
             raise WeightsError(f"weights {str(path)!r} do not fit 'hf:{name}': {said}") from error
         finally:
@@ -168,12 +206,27 @@ def _config(name: str) -> Any:
     from transformers import AutoConfig
 
     path = _find(name, "config.json")
-    try:
+    with _reading(name, path.name):
         config = AutoConfig.from_pretrained(str(path.parent), local_files_only=True, trust_remote_code=False)
-    except (ValueError, OSError, KeyError) as error:
+        config = config.vision_config if config.model_type in _TOWERS else config
+        # A file may ask for kernels that are downloaded; with None transformers chooses among torch's own.
+        config._attn_implementation = config._experts_implementation = None
+    return config
+
+
+@contextlib.contextmanager
+def _reading(name: str, file: str, passed: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Turn what a file of anybody's makes transformers, or us, raise into one line, but for `passed`."""
+    try:
+        yield
+    except Exception as error:  # there is no end to what a file may say wrongly
+        if isinstance(error, (FeatbankError, *passed)):
+            raise
         said = " ".join(str(error).split())[:200]
-        raise InvalidInputError(f"'hf:{name}' is no model that this transformers knows: {said}") from error
-    return config.vision_config if config.model_type in _TOWERS else config
+        if not isinstance(error, ValueError | OSError | ImportError):
+            said = f"{type(error).__name__}: {said}"
+        what = "no model that this transformers knows" if file == "config.json" else "not understood"
+        raise InvalidInputError(f"{file!r} of 'hf:{name}' is {what}: {said}") from error
 
 
 def _classifies(config: Any) -> bool:
@@ -253,7 +306,8 @@ def _geometry(
 
 
 @functools.cache
-def _spec(name: str) -> BackboneSpec:
+def _spec(name: str, *said: bytes) -> BackboneSpec:
+    del said  # what the files said: when they change, so may the cuts
     from featbank.backbones._building import build_on_meta
     from featbank.backbones._hooks import OUTPUT, survey
     from featbank.backbones._nodes import NodeSpec

@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from featbank._registry import nearest
-from featbank.backbones._graph import GraphFacts, first_line, private_copy
+from featbank.backbones._graph import Dice, GraphFacts, first_line, private_copy
 from featbank.errors import InvalidInputError, UnknownNameError
 
 __all__ = ["OUTPUT", "HookedNetwork", "Seen", "count_hooked", "survey"]
@@ -82,24 +82,40 @@ class HookedNetwork(nn.Module):
                     f"unknown module path {path!r} of {owner!r}; known: {nearest(path, known)}"
                 )
             parts[path].register_forward_hook(_Keep(path))
+        # Lanes run at once, and a forward may keep tensors in its module: each takes a copy.
+        self._free: list[nn.Module] = []
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        self._free = []  # the numbers of the copies are the old ones
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
 
     def forward(self, batch: Tensor) -> dict[str, Tensor]:
         """Map a batch to one tensor per output name."""
         current = _Pass({*self.paths.values()}, {})
+        inner = self._taken()
         before = getattr(_PASSES, "current", None)
         _PASSES.current = current
         try:
-            current.found[OUTPUT] = _tensor_in(self.inner(batch))
+            current.found[OUTPUT] = _tensor_in(inner(batch))
             current.waiting.discard(OUTPUT)
         except _FinishedError:
             pass
         finally:
             _PASSES.current = before
+            self._free.append(inner)
         if current.waiting:
             raise InvalidInputError(
                 f"{sorted(current.waiting)[0]!r} of {self._owner!r} did not run; choose another cut"
             )
         return {name: current.found[path] for name, path in self.paths.items()}
+
+    def _taken(self) -> nn.Module:
+        try:
+            return self._free.pop()
+        except IndexError:
+            with torch.inference_mode(False):
+                return private_copy(self.inner)
 
 
 @dataclass
@@ -159,12 +175,14 @@ def survey(module: nn.Module, image_size: int, owner: str) -> dict[str, Seen]:
     Raises
     ------
     InvalidInputError
-        If such images do not pass through.
+        If such images do not pass through, or random numbers are drawn on the way, as ViT-MAE does to hide
+        patches.
     """
     from torch.utils.flop_counter import FlopCounterMode  # imports triton, where that is installed
 
     private = private_copy(module, out_of_place=True).eval()
     flops = FlopCounterMode(display=False)
+    dice = Dice()  # type: ignore[no-untyped-call]
     seen: dict[str, Seen] = {}
 
     def note(path: str, made: Any, given: Any = None) -> None:
@@ -179,7 +197,7 @@ def survey(module: nn.Module, image_size: int, owner: str) -> dict[str, Seen]:
             part.register_forward_hook(lambda _, given, made, path=path: note(path, made, given))
     device = next((one.device for one in (*private.parameters(), *private.buffers())), None)
     try:
-        with torch.no_grad(), flops:
+        with torch.no_grad(), flops, dice:
             made = private(torch.zeros(3, 3, image_size, image_size, device=device))
             note(OUTPUT, made)
     except (RuntimeError, ValueError, TypeError, AssertionError, LookupError, AttributeError) as error:
@@ -187,6 +205,7 @@ def survey(module: nn.Module, image_size: int, owner: str) -> dict[str, Seen]:
             f"images of {image_size}x{image_size} pixels do not pass through {owner!r} "
             f"({first_line(error)}); pass another image_size"
         ) from error
+    dice.refuse(owner)
     return seen
 
 

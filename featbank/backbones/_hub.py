@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from featbank.errors import MissingWeightsError
+from featbank.errors import InvalidInputError, MissingWeightsError
 
 __all__ = ["hub_file"]
 
@@ -30,17 +30,23 @@ def hub_file(
 
     Raises
     ------
+    InvalidInputError
+        If the hub has no repositories of such names.
     MissingWeightsError
         If there is none, and none to be had.
     """
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
-    for file in files:
-        found = try_to_load_from_cache(repository, file, revision=revision)
-        if isinstance(found, str):
-            return Path(found)
     try:
+        for file in files:
+            found = try_to_load_from_cache(repository, file, revision=revision)
+            if isinstance(found, str):
+                return Path(found)
         return Path(hf_hub_download(repository, files[0], revision=revision))
+    except HFValidationError as error:
+        said_by_hub = " ".join(str(error).split())[:200]
+        raise InvalidInputError(f"{owner!r} names no repository of the hub: {said_by_hub}") from error
     except Exception as error:  # whatever a network may raise
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         said = ["run once with network, or set HF_HOME to a cache that has it", *ways]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
+import inspect
 import re
 from collections.abc import Mapping
 from dataclasses import fields
+from types import CellType, CodeType, FunctionType, MethodType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from featbank._registry import nearest
 from featbank.backbones import _graph
@@ -21,6 +24,8 @@ from featbank.errors import InvalidInputError
 
 __all__ = ["as_preprocessing", "frozen_copy", "module_digest", "module_spec"]
 
+#: How far into values of values it is told: they may hold themselves.
+_DEEPEST = 8
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,79}")
 
 
@@ -72,14 +77,18 @@ def frozen_copy(module: nn.Module) -> nn.Module:
 def module_digest(module: nn.Module) -> str:
     """SHA-256 of all numbers of a module, and of what it computes with them as far as that can be told.
 
-    The classes and settings of its parts count, and the graph where torch.fx traces one: two networks may
-    have the same tensors, and another activation.
+    What counts of each part: its class, its attributes, the code of its forward with the methods that this
+    names, where torch did not write them; and the graph where torch.fx traces one. Two networks may have the
+    same tensors, and another activation. Code is that of one minor version of Python.
     """
     digest = hashlib.sha256(re.sub(" at 0x[0-9a-f]+", "", _architecture(module)).encode())
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        digest.update(f"{name} {_graph.tensor_digest(tensor)}\n".encode())
     return digest.hexdigest()
+
+
+#: What every module has: mode, hooks, parameters; of these it is told elsewhere.
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 
 
 def _architecture(module: nn.Module) -> str:
@@ -87,6 +96,50 @@ def _architecture(module: nn.Module) -> str:
     for name, part in module.named_modules():
         kind = type(part)
         lines.append(f"{name}: {kind.__module__}.{kind.__qualname__}({part.extra_repr()})")
+        own = sorted(set(vars(part)) - _OF_EVERY_MODULE)
+        lines += [f"{name}.{one} = {_said(vars(part)[one])}" for one in own]
+        if not kind.__module__.startswith("torch."):
+            lines += _methods(kind)
     with contextlib.suppress(_graph.UntraceableError):
         lines += _graph.described(module)
     return "\n".join(lines)
+
+
+def _methods(kind: type) -> list[str]:
+    """Say the code of a class's forward, and of the methods that it names."""
+    found: dict[str, str] = {}
+    waiting = ["forward"]
+    while waiting:
+        name = waiting.pop()
+        method = inspect.unwrap(getattr(kind, name, None))  # type: ignore[arg-type]
+        if name not in found and isinstance(method, FunctionType):
+            found[name] = _said(method)
+            waiting += method.__code__.co_names
+    return [f"{name}: {found[name]}" for name in sorted(found)]
+
+
+def _said(value: Any, depth: int = 0) -> str:
+    """Say a value in text that is the same in every process; of an object it is the class."""
+    if value is None or isinstance(value, bool | int | float | complex | str | bytes | torch.dtype):
+        return repr(value)
+    if isinstance(value, Tensor):
+        return _graph.tensor_digest(value)
+    value = value.__func__ if isinstance(value, MethodType) else value
+    deeper = functools.partial(_said, depth=depth + 1)
+    if depth < _DEEPEST:
+        if isinstance(value, tuple | list):
+            return f"({', '.join(map(deeper, value))})"
+        if isinstance(value, set | frozenset):
+            return f"{{{', '.join(sorted(map(deeper, value)))}}}"
+        if isinstance(value, dict):
+            return f"{{{', '.join(f'{deeper(key)}: {deeper(one)}' for key, one in value.items())}}}"
+        if isinstance(value, functools.partial):
+            return f"partial{deeper((value.func, value.args, value.keywords))}"
+        if isinstance(value, CodeType):
+            return f"{value.co_code.hex()} {value.co_names} {deeper(value.co_consts)}"
+        if isinstance(value, FunctionType) and not str(value.__module__).startswith("torch."):
+            kept = [one.cell_contents for one in value.__closure__ or () if one != CellType()]
+            defaults = (value.__defaults__, value.__kwdefaults__)
+            return f"{value.__module__}.{value.__qualname__}{deeper((value.__code__, *defaults, *kept))}"
+    named = value if hasattr(value, "__qualname__") else type(value)
+    return f"{getattr(named, '__module__', None)}.{named.__qualname__}"

@@ -34,6 +34,8 @@ _FILES = ("model.safetensors", "pytorch_model.bin")
 class TimmFamily(Family):
     """``timm:NAME[.TAG]``; weights come from the cache of the Hugging Face hub, or are downloaded."""
 
+    packages = ("timm",)
+
     def names(self) -> list[str]:
         timm = _timm()
         return sorted({*timm.list_models(), *timm.list_pretrained()})

@@ -36,8 +36,8 @@ class Backbone:
         Where the weights came from: a torchvision weights name, a file's name, ``"random"``, or
         ``"module:CLASS"`` for `from_module`.
     weights_sha256 : str
-        SHA-256 of the weights file's bytes, 64 hexadecimal digits; for random weights, of the tensors; for a
-        module, of its tensors and its architecture.
+        SHA-256 of the weights file's bytes, 64 hexadecimal digits; for random weights, of the tensors; with
+        what Hugging Face's ``config.json`` says; for a module, of its tensors and its architecture.
     preprocessing : Preprocessing
         What images go through first.
     class_names : tuple of str or None

@@ -7,7 +7,7 @@ import logging
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -40,7 +40,7 @@ class LoadedWeights:
     module : torch.nn.Module
         Eval mode, CPU, float32.
     sha256 : str
-        Of the file's bytes; of the tensors where there is no file.
+        Of the file's bytes, or of the tensors where there is no file, and of the family's settings.
     class_names : tuple of str or None
         What the logits stand for.
     absent : frozenset of str
@@ -108,13 +108,21 @@ class WeightsSource:
             If the file is not safe, damaged, or another architecture's.
         """
         if self.path is None or self.sha256 is None:
-            return self._random(image_size)
-        path = self.path
+            loaded = self._random(image_size)
+        else:
+            loaded = self._of_file(self.path, self.sha256, image_size)
+        family, name = family_of(self.spec.name)
+        settings = family.settings(name)
+        if not settings:
+            return loaded
+        return replace(loaded, sha256=hashlib.sha256(f"{loaded.sha256} {settings}".encode()).hexdigest())
+
+    def _of_file(self, path: Path, sha256: str, image_size: int) -> LoadedWeights:
         family, name = family_of(self.spec.name)
         own = family.read(name, path) if self.key is None else None
         if own is not None:
             self._check_stamp(path)
-            return LoadedWeights(own.eval(), self.sha256, self.published.class_names)
+            return LoadedWeights(own.eval(), sha256, self.published.class_names)
         file = _state.read_state(
             path,
             self.spec,
@@ -131,10 +139,10 @@ class WeightsSource:
         if choice.absent or (class_names is not None and len(class_names) != n_classes):
             class_names = None
         # Another network of the same file has other features, so it is not the file alone that says them.
-        chosen = f"{self.sha256}#{choice.prefix}".encode()
+        chosen = f"{sha256}#{choice.prefix}".encode()
         return LoadedWeights(
             _filled(self.spec, tensors, n_classes, image_size),
-            self.sha256 if choice.is_default else hashlib.sha256(chosen).hexdigest(),
+            sha256 if choice.is_default else hashlib.sha256(chosen).hexdigest(),
             class_names,
             frozenset(choice.absent),
         )

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 import featbank
 from featbank._cache import banks_folder, user_path
 from featbank._stat_cache import DigestCache
-from featbank.backbones import OF_A_MODULE, get_spec
+from featbank.backbones import OF_A_MODULE, family_of, get_spec
 from featbank.banks import Bank, BankKey, BankStore
 from featbank.datasets import Dataset, build_manifest, decoder_name, open_dataset
 from featbank.errors import BankError, BankFormatError, CacheWriteError, InvalidInputError
@@ -269,7 +269,7 @@ def plan(
         try:
             computing.open_images(dataset, manifest, [one.key.batch_size for one in candidates])
             computing.choose(candidates)
-            provenance = _provenance(settings, dataset, computing)
+            provenance = _provenance(settings, dataset, computing, digests)
             work = into(computing.key, provenance, computing.shapes, computing)
         except BaseException:
             computing.close()
@@ -411,8 +411,11 @@ def _answers(bank: Bank, settings: ExtractionSettings, digests: DigestCache) -> 
         return False
     if not _chosen(bank.key, settings):
         return False
-    with contextlib.suppress(OSError, TypeError):
-        return asked["file"] is None or digests.file_digest(asked["file"]) == asked["file_sha256"]
+    with contextlib.suppress(OSError, TypeError, KeyError):
+        files = dict(asked["settings_files"])
+        if asked["file"] is not None:
+            files[asked["file"]] = asked["file_sha256"]
+        return all(digests.file_digest(file) == sha256 for file, sha256 in files.items())
     return False
 
 
@@ -429,7 +432,7 @@ def _asked(settings: ExtractionSettings) -> dict[str, Any]:
         "random_state": settings.random_state if weights == "random" else None,
         "image_size": settings.image_size,
         "transform": settings.transform,
-        "versions": _installed(),
+        "versions": _installed(settings.backbone),
     }
 
 
@@ -437,10 +440,11 @@ def _choice(settings: ExtractionSettings) -> list[Any]:
     return [settings.precision, settings.compile, settings.batch_size]
 
 
-def _installed() -> dict[str, str | None]:
+def _installed(backbone: object) -> dict[str, str | None]:
     """Return the versions of what computes, without importing it."""
+    others = family_of(backbone)[0].packages if isinstance(backbone, str) else ()
     found: dict[str, str | None] = {"featbank": featbank.__version__}
-    for name in ("torch", "torchvision"):
+    for name in ("torch", "torchvision", *others):
         found[name] = None
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
@@ -457,11 +461,14 @@ def _source_of(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _provenance(settings: ExtractionSettings, dataset: Dataset, computing: Computing) -> dict[str, Any]:
+def _provenance(
+    settings: ExtractionSettings, dataset: Dataset, computing: Computing, digests: DigestCache
+) -> dict[str, Any]:
     import torch
     import torchvision
 
     backbone, errors = computing.backbone, computing.errors
+    family, name = family_of(backbone.name)
     return {
         **_source_of(dataset),
         "weights": backbone.weights,
@@ -476,6 +483,7 @@ def _provenance(settings: ExtractionSettings, dataset: Dataset, computing: Compu
             "choice": _choice(settings),
             "file": backbone.weights_file,
             "file_sha256": backbone.weights_file_sha256,
+            "settings_files": {str(one): digests.file_digest(one) for one in family.settings_files(name)},
         },
         "versions": {
             "featbank": featbank.__version__,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import json
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,52 @@ def test_extract_and_again_by_what_the_bank_says(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("file", "changes", "is_another"),
+    [
+        ("config.json", {"num_attention_heads": 4}, True),
+        ("config.json", {"transformers_version": "5.0.0"}, False),
+        ("preprocessor_config.json", {"image_std": [0.25, 0.25, 0.25]}, True),
+    ],
+)
+def test_other_settings_beside_the_same_weights_are_another_bank(
+    file: str, changes: dict[str, Any], is_another: bool, tmp_path: Path
+) -> None:
+    saved(tmp_path / "vit", "ViTModel")
+    name = f"hf:{tmp_path / 'vit'}"
+    options: dict[str, Any] = {"cuts": ["layers.1"], "limit": 10, "cache_dir": tmp_path / "cache"}
+    result = extract("digits", backbone=name, **options)
+    before = {weights: load_backbone(name, weights=weights).weights_sha256 for weights in (None, "random")}
+    changed(tmp_path / "vit", file, **changes)
+    again = extract("digits", backbone=name, **options)
+    assert (again.bank != result.bank, again.pushed > 0) == (is_another, is_another)
+    others = file == "config.json" and is_another
+    assert all(
+        (load_backbone(name, weights=weights).weights_sha256 != sha256) == others
+        for weights, sha256 in before.items()
+    )
+
+
+def test_another_transformers_is_asked_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved(tmp_path / "vit", "ViTModel")
+    options: dict[str, Any] = {"cuts": ["layers.1"], "limit": 10, "cache_dir": tmp_path / "cache"}
+    options |= {"backbone": f"hf:{tmp_path / 'vit'}"}
+    result = extract("digits", **options)
+    loaded: list[str] = []
+
+    def noting(name: str, **given: Any) -> Any:
+        loaded.append(name)
+        return load_backbone(name, **given)
+
+    monkeypatch.setattr("featbank.backbones.loading.load_backbone", noting)
+    assert extract("digits", **options).bank == result.bank
+    assert not loaded
+    real = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: "0" if name == "transformers" else real(name))
+    assert extract("digits", **options).bank == result.bank
+    assert loaded
+
+
+@pytest.mark.parametrize(
     ("processor", "settings"),
     [
         ("ViTImageProcessor", {}),
@@ -205,14 +252,147 @@ def test_what_preprocessing_cannot_say_is_refused(changes: dict[str, Any], said:
     assert str(caught.value).startswith(f"hf:odd {said}")
 
 
-def test_remote_code_is_not_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Mine", "AutoModel": "mine.Mine"}},
+        {
+            "model_type": "bert",
+            "architectures": ["MineForImageClassification"],
+            "auto_map": {"AutoModelForImageClassification": "mine.Mine"},
+        },
+    ],
+)
+def test_remote_code_is_not_run(
+    config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Mine: ...\n")
-    config = {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Mine", "AutoModel": "mine.Mine"}}
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
+    asked: list[str] = []
+    monkeypatch.setattr(builtins, "input", lambda said: asked.append(said) or "y")
     with pytest.raises(InvalidInputError, match=r"is no model that this transformers knows"):
         get_spec(f"hf:{tmp_path}")
+    assert not asked
     assert not (tmp_path / "ran").exists()
+
+
+def changed(folder: Path, file: str, **changes: Any) -> str:
+    """Change a file of a saved model; returns the model's name."""
+    path = folder / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return f"hf:{folder}"
+
+
+def test_random_weights_are_float32_whatever_the_file_says(tmp_path: Path) -> None:
+    saved(tmp_path, "ViTModel")
+    name = changed(tmp_path, "config.json", dtype="bfloat16", torch_dtype="bfloat16")
+    module = load_backbone(name, weights="random").module
+    assert {one.dtype for one in module.parameters()} == {torch.float32}
+
+
+def test_a_file_cannot_ask_for_kernels(tmp_path: Path) -> None:
+    saved(tmp_path, "ViTModel")
+    name = changed(tmp_path, "config.json", attn_implementation="kernels-community/flash-attn2")
+    for weights in (None, "random"):
+        module: Any = load_backbone(name, weights=weights).module
+        assert module.config._attn_implementation == "sdpa"
+
+
+def test_a_model_that_draws_random_numbers_is_refused(tmp_path: Path) -> None:
+    decoder = {"decoder_hidden_size": 16, "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 2}
+    transformers.ViTMAEModel(transformers.ViTMAEConfig(**SMALL, **decoder)).save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
+    said = (
+        r"draws random numbers \(aten\.rand\.default\) in eval mode too, so that an image has other features"
+    )
+    with pytest.raises(InvalidInputError, match=said):
+        get_spec(f"hf:{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "said"),
+    [
+        (
+            "config.json",
+            {"hidden_size": "many"},
+            "'config.json' of 'hf:.*' is no model that this transformers",
+        ),
+        ("config.json", {"id2label": 5}, "'config.json' of 'hf:.*' is no model that this transformers"),
+        (
+            "preprocessor_config.json",
+            {"image_mean": None},
+            "'preprocessor_config.json' of 'hf:.*' is not under",
+        ),
+        (
+            "preprocessor_config.json",
+            {"size": "224"},
+            "'preprocessor_config.json' of 'hf:.*' is not understood",
+        ),
+        (
+            "preprocessor_config.json",
+            {"size": {"shortest_edge": 32}, "do_center_crop": True, "crop_size": {"width": 32}},
+            "'preprocessor_config.json' of 'hf:.*' is not understood: KeyError: 'height'",
+        ),
+    ],
+)
+def test_files_that_make_no_sense_are_said(
+    file: str, changes: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    saved(tmp_path, "ViTModel")
+    with pytest.raises(InvalidInputError, match=said):
+        get_spec(changed(tmp_path, file, **changes))
+    (tmp_path / file).write_text("{")
+    with pytest.raises(InvalidInputError, match=f"'{file}' of 'hf:.*' is no"):
+        get_spec(f"hf:{tmp_path}")
+
+
+def test_a_model_that_cannot_be_built_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved(tmp_path, "ViTModel")
+    # the bits of a package that is not installed
+    quantised = changed(tmp_path, "config.json", quantization_config={"quant_method": "awq", "bits": 4})
+    with pytest.raises(WeightsError, match=r"^weights '.*' do not fit 'hf:.*': "):
+        load_backbone(quantised)
+    real = transformers.ViTModel.__init__
+
+    def computing(self: Any, *given: Any, **options: Any) -> None:
+        torch.zeros(1).item()  # not on the meta device
+        real(self, *given, **options)
+
+    monkeypatch.setattr(transformers.ViTModel, "__init__", computing)
+    name = changed(tmp_path, "config.json", layer_norm_eps=1e-5)
+    assert get_spec(name).cuts
+    with pytest.raises(InvalidInputError, match=r"^'config.json' of .* knows: RuntimeError: .*negative dim"):
+        get_spec(changed(tmp_path, "config.json", intermediate_size=-4))
+
+
+def test_a_classifier_without_names_of_classes(tmp_path: Path) -> None:
+    saved(tmp_path, "ViTForImageClassification")
+    name = changed(tmp_path, "config.json", id2label={}, label2id={})
+    assert load_backbone(name).class_names is None
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("hf:../b", r"'hf:\.\./b' names no repository of the hub: "),
+        ("hf:a/b--c", r"'hf:a/b--c' names no repository of the hub: "),
+        ("hf:a/b+c", r"backbone 'hf:a/b\+c' has a '\+' in its name, which banks write for '/'; rename it"),
+        ("hf:a/" + "b" * 96, r"cannot name a bank, in at most 97 of the characters "),
+    ],
+)
+def test_names_that_cannot_be_are_said(name: str, said: str) -> None:
+    with pytest.raises(InvalidInputError, match=said):
+        get_spec(name)
+
+
+@pytest.mark.parametrize("name", ["a b", "ä", "long" * 25])
+def test_a_folder_that_cannot_name_a_bank_wants_a_link(name: str, tmp_path: Path) -> None:
+    saved(tmp_path / name, "ViTModel")
+    with pytest.raises(InvalidInputError, match=r"cannot name a bank, .*; make a short link to the folder"):
+        get_spec(f"hf:{tmp_path / name}")
+    (tmp_path / "link").symlink_to(tmp_path / name)
+    assert get_spec(f"hf:{tmp_path / 'link'}").cuts
 
 
 def test_what_is_not_there_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

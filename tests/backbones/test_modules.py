@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,51 @@ def test_several_threads_push_through_one_network_at_once() -> None:
         assert all(torch.equal(one[cut], other[cut]) for cut in one)
 
 
+class Remembering(nn.Module):
+    """Keeps a tensor of this pass in the module, and takes long enough for others to come between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.skip = self.conv(x)
+        if x.sum() < -1e9:  # torch.fx cannot trace it
+            return x
+        time.sleep(0.002)
+        return self.pool(self.skip)
+
+
+def test_threads_do_not_share_what_a_module_keeps() -> None:
+    network = truncate(made(Remembering()), ["pool"])
+    batches = [images(2) * number for number in range(1, 17)]
+    with ThreadPoolExecutor(4) as threads, torch.no_grad():
+        alone = [network(one)["pool"] for one in batches]
+        together = list(threads.map(lambda one: network(one)["pool"].detach(), batches))
+    assert all(torch.equal(one, other) for one, other in zip(alone, together, strict=True))
+    # copies of the threads go with their network
+    doubled = network.double()(batches[0].double())["pool"]
+    torch.testing.assert_close(doubled.float(), alone[0])
+
+
+class Noisy(nn.Module):
+    def __init__(self, *, is_traced: bool) -> None:
+        super().__init__()
+        self.conv, self.is_traced = nn.Conv2d(3, 4, 3), is_traced
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.is_traced and x.sum() < -1e9:
+            return x
+        return nn.functional.dropout(self.conv(x), training=True)
+
+
+@pytest.mark.parametrize("is_traced", [True, False])
+def test_a_module_that_draws_random_numbers_is_refused(is_traced: bool) -> None:
+    with pytest.raises(InvalidInputError, match=r"^'mine' draws random numbers \(aten\.[a-z_.]+\) in eval"):
+        made(Noisy(is_traced=is_traced))
+
+
 def test_nothing_behind_the_deepest_cut_runs() -> None:
     ran: list[str] = []
     net = module()
@@ -217,6 +263,80 @@ def test_other_numbers_and_other_architectures_are_other_weights() -> None:
     second = Functional(torch.sigmoid)
     second.load_state_dict(first.state_dict())
     assert made(first).weights_sha256 != made(second).weights_sha256
+
+
+class Flexible(nn.Module):
+    """Wraps a layer of torch and a setting; traced or not."""
+
+    def __init__(self, layer: nn.Module, scale: Any = 2, *, is_traced: bool = True) -> None:
+        super().__init__()
+        self.layer, self.scale, self.is_traced = layer, scale, is_traced
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(2)[:, :, :64]
+        if not self.is_traced and x.sum() < -1e9:
+            return x
+        return self.after(self.layer(x))
+
+    def after(self, x: Any) -> Tensor:
+        return (x[0] if isinstance(x, tuple) else x) * self.scale
+
+
+class Attending(nn.Module):
+    def __init__(self, n_heads: int) -> None:
+        super().__init__()
+        self.attend = nn.MultiheadAttention(64, n_heads)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(2)[:, :, :64]
+        return self.attend(x, x, x)[0]
+
+
+class Shifted(Flexible):
+    def after(self, x: Any) -> Tensor:
+        return x + self.scale
+
+
+class Lowered(Flexible):
+    def after(self, x: Any) -> Tensor:
+        return x - self.scale
+
+
+def encoder(**options: Any) -> nn.Module:
+    return nn.TransformerEncoderLayer(64, 4, 32, batch_first=True, **options)
+
+
+def renamed(kind: type) -> type:
+    return type("Same", (kind,), {"__module__": "same"})
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (lambda: encoder(), lambda: encoder(norm_first=True)),
+        (lambda: encoder(), lambda: encoder(activation="gelu")),
+        (lambda: Attending(4), lambda: Attending(8)),
+        (lambda: Flexible(nn.Identity(), torch.ones(64)), lambda: Flexible(nn.Identity(), torch.zeros(64))),
+        (
+            lambda: Flexible(nn.Linear(64, 3), 2, is_traced=False),
+            lambda: Flexible(nn.Linear(64, 3), 3, is_traced=False),
+        ),
+        (
+            lambda: renamed(Shifted)(nn.Linear(64, 3), is_traced=False),
+            lambda: renamed(Lowered)(nn.Linear(64, 3), is_traced=False),
+        ),
+    ],
+    ids=["norm_first", "activation", "heads", "tensor", "setting", "code"],
+)
+def test_modules_that_compute_other_numbers_have_other_digests(one: Any, other: Any) -> None:
+    def digest(build: Any) -> str:
+        torch.manual_seed(0)
+        net = build()
+        net = net if hasattr(net, "after") or isinstance(net, Attending) else Flexible(net)
+        return made(net).weights_sha256
+
+    assert digest(one) == digest(one)
+    assert digest(one) != digest(other)
 
 
 @pytest.mark.parametrize(
