@@ -123,12 +123,7 @@ def solve(
     for members in _groups({at: problems[at] for at in rest}, spans):
         chosen = [problems[at] for at in members]
         begin = None if start is None else [start[at] for at in members]
-        in_span = len(chosen[0].rows) in spans
-        n = max(len(one.rows) for one in chosen)
-        work = n * (n if in_span else width) * sum(one.n_columns for one in chosen)
-        span_work = n * n * width if in_span else 0
-        with one_core_if(work < MIN_SHARED_PASS and span_work < MIN_SHARED_SPAN):
-            solved = _solve_together(Z, chosen, loss, tol, begin, in_span)
+        solved = _solve_together(Z, chosen, loss, tol, begin, len(chosen[0].rows) in spans)
         found |= dict(zip(members, solved, strict=True))
     return [found[at] for at in range(len(problems))]
 
@@ -144,10 +139,11 @@ def _solve_together(
     """Solve problems on the same rows in their span, or on any rows in the columns of `Z`."""
     if in_span:
         rows = problems[0].rows
-        span = _Span(Z[rows])
+        with one_core_if(len(rows) ** 2 * int(Z.shape[1]) < MIN_SHARED_SPAN):
+            span = _Span(Z[rows])
         own = [Problem(np.arange(len(rows)), one.targets, one.n_columns, one.C) for one in problems]
         coordinates = None if start is None else [span.enter(one) for one in start]
-        return [span.leave(one) for one in _Fit(span.A, own, loss, tol).run(coordinates)]
+        return [span.leave(one) for one in _run(_Fit(span.A, own, loss, tol), coordinates)]
     union = np.unique(np.concatenate([one.rows for one in problems]))
     A = Z
     if 2 * len(union) < len(Z):  # those that nobody asks for are not read again and again
@@ -157,7 +153,14 @@ def _solve_together(
         ]
     if isinstance(A, np.ndarray) and A.size <= FLOAT64_SIZE and tol < LOOSE_TOLERANCE:
         A = A.astype(np.float64)
-    return _Fit(A, problems, loss, tol).run(start)
+    return _run(_Fit(A, problems, loss, tol), start)
+
+
+def _run(fit: _Fit, start: Sequence[Optimum] | None) -> list[Optimum]:
+    # each problem's own rows count, not those of all
+    work = int(fit.counts.max()) * int(fit.A.shape[1]) * len(fit.C) * fit.K
+    with one_core_if(work < MIN_SHARED_PASS):
+        return fit.run(start)
 
 
 def _split(one: Optimum) -> Optimum:

@@ -199,8 +199,8 @@ def balanced_accuracy(y_true: ArrayLike, y_pred: ArrayLike) -> float:
     >>> balanced_accuracy([0, 0, 0, 1], [0, 0, 0, 0])
     0.5
     """
-    y, right = np.asarray(y_true), np.equal(y_true, y_pred)
-    return float(np.mean([right[y == code].mean() for code in np.unique(y)]))
+    _, at = np.unique(np.asarray(y_true), return_inverse=True)
+    return float(np.mean(np.bincount(at, weights=np.equal(y_true, y_pred)) / np.bincount(at)))
 
 
 def macro_f1(y_true: ArrayLike, y_pred: ArrayLike) -> float:
@@ -222,12 +222,9 @@ def macro_f1(y_true: ArrayLike, y_pred: ArrayLike) -> float:
     0.429
     """
     y, answers = np.asarray(y_true), np.asarray(y_pred)
-    codes = np.union1d(y, answers)
-    return float(
-        np.mean(
-            [
-                2 * np.sum((y == code) & (answers == code)) / (np.sum(y == code) + np.sum(answers == code))
-                for code in codes
-            ]
-        )
+    codes, at = np.unique(np.concatenate([y, answers]), return_inverse=True)
+    true, answered = np.split(at, [len(y)])
+    n_true, n_answered, n_right = (
+        np.bincount(one, minlength=len(codes)) for one in (true, answered, true[true == answered])
     )
+    return float(np.mean(2 * n_right / (n_true + n_answered)))
