@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import shutil
 import tempfile
 import time
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import photographs
 from bench import Bench, MissingError
+from PIL import Image
 
 #: What the checks of step 2 extract with, unless they say otherwise.
 _EXACT = {
@@ -112,6 +114,16 @@ def decoding(bench: Bench) -> None:
     """Reading, checking, decoding, resizing by featbank's processes, nothing else running."""
     from featbank.benchmark import decode_rate
 
+    files = sorted((bench.work / "small").rglob("*.jpg"))[: bench.size(600, 16)]
+    with bench.part("small, files opened and read by one thread") as note:
+        note(len(files) / bench.seconds(lambda: [path.read_bytes() for path in files]), "files/s")
+    with bench.part("small, decoded and resized by Pillow in one thread, from memory") as note:
+        contents = [path.read_bytes() for path in files]
+
+        def decode(data: bytes) -> None:
+            Image.open(io.BytesIO(data)).convert("RGB").resize((224, 224), Image.Resampling.BILINEAR)
+
+        note(len(files) / bench.seconds(lambda: list(map(decode, contents))), "images/s")
     for name, said in (("small", "8-14k"), ("large", "4-6k")):
         for workers in (8, 12, 16) if not bench.toy else (1,):
             with bench.part(f"{name}, {workers} processes", said) as note:

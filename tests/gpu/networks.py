@@ -17,10 +17,7 @@ from bench import Bench
 #: What the review wants of the forward pass, images per second.
 GOALS = {"vgg16": 17_600, "resnet50": 25_000, "mobilenet_v2": 50_000, "vit_b_16": 8_000}
 #: How a compiled network is built in step 6.
-VARIANTS: dict[str, dict[str, Any]] = {
-    "compiled": {"freezing": True},
-    "autotuned": {"freezing": True, "max_autotune": True},
-}
+VARIANTS: dict[str, dict[str, Any]] = {"compiled": {"freezing": True}}
 
 
 class Net:
@@ -42,6 +39,10 @@ class Net:
                 )
             else:
                 made = get_model(name, weights=None)
+                # a ViT's last layer begins as zeros, and zeros are equal whatever was computed
+                for values in made.parameters():
+                    if values.ndim > 1 and not values.any():
+                        nn.init.normal_(values, std=0.02)
             self.mean = torch.tensor([123.7, 116.3, 103.5], dtype=dtype).view(1, 3, 1, 1)
             self.scale = torch.tensor([0.0171, 0.0175, 0.0174], dtype=dtype).view(1, 3, 1, 1)
         made = made.eval().requires_grad_(False)
@@ -86,11 +87,9 @@ def compiling(bench: Bench) -> None:
     cases = [
         ("vgg16", "no_grad", "another thread"),
         ("vit_b_16", "inference_mode", "one thread"),
-        ("vit_b_16", "no_grad", "one thread"),
         ("resnet50", "no_grad", "one thread"),
-        ("vgg16", "inference_mode", "one thread"),
     ]
-    for name, mode, where in cases[: bench.size(5, 1)]:
+    for name, mode, where in cases[: bench.size(3, 1)]:
         with bench.part(f"{name} compiled under {mode}, run in {where}") as note:
             bench.need_compiler()
             torch._dynamo.reset()
@@ -112,7 +111,9 @@ def compiling(bench: Bench) -> None:
                 thread.join()
             error = float((found[-1] - found[0]).norm() / found[0].norm())
             wanted = 3 if where == "another thread" else 2
-            note(took_s, f"s to compile; {error:.1e} off eager", ok=error < 0.05 and len(found) == wanted)
+            unlike = float(found[0].std()) > 0  # of zeros every error is nothing
+            said = f"s to compile; {error:.1e} off eager"
+            note(took_s, said, ok=unlike and error < 0.05 and len(found) == wanted)
 
 
 def forward(bench: Bench) -> None:
@@ -120,23 +121,23 @@ def forward(bench: Bench) -> None:
     import torch
 
     torch.backends.cudnn.benchmark = True
+    batch = bench.size(512, 8)
+    images = images_on(bench, batch)
     for name, goal in GOALS.items():
-        for batch in (bench.size(256, 4), bench.size(512, 8)):
-            images = images_on(bench, batch)
-            with bench.part(f"{name} eager autocast, {batch}", goal) as note:
-                net = Net(bench, name, torch.float32)
-                with torch.inference_mode(), torch.autocast(bench.device.type, torch.bfloat16):
-                    note(bench.rate(lambda net=net, images=images: net(images), batch), "images/s")
-            lowered = Net(bench, name, torch.bfloat16)
-            with bench.part(f"{name} bfloat16, {batch}", goal) as note, torch.no_grad():
-                note(bench.rate(lambda net=lowered, images=images: net(images), batch), "images/s")
-            with bench.part(f"{name} bfloat16 graph, {batch}", goal) as note, torch.no_grad():
-                note(bench.rate(graphed(bench, lowered, images), batch), "images/s")
+        with bench.part(f"{name} eager autocast, {batch}", goal) as note:
+            net = Net(bench, name, torch.float32)
+            with torch.inference_mode(), torch.autocast(bench.device.type, torch.bfloat16):
+                note(bench.rate(lambda net=net: net(images), batch), "images/s")
+        lowered = Net(bench, name, torch.bfloat16)
+        with bench.part(f"{name} bfloat16, {batch}", goal) as note, torch.no_grad():
+            note(bench.rate(lambda net=lowered: net(images), batch), "images/s")
+        with bench.part(f"{name} bfloat16 graph, {batch}", goal) as note, torch.no_grad():
+            note(bench.rate(graphed(bench, lowered, images), batch), "images/s")
 
 
 def variants(bench: Bench) -> None:
     """Compiled networks: built at the same time in processes of their own, timed one after another."""
-    wanted = [f"{net}-{kind}" for kind in VARIANTS for net in GOALS][: bench.size(8, 1)]
+    wanted = [f"{net}-{kind}" for kind in VARIANTS for net in GOALS][: bench.size(4, 1)]
     with bench.part("compiled variants"):
         bench.need_compiler()
         folder = bench.work / "variants"
