@@ -111,6 +111,8 @@ def main() -> int:
         one["duration_s"] = round(time.monotonic() - started, 1)
         results[name] = one
         sys.stderr.write(f"{name}: {'ok' if one['ok'] else 'NOT OK'} ({one['duration_s']} s)\n")
+        if not one["ok"]:  # at once: the others take most of an hour
+            sys.stderr.write(f"{one['figures']}\n" + "".join(f"  {said}\n" for said in one["bad"]))
     text = json.dumps({"scale": chosen.scale, "results": results}, indent=1)
     if chosen.json is not None:
         chosen.json.write_text(text + "\n")
