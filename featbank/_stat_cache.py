@@ -200,11 +200,12 @@ class DigestCache:
         """
         if self.file is None or not self.file.parent.is_dir():
             return
+        # also where nothing is new: what a killed process left would stay as long as that is so
+        remove_stale_temporaries(self.file.parent)
         if not len(self._new.heads) and not self._added and not self._used:
             return
         try:
             with locked(self.file.with_name(f"{self.file.name}.lock")):
-                remove_stale_temporaries(self.file.parent)
                 heads, checks, days, digests = self._read().columns
                 if self._used:
                     days = np.where(np.isin(heads, np.concatenate(self._used)), _today(), days)

@@ -247,6 +247,17 @@ def test_nothing_is_written_when_nothing_is_new(folder: Path, file: Path) -> Non
     assert (file.stat().st_ino, file.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
+def test_what_a_killed_process_left_goes_although_nothing_is_new(folder: Path, file: Path) -> None:
+    remember(file, folder / "a")
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    owner = f"{_atomic.host_name()}-{_atomic._pid_space()}-{dead.pid}"
+    left = file.with_name(f".tmp-{file.name}-{owner}-0123456789ab")
+    left.write_bytes(b"half")
+    remember(file, folder / "a")
+    assert not left.exists()
+
+
 _WRITER = """
 import sys
 from pathlib import Path
