@@ -106,7 +106,7 @@ if TYPE_CHECKING:
     from featbank.sweep import SweepResult as SweepResult
     from featbank.sweep import run_sweep as run_sweep
     from featbank.training import Recipe as Recipe
-    from featbank.training import train as train
+    from featbank.training.train import train as train
 
 
 def __getattr__(name: str) -> Any:

@@ -30,6 +30,8 @@ NETWORK_FILE = "network.safetensors"
 #: In the metadata of the file, beside ``classes``: what the network is.
 _FACTS = "featbank"
 _MOST_BYTES = 1 << 20
+#: How the weights are called, as torchvision's entries are; the name says which.
+_ENTRY = "TRAINED"
 #: Banks have names of 100 characters at most, here with "trained+" before and "+" for "/".
 _NAMES_A_BANK = re.compile(r"[\w.@/-]{0,91}[\w@/-]", re.ASCII)
 
@@ -118,10 +120,10 @@ class TrainedFamily(Family):
         return Preprocessing(**_read(_found(name))["preprocessing"])
 
     def published(self, name: str, entry: str | None) -> Published:
-        if entry not in (None, "DEFAULT"):
-            raise unknown_weights(name, str(entry), ["DEFAULT"])
+        if entry not in (None, "DEFAULT", _ENTRY):
+            raise unknown_weights(name, str(entry), [_ENTRY])
         path = _found(name)
-        return Published(self.preprocessing(name), path.parent.name, path, tuple(_read(path)["classes"]))
+        return Published(self.preprocessing(name), _ENTRY, path, tuple(_read(path)["classes"]))
 
 
 FAMILY = TrainedFamily()
@@ -161,7 +163,7 @@ def _read(path: Path) -> dict[str, Any]:
         header = file.read(length) if length <= 16 * _MOST_BYTES else b""
     try:
         metadata = json.loads(header)["__metadata__"]
-        said = json.loads(metadata[_FACTS]) | {"classes": json.loads(metadata["classes"])}
+        said: dict[str, Any] = json.loads(metadata[_FACTS]) | {"classes": json.loads(metadata["classes"])}
         facts, classes = said["facts"], said["classes"]
         Preprocessing(**said["preprocessing"])
         if not isinstance(classes, list) or not all(isinstance(one, str) for one in classes):

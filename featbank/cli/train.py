@@ -72,6 +72,9 @@ def train(
         typer.Option("--override-split", help="Let --split replace the split that the data has itself."),
     ] = False,
     limit: Annotated[int | None, typer.Option(help="Take N images only, the classes in turn.")] = None,
+    val: Annotated[
+        float | None, typer.Option(help="Part of the training images to hold out for validation.")
+    ] = None,
     train_on_val: Annotated[
         bool, typer.Option("--train-on-val", help="Train on the validation images too.")
     ] = False,
@@ -101,27 +104,19 @@ def train(
         "random_state": random_state,
     }
     changes |= {name: value for name, value in given.items() if value is not None}
-    finished = 0
+
+    def told(entry: dict[str, float]) -> None:
+        scores = ", ".join(
+            f"{name.removesuffix('_top1')} {value:.4f}"
+            for name, value in entry.items()
+            if name.endswith("_top1")
+        )
+        say(
+            f"epoch {entry['epoch']:.0f}: loss {entry['train_loss']:.3f}, {scores}, "
+            f"{human_time(entry['duration_s'])}"
+        )
+
     with progress_bar("train", "steps") as progress:
-        n_epochs = 0
-
-        def told(entry: dict[str, float]) -> None:
-            nonlocal finished
-            finished = int(entry["epoch"])
-            scores = ", ".join(
-                f"{name.removesuffix('_top1')} {value:.4f}"
-                for name, value in entry.items()
-                if name.endswith("_top1")
-            )
-            say(
-                f"epoch {finished} of {n_epochs}: loss {entry['train_loss']:.3f}, {scores}, "
-                f"{human_time(entry['duration_s'])}"
-            )
-
-        def count(epochs: int) -> None:
-            nonlocal n_epochs
-            n_epochs = epochs
-
         result = run(
             data,
             network=network,
@@ -138,12 +133,12 @@ def train(
             skip_empty_classes=skip_empty_classes,
             override_split=override_split,
             limit=limit,
+            val=val,
             train_on_val=train_on_val,
             device=device,
             cache_dir=cache_dir,
             say=say,
-            on_start=count,
-            on_step=lambda step, steps: progress(finished * steps + step, n_epochs * steps),
+            on_step=progress,
             on_epoch=told,
         )
     if as_json:

@@ -185,8 +185,10 @@ _ADAM = Recipe(
 _FOOD = replace(_ADAM, epochs=60, batch_size=64, flip=False, crop_padding=0, lr_schedule="constant")
 _IMP1 = replace(_ADAM, epochs=60, batch_size=128, flip=False, crop_padding=0, weight_decay=2e-4)
 
-#: Recipe of each network of `featbank.backbones.own_networks.NETWORKS`.
+#: Recipe of each network of `featbank.backbones.own_networks.NETWORKS`, and of backbones trained further.
 RECIPES: dict[str, Recipe] = {
+    # few epochs, a low rate: what is there already is kept
+    "fine-tuning": replace(_ADAM, epochs=10, batch_size=32, lr=1e-4, crop_padding=0),
     "minivgg": Recipe(),
     "own_net": _ADAM,
     "alexnet_small": _ADAM,

@@ -18,10 +18,11 @@ from featbank._validation import parse_json, short
 from featbank.backbones import NETWORK_FILE, Preprocessing, write_network
 from featbank.backbones.minivgg import MINIVGG_MEAN, MINIVGG_STD
 from featbank.backbones.own_networks import build_network, network_plan, plan_to_dict
-from featbank.datasets import Dataset, build_manifest, open_dataset
+from featbank.datasets import BlurredDataset, Dataset, build_manifest, open_dataset
 from featbank.errors import InvalidInputError, MissingWeightsError, RunError, WeightsError
+from featbank.manifest import Manifest
 from featbank.training.data import load_images
-from featbank.training.recipe import RECIPES, Recipe, recipe_for
+from featbank.training.recipe import Recipe, recipe_for
 from featbank.training.training import TrainingImages, differing, train_network
 from featbank.training.unfreezing import Unfrozen, unfrozen
 
@@ -32,18 +33,6 @@ __all__ = ["TrainResult", "train"]
 
 #: What is left beside the weights.
 CARD_FILE, TRAINING_FILE, CHECKPOINT_FILE = "card.md", "training.json", "checkpoint.safetensors"
-#: Fine-tuning when nothing else is said: few epochs, a low rate, images of the weights' own size.
-_FINE_TUNING = Recipe(
-    epochs=10,
-    batch_size=32,
-    optimizer="adam",
-    lr=1e-4,
-    warmup_epochs=1.0,
-    weight_decay=0.0,
-    label_smoothing=0.0,
-    crop_padding=0,
-    cutout=0,
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +58,8 @@ class TrainResult:
     best_epoch : int
         Whose weights were kept.
     stopped_early : bool
+    n_per_class : tuple of int
+        Training images of each class.
     reused : bool
         Whether all this had been done before.
     """
@@ -84,6 +75,7 @@ class TrainResult:
     recipe: Recipe
     best_epoch: int
     stopped_early: bool
+    n_per_class: tuple[int, ...]
     reused: bool = False
 
     @property
@@ -120,11 +112,12 @@ def train(
     skip_empty_classes: bool = False,
     override_split: bool = False,
     limit: int | None = None,
+    val: float | None = None,
     train_on_val: bool = False,
+    blur: float | None = None,
     device: str = "cpu",
     cache_dir: str | os.PathLike[str] | None = None,
     say: Callable[[str], None] | None = None,
-    on_start: Callable[[int], None] | None = None,
     on_step: Callable[[int, int], None] | None = None,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
 ) -> TrainResult:
@@ -158,15 +151,18 @@ def train(
         what was interrupted goes on.
     split, layout, skip_empty_classes, override_split, limit : optional
         As for `featbank.extract`.
+    val : float, optional
+        Part of each class's training images that is held out to validate, by digest; where the data has
+        validation images, these stay too.
     train_on_val : bool, default=False
         Train on the validation rows too; then there are none to stop by.
+    blur : float, optional
+        Measure the test images blurred too, by a kernel of their width divided by this.
     device : str, default="cpu"
     cache_dir : path, optional
         The cache; else ``$FEATBANK_CACHE``, else ``./cache``.
     say : callable, optional
         Called with lines for people.
-    on_start : callable, optional
-        Called with the number of epochs before the first.
     on_step, on_epoch : callable, optional
         See `train_network`.
 
@@ -219,14 +215,19 @@ def train(
     )
     if len(manifest.classes) < 2:
         raise InvalidInputError(f"{dataset.name!r} has {len(manifest.classes)} class; two are the least")
+    if val is not None:
+        manifest = _held_out(manifest, val)
     if train_on_val:
         codes = np.where(manifest.splits == 1, 0, manifest.splits)
         manifest = manifest.replaced(splits=codes.astype(np.uint8))
-    identity = {
+    data_digest = sha256(manifest.digests.tobytes() + manifest.labels.tobytes() + manifest.splits.tobytes())
+    identity: dict[str, Any] = {
         "network": subject.facts,
         "classes": list(manifest.classes),
-        "data": sha256(manifest.digests.tobytes() + manifest.labels.tobytes() + manifest.splits.tobytes()),
+        "data": data_digest,
     }
+    if blur is not None:
+        identity["blur"] = blur
     facts = {"recipe": asdict(chosen), **identity}
     name = f"{subject.name}-{dataset.name}-{sha256(canonical_json(facts))[:8]}"
     folder = networks_folder(cache_dir) / name if output is None else user_path(output)
@@ -234,8 +235,6 @@ def train(
     if done is not None:
         return done
     tell = say or (lambda _: None)
-    if on_start is not None:
-        on_start(chosen.epochs)
     counts = manifest.counts()
     images = {
         one: load_images(dataset, manifest, one, subject.preprocessing)
@@ -244,12 +243,17 @@ def train(
     }
     if subject.tuned is not None:
         tell(subject.tuned.cost(len(images["train"].labels), chosen.epochs))
+    also = {}
+    if blur is not None and "test" in images:
+        blurred = BlurredDataset(dataset, blur)
+        also["blurred"] = load_images(blurred, manifest, "test", subject.preprocessing)
     preprocessing = _normalised(subject, images["train"])
     trained = train_network(
         lambda: subject.build(len(manifest.classes)),
         images["train"],
         val=images.get("val"),
         test=images.get("test"),
+        also=also,
         mean=preprocessing.mean,
         std=preprocessing.std,
         recipe=chosen,
@@ -280,8 +284,9 @@ def train(
         chosen,
         trained.best_epoch,
         trained.stopped_early,
+        _per_class(images["train"].labels, len(manifest.classes)),
     )
-    write_file(result.card, _card(result, subject, dataset, counts, identity["data"]).encode())
+    write_file(result.card, _card(result, subject, dataset, counts, data_digest).encode())
     # Last: a folder that has it is finished.
     write_json(
         folder / TRAINING_FILE,
@@ -291,6 +296,7 @@ def train(
             "scores": trained.scores,
             "best_epoch": trained.best_epoch,
             "stopped_early": trained.stopped_early,
+            "n_per_class": result.n_per_class,
             "history": trained.history,
             "confusion": confusion.tolist(),
         },
@@ -343,7 +349,23 @@ def _normalised(subject: _Subject, train_images: TrainingImages) -> Preprocessin
 def _recipe(given: Recipe | Mapping[str, Any] | None, subject: _Subject) -> Recipe:
     if isinstance(given, Recipe):
         return given
-    return recipe_for(subject.name if subject.name in RECIPES else _FINE_TUNING, given)
+    return recipe_for(subject.name if subject.tuned is None else "fine-tuning", given)
+
+
+def _held_out(manifest: Manifest, part: float) -> Manifest:
+    """Move a part of each class's training rows to validation, the first by their digests."""
+    if not 0 < part < 1:
+        raise InvalidInputError(f"val={part!r} must be over 0 and below 1")
+    splits = manifest.splits.copy()
+    for code in range(len(manifest.classes)):
+        rows = np.flatnonzero((splits == 0) & (manifest.labels == code))
+        order = np.argsort([manifest.digests[row].tobytes() for row in rows], kind="stable")
+        splits[rows[order[: round(part * len(rows))]]] = 1
+    return manifest.replaced(splits=splits)
+
+
+def _per_class(labels: NDArray[np.int64], n_classes: int) -> tuple[int, ...]:
+    return tuple(int(one) for one in np.bincount(labels, minlength=n_classes))
 
 
 def _initial(path: Path) -> tuple[dict[str, NDArray[Any]], str]:
@@ -385,6 +407,7 @@ def _finished(folder: Path, facts: dict[str, Any]) -> TrainResult | None:
                 Recipe(**facts["recipe"]),
                 said["best_epoch"],
                 said["stopped_early"],
+                tuple(said["n_per_class"]),
                 reused=True,
             )
     except (ValueError, KeyError, TypeError, OSError) as error:

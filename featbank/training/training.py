@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 __all__ = ["TrainedNetwork", "TrainingImages", "differing", "train_network"]
 
 logger = logging.getLogger(__name__)
+
+#: One number for each of red, green and blue.
+Channels: TypeAlias = tuple[float, float, float]
 
 #: A loss so many times that of guessing, after an epoch, will not come down again.
 _HOPELESS = 20
@@ -51,7 +54,7 @@ class TrainingImages:
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
 
-    def mean_and_std(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    def mean_and_std(self) -> tuple[Channels, Channels]:
         """Return mean and standard deviation of each channel, in units of 0..1."""
         total = np.zeros(3)
         squares = np.zeros(3)
@@ -62,7 +65,9 @@ class TrainingImages:
         count = self.images.size / 3
         mean = total / count
         std = np.sqrt(np.maximum(squares / count - mean**2, 1e-6))
-        return tuple(float(round(one, 4)) for one in mean), tuple(float(round(one, 4)) for one in std)
+        red, green, blue = (round(float(one), 4) for one in mean)
+        of_red, of_green, of_blue = (round(float(one), 4) for one in std)
+        return (red, green, blue), (of_red, of_green, of_blue)
 
 
 @dataclass(eq=False)
@@ -105,8 +110,8 @@ def train_network(
     val: TrainingImages | None = None,
     test: TrainingImages | None = None,
     also: Mapping[str, TrainingImages] | None = None,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
+    mean: Channels,
+    std: Channels,
     recipe: Recipe | None = None,
     initial: Mapping[str, NDArray[Any]] | None = None,
     checkpoint: Path | None = None,
@@ -150,7 +155,7 @@ def train_network(
         What else a checkpoint must agree with: network, data, classes.
     device : str, default="cpu"
     on_step : callable, optional
-        Called with (step, steps per epoch); on a card steps are counted when they are queued.
+        Called with (steps done, steps of all epochs); on a card they are counted when they are queued.
     on_epoch : callable, optional
         Called with the history entry of each finished epoch; what it raises ends the training.
 
@@ -255,8 +260,8 @@ class _Trainer:
         network: nn.Module,
         recipe: Recipe,
         device: torch.device,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
+        mean: Channels,
+        std: Channels,
         identity: dict[str, Any],
     ) -> None:
         import torch
@@ -351,7 +356,7 @@ class _Trainer:
             self.optimizer.step()
             totals += _totals(loss.detach() * len(rows), logits.detach(), target)
             if on_step is not None:
-                on_step(step + 1, steps)
+                on_step(number * steps + step + 1, recipe.epochs * steps)
         loss_sum, top1, top5 = (float(one) / n_samples for one in totals.tolist())
         guessing = math.log(logits.shape[1])
         if not math.isfinite(loss_sum) or loss_sum > _HOPELESS * guessing:
