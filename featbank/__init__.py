@@ -34,7 +34,7 @@ _PUBLIC = {
     "MLPClassifier": "featbank.heads",
     "MistakesDisplay": "featbank.inspection",
     "OcclusionDisplay": "featbank.inspection",
-    "PretrainSettings": "featbank.pretraining",
+    "Recipe": "featbank.training",
     "Run": "featbank.runs",
     "ScoresDisplay": "featbank.plots",
     "SoftmaxClassifier": "featbank.heads",
@@ -54,10 +54,10 @@ _PUBLIC = {
     "open_dataset": "featbank.datasets",
     "open_run": "featbank.runs",
     "predict": "featbank.prediction",
-    "pretrain": "featbank.pretraining",
     "repair_bank": "featbank.extraction",
     "run_benchmark": "featbank.benchmark",
     "run_sweep": "featbank.sweep",
+    "train": "featbank.training",
     "truncate": "featbank.backbones",
     "write_report": "featbank.report",
 }
@@ -99,14 +99,14 @@ if TYPE_CHECKING:
     from featbank.plots import TemperatureDisplay as TemperatureDisplay
     from featbank.plots import TimesDisplay as TimesDisplay
     from featbank.prediction import predict as predict
-    from featbank.pretraining import PretrainSettings as PretrainSettings
-    from featbank.pretraining.pretrain import pretrain as pretrain
     from featbank.report import write_report as write_report
     from featbank.runs import Run as Run
     from featbank.runs import open_run as open_run
     from featbank.sampling import draw_nested as draw_nested
     from featbank.sweep import SweepResult as SweepResult
     from featbank.sweep import run_sweep as run_sweep
+    from featbank.training import Recipe as Recipe
+    from featbank.training.train import train as train
 
 
 def __getattr__(name: str) -> Any:

@@ -13,7 +13,15 @@ from featbank._atomic import READ_ONLY, locked, remove_stale_temporaries, write_
 from featbank.errors import CacheWriteError, InvalidInputError
 from featbank.manifest import printable
 
-__all__ = ["banks_folder", "cache_folder", "make_newest", "oldest_first", "runs_folder", "user_path"]
+__all__ = [
+    "banks_folder",
+    "cache_folder",
+    "make_newest",
+    "networks_folder",
+    "oldest_first",
+    "runs_folder",
+    "user_path",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +85,11 @@ def banks_folder(cache_dir: str | os.PathLike[str] | None = None) -> Path:
 def runs_folder(cache_dir: str | os.PathLike[str] | None = None) -> Path:
     """Return the folder of the runs inside the cache."""
     return cache_folder(cache_dir) / "runs"
+
+
+def networks_folder(cache_dir: str | os.PathLike[str] | None = None) -> Path:
+    """Return the folder of the networks that were trained, inside the cache."""
+    return cache_folder(cache_dir) / "networks"
 
 
 def make_newest(folder: Path, path: Path) -> None:

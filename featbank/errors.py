@@ -29,6 +29,7 @@ __all__ = [
     "MissingWeightsError",
     "RunError",
     "RunNotFoundError",
+    "TrainingDivergedError",
     "UnknownNameError",
     "WeightsError",
 ]
@@ -141,6 +142,10 @@ class RunNotFoundError(RunError, FileNotFoundError):
     """There is no run at that place."""
 
     exit_code = 3
+
+
+class TrainingDivergedError(FeatbankError, ArithmeticError):
+    """A network that is being trained has lost its weights to infinity; nothing more can come of it."""
 
 
 class FitWarning(UserWarning):

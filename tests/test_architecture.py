@@ -32,7 +32,7 @@ FLOORS = {
     "sampling": 1,
     "metrics": 1,
     "extraction": 2,
-    "pretraining": 2,
+    "training": 2,
     "sweep": 3,
     "benchmark": 3,
     "runs": 4,

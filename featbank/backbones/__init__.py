@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from featbank.backbones._family import FAMILIES, OWN_FAMILIES, Family, Published, family_of, get_spec
 from featbank.backbones._spec import OF_A_MODULE, BackboneSpec, Cut
+from featbank.backbones._trained import NETWORK_FILE, write_network
 from featbank.backbones.catalogue import CutRow, cut_table, names
 from featbank.backbones.preprocessing import TRANSFORMS, Preprocessing
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FAMILIES",
+    "NETWORK_FILE",
     "OF_A_MODULE",
     "OWN_FAMILIES",
     "TRANSFORMS",
@@ -36,6 +38,7 @@ __all__ = [
     "load_backbone",
     "names",
     "truncate",
+    "write_network",
 ]
 
 _LAZY = {

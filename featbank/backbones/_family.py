@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from featbank._cache import networks_folder
 from featbank._registry import Registry, nearest
 from featbank.backbones._spec import BackboneSpec
 from featbank.backbones.preprocessing import Preprocessing
@@ -137,9 +139,12 @@ class Family(ABC):
 
 #: featbank's and torchvision's backbones need no family before their names.
 OWN_FAMILIES = ("torchvision", "featbank")
+#: The family that paths, and names of trainings in the cache, go to without being told.
+_TRAINED = "trained"
 FAMILIES = Registry[Family]("family of backbones", group="featbank.backbones")
 FAMILIES.register_place("torchvision", "featbank.backbones._torchvision:FAMILY")
 FAMILIES.register_place("featbank", "featbank.backbones.minivgg:FAMILY")
+FAMILIES.register_place("trained", "featbank.backbones._trained:FAMILY")
 FAMILIES.register_place("timm", "featbank.backbones._timm:FAMILY")
 FAMILIES.register_place("hf", "featbank.backbones._hf:FAMILY")
 
@@ -166,7 +171,8 @@ def get_spec(name: str | Backbone) -> BackboneSpec:
         One of `names`, or the name of another torchvision classifier (``densenet121``, ``vit_b_16``, ...),
         whose table is then made from its graph: its cuts are graph nodes, and making it loads torch.
         Backbones of other families are called ``FAMILY:NAME``; banks write that ``FAMILY+NAME``, which will
-        do too. A loaded backbone has its own.
+        do too. A network that ``featbank train`` left is called by its folder, its file, or the name of its
+        folder in the cache. A loaded backbone has its own.
 
     Returns
     -------
@@ -189,7 +195,7 @@ def get_spec(name: str | Backbone) -> BackboneSpec:
     """
     if isinstance(getattr(name, "spec", None), BackboneSpec):
         return name.spec  # type: ignore[union-attr]
-    prefix, bare = _split(str(name))
+    prefix, bare = _split(os.fspath(name))  # type: ignore[arg-type]
     families = [FAMILIES.get(prefix)] if prefix else _own_families(bare)
     for family in families:
         spec = family.spec(bare)
@@ -214,7 +220,14 @@ def _split(name: str) -> tuple[str, str]:
         return FAMILIES.canonical(prefix), bare
     # A bank's folder cannot hold ":" or "/".
     prefix, plus, bare = name.partition("+")
-    return (prefix, bare.replace("+", "/")) if plus and prefix in FAMILIES else ("", name)
+    if plus and prefix in FAMILIES:
+        return prefix, bare.replace("+", "/")
+    return (_TRAINED if _is_trained(name) else ""), name
+
+
+def _is_trained(name: str) -> bool:
+    """Say whether a name without a family is a network of ``featbank train``: its file, its folder or run."""
+    return os.sep in name or name.endswith(".safetensors") or (networks_folder() / name).is_dir()
 
 
 def unknown_weights(name: str, weights: str, known: Sequence[str]) -> UnknownNameError:

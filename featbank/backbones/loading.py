@@ -11,6 +11,7 @@ from torch import nn
 
 from featbank._stat_cache import DigestCache
 from featbank.backbones import weights as _weights
+from featbank.backbones._building import build_module
 from featbank.backbones._family import get_spec
 from featbank.backbones._module import as_preprocessing, frozen_copy, module_digest, module_spec
 from featbank.backbones._spec import OF_A_MODULE, BackboneSpec
@@ -19,7 +20,7 @@ from featbank.backbones.preprocessing import Preprocessing
 from featbank.errors import InvalidInputError, MissingWeightsError
 from featbank.manifest import short_repr
 
-__all__ = ["Backbone", "load_backbone"]
+__all__ = ["Backbone", "build_untrained", "load_backbone"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,3 +228,22 @@ def load_backbone(
         weights_file=None if source.path is None else str(source.path.absolute()),
         weights_file_sha256=source.sha256,
     )
+
+
+def build_untrained(backbone: Backbone, n_classes: int) -> nn.Module:
+    """Build the network of a backbone anew, with other classes and the initial weights of torch's generator.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        One that has a name to build it by.
+    n_classes : int
+        Number of logits.
+
+    Returns
+    -------
+    torch.nn.Module
+        In eval mode; every parameter wants a gradient.
+    """
+    size = backbone.preprocessing.image_size
+    return build_module(backbone.spec, n_classes=n_classes, image_size=size, initialise=True)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from featbank.backbones import _vgg
 from featbank.backbones._family import Family, Published, unknown_weights
 from featbank.backbones._spec import BackboneSpec, Cut
+from featbank.backbones.own_networks import NETWORKS, build_network
 from featbank.backbones.preprocessing import Preprocessing
 from featbank.errors import MissingWeightsError
 
@@ -33,10 +34,6 @@ __all__ = [
     "build_minivgg",
 ]
 
-#: Width and number of convolutions of each block.
-_BLOCKS = ((32, 2), (64, 2), (128, 3), (128, 3), (128, 3))
-_HIDDEN = 256
-
 #: Cut, node of the network, shape at 32x32, multiply-adds of one image up to it.
 _CUTS: tuple[tuple[str, str, tuple[int, ...], int], ...] = (
     ("block1_pool", "features.6", (32, 16, 16), 10_321_920),
@@ -44,8 +41,8 @@ _CUTS: tuple[tuple[str, str, tuple[int, ...], int], ...] = (
     ("block3_pool", "features.23", (128, 4, 4), 48_070_656),
     ("block4_pool", "features.33", (128, 2, 2), 55_148_544),
     ("block5_pool", "features.43", (128, 1, 1), 56_918_016),
-    ("fc6", "classifier.1", (_HIDDEN,), 56_950_784),
-    ("fc7", "classifier.4", (_HIDDEN,), 57_016_320),
+    ("fc6", "classifier.1", (256,), 56_950_784),
+    ("fc7", "classifier.4", (256,), 57_016_320),
     ("logits", "classifier.6", (10,), 57_018_880),
 )
 
@@ -88,10 +85,7 @@ def build_minivgg(num_classes: int = 10) -> nn.Module:
         and gives float32 logits of shape (batch, num_classes). Its ``features`` and ``classifier`` are
         ``Sequential`` as in torchvision's VGG, and their children are the nodes of its cuts.
     """
-    # A module-level class would make `import featbank.backbones` load torch.
-    from featbank.backbones._minivgg_network import MiniVGG
-
-    return MiniVGG(_BLOCKS, _HIDDEN, num_classes)
+    return build_network(NETWORKS["minivgg"], num_classes)
 
 
 class FeatbankFamily(Family):

@@ -19,9 +19,9 @@ from featbank.cli.extract import extract
 from featbank.cli.fit import FitHeadCommand, fit_head
 from featbank.cli.plot import plot
 from featbank.cli.predict import predict
-from featbank.cli.pretrain import pretrain
 from featbank.cli.report import report
 from featbank.cli.run import run
+from featbank.cli.train import train
 
 __all__ = ["app"]
 
@@ -70,5 +70,5 @@ app.command("cuts")(backbones_commands.cuts)
 app.command("demo")(demo)
 app.command("bench")(bench)
 app.command("run")(run)
-app.command("pretrain")(pretrain)
+app.command("train")(train)
 app.command("report")(report)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +16,7 @@ from featbank.cli.fit import noted_not_warned
 from featbank.sampling import size_words
 
 if TYPE_CHECKING:
-    from featbank.pipeline import ExperimentCost, StudyResult
+    from featbank.pipeline import ExperimentCost, StudyResult, Training
 
 __all__ = ["run"]
 
@@ -82,7 +82,8 @@ def run(
         "cache_dir": cache_dir,
     }
     if dry_run:
-        _print_costs(pipeline.study_costs(chosen, **asked), as_json)
+        trainings = [one for one in chosen.trainings if not asked["only"] or one.name in asked["only"]]
+        _print_costs(pipeline.study_costs(chosen, **asked), trainings, as_json)
         return
     with noted_not_warned(), _bars() as progress:
         result = pipeline.run_study(chosen, **asked, command=sys.argv, say=say, progress=progress)
@@ -100,7 +101,7 @@ def run(
 def _bars() -> Iterator[Callable[[str, int, int], None]]:
     """One bar after the other: a new one whenever something else is done, or the same begins again."""
     with contextlib.ExitStack() as stack:
-        units = {"extract": "images", "fit": "heads"}
+        units = {"extract": "images", "fit": "heads", "train": "steps"}
         state: dict[str, Any] = {"what": None, "update": None}
 
         def progress(what: str, done: int, total: int) -> None:
@@ -126,10 +127,17 @@ def _list_studies(as_json: bool) -> None:
     typer.echo("\nfeatbank run NAME runs one")
 
 
-def _print_costs(costs: list[ExperimentCost], as_json: bool) -> None:
+def _print_costs(costs: list[ExperimentCost], trainings: Sequence[Training], as_json: bool) -> None:
+    from featbank.training import recipe_for
+
+    epochs = {
+        one.name: recipe_for(one.network or "fine-tuning", one.recipe).epochs * one.repeats
+        for one in trainings
+    }
     if as_json:
         print_json(
             {
+                "trainings": epochs,
                 "banks": [
                     {
                         "experiments": one.experiments,
@@ -137,7 +145,7 @@ def _print_costs(costs: list[ExperimentCost], as_json: bool) -> None:
                         **one.plan.to_dict(),
                     }
                     for one in costs
-                ]
+                ],
             }
         )
         return
@@ -149,6 +157,8 @@ def _print_costs(costs: list[ExperimentCost], as_json: bool) -> None:
             f"{human_bytes(plan.size_bytes)} to write ({human_bytes(plan.disk_free_bytes)} free), "
             f"{one.fits} heads to fit"
         )
+    for training in trainings:
+        typer.echo(f"{training.name}: {epochs[training.name]} epochs of {training.subject} to train")
 
 
 def _print_json(result: StudyResult) -> None:
@@ -166,6 +176,13 @@ def _print_json(result: StudyResult) -> None:
             "differs": result.differs,
             "runs": {one.written.name: one.run.path for one in result.experiments},
             "reused": [one.written.name for one in result.experiments if one.reused],
+            "trainings": {
+                one.written.name: [
+                    {"folder": done.folder, "scores": done.scores, "duration_s": done.duration_s}
+                    for done in one.results
+                ]
+                for one in result.trainings
+            },
             "pushed": result.pushed,
             "figures": result.figures,
             "reports": result.reports,
@@ -194,6 +211,9 @@ def _print_result(result: StudyResult) -> None:
     typer.echo("")
     for done in result.experiments:
         typer.echo(f"{'run':<12}{done.run.path}{' (fitted before)' if done.reused else ''}")
+    for trained in result.trainings:
+        for network in trained.results:
+            typer.echo(f"{'network':<12}{network.folder}{' (trained before)' if network.reused else ''}")
     for kind, path in result.figures.items():
         typer.echo(f"{kind:<12}{path}")
     for path in result.reports.values():

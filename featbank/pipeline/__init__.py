@@ -13,7 +13,18 @@ from featbank.pipeline.opening import Opened, bank_name, open_images
 from featbank.pipeline.planning import Group, Planned, plan_experiments
 from featbank.pipeline.reading import find_study, load_study, study_names
 from featbank.pipeline.running import ExperimentRun, StudyResult, run_study
-from featbank.pipeline.study import BackboneChoice, Claim, Data, Experiment, Figure, Study, Sweep, TestData
+from featbank.pipeline.study import (
+    BackboneChoice,
+    Claim,
+    Data,
+    Experiment,
+    Figure,
+    Study,
+    Sweep,
+    TestData,
+    Training,
+)
+from featbank.pipeline.training import TrainingRun, run_training
 
 __all__ = [
     "CHECKS",
@@ -31,6 +42,8 @@ __all__ = [
     "StudyResult",
     "Sweep",
     "TestData",
+    "Training",
+    "TrainingRun",
     "Verdict",
     "bank_name",
     "check_claim",
@@ -41,6 +54,7 @@ __all__ = [
     "open_images",
     "plan_experiments",
     "run_study",
+    "run_training",
     "study_costs",
     "study_names",
 ]

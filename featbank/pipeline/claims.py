@@ -166,6 +166,14 @@ def _lower(points: Sequence[StudyPoint], claim: Claim) -> tuple[bool | None, str
     return apart, f"{said} (95 % intervals {'do not touch' if apart else 'touch'})"
 
 
+def _no_difference(points: Sequence[StudyPoint], claim: Claim) -> tuple[bool | None, str]:
+    means = {one.experiment: one.scores[claim.metric].mean for one in _largest(points)}
+    said = ", ".join(f"{name} {_percent(mean)}" for name, mean in means.items())
+    if len(means) < 2:
+        return None, f"{said}; two experiments are needed"
+    return max(means.values()) - min(means.values()) < _NO_DIFFERENCE, f"{said}; a point is allowed"
+
+
 def _no_learning(points: Sequence[StudyPoint], claim: Claim) -> tuple[bool | None, str]:
     largest = _largest(points)
     values = [(one, one.scores[claim.metric].mean) for one in largest]
@@ -187,11 +195,14 @@ def _best_temperature_over_1(points: Sequence[StudyPoint], claim: Claim) -> tupl
     return _all(verdicts), "; ".join(said) or "fewer than two temperatures"
 
 
+#: Accuracies that are nearer than this are called the same.
+_NO_DIFFERENCE = 0.01
 #: Name of a check -> what it does with points and claim.
 CHECKS: dict[str, Callable[[Sequence[StudyPoint], Claim], tuple[bool | None, str]]] = {
     "rises-with-depth": _rises_with_depth,
     "gains-shrink": _gains_shrink,
     "lower": _lower,
     "no-learning": _no_learning,
+    "no-difference": _no_difference,
     "best-temperature-over-1": _best_temperature_over_1,
 }

@@ -21,7 +21,7 @@ from featbank.datasets import (
 )
 from featbank.errors import FeatbankError, InvalidInputError, MissingDataError
 from featbank.manifest import printable
-from featbank.pipeline.study import Data, Experiment, TestData
+from featbank.pipeline.study import Data, Experiment, TestData, Training
 
 __all__ = ["Opened", "bank_name", "open_images"]
 
@@ -55,7 +55,7 @@ class Opened:
 
 
 def open_images(
-    experiment: Experiment,
+    experiment: Experiment | Training,
     *,
     data: str | os.PathLike[str] | None = None,
     test_data: str | os.PathLike[str] | None = None,
@@ -66,7 +66,7 @@ def open_images(
 
     Parameters
     ----------
-    experiment : Experiment
+    experiment : Experiment or Training
     data : str or path, optional
         Where the study's data is: for a torchvision dataset the folder torchvision calls root, or a folder
         of class folders; else the folder or CSV file. By default below ``$FEATBANK_DATA``, else ``./data``.
@@ -122,7 +122,7 @@ def open_images(
     return Opened(found, split, rows_limit, n_classes, root)
 
 
-def bank_name(experiment: Experiment, limit: int | None = None) -> str:
+def bank_name(experiment: Experiment | Training, limit: int | None = None) -> str:
     """Return what the bank of an experiment's images is called: their name, and what is taken of them.
 
     Two protocols on the same images have different rows, or the same rows in different splits, and so have
@@ -130,7 +130,7 @@ def bank_name(experiment: Experiment, limit: int | None = None) -> str:
 
     Parameters
     ----------
-    experiment : Experiment
+    experiment : Experiment or Training
     limit : int, optional
         As for `open_images`.
 

@@ -10,9 +10,9 @@ from featbank._cache import user_path
 from featbank._registry import nearest
 from featbank.backbones import get_spec
 from featbank.errors import InvalidInputError, UnknownNameError
-from featbank.pipeline.study import BackboneChoice, Experiment, Study
+from featbank.pipeline.study import BackboneChoice, Experiment, Study, Training
 
-__all__ = ["Group", "Planned", "check_weights", "plan_experiments"]
+__all__ = ["Group", "Planned", "check_weights", "plan_experiments", "plan_trainings"]
 
 
 @dataclass(frozen=True)
@@ -79,15 +79,10 @@ def plan_experiments(
     InvalidInputError
         If a weights file is given for several backbones at once.
     """
-    names = [one.name for one in study.experiments]
-    for name in only:
-        if name not in names:
-            raise UnknownNameError(
-                f"study {study.name!r} has no experiment {name!r}; it has {nearest(name, names)}"
-            )
+    _check_only(study, only)
     taken = [one for one in study.experiments if not only or one.name in only]
     choices = {id(one): _overridden(one.backbone, backbone) for one in taken}
-    given = _weights(weights, list(dict.fromkeys(one.name for one in choices.values())))
+    given = _weights(weights, _backbones(study, only, [one.name for one in choices.values()]))
     planned: list[Planned] = []
     for one in taken:
         choice = choices[id(one)]
@@ -108,6 +103,33 @@ def plan_experiments(
         else:
             groups.append(Group([item]))
     return groups
+
+
+def plan_trainings(study: Study, *, weights: Sequence[str] = (), only: Sequence[str] = ()) -> list[Training]:
+    """Choose the trainings of a study, with the weights that were given; as `plan_experiments`."""
+    _check_only(study, only)
+    taken = [one for one in study.trainings if not only or one.name in only]
+    own = [one.backbone.name for one in study.experiments if not only or one.name in only]
+    given = _weights(weights, _backbones(study, only, own))
+    return [
+        replace(one, weights=given[one.backbone]) if one.backbone in given else one  # type: ignore[index]
+        for one in taken
+    ]
+
+
+def _check_only(study: Study, only: Sequence[str]) -> None:
+    names = [*(one.name for one in study.experiments), *(one.name for one in study.trainings)]
+    for name in only:
+        if name not in names:
+            raise UnknownNameError(
+                f"study {study.name!r} has no experiment {name!r}; it has {nearest(name, names)}"
+            )
+
+
+def _backbones(study: Study, only: Sequence[str], of_experiments: Sequence[str]) -> list[str]:
+    """Return the backbones whose weights may be given, each once."""
+    tuned = [one.backbone for one in study.trainings if one.backbone and (not only or one.name in only)]
+    return list(dict.fromkeys([*of_experiments, *tuned]))
 
 
 def check_weights(groups: Sequence[Group]) -> None:

@@ -16,12 +16,26 @@ from featbank._cache import user_path
 from featbank._registry import nearest
 from featbank._validation import check_values, plain_file, say_faults, short
 from featbank.backbones import get_spec
+from featbank.backbones.own_networks import network_plan
 from featbank.datasets import parse_split
-from featbank.errors import InvalidInputError, MissingDataError, UnknownNameError
+from featbank.errors import FeatbankError, InvalidInputError, MissingDataError, UnknownNameError
 from featbank.heads import catalogue
 from featbank.manifest import printable
-from featbank.pipeline.study import CHECKS, CONFIG, Claim, Experiment, Figure, Name, Study, Sweep, Text, Texts
+from featbank.pipeline.study import (
+    CHECKS,
+    CONFIG,
+    Claim,
+    Experiment,
+    Figure,
+    Name,
+    Study,
+    Sweep,
+    Text,
+    Texts,
+    Training,
+)
 from featbank.sampling import parse_sizes
+from featbank.training import recipe_for
 
 __all__ = ["find_study", "load_study", "study_names"]
 
@@ -157,7 +171,8 @@ class _File:
     question: Text
     published: _Published
     differs: Texts = ()
-    experiment: Any = None  # read one by one
+    experiment: Any = None  # read one by one, as are trainings
+    training: Any = None
     data: dict[str, Any] = field(default_factory=dict)
     test_data: dict[str, Any] | None = None
     backbone: dict[str, Any] = field(default_factory=dict)
@@ -178,18 +193,15 @@ class _Own:
 
 
 def _study(path: Path, values: dict[str, Any], faults: dict[str, None]) -> Study | None:
-    listed = values.get("experiment", [{"name": path.stem}])
-    if not isinstance(listed, list) or not 0 < len(listed) <= _MOST_EXPERIMENTS:
-        _add(
-            faults,
-            f"experiment must be a list of tables, each under [[experiment]], {_MOST_EXPERIMENTS} at most; "
-            f"got {short(listed)}",
-        )
-        listed = []
+    listed = _listed("experiment", values, [] if "training" in values else [{"name": path.stem}], faults)
+    trained = _listed("training", values, [], faults)
     base = {name: values[name] for name in _TABLES if isinstance(values.get(name), dict)}
     read = [_experiment(given, number, base, path.stem, faults) for number, given in enumerate(listed, 1)]
     known = [one for one in read if one is not None]
-    names = [one.name for one in known]
+    seen = [_training(given, number, base, path.stem, faults) for number, given in enumerate(trained, 1)]
+    trainings = [one for one in seen if one is not None]
+    whole: list[Experiment | Training] = [*known, *trainings]
+    names = [one.name for one in whole]
     for name in sorted({one for one in names if names.count(one) > 1}):
         _add(faults, f"two experiments are called {name!r}")
     if len(known) == len(read):
@@ -197,10 +209,12 @@ def _study(path: Path, values: dict[str, Any], faults: dict[str, None]) -> Study
             if _canonical(head) not in {None, *(fitted for one in known for fitted in one.sweep.heads)}:
                 _add(faults, f"[heads.{head}] is for a head that no experiment fits")
     file = _made(_File, values, faults, _in_file)
-    if file is None or not known:  # whose curves there are is not known: their own faults are enough
+    if file is None or not (
+        known or trainings
+    ):  # whose curves there are is not known: their own faults are enough
         return None
-    figures = [_figure(one, n, known, faults) for n, one in enumerate(file.published.figures, 1)]
-    claims = [_claim(one, n, known, faults) for n, one in enumerate(file.published.claims, 1)]
+    figures = [_figure(one, n, whole, faults) for n, one in enumerate(file.published.figures, 1)]
+    claims = [_claim(one, n, whole, faults) for n, one in enumerate(file.published.claims, 1)]
     if faults:
         return None
     return Study(
@@ -210,10 +224,55 @@ def _study(path: Path, values: dict[str, Any], faults: dict[str, None]) -> Study
         file.question,
         tuple(known),
         file.published.report,
+        tuple(trainings),
         tuple(figures),
         tuple(claims),
         file.differs,
     )
+
+
+def _listed(
+    table: str, values: dict[str, Any], usual: list[dict[str, Any]], faults: dict[str, None]
+) -> list[Any]:
+    listed = values.get(table, usual)
+    if isinstance(listed, list) and (0 < len(listed) <= _MOST_EXPERIMENTS or table not in values):
+        return listed
+    _add(
+        faults,
+        f"{table} must be a list of tables, each under [[{table}]], {_MOST_EXPERIMENTS} at most; "
+        f"got {short(listed)}",
+    )
+    return []
+
+
+def _training(
+    given: Any, number: int, base: dict[str, dict[str, Any]], study: str, faults: dict[str, None]
+) -> Training | None:
+    """Read one training, its data over the file's, and check its plan and recipe."""
+    name = given.get("name") if isinstance(given, dict) else None
+    where = f"training {name[:100]!r}:" if isinstance(name, str) and name else f"training {number}:"
+    if not isinstance(given, dict):
+        _add(faults, f"{where} must be a table, got {short(given)}")
+        return None
+    own = given.get("data", {})
+    values = given | {"data": {"name": study} | base.get("data", {}) | own if isinstance(own, dict) else own}
+    found: Training | None = _made(
+        Training, values, faults, lambda way: (where, f"{where} {' '.join(map(str, way))}".strip())
+    )
+    if found is None:
+        return None
+    if (found.network is None) == (found.backbone is None):
+        _add(faults, f"{where} needs either 'network' (from scratch) or 'backbone' (trained further)")
+        return None
+    try:
+        if found.network is not None:
+            size = {} if found.image_size is None else {"image_size": found.image_size}
+            network_plan(found.network, {**found.params, **size})
+        recipe_for(found.network or "fine-tuning", found.recipe)
+    except FeatbankError as error:
+        _add(faults, f"{where} {error}")
+        return None
+    return found
 
 
 def _experiment(
@@ -323,7 +382,9 @@ def _sizes(sweep: Sweep) -> list[int]:
     return [size for size in parse_sizes(sweep.samples_per_class) if size != "all"]
 
 
-def _figure(figure: Figure, number: int, experiments: list[Experiment], faults: dict[str, None]) -> Figure:
+def _figure(
+    figure: Figure, number: int, experiments: list[Experiment | Training], faults: dict[str, None]
+) -> Figure:
     """Complete a published figure by what goes without saying; note why nothing can stand beside it."""
     where = f"figures {number}:"
     names = [one.name for one in experiments]
@@ -332,7 +393,16 @@ def _figure(figure: Figure, number: int, experiments: list[Experiment], faults: 
         said = f"experiment = {name!r} is unknown" if name else "lacks 'experiment'"
         _add(faults, f"{where} {said}; known: {nearest(name, names)}")
         return figure
-    sweep = experiments[names.index(name)].sweep
+    if figure.what == "accuracy" and not 0 <= figure.value <= 1:
+        _add(faults, f"{where} value = {figure.value:g} must be within 0 and 1: 65 % is 0.65")
+    chosen = experiments[names.index(name)]
+    if isinstance(chosen, Training):
+        measured = ["test", "blurred"] if chosen.blur else ["test"]
+        if figure.cut not in (None, *measured):
+            known = nearest(str(figure.cut), measured)
+            _add(faults, f"{where} cut = {figure.cut!r} is unknown; known: {known}")
+        return replace(figure, experiment=name, cut=figure.cut or "test")
+    sweep = chosen.sweep
     line: dict[str, str] = {}
     for key, known in (("cut", sweep.cuts), ("head", sweep.heads)):
         said = getattr(figure, key)
@@ -341,8 +411,6 @@ def _figure(figure: Figure, number: int, experiments: list[Experiment], faults: 
         elif said not in (None, *known):
             _add(faults, f"{where} {key} = {said!r} is unknown; known: {nearest(said, known)}")
         line[key] = said or known[0]
-    if figure.what == "accuracy" and not 0 <= figure.value <= 1:
-        _add(faults, f"{where} value = {figure.value:g} must be within 0 and 1: 65 % is 0.65")
     if figure.what == "temperature" and not figure.value > 0:
         _add(faults, f"{where} value = {figure.value:g} must be over 0")
     if figure.what == "temperature" and figure.temperature is not None:
@@ -360,7 +428,9 @@ def _figure(figure: Figure, number: int, experiments: list[Experiment], faults: 
     return replace(figure, experiment=name, cut=line["cut"], head=line["head"])
 
 
-def _claim(claim: Claim, number: int, experiments: list[Experiment], faults: dict[str, None]) -> Claim:
+def _claim(
+    claim: Claim, number: int, experiments: list[Experiment | Training], faults: dict[str, None]
+) -> Claim:
     where = f"claims {number}:"
     names = [one.name for one in experiments]
     if not claim.check:
@@ -371,7 +441,15 @@ def _claim(claim: Claim, number: int, experiments: list[Experiment], faults: dic
             _add(faults, f"{where} experiments: unknown {name!r}; known: {nearest(name, names)}")
     for key in ("cut", "head"):
         said = getattr(claim, key)
-        known = [one for experiment in experiments for one in getattr(experiment.sweep, f"{key}s")]
+        known = [
+            one
+            for experiment in experiments
+            for one in (
+                ("test", "blurred")
+                if isinstance(experiment, Training)
+                else getattr(experiment.sweep, f"{key}s")
+            )
+        ]
         if said not in (None, *known):
             _add(faults, f"{where} {key} = {said!r} is unknown; known: {nearest(said, known)}")
     return replace(claim, experiments=claim.experiments or tuple(names))

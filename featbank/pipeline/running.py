@@ -17,9 +17,10 @@ from featbank.pipeline._record import find_finished, fingerprint, write_record
 from featbank.pipeline.claims import StudyPoint, Verdict, check_claim
 from featbank.pipeline.comparing import computed_differences, measure
 from featbank.pipeline.opening import Opened, open_images
-from featbank.pipeline.planning import Group, Planned, check_weights, plan_experiments
+from featbank.pipeline.planning import Group, Planned, check_weights, plan_experiments, plan_trainings
 from featbank.pipeline.reading import load_study
 from featbank.pipeline.study import Experiment, Study
+from featbank.pipeline.training import TrainingRun, run_training
 from featbank.runs import Run
 from featbank.sweep import SweepResult
 
@@ -83,8 +84,9 @@ class StudyResult:
         What was drawn of several experiments together; those of one are in its run.
     reports : dict of str to pathlib.Path
         Experiment -> the page about its run.
+    trainings : list of TrainingRun
     pushed : int
-        Images that went through a backbone.
+        Images that went through a backbone for a bank.
     duration_s : float
     """
 
@@ -95,6 +97,7 @@ class StudyResult:
     differs: list[str]
     figures: dict[str, Path] = field(default_factory=dict)
     reports: dict[str, Path] = field(default_factory=dict)
+    trainings: list[TrainingRun] = field(default_factory=list)
     pushed: int = 0
     duration_s: float = 0.0
 
@@ -102,8 +105,8 @@ class StudyResult:
 
     @property
     def points(self) -> list[StudyPoint]:
-        """The points of the curves of all experiments."""
-        return [point for one in self.experiments for point in _points(one)]
+        """The points of the curves of all experiments, and of all trainings."""
+        return _all_points(self.experiments, self.trainings)
 
 
 def run_study(
@@ -170,12 +173,20 @@ def run_study(
         for group in groups
     ]
     check_weights(groups)
+    trainings = plan_trainings(found, weights=weights, only=only)
+    trained_on = [
+        open_images(one, data=data, test_data=None, limit=limit, download=download) for one in trainings
+    ]
     tell = say or (lambda _: None)
     tell(found.title)
     done: list[ExperimentRun] = []
     for group, images in zip(groups, opened, strict=True):
         done += _run_group(found, group, images, device, workers, cache_dir, command, tell, progress)
-    result = _compared(found, done, limit)
+    trained = [
+        run_training(one, images, device=device, cache_dir=cache_dir, say=tell, progress=progress)
+        for one, images in zip(trainings, trained_on, strict=True)
+    ]
+    result = _compared(found, done, trained, limit)
     result.figures = _draw_together(result)
     for one in done:
         write_record(one.run, _record(result, one))
@@ -275,8 +286,16 @@ def _points(one: ExperimentRun) -> list[StudyPoint]:
     return [StudyPoint(**vars(point), experiment=name, chance=chance) for point in one.result.points()]
 
 
-def _compared(study: Study, done: Sequence[ExperimentRun], limit: int | None) -> StudyResult:
-    points = [point for one in done for point in _points(one)]
+def _all_points(done: Sequence[ExperimentRun], trained: Sequence[TrainingRun]) -> list[StudyPoint]:
+    return [point for one in done for point in _points(one)] + [
+        point for one in trained for point in one.points
+    ]
+
+
+def _compared(
+    study: Study, done: Sequence[ExperimentRun], trained: Sequence[TrainingRun], limit: int | None
+) -> StudyResult:
+    points = _all_points(done, trained)
     computed = computed_differences(
         (
             (one.written, one.experiment, {**one.run.source, "n_classes": one.opened.n_classes})
@@ -290,6 +309,7 @@ def _compared(study: Study, done: Sequence[ExperimentRun], limit: int | None) ->
         [measure(figure, points) for figure in study.figures],
         [check_claim(claim, points) for claim in study.claims],
         list(dict.fromkeys([*study.differs, *computed])),
+        trainings=list(trained),
     )
 
 
@@ -338,8 +358,10 @@ def _draw_together(result: StudyResult) -> dict[str, Path]:
     """Draw the curves of several experiments in one figure, and accuracy against depth across them."""
     from featbank.plots import CurveDisplay, CutsDisplay
 
+    drawn: dict[str, Path] = {}
+    if not result.experiments:
+        return drawn
     folder = result.experiments[0].run.figures
-    drawn = {}
     # A single size is a point, and a temperature has a figure of its own.
     lines = [one for one in result.experiments if len({at.n_per_class for at in _cold(one)}) > 1]
     if len(lines) > 1:

@@ -13,6 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from featbank._validation import Natural, Positive, by, one_of
 from featbank.backbones import get_spec
+from featbank.backbones.own_networks import network_plan
 from featbank.backbones.preprocessing import TRANSFORMS
 from featbank.datasets import parse_split
 from featbank.heads import catalogue
@@ -32,10 +33,18 @@ __all__ = [
     "Study",
     "Sweep",
     "TestData",
+    "Training",
 ]
 
 #: What can be asked of measured curves, see `featbank.pipeline.claims`.
-CHECKS = ("rises-with-depth", "gains-shrink", "lower", "no-learning", "best-temperature-over-1")
+CHECKS = (
+    "no-difference",
+    "rises-with-depth",
+    "gains-shrink",
+    "lower",
+    "no-learning",
+    "best-temperature-over-1",
+)
 
 #: Of every table: a key that is not known is a fault, and a number that is not finite.
 CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -174,6 +183,54 @@ class Experiment:
 
 
 @dataclass(frozen=True, config=CONFIG)
+class Training:
+    """A network that is trained on images instead of a head on a bank; most fields are `featbank.train`'s.
+
+    Parameters
+    ----------
+    name : str
+    data : Data
+    network : str or None
+        One from scratch; None where `backbone` is trained further.
+    params, recipe : mapping
+        What differs from the network's plan and recipe.
+    backbone, weights, unfreeze : optional
+        What is trained further, and which layers of it.
+    image_size : int or None
+    val : float or None
+        Part of the training images that is held out to validate.
+    blur : float or None
+        Measure the test images blurred as well, as cut ``"blurred"``; as in `TestData`.
+    repeats, random_state : int
+        How many seeds, and the first.
+    """
+
+    name: Name
+    data: Data
+    network: Annotated[Name, by(network_plan)] | None = None
+    params: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    backbone: Annotated[Name, by(get_spec)] | None = None
+    weights: Text | None = None
+    unfreeze: Text = "all"
+    image_size: Annotated[int, Strict(), Ge(1), Le(16_384)] | None = None
+    val: Annotated[float, Strict(), Gt(0), Lt(1)] | None = None
+    blur: Positive | None = None
+    repeats: Annotated[int, Strict(), Ge(1), Le(1000)] = 1
+    random_state: Annotated[int, Strict(), Ge(0), Le(2**31)] = 0
+
+    @property
+    def subject(self) -> str:
+        """What is trained."""
+        return self.network or f"{self.backbone}, {self.unfreeze}"
+
+    @property
+    def test_data(self) -> None:
+        """None: the test images are the data's."""
+        return None
+
+
+@dataclass(frozen=True, config=CONFIG)
 class Figure:
     """A published number, and which measured one stands beside it.
 
@@ -250,6 +307,9 @@ class Study:
     title, question : str
         What it is about, and what it asks.
     experiments : tuple of Experiment
+        Heads on banks.
+    trainings : tuple of Training
+        Networks that are trained on images.
     report : str
         Where the published numbers are from.
     figures : tuple of Figure
@@ -264,6 +324,7 @@ class Study:
     question: Text
     experiments: tuple[Experiment, ...]
     report: Text
+    trainings: tuple[Training, ...] = ()
     figures: tuple[Figure, ...] = ()
     claims: tuple[Claim, ...] = ()
     differs: Texts = ()

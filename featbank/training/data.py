@@ -1,0 +1,61 @@
+"""Images of a dataset, decoded into memory for training."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from featbank.backbones import Preprocessing
+from featbank.datasets import Dataset, decode_image, row_indices
+from featbank.errors import DatasetError
+from featbank.manifest import Manifest
+from featbank.training.training import TrainingImages
+
+__all__ = ["load_images"]
+
+
+def load_images(
+    dataset: Dataset, manifest: Manifest, split: str, preprocessing: Preprocessing
+) -> TrainingImages:
+    """Decode one split into memory, each image as a square.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        Where the bytes come from.
+    manifest : Manifest
+        Its rows.
+    split : {"train", "val", "test"}
+        Which rows.
+    preprocessing : Preprocessing
+        How an image becomes a square, and of which size.
+
+    Returns
+    -------
+    TrainingImages
+
+    Raises
+    ------
+    DatasetError
+        If the split is empty.
+    ImageDecodeError
+        If an image cannot be read: a training set with holes is not the one that was named.
+    """
+    rows = manifest.rows(split)
+    rows = rows[manifest.labels[rows] >= 0]
+    if not len(rows):
+        raise DatasetError(f"{dataset.name!r} has no labelled {split} images; give a --split with some")
+    indices = row_indices(dataset, manifest)
+    size = preprocessing.image_size
+    images = np.empty((len(rows), size, size, 3), np.uint8)
+
+    def decode(place: int) -> None:
+        content = dataset.read(int(indices[rows[place]]))
+        images[place] = preprocessing.apply_geometry(decode_image(content))
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for _ in pool.map(decode, range(len(rows))):
+            pass
+    return TrainingImages(images, manifest.labels[rows].astype(np.int64))

@@ -1,0 +1,477 @@
+"""From a dataset to a trained network: weights that are a backbone, their card, the history."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featbank._atomic import canonical_json, make_folder, sha256, write_file, write_json
+from featbank._cache import networks_folder, user_path
+from featbank._validation import parse_json, short
+from featbank.backbones import NETWORK_FILE, Preprocessing, write_network
+from featbank.backbones.minivgg import MINIVGG_MEAN, MINIVGG_STD
+from featbank.backbones.own_networks import build_network, network_plan, plan_to_dict
+from featbank.datasets import BlurredDataset, Dataset, build_manifest, open_dataset
+from featbank.errors import InvalidInputError, MissingWeightsError, RunError, WeightsError
+from featbank.manifest import Manifest
+from featbank.training.data import load_images
+from featbank.training.recipe import Recipe, recipe_for
+from featbank.training.training import TrainingImages, differing, train_network
+from featbank.training.unfreezing import Unfrozen, unfrozen
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["TrainResult", "train"]
+
+#: What is left beside the weights.
+CARD_FILE, TRAINING_FILE, CHECKPOINT_FILE = "card.md", "training.json", "checkpoint.safetensors"
+
+
+@dataclass(frozen=True, eq=False)
+class TrainResult:
+    """A finished training, as its folder has it.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        Pass it, or its name where it lies in the cache, as ``backbone``.
+    weights, card : pathlib.Path
+        The safetensors file, with class names and the network's parameters inside; its model card.
+    sha256 : str
+        Digest of the weights file.
+    history : list of dict
+        See `featbank.training.TrainedNetwork`.
+    scores : dict of str to float
+        Accuracies and losses of the weights that were kept, ``test_top1`` and so on, in 0..1.
+    confusion : ndarray of int64, shape (n_classes, n_classes)
+        Test images by class and by what they were taken for.
+    classes : tuple of str
+    recipe : Recipe
+    best_epoch : int
+        Whose weights were kept.
+    stopped_early : bool
+    n_per_class : tuple of int
+        Training images of each class.
+    reused : bool
+        Whether all this had been done before.
+    """
+
+    folder: Path
+    weights: Path
+    card: Path
+    sha256: str
+    history: list[dict[str, float]]
+    scores: dict[str, float]
+    confusion: NDArray[np.int64]
+    classes: tuple[str, ...]
+    recipe: Recipe
+    best_epoch: int
+    stopped_early: bool
+    n_per_class: tuple[int, ...]
+    reused: bool = False
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds of all epochs."""
+        return sum(one["duration_s"] for one in self.history)
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """What is trained: how it is built, what its images go through, what its weights file says of it."""
+
+    name: str
+    facts: dict[str, Any]
+    preprocessing: Preprocessing
+    build: Callable[[int], nn.Module]
+    tuned: Unfrozen | None = None
+
+
+def train(
+    data: str | os.PathLike[str] | Dataset,
+    *,
+    network: str | None = None,
+    params: Mapping[str, Any] | None = None,
+    backbone: str | None = None,
+    weights: str | os.PathLike[str] | None = None,
+    unfreeze: str = "all",
+    recipe: Recipe | Mapping[str, Any] | None = None,
+    image_size: int | None = None,
+    initial_weights: str | os.PathLike[str] | None = None,
+    output: str | os.PathLike[str] | None = None,
+    split: str | None = None,
+    layout: str | None = None,
+    skip_empty_classes: bool = False,
+    override_split: bool = False,
+    limit: int | None = None,
+    val: float | None = None,
+    train_on_val: bool = False,
+    blur: float | None = None,
+    device: str = "cpu",
+    cache_dir: str | os.PathLike[str] | None = None,
+    say: Callable[[str], None] | None = None,
+    on_step: Callable[[int, int], None] | None = None,
+    on_epoch: Callable[[dict[str, float]], None] | None = None,
+) -> TrainResult:
+    """Train a network from scratch, or a backbone's layers further, and leave it as a backbone.
+
+    Parameters
+    ----------
+    data : str, path or Dataset
+        See `featbank.open_dataset`.
+    network : str, optional
+        One of `featbank.backbones.own_networks.NETWORKS`; minivgg by default.
+    params : mapping, optional
+        Fields of its plan with other values: ``{"kernels": [5, 5, 3]}``.
+    backbone : str, optional
+        Instead of a network from scratch: a backbone whose weights are trained further, under a new last
+        layer, every epoch with all images through all of it.
+    weights : str or path, optional
+        The backbone's, see `featbank.load_backbone`.
+    unfreeze : str, default="all"
+        Which of the backbone's layers with weights move besides the new last one: ``"every:3"`` (the 3rd, the
+        6th, ...), a number of last ones, ``"none"``, ``"all"``.
+    recipe : Recipe or mapping, optional
+        How; a mapping changes the recipe that belongs to the network (`RECIPES`).
+    image_size : int, optional
+        Side of the images in pixels, instead of the network's own.
+    initial_weights : path, optional
+        A ``.safetensors`` file of the same network to start from instead of random weights.
+    output : path, optional
+        Folder for weights, card, history and checkpoint; by default one in the cache whose name says network,
+        data, and the digest of all that decides the weights. What is finished there is not done again, and
+        what was interrupted goes on.
+    split, layout, skip_empty_classes, override_split, limit : optional
+        As for `featbank.extract`.
+    val : float, optional
+        Part of each class's training images that is held out to validate, by digest; where the data has
+        validation images, these stay too.
+    train_on_val : bool, default=False
+        Train on the validation rows too; then there are none to stop by.
+    blur : float, optional
+        Measure the test images blurred too, by a kernel of their width divided by this.
+    device : str, default="cpu"
+    cache_dir : path, optional
+        The cache; else ``$FEATBANK_CACHE``, else ``./cache``.
+    say : callable, optional
+        Called with lines for people.
+    on_step, on_epoch : callable, optional
+        See `train_network`.
+
+    Returns
+    -------
+    TrainResult
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such network, backbone, parameter or field of a recipe.
+    InvalidInputError
+        If a value cannot work, images are smaller than the pools allow, or the folder has a training of
+        another network, recipe, data or classes.
+    DatasetError
+        If there are no train rows, or fewer than two classes.
+    TrainingDivergedError
+        If the loss runs away.
+
+    Examples
+    --------
+    >>> result = train("cifar10/", network="own_net", recipe={"epochs": 20})  # doctest: +SKIP
+    >>> featbank.extract("photos/", backbone=result.folder, cuts=["conv3"])  # doctest: +SKIP
+    """
+    if network is not None and backbone is not None:
+        raise InvalidInputError(
+            f"network={network!r} trains from scratch, backbone={backbone!r} fine-tunes; choose one"
+        )
+    subject = (
+        _fine_tuned(backbone, weights, unfreeze, image_size, params)
+        if backbone is not None
+        else _from_scratch(network or "minivgg", params, image_size)
+    )
+    if backbone is None and weights is not None:
+        raise InvalidInputError(
+            f"weights={weights!r} are a backbone's; a network starts from initial_weights"
+        )
+    chosen = _recipe(recipe, subject)
+    initial = None
+    if initial_weights is not None:
+        initial, digest = _initial(user_path(initial_weights))
+        chosen = replace(chosen, initial_weights=digest)
+    dataset = open_dataset(data, layout=layout, skip_empty_classes=skip_empty_classes)
+    manifest = build_manifest(
+        dataset,
+        split=split,
+        limit=limit,
+        skip_empty_classes=skip_empty_classes,
+        override_split=override_split,
+    )
+    if len(manifest.classes) < 2:
+        raise InvalidInputError(f"{dataset.name!r} has {len(manifest.classes)} class; two are the least")
+    if val is not None:
+        manifest = _held_out(manifest, val)
+    if train_on_val:
+        codes = np.where(manifest.splits == 1, 0, manifest.splits)
+        manifest = manifest.replaced(splits=codes.astype(np.uint8))
+    data_digest = sha256(manifest.digests.tobytes() + manifest.labels.tobytes() + manifest.splits.tobytes())
+    identity: dict[str, Any] = {
+        "network": subject.facts,
+        "classes": list(manifest.classes),
+        "data": data_digest,
+    }
+    if blur is not None:
+        identity["blur"] = blur
+    facts = {"recipe": asdict(chosen), **identity}
+    name = f"{subject.name}-{dataset.name}-{sha256(canonical_json(facts))[:8]}"
+    folder = networks_folder(cache_dir) / name if output is None else user_path(output)
+    done = _finished(folder, facts)
+    if done is not None:
+        return done
+    tell = say or (lambda _: None)
+    counts = manifest.counts()
+    images = {
+        one: load_images(dataset, manifest, one, subject.preprocessing)
+        for one in ("train", "val", "test")
+        if one == "train" or counts.get(one, 0)
+    }
+    if subject.tuned is not None:
+        tell(subject.tuned.cost(len(images["train"].labels), chosen.epochs))
+    also = {}
+    if blur is not None and "test" in images:
+        blurred = BlurredDataset(dataset, blur)
+        also["blurred"] = load_images(blurred, manifest, "test", subject.preprocessing)
+    preprocessing = _normalised(subject, images["train"])
+    trained = train_network(
+        lambda: subject.build(len(manifest.classes)),
+        images["train"],
+        val=images.get("val"),
+        test=images.get("test"),
+        also=also,
+        mean=preprocessing.mean,
+        std=preprocessing.std,
+        recipe=chosen,
+        initial=initial,
+        checkpoint=make_folder(folder) / CHECKPOINT_FILE,
+        identity=identity,
+        device=device,
+        on_step=on_step,
+        on_epoch=on_epoch,
+    )
+    digest = write_network(
+        folder / NETWORK_FILE,
+        trained.state,
+        classes=manifest.classes,
+        facts=subject.facts,
+        preprocessing=preprocessing,
+    )
+    confusion = trained.confusion if trained.confusion is not None else np.zeros((0, 0), np.int64)
+    result = TrainResult(
+        folder,
+        folder / NETWORK_FILE,
+        folder / CARD_FILE,
+        digest,
+        trained.history,
+        trained.scores,
+        confusion,
+        tuple(manifest.classes),
+        chosen,
+        trained.best_epoch,
+        trained.stopped_early,
+        _per_class(images["train"].labels, len(manifest.classes)),
+    )
+    write_file(result.card, _card(result, subject, dataset, counts, data_digest).encode())
+    # Last: a folder that has it is finished.
+    write_json(
+        folder / TRAINING_FILE,
+        {
+            "facts": facts,
+            "sha256": digest,
+            "scores": trained.scores,
+            "best_epoch": trained.best_epoch,
+            "stopped_early": trained.stopped_early,
+            "n_per_class": result.n_per_class,
+            "history": trained.history,
+            "confusion": confusion.tolist(),
+        },
+    )
+    (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
+    return result
+
+
+def _from_scratch(network: str, params: Mapping[str, Any] | None, image_size: int | None) -> _Subject:
+    changes = dict(params or {})
+    if image_size is not None:
+        changes["image_size"] = image_size
+    plan = network_plan(network, changes)
+    facts = {"name": network, "params": plan_to_dict(plan)}
+    return _Subject(
+        network,
+        facts,
+        Preprocessing(plan.image_size, plan.image_size, mode="squash"),
+        lambda n_classes: build_network(plan, n_classes),
+    )
+
+
+def _fine_tuned(
+    backbone: str,
+    weights: str | os.PathLike[str] | None,
+    unfreeze: str,
+    image_size: int | None,
+    params: Mapping[str, Any] | None,
+) -> _Subject:
+    from featbank.backbones import load_backbone
+
+    if params:
+        raise InvalidInputError(f"params={dict(params)!r} are a network's from scratch, not a backbone's")
+    loaded = load_backbone(backbone, weights=weights, image_size=image_size)
+    tuned = unfrozen(loaded, unfreeze)
+    facts = {"backbone": loaded.name, "weights_sha256": loaded.weights_sha256, "unfreeze": tuned.asked}
+    return _Subject(loaded.name.replace("+", "_"), facts, loaded.preprocessing, tuned.build, tuned)
+
+
+def _normalised(subject: _Subject, train_images: TrainingImages) -> Preprocessing:
+    """Return the preprocessing with the mean and deviation that the weights belong to."""
+    if subject.tuned is not None:
+        return subject.preprocessing
+    # So that --backbone minivgg --weights FILE stays right.
+    fixed = subject.name == "minivgg"
+    mean, std = (MINIVGG_MEAN, MINIVGG_STD) if fixed else train_images.mean_and_std()
+    return replace(subject.preprocessing, mean=mean, std=std)
+
+
+def _recipe(given: Recipe | Mapping[str, Any] | None, subject: _Subject) -> Recipe:
+    if isinstance(given, Recipe):
+        return given
+    return recipe_for(subject.name if subject.tuned is None else "fine-tuning", given)
+
+
+def _held_out(manifest: Manifest, part: float) -> Manifest:
+    """Move a part of each class's training rows to validation, the first by their digests."""
+    if not 0 < part < 1:
+        raise InvalidInputError(f"val={part!r} must be over 0 and below 1")
+    splits = manifest.splits.copy()
+    for code in range(len(manifest.classes)):
+        rows = np.flatnonzero((splits == 0) & (manifest.labels == code))
+        order = np.argsort([manifest.digests[row].tobytes() for row in rows], kind="stable")
+        splits[rows[order[: round(part * len(rows))]]] = 1
+    return manifest.replaced(splits=splits)
+
+
+def _per_class(labels: NDArray[np.int64], n_classes: int) -> tuple[int, ...]:
+    return tuple(int(one) for one in np.bincount(labels, minlength=n_classes))
+
+
+def _initial(path: Path) -> tuple[dict[str, NDArray[Any]], str]:
+    """Read a weights file to start from, with its digest."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    if not path.is_file():
+        raise MissingWeightsError(f"initial weights {str(path)!r} do not exist")
+    data = path.read_bytes()
+    try:
+        tensors = load(data)
+    except SafetensorError as error:
+        raise WeightsError(f"initial weights {str(path)!r} are no safetensors file ({error})") from error
+    return {n: v.astype(np.float32) if v.dtype == np.float16 else v for n, v in tensors.items()}, sha256(data)
+
+
+def _finished(folder: Path, facts: dict[str, Any]) -> TrainResult | None:
+    """Return the training that a folder holds, if it is finished; refuse one of something else."""
+    path = folder / TRAINING_FILE
+    if not path.exists():
+        return None
+    try:
+        said = parse_json(path.read_bytes())
+        other = [
+            f"{name}: {short(there)} there, {short(here)} asked"
+            for name, there, here in differing(said["facts"], parse_json(canonical_json(facts)))
+        ]
+        if not other:
+            return TrainResult(
+                folder,
+                folder / NETWORK_FILE,
+                folder / CARD_FILE,
+                said["sha256"],
+                said["history"],
+                said["scores"],
+                np.array(said["confusion"], np.int64),
+                tuple(facts["classes"]),
+                Recipe(**facts["recipe"]),
+                said["best_epoch"],
+                said["stopped_early"],
+                tuple(said["n_per_class"]),
+                reused=True,
+            )
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise RunError(f"{str(path)!r} is damaged ({error}); remove its folder to train again") from error
+    raise InvalidInputError(
+        f"{str(folder)!r} has a training of something else ({'; '.join(other[:3])}); give another folder "
+        "(--output, output=)"
+    )
+
+
+def _card(
+    result: TrainResult, subject: _Subject, dataset: Dataset, counts: Mapping[str, int], data_digest: str
+) -> str:
+    import torch
+
+    recipe = result.recipe
+    which = f"of the mean of the weights after the last {recipe.averaged_epochs} epochs"
+    if recipe.patience:
+        which = f"after epoch {result.best_epoch}, which was best on the validation images"
+    elif not recipe.averaged_epochs:
+        which = "after the last epoch; no epoch was picked by it"
+    listed = "\n".join(f"| {name} | {value} |" for name, value in asdict(recipe).items())
+    plan = "\n".join(f"| {name} | {value} |" for name, value in subject.facts.items())
+    columns = [name for name in result.history[-1] if name not in ("epoch", "lr")]
+    log = "\n".join(
+        f"| {one['epoch']:.0f} | {one['lr']:.5f} | {' | '.join(f'{one[name]:.4f}' for name in columns)} |"
+        for one in result.history
+    )
+    scores = "\n".join(f"| {name} | {value:.4f} |" for name, value in result.scores.items())
+    images = ", ".join(f"{counts[one]:,} {one}" for one in ("train", "val", "test") if counts.get(one))
+    return f"""# {subject.name} on {dataset.name}
+
+| | |
+|---|---|
+| file | `{result.weights.name}`, {result.weights.stat().st_size:,} bytes |
+| SHA-256 | `{result.sha256}` |
+| data | {dataset.name}: {images} images |
+| digest of the data | `{data_digest}` |
+| classes | {", ".join(result.classes)} |
+| versions | Python {platform.python_version()}, torch {torch.__version__} |
+
+## Scores
+{which[0].upper()}{which[1:]}.
+
+| score | value |
+|---|---|
+{scores}
+
+## Network
+| | |
+|---|---|
+{plan}
+
+## Recipe
+| setting | value |
+|---|---|
+{listed}
+
+Everything random in an epoch is seeded by (random_state, epoch). Bits differ between devices and versions.
+
+## History
+Training scores are taken while training, on augmented images; durations are in seconds.
+
+| epoch | lr at its start | {" | ".join(columns)} |
+|---|---|{"---|" * len(columns)}
+{log}
+"""
