@@ -58,9 +58,9 @@ def jobs() -> list[Job]:
         Job("own_net, pools of 3", "own_net", "cifar", params={"pools": [3, 3, 3]}),
     ]
     alexnet = Job("alexnet_small", "alexnet_small", "cifar", recipe={"epochs": 40})
-    googlenet = Job("googlenet_part", "googlenet_part", "cifar", recipe={"epochs": 40})
+    googlenet = Job("googlenet_part", "googlenet_part", "cifar", recipe={"epochs": 20})
     imp1 = Job("imp1", "imp1", "cifar-val", recipe={"epochs": 80})
-    imp2 = Job("imp2", "imp2", "cifar-val")
+    imp2 = Job("imp2", "imp2", "cifar-val", recipe={"epochs": 70})
     eleven = Job("alexnet_small, kernel 11", "alexnet_small", "cifar", params={"kernels": [11, 5, 3, 3, 3]})
     baseline = {"network": "food_baseline", "data": "food"}
     food = [
