@@ -21,7 +21,7 @@ from featbank.manifest import printable
 
 __all__ = ["SOURCES", "Dataset", "open_dataset", "reopen_dataset", "require_two_classes", "safe_name"]
 
-_WAYS = "give a folder of class folders, a CSV file, 'torchvision:NAME' or 'digits'"
+_WAYS = "give a folder of class folders or an archive of one, a CSV file, 'torchvision:NAME' or 'digits'"
 _LONGEST = 100
 
 SOURCES: Registry[Callable[..., Dataset]] = Registry("source", group="featbank.datasets")
@@ -30,13 +30,14 @@ for _name, _place in {
     "torchvision": "_torchvision:open_torchvision",
     "folder": "_folder:FolderDataset",
     ".csv": "_csv:CSVDataset",
+    **dict.fromkeys((".zip", ".tar", ".gz", ".tgz", ".bz2", ".tbz2"), "_archive:ArchiveDataset"),
 }.items():
     SOURCES.register_place(_name, f"featbank.datasets.{_place}")
 
 _COLUMNS = ("path_column", "label_column", "split_column")
 #: What the options of `open_dataset` are for, in words.
 _MEANT_FOR = {
-    "layout": "folders of images only",
+    "layout": "folders and archives of images only",
     **dict.fromkeys(_COLUMNS, "CSV files"),
     **dict.fromkeys(("download", "data_root"), "'torchvision:NAME' only"),
 }
@@ -111,9 +112,10 @@ def open_dataset(
     Parameters
     ----------
     data : str, os.PathLike or Dataset
-        A folder of class folders (or of ``train``, ``val``, ``test`` above class folders), a CSV file with
-        the columns ``path,label[,split]``, ``"torchvision:NAME"``, ``"digits"``, ``"SOURCE:REST"`` of a
-        plug-in, or a dataset, which is returned as it is. Write ``"./digits"`` for a folder of that name.
+        A folder of class folders (or of ``train``, ``val``, ``test`` above class folders), a ``.zip``,
+        ``.tar``, ``.tar.gz`` or ``.tar.bz2`` of one, a CSV file with the columns ``path,label[,split]``,
+        ``"torchvision:NAME"``, ``"digits"``, ``"SOURCE:REST"`` of a plug-in, or a dataset, which is returned
+        as it is. Write ``"./digits"`` for a folder of that name.
     data_root : str or os.PathLike, optional
         Folder of a torchvision dataset; default ``"data"``.
     download : bool, default=False
@@ -195,7 +197,11 @@ def _find(data: str | os.PathLike[str], options: Mapping[str, Any]) -> tuple[str
     if suffix and suffix in SOURCES:
         return suffix, path
     _check_options(options, data, ())
-    raise DatasetError(f"{shown!r} is a file but no .csv; unpack an archive first, then {_WAYS}")
+    raise DatasetError(f"{shown!r} is a file but none of {_suffixes()}; {_WAYS}")
+
+
+def _suffixes() -> str:
+    return ", ".join(one for one in SOURCES if one.startswith("."))
 
 
 def _check_options(options: Mapping[str, Any], data: object, taken: Iterable[str]) -> None:
@@ -238,16 +244,17 @@ def reopen_dataset(
     source = provenance.get("location") if data is None else data
     if source is None:
         raise MissingDataError("nothing says where the images came from; say it with --data")
+    if not isinstance(source, (str, os.PathLike)):
+        return open_dataset(source, data_root=data_root)
     # How it was read goes with what it was: a folder now in the place of a list has no columns.
-    path = user_path(source) if isinstance(source, (str, os.PathLike)) else None
-    is_folder = path is not None and os.path.isdir(path)  # noqa: PTH112 - pathlib raises where it may not look
-    is_list = path is not None and path.suffix.lower() == ".csv" and not is_folder
+    kind, _ = _find(source, {} if data_root is None else {"data_root": data_root})
+    taken = inspect.signature(SOURCES.get(kind)).parameters
+    asked = {"layout": provenance.get("layout"), **(provenance.get("columns") or {})}
     return open_dataset(
         source,
         data_root=data_root,
-        layout=provenance.get("layout") if is_folder else None,
         skip_empty_classes=True,  # one may have lost its images since, and the others are wanted all the same
-        **(provenance.get("columns") or {} if is_list else {}),
+        **{option: value for option, value in asked.items() if option in taken},
     )
 
 

@@ -46,7 +46,7 @@ def test_other_objects_are_refused(data):
     with pytest.raises(InvalidInputError) as caught:
         open_dataset(data)
     assert str(caught.value) == (
-        f"data={data!r} is no dataset; give a folder of class folders, a CSV file, "
+        f"data={data!r} is no dataset; give a folder of class folders or an archive of one, a CSV file, "
         "'torchvision:NAME' or 'digits'"
     )
 
@@ -170,7 +170,10 @@ def test_options_of_a_plug_in_are_those_it_takes(plug_in):
     assert open_dataset("stripes:2", split_column="x").splits == ("train", "test") * 2
     with pytest.raises(InvalidInputError) as caught:
         open_dataset("stripes:2", layout="class")
-    assert str(caught.value) == "layout='class' is for folders of images only, and data='stripes:2' is none"
+    assert (
+        str(caught.value)
+        == "layout='class' is for folders and archives of images only, and data='stripes:2' is none"
+    )
 
 
 def test_a_plug_in_replaces_nothing_and_says_when_it_cannot_be_loaded(plug_in):
