@@ -34,7 +34,7 @@ from featbank.datasets._folder import ClassFolders
 from featbank.errors import CacheWriteError, DatasetError, ImageDecodeError, MissingDataError
 from featbank.manifest import printable
 
-__all__ = ["ArchiveDataset", "Member", "tar_members"]
+__all__ = ["ArchiveDataset", "Member", "read_exactly", "tar_members"]
 
 logger = logging.getLogger(__name__)
 
@@ -134,11 +134,11 @@ class ArchiveDataset(ClassFolders):
             raise ImageDecodeError("too-many-bytes", told)
         with open_regular_file(self._file) as file:
             if crc >= 0:  # the names in a zip's own headers may be longer than those in its directory
-                mark, *lengths = _LOCAL_HEADER.unpack(_exactly(file.fileno(), _LOCAL_HEADER.size, offset))
+                mark, *lengths = _LOCAL_HEADER.unpack(read_exactly(file.fileno(), _LOCAL_HEADER.size, offset))
                 if mark != b"PK\3\4":
                     raise OSError(f"the archive is damaged: no entry begins at byte {offset}")
                 offset += _LOCAL_HEADER.size + sum(lengths)
-            data = _exactly(file.fileno(), stored, offset)
+            data = read_exactly(file.fileno(), stored, offset)
         if method == _ZIP_DEFLATED:
             unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
             try:
@@ -334,8 +334,12 @@ def tar_members(path: bytes, location: str) -> Iterator[Member]:
                     if one.issym():
                         target = os.path.normpath(os.path.join(name.rpartition(b"/")[0], target))
                 yield Member(name, kind, one.offset_data, one.size, one.size, target=target)
-            size = os.fstat(file.fileno()).st_size
-            if last >= 0 and tar.offset >= size:
+            # tarfile takes whatever is no header for the end
+            file.seek(tar.offset)
+            block = file.read(tarfile.BLOCKSIZE)
+            if block.strip(b"\0") or 0 < len(block) < tarfile.BLOCKSIZE:
+                raise tarfile.ReadError("what follows is no entry, nor the end")
+            if last >= 0 and not block:
                 logger.warning(
                     "%s ends without the mark of its end, behind entry %d: it may be cut short", location, n
                 )
@@ -385,7 +389,8 @@ def _remove(process: int, path: str) -> None:
             os.remove(path)
 
 
-def _exactly(descriptor: int, n_bytes: int, offset: int) -> bytes:
+def read_exactly(descriptor: int, n_bytes: int, offset: int) -> bytes:
+    """Return so many bytes from a place in a file; raises `OSError` where it ends before."""
     parts, got = [], 0
     while got < n_bytes and (part := os.pread(descriptor, n_bytes - got, offset + got)):
         parts.append(part)

@@ -21,7 +21,7 @@ from featbank.datasets.sources import require_two_classes, safe_name
 from featbank.errors import DatasetError, InvalidInputError
 from featbank.manifest import SPLITS, printable
 
-__all__ = ["SPLIT_FOLDERS", "ClassFolders", "FolderDataset", "split_of_name"]
+__all__ = ["SPLIT_FOLDERS", "ClassFolders", "FolderDataset", "splits_of_names"]
 
 logger = logging.getLogger(__name__)
 
@@ -427,21 +427,35 @@ def _splits(folders: Sequence[Folder]) -> dict[Folder, str]:
     A name may have other words beside that of the split (``seg_train``) if a folder of another split has the
     very same.
     """
-    parsed = {one: found for one in folders if (found := split_of_name(os.fsdecode(one.name))) is not None}
+    parsed = {one: found for one in folders if (found := _split_of(os.fsdecode(one.name))) is not None}
     shared: dict[tuple[str, ...], set[str]] = {}
     for split, rest in parsed.values():
         shared.setdefault(rest, set()).add(split)
     return {one: split for one, (split, rest) in parsed.items() if not rest or len(shared[rest]) > 1}
 
 
-def split_of_name(name: str) -> tuple[str, tuple[str, ...]] | None:
+def splits_of_names(names: Sequence[str]) -> list[str] | None:
+    """Return the split that each file's name says; None unless all of them say one, and not all the same.
+
+    Examples
+    --------
+    >>> splits_of_names(["train-00000-of-00002.parquet", "validation-00000.parquet"])
+    ['train', 'val']
+    >>> splits_of_names(["train-0.tar", "more.tar"])
+    """
+    found = [_split_of(name.partition(".")[0]) for name in names]
+    splits = [one[0] for one in found if one is not None]
+    return splits if len(splits) == len(names) and len(set(splits)) > 1 else None
+
+
+def _split_of(name: str) -> tuple[str, tuple[str, ...]] | None:
     """Return the split that a name has a word for, and the other words; None unless it is just one split.
 
     Examples
     --------
-    >>> split_of_name("Training_Set"), split_of_name("val2017"), split_of_name("asl_alphabet_train")
+    >>> _split_of("Training_Set"), _split_of("val2017"), _split_of("asl_alphabet_train")
     (('train', ()), ('val', ()), ('train', ('asl', 'alphabet')))
-    >>> split_of_name("trainer"), split_of_name("train_test")
+    >>> _split_of("trainer"), _split_of("train_test")
     (None, None)
     """
     text = re.sub(r"([^\W\d_A-Z])([A-Z])", r"\1 \2", unicodedata.normalize("NFKC", name))

@@ -21,7 +21,10 @@ from featbank.manifest import printable
 
 __all__ = ["SOURCES", "Dataset", "open_dataset", "reopen_dataset", "require_two_classes", "safe_name"]
 
-_WAYS = "give a folder of class folders or an archive of one, a CSV file, 'torchvision:NAME' or 'digits'"
+_WAYS = (
+    "give a folder of class folders or an archive of one, a .csv, .txt or .parquet file, 'torchvision:NAME', "
+    "'hf:NAME', 'webdataset:FILES', 'parquet:FOLDER', 'crops:FILE' or 'digits'"
+)
 _LONGEST = 100
 
 SOURCES: Registry[Callable[..., Dataset]] = Registry("source", group="featbank.datasets")
@@ -31,6 +34,11 @@ for _name, _place in {
     "folder": "_folder:FolderDataset",
     ".csv": "_csv:CSVDataset",
     **dict.fromkeys((".zip", ".tar", ".gz", ".tgz", ".bz2", ".tbz2"), "_archive:ArchiveDataset"),
+    **dict.fromkeys((".parquet", "parquet"), "_parquet:ParquetDataset"),
+    "webdataset": "_webdataset:WebDataset",
+    "hf": "_hf:HubDataset",
+    ".txt": "_list:ListDataset",
+    "crops": "_crops:CropsDataset",
 }.items():
     SOURCES.register_place(_name, f"featbank.datasets.{_place}")
 
@@ -38,8 +46,9 @@ _COLUMNS = ("path_column", "label_column", "split_column")
 #: What the options of `open_dataset` are for, in words.
 _MEANT_FOR = {
     "layout": "folders and archives of images only",
-    **dict.fromkeys(_COLUMNS, "CSV files"),
-    **dict.fromkeys(("download", "data_root"), "'torchvision:NAME' only"),
+    **dict.fromkeys(_COLUMNS, "CSV files and other tables"),
+    "download": "'torchvision:NAME', 'hf:NAME' and lists of addresses only",
+    "data_root": "'torchvision:NAME' and lists of addresses only",
 }
 
 
@@ -114,12 +123,16 @@ def open_dataset(
     data : str, os.PathLike or Dataset
         A folder of class folders (or of ``train``, ``val``, ``test`` above class folders), a ``.zip``,
         ``.tar``, ``.tar.gz`` or ``.tar.bz2`` of one, a CSV file with the columns ``path,label[,split]``,
+        a ``.txt`` with a path or an address on each line (and after a tab its label), a ``.parquet`` file or
+        ``"parquet:FOLDER"``, ``"webdataset:train-{000..010}.tar"``, ``"hf:FOLDER"`` of ``save_to_disk`` or
+        ``"hf:ORG/NAME"`` on the hub, ``"crops:FILE.csv"`` with ``path,x,y,w,h,label[,split]``,
         ``"torchvision:NAME"``, ``"digits"``, ``"SOURCE:REST"`` of a plug-in, or a dataset, which is returned
         as it is. Write ``"./digits"`` for a folder of that name.
     data_root : str or os.PathLike, optional
-        Folder of a torchvision dataset; default ``"data"``.
+        Folder of a torchvision dataset, or of the copies of images that are listed by address; default
+        ``"data"``.
     download : bool, default=False
-        Let torchvision fetch what is not there.
+        Fetch what is not there.
     name : str, optional
         Another name for the dataset than the source's own; characters unfit for a folder name become ``-``.
     layout : str, optional
@@ -129,7 +142,7 @@ def open_dataset(
         Leave class folders without images out, with a warning, instead of refusing them.
     path_column, label_column, split_column : str, optional
         What the columns of a CSV file are called, instead of ``path``, ``label`` and ``split``; the split
-        ``"none"`` takes none.
+        ``"none"`` takes none. In other tables, the columns (of WebDataset: the entry) of images and labels.
 
     Returns
     -------
@@ -188,7 +201,7 @@ def _find(data: str | os.PathLike[str], options: Mapping[str, Any]) -> tuple[str
     suffix = path.suffix.lower()
     # os.path says False where pathlib raises: a folder that may not be entered.
     if not os.fspath(data) or not os.path.exists(path):  # noqa: PTH110
-        _check_options(options, data, ("layout", *(_COLUMNS if suffix == ".csv" else ())))
+        _check_options(options, data, ("layout", *(_COLUMNS if suffix in (".csv", ".parquet") else ())))
         raise MissingDataError(
             f"no images at {shown!r} (looked for {printable(str(path.absolute()))!r}); {_WAYS}"
         )

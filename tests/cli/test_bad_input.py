@@ -84,7 +84,8 @@ def test_a_missing_folder(call, untouched):
         call("extract", "gone", *PLAIN, "--cut", "fc7"),
         3,
         f"no images at 'gone' (looked for '{untouched / 'gone'}'); give a folder of class folders or an "
-        "archive of one, a CSV file, 'torchvision:NAME' or 'digits'",
+        "archive of one, a .csv, .txt or .parquet file, 'torchvision:NAME', 'hf:NAME', 'webdataset:FILES', "
+        "'parquet:FOLDER', 'crops:FILE' or 'digits'",
     )
 
 
