@@ -36,8 +36,8 @@ def extract(
     data: Annotated[
         str,
         typer.Argument(
-            help="A folder of class folders or an archive of one, a CSV (path,label[,split]), a list of "
-            "paths or addresses (.txt), .parquet, hf:NAME, webdataset:FILES, crops:FILE, torchvision:NAME, digits."
+            help="A folder of class folders or an archive of one, a CSV (path,label[,split]), a .txt of "
+            "paths or addresses, .parquet, hf:NAME, webdataset:FILES, crops:FILE, torchvision:NAME, digits."
         ),
     ] = "digits",
     backbone: Annotated[str, typer.Option("--backbone", "-b", help="See 'featbank backbones'.")] = "minivgg",
