@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from featbank._cache import user_path
 from featbank._registry import nearest
 from featbank._stat_cache import DigestCache
-from featbank.backbones import OF_A_MODULE, Backbone, Preprocessing, load_backbone
+from featbank.backbones import OF_A_MODULE, Backbone, Preprocessing, TruncatedNetwork, load_backbone
 from featbank.datasets import decode_image, list_images, read_image_file
 from featbank.errors import (
     BankError,
@@ -341,6 +341,10 @@ class RunClassifier:
         # in float64, as a bank derives it from its logits
         probabilities = softmax(features.astype(np.float64) / self._temperature, axis=1)
         return np.asarray(probabilities, dtype=np.float32)
+
+    def network(self) -> TruncatedNetwork:
+        """Return the backbone cut where the head reads it, on the device."""
+        return self._forward.network((self._cut,))
 
     @property
     def has_probabilities(self) -> bool:

@@ -41,6 +41,7 @@ FLOORS = {
     "fitting": 6,
     "prediction": 7,
     "report": 7,
+    "exporting": 8,
     "pipeline": 8,
     "cli": 9,
     "__main__": 10,

@@ -44,7 +44,8 @@ class _Keep:
             return
         current.waiting.remove(self.path)
         features = _tensor_in(made)
-        if not current.waiting:
+        # torch.export follows a module to its end; what nobody asks for it leaves out itself.
+        if not current.waiting and not torch.compiler.is_exporting():
             current.found[self.path] = features
             raise _FinishedError
         # What comes later may work in place.
@@ -111,6 +112,8 @@ class HookedNetwork(nn.Module):
         return {name: current.found[path] for name, path in self.paths.items()}
 
     def _taken(self) -> nn.Module:
+        if torch.compiler.is_exporting():
+            return self.inner  # a copy would be made of numbers that are no parameters of what is exported
         try:
             return self._free.pop()
         except IndexError:

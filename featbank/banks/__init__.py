@@ -6,6 +6,7 @@ from featbank.banks.archive import Archive, import_bank, open_archive, unpack
 from featbank.banks.arrays import CutArray, SoftmaxArray
 from featbank.banks.bank import Bank, BankInfo, CutInfo, CutProgress, CutWriter
 from featbank.banks.documents import CUT_FILE, FORMAT_VERSION, MANIFEST_FILE, BankKey, QuarantineRecord
+from featbank.banks.exporting import export_bank
 from featbank.banks.packing import pack
 from featbank.banks.shards import SHARD_BYTES, ShardPlan, SlotTable, read_manifest, shard_rows_for
 from featbank.banks.store import BankStore, open_bank
@@ -40,6 +41,7 @@ __all__ = [
     "SoftmaxArray",
     "VerifyReport",
     "damaged_files",
+    "export_bank",
     "import_bank",
     "open_archive",
     "open_bank",

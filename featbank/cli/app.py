@@ -15,6 +15,7 @@ from featbank.cli._output import print_json, show_log
 from featbank.cli.bench import bench
 from featbank.cli.compare import compare
 from featbank.cli.demo import demo
+from featbank.cli.export import export
 from featbank.cli.extract import extract
 from featbank.cli.fit import FitHeadCommand, fit_head
 from featbank.cli.plot import plot
@@ -62,6 +63,7 @@ app.command("fit-head", cls=FitHeadCommand)(fit_head)
 app.command("plot")(plot)
 app.command("compare")(compare)
 app.command("predict")(predict)
+app.command("export")(export)
 app.add_typer(banks_commands.app, name="banks")
 app.add_typer(runs_commands.app, name="runs")
 app.add_typer(show_commands.app, name="show")

@@ -1,4 +1,4 @@
-"""``featbank banks ls|info|verify|pack|unpack|import|rm``."""
+"""``featbank banks ls|info|verify|pack|export|unpack|import|rm``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from featbank.cli._dates import human_date
-from featbank.cli._options import CacheDir, Json
+from featbank.cli._options import CacheDir, Json, split_commas
 from featbank.cli._output import human_bytes, human_time, print_json, print_table, say
 from featbank.cli.verify import verify
 from featbank.manifest import printable
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["agreed", "app"]
 
-app = typer.Typer(no_args_is_help=True, help="List, inspect, verify, repair, pack, import and remove banks.")
+app = typer.Typer(
+    no_args_is_help=True, help="List, inspect, verify, repair, pack, export, import and remove banks."
+)
 
 _Bank = Annotated[
     str | None,
@@ -148,6 +150,44 @@ def pack_bank(
         print_json({"file": written, "size_bytes": size_bytes, "compression": compression})
     else:
         typer.echo(f"{written}  {human_bytes(size_bytes)}")
+
+
+@app.command("export")
+def export_bank(
+    bank: _Bank = None,
+    to: Annotated[
+        str, typer.Option("--to", metavar="FORMAT", help="parquet, npy, safetensors or zarr.")
+    ] = "parquet",
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="PATH",
+            help="File or new folder; named after the bank, here, by default.",
+        ),
+    ] = None,
+    cut: Annotated[
+        list[str] | None, typer.Option("--cut", "-c", help="These cuts only; repeat it for more.")
+    ] = None,
+    cache_dir: CacheDir = None,
+    as_json: Json = False,
+) -> None:
+    """Write features, ids, labels and splits in a format of others.
+
+    Example: featbank banks export digits --to parquet --output digits.parquet
+    """
+    from featbank.banks import Bank
+    from featbank.banks import export_bank as export
+
+    opened = Bank.open(_store(cache_dir).resolve(bank))
+    written = export(opened, output, to=to, cuts=split_commas(cut) or None)
+    inside = written.rglob("*") if written.is_dir() else [written]
+    size_bytes = sum(one.stat().st_size for one in inside if one.is_file())
+    if as_json:
+        print_json({"path": written, "size_bytes": size_bytes, "format": to})
+    else:
+        typer.echo(f"{printable(str(written))}  {human_bytes(size_bytes)}")
 
 
 @app.command("unpack")

@@ -36,7 +36,8 @@ def extract(
     data: Annotated[
         str,
         typer.Argument(
-            help="A folder of class folders, a CSV (path,label[,split]), torchvision:NAME, or digits."
+            help="A folder of class folders or an archive of one, a CSV (path,label[,split]), a .txt of "
+            "paths or addresses, .parquet, hf:NAME, webdataset:FILES, crops:FILE, torchvision:NAME, digits."
         ),
     ] = "digits",
     backbone: Annotated[str, typer.Option("--backbone", "-b", help="See 'featbank backbones'.")] = "minivgg",
@@ -60,7 +61,7 @@ def extract(
         typer.Option("--override-split", help="Let --split replace the split that the data has itself."),
     ] = False,
     path_column: Annotated[
-        str | None, typer.Option(help="CSV: the column of paths, if it is not called 'path'.")
+        str | None, typer.Option(help="CSV: the column of paths (or images), if it is not called 'path'.")
     ] = None,
     label_column: Annotated[
         str | None, typer.Option(help="CSV: the column of classes, if it is not called 'label'.")
@@ -104,9 +105,9 @@ def extract(
     ] = None,
     random_state: Seed = 0,
     data_root: Annotated[
-        str | None, typer.Option(metavar="PATH", help="Where torchvision datasets lie.")
+        str | None, typer.Option(metavar="PATH", help="Where torchvision datasets and copies lie.")
     ] = None,
-    download: Annotated[bool, typer.Option("--download", help="Let torchvision fetch the dataset.")] = False,
+    download: Annotated[bool, typer.Option("--download", help="Fetch what is not there.")] = False,
     cache_dir: CacheDir = None,
     rehash: Annotated[
         bool,

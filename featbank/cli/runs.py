@@ -1,4 +1,4 @@
-"""``featbank runs ls|info|rm``."""
+"""``featbank runs ls|info|export|rm``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(no_args_is_help=True, help="List, inspect and remove runs.")
+app = typer.Typer(no_args_is_help=True, help="List, inspect, export and remove runs.")
 
 
 @app.command("ls")
@@ -157,6 +157,35 @@ def _print_info(run: Run, found: RunInfo) -> None:
 
 def _percent(share: float | None) -> str:
     return "" if share is None else f"{100 * share:.1f} %"
+
+
+@app.command("export")
+def export(
+    run: Annotated[
+        str, typer.Argument(help="A run's folder, its name or a part of it; the newest by default.")
+    ] = "last",
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output", "-o", metavar="PATH", help="A new folder; named as the run, here, by default."
+        ),
+    ] = None,
+    cache_dir: CacheDir = None,
+    as_json: Json = False,
+) -> None:
+    """Copy a run to a folder that anyone can open and make again: results, heads, rows, versions, README.
+
+    Example: featbank runs export last --output for-the-paper
+    """
+    from featbank.runs import export_run_folder, resolve_run
+
+    written = export_run_folder(resolve_run(run, cache_dir), output)
+    files = [one for one in written.rglob("*") if one.is_file()]
+    size_bytes = sum(one.stat().st_size for one in files)
+    if as_json:
+        print_json({"path": written, "files": len(files), "size_bytes": size_bytes})
+    else:
+        typer.echo(f"{printable(str(written))}  {len(files)} files, {human_bytes(size_bytes)}")
 
 
 @app.command("rm")

@@ -26,7 +26,7 @@ from featbank.datasets.sources import require_two_classes, safe_name
 from featbank.errors import DatasetError, MissingDataError
 from featbank.manifest import SPLITS, printable
 
-__all__ = ["CSVDataset"]
+__all__ = ["CSVDataset", "ListedImages"]
 
 logger = logging.getLogger(__name__)
 
@@ -81,37 +81,22 @@ class _Faults:
             self.first.append(fault)
 
 
-class CSVDataset:
-    """Images listed in a CSV file with the columns ``path``, ``label`` and, optionally, ``split``.
+class ListedImages:
+    """What a CSV file lists; how that is read is for those that are made of it.
 
     Parameters
     ----------
-    file : str or os.PathLike
-        The CSV file, UTF-8, with a header. Paths are relative to its folder, absolute, or begin with ``~``;
-        bytes that are not UTF-8 stay as they are. Splits are ``train`` (``training``), ``val`` (``valid``,
-        ``validation``, ``dev``), ``test`` (``testing``) and ``none``.
-    name : str, optional
-        Name of the dataset; default: the file's, without suffix.
-    path_column, label_column : str, optional
-        What the two columns are called; default ``"path"`` and ``"label"``.
-    split_column : str, optional
-        What the column of splits is called, ``"none"`` if there is none. Default: ``"split"``, else the one
-        column whose values are all splits, train and another among them, which a warning names.
-
-    Notes
-    -----
-    Other columns are ignored. A warning names one that may say a split but does not use its words, and one
-    whose name says that images with the same value have one origin (``patient_id``, ``site``, ``video``),
-    unless the file's own split keeps them apart.
+    file, name, path_column, label_column, split_column
+        As of `CSVDataset`.
 
     Raises
     ------
-    DatasetError
-        If the file has faults, all of which are gathered first; if two columns say two splits; or if a
-        column says a split in part only.
-    MissingDataError
-        If the file cannot be read.
+    DatasetError, MissingDataError
+        As `CSVDataset`.
     """
+
+    #: Columns that say, besides the path, which part of an image is meant.
+    _more: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -158,14 +143,6 @@ class CSVDataset:
         """What `open_dataset` has to be told, besides the place, to open the file again as it is."""
         return {f"{role}_column": asked for role, asked in self._asked.items() if asked is not None}
 
-    def read(self, index: int) -> bytes:
-        """Return the bytes of image `index`; raises `OSError` or `ImageDecodeError`."""
-        return read_regular_file(self.path_of(index))
-
-    def path_of(self, index: int) -> bytes:
-        """Return the path of image `index`, for whoever reads it elsewhere."""
-        return self._full(self.ids[index])
-
     def _full(self, path: bytes) -> bytes:
         return os.path.join(self._folder, os.path.expanduser(path))
 
@@ -208,6 +185,11 @@ class CSVDataset:
             for at, count in Counter(columns.values()).items()
             if count > 1
         ]
+        for one in self._more:
+            if folded.count(one) == 1:
+                columns[one] = folded.index(one)
+            else:
+                faults.append(f"the column {one!r} stands {folded.count(one)} times")
         if faults:
             self._raise(faults)
         return columns
@@ -281,10 +263,14 @@ class CSVDataset:
                 split = self._split_of(line, cells, header, columns.get("split"), faults)
                 at = columns["path"]
                 image = os.fsencode(cells[at]) if at < len(cells) else b""
-                self._check_image(line, image, first_lines, faults)
+                part, fault = self._part_of(line, [_cell(cells, columns[one]) for one in self._more])
+                if fault is None:
+                    self._check_image(line, image, part, first_lines, faults)
+                else:
+                    faults.add(fault)
                 if faults.count > before:
                     continue
-                rows.ids.append(image)
+                rows.ids.append(image + part)
                 rows.labels.append(names.setdefault(label, label))
                 rows.splits.append(split)
                 for at, name in list(groups.items()):
@@ -319,16 +305,22 @@ class CSVDataset:
             return "none"
         return split
 
-    def _check_image(self, line: int, image: bytes, first_lines: dict[bytes, int], faults: _Faults) -> None:
+    def _part_of(self, line: int, cells: Sequence[str]) -> tuple[bytes, str | None]:
+        """Return what a row's id has besides the path, by the cells of `_more`, or a fault."""
+        return b"", None
+
+    def _check_image(
+        self, line: int, image: bytes, part: bytes, first_lines: dict[bytes, int], faults: _Faults
+    ) -> None:
         if not image:
             faults.add(f"line {line} has no path")
             return
         full = os.path.normpath(self._full(image))
         known = full.removeprefix(self._folder + b"/")
         # Nearly every path is written as it is known, and then there is one object of it, not two.
-        first = first_lines.setdefault(image if known == image else known, line)
+        first = first_lines.setdefault((image if known == image else known) + part, line)
         if first != line:
-            faults.add(f"line {line} lists '{printable(image)}' again (first in line {first})")
+            faults.add(f"line {line} lists '{printable(image + part)}' again (first in line {first})")
             return
         try:
             mode = os.stat(full).st_mode
@@ -365,6 +357,47 @@ class CSVDataset:
         rest = f"; and {n_faults - _SHOWN} more" if n_faults > _SHOWN else ""
         count = "1 fault" if n_faults == 1 else f"{n_faults} faults"
         raise DatasetError(f"{self.location!r} has {count}: {shown}{rest}")
+
+
+class CSVDataset(ListedImages):
+    """Images listed in a CSV file with the columns ``path``, ``label`` and, optionally, ``split``.
+
+    Parameters
+    ----------
+    file : str or os.PathLike
+        The CSV file, UTF-8, with a header. Paths are relative to its folder, absolute, or begin with ``~``;
+        bytes that are not UTF-8 stay as they are. Splits are ``train`` (``training``), ``val`` (``valid``,
+        ``validation``, ``dev``), ``test`` (``testing``) and ``none``.
+    name : str, optional
+        Name of the dataset; default: the file's, without suffix.
+    path_column, label_column : str, optional
+        What the two columns are called; default ``"path"`` and ``"label"``.
+    split_column : str, optional
+        What the column of splits is called, ``"none"`` if there is none. Default: ``"split"``, else the one
+        column whose values are all splits, train and another among them, which a warning names.
+
+    Notes
+    -----
+    Other columns are ignored. A warning names one that may say a split but does not use its words, and one
+    whose name says that images with the same value have one origin (``patient_id``, ``site``, ``video``),
+    unless the file's own split keeps them apart.
+
+    Raises
+    ------
+    DatasetError
+        If the file has faults, all of which are gathered first; if two columns say two splits; or if a
+        column says a split in part only.
+    MissingDataError
+        If the file cannot be read.
+    """
+
+    def read(self, index: int) -> bytes:
+        """Return the bytes of image `index`; raises `OSError` or `ImageDecodeError`."""
+        return read_regular_file(self.path_of(index))
+
+    def path_of(self, index: int) -> bytes:
+        """Return the path of image `index`, for whoever reads it elsewhere."""
+        return self._full(self.ids[index])
 
 
 def _lines(path: bytes) -> Generator[tuple[int, list[str]]]:

@@ -10,7 +10,7 @@ import logging
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
@@ -27,6 +27,7 @@ __all__ = [
     "REFUSED_FORMATS",
     "UNDECODED_SUFFIXES",
     "Folder",
+    "Listing",
     "Scan",
     "list_images",
     "open_regular_file",
@@ -221,52 +222,47 @@ class Folder:
             folder = folder.parent
 
 
-class Scan:
-    """A folder and all below it, looked through once: its images, and what was left out.
+class Listing:
+    """What lies in a folder or an archive: its images, and what was left out.
 
-    A file counts as an image by its suffix; what it really is shows when it is decoded. Links are followed,
-    to folders and to files, also out of the folder. One that leads back to a folder around it is not, nor is
-    one that stands in a linked folder and leads to a folder that was seen already: it would never end. A
-    link to nothing that is called like an image is an image, which then cannot be read. Hidden files and
+    A file counts as an image by its suffix; what it really is shows when it is decoded. Hidden files and
     folders, and those that systems leave behind, are left out.
 
     Parameters
     ----------
-    root : bytes
-        The folder.
+    location : str
+        Where it is, for people.
 
     Attributes
     ----------
     top : Folder
         What there is.
     location : str
-        The folder, for people.
-
-    Raises
-    ------
-    DatasetError
-        If a folder cannot be listed.
+        As it was given.
     """
 
-    def __init__(self, root: bytes) -> None:
-        self._root, self._real = root, os.path.realpath(root)
-        self.top, self.location = Folder(b"", key=_key(os.stat(root))), printable(self._real)
+    def __init__(self, location: str) -> None:
+        self.top, self.location = Folder(b""), location
         self._litter: Counter[str] = Counter()
         self._outside: list[bytes] = []
         self._odd: list[tuple[bytes, str]] = []
-        # A link to a folder around the whole would begin it anew.
-        above, self._above = self._real, set()
-        while above != os.path.dirname(above):
-            above = os.path.dirname(above)
-            self._above.add(_key(os.stat(above)))
-        self._seen: set[tuple[int, int]] = set()
-        todo, order = [self.top], []
-        while todo:
-            folder = todo.pop()
-            order.append(folder)
-            if not folder.problem:
-                self._list(folder)
-                todo += reversed(folder.folders)
+
+    def leaves_out(self, name: bytes, folder: Folder, *, is_folder: bool) -> bool:
+        """Return whether an entry of `folder` is left out for its name, and count it if so."""
+        is_image = suffix_of(name) in IMAGE_SUFFIXES
+        if name.startswith(b".") or (is_folder and name.lower() in _LITTER_FOLDERS):
+            # Only what could have been an image is worth a word, which .DS_Store is not.
+            if is_folder or is_image:
+                self._litter[printable(name) if is_folder else "hidden images"] += 1
+            return True
+        if not (is_folder or is_image):
+            if name.lower() not in _LITTER_FILES:
+                folder.other[printable(suffix_of(name)) or "no suffix"] += 1
+            return True
+        return False
+
+    def count(self, order: Sequence[Folder]) -> None:
+        """Add up what is in folders, each of which comes after the one that it is in."""
         for folder in reversed(order):  # what is inside comes before what it is in
             folder.n_images += len(folder.images)
             if folder.parent is not None:
@@ -314,6 +310,44 @@ class Scan:
                 problem,
             )
 
+
+class Scan(Listing):
+    """A folder and all below it, looked through once.
+
+    Links are followed, to folders and to files, also out of the folder. One that leads back to a folder
+    around it is not, nor is one that stands in a linked folder and leads to a folder that was seen already:
+    it would never end. A link to nothing that is called like an image is an image, which then cannot be read.
+
+    Parameters
+    ----------
+    root : bytes
+        The folder.
+
+    Raises
+    ------
+    DatasetError
+        If a folder cannot be listed.
+    """
+
+    def __init__(self, root: bytes) -> None:
+        self._root, self._real = root, os.path.realpath(root)
+        super().__init__(printable(self._real))
+        self.top.key = _key(os.stat(root))
+        # A link to a folder around the whole would begin it anew.
+        above, self._above = self._real, set()
+        while above != os.path.dirname(above):
+            above = os.path.dirname(above)
+            self._above.add(_key(os.stat(above)))
+        self._seen: set[tuple[int, int]] = set()
+        todo, order = [self.top], []
+        while todo:
+            folder = todo.pop()
+            order.append(folder)
+            if not folder.problem:
+                self._list(folder)
+                todo += reversed(folder.folders)
+        self.count(order)
+
     def _list(self, folder: Folder) -> None:
         """List one folder, in the order of its names' bytes."""
         self._seen.add(folder.key)
@@ -354,16 +388,9 @@ class Scan:
                 folder.folders.append(Folder(path, folder, problem=problem))
             return problem
         is_folder = stat.S_ISDIR(status.st_mode)
-        if hidden or (is_folder and name.lower() in _LITTER_FOLDERS):
-            # Only what could have been an image is worth a word, which .DS_Store is not.
-            if is_folder or is_image:
-                self._litter[printable(name) if is_folder else "hidden images"] += 1
-            return None
-        if not (is_folder or stat.S_ISREG(status.st_mode)):
+        if not (hidden or is_folder or stat.S_ISREG(status.st_mode)):
             return "a pipe, socket or device"
-        if not (is_folder or is_image):
-            if name.lower() not in _LITTER_FILES:
-                folder.other[printable(suffix) or "no suffix"] += 1
+        if self.leaves_out(name, folder, is_folder=is_folder):
             return None
         if is_folder:
             inside = Folder(path, folder, _key(status), linked or folder.linked)

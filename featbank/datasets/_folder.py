@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from featbank.datasets._files import Folder, Scan, read_regular_file
+from featbank.datasets._files import Folder, Listing, Scan, read_regular_file
 from featbank.datasets.sources import require_two_classes, safe_name
 from featbank.errors import DatasetError, InvalidInputError
 from featbank.manifest import SPLITS, printable
 
-__all__ = ["SPLIT_FOLDERS", "FolderDataset"]
+__all__ = ["SPLIT_FOLDERS", "ClassFolders", "FolderDataset", "splits_of_names"]
 
 logger = logging.getLogger(__name__)
 
@@ -56,59 +56,27 @@ _SHOWN = 3
 _SHOWN_EMPTY = 5
 
 
-class FolderDataset:
-    """Images in class folders.
-
-    Files are found below each class folder at any depth. What counts as an image, and what is left out, is
-    told in `featbank.datasets._files.Scan`.
+class ClassFolders:
+    """Images in class folders, wherever these lie; how they are read is for those that are made of it.
 
     Parameters
     ----------
-    folder : str or os.PathLike
-        The folder.
-    name : str, optional
-        Name of the dataset; default: the folder's.
-    layout : str, optional
-        What each level of folders stands for, from `folder` down: ``"class"``, ``"split/class"`` or
-        ``"class/split"``; ``"any"`` is a level that says nothing, as in ``"any/class"``. Without ``"any"``,
-        a folder that only wraps another is no level. At a level of splits, folders that are not called like
-        one are left out. By default it is found out: split folders are those called ``train``, ``val``,
-        ``test`` or one of the other names in use, in any case and with what usually goes with it
-        (``Training_Set``, ``val2017``, or ``seg_train`` beside ``seg_test``).
-    skip_empty_classes : bool, default=False
-        Leave out classes without images, with a warning, instead of refusing them.
-
-    Attributes
-    ----------
-    layout : str or None
-        As it was given.
+    listing : Listing
+        What there is.
+    name, layout, skip_empty_classes
+        As of `FolderDataset`.
 
     Raises
     ------
-    InvalidInputError
-        If `layout` cannot be one.
-    DatasetError
-        If the folders can be read in two ways (the message has the layouts), there are no images, fewer than
-        two classes, a class without images, images outside class folders only, or a sub-folder cannot be
-        listed.
+    InvalidInputError, DatasetError
+        As `FolderDataset`.
     """
 
-    def __init__(
-        self,
-        folder: str | os.PathLike[str],
-        *,
-        name: str | None = None,
-        layout: str | None = None,
-        skip_empty_classes: bool = False,
-    ) -> None:
+    def __init__(self, listing: Listing, *, name: str, layout: str | None, skip_empty_classes: bool) -> None:
         levels = None if layout is None else _levels(layout)
-        self.layout = layout
-        self._root = os.path.realpath(os.fsencode(folder))
-        self.location = printable(self._root)
-        self.name = safe_name(os.fsdecode(os.path.basename(self._root)) if name is None else name)
-        scan = Scan(self._root)
-        scan.tell()
-        top = scan.top
+        self.layout, self.location, self.name = layout, listing.location, safe_name(name)
+        listing.tell()
+        top = listing.top
         if not top.n_images:
             raise DatasetError(f"no images in {self.location!r}{_others(top)}; {_WANTED}")
         if not top.filled:
@@ -133,14 +101,6 @@ class FolderDataset:
             tuple(splits[at] for at in place_of[order]) if "split" in reading.levels else None
         )
         require_two_classes(self.classes, repr(self.location))
-
-    def read(self, index: int) -> bytes:
-        """Return the bytes of image `index`; raises `OSError` or `ImageDecodeError`."""
-        return read_regular_file(self.path_of(index))
-
-    def path_of(self, index: int) -> bytes:
-        """Return the path of image `index`, for whoever reads it elsewhere."""
-        return os.path.join(self._root, self.ids[index])
 
     def _found_levels(self, top: Folder) -> tuple[str, ...]:
         """Find out what the levels of folders are; refuse what can be read in two ways."""
@@ -256,6 +216,68 @@ class FolderDataset:
         for split, folders in reading.splits.items():
             if split != "none" and len({one.name.lower() for one in folders}) > 1:
                 logger.warning("%s in %s are all taken as %s", _names(folders), self.location, split)
+
+
+class FolderDataset(ClassFolders):
+    """Images in class folders.
+
+    Files are found below each class folder at any depth. What counts as an image, and what is left out, is
+    told in `featbank.datasets._files.Scan`.
+
+    Parameters
+    ----------
+    folder : str or os.PathLike
+        The folder.
+    name : str, optional
+        Name of the dataset; default: the folder's.
+    layout : str, optional
+        What each level of folders stands for, from `folder` down: ``"class"``, ``"split/class"`` or
+        ``"class/split"``; ``"any"`` is a level that says nothing, as in ``"any/class"``. Without ``"any"``,
+        a folder that only wraps another is no level. At a level of splits, folders that are not called like
+        one are left out. By default it is found out: split folders are those called ``train``, ``val``,
+        ``test`` or one of the other names in use, in any case and with what usually goes with it
+        (``Training_Set``, ``val2017``, or ``seg_train`` beside ``seg_test``).
+    skip_empty_classes : bool, default=False
+        Leave out classes without images, with a warning, instead of refusing them.
+
+    Attributes
+    ----------
+    layout : str or None
+        As it was given.
+
+    Raises
+    ------
+    InvalidInputError
+        If `layout` cannot be one.
+    DatasetError
+        If the folders can be read in two ways (the message has the layouts), there are no images, fewer than
+        two classes, a class without images, images outside class folders only, or a sub-folder cannot be
+        listed.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        name: str | None = None,
+        layout: str | None = None,
+        skip_empty_classes: bool = False,
+    ) -> None:
+        self._root = os.path.realpath(os.fsencode(folder))
+        super().__init__(
+            Scan(self._root),
+            name=os.fsdecode(os.path.basename(self._root)) if name is None else name,
+            layout=layout,
+            skip_empty_classes=skip_empty_classes,
+        )
+
+    def read(self, index: int) -> bytes:
+        """Return the bytes of image `index`; raises `OSError` or `ImageDecodeError`."""
+        return read_regular_file(self.path_of(index))
+
+    def path_of(self, index: int) -> bytes:
+        """Return the path of image `index`, for whoever reads it elsewhere."""
+        return os.path.join(self._root, self.ids[index])
 
 
 @dataclass
@@ -410,6 +432,20 @@ def _splits(folders: Sequence[Folder]) -> dict[Folder, str]:
     for split, rest in parsed.values():
         shared.setdefault(rest, set()).add(split)
     return {one: split for one, (split, rest) in parsed.items() if not rest or len(shared[rest]) > 1}
+
+
+def splits_of_names(names: Sequence[str]) -> list[str] | None:
+    """Return the split that each file's name says; None unless all of them say one, and not all the same.
+
+    Examples
+    --------
+    >>> splits_of_names(["train-00000-of-00002.parquet", "validation-00000.parquet"])
+    ['train', 'val']
+    >>> splits_of_names(["train-0.tar", "more.tar"])
+    """
+    found = [_split_of(name.partition(".")[0]) for name in names]
+    splits = [one[0] for one in found if one is not None]
+    return splits if len(splits) == len(names) and len(set(splits)) > 1 else None
 
 
 def _split_of(name: str) -> tuple[str, tuple[str, ...]] | None:

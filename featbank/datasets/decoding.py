@@ -37,6 +37,7 @@ DECODE_REASONS: Mapping[str, str] = MappingProxyType(
         "unsupported-mode": "pixels without an agreed white (Lab, 32-bit integers, floats outside 0..1)",
         "out-of-memory": "the decoder asked for more memory than there is",
         "decoder-error": "the decoder gave up; the detail has its words",
+        "crop-outside": "the box of a crop is not inside its image",
         "crashed": "the decoding process died on this image, twice",
         "timeout": "the decoder was not done with this image in time",
     }

@@ -21,7 +21,10 @@ from featbank.manifest import printable
 
 __all__ = ["SOURCES", "Dataset", "open_dataset", "reopen_dataset", "require_two_classes", "safe_name"]
 
-_WAYS = "give a folder of class folders, a CSV file, 'torchvision:NAME' or 'digits'"
+_WAYS = (
+    "give a folder of class folders or an archive of one, a .csv, .txt or .parquet file, 'torchvision:NAME', "
+    "'hf:NAME', 'webdataset:FILES', 'parquet:FOLDER', 'crops:FILE' or 'digits'"
+)
 _LONGEST = 100
 
 SOURCES: Registry[Callable[..., Dataset]] = Registry("source", group="featbank.datasets")
@@ -30,15 +33,22 @@ for _name, _place in {
     "torchvision": "_torchvision:open_torchvision",
     "folder": "_folder:FolderDataset",
     ".csv": "_csv:CSVDataset",
+    **dict.fromkeys((".zip", ".tar", ".gz", ".tgz", ".bz2", ".tbz2"), "_archive:ArchiveDataset"),
+    **dict.fromkeys((".parquet", "parquet"), "_parquet:ParquetDataset"),
+    "webdataset": "_webdataset:WebDataset",
+    "hf": "_hf:HubDataset",
+    ".txt": "_list:ListDataset",
+    "crops": "_crops:CropsDataset",
 }.items():
     SOURCES.register_place(_name, f"featbank.datasets.{_place}")
 
 _COLUMNS = ("path_column", "label_column", "split_column")
 #: What the options of `open_dataset` are for, in words.
 _MEANT_FOR = {
-    "layout": "folders of images only",
-    **dict.fromkeys(_COLUMNS, "CSV files"),
-    **dict.fromkeys(("download", "data_root"), "'torchvision:NAME' only"),
+    "layout": "folders and archives of images only",
+    **dict.fromkeys(_COLUMNS, "CSV files and other tables"),
+    "download": "'torchvision:NAME', 'hf:NAME' and lists of addresses only",
+    "data_root": "'torchvision:NAME' and lists of addresses only",
 }
 
 
@@ -111,13 +121,18 @@ def open_dataset(
     Parameters
     ----------
     data : str, os.PathLike or Dataset
-        A folder of class folders (or of ``train``, ``val``, ``test`` above class folders), a CSV file with
-        the columns ``path,label[,split]``, ``"torchvision:NAME"``, ``"digits"``, ``"SOURCE:REST"`` of a
-        plug-in, or a dataset, which is returned as it is. Write ``"./digits"`` for a folder of that name.
+        A folder of class folders (or of ``train``, ``val``, ``test`` above class folders), a ``.zip``,
+        ``.tar``, ``.tar.gz`` or ``.tar.bz2`` of one, a CSV file with the columns ``path,label[,split]``,
+        a ``.txt`` with a path or an address on each line (and after a tab its label), a ``.parquet`` file or
+        ``"parquet:FOLDER"``, ``"webdataset:train-{000..010}.tar"``, ``"hf:FOLDER"`` of ``save_to_disk`` or
+        ``"hf:ORG/NAME"`` on the hub, ``"crops:FILE.csv"`` with ``path,x,y,w,h,label[,split]``,
+        ``"torchvision:NAME"``, ``"digits"``, ``"SOURCE:REST"`` of a plug-in, or a dataset, which is returned
+        as it is. Write ``"./digits"`` for a folder of that name.
     data_root : str or os.PathLike, optional
-        Folder of a torchvision dataset; default ``"data"``.
+        Folder of a torchvision dataset, or of the copies of images that are listed by address; default
+        ``"data"``.
     download : bool, default=False
-        Let torchvision fetch what is not there.
+        Fetch what is not there.
     name : str, optional
         Another name for the dataset than the source's own; characters unfit for a folder name become ``-``.
     layout : str, optional
@@ -127,7 +142,7 @@ def open_dataset(
         Leave class folders without images out, with a warning, instead of refusing them.
     path_column, label_column, split_column : str, optional
         What the columns of a CSV file are called, instead of ``path``, ``label`` and ``split``; the split
-        ``"none"`` takes none.
+        ``"none"`` takes none. In other tables, the columns (of WebDataset: the entry) of images and labels.
 
     Returns
     -------
@@ -186,7 +201,7 @@ def _find(data: str | os.PathLike[str], options: Mapping[str, Any]) -> tuple[str
     suffix = path.suffix.lower()
     # os.path says False where pathlib raises: a folder that may not be entered.
     if not os.fspath(data) or not os.path.exists(path):  # noqa: PTH110
-        _check_options(options, data, ("layout", *(_COLUMNS if suffix == ".csv" else ())))
+        _check_options(options, data, ("layout", *(_COLUMNS if suffix in (".csv", ".parquet") else ())))
         raise MissingDataError(
             f"no images at {shown!r} (looked for {printable(str(path.absolute()))!r}); {_WAYS}"
         )
@@ -195,7 +210,11 @@ def _find(data: str | os.PathLike[str], options: Mapping[str, Any]) -> tuple[str
     if suffix and suffix in SOURCES:
         return suffix, path
     _check_options(options, data, ())
-    raise DatasetError(f"{shown!r} is a file but no .csv; unpack an archive first, then {_WAYS}")
+    raise DatasetError(f"{shown!r} is a file but none of {_suffixes()}; {_WAYS}")
+
+
+def _suffixes() -> str:
+    return ", ".join(one for one in SOURCES if one.startswith("."))
 
 
 def _check_options(options: Mapping[str, Any], data: object, taken: Iterable[str]) -> None:
@@ -238,16 +257,17 @@ def reopen_dataset(
     source = provenance.get("location") if data is None else data
     if source is None:
         raise MissingDataError("nothing says where the images came from; say it with --data")
+    if not isinstance(source, (str, os.PathLike)):
+        return open_dataset(source, data_root=data_root)
     # How it was read goes with what it was: a folder now in the place of a list has no columns.
-    path = user_path(source) if isinstance(source, (str, os.PathLike)) else None
-    is_folder = path is not None and os.path.isdir(path)  # noqa: PTH112 - pathlib raises where it may not look
-    is_list = path is not None and path.suffix.lower() == ".csv" and not is_folder
+    kind, _ = _find(source, {} if data_root is None else {"data_root": data_root})
+    taken = inspect.signature(SOURCES.get(kind)).parameters
+    asked = {"layout": provenance.get("layout"), **(provenance.get("columns") or {})}
     return open_dataset(
         source,
         data_root=data_root,
-        layout=provenance.get("layout") if is_folder else None,
         skip_empty_classes=True,  # one may have lost its images since, and the others are wanted all the same
-        **(provenance.get("columns") or {} if is_list else {}),
+        **{option: value for option, value in asked.items() if option in taken},
     )
 
 

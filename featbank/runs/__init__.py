@@ -10,6 +10,7 @@ interrupted run can be read, and gone on with.
 from __future__ import annotations
 
 from featbank.runs.answer import Answer, answer_of
+from featbank.runs.exporting import export_run_folder
 from featbank.runs.finding import find_run, latest_run, list_runs, open_run, resolve_run, runs_of_bank
 from featbank.runs.folder import Run
 from featbank.runs.listing import BestCurve, RunInfo, describe_run, remove_run
@@ -24,6 +25,7 @@ __all__ = [
     "answer_of",
     "create_run",
     "describe_run",
+    "export_run_folder",
     "find_run",
     "find_unfinished",
     "latest_run",

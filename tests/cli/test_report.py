@@ -55,7 +55,7 @@ def test_what_cannot_be_shown_is_said(call, place, bank):
         (
             ["depth", "--data-root", "photos"],
             2,
-            "data_root='photos' is for 'torchvision:NAME' only, and data=",
+            "data_root='photos' is for 'torchvision:NAME' and lists of addresses only, and data=",
         ),
     ],
 )

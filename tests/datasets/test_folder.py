@@ -290,8 +290,9 @@ def test_no_folder(tmp_path, monkeypatch):
     with pytest.raises(MissingDataError) as caught:
         open_dataset("nowhere")
     assert str(caught.value) == (
-        f"no images at 'nowhere' (looked for '{tmp_path}/nowhere'); give a folder of class folders, "
-        "a CSV file, 'torchvision:NAME' or 'digits'"
+        f"no images at 'nowhere' (looked for '{tmp_path}/nowhere'); give a folder of class folders "
+        "or an archive of one, a .csv, .txt or .parquet file, 'torchvision:NAME', 'hf:NAME', "
+        "'webdataset:FILES', 'parquet:FOLDER', 'crops:FILE' or 'digits'"
     )
     assert caught.value.exit_code == 3
     assert isinstance(caught.value, FileNotFoundError)
@@ -341,14 +342,6 @@ def test_a_folder_that_cannot_be_listed(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", refuse)
     assert error(DatasetError, tmp_path) == (
         f"cannot list 'dog' in '{tmp_path}': Permission denied; make it readable or move it away"
-    )
-
-
-def test_an_archive_is_no_dataset(tmp_path):
-    put(tmp_path, "x.tar.gz")
-    assert error(DatasetError, tmp_path / "x.tar.gz") == (
-        f"'{tmp_path}/x.tar.gz' is a file but no .csv; unpack an archive first, then give "
-        "a folder of class folders, a CSV file, 'torchvision:NAME' or 'digits'"
     )
 
 

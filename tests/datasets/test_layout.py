@@ -288,7 +288,7 @@ def test_a_layout_is_for_folders(tmp_path):
     put(tmp_path, *classes_in("x"))
     (tmp_path / "x.csv").write_text("path,label\nx/cat/0.jpg,cat\nx/dog/0.jpg,dog\n")
     for data in ("digits", tmp_path / "x.csv", open_dataset("digits"), "torchvision:MNIST"):
-        with pytest.raises(InvalidInputError, match="is for folders of images only"):
+        with pytest.raises(InvalidInputError, match="is for folders and archives of images only"):
             open_dataset(data, layout="class")
 
 

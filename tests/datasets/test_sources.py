@@ -46,20 +46,22 @@ def test_other_objects_are_refused(data):
     with pytest.raises(InvalidInputError) as caught:
         open_dataset(data)
     assert str(caught.value) == (
-        f"data={data!r} is no dataset; give a folder of class folders, a CSV file, "
-        "'torchvision:NAME' or 'digits'"
+        f"data={data!r} is no dataset; give a folder of class folders or an archive of one, a .csv, .txt "
+        "or .parquet file, 'torchvision:NAME', 'hf:NAME', 'webdataset:FILES', 'parquet:FOLDER', 'crops:FILE' "
+        "or 'digits'"
     )
 
 
 def test_options_that_do_not_go_with_the_data(tmp_path):
     with pytest.raises(InvalidInputError) as caught:
         open_dataset("digits", download=True)
-    assert str(caught.value) == "download=True is for 'torchvision:NAME' only, and data='digits' is none"
+    said = "'torchvision:NAME', 'hf:NAME' and lists of addresses only"
+    assert str(caught.value) == f"download=True is for {said}, and data='digits' is none"
     with pytest.raises(InvalidInputError) as caught:
         open_dataset(tmp_path, data_root="there")
     assert (
-        str(caught.value)
-        == f"data_root='there' is for 'torchvision:NAME' only, and data='{tmp_path}' is none"
+        str(caught.value) == "data_root='there' is for 'torchvision:NAME' and lists of addresses only, and "
+        f"data='{tmp_path}' is none"
     )
     with pytest.raises(InvalidInputError, match=r"^name='x' is for datasets given as text"):
         open_dataset(open_dataset("digits"), name="x")
@@ -170,7 +172,10 @@ def test_options_of_a_plug_in_are_those_it_takes(plug_in):
     assert open_dataset("stripes:2", split_column="x").splits == ("train", "test") * 2
     with pytest.raises(InvalidInputError) as caught:
         open_dataset("stripes:2", layout="class")
-    assert str(caught.value) == "layout='class' is for folders of images only, and data='stripes:2' is none"
+    assert (
+        str(caught.value)
+        == "layout='class' is for folders and archives of images only, and data='stripes:2' is none"
+    )
 
 
 def test_a_plug_in_replaces_nothing_and_says_when_it_cannot_be_loaded(plug_in):
