@@ -192,7 +192,10 @@ def write_file(path: Path, data: bytes | memoryview | Sequence[bytes | memoryvie
         If any system call fails; the temporary file is removed and `path` holds the old bytes or, if only
         the last step (fsync of the folder) failed, the new ones.
     """
-    move_file(write_aside(path, data), path)
+    temporary = temporary_path(path)
+    with _none_left(temporary, path):  # one block: Ctrl-C between its two halves would leave the first's file
+        _fill(temporary, data)
+        _rename(temporary, path)
 
 
 def write_aside(path: Path, data: bytes | memoryview | Sequence[bytes | memoryview]) -> Path:
@@ -202,36 +205,45 @@ def write_aside(path: Path, data: bytes | memoryview | Sequence[bytes | memoryvi
     `CacheWriteError`; nothing is left then.
     """
     temporary = temporary_path(path)
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        try:
-            for part in (data,) if isinstance(data, bytes | memoryview) else data:
-                view = memoryview(part).cast("B")
-                while view:
-                    view = view[os.write(descriptor, view) :]
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    except BaseException as error:  # interrupted, too: leave nothing behind
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        if isinstance(error, OSError):
-            raise _cannot_write(path, error) from error
-        raise
+    with _none_left(temporary, path):
+        _fill(temporary, data)
     return temporary
 
 
 def move_file(temporary: Path, path: Path) -> None:
     """Give a file of `write_aside` its name, durably; raises `CacheWriteError`, and removes it then."""
+    with _none_left(temporary, path):
+        _rename(temporary, path)
+
+
+@contextlib.contextmanager
+def _none_left(temporary: Path, path: Path) -> Iterator[None]:
+    """Remove `temporary` if the block fails or is interrupted; an `OSError` becomes a `CacheWriteError`."""
     try:
-        os.replace(temporary, path)  # noqa: PTH105 - the system call by its name; tests inject faults here
-        fsync_folder(path.parent)
+        yield
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
         if isinstance(error, OSError):
             raise _cannot_write(path, error) from error
         raise
+
+
+def _fill(temporary: Path, data: bytes | memoryview | Sequence[bytes | memoryview]) -> None:
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    try:
+        for part in (data,) if isinstance(data, bytes | memoryview) else data:
+            view = memoryview(part).cast("B")
+            while view:
+                view = view[os.write(descriptor, view) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _rename(temporary: Path, path: Path) -> None:
+    os.replace(temporary, path)  # noqa: PTH105 - the system call by its name; tests inject faults here
+    fsync_folder(path.parent)
 
 
 def append_lines(path: Path, lines: bytes, *, header: bytes = b"") -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import subprocess
@@ -425,3 +426,33 @@ def test_append_lines_survives_a_kill(tmp_path):
     first, *lines, last = path.read_text().splitlines()
     assert (first, last) == ("n,x", "last")
     assert lines == [f"{n}," + "x" * 5000 for n in range(len(lines))]
+
+
+def test_ctrl_c_between_any_two_lines_leaves_the_old_file_or_the_new_one(tmp_path):
+    """A signal is raised wherever the interpreter happens to be: each of these places is tried."""
+    path = tmp_path / "facts.json"
+    place = -1
+    while True:
+        _atomic.write_file(path, b"old")
+        place += 1
+        left = itertools.count()
+
+        def interrupt(frame, event, _argument, left=left, place=place):
+            if frame.f_code.co_filename != _atomic.__file__:
+                return None
+            if next(left) == place:
+                raise KeyboardInterrupt
+            return interrupt
+
+        before = sys.gettrace()
+        sys.settrace(interrupt)
+        try:
+            _atomic.write_file(path, b"new")
+        except KeyboardInterrupt:
+            assert path.read_bytes() in (b"old", b"new")
+            assert [one.name for one in tmp_path.iterdir()] == ["facts.json"], place
+        else:
+            break
+        finally:
+            sys.settrace(before)
+    assert place > 20
