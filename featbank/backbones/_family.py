@@ -227,7 +227,12 @@ def _split(name: str) -> tuple[str, str]:
 
 def _is_trained(name: str) -> bool:
     """Say whether a name without a family is a network of ``featbank train``: its file, its folder or run."""
-    return os.sep in name or name.endswith(".safetensors") or (networks_folder() / name).is_dir()
+    if os.sep in name or name.endswith(".safetensors"):
+        return True
+    try:
+        return (networks_folder() / name).is_dir()
+    except (OSError, ValueError):  # no name that a folder can have
+        return False
 
 
 def unknown_weights(name: str, weights: str, known: Sequence[str]) -> UnknownNameError:

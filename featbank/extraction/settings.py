@@ -46,8 +46,8 @@ class ExtractionSettings:
     Parameters
     ----------
     backbone : str or Backbone
-        Name of the backbone, see ``featbank backbones``; or one that is loaded, such as
-        ``Backbone.from_module`` makes of any module.
+        Name of the backbone, see ``featbank backbones``; the folder of a network that ``featbank train``
+        left; or a backbone that is loaded, such as ``Backbone.from_module`` makes of any module.
     cuts : sequence of str
         Where to read, see ``featbank cuts BACKBONE``. All come from one pass.
     weights : str or path, optional
@@ -177,6 +177,8 @@ class ExtractionSettings:
             raise InvalidInputError(f"workers={self.workers!r} must be at least 1")
         if self.lanes is not None and self.lanes < 1:
             raise InvalidInputError(f"lanes={self.lanes!r} must be at least 1, or None for one per core")
+        if isinstance(self.backbone, os.PathLike):
+            object.__setattr__(self, "backbone", os.fspath(self.backbone))
         if not isinstance(self.backbone, str):
             if not hasattr(self.backbone, "weights_sha256"):
                 raise InvalidInputError(

@@ -399,8 +399,8 @@ def _figure(
     if isinstance(chosen, Training):
         measured = ["test", "blurred"] if chosen.blur else ["test"]
         if figure.cut not in (None, *measured):
-            known = nearest(str(figure.cut), measured)
-            _add(faults, f"{where} cut = {figure.cut!r} is unknown; known: {known}")
+            cuts = nearest(str(figure.cut), measured)
+            _add(faults, f"{where} cut = {figure.cut!r} is unknown; known: {cuts}")
         return replace(figure, experiment=name, cut=figure.cut or "test")
     sweep = chosen.sweep
     line: dict[str, str] = {}

@@ -23,6 +23,7 @@ from featbank.pipeline.study import Experiment, Study
 from featbank.pipeline.training import TrainingRun, run_training
 from featbank.runs import Run
 from featbank.sweep import SweepResult
+from featbank.training import DecodedImages
 
 __all__ = ["ExperimentRun", "StudyResult", "run_study"]
 
@@ -174,18 +175,30 @@ def run_study(
     ]
     check_weights(groups)
     trainings = plan_trainings(found, weights=weights, only=only)
-    trained_on = [
-        open_images(one, data=data, test_data=None, limit=limit, download=download) for one in trainings
-    ]
+    trained_on: list[Opened] = []
+    for place, training in enumerate(trainings):
+        same = [at for at in range(place) if trainings[at].data == training.data]
+        trained_on.append(
+            trained_on[same[0]] if same else open_images(training, data=data, limit=limit, download=download)
+        )
     tell = say or (lambda _: None)
     tell(found.title)
     done: list[ExperimentRun] = []
     for group, images in zip(groups, opened, strict=True):
         done += _run_group(found, group, images, device, workers, cache_dir, command, tell, progress)
-    trained = [
-        run_training(one, images, device=device, cache_dir=cache_dir, say=tell, progress=progress)
-        for one, images in zip(trainings, trained_on, strict=True)
-    ]
+    trained, decoded = [], DecodedImages()
+    for training, images in zip(trainings, trained_on, strict=True):
+        trained.append(
+            run_training(
+                training,
+                images,
+                decoded=decoded,
+                device=device,
+                cache_dir=cache_dir,
+                say=tell,
+                progress=progress,
+            )
+        )
     result = _compared(found, done, trained, limit)
     result.figures = _draw_together(result)
     for one in done:

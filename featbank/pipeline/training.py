@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from featbank.pipeline.claims import StudyPoint
 from featbank.pipeline.opening import Opened
 from featbank.pipeline.study import Training
 from featbank.sweep import Score
-from featbank.training import TrainResult, train
+from featbank.training import DecodedImages, TrainResult, train
 
 if TYPE_CHECKING:
     from featbank.pipeline.running import Progress
@@ -56,8 +57,11 @@ class TrainingRun:
                 named = metric if metric.startswith("val_") else f"{prefix or 'test_'}{metric}"
                 values = [one.scores[named] for one in self.results if named in one.scores]
                 if values and (not prefix or not metric.startswith("val_")):
-                    spread = mean_interval(values)
-                    scores[metric] = Score(spread.mean, spread.low, spread.high, min(values), max(values))
+                    mean, low, high = mean_interval(values)
+                    known = not math.isnan(low)  # else there are too few seeds for an interval
+                    scores[metric] = Score(
+                        mean, low if known else None, high if known else None, min(values), max(values)
+                    )
             if scores:
                 found.append(
                     StudyPoint(
@@ -80,6 +84,7 @@ def run_training(
     written: Training,
     opened: Opened,
     *,
+    decoded: DecodedImages | None = None,
     device: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     say: Callable[[str], None],
@@ -92,6 +97,8 @@ def run_training(
     written : Training
     opened : Opened
         Its images.
+    decoded : DecodedImages, optional
+        Keeps them between trainings.
     device : str, optional
         The best there is by default.
     cache_dir : path, optional
@@ -120,6 +127,7 @@ def run_training(
             limit=opened.limit,
             val=written.val,
             blur=written.blur,
+            decoded=decoded,
             device=device or _best_device(),
             cache_dir=cache_dir,
             say=lambda line: say(f"    {line}"),

@@ -13,7 +13,7 @@ from featbank.errors import DatasetError
 from featbank.manifest import Manifest
 from featbank.training.training import TrainingImages
 
-__all__ = ["load_images"]
+__all__ = ["DecodedImages", "load_images"]
 
 
 def load_images(
@@ -59,3 +59,26 @@ def load_images(
         for _ in pool.map(decode, range(len(rows))):
             pass
     return TrainingImages(images, manifest.labels[rows].astype(np.int64))
+
+
+class DecodedImages:
+    """Splits of a dataset in memory, kept from one training to the next that asks for the same.
+
+    Only those of the last dataset, rows and size are kept.
+    """
+
+    def __init__(self) -> None:
+        self._key: tuple[str, Preprocessing] | None = None
+        self._splits: dict[str, TrainingImages] = {}
+
+    def load(
+        self, dataset: Dataset, manifest: Manifest, split: str, preprocessing: Preprocessing, name: str = ""
+    ) -> TrainingImages:
+        """Return a split as `load_images` does; `name` tells datasets of the same rows apart."""
+        key = manifest.digest(), preprocessing
+        if key != self._key:
+            self._key, self._splits = key, {}
+        place = f"{split} {name}"
+        if place not in self._splits:
+            self._splits[place] = load_images(dataset, manifest, split, preprocessing)
+        return self._splits[place]

@@ -21,7 +21,7 @@ from featbank.backbones.own_networks import build_network, network_plan, plan_to
 from featbank.datasets import BlurredDataset, Dataset, build_manifest, open_dataset
 from featbank.errors import InvalidInputError, MissingWeightsError, RunError, WeightsError
 from featbank.manifest import Manifest
-from featbank.training.data import load_images
+from featbank.training.data import DecodedImages
 from featbank.training.recipe import Recipe, recipe_for
 from featbank.training.training import TrainingImages, differing, train_network
 from featbank.training.unfreezing import Unfrozen, unfrozen
@@ -115,6 +115,7 @@ def train(
     val: float | None = None,
     train_on_val: bool = False,
     blur: float | None = None,
+    decoded: DecodedImages | None = None,
     device: str = "cpu",
     cache_dir: str | os.PathLike[str] | None = None,
     say: Callable[[str], None] | None = None,
@@ -158,6 +159,8 @@ def train(
         Train on the validation rows too; then there are none to stop by.
     blur : float, optional
         Measure the test images blurred too, by a kernel of their width divided by this.
+    decoded : DecodedImages, optional
+        Keeps decoded images for the next training.
     device : str, default="cpu"
     cache_dir : path, optional
         The cache; else ``$FEATBANK_CACHE``, else ``./cache``.
@@ -236,8 +239,9 @@ def train(
         return done
     tell = say or (lambda _: None)
     counts = manifest.counts()
+    decoded = decoded or DecodedImages()
     images = {
-        one: load_images(dataset, manifest, one, subject.preprocessing)
+        one: decoded.load(dataset, manifest, one, subject.preprocessing)
         for one in ("train", "val", "test")
         if one == "train" or counts.get(one, 0)
     }
@@ -246,7 +250,7 @@ def train(
     also = {}
     if blur is not None and "test" in images:
         blurred = BlurredDataset(dataset, blur)
-        also["blurred"] = load_images(blurred, manifest, "test", subject.preprocessing)
+        also["blurred"] = decoded.load(blurred, manifest, "test", subject.preprocessing, f"blurred {blur:g}")
     preprocessing = _normalised(subject, images["train"])
     trained = train_network(
         lambda: subject.build(len(manifest.classes)),

@@ -25,7 +25,7 @@ COMMANDS = [
     ["cuts"],
     ["demo"],
     ["bench"],
-    ["pretrain"],
+    ["train"],
     ["version"],
 ]
 

@@ -1,4 +1,4 @@
-"""``featbank pretrain``."""
+"""``featbank train``."""
 
 from __future__ import annotations
 
@@ -6,25 +6,45 @@ from pathlib import Path
 
 import pytest
 
-QUICK = ("pretrain", "photos", "--split", "6,3,3", "--epochs", 1, "--batch-size", 16, "--cutout", 0)
+QUICK = ("train", "photos", "--split", "6,3,3", "--epochs", 1, "--batch-size", 16)
+SMALL = ("--network", "own_net", "--param", "widths=4,4,8", "--param", "hidden=8,8")
 
 
 @pytest.mark.slow
-def test_weights_card_and_accuracy(call, place):
-    done = call(*QUICK, "--output", "trained", "--json")
+def test_weights_card_and_scores(call, place):
+    done = call(*QUICK, *SMALL, "--output", "trained", "--json")
     assert done.code == 0
     found = done.json
-    assert Path(found["weights"]).name == "minivgg-photos.safetensors"
+    assert Path(found["weights"]) == Path("trained/network.safetensors")
     assert Path(found["card"]).exists()
-    assert 0 <= found["test_accuracy"] <= 1
-    assert "epoch 1 of 1: loss " in done.err
+    assert 0 <= found["scores"]["test_top1"] <= 1
+    assert "epoch 1: loss " in done.err
     # and what was trained can be used at once
-    plain = ("--cut", "fc7", "--split", "6,3,3", "--cache-dir", "new")
-    assert call("extract", "photos", "--weights", found["weights"], *plain).code == 0
+    plain = ("--cut", "conv3", "--split", "6,3,3", "--cache-dir", "new")
+    assert call("extract", "photos", "--backbone", found["folder"] + "/", *plain).code == 0
+    again = call(*QUICK, *SMALL, "--output", "trained")
+    assert again.code == 0
+    assert "trained before" in again.err
+    assert "it is a backbone: featbank extract DATA --backbone trained" in again.out
 
 
-def test_wrong_options(call, place):
-    done = call(*QUICK, "--output", "trained", "--optimizer", "adagrad", "--lr", 0)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ("--optimizer", "adagrad", "--lr", 0),
+            "optimizer='adagrad' is not one of sgd, adam, adamw; lr=0.0 must be over 0",
+        ),
+        (("--recipe", "rotation"), "--recipe 'rotation' is no NAME=VALUE"),
+        (("--recipe", "rotation=-3"), "rotation=-3 must be at least 0"),
+        (
+            ("--network", "own_net", "--image-size", 2),
+            "image_size=2 is too small for 'own_net': its pools leave nothing; use at least 8",
+        ),
+    ],
+)
+def test_wrong_options(call, place, options, message):
+    done = call(*QUICK, "--output", "trained", *options)
     assert done.code == 2
-    assert done.message == "optimizer='adagrad' is not one of sgd, adam; lr=0.0 must be over 0"
+    assert done.message == message
     assert not (place / "trained").exists()

@@ -56,7 +56,6 @@ def calls(folder: Path) -> dict[str, Callable[[], Any]]:
 
         return run
 
-    recipe = featbank.PretrainSettings(epochs=1, batch_size=8)
     return {
         "decode_image": lambda: featbank.datasets.decode_image(one.read_bytes()),
         "extract": lambda: featbank.extract(
@@ -73,7 +72,7 @@ def calls(folder: Path) -> dict[str, Callable[[], Any]]:
         "write_report": lambda: featbank.write_report(cache_dir=cache),
         "show mistakes": command("show", "mistakes"),
         "show occlusion": command("show", "occlusion", "last", str(one)),
-        "pretrain": lambda: featbank.pretrain(data, output=folder / "pretrained", settings=recipe),
+        "train": lambda: featbank.train(data, output=folder / "x", recipe={"epochs": 1, "batch_size": 8}),
     }
 
 
@@ -106,7 +105,7 @@ def main() -> int:
     bad, n_calls, changed = [], 0, 0
     try:
         make_images(folder / "images", 24)
-        (folder / "images" / "blue" / "broken.png").unlink()  # pretraining takes none that is damaged
+        (folder / "images" / "blue" / "broken.png").unlink()  # training takes none that is damaged
         bad += [f"before: {one}" for one in uses_of_sklearn()]
         for name, call in calls(folder).items():
             filters = list(warnings.filters)

@@ -223,6 +223,12 @@ LAYOUTS = {
     "backbones_cifar10": (cifar10, (10, 200), (10, 10)),
     "backbones_tiny_imagenet": (tiny_imagenet, (12, 20), (5, 200)),
     "cifar10_mobilenet": (cifar10, (10, 200), (10, 10)),
+    "cifar10_own_net": (cifar10, (10, 200), (10, 10)),
+    "cifar10_alexnet": (cifar10, (10, 200), (10, 10)),
+    "cifar10_googlenet": (cifar10, (10, 200), (10, 10)),
+    "cifar10_imp": (cifar10, (10, 200), (10, 10)),
+    "food101_custom": (food101, (8, 40), (4, 101)),
+    "partial_unfreezing": (food101, (24, 40), (4, 101)),
 }
 
 

@@ -1,168 +1,279 @@
-"""Training from scratch: it learns, it resumes to the same weights, and it writes what the package ships."""
+"""From a dataset to a backbone: what a training leaves, what it refuses, and that cuts can be read of it."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
 
-from featbank.backbones import load_backbone
-from featbank.errors import DatasetError, InvalidInputError, MissingWeightsError, WeightsError
+from featbank.backbones import get_spec, load_backbone, truncate
+from featbank.backbones.own_networks import NETWORKS
+from featbank.errors import (
+    DatasetError,
+    InvalidInputError,
+    MissingWeightsError,
+    RunError,
+    UnknownNameError,
+    WeightsError,
+)
 from featbank.extraction import extract
-from featbank.pretraining import PretrainedWeights, PretrainSettings, pretrain
+from featbank.training import TrainResult, train
 
-SETTINGS = PretrainSettings(epochs=3, batch_size=8, lr=0.02, warmup_epochs=0.5, precision="float32")
+from .conftest import QUICK, SMALL
+
+Train = Callable[..., TrainResult]
 
 
 @pytest.fixture
-def data(photo_folder: Callable[..., Path]) -> Path:
-    return photo_folder(n_per_class=10)
+def trained(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
+    """Train a small own_net on ten pictures of each colour, into the cache of the working folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FEATBANK_CACHE", raising=False)
+
+    def run(**options: Any) -> TrainResult:
+        usual: dict[str, Any] = {"network": "own_net", "params": SMALL, "recipe": QUICK, "split": "6,2,2"}
+        return train(data, **{**usual, **options})
+
+    return run
 
 
-@pytest.mark.slow
-def test_it_learns_and_writes_weights_that_load(data: Path, tmp_path: Path) -> None:
-    epochs: list[dict[str, float]] = []
-    result = pretrain(data, output=tmp_path / "out", settings=SETTINGS, split="7,0,3", on_epoch=epochs.append)
-    assert [entry["epoch"] for entry in epochs] == [1, 2, 3]
-    assert epochs[-1]["train_loss"] < epochs[0]["train_loss"]
+def test_what_a_training_leaves(trained: Train) -> None:
+    result = trained()
+    assert sorted(one.name for one in result.folder.iterdir()) == [
+        "card.md", "network.safetensors", "training.json",
+    ]  # fmt: skip
     tensors = load_file(result.weights)
     assert {values.dtype for values in tensors.values()} == {np.dtype(np.float16), np.dtype(np.int64)}
     card = result.card.read_text()
     assert result.sha256 in card
-    assert f"{result.test_accuracy:.4f} top-1 after the last epoch" in card
-    assert "featbank pretrain DATA --output FOLDER --epochs 3 --batch-size 8" in card
+    assert "18 train, 6 val, 6 test images" in card
+    assert f"| test_top1 | {result.scores['test_top1']:.4f} |" in card
+    assert result.confusion.sum() == 6
+    assert result.n_per_class == (6, 6, 6)
+    assert not result.reused
+    again = trained()
+    assert again.reused
+    assert (again.sha256, again.scores, again.history) == (result.sha256, result.scores, result.history)
+    np.testing.assert_array_equal(again.confusion, result.confusion)
+
+
+@pytest.mark.parametrize("how", ["name", "folder", "file"])
+def test_what_was_trained_is_a_backbone(trained: Train, how: str) -> None:
+    result = trained()
+    name = {"name": result.folder.name, "folder": f"cache/networks/{result.folder.name}"}.get(
+        how, str(result.weights)
+    )
+    spec = get_spec(name)
+    assert spec.cut_names == (
+        "conv1", "pool1", "conv2", "pool2", "conv3", "pool3", "fc1", "fc2", "logits", "softmax",
+    )  # fmt: skip
+    assert spec.cut("conv3").shape == (8, 8, 8)
+    backbone = load_backbone(name)
+    assert backbone.weights_sha256 == result.sha256
+    assert backbone.class_names == ("blue", "green", "red")
+    assert get_spec(spec.name).name == spec.name  # as a bank writes it
+    network = truncate(backbone, ["conv3", "logits"])
+    pixels = torch.rand(2, 3, 32, 32)
+    found = network(pixels)
+    assert found["conv3"].shape == (2, 8, 8, 8)
+    torch.testing.assert_close(found["logits"], backbone.module(pixels))
+
+
+@pytest.mark.slow
+def test_a_bank_of_what_was_trained_classifies_as_the_network_did(trained: Train, data: Path) -> None:
+    result = trained(recipe={**QUICK, "epochs": 12})
+    bank = extract(data, backbone=result.folder, cuts=["conv3", "logits"], split="6,2,2", precision="float32")
+    rows = bank.manifest.rows("test")
+    taken_for = bank["logits"][rows].argmax(1)
+    assert (taken_for == bank.manifest.labels[rows]).mean() == pytest.approx(result.scores["test_top1"])
+
+
+@pytest.mark.parametrize("name", [one for one in NETWORKS if one != "own_net"])
+@pytest.mark.slow
+def test_every_network_trains_and_is_cut(trained: Train, name: str) -> None:
+    plan = NETWORKS[name]
+    params: dict[str, Any] = {}
+    if hasattr(plan, "widths"):
+        params = {"widths": [4] * len(plan.widths), "hidden": [8]}
+    elif name == "googlenet_part":
+        params = {"blocks": [[4] * 6] * 3}
+    else:
+        params = {"blocks": [[4, depth] for _, depth in plan.blocks], "hidden": [8]}
+    result = trained(network=name, params=params, recipe={**QUICK, "epochs": 1})
+    backbone = load_backbone(str(result.folder))
+    cuts = [one for one in backbone.spec.cut_names if one != "softmax"]
+    found = truncate(backbone, cuts)(torch.rand(1, 3, plan.image_size, plan.image_size))
+    assert {cut: tuple(one.shape[1:]) for cut, one in found.items()} == {
+        cut: backbone.spec.cut(cut).shape for cut in cuts
+    }
+
+
+def test_minivgg_is_still_minivgg(trained: Train) -> None:
+    result = trained(network=None, params=None, recipe={**QUICK, "epochs": 1})
     backbone = load_backbone("minivgg", weights=result.weights)
     assert backbone.weights_sha256 == result.sha256
-    bank = extract(
-        data, backbone="minivgg", weights=result.weights, cuts=["logits"], cache_dir=tmp_path / "cache"
-    )
-    assert bank.cuts["logits"] == (3,)
+    assert backbone.class_names == ("blue", "green", "red")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("averaged_epochs", [0, 2])
-def test_an_interrupted_training_ends_with_the_same_weights(
-    data: Path, tmp_path: Path, averaged_epochs: int
-) -> None:
-    settings = replace(SETTINGS, averaged_epochs=averaged_epochs)
-    whole = pretrain(data, output=tmp_path / "whole", settings=settings, split="7,0,3")
-
-    def interrupt(entry: dict[str, float]) -> None:
-        if entry["epoch"] == 2:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        pretrain(data, output=tmp_path / "broken", settings=settings, split="7,0,3", on_epoch=interrupt)
-    epochs: list[float] = []
-    resumed = pretrain(
-        data,
-        output=tmp_path / "broken",
-        settings=settings,
-        split="7,0,3",
-        on_epoch=lambda entry: epochs.append(entry["epoch"]),
-    )
-    assert epochs == [3]
-    assert resumed.sha256 == whole.sha256
-    assert resumed.test_accuracy == whole.test_accuracy
-
-
-@pytest.mark.slow
-def test_averaging_keeps_the_mean_of_the_last_weights(data: Path, tmp_path: Path) -> None:
-    """The mean over epochs 2 and 3 is the mean of what runs that stop there end with."""
-    settings = replace(SETTINGS, annealing="constant", warmup_epochs=0.0)
-    ends = [
-        load_file(
-            pretrain(
-                data, output=tmp_path / str(n), settings=replace(settings, epochs=n), split="7,0,3"
-            ).weights
-        )
-        for n in (2, 3)
-    ]
-    mean = pretrain(
-        data, output=tmp_path / "mean", settings=replace(settings, averaged_epochs=2), split="7,0,3"
-    )
-    name = "features.0.weight"
-    expected = (ends[0][name].astype(np.float32) + ends[1][name].astype(np.float32)) / 2
-    tensors = load_file(mean.weights)
-    np.testing.assert_allclose(tensors[name].astype(np.float32), expected, atol=2e-4)
-    # 21 images in batches of 8: the statistics are those of one pass with the averaged weights, no more
-    assert tensors["features.1.num_batches_tracked"] == 3
-
-
-@pytest.mark.slow
-def test_training_can_start_from_weights(data: Path, tmp_path: Path) -> None:
-    first = pretrain(data, output=tmp_path / "first", settings=SETTINGS, split="7,0,3")
-    settings = replace(SETTINGS, epochs=1, lr=1e-12)
-    second = pretrain(
-        data, output=tmp_path / "second", settings=settings, initial_weights=first.weights, split="7,0,3"
-    )
-    name = "classifier.6.weight"
+def test_training_can_start_from_weights(trained: Train) -> None:
+    first = trained()
+    second = trained(recipe={**QUICK, "epochs": 1, "lr": 1e-12}, initial_weights=first.weights)
+    name = "conv2.layer.weight"
     np.testing.assert_array_equal(load_file(second.weights)[name], load_file(first.weights)[name])
     assert first.sha256 in second.card.read_text()
     with pytest.raises(MissingWeightsError, match=r"initial weights '.*none.safetensors' do not exist"):
-        pretrain(data, output=tmp_path / "x", initial_weights=tmp_path / "none.safetensors", split="7,0,3")
-    (data / "violet").mkdir()
-    for file in (data / "red").iterdir():
-        (data / "violet" / file.name).write_bytes(file.read_bytes() + b" ")
+        trained(initial_weights="none.safetensors")
     with pytest.raises(WeightsError, match=r"the initial weights are those of another network: "):
-        pretrain(data, output=tmp_path / "y", initial_weights=first.weights, split="7,0,3")
+        trained(initial_weights=first.weights, params={"hidden": [4]})
 
 
-def test_a_checkpoint_of_another_recipe_is_refused(data: Path, tmp_path: Path) -> None:
-    pretrain(data, output=tmp_path / "out", settings=SETTINGS, split="7,0,3")
-    other = PretrainSettings(epochs=3, batch_size=8, lr=0.01, warmup_epochs=0.5, precision="float32")
-    with pytest.raises(InvalidInputError, match=r"made with other settings \(lr: 0.02 there, 0.01 asked\)"):
-        pretrain(data, output=tmp_path / "out", settings=other, split="7,0,3")
+def test_a_folder_of_something_else_is_refused(trained: Train, data: Path, save_photo: Any) -> None:
+    trained(output="x")
+    with pytest.raises(
+        InvalidInputError, match=r"a training of something else \(lr: 0.01 there, 0.5 asked\)"
+    ):
+        trained(output="x", recipe={**QUICK, "lr": 0.5})
+    (data / "violet").mkdir()
+    for number in range(10):
+        save_photo(data / "violet" / f"{number}.png", seed=number)
+    with pytest.raises(InvalidInputError, match=r"classes: \['blue', 'green', 'red'\] there, \['blue'"):
+        trained(output="x")
+    (Path("x") / "training.json").write_text("{")
+    with pytest.raises(RunError, match=r"is damaged .*; remove its folder to train again"):
+        trained(output="x")
 
 
-def test_adam_and_bfloat16_train_too(data: Path, tmp_path: Path) -> None:
-    settings = PretrainSettings(epochs=1, batch_size=8, optimizer="adam", lr=1e-3, annealing="inverse-time")
-    assert pretrain(data, output=tmp_path / "out", settings=settings, split="7,0,3").weights.exists()
+def test_classes_other_than_the_checkpoints(trained: Train, data: Path, save_photo: Any) -> None:
+    def interrupt(entry: dict[str, float]) -> None:
+        if entry["epoch"] == 3:
+            raise KeyboardInterrupt
 
-
-def test_every_training_image_counts_when_the_source_has_no_validation(data: Path, tmp_path: Path) -> None:
-    split = tmp_path / "split"
-    for part in ("train", "test"):
-        (split / part).mkdir(parents=True)
-    for label in data.iterdir():
-        for index, file in enumerate(sorted(label.iterdir())):
-            folder = split / ("train" if index < 8 else "test") / label.name
-            folder.mkdir(exist_ok=True)
-            file.rename(folder / file.name)
-    settings = PretrainSettings(epochs=1, batch_size=8, lr=0.01)
-    card = pretrain(split, output=tmp_path / "out", settings=settings).card.read_text()
-    assert "24 training and 6 test images" in card
+    with pytest.raises(KeyboardInterrupt):
+        trained(output="x", on_epoch=interrupt)
+    assert (Path("x") / "checkpoint.safetensors").exists()
+    (data / "violet").mkdir()
+    for number in range(10):
+        save_photo(data / "violet" / f"{number}.png", seed=number)
+    with pytest.raises(
+        InvalidInputError, match=r"was made otherwise \(.*classes: \['blue', 'green', 'red'\]"
+    ):
+        trained(output="x")
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "error", "message"),
     [
-        ({"epochs": 0}, "epochs=0 must be at least 1"),
-        ({"optimizer": "lion"}, "optimizer='lion' is not one of sgd, adam"),
-        ({"annealing": "none", "lr": 0}, "annealing='none' is not one of .*; lr=0 must be over 0"),
-        ({"cutout": -1}, "cutout=-1 must be at least 0"),
+        ({"network": "own_nett"}, UnknownNameError, "unknown network 'own_nett'; known: 'own_net'"),
+        ({"params": {"kernel": 3}}, UnknownNameError, "has no parameter 'kernel'; known: 'kernels'"),
+        ({"params": {"kernels": [5, 5]}}, InvalidInputError, r"kernels=\(5, 5\) has 2 entries for 3"),
+        ({"params": {"kernels": [4, 4, 4]}}, InvalidInputError, r"kernels=\(4, 4, 4\) must be odd"),
+        ({"params": {"activation": "gelu"}}, InvalidInputError, "activation='gelu' is unknown; known: 'elu'"),
+        ({"params": {"dropout": 1.0}}, InvalidInputError, "dropout=1.0 must be from 0 to below 1"),
+        ({"params": {"widths": "x"}}, InvalidInputError, "widths='x' must be a whole number"),
+        ({"image_size": 4}, InvalidInputError, "image_size=4 is too small for 'own_net': .* use at least 8"),
+        ({"backbone": "vgg16"}, InvalidInputError, "trains from scratch, backbone='vgg16' fine-tunes"),
+        ({"weights": "x.pth"}, InvalidInputError, "weights='x.pth' are a backbone's"),
+        ({"val": 1.5}, InvalidInputError, "val=1.5 must be over 0 and below 1"),
     ],
 )
-def test_wrong_settings(options: dict[str, object], message: str) -> None:
-    with pytest.raises(InvalidInputError, match=message):
-        PretrainSettings(**options)  # type: ignore[arg-type]
+def test_what_cannot_be_trained(trained: Train, options: dict[str, Any], error: type, message: str) -> None:
+    with pytest.raises(error, match=message) as caught:
+        trained(**options)
+    assert "\n" not in str(caught.value)
+    assert not Path("cache").exists()
 
 
-def test_no_test_images_is_an_error(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="has no labelled test images; give a --split with some"):
-        pretrain(data, output=tmp_path / "out", settings=SETTINGS, split="7,3,0")
+def test_no_images_to_train_on(trained: Train) -> None:
+    with pytest.raises(DatasetError, match="has no labelled train images; give a --split with some"):
+        trained(split="0,5,5")
 
 
-def test_weights_that_do_not_fit_float16_are_refused(tmp_path: Path) -> None:
-    weights = PretrainedWeights({"w": np.array([1e6], np.float32)})
-    with pytest.raises(WeightsError, match="'w' does not fit float16"):
-        weights.to_safetensors(tmp_path / "w.safetensors", {})
+def test_validation_images_are_held_out_or_trained_on(trained: Train) -> None:
+    assert "24 train, 6 test images" in trained(split="8,0,2", output="none").card.read_text()
+    assert "18 train, 6 val, 6 test images" in trained(split="8,0,2", val=0.25, output="a").card.read_text()
+    assert "24 train, 6 test images" in trained(train_on_val=True, output="b").card.read_text()
+
+
+def test_blurred_test_images_are_measured_too(trained: Train) -> None:
+    result = trained(blur=4.0)
+    assert {"test_top1", "blurred_top1", "blurred_top5"} <= set(result.scores)
+    assert not trained().reused  # without them it is another training
+
+
+@pytest.mark.parametrize(
+    ("metadata", "said"),
+    [
+        (None, "KeyError"),
+        ({"classes": "[]", "featbank": "{"}, "JSONDecodeError"),
+        ({"classes": '["a"]', "featbank": '{"facts": {"name": "x"}, "preprocessing": {}}'}, "TypeError"),
+        (
+            {
+                "classes": '["a", "b"]',
+                "featbank": '{"facts": {"name": "x", "params": {}}, '
+                '"preprocessing": {"image_size": 32, "resize_size": 32}}',
+            },
+            "unknown network 'x'",
+        ),
+    ],
+)
+def test_a_file_that_is_no_network_of_ours(tmp_path: Path, metadata: Any, said: str) -> None:
+    from safetensors.numpy import save_file
+
+    path = tmp_path / "x.safetensors"
+    save_file({"a": np.zeros(2, np.float32)}, path, metadata=metadata)
+    with pytest.raises(WeightsError, match=rf"is no network of 'featbank train' \(.*{said}") as caught:
+        get_spec(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_place_without_a_network(tmp_path: Path) -> None:
+    with pytest.raises(MissingWeightsError, match=r"no network at .*: neither a file nor a folder with"):
+        get_spec(str(tmp_path / "none"))
+
+
+# trained further -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_backbone_that_is_trained_further(trained: Train) -> None:
+    lines: list[str] = []
+    result = trained(
+        network=None, params=None, backbone="minivgg", unfreeze="every:5", recipe={**QUICK, "epochs": 1},
+        say=lines.append,
+    )  # fmt: skip
+    (line,) = lines
+    assert line.startswith(
+        "4 of 16 layers of minivgg move, the first is number 5: each of 1 epochs pushes 18 "
+    )
+    assert "a bank takes one" in line
+    before, after = load_backbone("minivgg"), load_backbone(str(result.folder))
+    assert after.class_names == ("blue", "green", "red")
+    assert after.preprocessing == before.preprocessing
+    assert after.spec.cut("fc7").shape == (256,)
+    old, new = before.module.state_dict(), after.module.state_dict()
+    moved = {
+        name for name in old if old[name].shape == new[name].shape and not torch.equal(old[name], new[name])
+    }
+    layers = {name.rpartition(".")[0] for name in moved if name.endswith("weight")}
+    # the 5th, 10th and 15th layer, the norms of the convolutions among them, and the new last one
+    assert layers == {"features.14", "features.15", "features.30", "features.31", "classifier.3"}
+    norms = {name for name in moved if name.endswith("running_mean")}
+    assert norms == {"features.15.running_mean", "features.31.running_mean"}
+
+
+@pytest.mark.parametrize("asked", ["every:0", "every:16", "every:x", "0", "17", "", "last"])
+def test_layers_that_are_none(trained: Train, asked: str) -> None:
+    with pytest.raises(InvalidInputError, match="is none of 'every:N' and 'N' with N from 1 to 15, 'none'"):
+        trained(network=None, params=None, backbone="minivgg", unfreeze=asked)
+
+
+# the weights that ship -------------------------------------------------------------------------------------
 
 
 def test_the_shipped_weights_say_what_the_card_says() -> None:
