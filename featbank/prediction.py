@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featbank._cache import user_path
+from featbank._cuts import LOGITS, SOFTMAX, CutName
 from featbank._registry import nearest
 from featbank._stat_cache import DigestCache
 from featbank.backbones import OF_A_MODULE, Backbone, Preprocessing, load_backbone
@@ -314,8 +315,12 @@ class RunClassifier:
                 decoder,
             )
         self._temperature = entry["temperature"]
-        self._cut = "logits" if entry["cut"] == "softmax" else str(entry["cut"])
-        self._dtype, self._cut_dtype = source["dtype"], source["cut_dtypes"].get(self._cut)
+        name = CutName.parse(str(entry["cut"]))
+        self._cut = str(replace(name, base=LOGITS) if name.base == SOFTMAX else name)
+        dtypes = source["cut_dtypes"]
+        self._dtype = source["dtype"]
+        # what is pooled when it is read has the type of what it is pooled from
+        self._cut_dtype = dtypes.get(self._cut) or dtypes.get(str(replace(name, pooling=None)))
         loaded = _load(run, weights, backbone, self.preprocessing.image_size, digests)
         self._forward = Forward(
             replace(loaded, preprocessing=self.preprocessing),

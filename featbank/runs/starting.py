@@ -148,7 +148,7 @@ def sweep_digest(bank: Bank, name: str, parameters: Mapping[str, Any]) -> str:
     str
     """
     cuts = parameters.get("cuts") or bank.cuts
-    stored = sorted({"logits" if cut == "softmax" else str(cut) for cut in cuts})
+    stored = sorted({one for cut in cuts for one in bank.sources(cut)})
     identity = {
         "name": name,
         "parameters": dict(parameters),

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featbank._atomic import canonical_json, make_folder, sha256, write_file
+from featbank._cuts import CutName
 from featbank.banks import Bank
 from featbank.errors import CacheWriteError, InvalidInputError
 from featbank.manifest import printable
@@ -132,9 +133,8 @@ class CutFeatures:
     def row(self) -> tuple[int, np.dtype[Any]]:
         """Length and dtype of a row; nothing is read for it where the bank says it."""
         if isinstance(self._bank, Bank):
-            stored = self._bank["logits" if self._temperature is not None else self._cut]
-            dtype = stored.dtype if self._temperature is None else np.dtype(np.float32)
-            return math.prod(stored.shape[1:]), dtype
+            array = self._bank[self._cut]
+            return math.prod(array.shape[1:]), array.dtype
         first = read_rows(self._bank, self._cut, self._temperature, self._pool[:1])
         return math.prod(first.shape[1:]), first.dtype
 
@@ -246,7 +246,9 @@ class CutFeatures:
             "format": FORMAT,
             "key": self._bank.key.digest(),
             "cut": self._cut,
-            "shards": self._bank.shard_names(self._cut),
+            "shards": [
+                name for stored in self._bank.sources(self._cut) for name in self._bank.shard_names(stored)
+            ],
             "rows": rows,
             "slots": slots,
             "standardize": standardize,
@@ -274,7 +276,9 @@ class _StoredRows:
 def read_rows(bank: Any, cut: str, temperature: float | None, rows: Rows) -> NDArray[Any]:
     """Return rows of a cut as the bank stores them, or softmax features at a temperature."""
     if temperature is not None:
-        softmax: NDArray[np.float32] = bank.softmax(temperature, rows)
+        view = CutName.parse(cut).view
+        named = {} if view is None else {"view": view}  # which another source of features need not know
+        softmax: NDArray[np.float32] = bank.softmax(temperature, rows, **named)
         return softmax
     # float16 stays float16: 200,704 features of 1,000 images are 400 MB instead of 800, and blocks are
     # converted where they are used.

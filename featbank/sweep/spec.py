@@ -15,7 +15,9 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from featbank._cuts import LOGITS, SOFTMAX, CutName
 from featbank._registry import nearest
+from featbank.banks import StoredFeatures
 from featbank.errors import FeatbankError, InvalidInputError, UnknownNameError
 from featbank.heads import catalogue
 from featbank.manifest import Manifest, printable
@@ -48,7 +50,6 @@ __all__ = [
 
 Rows = NDArray[np.int64]
 
-SOFTMAX, LOGITS = "softmax", "logits"
 #: The text of an estimator is cut to so many characters.
 _SHOWN = 500
 #: Untrained classes are named up to so many.
@@ -144,17 +145,15 @@ def choose_cuts(
 ) -> list[tuple[str, float | None]]:
     """Return (cut, temperature) of what is to be fitted, from shallow to deep; see `run_sweep`."""
     known = list(bank.cuts)
-    asked = list(dict.fromkeys(known if cuts is None else cuts))
+    seen = [cut for cut in known if CutName.parse(cut).view is None]
+    asked = list(dict.fromkeys((seen or known) if cuts is None else cuts))
     for cut in asked:
-        needed = LOGITS if cut == SOFTMAX else cut
-        if needed not in known:
-            because = " (softmax is derived from logits)" if cut == SOFTMAX else ""
-            raise UnknownNameError(f"the bank has no cut {needed!r}{because}; it has {nearest(cut, known)}")
+        check_cut(bank, cut)
     if not asked:
         raise InvalidInputError(
             "the bank has no complete cut; extract one first, e.g. featbank extract --cut fc7"
         )
-    if temperatures is not None and SOFTMAX not in asked:
+    if temperatures is not None and all(CutName.parse(cut).base != SOFTMAX for cut in asked):
         raise InvalidInputError(
             f"temperatures={list(temperatures)!r} (--temperature) are for the cut 'softmax', "
             f"got {', '.join(map(repr, asked))}; add --cut softmax"
@@ -165,8 +164,36 @@ def choose_cuts(
         raise InvalidInputError(f"temperature={wrong[0] if wrong else None!r} must be a finite number over 0")
     chosen: list[tuple[str, float | None]] = []
     for cut in by_depth(bank, asked):
-        chosen += [(cut, one) for one in values] if cut == SOFTMAX else [(cut, None)]
+        is_softmax = CutName.parse(cut).base == SOFTMAX
+        chosen += [(cut, one) for one in values] if is_softmax else [(cut, None)]
     return chosen
+
+
+def check_cut(bank: FeatureSource, cut: str) -> None:
+    """Raise `UnknownNameError` if a source has not all of a cut, or of what that is derived from."""
+    known = list(bank.cuts)
+    is_softmax = CutName.parse(cut).base == SOFTMAX
+    needed = cut.replace(SOFTMAX, LOGITS, 1) if is_softmax else cut
+    try:
+        stored = bank.sources(cut) if isinstance(bank, StoredFeatures) else (needed,)
+    except UnknownNameError:
+        stored = (needed,)
+    missing = [one for one in stored if one not in known]
+    if missing:
+        because = f" ({cut} is derived from {missing[0]})" if missing[0] != cut else ""
+        raise UnknownNameError(
+            f"the bank has no cut {missing[0]!r}{because}; it has {nearest(cut, known)}{_how(bank, cut)}"
+        )
+
+
+def _how(bank: FeatureSource, cut: str) -> str:
+    """Say what would make a view, which is likelier missing than misspelled."""
+    view = CutName.parse(cut).view
+    if view is None:
+        return ""
+    if isinstance(bank, StoredFeatures):
+        return f"; extract it with --view {view}"
+    return "; these features were given from outside, and a view is made of images: extract them, --view"
 
 
 def by_depth(bank: FeatureSource, cuts: Sequence[str]) -> list[str]:
@@ -182,7 +209,7 @@ def by_depth(bank: FeatureSource, cuts: Sequence[str]) -> list[str]:
         return list(cuts)
 
     def depth(cut: str) -> int:
-        base = cut.partition("@")[0]  # block4_pool@hflip is a view of block4_pool
+        base = CutName.parse(cut).base
         if base == SOFTMAX:
             return len(order)
         return order.index(base) if base in order else len(order) + 1
