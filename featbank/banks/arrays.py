@@ -489,7 +489,8 @@ class DerivedReader:
                 block = np.empty((len(part), *one.layout.shape), self._dtype)
                 one.gather(part, block)
                 blocks.append(block)
-            out[start : start + self._step] = self._compute(blocks)
+            # rounded as if it were stored, whatever it is read as: a head gets the same numbers everywhere
+            out[start : start + self._step] = self._compute(blocks).astype(self.layout.dtype)
 
 
 def softmax_reader(logits: SlotReader, temperature: float) -> DerivedReader:

@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from featbank._cuts import LOGITS, SOFTMAX, CutName
+from featbank._cuts import LOGITS, SOFTMAX, CutName, check_view
 from featbank._registry import nearest
 from featbank.banks import StoredFeatures
 from featbank.errors import FeatbankError, InvalidInputError, UnknownNameError
@@ -31,6 +31,7 @@ __all__ = [
     "HeadSpec",
     "SweepSpec",
     "by_depth",
+    "check_cut",
     "check_splits",
     "choose_cuts",
     "digests_of_draws",
@@ -77,6 +78,8 @@ class SweepSpec:
     untrained_classes: Literal["drop", "keep"] = "drop"
     val: float | Literal["none"] | None = None
     metrics: Sequence[str] = ()
+    views: Sequence[str] = ()
+    average_views: bool = False
     grids: tuple[HeadGrid, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -93,6 +96,21 @@ class SweepSpec:
         metrics = [self.metrics] if isinstance(self.metrics, str) else self.metrics
         object.__setattr__(self, "metrics", tuple(dict.fromkeys(map(metrics_catalogue.canonical, metrics))))
         object.__setattr__(self, "grids", tuple(make_grids(self.heads, self.head_params or {})))
+        views = [self.views] if isinstance(self.views, str) else self.views
+        object.__setattr__(self, "views", tuple(dict.fromkeys(map(check_view, views))))
+        if self.average_views:
+            self._check_average()
+
+    def _check_average(self) -> None:
+        if not self.views:
+            raise InvalidInputError(
+                "average_views (--average-views) has no views to average; name them, such as --view hflip"
+            )
+        for grid in self.grids:
+            if not hasattr(grid.members[0].make(0), "predict_proba"):
+                raise InvalidInputError(
+                    f"average_views (--average-views) averages probabilities, and head {grid.name!r} has none"
+                )
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as the JSON values that a run records.
@@ -119,6 +137,8 @@ class SweepSpec:
             "untrained_classes": self.untrained_classes,
             "val": self.val,
         }
+        if self.views:
+            found |= {"views": list(self.views), "average_views": self.average_views}
         return found | ({"metrics": list(self.metrics)} if self.metrics else {})
 
 

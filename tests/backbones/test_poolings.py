@@ -1,4 +1,4 @@
-"""Poolings of networks: the traps that tokens, layouts and learned poolers set; random weights, no network."""
+"""Poolings of networks: the traps of tokens, layouts and learned poolers; random weights, no network."""
 
 from __future__ import annotations
 

@@ -38,6 +38,7 @@ def test_derived_from_a_stored_map_is_what_is_pushed_to_float16(
     assert (there.cuts, here.cuts) == ((cut,), ("block3_pool",))
     assert (there.sources(cut), here.sources(cut)) == ((cut,), ("block3_pool",))
     one, other = there[cut][:], here[cut][:]
+    np.testing.assert_array_equal(here.features(cut), other.reshape(len(other), -1).astype(np.float32))
     assert one.dtype == other.dtype == np.float16
     assert one.shape == other.shape
     scale = np.abs(one.astype(np.float32)).max()
