@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,9 @@ from torch import Tensor
 
 from featbank.backbones import Backbone, cut_table, get_spec, load_backbone, truncate
 from featbank.errors import InvalidInputError
+
+sys.path.insert(0, str(Path(__file__).parent))
+from agreement import LIMIT, compare
 
 
 def images(size: int) -> Tensor:
@@ -26,6 +31,22 @@ def features(backbone: Backbone, *cuts: str) -> list[Tensor]:
 
 def close(one: Tensor, other: Tensor) -> bool:
     return bool((one - other).norm() <= 1e-5 * other.norm())
+
+
+#: A short form of tests/benchmarks/test_backbones_agree.py: name, side of the images.
+SMALL = {"mobilenet_v3_small": 64, "squeezenet1_1": 64, "timm:resnet10t": 64, "timm:test_vit": 160}
+
+
+@pytest.mark.parametrize(
+    "name", [one if one == "timm:test_vit" else pytest.param(one, marks=pytest.mark.slow) for one in SMALL]
+)
+def test_every_cut_and_pooling_is_that_of_the_untouched_model(name: str) -> None:
+    if name.startswith("timm:"):
+        pytest.importorskip("timm", reason="not installed: pip install 'featbank[timm]'")
+    backbone = load_backbone(name, weights="random", image_size=SMALL[name])
+    off, _, _ = compare(backbone, backbone.module)
+    assert sum(":" in one for one in off) >= 4
+    assert max(off.values()) <= LIMIT, off
 
 
 @pytest.mark.slow

@@ -8,8 +8,8 @@ relative difference. The poolings it is compared with are torch's own, on what h
 
 from __future__ import annotations
 
-import contextlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn import functional
 
-from featbank.backbones import Backbone, load_backbone, truncate
-from featbank.errors import InvalidInputError
+from featbank.backbones import Backbone, load_backbone
 
-LIMIT = 1e-5
+sys.path.insert(0, str(Path(__file__).parents[1] / "backbones"))
+from agreement import LIMIT, compare, relative
+
 #: Images of torchvision's are of 64 pixels but where the network takes others.
 _SIDES = {"inception_v3": 96, "maxvit_t": 224, "vit_h_14": 56}
 
@@ -93,7 +93,7 @@ def classifiers() -> list[str]:
 def test_torchvision(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     backbone = load_backbone(name, weights="random", image_size=_SIDES.get(name, 64))
     prefix = 1 if name.startswith("vit_") else 0
-    compare(f"torchvision {name}", backbone, backbone.module, prefix, capsys)
+    told(f"torchvision {name}", backbone, backbone.module, prefix, capsys)
 
 
 @pytest.mark.parametrize("model", _TIMM.split())
@@ -108,7 +108,7 @@ def test_timm(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     backbone = load_backbone(f"timm:{name}", weights=path, image_size=int(size) if size else None)
     path.unlink()
     prefix = getattr(module, "num_prefix_tokens", None)
-    features, images = compare(f"timm {name}", backbone, module, prefix, capsys)
+    features, images = told(f"timm {name}", backbone, module, prefix, capsys)
     with torch.inference_mode():
         vector = module.forward_head(module.forward_features(images), pre_logits=True)
     if "pre_logits" in features and isinstance(vector, Tensor):
@@ -133,111 +133,23 @@ def test_transformers(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[s
         "image_std": [0.5, 0.5, 0.5],
     }
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(said))
-    compare(f"transformers {name}", load_backbone(f"hf:{tmp_path}"), model, prefix, capsys)
+    told(f"transformers {name}", load_backbone(f"hf:{tmp_path}"), model, prefix, capsys)
 
 
-def compare(
+def told(
     name: str,
     backbone: Backbone,
     module: nn.Module,
     n_prefix: int | None,
     capsys: pytest.CaptureFixture[str],
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Compare all cuts and poolings of a backbone with what an untouched module gives."""
-    spec = backbone.spec
-    cuts = [cut.name for cut in spec.cuts if cut.derived_from is None]
-    pooled = [f"{cut.name}:{one}" for cut in spec.cuts for one in spec.poolings(cut)]
-    side = backbone.preprocessing.image_size
-    images = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0))
-    network = truncate(backbone, cuts)
-    shapes = network.cut_shapes
-    # at the smaller size a map may be too small for the grid
-    pooled = [one for one in pooled if not one.endswith("grid2") or min(shapes[one[:-6]][1:]) >= 2]
-    joined = []
-    for one in ("last4:cls", "last4:patch-mean"):
-        with contextlib.suppress(InvalidInputError):
-            joined.append(spec.cut(one).name)
-    with torch.inference_mode():
-        features = (
-            network(images) | truncate(backbone, [*pooled, *joined])(images) if pooled else network(images)
-        )
-        whole = caught(module, {cut: spec.cut(cut).node for cut in [*cuts, *pooled]}, images)
-    off = {cut: relative(features[cut], whole[spec.cut(cut).node]) for cut in cuts}
-    for cut in pooled:
-        base, _, pooling = cut.rpartition(":")
-        if pooling == "map":
-            off[cut] = relative(features[cut], whole[spec.cut(cut).node])
-            continue
-        layout = spec.cut(base).layout
-        assert layout is not None
-        made = whole[spec.cut(base).node]
-        if layout.axes == "NC" and n_prefix is not None:
-            assert layout.n_prefix in (0, n_prefix)
-            assert layout.n_prefix == n_prefix or made.shape[1] ** 0.5 % 1 == 0  # before the others come
-        off[cut] = relative(features[cut], reference(made, pooling, layout.axes, layout.n_prefix))
-    for cut in joined:
-        parts = [features[one.name] for one in spec.cut(cut).joined]
-        off[cut] = relative(features[cut], torch.cat(parts, 1))
+    """Compare, print a line, and hold the limit."""
+    off, features, images = compare(backbone, module, n_prefix)
     worst = max(off, key=off.__getitem__)
+    n_pooled = sum(":" in one for one in off)
     with capsys.disabled():
         print(  # noqa: T201
-            f"\n{name:45} {len(cuts):3} cuts, {len(pooled) + len(joined):3} poolings: "
-            f"{off[worst]:.1e} off at {worst}"
+            f"\n{name:45} {len(off) - n_pooled:3} cuts, {n_pooled:3} poolings: {off[worst]:.1e} off, {worst}"
         )
     assert off[worst] <= LIMIT, off
     return features, images
-
-
-def caught(module: nn.Module, nodes: dict[str, str], images: Tensor) -> dict[str, Tensor]:
-    """Return what a module gives at nodes: by hooks at its parts, and by a graph of its own elsewhere."""
-    found: dict[str, Tensor] = {}
-    parts = dict(module.named_modules())
-
-    def catch(path: str, made: Any) -> None:
-        if not isinstance(made, Tensor):
-            made = made[0] if isinstance(made, tuple | list) else getattr(made, "last_hidden_state", None)
-        found.setdefault(path, made.clone() if isinstance(made, Tensor) else torch.empty(0))
-
-    wanted = set(nodes.values()) - {"<output>", ""}
-    hooks = [
-        parts[path].register_forward_hook(lambda _, given, out, path=path: catch(path, out))
-        for path in wanted & set(parts)
-    ]
-    made = module(images)
-    for one in hooks:
-        one.remove()
-    if hasattr(made, "keys"):
-        made = made["logits"] if "logits" in made else made["last_hidden_state"]
-    found["<output>"] = made[0] if isinstance(made, tuple | list) else made
-    elsewhere = sorted(wanted - set(found))
-    if elsewhere:
-        from torchvision.models.feature_extraction import create_feature_extractor
-
-        found |= create_feature_extractor(
-            module, {one: one for one in elsewhere}, suppress_diff_warning=True
-        ).eval()(images)
-    return found
-
-
-def reference(features: Tensor, pooling: str, axes: str, n_prefix: int) -> Tensor:
-    if axes == "NC":
-        mean = features[:, n_prefix:].mean(1)
-        return {
-            "cls": features[:, 0],
-            "patch-mean": mean,
-            "cls+mean": torch.cat([features[:, 0], mean], 1),
-        }[pooling]
-    maps = features.permute(0, 3, 1, 2) if axes == "HWC" else features
-    if pooling == "gap":
-        return functional.adaptive_avg_pool2d(maps, 1).flatten(1)
-    if pooling == "gmp":
-        return functional.adaptive_max_pool2d(maps, 1).flatten(1)
-    if pooling == "grid2":
-        return functional.adaptive_avg_pool2d(maps, 2)
-    return functional.adaptive_avg_pool2d(maps.clamp(min=1e-6) ** 3, 1).flatten(1) ** (1 / 3)
-
-
-def relative(one: Tensor, other: Tensor) -> float:
-    if one.shape != other.shape:
-        return float("inf")
-    return float((one - other).norm() / other.norm().clamp_min(1e-12))
