@@ -73,6 +73,8 @@ def fit_heads(
     announce: Callable[[str], None] | None = None,
     val: float | Literal["none"] | None = None,
     metrics: Sequence[str] = (),
+    views: Sequence[str] = (),
+    average_views: bool = False,
 ) -> FittedRun:
     """Fit heads on a bank for growing numbers of samples per class, into a run folder with its figures.
 
@@ -86,7 +88,7 @@ def fit_heads(
         The bank, its folder, or a part of its name; the newest of the cache by default.
     cuts : sequence of str, optional
         Names or aliases of cuts; all complete ones by default.
-    heads, repeats, temperatures, random_state, head_params, save_heads, val, metrics
+    heads, repeats, temperatures, random_state, head_params, save_heads, val, metrics, views, average_views
         See `featbank.run_sweep`. Estimators of your own are fitted, scored and drawn like all others; they
         are not saved, so they cannot `predict` later.
     samples_per_class : str, int, or sequence of int or "all", optional
@@ -146,6 +148,8 @@ def fit_heads(
         untrained_classes=untrained_classes,
         val=val,
         metrics=metrics,
+        views=views,
+        average_views=average_views,
     )
     sweep, parameters = Sweep(bank, spec), spec.to_dict()
     digest = sweep_digest(bank, name, parameters)

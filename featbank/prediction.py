@@ -8,12 +8,13 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featbank._cache import user_path
+from featbank._cuts import LOGITS, SOFTMAX, CutName, with_views
 from featbank._registry import nearest
 from featbank._stat_cache import DigestCache
 from featbank.backbones import OF_A_MODULE, Backbone, Preprocessing, TruncatedNetwork, load_backbone
@@ -32,6 +33,9 @@ from featbank.extraction import Forward, as_stored, choose_device, decode_of, sp
 from featbank.inspection import OcclusionDisplay, RunImages
 from featbank.manifest import printable, short_repr
 from featbank.runs import Run, resolve_run
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["Prediction", "RunClassifier", "occlude", "predict"]
 
@@ -314,8 +318,16 @@ class RunClassifier:
                 decoder,
             )
         self._temperature = entry["temperature"]
-        self._cut = "logits" if entry["cut"] == "softmax" else str(entry["cut"])
-        self._dtype, self._cut_dtype = source["dtype"], source["cut_dtypes"].get(self._cut)
+        name = CutName.parse(str(entry["cut"]))
+        self._cut = str(replace(name, base=LOGITS) if name.base == SOFTMAX else name)
+        parameters = run.facts["parameters"]
+        averaged = parameters.get("views", ()) if parameters.get("average_views") else ()
+        #: What a batch is read at: the cut, and at each view that is averaged over.
+        self._cuts = with_views([self._cut], averaged)
+        dtypes = source["cut_dtypes"]
+        self._dtype = source["dtype"]
+        # what is pooled when it is read has the type of what it is pooled from
+        self._cut_dtype = dtypes.get(self._cut) or dtypes.get(str(replace(name, pooling=None)))
         loaded = _load(run, weights, backbone, self.preprocessing.image_size, digests)
         self._forward = Forward(
             replace(loaded, preprocessing=self.preprocessing),
@@ -329,11 +341,17 @@ class RunClassifier:
         return self.preprocessing.apply_geometry(decode_image(read_image_file(path)))
 
     def features(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return what a bank would hold of these images (n, size, size, 3), shape (n, n_features)."""
-        values = self._forward(images, [self._cut])[self._cut]
+        """Return what a bank would hold of these images (n, size, size, 3), shape (n_views * n, n_features).
+
+        A block of rows for each view that the run averages over; most runs have that of the images alone.
+        """
+        found = self._forward(images, self._cuts)
+        return np.concatenate([self._as_features(found[cut]) for cut in self._cuts])
+
+    def _as_features(self, values: Tensor) -> NDArray[np.float32]:
         # through the stored dtype, as the features the head was fitted on went
         stored = as_stored(values.float().cpu().numpy(), self._cut, self._dtype, cut_dtype=self._cut_dtype)
-        features = stored.reshape(len(images), -1)
+        features = stored.reshape(len(stored), -1)
         if self._temperature is None:
             return features
         from scipy.special import softmax
@@ -353,6 +371,8 @@ class RunClassifier:
 
     def labels(self, images: NDArray[np.uint8]) -> NDArray[np.int64]:
         """Return the class the head predicts of each image, as its position in ``run.classes``."""
+        if len(self._cuts) > 1:
+            return np.asarray(self.probabilities(images).argmax(axis=1), dtype=np.int64)
         return np.asarray(self.estimator.predict(self.features(images))).astype(np.int64)
 
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -378,7 +398,9 @@ class RunClassifier:
                 f"head {self.entry['name']!r} gives no probabilities; choose another with --head"
             )
         found = np.zeros((len(images), len(self.run.classes)))
-        found[:, np.asarray(self.estimator.classes_)] = self.estimator.predict_proba(self.features(images))
+        scores = self.estimator.predict_proba(self.features(images))
+        views = scores.reshape(len(self._cuts), len(images), -1)
+        found[:, np.asarray(self.estimator.classes_)] = views.mean(axis=0)
         return found
 
 

@@ -23,6 +23,7 @@ FLOORS = {
     "_stat_cache": 0,
     "_lean_imports": 0,
     "_cores": 0,
+    "_cuts": 0,
     "_validation": 0,
     "manifest": 0,
     "datasets": 1,

@@ -123,7 +123,7 @@ def test_a_cut_may_be_called_by_its_alias(digits, cache, alias, cut):
             "unknown cut 'block9_pool' of backbone 'minivgg'; known: ",
         ),
         ({"cuts": ["block1_pool"]}, UnknownNameError, "the bank has no cut 'block1_pool'; it has "),
-        ({"cuts": ["pool5@hflip"]}, UnknownNameError, "the bank has no cut 'pool5@hflip'; it has "),
+        ({"cuts": ["pool5@hflip"]}, UnknownNameError, "the bank has no cut 'block5_pool@hflip'; it has "),
         ({"heads": ["sofmax"]}, UnknownNameError, "unknown head 'sofmax'; known: 'softmax'"),
         ({"samples_per_class": "4..2"}, InvalidInputError, "samples_per_class='4..2' runs backwards"),
         (

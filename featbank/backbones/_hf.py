@@ -310,7 +310,7 @@ def _spec(name: str, *said: bytes) -> BackboneSpec:
     del said  # what the files said: when they change, so may the cuts
     from featbank.backbones._building import build_on_meta
     from featbank.backbones._hooks import OUTPUT, survey
-    from featbank.backbones._nodes import NodeSpec
+    from featbank.backbones._nodes import NodeSpec, prefix_tokens
 
     config = _config(name)
     n_classes = config.num_labels if _classifies(config) else 0
@@ -336,5 +336,16 @@ def _spec(name: str, *said: bytes) -> BackboneSpec:
         hidden = Cut("last_hidden_state", OUTPUT, whole.shape, macs=whole.macs)
         same = kept.get(id(whole.features))
         kept[id(whole.features)] = hidden if same is None else replace(same, aliases=(hidden.name,))
-    n_parameters = sum(one.numel() for one in module.parameters())
-    return replace(spec, cuts=tuple(kept.values()), n_parameters=n_parameters)
+    n_prefix, has_cls = prefix_tokens(module)
+    # The head of SigLIP's tower: an attention that has learned what to ask of the tokens.
+    reads = next((one for one in kept.values() if one.name == "post_layernorm"), None)
+    learned = any(name.endswith("head.probe") for name, _ in module.named_parameters())
+    head = next((one for one in kept.values() if one.node.rpartition(".")[2] == "head"), None)
+    return replace(
+        spec,
+        cuts=tuple(kept.values()),
+        n_prefix=n_prefix,
+        has_cls=has_cls,
+        attention_pools=((reads.name, head),) if learned and reads and head else (),
+        n_parameters=sum(one.numel() for one in module.parameters()),
+    )

@@ -14,8 +14,10 @@ if TYPE_CHECKING:
 
     from featbank.backbones._graph import GraphFacts
 
-__all__ = ["NodeSpec", "measure", "tabulated"]
+__all__ = ["NodeSpec", "measure", "prefix_tokens", "tabulated"]
 
+#: Where torchvision's vision transformers keep their blocks.
+_A_LEVEL_DEEPER = "encoder.layers."
 #: Name of the cut that is what a network gives itself.
 _OUTPUT = "output"
 
@@ -47,7 +49,28 @@ class NodeSpec(BackboneSpec):
             ) from None
         if name not in facts.shapes:
             raise InvalidInputError(f"node {name!r} of backbone {self.name!r} gives no features")
-        return self._index.setdefault(name, Cut(name, name, facts.shapes[name], (), facts.cut_macs[name]))
+        found = Cut(name, name, facts.shapes[name], (), facts.cut_macs[name])
+        return self._index.setdefault(name, self._with_layout(found))
+
+
+#: What models call the tokens that they put before those of the patches; the first three are class tokens.
+_PREFIX_TOKENS = (
+    "cls_token",
+    "class_token",
+    "class_embedding",
+    "dist_token",
+    "distillation_token",
+    "reg_token",
+    "register_tokens",
+)
+
+
+def prefix_tokens(module: nn.Module) -> tuple[int, bool]:
+    """Say how many tokens a network puts before those of the patches, and whether one is a class token."""
+    found = {name.rpartition(".")[2]: one for name, one in module.named_parameters()}
+    known = [name for name in _PREFIX_TOKENS if name in found]
+    n = sum(found[name].shape[-2] if found[name].ndim > 1 else 1 for name in known)
+    return n, bool(set(known) & set(_PREFIX_TOKENS[:3]))
 
 
 def measure(spec: BackboneSpec, image_size: int) -> dict[str, tuple[tuple[int, ...], int]]:
@@ -98,9 +121,12 @@ def tabulated(spec: NodeSpec, module: nn.Module) -> NodeSpec:
     if found[-1].name == _OUTPUT and len(found[-1].shape) == 1:
         n_classes = found[-1].shape[0]
         found = [*(one for one in found[:-1] if one.name != "logits"), replace(found[-1], name="logits")]
+    n_prefix, has_cls = prefix_tokens(module)
     return replace(
         spec,
         cuts=tuple(found),
+        n_prefix=n_prefix,
+        has_cls=has_cls,
         n_classes=n_classes,
         n_parameters=sum(one.numel() for one in module.parameters()),
     )
@@ -113,7 +139,7 @@ def _traced_cuts(spec: NodeSpec, module: nn.Module) -> list[Cut]:
     # An end is the last node under a path; a dict keeps the later of two equal paths where it runs.
     ends: dict[str, str] = {}
     for node in names[1:-1]:
-        path = ".".join(node.split(".")[:2])
+        path = ".".join(node.split(".")[: 3 if node.startswith(_A_LEVEL_DEEPER) else 2])
         ends.pop(path, None)
         ends[path] = node
     ends.pop(_OUTPUT, None)

@@ -148,7 +148,7 @@ def _spec(name: str) -> BackboneSpec | None:
     if not timm.is_model(architecture) or (name != architecture and name not in timm.list_pretrained()):
         return None
     from featbank.backbones._building import build_on_meta
-    from featbank.backbones._nodes import NodeSpec
+    from featbank.backbones._nodes import NodeSpec, prefix_tokens
 
     config = _config(name)
     n_classes = config.get("num_classes", 1000)
@@ -163,9 +163,14 @@ def _spec(name: str) -> BackboneSpec | None:
         hooked=True,
     )
     module = build_on_meta(bare)
+    n_prefix, has_cls = prefix_tokens(module)
+    cuts = _cuts(bare, module, classifier)
     return replace(
         bare,
-        cuts=_cuts(bare, module, classifier),
+        cuts=cuts,
+        n_prefix=n_prefix,
+        has_cls=has_cls,
+        attention_pools=_attention_pools(bare, module, cuts),
         n_parameters=sum(one.numel() for one in module.parameters()),
     )
 
@@ -200,6 +205,19 @@ def _cuts(spec: NodeSpec, module: nn.Module, classifier: Any) -> tuple[Cut, ...]
             name = "logits" if spec.n_classes else "pre_logits" if is_vector else name
         cuts.append(_cut(name, OUTPUT, whole))
     return tuple(cuts)
+
+
+def _attention_pools(spec: NodeSpec, module: nn.Module, cuts: tuple[Cut, ...]) -> tuple[tuple[str, Cut], ...]:
+    """Find the cut that a learned attention pooler reads, as SigLIP has one, and what that gives."""
+    from featbank.backbones._hooks import survey
+
+    if not any(path == "attn_pool" for path, _ in module.named_modules()):
+        return ()
+    pooler = survey(module, spec.default_image_size, spec.name).get("attn_pool")
+    norm = next((cut for cut in cuts if cut.name == "norm"), None)
+    if pooler is None or pooler.fault is not None or norm is None:
+        return ()
+    return ((norm.name, _cut("attn_pool", "attn_pool", pooler)),)
 
 
 def _own_vector(module: Any, image_size: int) -> tuple[int, ...] | None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
+from featbank._cuts import MAP, pooled_shape
 from featbank.backbones._family import FAMILIES, OWN_FAMILIES, get_spec
-from featbank.backbones._spec import BackboneSpec, Cut
+from featbank.backbones._spec import BackboneSpec
 from featbank.errors import InvalidInputError
 
 __all__ = ["CutRow", "check_image_size", "cut_table", "names"]
@@ -61,6 +64,8 @@ class CutRow:
         Multiply-adds of one image up to the cut.
     row_bytes : int
         Bytes of one image in a bank: float16, ``logits`` float32, 0 for what is not stored.
+    poolings : mapping of str to int
+        What its features can be pooled by, ``NAME:POOLING``, and the bytes of one image then.
     """
 
     name: str
@@ -69,6 +74,7 @@ class CutRow:
     aliases: tuple[str, ...]
     macs: int
     row_bytes: int
+    poolings: Mapping[str, int]
 
 
 def cut_table(name: str, image_size: int | None = None) -> list[CutRow]:
@@ -111,8 +117,15 @@ def cut_table(name: str, image_size: int | None = None) -> list[CutRow]:
         source = cut.derived_from or cut.name
         shape, macs = measured.get(source, (cut.shape, cut.macs or 0))
         node = f"softmax({source} / T)" if cut.derived_from else cut.node
-        sized = Cut(cut.name, cut.node, shape, derived_from=cut.derived_from)
-        rows.append(CutRow(cut.name, node, shape, cut.aliases, macs, sized.row_bytes))
+        sized = replace(cut, shape=shape)
+        pooled = {
+            one: 2 * math.prod(pooled_shape(cut.name, shape, cut.layout, one))
+            for one in spec.poolings(sized)
+            if one != MAP
+        }
+        if MAP in spec.poolings(sized):
+            pooled[MAP] = spec.cut(f"{cut.name}:{MAP}").row_bytes
+        rows.append(CutRow(cut.name, node, shape, cut.aliases, macs, sized.row_bytes, pooled))
     return rows
 
 

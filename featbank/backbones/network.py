@@ -6,23 +6,54 @@ import contextlib
 import functools
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
+from featbank._cuts import MAP, Layout, pool, pooled_shape
 from featbank.backbones import _graph
 from featbank.backbones._hooks import OUTPUT, HookedNetwork, count_hooked
 from featbank.errors import InvalidInputError, WeightsError
 
 if TYPE_CHECKING:
-    import torch
-
+    from featbank.backbones._spec import Cut
     from featbank.backbones.loading import Backbone
 
 __all__ = ["TruncatedNetwork", "largest_activation", "truncate"]
 
 #: What `largest_activation` found: it is asked in several places.
 _largest: weakref.WeakKeyDictionary[Backbone, int] = weakref.WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class Tap:
+    """An output of a graph, and how it is pooled."""
+
+    output: str
+    pooling: str | None = None
+    layout: Layout | None = None
+
+
+def _tapped(taps: Sequence[Tap], outputs: Mapping[str, Tensor]) -> Tensor:
+    if len(taps) > 1:
+        return torch.cat([_tapped([one], outputs) for one in taps], 1)
+    (tap,) = taps
+    features = outputs[tap.output]
+    if tap.pooling is None or tap.layout is None:
+        return features
+    # in float32 whatever the network computes in, as a bank pools what it stores
+    pooled: Tensor = pool(features.float(), tap.layout, tap.pooling, torch)
+    return pooled
+
+
+def _tapped_shape(taps: Sequence[Tap], shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
+    if len(taps) > 1:
+        return (sum(_tapped_shape([one], shapes)[0] for one in taps),)
+    (tap,) = taps
+    shape = shapes[tap.output]
+    return shape if tap.pooling is None else pooled_shape(tap.output, shape, tap.layout, tap.pooling)
 
 
 class TruncatedNetwork(nn.Module):
@@ -40,6 +71,9 @@ class TruncatedNetwork(nn.Module):
         Side of the square input, in pixels, for which shapes and multiply-adds are counted.
     owner : str
         The network's name, for messages.
+    taps : mapping of str to tuple of Tap, optional
+        Cut name -> what is made of outputs of the graph; by default each cut is one of them as it is. With
+        it `nodes` and `shapes` are of the graph's outputs.
 
     Attributes
     ----------
@@ -63,11 +97,13 @@ class TruncatedNetwork(nn.Module):
         shapes: Mapping[str, tuple[int, ...]],
         image_size: int,
         owner: str,
+        taps: Mapping[str, tuple[Tap, ...]] | None = None,
     ) -> None:
         super().__init__()
         self.graph = graph
         self.nodes = dict(nodes)
-        self.cut_shapes = dict(shapes)
+        self._shapes = dict(shapes)
+        self.taps = {name: (Tap(name),) for name in nodes} if taps is None else dict(taps)
         self.image_size = image_size
         self._owner = owner
         self.eval()
@@ -83,10 +119,17 @@ class TruncatedNetwork(nn.Module):
         """Whether it is a graph that torch.fx traced, and not the whole module with hooks at its cuts."""
         return not isinstance(self.graph, HookedNetwork)
 
+    @functools.cached_property
+    def cut_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Cut name -> shape of one image's features, at `image_size`."""
+        shapes = self._shapes or self._facts.shapes
+        return {cut: _tapped_shape(taps, shapes) for cut, taps in self.taps.items()}
+
     @property
     def cut_macs(self) -> dict[str, int]:
         """Multiply-adds of one image up to each cut."""
-        return {cut: self._facts.cut_macs[cut] for cut in self.nodes}
+        macs = self._facts.cut_macs
+        return {cut: max(macs[one.output] for one in taps) for cut, taps in self.taps.items()}
 
     @property
     def macs(self) -> int:
@@ -96,7 +139,7 @@ class TruncatedNetwork(nn.Module):
     @property
     def cuts(self) -> tuple[str, ...]:
         """Cut names, in the order asked for."""
-        return tuple(self.nodes)
+        return tuple(self.taps)
 
     def train(self, mode: bool = True) -> TruncatedNetwork:
         """Stay in eval mode: features of a frozen backbone must not depend on batch statistics or dropout."""
@@ -118,8 +161,8 @@ class TruncatedNetwork(nn.Module):
             One entry per cut, in the order the cuts were asked for. Two entries may share memory
             (a flattened vector and what it was flattened from); none is overwritten later in the pass.
         """
-        features: dict[str, Tensor] = self.graph(batch)
-        return features
+        outputs: dict[str, Tensor] = self.graph(batch)
+        return {cut: _tapped(taps, outputs) for cut, taps in self.taps.items()}
 
     def lowered(self, dtype: torch.dtype) -> TruncatedNetwork:
         """Return a copy whose convolutions and linear layers hold their weights in `dtype`; for autocast.
@@ -166,7 +209,8 @@ def truncate(
         it, paths of its parts. Neither is changed: its mode, its in-place ReLUs, its hooks and its
         parameters' ``requires_grad`` stay as they are.
     cuts : sequence of str
-        Names or aliases. ``"softmax"`` asks for ``"logits"``, from which it is derived at any temperature.
+        ``CUT[:POOLING]``, names or aliases. ``"softmax"`` asks for ``"logits"``, from which it is derived at
+        any temperature.
     image_size : int, optional
         Side of the square input, in pixels, for which shapes and multiply-adds are counted; by default the
         backbone's own, or 224 for a bare module. The network itself takes any size the backbone does.
@@ -201,13 +245,15 @@ def truncate(
         module, owner = backbone, type(backbone).__name__
         if isinstance(cuts, str):
             raise InvalidInputError(f"cuts={cuts!r} is a string; pass a list of nodes, e.g. [{cuts!r}]")
-        nodes = {str(cut): str(cut) for cut in cuts}
+        nodes, taps = {str(cut): str(cut) for cut in cuts}, None
         if not nodes:
             raise InvalidInputError(f"no node of {owner!r} asked for; name at least one")
         size, hooked = 224 if image_size is None else image_size, False
     else:
         module, owner = backbone.module, backbone.spec.name
-        nodes = {cut.name: cut.node for cut in backbone.spec.resolve(cuts)}
+        nodes, taps = _tap(backbone.spec.resolve(cuts))
+        if any("@" in cut for cut in taps):
+            raise InvalidInputError(f"cuts={list(cuts)!r}: a view changes the image, not the network")
         size = backbone.preprocessing.image_size if image_size is None else image_size
         hooked = backbone.spec.hooked
     graph: nn.Module | None = None
@@ -224,10 +270,26 @@ def truncate(
                 f"{owner!r} needs: ask for cuts before the classifier, or give weights that have one"
             )
     shapes = None if isinstance(backbone, nn.Module) else _shapes_in_table(backbone, nodes, size)
-    network = TruncatedNetwork(graph, nodes=nodes, shapes=shapes or {}, image_size=size, owner=owner)
-    if shapes is None:
-        network.cut_shapes = network._facts.shapes
+    network = TruncatedNetwork(
+        graph, nodes=nodes, shapes=shapes or {}, image_size=size, owner=owner, taps=taps
+    )
+    network.cut_shapes  # noqa: B018 - images of another size may not pass, or leave nothing to pool
     return network
+
+
+def _tap(cuts: Iterable[Cut]) -> tuple[dict[str, str], dict[str, tuple[Tap, ...]]]:
+    """Return what a graph is to give for these cuts, output -> node, and what is made of it."""
+    nodes: dict[str, str] = {}
+    taps: dict[str, tuple[Tap, ...]] = {}
+    for cut in cuts:
+        found = []
+        for one in cut.joined or (cut,):
+            pooling = None if one.pooling == MAP else one.pooling
+            output = one.name if pooling is None else one.name.rpartition(":")[0]
+            nodes[output] = one.node
+            found.append(Tap(output, pooling, one.layout))
+        taps[cut.name] = tuple(found)
+    return nodes, taps
 
 
 def _behind_absent(

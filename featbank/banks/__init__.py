@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from featbank.banks.archive import Archive, import_bank, open_archive, unpack
-from featbank.banks.arrays import CutArray, SoftmaxArray
+from featbank.banks.arrays import CutArray, StoredFeatures
 from featbank.banks.bank import Bank, BankInfo, CutInfo, CutProgress, CutWriter
 from featbank.banks.documents import CUT_FILE, FORMAT_VERSION, MANIFEST_FILE, BankKey, QuarantineRecord
 from featbank.banks.exporting import export_bank
@@ -38,7 +38,7 @@ __all__ = [
     "SetAside",
     "ShardPlan",
     "SlotTable",
-    "SoftmaxArray",
+    "StoredFeatures",
     "VerifyReport",
     "damaged_files",
     "export_bank",

@@ -235,6 +235,9 @@ class Archive(StoredFeatures):
                 for _ in _checked_shards(self._pack, cut):
                     pass
 
+    def _stored_cuts(self) -> tuple[str, ...]:
+        return tuple(self._readers)
+
     def _reader(self, cut: str) -> _PackReader:
         if cut not in self._readers:
             raise UnknownNameError(

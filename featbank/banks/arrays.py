@@ -6,10 +6,11 @@ They stand in blocks: the mapped shards of a folder, or the chunks of a packed f
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -17,6 +18,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from featbank._cuts import LOGITS, MAP, SOFTMAX, CutName, Layout, last_blocks, pool, pooled_shape
 from featbank.banks.documents import BankDocument, BankKey, CutLayout
 from featbank.banks.shards import (
     Shard,
@@ -27,10 +29,8 @@ from featbank.banks.shards import (
     read_shard,
     shard_files,
 )
-from featbank.errors import BankChangedError, IncompleteBankError, InvalidInputError
+from featbank.errors import BankChangedError, IncompleteBankError, InvalidInputError, UnknownNameError
 from featbank.manifest import Manifest, RowStatus, printable
-
-SOFTMAX, LOGITS = "softmax", "logits"
 
 #: Maps kept open at once; each holds a file descriptor, of which many systems allow 1024.
 _MAPS_LIMIT = 64
@@ -42,6 +42,8 @@ _BLOCK_BYTES = 256 * 1024
 _UNKNOWN = 255
 #: Rows of `iter_batches` and of whole-array reads that must be derived.
 _BATCH = 1024
+#: Numbers that cuts are derived from at once.
+_DERIVED_NUMBERS = 4_000_000
 
 
 class BlockRows(ABC):
@@ -236,13 +238,22 @@ class CutArray:
         What reads its slots.
     stored : StoredManifest
         The rows it has, even if the bank's manifest is set anew later.
+    temperature : float, optional
+        Of softmax features.
     """
 
-    def __init__(self, bank: StoredFeatures, reader: SlotReader, stored: StoredManifest) -> None:
+    def __init__(
+        self,
+        bank: StoredFeatures,
+        reader: SlotReader,
+        stored: StoredManifest,
+        temperature: float | None = None,
+    ) -> None:
         self._bank = bank
         self._reader = reader
         self._stored = stored
         self._row_slots = stored.row_slots
+        self.temperature = temperature
 
     @property
     def cut(self) -> str:
@@ -287,7 +298,7 @@ class CutArray:
         return f"<{kind} {self.cut!r} shape={self.shape} dtype={self.dtype} of {self._bank.name!r}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self._bank, self.cut, self._stored.rows_digest)
+        return _reopen, (self._bank, self.cut, self._stored.rows_digest, self.temperature)
 
     def __iter__(self) -> Iterator[NDArray[Any]]:
         for batch in self.iter_batches(_BATCH):
@@ -360,11 +371,8 @@ class CutArray:
             raise InvalidInputError(f"out has shape {out.shape}, the rows asked for have {shape}")
         slots = self._row_slots[index]
         self._refuse_unusable(index, slots)
-        self._gather(slots, out)
-        return out
-
-    def _gather(self, slots: NDArray[np.int64], out: NDArray[Any]) -> None:
         self._reader.gather(slots, out)
+        return out
 
     def _refuse_unusable(self, index: NDArray[np.int64], slots: NDArray[np.int64]) -> None:
         bad = np.flatnonzero(self._reader.statuses(slots) != RowStatus.OK)
@@ -437,15 +445,56 @@ class CutArray:
         return self.read(dtype=dtype)
 
 
-class SoftmaxArray(CutArray):
-    """``softmax(logits / temperature)`` in float32, derived from the stored logits when it is read.
+class DerivedReader:
+    """Slots of a cut that is computed, when it is read, from slots of cuts that are stored.
 
     Parameters
     ----------
-    bank, reader, stored
-        As in `CutArray`, of the cut ``logits``.
-    temperature : float
-        Finite and over 0; 1 gives the network's own probabilities, more makes them flatter.
+    layout : CutLayout
+        Of what is computed.
+    sources : sequence of SlotReader
+        What it is computed from; they may be derived themselves.
+    compute : callable
+        Maps the sources' rows, in float64 for softmax and else in float32, to the rows of the cut.
+    """
+
+    def __init__(
+        self,
+        layout: CutLayout,
+        sources: Sequence[SlotReader],
+        compute: Callable[[list[NDArray[Any]]], NDArray[Any]],
+        *,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        self.layout = layout
+        self._sources, self._compute, self._dtype = tuple(sources), compute, np.dtype(dtype)
+        # of maps, which are large, a few at once: of some thousand all poolings are computed in the cache
+        largest = max(one.layout.n_features for one in self._sources)
+        self._step = max(1, min(_BATCH, _DERIVED_NUMBERS // largest))
+
+    def statuses(self, slots: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return the status of each slot: the worst that a source has."""
+        found = [one.statuses(slots) for one in self._sources]
+        return functools.reduce(np.maximum, found)
+
+    def usable(self, slots: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Say which slots all sources can give."""
+        return functools.reduce(np.logical_and, [one.usable(slots) for one in self._sources])
+
+    def gather(self, slots: NDArray[np.int64], out: NDArray[Any]) -> None:
+        """Compute the features of `slots` into `out`."""
+        for start in range(0, len(slots), self._step):
+            part, blocks = slots[start : start + self._step], []
+            for one in self._sources:
+                block = np.empty((len(part), *one.layout.shape), self._dtype)
+                one.gather(part, block)
+                blocks.append(block)
+            # rounded as if it were stored, whatever it is read as: a head gets the same numbers everywhere
+            out[start : start + self._step] = self._compute(blocks).astype(self.layout.dtype)
+
+
+def softmax_reader(logits: SlotReader, temperature: float) -> DerivedReader:
+    """Return ``softmax(logits / temperature)`` in float32, of stored logits.
 
     Raises
     ------
@@ -456,47 +505,35 @@ class SoftmaxArray(CutArray):
     ----------
     Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network, 2015, section 2.
     """
+    number = isinstance(temperature, int | float | np.integer | np.floating)
+    if not number or isinstance(temperature, bool) or not (0 < temperature < math.inf):
+        raise InvalidInputError(
+            f"temperature={temperature!r} must be a finite number over 0; "
+            f"1 gives the network's own probabilities"
+        )
+    layout = logits.layout
+    if len(layout.shape) != 1:
+        raise InvalidInputError(
+            f"cut {layout.cut!r} has rows of shape {layout.shape}; softmax needs one axis of classes"
+        )
 
-    def __init__(
-        self, bank: StoredFeatures, reader: SlotReader, stored: StoredManifest, temperature: float = 1.0
-    ) -> None:
-        super().__init__(bank, reader, stored)
-        number = isinstance(temperature, int | float | np.integer | np.floating)
-        if not number or isinstance(temperature, bool) or not (0 < temperature < math.inf):
-            raise InvalidInputError(
-                f"temperature={temperature!r} must be a finite number over 0; "
-                f"1 gives the network's own probabilities"
-            )
-        if len(reader.layout.shape) != 1:
-            raise InvalidInputError(
-                f"cut {reader.layout.cut!r} has rows of shape {reader.layout.shape}; "
-                f"softmax needs one axis of classes"
-            )
-        self.temperature = float(temperature)
+    def softmax(blocks: list[NDArray[Any]]) -> NDArray[Any]:
+        (block,) = blocks
+        block -= block.max(axis=1, keepdims=True)  # exp never overflows
+        with np.errstate(over="ignore", under="ignore"):  # a tiny temperature: the rest becomes 0
+            block /= float(temperature)
+            np.exp(block, out=block)
+        block /= block.sum(axis=1, keepdims=True)
+        return block
 
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """What indexing returns: float32."""
-        return np.dtype(np.float32)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self._bank, self.cut, self._stored.rows_digest, self.temperature)
-
-    def _gather(self, slots: NDArray[np.int64], out: NDArray[Any]) -> None:
-        for start in range(0, len(slots), _BATCH):
-            block = np.empty((len(slots[start : start + _BATCH]), *self.shape[1:]), np.float64)
-            self._reader.gather(slots[start : start + _BATCH], block)
-            block -= block.max(axis=1, keepdims=True)  # exp never overflows
-            with np.errstate(over="ignore", under="ignore"):  # a tiny temperature: the rest becomes 0
-                block /= self.temperature
-                np.exp(block, out=block)
-            block /= block.sum(axis=1, keepdims=True)
-            out[start : start + _BATCH] = block
+    name = str(replace(CutName.parse(layout.cut), base=SOFTMAX))
+    kind = np.dtype(np.float32)
+    return DerivedReader(replace(layout, cut=name, dtype=kind), [logits], softmax, dtype=np.float64)
 
 
-def _reopen(bank: StoredFeatures, cut: str, rows: str, temperature: float | None = None) -> CutArray:
+def _reopen(bank: StoredFeatures, cut: str, rows: str, temperature: float | None) -> CutArray:
     bank._refuse_other_rows(rows)  # an array may be older than the bank it travels with
-    return bank[cut] if temperature is None else bank._softmax_array(cut, temperature)
+    return bank._array(cut, 1.0 if temperature is None else temperature)
 
 
 class StoredFeatures(ABC):
@@ -587,12 +624,14 @@ class StoredFeatures(ABC):
         return self.slot_table.first_rows(self.row_slots)
 
     def __getitem__(self, cut: str) -> CutArray:
-        """Return the features of a cut; ``"softmax"`` is derived from ``logits`` at temperature 1.
+        """Return the features of a cut: as they are stored, or derived when they are read.
 
         Parameters
         ----------
         cut : str
-            Its name. A cut that is only partly extracted can be opened; reading a missing row is an error.
+            ``CUT[:POOLING][@VIEW]``. ``"softmax"`` is derived from ``logits`` at temperature 1, and a pooling
+            that is not stored from the map or the tokens that are. A cut that is only partly extracted can
+            be opened; reading a missing row is an error.
 
         Returns
         -------
@@ -601,13 +640,106 @@ class StoredFeatures(ABC):
         Raises
         ------
         UnknownNameError
-            If there is nothing of this cut.
+            If there is nothing of this cut, nor what it can be derived from.
+        InvalidInputError
+            If the pooling does not go with the cut.
         """
-        if cut == SOFTMAX:
-            return self._softmax_array(LOGITS, 1.0)
-        return CutArray(self, self._reader(cut), self._stored)
+        return self._array(cut, 1.0)
 
-    def softmax(self, temperature: float, rows: slice | ArrayLike | None = None) -> NDArray[np.float32]:
+    def sources(self, cut: str) -> tuple[str, ...]:
+        """Return the stored cuts that ``bank[cut]`` reads: itself, or those it is derived from.
+
+        Raises
+        ------
+        UnknownNameError, InvalidInputError
+            As indexing does.
+        """
+        return tuple(dict.fromkeys(self._found_reader(cut)[1]))
+
+    @abstractmethod
+    def facts(self, cut: str) -> dict[str, Any]:
+        """Return what extraction recorded of a stored cut; {} while it is not finished."""
+
+    @abstractmethod
+    def _stored_cuts(self) -> tuple[str, ...]:
+        """Return the names of what is stored, complete or not."""
+
+    def _array(self, cut: str, temperature: float) -> CutArray:
+        reader, _ = self._found_reader(cut, temperature)
+        is_softmax = CutName.parse(cut).base == SOFTMAX
+        return CutArray(self, reader, self._stored, temperature if is_softmax else None)
+
+    def _found_reader(self, cut: str, temperature: float = 1.0) -> tuple[SlotReader, list[str]]:
+        """Return what reads a cut, and the stored cuts that it reads."""
+        try:
+            return self._reader(cut), [cut]
+        except UnknownNameError as error:
+            unknown = error
+        try:
+            name = CutName.parse(cut)
+        except InvalidInputError:
+            raise unknown from None
+        if name.base == SOFTMAX and name.pooling is None:
+            needed = str(replace(name, base=LOGITS))
+            return softmax_reader(self._reader(needed), temperature), [needed]
+        found = self._pooled(name)
+        if found is None:
+            raise unknown
+        return found
+
+    def _pooled(self, name: CutName) -> tuple[SlotReader, list[str]] | None:
+        """Return what pools stored features when they are read; None where none are stored."""
+        if name.pooling is None or name.pooling == MAP:
+            return None
+        if name.n_last is not None:
+            layouts = {
+                one: Layout.from_dict(self.facts(one))
+                for one in self._stored_cuts()
+                if CutName.parse(one).view == name.view
+            }
+            # a block may be stored whole, or as this pooling alone
+            bases = {CutName.parse(one).base: layout for one, layout in layouts.items()}
+            blocks = last_blocks(bases, name.n_last)
+            if blocks is None:
+                return None
+            try:
+                found = [self._found_reader(str(replace(name, base=block))) for block in blocks]
+            except UnknownNameError:
+                return None
+            readers, stored = [one for one, _ in found], [cut for _, cuts in found for cut in cuts]
+            shape: tuple[int, ...] = (sum(one.layout.shape[0] for one in readers),)
+            return self._derived(name, readers, shape, lambda blocks: np.concatenate(blocks, 1)), stored
+        source = str(replace(name, pooling=None))
+        try:
+            reader = self._reader(source)
+        except UnknownNameError:
+            return None
+        layout = Layout.from_dict(self.facts(source))
+        if layout is None and len(reader.layout.shape) > 1:  # from before this was recorded, or not finished
+            return None
+        pooling = name.pooling
+        shape = pooled_shape(source, reader.layout.shape, layout, pooling)
+        if layout is None:
+            return None
+        return self._derived(name, [reader], shape, lambda blocks: pool(blocks[0], layout, pooling, np)), [
+            source
+        ]
+
+    def _derived(
+        self,
+        name: CutName,
+        readers: Sequence[SlotReader],
+        shape: tuple[int, ...],
+        compute: Callable[[list[NDArray[Any]]], NDArray[Any]],
+    ) -> DerivedReader:
+        dtype = np.result_type(*(one.layout.dtype for one in readers))
+        return DerivedReader(
+            replace(readers[0].layout, cut=str(name), shape=shape, dtype=dtype), readers, compute
+        )
+
+    def softmax(
+        self, temperature: float, rows: slice | ArrayLike | None = None, *, view: str | None = None
+    ) -> NDArray[np.float32]:
         """Return ``softmax(logits / temperature)``.
 
         Parameters
@@ -616,6 +748,8 @@ class StoredFeatures(ABC):
             Finite and over 0.
         rows : slice, array-like of int or bool, or None
             Which rows; None takes all.
+        view : str, optional
+            Of the images at this view.
 
         Returns
         -------
@@ -628,10 +762,7 @@ class StoredFeatures(ABC):
         UnknownNameError
             If the bank holds no ``logits``.
         """
-        return self._softmax_array(LOGITS, temperature).read(rows)
-
-    def _softmax_array(self, cut: str, temperature: float) -> SoftmaxArray:
-        return SoftmaxArray(self, self._reader(cut), self._stored, temperature)
+        return self._array(str(CutName(SOFTMAX, view=view)), temperature).read(rows)
 
     def features(
         self, cut: str, rows: slice | ArrayLike | None = None, dtype: DTypeLike = np.float32
@@ -641,7 +772,7 @@ class StoredFeatures(ABC):
         Parameters
         ----------
         cut : str
-            Its name, or ``"softmax"``.
+            Its name, as of ``bank[cut]``.
         rows : slice, array-like of int or bool, or None
             Which rows; None takes all.
         dtype : dtype, default=float32
@@ -663,7 +794,7 @@ class StoredFeatures(ABC):
         Parameters
         ----------
         cut : str
-            Its name, or ``"softmax"``.
+            Its name, as of ``bank[cut]``.
         split : {"train", "val", "test", "none"} or None
             Rows of this split only; None takes all.
         rows : slice, array-like of int or bool, or None
@@ -720,7 +851,7 @@ class StoredFeatures(ABC):
         Parameters
         ----------
         cut : str
-            Its name, or ``"softmax"``.
+            Its name, as of ``bank[cut]``.
 
         Returns
         -------
@@ -731,7 +862,7 @@ class StoredFeatures(ABC):
         CorruptBankError
             If a shard that is there is damaged.
         """
-        return self._reader(LOGITS if cut == SOFTMAX else cut).usable(self.row_slots)
+        return self._found_reader(cut)[0].usable(self.row_slots)
 
 
 def _reopen_bank(kind: type[StoredFeatures], path: Path, key: str, rows: str | None) -> StoredFeatures:

@@ -27,9 +27,10 @@ from featbank._atomic import (
     write_file,
 )
 from featbank._cache import make_newest, user_path
+from featbank._cuts import SOFTMAX, CutName
 from featbank._registry import nearest
 from featbank.banks import documents as files
-from featbank.banks.arrays import SOFTMAX, CutReader, StoredFeatures
+from featbank.banks.arrays import CutReader, StoredFeatures
 from featbank.banks.documents import MANIFEST_FILE, CutDocument, CutLayout, QuarantineRecord, check_name
 from featbank.banks.shards import (
     SHARD_BYTES,
@@ -444,6 +445,9 @@ class Bank(StoredFeatures):
     def _reader(self, cut: str) -> CutReader:
         return self._reader_of(self._found(cut)[0])
 
+    def _stored_cuts(self) -> tuple[str, ...]:
+        return tuple(one.name for one in self._cut_folders())
+
     def _found(self, cut: str) -> tuple[CutLayout, CutDocument | None]:
         layout, document = self._look(self.path / cut) if self._may_be_cut(cut) else (None, None)
         if layout is None:
@@ -485,7 +489,7 @@ class Bank(StoredFeatures):
         Parameters
         ----------
         cut : str
-            Its name; ``block4_pool@hflip`` for a view.
+            Its name, ``CUT[:POOLING][@VIEW]``.
         shape : tuple of int
             Shape of one row, each side at least 1.
         dtype : {"float16", "float32"}
@@ -509,9 +513,9 @@ class Bank(StoredFeatures):
         """
         check_name("cut", cut)
         kind, sides = np.dtype(dtype), tuple(int(side) for side in shape)
-        if cut == SOFTMAX:
+        if CutName.parse(cut).base == SOFTMAX:
             raise InvalidInputError(
-                "cut='softmax' is never stored: store 'logits', bank.softmax(temperature) derives it"
+                f"cut={cut!r} is never stored: store 'logits', bank.softmax(temperature) derives it"
             )
         if kind.name not in ("float16", "float32") or not sides or min(sides) < 1:
             raise InvalidInputError(

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from featbank._atomic import canonical_json, locked, sha256, write_file, write_json
+from featbank._cuts import LOGITS, SOFTMAX
 from featbank.errors import (
     BankFormatError,
     BankNotFoundError,
@@ -46,6 +47,8 @@ VERIFIED_FILE = ".verified.json"
 ASIDE_PREFIX = "damaged-"
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,99}")
+#: A cut's has a ":" before its pooling.
+_CUT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@:+-]{0,99}")
 _DTYPES = ("float16", "float32", "float16-clip")
 _SEAL = "sha256"
 #: More than fit the largest disk; a list that claims more would only fill the memory.
@@ -68,7 +71,8 @@ _OF_THE_SYSTEM = (
 
 def check_name(kind: str, name: str) -> str:
     """Return `name` if it is safe as the name of a folder on every system; raises `InvalidInputError`."""
-    if not isinstance(name, str) or not _NAME.fullmatch(name) or name.endswith("."):
+    pattern = _CUT_NAME if kind == "cut" else _NAME
+    if not isinstance(name, str) or not pattern.fullmatch(name) or name.endswith("."):
         raise InvalidInputError(
             f"{kind}={name!r} cannot name a folder: use 1 to 100 of the characters A-Z a-z 0-9 _ . @ + -, "
             f"starting with a letter, a digit or _"
@@ -292,7 +296,10 @@ def _extract_command(document: Mapping[str, Any], cut: str | None = None) -> str
         words.append(printable(str(location)))
     for option, value in (("--backbone", key.get("backbone")), ("--layout", provenance.get("layout"))):
         words += [option, printable(str(value))] if value else []
-    return shlex.join([*words, "--cut", "logits" if cut == "softmax" else cut] if cut else words)
+    if cut:
+        base, at, view = cut.partition("@")
+        words += ["--cut", f"{LOGITS if base == SOFTMAX else base}{at}{view}"]
+    return shlex.join(words)
 
 
 @contextlib.contextmanager

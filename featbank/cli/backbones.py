@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Annotated
 
@@ -70,7 +71,10 @@ def cuts(
     image_size: Annotated[int | None, typer.Option(help="Side of the input in pixels.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Print the cuts of a backbone: shape, multiply-adds up to the cut, bytes per image in a bank."""
+    """Print the cuts of a backbone: shape, multiply-adds up to the cut, bytes per image in a bank.
+
+    What a cut is pooled by, as in --cut block4_pool:gap, stands last, with the bytes that are left then.
+    """
     from featbank.backbones import cut_table
 
     rows = cut_table(backbone, image_size)
@@ -78,7 +82,7 @@ def cuts(
         print_json({"backbone": backbone, "cuts": [asdict(row) for row in rows]})
         return
     print_table(
-        ("cut", "aliases", "node", "shape", "features", "multiply-adds", "bytes/image"),
+        ("cut", "aliases", "node", "shape", "features", "multiply-adds", "bytes/image", "poolings"),
         [
             (
                 row.name,
@@ -88,8 +92,16 @@ def cuts(
                 str(math.prod(row.shape)),
                 human_count(row.macs),
                 human_bytes(row.row_bytes) if row.row_bytes else "from logits",
+                _said_of_poolings(row.poolings),
             )
             for row in rows
         ],
         numeric=("features", "multiply-adds", "bytes/image"),
+    )
+
+
+def _said_of_poolings(poolings: Mapping[str, int]) -> str:
+    sizes = dict.fromkeys(poolings.values())
+    return ", ".join(
+        f"{' '.join(name for name, n in poolings.items() if n == size)} {human_bytes(size)}" for size in sizes
     )

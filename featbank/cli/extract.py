@@ -43,7 +43,19 @@ def extract(
     backbone: Annotated[str, typer.Option("--backbone", "-b", help="See 'featbank backbones'.")] = "minivgg",
     cut: Annotated[
         list[str] | None,
-        typer.Option("--cut", "-c", help="Where to read; repeat it for more, all come from one pass."),
+        typer.Option(
+            "--cut",
+            "-c",
+            help="Where to read, CUT[:POOLING], see 'featbank cuts'; repeat it for more, all come from one "
+            "pass.",
+        ),
+    ] = None,
+    view: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Push each image once more, changed: hflip, vflip, rot10, zoom1.1, hflip+rot10; repeat it "
+            "for more. Stored as CUT@VIEW."
+        ),
     ] = None,
     weights: Annotated[
         str | None,
@@ -131,7 +143,7 @@ def extract(
     from featbank.extraction import ExtractionSettings, estimate, plan, push
 
     asked = {one.name: given[one.name] for one in fields(ExtractionSettings) if one.name in given}
-    settings = ExtractionSettings(**{**asked, "cuts": split_commas(cut)})
+    settings = ExtractionSettings(**{**asked, "cuts": split_commas(cut), "views": split_commas(view)})
     if images is not None:
         if not dry_run:
             raise InvalidInputError(

@@ -174,6 +174,17 @@ def fit_head(
             help="More scores of every fit: balanced_accuracy, macro_f1, or one of a plug-in; repeat it.",
         ),
     ] = None,
+    view: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Train on this view of the images too, see extract --view: heads with gradients draw one "
+            "for each image and epoch, others take all; repeat it for more."
+        ),
+    ] = None,
+    average_views: Annotated[
+        bool,
+        typer.Option("--average-views", help="Average the probabilities over an image and its views."),
+    ] = False,
     n_jobs: Annotated[
         int | None,
         typer.Option("--n-jobs", "-j", help="Heads of your own: processes; -1 is one per core (default: 1)."),
@@ -227,6 +238,8 @@ def fit_head(
             announce=say,
             val=_val(val),
             metrics=split_commas(metric),
+            views=split_commas(view),
+            average_views=average_views,
         )
     if as_json:
         print_notes(fitted)

@@ -13,6 +13,7 @@ from featbank.extraction.planning import ExtractionPlan, plan
 from featbank.extraction.pushing import ExtractionResult, extract, push
 from featbank.extraction.repairing import RepairResult, repair_bank, settings_of, source_of
 from featbank.extraction.settings import ON_OVERFLOW, ExtractionSettings, as_stored, stored_dtype
+from featbank.extraction.views import apply_view
 
 __all__ = [
     "ERROR_LIMIT",
@@ -26,6 +27,7 @@ __all__ = [
     "Forward",
     "JpegDecoder",
     "RepairResult",
+    "apply_view",
     "as_stored",
     "choose_device",
     "choose_devices",

@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featbank._cores import usable_cores
+from featbank._cuts import CutName
 from featbank.banks import Bank, BankKey
 from featbank.datasets import Dataset, decoder_name
-from featbank.errors import FeatbankError, InvalidInputError
+from featbank.errors import BankError, FeatbankError, InvalidInputError, UnknownNameError
 from featbank.extraction.arithmetic import (
     COMPILED_LIMIT,
     ERROR_LIMIT,
@@ -30,7 +31,14 @@ from featbank.extraction.arithmetic import (
     tell_error,
 )
 from featbank.extraction.device_images import DeviceBatchLoader
-from featbank.extraction.forward import MOST_NUMBERS, Forward, choose_devices, made_by, run_size
+from featbank.extraction.forward import (
+    MOST_NUMBERS,
+    Forward,
+    choose_devices,
+    made_by,
+    run_size,
+    without_views,
+)
 from featbank.extraction.images import BatchLoader
 from featbank.extraction.jpeg_decoder import JpegDecoder, open_jpeg_decoder
 from featbank.extraction.settings import ExtractionSettings
@@ -47,6 +55,7 @@ __all__ = [
     "Computing",
     "choose_batch_size",
     "choose_jpeg_decoder",
+    "cuts_in",
     "open_loader",
     "proved_errors",
 ]
@@ -195,8 +204,8 @@ class Computing:
         )
         if preprocessing is not None:
             self.backbone = replace(self.backbone, preprocessing=preprocessing)
-        network = truncate(self.backbone, self.cuts)
-        self.shapes = {cut: tuple(shape) for cut, shape in network.cut_shapes.items()}
+        network = truncate(self.backbone, without_views(self.cuts))
+        self.shapes = {cut: tuple(network.cut_shapes[CutName.parse(cut).seen]) for cut in self.cuts}
         options = native_precisions(device) if settings.precision == "auto" else (settings.precision,)
         activation = largest_activation(self.backbone)
         self._sizes = {
@@ -370,7 +379,8 @@ class Chooser:
             never proved at.
         """
         forward, (precision, compiled) = self.forward, split_precision(bank.key.precision)
-        complete = set(bank.cuts).issuperset(self.cuts)
+        cuts = cuts_in(bank, self.cuts)
+        complete = set(bank.cuts).issuperset(cuts)
         if not complete:
             cannot = cannot_compile(forward.device) if compiled else None
             if precision == "float16" and forward.device.type != "cuda":
@@ -380,7 +390,7 @@ class Chooser:
                 return None
         self._take(precision)
         forward.compiled, forward.batch_size = compiled, bank.key.batch_size
-        known = proved_errors(bank, self.cuts)
+        known = proved_errors(bank, cuts)
         if complete or (known is not None and not compiled):  # else: does it compile here?
             return known or {}
         try:
@@ -502,6 +512,17 @@ class Chooser:
             n_batches,
         )
         return repays
+
+
+def cuts_in(bank: Bank, cuts: Sequence[str]) -> tuple[str, ...]:
+    """Return what a bank stores for cuts: what it derives one of them from is completed instead."""
+    found: dict[str, None] = {}
+    for cut in cuts:
+        try:
+            found |= dict.fromkeys(bank.sources(cut))
+        except (UnknownNameError, BankError):
+            found[cut] = None
+    return tuple(found)
 
 
 def proved_errors(bank: Bank, cuts: Sequence[str]) -> dict[str, float] | None:

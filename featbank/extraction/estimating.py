@@ -80,7 +80,7 @@ def estimate(n_images: int, settings: ExtractionSettings) -> ExtractionPlan:
     """
     if n_images < 1:
         raise InvalidInputError(f"images={n_images!r} must be at least 1")
-    cuts = tuple(cut.name for cut in get_spec(settings.backbone).resolve(settings.cuts))
+    cuts = tuple(cut.name for cut in get_spec(settings.backbone).to_store(settings.all_cuts))
     computing = Computing(replace(settings, weights="random"), cuts)
     dataset = _MadeUpImages()
     try:

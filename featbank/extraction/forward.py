@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from featbank._child_process import without_current_folder
 from featbank._cores import usable_cores
+from featbank._cuts import CutName
 from featbank.errors import InvalidInputError
 from featbank.extraction.arithmetic import (
     CompileEstimate,
@@ -25,6 +26,7 @@ from featbank.extraction.arithmetic import (
     key_precision,
     relative_error,
 )
+from featbank.extraction.views import apply_view
 
 if TYPE_CHECKING:
     import torch
@@ -70,6 +72,26 @@ def steps(n: int, batch_size: int) -> Iterator[tuple[int, int]]:
     """
     for start in range(0, max(n, 1), batch_size):
         yield start, min(start + batch_size, n)
+
+
+def by_view(cuts: Sequence[str]) -> dict[str | None, dict[str, str]]:
+    """Return the passes that cuts take: view -> name of each cut -> its name without the view.
+
+    Examples
+    --------
+    >>> by_view(["fc7", "fc7@hflip", "logits"])
+    {None: {'fc7': 'fc7', 'logits': 'logits'}, 'hflip': {'fc7@hflip': 'fc7'}}
+    """
+    passes: dict[str | None, dict[str, str]] = {}
+    for cut in cuts:
+        name = CutName.parse(cut)
+        passes.setdefault(name.view, {})[cut] = name.seen
+    return passes
+
+
+def without_views(cuts: Sequence[str]) -> tuple[str, ...]:
+    """Return what a network is asked for to give cuts: each once, without its view."""
+    return tuple(dict.fromkeys(CutName.parse(cut).seen for cut in cuts))
 
 
 def choose_device(device: str | None) -> torch.device:
@@ -287,6 +309,7 @@ class Forward:
         """Return the backbone cut open at `cuts`, on the device; kept for the next batch."""
         from featbank.backbones import truncate
 
+        cuts = without_views(cuts)
         known = self._networks.get(cuts)
         return self._place(cuts, truncate(self.backbone, cuts)) if known is None else known
 
@@ -311,7 +334,7 @@ class Forward:
             RGB, as `Preprocessing.apply_geometry` leaves them; the last batch may be short. A
             tensor may be on any device. Not to be changed before the futures are done.
         cuts : sequence of str
-            What to read.
+            What to read; of each view among them the images are pushed once.
         then : callable
             Called in the lane, with the number of a batch's first image, and cut -> float tensor of shape
             (n, *shape) on the device, in the precision of the arithmetic.
@@ -397,6 +420,9 @@ class Forward:
             ) from error
 
     def _made_ready(self, cuts: tuple[str, ...], precision: str, compiled: bool) -> Compute:
+        passes = by_view(cuts)
+        if [*passes] != [None]:
+            return self._made_for_views(passes, precision, compiled)
         import torch
 
         from featbank.backbones import largest_activation
@@ -423,6 +449,26 @@ class Forward:
                     _finish(compute(batch))
                 times.append(time.perf_counter())
             self.compile_s = (self.compile_s or 0.0) + max(0.0, times[1] - times[0] - (times[2] - times[1]))
+        return compute
+
+    def _made_for_views(
+        self, passes: Mapping[str | None, Mapping[str, str]], precision: str, compiled: bool
+    ) -> Compute:
+        """Return what pushes a batch once for each view, by a network that views of equal cuts share."""
+        ready: list[tuple[str | None, Mapping[str, str], Compute]] = []
+        for view, names in passes.items():
+            wanted = tuple(names.values()), precision, compiled
+            if wanted not in self._ready:
+                self._ready[wanted] = self._made_ready(*wanted)
+            ready.append((view, names, self._ready[wanted]))
+
+        def compute(batch: Tensor) -> Features:
+            found: Features = {}
+            for view, names, push in ready:
+                features = push(apply_view(batch, view))
+                found |= {name: features[seen] for name, seen in names.items()}
+            return found
+
         return compute
 
     def _push_batch(self, compute: Compute, images: NDArray[np.uint8] | Tensor) -> Features:

@@ -360,9 +360,12 @@ def _held(lenders: Sequence[Bank], writer: CutWriter, n_rows: int) -> NDArray[np
 
 
 def _array(bank: Bank, cut: str) -> CutArray | None:
-    """Return what a bank has of a cut; None if it has nothing, or nothing that can be read."""
+    """Return what a bank stores of a cut; None if it has nothing, or nothing that can be read.
+
+    What another bank could derive is pushed: its last bits would be others.
+    """
     with contextlib.suppress(UnknownNameError, BankError, OSError):
-        return bank[cut]
+        return bank[cut] if bank.sources(cut) == (cut,) else None
     return None
 
 

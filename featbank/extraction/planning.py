@@ -30,7 +30,7 @@ from featbank.banks import Bank, BankKey, BankStore
 from featbank.datasets import Dataset, build_manifest, decoder_name, open_dataset
 from featbank.errors import BankError, BankFormatError, CacheWriteError, InvalidInputError
 from featbank.extraction.arithmetic import split_precision
-from featbank.extraction.choosing import Computing, proved_errors
+from featbank.extraction.choosing import Computing, cuts_in, proved_errors
 from featbank.extraction.missing import Missing, find_missing
 from featbank.extraction.settings import ExtractionSettings
 from featbank.manifest import Manifest, printable, short_repr
@@ -227,7 +227,7 @@ def plan(
     started = time.perf_counter()
     # Names are checked before data and weights are touched: a typo must not cost a minute.
     spec = get_spec(settings.backbone)
-    cuts = tuple(cut.name for cut in spec.resolve(settings.cuts))
+    cuts = tuple(cut.name for cut in spec.to_store(settings.all_cuts))
     dataset = open_dataset(data, **settings.options_of(open_dataset))
     store, digests = BankStore(banks_folder(settings.cache_dir)), DigestCache.of(settings.cache_dir)
     banks = list(_banks(store, spec.name, dataset.name))
@@ -245,21 +245,22 @@ def plan(
         computing: Computing | None = None,
     ) -> Planned:
         there = store.planned(dataset.name, key, provenance)
+        mine = cuts_in(there, cuts)
         lenders = [one for one in banks if one.key == key and one.path != there.path]
         if computing is not None:
             made_by, errors = computing.made_by, computing.errors
         else:
             made_by = None
-            errors = next((found for one in (there, *lenders) if (found := proved_errors(one, cuts))), {})
-        missing = find_missing(there, manifest, cuts, shapes=shapes, lenders=lenders, made_by=made_by)
+            errors = next((found for one in (there, *lenders) if (found := proved_errors(one, mine))), {})
+        missing = find_missing(there, manifest, mine, shapes=shapes, lenders=lenders, made_by=made_by)
         return Planned(
-            settings, dataset, store, digests, cuts, manifest, missing, provenance, errors, computing, started
+            settings, dataset, store, digests, mine, manifest, missing, provenance, errors, computing, started
         )
 
     work = None
     for bank in begun(answering)[:1]:
         shapes = _shapes_of([one for one in banks if one.key == bank.key])
-        if shapes.keys() >= set(cuts):
+        if shapes.keys() >= set(cuts_in(bank, cuts)):
             work = into(bank.key, {**bank.provenance, **_source_of(dataset)}, shapes)
     if work is None or len(work.missing.slots()):
         computing = computing or Computing(settings, cuts)
@@ -356,12 +357,13 @@ def _begun(
     for bank in banks:
         own, seen = bank.dataset == dataset, bank.with_rows(manifest)
         done, begun = set(seen.cuts), seen.partial_cuts
+        mine = cuts_in(seen, cuts)
         n_stored = sum(
-            len(seen) if cut in done else begun[cut].rows_stored if cut in begun else 0 for cut in cuts
+            len(seen) if cut in done else begun[cut].rows_stored if cut in begun else 0 for cut in mine
         )
-        if own or 2 * n_stored >= len(seen) * len(cuts):
+        if own or 2 * n_stored >= len(seen) * len(mine):
             asked = (bank.provenance.get("asked") or {}).get("choice") == _choice(settings)
-            rank = (own, sum(cut in done for cut in cuts), n_stored, asked, bank.path.stat().st_mtime)
+            rank = (own, sum(cut in done for cut in mine), n_stored, asked, bank.path.stat().st_mtime)
             found.append((rank, seen))
     return [bank for _, bank in sorted(found, key=lambda pair: pair[0], reverse=True)]
 

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featbank._atomic import sha256
+from featbank._cuts import CutName
+from featbank.backbones import get_spec
 from featbank.banks import Bank, CutWriter, QuarantineRecord
 from featbank.datasets import Dataset, check_classes
 from featbank.errors import FeatbankError
@@ -353,6 +355,7 @@ def cut_facts(
     if cut not in work.cuts:
         return dict(before)
     key, writer = work.missing.bank.key, work.missing.writers[cut]
+    layout = get_spec(work.settings.backbone).cut(CutName.parse(cut).seen).layout
     return {
         "precision": key.precision,
         "precision_error": work.errors.get(cut, before.get("precision_error")),
@@ -360,6 +363,8 @@ def cut_facts(
         "duration_s": round(before.get("duration_s", 0.0) + time.perf_counter() - work.started, 3),
         # equal for cuts that came from the same passes, all of them
         "passes": sha256(f"{before.get('passes', '')} {token}".encode())[:16],
+        # what a bank has to know to pool it when it is read
+        **({} if layout is None else layout.to_dict()),
         **told,
     }
 

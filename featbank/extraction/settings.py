@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featbank._cuts import LOGITS, CutName, with_views
 from featbank._registry import nearest
 from featbank.errors import FeatureOverflowError, InvalidInputError
 
@@ -49,7 +50,7 @@ class ExtractionSettings:
         Name of the backbone, see ``featbank backbones``; the folder of a network that ``featbank train``
         left; or a backbone that is loaded, such as ``Backbone.from_module`` makes of any module.
     cuts : sequence of str
-        Where to read, see ``featbank cuts BACKBONE``. All come from one pass.
+        Where to read, ``CUT[:POOLING][@VIEW]``, see ``featbank cuts BACKBONE``. All come from one pass.
     weights : str or path, optional
         A torchvision weights name, a ``.safetensors`` or ``.pth`` file, or ``"random"``; the backbone's
         default otherwise.
@@ -112,6 +113,9 @@ class ExtractionSettings:
         Go on without the classes that have no image that can be read, instead of refusing them.
     rehash : bool, default=False
         Read and hash every image, also those whose file has not changed since its digest was kept.
+    views : sequence of str, default=()
+        What is done to each image before it is pushed once more, see `featbank.extraction.apply_view`; what
+        comes out at each cut is stored beside that of the image itself, as ``CUT@VIEW``.
 
     Raises
     ------
@@ -158,6 +162,7 @@ class ExtractionSettings:
     layout: str | None = None
     skip_empty_classes: bool = False
     rehash: bool = False
+    views: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         for name, allowed in (
@@ -192,9 +197,17 @@ class ExtractionSettings:
         if isinstance(self.cuts, str):
             raise InvalidInputError(f"cuts={self.cuts!r} is one text; give a list, such as [{self.cuts!r}]")
         object.__setattr__(self, "cuts", tuple(self.cuts))
+        if isinstance(self.views, str):
+            raise InvalidInputError(f"views={self.views!r} is one text; give a list, such as ['hflip']")
+        object.__setattr__(self, "views", tuple(self.views))
         if not self.cuts:
             name = self.backbone if isinstance(self.backbone, str) else self.backbone.name
             raise InvalidInputError(f"no cut was asked for; 'featbank cuts {name}' lists them")
+
+    @property
+    def all_cuts(self) -> tuple[str, ...]:
+        """The cuts, and each of them at each view."""
+        return tuple(with_views(self.cuts, self.views))
 
     @property
     def key_dtype(self) -> str:
@@ -246,7 +259,7 @@ def stored_dtype(cut: str, dtype: str) -> np.dtype[np.floating]:
     >>> str(stored_dtype("fc7", "float16-clip")), str(stored_dtype("logits", "float16"))
     ('float16', 'float32')
     """
-    return np.dtype(np.float32 if cut == "logits" else dtype.removesuffix("-clip"))
+    return np.dtype(np.float32 if CutName.parse(cut).base == LOGITS else dtype.removesuffix("-clip"))
 
 
 def as_stored(

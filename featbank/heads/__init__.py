@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from featbank.heads._head import Head, TrainingRows, fit_stack
+    from featbank.heads._head import Head, TrainingRows, fit_stack, in_all_views
     from featbank.heads._parameters import Parameter
     from featbank.heads.catalogue import HeadKind, make, names
     from featbank.heads.classic import (
@@ -34,6 +34,7 @@ __all__ = [
     "SoftmaxClassifier",
     "TrainingRows",
     "fit_stack",
+    "in_all_views",
     "load_head",
     "make",
     "names",
@@ -55,6 +56,7 @@ _HOMES = {
     "SoftmaxClassifier": "softmax",
     "TrainingRows": "_head",
     "fit_stack": "_head",
+    "in_all_views": "_head",
     "load_head": "persistence",
     "make": "catalogue",
     "names": "catalogue",

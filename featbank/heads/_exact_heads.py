@@ -63,7 +63,9 @@ class _Plan:
         self.validated = any(name == "val" and len(codes) for name, _, codes in self.watched)
         self.losses: dict[float, float] = {}
         if automatic and not self.validated:
-            self.losses = _cross_validated(training.Z, rows, self.codes, len(self.classes), self.space)
+            self.losses = _cross_validated(
+                training.Z, rows, self.codes, len(self.classes), self.space, training.n_views
+            )
             fixed.add(_best(self.losses))
         self.penalties = sorted(fixed | set(PENALTIES if automatic and self.validated else ()))
         # on columns multiplied by the gain, the same penalty on standardised features is C / gain ** 2
@@ -98,18 +100,26 @@ class _Plan:
 
 
 def _cross_validated(
-    Z: Any, rows: NDArray[np.int64], codes: NDArray[np.int64], n_classes: int, space: FeatureSpace
+    Z: Any,
+    rows: NDArray[np.int64],
+    codes: NDArray[np.int64],
+    n_classes: int,
+    space: FeatureSpace,
+    n_views: int,
 ) -> dict[float, float]:
     """Return the loss at each C of rows that heads fitted to the other folds have not seen.
 
     Each class is dealt out to `FOLDS` parts, or as many as it has rows; the one row of a class always trains.
+    The views of an image are always in one part.
     """
-    folds = np.full(len(codes), -1)
-    shuffled = np.random.default_rng(0).permutation(len(codes))
+    n_images = len(codes) // n_views
+    folds = np.full(n_images, -1)
+    shuffled = np.random.default_rng(0).permutation(n_images)
     for code in range(n_classes):
         own = shuffled[codes[shuffled] == code]
         if len(own) > 1:
             folds[own] = np.arange(len(own)) % FOLDS
+    folds = np.tile(folds, n_views)
     losses: dict[float, float] = {}
     start = None
     for C in PENALTIES if folds.max() >= 0 else ():

@@ -272,13 +272,15 @@ def fit_gradient_heads(heads: Sequence[GradientHead], rows: TrainingRows) -> Non
     Z, y, space = rows.Z, rows.y, rows.space
     groups: dict[tuple[Any, ...], list[tuple[GradientHead, Job]]] = {}
     classes_of: dict[bytes, NDArray[Any]] = {}
-    for head, own in zip(heads, rows.subsets, strict=True):
+    n_views = rows.n_views
+    for head, every in zip(heads, rows.subsets, strict=True):
+        own = every[: len(every) // n_views]  # of the first view
         recipe = head._recipe()
         classes, codes = find_classes(y[own])
         signature = repr(classes.tolist()).encode()
         classes_of[signature] = classes
         head.lr_ = rate = head._rate(Z.shape[1])
-        job = Job(np.asarray(own, dtype=np.int64), codes, rate, float(head.alpha), head._seed())
+        job = Job(np.asarray(own, dtype=np.int64), codes, rate, float(head.alpha), head._seed(), n_views)
         key = (recipe, len(own), signature, head.device)
         groups.setdefault(key, []).append((head, job))
     shared: dict[str, torch.Tensor] = {}
@@ -341,7 +343,8 @@ class _Training:
         for part in parts:
             chosen = members[part.start : part.stop]
             head, job = chosen[0]
-            if wide and head.rotate is not False and len(job.rows) < self.Z.shape[1]:
+            alone = wide and head.rotate is not False and job.n_views == 1
+            if alone and len(job.rows) < self.Z.shape[1]:
                 tasks.append(partial(self.run_in_own_span, head, job))
             else:
                 jobs = [job for _, job in chosen]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
@@ -92,10 +92,12 @@ class TrainingRows:
     subsets: Sequence[NDArray[np.int64]]
     space: FeatureSpace
     others: Sequence[Evaluation] = ()
+    #: Blocks of equally many rows, each a view of the same images; a subset has its rows of each in turn.
+    n_views: int = 1
 
     def of(self, members: Sequence[int]) -> TrainingRows:
         """Return what some of the heads are fitted to."""
-        return TrainingRows(self.Z, self.y, [self.subsets[i] for i in members], self.space, self.others)
+        return replace(self, subsets=[self.subsets[i] for i in members])
 
 
 class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type hints
@@ -291,6 +293,7 @@ def fit_stack(
     y_val: ArrayLike | None = None,
     Z_test: NDArray[np.float32] | None = None,
     y_test: ArrayLike | None = None,
+    n_views: int = 1,
 ) -> list[H]:
     """Fit each estimator to its subset of the rows of `Z`, together where that is faster.
 
@@ -319,6 +322,10 @@ def fit_stack(
     Z_val, y_val, Z_test, y_test : ndarray and array-like, optional
         Transformed rows the heads are watched on, as in `SoftmaxClassifier.fit`. For a head whose subset
         lacks some classes, rows of those classes are left out.
+    n_views : int, default=1
+        How many blocks of rows `Z` has, each a view of the same images in the same order; `y` and `subsets`
+        count in the first. Heads trained by Adam or SGD draw a view for each image and epoch, others are
+        fitted to all of them.
 
     Returns
     -------
@@ -350,10 +357,10 @@ def fit_stack(
     [True, True]
     """
     labels = np.asarray(y)
-    if Z.shape != (len(labels), space.n_columns_):
+    if Z.shape != (len(labels) * n_views, space.n_columns_):
         raise InvalidInputError(
-            f"Z has shape {Z.shape!r}, but y has {len(labels)} labels and the space {space.n_columns_} "
-            "columns; give rows as space.transform returns them"
+            f"Z has shape {Z.shape!r}, but y has {len(labels)} labels ({n_views} views) and the space "
+            f"{space.n_columns_} columns; give rows as space.transform returns them"
         )
     if len(subsets) != len(estimators):
         raise InvalidInputError(
@@ -368,12 +375,24 @@ def fit_stack(
         watched.append(Evaluation("val", Z_val, np.asarray(y_val)))
     if Z_test is not None and y_test is not None:
         watched.append(Evaluation("test", Z_test, np.asarray(y_test)))
-    training = TrainingRows(Z, labels, rows, space, watched)
+    rows = [in_all_views(one, len(labels), n_views) for one in rows]
+    training = TrainingRows(Z, np.tile(labels, n_views), rows, space, watched, n_views)
     for kind, members in _by_kind(estimators).items():
         chosen = [estimators[i] for i in members]
         kind._fit_many(chosen, training.of(members))
         warn_of(chosen, stacklevel=2)
     return list(estimators)
+
+
+def in_all_views(rows: NDArray[np.int64], n_images: int, n_views: int) -> NDArray[np.int64]:
+    """Return where rows of the first block of `n_images` stand in all blocks.
+
+    Examples
+    --------
+    >>> in_all_views(np.array([0, 2]), 5, 2).tolist()
+    [0, 2, 5, 7]
+    """
+    return np.concatenate([rows + n_images * view for view in range(n_views)])
 
 
 def _by_kind(estimators: Sequence[Any]) -> dict[type[Head], list[int]]:

@@ -82,13 +82,17 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Job:
-    """One head of a stack: its rows in the shared matrix, their targets, and what is its own."""
+    """One head of a stack: its rows in the shared matrix, their targets, and what is its own.
+
+    With several views the matrix has a block of rows for each, and `rows` are those of the first.
+    """
 
     rows: NDArray[np.int64]
     targets: NDArray[np.int64]
     lr: float
     alpha: float
     seed: int
+    n_views: int = 1
 
 
 @dataclass(frozen=True)
@@ -324,6 +328,8 @@ class _Training:
         self.rows = torch.from_numpy(np.stack([job.rows for job in jobs])).to(Z.device)  # (S, n)
         self.targets = torch.from_numpy(np.stack([job.targets for job in jobs])).to(Z.device)  # (S, n)
         self.orders = [np.random.default_rng([job.seed, 0]) for job in jobs]
+        self.n_views = jobs[0].n_views
+        self.views = [np.random.default_rng([job.seed, 2]) for job in jobs]
         self.masks = [torch.Generator(device=Z.device).manual_seed(job.seed) for job in jobs]
         self.inputs = torch.empty(len(jobs) * recipe.batch_size, Z.shape[1], device=Z.device)
         self.best = [weight.clone() for weight in self.stack.weights]
@@ -356,6 +362,9 @@ class _Training:
             self.Z.device
         )
         rows = self.rows.gather(1, orders)
+        if self.n_views > 1:  # another view of each image in each epoch
+            drawn = np.stack([self.views[s].integers(self.n_views, size=n) for s in self.alive])
+            rows += torch.from_numpy(drawn * (len(self.Z) // self.n_views)).to(self.Z.device)
         targets = self.targets.gather(1, orders)[..., None]
         begun = annealed(recipe.lr_schedule, epoch - 1, recipe.lr_schedule_epochs, recipe.max_epochs)
         self.stack.scale_rate(begun)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from featbank._cache import user_path
+from featbank._cuts import with_views
 from featbank._registry import nearest
 from featbank.backbones import get_spec
 from featbank.errors import InvalidInputError, UnknownNameError
@@ -43,8 +44,10 @@ class Group:
     def cuts(self) -> tuple[str, ...]:
         """What has to be extracted: ``softmax`` is derived from the logits."""
         spec = get_spec(self.first.backbone.name)
-        asked = [cut for one in self.experiments for cut in one.run.sweep.cuts]
-        return tuple(cut.name for cut in spec.resolve(asked))
+        asked = [
+            cut for one in self.experiments for cut in with_views(one.run.sweep.cuts, one.run.sweep.views)
+        ]
+        return tuple(cut.name for cut in spec.to_store(asked))
 
 
 def plan_experiments(

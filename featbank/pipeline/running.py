@@ -285,6 +285,8 @@ def _fit(
         untrained_classes=sweep.untrained_classes,
         val=sweep.val,
         metrics=sweep.metrics,
+        views=sweep.views,
+        average_views=sweep.average_views,
         name=study.name if item.run.name == study.name else f"{study.name}-{item.run.name}",
         command=command,
         cache_dir=cache_dir,

@@ -11,6 +11,7 @@ from annotated_types import Ge, Gt, Le, Len, Lt
 from pydantic import BeforeValidator, ConfigDict, Discriminator, Strict, StringConstraints, Tag
 from pydantic.dataclasses import dataclass
 
+from featbank._cuts import check_view
 from featbank._validation import Natural, Positive, by, one_of
 from featbank.backbones import get_spec
 from featbank.backbones.own_networks import network_plan
@@ -169,6 +170,8 @@ class Sweep:
         BeforeValidator(lambda one: (one,) if isinstance(one, str) else one),
         Len(0, 100),
     ] = ()
+    views: Annotated[tuple[Annotated[Name, by(check_view)], ...], Len(0, 100)] = ()
+    average_views: bool = False
 
 
 @dataclass(frozen=True, config=CONFIG)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from featbank._cuts import CutName
 from featbank._registry import nearest
 from featbank.backbones import get_spec
 from featbank.errors import FeatbankError, InvalidInputError
@@ -51,7 +53,7 @@ def _meant(names: Sequence[str], known: Sequence[str], kind: str, aliases: Mappi
     """Return what names stand for: themselves, the cut an alias names, or all heads of a family."""
     found: set[str] = set()
     for name in names:
-        named = aliases.get(name, name)
+        named = name if kind == "head" else _canonical(name, aliases)
         mine = {one for one in known if one == named or (kind == "head" and one.startswith(f"{name}("))}
         if not mine:
             raise InvalidInputError(
@@ -59,6 +61,12 @@ def _meant(names: Sequence[str], known: Sequence[str], kind: str, aliases: Mappi
             )
         found |= mine
     return found
+
+
+def _canonical(name: str, aliases: Mapping[str, str]) -> str:
+    """Return a cut by its own name, with its pooling and view."""
+    parts = CutName.parse(name)
+    return str(replace(parts, base=aliases.get(parts.base, parts.base)))
 
 
 def _aliases(run: Run) -> dict[str, str]:

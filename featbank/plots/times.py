@@ -98,7 +98,7 @@ class TimesDisplay(Display):
         parts: list[dict[str, Any]] = []
         try:
             bank = run.open_bank()
-            passes = _passes({cut: bank.facts("logits" if cut == "softmax" else cut) for cut in order})
+            passes = _passes({cut: bank.facts(bank.sources(cut)[0]) for cut in order})
             for members, duration_s in passes:
                 parts.append({"what": "extract", "cut": _of_pass(members, order), "duration_s": duration_s})
             note += f"\nextract: {len(bank)} images"

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from featbank import _atomic
 from featbank._cache import make_newest, runs_folder
+from featbank._cuts import with_views
 from featbank.errors import RunError
 from featbank.runs.finding import list_runs
 from featbank.runs.folder import FORMAT, Run
@@ -148,7 +149,8 @@ def sweep_digest(bank: Bank, name: str, parameters: Mapping[str, Any]) -> str:
     str
     """
     cuts = parameters.get("cuts") or bank.cuts
-    stored = sorted({"logits" if cut == "softmax" else str(cut) for cut in cuts})
+    cuts = with_views(cuts, parameters.get("views", ()))
+    stored = sorted({one for cut in cuts for one in bank.sources(cut)})
     identity = {
         "name": name,
         "parameters": dict(parameters),

@@ -13,7 +13,7 @@ import math
 import pickle
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featbank._atomic import canonical_json, make_folder, sha256, write_file
+from featbank._cuts import CutName, with_views
 from featbank.banks import Bank
 from featbank.errors import CacheWriteError, InvalidInputError
 from featbank.manifest import printable
@@ -75,12 +76,31 @@ class CutFeatures:
         Split -> rows of the manifest; all training rows, by whose statistics features are standardised.
     drawn : ndarray of int64
         Positions of the training rows that any fit is fitted to; draws count among these.
+    views : sequence of str, default=()
+        Views of the training rows: with that of the images themselves each has a block of rows of its own.
+    average : bool, default=False
+        Whether rows that are judged have blocks of all views, too.
+
+    Attributes
+    ----------
+    n_views, n_averaged : int
+        Blocks of training rows; of rows that are judged.
     """
 
     def __init__(
-        self, bank: Any, cut: str, temperature: float | None, rows: Mapping[str, Rows], drawn: Rows
+        self,
+        bank: Any,
+        cut: str,
+        temperature: float | None,
+        rows: Mapping[str, Rows],
+        drawn: Rows,
+        views: Sequence[str] = (),
+        average: bool = False,
     ) -> None:
         self._bank, self._cut, self._temperature = bank, cut, temperature
+        self._cuts = with_views([cut], views)
+        self.n_views = len(self._cuts)
+        self.n_averaged = self.n_views if average else 1
         self._pool, self._drawn = rows["train"], drawn
         used = {**rows, "train": rows["train"][drawn]}
         self.rows = {name: at for name, at in used.items() if len(at)}
@@ -97,7 +117,8 @@ class CutFeatures:
 
     def __getstate__(self) -> dict[str, Any]:
         # the bank is reopened with the rows that these count, or not at all, when features are asked for
-        state = {name: vars(self)[name] for name in ("_cut", "_temperature", "rows", "labels", "_token")}
+        kept = ("_cut", "_cuts", "_temperature", "n_views", "n_averaged", "rows", "labels", "_token")
+        state = {name: vars(self)[name] for name in kept}
         return {**state, "_bank": pickle.dumps(self._bank)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -115,26 +136,34 @@ class CutFeatures:
             self._bank = here["bank"]
 
     def features(self, split: str) -> NDArray[Any]:
-        """Return the features of a split, (n_rows, n_features), in their stored dtype."""
+        """Return the features of a split, (n_views * n_rows, n_features), in their stored dtype."""
         if split not in self._features:
             pool = self._features.get("pool")
             if split == "pool":
                 rows = self._pool
             elif split == "train" and pool is not None:
-                self._features[split] = pool if len(self._drawn) == len(pool) else pool[self._drawn]
+                whole = len(self._drawn) == len(self._pool)
+                self._features[split] = pool if whole else pool[self._drawn_in_all]
                 return self._features[split]
             else:
                 rows = self.rows[split]
-            self._features[split] = read_rows(self._bank, self._cut, self._temperature, rows)
+            n_views = self.n_views if split in ("pool", "train") else self.n_averaged
+            found = [read_rows(self._bank, cut, self._temperature, rows) for cut in self._cuts[:n_views]]
+            self._features[split] = found[0] if n_views == 1 else np.concatenate(found)
         return self._features[split]
+
+    @property
+    def _drawn_in_all(self) -> Rows:
+        from featbank.heads import in_all_views
+
+        return in_all_views(self._drawn, len(self._pool), self.n_views)
 
     @cached_property
     def row(self) -> tuple[int, np.dtype[Any]]:
         """Length and dtype of a row; nothing is read for it where the bank says it."""
         if isinstance(self._bank, Bank):
-            stored = self._bank["logits" if self._temperature is not None else self._cut]
-            dtype = stored.dtype if self._temperature is None else np.dtype(np.float32)
-            return math.prod(stored.shape[1:]), dtype
+            array = self._bank[self._cut]
+            return math.prod(array.shape[1:]), array.dtype
         first = read_rows(self._bank, self._cut, self._temperature, self._pool[:1])
         return math.prod(first.shape[1:]), first.dtype
 
@@ -146,8 +175,11 @@ class CutFeatures:
     def parts(self, draw: Draw, projected: Projected | None = None) -> Iterator[tuple[str, Any, Rows]]:
         """Yield (what rows are to a head, the rows, their labels); without a space, features as float32.
 
-        Of the training rows those of the draw; rows held out of it are its validation rows.
+        Of the training rows those of the draw; rows held out of it are its validation rows. There are
+        `n_averaged` blocks of rows, the labels are those of one.
         """
+        from featbank.heads import in_all_views
+
         parts: list[tuple[str, str, Any]] = [
             (split, split, draw.rows if split == "train" else slice(None)) for split in self.rows
         ]
@@ -155,7 +187,9 @@ class CutFeatures:
             parts.append(("val", "train", draw.held))
         for name, split, at in parts:
             rows = self.features(split) if projected is None else projected.Z[split]
-            yield name, rows[at].astype(np.float32, copy=False), self.labels[split][at]
+            y = self.labels[split]
+            found = rows if isinstance(at, slice) else rows[in_all_views(at, len(y), self.n_averaged)]
+            yield name, found.astype(np.float32, copy=False), y[at]
 
     def project(self, standardize: bool, rotate: Any) -> Projected:
         """Return the rows in a feature space, made once for all heads that agree on it."""
@@ -172,10 +206,11 @@ class CutFeatures:
         return known
 
     def _made(self, space: FeatureSpace) -> Projected:
-        n, p, others = len(self._pool), self.n_features, [name for name in self.rows if name != "train"]
+        n, p = len(self._pool) * self.n_views, self.n_features
+        others = [name for name in self.rows if name != "train"]
         if space.rotates(n, p):
             products = self._products(space.standardize, n, p)
-            Z = {"train": space.fit_transform(self._source(), products=products)[self._drawn]}
+            Z = {"train": space.fit_transform(self._source(), products=products)[self._drawn_in_all]}
             if products is None:
                 Z |= {name: space.transform(self.features(name)) for name in others}
             else:
@@ -188,7 +223,7 @@ class CutFeatures:
     def _source(self) -> Any:
         """Return all training rows, as an array or as something that is read in runs of rows."""
         p, dtype = self.row
-        if len(self._pool) * p * dtype.itemsize > _HELD_BYTES:
+        if len(self._pool) * self.n_views * p * dtype.itemsize > _HELD_BYTES:
             return _StoredRows(self)
         return self.features("pool")
 
@@ -213,7 +248,7 @@ class CutFeatures:
         """
         if self._temperature is not None or not isinstance(self._bank, Bank):
             return None
-        n_all = n + sum(len(at) for name, at in self.rows.items() if name != "train")
+        n_all = n + self.n_averaged * sum(len(at) for name, at in self.rows.items() if name != "train")
         banks = self._bank.path.absolute().parent.parent
         in_cache = banks.name == "banks"  # a bank elsewhere is in nobody's cache
         if not in_cache or n * n_all * p < _LEAST_WORK or 8 * n * n_all > _MOST_BYTES:
@@ -246,7 +281,13 @@ class CutFeatures:
             "format": FORMAT,
             "key": self._bank.key.digest(),
             "cut": self._cut,
-            "shards": self._bank.shard_names(self._cut),
+            "shards": [
+                name
+                for cut in self._cuts
+                for stored in self._bank.sources(cut)
+                for name in self._bank.shard_names(stored)
+            ],
+            **({"views": self._cuts, "n_averaged": self.n_averaged} if self.n_views > 1 else {}),
             "rows": rows,
             "slots": slots,
             "standardize": standardize,
@@ -263,18 +304,26 @@ class _StoredRows:
 
     def __init__(self, features: CutFeatures) -> None:
         # not the features themselves: a head that is kept, and keeps this, would keep all that they have read
-        self._read = partial(read_rows, features._bank, features._cut, features._temperature)
-        self._pool = features._pool
-        self.shape, self.dtype = (len(self._pool), features.n_features), features.row[1]
+        self._read = partial(read_rows, features._bank)
+        self._cuts, self._temperature, self._pool = features._cuts, features._temperature, features._pool
+        self.shape = (len(self._pool) * features.n_views, features.n_features)
+        self.dtype = features.row[1]
 
     def __getitem__(self, at: slice) -> NDArray[Any]:
-        return self._read(self._pool[at])
+        views, rows = np.divmod(np.arange(*at.indices(self.shape[0])), len(self._pool))
+        found = [
+            self._read(self._cuts[view], self._temperature, self._pool[rows[views == view]])
+            for view in np.unique(views).tolist()
+        ]
+        return found[0] if len(found) == 1 else np.concatenate(found)
 
 
 def read_rows(bank: Any, cut: str, temperature: float | None, rows: Rows) -> NDArray[Any]:
     """Return rows of a cut as the bank stores them, or softmax features at a temperature."""
     if temperature is not None:
-        softmax: NDArray[np.float32] = bank.softmax(temperature, rows)
+        view = CutName.parse(cut).view
+        named = {} if view is None else {"view": view}  # which another source of features need not know
+        softmax: NDArray[np.float32] = bank.softmax(temperature, rows, **named)
         return softmax
     # float16 stays float16: 200,704 features of 1,000 images are 400 MB instead of 800, and blocks are
     # converted where they are used.

@@ -16,6 +16,7 @@ import numpy as np
 
 from featbank._child_process import pickle_for_child, without_current_folder
 from featbank._cores import one_core_if
+from featbank._cuts import CutName, with_views
 from featbank.banks import Bank
 from featbank.errors import FitWarning, InvalidInputError
 from featbank.sampling import Size, size_order
@@ -29,6 +30,7 @@ from featbank.sweep.spec import (
     HeadGrid,
     SweepSpec,
     by_depth,
+    check_cut,
     check_splits,
     choose_cuts,
     digests_of_draws,
@@ -69,6 +71,8 @@ def run_sweep(
     resume: SweepResult | None = None,
     val: float | Literal["none"] | None = None,
     metrics: Sequence[str] = (),
+    views: Sequence[str] = (),
+    average_views: bool = False,
 ) -> SweepResult:
     """Fit heads on cuts of a bank for growing numbers of samples per class.
 
@@ -129,6 +133,12 @@ def run_sweep(
         validation rows decide nothing, and are what heads are scored on where there are no test rows.
     metrics : sequence of str, default=()
         Other scores of each fit, on the rows it is judged by: names as in `featbank.metrics.catalogue.names`.
+    views : sequence of str, default=()
+        Views of the training images, which the bank holds as ``CUT@VIEW``. Heads trained by Adam or SGD draw
+        the image itself or one of its views anew in each epoch; others take all as more rows. Rows are
+        counted and split by image.
+    average_views : bool, default=False
+        Average the probabilities over the image and its views when a head is scored, and when it predicts.
 
     Returns
     -------
@@ -168,6 +178,8 @@ def run_sweep(
         untrained_classes=untrained_classes,
         val=val,
         metrics=metrics,
+        views=views,
+        average_views=average_views,
     )
     return Sweep(bank, spec).run(
         n_jobs=n_jobs, progress=progress, on_result=on_result, check_leaks=check_leaks, resume=resume
@@ -204,6 +216,11 @@ class Sweep:
             )
         self.bank, self.spec, self.manifest = bank, spec, bank.manifest
         self._chosen = choose_cuts(bank, spec.cuts, spec.temperatures)
+        for cut in dict.fromkeys(cut for cut, _ in self._chosen):
+            if spec.views and CutName.parse(cut).view is not None:
+                raise InvalidInputError(f"cut {cut!r} is a view itself; leave out views={list(spec.views)}")
+            for viewed in with_views([cut], spec.views)[1:]:
+                check_cut(bank, viewed)
         stored = {name: labelled_rows(self.manifest, name) for name in ("train", "val", "test")}
         check_splits(stored)
         stored, self._untrained = set_untrained_aside(self.manifest, stored, spec.untrained_classes)
@@ -253,7 +270,15 @@ class Sweep:
         best: dict[Key, Fit] = {}
         keep("best", [*done.values()], best)
         for cut, temperature in self._chosen:
-            features = CutFeatures(self.bank, cut, temperature, self._split, self._drawn)
+            features = CutFeatures(
+                self.bank,
+                cut,
+                temperature,
+                self._split,
+                self._drawn,
+                self.spec.views,
+                self.spec.average_views,
+            )
             for grid in self.spec.grids:
                 asked = self._asked(grid, cut, temperature)
                 if any(one.id not in done for one in asked):
@@ -498,10 +523,11 @@ def _fit_in_space(fits: Sequence[Fit], features: CutFeatures, projected: Project
                 y["train"],
                 [_draw(one).rows for one in members],
                 space=projected.space,
-                Z_val=Z[split][at] if split in Z else None,
+                Z_val=Z[split][: len(y[split])][at] if split in Z else None,
                 y_val=y[split][at] if split in Z else None,
-                Z_test=Z.get("test"),
+                Z_test=Z["test"][: len(y["test"])] if "test" in Z else None,
                 y_test=y.get("test"),
+                n_views=features.n_views,
             )
 
 
@@ -515,9 +541,14 @@ def _fit_alone(fit: Fit, features: CutFeatures, metrics: Sequence[str]) -> Fit:
     """Fit an estimator of others to a copy of its rows; an error of the kind a fit may end with is told."""
     features.open()  # a bank that has changed is no failure of the estimator
     start = time.perf_counter()
-    rows = _draw(fit).rows
+    from featbank.heads import in_all_views
+
+    rows, y = _draw(fit).rows, features.labels["train"]
+    every = in_all_views(rows, len(y), features.n_views)
     try:
-        fit.estimator.fit(features.features("train")[rows].astype(np.float32), features.labels["train"][rows])
+        fit.estimator.fit(
+            features.features("train")[every].astype(np.float32), np.tile(y[rows], features.n_views)
+        )
     except _FIT_ERRORS as error:
         return _failed(fit, _one_line(error), time.perf_counter() - start)
     return _scored(fit, features, None, time.perf_counter() - start, metrics)

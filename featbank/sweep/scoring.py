@@ -36,7 +36,7 @@ def score(fit: Fit, features: CutFeatures, projected: Projected | None, metrics:
     judged = judged_split(features.rows)
     of_split: dict[str, tuple[Labels, NDArray[np.float64]]] = {}
     for split, X, y in features.parts(fit.draw, projected):
-        y_pred, scores = _answers(head, X, ending)
+        y_pred, scores = _answers(head, X, ending, features.n_averaged)
         if scores is not None and not np.isfinite(scores).all():
             message = "the head's probabilities are not finite"
             return replace(fit.without_head(), status="failed", message=message)
@@ -84,13 +84,21 @@ def _has_logits(head: Any) -> bool:
     return hasattr(head, "decision_function") and not isinstance(head, NeighborsClassifier)
 
 
-def _answers(head: Any, X: NDArray[Any], ending: str) -> tuple[Labels, NDArray[np.float64] | None]:
-    """Return the predicted class of each row, and probabilities where the head has them."""
+def _answers(
+    head: Any, X: NDArray[Any], ending: str, n_views: int
+) -> tuple[Labels, NDArray[np.float64] | None]:
+    """Return the predicted class of each image, and probabilities where the head has them.
+
+    Those of several views, which stand in blocks of rows, are averaged.
+    """
     predict = getattr(head, f"predict{ending}")
     probabilities = getattr(head, f"predict_proba{ending}", None)
     if probabilities is None or not hasattr(head, "classes_"):
         return np.asarray(predict(X)).astype(np.int64), None
     scores = np.asarray(probabilities(X), dtype=np.float64)
+    if n_views > 1:
+        scores = scores.reshape(n_views, len(X) // n_views, -1).mean(axis=0)
+        return np.asarray(head.classes_)[scores.argmax(axis=1)].astype(np.int64), scores
     best = scores.max(axis=1, keepdims=True)
     y_pred = np.asarray(head.classes_)[scores.argmax(axis=1)].astype(np.int64)
     tied = np.flatnonzero((scores == best).sum(axis=1) > 1)

@@ -15,7 +15,9 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from featbank._cuts import LOGITS, SOFTMAX, CutName, check_view
 from featbank._registry import nearest
+from featbank.banks import StoredFeatures
 from featbank.errors import FeatbankError, InvalidInputError, UnknownNameError
 from featbank.heads import catalogue
 from featbank.manifest import Manifest, printable
@@ -29,6 +31,7 @@ __all__ = [
     "HeadSpec",
     "SweepSpec",
     "by_depth",
+    "check_cut",
     "check_splits",
     "choose_cuts",
     "digests_of_draws",
@@ -48,7 +51,6 @@ __all__ = [
 
 Rows = NDArray[np.int64]
 
-SOFTMAX, LOGITS = "softmax", "logits"
 #: The text of an estimator is cut to so many characters.
 _SHOWN = 500
 #: Untrained classes are named up to so many.
@@ -76,6 +78,8 @@ class SweepSpec:
     untrained_classes: Literal["drop", "keep"] = "drop"
     val: float | Literal["none"] | None = None
     metrics: Sequence[str] = ()
+    views: Sequence[str] = ()
+    average_views: bool = False
     grids: tuple[HeadGrid, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -92,6 +96,21 @@ class SweepSpec:
         metrics = [self.metrics] if isinstance(self.metrics, str) else self.metrics
         object.__setattr__(self, "metrics", tuple(dict.fromkeys(map(metrics_catalogue.canonical, metrics))))
         object.__setattr__(self, "grids", tuple(make_grids(self.heads, self.head_params or {})))
+        views = [self.views] if isinstance(self.views, str) else self.views
+        object.__setattr__(self, "views", tuple(dict.fromkeys(map(check_view, views))))
+        if self.average_views:
+            self._check_average()
+
+    def _check_average(self) -> None:
+        if not self.views:
+            raise InvalidInputError(
+                "average_views (--average-views) has no views to average; name them, such as --view hflip"
+            )
+        for grid in self.grids:
+            if not hasattr(grid.members[0].make(0), "predict_proba"):
+                raise InvalidInputError(
+                    f"average_views (--average-views) averages probabilities, and head {grid.name!r} has none"
+                )
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as the JSON values that a run records.
@@ -118,6 +137,8 @@ class SweepSpec:
             "untrained_classes": self.untrained_classes,
             "val": self.val,
         }
+        if self.views:
+            found |= {"views": list(self.views), "average_views": self.average_views}
         return found | ({"metrics": list(self.metrics)} if self.metrics else {})
 
 
@@ -144,17 +165,15 @@ def choose_cuts(
 ) -> list[tuple[str, float | None]]:
     """Return (cut, temperature) of what is to be fitted, from shallow to deep; see `run_sweep`."""
     known = list(bank.cuts)
-    asked = list(dict.fromkeys(known if cuts is None else cuts))
+    seen = [cut for cut in known if CutName.parse(cut).view is None]
+    asked = list(dict.fromkeys((seen or known) if cuts is None else cuts))
     for cut in asked:
-        needed = LOGITS if cut == SOFTMAX else cut
-        if needed not in known:
-            because = " (softmax is derived from logits)" if cut == SOFTMAX else ""
-            raise UnknownNameError(f"the bank has no cut {needed!r}{because}; it has {nearest(cut, known)}")
+        check_cut(bank, cut)
     if not asked:
         raise InvalidInputError(
             "the bank has no complete cut; extract one first, e.g. featbank extract --cut fc7"
         )
-    if temperatures is not None and SOFTMAX not in asked:
+    if temperatures is not None and all(CutName.parse(cut).base != SOFTMAX for cut in asked):
         raise InvalidInputError(
             f"temperatures={list(temperatures)!r} (--temperature) are for the cut 'softmax', "
             f"got {', '.join(map(repr, asked))}; add --cut softmax"
@@ -165,8 +184,36 @@ def choose_cuts(
         raise InvalidInputError(f"temperature={wrong[0] if wrong else None!r} must be a finite number over 0")
     chosen: list[tuple[str, float | None]] = []
     for cut in by_depth(bank, asked):
-        chosen += [(cut, one) for one in values] if cut == SOFTMAX else [(cut, None)]
+        is_softmax = CutName.parse(cut).base == SOFTMAX
+        chosen += [(cut, one) for one in values] if is_softmax else [(cut, None)]
     return chosen
+
+
+def check_cut(bank: FeatureSource, cut: str) -> None:
+    """Raise `UnknownNameError` if a source has not all of a cut, or of what that is derived from."""
+    known = list(bank.cuts)
+    is_softmax = CutName.parse(cut).base == SOFTMAX
+    needed = cut.replace(SOFTMAX, LOGITS, 1) if is_softmax else cut
+    try:
+        stored = bank.sources(cut) if isinstance(bank, StoredFeatures) else (needed,)
+    except UnknownNameError:
+        stored = (needed,)
+    missing = [one for one in stored if one not in known]
+    if missing:
+        because = f" ({cut} is derived from {missing[0]})" if missing[0] != cut else ""
+        raise UnknownNameError(
+            f"the bank has no cut {missing[0]!r}{because}; it has {nearest(cut, known)}{_how(bank, cut)}"
+        )
+
+
+def _how(bank: FeatureSource, cut: str) -> str:
+    """Say what would make a view, which is likelier missing than misspelled."""
+    view = CutName.parse(cut).view
+    if view is None:
+        return ""
+    if isinstance(bank, StoredFeatures):
+        return f"; extract it with --view {view}"
+    return "; these features were given from outside, and a view is made of images: extract them, --view"
 
 
 def by_depth(bank: FeatureSource, cuts: Sequence[str]) -> list[str]:
@@ -182,7 +229,7 @@ def by_depth(bank: FeatureSource, cuts: Sequence[str]) -> list[str]:
         return list(cuts)
 
     def depth(cut: str) -> int:
-        base = cut.partition("@")[0]  # block4_pool@hflip is a view of block4_pool
+        base = CutName.parse(cut).base
         if base == SOFTMAX:
             return len(order)
         return order.index(base) if base in order else len(order) + 1

@@ -376,7 +376,7 @@ def test_a_pickled_handle_is_never_reopened_with_other_rows(store, kit, what, ch
         "bank": lambda: bank,
         "cut": lambda: bank["fc7"],
         "softmax": lambda: bank["softmax"],
-        "temperature": lambda: bank._softmax_array("logits", 3.0),
+        "temperature": lambda: bank._array("softmax", 3.0),
         "older array": lambda: bank["fc7"],
     }[what]()
     data = pickle.dumps(handle)

@@ -454,7 +454,7 @@ def test_finding_a_study(small, monkeypatch):
 
 def test_every_shipped_file_is_read():
     names = study_names()
-    assert len([one for one in names if one.startswith("mini_")]) == 8
+    assert len([one for one in names if one.startswith("mini_")]) == 11
     for name in names:
         study = load_study(name)
         assert study.figures or study.claims
