@@ -7,7 +7,8 @@ import importlib
 import inspect
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,6 +22,7 @@ from featbank.cli._output import print_json, progress_bar, say
 from featbank.errors import FitWarning, InvalidInputError, LeakWarning
 
 if TYPE_CHECKING:
+    from featbank._settings import Progress
     from featbank.fitting import FittedRun
     from featbank.heads import Parameter
 
@@ -192,29 +194,31 @@ def fit_head(
 
     Example: featbank fit-head --cut fc7 --head softmax --samples-per-class 4..32 --repeats 5
     """
+    given = locals()
     from featbank.fitting import fit_heads
+    from featbank.sweep import SweepSettings
 
     heads = split_commas(head) or ["softmax"]
     head_params = _head_params(heads, ctx.meta[_PANEL])
     if interval not in ("t", "bootstrap"):
         raise InvalidInputError(f"--interval {interval!r} is not one of t, bootstrap")
-    if save_heads not in ("best", "all", "none"):
-        raise InvalidInputError(f"--save-heads {save_heads!r} is not one of best, all, none")
-    if untrained_classes not in ("drop", "keep"):
-        raise InvalidInputError(f"--untrained-classes {untrained_classes!r} is not one of drop, keep")
     if leak_cosine is not None and not check_leaks:
         raise InvalidInputError("--leak-cosine is for --check-leaks; add it")
+    settings = SweepSettings(
+        **{one.name: given[one.name] for one in fields(SweepSettings) if one.name in given}
+        | {
+            "cuts": split_commas(cut) or None,
+            "heads": [_own(one) if ":" in one else one for one in heads],
+            "head_params": head_params,
+            "temperatures": _numbers(temperature),
+            "val": _val(val),
+            "metrics": split_commas(metric),
+        }
+    )
     with noted_not_warned(), progress_bar("fit", "heads") as progress:
         fitted = fit_heads(
             bank,
-            cuts=split_commas(cut) or None,
-            heads=[_own(one) if ":" in one else one for one in heads],
-            samples_per_class=samples_per_class,
-            repeats=repeats,
-            temperatures=_numbers(temperature),
-            random_state=random_state,
-            head_params=head_params,
-            save_heads=save_heads,  # type: ignore[arg-type]  # one of the three, checked above
+            settings,
             name=name,
             command=sys.argv,
             cache_dir=cache_dir,
@@ -222,11 +226,8 @@ def fit_head(
             fresh=fresh,
             n_jobs=n_jobs,
             check_leaks=leak_cosine if leak_cosine is not None else check_leaks,
-            untrained_classes=untrained_classes,  # type: ignore[arg-type]  # one of the two, checked above
             interval=interval,  # type: ignore[arg-type]  # one of the two, checked above
             announce=say,
-            val=_val(val),
-            metrics=split_commas(metric),
         )
     if as_json:
         print_notes(fitted)
@@ -237,11 +238,11 @@ def fit_head(
         raise typer.Exit(1)
 
 
-def _without_earlier(progress: Callable[[int, int], None]) -> Callable[[int, int, str], None]:
+def _without_earlier(progress: Progress) -> Progress:
     """Leave out of the rate and the time left what an interrupted run had done before."""
     earlier: int | None = None
 
-    def told(done: int, total: int, _: str) -> None:
+    def told(done: int, total: int) -> None:
         nonlocal earlier
         if earlier is None:
             earlier = done

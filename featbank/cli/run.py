@@ -16,6 +16,7 @@ from featbank.cli.fit import noted_not_warned
 from featbank.sampling import size_words
 
 if TYPE_CHECKING:
+    from featbank._settings import Progress
     from featbank.pipeline import ExperimentCost, StudyResult
 
 __all__ = ["run"]
@@ -97,22 +98,26 @@ def run(
 
 
 @contextlib.contextmanager
-def _bars() -> Iterator[Callable[[str, int, int], None]]:
-    """One bar after the other: a new one whenever something else is done, or the same begins again."""
+def _bars() -> Iterator[Callable[[str], Progress]]:
+    """Give one bar after the other: the next begins with its first step, and ends with its last."""
     with contextlib.ExitStack() as stack:
-        units = {"extract": "images", "fit": "heads"}
-        state: dict[str, Any] = {"what": None, "update": None}
 
-        def progress(what: str, done: int, total: int) -> None:
-            if what != state["what"]:
-                stack.close()
-                state["what"], state["update"] = what, stack.enter_context(progress_bar(what, units[what]))
-            state["update"](done, total)
-            if done >= total:
-                stack.close()
-                state["what"] = None
+        def begin(what: str) -> Progress:
+            stack.close()
+            bar: Progress | None = None
 
-        yield progress
+            def progress(done: int, total: int) -> None:
+                nonlocal bar
+                if bar is None:
+                    unit = {"extract": "images", "fit": "heads"}[what]
+                    bar = stack.enter_context(progress_bar(what, unit))
+                bar(done, total)
+                if done >= total:
+                    stack.close()
+
+            return progress
+
+        yield begin
 
 
 def _list_studies(as_json: bool) -> None:

@@ -113,9 +113,9 @@ def info(
     as_json: Json = False,
 ) -> None:
     """Show what a run was given, what it found, and the heads it kept for predict and show."""
-    from featbank.runs import describe_run, resolve_run
+    from featbank.runs import describe_run, open_run
 
-    opened = resolve_run(run, cache_dir)
+    opened = open_run(run, cache_dir=cache_dir)
     found = describe_run(opened.path)
     if as_json:
         print_json(

@@ -11,7 +11,7 @@ from featbank._validation import check_values
 from featbank.banks import Bank
 from featbank.errors import RunError
 from featbank.pipeline.study import Sweep
-from featbank.runs import Run, list_runs
+from featbank.runs import Run, list_runs, open_run
 from featbank.runs.starting import versions
 
 __all__ = ["STUDY_FILE", "find_finished", "fingerprint", "write_record"]
@@ -40,7 +40,7 @@ def find_finished(wanted: str, cache_dir: str | os.PathLike[str] | None) -> Run 
     """Find the newest finished run of a study with a fingerprint."""
     for path in reversed(list_runs(cache_dir)):
         try:
-            run = Run.open(path, cache_dir)
+            run = open_run(path, cache_dir=cache_dir)
             said = run.checked(STUDY_FILE, check_values)
             if run.finished and isinstance(said, dict) and said.get("fingerprint") == wanted:
                 run.result()

@@ -10,7 +10,7 @@ interrupted run can be read, and gone on with.
 from __future__ import annotations
 
 from featbank.runs.answer import Answer, answer_of
-from featbank.runs.finding import find_run, latest_run, list_runs, open_run, resolve_run, runs_of_bank
+from featbank.runs.finding import find_run, list_runs, open_run, runs_of_bank
 from featbank.runs.folder import Run
 from featbank.runs.listing import BestCurve, RunInfo, describe_run, remove_run
 from featbank.runs.starting import Claim, create_run, find_unfinished, sweep_digest
@@ -26,11 +26,9 @@ __all__ = [
     "describe_run",
     "find_run",
     "find_unfinished",
-    "latest_run",
     "list_runs",
     "open_run",
     "remove_run",
-    "resolve_run",
     "runs_of_bank",
     "sweep_digest",
 ]
