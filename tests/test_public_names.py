@@ -27,8 +27,21 @@ def test_heads_and_metrics_are_at_hand() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["compare", "extract", "fit_heads", "load_backbone", "open_archive", "open_bank", "open_run", "predict"]
-    + ["repair_bank", "run_benchmark", "run_study", "run_sweep", "write_report"],
+    [
+        "compare",
+        "extract",
+        "fit_heads",
+        "load_backbone",
+        "open_archive",
+        "open_bank",
+        "open_run",
+        "predict",
+        "repair_bank",
+        "run_benchmark",
+        "run_study",
+        "run_sweep",
+        "write_report",
+    ],
 )
 def test_entry_points_have_an_example(name: str) -> None:
     assert "\n>>> " in (inspect.getdoc(getattr(featbank, name)) or "")

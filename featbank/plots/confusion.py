@@ -182,7 +182,14 @@ class ConfusionDisplay(Display):
             empty = self.matrix[row, column] == 0
             color = "white" if share > 55 else ("#9aa0a6" if empty else "#202124")
             axes.text(
-                column, row, "0" if empty else text, ha="center", va="center", fontsize=size, color=color
+                column,
+                row,
+                "0" if empty else text,
+                ha="center",
+                va="center",
+                fontsize=size,
+                color=color,
+                in_layout=False,  # they lie within the axes, and measuring them takes a third of the drawing
             )
 
     def _name(self, axes: Axes, cell: float) -> None:

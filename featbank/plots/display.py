@@ -284,10 +284,13 @@ class Display:
         return target
 
     def _image(self, kind: str) -> bytes:
-        if not hasattr(self, "figure_"):
+        untouched = not hasattr(self, "figure_")
+        if untouched:
             self.plot()
         with styled(self._drawn_size()):
-            return image_of(self.figure_, kind)
+            if untouched:
+                _lay_out(self.figure_)
+            return image_of(self.figure_, kind, laid_out=untouched)
 
     def _drawn_size(self) -> float | None:
         """Return the size of the text that the figure was drawn with, if it is small."""

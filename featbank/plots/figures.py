@@ -63,6 +63,6 @@ def draw_all(run: Run, *, interval: IntervalKind = "t") -> dict[str, Path]:
     """
     options: dict[str, dict[str, Any]] = {"curve": {"interval": interval}}
     return {
-        name: one.from_run(run, **options.get(name, {})).plot().save(run.figures / f"{name}.png")
+        name: one.from_run(run, **options.get(name, {})).save(run.figures / f"{name}.png")
         for name, one in suited(run).items()
     }

@@ -243,12 +243,24 @@ def check_format(path: Path) -> str:
     return kind
 
 
-def image_of(figure: Figure, kind: str) -> bytes:
-    """Return a figure as a file of one of `FORMATS`; equal figures give equal bytes."""
+def image_of(figure: Figure, kind: str, *, laid_out: bool = False) -> bytes:
+    """Return a figure as a file of one of `FORMATS`; equal figures give equal bytes.
+
+    With `laid_out` it is drawn as it stands: matplotlib draws a figure with a layout engine twice, and lays
+    it out each time.
+    """
+    import matplotlib
+
     buffer = io.BytesIO()
     dated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {"Software": None}, "eps": None}
     changed = _without_alpha(figure) if kind == "eps" else []
+    engine = figure.get_layout_engine()
+    if laid_out:
+        with matplotlib.rc_context({"figure.autolayout": False, "figure.constrained_layout.use": False}):
+            figure.set_layout_engine(None)
     figure.savefig(buffer, format=kind, metadata=dated[kind])
+    if laid_out:
+        figure.set_layout_engine(engine)
     for artist, alpha, color in changed:
         artist.set_alpha(alpha)
         if color is not None:
