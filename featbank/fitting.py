@@ -13,7 +13,7 @@ from featbank._cache import banks_folder
 from featbank._settings import Progress, takes_settings, with_options
 from featbank.banks import Bank, BankStore
 from featbank.errors import InvalidInputError
-from featbank.runs import Claim, Run, create_run, find_unfinished, sweep_digest
+from featbank.runs import Claim, Run, create_run, find_unfinished, runs_of_sweep, sweep_digest
 from featbank.sweep import Fit, Sweep, SweepResult, SweepSettings
 from featbank.sweep.curves import IntervalKind
 
@@ -92,7 +92,7 @@ def fit_heads(
     interval : {"t", "bootstrap"}, default="t"
         The band of the curve that is drawn; see `LearningCurve.points`.
     announce : callable, optional
-        Called with one line for people when an interrupted run is continued.
+        Called with one line for people when an interrupted run is continued, or the same was fitted before.
     **options
         Fields of `SweepSettings`, such as ``cuts=["fc7"], heads=["softmax", "mlp"]``; with `settings` they
         replace those of its fields.
@@ -144,6 +144,10 @@ def fit_heads(
     run, claim = None, None
     if not fresh and (found := find_unfinished(cache_dir, digest)) is not None:
         run, claim = found
+    if run is None and announce is not None:
+        before = next((one.name for one in runs_of_sweep(cache_dir, digest) if one.finished), None)
+        if before is not None:
+            announce(f"the same was fitted before, in run {before}; this makes another run of it")
     try:
         earlier = None if run is None else run.take_up()
         if run is not None and earlier is not None:

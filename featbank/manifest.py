@@ -73,8 +73,10 @@ def short_repr(self: Any) -> str:
 _MOST_LINES = 40
 
 
-def as_html(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], *said: str) -> str:
-    """Return a title, a table of at most 40 lines and what is said below it as HTML, for a notebook.
+def as_html(
+    title: str, head: Sequence[str], rows: Sequence[Sequence[str]], *below: str, above: str = ""
+) -> str:
+    """Return a title, a table of at most 40 lines and what stands above and below as HTML, for a notebook.
 
     Examples
     --------
@@ -89,8 +91,11 @@ def as_html(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], *sai
         for tag, cells in lines
     )
     more = [f"and {len(rows) - _MOST_LINES} more lines"] if len(rows) > _MOST_LINES else []
-    below = "".join(f"<p>{escape(printable(one))}</p>" for one in (*more, *said) if one)
-    return f"<p><b>{escape(printable(title))}</b></p><table>{table}</table>{below}"
+    first, last = (
+        "".join(f"<p>{escape(printable(one))}</p>" for one in said if one)
+        for said in ((above,), (*more, *below))
+    )
+    return f"<p><b>{escape(printable(title))}</b></p>{first}<table>{table}</table>{last}"
 
 
 def as_frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:

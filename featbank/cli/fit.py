@@ -62,23 +62,35 @@ def _option_of(parameter: str) -> str:
 
 
 @cache
+def _working_heads() -> list[str]:
+    """Name the heads whose classes can be had; a broken plug-in is told where it is asked for."""
+    from featbank.errors import MissingPackageError
+    from featbank.heads import catalogue
+
+    found = []
+    for head in catalogue.names():
+        with contextlib.suppress(MissingPackageError):
+            catalogue.parameters(head)
+            found.append(head)
+    return found
+
+
+@cache
 def _head_options() -> list[Any]:
     """Return an option for each parameter that the tables say something of."""
-    from featbank.errors import MissingPackageError
     from featbank.heads import catalogue
 
     able: dict[str, list[str]] = {}
     defaults: dict[str, set[Any]] = {}
     tables: dict[str, Parameter] = {}
-    for head in catalogue.names():
-        with contextlib.suppress(MissingPackageError):  # a broken plug-in is told where it is asked for
-            kind = catalogue.kind(head)
-            signature = inspect.signature(kind.cls).parameters
-            for name, one in kind.parameters.items():
-                if one.help:
-                    able.setdefault(name, []).append(head)
-                    defaults.setdefault(name, set()).add(signature[name].default)
-                    tables.setdefault(name, one)
+    for head in _working_heads():
+        kind = catalogue.kind(head)
+        signature = inspect.signature(kind.cls).parameters
+        for name, one in kind.parameters.items():
+            if one.help:
+                able.setdefault(name, []).append(head)
+                defaults.setdefault(name, set()).add(signature[name].default)
+                tables.setdefault(name, one)
     asked = []
     for name, one in tables.items():
         flag = one.values == (True, False)
@@ -309,7 +321,7 @@ def _head_params(heads: Sequence[str], options: Mapping[str, Any]) -> dict[str, 
     for name, text in options.items():
         able = [one for one in named if name in tables[one]]
         if not able:
-            every = ", ".join(one for one in catalogue.names() if name in catalogue.parameters(one))
+            every = ", ".join(one for one in _working_heads() if name in catalogue.parameters(one))
             raise InvalidInputError(
                 f"{_option_of(name)} is for --head {every}, got --head {', '.join(heads)}"
             )

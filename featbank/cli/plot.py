@@ -159,7 +159,7 @@ def _able(*parameters: str) -> str:
     """Name the figures whose displays take one of these parameters."""
     from featbank.plots import FIGURES
 
-    known = {name: signature(FIGURES.get(name).from_run).parameters for name in FIGURES}
+    known = {name: signature(one.from_run).parameters for name, one in FIGURES.working().items()}
     return ", ".join(name for name, takes in known.items() if any(one in takes for one in parameters))
 
 

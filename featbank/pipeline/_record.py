@@ -13,6 +13,7 @@ from featbank.errors import RunError
 from featbank.pipeline.study import Sweep
 from featbank.runs import Run, list_runs, open_run
 from featbank.runs.starting import versions
+from featbank.sweep.spec import plug_ins
 
 __all__ = ["STUDY_FILE", "find_finished", "fingerprint", "write_record"]
 
@@ -31,6 +32,7 @@ def fingerprint(bank: Bank, sweep: Sweep) -> str:
         "key": bank.key.digest(),
         "manifest": bank.manifest.digest(),
         "sweep": asdict(sweep),
+        "plug_ins": plug_ins(sweep.heads, sweep.metrics),
         "versions": versions(),
     }
     return _atomic.sha256(_atomic.canonical_json(identity))

@@ -84,8 +84,8 @@ class Data:
     images_per_class : int or None
     splits : mapping of str to str
         Other names for the source's splits.
-    n_classes : int or None
-        Classes the published study had, to say so where the data at hand has more or fewer.
+    n_classes_published : int or None
+        Classes the published study had, to say so where the data at hand has more or fewer; selects none.
     """
 
     source: Text
@@ -96,7 +96,7 @@ class Data:
     without: Texts = ()
     images_per_class: Natural | None = None
     splits: dict[_Split, _Split] = field(default_factory=dict)
-    n_classes: Annotated[int, Strict(), Ge(2), Le(10**9)] | None = None
+    n_classes_published: Annotated[int, Strict(), Ge(2), Le(10**9)] | None = None
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -239,7 +239,7 @@ class Claim:
 
 @dataclass(frozen=True, config=CONFIG)
 class Study:
-    """One file under ``pipelines/``.
+    """One TOML file: an experiment of one's own, or a published one.
 
     Parameters
     ----------
@@ -248,10 +248,10 @@ class Study:
     path : pathlib.Path
         The file.
     title, question : str
-        What it is about, and what it asks.
+        What it is about, and what it asks; by default its name, and nothing.
     experiments : tuple of Experiment
     report : str
-        Where the published numbers are from.
+        Where the published numbers are from; empty if there are none.
     figures : tuple of Figure
     claims : tuple of Claim
     differs : tuple of str
@@ -261,9 +261,9 @@ class Study:
     name: Name
     path: Path
     title: Text
-    question: Text
+    question: str
     experiments: tuple[Experiment, ...]
-    report: Text
+    report: str = ""
     figures: tuple[Figure, ...] = ()
     claims: tuple[Claim, ...] = ()
     differs: Texts = ()

@@ -13,7 +13,7 @@ from featbank.runs.answer import Answer, answer_of
 from featbank.runs.finding import find_run, list_runs, open_run, runs_of_bank
 from featbank.runs.folder import Run
 from featbank.runs.listing import BestCurve, RunInfo, describe_run, remove_run
-from featbank.runs.starting import Claim, create_run, find_unfinished, sweep_digest
+from featbank.runs.starting import Claim, create_run, find_unfinished, runs_of_sweep, sweep_digest
 
 __all__ = [
     "Answer",
@@ -30,5 +30,6 @@ __all__ = [
     "open_run",
     "remove_run",
     "runs_of_bank",
+    "runs_of_sweep",
     "sweep_digest",
 ]

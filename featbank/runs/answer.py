@@ -193,4 +193,4 @@ def _doubling(curve: LearningCurve, points: dict[Size, CurvePoint], metric: str)
 def answer_html(title: str, result: SweepResult) -> str:
     """Return the answer and the mean accuracy of each curve by size as HTML, for a notebook; all escaped."""
     head, rows, caption = result.table()
-    return as_html(title, head, rows, caption, str(answer_of(result) or "No fit succeeded."))
+    return as_html(title, head, rows, caption, above=str(answer_of(result) or "No fit succeeded."))

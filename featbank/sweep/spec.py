@@ -38,6 +38,7 @@ __all__ = [
     "labelled_rows",
     "make_grids",
     "notes_on_splits",
+    "plug_ins",
     "read_sizes",
     "read_val",
     "set_untrained_aside",
@@ -183,7 +184,25 @@ class SweepSettings:
             "untrained_classes": self.untrained_classes,
             "val": self.val,
         }
-        return found | ({"metrics": list(self.metrics)} if self.metrics else {})
+        if self.metrics:
+            found["metrics"] = list(self.metrics)
+        made_by = plug_ins([name for name, made in names if made is None], self.metrics)
+        return found | ({"plug_ins": made_by} if made_by else {})
+
+
+def plug_ins(heads: Sequence[str], metrics: Sequence[str]) -> dict[str, str]:
+    """Return the packages and versions that heads and metrics of others come from; others compute others.
+
+    Parameters
+    ----------
+    heads, metrics : sequence of str
+        Their names.
+    """
+    made_by = {
+        **{f"head {name}": catalogue.made_by(name) for name in heads},
+        **{f"metric {name}": metrics_catalogue.made_by(name) for name in metrics},
+    }
+    return {name: package for name, package in made_by.items() if package is not None}
 
 
 class FeatureSource(Protocol):
