@@ -156,8 +156,8 @@ class Registry(Generic[T]):
             return None
         if plug_in.dist is None:
             return "unknown"
-        facts = plug_in.dist.metadata
-        return f"{plug_in.dist.name} {facts.get('Version', '?')}"
+        version = dict(plug_in.dist.metadata.json).get("version", "?")
+        return f"{plug_in.dist.name} {version}"
 
     def _load(self, plug_in: EntryPoint) -> T:
         package = plug_in.dist.name if plug_in.dist is not None else "?"

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featbank.cli._dates import human_date
 from featbank.cli._options import CacheDir, Json
-from featbank.cli._output import human_bytes, print_json, print_table, say
+from featbank.cli._output import human_bytes, human_date, print_json, print_table, say
 from featbank.cli.banks import agreed
 from featbank.errors import RunError
 from featbank.manifest import printable

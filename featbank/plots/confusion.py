@@ -11,8 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from featbank.errors import InvalidInputError
 from featbank.manifest import printable
 from featbank.metrics import confusion_matrix, most_confused
-from featbank.plots.display import Display, inches_of
-from featbank.plots.selection import head_title, kept_head
+from featbank.plots.display import Display, head_title, inches_of, kept_head
 from featbank.plots.style import color_bar, new_figure, text_size
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from featbank.datasets import Dataset
 from featbank.errors import InvalidInputError
 from featbank.manifest import printable, short_repr
 from featbank.plots.chart import percent
-from featbank.plots.looks import page_style
+from featbank.plots.style import page_style
 from featbank.report import _facts
 from featbank.report._close_up import close_up
 from featbank.report._figures import Figure, run_figures, run_histories

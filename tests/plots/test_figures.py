@@ -32,7 +32,7 @@ from featbank.plots import (
     times,
 )
 from featbank.plots.chart import Chart, Point, Series, Table, category_axis, linear_axis
-from featbank.plots.looks import Look
+from featbank.plots.style import Look
 from featbank.runs import Run
 from featbank.sweep.records import fits_to_csv
 
