@@ -142,7 +142,7 @@ def test_a_cut_may_be_called_by_its_alias(digits, cache, alias, cut):
         ({"cuts": ["softmax"], "temperatures": [float("nan")]}, InvalidInputError, "temperature=nan must be"),
         ({"val": float("nan")}, InvalidInputError, "val=nan (--val) is not a part of each draw"),
         ({"val": "0.2"}, InvalidInputError, "val='0.2' (--val) is not a part of each draw"),
-        ({"save_heads": "some"}, InvalidInputError, "save_heads='some' is not one of "),
+        ({"save_heads": "some"}, InvalidInputError, "save_heads='some' (--save-heads) is not one of "),
         (
             {"head_params": {"softmax": {"lr": -1.0}}},
             InvalidInputError,
