@@ -2,39 +2,44 @@
 
 ``torchvision.ops.roi_align`` takes one function from ``torch._dynamo``, to be asked when boxes are cut out on
 a GPU: that imports TorchDynamo, TorchInductor, sympy and ``torch.distributed``, over a second where nothing
-is compiled. ``sklearn.utils.fixes`` imports ``scipy.stats`` for one function of its own. While the two are
-imported, a stand-in is there instead, which becomes the real module as soon as anything is asked of it.
+is compiled. ``sklearn.utils.fixes`` imports ``scipy.stats`` for one function of its own, and pandas, where it
+is installed, for none (half a second). While the two are imported, a stand-in is there instead, which becomes
+the real module as soon as anything is asked of it.
 """
 
 from __future__ import annotations
 
 import sys
 from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
 __all__ = ["import_sklearn", "import_torchvision"]
 
-_DYNAMO = ("torch._dynamo", "torch._dynamo.utils")
-_STATS = ("scipy.stats",)
+_DYNAMO = ["torch._dynamo", "torch._dynamo.utils"]
 
 
 def import_torchvision() -> None:
     """Import torchvision; call it before each ``import torchvision`` or ``from torchvision import ...``."""
     if "torchvision" not in sys.modules:
         import_module("torch")  # its own import may want the real modules
-        _import_beside("torchvision", _DYNAMO)
+        _import_beside("torchvision", [_DYNAMO])
 
 
 def import_sklearn() -> None:
     """Import what scikit-learn's estimators are made of; call it before ``from sklearn... import ...``."""
     if "sklearn.utils" not in sys.modules:
         import_module("scipy")
-        _import_beside("sklearn.base", _STATS)
+        pandas = ["pandas"] if find_spec("pandas") else []  # a stand-in of nothing would be taken for it
+        _import_beside("sklearn.base", [["scipy.stats"], pandas])
 
 
-def _import_beside(wanted: str, names: tuple[str, ...]) -> None:
-    stand_ins = {} if names[0] in sys.modules else {name: _StandIn(name, names) for name in names}
+def _import_beside(wanted: str, groups: list[list[str]]) -> None:
+    """Import a module beside stand-ins for those of groups of modules that are not imported yet."""
+    stand_ins = {
+        name: _StandIn(name, group) for group in groups for name in group if group[0] not in sys.modules
+    }
     sys.modules.update(stand_ins)
     try:
         import_module(wanted)
@@ -49,7 +54,7 @@ class _StandIn(ModuleType):
 
     __path__: list[str] = []  # noqa: RUF012 - the import system asks for it
 
-    def __init__(self, name: str, group: tuple[str, ...]) -> None:
+    def __init__(self, name: str, group: list[str]) -> None:
         super().__init__(name)
         self._group = group
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from importlib import import_module
-from typing import TYPE_CHECKING, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from featbank.errors import InvalidInputError, MissingPackageError, UnknownNameError
 
@@ -57,6 +58,8 @@ class Registry(Generic[T]):
     group : str, optional
         Entry points of other packages that add names, e.g. ``"featbank.backbones"``. They are looked for when
         a name is asked for that is not registered, or all names are; a registered name is never replaced.
+    accepts : (str, callable), optional
+        What their values must be, in words and as a check.
 
     Examples
     --------
@@ -70,9 +73,17 @@ class Registry(Generic[T]):
     featbank.errors.UnknownNameError: unknown head 'sofmax'; known: 'softmax'
     """
 
-    def __init__(self, kind: str, *, group: str | None = None) -> None:
+    def __init__(
+        self,
+        kind: str,
+        *,
+        group: str | None = None,
+        accepts: tuple[str, Callable[[Any], bool]] = ("", lambda _: True),
+    ) -> None:
         self.kind, self.group = kind, group
+        self._must_be, self._accepts = accepts
         self._values: dict[str, T] = {}
+        self._loaded: dict[str, T] = {}
         self._places: dict[str, str] = {}
         self._aliases: dict[str, str] = {}
 
@@ -119,19 +130,51 @@ class Registry(Generic[T]):
                 module, _, attribute = self._places[name].partition(":")
                 self._values[name] = getattr(import_module(module), attribute)
             else:
-                self._values[name] = self._load(self._plug_ins()[name])
+                if name not in self._loaded:
+                    self._loaded[name] = self._load(self._plug_ins()[name])
+                return self._loaded[name]
         return self._values[name]
 
+    def working(self) -> dict[str, T]:
+        """Return what stands under each name; a plug-in that cannot be had is told when it is asked for."""
+        found = {}
+        for name in self:
+            with suppress(MissingPackageError):
+                found[name] = self.get(name)
+        return found
+
+    def made_by(self, name: str) -> str | None:
+        """Return the package and version that a name comes from; None for featbank itself.
+
+        Raises
+        ------
+        UnknownNameError
+            If nobody has registered the name.
+        """
+        plug_in = self._plug_ins().get(self.canonical(name))
+        if plug_in is None:
+            return None
+        if plug_in.dist is None:
+            return "unknown"
+        version = dict(plug_in.dist.metadata.json).get("version", "?")
+        return f"{plug_in.dist.name} {version}"
+
     def _load(self, plug_in: EntryPoint) -> T:
+        package = plug_in.dist.name if plug_in.dist is not None else "?"
         try:
-            return cast("T", plug_in.load())
+            found = plug_in.load()
         except Exception as error:  # code of strangers may raise anything when it is imported
-            package = plug_in.dist.name if plug_in.dist is not None else "?"
             said = " ".join(str(error).split())
             raise MissingPackageError(
                 f"{self.kind} {plug_in.name!r} of the package {package!r} cannot be loaded from "
                 f"{plug_in.value!r} ({type(error).__name__}: {said}); mend or uninstall that package"
             ) from error
+        if not self._accepts(found):
+            raise MissingPackageError(
+                f"{self.kind} {plug_in.name!r} of the package {package!r} is {found!r}, which is no "
+                f"{self._must_be}; mend or uninstall that package"
+            )
+        return cast("T", found)
 
     def _plug_ins(self) -> dict[str, EntryPoint]:
         if self.group is None:

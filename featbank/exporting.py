@@ -20,7 +20,7 @@ from featbank.errors import InvalidInputError, MissingPackageError
 from featbank.extraction import split_precision, stored_dtype
 from featbank.manifest import printable
 from featbank.prediction import RunClassifier
-from featbank.runs import Run, resolve_run
+from featbank.runs import Run, open_run
 
 if TYPE_CHECKING:
     from torch import nn
@@ -102,7 +102,7 @@ def export_run(
         known = ", ".join(repr(one) for one in EXPORT_FORMATS)
         raise InvalidInputError(f"format={format!r} is unknown; known: {known}")
     if not isinstance(run, Run):
-        run = resolve_run(run, cache_dir)
+        run = open_run(run, cache_dir=cache_dir)
     classifier = RunClassifier(run, head, weights=weights, backbone=backbone, device="cpu")
     name, suffix = str(classifier.entry["name"]), EXPORT_FORMATS[format]
     file = Path(f"{run.name}-{name}{suffix}") if path is None else user_path(path)

@@ -6,16 +6,15 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from featbank import plots
 from featbank._cache import banks_folder
-from featbank.backbones import get_spec
+from featbank._settings import Progress, takes_settings, with_options
 from featbank.banks import Bank, BankStore
-from featbank.errors import FeatbankError, InvalidInputError, UnknownNameError
-from featbank.runs import Claim, Run, create_run, find_unfinished, sweep_digest
-from featbank.sampling import Size
-from featbank.sweep import Fit, Sweep, SweepResult, SweepSpec, usual_sizes
+from featbank.errors import InvalidInputError
+from featbank.runs import Claim, Run, create_run, find_unfinished, runs_of_sweep, sweep_digest
+from featbank.sweep import Fit, Sweep, SweepResult, SweepSettings
 from featbank.sweep.curves import IntervalKind
 
 __all__ = ["FittedRun", "fit_heads"]
@@ -50,31 +49,21 @@ class FittedRun:
         return f"<FittedRun {self.run.name!r}, {len(self.result.fits)} fits>"
 
 
+@takes_settings(SweepSettings)
 def fit_heads(
     bank: Bank | str | os.PathLike[str] | None = None,
+    settings: SweepSettings | None = None,
     *,
-    cuts: Sequence[str] | None = None,
-    heads: Sequence[Any] = ("softmax",),
-    samples_per_class: str | int | Sequence[Size] | None = None,
-    repeats: int = 5,
-    temperatures: Sequence[float] | None = None,
-    random_state: int = 0,
-    head_params: Mapping[str, Mapping[str, Any]] | None = None,
-    save_heads: Literal["best", "all", "none"] = "best",
     name: str = "fit-head",
     command: Sequence[str] = (),
     cache_dir: str | os.PathLike[str] | None = None,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Progress | None = None,
     fresh: bool = False,
     n_jobs: int | None = None,
     check_leaks: bool | float = False,
-    untrained_classes: Literal["drop", "keep"] = "drop",
     interval: IntervalKind = "t",
     announce: Callable[[str], None] | None = None,
-    val: float | Literal["none"] | None = None,
-    metrics: Sequence[str] = (),
-    views: Sequence[str] = (),
-    average_views: bool = False,
+    **options: Any,
 ) -> FittedRun:
     """Fit heads on a bank for growing numbers of samples per class, into a run folder with its figures.
 
@@ -86,14 +75,8 @@ def fit_heads(
     ----------
     bank : Bank, path, str or None
         The bank, its folder, or a part of its name; the newest of the cache by default.
-    cuts : sequence of str, optional
-        Names or aliases of cuts; all complete ones by default.
-    heads, repeats, temperatures, random_state, head_params, save_heads, val, metrics, views, average_views
-        See `featbank.run_sweep`. Estimators of your own are fitted, scored and drawn like all others; they
-        are not saved, so they cannot `predict` later.
-    samples_per_class : str, int, or sequence of int or "all", optional
-        See `featbank.run_sweep`; by default ``"4..32"``, or as far as the class with the fewest training
-        images reaches.
+    settings : SweepSettings, optional
+        What is fitted.
     name : str, default="fit-head"
         Last part of the run folder's name.
     command : sequence of str, optional
@@ -101,15 +84,18 @@ def fit_heads(
     cache_dir : path, optional
         The cache.
     progress : callable, optional
-        Called with (fits done, fits in all, what comes next).
+        Called with (fits done, fits in all).
     fresh : bool, default=False
         Start anew even if there is an unfinished run of this sweep.
-    n_jobs, check_leaks, untrained_classes
+    n_jobs, check_leaks
         See `featbank.run_sweep`.
     interval : {"t", "bootstrap"}, default="t"
         The band of the curve that is drawn; see `LearningCurve.points`.
     announce : callable, optional
-        Called with one line for people when an interrupted run is continued.
+        Called with one line for people when an interrupted run is continued, or the same was fitted before.
+    **options
+        Fields of `SweepSettings`, such as ``cuts=["fc7"], heads=["softmax", "mlp"]``; with `settings` they
+        replace those of its fields.
 
     Returns
     -------
@@ -123,6 +109,25 @@ def fit_heads(
         See `featbank.run_sweep`; nothing is written then.
     CacheWriteError
         If the run folder cannot be written.
+    TypeError
+        If an option is no field of `SweepSettings`.
+
+    Examples
+    --------
+    An estimator of your own beside featbank's heads:
+
+    >>> import tempfile, featbank
+    >>> from sklearn.naive_bayes import GaussianNB
+    >>> with tempfile.TemporaryDirectory() as cache:
+    ...     extracted = featbank.extract(
+    ...         "digits", backbone="minivgg", cuts=["block5_pool"], limit=200, cache_dir=cache
+    ...     )
+    ...     fitted = fit_heads(
+    ...         extracted.bank, heads=["ncm", ("bayes", GaussianNB())], samples_per_class="4,8",
+    ...         repeats=2, cache_dir=cache,
+    ...     )
+    >>> [(one.head, one.n_per_class) for one in fitted.result.points()]
+    [('ncm', 4), ('ncm', 8), ('bayes', 4), ('bayes', 8)]
     """
     if not isinstance(bank, Bank | str | os.PathLike | None):
         raise InvalidInputError(
@@ -131,31 +136,18 @@ def fit_heads(
         )
     if not isinstance(bank, Bank):
         bank = Bank.open(BankStore(banks_folder(cache_dir)).resolve(bank))
-    wanted = None if cuts is None else [_canonical(bank, cut) for cut in _listed(cuts)]
-    if samples_per_class is None:
-        samples_per_class = usual_sizes(bank.manifest)
     if interval not in ("t", "bootstrap"):
         raise InvalidInputError(f"interval={interval!r} is not one of 't', 'bootstrap'")
-    spec = SweepSpec(
-        cuts=wanted,
-        heads=heads,
-        samples_per_class=samples_per_class,
-        repeats=repeats,
-        temperatures=temperatures,
-        random_state=random_state,
-        head_params=head_params,
-        save_heads=save_heads,
-        untrained_classes=untrained_classes,
-        val=val,
-        metrics=metrics,
-        views=views,
-        average_views=average_views,
-    )
-    sweep, parameters = Sweep(bank, spec), spec.to_dict()
+    sweep = Sweep(bank, with_options(SweepSettings, settings, options, "fit_heads"))
+    parameters = sweep.settings.to_dict()
     digest = sweep_digest(bank, name, parameters)
     run, claim = None, None
     if not fresh and (found := find_unfinished(cache_dir, digest)) is not None:
         run, claim = found
+    if run is None and announce is not None:
+        before = next((one.name for one in runs_of_sweep(cache_dir, digest) if one.finished), None)
+        if before is not None:
+            announce(f"the same was fitted before, in run {before}; this makes another run of it")
     try:
         earlier = None if run is None else run.take_up()
         if run is not None and earlier is not None:
@@ -186,23 +178,3 @@ def fit_heads(
         if claim is not None:
             claim.let_go()
     return FittedRun(run, result, drawn, len(earlier.fits) if earlier else 0)
-
-
-def _listed(cuts: str | Sequence[str]) -> Sequence[str]:
-    return [cuts] if isinstance(cuts, str) else cuts
-
-
-def _canonical(bank: Bank, cut: str) -> str:
-    """Turn an alias into the cut's name; that the bank does not have it is for the sweep to say."""
-    if cut in bank.cuts:
-        return cut
-    try:
-        spec = get_spec(bank.key.backbone)
-    except FeatbankError:  # a module of somebody's own, or a family that is not installed here
-        return cut
-    try:
-        return spec.cut(cut).name
-    except UnknownNameError:
-        if cut.partition("@")[0] == cut:
-            raise
-        return cut

@@ -5,18 +5,21 @@ from __future__ import annotations
 import hashlib
 import os
 import reprlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import IntEnum
 from itertools import pairwise
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featbank.errors import InvalidInputError
+from featbank.errors import InvalidInputError, MissingPackageError
 
-__all__ = ["SPLITS", "Ids", "Manifest", "RowStatus", "printable", "short_repr"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["SPLITS", "Ids", "Manifest", "RowStatus", "as_frame", "as_html", "printable", "short_repr"]
 
 #: Names of the splits, in the order of their codes; rows of ``"none"`` belong to no split.
 SPLITS = ("train", "val", "test", "none")
@@ -64,6 +67,44 @@ def short_repr(self: Any) -> str:
             # arrays come on several lines
             parts.append(f"{one.name}={' '.join(_SHORT.repr(getattr(self, one.name)).split())}")
     return f"{type(self).__name__}({', '.join(parts)})"
+
+
+#: A notebook is shown so many lines of a table.
+_MOST_LINES = 40
+
+
+def as_html(
+    title: str, head: Sequence[str], rows: Sequence[Sequence[str]], *below: str, above: str = ""
+) -> str:
+    """Return a title, a table of at most 40 lines and what stands above and below as HTML, for a notebook.
+
+    Examples
+    --------
+    >>> as_html("a & b", ["cut"], [["fc7"]])
+    '<p><b>a &amp; b</b></p><table><tr><th>cut</th></tr><tr><td>fc7</td></tr></table>'
+    """
+    from html import escape
+
+    lines = [("th", head), *(("td", row) for row in rows[:_MOST_LINES])]
+    table = "".join(
+        f"<tr>{''.join(f'<{tag}>{escape(printable(cell))}</{tag}>' for cell in cells)}</tr>"
+        for tag, cells in lines
+    )
+    more = [f"and {len(rows) - _MOST_LINES} more lines"] if len(rows) > _MOST_LINES else []
+    first, last = (
+        "".join(f"<p>{escape(printable(one))}</p>" for one in said if one)
+        for said in ((above,), (*more, *below))
+    )
+    return f"<p><b>{escape(printable(title))}</b></p>{first}<table>{table}</table>{last}"
+
+
+def as_frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return rows as a pandas data frame; raises `MissingPackageError` if pandas is not installed."""
+    try:
+        import pandas as pd
+    except ImportError as error:
+        raise MissingPackageError("to_frame needs pandas; install it: pip install pandas") from error
+    return pd.DataFrame(list(rows))
 
 
 class Ids(Sequence[bytes]):

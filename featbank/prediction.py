@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from featbank._cache import user_path
 from featbank._cuts import LOGITS, SOFTMAX, CutName, with_views
 from featbank._registry import nearest
+from featbank._settings import Progress
 from featbank._stat_cache import DigestCache
 from featbank.backbones import OF_A_MODULE, Backbone, Preprocessing, TruncatedNetwork, load_backbone
 from featbank.datasets import decode_image, list_images, read_image_file
@@ -32,7 +33,7 @@ from featbank.errors import (
 from featbank.extraction import Forward, as_stored, choose_device, decode_of, split_precision
 from featbank.inspection import OcclusionDisplay, RunImages
 from featbank.manifest import printable, short_repr
-from featbank.runs import Run, resolve_run
+from featbank.runs import Run, open_run
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -117,11 +118,17 @@ def predict(
         If the weights are not there any more, or are others.
     InvalidInputError
         If `top` is under 1.
+
+    Examples
+    --------
+    >>> (found,) = predict("last", ["photo.jpg"])  # doctest: +SKIP
+    >>> found.classes[0], round(found.probabilities[0], 2)  # doctest: +SKIP
+    ('otter', 0.93)
     """
     if top < 1:
         raise InvalidInputError(f"top={top!r} must be at least 1")
     if not isinstance(run, Run):
-        run = resolve_run(run, cache_dir)
+        run = open_run(run, cache_dir=cache_dir)
     run.entry(head)  # a wrong name is told before images are looked for
     paths = [file for image in images for file in list_images(image)]
     digests = DigestCache.of(cache_dir)
@@ -164,7 +171,7 @@ def occlude(
     weights: str | os.PathLike[str] | None = None,
     device: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> OcclusionDisplay:
     """Show which part of an image a head of a run needs to see its true class.
 
@@ -201,7 +208,7 @@ def occlude(
         If the head gives no probabilities, no test image is classified rightly, or an option is out of range.
     """
     if not isinstance(run, Run):
-        run = resolve_run(run, cache_dir)
+        run = open_run(run, cache_dir=cache_dir)
     if class_name is not None and class_name not in run.classes:
         raise UnknownNameError(f"unknown class {class_name!r}; known: {nearest(class_name, run.classes)}")
     classifier = RunClassifier(run, head, weights=weights, device=device)

@@ -22,6 +22,7 @@ FLOORS = {
     "_child_process": 0,
     "_stat_cache": 0,
     "_lean_imports": 0,
+    "_settings": 0,
     "_cores": 0,
     "_cuts": 0,
     "_validation": 0,

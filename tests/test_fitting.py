@@ -142,7 +142,7 @@ def test_a_cut_may_be_called_by_its_alias(digits, cache, alias, cut):
         ({"cuts": ["softmax"], "temperatures": [float("nan")]}, InvalidInputError, "temperature=nan must be"),
         ({"val": float("nan")}, InvalidInputError, "val=nan (--val) is not a part of each draw"),
         ({"val": "0.2"}, InvalidInputError, "val='0.2' (--val) is not a part of each draw"),
-        ({"save_heads": "some"}, InvalidInputError, "save_heads='some' is not one of "),
+        ({"save_heads": "some"}, InvalidInputError, "save_heads='some' (--save-heads) is not one of "),
         (
             {"head_params": {"softmax": {"lr": -1.0}}},
             InvalidInputError,
@@ -168,7 +168,7 @@ def test_wrong_input_leaves_no_run_behind(digits, cache, options, error, message
 def test_a_run_is_made_with_the_first_result_and_not_before(digits, cache):
     seen = []
 
-    def look(done, total, what):
+    def look(done, total):
         seen.append((done, len(list_runs(cache))))
 
     fit_heads(digits, cuts=["block3_pool", "block5_pool"], cache_dir=cache, progress=look, **QUICK)
@@ -176,7 +176,7 @@ def test_a_run_is_made_with_the_first_result_and_not_before(digits, cache):
 
 
 def test_an_interrupted_sweep_leaves_what_it_has(digits, cache):
-    def interrupt(done, total, what):
+    def interrupt(done, total):
         if done:
             raise KeyboardInterrupt
 

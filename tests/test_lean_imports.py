@@ -89,6 +89,19 @@ print(LogisticRegression().fit([[0.0], [1.0]], [0, 1]).predict([[2.0]]))
     assert run(code).splitlines() == ["False", "1 0.5 True", "[1]"]
 
 
+def test_heads_come_without_pandas_which_works_afterwards() -> None:
+    pytest.importorskip("pandas")
+    code = """
+import sys
+from featbank.heads import NearestMeanClassifier
+print("pandas" in sys.modules, sys.modules["sklearn.utils.fixes"].pd.Index([3])[0], "pandas" in sys.modules)
+import pandas as pd
+head = NearestMeanClassifier().fit(pd.DataFrame({"a": [0.0, 1.0], "b": [0.0, 1.0]}), ["x", "y"])
+print(head.feature_names_in_.tolist(), head.predict(pd.DataFrame({"a": [2.0], "b": [2.0]}))[0])
+"""
+    assert run(code).splitlines() == ["False 3 True", "['a', 'b'] y"]
+
+
 @pytest.mark.slow
 def test_heads_are_trained_and_weights_matched_without_the_compiler() -> None:
     code = """

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from torch.utils.flop_counter import FlopCounterMode
 
 __all__ = [
-    "Dice",
     "GraphFacts",
+    "RandomDraws",
     "UntraceableError",
     "count",
     "extract",
@@ -248,7 +248,7 @@ class _Counter(fx.Interpreter):
         return result
 
 
-class Dice(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class RandomDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes the first operation that draws random numbers, also where nothing is computed."""
 
     thrown: str | None = None
@@ -308,9 +308,9 @@ def count(graph: nn.Module, image_size: int, owner: str, *, strict: bool = True)
             setattr(meta, node.target, getattr(meta, node.target).to("meta"))
     flops = FlopCounterMode(display=False)
     counter = _Counter(meta, flops)
-    dice = Dice()  # type: ignore[no-untyped-call]
+    draws = RandomDraws()  # type: ignore[no-untyped-call]
     try:
-        with torch.no_grad(), flops, dice:
+        with torch.no_grad(), flops, draws:
             one = counter.run(torch.empty(1, 3, image_size, image_size, device="meta"))
         with torch.no_grad():
             three = meta(torch.empty(3, 3, image_size, image_size, device="meta"))
@@ -319,7 +319,7 @@ def count(graph: nn.Module, image_size: int, owner: str, *, strict: bool = True)
             f"images of {image_size}x{image_size} pixels do not pass through {owner!r} "
             f"({first_line(error)}); pass another image_size"
         ) from error
-    dice.refuse(owner)
+    draws.refuse(owner)
     shapes = {}
     for name, features in three.items():
         if _per_image(one[name], features):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from featbank._registry import nearest
-from featbank.backbones._graph import Dice, GraphFacts, first_line, private_copy
+from featbank.backbones._graph import GraphFacts, RandomDraws, first_line, private_copy
 from featbank.errors import InvalidInputError, UnknownNameError
 
 __all__ = ["OUTPUT", "HookedNetwork", "Seen", "count_hooked", "survey"]
@@ -185,7 +185,7 @@ def survey(module: nn.Module, image_size: int, owner: str) -> dict[str, Seen]:
 
     private = private_copy(module, out_of_place=True).eval()
     flops = FlopCounterMode(display=False)
-    dice = Dice()  # type: ignore[no-untyped-call]
+    draws = RandomDraws()  # type: ignore[no-untyped-call]
     seen: dict[str, Seen] = {}
 
     def note(path: str, made: Any, given: Any = None) -> None:
@@ -200,7 +200,7 @@ def survey(module: nn.Module, image_size: int, owner: str) -> dict[str, Seen]:
             part.register_forward_hook(lambda _, given, made, path=path: note(path, made, given))
     device = next((one.device for one in (*private.parameters(), *private.buffers())), None)
     try:
-        with torch.no_grad(), flops, dice:
+        with torch.no_grad(), flops, draws:
             made = private(torch.zeros(3, 3, image_size, image_size, device=device))
             note(OUTPUT, made)
     except (RuntimeError, ValueError, TypeError, AssertionError, LookupError, AttributeError) as error:
@@ -208,7 +208,7 @@ def survey(module: nn.Module, image_size: int, owner: str) -> dict[str, Seen]:
             f"images of {image_size}x{image_size} pixels do not pass through {owner!r} "
             f"({first_line(error)}); pass another image_size"
         ) from error
-    dice.refuse(owner)
+    draws.refuse(owner)
     return seen
 
 

@@ -157,6 +157,11 @@ def open_archive(path: str | os.PathLike[str]) -> Archive:
         If it is no packed bank, is damaged, or has anything in it that featbank does not write.
     MissingPackageError
         If its features are compressed, and the package for that is not installed.
+
+    Examples
+    --------
+    >>> with open_archive("digits.h5") as archive:  # doctest: +SKIP
+    ...     X, y = archive.features("fc7"), archive.manifest.labels
     """
     return Archive(user_path(path))
 

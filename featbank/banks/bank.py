@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, Self, TypeGuard
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeGuard
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -53,11 +53,15 @@ from featbank.errors import (
     BankNotFoundError,
     CacheWriteError,
     CorruptBankError,
+    FeatbankError,
     IncompleteBankError,
     InvalidInputError,
     UnknownNameError,
 )
-from featbank.manifest import SPLITS, Manifest, RowStatus, short_repr
+from featbank.manifest import SPLITS, Manifest, RowStatus, as_frame, as_html, printable, short_repr
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 logger = logging.getLogger(__name__)
 
@@ -227,6 +231,58 @@ class Bank(StoredFeatures):
 
     def __repr__(self) -> str:
         return f"<Bank {self.name!r}, {len(self)} rows>"  # says nothing that must be looked for on the disk
+
+    def _repr_html_(self) -> str:
+        """Show the bank in a notebook: its cuts, splits and classes, or why they cannot be read."""
+        try:
+            found = self.info()
+        except (FeatbankError, OSError) as error:
+            return as_html(f"Bank {self.name}", ["rows"], [[f"{len(self)}"]], str(error))
+        rows = [
+            [
+                one.name,
+                "x".join(map(str, one.shape)),
+                one.dtype,
+                f"{one.rows_stored}"
+                if one.complete
+                else f"{one.rows_stored} of {one.rows_needed}: unfinished",
+                f"{one.size_bytes / 1e6:,.1f} MB",
+            ]
+            for one in found.cuts
+        ]
+        splits = ", ".join(f"{n:,} {split}" for split, n in found.splits.items() if n)
+        classes = ", ".join(found.classes[:5]) + (", ..." if len(found.classes) > 5 else "")
+        said = f"{found.rows:,} images ({splits}); {len(found.classes)} classes: {classes}"
+        unread = f"{found.quarantined} could not be read" if found.quarantined else ""
+        return as_html(f"Bank {self.name}", ["cut", "shape", "stored as", "rows", "size"], rows, said, unread)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the rows of the manifest as a pandas data frame, in order.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns ``id``, ``label`` (-1: none), ``class`` (empty: none), ``split`` and ``readable``.
+
+        Raises
+        ------
+        MissingPackageError
+            If pandas is not installed.
+        """
+        rows = self.manifest
+        classes = (*rows.classes, "")  # -1 is the last
+        return as_frame(
+            {
+                "id": printable(one),
+                "label": int(label),
+                "class": printable(classes[label]),
+                "split": SPLITS[split],
+                "readable": status == RowStatus.OK,
+            }
+            for one, label, split, status in zip(
+                rows.ids, rows.labels, rows.splits, rows.statuses, strict=True
+            )
+        )
 
     # rows ------------------------------------------------------------------------------------------
 

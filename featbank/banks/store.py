@@ -280,6 +280,13 @@ def open_bank(
         If there is none.
     InvalidInputError
         If several fit.
+
+    Examples
+    --------
+    >>> bank = open_bank("digits")  # doctest: +SKIP
+    >>> X, y = bank.load("fc7", split="train")  # doctest: +SKIP
+    >>> X.shape, y.shape  # doctest: +SKIP
+    ((1256, 256), (1256,))
     """
     return Bank.open(BankStore(banks_folder(cache_dir)).resolve(bank))
 

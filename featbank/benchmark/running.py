@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from featbank._atomic import make_folder
 from featbank._cache import user_path
 from featbank._cores import usable_cores
+from featbank._settings import Progress
 from featbank.backbones import truncate
 from featbank.banks import Bank
 from featbank.benchmark import _stages as stages
@@ -48,9 +49,6 @@ _HELD_BYTES = 256 * 1024 * 1024
 
 #: Everything to train: a benchmark asks nothing of the splits, and a small limit must not warn about them.
 _SPLIT = "1.0,0.0,0.0"
-
-#: Called with (measurements done, measurements in all).
-Progress = Callable[[int, int], None]
 
 
 def run_benchmark(

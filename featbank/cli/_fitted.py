@@ -14,11 +14,11 @@ from featbank.sampling import Size, size_label, size_order, size_words
 
 if TYPE_CHECKING:
     from featbank.fitting import FittedRun
-    from featbank.sweep import CurvePoint
+    from featbank.sweep import CurvePoint, SweepResult
     from featbank.sweep.curves import IntervalKind
     from featbank.sweep.records import Key
 
-__all__ = ["answering", "print_curve", "print_notes"]
+__all__ = ["answering", "print_curve", "print_notes", "print_scores"]
 
 
 def answering(fitted: FittedRun) -> dict[str, Any] | None:
@@ -26,19 +26,26 @@ def answering(fitted: FittedRun) -> dict[str, Any] | None:
     return fitted.run.best_head() if any(one["saved"] for one in fitted.run.heads()) else None
 
 
-def print_curve(fitted: FittedRun, interval: IntervalKind = "t") -> None:
-    """Print the curve as a table: one line per cut, head and temperature, one column per size."""
-    from featbank.runs import answer_of
+def print_scores(result: SweepResult, interval: IntervalKind = "t") -> None:
+    """Print the curves as a table: one line per cut, head and temperature, one column per size."""
     from featbank.sweep.curves import judged_by
 
-    points = fitted.result.points(interval=interval)
+    points = result.points(interval=interval)
     metric = judged_by(points)
     split = "test" if metric == "top1" else "validation"
     said = _spread(points, metric, f"the {split} images" if interval == "bootstrap" else None)
     typer.echo(f"\n{split} accuracy in % by samples per class: {said}\n")
     _print_by_size(points, partial(_cell, metric))
-    for at, text in enumerate([*_remarks(points, metric, interval), *fitted.result.resolution()]):
+    for at, text in enumerate([*_remarks(points, metric, interval), *result.resolution()]):
         typer.echo(text if at else f"\n{text}")
+
+
+def print_curve(fitted: FittedRun, interval: IntervalKind = "t") -> None:
+    """Print the curves, what was chosen, the head that answers, where all is, and the answer in sentences."""
+    from featbank.runs import answer_of
+
+    print_scores(fitted.result, interval)
+    points = fitted.result.points(interval=interval)
     for name in ("C", "lr"):
         chosen = [point for point in points if _is_auto(fitted, point.head, name)]
         if any(name in point.ranges for point in chosen):

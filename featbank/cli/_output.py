@@ -10,12 +10,14 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 __all__ = [
     "human_bytes",
     "human_count",
+    "human_date",
     "human_time",
     "print_json",
     "print_table",
@@ -102,6 +104,28 @@ def human_count(count: float) -> str:
         if count >= factor:
             return f"{count / factor:.3g} {unit}"
     return f"{count:.0f}"
+
+
+def human_date(moment: float | str) -> str:
+    """Return a time as the clock on the wall shows it; what is no time comes back as it is.
+
+    Parameters
+    ----------
+    moment : float or str
+        Seconds since 1970 (0 means nobody knows), or a time as ISO 8601 has it.
+
+    Examples
+    --------
+    >>> human_date(0), human_date("yesterday"), len(human_date(1.7e9))
+    ('', 'yesterday', 16)
+    """
+    if not moment:
+        return ""
+    try:
+        at = datetime.fromisoformat(moment) if isinstance(moment, str) else datetime.fromtimestamp(moment)
+    except (OverflowError, OSError, ValueError):
+        return str(moment)
+    return f"{at.astimezone():%Y-%m-%d %H:%M}"
 
 
 def human_time(duration_s: float) -> str:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from featbank import __version__
 from featbank.cli import backbones as backbones_commands
 from featbank.cli import banks as banks_commands
 from featbank.cli import runs as runs_commands
@@ -39,9 +40,18 @@ app = typer.Typer(
 )
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more on standard error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
 ) -> None:
     """Push each image dataset once through a pretrained backbone, answer everything else from the bank."""
     show_log(verbose)
@@ -50,8 +60,6 @@ def options(
 @app.command("version")
 def version(as_json: Json = False) -> None:
     """Print the version."""
-    from featbank import __version__
-
     if as_json:
         print_json({"version": __version__})
     else:

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featbank.cli._dates import human_date
 from featbank.cli._options import CacheDir, Json, split_commas
-from featbank.cli._output import human_bytes, human_time, print_json, print_table, say
+from featbank.cli._output import human_bytes, human_date, human_time, print_json, print_table, say
 from featbank.cli.verify import verify
 from featbank.manifest import printable
 

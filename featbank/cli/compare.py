@@ -102,10 +102,10 @@ def _runs(target: str, cache_dir: str | None) -> list[Run]:
     """Return the run somebody means, or all runs of the bank."""
     from featbank._cache import banks_folder
     from featbank.banks import BankStore
-    from featbank.runs import resolve_run, runs_of_bank
+    from featbank.runs import open_run, runs_of_bank
 
     try:
-        return [resolve_run(target, cache_dir)]
+        return [open_run(target, cache_dir=cache_dir)]
     except RunNotFoundError as no_run:
         try:
             bank = BankStore(banks_folder(cache_dir)).resolve(target)

@@ -43,7 +43,7 @@ def demo(cache_dir: CacheDir = None, as_json: Json = False) -> None:
             name="demo-depth",
             command=sys.argv,
             cache_dir=cache_dir,
-            progress=lambda done, total, _: progress(done, total),
+            progress=progress,
         )
     say("3 of 3: a softmax head on the network's own softmax, at five temperatures, from the stored logits")
     with noted_not_warned(), progress_bar("fit", "heads") as progress:
@@ -57,7 +57,7 @@ def demo(cache_dir: CacheDir = None, as_json: Json = False) -> None:
             name="demo-temperature",
             command=sys.argv,
             cache_dir=cache_dir,
-            progress=lambda done, total, _: progress(done, total),
+            progress=progress,
         )
     duration_s = time.perf_counter() - started
     if as_json:

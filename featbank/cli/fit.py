@@ -7,7 +7,8 @@ import importlib
 import inspect
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,6 +22,7 @@ from featbank.cli._output import print_json, progress_bar, say
 from featbank.errors import FitWarning, InvalidInputError, LeakWarning
 
 if TYPE_CHECKING:
+    from featbank._settings import Progress
     from featbank.fitting import FittedRun
     from featbank.heads import Parameter
 
@@ -60,23 +62,35 @@ def _option_of(parameter: str) -> str:
 
 
 @cache
+def _working_heads() -> list[str]:
+    """Name the heads whose classes can be had; a broken plug-in is told where it is asked for."""
+    from featbank.errors import MissingPackageError
+    from featbank.heads import catalogue
+
+    found = []
+    for head in catalogue.names():
+        with contextlib.suppress(MissingPackageError):
+            catalogue.parameters(head)
+            found.append(head)
+    return found
+
+
+@cache
 def _head_options() -> list[Any]:
     """Return an option for each parameter that the tables say something of."""
-    from featbank.errors import MissingPackageError
     from featbank.heads import catalogue
 
     able: dict[str, list[str]] = {}
     defaults: dict[str, set[Any]] = {}
     tables: dict[str, Parameter] = {}
-    for head in catalogue.names():
-        with contextlib.suppress(MissingPackageError):  # a broken plug-in is told where it is asked for
-            kind = catalogue.kind(head)
-            signature = inspect.signature(kind.cls).parameters
-            for name, one in kind.parameters.items():
-                if one.help:
-                    able.setdefault(name, []).append(head)
-                    defaults.setdefault(name, set()).add(signature[name].default)
-                    tables.setdefault(name, one)
+    for head in _working_heads():
+        kind = catalogue.kind(head)
+        signature = inspect.signature(kind.cls).parameters
+        for name, one in kind.parameters.items():
+            if one.help:
+                able.setdefault(name, []).append(head)
+                defaults.setdefault(name, set()).add(signature[name].default)
+                tables.setdefault(name, one)
     asked = []
     for name, one in tables.items():
         flag = one.values == (True, False)
@@ -203,29 +217,32 @@ def fit_head(
 
     Example: featbank fit-head --cut fc7 --head softmax --samples-per-class 4..32 --repeats 5
     """
+    given = locals()
     from featbank.fitting import fit_heads
+    from featbank.sweep import SweepSettings
 
     heads = split_commas(head) or ["softmax"]
     head_params = _head_params(heads, ctx.meta[_PANEL])
     if interval not in ("t", "bootstrap"):
         raise InvalidInputError(f"--interval {interval!r} is not one of t, bootstrap")
-    if save_heads not in ("best", "all", "none"):
-        raise InvalidInputError(f"--save-heads {save_heads!r} is not one of best, all, none")
-    if untrained_classes not in ("drop", "keep"):
-        raise InvalidInputError(f"--untrained-classes {untrained_classes!r} is not one of drop, keep")
     if leak_cosine is not None and not check_leaks:
         raise InvalidInputError("--leak-cosine is for --check-leaks; add it")
+    settings = SweepSettings(
+        **{one.name: given[one.name] for one in fields(SweepSettings) if one.name in given}
+        | {
+            "cuts": split_commas(cut) or None,
+            "heads": [_own(one) if ":" in one else one for one in heads],
+            "head_params": head_params,
+            "temperatures": _numbers(temperature),
+            "val": _val(val),
+            "metrics": split_commas(metric),
+            "views": split_commas(view),
+        }
+    )
     with noted_not_warned(), progress_bar("fit", "heads") as progress:
         fitted = fit_heads(
             bank,
-            cuts=split_commas(cut) or None,
-            heads=[_own(one) if ":" in one else one for one in heads],
-            samples_per_class=samples_per_class,
-            repeats=repeats,
-            temperatures=_numbers(temperature),
-            random_state=random_state,
-            head_params=head_params,
-            save_heads=save_heads,  # type: ignore[arg-type]  # one of the three, checked above
+            settings,
             name=name,
             command=sys.argv,
             cache_dir=cache_dir,
@@ -233,13 +250,8 @@ def fit_head(
             fresh=fresh,
             n_jobs=n_jobs,
             check_leaks=leak_cosine if leak_cosine is not None else check_leaks,
-            untrained_classes=untrained_classes,  # type: ignore[arg-type]  # one of the two, checked above
             interval=interval,  # type: ignore[arg-type]  # one of the two, checked above
             announce=say,
-            val=_val(val),
-            metrics=split_commas(metric),
-            views=split_commas(view),
-            average_views=average_views,
         )
     if as_json:
         print_notes(fitted)
@@ -250,11 +262,11 @@ def fit_head(
         raise typer.Exit(1)
 
 
-def _without_earlier(progress: Callable[[int, int], None]) -> Callable[[int, int, str], None]:
+def _without_earlier(progress: Progress) -> Progress:
     """Leave out of the rate and the time left what an interrupted run had done before."""
     earlier: int | None = None
 
-    def told(done: int, total: int, _: str) -> None:
+    def told(done: int, total: int) -> None:
         nonlocal earlier
         if earlier is None:
             earlier = done
@@ -321,7 +333,7 @@ def _head_params(heads: Sequence[str], options: Mapping[str, Any]) -> dict[str, 
     for name, text in options.items():
         able = [one for one in named if name in tables[one]]
         if not able:
-            every = ", ".join(one for one in catalogue.names() if name in catalogue.parameters(one))
+            every = ", ".join(one for one in _working_heads() if name in catalogue.parameters(one))
             raise InvalidInputError(
                 f"{_option_of(name)} is for --head {every}, got --head {', '.join(heads)}"
             )

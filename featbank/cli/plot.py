@@ -94,7 +94,7 @@ def plot(
     """
     from featbank.plots import FIGURES
     from featbank.plots.style import FORMATS, check_format
-    from featbank.runs import resolve_run
+    from featbank.runs import open_run
 
     if kind not in FIGURES:
         raise InvalidInputError(f"plot {kind!r}: the kinds are {', '.join(FIGURES)}")
@@ -118,7 +118,7 @@ def plot(
         raise InvalidInputError(f"--legend {legend!r} is not one of outside, inside, none")
     if format_ is not None and format_ not in FORMATS:
         raise InvalidInputError(f"--format {format_!r} is not one of {', '.join(FORMATS)}")
-    runs = [resolve_run(one, cache_dir) for one in run or ["last"]]
+    runs = [open_run(one, cache_dir=cache_dir) for one in run or ["last"]]
     several = "runs" in takes
     if not several and len(runs) > 1:
         raise InvalidInputError(
@@ -159,7 +159,7 @@ def _able(*parameters: str) -> str:
     """Name the figures whose displays take one of these parameters."""
     from featbank.plots import FIGURES
 
-    known = {name: signature(FIGURES.get(name).from_run).parameters for name in FIGURES}
+    known = {name: signature(one.from_run).parameters for name, one in FIGURES.working().items()}
     return ", ".join(name for name, takes in known.items() if any(one in takes for one in parameters))
 
 

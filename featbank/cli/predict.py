@@ -42,9 +42,9 @@ def predict(
     Example: featbank predict last photo.jpg more-photos/
     """
     from featbank.prediction import predict as run_prediction
-    from featbank.runs import resolve_run
+    from featbank.runs import open_run
 
-    opened = resolve_run(run, cache_dir)
+    opened = open_run(run, cache_dir=cache_dir)
     chosen = opened.entry(head)["name"]
     answers = run_prediction(
         opened,

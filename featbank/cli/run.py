@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from featbank.cli._fitted import print_scores
 from featbank.cli._options import CacheDir, Device, Json, split_commas
 from featbank.cli._output import human_bytes, human_time, print_json, print_table, progress_bar, say
 from featbank.cli.fit import noted_not_warned
+from featbank.errors import InvalidInputError
 from featbank.sampling import size_words
 
 if TYPE_CHECKING:
+    from featbank._settings import Progress
     from featbank.pipeline import ExperimentCost, StudyResult, Training
 
 __all__ = ["run"]
@@ -57,12 +60,28 @@ def run(
     workers: Annotated[int | None, typer.Option(help="Decoding processes; one per core by default.")] = None,
     cache_dir: CacheDir = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would cost, push nothing.")] = False,
+    template: Annotated[
+        bool,
+        typer.Option("--template", help="Print a study to change, with every key explained; runs as it is."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Run a published study: extract, fit, draw, and print what was published beside what was measured.
+    """Run a study, yours or a published one: extract, fit, draw, print.
 
-    Only what is not in the cache is done. Example: featbank run mini_digits
+    Only what is not in the cache is done. Examples: featbank run mini_digits;
+    featbank run --template > my.toml && featbank run my.toml
+
+    A study is a TOML file: [data] source, split; [backbone] name; [sweep] cuts, heads, samples_per_class,
+    repeats; [heads.NAME] parameters; [[experiment]] name, and what differs there; [published] what it is
+    compared with. --template explains every key.
     """
+    if template:
+        if study is not None:
+            raise InvalidInputError(f"--template prints a study to change; leave out {study!r}")
+        from featbank.pipeline import TEMPLATE
+
+        typer.echo(TEMPLATE.read_text("utf-8"), nl=False)
+        return
     if study is None:
         _list_studies(as_json)
         return
@@ -98,22 +117,26 @@ def run(
 
 
 @contextlib.contextmanager
-def _bars() -> Iterator[Callable[[str, int, int], None]]:
-    """One bar after the other: a new one whenever something else is done, or the same begins again."""
+def _bars() -> Iterator[Callable[[str], Progress]]:
+    """Give one bar after the other: the next begins with its first step, and ends with its last."""
     with contextlib.ExitStack() as stack:
-        units = {"extract": "images", "fit": "heads", "train": "steps"}
-        state: dict[str, Any] = {"what": None, "update": None}
 
-        def progress(what: str, done: int, total: int) -> None:
-            if what != state["what"]:
-                stack.close()
-                state["what"], state["update"] = what, stack.enter_context(progress_bar(what, units[what]))
-            state["update"](done, total)
-            if done >= total:
-                stack.close()
-                state["what"] = None
+        def begin(what: str) -> Progress:
+            stack.close()
+            bar: Progress | None = None
 
-        yield progress
+            def progress(done: int, total: int) -> None:
+                nonlocal bar
+                if bar is None:
+                    unit = {"extract": "images", "fit": "heads", "train": "steps"}[what]
+                    bar = stack.enter_context(progress_bar(what, unit))
+                bar(done, total)
+                if done >= total:
+                    stack.close()
+
+            return progress
+
+        yield begin
 
 
 def _list_studies(as_json: bool) -> None:
@@ -174,6 +197,7 @@ def _print_json(result: StudyResult) -> None:
             "measured": result.measured,
             "claims": [asdict(one) for one in result.verdicts],
             "differs": result.differs,
+            "curve": [one.to_dict() for one in result.points],
             "runs": {one.written.name: one.run.path for one in result.experiments},
             "reused": [one.written.name for one in result.experiments if one.reused],
             "trainings": {
@@ -192,13 +216,24 @@ def _print_json(result: StudyResult) -> None:
 
 
 def _print_result(result: StudyResult) -> None:
+    from featbank.runs import answer_of
+
     study = result.study
-    typer.echo(f"\n{study.question}\n")
+    if study.question:
+        typer.echo(f"\n{study.question}")
+    for done in result.experiments:
+        if len(result.experiments) > 1:
+            typer.echo(f"\n{done.written.name}")
+        print_scores(done.result)
+        said = answer_of(done.result)
+        if said is not None:
+            typer.echo(f"\n{said}")
     rows = [
         (figure.label, _shown(figure.value, figure.what), _measured(found), _where(found))
         for figure, found in zip(study.figures, result.measured, strict=True)
     ]
     if rows:
+        typer.echo("")
         print_table(("", "published", "measured", "at"), rows, numeric=("published", "measured"))
         typer.echo(f"\npublished: {study.report}")
     for verdict in result.verdicts:
@@ -218,7 +253,13 @@ def _print_result(result: StudyResult) -> None:
         typer.echo(f"{kind:<12}{path}")
     for path in result.reports.values():
         typer.echo(f"{'report':<12}{path}")
-    typer.echo(f"{result.pushed} images pushed, {human_time(result.duration_s)}")
+    reused = sum(one.reused for one in result.experiments)
+    again = (
+        "; nothing was new: all of it was extracted and fitted before"
+        if reused == len(result.experiments) and not result.pushed
+        else ""
+    )
+    typer.echo(f"{result.pushed} images pushed, {human_time(result.duration_s)}{again}")
 
 
 def _shown(value: float | None, what: str) -> str:

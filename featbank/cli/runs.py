@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featbank.cli._dates import human_date
 from featbank.cli._options import CacheDir, Json
-from featbank.cli._output import human_bytes, print_json, print_table, say
+from featbank.cli._output import human_bytes, human_date, print_json, print_table, say
 from featbank.cli.banks import agreed
 from featbank.errors import RunError
 from featbank.manifest import printable
@@ -113,9 +112,9 @@ def info(
     as_json: Json = False,
 ) -> None:
     """Show what a run was given, what it found, and the heads it kept for predict and show."""
-    from featbank.runs import describe_run, resolve_run
+    from featbank.runs import describe_run, open_run
 
-    opened = resolve_run(run, cache_dir)
+    opened = open_run(run, cache_dir=cache_dir)
     found = describe_run(opened.path)
     if as_json:
         print_json(
@@ -177,9 +176,9 @@ def export(
 
     Example: featbank runs export last --output for-the-paper
     """
-    from featbank.runs import export_run_folder, resolve_run
+    from featbank.runs import export_run_folder, open_run
 
-    written = export_run_folder(resolve_run(run, cache_dir), output)
+    written = export_run_folder(open_run(run, cache_dir=cache_dir), output)
     files = [one for one in written.rglob("*") if one.is_file()]
     size_bytes = sum(one.stat().st_size for one in files)
     if as_json:

@@ -235,10 +235,10 @@ def occlusion(
     Example: featbank show occlusion last photo.jpg --class cat
     """
     from featbank.prediction import occlude
-    from featbank.runs import resolve_run
+    from featbank.runs import open_run
 
     to = _check(out)
-    opened = resolve_run(run, cache_dir)
+    opened = open_run(run, cache_dir=cache_dir)
     with progress_bar("occlusion", "places") as progress:
         display = occlude(
             opened,
@@ -272,10 +272,10 @@ def mistakes(
     Example: featbank show mistakes last --most 12 --out mistakes.svg
     """
     from featbank.inspection import MistakesDisplay
-    from featbank.runs import resolve_run
+    from featbank.runs import open_run
 
     to = _check(out)
-    opened = resolve_run(run, cache_dir)
+    opened = open_run(run, cache_dir=cache_dir)
     display = MistakesDisplay.from_run(opened, head=head, most=most, data=data, data_root=data_root)
     _finish(display, to or opened.figures / "mistakes.png", display.facts(), as_json=as_json)
 

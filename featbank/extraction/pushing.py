@@ -17,31 +17,24 @@ import numpy as np
 
 from featbank._atomic import sha256
 from featbank._cuts import CutName
+from featbank._settings import Progress, takes_settings, with_options
 from featbank.backbones import get_spec
 from featbank.banks import Bank, CutWriter, QuarantineRecord
 from featbank.datasets import Dataset, check_classes
 from featbank.errors import FeatbankError
 from featbank.extraction.missing import LenderError
 from featbank.extraction.planning import ExtractionPlan, Planned, plan, refuse_if_full
-from featbank.extraction.settings import (
-    CLIPPED,
-    ExtractionSettings,
-    signature_with_options,
-    stored_dtype,
-    with_options,
-)
+from featbank.extraction.settings import CLIPPED, ExtractionSettings, stored_dtype
 from featbank.extraction.storing import CutOverflowError, push_slots
 from featbank.manifest import short_repr
 
 if TYPE_CHECKING:
     from featbank.extraction.choosing import Computing
 
-__all__ = ["ExtractionResult", "Progress", "extract", "push"]
+__all__ = ["ExtractionResult", "extract", "push"]
 
 logger = logging.getLogger(__name__)
 
-#: Called with (images done, images to push).
-Progress = Callable[[int, int], None]
 _UNKNOWN = "unknown"
 _BLOCK_ROWS = 512
 
@@ -88,6 +81,7 @@ class ExtractionResult:
     __repr__ = short_repr
 
 
+@takes_settings(ExtractionSettings)
 def extract(
     data: str | os.PathLike[str] | Dataset = "digits",
     settings: ExtractionSettings | None = None,
@@ -146,13 +140,10 @@ def extract(
     >>> first.pushed, again.pushed, dict(first.cuts)
     (20, 0, {'block5_pool': (128, 1, 1)})
     """
-    with plan(data, with_options(settings, options)) as planned:
+    with plan(data, with_options(ExtractionSettings, settings, options, "extract")) as planned:
         if on_plan is not None:
             on_plan(planned)
         return push(planned, progress=progress)
-
-
-extract.__signature__ = signature_with_options(extract)  # type: ignore[attr-defined]
 
 
 def push(plan: ExtractionPlan, *, progress: Progress | None = None) -> ExtractionResult:

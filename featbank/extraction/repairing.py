@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featbank._cache import user_path
+from featbank._settings import Progress
 from featbank._stat_cache import DigestCache
 from featbank.backbones import Preprocessing, get_spec
 from featbank.banks import (
@@ -88,7 +89,7 @@ def repair_bank(
     backbone: Backbone | None = None,
     device: str | None = None,
     workers: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> RepairResult:
     """Set damaged and foreign shards of a bank aside and extract the rows they held again.
 
@@ -131,6 +132,11 @@ def repair_bank(
         bank is of a module and no `backbone` is given.
     CacheWriteError
         If the bank cannot be written.
+
+    Examples
+    --------
+    >>> repair_bank("cache/banks/digits/minivgg-ed980d6e").report.ok  # doctest: +SKIP
+    True
     """
     folder = user_path(bank)
     report = verify_bank(folder)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featbank._cuts import LOGITS, CutName, with_views
-from featbank._registry import nearest
 from featbank.errors import FeatureOverflowError, InvalidInputError
 
 if TYPE_CHECKING:
@@ -26,7 +25,6 @@ __all__ = [
     "ExtractionSettings",
     "as_stored",
     "stored_dtype",
-    "with_options",
 ]
 
 #: What ``--precision`` may say.
@@ -218,37 +216,6 @@ class ExtractionSettings:
         """Return those of these settings that a function takes, by the names of its parameters."""
         known = {one.name for one in fields(self)}
         return {name: getattr(self, name) for name in inspect.signature(function).parameters if name in known}
-
-
-def with_options(settings: ExtractionSettings | None, options: Mapping[str, Any]) -> ExtractionSettings:
-    """Return settings made of options, or `settings` with these options instead of theirs.
-
-    Raises
-    ------
-    TypeError
-        If an option is no field of `ExtractionSettings`, or one is missing; as for any function.
-    InvalidInputError
-        As `ExtractionSettings`.
-    """
-    known = {one.name: one for one in fields(ExtractionSettings)}
-    for name in options:
-        if name not in known:
-            raise TypeError(f"extract() got an unexpected option {name!r}; known: {nearest(name, known)}")
-    if settings is not None:
-        return replace(settings, **options)
-    missing = [name for name, one in known.items() if one.default is MISSING and name not in options]
-    if missing:
-        raise TypeError(f"extract() misses {' and '.join(map(repr, missing))}")
-    return ExtractionSettings(**options)
-
-
-def signature_with_options(function: Any) -> inspect.Signature:
-    """Return the signature of a function whose ``**options`` are the fields of `ExtractionSettings`."""
-    own = [one for one in inspect.signature(function).parameters.values() if one.kind != one.VAR_KEYWORD]
-    options = inspect.signature(ExtractionSettings).parameters.values()
-    # a default for all: `settings` may say those that have none
-    given = [one.replace(default=None) if one.default is one.empty else one for one in options]
-    return inspect.Signature([*own, *given], return_annotation=inspect.signature(function).return_annotation)
 
 
 def stored_dtype(cut: str, dtype: str) -> np.dtype[np.floating]:

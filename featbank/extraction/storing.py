@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from featbank._settings import Progress
 from featbank.errors import FeatureOverflowError
 from featbank.extraction.forward import results, steps
 from featbank.manifest import RowStatus, printable
@@ -99,7 +100,7 @@ def push_slots(
     loader: BatchLoader,
     forwards: Sequence[Forward],
     pushed: NDArray[np.bool_],
-    progress: Callable[[int, int], None] | None,
+    progress: Progress | None,
     begin: Callable[[], None],
     *,
     clip: bool,

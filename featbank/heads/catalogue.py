@@ -115,6 +115,11 @@ def classes() -> Iterator[type]:
             yield kind(name).cls
 
 
+def made_by(name: str) -> str | None:
+    """Return the package and version that a head comes from; None for featbank's own."""
+    return _heads.made_by(name)
+
+
 def summary(name: str) -> str:
     """Return one line on what a head is; raises `UnknownNameError`."""
     found = kind(name)

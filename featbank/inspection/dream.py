@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from featbank._settings import Progress
 from featbank.errors import InvalidInputError
 from featbank.inspection._grid import bare, mosaic
 from featbank.manifest import printable
@@ -98,7 +99,7 @@ class DreamDisplay(Display):
         image_size: int | None = None,
         random_state: int = 0,
         device: str | None = None,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress | None = None,
     ) -> DreamDisplay:
         """Synthesise inputs by gradient ascent on the mean activation of a channel.
 

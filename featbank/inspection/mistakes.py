@@ -15,8 +15,7 @@ from featbank.errors import InvalidInputError, MissingDataError
 from featbank.inspection._grid import bare, wrapped
 from featbank.inspection.images import RunImages
 from featbank.manifest import Manifest, printable
-from featbank.plots.display import Display
-from featbank.plots.selection import head_title
+from featbank.plots.display import Display, head_title
 from featbank.plots.style import new_figure
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from featbank._settings import Progress
 from featbank.errors import InvalidInputError
 from featbank.inspection._grid import bare
 from featbank.manifest import printable
@@ -112,7 +113,7 @@ class OcclusionDisplay(Display):
         patch: int | None = None,
         stride: int | None = None,
         batch_size: int = 32,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress | None = None,
         title: str | None = None,
     ) -> OcclusionDisplay:
         """Slide a patch over an image.

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from featbank._registry import Registry
 from featbank.errors import MissingPackageError
 
-__all__ = ["canonical", "evaluate", "names"]
+__all__ = ["canonical", "evaluate", "made_by", "names"]
 
 #: Functions of true and predicted class codes that return a number in [0, 1], larger for better. Another
 #: package adds one by an entry point of this group.
@@ -33,6 +33,11 @@ def names() -> list[str]:
 def canonical(name: str) -> str:
     """Return a name if somebody has registered it; raises `UnknownNameError`."""
     return _metrics.canonical(name)
+
+
+def made_by(name: str) -> str | None:
+    """Return the package and version that a score comes from; None for featbank's own."""
+    return _metrics.made_by(name)
 
 
 def evaluate(name: str, y_true: ArrayLike, y_pred: ArrayLike) -> float:

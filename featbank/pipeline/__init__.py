@@ -1,4 +1,4 @@
-"""Studies: a published experiment as one TOML file, run from the cache, beside the published figures.
+"""Studies: an experiment as one TOML file, run from the cache, beside published figures where there are any.
 
 ``load_study`` reads a file and names all its faults at once; ``run_study`` extracts what is missing, fits
 what was not fitted, draws, compares and writes the pages.
@@ -11,7 +11,7 @@ from featbank.pipeline.comparing import computed_differences, measure
 from featbank.pipeline.costing import ExperimentCost, study_costs
 from featbank.pipeline.opening import Opened, bank_name, open_images
 from featbank.pipeline.planning import Group, Planned, plan_experiments
-from featbank.pipeline.reading import find_study, load_study, study_names
+from featbank.pipeline.reading import TEMPLATE, find_study, load_study, study_names
 from featbank.pipeline.running import ExperimentRun, StudyResult, run_study
 from featbank.pipeline.study import (
     BackboneChoice,
@@ -28,6 +28,7 @@ from featbank.pipeline.training import TrainingRun, run_training
 
 __all__ = [
     "CHECKS",
+    "TEMPLATE",
     "BackboneChoice",
     "Claim",
     "Data",

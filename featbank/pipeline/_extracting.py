@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from featbank.pipeline.opening import Opened
@@ -28,17 +29,13 @@ def plan_bank(
     """Plan the study's own bank of opened images; what other banks hold of them is copied into it."""
     from featbank.extraction import ExtractionSettings, plan  # which reading a file does not need
 
+    given = asdict(choice)
     settings = ExtractionSettings(
-        backbone=choice.name,
+        backbone=given.pop("name"),
         cuts=cuts,
-        weights=choice.weights,
+        **given,
         split=opened.split,
         override_split=opened.split is not None,  # a study's own protocol
-        image_size=choice.image_size,
-        transform=choice.transform,
-        precision=choice.precision,
-        dtype=choice.dtype,
-        batch_size=choice.batch_size,
         limit=opened.limit,
         device=device,
         workers=workers,

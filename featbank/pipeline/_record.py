@@ -11,8 +11,9 @@ from featbank._validation import check_values
 from featbank.banks import Bank
 from featbank.errors import RunError
 from featbank.pipeline.study import Sweep
-from featbank.runs import Run, list_runs
+from featbank.runs import Run, list_runs, open_run
 from featbank.runs.starting import versions
+from featbank.sweep.spec import plug_ins
 
 __all__ = ["STUDY_FILE", "find_finished", "fingerprint", "write_record"]
 
@@ -31,6 +32,7 @@ def fingerprint(bank: Bank, sweep: Sweep) -> str:
         "key": bank.key.digest(),
         "manifest": bank.manifest.digest(),
         "sweep": asdict(sweep),
+        "plug_ins": plug_ins(sweep.heads, sweep.metrics),
         "versions": versions(),
     }
     return _atomic.sha256(_atomic.canonical_json(identity))
@@ -40,7 +42,7 @@ def find_finished(wanted: str, cache_dir: str | os.PathLike[str] | None) -> Run 
     """Find the newest finished run of a study with a fingerprint."""
     for path in reversed(list_runs(cache_dir)):
         try:
-            run = Run.open(path, cache_dir)
+            run = open_run(path, cache_dir=cache_dir)
             said = run.checked(STUDY_FILE, check_values)
             if run.finished and isinstance(said, dict) and said.get("fingerprint") == wanted:
                 run.result()

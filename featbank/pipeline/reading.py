@@ -37,7 +37,10 @@ from featbank.pipeline.study import (
 from featbank.sampling import parse_sizes
 from featbank.training import recipe_for
 
-__all__ = ["find_study", "load_study", "study_names"]
+__all__ = ["TEMPLATE", "find_study", "load_study", "study_names"]
+
+#: A study with every key there is, explained, that runs as it stands.
+TEMPLATE = Path(__file__).with_name("template.toml")
 
 #: The way to a value: keys and numbers.
 Way = tuple[int | str, ...]
@@ -167,9 +170,9 @@ class _Published:
 
 @dataclass(config=CONFIG)
 class _File:
-    title: Text
-    question: Text
-    published: _Published
+    title: Text = ""
+    question: Text = ""
+    published: _Published | None = None
     differs: Texts = ()
     experiment: Any = None  # read one by one, as are trainings
     training: Any = None
@@ -213,17 +216,20 @@ def _study(path: Path, values: dict[str, Any], faults: dict[str, None]) -> Study
         known or trainings
     ):  # whose curves there are is not known: their own faults are enough
         return None
-    figures = [_figure(one, n, whole, faults) for n, one in enumerate(file.published.figures, 1)]
-    claims = [_claim(one, n, whole, faults) for n, one in enumerate(file.published.claims, 1)]
+    for fault in _idle(file, listed, known):
+        _add(faults, fault)
+    published = file.published or _Published("none")
+    figures = [_figure(one, n, whole, faults) for n, one in enumerate(published.figures, 1)]
+    claims = [_claim(one, n, whole, faults) for n, one in enumerate(published.claims, 1)]
     if faults:
         return None
     return Study(
         path.stem,
         path,
-        file.title,
+        file.title or path.stem,
         file.question,
         tuple(known),
-        file.published.report,
+        "" if file.published is None else published.report,
         tuple(trainings),
         tuple(figures),
         tuple(claims),
@@ -273,6 +279,22 @@ def _training(
         _add(faults, f"{where} {error}")
         return None
     return found
+
+
+def _idle(file: _File, listed: list[Any], known: list[Experiment]) -> Iterator[str]:
+    """Name what is written and changes nothing: whoever wrote it believes that it does."""
+    if file.published is None:
+        if file.differs:
+            yield "differs does nothing without [published]: it says where a study departs from that"
+        if any(one.data.n_classes_published for one in known):
+            yield "[data] n_classes_published does nothing without [published]"
+    for table in ("data", "test_data", "backbone", "sweep"):
+        for key in getattr(file, table) or ():
+            if all(isinstance(one, dict) and key in (one.get(table) or ()) for one in listed):
+                yield f"[{table}] {key} does nothing: every experiment has its own"
+    for one in known:
+        if one.data.split is not None and one.data.splits and one.data.images_per_class is None:
+            yield f"experiment {one.name!r}: data splits does nothing beside data split, which replaces them"
 
 
 def _experiment(
@@ -452,6 +474,13 @@ def _claim(
         ]
         if said not in (None, *known):
             _add(faults, f"{where} {key} = {said!r} is unknown; known: {nearest(said, known)}")
+    n_asked = len(claim.experiments or names)
+    if claim.check == "lower" and n_asked != 2:
+        _add(faults, f"{where} check 'lower' compares two experiments, in this order; got {n_asked}")
+    if claim.check == "rises-with-depth" and claim.cut is not None:
+        _add(faults, f"{where} cut does nothing: 'rises-with-depth' compares cuts")
+    if claim.check == "gains-shrink" and claim.n_per_class is not None:
+        _add(faults, f"{where} n_per_class does nothing: 'gains-shrink' compares sizes")
     return replace(claim, experiments=claim.experiments or tuple(names))
 
 

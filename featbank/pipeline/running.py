@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from featbank._settings import Progress
 from featbank.banks import Bank
 from featbank.fitting import fit_heads
 from featbank.manifest import Manifest, short_repr
@@ -22,13 +23,13 @@ from featbank.pipeline.reading import load_study
 from featbank.pipeline.study import Experiment, Study
 from featbank.pipeline.training import TrainingRun, run_training
 from featbank.runs import Run
-from featbank.sweep import SweepResult
+from featbank.sweep import SweepResult, SweepSettings
 from featbank.training import DecodedImages
 
 __all__ = ["ExperimentRun", "StudyResult", "run_study"]
 
-#: Called with (what is done, done, total).
-Progress = Callable[[str, int, int], None]
+#: Called with what begins, ``extract``, ``fit`` or ``train``; returns what is told how far it is.
+Bars = Callable[[str], Progress]
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +126,7 @@ def run_study(
     cache_dir: str | os.PathLike[str] | None = None,
     command: Sequence[str] = (),
     say: Callable[[str], None] | None = None,
-    progress: Progress | None = None,
+    progress: Bars | None = None,
 ) -> StudyResult:
     """Run a study: extract, fit, draw, compare with what was published.
 
@@ -149,7 +150,7 @@ def run_study(
     say : callable, optional
         Called with a line on what comes next.
     progress : callable, optional
-        Called with (what, done, total).
+        Called with ``"extract"`` or ``"fit"`` where one begins; returns what is called with (done, in all).
 
     Returns
     -------
@@ -165,6 +166,12 @@ def run_study(
         If images or weights are not there. All are looked for before any image is pushed.
     CacheWriteError
         If the disk is full or not writable; repeating the command goes on.
+
+    Examples
+    --------
+    >>> result = run_study("mini_digits")  # doctest: +SKIP
+    >>> result.measured[0]["value"]  # doctest: +SKIP
+    0.957
     """
     started = time.perf_counter()
     found = study if isinstance(study, Study) else load_study(study)
@@ -218,7 +225,7 @@ def _run_group(
     cache_dir: str | os.PathLike[str] | None,
     command: Sequence[str],
     say: Callable[[str], None],
-    progress: Progress | None,
+    progress: Bars | None,
 ) -> list[ExperimentRun]:
     from featbank.extraction import push  # which reading a file does not need
 
@@ -227,8 +234,7 @@ def _run_group(
     plan = plan_bank(choice, group.cuts, opened, device, workers, cache_dir)
     if plan.to_copy:
         say(f"  with features of {', '.join(f'bank {name}' for name in plan.to_copy)}, which stays as it is")
-    told = None if progress is None else lambda done, total: progress("extract", done, total)
-    extracted = push(plan, progress=told)
+    extracted = push(plan, progress=progress and progress("extract"))
     say(
         f"  {extracted.pushed} pushed, {extracted.skipped} were there already"
         + (f", {extracted.quarantined} could not be read" if extracted.quarantined else "")
@@ -270,28 +276,17 @@ def _fit(
     cache_dir: str | os.PathLike[str] | None,
     command: Sequence[str],
     say: Callable[[str], None],
-    progress: Progress | None,
+    progress: Bars | None,
 ) -> tuple[Run, SweepResult]:
     sweep = item.run.sweep
     fitted = fit_heads(
         bank,
-        cuts=sweep.cuts,
-        heads=sweep.heads,
-        samples_per_class=sweep.samples_per_class,
-        repeats=sweep.repeats,
-        temperatures=sweep.temperatures,
-        random_state=sweep.random_state,
-        head_params=sweep.head_params,
-        untrained_classes=sweep.untrained_classes,
-        val=sweep.val,
-        metrics=sweep.metrics,
-        views=sweep.views,
-        average_views=sweep.average_views,
+        SweepSettings(**asdict(sweep)),
         name=study.name if item.run.name == study.name else f"{study.name}-{item.run.name}",
         command=command,
         cache_dir=cache_dir,
         announce=lambda line: say(f"  {line}"),
-        progress=None if progress is None else lambda done, total, _: progress("fit", done, total),
+        progress=progress and progress("fit"),
     )
     return fitted.run, fitted.result
 

@@ -94,8 +94,8 @@ class Data:
     images_per_class : int or None
     splits : mapping of str to str
         Other names for the source's splits.
-    n_classes : int or None
-        Classes the published study had, to say so where the data at hand has more or fewer.
+    n_classes_published : int or None
+        Classes the published study had, to say so where the data at hand has more or fewer; selects none.
     """
 
     source: Text
@@ -106,7 +106,7 @@ class Data:
     without: Texts = ()
     images_per_class: Natural | None = None
     splits: dict[_Split, _Split] = field(default_factory=dict)
-    n_classes: Annotated[int, Strict(), Ge(2), Le(10**9)] | None = None
+    n_classes_published: Annotated[int, Strict(), Ge(2), Le(10**9)] | None = None
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -299,7 +299,7 @@ class Claim:
 
 @dataclass(frozen=True, config=CONFIG)
 class Study:
-    """One file under ``pipelines/``.
+    """One TOML file: an experiment of one's own, or a published one.
 
     Parameters
     ----------
@@ -308,13 +308,13 @@ class Study:
     path : pathlib.Path
         The file.
     title, question : str
-        What it is about, and what it asks.
+        What it is about, and what it asks; by default its name, and nothing.
     experiments : tuple of Experiment
         Heads on banks.
     trainings : tuple of Training
         Networks that are trained on images.
     report : str
-        Where the published numbers are from.
+        Where the published numbers are from; empty if there are none.
     figures : tuple of Figure
     claims : tuple of Claim
     differs : tuple of str
@@ -324,9 +324,9 @@ class Study:
     name: Name
     path: Path
     title: Text
-    question: Text
+    question: str
     experiments: tuple[Experiment, ...]
-    report: Text
+    report: str = ""
     trainings: tuple[Training, ...] = ()
     figures: tuple[Figure, ...] = ()
     claims: tuple[Claim, ...] = ()

@@ -17,7 +17,7 @@ from featbank.sweep import Score
 from featbank.training import DecodedImages, TrainResult, train
 
 if TYPE_CHECKING:
-    from featbank.pipeline.running import Progress
+    from featbank.pipeline.running import Bars
 
 __all__ = ["TrainingRun", "run_training"]
 
@@ -88,7 +88,7 @@ def run_training(
     device: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     say: Callable[[str], None],
-    progress: Progress | None = None,
+    progress: Bars | None = None,
 ) -> TrainingRun:
     """Train a network of a study once for each seed; what is in the cache is not trained again.
 
@@ -131,7 +131,7 @@ def run_training(
             device=device or _best_device(),
             cache_dir=cache_dir,
             say=lambda line: say(f"    {line}"),
-            on_step=None if progress is None else lambda done, total: progress("train", done, total),
+            on_step=progress and progress("train"),
         )
         scores = ", ".join(
             f"{name.replace('_', ' ')} {100 * value:.2f} %"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from featbank.manifest import printable
-from featbank.plots.looks import Look
+from featbank.plots.style import Look
 from featbank.sampling import size_order, size_words
 from featbank.sweep import CurvePoint
 

@@ -11,8 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from featbank.errors import InvalidInputError
 from featbank.manifest import printable
 from featbank.metrics import confusion_matrix, most_confused
-from featbank.plots.display import Display, inches_of
-from featbank.plots.selection import head_title, kept_head
+from featbank.plots.display import Display, head_title, inches_of, kept_head
 from featbank.plots.style import color_bar, new_figure, text_size
 
 if TYPE_CHECKING:
@@ -182,7 +181,14 @@ class ConfusionDisplay(Display):
             empty = self.matrix[row, column] == 0
             color = "white" if share > 55 else ("#9aa0a6" if empty else "#202124")
             axes.text(
-                column, row, "0" if empty else text, ha="center", va="center", fontsize=size, color=color
+                column,
+                row,
+                "0" if empty else text,
+                ha="center",
+                va="center",
+                fontsize=size,
+                color=color,
+                in_layout=False,  # they lie within the axes, and measuring them takes a third of the drawing
             )
 
     def _name(self, axes: Axes, cell: float) -> None:

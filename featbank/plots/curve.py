@@ -28,9 +28,8 @@ from featbank.plots.chart import (
     span_text,
     spelled,
 )
-from featbank.plots.display import Display
-from featbank.plots.looks import MARKERS, N_PLAIN, Look, depth, plain
-from featbank.plots.selection import run_title, selected_points
+from featbank.plots.display import Display, run_title, selected_points
+from featbank.plots.style import MARKERS, N_PLAIN, Look, depth, plain
 from featbank.sampling import size_label, size_order
 from featbank.sweep import CurvePoint
 from featbank.sweep.curves import IntervalKind, judged_by
@@ -186,7 +185,7 @@ class CurveDisplay(Display):
             A cut that several of them have is told apart by dataset and backbone, or by the run's name where
             these are the same too.
         cuts, heads : sequence of str, default=()
-            Only these; see `featbank.plots.selection.selected_points`.
+            Only these; see `featbank.plots.display.selected_points`.
         metric : str, optional
             See `CurveDisplay`.
         extrapolate : float, optional

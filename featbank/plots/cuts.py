@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from featbank.errors import InvalidInputError
 from featbank.manifest import printable
@@ -22,9 +22,8 @@ from featbank.plots.chart import (
     span_text,
     spelled,
 )
-from featbank.plots.display import Display
-from featbank.plots.looks import Look, plain
-from featbank.plots.selection import run_title, selected_points, usual_size
+from featbank.plots.display import PointsDisplay, run_title, usual_size
+from featbank.plots.style import Look, plain
 from featbank.sampling import Size, size_words
 from featbank.sweep import CurvePoint
 from featbank.sweep.curves import judged_by
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["CutsDisplay"]
 
 
-class CutsDisplay(Display):
+class CutsDisplay(PointsDisplay):
     """Test accuracy of each cut, shallow to deep, with the training accuracy beside it.
 
     Parameters
@@ -94,38 +93,15 @@ class CutsDisplay(Display):
         self.title = title
 
     @classmethod
-    def from_run(
-        cls,
-        run: Run,
-        *,
-        cuts: Sequence[str] = (),
-        heads: Sequence[str] = (),
-        n_per_class: Size | None = None,
-    ) -> CutsDisplay:
-        """Make a display of the cuts of a run.
-
-        Parameters
-        ----------
-        run : Run
-        cuts, heads : sequence of str, default=()
-            Only these; see `featbank.plots.selection.selected_points`.
-        n_per_class : int or "all", optional
-            See `CutsDisplay`.
-
-        Raises
-        ------
-        InvalidInputError
-            If there is no such cut or head, or nothing that has a depth.
-        """
-        everything = selected_points(run, cuts, heads)
-        points = [one for one in everything if one.temperature is None]
-        if everything and not points:
+    def _of_points(cls, run: Run, points: list[CurvePoint], n_per_class: Size | None) -> Self:
+        cold = [one for one in points if one.temperature is None]
+        if points and not cold:
             raise InvalidInputError(
                 "the run has only the cut 'softmax', which has no depth; draw its temperatures instead: "
                 "featbank plot temperature"
             )
         depth = [cut for cut in run.result().cuts if cut != "softmax"]
-        return cls(points, cuts=depth, n_per_class=n_per_class, title=run_title(run))
+        return cls(cold, cuts=depth, n_per_class=n_per_class, title=run_title(run))
 
     @classmethod
     def suits(cls, run: Run) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -14,14 +14,20 @@ from numpy.typing import NDArray
 
 from featbank import _atomic
 from featbank._cache import user_path
-from featbank.errors import InvalidInputError
+from featbank._cuts import CutName
+from featbank._registry import nearest
+from featbank.backbones import get_spec
+from featbank.errors import FeatbankError, InvalidInputError
 from featbank.manifest import printable
 from featbank.plots.chart import Chart, Entry, Series, Table, note
-from featbank.plots.looks import COLORS, MARK, MARKERS, Look
 from featbank.plots.style import (
+    COLORS,
     FORMATS,
     INK,
+    MARK,
+    MARKERS,
     QUIET,
+    Look,
     check_format,
     check_size,
     fitted,
@@ -33,6 +39,9 @@ from featbank.plots.style import (
     text_size,
     use_installed_fonts,
 )
+from featbank.sampling import Size, size_order, size_words
+from featbank.sweep import CurvePoint
+from featbank.sweep.curves import IntervalKind
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,7 +49,19 @@ if TYPE_CHECKING:
 
     from featbank.runs import Run
 
-__all__ = ["Display", "LegendPlace", "drawn_color", "inches_of", "line_style"]
+__all__ = [
+    "Display",
+    "LegendPlace",
+    "PointsDisplay",
+    "drawn_color",
+    "head_title",
+    "inches_of",
+    "kept_head",
+    "line_style",
+    "run_title",
+    "selected_points",
+    "usual_size",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +72,7 @@ _MOST_COVERED = 0.35
 
 
 def drawn_color(name: str) -> str:
-    """Return the colour of a name of `looks.COLORS` as figures have it: on dark axes, that of a dark page."""
+    """Return the colour of a name of `style.COLORS` as figures have it: on dark axes, that of a dark page."""
     import matplotlib
     from matplotlib.colors import to_rgba
 
@@ -284,10 +305,13 @@ class Display:
         return target
 
     def _image(self, kind: str) -> bytes:
-        if not hasattr(self, "figure_"):
+        untouched = not hasattr(self, "figure_")
+        if untouched:
             self.plot()
         with styled(self._drawn_size()):
-            return image_of(self.figure_, kind)
+            if untouched:
+                _lay_out(self.figure_)
+            return image_of(self.figure_, kind, laid_out=untouched)
 
     def _drawn_size(self) -> float | None:
         """Return the size of the text that the figure was drawn with, if it is small."""
@@ -296,6 +320,40 @@ class Display:
     def _repr_png_(self) -> bytes:
         """Show the figure where the last line of a notebook cell is a display."""
         return self._image("png")
+
+
+class PointsDisplay(Display):
+    """A display of points of a run's curves at one size."""
+
+    @classmethod
+    def from_run(
+        cls,
+        run: Run,
+        *,
+        cuts: Sequence[str] = (),
+        heads: Sequence[str] = (),
+        n_per_class: Size | None = None,
+    ) -> Self:
+        """Make a display of a run.
+
+        Parameters
+        ----------
+        run : Run
+        cuts, heads : sequence of str, default=()
+            Only these; see `featbank.plots.display.selected_points`.
+        n_per_class : int or "all", optional
+            At so many samples per class; by default the largest size that every curve has.
+
+        Raises
+        ------
+        InvalidInputError
+            If there is no such cut, head or size, or nothing that this figure is of.
+        """
+        return cls._of_points(run, selected_points(run, cuts, heads), n_per_class)
+
+    @classmethod
+    def _of_points(cls, run: Run, points: list[CurvePoint], n_per_class: Size | None) -> Self:
+        raise NotImplementedError
 
 
 def _lay_out(figure: Figure) -> None:
@@ -550,3 +608,119 @@ def _handle(entry: Any) -> Any:
             text.set_color(QUIET)
         return text
     return Line2D([], [], **line_style(entry.look), label=entry.text)
+
+
+# what of a run is shown --------------------------------------------------------------------------------
+
+
+def selected_points(
+    run: Run, cuts: Sequence[str] = (), heads: Sequence[str] = (), interval: IntervalKind = "t"
+) -> list[CurvePoint]:
+    """Return the points of a run's curves.
+
+    Parameters
+    ----------
+    run : Run
+    cuts, heads : sequence of str, default=()
+        Only these; all by default. A cut may be called by an alias, and the name of a head stands for all of
+        its family: ``"logreg"`` for ``"logreg(C=0.1)"`` and ``"logreg(C=1)"``.
+    interval : {"t", "bootstrap"}, default="t"
+        See `LearningCurve.points`.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is no such cut or head.
+    """
+    points = run.result().points(interval=interval)
+    wanted_cuts = _meant(cuts, [one.cut for one in points], "cut", _aliases(run) if cuts else {})
+    wanted_heads = _meant(heads, [one.head for one in points], "head", {})
+    return [
+        one
+        for one in points
+        if (not cuts or one.cut in wanted_cuts) and (not heads or one.head in wanted_heads)
+    ]
+
+
+def _meant(names: Sequence[str], known: Sequence[str], kind: str, aliases: Mapping[str, str]) -> set[str]:
+    """Return what names stand for: themselves, the cut an alias names, or all heads of a family."""
+    found: set[str] = set()
+    for name in names:
+        named = name if kind == "head" else _canonical(name, aliases)
+        mine = {one for one in known if one == named or (kind == "head" and one.startswith(f"{name}("))}
+        if not mine:
+            raise InvalidInputError(
+                f"the run has no fits of {kind} {name!r}; it has {nearest(name, dict.fromkeys(known))}"
+            )
+        found |= mine
+    return found
+
+
+def _canonical(name: str, aliases: Mapping[str, str]) -> str:
+    """Return a cut by its own name, with its pooling and view."""
+    parts = CutName.parse(name)
+    return str(replace(parts, base=aliases.get(parts.base, parts.base)))
+
+
+def _aliases(run: Run) -> dict[str, str]:
+    try:
+        cuts = get_spec(run.source["backbone"]).cuts
+    except FeatbankError:  # a backbone that is unknown here, or whose family is not installed
+        return {}
+    return {alias: cut.name for cut in cuts for alias in cut.aliases}
+
+
+def usual_size(points: Sequence[CurvePoint], n_per_class: Size | None) -> Size:
+    """Return the size asked for, by default the largest that every curve has.
+
+    Raises
+    ------
+    InvalidInputError
+        If the size asked for was not fitted.
+    """
+    sizes = sorted({one.n_per_class for one in points}, key=size_order)
+    if n_per_class is not None:
+        if n_per_class not in sizes:
+            listed = ", ".join(map(str, sizes))
+            raise InvalidInputError(f"{n_per_class} samples per class were not fitted; the run has {listed}")
+        return n_per_class
+    n_curves = len({one.key for one in points})
+    full = [size for size in sizes if sum(one.n_per_class == size for one in points) == n_curves]
+    return (full or sizes)[-1]
+
+
+def kept_head(run: Run, name: str | None, cuts: Sequence[str] = ()) -> dict[str, Any]:
+    """Return what a run says of one kept head.
+
+    Parameters
+    ----------
+    run : Run
+    name : str or None
+        Its name, or a part of it; by default the saved one with the best validation accuracy.
+    cuts : sequence of str, default=()
+        Only heads of these.
+
+    Raises
+    ------
+    RunError
+        If there is no such head.
+    InvalidInputError
+        If none of these cuts has one.
+    """
+    if not cuts:
+        return run.entry(name)
+    entries = run.heads() if name is None else [run.entry(name)]
+    wanted = _meant(cuts, [one["cut"] for one in entries], "cut", _aliases(run))
+    mine = [one for one in entries if one["cut"] in wanted]
+    return max(mine, key=lambda one: (one["saved"], one["val_top1"] or 0.0))
+
+
+def run_title(run: Run) -> str:
+    """Return what a run is of, for people: dataset and backbone."""
+    return f"{run.source['dataset']}, {run.source['backbone']}"
+
+
+def head_title(run: Run, entry: Mapping[str, Any]) -> str:
+    """Say which kept head of a run it is: ``"digits, vgg16: softmax on fc7, 16 samples per class"``."""
+    at = "" if entry["temperature"] is None else f" at T = {entry['temperature']:g}"
+    return f"{run_title(run)}: {entry['head']} on {entry['cut']}{at}, {size_words(entry)}"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from featbank._registry import Registry
 from featbank.errors import MissingPackageError
+from featbank.plots.display import Display
 from featbank.sweep.curves import IntervalKind
 
 if TYPE_CHECKING:
@@ -21,7 +22,14 @@ __all__ = ["FIGURES", "draw_all", "suited"]
 
 logger = logging.getLogger(__name__)
 
-FIGURES: Registry[Any] = Registry("figure", group="featbank.figures")
+FIGURES: Registry[Any] = Registry(
+    "figure",
+    group="featbank.figures",
+    accepts=(
+        "subclass of featbank.plots.Display with from_run",
+        lambda one: isinstance(one, type) and issubclass(one, Display) and hasattr(one, "from_run"),
+    ),
+)
 #: In the order that a page has them in.
 FIGURES.register_place("temperature", "featbank.plots.temperature:TemperatureDisplay")
 FIGURES.register_place("curve", "featbank.plots.curve:CurveDisplay")
@@ -63,6 +71,6 @@ def draw_all(run: Run, *, interval: IntervalKind = "t") -> dict[str, Path]:
     """
     options: dict[str, dict[str, Any]] = {"curve": {"interval": interval}}
     return {
-        name: one.from_run(run, **options.get(name, {})).plot().save(run.figures / f"{name}.png")
+        name: one.from_run(run, **options.get(name, {})).save(run.figures / f"{name}.png")
         for name, one in suited(run).items()
     }

@@ -23,10 +23,8 @@ from featbank.plots.chart import (
     percent_axis,
     reached,
 )
-from featbank.plots.display import Display, drawn_color
-from featbank.plots.looks import MARK, SPLITS
-from featbank.plots.selection import head_title, kept_head
-from featbank.plots.style import new_figure, text_size
+from featbank.plots.display import Display, drawn_color, head_title, kept_head
+from featbank.plots.style import MARK, SPLITS, new_figure, text_size
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Self
 
 from featbank.errors import InvalidInputError
 from featbank.manifest import printable
@@ -21,9 +21,8 @@ from featbank.plots.chart import (
     span_text,
     spelled,
 )
-from featbank.plots.display import Display
-from featbank.plots.looks import Look, plain
-from featbank.plots.selection import run_title, selected_points, usual_size
+from featbank.plots.display import PointsDisplay, run_title, usual_size
+from featbank.plots.style import Look, plain
 from featbank.sampling import Size, size_words
 from featbank.sweep import CurvePoint
 
@@ -42,7 +41,7 @@ _SHARES = {
 }
 
 
-class ScoresDisplay(Display):
+class ScoresDisplay(PointsDisplay):
     """Test, validation and training accuracy of every head and cut at one number of samples per class.
 
     Parameters
@@ -89,30 +88,8 @@ class ScoresDisplay(Display):
         self.page_title = f"Accuracy at {size_words(vars(self.points[0]))}"
 
     @classmethod
-    def from_run(
-        cls,
-        run: Run,
-        *,
-        cuts: Sequence[str] = (),
-        heads: Sequence[str] = (),
-        n_per_class: Size | None = None,
-    ) -> ScoresDisplay:
-        """Make a display of the scores of a run.
-
-        Parameters
-        ----------
-        run : Run
-        cuts, heads : sequence of str, default=()
-            Only these; see `featbank.plots.selection.selected_points`.
-        n_per_class : int or "all", optional
-            See `ScoresDisplay`.
-
-        Raises
-        ------
-        InvalidInputError
-            If there is no such cut, head or size.
-        """
-        return cls(selected_points(run, cuts, heads), n_per_class=n_per_class, title=run_title(run))
+    def _of_points(cls, run: Run, points: list[CurvePoint], n_per_class: Size | None) -> Self:
+        return cls(points, n_per_class=n_per_class, title=run_title(run))
 
     @classmethod
     def suits(cls, run: Run) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from featbank.errors import InvalidInputError, MissingPackageError, UnknownNameError
 from featbank.manifest import printable
@@ -20,9 +20,8 @@ from featbank.plots.chart import (
     reached,
     size_axis,
 )
-from featbank.plots.display import Display
-from featbank.plots.looks import Look, plain
-from featbank.plots.selection import run_title, selected_points, usual_size
+from featbank.plots.display import PointsDisplay, run_title, usual_size
+from featbank.plots.style import Look, plain
 from featbank.sampling import Size, size_order, size_words
 from featbank.sweep import CurvePoint
 from featbank.sweep.curves import judged_by
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["TemperatureDisplay"]
 
 
-class TemperatureDisplay(Display):
+class TemperatureDisplay(PointsDisplay):
     """Accuracy of the best and of the final epoch against the softmax temperature T.
 
     The best epoch is the one training chose, never the best on the test rows. The temperature that the
@@ -108,30 +107,7 @@ class TemperatureDisplay(Display):
         self.title = title
 
     @classmethod
-    def from_run(
-        cls,
-        run: Run,
-        *,
-        cuts: Sequence[str] = (),
-        heads: Sequence[str] = (),
-        n_per_class: Size | None = None,
-    ) -> TemperatureDisplay:
-        """Make a display of the temperatures of a run.
-
-        Parameters
-        ----------
-        run : Run
-        cuts, heads : sequence of str, default=()
-            Only these; see `featbank.plots.selection.selected_points`.
-        n_per_class : int or "all", optional
-            See `TemperatureDisplay`.
-
-        Raises
-        ------
-        InvalidInputError
-            If there is no such cut or head, or none has a temperature.
-        """
-        points = selected_points(run, cuts, heads)
+    def _of_points(cls, run: Run, points: list[CurvePoint], n_per_class: Size | None) -> Self:
         split: Literal["test", "val"] = "test" if judged_by(points) == "top1" else "val"
         named = dict.fromkeys(one.head for one in points if one.temperature is not None)
         chosen_by = {

@@ -10,10 +10,8 @@ from numpy.typing import NDArray
 from featbank.errors import BankError, InvalidInputError, UnknownNameError
 from featbank.manifest import printable
 from featbank.plots.chart import Entry, note
-from featbank.plots.display import Display, drawn_color
-from featbank.plots.looks import plain
-from featbank.plots.selection import run_title, selected_points
-from featbank.plots.style import text_size
+from featbank.plots.display import Display, drawn_color, run_title, selected_points
+from featbank.plots.style import plain, text_size
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -83,7 +81,7 @@ class TimesDisplay(Display):
         ----------
         run : Run
         cuts, heads : sequence of str, default=()
-            Only these; see `featbank.plots.selection.selected_points`.
+            Only these; see `featbank.plots.display.selected_points`.
 
         Raises
         ------

@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 
 from featbank.manifest import printable
 from featbank.plots.chart import Chart, Point, Series
-from featbank.plots.looks import DASHES, MARKERS, Look
+from featbank.plots.style import DASHES, MARKERS, Look
 
 __all__ = ["alone", "both", "element", "number", "path_through", "shown", "swatch"]
 

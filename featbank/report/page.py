@@ -20,7 +20,7 @@ from featbank.datasets import Dataset
 from featbank.errors import InvalidInputError
 from featbank.manifest import printable, short_repr
 from featbank.plots.chart import percent
-from featbank.plots.looks import page_style
+from featbank.plots.style import page_style
 from featbank.report import _facts
 from featbank.report._close_up import close_up
 from featbank.report._figures import Figure, run_figures, run_histories
@@ -28,7 +28,7 @@ from featbank.report._kept import Kept, kept_heads, table_rows
 from featbank.report._source import RunSource
 from featbank.report._svg import element, number, shown
 from featbank.report.study import Comparison, Study, read_study
-from featbank.runs import Run, resolve_run
+from featbank.runs import Run, open_run
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -107,8 +107,13 @@ def write_report(
         If the images are not at `data`, or not in `data_root`.
     CacheWriteError
         If the file cannot be written.
+
+    Examples
+    --------
+    >>> write_report("last", "digits.html").path.name  # doctest: +SKIP
+    'digits.html'
     """
-    found = run if isinstance(run, Run) else resolve_run(run, cache_dir)
+    found = run if isinstance(run, Run) else open_run(run, cache_dir=cache_dir)
     path = found.path / REPORT_FILE if output is None else user_path(output)
     if path.suffix.lower() not in (".html", ".htm"):
         raise InvalidInputError(f"cannot write a report to {printable(str(path))!r}; end it in .html")

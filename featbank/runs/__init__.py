@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from featbank.runs.answer import Answer, answer_of
 from featbank.runs.exporting import export_run_folder
-from featbank.runs.finding import find_run, latest_run, list_runs, open_run, resolve_run, runs_of_bank
+from featbank.runs.finding import find_run, list_runs, open_run, runs_of_bank
 from featbank.runs.folder import Run
 from featbank.runs.listing import BestCurve, RunInfo, describe_run, remove_run
-from featbank.runs.starting import Claim, create_run, find_unfinished, sweep_digest
+from featbank.runs.starting import Claim, create_run, find_unfinished, runs_of_sweep, sweep_digest
 
 __all__ = [
     "Answer",
@@ -28,11 +28,10 @@ __all__ = [
     "export_run_folder",
     "find_run",
     "find_unfinished",
-    "latest_run",
     "list_runs",
     "open_run",
     "remove_run",
-    "resolve_run",
     "runs_of_bank",
+    "runs_of_sweep",
     "sweep_digest",
 ]

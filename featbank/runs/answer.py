@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from html import escape
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featbank.errors import InvalidInputError
-from featbank.manifest import printable
+from featbank.manifest import as_html, printable
 from featbank.metrics import Interval, paired_difference
 from featbank.metrics.intervals import FEWEST_DRAWS
 from featbank.sampling import Size, size_order, size_words
 from featbank.sweep import ComparedCurve, Comparison, CurvePoint, LearningCurve, SweepResult, compare
-from featbank.sweep.curves import judged_by
-from featbank.sweep.records import Key
 
 __all__ = ["Answer", "answer_html", "answer_of"]
 
@@ -74,14 +71,14 @@ def answer_of(result: SweepResult) -> Answer | None:
     ('89.8 %', '16 per class (32 in all) come within two points of that')
     """
     try:
-        compared = compare({"": result})
+        compared = compare(result)
     except InvalidInputError:  # no size is common to all: the largest there is
         sizes: list[Size] = [
             one.n_per_class for one in result.points() if {"top1", "val_top1"} & one.scores.keys()
         ]
         if not sizes:
             return None
-        compared = compare({"": result}, n_per_class=sorted(sizes, key=size_order)[-1])
+        compared = compare(result, n_per_class=sorted(sizes, key=size_order)[-1])
     if compared.metric not in ("top1", "val_top1"):
         return None
     best = compared.curves[0]
@@ -195,26 +192,5 @@ def _doubling(curve: LearningCurve, points: dict[Size, CurvePoint], metric: str)
 
 def answer_html(title: str, result: SweepResult) -> str:
     """Return the answer and the mean accuracy of each curve by size as HTML, for a notebook; all escaped."""
-    points = result.points()
-    metric = judged_by(points)
-    sizes = sorted({one.n_per_class for one in points}, key=size_order)
-    lines: dict[Key, dict[Size, str]] = {}
-    for one in points:
-        mean = one.mean(metric)
-        lines.setdefault(one.key, {})[one.n_per_class] = "" if mean is None else f"{100 * mean:.1f}"
-    head = ("cut", "head", *map(str, sizes))
-    rows = [
-        (cut if at is None else f"{cut} T={at:g}", name, *(cells.get(size, "") for size in sizes))
-        for (cut, name, at), cells in lines.items()
-    ]
-    table = "".join(
-        f"<tr>{''.join(f'<{tag}>{escape(printable(cell))}</{tag}>' for cell in row)}</tr>"
-        for tag, listed in (("th", [head]), ("td", rows))
-        for row in listed
-    )
-    split = "test" if metric == "top1" else "validation"
-    said = answer_of(result)
-    return (
-        f"<p><b>{escape(printable(title))}</b></p><p>{escape(str(said or 'No fit succeeded.'))}</p>"
-        f"<table>{table}</table><p>{split} accuracy in % by samples per class</p>"
-    )
+    head, rows, caption = result.table()
+    return as_html(title, head, rows, caption, above=str(answer_of(result) or "No fit succeeded."))

@@ -54,8 +54,8 @@ def export_run_folder(run: Run, path: str | os.PathLike[str] | None = None) -> P
 
     Examples
     --------
-    >>> from featbank.runs import resolve_run
-    >>> export_run_folder(resolve_run("last"), "for-the-paper")  # doctest: +SKIP
+    >>> from featbank.runs import open_run
+    >>> export_run_folder(open_run(), "for-the-paper")  # doctest: +SKIP
     """
     if not run.finished:
         raise InvalidInputError(

@@ -14,7 +14,7 @@ from featbank.errors import RunError, RunNotFoundError
 from featbank.manifest import printable
 from featbank.runs.folder import RUN_FILE, Run
 
-__all__ = ["find_run", "latest_run", "list_runs", "open_run", "resolve_run", "runs_of_bank"]
+__all__ = ["find_run", "list_runs", "open_run", "runs_of_bank"]
 
 logger = logging.getLogger(__name__)
 
@@ -49,21 +49,18 @@ def _age(path: Path) -> tuple[str, int, str]:
     return path.name[:15], int(number[1]) if number else 1, path.name
 
 
-def latest_run(cache_dir: str | os.PathLike[str] | None = None) -> Run:
-    """Open the newest run of a cache; raises `RunNotFoundError` if there is none."""
-    return resolve_run(None, cache_dir)
-
-
-def resolve_run(run: str | os.PathLike[str] | None, cache_dir: str | os.PathLike[str] | None = None) -> Run:
-    """Open the run somebody means.
+def open_run(
+    run: str | os.PathLike[str] | None = None, *, cache_dir: str | os.PathLike[str] | None = None
+) -> Run:
+    """Open a run by its path, its name, or a part of its name; or the newest.
 
     Parameters
     ----------
-    run : path-like or None
+    run : path-like, optional
         Path of a run folder, its name, a part of the name that only one run has, or None or ``"last"`` for
         the newest that is not damaged.
-    cache_dir : path-like or None
-        The cache; None for the default one.
+    cache_dir : path-like, optional
+        The cache; else ``$FEATBANK_CACHE``, else ``./cache``.
 
     Returns
     -------
@@ -75,6 +72,12 @@ def resolve_run(run: str | os.PathLike[str] | None, cache_dir: str | os.PathLike
         If there is no such run.
     RunError
         If several runs have that part in their names, or the run is damaged.
+
+    Examples
+    --------
+    >>> run = open_run()  # doctest: +SKIP
+    >>> run.result().curve("fc7", "softmax").points()[-1].mean("top1")  # doctest: +SKIP
+    0.518
     """
     if run is not None and run != "last":
         return Run.open(find_run(run, cache_dir), cache_dir)
@@ -99,12 +102,12 @@ def find_run(
     *,
     inside: bool = False,
 ) -> Path:
-    """Return the folder of the run somebody means, which may be damaged; see `resolve_run`.
+    """Return the folder of the run somebody means, which may be damaged; see `open_run`.
 
     Parameters
     ----------
     run, cache_dir
-        As for `resolve_run`.
+        As for `open_run`.
     inside : bool, default=False
         Only a run that stands in the cache itself, not behind a link: what may be removed.
 
@@ -157,13 +160,6 @@ def _meant(run: str | os.PathLike[str] | None, cache_dir: str | os.PathLike[str]
         raise RunError(f"run={text!r} is part of {len(part)} names: {nearest(text, names)}; give more of one")
     there = f"there are {nearest(text, names)}" if names else "there is none; featbank fit-head makes one"
     raise RunNotFoundError(f"no run {text!r}; {there}")
-
-
-def open_run(
-    run: str | os.PathLike[str] | None = None, *, cache_dir: str | os.PathLike[str] | None = None
-) -> Run:
-    """Open a run by path, name, a part of its name, or the newest; see `resolve_run`."""
-    return resolve_run(run, cache_dir)
 
 
 def runs_of_bank(bank: str | os.PathLike[str], cache_dir: str | os.PathLike[str] | None = None) -> list[Run]:

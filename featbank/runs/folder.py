@@ -24,7 +24,6 @@ from featbank.errors import (
     BankError,
     BankNotFoundError,
     InvalidInputError,
-    MissingPackageError,
     RunError,
     RunNotFoundError,
 )
@@ -61,7 +60,7 @@ T = TypeVar("T")
 
 
 class Run:
-    """An opened run folder; comes from `create_run`, `Run.open` or `resolve_run`.
+    """An opened run folder; comes from `create_run`, `Run.open` or `open_run`.
 
     Parameters
     ----------
@@ -384,11 +383,7 @@ class Run:
         RunError
             If ``results.csv`` or ``hits.jsonl`` is damaged.
         """
-        try:
-            import pandas as pd
-        except ImportError as error:
-            raise MissingPackageError("to_frame needs pandas; install it: pip install pandas") from error
-        return pd.DataFrame(list(self.result().rows()))
+        return self.result().to_frame()
 
     def heads(self) -> list[dict[str, Any]]:
         """List the kept heads.

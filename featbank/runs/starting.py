@@ -8,7 +8,7 @@ import os
 import platform
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -24,7 +24,15 @@ from featbank.runs.folder import FORMAT, Run
 if TYPE_CHECKING:
     from featbank.banks import Bank
 
-__all__ = ["Claim", "create_run", "find_unfinished", "is_claimed", "sweep_digest", "versions"]
+__all__ = [
+    "Claim",
+    "create_run",
+    "find_unfinished",
+    "is_claimed",
+    "runs_of_sweep",
+    "sweep_digest",
+    "versions",
+]
 
 LOCK_FILE = ".lock"
 _VERSIONS = ("featbank", "torch", "torchvision", "numpy", "scikit-learn")
@@ -233,20 +241,25 @@ def find_unfinished(cache_dir: str | os.PathLike[str] | None, digest: str) -> tu
     -------
     (Run, Claim) or None
     """
-    for path in reversed(list_runs(cache_dir)):
-        try:
-            run = Run.open(path, cache_dir)
-        except RunError:  # one that is damaged or of another version is nothing to go on with
+    for run in runs_of_sweep(cache_dir, digest):
+        if run.finished:
             continue
-        if run.facts["status"] == "finished" or run.facts.get("sweep", {}).get("digest") != digest:
-            continue
-        claim = Claim(path)
+        claim = Claim(run.path)
         if not claim.held:
             continue
         with contextlib.suppress(RunError):
             run.result()
-            make_newest(path.parent, path)
+            make_newest(run.path.parent, run.path)
             # opened again: it may have been finished before it was claimed
-            return Run.open(path, cache_dir), claim
+            return Run.open(run.path, cache_dir), claim
         claim.let_go()
     return None
+
+
+def runs_of_sweep(cache_dir: str | os.PathLike[str] | None, digest: str) -> Iterator[Run]:
+    """Yield the runs of a sweep, newest first; those that are damaged or of another version are left out."""
+    for path in reversed(list_runs(cache_dir)):
+        with contextlib.suppress(RunError):
+            run = Run.open(path, cache_dir)
+            if run.facts.get("sweep", {}).get("digest") == digest:
+                yield run

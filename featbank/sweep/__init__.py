@@ -6,7 +6,7 @@ from featbank.sweep.curves import CurvePoint, LearningCurve, Score
 from featbank.sweep.fitting import Sweep, run_sweep
 from featbank.sweep.records import Fit, Hits, Predictions
 from featbank.sweep.results import ComparedCurve, Comparison, SweepResult, compare
-from featbank.sweep.spec import SweepSpec, untrained_words, usual_sizes
+from featbank.sweep.spec import SweepSettings, untrained_words, usual_sizes
 
 __all__ = [
     "ComparedCurve",
@@ -19,7 +19,7 @@ __all__ = [
     "Score",
     "Sweep",
     "SweepResult",
-    "SweepSpec",
+    "SweepSettings",
     "compare",
     "run_sweep",
     "untrained_words",

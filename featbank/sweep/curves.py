@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featbank.errors import InvalidInputError
-from featbank.manifest import short_repr
+from featbank.manifest import as_frame, as_html, short_repr
 from featbank.metrics import (
     Interval,
     PowerLaw,
@@ -198,6 +198,25 @@ class LearningCurve:
         many = (("size", len(self._by_size)), ("repeat", len(self._repeats)))
         counts = ", ".join(f"{n} {what}{'' if n == 1 else 's'}" for what, n in many)
         return f"<LearningCurve {spell_key(self.key)}, {counts}>"
+
+    def _repr_html_(self) -> str:
+        """Show the curve in a notebook: mean and interval of each size."""
+        points = self.points()
+        metric = judged_by(points)
+        rows = []
+        for one in points:
+            mean, between = one.mean(metric), one.interval(metric)
+            rows.append(
+                (
+                    f"{one.n_per_class}",
+                    "" if mean is None else f"{100 * mean:.1f} %",
+                    "" if between is None else f"{100 * between[0]:.1f} to {100 * between[1]:.1f} %",
+                    f"{one.n_repeats}",
+                )
+            )
+        split = "test" if metric == "top1" else "validation"
+        head = ("samples per class", f"{split} accuracy", "95 % interval", "repeats")
+        return as_html(f"{self.head} on {spell_key((self.cut, '', self.temperature)).strip('/')}", head, rows)
 
     @property
     def key(self) -> Key:
@@ -446,12 +465,10 @@ class LearningCurve:
 
         Raises
         ------
-        ImportError
+        MissingPackageError
             If pandas is not installed.
         """
-        import pandas as pd
-
-        return pd.DataFrame([one.to_dict() for one in self.points()])
+        return as_frame(one.to_dict() for one in self.points())
 
 
 def check_metric(metric: str, others: Iterable[str] = ()) -> None:

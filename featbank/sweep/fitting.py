@@ -10,16 +10,17 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 
 from featbank._child_process import pickle_for_child, without_current_folder
 from featbank._cores import one_core_if
 from featbank._cuts import CutName, with_views
+from featbank._settings import Progress, takes_settings, with_options
 from featbank.banks import Bank
 from featbank.errors import FitWarning, InvalidInputError
-from featbank.sampling import Size, size_order
+from featbank.sampling import size_order
 from featbank.sweep.features import CutFeatures, Projected, read_rows
 from featbank.sweep.leaks import check_threshold, deepest_vector_cut, tell_copies, tell_near_copies
 from featbank.sweep.records import Draw, Fit, FitId, Key
@@ -28,7 +29,7 @@ from featbank.sweep.scoring import score
 from featbank.sweep.spec import (
     FeatureSource,
     HeadGrid,
-    SweepSpec,
+    SweepSettings,
     by_depth,
     check_cut,
     check_splits,
@@ -52,27 +53,17 @@ logger = logging.getLogger(__name__)
 _FIT_ERRORS = (ArithmeticError, MemoryError, RuntimeError, ValueError)
 
 
+@takes_settings(SweepSettings)
 def run_sweep(
     bank: FeatureSource,
+    settings: SweepSettings | None = None,
     *,
-    cuts: Sequence[str] | None = None,
-    heads: Sequence[Any] = ("softmax",),
-    samples_per_class: str | int | Sequence[Size] = "4..32",
-    repeats: int = 5,
-    temperatures: Sequence[float] | None = None,
-    random_state: int = 0,
-    head_params: Mapping[str, Mapping[str, Any]] | None = None,
-    save_heads: Literal["best", "all", "none"] = "best",
     n_jobs: int | None = None,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Progress | None = None,
     on_result: Callable[[Sequence[Fit]], None] | None = None,
     check_leaks: bool | float = False,
-    untrained_classes: Literal["drop", "keep"] = "drop",
     resume: SweepResult | None = None,
-    val: float | Literal["none"] | None = None,
-    metrics: Sequence[str] = (),
-    views: Sequence[str] = (),
-    average_views: bool = False,
+    **options: Any,
 ) -> SweepResult:
     """Fit heads on cuts of a bank for growing numbers of samples per class.
 
@@ -86,32 +77,14 @@ def run_sweep(
     ----------
     bank : featbank.banks.Bank
         Where features come from.
-    cuts : sequence of str, optional
-        Which cuts; all complete ones by default. ``"softmax"`` is derived from the stored logits.
-    heads : sequence of str, estimator, or (str, estimator), default=("softmax",)
-        Names as in `featbank.heads.names`; or objects with ``fit(X, y)`` and ``predict(X)``, which get the
-        flattened features as they are, on a copy per fit.
-    samples_per_class : str, int, or sequence of int or "all", default="4..32"
-        See `featbank.sampling.parse_sizes`.
-    repeats : int, default=5
-        Draws per size. All samples are one draw: heads that no seed changes are fitted to it once.
-    temperatures : sequence of float, optional
-        Temperatures the cut ``"softmax"`` is read at, each over 0; 1 by default.
-    random_state : int, default=0
-        Seed of the draws and of the heads.
-    head_params : mapping from head name to mapping, optional
-        Parameters for `featbank.heads.make`, e.g. ``{"mlp": {"hidden_units": 200}}``. A list of values makes
-        one head of each, fitted together and named after its values: ``{"logreg": {"C": [0.1, 1]}}`` gives
-        ``logreg(C=0.1)`` and ``logreg(C=1)``.
-    save_heads : {"best", "all", "none"}, default="best"
-        Fitted heads to keep: for each curve the best by validation accuracy at its largest size (without
-        validation rows that of the first repeat; never by test accuracy), all, or none.
+    settings : SweepSettings, optional
+        What is fitted.
     n_jobs : int, optional
         Processes for estimators of others, which are fitted one by one; -1 for one per core. Features never
         travel between them: each reads its rows from the bank on disk. An estimator that cannot be pickled is
         fitted in threads. Heads of featbank are fitted together instead, all of a size at once.
     progress : callable, optional
-        Called as ``progress(fits done, fits in all, what comes next)``.
+        Called with (fits done, fits in all).
     on_result : callable, optional
         Called with the fits that were finished together, as soon as they are: all repeats of a cut, head and
         size, or every single one of an estimator of others. Within a cut and head the largest size comes
@@ -119,26 +92,12 @@ def run_sweep(
     check_leaks : bool or float, default=False
         Look for near-identical images across splits before anything is fitted, by the cosine of the deepest
         cut with one vector per image; a number is the cosine from which a pair is told (True: 0.9).
-    untrained_classes : {"drop", "keep"}, default="drop"
-        What becomes of validation and test rows of classes that no training row has: left out, or kept, where
-        they count as wrong. Either is said in the notes.
     resume : SweepResult, optional
         What an interrupted sweep with the same arguments on the same bank gave: its fits, failed ones too,
         are not repeated. It does not look whether the arguments are the same; `featbank.fit_heads` does.
-    val : float, "none" or None, default=None
-        What stops training, chooses (C, the head kept) and scales. None: the bank's validation rows, or
-        "none" where it has no such rows. "none": no rows at all; training stops by the training loss, and
-        ``C="auto"`` goes by cross-validation within each draw. A number over 0 and under 1: that part of each
-        draw, see `featbank.sampling.hold_out`; heads are trained on the rest. With either, the bank's
-        validation rows decide nothing, and are what heads are scored on where there are no test rows.
-    metrics : sequence of str, default=()
-        Other scores of each fit, on the rows it is judged by: names as in `featbank.metrics.catalogue.names`.
-    views : sequence of str, default=()
-        Views of the training images, which the bank holds as ``CUT@VIEW``. Heads trained by Adam or SGD draw
-        the image itself or one of its views anew in each epoch; others take all as more rows. Rows are
-        counted and split by image.
-    average_views : bool, default=False
-        Average the probabilities over the image and its views when a head is scored, and when it predicts.
+    **options
+        Fields of `SweepSettings`, such as ``cuts=["fc7"], heads=["softmax", "mlp"]``; with `settings` they
+        replace those of its fields.
 
     Returns
     -------
@@ -152,6 +111,8 @@ def run_sweep(
         argument is out of range.
     UnknownNameError
         If a cut or head is not known.
+    TypeError
+        If an option is no field of `SweepSettings`.
 
     Warns
     -----
@@ -162,26 +123,18 @@ def run_sweep(
 
     Examples
     --------
-    >>> result = run_sweep(bank, cuts=["fc7"], heads=["softmax", "mlp"])  # doctest: +SKIP
-    >>> result.points()[0].mean("top1")  # doctest: +SKIP
-    0.755
+    >>> import tempfile, featbank
+    >>> with tempfile.TemporaryDirectory() as cache:
+    ...     extracted = featbank.extract(
+    ...         "digits", backbone="minivgg", cuts=["block5_pool"], limit=200, cache_dir=cache
+    ...     )
+    ...     bank = featbank.open_bank(extracted.bank)
+    ...     result = run_sweep(bank, heads=["ncm", "ridge"], samples_per_class="4,8", repeats=2)
+    >>> [(head, len(curve.points())) for (_, head, _), curve in result.curves().items()]
+    [('ncm', 2), ('ridge', 2)]
     """
-    spec = SweepSpec(
-        cuts=cuts,
-        heads=heads,
-        samples_per_class=samples_per_class,
-        repeats=repeats,
-        temperatures=temperatures,
-        random_state=random_state,
-        head_params=head_params,
-        save_heads=save_heads,
-        untrained_classes=untrained_classes,
-        val=val,
-        metrics=metrics,
-        views=views,
-        average_views=average_views,
-    )
-    return Sweep(bank, spec).run(
+    sweep = Sweep(bank, with_options(SweepSettings, settings, options, "run_sweep"))
+    return sweep.run(
         n_jobs=n_jobs, progress=progress, on_result=on_result, check_leaks=check_leaks, resume=resume
     )
 
@@ -193,11 +146,13 @@ class Sweep:
     ----------
     bank : FeatureSource
         Where features come from.
-    spec : SweepSpec
+    settings : SweepSettings
         What is asked for.
 
     Attributes
     ----------
+    settings : SweepSettings
+        With the bank's own names of its cuts, and with sizes.
     n_fits : int
         How many fits it has.
 
@@ -207,40 +162,47 @@ class Sweep:
         See `run_sweep`.
     """
 
-    def __init__(self, bank: FeatureSource, spec: SweepSpec) -> None:
+    def __init__(self, bank: FeatureSource, settings: SweepSettings) -> None:
         lacking = [name for name in ("cuts", "manifest", "features", "softmax") if not hasattr(bank, name)]
         if lacking:
             raise InvalidInputError(
                 f"a {type(bank).__name__} is no source of features: it lacks {', '.join(lacking)}; give a "
                 "Bank (featbank.open_bank opens one), or an object with cuts, manifest, features and softmax"
             )
-        self.bank, self.spec, self.manifest = bank, spec, bank.manifest
-        self._chosen = choose_cuts(bank, spec.cuts, spec.temperatures)
+        self.bank, self.manifest = bank, bank.manifest
+        self.settings = settings = settings.of_bank(bank)
+        self._chosen = choose_cuts(bank, settings.cuts, settings.temperatures)
         for cut in dict.fromkeys(cut for cut, _ in self._chosen):
-            if spec.views and CutName.parse(cut).view is not None:
-                raise InvalidInputError(f"cut {cut!r} is a view itself; leave out views={list(spec.views)}")
-            for viewed in with_views([cut], spec.views)[1:]:
+            if settings.views and CutName.parse(cut).view is not None:
+                raise InvalidInputError(
+                    f"cut {cut!r} is a view itself; leave out views={list(settings.views)}"
+                )
+            for viewed in with_views([cut], settings.views)[1:]:
                 check_cut(bank, viewed)
         stored = {name: labelled_rows(self.manifest, name) for name in ("train", "val", "test")}
         check_splits(stored)
-        stored, self._untrained = set_untrained_aside(self.manifest, stored, spec.untrained_classes)
-        self._stored, self._split = stored, splits_for(stored, spec.val)
+        stored, self._untrained = set_untrained_aside(self.manifest, stored, settings.untrained_classes)
+        self._stored, self._split = stored, splits_for(stored, settings.val)
         draws = draw_subsets(
-            self.manifest, self._split, read_sizes(spec.samples_per_class), spec.repeats, spec.random_state
+            self.manifest,
+            self._split,
+            read_sizes(cast("str", settings.samples_per_class)),
+            settings.repeats,
+            settings.random_state,
         )
         self._digests = digests_of_draws(self.manifest, self._split, draws)
         y = self.manifest.labels[self._split["train"]]
-        draws = held_out(draws, y, spec.val, spec.random_state)
+        draws = held_out(draws, y, settings.val, settings.random_state)
         self._drawn, self._draws = _among_drawn(draws)
         self.n_fits = len(self._chosen) * sum(
-            len(member.draws(self._draws)) for grid in spec.grids for member in grid.members
+            len(member.draws(self._draws)) for grid in settings.grids for member in grid.members
         )
 
     def run(
         self,
         *,
         n_jobs: int | None = None,
-        progress: Callable[[int, int, str], None] | None = None,
+        progress: Progress | None = None,
         on_result: Callable[[Sequence[Fit]], None] | None = None,
         check_leaks: bool | float = False,
         resume: SweepResult | None = None,
@@ -258,7 +220,7 @@ class Sweep:
             draws=self._digests,
             untrained=self._untrained,
         )
-        notes = notes_on_splits(self.manifest, self._stored, self.spec.val, self._draws)
+        notes = notes_on_splits(self.manifest, self._stored, self.settings.val, self._draws)
         if self._untrained:
             notes.insert(0, untrained_words(self._untrained))
             warnings.warn(notes[0], FitWarning, stacklevel=3)
@@ -276,16 +238,16 @@ class Sweep:
                 temperature,
                 self._split,
                 self._drawn,
-                self.spec.views,
-                self.spec.average_views,
+                self.settings.views,
+                self.settings.average_views,
             )
-            for grid in self.spec.grids:
+            for grid in self.settings.grids:
                 asked = self._asked(grid, cut, temperature)
                 if any(one.id not in done for one in asked):
                     _tell(progress, len(done), self.n_fits, _where(asked[0], grid))
                 to_do = [one for one in asked if one.id not in done]
-                for made in _fit_all(to_do, grid, features, n_jobs, self.spec.metrics):
-                    fits = keep(self.spec.save_heads, made, best)
+                for made in _fit_all(to_do, grid, features, n_jobs, self.settings.metrics):
+                    fits = keep(self.settings.save_heads, made, best)
                     replaced = {one.replaces for one in fits if one.replaces}
                     if replaced:
                         done |= {at: one.without_head() for at, one in done.items() if one.name in replaced}
@@ -330,7 +292,7 @@ class Sweep:
 
     def _all_asked(self) -> Iterator[Fit]:
         for cut, temperature in self._chosen:
-            for grid in self.spec.grids:
+            for grid in self.settings.grids:
                 yield from self._asked(grid, cut, temperature)
 
     def _done(self, earlier: SweepResult | None) -> dict[FitId, Fit]:
@@ -351,9 +313,9 @@ class Sweep:
 
     def _stopped_at_the_cap(self, result: SweepResult) -> Iterator[str]:
         """Say of which heads the last epoch they were allowed was among the best, so that more might help."""
-        by_val = len(self._split["val"]) or isinstance(self.spec.val, float)
+        by_val = len(self._split["val"]) or isinstance(self.settings.val, float)
         by = "validation rows" if by_val else "training loss"
-        for grid in self.spec.grids:
+        for grid in self.settings.grids:
             made = {one.name: one.make(0) for one in grid.members}
             fits = [one for one in result.fits if one.head in made and one.n_epochs]
             cut_off = [one.n_epochs or 0 for one in fits if _is_cut_off(one, made[one.head])]
@@ -432,10 +394,10 @@ def _where(fit: Fit, grid: HeadGrid) -> str:
     return f"{fit.cut}{at}, {grid.name}"
 
 
-def _tell(progress: Callable[[int, int, str], None] | None, done: int, total: int, what: str) -> None:
+def _tell(progress: Progress | None, done: int, total: int, what: str) -> None:
     logger.debug("fitting %s (%d of %d fits done)", what, done, total)
     if progress is not None:
-        progress(done, total, what)
+        progress(done, total)
 
 
 def _fit_all(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import cache, partial
 from typing import Annotated, Any, Literal, get_type_hints
@@ -112,6 +113,18 @@ class Predictions:
     p_pred: NDArray[np.float64] | None = None
 
     __repr__ = short_repr
+
+
+def history_of(estimator: Any) -> dict[str, list[float]]:
+    """Return the numbers per epoch that an estimator says of itself, without what is no list of numbers."""
+    found = getattr(estimator, "history_", None)
+    lists: dict[str, list[float]] = {}
+    for name, values in found.items() if isinstance(found, Mapping) else ():
+        with suppress(TypeError, ValueError):  # of estimators of others anything may be called so
+            numbers = np.asarray(values)
+            if numbers.ndim == 1 and numbers.dtype.kind in "fiu" and isinstance(name, str):
+                lists[name] = numbers.tolist()
+    return lists
 
 
 @dataclass(frozen=True)
@@ -235,8 +248,7 @@ class Fit:
     @property
     def history(self) -> dict[str, list[float]]:
         """Loss and accuracy per epoch of a head that was kept; empty for heads that have no epochs."""
-        found = getattr(self.estimator, "history_", {})
-        return {name: np.asarray(values).tolist() for name, values in found.items()}
+        return history_of(self.estimator)
 
     def score(self, metric: str) -> float | None:
         """Return one of its scores, by the name of the column or of a metric that was asked for."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from featbank._registry import nearest
 from featbank.errors import InvalidInputError
+from featbank.manifest import as_frame, as_html
 from featbank.metrics import Interval, paired_difference
 from featbank.sampling import Size, size_order
 from featbank.sweep.curves import (
@@ -20,6 +21,9 @@ from featbank.sweep.curves import (
     without_few_draws,
 )
 from featbank.sweep.records import COLUMNS, Fit, Key, fits_to_csv
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["ComparedCurve", "Comparison", "SweepResult", "compare"]
 
@@ -72,6 +76,45 @@ class SweepResult:
     def __repr__(self) -> str:
         failed = f", {len(self.failed)} failed" if self.failed else ""
         return f"<SweepResult of {len(self.fits)} fits{failed}, {len(self.keys)} curves>"
+
+    def _repr_html_(self) -> str:
+        """Show the result in a notebook: the mean accuracy of each curve by size, and its notes."""
+        return as_html(repr(self)[1:-1], *self.table(), *self.notes)
+
+    def table(self) -> tuple[list[str], list[list[str]], str]:
+        """Return the mean accuracy of each curve by size as text.
+
+        Returns
+        -------
+        head : list of str
+        rows : list of list of str
+            One per curve, in the order they were made.
+        caption : str
+            What the figures are.
+        """
+        points = self.points()
+        metric = judged_by(points)
+        sizes = sorted({one.n_per_class for one in points}, key=size_order)
+        lines: dict[Key, dict[Size, str]] = {}
+        for one in points:
+            mean = one.mean(metric)
+            lines.setdefault(one.key, {})[one.n_per_class] = "" if mean is None else f"{100 * mean:.1f}"
+        rows = [
+            [cut if at is None else f"{cut} T={at:g}", name, *(cells.get(size, "") for size in sizes)]
+            for (cut, name, at), cells in lines.items()
+        ]
+        split = "test" if metric == "top1" else "validation"
+        return ["cut", "head", *map(str, sizes)], rows, f"{split} accuracy in % by samples per class"
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one line per fit as a pandas data frame, columns as in a run's ``results.csv``.
+
+        Raises
+        ------
+        MissingPackageError
+            If pandas is not installed.
+        """
+        return as_frame(self.rows())
 
     @property
     def heads(self) -> list[Fit]:
@@ -265,9 +308,38 @@ class Comparison:
     def __repr__(self) -> str:
         return f"<Comparison of {len(self.curves)} curves by {self.metric} at {self.n_per_class}>"
 
+    def _repr_html_(self) -> str:
+        """Show the comparison in a notebook, best first."""
+        rows = []
+        for one in self.curves:
+            between = (
+                "" if one.low is None or one.high is None else f"{100 * one.low:.1f} to {100 * one.high:.1f}"
+            )
+            less = "" if one.difference is None else f"{100 * one.difference.mean:+.1f}"
+            cut = one.cut if one.temperature is None else f"{one.cut} T={one.temperature:g}"
+            rows.append([one.run, cut, one.head, f"{100 * one.mean:.1f}", between, less, f"{one.fit_s:.2g}"])
+        head = ["run", "cut", "head", self.metric, "interval", "minus the best", "seconds a fit"]
+        return as_html(repr(self)[1:-1], head, rows, "shares in %", *self.notes)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one line per curve as a pandas data frame, columns as the fields of `ComparedCurve`.
+
+        ``difference`` is its mean; ``difference_low`` and ``difference_high`` are its interval.
+
+        Raises
+        ------
+        MissingPackageError
+            If pandas is not installed.
+        """
+        rows = []
+        for one in self.curves:
+            mean, low, high = one.difference or (None, None, None)
+            rows.append(vars(one) | {"difference": mean, "difference_low": low, "difference_high": high})
+        return as_frame(rows)
+
 
 def compare(
-    results: Mapping[str, SweepResult],
+    results: Mapping[str, SweepResult] | SweepResult,
     *,
     n_per_class: Size | None = None,
     metric: str | None = None,
@@ -277,9 +349,10 @@ def compare(
 
     Parameters
     ----------
-    results : mapping of str to SweepResult
-        Sweeps by name. Those that drew the same images and are judged by the same ones are compared repeat
-        by repeat, also where the features come from another backbone.
+    results : SweepResult or mapping of str to SweepResult
+        One sweep, or several by name, such as ``{run.name: run.result() for run in runs}``. Those
+        that drew the same images and are judged by the same ones are compared repeat by repeat, also where
+        the features come from another backbone.
     n_per_class : int or "all", optional
         Samples per class; by default the largest that every curve has, with an interval if there is one.
     metric : str, optional
@@ -301,12 +374,14 @@ def compare(
     >>> from featbank.sweep import Fit
     >>> fits = [Fit("fc7", head, None, 4, repeat, 8, 10, 0, top1=top1 + repeat / 10, val_top1=top1)
     ...         for head, top1 in (("softmax", 0.5), ("mlp", 0.6)) for repeat in (0, 1)]
-    >>> comparison = compare({"a run": SweepResult(fits)})
+    >>> comparison = compare(SweepResult(fits))
     >>> [(one.head, round(one.mean, 2)) for one in comparison.curves]
     [('mlp', 0.65), ('softmax', 0.55)]
     >>> round(comparison.curves[1].difference.mean, 2)
     -0.1
     """
+    if not isinstance(results, Mapping):
+        results = {"": results}
     curves = {(name, key): one for name, result in results.items() for key, one in result.curves().items()}
     everything = {at: one.points(confidence) for at, one in curves.items()}
     if metric is None:

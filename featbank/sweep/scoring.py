@@ -17,7 +17,7 @@ from featbank.metrics import (
     top_k_hits,
 )
 from featbank.sweep.features import CutFeatures, Projected
-from featbank.sweep.records import Fit, Hits, Predictions
+from featbank.sweep.records import Fit, Hits, Predictions, history_of
 from featbank.sweep.spec import judged_split
 
 __all__ = ["score"]
@@ -122,14 +122,14 @@ def _predictions(
 
 def _epochs(head: Any) -> dict[str, Any]:
     """Return the epochs of a head that has them, and its accuracies after the best and the last one."""
-    history = getattr(head, "history_", {})
-    if not len(history.get("train_loss", ())):
+    history = history_of(head)
+    n_epochs, best = len(history.get("train_loss", ())), getattr(head, "best_epoch_", None)
+    if not n_epochs or not isinstance(best, int | np.integer) or not 0 <= best <= n_epochs:
         return {}
-    best = int(head.best_epoch_)
-    found: dict[str, Any] = {"best_epoch": best, "n_epochs": len(history["train_loss"])}
+    found: dict[str, Any] = {"best_epoch": int(best), "n_epochs": n_epochs}
     for prefix, split in (("", "test"), ("val_", "val")):
         accuracy = history.get(f"{split}_accuracy")
-        if accuracy is not None and best:
+        if accuracy is not None and best and len(accuracy) == n_epochs:
             found[f"best_{prefix}top1"] = float(accuracy[best - 1])
             found[f"final_{prefix}top1"] = float(accuracy[-1])
     return found

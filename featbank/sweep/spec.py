@@ -29,7 +29,7 @@ __all__ = [
     "FeatureSource",
     "HeadGrid",
     "HeadSpec",
-    "SweepSpec",
+    "SweepSettings",
     "by_depth",
     "check_cut",
     "check_splits",
@@ -41,6 +41,7 @@ __all__ = [
     "labelled_rows",
     "make_grids",
     "notes_on_splits",
+    "plug_ins",
     "read_sizes",
     "read_val",
     "set_untrained_aside",
@@ -57,19 +58,69 @@ _SHOWN = 500
 _MOST_NAMED = 5
 
 
-@dataclass(frozen=True, eq=False)
-class SweepSpec:
-    """What decides the results of a sweep; fields as the parameters of `featbank.run_sweep`.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SweepSettings:
+    """What decides the results of a sweep.
+
+    Parameters
+    ----------
+    cuts : sequence of str, optional
+        Names or aliases of cuts; all complete ones by default. ``"softmax"`` is derived from the stored
+        logits.
+    heads : sequence of str, estimator, or (str, estimator), default=("softmax",)
+        Names as in `featbank.heads.names`; or objects with ``fit(X, y)`` and ``predict(X)``, which get the
+        flattened features as they are, on a copy per fit. They are fitted, scored and drawn like all others;
+        they are not saved, so they cannot `predict` later.
+    samples_per_class : str, int, or sequence of int or "all", optional
+        ``"4..32"`` doubles, ``"4..32:4"`` steps by 4, ``"1,5,10"`` lists, ``"all"`` takes every training
+        sample, see `featbank.sampling.parse_sizes`; by default ``"4..32"``, or as far as the class with the
+        fewest training images reaches.
+    repeats : int, default=5
+        Draws per size. All samples are one draw: heads that no seed changes are fitted to it once.
+    temperatures : sequence of float, optional
+        Temperatures the cut ``"softmax"`` is read at, each over 0; 1 by default.
+    random_state : int, default=0
+        Seed of the draws and of the heads.
+    head_params : mapping from head name to mapping, optional
+        Parameters for `featbank.heads.make`, e.g. ``{"mlp": {"hidden_units": 200}}``. A list of values makes
+        one head of each, fitted together and named after its values: ``{"logreg": {"C": [0.1, 1]}}`` gives
+        ``logreg(C=0.1)`` and ``logreg(C=1)``.
+    save_heads : {"best", "all", "none"}, default="best"
+        Fitted heads to keep: for each curve the best by validation accuracy at its largest size (without
+        validation rows that of the first repeat; never by test accuracy), all, or none.
+    untrained_classes : {"drop", "keep"}, default="drop"
+        What becomes of validation and test rows of classes that no training row has: left out, or kept, where
+        they count as wrong. Either is said in the notes.
+    val : float, "none" or None, default=None
+        What stops training, chooses (C, the head kept) and scales. None: the bank's validation rows, or
+        "none" where it has no such rows. "none": no rows at all; training stops by the training loss, and
+        ``C="auto"`` goes by cross-validation within each draw. A number over 0 and under 1: that part of each
+        draw, see `featbank.sampling.hold_out`; heads are trained on the rest. With either, the bank's
+        validation rows decide nothing, and are what heads are scored on where there are no test rows.
+    metrics : sequence of str, default=()
+        Other scores of each fit, on the rows it is judged by: names as in `featbank.metrics.catalogue.names`.
+    views : sequence of str, default=()
+        Views of the training images, which the bank holds as ``CUT@VIEW``. Heads trained by Adam or SGD draw
+        the image itself or one of its views anew in each epoch; others take all as more rows. Rows are
+        counted and split by image.
+    average_views : bool, default=False
+        Average the probabilities over the image and its views when a head is scored, and when it predicts.
 
     Raises
     ------
     UnknownNameError, InvalidInputError
         If a head or metric is not known, or a value not allowed.
+
+    Examples
+    --------
+    >>> settings = SweepSettings(heads=["softmax", "knn"], head_params={"knn": {"n_neighbors": [1, 5]}})
+    >>> settings.labels
+    ('softmax', 'knn(n_neighbors=1)', 'knn(n_neighbors=5)')
     """
 
     cuts: Sequence[str] | None = None
     heads: Sequence[Any] = ("softmax",)
-    samples_per_class: str | int | Sequence[Size] = "4..32"
+    samples_per_class: str | int | Sequence[Size] | None = None
     repeats: int = 5
     temperatures: Sequence[float] | None = None
     random_state: int = 0
@@ -89,7 +140,8 @@ class SweepSpec:
         ):
             if getattr(self, name) not in allowed:
                 raise InvalidInputError(
-                    f"{name}={getattr(self, name)!r} is not one of {', '.join(map(repr, allowed))}"
+                    f"{name}={getattr(self, name)!r} (--{name.replace('_', '-')}) is not one of "
+                    f"{', '.join(map(repr, allowed))}"
                 )
         # a frozen object is filled in this way
         object.__setattr__(self, "val", read_val(self.val))
@@ -111,6 +163,26 @@ class SweepSpec:
                 raise InvalidInputError(
                     f"average_views (--average-views) averages probabilities, and head {grid.name!r} has none"
                 )
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What the fitted heads are called, one of each value that a list of `head_params` gives."""
+        return tuple(member.name for grid in self.grids for member in grid.members)
+
+    def of_bank(self, bank: FeatureSource) -> SweepSettings:
+        """Return them with the bank's own names of its cuts, and with the sizes that its classes reach.
+
+        Raises
+        ------
+        UnknownNameError
+            If there is no such cut.
+        """
+        cuts = None
+        if self.cuts is not None:
+            asked = [self.cuts] if isinstance(self.cuts, str) else self.cuts
+            cuts = tuple(dict.fromkeys(_canonical_cut(bank, one) for one in asked))
+        sizes = usual_sizes(bank.manifest) if self.samples_per_class is None else self.samples_per_class
+        return replace(self, cuts=cuts, samples_per_class=sizes)
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as the JSON values that a run records.
@@ -139,7 +211,25 @@ class SweepSpec:
         }
         if self.views:
             found |= {"views": list(self.views), "average_views": self.average_views}
-        return found | ({"metrics": list(self.metrics)} if self.metrics else {})
+        if self.metrics:
+            found["metrics"] = list(self.metrics)
+        made_by = plug_ins([name for name, made in names if made is None], self.metrics)
+        return found | ({"plug_ins": made_by} if made_by else {})
+
+
+def plug_ins(heads: Sequence[str], metrics: Sequence[str]) -> dict[str, str]:
+    """Return the packages and versions that heads and metrics of others come from; others compute others.
+
+    Parameters
+    ----------
+    heads, metrics : sequence of str
+        Their names.
+    """
+    made_by = {
+        **{f"head {name}": catalogue.made_by(name) for name in heads},
+        **{f"metric {name}": metrics_catalogue.made_by(name) for name in metrics},
+    }
+    return {name: package for name, package in made_by.items() if package is not None}
 
 
 class FeatureSource(Protocol):
@@ -214,6 +304,25 @@ def _how(bank: FeatureSource, cut: str) -> str:
     if isinstance(bank, StoredFeatures):
         return f"; extract it with --view {view}"
     return "; these features were given from outside, and a view is made of images: extract them, --view"
+
+
+def _canonical_cut(bank: FeatureSource, cut: str) -> str:
+    """Turn an alias into the cut's name; that the bank does not have it is for `choose_cuts` to say."""
+    from featbank import backbones
+
+    key = getattr(bank, "key", None)
+    if cut in bank.cuts or key is None:
+        return cut
+    try:
+        spec = backbones.get_spec(key.backbone)
+    except FeatbankError:  # a module of somebody's own, or a family that is not installed here
+        return cut
+    try:
+        return spec.cut(cut).name
+    except UnknownNameError:
+        if cut.partition("@")[0] == cut:
+            raise
+        return cut
 
 
 def by_depth(bank: FeatureSource, cuts: Sequence[str]) -> list[str]:

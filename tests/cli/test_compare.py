@@ -9,7 +9,7 @@ import shutil
 
 import pytest
 
-from featbank.runs import resolve_run
+from featbank.runs import open_run
 
 
 def test_the_newest_run_by_default(call, place):
@@ -50,7 +50,7 @@ def test_a_bank_stands_for_its_runs(call, place):
     # the runs were made on the bank where it was first
     (bank,) = (place / "cache" / "banks" / "photos").iterdir()
     for name in ("depth", "warmth"):
-        run = resolve_run(name, "cache")
+        run = open_run(name, cache_dir="cache")
         run.facts["source"]["bank"] = str(bank)
         run.write()
     found = call("compare", "photos/minivgg", "--json").json
@@ -59,7 +59,7 @@ def test_a_bank_stands_for_its_runs(call, place):
     assert [one["difference"] is None for one in found["curves"]].count(True) == 1
     assert "(photos, minivgg)" in call("compare", bank).out
     for name in ("depth", "warmth"):
-        shutil.rmtree(resolve_run(name, "cache").path)
+        shutil.rmtree(open_run(name, cache_dir="cache").path)
     done = call("compare", "photos")
     assert (done.code, done.message) == (3, "no run of bank 'photos'; make one with featbank fit-head")
 

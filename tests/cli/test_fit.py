@@ -130,7 +130,8 @@ def test_classes_without_training_images_are_said_in_every_result(call, place):
     assert (kept["rows"]["test"], kept["untrained"]["policy"]) == (20, "keep")
     assert kept["curve"][0]["top1_mean"] <= 8 / 20
     wrong = call(*fit, "--untrained-classes", "both")
-    assert (wrong.code, wrong.message) == (2, "--untrained-classes 'both' is not one of drop, keep")
+    told = "untrained_classes='both' (--untrained-classes) is not one of 'drop', 'keep'"
+    assert (wrong.code, wrong.message) == (2, told)
 
 
 @pytest.mark.slow
@@ -300,7 +301,7 @@ def test_near_identical_images_are_looked_for(call, place):
         ),
         (["-c", "softmax", "--temperature", "0"], "temperature=0.0 must be a finite number over 0"),
         (["--repeats", 0], "repeats=0 must be at least 1"),
-        (["--save-heads", "some"], "--save-heads 'some' is not one of best, all, none"),
+        (["--save-heads", "some"], "save_heads='some' (--save-heads) is not one of 'best', 'all', 'none'"),
         (
             ["-n", 2, "--lr", -1],
             "head 'softmax' cannot be fitted with lr=-1.0 (allowed: a number over 0, 'auto' or None)",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from featbank.pipeline import TEMPLATE
+
 STUDY = """
 title = "Three colours"
 question = "Can it tell colours apart?"
@@ -103,7 +105,7 @@ def test_a_dry_run_pushes_nothing(call, study, tmp_path):
             "study 'small' has no experiment 'big'; it",
         ),
         (("small.toml", "--data", "photos", "--limit", "9"), 2, "limit=9 leaves 1 of the classes, of which "),
-        (("odd.toml",), 2, "'odd.toml' has 4 faults: experiment must be a list of tables, "),
+        (("odd.toml",), 2, "'odd.toml' has 1 fault: experiment must be a list of tables, "),
     ],
 )
 def test_what_is_wrong_is_one_line(call, study, tmp_path, arguments, code, message):
@@ -112,6 +114,25 @@ def test_what_is_wrong_is_one_line(call, study, tmp_path, arguments, code, messa
     assert done.code == code
     assert done.message.startswith(message)
     assert not (tmp_path / "cache").exists()
+
+
+def test_the_template_is_printed_as_it_is(call):
+    printed = call("run", "--template")
+    assert (printed.code, printed.out) == (0, TEMPLATE.read_text())
+    assert call("run", "mini_digits", "--template").code == 2
+
+
+@pytest.mark.slow
+def test_a_study_of_ones_own_prints_its_results_and_is_told_twice(call, study, tmp_path):
+    (tmp_path / "mine.toml").write_text(
+        '[data]\nsource = "digits"\n[backbone]\nname = "minivgg"\n'
+        '[sweep]\ncuts = ["block5_pool"]\nheads = "ncm"\nsamples_per_class = 4\n'
+    )
+    done, again = call("run", "mine.toml"), call("run", "mine.toml")
+    assert "block5_pool   ncm " in done.out
+    assert "published" not in done.out
+    assert "(fitted before)" not in done.out
+    assert again.out.endswith("nothing was new: all of it was extracted and fitted before\n")
 
 
 def test_the_studies_are_listed(call):

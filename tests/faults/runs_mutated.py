@@ -49,7 +49,7 @@ source = "photos"
 how = "paint some"
 name = "colours"
 split = "4,2,2"
-n_classes = 3
+n_classes_published = 3
 [backbone]
 name = "minivgg"
 weights = "random"

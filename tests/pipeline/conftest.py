@@ -142,7 +142,7 @@ source = "photos"
 how = "paint some"
 name = "colours"
 split = "4,2,2"
-n_classes = 5
+n_classes_published = 5
 
 [backbone]
 name = "minivgg"

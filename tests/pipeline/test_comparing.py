@@ -55,9 +55,8 @@ def test_temperatures():
 
 
 def test_what_a_run_made_different():
-    written = Experiment(
-        "e", Data("d", "d", n_classes=256), BackboneChoice("vgg16", "IMAGENET1K_V1"), Sweep(("fc7",))
-    )
+    data = Data("d", "d", n_classes_published=256)
+    written = Experiment("e", data, BackboneChoice("vgg16", "IMAGENET1K_V1"), Sweep(("fc7",)))
     same = {"weights": "VGG16_Weights.IMAGENET1K_V1", "n_classes": 256}
     assert computed_differences([(written, written, same)], None) == []
     other = replace(written, backbone=BackboneChoice("minivgg"))

@@ -8,13 +8,24 @@ import sys
 import time
 import tomllib
 import warnings
+from dataclasses import fields
 
 import numpy as np
 import pytest
 
 from featbank.errors import FeatbankError, FitWarning, InvalidInputError, MissingDataError
 from featbank.heads import catalogue
-from featbank.pipeline import BackboneChoice, Claim, Data, Figure, find_study, load_study, study_names
+from featbank.pipeline import (
+    TEMPLATE,
+    BackboneChoice,
+    Claim,
+    Data,
+    Figure,
+    find_study,
+    load_study,
+    study_names,
+)
+from featbank.pipeline import study as study_module
 
 
 def test_what_a_file_says(small):
@@ -22,7 +33,7 @@ def test_what_a_file_says(small):
     assert (study.name, study.title, study.report) == ("small", "Three colours", "a report on colours")
     assert study.differs == ("colours, not photographs",)
     deep, shallow = study.experiments
-    assert deep.data == Data("photos", "colours", "paint some", split="4,2,2", n_classes=5)
+    assert deep.data == Data("photos", "colours", "paint some", split="4,2,2", n_classes_published=5)
     assert deep.backbone == BackboneChoice("minivgg", "random", precision="float32")
     assert (deep.sweep.cuts, deep.sweep.samples_per_class, deep.sweep.repeats) == (
         ("block5_pool", "fc7"),
@@ -56,14 +67,42 @@ def test_a_file_without_experiments_is_one(edited):
     assert load_study(file).figures[0].experiment == "edited"
 
 
+def test_a_study_of_ones_own_needs_neither_title_nor_published(tmp_path):
+    (tmp_path / "mine.toml").write_text(
+        '[data]\nsource = "digits"\n[backbone]\nname = "minivgg"\n[sweep]\ncuts = ["fc7"]\n'
+    )
+    study = load_study(tmp_path / "mine.toml")
+    assert (study.title, study.question, study.report, study.figures) == ("mine", "", "", ())
+
+
+def test_what_speaks_of_published_figures_is_refused_without_them(edited):
+    file = edited()
+    file.write_text(file.read_text().partition("[published]")[0])
+    with pytest.raises(InvalidInputError) as caught:
+        load_study(file)
+    assert "has 2 faults: differs does nothing without [published]" in str(caught.value)
+    assert "[data] n_classes_published does nothing without [published]" in str(caught.value)
+
+
+def test_the_template_is_a_study_and_names_every_key():
+    assert load_study(TEMPLATE).experiments[0].sweep.heads == ("ncm", "ridge")
+    # every line that shows a key, without the comment: one study with all of them
+    shown = [line.removeprefix("# ") for line in TEMPLATE.read_text().splitlines()]
+    keys = {line.partition("=")[0].strip().rpartition(".")[2] for line in shown if "=" in line}
+    for table in (Data, study_module.TestData, BackboneChoice, study_module.Sweep, Figure, Claim):
+        assert {one.name for one in fields(table)} - {"head_params"} <= keys, table
+    tables = {line.partition("]")[0].strip("[") for line in shown if line.startswith("[")}
+    assert tables >= {"data", "test_data", "backbone", "sweep", "heads.ridge", "experiment", "published"}
+
+
 FAULTS = [
     ('source = "photos"', 'sourse = "photos"', "[data] lacks 'source'"),
     (
         'source = "photos"',
         'sourse = "photos"',
-        "[data] has no key 'sourse'; known: 'source', 'classes', 'n_classes', 'name', 'how' and 4 more",
+        "[data] has no key 'sourse'; known: 'source', 'classes', 'name', 'how', 'split' and 4 more",
     ),
-    ('title = "Three colours"', 'titel = "Three colours"', "lacks 'title'"),
+    ('title = "Three colours"', 'titel = "Three colours"', "the file has no key 'titel'; known: 'title', "),
     ('title = "Three colours"', "title = 3", "title = 3 is not text"),
     ('title = "Three colours"', 'title = " "', "title = ' ' is empty"),
     (
@@ -198,6 +237,26 @@ FAULTS = [
         "value = 0.75",
         "value = 0.75\ntemperature = 2",
         "figures 1: temperature = 2 is not fitted; temperatures has none",
+    ),
+    (
+        'check = "gains-shrink"',
+        'check = "gains-shrink"\nn_per_class = 2',
+        "claims 1: n_per_class does nothing: 'gains-shrink' compares sizes",
+    ),
+    (
+        'check = "gains-shrink"',
+        'check = "rises-with-depth"\ncut = "fc7"',
+        "claims 1: cut does nothing: 'rises-with-depth' compares cuts",
+    ),
+    (
+        'check = "gains-shrink"',
+        'check = "lower"',
+        "claims 1: check 'lower' compares two experiments, in this order; got 1",
+    ),
+    (
+        "[sweep]",
+        '[sweep]\ncuts = ["fc7"]',
+        "[sweep] cuts does nothing: every experiment has its own",
     ),
 ]
 

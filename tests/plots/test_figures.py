@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from featbank.banks import Bank
+from featbank.cli import main
 from featbank.errors import InvalidInputError, RunError
 from featbank.extraction import extract
 from featbank.fitting import fit_heads
@@ -31,7 +32,7 @@ from featbank.plots import (
     times,
 )
 from featbank.plots.chart import Chart, Point, Series, Table, category_axis, linear_axis
-from featbank.plots.looks import Look
+from featbank.plots.style import Look
 from featbank.runs import Run
 from featbank.sweep.records import fits_to_csv
 
@@ -330,7 +331,6 @@ class Plugged(Display):
 
 def test_a_figure_is_one_class_and_one_line(one, monkeypatch, tmp_path, capsys):
     """Registered, it is drawn by `featbank plot`, by a finished run, and on its page."""
-    from featbank.cli import main
     from featbank.report import render_report
 
     registry = copy.deepcopy(FIGURES)
@@ -349,11 +349,23 @@ def test_a_figure_is_one_class_and_one_line(one, monkeypatch, tmp_path, capsys):
     capsys.readouterr()
 
 
-def test_a_plug_in_that_cannot_be_loaded_costs_only_its_figure(one, monkeypatch, caplog):
+def test_a_plug_in_that_cannot_be_loaded_costs_only_its_figure(one, monkeypatch, caplog, capsys):
     registry = copy.deepcopy(FIGURES)
     monkeypatch.setattr("featbank.plots.figures.FIGURES", registry)
+    monkeypatch.setattr("featbank.plots.FIGURES", registry)
     broken = EntryPoint("broken", "no_such_module:Display", "featbank.figures")
-    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [broken])
+    number = EntryPoint("number", "math:pi", "featbank.figures")
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [broken, number])
+    assert "number" not in suited(one)
+    assert "figure 'number' of the package '?' is 3.14" in caplog.text
+    assert "which is no subclass of featbank.plots.Display with from_run; mend or" in caplog.text
+    for arguments, said in (
+        (["times", "--metric", "top1"], "plot times takes no --metric (got 'top1'); it is for plot curve\n"),
+        (["number"], "figure 'number' of the package '?' is 3.14"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["plot", *arguments, "--cache-dir", str(one.path.parents[1])])
+        assert said in capsys.readouterr().err
     assert "broken" not in suited(one)
     assert "figure 'broken' of the package '?' cannot be loaded" in caplog.text
     assert "curve" in suited(one)

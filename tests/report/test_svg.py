@@ -9,7 +9,7 @@ import re
 import pytest
 
 from featbank.plots.chart import Axis, Chart, Point, Series, linear_axis, log_axis, percent_axis, size_axis
-from featbank.plots.looks import MARKERS, Look
+from featbank.plots.style import MARKERS, Look
 from featbank.report._svg import both, element, path_through
 
 X = Axis("x", 0, 10, ((0, "0"), (10, "10")))

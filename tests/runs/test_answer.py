@@ -9,7 +9,7 @@ import pytest
 
 from featbank.errors import MissingPackageError
 from featbank.metrics import mean_interval
-from featbank.runs import answer_of, resolve_run
+from featbank.runs import answer_of, open_run
 from featbank.runs.answer import answer_html
 from featbank.sweep import Fit, SweepResult
 
@@ -128,7 +128,7 @@ def test_a_notebook_shows_the_answer_and_the_curves():
 
 
 def test_a_run_shows_itself_and_gives_a_frame(cache, monkeypatch):
-    run = resolve_run("a-good", cache)
+    run = open_run("a-good", cache_dir=cache)
     found = run._repr_html_()
     assert f": run {run.name}</b></p><p>The " in found
     assert found.count("<tr>") == 3

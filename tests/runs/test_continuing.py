@@ -136,7 +136,7 @@ class StopError(BaseException):
 
 
 def stop_after(n: int):
-    def progress(done: int, total: int, what: str) -> None:
+    def progress(done: int, total: int) -> None:
         if done >= n:
             raise StopError
 

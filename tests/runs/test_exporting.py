@@ -15,11 +15,11 @@ from featbank.cli import main
 from featbank.errors import CacheWriteError, InvalidInputError
 from featbank.extraction import extract
 from featbank.fitting import fit_heads
-from featbank.runs import Run, export_run_folder, resolve_run
+from featbank.runs import Run, export_run_folder, open_run
 
 
 def test_a_folder_opens_without_its_cache_and_says_no_paths(cache, tmp_path):
-    run = resolve_run("a-good", cache)
+    run = open_run("a-good", cache_dir=cache)
     run.facts["command"] = f"{tmp_path}/bin/featbank fit-head --cache-dir {cache} --cut fc7"
     out = export_run_folder(run, tmp_path / "out/for-the-paper")
     again = Run.open(out, tmp_path / "no cache")
@@ -42,7 +42,7 @@ def test_a_folder_opens_without_its_cache_and_says_no_paths(cache, tmp_path):
 
 
 def test_what_cannot_be_exported_leaves_nothing(cache, tmp_path, monkeypatch):
-    run = resolve_run("a-good", cache)
+    run = open_run("a-good", cache_dir=cache)
     (tmp_path / "out").mkdir()
     with pytest.raises(InvalidInputError, match="exists; give another --output"):
         export_run_folder(run, tmp_path / "out")

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.naive_bayes import GaussianNB
 
 from featbank.errors import FitWarning, InvalidInputError, MissingPackageError, UnknownNameError
 from featbank.fitting import fit_heads
 from featbank.heads import catalogue, load_head, make
 from featbank.metrics import catalogue as metrics_catalogue
-from featbank.runs import Run
-from featbank.sweep import run_sweep
+from featbank.runs import Run, sweep_digest
+from featbank.sweep import SweepSettings, run_sweep
 
 #: In the feature space of a sweep, saved with a run, with an option of its own.
 HEAD = """
@@ -82,11 +84,11 @@ def plug_ins(tmp_path, monkeypatch):
     (site / "some-1.0.dist-info").mkdir(parents=True)
     (site / "median_plug_in.py").write_text(HEAD)
     (site / "worst_plug_in.py").write_text(METRIC)
-    (site / "some-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: some\n")
+    (site / "some-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: some\nVersion: 1.0\n")
     (site / "some-1.0.dist-info" / "entry_points.txt").write_text(ENTRY_POINTS)
     monkeypatch.syspath_prepend(site)
     for registry in (catalogue._heads, metrics_catalogue._metrics):  # what is loaded is forgotten afterwards
-        monkeypatch.setattr(registry, "_values", dict(registry._values))
+        monkeypatch.setattr(registry, "_loaded", {})
     yield
     for name in ("median_plug_in", "worst_plug_in"):
         sys.modules.pop(name, None)
@@ -134,6 +136,29 @@ def test_a_head_of_another_package_is_like_one_of_ours(plug_ins, flowers, tmp_pa
         curve.scores("worst_class")[0].mean()
     )
     assert "metric:worst_class,metric:balanced_accuracy\n" in (run.path / "results.csv").read_text()
+
+
+def test_a_sweep_of_another_version_of_a_plug_in_is_another_sweep(plug_ins, flowers, tmp_path):
+    asked = SweepSettings(heads=["median", "ncm"], metrics=["worst_class"])
+    assert asked.to_dict()["plug_ins"] == {"head median": "some 1.0", "metric worst_class": "some 1.0"}
+    assert "plug_ins" not in SweepSettings(heads=["ncm"], metrics=["macro_f1"]).to_dict()
+    before = sweep_digest(flowers, "x", asked.to_dict())
+    metadata = tmp_path / "site" / "some-1.0.dist-info" / "METADATA"
+    metadata.write_text(metadata.read_text().replace("1.0", "1.1"))
+    assert sweep_digest(flowers, "x", asked.to_dict()) != before
+
+
+def test_an_estimator_that_calls_anything_its_history_ends_no_sweep(flowers):
+    class Odd(GaussianNB):
+        history_: Any = "none"
+        best_epoch_ = "last"
+
+    class Numbers(GaussianNB):
+        history_ = {"train_loss": 3.0, "lr": [0.1, 0.2], 5: [1.0]}  # noqa: RUF012 - as somebody wrote it
+
+    result = run_sweep(flowers, heads=[Odd(), Numbers()], save_heads="all", **SWEEP)
+    assert [fit.status for fit in result.fits] == ["ok"] * len(result.fits)
+    assert next(fit.history for fit in result.fits if fit.head == "Numbers") == {"lr": [0.1, 0.2]}
 
 
 def test_a_plug_in_replaces_nothing_and_says_when_it_is_none(plug_ins, flowers):

@@ -14,7 +14,7 @@ import pytest
 from featbank.banks import Bank, BankKey, BankStore
 from featbank.errors import CacheWriteError, RunError, RunNotFoundError
 from featbank.manifest import SPLITS, Manifest
-from featbank.runs import Run, create_run, latest_run, list_runs, open_run, resolve_run
+from featbank.runs import Run, create_run, list_runs, open_run
 from featbank.sweep import run_sweep
 
 NOON = datetime(2026, 3, 4, 12, 0, 5)
@@ -272,22 +272,22 @@ def test_runs_are_found_by_path_name_part_and_age(bank, cache):
     names = [create_run(cache, "sweep", bank=bank, now=NOON.replace(second=8)).name for _ in range(11)]
     assert names[0] == "20260304-120008-sweep"
     assert names[1] == "20260304-120008-sweep-2"
-    assert latest_run(cache).name == "20260304-120008-sweep-11"
+    assert open_run(cache_dir=cache).name == "20260304-120008-sweep-11"
     # the order in which they were made, whatever the clock said
     assert [path.name for path in list_runs(cache)][:2] == ["20260304-120007-sweep", "20260304-120006-sweep"]
-    assert open_run(cache_dir=cache).name == latest_run(cache).name
-    assert open_run("last", cache_dir=cache).name == latest_run(cache).name
-    assert resolve_run("20260304-120008-sweep", cache).name == "20260304-120008-sweep"
-    assert resolve_run("120007", cache).name == "20260304-120007-sweep"
-    assert resolve_run(cache / "runs" / "20260304-120006-sweep").name == "20260304-120006-sweep"
+    assert open_run(cache_dir=cache).name == open_run(cache_dir=cache).name
+    assert open_run("last", cache_dir=cache).name == open_run(cache_dir=cache).name
+    assert open_run("20260304-120008-sweep", cache_dir=cache).name == "20260304-120008-sweep"
+    assert open_run("120007", cache_dir=cache).name == "20260304-120007-sweep"
+    assert open_run(cache / "runs" / "20260304-120006-sweep").name == "20260304-120006-sweep"
     with pytest.raises(RunError) as caught:
-        resolve_run("sweep-1", cache)
+        open_run("sweep-1", cache_dir=cache)
     assert str(caught.value) == (
         "run='sweep-1' is part of 2 names: '20260304-120008-sweep-11', '20260304-120008-sweep-10'; "
         "give more of one"
     )
     with pytest.raises(RunNotFoundError) as caught:
-        resolve_run("20260304-120009-sweep", cache)
+        open_run("20260304-120009-sweep", cache_dir=cache)
     assert str(caught.value).startswith("no run '20260304-120009-sweep'; there are '20260304-12000")
     with pytest.raises(RunNotFoundError) as caught:
         Run.open(cache)
@@ -296,7 +296,7 @@ def test_runs_are_found_by_path_name_part_and_age(bank, cache):
 
 def test_an_empty_cache_says_how_to_make_a_run(tmp_path):
     with pytest.raises(RunNotFoundError) as caught:
-        latest_run(tmp_path)
+        open_run(cache_dir=tmp_path)
     assert str(caught.value) == f"no run in {str(tmp_path / 'runs')!r}; make one with featbank fit-head"
 
 
@@ -352,18 +352,18 @@ def test_the_newest_run_does_not_go_by_the_clock(bank, cache, tmp_path):
     # copied in from a machine whose clock is two years ahead
     ahead = create_run(tmp_path / "elsewhere", "c", bank=bank, now=NOON + timedelta(days=730))
     shutil.copytree(ahead.path, cache / "runs" / ahead.path.name)
-    assert latest_run(cache).name == made[1].name
+    assert open_run(cache_dir=cache).name == made[1].name
     assert [path.name for path in list_runs(cache)] == [ahead.name, made[0].name, made[1].name]
     # and the clock here goes back
     made.append(create_run(cache, "d", bank=bank, now=NOON - timedelta(days=365)))
-    assert latest_run(cache).name == made[2].name
+    assert open_run(cache_dir=cache).name == made[2].name
     shutil.rmtree(made[2].path)
-    assert latest_run(cache).name == made[1].name
+    assert open_run(cache_dir=cache).name == made[1].name
     # the whole cache goes elsewhere, every time of it new
     shutil.copytree(cache, tmp_path / "moved")
     for path in (tmp_path / "moved").rglob("*"):
         os.utime(path)
-    assert latest_run(tmp_path / "moved").name == made[1].name
+    assert open_run(cache_dir=tmp_path / "moved").name == made[1].name
 
 
 def test_without_its_record_the_runs_go_by_their_names(bank, cache, caplog):
@@ -372,7 +372,7 @@ def test_without_its_record_the_runs_go_by_their_names(bank, cache, caplog):
     for content in (b"", b"{}", b"[1]", b"\xff", b"[" * 100_000):
         (cache / "runs" / ".order.json").write_bytes(content)
         caplog.clear()
-        assert latest_run(cache).name == "20260304-120007-sweep"
+        assert open_run(cache_dir=cache).name == "20260304-120007-sweep"
         assert "the order of what is in" in caplog.text
     newest = create_run(cache, "sweep", bank=bank, now=NOON)
-    assert latest_run(cache).name == newest.name
+    assert open_run(cache_dir=cache).name == newest.name

@@ -166,3 +166,13 @@ document.querySelectorAll(".legend [data-series]").forEach((entry) => {
 });
 
 document.addEventListener("keydown", (event) => { if (event.key === "Escape") hideTip(); });
+
+// On a telephone each line of a wide table is a block, in which the numbers say what they are.
+document.querySelectorAll("table.data").forEach((table) => {
+  const names = [...table.tHead.rows[0].cells].map((cell) => cell.textContent);
+  if (names.length < 5) return;
+  table.classList.add("stack");
+  for (const line of table.tBodies[0].rows) {
+    [...line.cells].forEach((cell, at) => { if (at) cell.dataset.label = names[at]; });
+  }
+});
