@@ -244,7 +244,8 @@ def _opened(path: bytes, location: str, owner: weakref.ref[Any]) -> tuple[bytes,
             start = file.read(512) or b""
         if start[:2] in _COMPRESSED:
             path = _unpacked(path, location, owner)
-        elif zipfile.is_zipfile(os.fsdecode(path)):
+        # a tar may end in a zip that it holds
+        elif start[257:262] != b"ustar" and zipfile.is_zipfile(os.fsdecode(path)):
             return path, _zip_members(path, location)
         return path, tar_members(path, location)
     except OSError as error:

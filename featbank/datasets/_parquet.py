@@ -7,6 +7,7 @@ from __future__ import annotations
 import glob
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -309,7 +310,10 @@ def chosen_columns(
     label = choose(label, is_label, "ClassLabel", _LABEL_NAMES, "labels", "--label-column")
     names = told.get(label, {}).get("names")
     if not (isinstance(names, list) and all(isinstance(one, str) for one in names)):
-        names = None
+        return image, label, None
+    # ImageNet has two classes 'crane'; only the number tells them apart
+    counts = Counter(names)
+    names = [f"{one} ({at})" if counts[one] > 1 else one for at, one in enumerate(names)]
     return image, label, names
 
 

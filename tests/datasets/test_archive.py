@@ -210,6 +210,12 @@ def test_bombs_are_refused_before_they_unpack(tmp_path, monkeypatch):
         open_dataset(path).read(0)
 
 
+def test_a_tar_that_holds_a_zip_is_a_tar(tmp_path):
+    inner = packed(tmp_path / "inner.zip", {b"cat/0.jpg": b"z", b"dog/0.jpg": b"z"}).read_bytes()
+    files = {b"cat/1.jpg": b"c", b"dog/1.jpg": b"d", b"more.zip": inner}
+    assert open_dataset(packed(tmp_path / "x.tar", files)).ids == (b"cat/1.jpg", b"dog/1.jpg")
+
+
 def test_an_image_too_large_for_memory_is_refused(tmp_path, monkeypatch):
     path = packed(tmp_path / "x.tar", {b"cat/1.jpg": bytes(2000), b"dog/1.jpg": b"d"})
     monkeypatch.setattr("featbank.datasets._archive.MAX_FILE_BYTES", 1000)
