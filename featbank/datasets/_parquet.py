@@ -197,7 +197,9 @@ class ParquetDataset(ArrowImages):
                     ends = [opened.metadata.row_group(at).num_rows for at in range(opened.num_row_groups)]
                     self._groups.append(np.cumsum(ends).tolist())
                     parts.append((os.path.relpath(file, folder), split, opened.read([label])))
-            except (ArrowException, OSError) as error:
+            except DatasetError:
+                raise
+            except (ArrowException, OSError, ValueError, LookupError) as error:  # names that are no text, too
                 said = " ".join(str(error).split())[:200]
                 raise DatasetError(
                     f"{printable(file)!r} is no Parquet file, is cut short or damaged ({said}): nothing was "
