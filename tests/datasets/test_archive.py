@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import tarfile
+import tracemalloc
 import zipfile
 import zlib
 from pathlib import Path
@@ -266,6 +267,22 @@ def test_a_header_that_leads_back_does_not_go_on_for_ever(tmp_path):
     data[1024:1536] = header
     path.write_bytes(data)
     assert "cut short or damaged" in error(path)
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_a_header_is_not_read_whole_whatever_its_size(tmp_path, kind):
+    path = packed(tmp_path / "x.tar", {b"cat/1.jpg": b"c", b"dog/1.jpg": b"d"})
+    header = tarfile.TarInfo("x")
+    header.type, header.size = kind, 200 << 20
+    with path.open("r+b") as file:
+        file.seek(2048)
+        file.write(header.tobuf())
+        file.truncate(300 << 20)  # of which no byte is on the disk
+    tracemalloc.start()
+    said = error(path)
+    assert "cut short or damaged behind its entry 2 (a header of 209715200 bytes)" in said
+    assert tracemalloc.get_traced_memory()[1] < 20 << 20
+    tracemalloc.stop()
 
 
 def test_other_files_and_options(tmp_path):
