@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import json
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from featbank.backbones import Backbone
 
 __all__ = ["EXPORT_FORMATS", "export_run"]
+
+logger = logging.getLogger(__name__)
 
 #: What is written, and how such a file is called.
 EXPORT_FORMATS = {"onnx": ".onnx", "exported-program": ".pt2"}
@@ -124,6 +127,15 @@ def export_run(
             raise InvalidInputError(
                 f"head {name!r} as {format} differs from predict by {difference:.2g}, more than {limit:.2g}: "
                 "nothing was written; try the other format, or another version of torch"
+            )
+        if not exact:
+            logger.warning(
+                "the features of run %s were computed in %s, the file computes in float32: on %d images its "
+                "answers differ by %.2g at most",
+                printable(run.name),
+                run.source["precision"],
+                _CHECKED,
+                difference,
             )
         card["check"] = {"n_images": _CHECKED, "largest_difference": difference}
     write_file(file, data)

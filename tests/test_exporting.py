@@ -114,13 +114,15 @@ def test_a_file_answers_as_predict_does_in_a_process_without_featbank(run, image
 
 
 @pytest.mark.slow
-def test_two_classes_at_a_temperature(tmp_path, images):
+def test_two_classes_at_a_temperature(tmp_path):
     run = fitted(tmp_path, 2, cuts=("logits",), weights=None)
+    pixels = RunClassifier(run, device="cpu").pixels
+    images = np.stack([pixels(one) for one in sorted(tmp_path.glob("photos/*/*.png"))[4:11]])
     export_run(run, tmp_path / "x.pt2", format="exported-program")
     found = elsewhere(tmp_path / "x.pt2", images)
     np.testing.assert_allclose(found, answers(run, run.best_head()["name"], images), atol=1e-4)
     assert found.shape == (7, 2)
-    assert np.ptp(found, axis=0).min() > 0.005
+    assert np.ptp(found, axis=0).min() > 0.2
 
 
 @pytest.mark.slow

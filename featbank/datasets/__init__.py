@@ -1,6 +1,6 @@
 """Where images come from: sources, splits, manifests and decoding.
 
-``open_dataset`` turns a folder, a CSV file, ``"torchvision:NAME"`` or ``"digits"`` into a `Dataset`;
+``open_dataset`` turns a folder, an archive, a CSV file, ``"torchvision:NAME"``, ... into a `Dataset`;
 ``build_manifest`` hashes its files and gives each row its split, ``compare_sources`` says what has changed
 since; ``decode_image`` turns the bytes of one file into pixels, ``DecodePool`` those of many, in processes
 that may die of it. Neither torch nor torchvision is imported before a torchvision dataset is asked for, and

@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 #: An archive may unpack to so many times its size, or to what one image may have, whichever is more.
 _MAX_RATIO = 100
 _LONGEST_PATH = 4096
-_COPY_BYTES = 1 << 20
+_COPY_BYTES = _MOST_HEADER_BYTES = 1 << 20
 _COMPRESSED: dict[bytes, Callable[[str], Any]] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open}
 _SUFFIXES = (b".tar.gz", b".tar.bz2", b".tgz", b".tbz2", b".tbz", b".tar", b".zip", b".gz", b".bz2")
 _DAMAGE = (
@@ -57,6 +57,17 @@ _DAMAGE = (
 )
 _ZIP_STORED, _ZIP_DEFLATED, _ZIP_ENCRYPTED = 0, 8, 1
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
+
+
+class _Header(tarfile.TarInfo):
+    """A header whose long names and facts of its own are bounded: tarfile reads them whole."""
+
+    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
+        long = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
+        if self.type in (*long, *tarfile.GNU_TYPES[:2]) and not 0 <= self.size <= _MOST_HEADER_BYTES:
+            raise tarfile.HeaderError(f"a header of {self.size} bytes")
+        found: tarfile.TarInfo = super()._proc_member(tar)  # type: ignore[misc]
+        return found
 
 
 class Member(NamedTuple):
@@ -244,7 +255,8 @@ def _opened(path: bytes, location: str, owner: weakref.ref[Any]) -> tuple[bytes,
             start = file.read(512) or b""
         if start[:2] in _COMPRESSED:
             path = _unpacked(path, location, owner)
-        elif zipfile.is_zipfile(os.fsdecode(path)):
+        # a tar may end in a zip that it holds
+        elif start[257:262] != b"ustar" and zipfile.is_zipfile(os.fsdecode(path)):
             return path, _zip_members(path, location)
         return path, tar_members(path, location)
     except OSError as error:
@@ -319,7 +331,9 @@ def tar_members(path: bytes, location: str) -> Iterator[Member]:
     try:
         with (
             open(path, "rb") as file,  # noqa: PTH123
-            tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape") as tar,
+            tarfile.open(
+                fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape", tarinfo=_Header
+            ) as tar,
         ):
             while (one := tar.next()) is not None:
                 tar.members = []  # type: ignore[attr-defined]  # it would keep a thousand bytes of each

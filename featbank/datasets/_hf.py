@@ -75,14 +75,17 @@ class HubDataset(ArrowImages):
         for number, (part, split) in enumerate(zip(files, words, strict=True)):
             try:
                 table = self._table(number)
-            except (ArrowException, OSError) as error:
+                _, label, _ = chosen_columns(table.schema, location, path_column, label_column)
+                labels = table.select([label])
+            except DatasetError:
+                raise
+            except (ArrowException, OSError, ValueError, LookupError) as error:
                 said = " ".join(str(error).split())[:200]
                 raise DatasetError(
                     f"the part {part!r} of {location!r} is damaged or cut short ({said}): nothing was taken "
                     "from it; copy or download it again"
                 ) from error
-            _, label, _ = chosen_columns(table.schema, location, path_column, label_column)
-            parts.append((part, split if len(files) > 1 else None, table.select([label])))
+            parts.append((part, split if len(files) > 1 else None, labels))
         super().__init__(
             parts,
             self._table(0).schema,
@@ -116,7 +119,9 @@ class HubDataset(ArrowImages):
             for file in self._files[part]:
                 with pyarrow.memory_map(file) as source, pyarrow.ipc.open_stream(source) as stream:
                     tables.append(stream.read_all())
-            self._tables[part] = pyarrow.concat_tables(tables)
+            found = pyarrow.concat_tables(tables)
+            found.validate(full=True)  # Arrow believes offsets, and one that leads elsewhere ends the process
+            self._tables[part] = found
         return self._tables[part]
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import glob
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -196,7 +197,9 @@ class ParquetDataset(ArrowImages):
                     ends = [opened.metadata.row_group(at).num_rows for at in range(opened.num_row_groups)]
                     self._groups.append(np.cumsum(ends).tolist())
                     parts.append((os.path.relpath(file, folder), split, opened.read([label])))
-            except (ArrowException, OSError) as error:
+            except DatasetError:
+                raise
+            except (ArrowException, OSError, ValueError, LookupError) as error:  # names that are no text, too
                 said = " ".join(str(error).split())[:200]
                 raise DatasetError(
                     f"{printable(file)!r} is no Parquet file, is cut short or damaged ({said}): nothing was "
@@ -309,7 +312,10 @@ def chosen_columns(
     label = choose(label, is_label, "ClassLabel", _LABEL_NAMES, "labels", "--label-column")
     names = told.get(label, {}).get("names")
     if not (isinstance(names, list) and all(isinstance(one, str) for one in names)):
-        names = None
+        return image, label, None
+    # ImageNet has two classes 'crane'; only the number tells them apart
+    counts = Counter(names)
+    names = [f"{one} ({at})" if counts[one] > 1 else one for at, one in enumerate(names)]
     return image, label, names
 
 

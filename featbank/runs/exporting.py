@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 import shlex
 import shutil
 from collections.abc import Mapping
@@ -170,7 +171,10 @@ def _readme(run: Run, facts: Mapping[str, Any], manifest: Manifest) -> str:
         "on-overflow": clipped or None,
         "batch-size": source["batch_size"],
     }
-    extract = ["featbank", "extract", _ROWS_FILE]
+    came = str(source["provenance"].get("location") or "")
+    # paths of an archive, a table or the web are no files beside which the list could lie
+    in_files = not re.match(r"[a-z]{2,}:", came) and Path(came).suffix.lower() in ("", ".csv")
+    extract = ["featbank", "extract", _ROWS_FILE if in_files else came]
     for cut in dict.fromkeys("logits" if cut == "softmax" else cut for cut in facts["cuts"]):
         extract += ["--cut", cut]
     for option, value in options.items():
@@ -209,7 +213,9 @@ def _readme(run: Run, facts: Mapping[str, Any], manifest: Manifest) -> str:
         f"Weights: {printable(str(source['weights']))}, SHA-256 `{source['weights_sha256']}`. "
         f"Versions: {versions}.",
         "",
-        f"Copy `{_ROWS_FILE}` to the folder of the images (its paths are relative to that), and there:",
+        f"Copy `{_ROWS_FILE}` to the folder of the images (its paths are relative to that), and there:"
+        if in_files
+        else f"With the images (`{printable(came)}`; `{_ROWS_FILE}` has the split of each):",
         "```",
         shlex.join(extract),
         facts["command"] or "featbank fit-head  # with the parameters in run.json",

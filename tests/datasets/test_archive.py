@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import tarfile
+import tracemalloc
 import zipfile
 import zlib
 from pathlib import Path
@@ -210,6 +211,12 @@ def test_bombs_are_refused_before_they_unpack(tmp_path, monkeypatch):
         open_dataset(path).read(0)
 
 
+def test_a_tar_that_holds_a_zip_is_a_tar(tmp_path):
+    inner = packed(tmp_path / "inner.zip", {b"cat/0.jpg": b"z", b"dog/0.jpg": b"z"}).read_bytes()
+    files = {b"cat/1.jpg": b"c", b"dog/1.jpg": b"d", b"more.zip": inner}
+    assert open_dataset(packed(tmp_path / "x.tar", files)).ids == (b"cat/1.jpg", b"dog/1.jpg")
+
+
 def test_an_image_too_large_for_memory_is_refused(tmp_path, monkeypatch):
     path = packed(tmp_path / "x.tar", {b"cat/1.jpg": bytes(2000), b"dog/1.jpg": b"d"})
     monkeypatch.setattr("featbank.datasets._archive.MAX_FILE_BYTES", 1000)
@@ -260,6 +267,22 @@ def test_a_header_that_leads_back_does_not_go_on_for_ever(tmp_path):
     data[1024:1536] = header
     path.write_bytes(data)
     assert "cut short or damaged" in error(path)
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_a_header_is_not_read_whole_whatever_its_size(tmp_path, kind):
+    path = packed(tmp_path / "x.tar", {b"cat/1.jpg": b"c", b"dog/1.jpg": b"d"})
+    header = tarfile.TarInfo("x")
+    header.type, header.size = kind, 200 << 20
+    with path.open("r+b") as file:
+        file.seek(2048)
+        file.write(header.tobuf())
+        file.truncate(300 << 20)  # of which no byte is on the disk
+    tracemalloc.start()
+    said = error(path)
+    assert "cut short or damaged behind its entry 2 (a header of 209715200 bytes)" in said
+    assert tracemalloc.get_traced_memory()[1] < 20 << 20
+    tracemalloc.stop()
 
 
 def test_other_files_and_options(tmp_path):

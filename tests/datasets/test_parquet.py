@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featbank.datasets import build_manifest, open_dataset, reopen_dataset
+from featbank.datasets import _parquet, build_manifest, open_dataset, reopen_dataset
 from featbank.errors import DatasetError, FeatbankError, MissingDataError, MissingPackageError
 
 pa = pytest.importorskip("pyarrow")
@@ -26,13 +26,13 @@ def photo(seed: int) -> bytes:
     return file.getvalue()
 
 
-def table(n: int, *, seed: int = 0, told: bool = True, **more: list) -> pa.Table:
+def table(n: int, *, seed: int = 0, told: bool = True, names: list = NAMES, **more: list) -> pa.Table:
     """As `datasets` lays it out."""
     images = [{"bytes": photo(seed + at), "path": f"{at}.png"} for at in range(n)]
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     columns = {"image": pa.array(images, kind), "label": pa.array([at % 2 for at in range(n)]), **more}
     found = pa.table(columns)
-    features = {"image": {"_type": "Image"}, "label": {"names": NAMES, "_type": "ClassLabel"}}
+    features = {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
     metadata = {"huggingface": json.dumps({"info": {"features": features}})}
     return found.replace_schema_metadata(metadata) if told else found
 
@@ -73,6 +73,11 @@ def test_a_folder_as_the_hub_has_it(tmp_path):
     assert dataset.labels == ("cat", "dog", "cat", "cat", "dog", "cat", "dog", "cat")
     for one in (dataset, pickle.loads(pickle.dumps(dataset))):
         assert [one.read(at) for at in (7, 0, 4, 3)] == [photo(4), photo(50), photo(1), photo(0)]
+    assert _parquet.chosen_columns(table(2, names=["crane", "x", "crane"]).schema, "", None, None) == (
+        "image",
+        "label",
+        ["crane (0)", "x", "crane (2)"],
+    )
     manifest = build_manifest(dataset)  # by the decoding processes
     assert not manifest.statuses.any()
     assert reopen_dataset({"location": dataset.location}).ids == dataset.ids
@@ -115,7 +120,9 @@ def test_files_that_are_damaged_or_too_large_to_hold(tmp_path, monkeypatch):
     file = tmp_path / "x.parquet"
     pq.write_table(table(6), file)
     whole = file.read_bytes()
-    for data in (whole[: len(whole) // 2], b"", b"PAR1" + bytes(80) + b"PAR1"):
+    at = whole.rindex(b"label")
+    no_text = whole[:at] + b"\xff" + whole[at + 1 :]
+    for data in (whole[: len(whole) // 2], b"", b"PAR1" + bytes(80) + b"PAR1", no_text):
         file.write_bytes(data)
         assert "is no Parquet file, is cut short or damaged" in error(file)
     file.write_bytes(whole)
