@@ -104,11 +104,14 @@ class Scaling:
         self.scale = scale
         self._mean32 = mean.astype(np.float32)
         self._inverse32 = (1.0 / scale).astype(np.float32)
+        self._nothing = not mean.any() and bool((scale == 1).all())
 
     def __call__(self, raw: NDArray[Any], start: int = 0, stop: int | None = None) -> Float:
         """Return columns `start` to `stop` of raw rows, standardised, in the working dtype (a copy)."""
         if _working(raw.dtype) is np.float32:
             block: Float = raw[:, start:stop].astype(np.float32)
+            if self._nothing:
+                return block
             block -= self._mean32[start:stop]
             block *= self._inverse32[start:stop]
             return block
@@ -141,7 +144,8 @@ class Standardized:
     def __getitem__(self, rows: Any) -> NDArray[np.float32]:
         raw = np.asarray(self._source[rows])
         block = self._scaling(raw.reshape(len(raw), self.shape[1])).astype(np.float32, copy=False)
-        block *= self._gain
+        if self._gain != 1:
+            block *= self._gain
         return block
 
     def blocks(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:

@@ -419,9 +419,10 @@ def _mix(coordinates: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _statistics(source: Any, standardize: bool) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return mean and standard deviation (1 where it is 0) of each feature; 0 and 1 where not asked for."""
-    mean, variance = _rows.moments(source)
     if not standardize:
-        return np.zeros_like(mean), np.ones_like(mean)
+        _rows.check_finite(source)
+        return np.zeros(_rows.count_columns(source)), np.ones(_rows.count_columns(source))
+    mean, variance = _rows.moments(source)
     # rounding leaves a variance of about n eps times the square of the mean in a constant feature
     n, eps = int(source.shape[0]), float(np.finfo(np.float64).eps)
     constant = variance <= n * eps * variance + (n * eps * mean) ** 2
