@@ -13,8 +13,11 @@ Rows much fewer than their columns are first expressed in orthonormal coordinate
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -35,8 +38,14 @@ FLOAT32_NOISE = 1e-6
 ROUNDINGS = 64
 #: Steps of L-BFGS before Newton's, in float64 and float32: far from the optimum, a Newton step is not worth
 #: its many passes. How many steps L-BFGS remembers.
-QUASI_STEPS, QUASI_STEPS_32, MEMORY = 20, 150, 8
+QUASI_STEPS, QUASI_STEPS_32, MEMORY = 20, 40, 8
 MAX_NEWTON_STEPS = 100
+#: Multiply-adds of a pass from which rows are rounded to bfloat16, too; from which torch, which multiplies
+#: these, is worth the second that importing it takes; and the most values that are rounded.
+MIN_ROUNDED, MIN_IMPORTED, MAX_ROUNDED = 2**25, 2**30, 2**29
+#: Part of the gradient of the mean loss, and of a Newton step, down to which rounded rows are followed, and
+#: after how many steps the gradient is computed exactly.
+ROUNDED_ERROR, ROUNDED_RESIDUAL, ROUNDED_STEPS = 1e-5, 0.03, 8
 MAX_CG_STEPS = 500
 #: How much larger than the average the largest part of a gradient at least is, and how much of what it was a
 #: step later.
@@ -223,7 +232,9 @@ class _Span:
         products = np.zeros((n, n))
         step = max(64, 2**22 // n)
         for first in range(0, p, step):
-            part = self.rows[:, first : first + step].astype(np.float32 if loose else np.float64, copy=False)
+            part: Float = self.rows[:, first : first + step].astype(
+                np.float32 if loose else np.float64, copy=False
+            )
             products += part @ part.T
         # what rounding makes of rows that depend on each other: too little to be seen in any logit
         least = 1e-9 if loose else 1e-13
@@ -341,6 +352,7 @@ class _Fit:
         self.scale = _Preconditioner(A, n)
         # CG takes rows in float32
         self.A32 = A.astype(np.float32) if self.exact else A
+        self.rounded = _round_rows(self.A32, p * self.K)
         self.penalty = 1.0 if loss == "hinge" else 0.0  # of intercepts
 
     def run(self, start: Sequence[Optimum] | None) -> list[Optimum]:
@@ -355,7 +367,8 @@ class _Fit:
         gain = gained = before = np.full(p, np.inf)
         width = int(self.A.shape[1] if self.span is None else self.span.rows.shape[1])
         past = _Steps(float(np.sqrt(self.scale.squares.sum() / (len(self.targets) * width))))
-        objective, P, gW, gb = self.evaluate(live, W, b)
+        objective, P, gW, gb, L = self.evaluate(live, W, b)
+        rough = np.zeros(p, dtype=bool)  # whose gradient is of rounded rows
         # the first steps of a hinge are Newton's: its second derivative is 0 or 2
         n_quasi = (
             (QUASI_STEPS if self.exact else QUASI_STEPS_32) if self.loss != "hinge" and start is None else 0
@@ -363,6 +376,13 @@ class _Fit:
         for step in range(n_quasi + MAX_NEWTON_STEPS + 1):
             C = self.C[live]
             error = self.largest(live, gW, gb)
+            due = (error <= self.tol) | (step % ROUNDED_STEPS == 0) | (step >= n_quasi)
+            again = np.flatnonzero(rough & due)
+            if len(again):
+                found = self.evaluate(live[again], W[:, again], b[again])
+                objective[again], P[:, again], gW[:, again], gb[again], L[:, again] = found
+                error[again] = self.largest(live[again], gW[:, again], gb[again])
+                rough[again] = False
             done = error <= self.tol + self.rounding(live, W)
             if not self.exact:
                 done |= (gain <= FLOAT32_GAIN * C) | ((gain > gained / 4) & (gain <= FLOAT32_NOISE * C))
@@ -377,7 +397,7 @@ class _Fit:
             if done.any():
                 on = ~done
                 live, C, error, before, objective = live[on], C[on], error[on], before[on], objective[on]
-                gain = gain[on]
+                gain, rough, L = gain[on], rough[on], L[:, on]
                 W, b, gW, gb, P = W[:, on], b[on], gW[:, on], gb[on], P[:, on]
                 past.keep(on)
             if step < n_quasi:
@@ -392,7 +412,12 @@ class _Fit:
             gain = -slope if step >= n_quasi else np.full(len(live), np.inf)
             length = np.ones(len(live))
             here = gW, gb
-            tried, P, gW, gb = self.evaluate(live, W + dW, b + db)
+            rounded = self.rounded is not None and step < n_quasi and error.max() > ROUNDED_ERROR
+            if rounded:
+                T = self.change(dW, db)
+                tried, P, D = self.terms(live, W + dW, b + db, L + T)
+            else:
+                tried, P, gW, gb, L = self.evaluate(live, W + dW, b + db)
             while True:
                 # near the optimum the objective is flat to rounding; a full step is right there
                 flat = (1e-12 if self.exact else 1e-7) * np.abs(objective)
@@ -401,10 +426,21 @@ class _Fit:
                     break
                 length[short] /= 2
                 by = length[short, None]
-                again = self.evaluate(live[short], W[:, short] + by * dW[:, short], b[short] + by * db[short])
-                tried[short], P[:, short], gW[:, short], gb[short] = again
+                W_short, b_short = W[:, short] + by * dW[:, short], b[short] + by * db[short]
+                if rounded:
+                    L_short = L[:, short] + by.astype(np.float32) * T[:, short]
+                    moved = self.terms(live[short], W_short, b_short, L_short)
+                    tried[short], P[:, short], D[:, short] = moved
+                else:
+                    found = self.evaluate(live[short], W_short, b_short)
+                    tried[short], P[:, short], gW[:, short], gb[short], L[:, short] = found
             dW, db = length[:, None] * dW, length[:, None] * db
             W, b, objective = W + dW, b + db, tried
+            if rounded:
+                T *= length.astype(np.float32)[:, None]
+                L += T
+                gW, gb = self.gradient(live, W, b, D)
+                rough[:] = True
             if step < n_quasi:
                 past.add(dW, db, gW - here[0], gb - here[1])
         return [out[at] for at in range(p)]
@@ -432,16 +468,52 @@ class _Fit:
         noise: F64 = ROUNDINGS * np.finfo(np.float64).eps * size / (C * self.counts[live])
         return noise
 
-    def evaluate(self, live: NDArray[np.int64], W: F64, b: F64) -> tuple[F64, F32, F64, F64]:
-        """Return objective, second derivatives, and gradients (n_features, p, K) and (p, K)."""
+    def change(self, dW: F64, db: F64) -> F32:
+        """Return the change of the logits, of rounded rows."""
+        r, p, K = dW.shape
+        rounded: Any = self.rounded
+        T: F32 = rounded.times(dW.reshape(r, p * K)).reshape(-1, p, K)
+        T += db.astype(np.float32)
+        return T
+
+    def terms(self, live: NDArray[np.int64], W: F64, b: F64, L: F32) -> tuple[F64, F32, F32]:
+        """Return objective, second derivatives and derivatives by the logits `L`, which are overwritten."""
+        loss, D, P = _TERMS[self.loss](L, self.targets[:, live])
+        if not self.whole:
+            weights = self.weights[:, live]
+            loss *= weights
+            D *= weights[:, :, None]
+        return self.penalised(live, W, b, loss.sum(axis=0)), P, D
+
+    def penalised(self, live: NDArray[np.int64], W: F64, b: F64, losses: F64) -> F64:
+        """Return the objective."""
+        squares: F64 = (W * W).sum(axis=(0, 2)) + self.penalty * (b * b).sum(axis=1)
+        return 0.5 * squares + self.C[live] * losses
+
+    def gradient(self, live: NDArray[np.int64], W: F64, b: F64, D: F32) -> tuple[F64, F64]:
+        """Return the gradients, of rounded rows."""
+        C = self.C[live][:, None]
+        rounded: Any = self.rounded
+        back = rounded.back(D.reshape(len(D), -1))
+        gW = W + C * back.T.reshape(W.shape)
+        return gW, self.penalty * b + C * D.sum(axis=0, dtype=np.float64)
+
+    def evaluate(self, live: NDArray[np.int64], W: F64, b: F64) -> tuple[F64, F32, F64, F64, F32]:
+        """Return objective, second derivatives, gradients (n_features, p, K) and (p, K), and logits.
+
+        The last are of use with rounded rows, and without such empty.
+        """
         r, p, K = W.shape
         dtype: Any = np.float64 if self.exact else np.float32
         flat, offsets = W.reshape(r, p * K).astype(dtype), b.astype(dtype)
         every = len(live) == len(self.C)
         losses, sums, back = np.zeros(p), np.zeros((p, K)), np.zeros((p * K, r))
         P = np.empty((int(self.A.shape[0]), p, K), dtype=np.float32)
+        logits = np.empty((0 if self.rounded is None else len(P), p, K), dtype=np.float32)
         for rows, block in _blocks(self.A):
             L = (block @ flat).reshape(len(block), p, K) + offsets
+            if self.rounded is not None:
+                logits[rows] = L
             targets = self.targets[rows] if every else self.targets[rows][:, live]
             loss, D, P[rows] = _TERMS[self.loss](L, targets)
             if not self.whole:
@@ -452,9 +524,8 @@ class _Fit:
             sums += D.sum(axis=0, dtype=np.float64)
             back += D.reshape(len(block), p * K).T @ block
         C = self.C[live]
-        objective = 0.5 * (W * W).sum(axis=(0, 2)) + 0.5 * self.penalty * (b * b).sum(axis=1) + C * losses
         gW = W + C[:, None] * back.T.reshape(r, p, K)
-        return objective, P, gW, self.penalty * b + C[:, None] * sums
+        return self.penalised(live, W, b, losses), P, gW, self.penalty * b + C[:, None] * sums, logits
 
     def newton_step(
         self, live: NDArray[np.int64], P: F32, gW: F64, gb: F64, error: F64, precise: bool
@@ -484,6 +555,9 @@ class _Fit:
         rz = _dot(rW, zW) + (rb * zb).sum(axis=1, dtype=np.float64)
         # quadratic convergence asks for a residual that shrinks with the gradient
         part = np.maximum(np.minimum(LOOSE, np.sqrt(error * 100)), ENOUGH * self.tol / error)
+        rounded = None if precise else self.rounded
+        if rounded is not None:
+            part = np.maximum(part, ROUNDED_RESIDUAL)
         goal = part**2 * rz
         if not precise:
             goal = np.maximum(goal, FLOAT32_RESIDUAL * rz)
@@ -503,8 +577,9 @@ class _Fit:
             q = len(on)
             back, hb = np.zeros((q * K, r), dtype=dtype), np.zeros((q, K), dtype=dtype)
             flat = pW.reshape(r, q * K)
-            for rows, block in _blocks(A):
-                T = (block @ flat).reshape(len(block), q, K)
+            every: Any = slice(None)
+            for rows, block in _blocks(A) if rounded is None else [(every, A)]:
+                T = (block @ flat if rounded is None else rounded.times(flat)).reshape(len(block), q, K)
                 T += pb
                 if self.softmax:
                     _bend_softmax(T, P[rows])
@@ -513,7 +588,8 @@ class _Fit:
                 if weights is not None:
                     T *= weights[rows][:, :, None]
                 hb += T.sum(axis=0)
-                back += T.reshape(len(block), q * K).T @ block
+                T = T.reshape(len(block), q * K)
+                back += T.T @ block if rounded is None else rounded.back(T)
             self.scale.spend(q * K)
             hW = back.T.reshape(r, q, K)
             hW = c32 * hW + pW
@@ -620,6 +696,54 @@ def _in_rows(W: F64, b: F64) -> F32:
     out = np.empty((len(b), len(W) + 1, b.shape[1]), dtype=np.float32)
     out[:, :-1], out[:, -1] = W.transpose(1, 0, 2), b
     return out.reshape(len(b), -1)
+
+
+class _RoundedRows:
+    """Rows in bfloat16, for products that need three digits: steps, not where they end."""
+
+    def __init__(self, A: F32) -> None:
+        import torch
+
+        self.torch = torch
+        self.A = torch.from_numpy(A).bfloat16()
+
+    def times(self, W: Float) -> F32:
+        """Return rows @ W."""
+        out: F32 = (self.A @ self._of(W)).float().numpy()
+        return out
+
+    def back(self, D: Float) -> F32:
+        """Return D.T @ rows."""
+        out: F32 = (self._of(D).T @ self.A).float().numpy()
+        return out
+
+    def _of(self, values: Float) -> Any:
+        return self.torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).bfloat16()
+
+
+def _round_rows(A: Any, n_columns: int) -> _RoundedRows | None:
+    """Return the rows rounded, where the processor multiplies such faster and there are enough of them."""
+    least = MIN_ROUNDED if "torch" in sys.modules else MIN_IMPORTED
+    if not isinstance(A, np.ndarray) or A.size > MAX_ROUNDED or A.size * n_columns < least:
+        return None
+    return _RoundedRows(A) if _multiplies_rounded() else None
+
+
+@cache
+def _multiplies_rounded() -> bool:
+    """Say whether products of bfloat16 are faster here: a tenth of a second, measured once."""
+    random = np.random.default_rng(0)
+    A, W = (random.standard_normal(shape, dtype=np.float32) for shape in ((1024, 1024), (1024, 16)))
+    rounded = _RoundedRows(A)
+    seconds = {}
+    for name, call in (("rounded", lambda: rounded.times(W)), ("float32", lambda: A @ W)):
+        each = []
+        for _ in range(5):
+            started = time.process_time()
+            call()
+            each.append(time.process_time() - started)
+        seconds[name] = min(each)
+    return seconds["rounded"] < seconds["float32"]
 
 
 class _Preconditioner:
