@@ -111,7 +111,7 @@ def solve(
 
     Parameters
     ----------
-    Z : ndarray of float32 or float64, or `featbank.heads._rows.Standardized`, shape (n_samples, n_features)
+    Z : ndarray of float32 or float64, or `featbank.heads.space.Standardized`, shape (n_samples, n_features)
         Common rows; read in blocks.
     problems : sequence of Problem
     loss : {"softmax", "logistic", "hinge"}

@@ -84,7 +84,8 @@ started = time.perf_counter(), time.process_time()
 result = run_sweep(bank, heads=heads, samples_per_class=sizes, repeats=int(repeats))
 print(json.dumps({"fits": len(result.fits), "failed": len(result.failed),
                   "top1": max(one.top1 or 0 for one in result.fits), "peak_bytes": peak_bytes(),
-                  "wall_s": time.perf_counter() - started[0], "processor_s": time.process_time() - started[1]}))
+                  "wall_s": time.perf_counter() - started[0],
+                  "processor_s": time.process_time() - started[1]}))
 """
 )
 
