@@ -50,6 +50,8 @@ MAX_CG_STEPS = 500
 #: How much larger than the average the largest part of a gradient at least is, and how much of what it was a
 #: step later.
 PEAK, PEAK_KEPT = 3.0, 0.8
+#: Multiply-adds of all Newton's matrices up to which they are made.
+MAX_DIRECT = 2**26
 #: Part of the gradient that early steps leave, and squared residual below which float32 gets no nearer.
 LOOSE, FLOAT32_RESIDUAL = 0.5, 1e-10
 #: What part of `tol` a step need not fall below.
@@ -350,6 +352,9 @@ class _Fit:
         self.whole = bool((self.counts == n).all())
         self.exact = isinstance(A, np.ndarray) and A.dtype == np.float64
         self.scale = _Preconditioner(A, n)
+        # few unknowns: Newton's equations are made and solved, from the first step on
+        work = n * int(A.shape[1]) ** 2 * p * (1 if loss == "hinge" else 4)  # far from all rows bend a hinge
+        self.direct = self.K == 1 and self.exact and work <= MAX_DIRECT
         # CG takes rows in float32
         self.A32 = A.astype(np.float32) if self.exact else A
         self.rounded = _round_rows(self.A32, p * self.K)
@@ -373,6 +378,8 @@ class _Fit:
         n_quasi = (
             (QUASI_STEPS if self.exact else QUASI_STEPS_32) if self.loss != "hinge" and start is None else 0
         )
+        if self.direct:
+            n_quasi = 0
         for step in range(n_quasi + MAX_NEWTON_STEPS + 1):
             C = self.C[live]
             error = self.largest(live, gW, gb)
@@ -405,7 +412,10 @@ class _Fit:
             else:
                 # float32 leads no further where the error does not shrink
                 precise = self.exact and bool((error > before).any() and error.max() < 1e-6)
-                dW, db = self.newton_step(live, P, gW, gb, error, precise)
+                if self.direct:
+                    dW, db = self.direct_step(live, P, gW, gb)
+                else:
+                    dW, db = self.newton_step(live, P, gW, gb, error, precise)
                 before = error
             slope = (gW * dW).sum(axis=(0, 2)) + (gb * db).sum(axis=1)
             gained = gain
@@ -526,6 +536,26 @@ class _Fit:
         C = self.C[live]
         gW = W + C[:, None] * back.T.reshape(r, p, K)
         return self.penalised(live, W, b, losses), P, gW, self.penalty * b + C[:, None] * sums, logits
+
+    def direct_step(self, live: NDArray[np.int64], P: F32, gW: F64, gb: F64) -> tuple[F64, F64]:
+        """Solve Hessian x step = -gradient for problems of one column by a factor each."""
+        from scipy.linalg import cho_factor, cho_solve
+
+        r, p, _ = gW.shape
+        steps = np.empty((r + 1, p))
+        ones = np.concatenate([np.ones(r), [self.penalty + 1e-12]])
+        for at, number in enumerate(live):
+            bend = P[:, at, 0].astype(np.float64) * self.weights[:, number] * self.C[number]
+            used = np.flatnonzero(bend)
+            rows = np.empty((len(used), r + 1))
+            roots = np.sqrt(bend[used])[:, None]
+            np.multiply(self.A[used], roots, out=rows[:, :-1])
+            rows[:, -1:] = roots
+            matrix = rows.T @ rows
+            matrix[np.diag_indices(r + 1)] += ones
+            factor = cho_factor(matrix, overwrite_a=True, check_finite=False)
+            steps[:, at] = cho_solve(factor, -np.append(gW[:, at, 0], gb[at]), check_finite=False)
+        return steps[:-1, :, None], steps[-1][:, None]
 
     def newton_step(
         self, live: NDArray[np.int64], P: F32, gW: F64, gb: F64, error: F64, precise: bool

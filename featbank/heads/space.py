@@ -34,6 +34,8 @@ MIN_SHARED_ROWS = 1024
 BLOCK_BYTES = 64 * 2**20
 #: How much of a source that is no array is read at a time, in bytes of its own dtype.
 SLAB_BYTES = 256 * 2**20
+#: And where each run of rows is read once.
+ONCE_BYTES = 32 * 2**20
 #: How many rows that hold NaN are named.
 SHOWN_ROWS = 10
 #: Columns whose products are summed in float32 before the sum goes on in float64.
@@ -68,13 +70,13 @@ def count_columns(source: Any) -> int:
     return prod(int(length) for length in source.shape[1:])
 
 
-def _slabs(source: Any) -> Iterator[tuple[slice, NDArray[Any]]]:
+def _slabs(source: Any, n_bytes: int | None = None) -> Iterator[tuple[slice, NDArray[Any]]]:
     """Yield (rows, array of (n_rows, n_features)) in the source's own dtype; an array is one slab."""
     n, p = int(source.shape[0]), count_columns(source)
     if isinstance(source, np.ndarray):
         yield slice(0, n), source.reshape(n, p)
         return
-    step = max(1, SLAB_BYTES // (p * np.dtype(source.dtype).itemsize))
+    step = max(1, (n_bytes or SLAB_BYTES) // (p * np.dtype(source.dtype).itemsize))
     for start in range(0, n, step):
         stop = min(n, start + step)
         yield slice(start, stop), np.asarray(source[start:stop]).reshape(stop - start, p)
@@ -169,7 +171,7 @@ def moments(source: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     p = count_columns(source)
     mean, squares, count = np.zeros(p), np.zeros(p), 0
     with np.errstate(invalid="ignore", over="ignore"):  # told below, with advice
-        for _, slab in _slabs(source):
+        for _, slab in _slabs(source, min(ONCE_BYTES, SLAB_BYTES)):
             m = len(slab)
             step = _column_step(m, 8)
             for start in range(0, p, step):
