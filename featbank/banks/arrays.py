@@ -32,8 +32,9 @@ from featbank.banks.shards import (
 from featbank.errors import BankChangedError, IncompleteBankError, InvalidInputError, UnknownNameError
 from featbank.manifest import Manifest, RowStatus, printable
 
-#: Maps kept open at once; each holds a file descriptor, of which many systems allow 1024.
-_MAPS_LIMIT = 64
+#: Maps kept open at once: each holds a file descriptor, of which many systems allow 1024. And their bytes:
+#: pages that have been read count as the process's memory until the map is closed.
+_MAPS_LIMIT, _MAPS_BYTES = 64, 128 * 2**20
 #: From this size on, rows are copied one by one: the copy outweighs the loop, and no second copy is made.
 _LARGE_ROW_BYTES = 32 * 1024
 #: Bytes of smaller rows gathered at once before they are put in their places; small enough for a cache.
@@ -192,7 +193,8 @@ class CutReader(BlockRows):
             raise self._gone(number) from error
 
     def _most_kept(self) -> int:
-        return _MAPS_LIMIT
+        shard_bytes = self.layout.shard_rows * self.layout.row_bytes
+        return max(1, min(_MAPS_LIMIT, _MAPS_BYTES // max(1, shard_bytes)))
 
 
 def copy_rows(mapped: NDArray[Any], local: NDArray[np.int64], out: NDArray[Any]) -> None:

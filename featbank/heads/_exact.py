@@ -13,8 +13,11 @@ Rows much fewer than their columns are first expressed in orthonormal coordinate
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -34,10 +37,21 @@ FLOAT32_NOISE = 1e-6
 #: How many roundings of the gradient's terms are forgiven.
 ROUNDINGS = 64
 #: Steps of L-BFGS before Newton's, in float64 and float32: far from the optimum, a Newton step is not worth
-#: its many passes. How many steps L-BFGS remembers, and what part of a Newton step it begins with.
-QUASI_STEPS, QUASI_STEPS_32, MEMORY, FIRST_STEP = 20, 150, 20, np.float32(0.03)
+#: its many passes. How many steps L-BFGS remembers.
+QUASI_STEPS, QUASI_STEPS_32, MEMORY = 20, 40, 8
 MAX_NEWTON_STEPS = 100
+#: Multiply-adds of a pass from which rows are rounded to bfloat16, too; from which torch, which multiplies
+#: these, is worth the second that importing it takes; and the most values that are rounded.
+MIN_ROUNDED, MIN_IMPORTED, MAX_ROUNDED = 2**25, 2**30, 2**29
+#: Part of the gradient of the mean loss, and of a Newton step, down to which rounded rows are followed, and
+#: after how many steps the gradient is computed exactly.
+ROUNDED_ERROR, ROUNDED_RESIDUAL, ROUNDED_STEPS = 1e-5, 0.03, 8
 MAX_CG_STEPS = 500
+#: How much larger than the average the largest part of a gradient at least is, and how much of what it was a
+#: step later.
+PEAK, PEAK_KEPT = 3.0, 0.8
+#: Multiply-adds of all Newton's matrices up to which they are made.
+MAX_DIRECT = 2**26
 #: Part of the gradient that early steps leave, and squared residual below which float32 gets no nearer.
 LOOSE, FLOAT32_RESIDUAL = 0.5, 1e-10
 #: What part of `tol` a step need not fall below.
@@ -99,7 +113,7 @@ def solve(
 
     Parameters
     ----------
-    Z : ndarray of float32 or float64, or `featbank.heads._rows.Standardized`, shape (n_samples, n_features)
+    Z : ndarray of float32 or float64, or `featbank.heads.space.Standardized`, shape (n_samples, n_features)
         Common rows; read in blocks.
     problems : sequence of Problem
     loss : {"softmax", "logistic", "hinge"}
@@ -140,10 +154,11 @@ def _solve_together(
     if in_span:
         rows = problems[0].rows
         with one_core_if(len(rows) ** 2 * int(Z.shape[1]) < MIN_SHARED_SPAN):
-            span = _Span(Z[rows])
+            span = _Span(Z[rows], tol >= LOOSE_TOLERANCE)
         own = [Problem(np.arange(len(rows)), one.targets, one.n_columns, one.C) for one in problems]
         coordinates = None if start is None else [span.enter(one) for one in start]
-        return [span.leave(one) for one in _run(_Fit(span.A, own, loss, tol), coordinates)]
+        fit = _Fit(span.A, own, loss, tol, span if tol >= LOOSE_TOLERANCE else None)
+        return [span.leave(one) for one in _run(fit, coordinates)]
     union = np.unique(np.concatenate([one.rows for one in problems]))
     A = Z
     if 2 * len(union) < len(Z):  # those that nobody asks for are not read again and again
@@ -206,9 +221,12 @@ def _groups(problems: Mapping[int, Problem], spans: set[int]) -> Iterator[list[i
 
 
 class _Span:
-    """Rows in orthonormal coordinates of what they span: `A` (n_rows, at most n_rows), float64."""
+    """Rows in orthonormal coordinates of what they span: `A` (n_rows, at most n_rows), float64.
 
-    def __init__(self, rows: Any) -> None:
+    To a loose tolerance float32 is enough.
+    """
+
+    def __init__(self, rows: Any, loose: bool) -> None:
         from scipy.linalg import LinAlgError, cholesky
 
         self.rows = np.asarray(rows)
@@ -216,19 +234,30 @@ class _Span:
         products = np.zeros((n, n))
         step = max(64, 2**22 // n)
         for first in range(0, p, step):
-            part = self.rows[:, first : first + step].astype(np.float64)
+            part: Float = self.rows[:, first : first + step].astype(
+                np.float32 if loose else np.float64, copy=False
+            )
             products += part @ part.T
         # what rounding makes of rows that depend on each other: too little to be seen in any logit
-        jitter = 1e-13 * float(np.trace(products)) + float(np.finfo(np.float64).tiny)
+        least = 1e-9 if loose else 1e-13
+        jitter = least * float(np.trace(products)) + float(np.finfo(np.float64).tiny)
         try:
             self.A = cholesky(products + jitter * np.eye(n), lower=True, check_finite=False)
             self.triangular = True
         except LinAlgError:
             values, vectors = np.linalg.eigh(products)
-            kept = values > 1e-13 * values[-1]
+            kept = values > (1e-6 if loose else 1e-13) * values[-1]
             self.lengths = np.sqrt(values[kept])
             self.A = vectors[:, kept] * self.lengths
             self.triangular = False
+        if loose:
+            self.A = self.A.astype(np.float32)
+
+    def largest(self, gW: F64) -> F64:
+        """Return the largest part of gradients (n_columns, p, K), had they been taken in the columns."""
+        weights = self.leave(Optimum(gW.reshape(len(gW), -1), np.zeros(0), 0, True, 0.0)).weights
+        out: F64 = np.abs(weights).reshape(len(weights), *gW.shape[1:]).max(axis=(0, 2))
+        return out
 
     def leave(self, one: Optimum) -> Optimum:
         """Return a solution in coordinates as one in the columns of the rows."""
@@ -303,8 +332,13 @@ def _bend_softmax(T: Float, P: Float) -> None:
 class _Fit:
     """Problems with the same number of columns on the rows of `A`, step by step."""
 
-    def __init__(self, A: Any, problems: Sequence[Problem], loss: Loss, tol: float) -> None:
+    def __init__(
+        self, A: Any, problems: Sequence[Problem], loss: Loss, tol: float, span: _Span | None = None
+    ) -> None:
         n, p = int(A.shape[0]), len(problems)
+        self.span = span  # whose columns `tol` is about
+        #: How much larger than the average part of a gradient its largest was, last time.
+        self.peaks = np.full(p, PEAK)
         self.A, self.loss, self.softmax = A, loss, loss == "softmax"
         self.tol = max(tol, TOLERANCE)
         self.K = problems[0].n_columns
@@ -318,8 +352,12 @@ class _Fit:
         self.whole = bool((self.counts == n).all())
         self.exact = isinstance(A, np.ndarray) and A.dtype == np.float64
         self.scale = _Preconditioner(A, n)
+        # few unknowns: Newton's equations are made and solved, from the first step on
+        work = n * int(A.shape[1]) ** 2 * p * (1 if loss == "hinge" else 4)  # far from all rows bend a hinge
+        self.direct = self.K == 1 and self.exact and work <= MAX_DIRECT
         # CG takes rows in float32
         self.A32 = A.astype(np.float32) if self.exact else A
+        self.rounded = _round_rows(self.A32, p * self.K)
         self.penalty = 1.0 if loss == "hinge" else 0.0  # of intercepts
 
     def run(self, start: Sequence[Optimum] | None) -> list[Optimum]:
@@ -332,16 +370,26 @@ class _Fit:
         out: dict[int, Optimum] = {}
         live = np.arange(p)
         gain = gained = before = np.full(p, np.inf)
-        past: list[tuple[F32, F32]] = []
-        objective, P, gW, gb = self.evaluate(live, W, b)
+        width = int(self.A.shape[1] if self.span is None else self.span.rows.shape[1])
+        past = _Steps(float(np.sqrt(self.scale.squares.sum() / (len(self.targets) * width))))
+        objective, P, gW, gb, L = self.evaluate(live, W, b)
+        rough = np.zeros(p, dtype=bool)  # whose gradient is of rounded rows
         # the first steps of a hinge are Newton's: its second derivative is 0 or 2
         n_quasi = (
             (QUASI_STEPS if self.exact else QUASI_STEPS_32) if self.loss != "hinge" and start is None else 0
         )
+        if self.direct:
+            n_quasi = 0
         for step in range(n_quasi + MAX_NEWTON_STEPS + 1):
             C = self.C[live]
-            largest = np.maximum(np.abs(gW).max(axis=(0, 2)), np.abs(gb).max(axis=1))
-            error = largest / (C * self.counts[live])
+            error = self.largest(live, gW, gb)
+            due = (error <= self.tol) | (step % ROUNDED_STEPS == 0) | (step >= n_quasi)
+            again = np.flatnonzero(rough & due)
+            if len(again):
+                found = self.evaluate(live[again], W[:, again], b[again])
+                objective[again], P[:, again], gW[:, again], gb[again], L[:, again] = found
+                error[again] = self.largest(live[again], gW[:, again], gb[again])
+                rough[again] = False
             done = error <= self.tol + self.rounding(live, W)
             if not self.exact:
                 done |= (gain <= FLOAT32_GAIN * C) | ((gain > gained / 4) & (gain <= FLOAT32_NOISE * C))
@@ -356,22 +404,30 @@ class _Fit:
             if done.any():
                 on = ~done
                 live, C, error, before, objective = live[on], C[on], error[on], before[on], objective[on]
-                gain = gain[on]
+                gain, rough, L = gain[on], rough[on], L[:, on]
                 W, b, gW, gb, P = W[:, on], b[on], gW[:, on], gb[on], P[:, on]
-                past = [(s[:, on], y[:, on]) for s, y in past]
+                past.keep(on)
             if step < n_quasi:
-                dW, db = self.quasi_step(live, gW, gb, past)
+                dW, db = past.next(gW, gb)
             else:
                 # float32 leads no further where the error does not shrink
                 precise = self.exact and bool((error > before).any() and error.max() < 1e-6)
-                dW, db = self.newton_step(live, P, gW, gb, error, precise)
+                if self.direct:
+                    dW, db = self.direct_step(live, P, gW, gb)
+                else:
+                    dW, db = self.newton_step(live, P, gW, gb, error, precise)
                 before = error
             slope = (gW * dW).sum(axis=(0, 2)) + (gb * db).sum(axis=1)
             gained = gain
             gain = -slope if step >= n_quasi else np.full(len(live), np.inf)
             length = np.ones(len(live))
-            here = np.concatenate([gW, gb[None]])
-            tried, P, gW, gb = self.evaluate(live, W + dW, b + db)
+            here = gW, gb
+            rounded = self.rounded is not None and step < n_quasi and error.max() > ROUNDED_ERROR
+            if rounded:
+                T = self.change(dW, db)
+                tried, P, D = self.terms(live, W + dW, b + db, L + T)
+            else:
+                tried, P, gW, gb, L = self.evaluate(live, W + dW, b + db)
             while True:
                 # near the optimum the objective is flat to rounding; a full step is right there
                 flat = (1e-12 if self.exact else 1e-7) * np.abs(objective)
@@ -380,47 +436,38 @@ class _Fit:
                     break
                 length[short] /= 2
                 by = length[short, None]
-                again = self.evaluate(live[short], W[:, short] + by * dW[:, short], b[short] + by * db[short])
-                tried[short], P[:, short], gW[:, short], gb[short] = again
+                W_short, b_short = W[:, short] + by * dW[:, short], b[short] + by * db[short]
+                if rounded:
+                    L_short = L[:, short] + by.astype(np.float32) * T[:, short]
+                    moved = self.terms(live[short], W_short, b_short, L_short)
+                    tried[short], P[:, short], D[:, short] = moved
+                else:
+                    found = self.evaluate(live[short], W_short, b_short)
+                    tried[short], P[:, short], gW[:, short], gb[short], L[:, short] = found
             dW, db = length[:, None] * dW, length[:, None] * db
             W, b, objective = W + dW, b + db, tried
+            if rounded:
+                T *= length.astype(np.float32)[:, None]
+                L += T
+                gW, gb = self.gradient(live, W, b, D)
+                rough[:] = True
             if step < n_quasi:
-                there = np.concatenate([gW, gb[None]]) - here
-                past.append((np.concatenate([dW, db[None]]).astype(np.float32), there.astype(np.float32)))
-                past = past[-MEMORY:]
+                past.add(dW, db, gW - here[0], gb - here[1])
         return [out[at] for at in range(p)]
 
-    def quasi_step(
-        self, live: NDArray[np.int64], gW: F64, gb: F64, past: Sequence[tuple[F32, F32]]
-    ) -> tuple[F64, F64]:
-        """Return the step of L-BFGS from all steps so far, on the Hessian's diagonal at even probabilities.
-
-        References
-        ----------
-        Nocedal, Wright, "Numerical optimization", 2006, algorithm 7.4.
-        """
-        n = self.counts[live] / len(self.targets)
-        even = (self.C[live] * n / (self.K if self.softmax else 4))[:, None]
-        diagonal = np.concatenate(
-            [1 + even * self.scale.squares[:, None, None], (even * len(self.targets))[None]]
-        )
-        q = np.concatenate([gW, gb[None]])
-        size = np.sqrt((q * q).sum(axis=(0, 2)))[:, None]
-        step = (q / -size).astype(np.float32)
-        diagonal = diagonal.astype(np.float32)
-        taken = []
-        for s, y in reversed(past):
-            curvature = _dot(s, y)
-            share = (_dot(s, step) / curvature).astype(np.float32)[:, None]
-            step -= share * y
-            taken.append((curvature, share))
-        if past:
-            s, y = past[-1]
-            step *= (_dot(s, y) / _dot(y, y / diagonal)).astype(np.float32)[:, None]
-        step /= diagonal if past else diagonal / FIRST_STEP
-        for (s, y), (curvature, share) in zip(past, reversed(taken), strict=True):
-            step += (share - (_dot(y, step) / curvature).astype(np.float32)[:, None]) * s
-        return step[:-1] * size, step[-1] * size
+    def largest(self, live: NDArray[np.int64], gW: F64, gb: F64) -> F64:
+        """Return the largest part of the gradient of the mean loss."""
+        scale = self.C[live] * self.counts[live]
+        largest: F64 = np.maximum(np.abs(gW).max(axis=(0, 2)), np.abs(gb).max(axis=1)) / scale
+        if self.span is not None:
+            # a look at the columns costs half a pass: only when the length says that it may be time
+            size = np.sqrt((gW * gW).sum(axis=(0, 2)) / (self.span.rows.shape[1] * self.K)) / scale
+            near = np.flatnonzero((largest > self.tol) & (self.peaks[live] * size <= self.tol))
+            if len(near):
+                found = self.span.largest(gW[:, near]) / scale[near]
+                self.peaks[live[near]] = np.maximum(PEAK, PEAK_KEPT * found / size[near])
+                largest[near] = np.maximum(found, np.abs(gb[near]).max(axis=1) / scale[near])
+        return largest
 
     def rounding(self, live: NDArray[np.int64], W: F64) -> F64 | float:
         """Return what rounding leaves of the gradient of the mean loss in float64."""
@@ -431,16 +478,52 @@ class _Fit:
         noise: F64 = ROUNDINGS * np.finfo(np.float64).eps * size / (C * self.counts[live])
         return noise
 
-    def evaluate(self, live: NDArray[np.int64], W: F64, b: F64) -> tuple[F64, F32, F64, F64]:
-        """Return objective, second derivatives, and gradients (n_features, p, K) and (p, K)."""
+    def change(self, dW: F64, db: F64) -> F32:
+        """Return the change of the logits, of rounded rows."""
+        r, p, K = dW.shape
+        rounded: Any = self.rounded
+        T: F32 = rounded.times(dW.reshape(r, p * K)).reshape(-1, p, K)
+        T += db.astype(np.float32)
+        return T
+
+    def terms(self, live: NDArray[np.int64], W: F64, b: F64, L: F32) -> tuple[F64, F32, F32]:
+        """Return objective, second derivatives and derivatives by the logits `L`, which are overwritten."""
+        loss, D, P = _TERMS[self.loss](L, self.targets[:, live])
+        if not self.whole:
+            weights = self.weights[:, live]
+            loss *= weights
+            D *= weights[:, :, None]
+        return self.penalised(live, W, b, loss.sum(axis=0)), P, D
+
+    def penalised(self, live: NDArray[np.int64], W: F64, b: F64, losses: F64) -> F64:
+        """Return the objective."""
+        squares: F64 = (W * W).sum(axis=(0, 2)) + self.penalty * (b * b).sum(axis=1)
+        return 0.5 * squares + self.C[live] * losses
+
+    def gradient(self, live: NDArray[np.int64], W: F64, b: F64, D: F32) -> tuple[F64, F64]:
+        """Return the gradients, of rounded rows."""
+        C = self.C[live][:, None]
+        rounded: Any = self.rounded
+        back = rounded.back(D.reshape(len(D), -1))
+        gW = W + C * back.T.reshape(W.shape)
+        return gW, self.penalty * b + C * D.sum(axis=0, dtype=np.float64)
+
+    def evaluate(self, live: NDArray[np.int64], W: F64, b: F64) -> tuple[F64, F32, F64, F64, F32]:
+        """Return objective, second derivatives, gradients (n_features, p, K) and (p, K), and logits.
+
+        The last are of use with rounded rows, and without such empty.
+        """
         r, p, K = W.shape
         dtype: Any = np.float64 if self.exact else np.float32
         flat, offsets = W.reshape(r, p * K).astype(dtype), b.astype(dtype)
         every = len(live) == len(self.C)
         losses, sums, back = np.zeros(p), np.zeros((p, K)), np.zeros((p * K, r))
         P = np.empty((int(self.A.shape[0]), p, K), dtype=np.float32)
+        logits = np.empty((0 if self.rounded is None else len(P), p, K), dtype=np.float32)
         for rows, block in _blocks(self.A):
             L = (block @ flat).reshape(len(block), p, K) + offsets
+            if self.rounded is not None:
+                logits[rows] = L
             targets = self.targets[rows] if every else self.targets[rows][:, live]
             loss, D, P[rows] = _TERMS[self.loss](L, targets)
             if not self.whole:
@@ -451,9 +534,28 @@ class _Fit:
             sums += D.sum(axis=0, dtype=np.float64)
             back += D.reshape(len(block), p * K).T @ block
         C = self.C[live]
-        objective = 0.5 * (W * W).sum(axis=(0, 2)) + 0.5 * self.penalty * (b * b).sum(axis=1) + C * losses
         gW = W + C[:, None] * back.T.reshape(r, p, K)
-        return objective, P, gW, self.penalty * b + C[:, None] * sums
+        return self.penalised(live, W, b, losses), P, gW, self.penalty * b + C[:, None] * sums, logits
+
+    def direct_step(self, live: NDArray[np.int64], P: F32, gW: F64, gb: F64) -> tuple[F64, F64]:
+        """Solve Hessian x step = -gradient for problems of one column by a factor each."""
+        from scipy.linalg import cho_factor, cho_solve
+
+        r, p, _ = gW.shape
+        steps = np.empty((r + 1, p))
+        ones = np.concatenate([np.ones(r), [self.penalty + 1e-12]])
+        for at, number in enumerate(live):
+            bend = P[:, at, 0].astype(np.float64) * self.weights[:, number] * self.C[number]
+            used = np.flatnonzero(bend)
+            rows = np.empty((len(used), r + 1))
+            roots = np.sqrt(bend[used])[:, None]
+            np.multiply(self.A[used], roots, out=rows[:, :-1])
+            rows[:, -1:] = roots
+            matrix = rows.T @ rows
+            matrix[np.diag_indices(r + 1)] += ones
+            factor = cho_factor(matrix, overwrite_a=True, check_finite=False)
+            steps[:, at] = cho_solve(factor, -np.append(gW[:, at, 0], gb[at]), check_finite=False)
+        return steps[:-1, :, None], steps[-1][:, None]
 
     def newton_step(
         self, live: NDArray[np.int64], P: F32, gW: F64, gb: F64, error: F64, precise: bool
@@ -483,6 +585,9 @@ class _Fit:
         rz = _dot(rW, zW) + (rb * zb).sum(axis=1, dtype=np.float64)
         # quadratic convergence asks for a residual that shrinks with the gradient
         part = np.maximum(np.minimum(LOOSE, np.sqrt(error * 100)), ENOUGH * self.tol / error)
+        rounded = None if precise else self.rounded
+        if rounded is not None:
+            part = np.maximum(part, ROUNDED_RESIDUAL)
         goal = part**2 * rz
         if not precise:
             goal = np.maximum(goal, FLOAT32_RESIDUAL * rz)
@@ -502,8 +607,9 @@ class _Fit:
             q = len(on)
             back, hb = np.zeros((q * K, r), dtype=dtype), np.zeros((q, K), dtype=dtype)
             flat = pW.reshape(r, q * K)
-            for rows, block in _blocks(A):
-                T = (block @ flat).reshape(len(block), q, K)
+            every: Any = slice(None)
+            for rows, block in _blocks(A) if rounded is None else [(every, A)]:
+                T = (block @ flat if rounded is None else rounded.times(flat)).reshape(len(block), q, K)
                 T += pb
                 if self.softmax:
                     _bend_softmax(T, P[rows])
@@ -512,7 +618,8 @@ class _Fit:
                 if weights is not None:
                     T *= weights[rows][:, :, None]
                 hb += T.sum(axis=0)
-                back += T.reshape(len(block), q * K).T @ block
+                T = T.reshape(len(block), q * K)
+                back += T.T @ block if rounded is None else rounded.back(T)
             self.scale.spend(q * K)
             hW = back.T.reshape(r, q, K)
             hW = c32 * hW + pW
@@ -544,6 +651,131 @@ class _Fit:
         return outW * size[:, None], outb * size[:, None]
 
 
+class _Steps:
+    """The last steps of each problem and what they changed in its gradient; L-BFGS's next step from these.
+
+    The first is of length 1, as in scikit-learn. An intercept counts as the weight of a column of `constant`.
+
+    References
+    ----------
+    Chen, Wang, Zhou, "Large-scale L-BFGS using MapReduce", 2014, algorithm 3: all scalar products at once.
+    """
+
+    def __init__(self, constant: float) -> None:
+        self.constant = constant
+        self.order: list[int] = []  # places, the oldest first
+        #: (n_problems, 2 * MEMORY, n_unknowns): steps, then changes.
+        self.rows: F32 = np.empty((0, 0, 0), dtype=np.float32)
+        self.products: F64 = np.empty((0, 0, 0))
+
+    def keep(self, on: NDArray[np.bool_]) -> None:
+        """Forget the other problems."""
+        if self.order:
+            self.rows, self.products = self.rows[on], self.products[on]
+
+    def add(self, dW: F64, db: F64, yW: F64, yb: F64) -> None:
+        """Remember a step and the change of the gradient."""
+        step, change = _in_rows(dW, db / self.constant), _in_rows(yW, yb * self.constant)
+        if not self.order:
+            p, n = step.shape
+            self.rows = np.zeros((p, 2 * MEMORY, n), dtype=np.float32)
+            self.products = np.zeros((p, 2 * MEMORY, 2 * MEMORY))
+        at = len(self.order) if len(self.order) < MEMORY else self.order.pop(0)
+        self.order.append(at)
+        self.rows[:, at], self.rows[:, MEMORY + at] = step, change
+        places = [at, MEMORY + at]
+        across = self.rows @ self.rows[:, places].transpose(0, 2, 1)
+        self.products[:, :, places], self.products[:, places] = across, across.transpose(0, 2, 1)
+
+    def next(self, gW: F64, gb: F64) -> tuple[F64, F64]:
+        """Return the step from gradients."""
+        r, p, K = gW.shape
+        g = _in_rows(gW, gb * self.constant)
+        if self.order:
+            along = (self.rows @ g[:, :, None])[:, :, 0].astype(np.float64)
+            shares = self._shares(along)
+            step = (shares[:, :-1].astype(np.float32)[:, None] @ self.rows)[:, 0]
+            step += shares[:, -1:].astype(np.float32) * g
+        else:
+            step = g / -np.sqrt(np.vecdot(g, g))[:, None]
+        out = step.reshape(p, r + 1, K).transpose(1, 0, 2).astype(np.float64)
+        return out[:-1], out[-1] * self.constant
+
+    def _shares(self, along: F64) -> F64:
+        """Return what part of each row, and last of the gradient, the step is made of."""
+        B, order = self.products, np.array(self.order)
+        curvature = B[:, order, MEMORY + order]
+        inverse = np.where(curvature > 0, 1 / np.where(curvature > 0, curvature, 1), 0.0)
+        shares = np.zeros((len(B), 2 * MEMORY + 1))
+        rows, taken = shares[:, :-1], np.zeros_like(inverse)
+        for j in reversed(range(len(order))):
+            taken[:, j] = (np.vecdot(B[:, order[j]], rows) - along[:, order[j]]) * inverse[:, j]
+            rows[:, MEMORY + order[j]] -= taken[:, j]
+        newest = MEMORY + order[-1]
+        shares[:, -1] = -1.0
+        # where rounding left no curvature, downhill as it is
+        shares *= np.where(curvature[:, -1] > 0, curvature[:, -1] / B[:, newest, newest], 1.0)[:, None]
+        for j, at in enumerate(order):
+            change = np.vecdot(B[:, MEMORY + at], rows) + along[:, MEMORY + at] * shares[:, -1]
+            rows[:, at] += taken[:, j] - change * inverse[:, j]
+        return shares
+
+
+def _in_rows(W: F64, b: F64) -> F32:
+    """Return weights (r, p, K) and intercepts (p, K) as one row for each problem."""
+    out = np.empty((len(b), len(W) + 1, b.shape[1]), dtype=np.float32)
+    out[:, :-1], out[:, -1] = W.transpose(1, 0, 2), b
+    return out.reshape(len(b), -1)
+
+
+class _RoundedRows:
+    """Rows in bfloat16, for products that need three digits: steps, not where they end."""
+
+    def __init__(self, A: F32) -> None:
+        import torch
+
+        self.torch = torch
+        self.A = torch.from_numpy(A).bfloat16()
+
+    def times(self, W: Float) -> F32:
+        """Return rows @ W."""
+        out: F32 = (self.A @ self._of(W)).float().numpy()
+        return out
+
+    def back(self, D: Float) -> F32:
+        """Return D.T @ rows."""
+        out: F32 = (self._of(D).T @ self.A).float().numpy()
+        return out
+
+    def _of(self, values: Float) -> Any:
+        return self.torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).bfloat16()
+
+
+def _round_rows(A: Any, n_columns: int) -> _RoundedRows | None:
+    """Return the rows rounded, where the processor multiplies such faster and there are enough of them."""
+    least = MIN_ROUNDED if "torch" in sys.modules else MIN_IMPORTED
+    if not isinstance(A, np.ndarray) or A.size > MAX_ROUNDED or A.size * n_columns < least:
+        return None
+    return _RoundedRows(A) if _multiplies_rounded() else None
+
+
+@cache
+def _multiplies_rounded() -> bool:
+    """Say whether products of bfloat16 are faster here: a tenth of a second, measured once."""
+    random = np.random.default_rng(0)
+    A, W = (random.standard_normal(shape, dtype=np.float32) for shape in ((1024, 1024), (1024, 16)))
+    rounded = _RoundedRows(A)
+    seconds = {}
+    for name, call in (("rounded", lambda: rounded.times(W)), ("float32", lambda: A @ W)):
+        each = []
+        for _ in range(5):
+            started = time.process_time()
+            call()
+            each.append(time.process_time() - started)
+        seconds[name] = min(each)
+    return seconds["rounded"] < seconds["float32"]
+
+
 class _Preconditioner:
     """Solves ``(I + c * A.T @ A) x = r``; by the diagonal alone until passes have cost what factors do."""
 
@@ -551,7 +783,7 @@ class _Preconditioner:
         self.A, self.r = A, int(A.shape[1])
         self.squares = np.zeros(self.r)
         for _, block in _blocks(A):
-            self.squares += np.einsum("ij,ij->j", block, block)
+            self.squares += np.ones(len(block), block.dtype) @ (block * block)
         self.products: Any = None  # (r, r) float32, once made
         self.factors: dict[int, F32] = {}
         self.spent = 0.0

@@ -13,9 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from featbank._lean_imports import import_sklearn
 from featbank.errors import FitWarning, InvalidInputError
-from featbank.heads import _rows
 from featbank.heads._parameters import Parameter, faults_of
-from featbank.heads.space import FeatureSpace
+from featbank.heads.space import FeatureSpace, check_finite
 
 import_sklearn()
 from sklearn.base import BaseEstimator, ClassifierMixin  # noqa: E402
@@ -83,7 +82,7 @@ class Evaluation:
 class TrainingRows:
     """What heads of one class are fitted to in one call.
 
-    `Z` (n_samples, n_columns) are rows in `space`, an array or `_rows.Standardized`, `y` their labels;
+    `Z` (n_samples, n_columns) are rows in `space`, an array or `space.Standardized`, `y` their labels;
     `subsets` says for each head which of them are its own.
     """
 
@@ -152,7 +151,7 @@ class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lear
 
     def _read_training(self, X: ArrayLike, y: ArrayLike) -> tuple[Any, NDArray[Any]]:
         features, labels = validate_data(self, X, y, dtype=FEATURE_DTYPES, ensure_all_finite=False)
-        _rows.check_finite(features)
+        check_finite(features)
         check_classification_targets(labels)
         return features, np.asarray(labels)
 
@@ -161,12 +160,12 @@ class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lear
         features: NDArray[Any] = validate_data(
             self, X, dtype=FEATURE_DTYPES, ensure_all_finite=False, reset=False
         )
-        _rows.check_finite(features)
+        check_finite(features)
         return features
 
     def _read_columns(self, Z: NDArray[Any]) -> NDArray[Any]:
         check_is_fitted(self, "classes_")
-        _rows.check_finite(Z)
+        check_finite(Z)
         return Z
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> Any:
@@ -369,7 +368,7 @@ def fit_stack(
     rows = [_checked_rows(subset, len(labels), number) for number, subset in enumerate(subsets)]
     for columns in (Z, Z_val, Z_test):
         if columns is not None and len(columns):
-            _rows.check_finite(columns)
+            check_finite(columns)
     watched: list[Evaluation] = []
     if Z_val is not None and y_val is not None:
         watched.append(Evaluation("val", Z_val, np.asarray(y_val)))

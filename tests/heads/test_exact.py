@@ -5,7 +5,8 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from featbank.errors import FitWarning
-from featbank.heads import FeatureSpace, SoftmaxClassifier, _exact, _exact_heads, _rows, fit_stack
+from featbank.heads import FeatureSpace, SoftmaxClassifier, _exact, fit_stack, softmax
+from featbank.heads import space as spaces
 
 
 def reference(X: np.ndarray, y: np.ndarray, C: float) -> LogisticRegression:
@@ -166,16 +167,16 @@ def test_features_too_many_to_copy_are_standardised_in_every_pass(
     np.save(tmp_path / "X.npy", X)
     expected = SoftmaxClassifier(solver="lbfgs").fit(X, y)
     monkeypatch.setattr("featbank.heads.softmax.COPY_BYTES", 0)
-    monkeypatch.setattr("featbank.heads._rows.BLOCK_BYTES", 4 * 40 * 100)
-    monkeypatch.setattr("featbank.heads._exact_heads.MEASURED_ROWS", 100)
+    monkeypatch.setattr("featbank.heads.space.BLOCK_BYTES", 4 * 40 * 100)
+    monkeypatch.setattr("featbank.heads.softmax.MEASURED_ROWS", 100)
     shapes = []
-    scaling = _rows.Scaling.__call__
+    scaling = spaces.Scaling.__call__
 
     def noted(self, raw, *args):
         shapes.append(raw.shape)
         return scaling(self, raw, *args)
 
-    monkeypatch.setattr(_rows.Scaling, "__call__", noted)
+    monkeypatch.setattr(spaces.Scaling, "__call__", noted)
     head = SoftmaxClassifier(solver="lbfgs").fit(np.load(tmp_path / "X.npy", mmap_mode="r"), y)
     assert {shape for shape in shapes if shape[0] > 100} == set()
     np.testing.assert_allclose(head.predict_proba(X), expected.predict_proba(X), atol=1e-5)
@@ -231,7 +232,7 @@ def test_automatic_penalty_is_that_of_lowest_validation_loss(blobs) -> None:
     head = SoftmaxClassifier(solver="lbfgs", C="auto")
     head.fit(X[train], y[train], X_val=X[val], y_val=y[val])
     losses = {}
-    for C in _exact_heads.PENALTIES:
+    for C in softmax.PENALTIES:
         one = SoftmaxClassifier(solver="lbfgs", C=C).fit(X[train], y[train], X_val=X[val], y_val=y[val])
         losses[C] = one.history_["val_loss"][0]
     assert min(losses, key=losses.__getitem__) == head.C_
@@ -241,8 +242,8 @@ def test_automatic_penalty_is_that_of_lowest_validation_loss(blobs) -> None:
 def test_automatic_penalty_goes_by_cross_validation_without_validation_rows(blobs) -> None:
     X, y = blobs
     head = SoftmaxClassifier(solver="lbfgs", C="auto").fit(X, y, X_test=X, y_test=y)
-    assert head.C_ in _exact_heads.PENALTIES
-    assert min(_exact_heads.PENALTIES) < head.C_  # with labels that mean something, the least is not best
+    assert head.C_ in softmax.PENALTIES
+    assert min(softmax.PENALTIES) < head.C_  # with labels that mean something, the least is not best
     again = SoftmaxClassifier(solver="lbfgs", C=head.C_).fit(X, y)
     np.testing.assert_allclose(head.coef_, again.coef_, atol=1e-5)  # fitted to all rows, none left out
     assert "val_loss" not in head.history_
@@ -255,7 +256,7 @@ def test_automatic_penalty_of_few_samples(counts) -> None:
     y = np.repeat(np.arange(len(counts)), counts)
     X = np.random.default_rng(1).normal(size=(len(y), 30)) + y[:, None]
     head = SoftmaxClassifier(solver="lbfgs", C="auto").fit(X, y)
-    assert head.C_ in _exact_heads.PENALTIES
+    assert head.C_ in softmax.PENALTIES
     assert head.classes_.tolist() == sorted(set(y.tolist()))
 
 
@@ -275,3 +276,67 @@ def test_an_optimum_not_reached_is_told(blobs, monkeypatch: pytest.MonkeyPatch) 
         FitWarning, match=r"1 Newton steps did not reach the optimum at C=1 \(.*\); use a smaller C"
     ):
         SoftmaxClassifier(solver="lbfgs").fit(*blobs)
+
+
+def largest_gradient(Z: np.ndarray, y: np.ndarray, one: _exact.Optimum, C: float) -> float:
+    """Return the largest part of the gradient of the mean loss, in float64."""
+    logits = Z @ one.weights + one.intercept
+    P = np.exp(logits - logits.max(axis=1, keepdims=True))
+    P /= P.sum(axis=1, keepdims=True)
+    P[np.arange(len(y)), y] -= 1
+    return float(max(np.abs(one.weights / C + Z.T @ P).max(), np.abs(P.sum(axis=0)).max()) / len(y))
+
+
+def test_a_loose_tolerance_in_the_span_is_about_the_features(sparse) -> None:
+    X, y = sparse(5, 6, 3000, seed=0)
+    Z = FeatureSpace(rotate=False).fit_transform(X)
+    tol = 1e-3
+    (loose,) = _exact.solve(Z, [problem(y, 0.01)], tol=tol)
+    (tight,) = _exact.solve(Z, [problem(y, 0.01)])
+    found = largest_gradient(Z.astype(np.float64), y, loose, 0.01)
+    assert tol / 50 < found < tol * 1.01
+    assert loose.n_iter < tight.n_iter
+    assert loose.gradient == pytest.approx(found, rel=0.05)
+
+
+@pytest.mark.parametrize("tol", [1e-4, 0.0])
+def test_rounded_rows_lead_to_the_same_optimum(blobs, monkeypatch, tol: float) -> None:
+    X, y = blobs
+    Z = FeatureSpace(rotate=False).fit_transform(X)
+    subsets = [np.arange(len(y)), np.flatnonzero(np.arange(len(y)) % 5)]
+    problems = [_exact.Problem(rows, y[rows], 6, C) for rows in subsets for C in (0.01, 1.0)]
+    expected = _exact.solve(Z, problems)
+    made = []
+    original = _exact._RoundedRows.times
+    monkeypatch.setattr("featbank.heads._exact.MIN_ROUNDED", 0)
+    monkeypatch.setattr("featbank.heads._exact.MIN_IMPORTED", 0)
+    monkeypatch.setattr("featbank.heads._exact._multiplies_rounded", lambda: True)
+    monkeypatch.setattr(_exact._RoundedRows, "times", lambda self, W: (made.append(1), original(self, W))[1])
+    for one, other, job in zip(_exact.solve(Z, problems, tol=tol), expected, problems, strict=True):
+        # where it ends is judged by rows that are not rounded
+        gradient = largest_gradient(Z[job.rows].astype(np.float64), job.targets, one, job.C)
+        assert one.converged
+        assert gradient < max(1.01 * tol, 1e-8)
+        if not tol:
+            np.testing.assert_allclose(decision(Z, one), decision(Z, other), atol=1e-5)
+    assert made
+
+
+def test_steps_of_lbfgs_are_those_of_the_textbook() -> None:
+    random = np.random.default_rng(0)
+    steps, pairs = _exact._Steps(1.0), []
+    for _ in range(_exact.MEMORY + 2):
+        s = random.normal(size=(6, 1, 2))
+        y = s * random.uniform(1, 2, size=s.shape)
+        pairs.append((s.ravel(), y.ravel()))
+        steps.add(s[:-1], s[-1], y[:-1], y[-1])
+    g = random.normal(size=(6, 1, 2))
+    q, taken, kept = g.ravel().copy(), [], pairs[-_exact.MEMORY :]
+    for s, y in reversed(kept):
+        taken.append(s @ q / (s @ y))
+        q -= taken[-1] * y
+    q *= kept[-1][0] @ kept[-1][1] / (kept[-1][1] @ kept[-1][1])
+    for (s, y), a in zip(kept, reversed(taken), strict=True):
+        q += (a - y @ q / (s @ y)) * s
+    dW, db = steps.next(g[:-1], g[-1])
+    np.testing.assert_allclose(np.concatenate([dW, db[None]]).ravel(), -q, rtol=1e-4, atol=1e-5)

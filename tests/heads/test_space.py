@@ -8,7 +8,8 @@ import pytest
 from sklearn.preprocessing import StandardScaler
 
 from featbank.errors import InvalidInputError
-from featbank.heads import FeatureSpace, _rows
+from featbank.heads import FeatureSpace
+from featbank.heads import space as spaces
 
 
 @pytest.fixture
@@ -92,7 +93,7 @@ class _RowsOnly:
 
 def test_a_source_of_row_slices_gives_the_same_in_pieces(wide, monkeypatch: pytest.MonkeyPatch) -> None:
     X, other = wide
-    monkeypatch.setattr(_rows, "SLAB_BYTES", 7 * 3000 * 2)
+    monkeypatch.setattr(spaces, "SLAB_BYTES", 7 * 3000 * 2)
     source = _RowsOnly(X.reshape(40, 30, 10, 10))
     space, expected = FeatureSpace(), FeatureSpace()
     Z = expected.fit_transform(X)

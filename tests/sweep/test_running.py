@@ -253,7 +253,7 @@ def test_rows_that_no_fit_draws_are_read_in_runs_for_their_statistics(bank, monk
     whole = run_sweep(bank, **run)
     bank.read.clear()
     monkeypatch.setattr("featbank.sweep.features._HELD_BYTES", 100)
-    monkeypatch.setattr("featbank.heads._rows.SLAB_BYTES", 7 * 12 * 2)  # seven rows of 12 float16
+    monkeypatch.setattr("featbank.heads.space.SLAB_BYTES", 7 * 12 * 2)  # seven rows of 12 float16
     again = run_sweep(bank, **run)
     assert [(fit.top1, fit.val_top1, fit.train_top1) for fit in again.fits] == [
         (fit.top1, fit.val_top1, fit.train_top1) for fit in whole.fits
