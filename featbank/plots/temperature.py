@@ -25,7 +25,7 @@ from featbank.plots.looks import Look, plain
 from featbank.plots.selection import run_title, selected_points, usual_size
 from featbank.sampling import Size, size_order, size_words
 from featbank.sweep import CurvePoint
-from featbank.sweep.curves import judged_by
+from featbank.sweep.curves import INTERVAL_OF, judged_by
 
 if TYPE_CHECKING:
     from featbank.runs import Run
@@ -239,7 +239,7 @@ class TemperatureDisplay(Display):
         metric = next(iter(self.lines.values()))
         lines = [size_words(vars(self.points[0]))]
         if any(one.interval(metric) for one in self.points):
-            lines.append("band: 95 % interval")
+            lines.append(f"band: {INTERVAL_OF}")
         lines += [f"no interval: {why}" for why in missing_intervals(self.points, metric)]
         return [("Training samples", lines)]
 
