@@ -46,6 +46,7 @@ _PUBLIC = {
     "cache_folder": "featbank._cache",
     "draw_nested": "featbank.sampling",
     "extract": "featbank.extraction",
+    "find_suspects": "featbank.inspection",
     "fit_heads": "featbank.fitting",
     "import_bank": "featbank.banks",
     "load_backbone": "featbank.backbones",
@@ -91,6 +92,7 @@ if TYPE_CHECKING:
     from featbank.inspection import FiltersDisplay as FiltersDisplay
     from featbank.inspection import MistakesDisplay as MistakesDisplay
     from featbank.inspection import OcclusionDisplay as OcclusionDisplay
+    from featbank.inspection import find_suspects as find_suspects
     from featbank.plots import ConfusionDisplay as ConfusionDisplay
     from featbank.plots import CurveDisplay as CurveDisplay
     from featbank.plots import CutsDisplay as CutsDisplay

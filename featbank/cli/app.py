@@ -22,6 +22,7 @@ from featbank.cli.predict import predict
 from featbank.cli.pretrain import pretrain
 from featbank.cli.report import report
 from featbank.cli.run import run
+from featbank.cli.suspects import suspects
 
 __all__ = ["app"]
 
@@ -72,3 +73,4 @@ app.command("bench")(bench)
 app.command("run")(run)
 app.command("pretrain")(pretrain)
 app.command("report")(report)
+app.command("suspects")(suspects)

@@ -166,7 +166,7 @@ def _over_pools(away: Floats, sizes: Floats, shares: ArrayLike | None, n_repeats
     correlation = np.array([draws_correlation(one) for one in given.tolist()])
     drawn = given < 1
     pool = n_repeats * correlation / (1 - correlation)
-    found = away * np.sqrt(1 + pool)
+    found: Floats = away * np.sqrt(1 + pool)
     if drawn.any() and not drawn.all():
         # The mean over all draws of a size owes what it owes to the pool, as a head on the whole pool does.
         largest = np.flatnonzero(drawn)[sizes[drawn].argmax()]
