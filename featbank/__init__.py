@@ -34,7 +34,7 @@ _HOMES = {
         "LinearSVMClassifier MLPClassifier NearestMeanClassifier NeighborsClassifier RidgeClassifier "
         "SoftmaxClassifier load_head save_head"
     ),
-    "inspection": "ActivationsDisplay DreamDisplay FiltersDisplay MistakesDisplay OcclusionDisplay",
+    "inspection": "ActivationsDisplay DreamDisplay FiltersDisplay MistakesDisplay OcclusionDisplay find_suspects",
     "metrics": (
         "Interval PowerLaw balanced_accuracy bootstrap_interval confusion_matrix "
         "expected_calibration_error fit_power_law fit_temperature log_loss macro_f1 mean_interval "
@@ -90,6 +90,7 @@ if TYPE_CHECKING:
     from featbank.inspection import FiltersDisplay as FiltersDisplay
     from featbank.inspection import MistakesDisplay as MistakesDisplay
     from featbank.inspection import OcclusionDisplay as OcclusionDisplay
+    from featbank.inspection import find_suspects as find_suspects
     from featbank.metrics import Interval as Interval
     from featbank.metrics import PowerLaw as PowerLaw
     from featbank.metrics import balanced_accuracy as balanced_accuracy

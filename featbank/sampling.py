@@ -15,6 +15,7 @@ from featbank.manifest import printable
 
 __all__ = [
     "Size",
+    "deal_folds",
     "draw_nested",
     "hold_out",
     "parse_size",
@@ -315,6 +316,72 @@ def hold_out(
         counts = np.ceil(np.arange(len(order)) * fraction - 1e-9)
         held.append(order[np.diff(counts, prepend=0.0) > 0])
     return np.sort(np.concatenate(held))
+
+
+def deal_folds(
+    y: ArrayLike, n_folds: int, *, groups: ArrayLike | None = None, random_state: int = 0
+) -> NDArray[np.int64]:
+    """Deal rows out to folds: each class evenly, each group whole.
+
+    Parameters
+    ----------
+    y : array-like of int, shape (n_samples,)
+        Class codes, none negative.
+    n_folds : int
+        From 2.
+    groups : array-like of int, shape (n_samples,), optional
+        Group of each row, such as its patient; each row is a group of its own by default.
+    random_state : int, default=0
+        Seed.
+
+    Returns
+    -------
+    ndarray of int64, shape (n_samples,)
+        Fold of each row, from 0. Large groups are dealt first, each to the fold that has the smallest part of
+        its classes.
+
+    Raises
+    ------
+    InvalidInputError
+        If there are fewer groups than folds, or `n_folds` is below 2.
+
+    Examples
+    --------
+    >>> folds = deal_folds([0, 0, 0, 0, 1, 1], 2)
+    >>> np.bincount(folds).tolist(), sorted(folds[4:].tolist())
+    ([3, 3], [0, 1])
+    >>> folds = deal_folds([0, 0, 0, 0, 1, 1], 2, groups=[7, 7, 8, 8, 7, 8])
+    >>> bool(folds[0] == folds[1] == folds[4] != folds[2] == folds[3] == folds[5])
+    True
+    """
+    labels = np.asarray(y)
+    if n_folds < 2:
+        raise InvalidInputError(f"n_folds={n_folds!r} must be at least 2")
+    n_classes = int(labels.max()) + 1 if labels.size else 0
+    group_of = np.arange(len(labels)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    n_groups = int(group_of.max()) + 1 if labels.size else 0
+    if n_groups < n_folds:
+        raise InvalidInputError(
+            f"{n_groups} {'groups' if groups is not None else 'rows'} cannot be dealt "
+            f"out to {n_folds} folds; ask for at most {n_groups}"
+        )
+    in_class = np.bincount(labels, minlength=n_classes)
+    rng = np.random.default_rng(random_state)
+    order = rng.permutation(n_groups)
+    sizes = np.bincount(group_of)
+    order = order[np.argsort(-sizes[order], kind="stable")]
+    by_group = np.argsort(group_of, kind="stable")
+    ends = np.cumsum(sizes)
+    dealt = np.zeros((n_folds, n_classes))
+    folds = np.empty(len(labels), dtype=np.int64)
+    for group in order.tolist():
+        rows = by_group[ends[group] - sizes[group] : ends[group]]
+        classes, counts = np.unique(labels[rows], return_counts=True)
+        has = (dealt[:, classes] * counts / in_class[classes]).sum(axis=1)
+        fold = int(np.lexsort((dealt.sum(axis=1), has))[0])
+        dealt[fold, classes] += counts
+        folds[rows] = fold
+    return folds
 
 
 def _check_counts(size: int, counts: dict[int, int], class_names: Sequence[str] | None) -> None:

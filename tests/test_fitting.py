@@ -365,6 +365,7 @@ def test_leaks_and_counts_stand_in_the_run(digits, cache):
     assert facts["near_duplicates"]["count"] == len(facts["near_duplicates"]["pairs"]) > 0
     assert fitted.run.result().near_duplicates == facts["near_duplicates"]
     assert set(facts["draws"]["subsets"]) == {"2", "4"}
+    assert facts["draws"]["shares"] == pytest.approx({"2": 2 / 6, "4": 4 / 6})
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from featbank.errors import InvalidInputError
-from featbank.sampling import draw_nested, parse_sizes
+from featbank.sampling import deal_folds, draw_nested, parse_sizes
 
 HOW = "Write 4..32 (doubling), 4..32:4 (steps of 4), 1,5,10 (a list) or all."
 Y = np.repeat(np.arange(4), 20)
@@ -157,3 +157,24 @@ def test_draws_that_cannot_be_made_say_why(y, sizes, options, message):
     with pytest.raises(InvalidInputError) as caught:
         draw_nested(y, sizes, **options)
     assert str(caught.value) == message
+
+
+def test_folds_keep_groups_whole_and_classes_even():
+    rng = np.random.default_rng(0)
+    groups = rng.integers(0, 60, 300)
+    y = (groups % 3 + rng.integers(0, 2, 300)) % 3
+    folds = deal_folds(y, 5, groups=groups, random_state=4)
+    assert all(len(set(folds[groups == group].tolist())) == 1 for group in set(groups.tolist()))
+    counts = np.array([np.bincount(y[folds == fold], minlength=3) for fold in range(5)])
+    assert counts.min() > 0.5 * counts.max()
+    np.testing.assert_array_equal(folds, deal_folds(y, 5, groups=groups * 7, random_state=4))
+    assert (folds != deal_folds(y, 5, groups=groups, random_state=5)).any()
+    alone = deal_folds(y, 5)
+    counts = np.array([np.bincount(y[alone == fold], minlength=3) for fold in range(5)])
+    assert (np.ptp(counts, axis=0) <= 1).all()
+    assert np.ptp(counts.sum(axis=1)) <= 2
+
+
+def test_fewer_groups_than_folds():
+    with pytest.raises(InvalidInputError, match="2 groups cannot be dealt out to 3 folds; ask for at most 2"):
+        deal_folds([0, 0, 1, 1], 3, groups=[1, 1, 2, 2])

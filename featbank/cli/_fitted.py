@@ -87,13 +87,16 @@ def _print_by_size(points: Sequence[CurvePoint], cell: Callable[[CurvePoint], st
 
 def _spread(points: Sequence[CurvePoint], metric: str, over: str | None) -> str:
     """Say what stands in the cells."""
+    from featbank.sweep.curves import INTERVAL_OF
+
     with_interval = [point for point in points if point.interval(metric)]
     if not with_interval:
         return "mean"
-    if over is None:
-        draws = sorted({point.n_draws or 0 for point in with_interval})
-        over = f"{draws[0]} draws" if len(draws) == 1 else f"{draws[0]} to {draws[-1]} draws"
-    return f"mean and half width of the 95 % interval over {over}"
+    if over is not None:
+        return f"mean and half width of the 95 % interval over {over}"
+    draws = sorted({point.n_draws or 0 for point in with_interval})
+    many = f"{draws[0]} draws" if len(draws) == 1 else f"{draws[0]} to {draws[-1]} draws"
+    return f"mean of {many} and half width of its {INTERVAL_OF}"
 
 
 def _remarks(points: Sequence[CurvePoint], metric: str, interval: str) -> Iterator[str]:

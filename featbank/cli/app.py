@@ -23,6 +23,7 @@ from featbank.cli.plot import plot
 from featbank.cli.predict import predict
 from featbank.cli.report import report
 from featbank.cli.run import run
+from featbank.cli.suspects import suspects
 from featbank.cli.train import train
 
 __all__ = ["app"]
@@ -82,3 +83,4 @@ app.command("bench")(bench)
 app.command("run")(run)
 app.command("train")(train)
 app.command("report")(report)
+app.command("suspects")(suspects)

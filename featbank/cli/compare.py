@@ -160,6 +160,8 @@ _NO_DIFFERENCE = dict.fromkeys(("mean", "low", "high"))
 
 def _print_sizes(found: Sequence[Comparison], runs: dict[str, Run], format_: str) -> None:
     """Print a line for each curve and a column for each size, the best of each column set off."""
+    from featbank.sweep.curves import INTERVAL_OF
+
     several = len({one.run for comparison in found for one in comparison.curves}) > 1
     sizes = [size_label({**vars(one.curves[0]), "n_per_class": one.n_per_class}) for one in found]
     columns = [*(("run",) if several else ()), "cut", "head", *sizes]
@@ -176,7 +178,7 @@ def _print_sizes(found: Sequence[Comparison], runs: dict[str, Run], format_: str
     sure = any(one.low is not None for comparison in found for one in comparison.curves)
     ranked = " and ".join(dict.fromkeys(one.ranked_by for one in found))
     about = f"{found[0].metric} in % by samples per class: mean over the draws"
-    about += " ± half width of the 95 % interval" if sure else ""
+    about += f" ± half width of the {INTERVAL_OF}" if sure else ""
     rows = [[*map(printable, names), *line] for names, line in cells.items()]
     if format_ == "latex":
         typer.echo(_latex(columns, rows, n_names, best, f"{about}; bold: best by {ranked}"), nl=False)
@@ -237,6 +239,8 @@ def _markdown(
 
 
 def _print(comparison: Comparison, runs: dict[str, Run]) -> None:
+    from featbank.sweep.curves import INTERVAL_OF
+
     several = len({one.run for one in comparison.curves}) > 1
     n_draws = sorted({one.n_draws for one in comparison.curves})
     over = "-".join(str(n) for n in sorted({n_draws[0], n_draws[-1]}))
@@ -250,7 +254,7 @@ def _print(comparison: Comparison, runs: dict[str, Run]) -> None:
     by = "" if comparison.ranked_by == comparison.metric else f" by {comparison.ranked_by}"
     typer.echo(
         f"\n{comparison.metric} in %, {sizes}: {drawn}"
-        + (" and half width of the 95 % interval" if sure else " (an interval takes 3 different draws)")
+        + (f" and half width of its {INTERVAL_OF}" if sure else " (an interval takes 3 different draws)")
         + f";\nbest{by} first; difference to the best on the same subsets"
         + (", and its interval\n" if sure else "\n")
     )

@@ -72,6 +72,18 @@ def extract(
         bool,
         typer.Option("--override-split", help="Let --split replace the split that the data has itself."),
     ] = False,
+    group_by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REGEX",
+            help="Images whose path gives the same text for it, such as 'patient[0-9]+', are one group and "
+            "stay on one side of the split.",
+        ),
+    ] = None,
+    group_column: Annotated[
+        str | None,
+        typer.Option("--group", "--group-column", metavar="COLUMN", help="CSV: the column of groups."),
+    ] = None,
     path_column: Annotated[
         str | None, typer.Option(help="CSV: the column of paths (or images), if it is not called 'path'.")
     ] = None,

@@ -28,7 +28,7 @@ class CropsDataset(ListedImages):
     file : str or os.PathLike
         A CSV as that of images, with the columns ``x``, ``y`` (of the upper left corner), ``w`` and ``h``
         besides: pixels of the image as a person sees it, upright; fractions are rounded.
-    name, path_column, label_column, split_column
+    name, path_column, label_column, split_column, group_column
         As of a CSV of images, see `open_dataset`.
 
     Notes
@@ -55,6 +55,7 @@ class CropsDataset(ListedImages):
         path_column: str | None = None,
         label_column: str | None = None,
         split_column: str | None = None,
+        group_column: str | None = None,
     ) -> None:
         super().__init__(
             file,
@@ -62,6 +63,7 @@ class CropsDataset(ListedImages):
             path_column=path_column,
             label_column=label_column,
             split_column=split_column,
+            group_column=group_column,
         )
         self.location = f"crops:{self.location}"
 

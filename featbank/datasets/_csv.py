@@ -30,7 +30,7 @@ __all__ = ["CSVDataset", "ListedImages"]
 
 logger = logging.getLogger(__name__)
 
-_ROLES = ("path", "label", "split")
+_ROLES = ("path", "label", "split", "group")
 #: ``split_column`` of a file in which no column says a split.
 _NO_COLUMN = "none"
 _SHOWN = 5
@@ -65,6 +65,7 @@ class _Rows:
     ids: list[bytes] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
     splits: list[str] = field(default_factory=list)
+    group: list[str] = field(default_factory=list)
     groups: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
@@ -86,7 +87,7 @@ class ListedImages:
 
     Parameters
     ----------
-    file, name, path_column, label_column, split_column
+    file, name, path_column, label_column, split_column, group_column
         As of `CSVDataset`.
 
     Raises
@@ -106,11 +107,12 @@ class ListedImages:
         path_column: str | None = None,
         label_column: str | None = None,
         split_column: str | None = None,
+        group_column: str | None = None,
     ) -> None:
         path = os.path.abspath(os.fsencode(file))
         self._folder = os.path.dirname(path)
         self.location = printable(path)
-        self._asked = dict(zip(_ROLES, (path_column, label_column, split_column), strict=True))
+        self._asked = dict(zip(_ROLES, (path_column, label_column, split_column, group_column), strict=True))
         stem = os.fsdecode(os.path.splitext(os.path.basename(path))[0])
         self.name = safe_name(stem if name is None else name)
         try:
@@ -127,6 +129,8 @@ class ListedImages:
         self.classes: tuple[str, ...] = tuple(sorted(set(rows.labels), key=os.fsencode))
         has_split = "split" in columns
         self.splits: tuple[str, ...] | None = tuple(rows.splits[at] for at in order) if has_split else None
+        has_group = "group" in columns
+        self.groups: tuple[str, ...] | None = tuple(rows.group[at] for at in order) if has_group else None
         require_two_classes(self.classes, repr(self.location))
         if has_split and split_column is None and header[columns["split"]].casefold() != "split":
             counts = Counter(rows.splits)
@@ -136,7 +140,8 @@ class ListedImages:
                 header[columns["split"]],
                 ", ".join(f"{one} {counts[one]}" for one in SPLITS if counts[one]),
             )
-        self._tell_groups(rows.groups, len(self.ids), has_split=has_split)
+        if not has_group:
+            self._tell_groups(rows.groups, len(self.ids), has_split=has_split)
 
     @property
     def columns(self) -> dict[str, str]:
@@ -171,6 +176,8 @@ class ListedImages:
         columns: dict[str, int] = {}
         faults: list[str] = []
         for role, asked in self._asked.items():
+            if role == "group" and asked is None:
+                continue
             wanted = role if asked is None else asked
             count = folded.count(wanted.strip().casefold())
             if count == 1:
@@ -260,6 +267,9 @@ class ListedImages:
                 label = _cell(cells, columns["label"])
                 if not label:
                     faults.add(f"line {line} has no label")
+                group = _cell(cells, columns["group"]) if "group" in columns else ""
+                if "group" in columns and not group:
+                    faults.add(f"line {line} has no group in its column {header[columns['group']]!r}")
                 split = self._split_of(line, cells, header, columns.get("split"), faults)
                 at = columns["path"]
                 image = os.fsencode(cells[at]) if at < len(cells) else b""
@@ -273,6 +283,7 @@ class ListedImages:
                 rows.ids.append(image + part)
                 rows.labels.append(names.setdefault(label, label))
                 rows.splits.append(split)
+                rows.group.append(names.setdefault(group, group))
                 for at, name in list(groups.items()):
                     value = _cell(cells, at)
                     if value:
@@ -344,11 +355,13 @@ class ListedImages:
             )
             logger.warning(
                 "%s: the column %r looks like groups of images of one origin, and %s: accuracies will be "
-                "flattered, and --check-leaks cannot see it; give a split that keeps each value on one side, "
-                "in a column 'split'",
+                "flattered, and --check-leaks cannot see it; %s",
                 self.location,
                 printable(name),
                 on_both,
+                "give a split that keeps each value on one side, in a column 'split'"
+                if has_split
+                else f"--group {shlex.quote(printable(name))} keeps each value on one side",
             )
 
     def _raise(self, faults: Sequence[str], n_faults: int | None = None) -> NoReturn:
@@ -375,6 +388,8 @@ class CSVDataset(ListedImages):
     split_column : str, optional
         What the column of splits is called, ``"none"`` if there is none. Default: ``"split"``, else the one
         column whose values are all splits, train and another among them, which a warning names.
+    group_column : str, optional
+        The column of what images must not be torn apart by a split: patient, place, video. None by default.
 
     Notes
     -----

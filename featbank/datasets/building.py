@@ -58,6 +58,7 @@ def build_manifest(
     limit: int | None = None,
     skip_empty_classes: bool = False,
     override_split: bool = False,
+    group_by: str | None = None,
     digests: DigestCache | None = None,
     rehash: bool = False,
 ) -> Manifest:
@@ -78,6 +79,10 @@ def build_manifest(
         always only warned of.
     override_split : bool, default=False
         Let `split` replace the splits the source itself has; without, the two together are refused.
+    group_by : str, optional
+        A regular expression that is searched for in each id: images for which it finds the same text (its
+        groups, where it has such) belong together, and no split tears them apart. A dataset that names
+        groups itself (a CSV with ``--group``) needs none.
     digests : DigestCache, optional
         Digests known from before: a file that has not changed since is not read. It gets the new ones; its
         `save` keeps them.
@@ -93,7 +98,8 @@ def build_manifest(
     Raises
     ------
     InvalidInputError
-        If `split` or `limit` cannot work, or `split` would replace the source's own splits unasked.
+        If `split` or `limit` cannot work, or `split` would replace the source's own splits unasked; if
+        `group_by` cannot be read or does not find all ids, or the source's own splits tear a group apart.
     DatasetError
         If the dataset does not hold together, has fewer than two classes, or no file of it, or of a class of
         it, can be read.
@@ -107,15 +113,19 @@ def build_manifest(
         raise InvalidInputError("override_split=True (--override-split) needs the split to take instead")
     if rule is not None and source is not None and (source != _NONE).any():
         _check_override(dataset, source, rule, override_split)
+    groups = _groups(dataset, group_by)
     kept = _taken_in_turn(labels, source, limit)
     labels = labels[kept]
     hashes, statuses = _hashed(dataset, kept, digests, rehash)
+    own = None if groups is None else [groups[index] for index in kept]
+    if rule is None and source is None:
+        rule = DEFAULT_SPLIT
     if rule is not None:
-        splits = assign_splits(rule, labels=labels, classes=dataset.classes, digests=hashes)
-    elif source is None:
-        splits = assign_splits(DEFAULT_SPLIT, labels=labels, classes=dataset.classes, digests=hashes)
-    else:
+        splits = assign_splits(rule, labels=labels, classes=dataset.classes, digests=hashes, groups=own)
+    elif source is not None:
         splits = source[kept]
+    if own is not None:
+        _check_groups(dataset, own, splits)
     _warn_of_untrained(dataset, labels, splits)
     manifest = Manifest(
         ids=dataset.ids if len(kept) == len(dataset.ids) else tuple(dataset.ids[index] for index in kept),
@@ -217,6 +227,63 @@ def row_indices(dataset: Dataset, manifest: Manifest) -> NDArray[np.int64]:
     """
     index_of = {one: index for index, one in enumerate(dataset.ids)}
     return np.array([index_of.get(one, -1) for one in manifest.ids], dtype=np.int64)
+
+
+def _groups(dataset: Dataset, group_by: str | None) -> list[bytes] | None:
+    """Return the group of each image, None if nobody names groups."""
+    named: Sequence[str] | None = getattr(dataset, "groups", None)
+    if group_by is None:
+        return None if named is None else [os.fsencode(one) for one in named]
+    if named is not None:
+        raise InvalidInputError(
+            f"group_by={group_by!r} (--group-by) and groups that {dataset.name!r} names itself (--group): "
+            "give one of them"
+        )
+    try:
+        pattern = re.compile(os.fsencode(group_by))
+    except re.error as error:
+        raise InvalidInputError(
+            f"group_by={group_by!r} (--group-by) is no regular expression: {error}"
+        ) from error
+    found = [pattern.search(one) for one in dataset.ids]
+    lost = [one for one, match in zip(dataset.ids, found, strict=True) if match is None]
+    if lost:
+        raise InvalidInputError(
+            f"group_by={group_by!r} (--group-by) finds nothing in {len(lost)} of {len(found)} ids, first in "
+            f"{printable(lost[0])!r}: every image needs a group"
+        )
+    return [
+        b"\0".join(part or b"" for part in match.groups()) if match.re.groups else match.group()
+        for match in found
+        if match is not None
+    ]
+
+
+def _check_groups(dataset: Dataset, groups: Sequence[bytes], splits: NDArray[np.uint8]) -> None:
+    """Refuse a split that tears a group apart, and groups that are none."""
+    sides: dict[bytes, set[int]] = {}
+    for one, split in zip(groups, splits.tolist(), strict=True):
+        sides.setdefault(one, set()).add(split)
+    torn = [one for one, on in sides.items() if len(on - {_NONE}) > 1]
+    if torn:
+        names = ", ".join(SPLITS[split] for split in sorted(sides[torn[0]] - {_NONE}))
+        raise InvalidInputError(
+            f"{len(torn)} of {len(sides)} groups of {dataset.name!r} stand on several sides of its own "
+            f"split, first {printable(torn[0])!r} ({names}): mend the split, or replace it with --split "
+            "0.7,0.1,0.2 --override-split"
+        )
+    if len(sides) == 1:
+        raise InvalidInputError(
+            f"all {len(groups)} images of {dataset.name!r} are one group, {printable(groups[0])!r}: no split "
+            "keeps it on one side"
+        )
+    logger.log(
+        logging.WARNING if len(sides) == len(groups) else logging.INFO,
+        "%s: %d images in %d groups",
+        dataset.name,
+        len(groups),
+        len(sides),
+    )
 
 
 def _check_override(

@@ -42,7 +42,7 @@ for _name, _place in {
 }.items():
     SOURCES.register_place(_name, f"featbank.datasets.{_place}")
 
-_COLUMNS = ("path_column", "label_column", "split_column")
+_COLUMNS = ("path_column", "label_column", "split_column", "group_column")
 #: What the options of `open_dataset` are for, in words.
 _MEANT_FOR = {
     "layout": "folders and archives of images only",
@@ -76,6 +76,7 @@ class Dataset(Protocol):
     The decoding processes get a copy of it, pickled, and call its `read`. Two more are used where they are
     there: a method ``path_of(index)``, the path of an image's file, of whose size one can ask; and
     ``decodes = True``, which says that `read` decodes images and is left to those processes altogether.
+    ``groups``, a text for each image, names what no split may tear apart.
     """
 
     @property
@@ -115,6 +116,7 @@ def open_dataset(
     path_column: str | None = None,
     label_column: str | None = None,
     split_column: str | None = None,
+    group_column: str | None = None,
 ) -> Dataset:
     """Open the images that a text, a path or an object stands for.
 
@@ -143,6 +145,8 @@ def open_dataset(
     path_column, label_column, split_column : str, optional
         What the columns of a CSV file are called, instead of ``path``, ``label`` and ``split``; the split
         ``"none"`` takes none. In other tables, the columns (of WebDataset: the entry) of images and labels.
+    group_column : str, optional
+        The column of a CSV file whose equal values `build_manifest` keeps on one side of a split.
 
     Returns
     -------
@@ -170,6 +174,7 @@ def open_dataset(
         "path_column": path_column,
         "label_column": label_column,
         "split_column": split_column,
+        "group_column": group_column,
         "download": download or None,
         "data_root": data_root,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 from collections.abc import Sequence
@@ -143,6 +144,7 @@ def assign_splits(
     labels: NDArray[np.int32],
     classes: Sequence[str],
     digests: NDArray[np.uint8],
+    groups: Sequence[bytes] | None = None,
 ) -> NDArray[np.uint8]:
     """Deal rows out to splits.
 
@@ -159,6 +161,9 @@ def assign_splits(
         Class names.
     digests : ndarray of uint8, shape (n_samples, 32)
         SHA-256 of each image's bytes.
+    groups : sequence of bytes, length n_samples, optional
+        Group of each row. Fractions then go by the digest of its name, so that all of a group is on one side;
+        of few groups the parts are rough.
 
     Returns
     -------
@@ -168,8 +173,16 @@ def assign_splits(
     Raises
     ------
     InvalidInputError
-        If counts ask for more images than a class has.
+        If counts ask for more images than a class has, or would tear groups apart.
     """
+    if groups is not None:
+        if rule.kind == "counts":
+            raise InvalidInputError(
+                f"split={str(rule)!r} counts images of a class, which would tear groups apart; give "
+                f"fractions with --group and --group-by, such as '{DEFAULT_SPLIT}'"
+            )
+        digests = np.frombuffer(b"".join(hashlib.sha256(one).digest() for one in groups), np.uint8)
+        digests = digests.reshape(-1, 32)
     if rule.kind == "fractions":
         train, val, test = rule.parts
         codes = digest_fractions(digests, [train, train + val, train + val + test]).astype(np.uint8)

@@ -56,9 +56,14 @@ class ExtractionSettings:
         ``"28,4,8"`` (first n per class) or ``"0.7,0.1,0.2"`` (by digest).
     override_split : bool, default=False
         Let `split` replace the splits that the data has itself; without, the two together are refused.
+    group_by : str, optional
+        A regular expression for ids such as ``cat/patient7_2.png``: images for which it finds the same text
+        (its groups, where it has such) are one group, which stays on one side of the split.
     path_column, label_column, split_column : str, optional
         What the columns of a CSV are called, instead of ``path``, ``label`` and ``split`` (``"none"``: no
         column is the split).
+    group_column : str, optional
+        The column of a CSV that says groups, instead of `group_by`.
     image_size : int, optional
         Side of the square input in pixels, instead of what the weights ask for; part of the key.
     transform : str, optional
@@ -137,9 +142,11 @@ class ExtractionSettings:
     weights: str | os.PathLike[str] | None = None
     split: str | None = None
     override_split: bool = False
+    group_by: str | None = None
     path_column: str | None = None
     label_column: str | None = None
     split_column: str | None = None
+    group_column: str | None = None
     image_size: int | None = None
     transform: str | None = None
     precision: str = "auto"

@@ -1,4 +1,4 @@
-"""Looking inside: filters, activations, synthesised inputs, occlusion, mistakes. Displays, as in `plots`.
+"""Looking inside: filters, activations, dreams, occlusion, mistakes, suspects. Displays, as in `plots`.
 
 A display stores what is shown; ``plot`` draws it, ``save`` writes PNG or SVG.
 """
@@ -11,6 +11,7 @@ from featbank.inspection.filters import FiltersDisplay
 from featbank.inspection.images import RunImages
 from featbank.inspection.mistakes import Mistake, MistakesDisplay, find_mistakes
 from featbank.inspection.occlusion import OcclusionDisplay
+from featbank.inspection.suspects import Suspects, SuspectsDisplay, find_suspects
 
 __all__ = [
     "ActivationsDisplay",
@@ -20,5 +21,8 @@ __all__ = [
     "MistakesDisplay",
     "OcclusionDisplay",
     "RunImages",
+    "Suspects",
+    "SuspectsDisplay",
     "find_mistakes",
+    "find_suspects",
 ]

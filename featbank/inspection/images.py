@@ -6,9 +6,12 @@ import contextlib
 import hashlib
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from featbank.datasets import Dataset, decode_image, reopen_dataset, row_digests
 from featbank.errors import FeatbankError, MissingDataError
@@ -20,6 +23,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 __all__ = ["RunImages"]
+
+#: Thumbnails are no larger, in pixels.
+_THUMBNAIL = 160
 
 
 class RunImages:
@@ -115,6 +121,43 @@ class RunImages:
             f"image {name!r} {problem} {where!r}, and no other image there has its bytes; "
             "say where it is with --data"
         )
+
+    def thumbnails(self, rows: Sequence[int]) -> list[NDArray[np.uint8] | None]:
+        """Read several images for one picture, no larger than 160 pixels.
+
+        Parameters
+        ----------
+        rows : sequence of int
+            Rows of the manifest.
+
+        Returns
+        -------
+        list of (ndarray of uint8 of shape (h, w, 3), or None)
+            None for an image that is no longer there, which the log says.
+
+        Raises
+        ------
+        MissingDataError
+            If not one of them is there.
+        """
+        found: list[NDArray[np.uint8] | None] = []
+        missing: list[MissingDataError] = []
+        for row in rows:
+            try:
+                image = self.read(row)
+            except MissingDataError as error:
+                found.append(None)
+                missing.append(error)
+                continue
+            image.thumbnail((_THUMBNAIL, _THUMBNAIL))
+            found.append(np.asarray(image))
+        if missing and len(missing) == len(found):
+            raise missing[0]
+        if missing:
+            logger.warning(
+                "%d of %d images are not shown; the first: %s", len(missing), len(found), missing[0]
+            )
+        return found
 
     def _checked(self, index: int, digest: bytes) -> bytes:
         """Return the bytes of an image of the dataset if they have a digest; the error says what they are."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featbank.errors import InvalidInputError, MissingDataError
+from featbank.errors import InvalidInputError
 from featbank.inspection._grid import bare, wrapped
 from featbank.inspection.images import RunImages
 from featbank.manifest import Manifest, printable
@@ -19,17 +18,11 @@ from featbank.plots.display import Display, head_title
 from featbank.plots.style import new_figure
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from featbank.runs import Run
     from featbank.sweep import Predictions
 
-logger = logging.getLogger(__name__)
-
 __all__ = ["Mistake", "MistakesDisplay", "find_mistakes"]
 
-#: Thumbnails are no larger, in pixels.
-_THUMBNAIL = 160
 _COLUMNS = 6
 
 
@@ -192,23 +185,9 @@ class MistakesDisplay(Display):
         if most < 1:
             raise InvalidInputError(f"most={most!r} must be at least 1")
         found = find_mistakes(predictions, images.manifest)
-        pictures: list[NDArray[np.uint8] | None] = []
-        missing: list[MissingDataError] = []
-        for one in found[:most]:
-            try:
-                pictures.append(_thumbnail(images.read(one.row)))
-            except MissingDataError as error:
-                pictures.append(None)
-                missing.append(error)
-        if missing and len(missing) == len(pictures):
-            raise missing[0]
-        if missing:
-            logger.warning(
-                "%d of %d images are not shown; the first: %s", len(missing), len(pictures), missing[0]
-            )
         return cls(
             found[:most],
-            pictures,
+            images.thumbnails([one.row for one in found[:most]]),
             n_wrong=len(found),
             n_rows=len(predictions.rows),
             split=predictions.split,
@@ -319,8 +298,3 @@ def _said(one: Mistake) -> str:
     shares = ["" if share is None else f": {100 * share:.1f} %" for share in (one.p_true, one.p_predicted)]
     true, predicted = (wrapped(printable(name), 17) for name in (one.true, one.predicted))
     return f"{true}{shares[0]}\ntaken for {predicted}{shares[1]}"
-
-
-def _thumbnail(image: Image.Image) -> NDArray[np.uint8]:
-    image.thumbnail((_THUMBNAIL, _THUMBNAIL))
-    return np.asarray(image)

@@ -12,7 +12,13 @@ from featbank.metrics.accuracy import (
     top_k_hits,
 )
 from featbank.metrics.calibration import expected_calibration_error, fit_temperature, log_loss
-from featbank.metrics.intervals import Interval, bootstrap_interval, mean_interval, paired_difference
+from featbank.metrics.intervals import (
+    Interval,
+    bootstrap_interval,
+    draws_correlation,
+    mean_interval,
+    paired_difference,
+)
 from featbank.metrics.power_law import PowerLaw, fit_power_law
 
 __all__ = [
@@ -21,6 +27,7 @@ __all__ = [
     "balanced_accuracy",
     "bootstrap_interval",
     "confusion_matrix",
+    "draws_correlation",
     "expected_calibration_error",
     "fit_power_law",
     "fit_temperature",

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from featbank.errors import InvalidInputError
-from featbank.metrics.intervals import Floats, check_confidence
+from featbank.metrics.intervals import Floats, check_confidence, draws_correlation
 
 __all__ = ["PowerLaw", "fit_power_law"]
 
@@ -69,7 +69,12 @@ class PowerLaw:
 
 
 def fit_power_law(
-    n: ArrayLike, acc: ArrayLike, *, n_bootstrap: int = 1000, random_state: int = 0
+    n: ArrayLike,
+    acc: ArrayLike,
+    *,
+    shares: ArrayLike | None = None,
+    n_bootstrap: int = 1000,
+    random_state: int = 0,
 ) -> PowerLaw:
     """Fit ``acc(n) = a - b * n**-c`` to a learning curve by least squares.
 
@@ -80,6 +85,11 @@ def fit_power_law(
     acc : array-like of float, shape (n_points,) or (n_points, n_repeats)
         Accuracies; with repeats the law is fitted to their means, and the band comes from resampling whole
         repeats (a repeat's nested subsets belong together). Without, from resampling the residuals.
+    shares : array-like of float, shape (n_points,), optional
+        Which part of its pool of training samples each draw takes, see `featbank.metrics.mean_interval`: the
+        band is widened as its intervals are. Where it is 1 the repeats are one draw and know no spread; there
+        the luck of the pool at the largest size that was drawn stands in. By default draws have nothing in
+        common.
     n_bootstrap : int, default=1000
         Resampled curves.
     random_state : int, default=0
@@ -93,7 +103,8 @@ def fit_power_law(
     Raises
     ------
     InvalidInputError
-        If there are fewer than four points: three parameters through three points fit anything.
+        If there are fewer than four points: three parameters through three points fit anything. If `shares`
+        are not one for each point, or out of range.
 
     References
     ----------
@@ -132,6 +143,7 @@ def fit_power_law(
         n_repeats = values.shape[1]
         chosen = rng.integers(0, n_repeats, (n_bootstrap, n_repeats))
         away = values[:, chosen].mean(axis=2).T - means  # (n_bootstrap, n_points)
+        away = _over_pools(away, sizes, shares, n_repeats)
         # Resampling a handful of repeats alone gives bands that hold the truth 83 times in 100 (5 repeats);
         # this spread makes the deviations those of Student's t, as `mean_interval` has them.
         spread = np.sqrt(n_repeats / rng.chisquare(n_repeats - 1, (n_bootstrap, 1)))
@@ -142,6 +154,24 @@ def fit_power_law(
         residuals = (means - fitted) * np.sqrt(len(sizes) / (len(sizes) - 3))
         resampled = fitted + residuals[rng.integers(0, len(sizes), (n_bootstrap, len(sizes)))]
     return PowerLaw(float(a), float(b), float(c), _least_squares(sizes, resampled), float(sizes.max()))
+
+
+def _over_pools(away: Floats, sizes: Floats, shares: ArrayLike | None, n_repeats: int) -> Floats:
+    """Widen how far means of draws of one pool lie apart to how far those of other pools would."""
+    if shares is None:
+        return away
+    given = np.asarray(shares, dtype=np.float64)
+    if given.shape != sizes.shape:
+        raise InvalidInputError(f"shares must be one for each of {sizes.size} sizes, got {given.shape}")
+    correlation = np.array([draws_correlation(one) for one in given.tolist()])
+    drawn = given < 1
+    pool = n_repeats * correlation / (1 - correlation)
+    found: Floats = away * np.sqrt(1 + pool)
+    if drawn.any() and not drawn.all():
+        # The mean over all draws of a size owes what it owes to the pool, as a head on the whole pool does.
+        largest = np.flatnonzero(drawn)[sizes[drawn].argmax()]
+        found[:, ~drawn] = (away[:, largest] * np.sqrt(pool[largest]))[:, None]
+    return found
 
 
 def _least_squares(sizes: Floats, curves: Floats) -> Floats:

@@ -32,7 +32,7 @@ from featbank.plots.display import Display, run_title, selected_points
 from featbank.plots.style import MARKERS, N_PLAIN, Look, depth, plain
 from featbank.sampling import size_label, size_order
 from featbank.sweep import CurvePoint
-from featbank.sweep.curves import IntervalKind, judged_by
+from featbank.sweep.curves import INTERVAL_OF, IntervalKind, judged_by
 from featbank.sweep.records import Key
 
 if TYPE_CHECKING:
@@ -364,7 +364,7 @@ class CurveDisplay(Display):
         lines = []
         if banded:
             of = "-".join(str(one) for one in sorted({min(n_draws), max(n_draws)})) if n_draws else ""
-            lines.append(self.band or "95 % interval of the mean" + (f" of {of} draws" if of else ""))
+            lines.append(self.band or INTERVAL_OF + (f" ({of} draws)" if of else ""))
         if missing:
             lines.append(f"no interval: {'; '.join(missing)}")
         if dots:

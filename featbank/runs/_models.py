@@ -88,6 +88,7 @@ class _Parameters(_Model):
 class _Draws(_Model):
     judged: Line
     subsets: dict[str, list[Line]]
+    shares: dict[str, Share] = {}
 
 
 class _Rows(_Model):

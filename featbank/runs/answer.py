@@ -25,6 +25,8 @@ _NEAR = 0.02
 class Answer:
     """What a sweep found, in words; every number with its 95 % interval, or why it has none.
 
+    The intervals are those for other training images; see `featbank.metrics.mean_interval`.
+
     Parameters
     ----------
     best : str
@@ -106,7 +108,8 @@ def _best(
     text = f"The {_spelled(best)} recognises {accuracy} of the {n_rows}{named} images"
     text += f" at {size_words(vars(point))}"
     if best.low is not None and best.high is not None:
-        text += f" ({100 * best.low:.1f} to {100 * best.high:.1f} %, {best.n_draws} draws)"
+        between = f"{100 * best.low:.1f} to {100 * best.high:.1f} %"
+        text += f" ({between} for other training images, by {best.n_draws} draws)"
     else:
         text += " (one draw, no interval)" if best.n_draws < 2 else f" ({best.n_draws} draws, no interval)"
     if len(compared.curves) == 1:
@@ -137,7 +140,7 @@ def _of_both(curve: LearningCurve, first: Size, second: Size, metric: str) -> In
     rows: NDArray[np.float64] = scores[[sizes.index(first), sizes.index(second)]]
     shared = rows[:, np.isfinite(rows).all(axis=0)]
     if shared.shape[1] and min(curve.n_draws(first), curve.n_draws(second)) >= FEWEST_DRAWS:
-        return paired_difference(shared[0], shared[1])
+        return paired_difference(shared[0], shared[1], share=min(curve.share(first), curve.share(second)))
     means = [float(np.nanmean(row)) for row in rows]
     return Interval(means[0] - means[1], float("nan"), float("nan"))
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
+    "INTERVAL_OF",
     "CurvePoint",
     "IntervalKind",
     "LearningCurve",
@@ -38,8 +39,10 @@ __all__ = [
     "without_few_draws",
 ]
 
-#: What an interval speaks of: "t" other draws of training samples, "bootstrap" other test images.
+#: What an interval speaks of: "t" other training samples, "bootstrap" other test images.
 IntervalKind = Literal["t", "bootstrap"]
+#: What the first of them is called wherever it stands.
+INTERVAL_OF = "95 % interval for other training images"
 
 #: Parameters of which a point keeps the range its heads were fitted with.
 _FITTED_WITH = ("C", "lr")
@@ -307,6 +310,17 @@ class LearningCurve:
         digests = dict(enumerate(self.draws.get("subsets", {}).get(f"{size}", [])))
         return len({digests.get(one, one) for one in known or {fit.repeat for fit in fits}})
 
+    def share(self, size: Size) -> float:
+        """Return which part of the training images of a class a draw takes, on average over the classes.
+
+        0 where nobody knows how many there are. See `featbank.metrics.mean_interval`.
+        """
+        recorded = self.draws.get("shares", {}).get(f"{size}")
+        if recorded is not None:
+            return float(recorded)
+        pool = self.n_rows.get("train")
+        return min(1.0, self._by_size[size][0].n_train / pool) if pool else 0.0
+
     def _uses_all(self, fit: Fit) -> bool:
         return fit.n_per_class == "all" or fit.n_train == self.n_rows.get("train")
 
@@ -321,9 +335,9 @@ class LearningCurve:
         confidence : float, default=0.95
             Level of the intervals.
         interval : {"t", "bootstrap"}, default="t"
-            "t": over the repeats, how far other training samples would have moved the mean. "bootstrap": over
-            the rows judged by, how far another test set of this size would have; known of ``top1`` and
-            ``top5`` on those rows only.
+            "t": over the repeats, how far other training samples (another pool, not only other draws of this
+            one) would have moved the mean on these test rows. "bootstrap": over the rows judged by, how far
+            another test set of this size would have; known of ``top1`` and ``top5`` on those rows only.
 
         Returns
         -------
@@ -345,8 +359,9 @@ class LearningCurve:
                 continue
             n_draws = self.n_draws(size, [one.repeat for one in good])
             right = self._right(good) if interval == "bootstrap" else None
+            share = self.share(size)
             scores = {
-                metric: _score(values, n_draws, confidence, right, metric)
+                metric: _score(values, n_draws, confidence, share, right, metric)
                 for metric in (*CURVE_METRICS, *self.metrics)
                 if (values := _known(one.score(metric) for one in good))
             }
@@ -425,7 +440,8 @@ class LearningCurve:
                 f"{spell_key(self.key)!r} and {spell_key(other.key)!r} share no repeat at {n_per_class} "
                 f"samples per class that knows {metric}"
             )
-        found = paired_difference([first[one] for one in shared], [second[one] for one in shared], confidence)
+        values = [first[one] for one in shared], [second[one] for one in shared]
+        found = paired_difference(*values, confidence, share=self.share(n_per_class))
         return without_few_draws(found, self.n_draws(n_per_class, shared))
 
     def power_law(self, *, metric: str = "top1", random_state: int = 0) -> PowerLaw:
@@ -443,8 +459,9 @@ class LearningCurve:
         Returns
         -------
         PowerLaw
-            Its band comes from the repeats that succeeded at every size, if there are at least three, else
-            from how far the sizes lie off the law.
+            Its band comes from the repeats that succeeded at every size, if there are at least three, and
+            speaks of other training samples as the intervals of `points` do; else from how far the sizes lie
+            off the law.
 
         Raises
         ------
@@ -458,7 +475,8 @@ class LearningCurve:
             acc: Any = [[values[one] for one in shared] for values in found.values()]
         else:
             acc = [float(np.mean(list(values.values()))) for values in found.values()]
-        return fit_power_law(list(found), acc, random_state=random_state)
+        shares = [self.share(size) for size in found]
+        return fit_power_law(list(found), acc, shares=shares, random_state=random_state)
 
     def to_frame(self) -> pd.DataFrame:
         """Return one line per size as a pandas data frame, columns as `CurvePoint.to_dict`.
@@ -499,11 +517,12 @@ def _score(
     values: Sequence[float],
     n_draws: int,
     confidence: float,
+    share: float,
     right: Mapping[str, NDArray[np.float64]] | None,
     metric: str,
 ) -> Score:
     if right is None:
-        found = without_few_draws(mean_interval(values, confidence), n_draws)
+        found = without_few_draws(mean_interval(values, confidence, share=share), n_draws)
     elif metric in right:
         found = bootstrap_interval(right[metric], confidence)
     else:

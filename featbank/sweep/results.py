@@ -56,7 +56,8 @@ class SweepResult:
         Labelled, readable rows of each split.
     draws : dict
         Digests of the rows of every subset and of those heads are judged by; equal digests are the same
-        images in another bank, too. ``{"judged": ..., "subsets": {"<n_per_class>": [one per repeat]}}``.
+        images in another bank, too. ``{"judged": ..., "subsets": {"<n_per_class>": [one per repeat]},
+        "shares": {"<n_per_class>": part of the training images of a class, on average}}``.
     near_duplicates : dict
         What the search for near-identical images found; empty if nobody asked.
     untrained : dict
@@ -414,7 +415,7 @@ def compare(
         difference = None
         if shared:
             values = [mine[one] for one in shared], [first[one] for one in shared]
-            difference = paired_difference(*values, confidence)
+            difference = paired_difference(*values, confidence, share=curve.share(size))
             difference = without_few_draws(difference, curve.n_draws(size, shared))
         paired.append(replace(row, difference=difference, n_paired=len(shared)))
     notes += _notes_on_draws(results, best.run, {row.run for row in rows}, size)

@@ -725,13 +725,15 @@ def judged_split(splits: Mapping[str, Any]) -> str:
 
 
 def digests_of_draws(manifest: Manifest, split: Mapping[str, Rows], draws: Sequence[Draw]) -> dict[str, Any]:
-    """Return digests of what is drawn and judged, by the images themselves and their class names."""
+    """Return digests of what is drawn and judged, by the images and their class names, and shares drawn."""
     judged = split[judged_split({name: at for name, at in split.items() if len(at)})]
+    _, pool = np.unique(manifest.labels[split["train"]], return_counts=True)
     subsets: dict[str, list[str]] = {}
     for one in draws:
         digest = _digest(manifest, split["train"][one.rows])
         subsets.setdefault(f"{one.n_per_class}", []).append(digest)
-    return {"judged": _digest(manifest, judged), "subsets": subsets}
+    shares = {f"{one.n_per_class}": float((one.per_class / pool).mean()) for one in draws}
+    return {"judged": _digest(manifest, judged), "subsets": subsets, "shares": shares}
 
 
 def _digest(manifest: Manifest, rows: Rows) -> str:

@@ -38,8 +38,8 @@ def test_json_has_the_run_and_the_curve(call, place):
 def test_a_table_otherwise(call, place):
     done = call(*QUICK, "--repeats", 3, "-c", "block5_pool", "-n", "2,4")
     lines = done.out.splitlines()
-    what = "test accuracy in % by samples per class: mean and half width of the 95 % interval over 3 draws"
-    assert lines[1] == what
+    what = "test accuracy in % by samples per class: mean of 3 draws and half width of its 95 % interval for"
+    assert lines[1] == f"{what} other training images"
     assert lines[3].split() == ["cut", "head", "2", "4"]
     assert lines[-1].startswith("The softmax head on block5_pool recognises ")
     assert lines[-1].endswith("to say what the next doubling would bring takes four sizes.")

@@ -32,6 +32,16 @@ def test_five_repeats_cover_the_truth_as_often_as_said():
     assert np.mean(covered) == pytest.approx(0.95, abs=0.015)
 
 
+def test_draws_of_one_pool_say_less_than_draws_of_several():
+    """The larger the share, the wider the interval; a whole pool says nothing of other pools."""
+    values = [0.61, 0.58, 0.66, 0.60, 0.63]
+    widths = [np.ptp(mean_interval(values, share=share)[1:]) for share in (0, 0.25, 0.5, 27 / 28)]
+    assert widths == sorted(widths)
+    assert widths[2] / widths[0] == pytest.approx(np.sqrt(1 + 5 * 0.375 / 0.625))
+    assert np.isnan(mean_interval(values, share=1)[1:]).all()
+    assert paired_difference(values, [0.0] * 5, share=0.5) == mean_interval(values, share=0.5)
+
+
 def test_pairing_takes_the_luck_of_the_draw_out():
     luck = np.random.default_rng(1).normal(0, 0.1, 8)
     a, b = 0.7 + luck, 0.68 + luck + np.linspace(-0.005, 0.005, 8)
@@ -61,6 +71,10 @@ def test_bootstrap_resamples_rows_not_repeats():
             "values must be finite; leave failed fits out, they have no accuracy",
         ),
         (lambda: mean_interval([0.5], confidence=95), "confidence=95 must lie between 0 and 1, e.g. 0.95"),
+        (
+            lambda: mean_interval([0.5], share=1.5),
+            "share=1.5 must lie between 0 and 1: the part of the pool in one draw",
+        ),
         (lambda: paired_difference([1, 2], [1]), "a and b must be paired, got 2 and 1 values"),
         (lambda: bootstrap_interval([1.0], n_resamples=0), "n_resamples=0 must be at least 1"),
     ],

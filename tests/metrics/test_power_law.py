@@ -36,6 +36,16 @@ def test_band_holds_the_truth_as_often_as_said(n_repeats):
     assert wide[0] < narrow[0] <= narrow[1] < wide[1]
 
 
+def test_draws_of_one_pool_widen_the_band():
+    acc = 0.9 - 0.7 * SIZES[:, None] ** -0.6 + np.random.default_rng(0).normal(0, 0.02, (5, 4))
+    acc[-1] = acc[-1].mean()  # all there are: one draw, however often it is repeated
+    whole, apart = SIZES / 32, np.zeros(5)
+    width = [np.ptp(fit_power_law(SIZES, acc, shares=one).band([64])) for one in (whole, apart)]
+    assert width[0] > 1.3 * width[1]
+    with pytest.raises(InvalidInputError, match=r"shares must be one for each of 5 sizes, got \(2,\)"):
+        fit_power_law(SIZES, acc, shares=[0.1, 0.2])
+
+
 def test_no_law_promises_more_than_everything():
     law = fit_power_law(SIZES, [0.5, 0.62, 0.74, 0.86, 0.98], n_bootstrap=50)
     assert law.a <= 1

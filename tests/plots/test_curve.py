@@ -47,7 +47,7 @@ def words(said: str) -> str:
 def test_a_few_curves_have_a_band_each():
     bands, said = drawn(curve_of([*points("a", "softmax", 0.5), *points("b", "softmax", 0.6)]))
     assert bands == 2
-    assert "95 % interval of the mean of 5 draws" in words(said)
+    assert "95 % interval for other training images (5 draws)" in words(said)
     assert "best" not in said
 
 

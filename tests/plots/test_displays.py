@@ -239,7 +239,7 @@ def test_the_legend_goes_where_it_is_wanted():
     display = curve_of(two).plot(size=(3.3, 2.4))
     texts = [one.get_text() for one in display.ax_.get_legend().get_texts()]
     assert texts == ["softmax", "mlp"]  # lines alone; the caption says the rest
-    assert display.caption().endswith("Band: 95 % interval of the mean of 5 draws.")
+    assert display.caption().endswith("Band: 95 % interval for other training images (5 draws).")
 
 
 def test_a_legend_that_would_cover_small_axes_is_left_out(caplog):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from featbank.errors import InvalidInputError
+from featbank.metrics import mean_interval
 from featbank.sweep import CurvePoint, Fit, Predictions, SweepResult
 from featbank.sweep.records import COLUMNS, fits_from_csv, fits_to_csv
 
@@ -141,6 +142,25 @@ def test_intervals_stay_among_the_accuracies_there_are():
     (point,) = SweepResult(fits).points()
     assert (point.mean("top1"), point.scores["top1"].high) == (pytest.approx(0.95), 1.0)
     assert 0.0 <= point.scores["top1"].low < 0.95
+
+
+def test_an_interval_knows_how_much_of_the_pool_was_drawn():
+    """As recorded, or else by the number of training rows; of classes with more images less is drawn."""
+    fits = [fit(n=4, repeat=r, top1=0.5 + r / 100) for r in range(4)]
+    pool = {"train": 24}
+    recorded = {"judged": "x", "subsets": {"4": ["a", "b", "c", "d"]}, "shares": {"4": 0.75}}
+    expected = [
+        (0.0, SweepResult(fits)),
+        (0.5, SweepResult(fits, n_rows=pool)),
+        (0.75, SweepResult(fits, n_rows=pool, draws=recorded)),
+    ]
+    for share, result in expected:
+        (point,) = result.points()
+        wanted = mean_interval([one.top1 for one in fits], share=share)
+        assert (point.scores["top1"].low, point.scores["top1"].high) == pytest.approx(wanted[1:])
+        other = SweepResult([replace(one, head="mlp", top1=0.4) for one in fits]).curve("fc7", "mlp")
+        apart = result.curve(*FC7).difference(other, 4)
+        assert apart == pytest.approx([one - 0.4 for one in wanted])
 
 
 SUBSETS = {"judged": "x", "subsets": {"4": ["a", "b", "c", "d"], "8": ["e"] * 4, "16": ["f", "g", "f", "g"]}}
