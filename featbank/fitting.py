@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from featbank import plots
 from featbank._cache import banks_folder
@@ -17,6 +17,9 @@ from featbank.runs import Claim, Run, create_run, find_unfinished, sweep_digest
 from featbank.sampling import Size
 from featbank.sweep import Fit, Sweep, SweepResult, SweepSpec, usual_sizes
 from featbank.sweep.curves import IntervalKind
+
+if TYPE_CHECKING:
+    from featbank.backbones import Backbone
 
 __all__ = ["FittedRun", "fit_heads"]
 
@@ -73,6 +76,8 @@ def fit_heads(
     announce: Callable[[str], None] | None = None,
     val: float | Literal["none"] | None = None,
     metrics: Sequence[str] = (),
+    backbone: Backbone | None = None,
+    weights: str | os.PathLike[str] | None = None,
 ) -> FittedRun:
     """Fit heads on a bank for growing numbers of samples per class, into a run folder with its figures.
 
@@ -102,7 +107,7 @@ def fit_heads(
         Called with (fits done, fits in all, what comes next).
     fresh : bool, default=False
         Start anew even if there is an unfinished run of this sweep.
-    n_jobs, check_leaks, untrained_classes
+    n_jobs, check_leaks, untrained_classes, backbone, weights
         See `featbank.run_sweep`.
     interval : {"t", "bootstrap"}, default="t"
         The band of the curve that is drawn; see `LearningCurve.points`.
@@ -172,7 +177,13 @@ def fit_heads(
             run.add(fits)
 
         result = sweep.run(
-            n_jobs=n_jobs, progress=progress, on_result=add, check_leaks=check_leaks, resume=earlier
+            n_jobs=n_jobs,
+            progress=progress,
+            on_result=add,
+            check_leaks=check_leaks,
+            resume=earlier,
+            backbone=backbone,
+            weights=weights,
         )
         if run is None:
             raise RuntimeError("a sweep without a fit")

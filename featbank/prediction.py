@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from featbank._cache import user_path
 from featbank._registry import nearest
 from featbank._stat_cache import DigestCache
-from featbank.backbones import OF_A_MODULE, Backbone, Preprocessing, load_backbone
+from featbank.backbones import OF_A_MODULE, Backbone, Preprocessing, cut_tail, load_backbone
 from featbank.datasets import decode_image, list_images, read_image_file
 from featbank.errors import (
     BankError,
@@ -317,6 +317,8 @@ class RunClassifier:
         self._cut = "logits" if entry["cut"] == "softmax" else str(entry["cut"])
         self._dtype, self._cut_dtype = source["dtype"], source["cut_dtypes"].get(self._cut)
         loaded = _load(run, weights, backbone, self.preprocessing.image_size, digests)
+        if hasattr(self.estimator, "attach"):
+            self.estimator.attach(cut_tail(loaded, self._cut))
         self._forward = Forward(
             replace(loaded, preprocessing=self.preprocessing),
             device=choose_device(device),

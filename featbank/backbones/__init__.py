@@ -15,6 +15,7 @@ from featbank.backbones.preprocessing import TRANSFORMS, Preprocessing
 if TYPE_CHECKING:
     from featbank.backbones.loading import Backbone, load_backbone
     from featbank.backbones.network import TruncatedNetwork, largest_activation, truncate
+    from featbank.backbones.tail import Tail, cut_tail
 
 __all__ = [
     "FAMILIES",
@@ -28,8 +29,10 @@ __all__ = [
     "Family",
     "Preprocessing",
     "Published",
+    "Tail",
     "TruncatedNetwork",
     "cut_table",
+    "cut_tail",
     "family_of",
     "get_spec",
     "largest_activation",
@@ -44,6 +47,8 @@ _LAZY = {
     "TruncatedNetwork": "network",
     "largest_activation": "network",
     "truncate": "network",
+    "Tail": "tail",
+    "cut_tail": "tail",
 }
 
 

@@ -114,8 +114,8 @@ def fit_head(
         list[str] | None,
         typer.Option(
             "--head",
-            help="softmax, mlp, logreg, ncm, knn, svm, ridge, a plug-in's, or my_module:MyHead; repeat it "
-            "for more (default: softmax).",
+            help="softmax, mlp, logreg, ncm, knn, svm, ridge, tail, a plug-in's, or my_module:MyHead; repeat "
+            "it for more (default: softmax).",
         ),
     ] = None,
     samples_per_class: Annotated[
@@ -178,6 +178,10 @@ def fit_head(
         int | None,
         typer.Option("--n-jobs", "-j", help="Heads of your own: processes; -1 is one per core (default: 1)."),
     ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="--head tail: the bank's weights file, if it has moved."),
+    ] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start anew, also where an interrupted run could be continued.")
     ] = False,
@@ -227,6 +231,7 @@ def fit_head(
             announce=say,
             val=_val(val),
             metrics=split_commas(metric),
+            weights=weights,
         )
     if as_json:
         print_notes(fitted)

@@ -233,6 +233,12 @@ RANGES = [
     ("knn", "n_neighbors", "0", "a whole number from 1", ["1"]),
     ("ridge", "alpha", "-0.5", "a number from 0", ["0"]),
 ]
+#: Of a head that is not fitted without a backbone's layers.
+TAIL_RANGES = [
+    ("tail", "train", "0", "a whole number from 1, 'all' or 'last-conv'", ["1", '"last-conv"']),
+    ("tail", "tail_lr", "0", "a number over 0 or None", ["1e-4"]),
+    ("tail", "train_norm", "1", "True or False", ["true"]),
+]
 
 
 def with_head(edited, head, key, value):
@@ -243,7 +249,7 @@ def with_head(edited, head, key, value):
     )
 
 
-@pytest.mark.parametrize(("head", "key", "wrong", "said", "allowed"), RANGES)
+@pytest.mark.parametrize(("head", "key", "wrong", "said", "allowed"), RANGES + TAIL_RANGES)
 def test_a_value_out_of_range_is_found_before_anything_is_extracted(edited, head, key, wrong, said, allowed):
     with pytest.raises(InvalidInputError) as caught:
         load_study(with_head(edited, head, key, wrong))
@@ -276,7 +282,7 @@ def test_the_heads_allow_and_refuse_the_same(head, key, wrong, said, allowed):
 
 
 def test_every_parameter_of_a_head_is_tried():
-    tried = {key for _, key, *_ in RANGES}
+    tried = {key for _, key, *_ in RANGES + TAIL_RANGES}
     known = {key for head in catalogue.names() for key in catalogue.parameters(head)}
     assert known - tried == {"standardize", "device"}
 
