@@ -223,6 +223,7 @@ LAYOUTS = {
     "backbones_cifar10": (cifar10, (10, 200), (10, 10)),
     "backbones_tiny_imagenet": (tiny_imagenet, (12, 20), (5, 200)),
     "cifar10_mobilenet": (cifar10, (10, 200), (10, 10)),
+    "mobilenet_tail": (cifar10, (10, 200), (10, 10)),
 }
 
 
@@ -233,6 +234,6 @@ def laid_out(tmp_path: Path, no_checksums: None) -> Callable[..., Path]:
     def make(name: str, full: bool = False) -> Path:
         maker, images, classes = LAYOUTS[name]
         root = maker(tmp_path / "published", classes[full], images[full])
-        return photographs(root) if name == "cifar10_mobilenet" else root
+        return photographs(root) if name in ("cifar10_mobilenet", "mobilenet_tail") else root
 
     return make
