@@ -34,7 +34,9 @@ _HOMES = {
         "LinearSVMClassifier MLPClassifier NearestMeanClassifier NeighborsClassifier RidgeClassifier "
         "SoftmaxClassifier load_head save_head"
     ),
-    "inspection": "ActivationsDisplay DreamDisplay FiltersDisplay MistakesDisplay OcclusionDisplay find_suspects",
+    "inspection": (
+        "ActivationsDisplay DreamDisplay FiltersDisplay MistakesDisplay OcclusionDisplay find_suspects"
+    ),
     "metrics": (
         "Interval PowerLaw balanced_accuracy bootstrap_interval confusion_matrix "
         "expected_calibration_error fit_power_law fit_temperature log_loss macro_f1 mean_interval "

@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from featbank import plots
 from featbank._cache import banks_folder
@@ -16,6 +16,9 @@ from featbank.errors import InvalidInputError
 from featbank.runs import Claim, Run, create_run, find_unfinished, runs_of_sweep, sweep_digest
 from featbank.sweep import Fit, Sweep, SweepResult, SweepSettings
 from featbank.sweep.curves import IntervalKind
+
+if TYPE_CHECKING:
+    from featbank.backbones import Backbone
 
 __all__ = ["FittedRun", "fit_heads"]
 
@@ -63,6 +66,8 @@ def fit_heads(
     check_leaks: bool | float = False,
     interval: IntervalKind = "t",
     announce: Callable[[str], None] | None = None,
+    backbone: Backbone | None = None,
+    weights: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> FittedRun:
     """Fit heads on a bank for growing numbers of samples per class, into a run folder with its figures.
@@ -87,7 +92,7 @@ def fit_heads(
         Called with (fits done, fits in all).
     fresh : bool, default=False
         Start anew even if there is an unfinished run of this sweep.
-    n_jobs, check_leaks
+    n_jobs, check_leaks, backbone, weights
         See `featbank.run_sweep`.
     interval : {"t", "bootstrap"}, default="t"
         The band of the curve that is drawn; see `LearningCurve.points`.
@@ -168,7 +173,13 @@ def fit_heads(
             run.add(fits)
 
         result = sweep.run(
-            n_jobs=n_jobs, progress=progress, on_result=add, check_leaks=check_leaks, resume=earlier
+            n_jobs=n_jobs,
+            progress=progress,
+            on_result=add,
+            check_leaks=check_leaks,
+            resume=earlier,
+            backbone=backbone,
+            weights=weights,
         )
         if run is None:
             raise RuntimeError("a sweep without a fit")

@@ -18,7 +18,14 @@ from featbank._cuts import LOGITS, SOFTMAX, CutName, with_views
 from featbank._registry import nearest
 from featbank._settings import Progress
 from featbank._stat_cache import DigestCache
-from featbank.backbones import OF_A_MODULE, Backbone, Preprocessing, TruncatedNetwork, load_backbone
+from featbank.backbones import (
+    OF_A_MODULE,
+    Backbone,
+    Preprocessing,
+    TruncatedNetwork,
+    cut_tail,
+    load_backbone,
+)
 from featbank.datasets import decode_image, list_images, read_image_file
 from featbank.errors import (
     BankError,
@@ -336,6 +343,8 @@ class RunClassifier:
         # what is pooled when it is read has the type of what it is pooled from
         self._cut_dtype = dtypes.get(self._cut) or dtypes.get(str(replace(name, pooling=None)))
         loaded = _load(run, weights, backbone, self.preprocessing.image_size, digests)
+        if hasattr(self.estimator, "attach"):
+            self.estimator.attach(cut_tail(loaded, self._cut))
         self._forward = Forward(
             replace(loaded, preprocessing=self.preprocessing),
             device=choose_device(device),

@@ -16,6 +16,7 @@ from featbank.backbones.preprocessing import TRANSFORMS, Preprocessing
 if TYPE_CHECKING:
     from featbank.backbones.loading import Backbone, load_backbone
     from featbank.backbones.network import TruncatedNetwork, largest_activation, truncate
+    from featbank.backbones.tail import Tail, cut_tail
 
 __all__ = [
     "FAMILIES",
@@ -30,8 +31,10 @@ __all__ = [
     "Family",
     "Preprocessing",
     "Published",
+    "Tail",
     "TruncatedNetwork",
     "cut_table",
+    "cut_tail",
     "family_of",
     "get_spec",
     "largest_activation",
@@ -47,6 +50,8 @@ _LAZY = {
     "TruncatedNetwork": "network",
     "largest_activation": "network",
     "truncate": "network",
+    "Tail": "tail",
+    "cut_tail": "tail",
 }
 
 

@@ -128,8 +128,8 @@ def fit_head(
         list[str] | None,
         typer.Option(
             "--head",
-            help="softmax, mlp, logreg, ncm, knn, svm, ridge, a plug-in's, or my_module:MyHead; repeat it "
-            "for more (default: softmax).",
+            help="softmax, mlp, logreg, ncm, knn, svm, ridge, tail, a plug-in's, or my_module:MyHead; repeat "
+            "it for more (default: softmax).",
         ),
     ] = None,
     samples_per_class: Annotated[
@@ -203,6 +203,10 @@ def fit_head(
         int | None,
         typer.Option("--n-jobs", "-j", help="Heads of your own: processes; -1 is one per core (default: 1)."),
     ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="--head tail: the bank's weights file, if it has moved."),
+    ] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start anew, also where an interrupted run could be continued.")
     ] = False,
@@ -252,6 +256,7 @@ def fit_head(
             check_leaks=leak_cosine if leak_cosine is not None else check_leaks,
             interval=interval,  # type: ignore[arg-type]  # one of the two, checked above
             announce=say,
+            weights=weights,
         )
     if as_json:
         print_notes(fitted)

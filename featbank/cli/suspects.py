@@ -55,7 +55,7 @@ def suspects(
     from featbank.inspection import RunImages, SuspectsDisplay, find_suspects
     from featbank.inspection.suspects import SuspectLabel
     from featbank.plots.style import check_format
-    from featbank.runs import resolve_run
+    from featbank.runs import open_run
 
     picture = None if out is None else user_path(out)
     if picture is not None:
@@ -65,7 +65,7 @@ def suspects(
     except BankNotFoundError:
         if target is None:
             raise
-        run = resolve_run(target, cache_dir)
+        run = open_run(target, cache_dir=cache_dir)
         bank = run.open_bank()
         if cut is None:
             cut = run.entry(None)["cut"]

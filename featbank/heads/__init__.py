@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from featbank.heads.persistence import load_head, save_head
     from featbank.heads.softmax import SoftmaxClassifier
     from featbank.heads.space import FeatureSpace, RowProducts
+    from featbank.heads.tail import TailClassifier
 
 __all__ = [
     "FeatureSpace",
@@ -32,6 +33,7 @@ __all__ = [
     "RidgeClassifier",
     "RowProducts",
     "SoftmaxClassifier",
+    "TailClassifier",
     "TrainingRows",
     "fit_stack",
     "in_all_views",
@@ -54,6 +56,7 @@ _HOMES = {
     "RidgeClassifier": "classic",
     "RowProducts": "space",
     "SoftmaxClassifier": "softmax",
+    "TailClassifier": "tail",
     "TrainingRows": "_head",
     "fit_stack": "_head",
     "in_all_views": "_head",

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from featbank.heads._training import EvaluationSet, Job, Recipe, TrainedHead
 
-__all__ = ["GradientHead", "fit_gradient_heads"]
+__all__ = ["GradientHead", "fit_gradient_heads", "torch_device", "watched_rows"]
 
 
 #: What part of the training loss an improvement is, where a head leaves that open.
@@ -263,11 +263,29 @@ def torch_device(name: str) -> Any:
     return device
 
 
+def watched_rows(
+    others: Sequence[Evaluation], classes: NDArray[Any], place: torch.device
+) -> list[EvaluationSet]:
+    """Return the rows of classes that a head has, on a device."""
+    import torch
+
+    from featbank.heads._training import EvaluationSet
+
+    watched = []
+    for one in others:
+        kept = np.isin(one.y, classes)
+        if kept.any():
+            rows = torch.from_numpy(np.ascontiguousarray(one.Z[kept], dtype=np.float32)).to(place)
+            targets = torch.from_numpy(np.searchsorted(classes, one.y[kept])).to(place)
+            watched.append(EvaluationSet(one.name, rows, targets))
+    return watched
+
+
 def fit_gradient_heads(heads: Sequence[GradientHead], rows: TrainingRows) -> None:
     """Fit `heads` in place, those that can be trained together as one program."""
     import torch
 
-    from featbank.heads._training import EvaluationSet, Job
+    from featbank.heads._training import Job
 
     Z, y, space = rows.Z, rows.y, rows.space
     groups: dict[tuple[Any, ...], list[tuple[GradientHead, Job]]] = {}
@@ -289,13 +307,7 @@ def fit_gradient_heads(heads: Sequence[GradientHead], rows: TrainingRows) -> Non
         place = torch_device(device)
         if device not in shared:
             shared[device] = torch.from_numpy(np.ascontiguousarray(Z, dtype=np.float32)).to(place)
-        watched = []
-        for one in rows.others:
-            kept = np.isin(one.y, classes)
-            rows_Z = torch.from_numpy(np.ascontiguousarray(one.Z[kept], dtype=np.float32)).to(place)
-            targets = torch.from_numpy(np.searchsorted(classes, one.y[kept])).to(place)
-            if kept.any():
-                watched.append(EvaluationSet(one.name, rows_Z, targets))
+        watched = watched_rows(rows.others, classes, place)
         training = _Training(recipe, Z, shared[device], len(classes), watched)
         automatic = [i for i, (head, _) in enumerate(members) if head.lr == "auto"]
         for i, rate in zip(automatic, training.find_rates([members[i] for i in automatic]), strict=True):

@@ -219,6 +219,10 @@ class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lear
         """Return what is known of the fit beside arrays, by attribute name."""
         return {"failed_": self.failed_}
 
+    def _try(self) -> NDArray[np.float64]:
+        """Return the scores of one row, as `decision_function` does; `ValueError` where arrays do not fit."""
+        return self.decision_function(np.zeros((1, self.n_features_in_), np.float32))
+
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """Return the likeliest class of each row of original features `X` (n_samples, n_features)."""
         return self._label(self._logits_from_features(self._read(X)))

@@ -29,6 +29,7 @@ from torch.optim.sgd import sgd
 __all__ = [
     "EvaluationSet",
     "Job",
+    "ModuleStack",
     "Recipe",
     "TrainedHead",
     "annealed",
@@ -49,6 +50,8 @@ LEAST_MOVE = 1e-4
 LEAST_LIKELIHOOD = 1e-37
 #: Working memory of an evaluation, in bytes.
 EVALUATION_BYTES = 64 * 2**20
+#: Rows that a network answers at once.
+BODY_ROWS = 64
 #: What "step" multiplies the rate by every `lr_schedule_epochs`.
 STEP_FACTOR = 0.1
 #: Bytes of stacked weights (four times that with gradients and moments) that stay in the cache. Measured on
@@ -147,6 +150,8 @@ class _Stack:
             for _ in range(1 if recipe.solver == "sgd" else 2)
         ]
         self.n_steps, self.factor = torch.zeros((), device=device), 1.0
+        #: What the softmax layer takes; dropout is of these.
+        self.width = widths[-2]
         self._attach([job.lr for job in jobs], [job.alpha for job in jobs])
 
     def _initialise(self, jobs: Sequence[Job], widths: Sequence[int]) -> None:
@@ -177,6 +182,10 @@ class _Stack:
 
     def scale_rate(self, factor: float) -> None:
         self.factor = factor
+
+    def work(self, batch_size: int) -> int:
+        """Return about how many multiply-adds a step has."""
+        return 3 * len(self.weights[0]) * batch_size * sum(weight[0].numel() for weight in self.weights)
 
     def keep(self, chosen: list[int]) -> None:
         """Drop all heads but `chosen` (in order); optimiser state goes with them."""
@@ -260,6 +269,108 @@ class _Stack:
         return (losses / len(rows.Z)).cpu().numpy(), (hits / len(rows.Z)).cpu().numpy()
 
 
+class ModuleStack(_Stack):
+    """A network, of which some tensors are trained, and a softmax layer on what it gives, as a stack of one.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    job : Job
+        Its rate and penalty are those of the softmax layer.
+    body : torch.nn.Module
+        From (b, *shape) to (b, width), in eval mode, on the device; `trained` of it get numbers of their own.
+    trained : sequence of str
+        Parameters that are trained, and buffers of batch norms, whose batches then count.
+    body_lr : float
+        Their learning rate.
+    shape : tuple of int
+        Of what the body takes.
+    gain : float
+        What the columns were multiplied by.
+    width, n_classes : int
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        job: Job,
+        body: torch.nn.Module,
+        trained: Sequence[str],
+        *,
+        body_lr: float,
+        shape: tuple[int, ...],
+        gain: float,
+        width: int,
+        n_classes: int,
+    ) -> None:
+        self.recipe, self.body, self.shape, self.gain, self.width = recipe, body, shape, gain, width
+        self.factor = 1.0
+        parameters = dict(body.named_parameters())
+        held = parameters | dict(body.named_buffers())
+        for name in trained:
+            held[name].data = held[name].data.clone()
+        device = next(iter(parameters.values())).device
+        self.last = [torch.zeros(shape, device=device) for shape in ((width, n_classes), (1, n_classes))]
+        inner = [parameters[name] for name in trained if name in parameters]
+        self.variables = [one.requires_grad_() for one in (*self.last, *inner)]
+        self.norms = [
+            part
+            for path, part in body.named_modules()
+            if isinstance(part, torch.nn.modules.batchnorm._BatchNorm) and f"{path}.weight" in trained
+        ]
+        #: Views of the same numbers, as the loop wants them: with an axis of heads.
+        self.weights = [one.detach()[None] for one in (*self.last, *(held[name] for name in trained))]
+        self.groups, self.members = [], []
+        n_moments = 1 if recipe.solver == "sgd" else 2
+        for lr, members in ((job.lr, self.last), (body_lr, inner)):
+            for alpha, chosen in (
+                (job.alpha, [one for one in members if one.ndim > 1 and len(one) > 1]),
+                (0.0, [one for one in members if one.ndim == 1 or len(one) == 1]),  # biases, scales
+            ):
+                if not chosen:
+                    continue
+                plain = [one.detach() for one in chosen]
+                moments = [[torch.zeros_like(one) for one in plain] for _ in range(n_moments)]
+                steps = [torch.zeros((), device=device) for _ in chosen]
+                self.groups.append(_Group(lr, alpha, [plain, [], *moments], steps))
+                self.members.append(chosen)
+
+    def work(self, batch_size: int) -> int:
+        """Return that several threads are worth their while."""
+        return THREADED_STEP
+
+    def _logits(self, rows: torch.Tensor, masks: torch.Tensor | None = None) -> torch.Tensor:
+        given = rows if self.gain == 1.0 else rows / self.gain
+        values = self.body(given.view(-1, *self.shape))
+        return torch.addmm(self.last[1], values if masks is None else values * masks, self.last[0])
+
+    def forward(self, inputs: torch.Tensor, masks: torch.Tensor | None = None) -> list[torch.Tensor]:
+        """Return the logits (1, b, n_classes) of rows (b, r), a few at a time: maps are large."""
+        with torch.no_grad():
+            parts = [self._logits(rows, masks) for rows in torch.split(inputs, BODY_ROWS)]
+        return [torch.cat(parts)[None]]
+
+    def step(self, inputs: torch.Tensor, targets: torch.Tensor, masks: torch.Tensor | None) -> torch.Tensor:
+        """Take one optimiser step, as that of other stacks does."""
+        for norm in self.norms:
+            norm.train()
+        logits = self._logits(inputs[0], None if masks is None else masks[0])
+        loss = torch.nn.functional.cross_entropy(logits, targets[0, :, 0])
+        found = dict(zip(map(id, self.variables), torch.autograd.grad(loss, self.variables), strict=True))
+        for norm in self.norms:
+            norm.eval()
+        for group, members in zip(self.groups, self.members, strict=True):
+            group.parts[1] = [found[id(one)] for one in members]
+        self._update()
+        slope = torch.softmax(logits.detach(), dim=-1)
+        seen = slope.gather(1, targets[0])[:, 0]
+        return torch.where(slope.argmax(dim=1) == targets[0, :, 0], seen, -seen)[None]
+
+    def finite(self) -> NDArray[np.bool_]:
+        """Return whether all weights are finite."""
+        return np.array([all(bool(torch.isfinite(one.sum())) for one in self.weights)])
+
+
 @dataclass
 class _Record:
     """What is remembered of one head while it trains."""
@@ -279,7 +390,12 @@ class _Record:
 
 
 def train_stack(
-    recipe: Recipe, Z: torch.Tensor, jobs: Sequence[Job], n_classes: int, others: Sequence[EvaluationSet]
+    recipe: Recipe,
+    Z: torch.Tensor,
+    jobs: Sequence[Job],
+    n_classes: int,
+    others: Sequence[EvaluationSet],
+    stack: ModuleStack | None = None,
 ) -> list[TrainedHead]:
     """Train `jobs` together.
 
@@ -295,6 +411,8 @@ def train_stack(
         Targets are 0 ... n_classes - 1.
     others : sequence of EvaluationSet
         Named "val" and "test"; "val" decides when a head stops.
+    stack : ModuleStack, optional
+        What is trained of the one job; by default a stack of heads of the recipe.
 
     Returns
     -------
@@ -302,9 +420,8 @@ def train_stack(
         In the order of `jobs`.
     """
     order = sorted(range(len(jobs)), key=lambda s: (jobs[s].lr, jobs[s].alpha))
-    training = _Training(recipe, Z, [jobs[s] for s in order], n_classes, others)
-    step = 3 * training.inputs.shape[0] * sum(weight[0].numel() for weight in training.stack.weights)
-    with threads_for(step, Z.device):
+    training = _Training(recipe, Z, [jobs[s] for s in order], n_classes, others, stack)
+    with threads_for(training.stack.work(recipe.batch_size), Z.device):
         done = training.run()
     out: list[Any] = [None] * len(jobs)
     for position, head in zip(order, done, strict=True):
@@ -320,10 +437,11 @@ class _Training:
         jobs: Sequence[Job],
         n_classes: int,
         others: Sequence[EvaluationSet],
+        stack: _Stack | None = None,
     ) -> None:
         widths = [Z.shape[1], *([recipe.hidden_units] if recipe.hidden_units else []), n_classes]
         self.recipe, self.Z, self.jobs, self.others = recipe, Z, jobs, others
-        self.stack = _Stack(recipe, jobs, widths, Z.device)
+        self.stack = stack or _Stack(recipe, jobs, widths, Z.device)
         self.alive = list(range(len(jobs)))
         self.rows = torch.from_numpy(np.stack([job.rows for job in jobs])).to(Z.device)  # (S, n)
         self.targets = torch.from_numpy(np.stack([job.targets for job in jobs])).to(Z.device)  # (S, n)
@@ -391,7 +509,7 @@ class _Training:
         keep = 1.0 - self.recipe.dropout
         if keep == 1.0:
             return None
-        shape = (inputs.shape[1], self.recipe.hidden_units or inputs.shape[2])
+        shape = (inputs.shape[1], self.stack.width)
         drawn = [
             torch.empty(shape, device=inputs.device).bernoulli_(keep, generator=self.masks[s])
             for s in self.alive

@@ -72,6 +72,7 @@ _heads.register_place("ncm", "featbank.heads.classic:NCM", aliases=("nearest-mea
 _heads.register_place("knn", "featbank.heads.classic:KNN")
 _heads.register_place("svm", "featbank.heads.classic:SVM")
 _heads.register_place("ridge", "featbank.heads.classic:RIDGE")
+_heads.register_place("tail", "featbank.heads.tail:TAIL")
 
 
 def names() -> list[str]:
@@ -79,8 +80,8 @@ def names() -> list[str]:
 
     Examples
     --------
-    >>> names()[:7]
-    ['softmax', 'mlp', 'logreg', 'ncm', 'knn', 'svm', 'ridge']
+    >>> names()[:8]
+    ['softmax', 'mlp', 'logreg', 'ncm', 'knn', 'svm', 'ridge', 'tail']
     """
     return _heads.names()
 

@@ -225,7 +225,7 @@ def _try(head: Any) -> None:
     if isinstance(head, ClassicHead):
         head._check()
     with np.errstate(all="ignore"):
-        scores = head.decision_function(np.zeros((1, head.n_features_in_), np.float32))
+        scores = head._try()
     n_classes = len(head.classes_)
     if scores.shape != ((1,) if n_classes == 2 else (1, n_classes)):
         raise ValueError(f"it scores {scores.shape} for {n_classes} classes")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import io
 import logging
+import os
 import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
@@ -44,6 +45,11 @@ from featbank.sweep.spec import (
     splits_for,
     untrained_words,
 )
+from featbank.sweep.tails import attached, open_tails, wants_tail
+
+if TYPE_CHECKING:
+    from featbank.backbones import Backbone
+    from featbank.heads.tail import Tail
 
 __all__ = ["FeatureSource", "Sweep", "keep", "run_sweep"]
 
@@ -63,6 +69,8 @@ def run_sweep(
     on_result: Callable[[Sequence[Fit]], None] | None = None,
     check_leaks: bool | float = False,
     resume: SweepResult | None = None,
+    backbone: Backbone | None = None,
+    weights: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> SweepResult:
     """Fit heads on cuts of a bank for growing numbers of samples per class.
@@ -95,6 +103,10 @@ def run_sweep(
     resume : SweepResult, optional
         What an interrupted sweep with the same arguments on the same bank gave: its fits, failed ones too,
         are not repeated. It does not look whether the arguments are the same; `featbank.fit_heads` does.
+    backbone : Backbone, optional
+        For the tail head: the bank's backbone, where it was made by ``Backbone.from_module``.
+    weights : path, optional
+        For the tail head: the bank's weights file, if it is no longer where it was.
     **options
         Fields of `SweepSettings`, such as ``cuts=["fc7"], heads=["softmax", "mlp"]``; with `settings` they
         replace those of its fields.
@@ -111,6 +123,8 @@ def run_sweep(
         argument is out of range.
     UnknownNameError
         If a cut or head is not known.
+    MissingWeightsError, WeightsError
+        If the tail head is asked for, and the bank's weights are not there any more, or are others.
     TypeError
         If an option is no field of `SweepSettings`.
 
@@ -135,7 +149,13 @@ def run_sweep(
     """
     sweep = Sweep(bank, with_options(SweepSettings, settings, options, "run_sweep"))
     return sweep.run(
-        n_jobs=n_jobs, progress=progress, on_result=on_result, check_leaks=check_leaks, resume=resume
+        n_jobs=n_jobs,
+        progress=progress,
+        on_result=on_result,
+        check_leaks=check_leaks,
+        resume=resume,
+        backbone=backbone,
+        weights=weights,
     )
 
 
@@ -206,6 +226,8 @@ class Sweep:
         on_result: Callable[[Sequence[Fit]], None] | None = None,
         check_leaks: bool | float = False,
         resume: SweepResult | None = None,
+        backbone: Backbone | None = None,
+        weights: str | os.PathLike[str] | None = None,
     ) -> SweepResult:
         """Fit what is not done yet, one cut after the other; parameters as of `run_sweep`."""
         if n_jobs == 0 or not isinstance(n_jobs, int | np.integer | None):
@@ -213,6 +235,13 @@ class Sweep:
                 f"n_jobs={n_jobs!r} leaves nobody to fit; give 1 or more, or -1 for one per core"
             )
         threshold = check_threshold(check_leaks)
+        done = self._done(resume)
+        tails: dict[str, Tail] = {}
+        if len(done) < self.n_fits and any(map(wants_tail, self.settings.grids)):
+            tails = open_tails(self.bank, [cut for cut, _ in self._chosen], backbone, weights)
+            for grid in filter(wants_tail, self.settings.grids):
+                for tail in tails.values():
+                    attached(grid, tail)
         result = SweepResult(
             cuts=tuple(dict.fromkeys(cut for cut, _ in self._chosen)),
             classes=self.manifest.classes,
@@ -228,7 +257,6 @@ class Sweep:
         if threshold is not None:
             told, result.near_duplicates = self._near_copies(threshold)
             notes += told
-        done = self._done(resume)
         best: dict[Key, Fit] = {}
         keep("best", [*done.values()], best)
         for cut, temperature in self._chosen:
@@ -246,6 +274,8 @@ class Sweep:
                 if any(one.id not in done for one in asked):
                     _tell(progress, len(done), self.n_fits, _where(asked[0], grid))
                 to_do = [one for one in asked if one.id not in done]
+                if to_do and wants_tail(grid):
+                    grid = attached(grid, tails[cut])
                 for made in _fit_all(to_do, grid, features, n_jobs, self.settings.metrics):
                     fits = keep(self.settings.save_heads, made, best)
                     replaced = {one.replaces for one in fits if one.replaces}
@@ -416,10 +446,14 @@ def _fit_all(
         key=lambda one: (-size_order(one.n_per_class), one.repeat),
     )
     if hasattr(make[planned[0].head](0), "predict_columns"):
-        for size in dict.fromkeys(one.n_per_class for one in planned):
-            yield _fit_together(
-                [_with_head(one, make) for one in planned if one.n_per_class == size], make, features, metrics
-            )
+        alone = getattr(make[planned[0].head](0), "fits_alone", False)
+        sizes = dict.fromkeys(one.n_per_class for one in planned)
+        for group in (
+            [[one] for one in planned]
+            if alone
+            else [[one for one in planned if one.n_per_class == size] for size in sizes]
+        ):
+            yield _fit_together([_with_head(one, make) for one in group], make, features, metrics)
     elif n_jobs in (None, 1):
         for one in planned:
             yield [_fit_alone(_with_head(one, make), features, metrics)]

@@ -38,8 +38,8 @@ LOOPS = {
     "lbfgs, default tol, float32": ("lbfgs", 1e-4, np.float32),
 }
 
-#: The grids: every cell to the loose tolerance up to so many rows x features x classes, and to the optimum up to
-#: the second; FEATBANK_BENCH_FULL=1 takes all that memory allows, which is hours, most of them in scikit-learn.
+#: The grids: every cell to the loose tolerance up to so many rows x features x classes, and to the optimum up
+#: to the second; FEATBANK_BENCH_FULL=1 takes all that memory allows: hours, most of them in scikit-learn.
 FULL = bool(os.environ.get("FEATBANK_BENCH_FULL"))
 CELLS = [
     (n, d, k)
@@ -285,8 +285,9 @@ def compared(seconds: dict[str, tuple[float, float]], times: float = 1.0) -> str
     ours, *others = seconds
     best = min(others, key=lambda name: seconds[name][1])
     said = ", ".join(
-        f"{name} {clock * (times if name != ours else 1):.3f} ({processor * (times if name != ours else 1):.3f})"
+        f"{name} {clock * n:.3f} ({processor * n:.3f})"
         for name, (clock, processor) in seconds.items()
+        for n in [1 if name == ours else times]
     )
     clock, processor = (times * seconds[best][i] / seconds[ours][i] for i in (0, 1))
     return f"{said} s: {clock:.2f} times by the clock, {processor:.2f} of the processor"

@@ -229,6 +229,7 @@ LAYOUTS = {
     "cifar10_imp": (cifar10, (10, 200), (10, 10)),
     "food101_custom": (food101, (8, 40), (4, 101)),
     "partial_unfreezing": (food101, (24, 40), (4, 101)),
+    "mobilenet_tail": (cifar10, (10, 200), (10, 10)),
 }
 
 
@@ -239,6 +240,6 @@ def laid_out(tmp_path: Path, no_checksums: None) -> Callable[..., Path]:
     def make(name: str, full: bool = False) -> Path:
         maker, images, classes = LAYOUTS[name]
         root = maker(tmp_path / "published", classes[full], images[full])
-        return photographs(root) if name == "cifar10_mobilenet" else root
+        return photographs(root) if name in ("cifar10_mobilenet", "mobilenet_tail") else root
 
     return make

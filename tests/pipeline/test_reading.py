@@ -292,6 +292,12 @@ RANGES = [
     ("knn", "n_neighbors", "0", "a whole number from 1", ["1"]),
     ("ridge", "alpha", "-0.5", "a number from 0", ["0"]),
 ]
+#: Of a head that is not fitted without a backbone's layers.
+TAIL_RANGES = [
+    ("tail", "train", "0", "a whole number from 1, 'all' or 'last-conv'", ["1", '"last-conv"']),
+    ("tail", "tail_lr", "0", "a number over 0 or None", ["1e-4"]),
+    ("tail", "train_norm", "1", "True or False", ["true"]),
+]
 
 
 def with_head(edited, head, key, value):
@@ -302,7 +308,7 @@ def with_head(edited, head, key, value):
     )
 
 
-@pytest.mark.parametrize(("head", "key", "wrong", "said", "allowed"), RANGES)
+@pytest.mark.parametrize(("head", "key", "wrong", "said", "allowed"), RANGES + TAIL_RANGES)
 def test_a_value_out_of_range_is_found_before_anything_is_extracted(edited, head, key, wrong, said, allowed):
     with pytest.raises(InvalidInputError) as caught:
         load_study(with_head(edited, head, key, wrong))
@@ -335,7 +341,7 @@ def test_the_heads_allow_and_refuse_the_same(head, key, wrong, said, allowed):
 
 
 def test_every_parameter_of_a_head_is_tried():
-    tried = {key for _, key, *_ in RANGES}
+    tried = {key for _, key, *_ in RANGES + TAIL_RANGES}
     known = {key for head in catalogue.names() for key in catalogue.parameters(head)}
     assert known - tried == {"standardize", "device"}
 
@@ -543,6 +549,7 @@ PUBLISHED = {
     "cifar10_imp": [0.607, 0.873, 0.884, 0.305, 0.545, 0.585, 0.47, 0.76, 0.79],
     "food101_custom": [0.4622, 0.42, 0.43, 0.43, 0.4228, 0.4462, 0.501, 0.474, 0.5556],
     "partial_unfreezing": [0.6888, 0.47, 0.674, 0.6634],
+    "mobilenet_tail": [0.734, 0.812, 0.750, 0.755],
 }  # fmt: skip
 
 

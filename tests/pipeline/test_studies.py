@@ -52,6 +52,7 @@ def shrunk(name, study):
             dtype="float32",  # random ResNets and Inceptions leave float16 behind
         )
         known = {"softmax": {"max_epochs": 2}, "mlp": {"max_epochs": 2, "hidden_units": 8}}
+        known["tail"] = {"max_epochs": 2}
         params = {head: {**one.sweep.head_params.get(head, {}), **known[head]} for head in one.sweep.heads}
         warm = one.sweep.temperatures and (0.5, 1.0, 1.81)
         sweep = replace(one.sweep, repeats=1, head_params=params, temperatures=warm)

@@ -1,0 +1,82 @@
+"""The layers behind the cuts of a bank, for heads that train on from these."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from featbank.banks import Bank
+from featbank.errors import InvalidInputError, WeightsError
+from featbank.sweep.spec import HeadGrid
+
+if TYPE_CHECKING:
+    from featbank.backbones import Backbone
+    from featbank.heads.tail import Tail
+
+__all__ = ["attached", "open_tails", "wants_tail"]
+
+
+def wants_tail(grid: HeadGrid) -> bool:
+    """Say whether heads of a grid are made of layers of the backbone."""
+    return hasattr(grid.members[0].make(0), "attach")
+
+
+def attached(grid: HeadGrid, tail: Tail) -> HeadGrid:
+    """Return a grid whose heads are made with the layers behind the cut."""
+
+    def behind(make: Callable[[int], Any]) -> Callable[[int], Any]:
+        return lambda seed: make(seed).attach(tail)
+
+    made = tuple(replace(one, make=behind(one.make)) for one in grid.members)
+    for one in made:
+        one.make(0)  # layers that are not there are told before any fit
+    return replace(grid, members=made)
+
+
+def open_tails(
+    bank: Any,
+    cuts: Sequence[str],
+    backbone: Backbone | None = None,
+    weights: str | os.PathLike[str] | None = None,
+) -> dict[str, Tail]:
+    """Load the backbone of a bank and take the layers behind each of these cuts.
+
+    Parameters
+    ----------
+    bank : Bank
+    cuts : sequence of str
+    backbone : Backbone, optional
+        The bank's own, where it was made by ``Backbone.from_module``.
+    weights : path, optional
+        The weights file, if it is no longer where it was.
+
+    Raises
+    ------
+    InvalidInputError
+        If `bank` is none, or no tail begins at one of the cuts.
+    MissingWeightsError, WeightsError
+        If the weights are not there any more, or are others.
+    """
+    from featbank.backbones import cut_tail, load_backbone
+
+    if not isinstance(bank, Bank):
+        raise InvalidInputError(
+            f"the tail head is made of the layers of a bank's backbone, and a {type(bank).__name__} has "
+            "none; give a Bank, or take another head"
+        )
+    key, said = bank.key, bank.provenance
+    loaded = load_backbone(
+        backbone or key.backbone,
+        weights=weights or (None if backbone else said.get("weights_path") or said.get("weights")),
+        image_size=key.image_size,
+        random_state=said.get("random_state") or 0,
+    )
+    if (loaded.name, loaded.weights_sha256) != (key.backbone, key.weights_sha256):
+        raise WeightsError(
+            f"bank {bank.name!r} is of {key.backbone!r} with weights of SHA-256 "
+            f"{key.weights_sha256[:16]}..., and {loaded.name!r} ({loaded.weights}) has "
+            f"{loaded.weights_sha256[:16]}...: give the right file with --weights, or the same module"
+        )
+    return {cut: cut_tail(loaded, cut) for cut in cuts}
