@@ -132,15 +132,17 @@ def test_a_known_head_gives_exactly_the_expected_curve_and_spread():
         ("fc7", "known", 8, 5),
         ("fc7", "known", 16, 5),
     ]
-    # Student's t for 4 degrees of freedom is 2.7764; the offsets have variance 0.001.
-    half = 2.7764451052 * np.sqrt(0.001 / 5)
+    # Student's t for 4 degrees of freedom is 2.7764; the offsets have variance 0.001, and draws of a pool of 16
+    # are correlated as their share of it says.
+    correlation = {n: 0.65 * n / 16 + 0.2 * (n / 16) ** 2 for n in (4, 8)}
+    half = {n: 2.7764451052 * np.sqrt(0.001 * (1 / 5 + one / (1 - one))) for n, one in correlation.items()}
     for point, mean in zip(curve, (0.5, 0.6, 0.7), strict=True):
         assert point.mean("top1") == pytest.approx(mean, abs=1e-12)
         if point.n_per_class == 16:  # all there are: five times the same draw
             assert point.scores["top1"].low is point.scores["top1"].high is None
         else:
-            assert point.scores["top1"].low == pytest.approx(mean - half, abs=1e-9)
-            assert point.scores["top1"].high == pytest.approx(mean + half, abs=1e-9)
+            assert point.scores["top1"].low == pytest.approx(mean - half[point.n_per_class], abs=1e-9)
+            assert point.scores["top1"].high == pytest.approx(mean + half[point.n_per_class], abs=1e-9)
         assert point.mean("val_top1") == pytest.approx(mean, abs=1e-12)
         assert point.mean("top5") is None  # the head has no probabilities
 
