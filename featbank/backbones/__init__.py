@@ -15,7 +15,7 @@ from featbank.backbones.preprocessing import TRANSFORMS, Preprocessing
 if TYPE_CHECKING:
     from featbank.backbones.loading import Backbone, load_backbone
     from featbank.backbones.network import TruncatedNetwork, largest_activation, truncate
-    from featbank.backbones.tail import Tail, cut_tail
+    from featbank.backbones.tail import Tail, cut_tail, map_before
 
 __all__ = [
     "FAMILIES",
@@ -37,6 +37,7 @@ __all__ = [
     "get_spec",
     "largest_activation",
     "load_backbone",
+    "map_before",
     "names",
     "truncate",
 ]
@@ -49,6 +50,7 @@ _LAZY = {
     "truncate": "network",
     "Tail": "tail",
     "cut_tail": "tail",
+    "map_before": "tail",
 }
 
 
