@@ -25,6 +25,7 @@ from featbank.backbones import (
     TruncatedNetwork,
     cut_tail,
     load_backbone,
+    map_before,
 )
 from featbank.datasets import decode_image, list_images, read_image_file
 from featbank.errors import (
@@ -38,14 +39,14 @@ from featbank.errors import (
     WeightsError,
 )
 from featbank.extraction import Forward, as_stored, choose_device, decode_of, split_precision
-from featbank.inspection import OcclusionDisplay, RunImages
+from featbank.inspection import CamDisplay, OcclusionDisplay, RunImages
 from featbank.manifest import printable, short_repr
 from featbank.runs import Run, open_run
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Prediction", "RunClassifier", "occlude", "predict"]
+__all__ = ["Prediction", "RunClassifier", "activation_map", "occlude", "predict"]
 
 logger = logging.getLogger(__name__)
 
@@ -219,24 +220,8 @@ def occlude(
     if class_name is not None and class_name not in run.classes:
         raise UnknownNameError(f"unknown class {class_name!r}; known: {nearest(class_name, run.classes)}")
     classifier = RunClassifier(run, head, weights=weights, device=device)
-    file = None if image is None else user_path(image)
-    if file is not None and file.is_file():
-        pixels = classifier.pixels(file)
-        name = printable(file.name)
-        folder = file.absolute().parent.name
-        true = class_name or (folder if folder in run.classes else None)
-    else:
-        images = RunImages(run.manifest, run.provenance(), data, data_root=data_root)
-        row = _first_right(run, classifier) if image is None else images.row_of(image)
-        if row is None:
-            raise MissingDataError(
-                f"no image at {printable(str(image))!r}, and no row of run {printable(run.name)!r} "
-                "has that id"
-            )
-        pixels = classifier.preprocessing.apply_geometry(images.read(row))
-        name = printable(run.manifest.ids[row])
-        label = int(run.manifest.labels[row])
-        true = class_name or (run.classes[label] if label >= 0 else None)
+    pixels, name, said = _image_of(run, classifier, image, data, data_root)
+    true = class_name or said
     if true is None:
         true = run.classes[int(classifier.probabilities(pixels[None])[0].argmax())]
         logger.warning(
@@ -253,6 +238,107 @@ def occlude(
         progress=progress,
         title=f"{name} in {run.source['backbone']}: {classifier.entry['name']}",
     )
+
+
+def activation_map(
+    run: Run | str | os.PathLike[str] | None,
+    image: str | os.PathLike[str] | None = None,
+    *,
+    head: str | None = None,
+    class_name: str | None = None,
+    occlusion: bool = True,
+    data: str | os.PathLike[str] | None = None,
+    data_root: str | os.PathLike[str] | None = None,
+    weights: str | os.PathLike[str] | None = None,
+    device: str | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> CamDisplay:
+    """Show which places of an image speak for a class: the map before the head, weighted by the head.
+
+    Parameters
+    ----------
+    run, image, head, data, data_root, weights, device, cache_dir
+        As for `occlude`.
+    class_name : str, optional
+        Whose evidence; that of the class the head predicts by default.
+    occlusion : bool, default=True
+        Whether the occlusion map of that class is drawn beside it, where the head has probabilities.
+    progress : callable, optional
+        Called with (positions of the patch done, positions in all).
+
+    Returns
+    -------
+    CamDisplay
+        Not drawn yet; exact for a linear head on the mean of a map, see `CamDisplay.evidence_of`.
+
+    Raises
+    ------
+    RunNotFoundError, RunError, MissingWeightsError, WeightsError, MissingDataError
+        As `occlude`.
+    UnknownNameError
+        If the head knows no such class.
+    InvalidInputError
+        If there is no map shortly before the head's cut.
+    """
+    if not isinstance(run, Run):
+        run = resolve_run(run, cache_dir)
+    classifier = RunClassifier(run, head, weights=weights, device=device)
+    trained = [run.classes[int(code)] for code in classifier.estimator.classes_]
+    if class_name is not None and class_name not in trained:
+        raise UnknownNameError(f"unknown class {class_name!r}; known: {nearest(class_name, trained)}")
+    where, score = classifier.scores_of_maps()
+    pixels, name, _ = _image_of(run, classifier, image, data, data_root)
+    wanted = class_name or run.classes[int(classifier.labels(pixels[None])[0])]
+    target = run.classes.index(wanted)
+    evidence, exact = CamDisplay.evidence_of(
+        classifier.maps(pixels[None], where)[0], lambda batch: score(batch)[:, trained.index(wanted)]
+    )
+    title, hidden, share = f"{name} in {run.source['backbone']}: {classifier.entry['name']}", None, None
+    if classifier.has_probabilities:
+        share = float(classifier.probabilities(pixels[None])[0, target])
+        if occlusion:
+            hidden = OcclusionDisplay.from_image(
+                classifier.probabilities,
+                pixels,
+                target,
+                class_name=wanted,
+                batch_size=classifier.batch_size,
+                progress=progress,
+            )
+    return CamDisplay(
+        pixels,
+        evidence,
+        wanted,
+        probability=share,
+        cut=where,
+        exact=exact,
+        occlusion=hidden,
+        title=title,
+    )
+
+
+def _image_of(
+    run: Run,
+    classifier: RunClassifier,
+    image: str | os.PathLike[str] | None,
+    data: str | os.PathLike[str] | None,
+    data_root: str | os.PathLike[str] | None,
+) -> tuple[NDArray[np.uint8], str, str | None]:
+    """Return an image as the network takes it, its name, and its class where a row or the folder says it."""
+    file = None if image is None else user_path(image)
+    if file is not None and file.is_file():
+        folder = file.absolute().parent.name
+        return classifier.pixels(file), printable(file.name), folder if folder in run.classes else None
+    images = RunImages(run.manifest, run.provenance(), data, data_root=data_root)
+    row = _first_right(run, classifier) if image is None else images.row_of(image)
+    if row is None:
+        raise MissingDataError(
+            f"no image at {printable(str(image))!r}, and no row of run {printable(run.name)!r} has that id"
+        )
+    label = int(run.manifest.labels[row])
+    pixels = classifier.preprocessing.apply_geometry(images.read(row))
+    return pixels, printable(run.manifest.ids[row]), run.classes[label] if label >= 0 else None
 
 
 def _first_right(run: Run, classifier: RunClassifier) -> int:
@@ -342,7 +428,7 @@ class RunClassifier:
         self._dtype = source["dtype"]
         # what is pooled when it is read has the type of what it is pooled from
         self._cut_dtype = dtypes.get(self._cut) or dtypes.get(str(replace(name, pooling=None)))
-        loaded = _load(run, weights, backbone, self.preprocessing.image_size, digests)
+        self._backbone = loaded = _load(run, weights, backbone, self.preprocessing.image_size, digests)
         if hasattr(self.estimator, "attach"):
             self.estimator.attach(cut_tail(loaded, self._cut))
         self._forward = Forward(
@@ -379,6 +465,42 @@ class RunClassifier:
     def network(self) -> TruncatedNetwork:
         """Return the backbone cut where the head reads it, on the device."""
         return self._forward.network((self._cut,))
+
+    def maps(self, images: NDArray[np.uint8], cut: str) -> NDArray[np.float32]:
+        """Return the features of images (n, size, size, 3) at another cut, (n, *shape), not rounded."""
+        values: NDArray[np.float32] = self._forward(images, [cut])[cut].float().cpu().numpy()
+        return values
+
+    def scores_of_maps(self) -> tuple[str, Callable[[NDArray[np.float32]], NDArray[np.float64]]]:
+        """Return the cut of the last map before the head, and what the head scores maps of it.
+
+        Returns
+        -------
+        str
+            A cut with features (channels, side, side).
+        callable
+            Takes maps (n, channels, side, side), returns scores (n, len(estimator.classes_)), of which each
+            row has the mean 0.
+
+        Raises
+        ------
+        InvalidInputError
+            If there is no map shortly before the head's cut.
+        """
+        import torch
+
+        where, layers = map_before(self._backbone, "softmax" if self._temperature is not None else self._cut)
+
+        def score(batch: NDArray[np.float32]) -> NDArray[np.float64]:
+            with torch.inference_mode():
+                features = layers(torch.from_numpy(np.ascontiguousarray(batch))).flatten(1).numpy()
+            scores = np.asarray(self.estimator.decision_function(features), dtype=np.float64)
+            if scores.ndim == 1:  # of two classes, positive for the second
+                scores = np.stack([-scores, scores], axis=1)
+            centred: NDArray[np.float64] = scores - scores.mean(axis=1, keepdims=True)
+            return centred
+
+        return where, score
 
     @property
     def has_probabilities(self) -> bool:

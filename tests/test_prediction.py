@@ -20,11 +20,12 @@ from featbank.errors import (
     MissingWeightsError,
     RunError,
     RunNotFoundError,
+    UnknownNameError,
     WeightsError,
 )
 from featbank.extraction import extract
 from featbank.fitting import fit_heads
-from featbank.prediction import RunClassifier, occlude, predict
+from featbank.prediction import RunClassifier, activation_map, occlude, predict
 from featbank.runs import Run
 
 CLASSES = ("blue", "green", "red")
@@ -295,3 +296,23 @@ def test_another_decoder_than_the_banks_is_told(fitted: Run, caplog: pytest.LogC
         "the head was fitted on images decoded by nvjpeg-torchcodec-0.17.0+pillow-13.0.0; these are "
         "decoded by Pillow, and may differ by a few steps of 255"
     ) in caplog.messages
+
+
+@pytest.mark.slow
+def test_a_class_activation_map_goes_the_same_way_as_a_prediction(fitted, photos):
+    name = next(one["name"] for one in fitted.heads() if one["head"] == "logreg")
+    file = photos / "red" / "9.png"
+    display = activation_map(fitted, file, head=name, occlusion=False)
+    (answer,) = predict(fitted, [file], head=name)
+    assert display.class_name == answer.classes[0]
+    assert display.probability == pytest.approx(answer.probabilities[0])
+    assert display.cut == "block4_pool"
+    estimator, classifier = fitted.load_head(name), RunClassifier(fitted, name)
+    maps = classifier.maps(classifier.pixels(file)[None], "block4_pool")[0]
+    coefficients = estimator.coef_ - estimator.coef_.mean(axis=0)
+    weights = coefficients[CLASSES.index(display.class_name)].reshape(maps.shape).sum(axis=(1, 2))
+    np.testing.assert_allclose(display.evidence, np.tensordot(weights, maps, axes=1), rtol=0.02, atol=0.02)
+    other = activation_map(fitted, file, head=name, class_name="blue", occlusion=False)
+    assert not np.allclose(other.evidence, display.evidence)
+    with pytest.raises(UnknownNameError, match="unknown class 'rde'; known: 'red'"):
+        activation_map(fitted, file, head=name, class_name="rde")

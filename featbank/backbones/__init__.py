@@ -16,7 +16,7 @@ from featbank.backbones.preprocessing import TRANSFORMS, Preprocessing
 if TYPE_CHECKING:
     from featbank.backbones.loading import Backbone, load_backbone
     from featbank.backbones.network import TruncatedNetwork, largest_activation, truncate
-    from featbank.backbones.tail import Tail, cut_tail
+    from featbank.backbones.tail import Tail, cut_tail, map_before
 
 __all__ = [
     "FAMILIES",
@@ -39,6 +39,7 @@ __all__ = [
     "get_spec",
     "largest_activation",
     "load_backbone",
+    "map_before",
     "names",
     "truncate",
     "write_network",
@@ -52,6 +53,7 @@ _LAZY = {
     "truncate": "network",
     "Tail": "tail",
     "cut_tail": "tail",
+    "map_before": "tail",
 }
 
 

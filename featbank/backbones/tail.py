@@ -15,10 +15,12 @@ from featbank.backbones.loading import Backbone
 from featbank.errors import InvalidInputError, WeightsError
 from featbank.manifest import short_repr
 
-__all__ = ["Tail", "cut_tail"]
+__all__ = ["Tail", "cut_tail", "map_before"]
 
 #: Layers that ``train=N`` counts.
 _LAYERS = (nn.modules.conv._ConvNd, nn.Linear, nn.MultiheadAttention)
+#: A part of the network's work beyond which a map says little of what is computed from it.
+_MOST_BETWEEN = 0.25
 
 
 @dataclass(frozen=True, eq=False)
@@ -258,3 +260,64 @@ def _earlier(spec: BackboneSpec, cut: Cut) -> str:
     """Name the deepest cut of the table before which less is computed."""
     before = [one.name for one in spec.cuts if (one.macs or 0) < (cut.macs or 0)]
     return f"--cut {before[-1]}" if before else "an earlier cut"
+
+
+def map_before(backbone: Backbone, cut: str) -> tuple[str, nn.Module]:
+    """Return the deepest cut at or before another whose features are a map, and the layers between the two.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    cut : str
+        Name or alias; ``CUT:gap`` too, for the mean of a map.
+
+    Returns
+    -------
+    str
+        Name of a cut with features (channels, side, side).
+    torch.nn.Module
+        From these, (b, channels, side, side), to those of `cut`; in eval mode, on the CPU.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is none, or most of the network lies between.
+    UnknownNameError
+        If there is no such cut.
+
+    Examples
+    --------
+    >>> from featbank.backbones import load_backbone
+    >>> name, layers = map_before(load_backbone("minivgg", weights="random"), "fc7")
+    >>> name, tuple(layers(torch.zeros(2, 128, 2, 2)).shape)
+    ('block4_pool', (2, 256))
+    """
+    spec = backbone.spec
+    name, pooled, pooling = cut.partition(":")
+    found = spec.cut(name.partition("@")[0])
+    if pooled and (pooling.partition("@")[0] != "gap" or not _is_map(found)):
+        raise InvalidInputError(f"cut {cut!r} is no map and no mean of one; take --head of another cut")
+    if _is_map(found):
+        gap = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        return found.name, gap if pooled else nn.Identity()
+    before = [one for one in spec.cuts if _is_map(one) and (one.macs or 0) <= (found.macs or 0)]
+    between = ((found.macs or 0) - (before[-1].macs or 0)) / max(1, found.macs or 0) if before else 1.0
+    if not before or between > _MOST_BETWEEN or found.derived_from is not None or spec.hooked:
+        raise InvalidInputError(
+            f"no map of {spec.name!r} lies shortly before {found.name!r}, so it cannot be said where the "
+            "network looks; 'featbank show occlusion' goes with every cut"
+        )
+    nodes = {"map": before[-1].node, "features": found.node}
+    whole = _graph.extract(backbone.module, nodes, spec.name)
+    (output,) = (node for node in whole.graph.nodes if node.op == "output")
+    layers, around = _between(whole, output.args[0]["map"], output.args[0]["features"])
+    if around is not None:
+        raise InvalidInputError(
+            f"{around!r} goes around {before[-1].name!r} of {spec.name!r}, so it cannot be said where the "
+            "network looks; 'featbank show occlusion' goes with every cut"
+        )
+    return before[-1].name, layers
+
+
+def _is_map(cut: Cut) -> bool:
+    return len(cut.shape) == 3 and cut.shape[1] == cut.shape[2] > 1

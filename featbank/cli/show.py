@@ -20,7 +20,7 @@ __all__ = ["app"]
 
 app = typer.Typer(
     name="show",
-    help="Draw what a backbone and a head do: filters, activations, dream, occlusion, mistakes.",
+    help="Draw what a backbone and a head do: filters, activations, dream, occlusion, cam, mistakes.",
     no_args_is_help=True,
 )
 
@@ -254,6 +254,58 @@ def occlusion(
             progress=progress,
         )
     _finish(display, to or opened.figures / "occlusion.png", display.facts(), as_json=as_json)
+
+
+@app.command("cam")
+def cam(
+    run: RunName = "last",
+    image: Annotated[
+        str | None,
+        typer.Argument(
+            help="An image file, or the id of an image of the run's bank; the first test image the head gets "
+            "right by default."
+        ),
+    ] = None,
+    head: Head = None,
+    class_name: Annotated[
+        str | None, typer.Option("--class", help="Evidence for this class; the one predicted by default.")
+    ] = None,
+    with_occlusion: Annotated[
+        bool, typer.Option("--occlusion/--no-occlusion", help="Draw the occlusion map beside it.")
+    ] = True,
+    data: Data = None,
+    data_root: DataRoot = None,
+    weights: Annotated[
+        str | None, typer.Option(metavar="PATH", help="The weights file, if it has moved.")
+    ] = None,
+    device: Device = None,
+    cache_dir: CacheDir = None,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Where the network looks: the last map before the head, weighted by the head (class activation map).
+
+    Example: featbank show cam last photo.jpg --class cat
+    """
+    from featbank.prediction import activation_map
+    from featbank.runs import resolve_run
+
+    to = _check(out)
+    opened = resolve_run(run, cache_dir)
+    with progress_bar("occlusion", "places") as progress:
+        display = activation_map(
+            opened,
+            image,
+            head=head,
+            class_name=class_name,
+            occlusion=with_occlusion,
+            data=data,
+            data_root=data_root,
+            weights=weights,
+            device=device,
+            progress=progress,
+        )
+    _finish(display, to or opened.figures / "cam.png", display.facts(), as_json=as_json)
 
 
 @app.command("mistakes")

@@ -1,11 +1,12 @@
-"""Looking inside: filters, activations, dreams, occlusion, mistakes, suspects. Displays, as in `plots`.
+"""Looking inside: filters, activations, dreams, occlusion, class activation maps, mistakes, suspects.
 
-A display stores what is shown; ``plot`` draws it, ``save`` writes PNG or SVG.
+Displays, as in `plots`: a display stores what is shown; ``plot`` draws it, ``save`` writes PNG or SVG.
 """
 
 from __future__ import annotations
 
 from featbank.inspection.activations import ActivationsDisplay
+from featbank.inspection.cam import CamDisplay
 from featbank.inspection.dream import DreamDisplay
 from featbank.inspection.filters import FiltersDisplay
 from featbank.inspection.images import RunImages
@@ -15,6 +16,7 @@ from featbank.inspection.suspects import Suspects, SuspectsDisplay, find_suspect
 
 __all__ = [
     "ActivationsDisplay",
+    "CamDisplay",
     "DreamDisplay",
     "FiltersDisplay",
     "Mistake",

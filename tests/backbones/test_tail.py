@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from featbank.backbones import Backbone, cut_tail, load_backbone, truncate
+from featbank.backbones import Backbone, cut_tail, load_backbone, map_before, truncate
 from featbank.errors import InvalidInputError, UnknownNameError
 
 
@@ -138,3 +138,26 @@ def test_a_module_without_logits_and_one_without_a_graph() -> None:
         cut_tail(maps, maps.spec.cut_names[0])
     with pytest.raises(UnknownNameError, match="unknown cut 'nowhere'"):
         cut_tail(hooked, "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("cut", "where"), [("avgpool", "features"), ("features.13", "features.13"), ("features:gap", "features")]
+)
+def test_the_map_before_a_cut_leads_to_its_features(cut: str, where: str) -> None:
+    backbone = random_backbone("mobilenet_v2", 64)
+    name, layers = map_before(backbone, cut)
+    assert name == where
+    with torch.inference_mode():
+        found = truncate(backbone, [where, "avgpool"])(torch.randn(2, 3, 64, 64))
+        expected = found[where] if cut == where else found["avgpool"]
+        torch.testing.assert_close(layers(found[where]), expected)
+
+
+def test_where_no_map_is_near() -> None:
+    backbone = random_backbone("vit_b_16")
+    with pytest.raises(
+        InvalidInputError, match=r"^no map of 'vit_b_16' lies shortly before 'encoder\.ln', so"
+    ):
+        map_before(backbone, "encoder.ln")
+    with pytest.raises(InvalidInputError, match=r"is no map and no mean of one"):
+        map_before(random_backbone("minivgg"), "fc7:gap")
