@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -252,7 +252,7 @@ def activation_map(
     weights: str | os.PathLike[str] | None = None,
     device: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> CamDisplay:
     """Show which places of an image speak for a class: the map before the head, weighted by the head.
 
@@ -282,7 +282,7 @@ def activation_map(
         If there is no map shortly before the head's cut.
     """
     if not isinstance(run, Run):
-        run = resolve_run(run, cache_dir)
+        run = open_run(run, cache_dir=cache_dir)
     classifier = RunClassifier(run, head, weights=weights, device=device)
     trained = [run.classes[int(code)] for code in classifier.estimator.classes_]
     if class_name is not None and class_name not in trained:

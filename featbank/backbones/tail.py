@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, fx, nn
 
+from featbank._cuts import CutName
 from featbank.backbones import _graph
 from featbank.backbones._spec import BackboneSpec, Cut
 from featbank.backbones.loading import Backbone
@@ -293,13 +294,13 @@ def map_before(backbone: Backbone, cut: str) -> tuple[str, nn.Module]:
     ('block4_pool', (2, 256))
     """
     spec = backbone.spec
-    name, pooled, pooling = cut.partition(":")
-    found = spec.cut(name.partition("@")[0])
-    if pooled and (pooling.partition("@")[0] != "gap" or not _is_map(found)):
+    name = CutName.parse(cut)
+    found = spec.cut(name.base)
+    if name.pooling is not None and (name.pooling != "gap" or not _is_map(found)):
         raise InvalidInputError(f"cut {cut!r} is no map and no mean of one; take --head of another cut")
     if _is_map(found):
         gap = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        return found.name, gap if pooled else nn.Identity()
+        return found.name, nn.Identity() if name.pooling is None else gap
     before = [one for one in spec.cuts if _is_map(one) and (one.macs or 0) <= (found.macs or 0)]
     between = ((found.macs or 0) - (before[-1].macs or 0)) / max(1, found.macs or 0) if before else 1.0
     if not before or between > _MOST_BETWEEN or found.derived_from is not None or spec.hooked:

@@ -132,7 +132,7 @@ def test_a_known_head_gives_exactly_the_expected_curve_and_spread():
         ("fc7", "known", 8, 5),
         ("fc7", "known", 16, 5),
     ]
-    # Student's t for 4 degrees of freedom is 2.7764; the offsets have variance 0.001, and draws of a pool of 16
+    # Student's t for 4 degrees of freedom is 2.7764; the offsets have variance 0.001, and draws of 16
     # are correlated as their share of it says.
     correlation = {n: 0.65 * n / 16 + 0.2 * (n / 16) ** 2 for n in (4, 8)}
     half = {n: 2.7764451052 * np.sqrt(0.001 * (1 / 5 + one / (1 - one))) for n, one in correlation.items()}
