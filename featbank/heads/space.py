@@ -256,7 +256,7 @@ def project(source: Any, scaling: Scaling, weights: NDArray[Any]) -> NDArray[np.
     """
     p = count_columns(source)
     out = np.zeros((p, weights.shape[1]))
-    for rows, slab in _slabs(source):
+    for rows, slab in _slabs(source, min(ONCE_BYTES, SLAB_BYTES)):
         step = _column_step(len(slab), 8)
         for start in range(0, p, step):
             block = scaling(slab, start, start + step)

@@ -55,6 +55,8 @@ __all__ = ["FeatureSource", "Sweep", "keep", "run_sweep"]
 
 logger = logging.getLogger(__name__)
 
+#: Test rows times classes up to which heads are measured on test rows after every epoch, for their history.
+WATCHED_TEST_LOGITS = 2**21
 #: What may go wrong in one fit without putting the others in doubt (numpy's LinAlgError is a ValueError).
 _FIT_ERRORS = (ArithmeticError, MemoryError, RuntimeError, ValueError)
 
@@ -504,7 +506,9 @@ def _fit_in_space(fits: Sequence[Fit], features: CutFeatures, projected: Project
     """Fit those that are watched on the same rows in one call; see `featbank.heads.fit_stack`."""
     from featbank.heads import fit_stack
 
-    Z, y = projected.Z, features.labels
+    Z, y = dict(projected.Z), features.labels
+    if "test" in Z and len(Z["test"]) * max(one.n_classes or 0 for one in fits) > WATCHED_TEST_LOGITS:
+        del Z["test"]  # they are scored, once
     together: dict[bytes, list[Fit]] = {}
     for one in fits:
         together.setdefault(_draw(one).held.tobytes(), []).append(one)
@@ -522,7 +526,7 @@ def _fit_in_space(fits: Sequence[Fit], features: CutFeatures, projected: Project
                 Z_val=Z[split][: len(y[split])][at] if split in Z else None,
                 y_val=y[split][at] if split in Z else None,
                 Z_test=Z["test"][: len(y["test"])] if "test" in Z else None,
-                y_test=y.get("test"),
+                y_test=y.get("test") if "test" in Z else None,
                 n_views=features.n_views,
             )
 

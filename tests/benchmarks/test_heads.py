@@ -38,8 +38,8 @@ LOOPS = {
     "lbfgs, default tol, float32": ("lbfgs", 1e-4, np.float32),
 }
 
-#: The grids: every cell to the loose tolerance up to so many rows x features x classes, and to the optimum up
-#: to the second; FEATBANK_BENCH_FULL=1 takes all that memory allows: hours, most of them in scikit-learn.
+#: The grids: each cell up to so many rows x features x classes at each tolerance; FEATBANK_BENCH_FULL=1 takes
+#: all that memory allows, which is hours, most of them in scikit-learn.
 FULL = bool(os.environ.get("FEATBANK_BENCH_FULL"))
 CELLS = [
     (n, d, k)
@@ -284,12 +284,10 @@ def compared(seconds: dict[str, tuple[float, float]], times: float = 1.0) -> str
     """Return the seconds of each, and how many times as long as the first the fastest of the others took."""
     ours, *others = seconds
     best = min(others, key=lambda name: seconds[name][1])
-    said = ", ".join(
-        f"{name} {clock * n:.3f} ({processor * n:.3f})"
-        for name, (clock, processor) in seconds.items()
-        for n in [1 if name == ours else times]
-    )
-    clock, processor = (times * seconds[best][i] / seconds[ours][i] for i in (0, 1))
+    scaled = {name: (clock * times, processor * times) for name, (clock, processor) in seconds.items()}
+    scaled[ours] = seconds[ours]
+    said = ", ".join(f"{name} {clock:.3f} ({processor:.3f})" for name, (clock, processor) in scaled.items())
+    clock, processor = (scaled[best][i] / scaled[ours][i] for i in (0, 1))
     return f"{said} s: {clock:.2f} times by the clock, {processor:.2f} of the processor"
 
 
@@ -316,9 +314,8 @@ def test_exact_grid(n: int, d: int, n_classes: int, tol: float) -> None:
         calls["lbfgs"] = lambda: sklearn("lbfgs")
     seconds, fitted = by_turns(calls)
     at = slice(0, 4096)
-    difference = np.abs(
-        fitted["featbank"].predict_proba(Z[at]) - fitted["newton-cg"].predict_proba(Z[at])
-    ).max()
+    given = {name: one.predict_proba(Z[at]) for name, one in fitted.items()}
+    difference = np.abs(given["featbank"] - given["newton-cg"]).max()
     print(  # noqa: T201
         f"\n{n} x {d} x {n_classes}, tol {tol:g}, one fit: {compared(seconds)}; largest difference "
         f"{difference:.1e}",

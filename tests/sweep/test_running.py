@@ -368,6 +368,18 @@ def test_kept_heads_are_chosen_by_validation(bank):
     assert run_sweep(bank, save_heads="none", **run).heads == []
 
 
+def test_many_test_rows_and_classes_are_scored_but_not_watched(bank, monkeypatch):
+    ask = {"cuts": ["fc7"], "samples_per_class": [4], "repeats": 1, "head_params": FAST}
+    (watched,) = run_sweep(bank, **ask).heads
+    monkeypatch.setattr("featbank.sweep.fitting.WATCHED_TEST_LOGITS", 1)
+    (alone,) = run_sweep(bank, **ask).heads
+    assert "test_accuracy" in watched.history
+    assert "test_accuracy" not in alone.history
+    assert (alone.top1, alone.val_top1) == (watched.top1, watched.val_top1)
+    assert watched.best_top1 is not None
+    assert alone.best_top1 is None
+
+
 def test_without_validation_rows_the_result_says_so(bank):
     splits = bank.manifest.splits.copy()
     splits[bank.manifest.rows("val")] = 3
