@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featbank._settings import changes_repr
 from featbank.errors import FeatureOverflowError, InvalidInputError
 
 if TYPE_CHECKING:
@@ -124,8 +125,8 @@ class ExtractionSettings:
     Examples
     --------
     >>> settings = ExtractionSettings(backbone="minivgg", cuts=["fc7"])
-    >>> settings.cuts, settings.precision, settings.key_dtype
-    (('fc7',), 'auto', 'float16')
+    >>> settings, settings.precision, settings.key_dtype
+    (ExtractionSettings(backbone='minivgg', cuts=('fc7',)), 'auto', 'float16')
     """
 
     backbone: str | Backbone
@@ -156,6 +157,8 @@ class ExtractionSettings:
     layout: str | None = None
     skip_empty_classes: bool = False
     rehash: bool = False
+
+    __repr__ = changes_repr
 
     def __post_init__(self) -> None:
         for name, allowed in (

@@ -16,7 +16,7 @@ from featbank.backbones import get_spec
 from featbank.backbones.preprocessing import TRANSFORMS
 from featbank.datasets import parse_split
 from featbank.heads import catalogue
-from featbank.manifest import SPLITS
+from featbank.manifest import SPLITS, short_repr
 from featbank.metrics import catalogue as metrics_catalogue
 from featbank.sampling import parse_sizes
 from featbank.sweep.records import CURVE_METRICS
@@ -267,3 +267,5 @@ class Study:
     figures: tuple[Figure, ...] = ()
     claims: tuple[Claim, ...] = ()
     differs: Texts = ()
+
+    __repr__ = short_repr

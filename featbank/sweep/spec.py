@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featbank._registry import nearest
+from featbank._settings import changes_repr
 from featbank.errors import FeatbankError, InvalidInputError, UnknownNameError
 from featbank.heads import catalogue
 from featbank.manifest import Manifest, printable
@@ -106,6 +107,8 @@ class SweepSettings:
     Examples
     --------
     >>> settings = SweepSettings(heads=["softmax", "knn"], head_params={"knn": {"n_neighbors": [1, 5]}})
+    >>> SweepSettings(heads=["ncm"], repeats=3)
+    SweepSettings(heads=['ncm'], repeats=3)
     >>> settings.labels
     ('softmax', 'knn(n_neighbors=1)', 'knn(n_neighbors=5)')
     """
@@ -122,6 +125,8 @@ class SweepSettings:
     val: float | Literal["none"] | None = None
     metrics: Sequence[str] = ()
     grids: tuple[HeadGrid, ...] = field(init=False, repr=False)
+
+    __repr__ = changes_repr
 
     def __post_init__(self) -> None:
         for name, allowed in (
