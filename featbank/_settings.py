@@ -8,8 +8,9 @@ from dataclasses import MISSING, fields, replace
 from typing import Any, TypeVar
 
 from featbank._registry import nearest
+from featbank.manifest import abbreviated
 
-__all__ = ["Progress", "takes_settings", "with_options"]
+__all__ = ["Progress", "changes_repr", "takes_settings", "with_options"]
 
 #: What is told how far long work is: called with (done, in all).
 Progress = Callable[[int, int], None]
@@ -62,6 +63,19 @@ def with_options(
     if missing:
         raise TypeError(f"{caller}() misses {' and '.join(map(repr, missing))}")
     return kind(**options)
+
+
+def changes_repr(self: Any) -> str:
+    """Return a `repr` of settings that says what is not at its default, as scikit-learn's estimators do."""
+    said = [
+        f"{one.name}={abbreviated(value)}"
+        for one in fields(self)
+        if one.init
+        and one.repr
+        and (value := getattr(self, one.name)) is not one.default
+        and not (type(value) is type(one.default) and value == one.default)
+    ]
+    return f"{type(self).__name__}({', '.join(said)})"
 
 
 def takes_settings(kind: type) -> Callable[[_Function], _Function]:

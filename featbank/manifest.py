@@ -19,7 +19,17 @@ from featbank.errors import InvalidInputError, MissingPackageError
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["SPLITS", "Ids", "Manifest", "RowStatus", "as_frame", "as_html", "printable", "short_repr"]
+__all__ = [
+    "SPLITS",
+    "Ids",
+    "Manifest",
+    "RowStatus",
+    "abbreviated",
+    "as_frame",
+    "as_html",
+    "printable",
+    "short_repr",
+]
 
 #: Names of the splits, in the order of their codes; rows of ``"none"`` belong to no split.
 SPLITS = ("train", "val", "test", "none")
@@ -59,13 +69,17 @@ _SHORT.maxtuple = _SHORT.maxlist = _SHORT.maxdict = 3
 _SHORT.maxstring = _SHORT.maxother = 80
 
 
+def abbreviated(value: Any) -> str:
+    """Return the `repr` of anything on one line, however long it is."""
+    return " ".join(_SHORT.repr(value).split())  # arrays come on several lines
+
+
 def short_repr(self: Any) -> str:
     """Return a `repr` for dataclasses that fits a screen, however much is in their fields."""
     parts = []
     for one in fields(self):
         if one.repr:
-            # arrays come on several lines
-            parts.append(f"{one.name}={' '.join(_SHORT.repr(getattr(self, one.name)).split())}")
+            parts.append(f"{one.name}={abbreviated(getattr(self, one.name))}")
     return f"{type(self).__name__}({', '.join(parts)})"
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featbank._cuts import LOGITS, CutName, with_views
+from featbank._settings import changes_repr
 from featbank.errors import FeatureOverflowError, InvalidInputError
 
 if TYPE_CHECKING:
@@ -133,8 +134,8 @@ class ExtractionSettings:
     Examples
     --------
     >>> settings = ExtractionSettings(backbone="minivgg", cuts=["fc7"])
-    >>> settings.cuts, settings.precision, settings.key_dtype
-    (('fc7',), 'auto', 'float16')
+    >>> settings, settings.precision, settings.key_dtype
+    (ExtractionSettings(backbone='minivgg', cuts=('fc7',)), 'auto', 'float16')
     """
 
     backbone: str | Backbone
@@ -168,6 +169,8 @@ class ExtractionSettings:
     skip_empty_classes: bool = False
     rehash: bool = False
     views: Sequence[str] = ()
+
+    __repr__ = changes_repr
 
     def __post_init__(self) -> None:
         for name, allowed in (

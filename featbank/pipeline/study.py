@@ -18,7 +18,7 @@ from featbank.backbones.own_networks import network_plan
 from featbank.backbones.preprocessing import TRANSFORMS
 from featbank.datasets import parse_split
 from featbank.heads import catalogue
-from featbank.manifest import SPLITS
+from featbank.manifest import SPLITS, short_repr
 from featbank.metrics import catalogue as metrics_catalogue
 from featbank.sampling import parse_sizes
 from featbank.sweep.records import CURVE_METRICS
@@ -331,3 +331,5 @@ class Study:
     figures: tuple[Figure, ...] = ()
     claims: tuple[Claim, ...] = ()
     differs: Texts = ()
+
+    __repr__ = short_repr

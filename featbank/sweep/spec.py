@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from featbank._cuts import LOGITS, SOFTMAX, CutName, check_view
 from featbank._registry import nearest
+from featbank._settings import changes_repr
 from featbank.banks import StoredFeatures
 from featbank.errors import FeatbankError, InvalidInputError, UnknownNameError
 from featbank.heads import catalogue
@@ -114,6 +115,8 @@ class SweepSettings:
     Examples
     --------
     >>> settings = SweepSettings(heads=["softmax", "knn"], head_params={"knn": {"n_neighbors": [1, 5]}})
+    >>> SweepSettings(heads=["ncm"], repeats=3)
+    SweepSettings(heads=['ncm'], repeats=3)
     >>> settings.labels
     ('softmax', 'knn(n_neighbors=1)', 'knn(n_neighbors=5)')
     """
@@ -132,6 +135,8 @@ class SweepSettings:
     views: Sequence[str] = ()
     average_views: bool = False
     grids: tuple[HeadGrid, ...] = field(init=False, repr=False)
+
+    __repr__ = changes_repr
 
     def __post_init__(self) -> None:
         for name, allowed in (

@@ -25,7 +25,7 @@ from featbank.errors import (
     InvalidInputError,
     UnknownNameError,
 )
-from featbank.manifest import RowStatus
+from featbank.manifest import SPLITS, RowStatus, printable
 
 CUTS = ("block1_pool", "fc7", "logits")
 
@@ -575,6 +575,25 @@ def test_a_question_about_one_cut_looks_at_one_cut(bank, monkeypatch):
     for name in ("", "..", "../fc7", "bank.json", 3):
         with pytest.raises(UnknownNameError, match="it holds"):
             bank[name]
+
+
+def test_a_notebook_shows_the_cuts_or_why_there_are_none(bank, monkeypatch):
+    html = bank._repr_html_()
+    for cut in bank.cuts:
+        shape = "x".join(map(str, bank[cut].shape[1:]))
+        assert f"<tr><td>{cut}</td><td>{shape}</td><td>{bank[cut].dtype}</td>" in html
+    assert f"{len(bank):,} images (" in html
+    monkeypatch.setattr(Bank, "info", lambda self: (_ for _ in ()).throw(OSError("no such disk")))
+    assert "no such disk" in bank._repr_html_()
+
+
+def test_the_rows_are_a_frame(bank, manifest):
+    pytest.importorskip("pandas")
+    frame = bank.to_frame()
+    assert list(frame["id"]) == [printable(one) for one in manifest.ids]
+    assert list(frame["label"]) == manifest.labels.tolist()
+    assert list(frame["class"]) == [manifest.classes[at] if at >= 0 else "" for at in manifest.labels]
+    assert list(frame["split"]) == [SPLITS[at] for at in manifest.splits]
 
 
 def test_repr_reads_nothing_and_never_fails(bank, monkeypatch):

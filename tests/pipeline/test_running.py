@@ -53,9 +53,11 @@ def names(result):
 @pytest.mark.slow
 def test_what_a_study_leaves(small, drawn):
     lines, steps = [], []
-    result = run_study(
-        small, command=["featbank", "run"], say=lines.append, progress=lambda *at: steps.append(at)
-    )
+
+    def begin(what):
+        return lambda done, total: steps.append((what, done, total))
+
+    result = run_study(small, command=["featbank", "run"], say=lines.append, progress=begin)
     deep, _shallow = result.experiments
     assert result.pushed == 24
     assert lines == [

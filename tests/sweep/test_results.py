@@ -10,7 +10,7 @@ import pytest
 
 from featbank.errors import InvalidInputError
 from featbank.metrics import mean_interval
-from featbank.sweep import CurvePoint, Fit, Predictions, SweepResult
+from featbank.sweep import CurvePoint, Fit, Predictions, SweepResult, compare
 from featbank.sweep.records import COLUMNS, fits_from_csv, fits_to_csv
 
 FC7, POOL = ("fc7", "softmax", None), ("block4_pool", "softmax", None)
@@ -251,3 +251,30 @@ def test_a_result_fits_a_screen():
     answers = Predictions("test", rows, rows, rows)
     kept = replace(result.fits[0], estimator=rows, predictions=answers, draw=rows)
     assert max(len(repr(one)) for one in (kept, answers)) < 2000
+
+
+def test_results_show_themselves_in_a_notebook():
+    hostile = ("<b>", "softmax", None)
+    result = SweepResult([*curve_fits(), *curve_fits(hostile, shift=-0.1)], notes=["a & b"])
+    html = result._repr_html_()
+    assert "<th>16</th>" in html
+    assert "<td>&lt;b&gt;</td>" in html
+    assert html.endswith("<p>test accuracy in % by samples per class</p><p>a &amp; b</p>")
+    curve = result.curve("fc7", "softmax")._repr_html_()
+    mean = f"{100 * result.curve('fc7', 'softmax').points()[-1].mean('top1'):.1f} %"
+    assert f"<td>16</td><td>{mean}</td>" in curve
+    best, other = compare(result).curves
+    shown = compare(result)._repr_html_()
+    assert f"<td>{100 * other.difference.mean:+.1f}</td>" in shown
+    assert shown.index("fc7") < shown.index("&lt;b&gt;")
+    assert best.difference is None
+
+
+def test_results_are_frames():
+    pytest.importorskip("pandas")
+    result = SweepResult([*curve_fits(), *curve_fits(POOL)])
+    assert len(result.to_frame()) == len(result.fits)
+    assert list(result.curve("fc7", "softmax").to_frame()["n_per_class"]) == [2, 4, 8, 16]
+    frame = compare(result).to_frame()
+    assert list(frame["cut"]) == [one.cut for one in compare(result).curves]
+    assert frame["difference"][1] == compare(result).curves[1].difference.mean
