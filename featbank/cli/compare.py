@@ -172,12 +172,12 @@ def _print_sizes(found: Sequence[Comparison], runs: dict[str, Run], format_: str
         for number, one in enumerate(comparison.curves):
             heat = "" if one.temperature is None else f" T={one.temperature:g}"
             names = (*((_short(runs[one.run]),) if several else ()), f"{one.cut}{heat}", one.head)
-            cells.setdefault(names, [""] * len(found))[at] = _mean(one)
+            cells.setdefault(names, [""] * len(found))[at] = _mean(one, comparison.metric)
             if number == 0:
                 best.add((list(cells).index(names), n_names + at))
     sure = any(one.low is not None for comparison in found for one in comparison.curves)
     ranked = " and ".join(dict.fromkeys(one.ranked_by for one in found))
-    about = f"{found[0].metric} in % by samples per class: mean over the draws"
+    about = f"{found[0].metric}{_spelling(found[0].metric)[0]} by samples per class: mean over the draws"
     about += f" ± half width of the {INTERVAL_OF}" if sure else ""
     rows = [[*map(printable, names), *line] for names, line in cells.items()]
     if format_ == "latex":
@@ -253,7 +253,7 @@ def _print(comparison: Comparison, runs: dict[str, Run]) -> None:
     )
     by = "" if comparison.ranked_by == comparison.metric else f" by {comparison.ranked_by}"
     typer.echo(
-        f"\n{comparison.metric} in %, {sizes}: {drawn}"
+        f"\n{comparison.metric}{_spelling(comparison.metric)[0]}, {sizes}: {drawn}"
         + (f" and half width of its {INTERVAL_OF}" if sure else " (an interval takes 3 different draws)")
         + f";\nbest{by} first; difference to the best on the same subsets"
         + (", and its interval\n" if sure else "\n")
@@ -276,9 +276,9 @@ def _print(comparison: Comparison, runs: dict[str, Run]) -> None:
                 *((_short(runs[one.run]),) if several else ()),
                 printable(at),
                 printable(one.head),
-                _mean(one) + (f" ({one.n_failed} failed)" if one.n_failed else ""),
+                _mean(one, comparison.metric) + (f" ({one.n_failed} failed)" if one.n_failed else ""),
                 *(() if comparison.ranked_by == comparison.metric else (f"{100 * one.rank:.1f}",)),
-                "best" if number == 0 else _difference(one),
+                "best" if number == 0 else _difference(one, comparison.metric),
                 _seconds(one.fit_s),
                 human_time(one.total_s),
             )
@@ -290,18 +290,28 @@ def _short(run: Run) -> str:
     return f"{printable(run.name)} ({printable(run.source['dataset'])}, {printable(run.source['backbone'])})"
 
 
-def _mean(one: ComparedCurve) -> str:
+def _spelling(metric: str) -> tuple[str, float, int]:
+    """Return the unit that a metric is written in, by what it is multiplied, and its digits."""
+    from featbank.metrics.catalogue import bounds
+
+    return ("", 1.0, 3) if bounds(metric)[1] > 1 else (" in %", 100.0, 1)
+
+
+def _mean(one: ComparedCurve, metric: str) -> str:
+    _, factor, digits = _spelling(metric)
+    said = f"{factor * one.mean:.{digits}f}"
     if one.low is None or one.high is None:
-        return f"{100 * one.mean:.1f}"
+        return said
     # the wider side: the other may have been cut off at 0 or 100 %
-    return f"{100 * one.mean:.1f} ±{100 * max(one.high - one.mean, one.mean - one.low):.1f}"
+    return f"{said} ±{factor * max(one.high - one.mean, one.mean - one.low):.{digits}f}"
 
 
-def _difference(one: ComparedCurve) -> str:
+def _difference(one: ComparedCurve, metric: str) -> str:
     if one.difference is None:
         return "not paired"
-    mean, low, high = (100 * value for value in one.difference)
-    return f"{mean:+.1f}" if low != low else f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
+    _, factor, digits = _spelling(metric)
+    mean, low, high = (f"{factor * value:+.{digits}f}" for value in one.difference)
+    return mean if one.difference.low != one.difference.low else f"{mean} [{low}, {high}]"
 
 
 def _seconds(duration_s: float) -> str:

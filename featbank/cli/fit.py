@@ -185,7 +185,8 @@ def fit_head(
         list[str] | None,
         typer.Option(
             "--metric",
-            help="More scores of every fit: balanced_accuracy, macro_f1, or one of a plug-in; repeat it.",
+            help="More scores of every fit: balanced_accuracy, macro_f1, cohen_kappa, roc_auc, log_loss, or "
+            "one of a plug-in; repeat it.",
         ),
     ] = None,
     view: Annotated[

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from featbank.metrics.accuracy import (
     balanced_accuracy,
+    cohen_kappa,
     confusion_matrix,
     macro_f1,
     most_confused,
     per_class_accuracy,
+    roc_auc,
     top_k_accuracy,
     top_k_hits,
 )
@@ -26,6 +28,7 @@ __all__ = [
     "PowerLaw",
     "balanced_accuracy",
     "bootstrap_interval",
+    "cohen_kappa",
     "confusion_matrix",
     "draws_correlation",
     "expected_calibration_error",
@@ -37,6 +40,7 @@ __all__ = [
     "most_confused",
     "paired_difference",
     "per_class_accuracy",
+    "roc_auc",
     "top_k_accuracy",
     "top_k_hits",
 ]

@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from featbank.errors import InvalidInputError
 
-__all__ = ["check_columns", "check_scores"]
+__all__ = ["check_columns", "check_scores", "columns_of"]
 
 Floats = NDArray[np.float64]
 
@@ -35,3 +35,17 @@ def check_columns(y_true: ArrayLike, scores: ArrayLike, name: str) -> tuple[NDAr
             f"y_true holds a class outside 0..{matrix.shape[1] - 1}, the columns of {name}"
         )
     return y, matrix
+
+
+def columns_of(
+    y: NDArray[np.int64], matrix: Floats, labels: ArrayLike | None
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return the column of each row's class, and whether it has one."""
+    codes = np.arange(matrix.shape[1]) if labels is None else np.asarray(labels)
+    if codes.shape != (matrix.shape[1],):
+        raise InvalidInputError(
+            f"labels must have one entry for each of {matrix.shape[1]} columns, got {codes.shape}"
+        )
+    order = np.argsort(codes)
+    column = order[np.searchsorted(codes, y, sorter=order).clip(max=len(codes) - 1)]
+    return column, codes[column] == y

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from featbank.errors import InvalidInputError
-from featbank.metrics._checks import Floats, check_scores
+from featbank.metrics._checks import Floats, check_scores, columns_of
 
 __all__ = [
     "balanced_accuracy",
@@ -74,15 +74,7 @@ def top_k_hits(
     y, matrix = check_scores(y_true, scores, "scores")
     if k < 1:
         raise InvalidInputError(f"k={k!r} must be at least 1")
-    codes = np.arange(matrix.shape[1]) if labels is None else np.asarray(labels)
-    if codes.shape != (matrix.shape[1],):
-        raise InvalidInputError(
-            f"labels must have one entry for each of {matrix.shape[1]} columns, got {codes.shape}"
-        )
-    order = np.argsort(codes)
-    at = np.searchsorted(codes, y, sorter=order).clip(max=len(codes) - 1)
-    column = order[at]
-    known = codes[column] == y
+    column, known = columns_of(y, matrix, labels)
     own = np.take_along_axis(matrix, column[:, None], axis=1)  # (n_samples, 1)
     earlier = np.arange(matrix.shape[1])[None, :] < column[:, None]
     better = np.sum((matrix > own) | ((matrix == own) & earlier), axis=1)
@@ -228,3 +220,73 @@ def macro_f1(y_true: ArrayLike, y_pred: ArrayLike) -> float:
         np.bincount(one, minlength=len(codes)) for one in (true, answered, true[true == answered])
     )
     return float(np.mean(2 * n_right / (n_true + n_answered)))
+
+
+def cohen_kappa(y_true: ArrayLike, y_pred: ArrayLike) -> float:
+    """Return how far true and predicted classes agree beyond what chance would have them agree.
+
+    Parameters
+    ----------
+    y_true, y_pred : array-like of int, shape (n_samples,)
+        Class codes.
+
+    Returns
+    -------
+    float
+        In [-1, 1]; 0 is chance. NaN where all are of one class and were answered so.
+
+    References
+    ----------
+    Cohen: A coefficient of agreement for nominal scales, Educ. Psychol. Meas. 20, 1960.
+
+    Examples
+    --------
+    >>> cohen_kappa([0, 0, 1, 1], [0, 0, 1, 0])
+    0.5
+    """
+    y, answers = np.asarray(y_true), np.asarray(y_pred)
+    codes, at = np.unique(np.concatenate([y, answers]), return_inverse=True)
+    n_true, n_answered = (np.bincount(one, minlength=len(codes)) for one in np.split(at, [len(y)]))
+    chance = float(n_true @ n_answered) / len(y) ** 2
+    return float("nan") if chance == 1 else float((np.mean(y == answers) - chance) / (1 - chance))
+
+
+def roc_auc(y_true: ArrayLike, probabilities: ArrayLike, *, labels: ArrayLike | None = None) -> float:
+    """Return the area under the ROC curve: of the second of two classes, else the mean, one against rest.
+
+    Parameters
+    ----------
+    y_true : array-like of int, shape (n_samples,)
+        Class codes.
+    probabilities : array-like of float, shape (n_samples, n_classes)
+        Rows that sum to 1.
+    labels : array-like of int, shape (n_classes,), optional
+        Class code of each column; 0, 1, ... by default.
+
+    Returns
+    -------
+    float
+        In [0, 1]; 0.5 is chance. Classes that no row, or every row, is of have no curve and are left out; NaN
+        where none is left.
+
+    References
+    ----------
+    Hand, Till: A Simple Generalisation of the Area Under the ROC Curve, Machine Learning 45, 2001, section 2.
+
+    Examples
+    --------
+    >>> roc_auc([0, 0, 1, 1], [[0.9, 0.1], [0.6, 0.4], [0.65, 0.35], [0.2, 0.8]])
+    0.75
+    """
+    y, matrix = check_scores(y_true, probabilities, "probabilities")
+    column, known = columns_of(y, matrix, labels)
+    found = []
+    for at in range(1 if matrix.shape[1] == 2 else 0, matrix.shape[1]):
+        own = known & (column == at)
+        n_own = int(own.sum())
+        if 0 < n_own < len(y):
+            _, place, counts = np.unique(matrix[:, at], return_inverse=True, return_counts=True)
+            ranks = np.cumsum(counts) - (counts - 1) / 2  # of equal ones the mean
+            above = ranks[place[own]].sum() - n_own * (n_own + 1) / 2
+            found.append(above / (n_own * (len(y) - n_own)))
+    return float(np.mean(found)) if found else float("nan")

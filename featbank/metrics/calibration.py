@@ -6,34 +6,39 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from featbank.errors import InvalidInputError
-from featbank.metrics._checks import check_columns, check_scores
+from featbank.metrics._checks import check_columns, check_scores, columns_of
 
 __all__ = ["expected_calibration_error", "fit_temperature", "log_loss"]
 
 
-def log_loss(y_true: ArrayLike, probabilities: ArrayLike) -> float:
+def log_loss(y_true: ArrayLike, probabilities: ArrayLike, *, labels: ArrayLike | None = None) -> float:
     """Return the mean negative log-probability of the true class.
 
     Parameters
     ----------
     y_true : array-like of int, shape (n_samples,)
-        Column of the true class of each row.
+        True class codes.
     probabilities : array-like of float, shape (n_samples, n_classes)
         Rows that sum to 1.
+    labels : array-like of int, shape (n_classes,), optional
+        Class code of each column; 0, 1, ... by default.
 
     Returns
     -------
     float
-        In nats, at least 0; a probability of 0 counts as the smallest float64, so the result is finite.
+        In nats, at least 0; a probability below 2.2e-16 (and that of a class without a column) counts as
+        that, as scikit-learn has it, so the result is finite.
 
     Examples
     --------
     >>> round(log_loss([0, 1], [[0.5, 0.5], [0.5, 0.5]]), 4)
     0.6931
     """
-    y, matrix = check_columns(y_true, probabilities, "probabilities")
-    own = np.take_along_axis(matrix, y[:, None], axis=1)
-    return float(-np.mean(np.log(np.maximum(own, np.finfo(np.float64).tiny))))
+    check = check_columns if labels is None else check_scores
+    y, matrix = check(y_true, probabilities, "probabilities")
+    column, known = columns_of(y, matrix, labels)
+    own = np.where(known, matrix[np.arange(len(y)), column], 0.0)
+    return float(-np.mean(np.log(np.maximum(own, np.finfo(np.float64).eps))))
 
 
 def expected_calibration_error(

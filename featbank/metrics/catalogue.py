@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -10,13 +12,17 @@ from numpy.typing import ArrayLike
 from featbank._registry import Registry
 from featbank.errors import MissingPackageError
 
-__all__ = ["canonical", "evaluate", "made_by", "names"]
+__all__ = ["bounds", "canonical", "evaluate", "made_by", "names"]
 
 #: Functions of true and predicted class codes that return a number in [0, 1], larger for better. Another
-#: package adds one by an entry point of this group.
-_metrics: Registry[Callable[[ArrayLike, ArrayLike], float]] = Registry("metric", group="featbank.metrics")
-for _name in ("balanced_accuracy", "macro_f1"):
+#: package adds one by an entry point of this group. One whose second parameter is called ``probabilities``
+#: gets these, and ``labels=`` the class code of each column.
+_metrics: Registry[Callable[..., float]] = Registry("metric", group="featbank.metrics")
+for _name in ("balanced_accuracy", "macro_f1", "cohen_kappa", "roc_auc"):
     _metrics.register_place(_name, f"featbank.metrics.accuracy:{_name}")
+_metrics.register_place("log_loss", "featbank.metrics.calibration:log_loss")
+#: What is no share: from where to where it goes. Of a loss less is better.
+_RANGES = {"cohen_kappa": (-1.0, 1.0), "log_loss": (0.0, math.inf)}
 
 
 def names() -> list[str]:
@@ -40,8 +46,26 @@ def made_by(name: str) -> str | None:
     return _metrics.made_by(name)
 
 
-def evaluate(name: str, y_true: ArrayLike, y_pred: ArrayLike) -> float:
-    """Return a score.
+def bounds(name: str) -> tuple[float, float]:
+    """Return the least and the most that a score can be; what may be more than 1 is a loss, and no share.
+
+    Examples
+    --------
+    >>> bounds("macro_f1"), bounds("log_loss")
+    ((0.0, 1.0), (0.0, inf))
+    """
+    return _RANGES.get(name, (0.0, 1.0))
+
+
+def evaluate(
+    name: str,
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    probabilities: ArrayLike | None = None,
+    *,
+    labels: ArrayLike | None = None,
+) -> float | None:
+    """Return a score; None where it needs probabilities and there are none, or where it is not defined.
 
     Parameters
     ----------
@@ -49,6 +73,10 @@ def evaluate(name: str, y_true: ArrayLike, y_pred: ArrayLike) -> float:
         One of `names`.
     y_true, y_pred : array-like of int, shape (n_samples,)
         Class codes.
+    probabilities : array-like of float, shape (n_samples, n_classes), optional
+        Of each class.
+    labels : array-like of int, shape (n_classes,), optional
+        Class code of each column of `probabilities`; 0, 1, ... by default.
 
     Raises
     ------
@@ -60,8 +88,17 @@ def evaluate(name: str, y_true: ArrayLike, y_pred: ArrayLike) -> float:
     >>> evaluate("balanced_accuracy", [0, 0, 0, 1], [0, 0, 0, 0])
     0.5
     """
-    found = _metrics.get(name)(y_true, y_pred)
-    if not isinstance(found, float | int | np.floating | np.integer) or not 0 <= found <= 1:
+    function = _metrics.get(name)
+    if list(inspect.signature(function).parameters)[1:2] == ["probabilities"]:
+        if probabilities is None:
+            return None
+        found = function(y_true, probabilities, labels=labels)
+    else:
+        found = function(y_true, y_pred)
+    low, high = bounds(name)
+    if isinstance(found, float) and math.isnan(found):
+        return None
+    if not isinstance(found, float | int | np.floating | np.integer) or not low <= found <= high:
         raise MissingPackageError(
             f"metric {name!r} gave {found!r}, which is no number from 0 to 1; mend or uninstall the package "
             "that registers it"

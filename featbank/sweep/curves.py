@@ -20,6 +20,7 @@ from featbank.metrics import (
     mean_interval,
     paired_difference,
 )
+from featbank.metrics.catalogue import bounds
 from featbank.metrics.intervals import FEWEST_DRAWS
 from featbank.sampling import Size, size_order
 from featbank.sweep.records import CURVE_METRICS, Fit, Key
@@ -527,6 +528,7 @@ def _score(
         found = bootstrap_interval(right[metric], confidence)
     else:
         found = Interval(float(np.mean(values)), float("nan"), float("nan"))
-    # shares: an interval of few repeats may reach beyond what there is
-    low, high = (None if np.isnan(one) else min(max(one, 0.0), 1.0) for one in (found.low, found.high))
-    return Score(min(max(found.mean, 0.0), 1.0), low, high, min(values), max(values))
+    # an interval of few repeats may reach beyond what there is
+    least, most = bounds(metric)
+    low, high = (None if np.isnan(one) else min(max(one, least), most) for one in (found.low, found.high))
+    return Score(min(max(found.mean, least), most), low, high, min(values), max(values))

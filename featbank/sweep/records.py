@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import MISSING, dataclass, field, fields, replace
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from featbank.errors import InvalidInputError
 from featbank.manifest import short_repr
+from featbank.metrics.catalogue import bounds
 from featbank.sampling import Size, parse_size
 
 __all__ = [
@@ -380,8 +382,10 @@ def _fit_from(values: Mapping[str, str]) -> Fit:
         else:
             read[name] = float(text)
     _check()(read)
-    if not all(0 <= value <= 1 for value in metrics.values()):
-        raise ValueError(f"a score is not within 0 and 1: {metrics}")
+    for name, value in metrics.items():
+        low, high = bounds(name)
+        if not (low <= value <= high and math.isfinite(value)):
+            raise ValueError(f"{name} is not within {low:g} and {high:g}: {value}")
     return Fit(**read, metrics=metrics)
 
 

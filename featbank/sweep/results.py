@@ -10,6 +10,7 @@ from featbank._registry import nearest
 from featbank.errors import InvalidInputError
 from featbank.manifest import as_frame, as_html
 from featbank.metrics import Interval, paired_difference
+from featbank.metrics.catalogue import bounds
 from featbank.sampling import Size, size_order
 from featbank.sweep.curves import (
     CurvePoint,
@@ -402,7 +403,7 @@ def compare(
     chosen = {at: sizes[size] for at, sizes in points.items() if size in sizes}
     ranked_by = _ranked_by(metric, list(chosen.values()), notes)
     rows = [_row(name, point, curves[name, key], metric, ranked_by) for (name, key), point in chosen.items()]
-    sign = 1 if ranked_by.startswith("ece") else -1
+    sign = 1 if ranked_by.startswith("ece") or bounds(ranked_by)[1] > 1 else -1
     rows.sort(key=lambda row: (sign * row.rank, row.fit_s))
     best = rows[0]
     first = curves[best.run, best.key].by_repeat(size, metric)

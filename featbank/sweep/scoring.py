@@ -49,7 +49,9 @@ def score(fit: Fit, features: CutFeatures, projected: Projected | None, metrics:
             found["predictions"] = _predictions(split, features.rows[split], y, y_pred, scores, head)
             top5 = None if scores is None else top_k_hits(y, scores, k=5, labels=head.classes_)
             found["hits"] = Hits(split, y_pred == y, top5)
-            found["metrics"] = {name: catalogue.evaluate(name, y, y_pred) for name in metrics}
+            labels = None if scores is None else head.classes_
+            values = {name: catalogue.evaluate(name, y, y_pred, scores, labels=labels) for name in metrics}
+            found["metrics"] = {name: value for name, value in values.items() if value is not None}
     found |= _calibration(of_split, head) | _epochs(head)
     return replace(fit, **found)
 

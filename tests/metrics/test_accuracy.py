@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from featbank.errors import InvalidInputError
-from featbank.metrics import confusion_matrix, most_confused, per_class_accuracy, top_k_accuracy
+from featbank.metrics import (
+    catalogue,
+    cohen_kappa,
+    confusion_matrix,
+    log_loss,
+    most_confused,
+    per_class_accuracy,
+    roc_auc,
+    top_k_accuracy,
+)
 
 
 @pytest.fixture
@@ -92,3 +101,41 @@ def test_wrong_input_says_what_is_wrong(call, message):
     with pytest.raises(InvalidInputError) as caught:
         call()
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("n_classes", [2, 5])
+def test_scores_by_name_equal_scikit_learn(n_classes):
+    """Of uneven classes, with ties, and with columns in another order than the codes."""
+    from sklearn import metrics
+
+    rng = np.random.default_rng(n_classes)
+    codes = np.array([3, 7, 8, 11, 20])[:n_classes]
+    uneven = np.arange(1, n_classes + 1) / np.arange(n_classes + 1).sum()
+    y = np.concatenate([codes, rng.choice(codes, 200, p=uneven)])
+    raised = rng.integers(1, 6, (len(y), n_classes)) + 2.0 * (codes == y[:, None])
+    p = raised / raised.sum(axis=1, keepdims=True)
+    y_pred = codes[p.argmax(axis=1)]
+    auc = p[:, 1] if n_classes == 2 else p
+    expected = {
+        "balanced_accuracy": metrics.balanced_accuracy_score(y, y_pred),
+        "macro_f1": metrics.f1_score(y, y_pred, average="macro"),
+        "cohen_kappa": metrics.cohen_kappa_score(y, y_pred),
+        "roc_auc": metrics.roc_auc_score(y, auc, multi_class="ovr"),
+        "log_loss": metrics.log_loss(y, p, labels=codes),
+    }
+    assert set(expected) <= set(catalogue.names())
+    forth = np.arange(n_classes)
+    for name, value in expected.items():
+        assert catalogue.evaluate(name, y, y_pred, p, labels=codes) == pytest.approx(value, abs=1e-12), name
+        back = catalogue.evaluate(name, y, y_pred, p[:, forth[::-1]], labels=codes[::-1])
+        assert back == pytest.approx(value, abs=1e-12), name  # of two classes both have one area
+
+
+def test_scores_that_are_not_defined_are_not_known():
+    p = np.full((3, 2), 0.5)
+    assert catalogue.evaluate("roc_auc", [1, 1, 1], [1, 1, 1], p) is None
+    assert catalogue.evaluate("cohen_kappa", [1, 1, 1], [1, 1, 1]) is None
+    assert catalogue.evaluate("log_loss", [1, 1, 1], [1, 1, 1]) is None  # without probabilities
+    assert roc_auc([0, 1, 1], [[0.2, 0.5, 0.3]] * 3) == 0.5  # nobody is of the third class
+    assert log_loss([9], [[0.5, 0.5]], labels=[0, 1]) == pytest.approx(-np.log(np.finfo(float).eps))
+    assert cohen_kappa([0, 0, 1, 1], [1, 1, 0, 0]) == -1

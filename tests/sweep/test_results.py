@@ -278,3 +278,23 @@ def test_results_are_frames():
     frame = compare(result).to_frame()
     assert list(frame["cut"]) == [one.cut for one in compare(result).curves]
     assert frame["difference"][1] == compare(result).curves[1].difference.mean
+
+
+def test_a_loss_is_no_share():
+    """It may be more than 1, less of it is better, and kappa may be less than 0; nothing is cut off."""
+    fits = [
+        replace(fit(("fc7", head, None), repeat=r), metrics={"log_loss": loss + r / 10, "cohen_kappa": -0.3})
+        for head, loss in (("softmax", 2.5), ("mlp", 1.5))
+        for r in range(3)
+    ]
+    again = fits_from_csv(SweepResult(fits).to_csv())
+    assert [one.metrics for one in again] == [one.metrics for one in fits]
+    found = compare({"one": SweepResult(again)}, metric="log_loss")
+    assert [(one.head, round(one.mean, 6)) for one in found.curves] == [("mlp", 1.6), ("softmax", 2.6)]
+    assert found.curves[0].high > 1.6
+    (point, _) = SweepResult(again).points()
+    assert point.scores["cohen_kappa"].mean == pytest.approx(-0.3)
+    for name, value in (("log_loss", "inf"), ("log_loss", "-1"), ("cohen_kappa", "-1.5"), ("macro_f1", "2")):
+        text = SweepResult([replace(fits[0], metrics={name: 0.5})]).to_csv().replace("0.5", value)
+        with pytest.raises(InvalidInputError, match=f"{name} is not within"):
+            fits_from_csv(text)

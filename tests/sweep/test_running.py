@@ -733,3 +733,26 @@ def test_shares_of_votes_have_no_temperature(bank):
     }
     assert {fit.calibration_temperature is not None for fit in result.fits if not scaled[fit.head]} == {False}
     assert all(fit.ece is not None for fit in result.fits)
+
+
+def test_scores_from_probabilities_are_those_of_scikit_learn(bank):
+    """A head without probabilities has none of them."""
+    from sklearn.metrics import log_loss, roc_auc_score
+
+    names = ("log_loss", "roc_auc", "cohen_kappa")
+    result = run_sweep(
+        bank,
+        cuts=["fc7"],
+        heads=["logreg", "ridge"],
+        samples_per_class="4",
+        repeats=1,
+        metrics=names,
+        save_heads="all",
+    )
+    fits = {one.head: one for one in result.fits}
+    assert set(fits["ridge"].metrics) == {"cohen_kappa"}
+    rows = bank.manifest.rows("test")
+    p = fits["logreg"].estimator.predict_proba(bank.features("fc7", rows))
+    y = bank.manifest.labels[rows]
+    assert fits["logreg"].metrics["log_loss"] == pytest.approx(log_loss(y, p))
+    assert fits["logreg"].metrics["roc_auc"] == pytest.approx(roc_auc_score(y, p, multi_class="ovr"))
