@@ -45,6 +45,9 @@ _PUBLIC = {
     "build_manifest": "featbank.datasets",
     "cache_folder": "featbank._cache",
     "draw_nested": "featbank.sampling",
+    "export_bank": "featbank.banks",
+    "export_run": "featbank.exporting",
+    "export_run_folder": "featbank.runs",
     "extract": "featbank.extraction",
     "fit_heads": "featbank.fitting",
     "import_bank": "featbank.banks",
@@ -71,6 +74,7 @@ if TYPE_CHECKING:
     from featbank.backbones import truncate as truncate
     from featbank.banks import Bank as Bank
     from featbank.banks import BankStore as BankStore
+    from featbank.banks import export_bank as export_bank
     from featbank.banks import import_bank as import_bank
     from featbank.banks import open_archive as open_archive
     from featbank.banks import open_bank as open_bank
@@ -79,6 +83,7 @@ if TYPE_CHECKING:
     from featbank.datasets import build_manifest as build_manifest
     from featbank.datasets import open_dataset as open_dataset
     from featbank.errors import FeatbankError as FeatbankError
+    from featbank.exporting import export_run as export_run
     from featbank.extraction import ExtractionResult as ExtractionResult
     from featbank.extraction import ExtractionSettings as ExtractionSettings
     from featbank.extraction import extract as extract
@@ -103,6 +108,7 @@ if TYPE_CHECKING:
     from featbank.pretraining.pretrain import pretrain as pretrain
     from featbank.report import write_report as write_report
     from featbank.runs import Run as Run
+    from featbank.runs import export_run_folder as export_run_folder
     from featbank.runs import open_run as open_run
     from featbank.sampling import draw_nested as draw_nested
     from featbank.sweep import SweepResult as SweepResult
