@@ -24,10 +24,11 @@ __version__ = "0.1.0"
 _HOMES = {
     "_cache": "cache_folder",
     "backbones": "Backbone load_backbone truncate",
-    "banks": "Bank BankStore import_bank open_archive open_bank",
+    "banks": "Bank BankStore export_bank import_bank open_archive open_bank",
     "benchmark": "BenchmarkResult run_benchmark",
     "datasets": "build_manifest open_dataset",
     "errors": "FeatbankError",
+    "exporting": "export_run",
     "extraction": "ExtractionResult ExtractionSettings extract repair_bank",
     "fitting": "FittedRun fit_heads",
     "heads": (
@@ -38,9 +39,9 @@ _HOMES = {
         "ActivationsDisplay DreamDisplay FiltersDisplay MistakesDisplay OcclusionDisplay find_suspects"
     ),
     "metrics": (
-        "Interval PowerLaw balanced_accuracy bootstrap_interval confusion_matrix "
+        "Interval PowerLaw balanced_accuracy bootstrap_interval cohen_kappa confusion_matrix "
         "expected_calibration_error fit_power_law fit_temperature log_loss macro_f1 mean_interval "
-        "most_confused paired_difference per_class_accuracy top_k_accuracy top_k_hits"
+        "most_confused paired_difference per_class_accuracy roc_auc top_k_accuracy top_k_hits"
     ),
     "pipeline": "Study StudyResult load_study run_study",
     "plots": (
@@ -49,7 +50,7 @@ _HOMES = {
     ),
     "prediction": "Prediction RunClassifier predict",
     "report": "write_report",
-    "runs": "Answer Run answer_of open_run",
+    "runs": "Answer Run answer_of export_run_folder open_run",
     "sampling": "draw_nested",
     "training": "Recipe train",
     "sweep": "Comparison CurvePoint Fit LearningCurve SweepResult SweepSettings compare run_sweep",
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from featbank.backbones import truncate as truncate
     from featbank.banks import Bank as Bank
     from featbank.banks import BankStore as BankStore
+    from featbank.banks import export_bank as export_bank
     from featbank.banks import import_bank as import_bank
     from featbank.banks import open_archive as open_archive
     from featbank.banks import open_bank as open_bank
@@ -73,6 +75,7 @@ if TYPE_CHECKING:
     from featbank.datasets import build_manifest as build_manifest
     from featbank.datasets import open_dataset as open_dataset
     from featbank.errors import FeatbankError as FeatbankError
+    from featbank.exporting import export_run as export_run
     from featbank.extraction import ExtractionResult as ExtractionResult
     from featbank.extraction import ExtractionSettings as ExtractionSettings
     from featbank.extraction import extract as extract
@@ -97,6 +100,7 @@ if TYPE_CHECKING:
     from featbank.metrics import PowerLaw as PowerLaw
     from featbank.metrics import balanced_accuracy as balanced_accuracy
     from featbank.metrics import bootstrap_interval as bootstrap_interval
+    from featbank.metrics import cohen_kappa as cohen_kappa
     from featbank.metrics import confusion_matrix as confusion_matrix
     from featbank.metrics import expected_calibration_error as expected_calibration_error
     from featbank.metrics import fit_power_law as fit_power_law
@@ -107,6 +111,7 @@ if TYPE_CHECKING:
     from featbank.metrics import most_confused as most_confused
     from featbank.metrics import paired_difference as paired_difference
     from featbank.metrics import per_class_accuracy as per_class_accuracy
+    from featbank.metrics import roc_auc as roc_auc
     from featbank.metrics import top_k_accuracy as top_k_accuracy
     from featbank.metrics import top_k_hits as top_k_hits
     from featbank.pipeline import Study as Study
@@ -127,6 +132,7 @@ if TYPE_CHECKING:
     from featbank.runs import Answer as Answer
     from featbank.runs import Run as Run
     from featbank.runs import answer_of as answer_of
+    from featbank.runs import export_run_folder as export_run_folder
     from featbank.runs import open_run as open_run
     from featbank.sampling import draw_nested as draw_nested
     from featbank.sweep import Comparison as Comparison

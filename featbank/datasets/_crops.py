@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import os
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +17,8 @@ from featbank.errors import ImageDecodeError
 from featbank.manifest import printable
 
 __all__ = ["CropsDataset"]
+
+logger = logging.getLogger(__name__)
 
 _BOX = ("x", "y", "w", "h")
 _MOST = 1 << 31
@@ -66,6 +70,21 @@ class CropsDataset(ListedImages):
             group_column=group_column,
         )
         self.location = f"crops:{self.location}"
+        sides: dict[bytes, set[bool]] = {}
+        several: Counter[bytes] = Counter(one.rpartition(b"#")[0] for one in self.ids)
+        for one, split in zip(self.ids, self.splits or ("none",) * len(self.ids), strict=True):
+            if split != "none":
+                sides.setdefault(one.rpartition(b"#")[0], set()).add(split == "train")
+        torn = sum(len(one) > 1 for one in sides.values())
+        shared = sum(count > 1 for count in several.values())
+        if torn if self.splits is not None else shared:
+            logger.warning(
+                "%s: boxes of one image stand on both sides of the split (%d images)%s: accuracies will be "
+                "flattered; give a column 'split' that keeps those of an image together",
+                self.location,
+                torn or shared,
+                "" if self.splits is not None else ", if featbank makes it",
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_kept": None}

@@ -51,6 +51,20 @@ def test_other_columns_and_splits(tmp_path, photo):
     assert again.labels == ("a", "b")
 
 
+def test_boxes_of_one_image_on_two_sides_are_told(tmp_path, photo, caplog):
+    lines = ("a#1.png,0,0,3,3,a,train", "a#1.png,0,0,3,4,b,val")
+    open_dataset(listed(tmp_path, *lines, header="path,x,y,w,h,label,split"))
+    open_dataset(listed(tmp_path, *(line.rpartition(",")[0] for line in lines)))
+    assert [one.partition(": boxes ")[2][:66] for one in caplog.messages] == [
+        "of one image stand on both sides of the split (1 images): accuraci",
+        "of one image stand on both sides of the split (1 images), if featb",
+    ]
+    caplog.clear()
+    both = [line.replace("val", "train") for line in lines]
+    open_dataset(listed(tmp_path, *both, header="path,x,y,w,h,label,split"))
+    assert not caplog.messages
+
+
 def test_boxes_that_are_none_are_gathered(tmp_path, photo):
     lines = (
         "a#1.png,0,0,3,3,a",

@@ -120,7 +120,7 @@ def test_files_that_are_damaged_or_too_large_to_hold(tmp_path, monkeypatch):
     file = tmp_path / "x.parquet"
     pq.write_table(table(6), file)
     whole = file.read_bytes()
-    at = whole.rindex(b"label")
+    at = whole.index(b"label")
     no_text = whole[:at] + b"\xff" + whole[at + 1 :]
     for data in (whole[: len(whole) // 2], b"", b"PAR1" + bytes(80) + b"PAR1", no_text):
         file.write_bytes(data)
