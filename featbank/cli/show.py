@@ -288,10 +288,10 @@ def cam(
     Example: featbank show cam last photo.jpg --class cat
     """
     from featbank.prediction import activation_map
-    from featbank.runs import resolve_run
+    from featbank.runs import open_run
 
     to = _check(out)
-    opened = resolve_run(run, cache_dir)
+    opened = open_run(run, cache_dir=cache_dir)
     with progress_bar("occlusion", "places") as progress:
         display = activation_map(
             opened,
