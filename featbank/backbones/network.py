@@ -161,7 +161,10 @@ class TruncatedNetwork(nn.Module):
             One entry per cut, in the order the cuts were asked for. Two entries may share memory
             (a flattened vector and what it was flattened from); none is overwritten later in the pass.
         """
-        outputs: dict[str, Tensor] = self.graph(batch)
+        return self.tapped(self.graph(batch))
+
+    def tapped(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the features of the cuts, pooled where they are, of what the graph gave."""
         return {cut: _tapped(taps, outputs) for cut, taps in self.taps.items()}
 
     def lowered(self, dtype: torch.dtype) -> TruncatedNetwork:

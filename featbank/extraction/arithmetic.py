@@ -251,7 +251,8 @@ def compile_network(network: TruncatedNetwork) -> Callable[[Tensor], dict[str, T
     # compiler gives up on code it has compiled eight times. Options only: torch refuses a mode beside them.
     options: dict[str, Any] = {"freezing": True, "triton.cudagraphs": False}
     compiled: Any = torch.compile(network.graph, fullgraph=True, dynamic=False, options=options)
-    return compiled  # type: ignore[no-any-return]
+    # poolings read cuts' names, and are too small to gain from it
+    return lambda batch: network.tapped(compiled(batch))
 
 
 def estimate_compile(

@@ -361,9 +361,9 @@ def fit_stack(
     """
     labels = np.asarray(y)
     if Z.shape != (len(labels) * n_views, space.n_columns_):
-        each = f" (of {n_views} views each)" if n_views > 1 else ""
+        views = f" ({n_views} views)" if n_views > 1 else ""
         raise InvalidInputError(
-            f"Z has shape {Z.shape!r}, but y has {len(labels)} labels{each} and the space "
+            f"Z has shape {Z.shape!r}, but y has {len(labels)} labels{views} and the space "
             f"{space.n_columns_} columns; give rows as space.transform returns them"
         )
     if len(subsets) != len(estimators):

@@ -103,6 +103,18 @@ def test_all_poolings_of_a_map_come_from_one_pass(
     assert Bank.open(result.bank).cuts == tuple(sorted(cuts))
 
 
+def test_a_compiled_network_pools_too(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda graph, **_: graph)
+    options = {**MINI, "views": ["hflip"]}
+    cuts = ["block3_pool:gap", "fc7"]
+    eager = Bank.open(extract(photos, cuts=cuts, cache_dir=tmp_path / "eager", **options).bank)
+    options["compile"] = "on"
+    compiled = Bank.open(extract(photos, cuts=cuts, cache_dir=tmp_path / "compiled", **options).bank)
+    assert compiled.key.precision == "float32+compiled"
+    for cut in ("block3_pool:gap", "block3_pool:gap@hflip", "fc7@hflip"):
+        np.testing.assert_array_equal(compiled[cut][:], eager[cut][:])
+
+
 @pytest.mark.parametrize(
     ("cut", "error", "said"),
     [
