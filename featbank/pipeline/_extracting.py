@@ -36,6 +36,9 @@ def plan_bank(
         override_split=opened.split is not None,  # a study's own protocol
         image_size=choice.image_size,
         transform=choice.transform,
+        mean=choice.mean,
+        std=choice.std,
+        interpolation=choice.interpolation,
         precision=choice.precision,
         dtype=choice.dtype,
         batch_size=choice.batch_size,
