@@ -130,10 +130,17 @@ class Backbone:
             None if class_names is None else tuple(class_names),
         )
 
-    def with_options(self, image_size: int | None, transform: str | None) -> Backbone:
-        """Return the same with another input size or transform, as `load_backbone` takes them."""
+    def with_options(
+        self,
+        image_size: int | None,
+        transform: str | None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        interpolation: str | None = None,
+    ) -> Backbone:
+        """Return the same with another preprocessing, by options as `load_backbone` takes them."""
         check_image_size(self.spec, image_size)
-        preprocessing = self.preprocessing.with_transform(transform)
+        preprocessing = self.preprocessing.with_transform(transform).with_numbers(mean, std, interpolation)
         if image_size is not None:
             preprocessing = preprocessing.with_image_size(image_size)
         return self if preprocessing == self.preprocessing else replace(self, preprocessing=preprocessing)
@@ -145,6 +152,9 @@ def load_backbone(
     weights: str | os.PathLike[str] | None = None,
     image_size: int | None = None,
     transform: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    interpolation: str | None = None,
     random_state: int = 0,
     digests: DigestCache | None = None,
 ) -> Backbone:
@@ -167,6 +177,10 @@ def load_backbone(
         before the crop keeps its proportion to it.
     transform : {"weights", "squash", "contrast"}, optional
         Another preprocessing than the weights' own, see `Preprocessing.with_transform`.
+    mean, std : sequence of 3 floats, optional
+        What weights of one's own were trained with, per channel, for pixels in 0..1.
+    interpolation : {"bilinear", "bicubic"}, optional
+        Likewise.
     random_state : int, default=0
         Seed of ``weights="random"``; nothing else is drawn.
     digests : DigestCache, optional
@@ -191,7 +205,7 @@ def load_backbone(
         If the file is not safe to read, is damaged, belongs to another architecture, or holds several
         networks that fit.
     InvalidInputError
-        If `image_size` is too small.
+        If `image_size` is too small, or numbers of the preprocessing are none.
 
     Examples
     --------
@@ -202,7 +216,7 @@ def load_backbone(
     if isinstance(name, Backbone):
         if weights is not None:
             raise InvalidInputError(f"weights={weights!r}: backbone {name.name!r} has its weights already")
-        return name.with_options(image_size, transform)
+        return name.with_options(image_size, transform, mean, std, interpolation)
     if isinstance(weights, str) and weights.startswith(OF_A_MODULE):
         raise MissingWeightsError(
             f"backbone {name!r} was made of a module, {weights.removeprefix(OF_A_MODULE)!r}, which only its "
@@ -212,6 +226,7 @@ def load_backbone(
     check_image_size(spec, image_size)
     source = _weights.find_source(spec, weights, random_state, digests)
     preprocessing = source.published.preprocessing.with_transform(transform)
+    preprocessing = preprocessing.with_numbers(mean, std, interpolation)
     if image_size is not None:
         preprocessing = preprocessing.with_image_size(image_size)
     loaded = source.load(preprocessing.image_size)

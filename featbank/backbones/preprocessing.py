@@ -7,7 +7,8 @@ decoded on a device is resized and cropped there too, by the same rules.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -77,7 +78,9 @@ class Preprocessing:
             raise InvalidInputError(f"interpolation={self.interpolation!r}; use 'bilinear' or 'bicubic'")
         if self.mode not in ("crop", "squash"):
             raise InvalidInputError(f"mode={self.mode!r}; use 'crop' or 'squash'")
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+        numbers = (*self.mean, *self.std)
+        finite = all(isinstance(one, int | float) and math.isfinite(one) for one in numbers)
+        if len(self.mean) != 3 or len(self.std) != 3 or not finite or min(self.std) <= 0:
             raise InvalidInputError(
                 f"mean={self.mean!r}, std={self.std!r}: pass three numbers each, and no std of 0 or less"
             )
@@ -135,6 +138,39 @@ class Preprocessing:
         featbank.errors.UnknownNameError: unknown transform 'sqash'; known: 'squash', 'weights', 'contrast'
         """
         return self if transform is None else _TRANSFORMS.get(transform)(self)
+
+    def with_numbers(
+        self,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        interpolation: str | None = None,
+    ) -> Preprocessing:
+        """Return the same with other numbers, those that weights of one's own were trained with.
+
+        Parameters
+        ----------
+        mean, std : sequence of 3 floats, optional
+            For pixels in 0..1.
+        interpolation : {"bilinear", "bicubic"}, optional
+
+        Raises
+        ------
+        InvalidInputError
+            If they are none, or each image is normalised by its own mean and standard deviation.
+
+        Examples
+        --------
+        >>> Preprocessing(224, 256).with_numbers(mean=[0.5] * 3, std=[0.5] * 3).mean
+        (0.5, 0.5, 0.5)
+        """
+        if self.contrast and (mean is not None or std is not None):
+            raise InvalidInputError(
+                "transform='contrast' normalises each image by its own numbers, and mean and std are for all "
+                "images; leave one of them out"
+            )
+        given = {"mean": mean, "std": std, "interpolation": interpolation}
+        changes: dict[str, Any] = {name: one for name, one in given.items() if one is not None}
+        return replace(self, **changes)
 
     def apply_geometry(self, image: Image.Image) -> np.ndarray:
         """Resize and crop: the same pixels that torchvision's ``ImageClassification`` takes of a PIL image.

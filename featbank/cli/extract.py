@@ -98,6 +98,18 @@ def extract(
         int | None, typer.Option(help="Side of the input in pixels, instead of the weights' own.")
     ] = None,
     transform: Annotated[str | None, typer.Option(help="weights (their own), squash, or contrast.")] = None,
+    mean: Annotated[
+        str | None,
+        typer.Option(
+            metavar="R,G,B",
+            help="What weights of your own were trained with, for pixels in 0..1: 0.5,0.5,0.5.",
+        ),
+    ] = None,
+    std: Annotated[str | None, typer.Option(metavar="R,G,B", help="Likewise.")] = None,
+    interpolation: Annotated[
+        str | None,
+        typer.Option(help="How images are resized: bilinear or bicubic; by default as the weights."),
+    ] = None,
     precision: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     compile: Annotated[
         str,
@@ -155,7 +167,10 @@ def extract(
     from featbank.extraction import ExtractionSettings, estimate, plan, push
 
     asked = {one.name: given[one.name] for one in fields(ExtractionSettings) if one.name in given}
-    settings = ExtractionSettings(**{**asked, "cuts": split_commas(cut), "views": split_commas(view)})
+    numbers = {"mean": _three("--mean", mean), "std": _three("--std", std)}
+    settings = ExtractionSettings(
+        **{**asked, **numbers, "cuts": split_commas(cut), "views": split_commas(view)}
+    )
     if images is not None:
         if not dry_run:
             raise InvalidInputError(
@@ -176,6 +191,19 @@ def extract(
         _print_result(result)
     if strict and result.quarantined:
         raise typer.Exit(1)
+
+
+def _three(option: str, text: str | None) -> tuple[float, ...] | None:
+    """Return three numbers; one stands for all channels."""
+    if text is None:
+        return None
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if len(found) not in (1, 3):
+        raise InvalidInputError(f"{option} {text!r} is not three numbers for red, green, blue: 0.5,0.5,0.5")
+    return found * 3 if len(found) == 1 else found
 
 
 def _print_plan(plan: ExtractionPlan, as_json: bool) -> None:

@@ -200,6 +200,9 @@ class Computing:
             weights=settings.weights,
             image_size=settings.image_size,
             transform=settings.transform,
+            mean=settings.mean,
+            std=settings.std,
+            interpolation=settings.interpolation,
             random_state=settings.random_state,
         )
         if preprocessing is not None:

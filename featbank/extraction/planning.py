@@ -434,6 +434,9 @@ def _asked(settings: ExtractionSettings) -> dict[str, Any]:
         "random_state": settings.random_state if weights == "random" else None,
         "image_size": settings.image_size,
         "transform": settings.transform,
+        "mean": None if settings.mean is None else list(settings.mean),
+        "std": None if settings.std is None else list(settings.std),
+        "interpolation": settings.interpolation,
         "versions": _installed(settings.backbone),
     }
 

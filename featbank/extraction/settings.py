@@ -69,6 +69,10 @@ class ExtractionSettings:
         Side of the square input in pixels, instead of what the weights ask for; part of the key.
     transform : str, optional
         Another preprocessing than the weights' own; part of the key.
+    mean, std : sequence of 3 floats, optional
+        What weights of one's own were trained with, per channel, for pixels in 0..1; part of the key.
+    interpolation : {"bilinear", "bicubic"}, optional
+        Likewise.
     precision : {"auto", "float32", "bfloat16", "float16"}, default="auto"
         Arithmetic of the forward pass. ``auto`` takes the fastest the device computes natively (on a card
         bfloat16, then float16) if one batch stays within 2 % (relative L2 error at every cut) of float32.
@@ -150,6 +154,9 @@ class ExtractionSettings:
     group_column: str | None = None
     image_size: int | None = None
     transform: str | None = None
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    interpolation: str | None = None
     precision: str = "auto"
     compile: str = "auto"
     dtype: str = "float16"

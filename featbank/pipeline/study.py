@@ -137,6 +137,9 @@ class BackboneChoice:
     weights: Annotated[str, Strict(), StringConstraints(min_length=1)] | None = None
     image_size: Annotated[int, Strict(), Ge(1), Le(16_384)] | None = None
     transform: Annotated[Name, one_of(TRANSFORMS)] | None = None
+    mean: Annotated[tuple[Number, ...], Len(3, 3)] | None = None
+    std: Annotated[tuple[Positive, ...], Len(3, 3)] | None = None
+    interpolation: Annotated[Name, one_of(("bilinear", "bicubic"))] | None = None
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     dtype: Literal["float16", "float32"] = "float16"
     batch_size: Annotated[int, Strict(), Ge(1), Le(65_536)] | None = None

@@ -142,10 +142,17 @@ def test_digits_are_the_default(call, place):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [["--image-size", 64], ["--transform", "squash"], ["--seed", 1]])
+@pytest.mark.parametrize("options", [["--image-size", 64], ["--transform", "squash"], ["--mean", "0.5"]])
 def test_what_is_part_of_the_key_makes_another_bank(call, place, bank, options):
     assert call(*ONE, "--json").json["bank"] == str(bank)
     assert call(*ONE, *options, "--json").json["bank"] != str(bank)
+
+
+def test_numbers_that_are_none(call, place):
+    done = call(*ONE, "--mean", "0.5,0.5")
+    assert done.code == 2
+    said = "featbank: --mean '0.5,0.5' is not three numbers for red, green, blue: 0.5,0.5,0.5"
+    assert done.err.splitlines() == [said]
 
 
 @pytest.mark.slow

@@ -193,6 +193,21 @@ def test_occlusion(call, place):
     assert warned in done.err.splitlines()
 
 
+@pytest.mark.slow
+def test_class_activation_map(call, place):
+    found = call("show", "cam", "depth", "green/11.png", "--no-occlusion", "--out", "cam.svg", "--json").json
+    assert found["figure"] == "cam.svg"
+    assert (place / "cam.svg").read_text().startswith("<?xml")
+    assert "occlusion" not in found
+    assert found["map"][0] > 1
+    red = call("show", "cam", "depth", "green/11.png", "--no-occlusion", "--class", "red", "--json").json
+    assert red["class"] == "red"
+    assert red["figure"].endswith("-depth/figures/cam.png")
+    wrong = call("show", "cam", "depth", "--class", "rde")
+    assert wrong.code == 2
+    assert wrong.err.splitlines()[-1].startswith("featbank: unknown class 'rde'; known: 'red'")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

@@ -596,6 +596,27 @@ def test_two_folders_of_one_name_do_not_take_over_each_others_bank(
             r"device='gpu' is not a device; use cpu, cuda, cuda:N, mps or auto",
         ),
         ({"transform": "sqash"}, UnknownNameError, r"unknown transform 'sqash'; known: 'squash'"),
+        (
+            {"mean": (0.5, 0.5)},
+            InvalidInputError,
+            r"^mean=\(0\.5, 0\.5\), std=.*: pass three numbers each, and",
+        ),
+        (
+            {"std": (1.0, 0.0, 1.0)},
+            InvalidInputError,
+            r"std=\(1\.0, 0\.0, 1\.0\): pass three numbers each, and",
+        ),
+        ({"mean": (float("nan"),) * 3}, InvalidInputError, r"^mean=\(nan, nan, nan\), std=.*: pass three"),
+        (
+            {"interpolation": "cubic"},
+            InvalidInputError,
+            r"^interpolation='cubic'; use 'bilinear' or 'bicubic'$",
+        ),
+        (
+            {"mean": (0.5,) * 3, "transform": "contrast"},
+            InvalidInputError,
+            r"^transform='contrast' normalises each image by its own numbers, and mean and std are for all",
+        ),
     ],
 )
 def test_wrong_input(
@@ -617,9 +638,18 @@ def test_image_size_and_transform_are_part_of_the_key(photo_folder: Folder, tmp_
             {"transform": "squash"},
             {"transform": "contrast"},
             {"random_state": 1},
+            {"mean": (0.5, 0.5, 0.5)},
+            {"std": (0.5, 0.5, 0.5)},
+            {"interpolation": "bicubic"},
         )
     }
-    assert len(banks) == 5
+    assert len(banks) == 8
+    own = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
+    first = run(data, cache, cuts=("fc7",), **own)
+    second = run(data, cache, cuts=("fc7",), **own)
+    assert (second.bank, second.pushed) == (first.bank, 0)
+    key = Bank.open(first.bank).key
+    assert {name: key.transform[name] for name in own} == own
 
 
 def test_a_cache_that_cannot_be_written(photo_folder: Folder, tmp_path: Path) -> None:
