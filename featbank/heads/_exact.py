@@ -756,6 +756,8 @@ def _round_rows(A: Any, n_columns: int) -> _RoundedRows | None:
     least = MIN_ROUNDED if "torch" in sys.modules else MIN_IMPORTED
     if not isinstance(A, np.ndarray) or A.size > MAX_ROUNDED or A.size * n_columns < least:
         return None
+    if len(A) * n_columns > MAX_TOGETHER:  # all logits would be held several times
+        return None
     return _RoundedRows(A) if _multiplies_rounded() else None
 
 
