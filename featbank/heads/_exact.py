@@ -8,6 +8,9 @@ one. Newton's equations are solved by conjugate gradients in float32, as far as 
 gradient is summed in float64, and of products in float64 where the rows are few. Once the passes have cost
 what the products of the columns with each other do, these are made, and their Cholesky factors precondition.
 
+Before, and where it suffices, steps are those of L-BFGS. Steps may be of rows rounded to bfloat16, which only
+costs more of them: what is accepted as the optimum was looked at with the rows themselves.
+
 Rows much fewer than their columns are first expressed in orthonormal coordinates of their span.
 """
 
@@ -755,6 +758,8 @@ def _round_rows(A: Any, n_columns: int) -> _RoundedRows | None:
     """Return the rows rounded, where the processor multiplies such faster and there are enough of them."""
     least = MIN_ROUNDED if "torch" in sys.modules else MIN_IMPORTED
     if not isinstance(A, np.ndarray) or A.size > MAX_ROUNDED or A.size * n_columns < least:
+        return None
+    if len(A) * n_columns > MAX_TOGETHER:  # all logits would be held several times
         return None
     return _RoundedRows(A) if _multiplies_rounded() else None
 

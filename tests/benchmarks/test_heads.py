@@ -48,7 +48,7 @@ CELLS = [
     for k in (2, 10, 100)
     if n >= 2 * k
 ]
-LARGEST = {1e-4: 2**40 if FULL else 2**28, 1e-10: 2**40 if FULL else 2**25}
+LARGEST = {1e-4: 2**40 if FULL else 2**28, 1e-10: 2**40 if FULL else 2**26}
 #: Bytes of float32 rows beyond which a cell is left out.
 LARGEST_CELL = 5e9
 #: What is compared goes by turns, so often or so long.

@@ -47,7 +47,7 @@ import numpy as np
 from featbank.banks import BankKey, BankStore
 from featbank.manifest import Ids, Manifest
 root, n, width, n_classes = sys.argv[1], *map(int, sys.argv[2:5])
-n_test = 4 * n_classes if n_classes > 100 else 1000
+n_test = max(1000, n_classes)
 rows = n + n_test
 labels = (np.arange(rows) % n_classes).astype(np.int32)
 random = np.random.default_rng(0)
