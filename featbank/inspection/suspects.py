@@ -29,6 +29,9 @@ __all__ = ["Odd", "SuspectLabel", "Suspects", "SuspectsDisplay", "TwoLabels", "f
 _PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
 #: Rows whose cosines with all others are held at a time, and how many neighbours say how odd an image is.
 _BLOCK_ROWS, _NEIGHBOURS = 1024, 10
+#: Pairs that are named; the count says how many there are. Over this part of all images, it is not copies
+#: that are alike.
+_MOST_PAIRS, _ALIKE = 100, 0.2
 _COLUMNS = 6
 
 
@@ -91,7 +94,9 @@ class Suspects:
         How many labels are clearly another class's: the head is as sure of that class as it is, on average,
         of the images that bear its label. Of labels flipped at random this finds three in four.
     pairs : tuple of TwoLabels
-        The most alike first.
+        The most alike first, 100 at the most.
+    n_pairs : int
+        How many there are.
     odd : tuple of Odd
         The loneliest first, one in a hundred at the most.
     rows : ndarray of int64, shape (n_rows,)
@@ -104,6 +109,7 @@ class Suspects:
     labels: tuple[SuspectLabel, ...]
     n_wrong: int
     pairs: tuple[TwoLabels, ...]
+    n_pairs: int
     odd: tuple[Odd, ...]
     rows: NDArray[np.int64]
     p_label: NDArray[np.float64]
@@ -111,7 +117,7 @@ class Suspects:
     def __repr__(self) -> str:
         return (
             f"<Suspects of {len(self.rows)} images at {self.cut}: {self.n_wrong} labels clearly wrong, "
-            f"{len(self.pairs)} pairs, {len(self.odd)} odd>"
+            f"{self.n_pairs} pairs, {len(self.odd)} odd>"
         )
 
 
@@ -185,7 +191,7 @@ def find_suspects(
     p_label, likelier = p[at, y], p.argmax(axis=1)
     order = np.argsort(p_label, kind="stable")
     order = order[likelier[order] != y[order]]
-    pairs, near = _neighbours(X, y, cosine)
+    pairs, n_pairs, near = _neighbours(X, y, cosine)
     lonely = np.argsort(near, kind="stable")[: max(1, len(rows) // 100)]
     names = [manifest.classes[code] for code in classes.tolist()]
 
@@ -216,6 +222,7 @@ def find_suspects(
             )
             for value, one, other in pairs
         ),
+        n_pairs,
         tuple(Odd(int(rows[one]), name(one), names[y[one]], float(near[one])) for one in lonely.tolist()),
         rows,
         p_label,
@@ -274,24 +281,29 @@ def _confidently_wrong(p: NDArray[np.float64], y: NDArray[np.int64]) -> NDArray[
 
 def _neighbours(
     X: NDArray[np.float32], y: NDArray[np.int64], cosine: float
-) -> tuple[list[tuple[float, int, int]], NDArray[np.float64]]:
-    """Return pairs alike under two labels, and each row's mean cosine with the nearest."""
+) -> tuple[list[tuple[float, int, int]], int, NDArray[np.float64]]:
+    """Return the pairs most alike under two labels, how many there are, and how near each row has others."""
     lengths = np.linalg.norm(X, axis=1, keepdims=True)
     unit = X / np.where(lengths > 0, lengths, np.float32(1))
     k = min(_NEIGHBOURS, len(X) - 1)
     near = np.empty(len(X))
     pairs: list[tuple[float, int, int]] = []
+    n_pairs = 0
     for start in range(0, len(X), _BLOCK_ROWS):
         cosines = unit[start : start + _BLOCK_ROWS] @ unit.T  # (n_block, n_rows)
         here = np.arange(len(cosines))
         cosines[here, start + here] = -np.inf
         near[start + here] = np.partition(cosines, -k, axis=1)[:, -k:].mean(axis=1)
-        one, other = np.nonzero(cosines >= cosine)
-        kept = (start + one < other) & (y[start + one] != y[other])
-        one, other = one[kept], other[kept]
+        alike = (
+            (cosines >= cosine) & (y[start + here, None] != y) & (start + here[:, None] < np.arange(len(X)))
+        )
+        n_pairs += (n_here := int(alike.sum()))
+        if n_here > _MOST_PAIRS:
+            alike &= cosines >= np.partition(cosines[alike], -_MOST_PAIRS)[-_MOST_PAIRS]
+        one, other = np.nonzero(alike)
         values = cosines[one, other].tolist()
         pairs += zip(values, (start + one).tolist(), other.tolist(), strict=True)
-    return sorted(pairs, key=lambda pair: (-pair[0], pair[1:])), near
+    return sorted(pairs, key=lambda pair: (-pair[0], pair[1:]))[:_MOST_PAIRS], n_pairs, near
 
 
 class SuspectsDisplay(Display):
@@ -396,9 +408,11 @@ class SuspectsDisplay(Display):
     def heading(self) -> str:
         """Return how many of each kind there are."""
         found = self.suspects
+        many = found.n_pairs > _ALIKE * len(found.rows)
+        more = "; so many that unrelated images are as alike there: ask for a larger --cosine" if many else ""
         return (
-            f"{found.n_wrong} of {len(found.rows)} labels look clearly wrong, {len(found.pairs)} pairs are "
-            f"alike under two labels (by {found.cut})"
+            f"{found.n_wrong} of {len(found.rows)} labels look clearly wrong, {found.n_pairs:,} pairs are "
+            f"alike under two labels (by {found.cut}{more})"
         )
 
     def facts(self) -> dict[str, Any]:
@@ -409,6 +423,7 @@ class SuspectsDisplay(Display):
             "of": len(found.rows),
             "wrong": found.n_wrong,
             "labels": [asdict(one) for one in found.labels],
+            "n_pairs": found.n_pairs,
             "pairs": [asdict(one) for one in found.pairs],
             "odd": [asdict(one) for one in found.odd],
             "shown": [row for row, _ in self.shown],

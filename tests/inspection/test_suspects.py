@@ -77,7 +77,8 @@ def test_flipped_labels_come_first_with_their_true_class(seed):
 
 def test_a_clean_bank_is_left_in_peace():
     found = find_suspects(bank_of())
-    assert (len(found.labels), found.n_wrong, found.pairs) == (0, 0, ())
+    assert (len(found.labels), found.n_wrong) == (0, 0)
+    assert (found.pairs, found.n_pairs) == ((), 0)
 
 
 def test_copies_do_not_vouch_for_each_other():
@@ -100,6 +101,13 @@ def test_pairs_under_two_labels_and_odd_images():
     assert (pair.rows, pair.labels) == ((7, 8), ("bee", "ant"))
     assert pair.cosine == pytest.approx(1)
     assert [one.row for one in found.odd] == [150]
+
+
+def test_where_unrelated_images_are_alike_it_is_said():
+    found = find_suspects(bank_of(), cosine=1e-6)
+    assert len(found.pairs) == 100 < found.n_pairs
+    assert found.pairs[0].cosine == max(one.cosine for one in found.pairs) > 0
+    assert "unrelated images are as alike there" in SuspectsDisplay(found, [], []).heading()
 
 
 def test_rows_without_label_or_image_are_left_out():
