@@ -176,10 +176,10 @@ def run_study(
     check_weights(groups)
     trainings = plan_trainings(found, weights=weights, only=only)
     trained_on: list[Opened] = []
-    for place, one in enumerate(trainings):
-        same = next((at for at, other in enumerate(trainings[:place]) if other.data == one.data), None)
+    for place, training in enumerate(trainings):
+        same = [at for at in range(place) if trainings[at].data == training.data]
         trained_on.append(
-            open_images(one, data=data, limit=limit, download=download) if same is None else trained_on[same]
+            trained_on[same[0]] if same else open_images(training, data=data, limit=limit, download=download)
         )
     tell = say or (lambda _: None)
     tell(found.title)

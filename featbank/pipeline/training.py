@@ -58,8 +58,10 @@ class TrainingRun:
                 values = [one.scores[named] for one in self.results if named in one.scores]
                 if values and (not prefix or not metric.startswith("val_")):
                     mean, low, high = mean_interval(values)
-                    ends = (None, None) if math.isnan(low) else (low, high)  # too few seeds for an interval
-                    scores[metric] = Score(mean, *ends, min(values), max(values))
+                    known = not math.isnan(low)  # else there are too few seeds for an interval
+                    scores[metric] = Score(
+                        mean, low if known else None, high if known else None, min(values), max(values)
+                    )
             if scores:
                 found.append(
                     StudyPoint(

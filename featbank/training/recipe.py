@@ -32,7 +32,9 @@ class Recipe:
     batch_size : int, default=128
         Images per step; what is left over at the end of an epoch is a smaller step.
     optimizer : {"sgd", "adam", "adamw"}, default="sgd"
-        SGD has Nesterov momentum 0.9.
+        With `momentum` the first is Nesterov's.
+    momentum : float, default=0.9
+        Of ``"sgd"``; 0 for none.
     lr : float, default=0.1
         Highest learning rate.
     lr_schedule : {"cosine", "inverse-time", "step", "constant"}, default="cosine"
@@ -82,6 +84,7 @@ class Recipe:
     epochs: int = 45
     batch_size: int = 128
     optimizer: str = "sgd"
+    momentum: float = 0.9
     lr: float = 0.1
     lr_schedule: str = "cosine"
     lr_schedule_epochs: float = 10.0
@@ -127,7 +130,7 @@ class Recipe:
         ]
         faults += [
             f"{name}={getattr(self, name)!r} must be from 0 to below 1"
-            for name in ("label_smoothing", "shift", "zoom_out", "channel_shift")
+            for name in ("label_smoothing", "momentum", "shift", "zoom_out", "channel_shift")
             if not 0 <= getattr(self, name) < 1
         ]
         if not 0 <= self.averaged_epochs <= self.epochs:
@@ -182,8 +185,8 @@ _ADAM = Recipe(
     cutout=0,
     batch_size=256,
 )
-_FOOD = replace(_ADAM, epochs=60, batch_size=64, flip=False, crop_padding=0, lr_schedule="constant")
-_IMP1 = replace(_ADAM, epochs=60, batch_size=128, flip=False, crop_padding=0, weight_decay=2e-4)
+_FOOD = replace(_ADAM, epochs=45, batch_size=64, flip=False, crop_padding=0, lr_schedule="constant")
+_IMP1 = replace(_ADAM, epochs=80, batch_size=128, flip=False, crop_padding=0, weight_decay=2e-4)
 
 #: Recipe of each network of `featbank.backbones.own_networks.NETWORKS`, and of backbones trained further.
 RECIPES: dict[str, Recipe] = {
@@ -191,14 +194,14 @@ RECIPES: dict[str, Recipe] = {
     "fine-tuning": replace(_ADAM, epochs=10, batch_size=32, lr=1e-4, crop_padding=0),
     "minivgg": Recipe(),
     "own_net": _ADAM,
-    "alexnet_small": _ADAM,
-    "googlenet_part": _ADAM,
+    "alexnet_small": replace(_ADAM, epochs=40),
+    "googlenet_part": replace(_ADAM, epochs=40),
     "food_baseline": _FOOD,
     "food_custom": replace(_FOOD, lr=0.95e-3, flip=True),
     "base": replace(_ADAM, epochs=20, batch_size=128, flip=False, crop_padding=0),
     "imp1": _IMP1,
     "imp2": replace(
-        _IMP1, epochs=160, flip=True, rotation=20.0, shift=0.1, zoom_out=0.3, zoom_in=0.2, channel_shift=0.2
+        _IMP1, epochs=120, flip=True, rotation=20.0, shift=0.1, zoom_out=0.3, zoom_in=0.2, channel_shift=0.2
     ),
 }
 

@@ -286,7 +286,8 @@ class _Trainer:
         fused = device.type == "cuda"
         self.optimizer: torch.optim.Optimizer
         if recipe.optimizer == "sgd":
-            self.optimizer = torch.optim.SGD(groups, recipe.lr, momentum=0.9, nesterov=True, fused=fused)
+            momentum, nesterov = recipe.momentum, recipe.momentum > 0
+            self.optimizer = torch.optim.SGD(groups, recipe.lr, momentum, nesterov=nesterov, fused=fused)
         else:
             kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
             self.optimizer = kind(groups, recipe.lr, fused=fused)
