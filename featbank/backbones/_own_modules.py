@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from featbank.backbones.own_networks import ConvNetPlan, InceptionPlan, MiniVGGPlan
+if TYPE_CHECKING:
+    from featbank.backbones.own_networks import ConvNetPlan, InceptionPlan, MiniVGGPlan
 
 __all__ = ["ConvNet", "InceptionNet", "MiniVGG"]
 

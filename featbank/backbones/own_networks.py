@@ -265,10 +265,10 @@ def network_plan(name: str, params: Mapping[str, Any] | None = None) -> NetworkP
     --------
     >>> network_plan("own_net", {"kernels": [5, 5, 3]}).kernels
     (5, 5, 3)
-    >>> network_plan("alexnet_small", {"image_size": 2})
+    >>> network_plan("own_net", {"image_size": 2})
     Traceback (most recent call last):
         ...
-    featbank.errors.InvalidInputError: image_size=2 is too small for 'alexnet_small': ...; use at least 3
+    featbank.errors.InvalidInputError: image_size=2 is too small for 'own_net': ...; use at least 8
     """
     if name not in NETWORKS:
         raise UnknownNameError(f"unknown network {name!r}; known: {nearest(str(name), list(NETWORKS))}")

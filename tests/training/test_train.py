@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 
 from featbank.backbones import get_spec, load_backbone, truncate
 from featbank.backbones.own_networks import NETWORKS
+from featbank.banks import Bank
 from featbank.errors import (
     DatasetError,
     InvalidInputError,
@@ -88,7 +89,10 @@ def test_what_was_trained_is_a_backbone(trained: Train, how: str) -> None:
 @pytest.mark.slow
 def test_a_bank_of_what_was_trained_classifies_as_the_network_did(trained: Train, data: Path) -> None:
     result = trained(recipe={**QUICK, "epochs": 12})
-    bank = extract(data, backbone=result.folder, cuts=["conv3", "logits"], split="6,2,2", precision="float32")
+    pushed = extract(
+        data, backbone=result.folder, cuts=["conv3", "logits"], split="6,2,2", precision="float32"
+    )
+    bank = Bank.open(pushed.bank)
     rows = bank.manifest.rows("test")
     taken_for = bank["logits"][rows].argmax(1)
     assert (taken_for == bank.manifest.labels[rows]).mean() == pytest.approx(result.scores["test_top1"])
