@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from featbank.backbones._family import FAMILIES, OWN_FAMILIES, Family, Published, family_of, get_spec
 from featbank.backbones._spec import OF_A_MODULE, BackboneSpec, Cut
-from featbank.backbones._trained import NETWORK_FILE, write_network
 from featbank.backbones.catalogue import CutRow, cut_table, names
 from featbank.backbones.preprocessing import TRANSFORMS, Preprocessing
 
 if TYPE_CHECKING:
+    from featbank.backbones._trained import NETWORK_FILE, write_network
     from featbank.backbones.loading import Backbone, load_backbone
     from featbank.backbones.network import TruncatedNetwork, largest_activation, truncate
 
@@ -47,6 +47,8 @@ _LAZY = {
     "TruncatedNetwork": "network",
     "largest_activation": "network",
     "truncate": "network",
+    "NETWORK_FILE": "_trained",
+    "write_network": "_trained",
 }
 
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from featbank._cache import networks_folder
 from featbank._registry import Registry, nearest
 from featbank.backbones._spec import BackboneSpec
 from featbank.backbones.preprocessing import Preprocessing
@@ -226,7 +225,11 @@ def _split(name: str) -> tuple[str, str]:
 
 
 def _is_trained(name: str) -> bool:
-    """Say whether a name without a family is a network of ``featbank train``: its file, its folder or run."""
+    """Say whether a name without a family is a network of ``featbank train``: its file, folder or name."""
+    if any(name in FAMILIES.get(one).names() for one in OWN_FAMILIES):
+        return False
+    from featbank._cache import networks_folder  # numpy, which tables do without
+
     if os.sep in name or name.endswith(".safetensors"):
         return True
     try:

@@ -38,6 +38,7 @@ __all__ = [
 
 ACTIVATIONS = ("relu", "leaky_relu", "elu")
 INITIALISATIONS = ("xavier", "kaiming", "normal", "default")
+_MOST_LAYERS = 200
 _POOLINGS = ("max", "avg")
 _NORMALISED = ("all", "convolutions", "none")
 
@@ -286,6 +287,9 @@ def network_plan(name: str, params: Mapping[str, Any] | None = None) -> NetworkP
     for key in ("widths", "kernels", "hidden"):
         if min(getattr(plan, key, ()), default=1) < 1:
             found.append(f"{key}={getattr(plan, key)!r} must be at least 1")
+    for key in ("widths", "hidden", "blocks"):
+        if len(getattr(plan, key, ())) > _MOST_LAYERS:
+            found.append(f"{key} has more than {_MOST_LAYERS} entries")
     for key in ("conv_dropout", "dropout"):
         value = getattr(plan, key, 0.0)
         if not all(0 <= one < 1 for one in (value if isinstance(value, tuple) else (value,))):

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from featbank.cli._options import CacheDir, Json, Layout, Seed, SkipEmptyClasses
+from featbank.cli._options import CacheDir, Device, Json, Layout, Seed, SkipEmptyClasses
 from featbank.cli._output import human_time, print_json, progress_bar, say
 from featbank.errors import InvalidInputError
 
@@ -79,7 +79,7 @@ def train(
         bool, typer.Option("--train-on-val", help="Train on the validation images too.")
     ] = False,
     random_state: Seed = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N.")] = "cpu",
+    device: Device = None,
     cache_dir: CacheDir = None,
     as_json: Json = False,
 ) -> None:

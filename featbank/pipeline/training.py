@@ -128,7 +128,7 @@ def run_training(
             val=written.val,
             blur=written.blur,
             decoded=decoded,
-            device=device or _best_device(),
+            device=device,
             cache_dir=cache_dir,
             say=lambda line: say(f"    {line}"),
             on_step=None if progress is None else lambda done, total: progress("train", done, total),
@@ -141,9 +141,3 @@ def run_training(
         say(f"    {scores}" + (" (trained before)" if result.reused else ""))
         results.append(result)
     return TrainingRun(written, results, opened)
-
-
-def _best_device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"

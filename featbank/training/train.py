@@ -116,7 +116,7 @@ def train(
     train_on_val: bool = False,
     blur: float | None = None,
     decoded: DecodedImages | None = None,
-    device: str = "cpu",
+    device: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     say: Callable[[str], None] | None = None,
     on_step: Callable[[int, int], None] | None = None,
@@ -161,7 +161,8 @@ def train(
         Measure the test images blurred too, by a kernel of their width divided by this.
     decoded : DecodedImages, optional
         Keeps decoded images for the next training.
-    device : str, default="cpu"
+    device : str, optional
+        The best there is by default.
     cache_dir : path, optional
         The cache; else ``$FEATBANK_CACHE``, else ``./cache``.
     say : callable, optional

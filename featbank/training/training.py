@@ -117,7 +117,7 @@ def train_network(
     checkpoint: Path | None = None,
     checkpoint_every_s: float = 10.0,
     identity: Mapping[str, Any] | None = None,
-    device: str = "cpu",
+    device: str | None = None,
     on_step: Callable[[int, int], None] | None = None,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
 ) -> TrainedNetwork:
@@ -153,7 +153,8 @@ def train_network(
         Least seconds between two of them.
     identity : mapping of str to JSON values, optional
         What else a checkpoint must agree with: network, data, classes.
-    device : str, default="cpu"
+    device : str, optional
+        The best there is by default.
     on_step : callable, optional
         Called with (steps done, steps of all epochs); on a card they are counted when they are queued.
     on_epoch : callable, optional
@@ -231,9 +232,10 @@ def train_network(
         )
 
 
-def _device(name: str) -> torch.device:
+def _device(name: str | None) -> torch.device:
     import torch
 
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
