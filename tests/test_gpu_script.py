@@ -110,3 +110,20 @@ def test_without_a_card_the_full_size_is_refused(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert done.stderr.strip() == "no card here; --toy runs every step on the CPU at toy size"
+
+
+@pytest.mark.slow
+def test_networks_are_trained_at_toy_size(tmp_path: Path) -> None:
+    script = [sys.executable, str(SCRIPT / "training.py"), "--toy", "--out", str(tmp_path)]
+    done = subprocess.run(
+        [*script, "--only", "imp1", "--limit-s", "500"],
+        env={**os.environ, "PYTHONPATH": str(SCRIPT.parents[1]), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (line,) = read(tmp_path / "results.jsonl")
+    assert (line["job"], line["state"], line["epochs_done"]) == ("imp1", "done", 2), line
+    assert {"val_top1", "test_top5", "blurred_top1"} <= set(line["scores"])  # type: ignore[call-overload]
+    assert (tmp_path / "imp1.safetensors").is_file()

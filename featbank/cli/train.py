@@ -34,8 +34,9 @@ def train(
         str | None, typer.Option(metavar="NAME|FILE", help="The backbone's, as for extract.")
     ] = None,
     unfreeze: Annotated[
-        str, typer.Option(help="Which of its layers move: every:N, N (the last N), none, all.")
-    ] = "all",
+        str | None,
+        typer.Option(help="Which of its layers move: every:N, N (the last N), none, all (the default)."),
+    ] = None,
     recipe: Annotated[
         list[str] | None,
         typer.Option(

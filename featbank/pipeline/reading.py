@@ -216,7 +216,7 @@ def _study(path: Path, values: dict[str, Any], faults: dict[str, None]) -> Study
         known or trainings
     ):  # whose curves there are is not known: their own faults are enough
         return None
-    for fault in _idle(file, listed, known):
+    for fault in _idle(file, listed, trained, whole):
         _add(faults, fault)
     published = file.published or _Published("none")
     figures = [_figure(one, n, whole, faults) for n, one in enumerate(published.figures, 1)]
@@ -281,20 +281,24 @@ def _training(
     return found
 
 
-def _idle(file: _File, listed: list[Any], known: list[Experiment]) -> Iterator[str]:
+def _idle(
+    file: _File, listed: list[Any], trained: list[Any], whole: list[Experiment | Training]
+) -> Iterator[str]:
     """Name what is written and changes nothing: whoever wrote it believes that it does."""
     if file.published is None:
         if file.differs:
             yield "differs does nothing without [published]: it says where a study departs from that"
-        if any(one.data.n_classes_published for one in known):
+        if any(one.data.n_classes_published for one in whole):
             yield "[data] n_classes_published does nothing without [published]"
     for table in ("data", "test_data", "backbone", "sweep"):
+        readers = [*listed, *trained] if table == "data" else listed
+        because = "every experiment has its own" if readers else "there is no experiment, only trainings"
         for key in getattr(file, table) or ():
-            if all(isinstance(one, dict) and key in (one.get(table) or ()) for one in listed):
-                yield f"[{table}] {key} does nothing: every experiment has its own"
-    for one in known:
+            if all(isinstance(one, dict) and key in (one.get(table) or ()) for one in readers):
+                yield f"[{table}] {key} does nothing: {because}"
+    for one in whole:
         if one.data.split is not None and one.data.splits and one.data.images_per_class is None:
-            yield f"experiment {one.name!r}: data splits does nothing beside data split, which replaces them"
+            yield f"{one.name!r}: data splits does nothing beside data split, which replaces them"
 
 
 def _experiment(

@@ -218,7 +218,7 @@ class Training:
     recipe: Mapping[str, Any] = field(default_factory=dict)
     backbone: Annotated[Name, by(get_spec)] | None = None
     weights: Text | None = None
-    unfreeze: Text = "all"
+    unfreeze: Text | None = None
     image_size: Annotated[int, Strict(), Ge(1), Le(16_384)] | None = None
     val: Annotated[float, Strict(), Gt(0), Lt(1)] | None = None
     blur: Positive | None = None
@@ -228,7 +228,7 @@ class Training:
     @property
     def subject(self) -> str:
         """What is trained."""
-        return self.network or f"{self.backbone}, {self.unfreeze}"
+        return self.network or f"{self.backbone}, {self.unfreeze or 'all'}"
 
     @property
     def test_data(self) -> None:

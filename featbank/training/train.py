@@ -102,7 +102,7 @@ def train(
     params: Mapping[str, Any] | None = None,
     backbone: str | None = None,
     weights: str | os.PathLike[str] | None = None,
-    unfreeze: str = "all",
+    unfreeze: str | None = None,
     recipe: Recipe | Mapping[str, Any] | None = None,
     image_size: int | None = None,
     initial_weights: str | os.PathLike[str] | None = None,
@@ -137,9 +137,9 @@ def train(
         layer, every epoch with all images through all of it.
     weights : str or path, optional
         The backbone's, see `featbank.load_backbone`.
-    unfreeze : str, default="all"
+    unfreeze : str, optional
         Which of the backbone's layers with weights move besides the new last one: ``"every:3"`` (the 3rd, the
-        6th, ...), a number of last ones, ``"none"``, ``"all"``.
+        6th, ...), a number of last ones, ``"none"``, ``"all"`` (the default).
     recipe : Recipe or mapping, optional
         How; a mapping changes the recipe that belongs to the network (`RECIPES`).
     image_size : int, optional
@@ -196,7 +196,7 @@ def train(
             f"network={network!r} trains from scratch, backbone={backbone!r} fine-tunes; choose one"
         )
     subject = (
-        _fine_tuned(backbone, weights, unfreeze, image_size, params)
+        _fine_tuned(backbone, weights, "all" if unfreeze is None else unfreeze, image_size, params)
         if backbone is not None
         else _from_scratch(network or "minivgg", params, image_size)
     )
@@ -204,6 +204,8 @@ def train(
         raise InvalidInputError(
             f"weights={weights!r} are a backbone's; a network starts from initial_weights"
         )
+    if backbone is None and unfreeze is not None:
+        raise InvalidInputError(f"unfreeze={unfreeze!r} is for a backbone; name one (--backbone, backbone=)")
     chosen = _recipe(recipe, subject)
     initial = None
     if initial_weights is not None:

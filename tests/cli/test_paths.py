@@ -33,7 +33,7 @@ NEEDED = {
     "runs rm": ["nothing-of-that-name"],
     "cuts": ["minivgg"],
     "bench": ["photos", "-b", "minivgg", "-c", "fc7", "--limit", "8", "--repeats", "1"],
-    "train": ["photos", "--output", "x", "--epochs", "1", "--split", "6,3,3"],
+    "train": ["photos", "--network", "own_net", "--epochs", "1", "--split", "6,3,3"],
     "run": ["mini_digits", "--dry-run"],
     "demo": [],
 }

@@ -182,6 +182,7 @@ def test_classes_other_than_the_checkpoints(trained: Train, data: Path, save_pho
         ({"params": {"widths": "x"}}, InvalidInputError, "widths='x' must be a whole number"),
         ({"image_size": 4}, InvalidInputError, "image_size=4 is too small for 'own_net': .* use at least 8"),
         ({"backbone": "vgg16"}, InvalidInputError, "trains from scratch, backbone='vgg16' fine-tunes"),
+        ({"unfreeze": "3"}, InvalidInputError, "unfreeze='3' is for a backbone; name one"),
         ({"weights": "x.pth"}, InvalidInputError, "weights='x.pth' are a backbone's"),
         ({"val": 1.5}, InvalidInputError, "val=1.5 must be over 0 and below 1"),
     ],
