@@ -392,7 +392,7 @@ def test_all_faults_are_in_one_message(edited):
         load_study(file)
     assert str(caught.value) == (
         f"{str(file)!r} has 3 faults: [backbone] has no key 'wieghts'; known: 'weights', 'name', "
-        "'image_size', 'transform', 'precision' and 2 more; [sweep] repeats = 'two' is not a whole number; "
+        "'image_size', 'transform', 'mean' and 5 more; [sweep] repeats = 'two' is not a whole number; "
         "figures 1: value = nan is not finite"
     )
 
