@@ -33,13 +33,13 @@ _HOMES = {
     "fitting": "FittedRun fit_heads",
     "heads": (
         "LinearSVMClassifier MLPClassifier NearestMeanClassifier NeighborsClassifier RidgeClassifier "
-        "SoftmaxClassifier load_head save_head"
+        "SoftmaxClassifier TailClassifier load_head save_head"
     ),
     "inspection": (
         "ActivationsDisplay DreamDisplay FiltersDisplay MistakesDisplay OcclusionDisplay find_suspects"
     ),
     "metrics": (
-        "Interval PowerLaw balanced_accuracy bootstrap_interval cohen_kappa confusion_matrix "
+        "Interval PowerLaw balanced_accuracy bootstrap_interval cohen_kappa confusion_matrix draws_correlation "
         "expected_calibration_error fit_power_law fit_temperature log_loss macro_f1 mean_interval "
         "most_confused paired_difference per_class_accuracy roc_auc top_k_accuracy top_k_hits"
     ),
@@ -88,6 +88,7 @@ if TYPE_CHECKING:
     from featbank.heads import NeighborsClassifier as NeighborsClassifier
     from featbank.heads import RidgeClassifier as RidgeClassifier
     from featbank.heads import SoftmaxClassifier as SoftmaxClassifier
+    from featbank.heads import TailClassifier as TailClassifier
     from featbank.heads import load_head as load_head
     from featbank.heads import save_head as save_head
     from featbank.inspection import ActivationsDisplay as ActivationsDisplay
@@ -102,6 +103,7 @@ if TYPE_CHECKING:
     from featbank.metrics import bootstrap_interval as bootstrap_interval
     from featbank.metrics import cohen_kappa as cohen_kappa
     from featbank.metrics import confusion_matrix as confusion_matrix
+    from featbank.metrics import draws_correlation as draws_correlation
     from featbank.metrics import expected_calibration_error as expected_calibration_error
     from featbank.metrics import fit_power_law as fit_power_law
     from featbank.metrics import fit_temperature as fit_temperature

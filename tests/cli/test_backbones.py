@@ -27,7 +27,8 @@ def test_cuts(call):
     assert done.code == 0
     (line,) = [line for line in done.out.splitlines() if line.startswith("block4_pool ")]
     assert line.split() == [
-        *("block4_pool", "pool4,", "conv-4", "features.23", "512x14x14", "100352", "14", "G", "201", "kB")
+        *("block4_pool", "pool4,", "conv-4", "features.23", "512x14x14", "100352", "14", "G", "201", "kB"),
+        *("gap", "gmp", "gem3", "1.02", "kB,", "grid2", "4.1", "kB"),
     ]
     assert done.out.rstrip().endswith("from logits")
     found = call("cuts", "vgg16", "--json").json

@@ -287,11 +287,11 @@ def test_near_identical_images_are_looked_for(call, place):
         (["--C", 2, "--head", "softmax,mlp"], "--C is for --head logreg, svm, got --head softmax, mlp"),
         (
             ["--patience", 2, "--head", "ncm"],
-            "--patience is for --head softmax, mlp, got --head ncm",
+            "--patience is for --head softmax, mlp, tail, got --head ncm",
         ),
         (
             ["--head", "sofmax"],
-            "unknown head 'sofmax'; known: 'softmax', 'svm', 'mlp', 'logreg', 'ncm' and 2 more",
+            "unknown head 'sofmax'; known: 'softmax', 'svm', 'mlp', 'logreg', 'ncm' and 3 more",
         ),
         (["--temperature", "1,x"], "--temperature '1,x' is not a list of numbers such as 0.5,1,2"),
         (
