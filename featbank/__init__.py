@@ -40,8 +40,9 @@ _HOMES = {
     ),
     "metrics": (
         "Interval PowerLaw balanced_accuracy bootstrap_interval cohen_kappa confusion_matrix "
-        "draws_correlation expected_calibration_error fit_power_law fit_temperature log_loss macro_f1 mean_interval "
-        "most_confused paired_difference per_class_accuracy roc_auc top_k_accuracy top_k_hits"
+        "draws_correlation expected_calibration_error fit_power_law fit_temperature log_loss macro_f1 "
+        "mean_interval most_confused paired_difference per_class_accuracy roc_auc top_k_accuracy "
+        "top_k_hits"
     ),
     "pipeline": "Study StudyResult load_study run_study",
     "plots": (

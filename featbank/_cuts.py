@@ -299,7 +299,10 @@ def pool(features: Any, layout: Layout, pooling: str, xp: Any) -> Any:
         return xp.amax(features, places)
     n = int(pooling[-1])
     if pooling.startswith("gem"):
-        return (xp.clip(features, _GEM_LEAST, None) ** n).mean(places) ** (1 / n)
+        positive = xp.clip(features, _GEM_LEAST, None)
+        most = xp.amax(positive, places)  # (n_samples, channels); powers of parts of it do not overflow
+        parts = positive / (most[:, None, None, :] if layout.axes == "HWC" else most[:, :, None, None])
+        return (parts**n).mean(places) ** (1 / n) * most
     side = features.shape[places[0]]
     bounds = [slice(at * side // n, -(-(at + 1) * side // n)) for at in range(n)]  # as adaptive pooling does
     parts = [

@@ -312,7 +312,8 @@ def activation_map(
         wanted,
         probability=share,
         cut=where,
-        exact=exact,
+        exact=exact
+        and len(classifier._cuts) == 1,  # with views averaged, it is the image's part of the score
         occlusion=hidden,
         title=title,
     )
@@ -485,10 +486,15 @@ class RunClassifier:
         Raises
         ------
         InvalidInputError
-            If there is no map shortly before the head's cut.
+            If there is no map shortly before the head's cut, or the head is for a view of images.
         """
         import torch
 
+        if CutName.parse(self._cut).view is not None:
+            raise InvalidInputError(
+                f"head {self.entry['name']!r} is for {self._cut!r}, a view of images, so its map is not that "
+                "of the image; name a head of a cut without view"
+            )
         where, layers = map_before(self._backbone, "softmax" if self._temperature is not None else self._cut)
 
         def score(batch: NDArray[np.float32]) -> NDArray[np.float64]:

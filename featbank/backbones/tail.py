@@ -175,13 +175,17 @@ def cut_tail(backbone: Backbone, cut: str) -> Tail:
     ((128, 4, 4), 256, ['classifier.3.weight', 'classifier.3.bias'])
     """
     spec = backbone.spec
-    name, pooled, _ = cut.partition(":")
-    if pooled:
+    name = CutName.parse(cut)
+    if name.n_last is not None:
         raise InvalidInputError(
-            f"cut {cut!r} is pooled, and the layers behind {name!r} take what it was pooled from: extract "
-            f"--cut {name} and fit the tail on it, or take another head"
+            f"cut {cut!r} joins several blocks, and a tail begins at one; take --cut of one"
         )
-    found = spec.cut(name.partition("@")[0])  # a view of an image goes the same way
+    if name.pooling is not None:
+        raise InvalidInputError(
+            f"cut {cut!r} is pooled, and the layers behind {name.base!r} take what it was pooled from: "
+            f"extract --cut {name.base} and fit the tail on it, or take another head"
+        )
+    found = spec.cut(name.base)  # a view of an image goes the same way
     if "logits" not in spec.cut_names:
         raise InvalidInputError(f"{spec.name!r} gives no logits, so no tail leads there; take another head")
     nothing = InvalidInputError(
@@ -295,6 +299,10 @@ def map_before(backbone: Backbone, cut: str) -> tuple[str, nn.Module]:
     """
     spec = backbone.spec
     name = CutName.parse(cut)
+    if name.n_last is not None:
+        raise InvalidInputError(
+            f"cut {cut!r} joins several blocks, and is no mean of one map; take another head"
+        )
     found = spec.cut(name.base)
     if name.pooling is not None and (name.pooling != "gap" or not _is_map(found)):
         raise InvalidInputError(f"cut {cut!r} is no map and no mean of one; take --head of another cut")

@@ -44,7 +44,7 @@ _MOST_DIMENSIONS, _MOST_SIDE = 8, 1 << 48
 _LONGEST_ATTRIBUTE = 60_000
 _LINE = re.compile(rb"featbank ([1-9]\d{0,5}) (\d{1,7}) ([0-9a-f]{64})\n")
 _DTYPE = re.compile(r"<f2|<f4|<i4|<i8|\|u1|\|S[1-9]\d{0,4}")
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,99}(/[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,99}){0,3}")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@+-]{0,99}(/[A-Za-z0-9_][A-Za-z0-9_.:@+-]{0,99}){0,3}")
 #: How files of featbank began before.
 _FORMAT_1 = (b"\x89HDF\r\n\x1a\n", b"featbank manifest;")
 

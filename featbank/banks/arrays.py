@@ -700,7 +700,7 @@ class StoredFeatures(ABC):
                 if CutName.parse(one).view == name.view
             }
             # a block may be stored whole, or as this pooling alone
-            bases = {CutName.parse(one).base: layout for one, layout in layouts.items()}
+            bases = {CutName.parse(one).base: layout for one, layout in layouts.items() if layout}
             blocks = last_blocks(bases, name.n_last)
             if blocks is None:
                 return None

@@ -210,6 +210,7 @@ class Pushing:
         """Store every row that can be had, and settle what became of each."""
         work = self._work
         self._store()
+        bank = work.missing.bank
         for cut, writer in work.missing.writers.items():
             if work.missing.shards[cut] or not writer.finished:
                 # of the rows the bank has now, which may be another's
@@ -217,7 +218,9 @@ class Pushing:
                 clipped = tell_clipped(Bank.open(work.path, check="size"), cut) if clip else {}
                 told = {**tell_makers(writer), **clipped}
                 writer.finish(partial(cut_facts, work, cut, self._token, told))
-        bank = work.missing.bank
+            elif not (layout := tell_layout(work, cut)).items() <= bank.facts(cut).items():
+                # from before it was recorded
+                writer.finish({**bank.facts(cut), **layout})
         quarantined = settle_quarantine(bank, self.bad, work.need_computing)
         bank.touch()
         work.digests.save()
@@ -346,7 +349,6 @@ def cut_facts(
     if cut not in work.cuts:
         return dict(before)
     key, writer = work.missing.bank.key, work.missing.writers[cut]
-    layout = get_spec(work.settings.backbone).cut(CutName.parse(cut).seen).layout
     return {
         "precision": key.precision,
         "precision_error": work.errors.get(cut, before.get("precision_error")),
@@ -354,10 +356,15 @@ def cut_facts(
         "duration_s": round(before.get("duration_s", 0.0) + time.perf_counter() - work.started, 3),
         # equal for cuts that came from the same passes, all of them
         "passes": sha256(f"{before.get('passes', '')} {token}".encode())[:16],
-        # what a bank has to know to pool it when it is read
-        **({} if layout is None else layout.to_dict()),
+        **tell_layout(work, cut),
         **told,
     }
+
+
+def tell_layout(work: Planned, cut: str) -> dict[str, Any]:
+    """Say what a bank has to know of a cut to pool it when it is read."""
+    layout = get_spec(work.settings.backbone).cut(CutName.parse(cut).seen).layout
+    return {} if layout is None else layout.to_dict()
 
 
 def tell_makers(writer: CutWriter) -> dict[str, str]:

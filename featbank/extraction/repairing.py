@@ -34,7 +34,7 @@ from featbank.extraction.forward import choose_devices
 from featbank.extraction.jpeg_decoder import decode_of
 from featbank.extraction.missing import Missing
 from featbank.extraction.planning import Planned
-from featbank.extraction.pushing import Pushing, settle_quarantine, tell_clipped, tell_makers
+from featbank.extraction.pushing import Pushing, settle_quarantine, tell_clipped, tell_layout, tell_makers
 from featbank.extraction.settings import CLIPPED, ExtractionSettings, stored_dtype
 from featbank.manifest import RowStatus, printable, short_repr
 
@@ -288,7 +288,8 @@ def _finish(work: Planned, cut: str) -> None:
     if not writer.missing():
         precision = bank.key.precision
         proved = {"precision_error": 0.0} if precision == "float32" else {}
-        writer.finish({"precision": precision, **proved, **tell_makers(writer), **tell_clipped(bank, cut)})
+        told = {**tell_layout(work, cut), **tell_makers(writer), **tell_clipped(bank, cut)}
+        writer.finish({"precision": precision, **proved, **told})
 
 
 def _check_images(bank: Bank, report: VerifyReport, dataset: Dataset) -> None:

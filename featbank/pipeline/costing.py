@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from featbank._cuts import SOFTMAX, CutName
 from featbank.pipeline._extracting import plan_bank
 from featbank.pipeline.opening import open_images
 from featbank.pipeline.planning import plan_experiments
@@ -75,7 +76,8 @@ def study_costs(
         for one in group.experiments:
             sweep = one.run.sweep
             curves = len(sweep.heads) * sum(
-                len(sweep.temperatures or (1.0,)) if cut == "softmax" else 1 for cut in sweep.cuts
+                len(sweep.temperatures or (1.0,)) if CutName.parse(cut).base == SOFTMAX else 1
+                for cut in sweep.cuts
             )
             fits += curves * len(parse_sizes(sweep.samples_per_class)) * sweep.repeats
         costs.append(ExperimentCost(tuple(one.written.name for one in group.experiments), plan, fits))

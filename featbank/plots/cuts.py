@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Self
 
+from featbank._cuts import SOFTMAX, CutName
 from featbank.errors import InvalidInputError
 from featbank.manifest import printable
 from featbank.plots.chart import (
@@ -100,7 +101,7 @@ class CutsDisplay(PointsDisplay):
                 "the run has only the cut 'softmax', which has no depth; draw its temperatures instead: "
                 "featbank plot temperature"
             )
-        depth = [cut for cut in run.result().cuts if cut != "softmax"]
+        depth = [cut for cut in run.result().cuts if CutName.parse(cut).base != SOFTMAX]
         return cls(cold, cuts=depth, n_per_class=n_per_class, title=run_title(run))
 
     @classmethod

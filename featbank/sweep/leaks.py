@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featbank._cuts import LOGITS, CutName
 from featbank.datasets.duplicates import (
     NEAR_DUPLICATE_COSINE,
     NearPair,
@@ -123,9 +124,13 @@ def _plain(manifest: Manifest, pair: NearPair) -> dict[str, Any]:
 
 
 def deepest_vector_cut(cuts: Sequence[str], shapes: dict[str, tuple[int, ...]]) -> str:
-    """Return the deepest cut whose features are one vector per image; logits only where there is no other."""
-    vectors = [cut for cut in cuts if len(shapes.get(cut, ())) == 1]
-    inner = [cut for cut in vectors if cut != "logits"]
+    """Return the deepest cut whose features are one vector per image; logits only where there is no other.
+
+    Views are passed over: they are of other images.
+    """
+    seen = [cut for cut in cuts if CutName.parse(cut).view is None]
+    vectors = [cut for cut in seen if len(shapes.get(cut, ())) == 1]
+    inner = [cut for cut in vectors if CutName.parse(cut).base != LOGITS]
     if not vectors:
         raise InvalidInputError(
             "check_leaks needs a cut with one vector per image, which the bank has not got; extract one, "

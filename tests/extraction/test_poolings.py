@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from featbank.backbones import TruncatedNetwork, cut_table
-from featbank.banks import Bank, import_bank, pack
+from featbank.banks import Bank, import_bank, open_archive, pack
 from featbank.errors import InvalidInputError, UnknownNameError
-from featbank.extraction import ExtractionSettings, estimate, extract, plan
+from featbank.extraction import ExtractionSettings, estimate, extract, plan, repair_bank
 
 Folder = Callable[..., Path]
 ARITHMETIC: dict[str, Any] = {"precision": "float32", "compile": "off", "batch_size": 4}
@@ -74,6 +74,33 @@ def test_a_packed_bank_pools_too(photos: Path, tmp_path: Path) -> None:
     other = import_bank(file, BankStore(tmp_path / "other"))
     for one in (Bank.open(other.path), bank):
         np.testing.assert_array_equal(one["block3_pool:gmp"][:], bank["block3_pool:gmp"][:])
+
+
+def test_a_pack_of_a_pooled_view_is_read(photos: Path, tmp_path: Path) -> None:
+    result = extract(photos, cuts=["block3_pool:gap", "fc7"], views=["hflip"], cache_dir=tmp_path, **MINI)
+    bank = Bank.open(result.bank)
+    packed = open_archive(pack(bank, tmp_path / "bank.h5"))
+    assert set(packed.cuts) == {"block3_pool:gap", "block3_pool:gap@hflip", "fc7", "fc7@hflip"}
+    for cut in packed.cuts:
+        np.testing.assert_array_equal(packed[cut][:], bank[cut][:])
+
+
+def test_a_repaired_cut_is_pooled_as_before(photos: Path, tmp_path: Path) -> None:
+    path = extract(photos, cuts=["block3_pool"], cache_dir=tmp_path, **MINI).bank
+    before = Bank.open(path)["block3_pool:gap"][:]
+    (path / "block3_pool" / "cut.json").write_text("{}")
+    assert repair_bank(path).report.ok
+    np.testing.assert_array_equal(Bank.open(path)["block3_pool:gap"][:], before)
+
+
+def test_a_map_stored_before_its_axes_were_recorded_gets_them(photos: Path, tmp_path: Path) -> None:
+    path = extract(photos, cuts=["block3_pool"], cache_dir=tmp_path, **MINI).bank
+    bank = Bank.open(path)
+    facts = {name: one for name, one in bank.facts("block3_pool").items() if name != "axes"}
+    bank.cut_writer("block3_pool", bank["block3_pool"].shape[1:], bank["block3_pool"].dtype).finish(facts)
+    again = extract(photos, cuts=["block3_pool", "block3_pool:gap"], cache_dir=tmp_path, **MINI)
+    assert again.pushed == 0
+    assert Bank.open(path)["block3_pool:gap"].shape == (len(bank), 128)
 
 
 def test_a_pooled_cut_says_beforehand_what_it_takes(tmp_path: Path) -> None:

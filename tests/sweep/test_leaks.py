@@ -106,5 +106,8 @@ def test_the_deepest_vector_is_asked():
     shapes = {"pool5": (512, 7, 7), "fc6": (4096,), "fc7": (4096,), "logits": (1000,)}
     assert deepest_vector_cut(["pool5", "fc6", "fc7", "logits"], shapes) == "fc7"
     assert deepest_vector_cut(["pool5", "logits"], shapes) == "logits"
+    shapes |= {"fc7@hflip": (4096,), "logits@hflip": (1000,), "pool5:gap": (512,)}
+    assert deepest_vector_cut(["fc6", "fc7", "fc7@hflip", "logits", "logits@hflip"], shapes) == "fc7"
+    assert deepest_vector_cut(["pool5:gap", "logits", "logits@hflip"], shapes) == "pool5:gap"
     with pytest.raises(InvalidInputError, match="check_leaks needs a cut with one vector per image"):
         deepest_vector_cut(["pool5"], shapes)
