@@ -146,7 +146,11 @@ in_shard(
 in_shard("that_has_no_numbers", "cannot be taken in", lambda d: d["facts"].pop("max_abs") and None)
 in_shard("of_another_bank", "bank key is", lambda d: d["facts"].update(key="0" * 64))
 in_shard("of_another_cut", "cut is", lambda d: d["facts"].update(cut="../../evil"))
-in_shard("of_another_place", "slots is", lambda d: d["facts"].update(start=4, stop=12))
+in_shard(
+    "of_another_place",
+    "slots is",
+    lambda d: d["facts"].update(start=d["facts"]["start"] + 4, stop=d["facts"]["stop"] + 4),
+)
 in_shard("of_any_number", "which shard it is", lambda d: d["facts"].update(shard=1.0))
 in_shard("of_a_text", "which shard it is", lambda d: d["facts"].update(stop="8"))
 in_shard("of_a_truth", "which shard it is", lambda d: d["facts"].update(shard_rows=True))
