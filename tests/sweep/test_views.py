@@ -118,6 +118,10 @@ def test_views_train_heads_and_probabilities_are_averaged(bank: Bank, head: str)
     found = classifier.probabilities(pixels)
     np.testing.assert_allclose(found[:, estimator.classes_], averaged[:4], rtol=2e-3, atol=2e-3)
     np.testing.assert_array_equal(classifier.labels(pixels), found.argmax(1))
+    # what is pooled when it is read is stored as the map is
+    assert classifier.cut_dtype == "float16"
+    fitted.run.facts["source"]["cut_dtypes"]["block4_pool"] = "float32"
+    assert classifier.cut_dtype == "float32"
 
 
 def test_without_averaging_the_images_themselves_are_scored(bank: Bank) -> None:
