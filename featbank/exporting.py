@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 import featbank
 from featbank._atomic import json_bytes, sha256, write_file
 from featbank._cache import user_path
+from featbank._cuts import CutName
 from featbank.errors import InvalidInputError, MissingPackageError
-from featbank.extraction import split_precision, stored_dtype
+from featbank.extraction import split_precision
 from featbank.manifest import printable
 from featbank.prediction import RunClassifier
 from featbank.runs import Run, open_run
@@ -66,7 +67,7 @@ def export_run(
         The run, its folder, a part of its name, or None for the newest.
     path : path, optional
         The file, replaced if it exists; default: the name of run and head, in the current folder. The card
-        lies beside it, with the suffix ``.json``.
+        lies beside it, as ``FILE.json`` (``pets.onnx.json``).
     format : {"onnx", "exported-program"}, default="onnx"
         For ONNX Runtime and the like (needs the extra ``export`` to write, not to run), or for
         ``torch.export.load``.
@@ -89,8 +90,8 @@ def export_run(
     RunNotFoundError, RunError, MissingWeightsError, WeightsError
         As `predict`.
     InvalidInputError
-        If the format is unknown, the head has no formula to write (``knn``, heads of your own), the network
-        cannot be written, or what was written answers otherwise than `predict`.
+        If the format is unknown, the head has no formula to write (``knn``, heads of your own) or sees views
+        of an image, the network cannot be written, or what was written answers otherwise than `predict`.
     MissingPackageError
         If ``onnxscript`` is not installed.
 
@@ -111,6 +112,13 @@ def export_run(
     file = Path(f"{run.name}-{name}{suffix}") if path is None else user_path(path)
     if file.suffix.lower() != suffix:
         raise InvalidInputError(f"path={printable(str(file))!r} must end in {suffix!r} for format={format!r}")
+    seen = [CutName.parse(cut).view for cut in classifier.cuts]
+    views = ", ".join(view for view in seen if view is not None)
+    if views:
+        raise InvalidInputError(
+            f"head {name!r} sees images at the views {views}, and a file takes them as they are; export a "
+            "head of a run without --average-views, of a cut without @VIEW"
+        )
     module = _module(classifier)
     size = classifier.preprocessing.image_size
     images = np.random.default_rng(0).integers(0, 256, (_CHECKED, size, size, 3), np.uint8)
@@ -140,7 +148,7 @@ def export_run(
         card["check"] = {"n_images": _CHECKED, "largest_difference": difference}
     write_file(file, data)
     card = {"file": file.name, "sha256": sha256(data), "size_bytes": len(data), "format": format, **card}
-    write_file(file.with_suffix(".json"), json_bytes(card))
+    write_file(file.with_name(f"{file.name}.json"), json_bytes(card))
     return {**card, "path": file.absolute()}
 
 
@@ -188,8 +196,7 @@ def _module(classifier: RunClassifier) -> Any:
     run, head, entry = classifier.run, classifier.estimator, classifier.entry
     network = copy.deepcopy(classifier.network()).float()
     (cut,) = network.cuts
-    source = run.source
-    stored = str(source["cut_dtypes"].get(cut) or stored_dtype(cut, source["dtype"]))
+    stored = classifier.cut_dtype
     layers = _layers(classifier)
     mean, scale = head.space_.mean_, head.space_.scale_
     first, bias = layers[0]

@@ -38,7 +38,14 @@ from featbank.errors import (
     UnknownNameError,
     WeightsError,
 )
-from featbank.extraction import Forward, as_stored, choose_device, decode_of, split_precision
+from featbank.extraction import (
+    Forward,
+    as_stored,
+    choose_device,
+    decode_of,
+    split_precision,
+    stored_dtype,
+)
 from featbank.inspection import CamDisplay, OcclusionDisplay, RunImages
 from featbank.manifest import printable, short_repr
 from featbank.runs import Run, open_run
@@ -425,10 +432,7 @@ class RunClassifier:
         averaged = parameters.get("views", ()) if parameters.get("average_views") else ()
         #: What a batch is read at: the cut, and at each view that is averaged over.
         self._cuts = with_views([self._cut], averaged)
-        dtypes = source["cut_dtypes"]
         self._dtype = source["dtype"]
-        # what is pooled when it is read has the type of what it is pooled from
-        self._cut_dtype = dtypes.get(self._cut) or dtypes.get(str(replace(name, pooling=None)))
         self._backbone = loaded = _load(run, weights, backbone, self.preprocessing.image_size, digests)
         if hasattr(self.estimator, "attach"):
             self.estimator.attach(cut_tail(loaded, self._cut))
@@ -453,7 +457,7 @@ class RunClassifier:
 
     def _as_features(self, values: Tensor) -> NDArray[np.float32]:
         # through the stored dtype, as the features the head was fitted on went
-        stored = as_stored(values.float().cpu().numpy(), self._cut, self._dtype, cut_dtype=self._cut_dtype)
+        stored = as_stored(values.float().cpu().numpy(), self._cut, self._dtype, cut_dtype=self.cut_dtype)
         features = stored.reshape(len(stored), -1)
         if self._temperature is None:
             return features
@@ -462,6 +466,20 @@ class RunClassifier:
         # in float64, as a bank derives it from its logits
         probabilities = softmax(features.astype(np.float64) / self._temperature, axis=1)
         return np.asarray(probabilities, dtype=np.float32)
+
+    @property
+    def cuts(self) -> tuple[str, ...]:
+        """What is read of an image: the head's cut, and that at each view which the run averages over."""
+        return tuple(self._cuts)
+
+    @property
+    def cut_dtype(self) -> str:
+        """What the features at the head's cut are stored as, ``"float16"`` or ``"float32"``."""
+        dtypes = self.run.source["cut_dtypes"]
+        # what is pooled when it is read has the type of what it is pooled from
+        unpooled = str(replace(CutName.parse(self._cut), pooling=None))
+        found = dtypes.get(self._cut) or dtypes.get(unpooled) or stored_dtype(self._cut, self._dtype)
+        return str(found)
 
     def network(self) -> TruncatedNetwork:
         """Return the backbone cut where the head reads it, on the device."""

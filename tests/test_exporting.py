@@ -23,7 +23,7 @@ SHARED = Path(__file__).parents[1] / "../shared"
 RUN_ONNX = """
 import json, sys
 import numpy, onnxruntime
-card = json.load(open(sys.argv[1].replace(".onnx", ".json")))
+card = json.load(open(sys.argv[1] + ".json"))
 session = onnxruntime.InferenceSession(sys.argv[1])
 (given,), (made,) = session.get_inputs(), session.get_outputs()
 assert (given.name, made.name) == (card["input"]["name"], card["output"]["name"])
@@ -106,7 +106,10 @@ def test_a_file_answers_as_predict_does_in_a_process_without_featbank(run, image
         found = elsewhere(tmp_path / f"x{suffix}", images)
         np.testing.assert_allclose(found, answers(run, head, images), atol=1e-4)
         assert np.ptp(found, axis=0).max() > 0.2  # not all the same, or anything would do
-        assert card == {**json.loads((tmp_path / "x.json").read_text()), "path": tmp_path / f"x{suffix}"}
+        assert card == {
+            **json.loads((tmp_path / f"x{suffix}.json").read_text()),
+            "path": tmp_path / f"x{suffix}",
+        }
         assert card["classes"] == [f"class {number}" for number in range(4)]
         assert card["input"]["shape"] == ["n", 32, 32, 3]
         assert card["key"]["weights_sha256"] == run.source["weights_sha256"]

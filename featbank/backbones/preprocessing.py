@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from featbank._lean_imports import import_torchvision
@@ -78,15 +79,14 @@ class Preprocessing:
             raise InvalidInputError(f"interpolation={self.interpolation!r}; use 'bilinear' or 'bicubic'")
         if self.mode not in ("crop", "squash"):
             raise InvalidInputError(f"mode={self.mode!r}; use 'crop' or 'squash'")
-        numbers = (*self.mean, *self.std)
-        finite = all(isinstance(one, int | float) and math.isfinite(one) for one in numbers)
-        if len(self.mean) != 3 or len(self.std) != 3 or not finite or min(self.std) <= 0:
+        mean, std = _three_numbers(self.mean), _three_numbers(self.std)
+        if mean is None or std is None or min(std) <= 0:
             raise InvalidInputError(
                 f"mean={self.mean!r}, std={self.std!r}: pass three numbers each, and no std of 0 or less"
             )
         # Lists (from JSON) would make equal settings compare unequal.
-        object.__setattr__(self, "mean", tuple(float(one) for one in self.mean))
-        object.__setattr__(self, "std", tuple(float(one) for one in self.std))
+        object.__setattr__(self, "mean", mean)
+        object.__setattr__(self, "std", std)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as JSON scalars and lists, for the bank's key.
@@ -334,6 +334,16 @@ def _channels(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
 
     with torch.inference_mode(False):  # fit for any caller, whoever was the first
         return torch.tensor(values, dtype=torch.float32, device=device).view(1, 3, 1, 1)
+
+
+def _three_numbers(values: Any) -> tuple[float, ...] | None:
+    """Return three finite numbers of any kind, NumPy's too, as floats; None for anything else."""
+    try:
+        found = tuple(float(one) for one in values if isinstance(one, Real) and not isinstance(one, bool))
+        fits = len(found) == len(values) == 3 and all(map(math.isfinite, found))
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return found if fits else None
 
 
 def _resized(width: int, height: int, shorter: int) -> tuple[int, int]:

@@ -73,8 +73,9 @@ def check_name(kind: str, name: str) -> str:
     """Return `name` if it is safe as the name of a folder on every system; raises `InvalidInputError`."""
     pattern = _CUT_NAME if kind == "cut" else _NAME
     if not isinstance(name, str) or not pattern.fullmatch(name) or name.endswith("."):
+        marks = "_ . @ : + -" if kind == "cut" else "_ . @ + -"
         raise InvalidInputError(
-            f"{kind}={name!r} cannot name a folder: use 1 to 100 of the characters A-Z a-z 0-9 _ . @ + -, "
+            f"{kind}={name!r} cannot name a folder: use 1 to 100 of the characters A-Z a-z 0-9 {marks}, "
             f"starting with a letter, a digit or _"
         )
     return name

@@ -51,7 +51,8 @@ def export_bank(
         ``splits`` (numbers, named in the metadata), ``sha256`` and ``ids``, in safetensors as bytes with
         ``id_offsets``. Classes, shapes and the key of the bank are in the metadata.
     cuts : sequence of str, optional
-        Which cuts; all that are whole by default.
+        Which cuts, as ``bank[cut]`` takes them, so also ``softmax`` and poolings; all that are whole by
+        default.
 
     Returns
     -------
@@ -60,8 +61,10 @@ def export_bank(
 
     Raises
     ------
+    UnknownNameError
+        If the bank has no such cut, nor what it is derived from.
     InvalidInputError
-        If `to` is unknown, the bank has no such cut, or the folder exists.
+        If `to` is unknown, a cut is not whole, or the folder exists.
     MissingPackageError
         If pyarrow or zarr is not installed.
     CacheWriteError
@@ -76,10 +79,10 @@ def export_bank(
         raise InvalidInputError(f"to={to!r} is unknown; known: {nearest(to, BANK_FORMATS)}")
     write, suffix, is_folder = BANK_FORMATS[to]
     chosen = list(dict.fromkeys(bank.cuts if cuts is None else cuts))
-    unknown = [cut for cut in chosen if cut not in bank.cuts]
-    if unknown or not chosen:
-        asked = f"no cut {unknown[0]!r}" if unknown else "no cut that is whole"
-        known = nearest(unknown[0] if unknown else "", bank.cuts)
+    partly = [cut for cut in chosen if not set(bank.sources(cut)) <= set(bank.cuts)]
+    if partly or not chosen:
+        asked = f"{partly[0]!r} in part only" if partly else "no cut that is whole"
+        known = nearest(partly[0] if partly else "", bank.cuts)
         raise InvalidInputError(f"bank {bank.name!r} has {asked}; it has {known}")
     target = Path(bank.name.replace("/", "-") + suffix) if path is None else user_path(path)
     target = target.absolute()

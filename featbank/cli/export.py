@@ -55,7 +55,7 @@ def export(
         f"in          images, uint8, n x {size} x {size} x 3, RGB, after: {card['input']['before'][1]}"
     )
     typer.echo(f"out         {card['output']['what']}, float32, n x {len(card['classes'])}")
-    typer.echo(f"card        {printable(str(card['path'].with_suffix('.json')))}")
+    typer.echo(f"card        {printable(str(card['path']))}.json")
     if "check" in card:
         typer.echo(f"checked     within {card['check']['largest_difference']:.1g} of 'featbank predict'")
     else:

@@ -31,6 +31,7 @@ from featbank.datasets._files import (
     suffix_of,
 )
 from featbank.datasets._folder import ClassFolders
+from featbank.datasets.sources import ARCHIVE_SUFFIXES
 from featbank.errors import CacheWriteError, DatasetError, ImageDecodeError, MissingDataError
 from featbank.manifest import printable
 
@@ -43,7 +44,7 @@ _MAX_RATIO = 100
 _LONGEST_PATH = 4096
 _COPY_BYTES = _MOST_HEADER_BYTES = 1 << 20
 _COMPRESSED: dict[bytes, Callable[[str], Any]] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open}
-_SUFFIXES = (b".tar.gz", b".tar.bz2", b".tgz", b".tbz2", b".tbz", b".tar", b".zip", b".gz", b".bz2")
+_SUFFIXES = (b".tar.gz", b".tar.bz2", *(one.encode() for one in ARCHIVE_SUFFIXES))
 _DAMAGE = (
     tarfile.TarError,
     zipfile.BadZipFile,

@@ -70,17 +70,20 @@ class CropsDataset(ListedImages):
             group_column=group_column,
         )
         self.location = f"crops:{self.location}"
+        files = [one.rpartition(b"#")[0] for one in self.ids]
+        if self.groups is not None and len(set(zip(files, self.groups, strict=True))) == len(set(files)):
+            return  # no split may tear such a group apart
         sides: dict[bytes, set[bool]] = {}
-        several: Counter[bytes] = Counter(one.rpartition(b"#")[0] for one in self.ids)
-        for one, split in zip(self.ids, self.splits or ("none",) * len(self.ids), strict=True):
+        several: Counter[bytes] = Counter(files)
+        for one, split in zip(files, self.splits or ("none",) * len(files), strict=True):
             if split != "none":
-                sides.setdefault(one.rpartition(b"#")[0], set()).add(split == "train")
+                sides.setdefault(one, set()).add(split == "train")
         torn = sum(len(one) > 1 for one in sides.values())
         shared = sum(count > 1 for count in several.values())
         if torn if self.splits is not None else shared:
             logger.warning(
                 "%s: boxes of one image stand on both sides of the split (%d images)%s: accuracies will be "
-                "flattered; give a column 'split' that keeps those of an image together",
+                "flattered; --group-by '^[^#]*', or a column 'split', keeps those of an image together",
                 self.location,
                 torn or shared,
                 "" if self.splits is not None else ", if featbank makes it",

@@ -124,14 +124,15 @@ class ListDataset:
         return image, os.fsdecode(label)
 
     def _check(self, rows: Sequence[tuple[bytes, str]]) -> None:
-        counts = Counter(row[0] for row in rows)
+        images = [row[0] for row in rows]
+        counts = Counter(one if _is_address(one) else os.path.normpath(self._path(one)) for one in images)
         twice = [one for one, count in counts.items() if count > 1]
         if twice:
             raise DatasetError(
                 f"{self.location!r} lists {len(twice)} images more than once, the first is "
                 f"'{printable(twice[0])}'"
             )
-        local = [one for one in counts if not _is_address(one)]
+        local = [one for one in images if not _is_address(one)]
         gone = [one for one in local if b"\0" in one or not os.path.isfile(self._path(one))]
         if gone:
             first = ", ".join(f"'{printable(one)}'" for one in gone[:_SHOWN])

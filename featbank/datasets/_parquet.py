@@ -175,7 +175,9 @@ class ParquetDataset(ArrowImages):
                 f"no .parquet file at {printable(place)!r}; name a file, a folder or FOLDER/*"
             )
         single = found == [place]
-        location = printable(place if single else f"parquet:{place}")
+        # a file of another suffix is opened again only by the word before its place
+        by_suffix = single and os.path.splitext(place)[1].lower() == ".parquet"
+        location = printable(place if by_suffix else f"parquet:{place}")
         folder = (
             os.path.dirname(place) if single else os.path.commonpath([os.path.dirname(one) for one in found])
         )

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 import os
@@ -55,7 +54,8 @@ class WebDataset:
     MissingDataError
         If a shard is not there or cannot be read.
     DatasetError
-        If a shard is no tar or is cut short, or there are no images or no labels.
+        If a shard is no tar or is cut short, is listed twice or has an entry twice, or there are no images or
+        no labels.
     """
 
     def __init__(self, shards: str, *, name: str | None = None, label_column: str | None = None) -> None:
@@ -70,6 +70,9 @@ class WebDataset:
                 f"{len(missing)} of {len(files)} shards of {self.location!r} are not there, {first}; write "
                 "'webdataset:FOLDER', or a pattern as in 'webdataset:shards/train-{000..010}.tar'"
             )
+        twice = [one for one, count in Counter(files).items() if count > 1]
+        if twice:
+            raise DatasetError(f"shard {printable(twice[0])!r} is listed twice in {self.location!r}")
         folder = os.path.commonpath([os.path.dirname(one) for one in files])
         self.name = safe_name(os.path.basename(folder) if name is None else name)
         self.columns = {} if label_column is None else {"label_column": label_column}
@@ -85,9 +88,6 @@ class WebDataset:
         if not rows:
             raise DatasetError(f"no images in {self.location!r}; its entries are {_listed(suffixes)}")
         rows.sort()
-        twice = [one[0] for one, other in itertools.pairwise(rows) if one[0] == other[0]]
-        if twice:
-            raise DatasetError(f"{self.location!r} has the key '{printable(twice[0])}' twice in one shard")
         if all(row[1] is None for row in rows):
             raise DatasetError(
                 f"no sample of {self.location!r} has a label; wanted: KEY.cls, or KEY.json with one of "
@@ -155,12 +155,19 @@ def _samples(
     """Yield key, image and label of each sample of a shard."""
     images: dict[bytes, list[Member]] = {}
     said: dict[bytes, list[tuple[str, Member]]] = {}
+    seen: set[bytes] = set()
     for member in tar_members(file, printable(file)):
         folder, _, base = member.path.rpartition(b"/")
         stem, _, end = base.partition(b".")
         if member.kind != "file" or not stem:
             continue
         key = folder.removeprefix(b"./") + b"/" + stem if folder.removeprefix(b".") else stem
+        if key + b"." + end in seen:
+            raise DatasetError(
+                f"{printable(file)!r} has the entry '{printable(member.path)}' twice: one of two samples "
+                "would be lost; give each a key of its own"
+            )
+        seen.add(key + b"." + end)
         suffix = printable(end)
         suffixes[suffix] += 1
         if b"." + end.lower() in IMAGE_SUFFIXES:

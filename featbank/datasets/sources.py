@@ -19,7 +19,15 @@ from featbank._registry import Registry
 from featbank.errors import DatasetError, InvalidInputError, MissingDataError
 from featbank.manifest import printable
 
-__all__ = ["SOURCES", "Dataset", "open_dataset", "reopen_dataset", "require_two_classes", "safe_name"]
+__all__ = [
+    "ARCHIVE_SUFFIXES",
+    "SOURCES",
+    "Dataset",
+    "open_dataset",
+    "reopen_dataset",
+    "require_two_classes",
+    "safe_name",
+]
 
 _WAYS = (
     "give a folder of class folders or an archive of one, a .csv, .txt or .parquet file, 'torchvision:NAME', "
@@ -27,13 +35,15 @@ _WAYS = (
 )
 _LONGEST = 100
 
+#: Of archives of class folders.
+ARCHIVE_SUFFIXES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".tbz2", ".tbz")
 SOURCES: Registry[Callable[..., Dataset]] = Registry("source", group="featbank.datasets")
 for _name, _place in {
     "digits": "_arrays:DigitsDataset",
     "torchvision": "_torchvision:open_torchvision",
     "folder": "_folder:FolderDataset",
     ".csv": "_csv:CSVDataset",
-    **dict.fromkeys((".zip", ".tar", ".gz", ".tgz", ".bz2", ".tbz2"), "_archive:ArchiveDataset"),
+    **dict.fromkeys(ARCHIVE_SUFFIXES, "_archive:ArchiveDataset"),
     **dict.fromkeys((".parquet", "parquet"), "_parquet:ParquetDataset"),
     "webdataset": "_webdataset:WebDataset",
     "hf": "_hf:HubDataset",
@@ -206,7 +216,9 @@ def _find(data: str | os.PathLike[str], options: Mapping[str, Any]) -> tuple[str
     suffix = path.suffix.lower()
     # os.path says False where pathlib raises: a folder that may not be entered.
     if not os.fspath(data) or not os.path.exists(path):  # noqa: PTH110
-        _check_options(options, data, ("layout", *(_COLUMNS if suffix in (".csv", ".parquet") else ())))
+        known = bool(suffix) and suffix in SOURCES
+        taken = inspect.signature(SOURCES.get(suffix)).parameters if known else ("layout",)
+        _check_options(options, data, taken)
         raise MissingDataError(
             f"no images at {shown!r} (looked for {printable(str(path.absolute()))!r}); {_WAYS}"
         )

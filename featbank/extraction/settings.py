@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from featbank._cuts import LOGITS, CutName, with_views
 from featbank._settings import changes_repr
+from featbank.backbones.preprocessing import Preprocessing
 from featbank.errors import FeatureOverflowError, InvalidInputError
 
 if TYPE_CHECKING:
@@ -215,6 +216,10 @@ class ExtractionSettings:
         if isinstance(self.views, str):
             raise InvalidInputError(f"views={self.views!r} is one text; give a list, such as ['hflip']")
         object.__setattr__(self, "views", tuple(self.views))
+        numbers = Preprocessing(1, 1).with_numbers(self.mean, self.std)
+        for one in ("mean", "std"):
+            if getattr(self, one) is not None:  # lists and arrays would make equal settings compare unequal
+                object.__setattr__(self, one, getattr(numbers, one))
         if not self.cuts:
             name = self.backbone if isinstance(self.backbone, str) else self.backbone.name
             raise InvalidInputError(f"no cut was asked for; 'featbank cuts {name}' lists them")

@@ -9,11 +9,13 @@ import re
 import shlex
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from featbank._atomic import make_folder, publish, temporary_path, write_json
 from featbank._cache import user_path
+from featbank._cuts import LOGITS, SOFTMAX, CutName
 from featbank.errors import CacheWriteError, InvalidInputError
 from featbank.manifest import SPLITS, Manifest, printable
 from featbank.runs.folder import RUN_FILE, Run
@@ -164,6 +166,8 @@ def _readme(run: Run, facts: Mapping[str, Any], manifest: Manifest) -> str:
         "weights": source["weights"],
         "image-size": asked.get("image_size", source["image_size"]),
         "transform": asked.get("transform"),
+        **{one: asked[one] and ",".join(map(str, asked[one])) for one in ("mean", "std") if one in asked},
+        "interpolation": asked.get("interpolation"),
         "random-state": asked.get("random_state"),
         "precision": precision,
         "compile": "on" if compiled else None,
@@ -175,8 +179,11 @@ def _readme(run: Run, facts: Mapping[str, Any], manifest: Manifest) -> str:
     # paths of an archive, a table or the web are no files beside which the list could lie
     in_files = not re.match(r"[a-z]{2,}:", came) and Path(came).suffix.lower() in ("", ".csv")
     extract = ["featbank", "extract", _ROWS_FILE if in_files else came]
-    for cut in dict.fromkeys("logits" if cut == "softmax" else cut for cut in facts["cuts"]):
+    cuts = [CutName.parse(cut) for cut in facts["cuts"]]
+    for cut in dict.fromkeys(str(replace(one, base=LOGITS) if one.base == SOFTMAX else one) for one in cuts):
         extract += ["--cut", cut]
+    for view in facts["parameters"].get("views") or ():
+        extract += ["--view", view]
     for option, value in options.items():
         extract += [] if value is None else [f"--{option}", str(value)]
     best = run.best_head() if run.heads() else None

@@ -175,6 +175,10 @@ def test_every_setting_is_in_the_dict() -> None:
         ({"resize_size": 2.5}, "resize_size=2.5 is not a number of pixels; pass an int of at least 1"),
         ({"interpolation": "nearest"}, "interpolation='nearest'; use 'bilinear' or 'bicubic'"),
         ({"mode": "pad"}, "mode='pad'; use 'crop' or 'squash'"),
+        ({"mean": 0.5}, "mean=0.5, std=(0.229, 0.224, 0.225): pass three numbers each"),
+        ({"mean": [True] * 3}, "pass three numbers each"),
+        ({"mean": ["0.5"] * 3}, "pass three numbers each"),
+        ({"mean": (0.5, 0.5, 0.5, None)}, "pass three numbers each"),
         ({"std": (1.0, 0.0, 1.0)}, "pass three numbers each, and no std of 0 or less"),
     ],
 )
@@ -182,6 +186,12 @@ def test_bad_settings(settings: dict[str, object], message: str) -> None:
     with pytest.raises(InvalidInputError) as caught:
         Preprocessing(**{"image_size": 224, "resize_size": 256, **settings})  # type: ignore[arg-type]
     assert message in str(caught.value)
+
+
+def test_numbers_of_an_array_are_those_of_a_tuple() -> None:
+    given = Preprocessing(224, 256, mean=np.float32([0.5, 0.25, 1]), std=np.array([1, 2, 3]))  # type: ignore[arg-type]
+    assert given == Preprocessing(224, 256, mean=(0.5, 0.25, 1.0), std=(1.0, 2.0, 3.0))
+    assert {type(one) for one in (*given.mean, *given.std)} == {float}
 
 
 def test_a_line_that_would_grow_into_gigabytes_is_refused() -> None:

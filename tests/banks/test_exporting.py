@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from featbank.banks import export_bank, exporting
-from featbank.errors import CacheWriteError, InvalidInputError, MissingPackageError
+from featbank.errors import CacheWriteError, InvalidInputError, MissingPackageError, UnknownNameError
 from featbank.manifest import SPLITS
 
 
@@ -91,11 +91,25 @@ def test_what_leaves_is_what_the_bank_holds(full, tmp_path, monkeypatch, caplog,
     assert set(read(again, to)[0]) & set(full.cuts) == {"fc7"}
 
 
+def test_what_is_derived_when_it_is_read_leaves_too(store, manifest, kit, tmp_path):
+    bank = store.create_or_open("shapes", kit.KEY, kit.PROVENANCE)
+    bank.set_manifest(manifest)
+    kit.extract(bank, ["logits"], limit=1, finish=False)
+    with pytest.raises(InvalidInputError, match="has 'softmax' in part only; it has none"):
+        export_bank(bank, tmp_path / "x", to="safetensors", cuts=["softmax"])
+    kit.extract(bank, ["logits", "block1_pool"], facts={"axes": "CHW"})
+    derived = ["block1_pool:gap", "softmax"]
+    features = read(export_bank(bank, tmp_path / "x", to="safetensors", cuts=derived), "safetensors")[0]
+    assert set(features) == set(derived)
+    for cut in derived:
+        np.testing.assert_array_equal(features[cut], bank[cut].read())
+
+
 def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(full, tmp_path, monkeypatch):
     (tmp_path / "out").mkdir()
     with pytest.raises(InvalidInputError, match="to='csv' is unknown; known: 'parquet', 'npy'"):
         export_bank(full, tmp_path / "out/x", to="csv")
-    with pytest.raises(InvalidInputError, match="has no cut 'fc8'; it has "):
+    with pytest.raises(UnknownNameError, match="holds no cut 'fc8', it holds 'fc7'"):
         export_bank(full, tmp_path / "out/x", to="npy", cuts=["fc8"])
     with pytest.raises(InvalidInputError, match="exists; give another --output"):
         export_bank(full, tmp_path / "out", to="npy")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 
 import pytest
 
 from featbank.banks import BankKey
+from featbank.banks.documents import check_name
 from featbank.errors import InvalidInputError
 
 CHANGES = {
@@ -90,6 +92,13 @@ def test_faults_are_named_at_once(kit):
 def test_transform_must_be_json(kit, transform):
     with pytest.raises(InvalidInputError, match="is not made of JSON values"):
         kit.new_key(transform=transform)
+
+
+def test_the_characters_that_are_allowed_are_all_named():
+    for kind, marks in (("cut", "_ . @ : + -"), ("backbone", "_ . @ + -")):
+        check_name(kind, "a" + marks.replace(" ", ""))
+        with pytest.raises(InvalidInputError, match=re.escape(f"A-Z a-z 0-9 {marks}, starting")):
+            check_name(kind, "a/b")
 
 
 @pytest.mark.parametrize("backbone", ["../vgg", "a/b", ".hidden", "", "é", "x" * 101, "a\n"])

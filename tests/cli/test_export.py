@@ -34,7 +34,7 @@ def test_a_head(call, place):
     done = call("export", "depth", "--format", "exported-program", "-o", "x.pt2")
     assert (done.code, done.out.splitlines()[0].split()[0]) == (0, str(place / "x.pt2"))
     assert "checked" in done.out
-    assert json.loads((place / "x.json").read_text())["classes"] == ["blue", "green", "red"]
+    assert json.loads((place / "x.pt2.json").read_text())["classes"] == ["blue", "green", "red"]
     done = call("export", "depth", "--format", "tflite")
     assert (done.code, done.message) == (
         2,

@@ -29,6 +29,7 @@ from featbank.datasets import (
     open_dataset,
     reopen_dataset,
 )
+from featbank.datasets.sources import ARCHIVE_SUFFIXES
 from featbank.errors import DatasetError, ImageDecodeError, InvalidInputError, MissingDataError
 
 KINDS = ("zip", "stored.zip", "tar", "tar.gz", "tar.bz2")
@@ -294,6 +295,10 @@ def test_other_files_and_options(tmp_path):
     assert "is a file but none of .csv, .zip, .tar," in error(tmp_path / "x.rar")
     with pytest.raises(MissingDataError, match="no images at"):
         open_dataset(tmp_path / "gone.tar")
+    path = packed(tmp_path / "two.tar", {b"cat/1.jpg": b"c", b"dog/1.jpg": b"d"})
+    for suffix in ARCHIVE_SUFFIXES:
+        assert open_dataset(path.rename(tmp_path / f"two{suffix}")).name == "two"
+        path = tmp_path / f"two{suffix}"
     path = packed(tmp_path / "two.zip", {b"p/cat/1.jpg": b"c", b"q/dog/1.jpg": b"d"})
     assert open_dataset(path, layout="any/class").classes == ("cat", "dog")
     again = reopen_dataset({"location": str(path), "layout": "any/class"})

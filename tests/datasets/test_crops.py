@@ -59,6 +59,14 @@ def test_boxes_of_one_image_on_two_sides_are_told(tmp_path, photo, caplog):
         "of one image stand on both sides of the split (1 images): accuraci",
         "of one image stand on both sides of the split (1 images), if featb",
     ]
+    assert "--group-by '^[^#]*', or a column 'split', keeps those of an image together" in caplog.text
+    caplog.clear()
+    grouped = [f"{line.rpartition(',')[0]},{group}" for line, group in zip(lines, "pp", strict=True)]
+    open_dataset(listed(tmp_path, *grouped, header="path,x,y,w,h,label,who"), group_column="who")
+    assert not caplog.messages
+    torn = [grouped[0], grouped[1].removesuffix("p") + "q"]
+    open_dataset(listed(tmp_path, *torn, header="path,x,y,w,h,label,who"), group_column="who")
+    assert len(caplog.messages) == 1
     caplog.clear()
     both = [line.replace("val", "train") for line in lines]
     open_dataset(listed(tmp_path, *both, header="path,x,y,w,h,label,split"))

@@ -109,6 +109,7 @@ def test_lists_that_are_wrong(tmp_path):
         ("cat/1.jpg\ncat/9.jpg\ndog/8.jpg\n", MissingDataError, "2 of the 3 files that"),
         ("cat/1.jpg\n3.jpg\n", DatasetError, "line 2 of"),
         ("cat/1.jpg\ncat/1.jpg\n", DatasetError, "lists 1 images more than once"),
+        ("cat/1.jpg\n./cat//1.jpg\ndog/2.jpg\n", DatasetError, "lists 1 images more than once"),
         ("cat/1.jpg\n", DatasetError, "has only one class, 'cat'"),
         ("file:///etc/x.jpg\tcat\n", MissingDataError, "1 of the 1 files that"),
     ):

@@ -95,6 +95,13 @@ def test_a_file_of_another_layout(tmp_path):
     assert dataset.read(1) == photo(1)
     assert open_dataset(file, path_column="jpeg", label_column="id").classes == ("7", "8")
     assert "no column of image bytes called 'id'" in error(file, path_column="id", label_column="kind")
+    other = file.rename(tmp_path / "x.data")
+    assert reopen_dataset(
+        {
+            "location": open_dataset(f"parquet:{other}", label_column="id").location,
+            "columns": {"label_column": "id"},
+        }
+    ).labels == ("7", "8")
     two = table(4, thumbnail=pa.array([photo(9)] * 4), told=False).rename_columns(["a", "label", "b"])
     pq.write_table(two, file)
     assert "several columns of image bytes; say which of a, b with --path-column" in error(file)

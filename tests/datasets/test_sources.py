@@ -11,7 +11,7 @@ import pytest
 import featbank.datasets
 from featbank.datasets import Dataset, DecodePool, DecodeRequest, build_manifest, open_dataset
 from featbank.datasets.sources import SOURCES, safe_name
-from featbank.errors import InvalidInputError, MissingPackageError
+from featbank.errors import InvalidInputError, MissingDataError, MissingPackageError
 
 
 def put(folder, *paths):
@@ -63,6 +63,14 @@ def test_options_that_do_not_go_with_the_data(tmp_path):
         str(caught.value) == "data_root='there' is for 'torchvision:NAME' and lists of addresses only, and "
         f"data='{tmp_path}' is none"
     )
+    for missing, options in (
+        ("x.txt", {"data_root": "/tmp", "download": True}),
+        ("x.csv", {"group_column": "g"}),
+    ):
+        with pytest.raises(MissingDataError, match=r"^no images at "):
+            open_dataset(tmp_path / missing, **options)
+    with pytest.raises(InvalidInputError, match=r"^download=True is for "):
+        open_dataset(tmp_path / "x.zip", download=True)
     with pytest.raises(InvalidInputError, match=r"^name='x' is for datasets given as text"):
         open_dataset(open_dataset("digits"), name="x")
 

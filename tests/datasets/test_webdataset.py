@@ -84,5 +84,11 @@ def test_what_is_no_shard_is_one_line(tmp_path):
     assert "'1.json' of" in error(f"webdataset:{tmp_path}/y")
     shard(tmp_path / "z/0.tar", {"1.jpg": b"1", "1.cls": b"1", "2.jpg": b"2", "2.cls": b"1"})
     assert "has only one class, '1'" in error(f"webdataset:{tmp_path}/z")
+    assert f"shard '{tmp_path}/z/0.tar' is listed twice" in error(
+        f"webdataset:{tmp_path}/z::{tmp_path}/z/0.tar"
+    )
+    with tarfile.open(tmp_path / "z/0.tar", "a:") as archive:
+        archive.addfile(tarfile.TarInfo("./2.jpg"))
+    assert "z/0.tar' has the entry './2.jpg' twice" in error(f"webdataset:{tmp_path}/z")
     (tmp_path / "empty").mkdir()
     assert "the folder holds no .tar" in error(f"webdataset:{tmp_path}/empty")

@@ -77,14 +77,17 @@ def test_what_the_readme_says_gives_the_same_results(tmp_path, monkeypatch):
         random_state=3,
         image_size=32,
         transform="squash",
+        mean=np.full(3, 0.4, np.float32),
+        std=[0.3] * 3,
+        interpolation="bicubic",
+        views=["hflip"],
         precision="float32",
         cuts=("block3_pool",),
         split="4,2,2",
         cache_dir=tmp_path / "cache",
     ).bank
-    run = fit_heads(
-        bank, heads=("ncm",), samples_per_class="1,2", repeats=2, cache_dir=tmp_path / "cache"
-    ).run
+    options = {"heads": ("ncm",), "samples_per_class": "1,2", "repeats": 2, "views": ["hflip"]}
+    run = fit_heads(bank, cuts=("block3_pool",), cache_dir=tmp_path / "cache", **options).run
     out = export_run_folder(run, tmp_path / "out")
     readme = (out / "README.md").read_text().splitlines()
     (command,) = (line for line in readme if line.startswith("featbank extract "))
@@ -95,8 +98,6 @@ def test_what_the_readme_says_gives_the_same_results(tmp_path, monkeypatch):
     assert end.value.code in (0, None)
     (again,) = (tmp_path / "other/banks/photos").iterdir()
     assert Path(again).name == Path(bank).name
-    other = fit_heads(
-        again, heads=("ncm",), samples_per_class="1,2", repeats=2, cache_dir=tmp_path / "other"
-    ).run
+    other = fit_heads(again, cuts=("block3_pool",), cache_dir=tmp_path / "other", **options).run
     assert [one.top1 for one in other.result().fits] == [one.top1 for one in run.result().fits]
     assert again.name.endswith(run.source["key_digest"][:8])

@@ -9,6 +9,7 @@ import pytest
 
 from featbank.banks import Bank
 from featbank.errors import InvalidInputError, UnknownNameError
+from featbank.exporting import export_run
 from featbank.extraction import extract
 from featbank.fitting import fit_heads
 from featbank.prediction import RunClassifier
@@ -106,6 +107,8 @@ def test_views_train_heads_and_probabilities_are_averaged(bank: Bank, head: str)
     averaged = (both[0] + both[1]) / 2
     np.testing.assert_allclose(kept.p_pred, averaged.max(1), rtol=1e-4)
     np.testing.assert_array_equal(kept.y_pred, estimator.classes_[averaged.argmax(1)])
+    with pytest.raises(InvalidInputError, match="sees images at the views hflip, and a file takes them as"):
+        export_run(fitted.run, bank.path / "x.onnx", head=entry["name"])
     # and so does a prediction, from pixels
     classifier = RunClassifier(fitted.run, entry["name"])
     from featbank.inspection import RunImages
@@ -115,6 +118,10 @@ def test_views_train_heads_and_probabilities_are_averaged(bank: Bank, head: str)
     found = classifier.probabilities(pixels)
     np.testing.assert_allclose(found[:, estimator.classes_], averaged[:4], rtol=2e-3, atol=2e-3)
     np.testing.assert_array_equal(classifier.labels(pixels), found.argmax(1))
+    # what is pooled when it is read is stored as the map is
+    assert classifier.cut_dtype == "float16"
+    fitted.run.facts["source"]["cut_dtypes"]["block4_pool"] = "float32"
+    assert classifier.cut_dtype == "float32"
 
 
 def test_without_averaging_the_images_themselves_are_scored(bank: Bank) -> None:
