@@ -241,7 +241,7 @@ def _groups(dataset: Dataset, group_by: str | None) -> list[bytes] | None:
         )
     try:
         pattern = re.compile(os.fsencode(group_by))
-    except re.error as error:
+    except (re.error, UnicodeEncodeError) as error:
         raise InvalidInputError(
             f"group_by={group_by!r} (--group-by) is no regular expression: {error}"
         ) from error

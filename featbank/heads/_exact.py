@@ -700,7 +700,8 @@ class _Steps:
             step = (shares[:, :-1].astype(np.float32)[:, None] @ self.rows)[:, 0]
             step += shares[:, -1:].astype(np.float32) * g
         else:
-            step = g / -np.sqrt(np.vecdot(g, g))[:, None]
+            length = np.sqrt(np.vecdot(g, g))[:, None]
+            step = g / -np.where(length > 0, length, 1)  # rows that are all alike have no gradient
         out = step.reshape(p, r + 1, K).transpose(1, 0, 2).astype(np.float64)
         return out[:-1], out[-1] * self.constant
 
