@@ -309,7 +309,6 @@ def test_rounded_rows_lead_to_the_same_optimum(blobs, monkeypatch, tol: float) -
     made = []
     original = _exact._RoundedRows.times
     monkeypatch.setattr("featbank.heads._exact.MIN_ROUNDED", 0)
-    monkeypatch.setattr("featbank.heads._exact.MIN_IMPORTED", 0)
     monkeypatch.setattr("featbank.heads._exact._multiplies_rounded", lambda: True)
     monkeypatch.setattr(_exact._RoundedRows, "times", lambda self, W: (made.append(1), original(self, W))[1])
     for one, other, job in zip(_exact.solve(Z, problems, tol=tol), expected, problems, strict=True):
