@@ -14,6 +14,7 @@ from featbank.cli._options import CacheDir, Json
 from featbank.cli._output import human_time, print_json, print_table, say
 from featbank.errors import BankNotFoundError, InvalidInputError, RunNotFoundError
 from featbank.manifest import printable
+from featbank.metrics.catalogue import spelling
 from featbank.sampling import Size, parse_size, size_label, size_order, size_words
 
 if TYPE_CHECKING:
@@ -177,7 +178,7 @@ def _print_sizes(found: Sequence[Comparison], runs: dict[str, Run], format_: str
                 best.add((list(cells).index(names), n_names + at))
     sure = any(one.low is not None for comparison in found for one in comparison.curves)
     ranked = " and ".join(dict.fromkeys(one.ranked_by for one in found))
-    about = f"{found[0].metric}{_spelling(found[0].metric)[0]} by samples per class: mean over the draws"
+    about = f"{found[0].metric}{spelling(found[0].metric)[0]} by samples per class: mean over the draws"
     about += f" ± half width of the {INTERVAL_OF}" if sure else ""
     rows = [[*map(printable, names), *line] for names, line in cells.items()]
     if format_ == "latex":
@@ -253,7 +254,7 @@ def _print(comparison: Comparison, runs: dict[str, Run]) -> None:
     )
     by = "" if comparison.ranked_by == comparison.metric else f" by {comparison.ranked_by}"
     typer.echo(
-        f"\n{comparison.metric}{_spelling(comparison.metric)[0]}, {sizes}: {drawn}"
+        f"\n{comparison.metric}{spelling(comparison.metric)[0]}, {sizes}: {drawn}"
         + (f" and half width of its {INTERVAL_OF}" if sure else " (an interval takes 3 different draws)")
         + f";\nbest{by} first; difference to the best on the same subsets"
         + (", and its interval\n" if sure else "\n")
@@ -290,15 +291,8 @@ def _short(run: Run) -> str:
     return f"{printable(run.name)} ({printable(run.source['dataset'])}, {printable(run.source['backbone'])})"
 
 
-def _spelling(metric: str) -> tuple[str, float, int]:
-    """Return the unit that a metric is written in, by what it is multiplied, and its digits."""
-    from featbank.metrics.catalogue import bounds
-
-    return ("", 1.0, 3) if bounds(metric)[1] > 1 else (" in %", 100.0, 1)
-
-
 def _mean(one: ComparedCurve, metric: str) -> str:
-    _, factor, digits = _spelling(metric)
+    _, factor, digits = spelling(metric)
     said = f"{factor * one.mean:.{digits}f}"
     if one.low is None or one.high is None:
         return said
@@ -309,7 +303,7 @@ def _mean(one: ComparedCurve, metric: str) -> str:
 def _difference(one: ComparedCurve, metric: str) -> str:
     if one.difference is None:
         return "not paired"
-    _, factor, digits = _spelling(metric)
+    _, factor, digits = spelling(metric)
     mean, low, high = (f"{factor * value:+.{digits}f}" for value in one.difference)
     return mean if one.difference.low != one.difference.low else f"{mean} [{low}, {high}]"
 

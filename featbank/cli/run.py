@@ -228,8 +228,15 @@ def _print_result(result: StudyResult) -> None:
         said = answer_of(done.result)
         if said is not None:
             typer.echo(f"\n{said}")
+    trained = {one.written.name for one in result.trainings}
     rows = [
-        (figure.label, _shown(figure.value, figure.what), _measured(found), _where(found))
+        (
+            figure.label,
+            _shown(figure.value, figure.what),
+            _measured(found)
+            + (" over seeds" if found["low"] is not None and found["experiment"] in trained else ""),
+            _where(found),
+        )
         for figure, found in zip(study.figures, result.measured, strict=True)
     ]
     if rows:
@@ -246,19 +253,18 @@ def _print_result(result: StudyResult) -> None:
     typer.echo("")
     for done in result.experiments:
         typer.echo(f"{'run':<12}{done.run.path}{' (fitted before)' if done.reused else ''}")
-    for trained in result.trainings:
-        for network in trained.results:
+    for training in result.trainings:
+        for network in training.results:
             typer.echo(f"{'network':<12}{network.folder}{' (trained before)' if network.reused else ''}")
     for kind, path in result.figures.items():
         typer.echo(f"{kind:<12}{path}")
     for path in result.reports.values():
         typer.echo(f"{'report':<12}{path}")
-    reused = sum(one.reused for one in result.experiments)
-    again = (
-        "; nothing was new: all of it was extracted and fitted before"
-        if reused == len(result.experiments) and not result.pushed
-        else ""
-    )
+    networks = [network for one in result.trainings for network in one.results]
+    old = not result.pushed and all(one.reused for one in result.experiments)
+    old = old and all(one.reused for one in networks)
+    before = [*(["extracted", "fitted"] if result.experiments else []), *(["trained"] if networks else [])]
+    again = f"; nothing was new: all of it was {' and '.join(before)} before" if old else ""
     typer.echo(f"{result.pushed} images pushed, {human_time(result.duration_s)}{again}")
 
 

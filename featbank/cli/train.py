@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from featbank.cli._options import CacheDir, Device, Json, Layout, Seed, SkipEmptyClasses
+from featbank.cli._options import CacheDir, Device, Json, Layout, SkipEmptyClasses
 from featbank.cli._output import human_time, print_json, progress_bar, say
 from featbank.errors import InvalidInputError
 
@@ -79,7 +79,10 @@ def train(
     train_on_val: Annotated[
         bool, typer.Option("--train-on-val", help="Train on the validation images too.")
     ] = False,
-    random_state: Seed = 0,
+    random_state: Annotated[
+        int | None,
+        typer.Option("--random-state", "--seed", help="Seed of everything random; 0 by default."),
+    ] = None,
     device: Device = None,
     cache_dir: CacheDir = None,
     as_json: Json = False,
@@ -104,7 +107,15 @@ def train(
         "precision": precision,
         "random_state": random_state,
     }
-    changes |= {name: value for name, value in given.items() if value is not None}
+    for name, value in given.items():
+        if value is None:
+            continue
+        if name in changes:
+            option = f"--{name.replace('_', '-')}"
+            raise InvalidInputError(
+                f"{option} {value} and --recipe {name}={changes[name]} say the same field; give one"
+            )
+        changes[name] = value
 
     def told(entry: dict[str, float]) -> None:
         scores = ", ".join(

@@ -16,11 +16,10 @@ Rows much fewer than their columns are first expressed in orthonormal coordinate
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -43,9 +42,10 @@ ROUNDINGS = 64
 #: its many passes. How many steps L-BFGS remembers.
 QUASI_STEPS, QUASI_STEPS_32, MEMORY = 20, 40, 8
 MAX_NEWTON_STEPS = 100
-#: Multiply-adds of a pass from which rows are rounded to bfloat16, too; from which torch, which multiplies
-#: these, is worth the second that importing it takes; and the most values that are rounded.
-MIN_ROUNDED, MIN_IMPORTED, MAX_ROUNDED = 2**25, 2**30, 2**29
+#: Multiply-adds of a pass from which rows are rounded to bfloat16, too: torch, which multiplies these, is
+#: worth the second that importing it takes; and the most values that are rounded. Not fewer where torch is
+#: there already: what a fit gives would depend on what the process did before.
+MIN_ROUNDED, MAX_ROUNDED = 2**30, 2**29
 #: Part of the gradient of the mean loss, and of a Newton step, down to which rounded rows are followed, and
 #: after how many steps the gradient is computed exactly.
 ROUNDED_ERROR, ROUNDED_RESIDUAL, ROUNDED_STEPS = 1e-5, 0.03, 8
@@ -757,8 +757,7 @@ class _RoundedRows:
 
 def _round_rows(A: Any, n_columns: int) -> _RoundedRows | None:
     """Return the rows rounded, where the processor multiplies such faster and there are enough of them."""
-    least = MIN_ROUNDED if "torch" in sys.modules else MIN_IMPORTED
-    if not isinstance(A, np.ndarray) or A.size > MAX_ROUNDED or A.size * n_columns < least:
+    if not isinstance(A, np.ndarray) or A.size > MAX_ROUNDED or A.size * n_columns < MIN_ROUNDED:
         return None
     if len(A) * n_columns > MAX_TOGETHER:  # all logits would be held several times
         return None
@@ -767,19 +766,12 @@ def _round_rows(A: Any, n_columns: int) -> _RoundedRows | None:
 
 @cache
 def _multiplies_rounded() -> bool:
-    """Say whether products of bfloat16 are faster here: a tenth of a second, measured once."""
-    random = np.random.default_rng(0)
-    A, W = (random.standard_normal(shape, dtype=np.float32) for shape in ((1024, 1024), (1024, 16)))
-    rounded = _RoundedRows(A)
-    seconds = {}
-    for name, call in (("rounded", lambda: rounded.times(W)), ("float32", lambda: A @ W)):
-        each = []
-        for _ in range(5):
-            started = time.process_time()
-            call()
-            each.append(time.process_time() - started)
-        seconds[name] = min(each)
-    return seconds["rounded"] < seconds["float32"]
+    """Say whether the processor multiplies bfloat16; by its flags, as clocks change their mind."""
+    try:
+        words = set(Path("/proc/cpuinfo").read_text("utf-8", "replace").split())
+    except OSError:  # not Linux
+        return False
+    return not words.isdisjoint(("amx_bf16", "avx512_bf16"))
 
 
 class _Preconditioner:

@@ -223,7 +223,8 @@ class TailClassifier(GradientHead):
 
     @classmethod
     def _fit_many(cls, heads: Sequence[Any], rows: TrainingRows) -> None:
-        for head, own in zip(heads, rows.subsets, strict=True):
+        for head, every in zip(heads, rows.subsets, strict=True):
+            own = every[: len(every) // rows.n_views]  # of the first view
             head._fit_one(rows, np.asarray(own, dtype=np.int64))
 
     def _fit_one(self, rows: TrainingRows, own: NDArray[np.int64]) -> None:
@@ -249,7 +250,7 @@ class TailClassifier(GradientHead):
         names = tail.trained(self.train, batch_norm=self.train_norm)
         stack = ModuleStack(
             recipe,
-            job := Job(own, codes, self.lr_, float(self.alpha), self._seed()),
+            job := Job(own, codes, self.lr_, float(self.alpha), self._seed(), rows.n_views),
             tail.body().to(place),
             names,
             body_lr=self.lr_ / 10 if self.tail_lr is None else float(self.tail_lr),

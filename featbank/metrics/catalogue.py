@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from featbank._registry import Registry
 from featbank.errors import MissingPackageError
 
-__all__ = ["bounds", "canonical", "evaluate", "made_by", "names"]
+__all__ = ["bounds", "canonical", "evaluate", "less_is_better", "made_by", "names", "spelling"]
 
 #: Functions of true and predicted class codes that return a number in [0, 1], larger for better. Another
 #: package adds one by an entry point of this group. One whose second parameter is called ``probabilities``
@@ -57,6 +57,28 @@ def bounds(name: str) -> tuple[float, float]:
     return _RANGES.get(name, (0.0, 1.0))
 
 
+def less_is_better(name: str) -> bool:
+    """Say whether the best has least of a score, which is so of losses and of calibration errors.
+
+    Examples
+    --------
+    >>> less_is_better("log_loss"), less_is_better("ece"), less_is_better("val_top1")
+    (True, True, False)
+    """
+    return name.startswith("ece") or bounds(name)[1] > 1
+
+
+def spelling(name: str) -> tuple[str, float, int]:
+    """Return the unit that a score is written in, by what it is multiplied, and its digits.
+
+    Examples
+    --------
+    >>> spelling("top1"), spelling("log_loss")
+    ((' in %', 100.0, 1), ('', 1.0, 3))
+    """
+    return ("", 1.0, 3) if bounds(name)[1] > 1 else (" in %", 100.0, 1)
+
+
 def evaluate(
     name: str,
     y_true: ArrayLike,
@@ -81,7 +103,7 @@ def evaluate(
     Raises
     ------
     MissingPackageError
-        If the function of another package gives no number from 0 to 1.
+        If the function of another package gives no number within `bounds`.
 
     Examples
     --------
@@ -100,7 +122,7 @@ def evaluate(
         return None
     if not isinstance(found, float | int | np.floating | np.integer) or not low <= found <= high:
         raise MissingPackageError(
-            f"metric {name!r} gave {found!r}, which is no number from 0 to 1; mend or uninstall the package "
-            "that registers it"
+            f"metric {name!r} gave {found!r}, which is no number from {low:g} to {high:g}; mend or uninstall "
+            "the package that registers it"
         )
     return float(found)

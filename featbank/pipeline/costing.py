@@ -62,7 +62,7 @@ def study_costs(
         One per bank. Where two of them share images, each counts them.
     """
     found = study if isinstance(study, Study) else load_study(study)
-    groups = plan_experiments(found, backbone=backbone, weights=weights, only=only)
+    groups = plan_experiments(found, backbone=backbone, weights=weights, test_data=test_data, only=only)
     opened = [
         open_images(group.first, data=data, test_data=test_data, limit=limit, download=download)
         for group in groups

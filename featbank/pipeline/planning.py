@@ -55,6 +55,7 @@ def plan_experiments(
     *,
     backbone: str | None = None,
     weights: Sequence[str] = (),
+    test_data: str | os.PathLike[str] | None = None,
     only: Sequence[str] = (),
 ) -> list[Group]:
     """Apply what was overridden, and put experiments that share a bank together.
@@ -67,6 +68,8 @@ def plan_experiments(
     weights : sequence of str, default=()
         ``"FILE"``, a torchvision weights name or ``"random"`` for all backbones, or ``"BACKBONE=..."`` for
         one.
+    test_data : str or path, optional
+        See `open_images`; only looked at for whether there is an experiment that could take it.
     only : sequence of str, default=()
         Names of the experiments to run; all by default.
 
@@ -80,10 +83,17 @@ def plan_experiments(
     UnknownNameError
         If there is no such experiment, backbone, or cut of a backbone.
     InvalidInputError
-        If a weights file is given for several backbones at once.
+        If a weights file is given for several backbones at once, or only trainings are run, and a backbone
+        or test data for experiments is given.
     """
     _check_only(study, only)
     taken = [one for one in study.experiments if not only or one.name in only]
+    for option, value in (("--backbone", backbone), ("--test-data", test_data)):
+        if value is not None and not taken:
+            raise InvalidInputError(
+                f"{option} {os.fspath(value)!r} is for experiments, and only trainings are run of study "
+                f"{study.name!r}; leave it out"
+            )
     choices = {id(one): _overridden(one.backbone, backbone) for one in taken}
     given = _weights(weights, _backbones(study, only, [one.name for one in choices.values()]))
     planned: list[Planned] = []

@@ -35,7 +35,7 @@ from featbank.pipeline.study import (
     Training,
 )
 from featbank.sampling import parse_sizes
-from featbank.training import recipe_for
+from featbank.training import Recipe, recipe_for
 
 __all__ = ["TEMPLATE", "find_study", "load_study", "study_names"]
 
@@ -274,11 +274,32 @@ def _training(
         if found.network is not None:
             size = {} if found.image_size is None else {"image_size": found.image_size}
             network_plan(found.network, {**found.params, **size})
-        recipe_for(found.network or "fine-tuning", found.recipe)
+        recipe = recipe_for(found.network or "fine-tuning", found.recipe)
     except FeatbankError as error:
         _add(faults, f"{where} {error}")
         return None
+    for fault in _training_faults(found, recipe):
+        _add(faults, f"{where} {fault}")
     return found
+
+
+def _training_faults(training: Training, recipe: Recipe) -> Iterator[str]:
+    """Say what in a training would be refused, or change nothing, once its turn comes."""
+    if "random_state" in training.recipe:
+        yield "recipe random_state does nothing: the key 'random_state' of the training is the first seed"
+    if training.network is not None:
+        for key in ("weights", "unfreeze"):
+            if getattr(training, key) is not None:
+                yield f"{key} = {getattr(training, key)!r} is of a 'backbone', and this trains a 'network'"
+    elif training.params:
+        yield f"params = {short(dict(training.params))} are of a 'network', and this trains a 'backbone'"
+    data = training.data
+    no_val = data.split is not None and not parse_split(data.split).parts[1]
+    if recipe.patience and training.val is None and no_val:
+        yield (
+            f"recipe patience = {recipe.patience} stops by validation images, and the split "
+            f"{data.split!r} gives none; write val = 0.1, say"
+        )
 
 
 def _idle(

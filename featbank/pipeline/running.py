@@ -175,7 +175,7 @@ def run_study(
     """
     started = time.perf_counter()
     found = study if isinstance(study, Study) else load_study(study)
-    groups = plan_experiments(found, backbone=backbone, weights=weights, only=only)
+    groups = plan_experiments(found, backbone=backbone, weights=weights, test_data=test_data, only=only)
     opened = [
         open_images(group.first, data=data, test_data=test_data, limit=limit, download=download)
         for group in groups
@@ -282,6 +282,7 @@ def _fit(
     fitted = fit_heads(
         bank,
         SweepSettings(**asdict(sweep)),
+        weights=item.run.backbone.weights if "tail" in sweep.heads else None,
         name=study.name if item.run.name == study.name else f"{study.name}-{item.run.name}",
         command=command,
         cache_dir=cache_dir,

@@ -22,6 +22,7 @@ from featbank.manifest import SPLITS, short_repr
 from featbank.metrics import catalogue as metrics_catalogue
 from featbank.sampling import parse_sizes
 from featbank.sweep.records import CURVE_METRICS
+from featbank.training.unfreezing import check_unfreeze
 
 __all__ = [
     "CHECKS",
@@ -218,7 +219,7 @@ class Training:
     recipe: Mapping[str, Any] = field(default_factory=dict)
     backbone: Annotated[Name, by(get_spec)] | None = None
     weights: Text | None = None
-    unfreeze: Text | None = None
+    unfreeze: Annotated[Text, by(check_unfreeze)] | None = None
     image_size: Annotated[int, Strict(), Ge(1), Le(16_384)] | None = None
     val: Annotated[float, Strict(), Gt(0), Lt(1)] | None = None
     blur: Positive | None = None

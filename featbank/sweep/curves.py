@@ -20,7 +20,7 @@ from featbank.metrics import (
     mean_interval,
     paired_difference,
 )
-from featbank.metrics.catalogue import bounds
+from featbank.metrics.catalogue import bounds, less_is_better
 from featbank.metrics.intervals import FEWEST_DRAWS
 from featbank.sampling import Size, size_order
 from featbank.sweep.records import CURVE_METRICS, Fit, Key
@@ -467,8 +467,13 @@ class LearningCurve:
         Raises
         ------
         InvalidInputError
-            If it has fewer than four sizes.
+            If it has fewer than four sizes, or less is better of the metric, as of losses and ``"ece"``.
         """
+        if less_is_better(metric):
+            raise InvalidInputError(
+                f"metric={metric!r} falls as samples grow, and the law is of what rises; take an accuracy, "
+                "such as 'top1'"
+            )
         found = {size: self.by_repeat(size, metric) for size in self.n_per_class if size != "all"}
         found = {size: values for size, values in found.items() if values}
         shared = sorted(set.intersection(*(set(values) for values in found.values()))) if found else []

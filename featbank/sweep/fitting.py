@@ -19,6 +19,7 @@ from featbank._child_process import pickle_for_child, without_current_folder
 from featbank._cores import one_core_if
 from featbank._cuts import CutName, with_views
 from featbank._settings import Progress, takes_settings, with_options
+from featbank._validation import short
 from featbank.banks import Bank
 from featbank.errors import FitWarning, InvalidInputError
 from featbank.sampling import size_order
@@ -239,7 +240,14 @@ class Sweep:
         threshold = check_threshold(check_leaks)
         done = self._done(resume)
         tails: dict[str, Tail] = {}
-        if len(done) < self.n_fits and any(map(wants_tail, self.settings.grids)):
+        has_tail = any(map(wants_tail, self.settings.grids))
+        for name, given in (("weights", weights), ("backbone", backbone)):
+            if given is not None and not has_tail:
+                raise InvalidInputError(
+                    f"{name}={short(str(given))} is for the tail head, which is not among the heads; leave "
+                    "it out, or add the tail head"
+                )
+        if len(done) < self.n_fits and has_tail:
             tails = open_tails(self.bank, [cut for cut, _ in self._chosen], backbone, weights)
             for grid in filter(wants_tail, self.settings.grids):
                 for tail in tails.values():

@@ -10,7 +10,7 @@ from featbank._registry import nearest
 from featbank.errors import InvalidInputError
 from featbank.manifest import as_frame, as_html
 from featbank.metrics import Interval, paired_difference
-from featbank.metrics.catalogue import bounds
+from featbank.metrics.catalogue import less_is_better, spelling
 from featbank.sampling import Size, size_order
 from featbank.sweep.curves import (
     CurvePoint,
@@ -313,15 +313,18 @@ class Comparison:
     def _repr_html_(self) -> str:
         """Show the comparison in a notebook, best first."""
         rows = []
+        unit, factor, digits = spelling(self.metric)
         for one in self.curves:
-            between = (
-                "" if one.low is None or one.high is None else f"{100 * one.low:.1f} to {100 * one.high:.1f}"
+            known = one.low is not None and one.high is not None
+            mean, low, high = (
+                f"{factor * (value or 0):.{digits}f}" for value in (one.mean, one.low, one.high)
             )
-            less = "" if one.difference is None else f"{100 * one.difference.mean:+.1f}"
+            less = "" if one.difference is None else f"{factor * one.difference.mean:+.{digits}f}"
             cut = one.cut if one.temperature is None else f"{one.cut} T={one.temperature:g}"
-            rows.append([one.run, cut, one.head, f"{100 * one.mean:.1f}", between, less, f"{one.fit_s:.2g}"])
+            between = f"{low} to {high}" if known else ""
+            rows.append([one.run, cut, one.head, mean, between, less, f"{one.fit_s:.2g}"])
         head = ["run", "cut", "head", self.metric, "interval", "minus the best", "seconds a fit"]
-        return as_html(repr(self)[1:-1], head, rows, "shares in %", *self.notes)
+        return as_html(repr(self)[1:-1], head, rows, f"{self.metric}{unit}", *self.notes)
 
     def to_frame(self) -> pd.DataFrame:
         """Return one line per curve as a pandas data frame, columns as the fields of `ComparedCurve`.
@@ -403,7 +406,7 @@ def compare(
     chosen = {at: sizes[size] for at, sizes in points.items() if size in sizes}
     ranked_by = _ranked_by(metric, list(chosen.values()), notes)
     rows = [_row(name, point, curves[name, key], metric, ranked_by) for (name, key), point in chosen.items()]
-    sign = 1 if ranked_by.startswith("ece") or bounds(ranked_by)[1] > 1 else -1
+    sign = 1 if less_is_better(ranked_by) else -1
     rows.sort(key=lambda row: (sign * row.rank, row.fit_s))
     best = rows[0]
     first = curves[best.run, best.key].by_repeat(size, metric)

@@ -37,7 +37,7 @@ class Augmentation:
     holes : Tensor of int64, shape (n_samples, 2), or None
         Centres of what is painted over.
     padding, hole : int
-        Pixels of reflection around the image; side of what is painted over.
+        Pixels of reflection around the image; side of what is painted over if odd, else it is one less.
     """
 
     corners: Tensor | None

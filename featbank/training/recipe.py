@@ -65,7 +65,8 @@ class Recipe:
     channel_shift : float, default=0
         Largest part of the range of pixels that is added to, or taken from, all pixels of an image.
     cutout : int, default=8
-        Side in pixels of a square painted over with the mean colour at a random place; 0 for none.
+        Size of a square painted over with the mean colour at a random place: its side is that many pixels if
+        odd, else one less; 0 for none.
     averaged_epochs : int, default=0
         Keep the mean of the weights at the ends of so many last epochs, with the batch-norm statistics taken
         anew, instead of the last weights [1]_; meant for a learning rate that has stopped falling.

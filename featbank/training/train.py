@@ -206,6 +206,11 @@ def train(
         )
     if backbone is None and unfreeze is not None:
         raise InvalidInputError(f"unfreeze={unfreeze!r} is for a backbone; name one (--backbone, backbone=)")
+    if val is not None and train_on_val:
+        raise InvalidInputError(
+            f"val={val!r} holds images out and train_on_val=True trains on them; choose one (--val, "
+            "--train-on-val)"
+        )
     chosen = _recipe(recipe, subject)
     initial = None
     if initial_weights is not None:
@@ -232,6 +237,8 @@ def train(
         "classes": list(manifest.classes),
         "data": data_digest,
     }
+    if subject.tuned is not None:  # of a network from scratch, its plan says it
+        identity["preprocessing"] = subject.preprocessing.to_dict()
     if blur is not None:
         identity["blur"] = blur
     facts = {"recipe": asdict(chosen), **identity}
@@ -393,7 +400,7 @@ def _initial(path: Path) -> tuple[dict[str, NDArray[Any]], str]:
 def _finished(folder: Path, facts: dict[str, Any]) -> TrainResult | None:
     """Return the training that a folder holds, if it is finished; refuse one of something else."""
     path = folder / TRAINING_FILE
-    if not path.exists():
+    if not path.exists() or not (folder / NETWORK_FILE).exists():
         return None
     try:
         said = parse_json(path.read_bytes())

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from featbank.backbones import Backbone
 
-__all__ = ["Unfrozen", "unfrozen"]
+__all__ = ["Unfrozen", "check_unfreeze", "unfrozen"]
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,13 @@ def layers(module: nn.Module) -> dict[str, list[str]]:
         elif own:  # a norm
             found[list(found)[-1]] += own
     return found
+
+
+def check_unfreeze(asked: str) -> None:
+    """Raise `InvalidInputError` for what no backbone whatever has such layers for."""
+    number = asked.removeprefix("every:")
+    if asked not in ("all", "none") and not (number.isdecimal() and int(number)):
+        raise InvalidInputError(f"unfreeze={asked!r} is none of 'every:N', 'N', 'none', 'all'")
 
 
 def _moving(asked: str, n_before: int) -> tuple[int, ...]:

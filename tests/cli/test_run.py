@@ -141,3 +141,19 @@ def test_the_studies_are_listed(call):
     assert "caltech256_depth" in done.out
     listed = call("run", "--json").json["studies"]
     assert {"mini_digits", "urban_tribes"} <= {one["name"] for one in listed}
+
+
+@pytest.mark.slow
+def test_a_study_of_a_training_says_what_is_new_and_over_what_it_was_measured(call, study, tmp_path):
+    (tmp_path / "trained.toml").write_text(
+        '[data]\nsource = "photos"\nsplit = "4,2,2"\n[[training]]\nname = "own"\nnetwork = "own_net"\n'
+        "params = { widths = [4, 4, 8], hidden = [8, 8] }\nrepeats = 3\n"
+        'recipe = { epochs = 1, batch_size = 8, precision = "float32" }\n'
+        '[published]\nreport = "r"\n[[published.figures]]\nlabel = "f"\nvalue = 0.5\ncut = "test"\n'
+    )
+    first = call("run", "trained.toml", "--data", "photos")
+    assert first.code == 0
+    assert " % over seeds " in first.out
+    assert "nothing was new" not in first.out
+    again = call("run", "trained.toml", "--data", "photos")
+    assert "; nothing was new: all of it was trained before" in again.out

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from featbank.errors import InvalidInputError
+from featbank.training import Recipe
+
 QUICK = ("train", "photos", "--split", "6,3,3", "--epochs", 1, "--batch-size", 16)
 SMALL = ("--network", "own_net", "--param", "widths=4,4,8", "--param", "hidden=8,8")
 
@@ -35,6 +38,10 @@ def test_weights_card_and_scores(call, place):
             ("--optimizer", "adagrad", "--lr", 0),
             "optimizer='adagrad' is not one of sgd, adam, adamw; lr=0.0 must be over 0",
         ),
+        (
+            ("--recipe", "lr=0.5", "--lr", 0.1),
+            "--lr 0.1 and --recipe lr=0.5 say the same field; give one",
+        ),
         (("--recipe", "rotation"), "--recipe 'rotation' is no NAME=VALUE"),
         (("--recipe", "rotation=-3"), "rotation=-3 must be at least 0"),
         (
@@ -48,3 +55,18 @@ def test_wrong_options(call, place, options, message):
     assert done.code == 2
     assert done.message == message
     assert not (place / "trained").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "seed"), [((), 0), (("--recipe", "random_state=3"), 3), (("--seed", 4), 4)]
+)
+def test_the_seed_is_the_one_that_was_given(call, place, monkeypatch, options, seed):
+    asked = []
+
+    def train(*_, recipe, **__):
+        asked.append(Recipe(**recipe).random_state)
+        raise InvalidInputError("seen")
+
+    monkeypatch.setattr("featbank.training.train", train)
+    assert call(*QUICK, *options).message == "seen"
+    assert asked == [seed]

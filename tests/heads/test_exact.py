@@ -309,7 +309,6 @@ def test_rounded_rows_lead_to_the_same_optimum(blobs, monkeypatch, tol: float) -
     made = []
     original = _exact._RoundedRows.times
     monkeypatch.setattr("featbank.heads._exact.MIN_ROUNDED", 0)
-    monkeypatch.setattr("featbank.heads._exact.MIN_IMPORTED", 0)
     monkeypatch.setattr("featbank.heads._exact._multiplies_rounded", lambda: True)
     monkeypatch.setattr(_exact._RoundedRows, "times", lambda self, W: (made.append(1), original(self, W))[1])
     for one, other, job in zip(_exact.solve(Z, problems, tol=tol), expected, problems, strict=True):
@@ -320,6 +319,29 @@ def test_rounded_rows_lead_to_the_same_optimum(blobs, monkeypatch, tol: float) -
         if not tol:
             np.testing.assert_allclose(decision(Z, one), decision(Z, other), atol=1e-5)
     assert made
+
+
+@pytest.mark.parametrize(
+    ("said", "rounds"), [("flags : avx2 avx512_bf16", True), ("flags : avx512f", False), (None, False)]
+)
+def test_rounding_hangs_on_the_processor_and_the_size_alone(
+    monkeypatch, said: str | None, rounds: bool
+) -> None:
+    """Not on a clock, nor on whether torch happens to be imported: the same fit gives the same bits."""
+
+    def read_text(*_: object) -> str:
+        if said is None:
+            raise FileNotFoundError
+        return said
+
+    import torch  # noqa: F401
+
+    monkeypatch.setattr("featbank.heads._exact.Path.read_text", read_text)
+    _exact._multiplies_rounded.cache_clear()
+    rows = np.zeros((2**10, 2**10), np.float32)
+    assert (_exact._round_rows(rows, 2**10) is not None) == rounds
+    assert _exact._round_rows(rows, 2**10 - 1) is None
+    _exact._multiplies_rounded.cache_clear()
 
 
 def test_steps_of_lbfgs_are_those_of_the_textbook() -> None:

@@ -33,6 +33,31 @@ def test_views_that_are_alike_change_nothing(name: str) -> None:
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
+def test_the_tail_draws_a_view_for_each_image_and_epoch() -> None:
+    """One of two views for each image, not both: as many steps, of other rows where the views differ."""
+    torch = pytest.importorskip("torch")
+
+    class Through:
+        backbone, weights_sha256, cut, shape, width = "net", "ab" * 32, "a", (8,), 8
+
+        def body(self) -> Any:
+            layer = torch.nn.Linear(8, 8, bias=False)
+            layer.weight.data = torch.eye(8)
+            return layer.requires_grad_(False)
+
+        def trained(self, train: Any, *, batch_norm: bool = False) -> list[str]:
+            return []
+
+    def head(Z: Any, n_views: int) -> Any:
+        made = make("tail", max_epochs=8, random_state=1, lr=0.05, batch_size=N).attach(Through())
+        space = FeatureSpace(rotate=False, standardize=False).fit(Z)
+        return fit_stack([made], Z, Y, [np.arange(N)], space=space, n_views=n_views)[0]
+
+    one, alike = head(X, 1), head(np.concatenate([X, X]), 2)
+    np.testing.assert_allclose(one.weights_[0], alike.weights_[0], rtol=1e-4, atol=1e-6)
+    assert np.abs(head(np.concatenate([X, 3 * X]), 2).weights_[0] - one.weights_[0]).max() > 1e-3
+
+
 def test_a_head_with_gradients_sees_every_view_of_its_own_images_alone() -> None:
     """Each view says which class it is by a column of its own; rows that are not drawn by another."""
     views = []

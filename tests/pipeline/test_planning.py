@@ -75,3 +75,9 @@ def test_a_file_is_not_for_minivgg_whose_weights_come_along():
         ("mobilenet_v2", "m.safetensors"),
         ("minivgg", None),
     ]
+
+
+@pytest.mark.parametrize("option", ["backbone", "test_data"])
+def test_what_is_for_experiments_is_refused_where_only_trainings_are_run(option):
+    with pytest.raises(InvalidInputError, match=r"'minivgg' is for experiments, and only trainings are run"):
+        plan_experiments(load_study("cifar10_own_net"), **{option: "minivgg"})

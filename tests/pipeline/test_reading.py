@@ -504,6 +504,39 @@ def test_reading_a_file_loads_no_torch():
     assert done.stdout.strip() == "[]"
 
 
+TRAINED = """
+[data]
+source = "photos"
+split = "4,0,2"
+[[training]]
+name = "one"
+network = "own_net"
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fault"),
+    [
+        ("", "recipe = { random_state = 7 }", "recipe random_state does nothing: the key 'random_state' of "),
+        ("", "weights = 'x.pth'", "weights = 'x.pth' is of a 'backbone', and this trains a 'network'"),
+        ("", "unfreeze = 'none'", "unfreeze = 'none' is of a 'backbone'"),
+        ('network = "own_net"', "backbone = 'minivgg'\nunfreeze = 'rubbish'", "unfreeze = 'rubbish'|"),
+        ('network = "own_net"', "backbone = 'minivgg'\nparams = { a = 1 }", "params = {'a': 1} are of a"),
+        ("", "recipe = { patience = 2 }", "recipe patience = 2 stops by validation images, and the split "),
+    ],
+)
+def test_faults_of_a_training_are_those_of_the_file(tmp_path, old, new, fault):
+    file = tmp_path / "trained.toml"
+    file.write_text(TRAINED)
+    load_study(file)
+    file.write_text(TRAINED.replace(old, new) if old else f"{TRAINED}{new}\n")
+    with pytest.raises(InvalidInputError) as caught:
+        load_study(file)
+    assert "has 1 fault: training 'one': " in str(caught.value)
+    assert fault.partition("|")[0].partition(" = ")[0] in str(caught.value)
+    assert fault.endswith("|") or fault in str(caught.value)
+
+
 def test_finding_a_study(small, monkeypatch):
     assert find_study(small) == small
     assert find_study("mini_digits").name == "mini_digits.toml"

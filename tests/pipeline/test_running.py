@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -294,3 +295,25 @@ def test_weights_that_are_not_there_come_before_any_image(small, tmp_path):
 def test_a_run_of_a_study_is_a_run_like_any_other(small):
     found = run_study(small).experiments[0].run
     assert Run.open(found.path).best_head()["saved"]
+
+
+@pytest.mark.slow
+def test_the_tail_head_finds_weights_that_have_moved(edited, tmp_path):
+    from featbank.backbones import weights as module
+
+    shipped = Path(module.__file__).parent / "pretrained" / "minivgg-cifar10.safetensors"
+    here = tmp_path / "here.safetensors"
+    here.write_bytes(shipped.read_bytes())
+    run_study(edited(('weights = "random"\n', "")), weights=[str(here)], only=["shallow"])
+    there = here.rename(tmp_path / "there.safetensors")
+    file = edited(
+        ('weights = "random"\n', ""),
+        (
+            'sweep.cuts = ["block3_pool"]\nsweep.heads = ["ncm"]',
+            'sweep.cuts = ["block3_pool"]\nsweep.heads = ["tail"]',
+        ),
+        ("heads.ncm.standardize = false", "heads.tail.max_epochs = 1"),
+    )
+    (one,) = run_study(file, weights=[str(there)], only=["shallow"]).experiments
+    assert one.pushed == 0
+    assert {fit.status for fit in one.result.fits} == {"ok"}

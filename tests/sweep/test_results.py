@@ -292,6 +292,12 @@ def test_a_loss_is_no_share():
     found = compare({"one": SweepResult(again)}, metric="log_loss")
     assert [(one.head, round(one.mean, 6)) for one in found.curves] == [("mlp", 1.6), ("softmax", 2.6)]
     assert found.curves[0].high > 1.6
+    assert "<td>1.600</td>" in (html := found._repr_html_())
+    assert "%" not in html.partition("<table")[2]
+    with pytest.raises(InvalidInputError, match=r"metric='log_loss' falls as samples grow"):
+        SweepResult(again).curve(*FC7).power_law(metric="log_loss")
+    with pytest.raises(InvalidInputError, match=r"metric='ece' falls"):
+        SweepResult(again).curve(*FC7).power_law(metric="ece")
     (point, _) = SweepResult(again).points()
     assert point.scores["cohen_kappa"].mean == pytest.approx(-0.3)
     for name, value in (("log_loss", "inf"), ("log_loss", "-1"), ("cohen_kappa", "-1.5"), ("macro_f1", "2")):

@@ -85,6 +85,9 @@ def test_bad_input_is_one_line_before_any_fit(bank, tmp_path) -> None:
         WeightsError, r"--weights, or the same module$", backbone=load_backbone("minivgg", weights="random")
     )
 
+    for option in ({"weights": "gone.pth"}, {"backbone": load_backbone("minivgg")}):
+        refused(InvalidInputError, r" is for the tail head, which is not among", heads=["ncm"], **option)
+
     class Source:
         cuts, manifest, features, softmax = bank.cuts, bank.manifest, bank.features, bank.softmax
 

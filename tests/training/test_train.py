@@ -184,6 +184,11 @@ def test_classes_other_than_the_checkpoints(trained: Train, data: Path, save_pho
         ({"backbone": "vgg16"}, InvalidInputError, "trains from scratch, backbone='vgg16' fine-tunes"),
         ({"unfreeze": "3"}, InvalidInputError, "unfreeze='3' is for a backbone; name one"),
         ({"weights": "x.pth"}, InvalidInputError, "weights='x.pth' are a backbone's"),
+        (
+            {"val": 0.2, "train_on_val": True},
+            InvalidInputError,
+            "val=0.2 holds images out and train_on_val=True trains on them; choose one",
+        ),
         ({"val": 1.5}, InvalidInputError, "val=1.5 must be over 0 and below 1"),
     ],
 )
@@ -270,6 +275,21 @@ def test_a_backbone_that_is_trained_further(trained: Train) -> None:
     assert layers == {"features.14", "features.15", "features.30", "features.31", "classifier.3"}
     norms = {name for name in moved if name.endswith("running_mean")}
     assert norms == {"features.15.running_mean", "features.31.running_mean"}
+
+
+@pytest.mark.slow
+def test_images_of_another_size_are_another_training(trained: Train) -> None:
+    def tuned(**more: Any) -> TrainResult:
+        asked = {"network": None, "params": None, "backbone": "minivgg", "unfreeze": "none", **more}
+        return trained(recipe={**QUICK, "epochs": 1}, **asked)
+
+    first, other = tuned(image_size=32), tuned(image_size=40)
+    assert (first.reused, other.reused) == (False, False)
+    assert first.folder != other.folder
+    assert tuned(image_size=32).reused
+    first.weights.unlink()  # what has no network is not finished
+    again = tuned(image_size=32)
+    assert (again.reused, again.sha256) == (False, first.sha256)
 
 
 @pytest.mark.parametrize("asked", ["every:0", "every:16", "every:x", "0", "17", "", "last"])
