@@ -243,7 +243,9 @@ class _Span:
             products += part @ part.T
         # what rounding makes of rows that depend on each other: too little to be seen in any logit
         least = 1e-9 if loose else 1e-13
-        jitter = least * float(np.trace(products)) + float(np.finfo(np.float64).tiny)
+        jitter = least * float(np.trace(products)) + float(
+            np.finfo(np.float32 if loose else np.float64).tiny  # its root, where all rows are zeros
+        )
         try:
             self.A = cholesky(products + jitter * np.eye(n), lower=True, check_finite=False)
             self.triangular = True
@@ -374,7 +376,9 @@ class _Fit:
         live = np.arange(p)
         gain = gained = before = np.full(p, np.inf)
         width = int(self.A.shape[1] if self.span is None else self.span.rows.shape[1])
-        past = _Steps(float(np.sqrt(self.scale.squares.sum() / (len(self.targets) * width))))
+        constant = float(np.sqrt(self.scale.squares.sum() / (len(self.targets) * width)))
+        # rows that are all alike are zeros, but for rounding: then only intercepts are found
+        past = _Steps(constant if constant > 1e-15 else 1.0)
         objective, P, gW, gb, L = self.evaluate(live, W, b)
         rough = np.zeros(p, dtype=bool)  # whose gradient is of rounded rows
         # the first steps of a hinge are Newton's: its second derivative is 0 or 2
@@ -700,8 +704,7 @@ class _Steps:
             step = (shares[:, :-1].astype(np.float32)[:, None] @ self.rows)[:, 0]
             step += shares[:, -1:].astype(np.float32) * g
         else:
-            length = np.sqrt(np.vecdot(g, g))[:, None]
-            step = g / -np.where(length > 0, length, 1)  # rows that are all alike have no gradient
+            step = g / -np.sqrt(np.vecdot(g, g))[:, None]
         out = step.reshape(p, r + 1, K).transpose(1, 0, 2).astype(np.float64)
         return out[:-1], out[-1] * self.constant
 

@@ -362,3 +362,17 @@ def test_steps_of_lbfgs_are_those_of_the_textbook() -> None:
         q += (a - y @ q / (s @ y)) * s
     dW, db = steps.next(g[:-1], g[-1])
     np.testing.assert_allclose(np.concatenate([dW, db[None]]).ravel(), -q, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("tol", [1e-4, 1e-10])
+@pytest.mark.parametrize("width", [3, 5, 300])
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_rows_that_are_all_alike_give_the_shares_of_the_classes(value: float, width: int, tol: float) -> None:
+    """As scikit-learn has it: weights of zero, intercepts of the classes' shares."""
+    y = np.array([0, 0, 1, 1, 2, 2, 2])
+    for standardize in (True, False):
+        head = SoftmaxClassifier(solver="lbfgs", tol=tol, standardize=standardize)
+        head.fit(np.full((7, width), value), y)
+        assert head.predict_proba(np.full((1, width), value)) == pytest.approx(
+            np.array([[2, 2, 3]]) / 7, abs=1e-3 if tol > 1e-6 else 1e-5
+        )
