@@ -375,6 +375,10 @@ def _held_out(manifest: Manifest, part: float) -> Manifest:
         rows = np.flatnonzero((splits == 0) & (manifest.labels == code))
         order = np.argsort([manifest.digests[row].tobytes() for row in rows], kind="stable")
         splits[rows[order[: round(part * len(rows))]]] = 1
+    if (splits == manifest.splits).all():
+        raise InvalidInputError(
+            f"val={part!r} of each class's training images is less than one; give a larger"
+        )
     return manifest.replaced(splits=splits)
 
 

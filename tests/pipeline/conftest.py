@@ -226,7 +226,7 @@ LAYOUTS = {
     "cifar10_own_net": (cifar10, (10, 200), (10, 10)),
     "cifar10_alexnet": (cifar10, (10, 200), (10, 10)),
     "cifar10_googlenet": (cifar10, (10, 200), (10, 10)),
-    "cifar10_imp": (cifar10, (10, 200), (10, 10)),
+    "cifar10_imp": (cifar10, (20, 200), (10, 10)),
     "food101_custom": (food101, (8, 40), (4, 101)),
     "partial_unfreezing": (food101, (24, 40), (4, 101)),
     "mobilenet_tail": (cifar10, (10, 200), (10, 10)),

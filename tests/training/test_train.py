@@ -189,6 +189,7 @@ def test_classes_other_than_the_checkpoints(trained: Train, data: Path, save_pho
             InvalidInputError,
             "val=0.2 holds images out and train_on_val=True trains on them; choose one",
         ),
+        ({"val": 0.01}, InvalidInputError, "val=0.01 of each class's training images is less than one"),
         ({"val": 1.5}, InvalidInputError, "val=1.5 must be over 0 and below 1"),
     ],
 )
