@@ -44,6 +44,7 @@ def uses_of_sklearn() -> list[str]:
 def calls(folder: Path) -> dict[str, Callable[[], Any]]:
     """Return what decodes images, in an order in which each finds what it needs."""
     import featbank
+    import featbank.datasets
     from featbank.cli import main
 
     data, cache = folder / "images", folder / "cache"
@@ -72,7 +73,9 @@ def calls(folder: Path) -> dict[str, Callable[[], Any]]:
         "write_report": lambda: featbank.write_report(cache_dir=cache),
         "show mistakes": command("show", "mistakes"),
         "show occlusion": command("show", "occlusion", "last", str(one)),
-        "train": lambda: featbank.train(data, output=folder / "x", recipe={"epochs": 1, "batch_size": 8}),
+        "train": lambda: featbank.train(
+            data, network="minivgg", output=folder / "x", recipe={"epochs": 1, "batch_size": 8}
+        ),
     }
 
 
