@@ -60,7 +60,7 @@ def _mutate(document: dict[str, Any], random: np.random.Generator, size: int) ->
     value, choice = parent[key], int(random.integers(6))
     other_parent, other_key = parents[int(random.integers(len(parents)))]
     if choice == 0:
-        parent[key] = _ODD[int(random.integers(len(_ODD)))]
+        parent[key] = copy.deepcopy(_ODD[int(random.integers(len(_ODD)))])  # not the same list inside itself
     elif choice == 1:
         parent[key] = copy.deepcopy(other_parent[other_key])
     elif choice == 2 and isinstance(parent, dict):
@@ -74,7 +74,7 @@ def _mutate(document: dict[str, Any], random: np.random.Generator, size: int) ->
     elif isinstance(value, list):
         value.insert(int(random.integers(len(value) + 1)), int(random.integers(100)))
     else:
-        parent[key] = _ODD[int(random.integers(len(_ODD)))]
+        parent[key] = copy.deepcopy(_ODD[int(random.integers(len(_ODD)))])  # not the same list inside itself
 
 
 def mutate_values(array: Any, random: np.random.Generator) -> None:
