@@ -11,15 +11,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featbank.errors import InvalidInputError
+from featbank.plots.style import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from torch import nn
 
-__all__ = ["Mosaic", "bare", "first_convolution", "mosaic", "wrapped"]
+__all__ = [
+    "COLUMNS",
+    "Mosaic",
+    "bare",
+    "draw_pictures",
+    "first_convolution",
+    "mosaic",
+    "picture_axes",
+    "wrapped",
+]
 
 #: Tiles are enlarged to about so many pixels, so that the lines between them are thin.
 _TILE = 48
+#: Photographs beside each other.
+COLUMNS = 6
 
 
 @dataclass(frozen=True)
@@ -92,6 +104,31 @@ def bare(axes: Axes) -> None:
     axes.set_yticks([])
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
+
+
+def picture_axes(n: int) -> Any:
+    """Return axes for `n` photographs with a title of two lines each, on a new figure."""
+    columns = min(COLUMNS, n)
+    rows = -(-n // columns)
+    figure = new_figure(max(5.0, 2.05 * columns), 0.9 + 2.3 * rows)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for left in grid[n:]:
+        left.set_axis_off()
+    return grid[:n]
+
+
+def draw_pictures(
+    panels: NDArray[Any], pictures: Sequence[NDArray[np.uint8] | None], titles: Sequence[str]
+) -> None:
+    """Draw each photograph with its title; one that is gone is said in its place."""
+    for axes, title, pixels in zip(panels, titles, pictures, strict=False):
+        if pixels is None:
+            axes.text(0.5, 0.5, "image gone", ha="center", va="center", transform=axes.transAxes)
+        else:
+            axes.imshow(pixels, interpolation="nearest" if max(pixels.shape) < 64 else "antialiased")
+        axes.set_title(title, fontsize=8, loc="left", parse_math=False)
+        bare(axes)
+        axes.set_anchor("NW")
 
 
 def wrapped(name: str, width: int) -> str:

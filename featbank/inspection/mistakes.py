@@ -11,19 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featbank.errors import InvalidInputError
-from featbank.inspection._grid import bare, wrapped
+from featbank.inspection._grid import bare, draw_pictures, picture_axes, wrapped
 from featbank.inspection.images import RunImages
 from featbank.manifest import Manifest, printable
 from featbank.plots.display import Display, head_title
-from featbank.plots.style import new_figure
 
 if TYPE_CHECKING:
     from featbank.runs import Run
     from featbank.sweep import Predictions
 
 __all__ = ["Mistake", "MistakesDisplay", "find_mistakes"]
-
-_COLUMNS = 6
 
 
 @dataclass(frozen=True)
@@ -242,28 +239,14 @@ class MistakesDisplay(Display):
         return max(1, len(self.mistakes))
 
     def _new_axes(self) -> Any:
-        n = self._n_axes()
-        columns = min(_COLUMNS, n)
-        rows = -(-n // columns)
-        figure = new_figure(max(5.0, 2.05 * columns), 0.9 + 2.3 * rows)
-        grid = figure.subplots(rows, columns, squeeze=False).ravel()
-        for left in grid[n:]:
-            left.set_axis_off()
-        return grid[:n]
+        return picture_axes(self._n_axes())
 
     def _heading(self) -> str:
         said = self.heading()
         return f"{self.title}\n{said}" if self.title else said
 
     def _draw(self, panels: NDArray[Any], *, own: bool) -> list[Any]:
-        for axes, one, pixels in zip(panels, self.mistakes, self.images, strict=False):
-            if pixels is None:
-                axes.text(0.5, 0.5, "image gone", ha="center", va="center", transform=axes.transAxes)
-            else:
-                axes.imshow(pixels, interpolation="nearest" if max(pixels.shape) < 64 else "antialiased")
-            axes.set_title(_said(one), fontsize=8, loc="left", parse_math=False)
-            bare(axes)
-            axes.set_anchor("NW")
+        draw_pictures(panels, self.images, list(map(_said, self.mistakes)))
         if not self.mistakes:
             bare(panels[0])
             panels[0].text(0.5, 0.5, "no mistakes", ha="center", va="center")

@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 
 from featbank.datasets.duplicates import NEAR_DUPLICATE_COSINE
 from featbank.errors import InvalidInputError
-from featbank.inspection._grid import bare, wrapped
+from featbank.inspection._grid import COLUMNS, draw_pictures, picture_axes, wrapped
 from featbank.manifest import SPLITS, printable
 from featbank.plots.display import Display
-from featbank.plots.style import new_figure
 from featbank.sampling import deal_folds
 from featbank.sweep.leaks import deepest_vector_cut
 from featbank.sweep.spec import by_depth
@@ -32,7 +31,6 @@ _BLOCK_ROWS, _NEIGHBOURS = 1024, 10
 #: Pairs that are named; the count says how many there are. Over this part of all images, it is not copies
 #: that are alike.
 _MOST_PAIRS, _ALIKE = 100, 0.2
-_COLUMNS = 6
 
 
 @dataclass(frozen=True)
@@ -367,11 +365,11 @@ class SuspectsDisplay(Display):
             (one.row, f"{_name(one.label)}\nrather {_name(one.likelier)}: {100 * one.p_likelier:.0f} %")
             for one in suspects.labels[:most]
         ]
-        for pair in suspects.pairs[: _COLUMNS // 2]:
+        for pair in suspects.pairs[: COLUMNS // 2]:
             for row, label in zip(pair.rows, pair.labels, strict=True):
                 shown.append((row, f"{_name(label)}\nalike: cosine {pair.cosine:.3f}"))
         shown += [
-            (one.row, f"{_name(one.label)}\nodd: cosine {one.cosine:.2f}") for one in suspects.odd[:_COLUMNS]
+            (one.row, f"{_name(one.label)}\nodd: cosine {one.cosine:.2f}") for one in suspects.odd[:COLUMNS]
         ]
         return cls(suspects, images.thumbnails([row for row, _ in shown]), shown, title=title)
 
@@ -381,28 +379,14 @@ class SuspectsDisplay(Display):
         return max(1, len(self.shown))
 
     def _new_axes(self) -> Any:
-        n = self._n_axes()
-        columns = min(_COLUMNS, n)
-        lines = -(-n // columns)
-        figure = new_figure(max(5.0, 2.05 * columns), 0.9 + 2.3 * lines)
-        grid = figure.subplots(lines, columns, squeeze=False).ravel()
-        for left in grid[n:]:
-            left.set_axis_off()
-        return grid[:n]
+        return picture_axes(self._n_axes())
 
     def _heading(self) -> str:
         said = self.heading()
         return f"{self.title}\n{said}" if self.title else said
 
     def _draw(self, panels: NDArray[Any], *, own: bool) -> list[Any]:
-        for axes, (_, text), pixels in zip(panels, self.shown, self.images, strict=False):
-            if pixels is None:
-                axes.text(0.5, 0.5, "image gone", ha="center", va="center", transform=axes.transAxes)
-            else:
-                axes.imshow(pixels, interpolation="nearest" if max(pixels.shape) < 64 else "antialiased")
-            axes.set_title(text, fontsize=8, loc="left", parse_math=False)
-            bare(axes)
-            axes.set_anchor("NW")
+        draw_pictures(panels, self.images, [text for _, text in self.shown])
         return []
 
     def heading(self) -> str:
