@@ -126,10 +126,12 @@ class HuggingFaceFamily(Family):
         if _classifies(config):
             labels = [str(config.id2label[one]) for one in sorted(config.id2label)]
             classes = None if labels[:1] in ([], ["LABEL_0"]) else tuple(labels)
-        return Published(self.preprocessing(name), "DEFAULT", _find(name, "model.safetensors"), classes)
+        return Published(self.preprocessing(name), "DEFAULT", _weights_of(name), classes)
 
     def read(self, name: str, path: Path) -> nn.Module:
-        if path.suffix != ".safetensors":
+        from featbank.backbones._state import INDEX, parts_of
+
+        if not path.name.endswith((".safetensors", INDEX)):
             raise WeightsError(f"weights {str(path)!r} of 'hf:{name}' are no .safetensors file; convert them")
         from transformers.utils import logging as bars
 
@@ -139,7 +141,10 @@ class HuggingFaceFamily(Family):
             # By transformers, which renames what its older versions wrote; it takes a folder.
             with tempfile.TemporaryDirectory() as folder:
                 config.save_pretrained(folder)
-                Path(folder, "model.safetensors").symlink_to(path.resolve())
+                suffix = INDEX if path.name.endswith(INDEX) else ".safetensors"
+                Path(folder, f"model{suffix}").symlink_to(path.resolve())
+                for part in parts_of(path) if suffix == INDEX else ():
+                    Path(folder, part.name).symlink_to(part.resolve())
                 module, told = _auto_class(config).from_pretrained(
                     folder,
                     config=config,
@@ -188,16 +193,29 @@ def _folder(name: str) -> Path | None:
     return path.absolute() if (path / "config.json").is_file() else None
 
 
-def _find(name: str, file: str) -> Path:
-    """Return a file of a folder or a repository, from the cache of the hub or downloaded into it."""
+def _find(name: str, *files: str) -> Path:
+    """Return the first of some files of a folder or a repository, from the cache of the hub or downloaded."""
     folder = _folder(name)
     if folder is not None:
-        if not (folder / file).is_file():
-            raise MissingWeightsError(f"no {file!r} in {str(folder)!r}, which 'hf:{name}' needs")
-        return folder / file
+        for file in files:
+            if (folder / file).is_file():
+                return folder / file
+        raise MissingWeightsError(f"no {files[0]!r} in {str(folder)!r}, which 'hf:{name}' needs")
     repository, _, revision = name.partition("@")
     ways = ["give a folder that has it, hf:FOLDER"]
-    return hub_file(repository, [file], owner=f"hf:{name}", ways=ways, revision=revision or None)
+    return hub_file(repository, files, owner=f"hf:{name}", ways=ways, revision=revision or None)
+
+
+def _weights_of(name: str) -> Path:
+    """Return the weights, or the index of several files once all of them are there."""
+    from featbank.backbones._state import INDEX
+
+    path = _find(name, "model.safetensors", f"model{INDEX}")
+    if path.name.endswith(INDEX) and _folder(name) is None:
+        with _reading(name, path.name):
+            for part in sorted(set(json.loads(path.read_text())["weight_map"].values())):
+                _find(name, part)
+    return path
 
 
 def _config(name: str) -> Any:

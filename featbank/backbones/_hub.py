@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ __all__ = ["hub_file"]
 def hub_file(
     repository: str, files: Sequence[str], *, owner: str, ways: Sequence[str], revision: str | None = None
 ) -> Path:
-    """Return the first of some files that the cache of the hub has, else download the first.
+    """Return the first of some files that the cache of the hub has, else download the first there is.
 
     Parameters
     ----------
@@ -36,14 +37,17 @@ def hub_file(
         If there is none, and none to be had.
     """
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 
     try:
         for file in files:
             found = try_to_load_from_cache(repository, file, revision=revision)
             if isinstance(found, str):
                 return Path(found)
-        return Path(hf_hub_download(repository, files[0], revision=revision))
+        for file in files[:-1]:
+            with contextlib.suppress(EntryNotFoundError):
+                return Path(hf_hub_download(repository, file, revision=revision))
+        return Path(hf_hub_download(repository, files[-1], revision=revision))
     except HFValidationError as error:
         said_by_hub = " ".join(str(error).split())[:200]
         raise InvalidInputError(f"{owner!r} names no repository of the hub: {said_by_hub}") from error

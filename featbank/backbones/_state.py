@@ -11,6 +11,7 @@ from argparse import Namespace
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,20 +24,25 @@ from featbank.backbones._building import build_on_meta
 from featbank.backbones._pickle_header import describe_archive
 from featbank.backbones._safetensors_header import HeaderError, describe_safetensors
 from featbank.backbones._spec import BackboneSpec
-from featbank.errors import WeightsError
+from featbank.errors import MissingWeightsError, WeightsError
 
 __all__ = [
+    "INDEX",
     "Choice",
     "StateFile",
     "choose",
     "digested",
     "most_bytes",
+    "parts_of",
     "read_state",
     "stamp_of",
 ]
 
 logger = logging.getLogger(__name__)
 
+#: How a file ends that says in which of several safetensors files, beside it, each tensor is.
+INDEX = ".safetensors.index.json"
+_MAX_INDEX_BYTES = 16 << 20
 #: How deep wrappers are looked into.
 _DEEPEST = 6
 #: Layers that wrap others without doing anything, at any depth of a name: DataParallel, torch.compile, ...
@@ -130,7 +136,7 @@ def read_state(
     Parameters
     ----------
     path : pathlib.Path
-        A safetensors file, by its suffix; any other is read as torch's own format.
+        A safetensors file or the index of several, by its suffix; any other is read as torch's own format.
     spec : BackboneSpec
         Whose tensors.
     key : str, optional
@@ -155,21 +161,20 @@ def read_state(
     """
     class_names = None
     described: dict[str, Tensor] | None = None
-    with path.open("rb") as file:
-        size_bytes = os.fstat(file.fileno()).st_size
-        if path.suffix == ".safetensors":
-            described = _described_safetensors(path, file, size_bytes)
-        elif not trusted:
-            described = _flat(_described_archive(path, file, size_bytes), path)[0]
-        if described is not None:
-            choice = choose(spec, described, path, key=key, candidates=candidates, image_size=image_size)
-        versions: dict[str, Any] = {}
-        if path.suffix == ".safetensors":
-            raw, class_names = _read_safetensors(path)
-        else:
+    versions: dict[str, Any] = {}
+    chosen = partial(choose, spec, path=path, key=key, candidates=candidates, image_size=image_size)
+    if path.name.endswith((".safetensors", INDEX)):
+        described = _described_safetensors(path)
+        choice = chosen(described)
+        raw, class_names = _read_safetensors(path)
+    else:
+        with path.open("rb") as file:
+            if not trusted:
+                described = _flat(_described_archive(path, file, os.fstat(file.fileno()).st_size), path)[0]
+                choice = chosen(described)
             raw, versions = _flat(_read_pickle(path, file), path)
     if described is None:
-        choice = choose(spec, raw, path, key=key, candidates=candidates, image_size=image_size)
+        choice = chosen(raw)
     elif _facts(described) != _facts(raw):
         raise WeightsError(
             f"weights file {str(path)!r} holds other tensors than it lists; get the file again"
@@ -188,11 +193,70 @@ def _facts(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.d
     return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
 
 
-def _described_safetensors(path: Path, file: BinaryIO, size_bytes: int) -> dict[str, Tensor]:
+def parts_of(path: Path) -> tuple[Path, ...]:
+    """Return the files that hold the tensors of a weights file: those that an index names, else itself.
+
+    Raises
+    ------
+    WeightsError
+        If an index is none, or names files that are not beside it.
+    """
+    return tuple(path.with_name(name) for name in sorted(set(_index(path).values()))) or (path,)
+
+
+def _index(path: Path) -> dict[str, str]:
+    """Return tensor -> file of an index of several safetensors files; {} for a file that is none."""
+    if not path.name.endswith(INDEX):
+        return {}
+    with path.open("rb") as file:
+        text = file.read(_MAX_INDEX_BYTES + 1)
     try:
-        return describe_safetensors(file, size_bytes)
-    except HeaderError as error:
-        raise WeightsError(f"weights file {str(path)!r} is no whole safetensors file: {error}") from error
+        if len(text) > _MAX_INDEX_BYTES:
+            raise ValueError
+        said = json.loads(text)["weight_map"]
+        found = {str(tensor): Path(file) for tensor, file in said.items()}
+        whole = bool(found) and all(
+            one.name == str(one) and one.suffix == ".safetensors" for one in found.values()
+        )
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        whole = False
+    if not whole:
+        raise WeightsError(
+            f"weights file {str(path)!r} is no index of safetensors files, a JSON object whose 'weight_map' "
+            f"names for each tensor the file beside it; get it again, or name a .safetensors file"
+        )
+    gone = sorted({one.name for one in found.values() if not path.with_name(one.name).is_file()})
+    if gone:
+        raise MissingWeightsError(
+            f"weights file {str(path)!r} names {_some(gone)}, which is not beside it; get that file too"
+        )
+    return {tensor: file.name for tensor, file in found.items()}
+
+
+def _described_safetensors(path: Path) -> dict[str, Tensor]:
+    described: dict[str, Tensor] = {}
+    index = _index(path)
+    for part in parts_of(path):
+        with part.open("rb") as file:
+            try:
+                found = describe_safetensors(file, os.fstat(file.fileno()).st_size)
+            except HeaderError as error:
+                raise WeightsError(
+                    f"weights file {str(part)!r} is no whole safetensors file: {error}"
+                ) from error
+        wrong = [name for name in found if index and index.get(name) != part.name]
+        if wrong:
+            raise WeightsError(
+                f"weights file {str(part)!r} holds {_some(wrong)}, which "
+                f"{path.name!r} does not say; get both again"
+            )
+        described |= found
+    lost = sorted(set(index) - set(described))
+    if lost:
+        raise WeightsError(
+            f"weights file {str(path)!r} lists {_some(lost)}, which its files do not hold; get them again"
+        )
+    return described
 
 
 def _described_archive(path: Path, file: BinaryIO, size_bytes: int) -> Any:
@@ -206,14 +270,17 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...] | 
     from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file
 
-    try:
-        tensors: dict[str, Tensor] = load_file(path)
-        with safe_open(path, framework="pt") as file:
-            facts = file.metadata() or {}
-    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise WeightsError(
-            f"weights file {str(path)!r} is no whole safetensors file: {_one_line(error)}"
-        ) from error
+    tensors: dict[str, Tensor] = {}
+    facts: dict[str, str] = {}
+    for part in parts_of(path):
+        try:
+            tensors |= load_file(part)
+            with safe_open(part, framework="pt") as file:
+                facts |= file.metadata() or {}
+        except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+            raise WeightsError(
+                f"weights file {str(part)!r} is no whole safetensors file: {_one_line(error)}"
+            ) from error
     try:
         names = json.loads(facts.get("classes", "null"))
     except ValueError:
@@ -298,30 +365,36 @@ def most_bytes(spec: BackboneSpec) -> int:
 
 def digested(
     path: Path, spec: BackboneSpec, digests: DigestCache | None = None
-) -> tuple[tuple[int, ...], str]:
-    """Return a file's stamp and its SHA-256; a file too large for the backbone is not read at all.
+) -> tuple[tuple[int, ...], dict[str, str]]:
+    """Return a file's stamp, and the SHA-256 of each file that holds its tensors, by the path from the root.
 
-    Nor is one whose digest is among `digests`.
+    Files too large for the backbone are not read at all, nor are those whose digest is among `digests`.
 
     Raises
     ------
     WeightsError
-        If it is larger than `most_bytes`.
+        If they are larger than `most_bytes`.
     """
+    parts = parts_of(path)
     stamp, limit = stamp_of(path), most_bytes(spec)
-    size = path.stat().st_size
+    size = sum(part.stat().st_size for part in parts)
     if size > limit:
         raise WeightsError(
             f"weights file {str(path)!r} has {size} bytes; {spec.name!r} and an optimiser's state take fewer "
             f"than {limit}: pass the state dict alone"
         )
-    return stamp, (file_digest(path) if digests is None else digests.file_digest(path))
+    digest = file_digest if digests is None else digests.file_digest
+    return stamp, {str(part.absolute()): digest(part) for part in parts}
 
 
 def stamp_of(path: Path) -> tuple[int, ...]:
-    """Return what changes when a file is written to: identity, size and times."""
-    status = path.stat()
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    """Return what changes when a weights file is written to: identity, size and times, of all its parts."""
+    found = [one.stat() for one in dict.fromkeys((path, *parts_of(path)))]
+    return tuple(
+        number
+        for one in found
+        for number in (one.st_dev, one.st_ino, one.st_size, one.st_mtime_ns, one.st_ctime_ns)
+    )
 
 
 def _n_classes(spec: BackboneSpec, tensors: Mapping[str, Tensor]) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
@@ -47,8 +47,9 @@ class Backbone:
         What finds a file of the user's again; None for other weights.
     absent : frozenset of str
         Tensors of the classifier that the file had not, NaN in the module; `truncate` refuses cuts behind.
-    weights_file, weights_file_sha256 : str or None
-        The file the weights were read from, whoever's it is, and its digest; None for random weights.
+    weights_files : dict of str to str
+        The files the weights were read from, whoever's they are: path from the root -> SHA-256; empty for
+        random weights and modules.
     """
 
     spec: BackboneSpec
@@ -59,8 +60,7 @@ class Backbone:
     class_names: tuple[str, ...] | None
     weights_path: str | None = None
     absent: frozenset[str] = frozenset()
-    weights_file: str | None = None
-    weights_file_sha256: str | None = None
+    weights_files: Mapping[str, str] = field(default_factory=dict)
 
     __repr__ = short_repr
 
@@ -168,10 +168,10 @@ def load_backbone(
     weights : str or path, optional
         The name of a torchvision weights entry (``"IMAGENET1K_V1"``), a file with a state dict or a
         checkpoint of a trainer or a self-supervised method (``.safetensors``, or torch's own format under
-        any suffix), or ``"random"``. The network is found in a file whatever stands before its names;
-        ``FILE#KEY`` takes one of several (``"dino.pth#teacher"``). By default torchvision's ``DEFAULT``
-        entry, taken from torch.hub's checkpoint folder or downloaded into it; for minivgg the file that ships
-        with featbank.
+        any suffix), the index of several (``.safetensors.index.json``), a folder that holds one of these, or
+        ``"random"``. The network is found in a file whatever stands before its names; ``FILE#KEY`` takes one
+        of several (``"dino.pth#teacher"``). By default torchvision's ``DEFAULT`` entry, taken from
+        torch.hub's checkpoint folder or downloaded into it; for minivgg the file that ships with featbank.
     image_size : int, optional
         Side of the square input, in pixels, instead of the one the weights were published with; the resize
         before the crop keeps its proportion to it.
@@ -240,8 +240,7 @@ def load_backbone(
         loaded.class_names,
         weights_path=source.place,
         absent=loaded.absent,
-        weights_file=None if source.path is None else str(source.path.absolute()),
-        weights_file_sha256=source.sha256,
+        weights_files=source.files,
     )
 
 

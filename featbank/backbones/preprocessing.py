@@ -84,6 +84,12 @@ class Preprocessing:
             raise InvalidInputError(
                 f"mean={self.mean!r}, std={self.std!r}: pass three numbers each, and no std of 0 or less"
             )
+        if min(mean) < 0 or max(mean) > 1 or max(std) > 1:
+            of_bytes = f"; if they are of 0..255, pass {_by_255(mean)} and {_by_255(std)}"
+            raise InvalidInputError(
+                f"mean={self.mean!r}, std={self.std!r} are not of pixels in 0..1, where both are at most 1"
+                f"{of_bytes if min(mean) >= 0 else ''}"
+            )
         # Lists (from JSON) would make equal settings compare unequal.
         object.__setattr__(self, "mean", mean)
         object.__setattr__(self, "std", std)
@@ -334,6 +340,10 @@ def _channels(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
 
     with torch.inference_mode(False):  # fit for any caller, whoever was the first
         return torch.tensor(values, dtype=torch.float32, device=device).view(1, 3, 1, 1)
+
+
+def _by_255(numbers: Sequence[float]) -> str:
+    return ",".join(f"{number / 255:.4g}" for number in numbers)
 
 
 def _three_numbers(values: Any) -> tuple[float, ...] | None:

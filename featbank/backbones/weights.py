@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 _RANDOM = "random"
 #: How weights files are usually called; others are read too.
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".model")
+#: How Hugging Face calls the weights in a folder, the first that is there counts.
+_USUAL = ("model.safetensors", f"model{_state.INDEX}", "pytorch_model.bin")
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,9 +68,9 @@ class WeightsSource:
     published : Published
         What their family says of them: preprocessing, class names, whether the file is trusted.
     path : pathlib.Path or None
-        Their file; None for random weights.
-    sha256 : str or None
-        Digest of that file.
+        Their file, or the index of several; None for random weights.
+    files : dict of str to str
+        What holds the tensors: path from the root -> SHA-256; empty for random weights.
     random_state : int
         Seed of random weights.
     stamp : tuple of int
@@ -83,7 +85,7 @@ class WeightsSource:
     label: str
     published: Published
     path: Path | None
-    sha256: str | None
+    files: Mapping[str, str]
     random_state: int = 0
     stamp: tuple[int, ...] = ()
     key: str | None = None
@@ -107,10 +109,10 @@ class WeightsSource:
         WeightsError
             If the file is not safe, damaged, or another architecture's.
         """
-        if self.path is None or self.sha256 is None:
+        if self.path is None:
             loaded = self._random(image_size)
         else:
-            loaded = self._of_file(self.path, self.sha256, image_size)
+            loaded = self._of_file(self.path, _joined(self.files), image_size)
         family, name = family_of(self.spec.name)
         settings = family.settings(name)
         if not settings:
@@ -179,8 +181,8 @@ def find_source(
     spec : BackboneSpec
         Whose weights.
     weights : str, path or None
-        An entry's name, a file, ``FILE#KEY`` for one of several networks in a file, ``"random"``, or None for
-        the default.
+        An entry's name, a file, a folder with one, the index of several (``.safetensors.index.json``),
+        ``FILE#KEY`` for one of several networks in a file, ``"random"``, or None for the default.
     random_state : int, default=0
         Seed of random weights.
     digests : DigestCache, optional
@@ -203,7 +205,7 @@ def find_source(
     if weights == _RANDOM:
         family, name = family_of(spec.name)
         plain = Published(family.preprocessing(name))
-        return WeightsSource(spec, _RANDOM, plain, None, None, random_state=random_state)
+        return WeightsSource(spec, _RANDOM, plain, None, {}, random_state=random_state)
     if weights is not None and (not isinstance(weights, str) or looks_like_file(weights)):
         return _file_source(spec, os.fspath(weights), digests)
     return _published_source(spec, weights, digests)
@@ -214,7 +216,7 @@ def looks_like_file(weights: str) -> bool:
     path = user_path(weights)
     # "VGG16_Weights.IMAGENET1K_V1" has a dot, but is how torchvision writes an entry.
     has_suffix = path.suffix != "" and not path.stem.endswith("_Weights")
-    return has_suffix or os.sep in weights or "#" in weights or path.is_file()
+    return has_suffix or os.sep in weights or "#" in weights or path.exists()
 
 
 def _file_source(spec: BackboneSpec, asked: str, digests: DigestCache | None) -> WeightsSource:
@@ -223,9 +225,7 @@ def _file_source(spec: BackboneSpec, asked: str, digests: DigestCache | None) ->
         file, _, key = asked.rpartition("#")
         path = user_path(file)
     if path.is_dir():
-        held = sorted(one.name for one in path.iterdir() if one.suffix in _SUFFIXES)
-        which = f", such as {', '.join(map(repr, held[:3]))}" if held else ""
-        raise WeightsError(f"weights {str(path)!r} is a folder; name the file in it{which}")
+        path = _only_file(path)
     if path.suffix == ".pt2":
         raise WeightsError(
             f"weights file {str(path)!r} is an exported program, not weights; save model.state_dict() instead"
@@ -234,11 +234,28 @@ def _file_source(spec: BackboneSpec, asked: str, digests: DigestCache | None) ->
         raise MissingWeightsError(f"weights file {str(path)!r} does not exist; pass another --weights FILE")
     label = path.name if key is None else f"{path.name}#{key}"
     place = str(path.absolute()) if key is None else f"{path.absolute()}#{key}"
-    stamp, digest = _state.digested(path, spec, digests)
+    stamp, files = _state.digested(path, spec, digests)
     family, name = family_of(spec.name)
-    return WeightsSource(
-        spec, label, family.recognise(name, path, digest), path, digest, stamp=stamp, key=key, place=place
+    published = family.recognise(name, path, _joined(files))
+    return WeightsSource(spec, label, published, path, files, stamp=stamp, key=key, place=place)
+
+
+def _only_file(folder: Path) -> Path:
+    """Return the weights file of a folder: the one that Hugging Face calls so, else the only one."""
+    held = sorted(one.name for one in folder.iterdir() if one.name.endswith((*_SUFFIXES, _state.INDEX)))
+    usual = [name for name in _USUAL if name in held] or held
+    if len(usual) == 1 or usual != held:
+        return folder / usual[0]
+    which = f": {', '.join(map(repr, held[:3]))}{', ...' if len(held) > 3 else ''}" if held else ""
+    raise (WeightsError if held else MissingWeightsError)(
+        f"weights {str(folder)!r} is a folder with {len(held) or 'no'} weights files; name the file{which}"
     )
+
+
+def _joined(files: Mapping[str, str]) -> str:
+    """Return one digest for all files: that of the file where it is one."""
+    digests = list(files.values())
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def _published_source(spec: BackboneSpec, weights: str | None, digests: DigestCache | None) -> WeightsSource:
@@ -249,13 +266,14 @@ def _published_source(spec: BackboneSpec, weights: str | None, digests: DigestCa
             f"weights {found.label!r} of {spec.name!r} name no file; pass --weights FILE"
         )
     path, prefix = found.path, found.sha256_prefix
-    stamp, digest = _state.digested(path, spec, digests)
+    stamp, files = _state.digested(path, spec, digests)
+    digest = _joined(files)
     if prefix is not None and not digest.startswith(prefix):
         raise WeightsError(
             f"weights file {str(path)!r} is damaged: its name says its SHA-256 starts with {prefix}, "
             f"it starts with {digest[: len(prefix)]}; delete it and run again"
         )
-    return WeightsSource(spec, found.label, found, path, digest, stamp=stamp)
+    return WeightsSource(spec, found.label, found, path, files, stamp=stamp)
 
 
 def _tell(spec: BackboneSpec, path: Path, choice: _state.Choice) -> None:

@@ -61,7 +61,7 @@ def extract(
         str | None,
         typer.Option(
             help="A torchvision weights name, a file (state dict or checkpoint; FILE#teacher takes one of "
-            "several networks in it), or 'random'."
+            "several networks in it), the folder of one or of its shards, or 'random'."
         ),
     ] = None,
     split: Annotated[

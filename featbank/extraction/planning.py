@@ -414,9 +414,7 @@ def _answers(bank: Bank, settings: ExtractionSettings, digests: DigestCache) -> 
     if not _chosen(bank.key, settings):
         return False
     with contextlib.suppress(OSError, TypeError, KeyError):
-        files = dict(asked["settings_files"])
-        if asked["file"] is not None:
-            files[asked["file"]] = asked["file_sha256"]
+        files = {**asked["settings_files"], **asked["files"]}
         return all(digests.file_digest(file) == sha256 for file, sha256 in files.items())
     return False
 
@@ -427,7 +425,7 @@ def _asked(settings: ExtractionSettings) -> dict[str, Any]:
     if weights is not None:
         path, _, part = weights.partition("#")
         file = user_path(path)
-        if file.is_file():
+        if file.exists():
             weights = f"{file.absolute()}#{part}" if part else str(file.absolute())
     return {
         "weights": weights,
@@ -486,8 +484,7 @@ def _provenance(
         "asked": {
             **_asked(settings),
             "choice": _choice(settings),
-            "file": backbone.weights_file,
-            "file_sha256": backbone.weights_file_sha256,
+            "files": dict(backbone.weights_files),
             "settings_files": {str(one): digests.file_digest(one) for one in family.settings_files(name)},
         },
         "versions": {

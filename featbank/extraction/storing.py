@@ -44,6 +44,9 @@ Run = tuple[int, int, tuple[str, ...]]
 #: many images say so at least.
 _ALIKE, _LEAST_ALIKE = 0.01, 3
 
+#: Features larger than this are hardly those of images in the range that a network was trained on.
+_EXPLODED = 1e4
+
 #: Threads that hash and write shards, beside the lanes of a CPU and beside a card; as many shards again may
 #: wait for them. More would only hide a slow disk in memory.
 _CPU_WRITERS, _CARD_WRITERS = 2, 6
@@ -181,7 +184,10 @@ def push_slots(
             pushed[run.start : run.stop] |= run.batch.statuses == RowStatus.OK
             for slots in run.slots:
                 shards.add(slots)
+            first = not done
             done += int((rows[run.start : run.stop] >= 0).sum())
+            if first and done < n_images:  # while little is lost by starting again
+                shards.tell_odd(f"the first {done}")
             if progress is not None:
                 progress(done, n_images)
 
@@ -315,6 +321,7 @@ class ShardStore:
         self._plans = {cut: list(plans) for cut, plans in missing.items()}
         self._open: dict[str, _Shard] = {}
         self._alike = {cut: _Alike() for cut in writers}
+        self._largest = dict.fromkeys(writers, 0.0)
         #: Cut -> memory of shards that are written.
         self._spare: dict[str, list[Tensor]] = {cut: [] for cut in writers}
         self._n_writers = _CARD_WRITERS if on_card else _CPU_WRITERS
@@ -340,7 +347,7 @@ class ShardStore:
         if kind is None:
             if self._failure is not None:
                 raise self._failure
-            self._tell_constant()
+            self.tell_odd("all")
 
     def reserve(self, start: int, statuses: NDArray[np.uint8], cuts: Sequence[str]) -> Slots:
         """Say where one batch goes; batches come in slot order.
@@ -479,10 +486,21 @@ class ShardStore:
     def _check(self, features: Mapping[str, Tensor], extremes: Tensor, name: Callable[[int], bytes]) -> None:
         for (cut, tensor), (lowest, highest) in zip(features.items(), extremes.tolist(), strict=True):
             largest, limit = max(-lowest, highest), self._limit(cut)
+            self._largest[cut] = max(self._largest[cut], largest)
             if not largest <= limit and not (self._clip and largest < np.inf):
                 self._overflow(cut, tensor, limit, name)
 
-    def _tell_constant(self) -> None:
+    def tell_odd(self, which: str) -> None:
+        """Warn of cuts whose features are alike for `which` images, or larger than a network's should be."""
+        for cut, largest in self._largest.items():
+            if largest > _EXPLODED:
+                logger.warning(
+                    "the features of %r reach %.4g in %s images pushed: is the range of values that the "
+                    "network takes another (mean and std of its preprocessing are for pixels in 0..1)?",
+                    cut,
+                    largest,
+                    which,
+                )
         for cut, alike in self._alike.items():
             if alike.n_rows < _LEAST_ALIKE or alike.first is None:
                 continue
@@ -492,11 +510,11 @@ class ShardStore:
                 said = f"nearly the same, at most {alike.distance:.2g} of their length apart,"
                 said, why = said if alike.distance else "the same", "the weights may be random"
             logger.warning(
-                "the features of %r are %s for all %d images pushed, so no head can tell classes apart by "
+                "the features of %r are %s for %s images pushed, so no head can tell classes apart by "
                 "them: %s, or of another range of values, or the images are all alike (such as black)",
                 cut,
                 said,
-                alike.n_rows,
+                f"{which} {alike.n_rows}" if which == "all" else which,
                 why,
             )
 

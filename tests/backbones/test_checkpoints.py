@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import argparse
 import copy
+import json
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torchvision import models
 
 from featbank.backbones import load_backbone, truncate
 from featbank.banks import Bank
-from featbank.errors import WeightsError
+from featbank.errors import MissingWeightsError, WeightsError
 from featbank.extraction import extract
 
 NAME = "shufflenet_v2_x0_5"
@@ -253,9 +254,71 @@ def test_safetensors_have_prefixes_too(network: nn.Module, tmp_path: Path) -> No
     assert same(load_backbone(NAME, weights=path).module, network)
 
 
-def test_a_folder_of_weights_is_answered_with_its_files(network: nn.Module, tmp_path: Path) -> None:
-    save_file(network.state_dict(), tmp_path / "model.safetensors")
-    with pytest.raises(WeightsError, match=r"is a folder; name the file in it, such as 'model.safetensors'"):
+def test_a_folder_is_read_if_it_says_which_file(network: nn.Module, tmp_path: Path) -> None:
+    with pytest.raises(MissingWeightsError, match="is a folder with no weights files; name the file"):
+        load_backbone(NAME, weights=tmp_path)
+    save_file(network.state_dict(), tmp_path / "b.safetensors")
+    (tmp_path / "README.md").write_text("weights")
+    assert same(load_backbone(NAME, weights=tmp_path).module, network)
+    torch.save(other(network).state_dict(), tmp_path / "a.pth")
+    with pytest.raises(WeightsError, match=r"2 weights files; name the file: 'a.pth', 'b.safetensors'"):
+        load_backbone(NAME, weights=tmp_path)
+    save_file(other(network).state_dict(), tmp_path / "model.safetensors")  # as Hugging Face calls it
+    assert same(load_backbone(NAME, weights=tmp_path).module, other(network))
+
+
+def in_shards(network: nn.Module, folder: Path) -> dict[str, str]:
+    """Write the weights as three safetensors files and the index of them; return what the index says."""
+    state = network.state_dict()
+    where = {
+        name: f"model-{at * 3 // len(state) + 1:05}-of-00003.safetensors" for at, name in enumerate(state)
+    }
+    for file in set(where.values()):
+        save_file({name: one for name, one in state.items() if where[name] == file}, folder / file)
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {"total_size": 1}, "weight_map": where})
+    )
+    return where
+
+
+@pytest.mark.parametrize("name", ["", "model.safetensors.index.json"])
+def test_weights_in_several_files_are_one(network: nn.Module, tmp_path: Path, name: str) -> None:
+    where = in_shards(network, tmp_path)
+    loaded = load_backbone(NAME, weights=tmp_path / name)
+    assert same(loaded.module, network)
+    assert sorted(Path(one).name for one in loaded.weights_files) == sorted(set(where.values()))
+    last = tmp_path / "model-00003-of-00003.safetensors"
+    changed = {key: one * 0.5 for key, one in load_file(last).items() if one.is_floating_point()}
+    save_file(load_file(last) | changed, last)  # any of them is part of the key
+    assert load_backbone(NAME, weights=tmp_path / name).weights_sha256 != loaded.weights_sha256
+
+
+@pytest.mark.parametrize(
+    ("index", "said"),
+    [
+        ("[]", "is no index of safetensors files"),
+        ('{"weight_map": {}}', "is no index of safetensors files"),
+        ('{"weight_map": {"a": "../model-00001-of-00003.safetensors"}}', "is no index of safetensors files"),
+        ('{"weight_map": {"a": "/etc/passwd"}}', "is no index of safetensors files"),
+        ('{"weight_map": {"a": 3}}', "is no index of safetensors files"),
+        ("[" * 100_000, "is no index of safetensors files"),
+        ('{"weight_map": {"a": "gone.safetensors"}}', "names 'gone.safetensors', which is not beside it"),
+        ('{"weight_map": {"a": "model-00001-of-00003.safetensors"}}', "does not say"),
+    ],
+)
+def test_an_index_that_is_wrong_is_refused(network: nn.Module, tmp_path: Path, index: str, said: str) -> None:
+    in_shards(network, tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text(index)
+    with pytest.raises((WeightsError, MissingWeightsError), match=said):
+        load_backbone(NAME, weights=tmp_path)
+
+
+def test_a_tensor_that_no_shard_holds_is_told(network: nn.Module, tmp_path: Path) -> None:
+    where = in_shards(network, tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": where | {"more": next(iter(where.values()))}})
+    )
+    with pytest.raises(WeightsError, match="lists 'more', which its files do not hold"):
         load_backbone(NAME, weights=tmp_path)
 
 

@@ -131,6 +131,33 @@ def test_a_tower_and_another_file(tmp_path: Path) -> None:
     assert load_backbone(f"hf:{tmp_path}", weights="random").weights == "random"
 
 
+@pytest.mark.parametrize("where", ["folder", "hub"])
+def test_weights_in_several_files(tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, name = tmp_path / "shards", f"hf:{tmp_path / 'shards'}"
+    if where == "hub":
+        from huggingface_hub import constants
+
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+        monkeypatch.setattr("huggingface_hub.file_download.constants.HF_HUB_CACHE", str(tmp_path))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+        name, folder = "hf:me/wide-vit", tmp_path / "models--me--wide-vit" / "snapshots" / ("c" * 40)
+        (folder.parent.parent / "refs").mkdir(parents=True)
+        (folder.parent.parent / "refs" / "main").write_text("c" * 40)
+    model = saved(folder, "ViTModel")
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="20KB")
+    assert len(list(folder.glob("model-*.safetensors"))) > 1
+    backbone = load_backbone(name)
+    assert len(backbone.weights_files) > 1
+    mine, theirs = backbone.module.state_dict(), model.state_dict()
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[at], theirs[at]) for at in theirs)
+    if where == "folder":
+        next(folder.glob("model-*.safetensors")).unlink()
+        with pytest.raises(MissingWeightsError, match="which is not beside it; get that file too"):
+            load_backbone(name)
+
+
 def test_from_the_cache_of_the_hub_at_a_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 

@@ -189,8 +189,8 @@ def test_bad_settings(settings: dict[str, object], message: str) -> None:
 
 
 def test_numbers_of_an_array_are_those_of_a_tuple() -> None:
-    given = Preprocessing(224, 256, mean=np.float32([0.5, 0.25, 1]), std=np.array([1, 2, 3]))  # type: ignore[arg-type]
-    assert given == Preprocessing(224, 256, mean=(0.5, 0.25, 1.0), std=(1.0, 2.0, 3.0))
+    given = Preprocessing(224, 256, mean=np.float32([0.5, 0.25, 1]), std=np.array([1, 1, 1]))  # type: ignore[arg-type]
+    assert given == Preprocessing(224, 256, mean=(0.5, 0.25, 1.0), std=(1.0, 1.0, 1.0))
     assert {type(one) for one in (*given.mean, *given.std)} == {float}
 
 
@@ -236,3 +236,22 @@ def test_tensor_geometry_refuses_what_would_be_too_large() -> None:
     with pytest.raises(ImageDecodeError, match="1 x 60000 would be 256 x 15360000 pixels after the resize"):
         Preprocessing(224, 256).apply_tensor_geometry(line)
     assert not Preprocessing(224, 256, mode="squash").apply_tensor_geometry(line).any()
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "said"),
+    [
+        (
+            [123.675, 116.28, 103.53],
+            [58.395, 57.12, 57.375],
+            r"pass 0\.485,0\.456,0\.406 and 0\.229,0\.224,0\.225",
+        ),
+        ([0.5, 0.5, 0.5], [128, 128, 128], "are not of pixels in 0..1"),
+        ([-0.1, 0.5, 0.5], [1, 1, 1], "are not of pixels in 0..1"),
+    ],
+)
+def test_numbers_of_another_range_of_pixels_are_refused(
+    mean: list[float], std: list[float], said: str
+) -> None:
+    with pytest.raises(InvalidInputError, match=said):
+        Preprocessing(224, 256).with_numbers(mean=mean, std=std)

@@ -281,6 +281,39 @@ def test_features_that_tell_nothing_apart_are_told_once(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("factor", "said"), [(1e-4, "'fc7' are nearly the same"), (1e6, "'fc7' reach "), (1.0, None)]
+)
+def test_odd_features_are_told_before_the_rest_is_pushed(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    factor: float,
+    said: str | None,
+) -> None:
+    forward = TruncatedNetwork.forward
+
+    def odd(self: TruncatedNetwork, batch: Tensor) -> dict[str, Tensor]:
+        return {cut: (factor < 1) + factor * one for cut, one in forward(self, batch).items()}
+
+    monkeypatch.setattr(TruncatedNetwork, "forward", odd)
+    early: list[str] = []
+    extract(
+        "digits",
+        cuts=["fc7"],
+        backbone="minivgg",
+        precision="float32",
+        compile="off",
+        dtype="float32",
+        cache_dir=tmp_path / "cache",
+        progress=lambda done, total: early.append(caplog.text) if done < total else None,
+    )
+    assert early
+    assert all(said in text for text in early) if said else "images pushed" not in caplog.text
+    assert ("the first " in early[0]) == (said is not None)
+
+
+@pytest.mark.slow
 def test_images_that_are_all_black_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for number in range(8):
         path = tmp_path / "black" / "ab"[number % 2] / f"{number}.png"
