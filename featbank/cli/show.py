@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -45,6 +46,13 @@ Out = Annotated[
         "figures/KIND.png in the run).",
     ),
 ]
+Beside = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="BACKBONE[=WEIGHTS]",
+        help="Another network, or the same with other weights, drawn to the right; repeat it for more.",
+    ),
+]
 RunName = Annotated[
     str, typer.Argument(help="A run's folder, its name or a part of it; the newest by default.")
 ]
@@ -60,6 +68,7 @@ def filters(
         str, typer.Option(help="shared (one scale), per-filter (each its own), or both.")
     ] = "both",
     most: Annotated[int, typer.Option(help="Filters at most.")] = 64,
+    beside: Beside = None,
     random_state: Seed = 0,
     cache_dir: CacheDir = None,
     out: Out = None,
@@ -67,19 +76,17 @@ def filters(
 ) -> None:
     """Filters of the first convolution as RGB pictures.
 
-    Example: featbank show filters --backbone alexnet --out filters.svg
+    Example: featbank show filters --backbone my_training --beside alexnet --out filters.svg
     """
     from featbank.inspection import FiltersDisplay
 
+    def draw(name: str, weights: str | None) -> tuple[Any, dict[str, Any]]:
+        loaded = _load(name, weights, random_state)
+        display = FiltersDisplay.from_backbone(loaded, scaling=scaling, most=most)  # type: ignore[arg-type]  # checked there
+        return display, {"filters": display.n_filters, "shown": len(display.weights)}
+
     to = _check(out) or _picture(cache_dir, backbone, "filters")
-    loaded = _load(backbone, weights, random_state)
-    display = FiltersDisplay.from_backbone(loaded, scaling=scaling, most=most)  # type: ignore[arg-type]  # checked there
-    _finish(
-        display,
-        to,
-        {"filters": display.n_filters, "shown": len(display.weights)},
-        as_json=as_json,
-    )
+    _finish(*_row(draw, backbone, weights, beside), to, as_json=as_json)
 
 
 @app.command("activations")
@@ -102,6 +109,7 @@ def activations(
     ] = True,
     image_size: ImageSize = None,
     transform: Annotated[str | None, typer.Option(help="weights (their own), squash, or contrast.")] = None,
+    beside: Beside = None,
     random_state: Seed = 0,
     device: Device = None,
     cache_dir: CacheDir = None,
@@ -129,22 +137,21 @@ def activations(
         decoded = decode_image(data)
     except ImageDecodeError as error:
         raise InvalidInputError(f"image {name!r} cannot be read: {error}") from error
-    loaded = _load(backbone, weights, random_state, image_size, transform)
-    display = ActivationsDisplay.from_image(
-        loaded,
-        loaded.preprocessing.apply_geometry(decoded),
-        split_commas(cut) or None,
-        filters=with_filters,
-        maps=maps,
-        device=device,
-        title=f"{name} in {backbone} ({printable(loaded.weights)})",
-    )
-    _finish(
-        display,
-        to,
-        {"image": name if image is None else image, "cuts": display.facts()},
-        as_json=as_json,
-    )
+
+    def draw(backbone: str, weights: str | None) -> tuple[Any, dict[str, Any]]:
+        loaded = _load(backbone, weights, random_state, image_size, transform)
+        display = ActivationsDisplay.from_image(
+            loaded,
+            loaded.preprocessing.apply_geometry(decoded),
+            split_commas(cut) or None,
+            filters=with_filters,
+            maps=maps,
+            device=device,
+            title=f"{name} in {backbone} ({printable(loaded.weights)})",
+        )
+        return display, {"image": name if image is None else image, "cuts": display.facts()}
+
+    _finish(*_row(draw, backbone, weights, beside), to, as_json=as_json)
 
 
 @app.command("dream")
@@ -166,6 +173,7 @@ def dream(
     blur: Annotated[float, typer.Option(help="Standard deviation of the first blur in pixels.")] = 0.5,
     decay: Annotated[float, typer.Option(help="Share of the colour a step takes away.")] = 0.01,
     image_size: ImageSize = None,
+    beside: Beside = None,
     random_state: Seed = 0,
     device: Device = None,
     cache_dir: CacheDir = None,
@@ -179,25 +187,29 @@ def dream(
     from featbank.inspection import DreamDisplay
 
     to = _check(out) or _picture(cache_dir, backbone, "dream")
-    loaded = _load(backbone, weights, random_state)
-    with progress_bar("dream", "cuts") as progress:
-        display = DreamDisplay.from_backbone(
-            loaded,
-            split_commas(cut) or None,
-            channels=channel or None,
-            n=n,
-            candidates=candidates,
-            steps=steps,
-            lr=lr,
-            jitter=jitter,
-            blur=blur,
-            decay=decay,
-            image_size=image_size,
-            random_state=random_state,
-            device=device,
-            progress=progress,
-        )
-    _finish(display, to, {"cuts": display.facts()}, as_json=as_json)
+
+    def draw(backbone: str, weights: str | None) -> tuple[Any, dict[str, Any]]:
+        loaded = _load(backbone, weights, random_state)
+        with progress_bar("dream", "cuts") as progress:
+            display = DreamDisplay.from_backbone(
+                loaded,
+                split_commas(cut) or None,
+                channels=channel or None,
+                n=n,
+                candidates=candidates,
+                steps=steps,
+                lr=lr,
+                jitter=jitter,
+                blur=blur,
+                decay=decay,
+                image_size=image_size,
+                random_state=random_state,
+                device=device,
+                progress=progress,
+            )
+        return display, {"cuts": display.facts()}
+
+    _finish(*_row(draw, backbone, weights, beside), to, as_json=as_json)
 
 
 @app.command("occlusion")
@@ -253,7 +265,7 @@ def occlusion(
             device=device,
             progress=progress,
         )
-    _finish(display, to or opened.figures / "occlusion.png", display.facts(), as_json=as_json)
+    _finish(display, display.facts(), to or opened.figures / "occlusion.png", as_json=as_json)
 
 
 @app.command("cam")
@@ -305,7 +317,7 @@ def cam(
             device=device,
             progress=progress,
         )
-    _finish(display, to or opened.figures / "cam.png", display.facts(), as_json=as_json)
+    _finish(display, display.facts(), to or opened.figures / "cam.png", as_json=as_json)
 
 
 @app.command("mistakes")
@@ -329,7 +341,7 @@ def mistakes(
     to = _check(out)
     opened = open_run(run, cache_dir=cache_dir)
     display = MistakesDisplay.from_run(opened, head=head, most=most, data=data, data_root=data_root)
-    _finish(display, to or opened.figures / "mistakes.png", display.facts(), as_json=as_json)
+    _finish(display, display.facts(), to or opened.figures / "mistakes.png", as_json=as_json)
 
 
 def _picture(cache_dir: str | None, backbone: str, kind: str) -> Path:
@@ -361,7 +373,27 @@ def _load(
     )
 
 
-def _finish(display: Any, path: Path, facts: dict[str, Any], *, as_json: bool) -> None:
+def _row(
+    draw: Callable[[str, str | None], tuple[Any, dict[str, Any]]],
+    backbone: str,
+    weights: str | None,
+    beside: list[str] | None,
+) -> tuple[Any, dict[str, Any]]:
+    """Draw a network, and others beside it; return the display and what it says of itself."""
+    display, facts = draw(backbone, weights)
+    if not beside:
+        return display, facts
+    from featbank.inspection import BesideDisplay
+
+    others = []
+    for one in beside:
+        name, _, its_weights = one.partition("=")
+        others.append((*draw(name, its_weights or None), one))
+    told = [{"backbone": one, **its_facts} for _, its_facts, one in others]
+    return BesideDisplay([display, *(other for other, _, _ in others)]), {**facts, "beside": told}
+
+
+def _finish(display: Any, facts: dict[str, Any], path: Path, *, as_json: bool) -> None:
     """Draw, write, and say where."""
     written = display.plot().save(path)
     if as_json:

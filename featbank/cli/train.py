@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from featbank.cli._options import CacheDir, Device, Json, Layout, SkipEmptyClasses
 from featbank.cli._output import human_time, print_json, progress_bar, say
 from featbank.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from featbank.training import TrainResult
 
 __all__ = ["train"]
 
@@ -153,12 +157,14 @@ def train(
             on_step=progress,
             on_epoch=told,
         )
+    drawn = _draw(result)
     if as_json:
         print_json(
             {
                 "folder": result.folder,
                 "weights": result.weights,
                 "card": result.card,
+                "figures": drawn,
                 "sha256": result.sha256,
                 "classes": result.classes,
                 "scores": result.scores,
@@ -176,10 +182,28 @@ def train(
         say("trained before")
     typer.echo(f"{'network':<14}{result.folder}")
     typer.echo(f"{'model card':<14}{result.card}")
+    for name, file in drawn.items():
+        typer.echo(f"{name:<14}{file}")
     for name, value in result.scores.items():
         if not name.endswith("loss"):
             typer.echo(f"{name.replace('_', ' '):<14}{100 * value:.2f} %")
     typer.echo(f"\nit is a backbone: featbank extract DATA --backbone {result.folder}")
+
+
+def _draw(result: TrainResult) -> dict[str, Path]:
+    """Draw the course of a training, and which classes are taken for which, into its folder."""
+    from featbank.plots import ConfusionDisplay, HistoryDisplay
+
+    history = {
+        name.replace("top1", "accuracy"): [one[name] for one in result.history] for name in result.history[-1]
+    }
+    best = None if result.best_epoch == len(result.history) else result.best_epoch
+    title = result.folder.name
+    displays = {
+        "history": HistoryDisplay(history, best_epoch=best, title=title),
+        "confusion": ConfusionDisplay(result.confusion, result.classes, title=title),
+    }
+    return {name: one.save(result.folder / f"{name}.png") for name, one in displays.items()}
 
 
 def _pairs(given: list[str] | None, option: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Displays, as in `plots`: a display stores what is shown; ``plot`` draws it, ``sa
 from __future__ import annotations
 
 from featbank.inspection.activations import ActivationsDisplay
+from featbank.inspection.beside import BesideDisplay
 from featbank.inspection.cam import CamDisplay
 from featbank.inspection.dream import DreamDisplay
 from featbank.inspection.filters import FiltersDisplay
@@ -16,6 +17,7 @@ from featbank.inspection.suspects import Suspects, SuspectsDisplay, find_suspect
 
 __all__ = [
     "ActivationsDisplay",
+    "BesideDisplay",
     "CamDisplay",
     "DreamDisplay",
     "FiltersDisplay",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shutil
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from featbank.extraction import extract
 from featbank.fitting import fit_heads
@@ -23,6 +25,24 @@ def test_filters_as_it_stands(call, place):
     done = call("show", "filters", "--scaling", "shared", "--most", 4, "-o", "new/f.svg", "--json")
     assert done.json == {"figure": "new/f.svg", "filters": 32, "shown": 4}
     assert (place / "new" / "f.svg").read_bytes().startswith(SVG)
+
+
+def test_networks_beside_each_other(call, place):
+    options = ("--beside", "minivgg=random", "--beside", "minivgg", "-o", "three.png", "--json")
+    done = call("show", "filters", *options).json
+    assert [one["backbone"] for one in done["beside"]] == ["minivgg=random", "minivgg"]
+    assert (done["filters"], done["beside"][0]["filters"]) == (32, 32)
+    call("show", "filters", "-o", "one.png")
+    with Image.open(place / "three.png") as three, Image.open(place / "one.png") as one:
+        assert three.width > 2.8 * one.width
+        thirds = [
+            three.crop((at * three.width // 3, 0, (at + 1) * three.width // 3, three.height))
+            for at in range(3)
+        ]
+        first, random, last = (np.asarray(third.resize((300, 100)), dtype=float)[..., :3] for third in thirds)
+        assert abs(first - last).mean() < abs(first - random).mean() / 3
+    done = call("show", "activations", "--cut", "pool5", "--beside", "nobody", "-o", "x.png")
+    assert (done.code, "unknown backbone 'nobody'" in done.err) == (2, True)
 
 
 def test_activations_of_a_digit_and_of_a_photograph(call, place):

@@ -20,6 +20,8 @@ def test_weights_card_and_scores(call, place):
     found = done.json
     assert Path(found["weights"]) == Path("trained/network.safetensors")
     assert Path(found["card"]).exists()
+    assert sorted(found["figures"]) == ["confusion", "history"]
+    assert all(Path(one).read_bytes().startswith(b"\x89PNG") for one in found["figures"].values())
     assert 0 <= found["scores"]["test_top1"] <= 1
     assert "epoch 1: loss " in done.err
     # and what was trained can be used at once
