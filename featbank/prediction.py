@@ -57,6 +57,9 @@ __all__ = ["Prediction", "RunClassifier", "activation_map", "occlude", "predict"
 
 logger = logging.getLogger(__name__)
 
+#: Images per pass of a network that is asked alone.
+_NETWORK_BATCH = 32
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -84,7 +87,7 @@ class Prediction:
 
 
 def predict(
-    run: Run | str | os.PathLike[str] | None,
+    run: Run | Backbone | str | os.PathLike[str] | None,
     images: Sequence[str | os.PathLike[str]],
     *,
     head: str | None = None,
@@ -94,15 +97,16 @@ def predict(
     device: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> list[Prediction]:
-    """Classify photographs with a head of a run.
+    """Classify photographs with a head of a run, or with a network alone.
 
     Backbone, weights, preprocessing, precision, cut, temperature and standardisation are read from the run,
     and the weights are checked against the digest they were extracted with.
 
     Parameters
     ----------
-    run : Run, path, str or None
-        The run, its folder, a part of its name, or None for the newest.
+    run : Run, Backbone, path, str or None
+        The run, its folder, a part of its name, or None for the newest; or a network whose own classes are
+        asked for, such as ``load_backbone("my_training")``.
     images : sequence of path
         Files, and folders whose images are taken with those of their sub-folders.
     head : str, optional
@@ -132,7 +136,7 @@ def predict(
     MissingWeightsError, WeightsError
         If the weights are not there any more, or are others.
     InvalidInputError
-        If `top` is under 1.
+        If `top` is under 1, or nobody says what the logits of a network stand for.
 
     Examples
     --------
@@ -142,6 +146,12 @@ def predict(
     """
     if top < 1:
         raise InvalidInputError(f"top={top!r} must be at least 1")
+    if isinstance(run, Backbone):
+        if head is not None or weights is not None or backbone is not None:
+            raise InvalidInputError("head, weights and backbone are of a run, and a network has its own")
+        classify, classes = _network_classifier(run, device)
+        paths = [file for image in images for file in list_images(image)]
+        return _answers(paths, run.preprocessing, _NETWORK_BATCH, classify, classes, top)
     if not isinstance(run, Run):
         run = open_run(run, cache_dir=cache_dir)
     run.entry(head)  # a wrong name is told before images are looked for
@@ -149,27 +159,66 @@ def predict(
     digests = DigestCache.of(cache_dir)
     classifier = RunClassifier(run, head, weights=weights, backbone=backbone, device=device, digests=digests)
     digests.save()
+    known = np.asarray(classifier.estimator.classes_)
+
+    def classify_by_head(images_read: NDArray[np.uint8]) -> NDArray[Any]:
+        if not classifier.has_probabilities:
+            return classifier.labels(images_read)
+        return classifier.probabilities(images_read)[:, known]
+
+    classes = run.classes
+    if classifier.has_probabilities:
+        classes = tuple(run.classes[int(code)] for code in known)
+    size = classifier.batch_size
+    return _answers(paths, classifier.preprocessing, size, classify_by_head, classes, top)
+
+
+def _network_classifier(
+    backbone: Backbone, device: str | None
+) -> tuple[Callable[[NDArray[np.uint8]], NDArray[Any]], Sequence[str]]:
+    """Return what gives the probabilities of a network's own classes, and these."""
+    if backbone.class_names is None or LOGITS not in backbone.spec.cut_names:
+        raise InvalidInputError(
+            f"nobody says what classes {backbone.name!r} ({backbone.weights}) tells apart; fit a head on its "
+            "features: featbank fit-head"
+        )
+    forward = Forward(backbone, device=choose_device(device), precision="float32", batch_size=_NETWORK_BATCH)
+
+    def classify(images_read: NDArray[np.uint8]) -> NDArray[np.float64]:
+        found: NDArray[np.float64] = (
+            forward(images_read, [LOGITS])[LOGITS].double().softmax(dim=1).cpu().numpy()
+        )
+        return found
+
+    return classify, backbone.class_names
+
+
+def _answers(
+    paths: Sequence[Path],
+    preprocessing: Preprocessing,
+    batch_size: int,
+    classify: Callable[[NDArray[np.uint8]], NDArray[Any]],
+    classes: Sequence[str],
+    top: int,
+) -> list[Prediction]:
+    """Classify files; `classify` gives for each image a probability of each class, or a class's position."""
     answers: dict[Path, Prediction] = {}
-    for start in range(0, len(paths), classifier.batch_size):
+    for start in range(0, len(paths), batch_size):
         pixels: dict[Path, NDArray[np.uint8]] = {}
-        for path in paths[start : start + classifier.batch_size]:
+        for path in paths[start : start + batch_size]:
             try:
-                pixels[path] = classifier.pixels(path)
+                pixels[path] = preprocessing.apply_geometry(decode_image(read_image_file(path)))
             except (ImageDecodeError, OSError) as error:
                 answers[path] = Prediction(path, (), (), str(error))
         if not pixels:
             continue
-        images_read = np.stack(list(pixels.values()))
-        if not classifier.has_probabilities:
-            for path, code in zip(pixels, classifier.labels(images_read), strict=True):
-                answers[path] = Prediction(path, (run.classes[int(code)],), None)
-            continue
-        probabilities = classifier.probabilities(images_read)
-        known = np.asarray(classifier.estimator.classes_)
-        for path, row in zip(pixels, probabilities[:, known], strict=True):
+        for path, row in zip(pixels, classify(np.stack(list(pixels.values()))), strict=True):
+            if not np.ndim(row):
+                answers[path] = Prediction(path, (classes[int(row)],), None)
+                continue
             best = np.argsort(-row, kind="stable")[:top]
-            classes = tuple(run.classes[int(known[index])] for index in best)
-            answers[path] = Prediction(path, classes, tuple(float(row[index]) for index in best))
+            shares = tuple(float(row[index]) for index in best)
+            answers[path] = Prediction(path, tuple(classes[int(index)] for index in best), shares)
     return [answers[path] for path in paths]
 
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from featbank._cache import networks_folder, user_path
 from featbank.cli._options import CacheDir, Device, Json
 from featbank.cli._output import print_json, say
 from featbank.manifest import printable
+
+if TYPE_CHECKING:
+    from featbank.backbones import Backbone
+    from featbank.runs import Run
 
 __all__ = ["predict"]
 
@@ -19,7 +24,11 @@ _SHOWN = 5
 
 def predict(
     run: Annotated[
-        str, typer.Argument(help="A run's folder, its name or a part of it, or 'last' for the newest.")
+        str,
+        typer.Argument(
+            help="A run's folder, its name or a part of it, or 'last' for the newest; or a network that "
+            "'featbank train' left."
+        ),
     ],
     images: Annotated[list[str], typer.Argument(metavar="PATH", help="Image files, and folders of them.")],
     head: Annotated[
@@ -37,35 +46,34 @@ def predict(
     cache_dir: CacheDir = None,
     as_json: Json = False,
 ) -> None:
-    """Classify images with a fitted head: top classes with probabilities, or the class where it has none.
+    """Classify images with a fitted head, or a trained network.
+
+    Top classes with probabilities, or the class where the head has none.
 
     Example: featbank predict last photo.jpg more-photos/
     """
+    from featbank.backbones import load_backbone
     from featbank.prediction import predict as run_prediction
     from featbank.runs import open_run
 
-    opened = open_run(run, cache_dir=cache_dir)
-    chosen = opened.entry(head)["name"]
-    answers = run_prediction(
-        opened,
-        images,
-        head=chosen,
-        top=top,
-        weights=weights,
-        device=device,
-    )
-    names = opened.classes
+    by: Run | Backbone
+    which: dict[str, Any]
+    trained = _trained(run, cache_dir)
+    if trained is not None:
+        by = load_backbone(trained)
+        answers = run_prediction(by, images, head=head, top=top, weights=weights, device=device)
+        names, which = by.class_names or (), {"network": by.name}
+        said = f"network {printable(by.name)}"
+    else:
+        by = open_run(run, cache_dir=cache_dir)
+        chosen = by.entry(head)["name"]
+        answers = run_prediction(by, images, head=chosen, top=top, weights=weights, device=device)
+        names, which = by.classes, {"run": by.path, "head": chosen}
+        said = f"run {printable(by.name)}, head {printable(chosen)}"
     listed = ", ".join(map(printable, names[:_SHOWN])) + (", ..." if len(names) > _SHOWN else "")
-    say(f"run {printable(opened.name)}, head {printable(chosen)}, {len(names)} classes: {listed}")
+    say(f"{said}, {len(names)} classes: {listed}")
     if as_json:
-        print_json(
-            {
-                "run": opened.path,
-                "head": chosen,
-                "classes": names,
-                "predictions": [asdict(answer) for answer in answers],
-            }
-        )
+        print_json({**which, "classes": names, "predictions": [asdict(answer) for answer in answers]})
     else:
         for answer in answers:
             if answer.error is not None:
@@ -78,3 +86,13 @@ def predict(
             typer.echo(f"{printable(str(answer.path))}  {said}")
     if any(answer.error is not None for answer in answers):
         raise typer.Exit(1)
+
+
+def _trained(name: str, cache_dir: str | None) -> str | None:
+    """Return the folder of a training that is meant; None where a run is."""
+    from featbank.backbones import NETWORK_FILE
+
+    for folder in (user_path(name), networks_folder(cache_dir) / name):
+        if (folder / NETWORK_FILE).is_file():
+            return f"{folder}/"  # which makes a path of it, and no name of a backbone
+    return None

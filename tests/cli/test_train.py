@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image
 
+from featbank.backbones import load_backbone
 from featbank.errors import InvalidInputError
 from featbank.training import Recipe
 
@@ -27,6 +30,21 @@ def test_weights_card_and_scores(call, place):
     # and what was trained can be used at once
     plain = ("--cut", "conv3", "--split", "6,3,3", "--cache-dir", "new")
     assert call("extract", "photos", "--backbone", found["folder"] + "/", *plain).code == 0
+    # also alone
+    (answer,) = call("predict", "trained", "photos/red/00.png", "--json").json["predictions"]
+    network = load_backbone("trained/")
+    with Image.open("photos/red/00.png") as image:
+        pixels = network.preprocessing.apply_geometry(image.convert("RGB"))
+    mean, std = (
+        torch.tensor(one)[:, None, None] for one in (network.preprocessing.mean, network.preprocessing.std)
+    )
+    batch = (torch.from_numpy(pixels).permute(2, 0, 1) / 255 - mean) / std
+    with torch.inference_mode():
+        wanted = network.module(batch[None]).softmax(1)[0].sort(descending=True)
+    assert answer["classes"] == [found["classes"][at] for at in wanted.indices.tolist()][:5]
+    assert answer["probabilities"] == pytest.approx(wanted.values.tolist()[:5], abs=1e-5)
+    refused = call("predict", "trained", "photos/red/00.png", "--head", "softmax")
+    assert (refused.code, "a network has its own" in refused.err) == (2, True)
     again = call(*QUICK, *SMALL, "--output", "trained")
     assert again.code == 0
     assert "trained before" in again.err
