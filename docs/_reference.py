@@ -161,7 +161,8 @@ def parameters(command: Any) -> list[Any]:
 
 def _plain(text: str) -> str:
     """Return a help text as reStructuredText: nothing in it is markup."""
-    return re.sub(r"([*`|\\_])", r"\\\1", " ".join((text or "").split()))
+    said = (text or "").replace(r"\[", "[")  # as rich wants it
+    return re.sub(r"([*`|\\_])", r"\\\1", " ".join(said.split()))
 
 
 def _first(command: Any) -> str:
@@ -316,10 +317,7 @@ def pages() -> dict[str, str]:
     )
     lines = [(words, command) for words, command in commands()]
     found |= {f"{slug(words)}.rst": command_page(words, command) for words, command in lines}
-    table = "".join(
-        f":doc:`featbank {words} <{slug(words)}>`\n    {_first(one)}\n\n"
-        for words, one in lines
-    )
+    table = "".join(f":doc:`featbank {words} <{slug(words)}>`\n    {_first(one)}\n\n" for words, one in lines)
     tops = [words for words, _ in lines if " " not in words]
     found["commands.rst"] = (
         titled("Commands")
@@ -362,7 +360,8 @@ def notebook_of(script: Path) -> list[dict[str, Any]]:
 def write_notebook(script: Path, path: Path) -> None:
     """Write a script of the gallery as a notebook without outputs, if it changed."""
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    made = {"cells": notebook_of(script), "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
+    head = {"metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
+    made = {"cells": notebook_of(script), **head}
     text = json.dumps(made, indent=1, ensure_ascii=False) + "\n"
     if not path.exists() or path.read_text() != text:
         path.write_text(text)

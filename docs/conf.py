@@ -37,9 +37,10 @@ autodoc_member_order = "bysource"
 numpydoc_show_class_members = False
 numpydoc_xref_param_type = False
 default_role = "py:obj"
+smartquotes = False  # what is in quotes is code as often as not
 nitpicky = True
 
-myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist", "smartquotes"]
+myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist"]
 myst_heading_anchors = 3
 suppress_warnings = ["config.cache"]  # the gallery's settings hold functions
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
@@ -51,6 +52,8 @@ html_static_path = ["_static"]
 html_css_files = ["featbank.css"]
 html_copy_source = False
 html_show_sourcelink = False
+html_context = {"default_mode": "auto"}
+html_sidebars = {"index": [], "start/index": []}
 html_theme_options = {
     "navbar_align": "left",
     "navbar_end": ["theme-switcher"],
@@ -73,6 +76,7 @@ sphinx_gallery_conf = {
     "download_all_examples": False,
     "remove_config_comments": True,
     "show_signature": False,
+    "write_computation_times": False,  # that page takes its table from elsewhere
     "image_scrapers": (_reference.display_scraper,),
     "capture_repr": ("_repr_html_",),
     "reset_modules": (),

@@ -1,4 +1,4 @@
-"""The start page as a notebook: it is what the script of the gallery says, it runs whole, things show themselves."""
+"""The start page as a notebook: it is what the script of the gallery says, runs whole, and shows things."""
 
 from __future__ import annotations
 

@@ -60,6 +60,8 @@ def test_every_command_and_option_is_explained(reference: ModuleType, pages: dic
             for flag in one.opts if one.param_type_name != "argument" else ():
                 assert flag in page, f"{words} {flag}"
                 n_options += 1
+        is_leaf = not getattr(command, "commands", None) and words != "version"
+        assert not is_leaf or "$ featbank " in page, f"{words} has no example"
     assert n_options > 200
     assert "--hidden-units" in pages["command-fit-head.rst"]  # made from the tables of the heads
 
