@@ -16,7 +16,11 @@ _TOCTREE = re.compile(r"^```\{toctree\}\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _GENERATED = ("reference/generated/", "gallery_pages/")
 
 
-PAGES = sorted(path for path in DOCS.rglob("*.md") if not str(path.relative_to(DOCS)).startswith(_GENERATED))
+PAGES = sorted(
+    path
+    for path in DOCS.rglob("*.md")
+    if not str(path.relative_to(DOCS)).startswith((*_GENERATED, "records/"))
+)
 HOWTO = [one for one in PAGES if one.parent.name in ("howto", "contributing") and "```" in one.read_text()]
 
 
