@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -86,6 +86,7 @@ def follow(page: Path) -> None:
     for block in blocks(page):
         where = f"{page.relative_to(ROOT)}:{block.line}"
         if block.file:
+            Path(block.file).parent.mkdir(exist_ok=True)
             Path(block.file).write_text(block.text)
         elif block.language == "python":
             with contextlib.redirect_stdout(io.StringIO()):
@@ -96,31 +97,43 @@ def follow(page: Path) -> None:
                 assert not wanted.strip() or agrees(wanted, said), f"{where}: {command} says\n{said}"
 
 
-@pytest.fixture
-def run_page() -> Callable[[Path], None]:
-    """Run the blocks of a page in the current folder."""
-    return follow
-
-
-@pytest.fixture(scope="session")
-def started(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder in which the start page has been followed: photographs, a bank, a run."""
-    folder = tmp_path_factory.mktemp("start")
-    with contextlib.chdir(folder):
-        follow(DOCS / "start" / "index.md")
-    return folder
-
-
-@pytest.fixture
-def beside_start(started: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A copy of that folder, as the current one; modules made in it are forgotten afterwards."""
-    shutil.copytree(started / "cache", tmp_path / "cache")
-    (tmp_path / "photos").symlink_to(started / "photos")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("FEATBANK_CACHE", raising=False)
-    monkeypatch.syspath_prepend(tmp_path)
+@contextlib.contextmanager
+def folder_like(started: Path, folder: Path) -> Iterator[None]:
+    """Make a copy of a folder the current one; modules made in it are forgotten afterwards."""
+    folder.mkdir()
+    shutil.copytree(started / "cache", folder / "cache")
+    (folder / "photos").symlink_to(started / "photos")
     before = set(sys.modules)
-    yield tmp_path
-    for name in set(sys.modules) - before:
-        if getattr(sys.modules[name], "__file__", None) and str(tmp_path) in str(sys.modules[name].__file__):
-            del sys.modules[name]
+    sys.path.insert(0, str(folder))
+    try:
+        with contextlib.chdir(folder):
+            yield
+    finally:
+        sys.path.remove(str(folder))
+        for name in set(sys.modules) - before:
+            if str(getattr(sys.modules[name], "__file__", None)).startswith(str(folder)):
+                del sys.modules[name]
+
+
+@pytest.fixture
+def run_pages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Path, Iterable[Path]], dict[str, str]]:
+    """Run the blocks of a page, then of others each behind it; return what went wrong, by page."""
+
+    def run(first: Path, others: Iterable[Path]) -> dict[str, str]:
+        monkeypatch.delenv("FEATBANK_CACHE", raising=False)
+        started = tmp_path / "start"
+        started.mkdir()
+        with contextlib.chdir(started):
+            follow(first)
+        wrong = {}
+        for number, page in enumerate(others):
+            try:
+                with folder_like(started, tmp_path / f"{number}-{page.stem}"):
+                    follow(page)
+            except Exception as error:  # noqa: BLE001 - all pages are told of, not the first alone
+                wrong[str(page.relative_to(ROOT))] = f"{type(error).__name__}: {error}"
+        return wrong
+
+    return run

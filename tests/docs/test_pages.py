@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -28,21 +28,14 @@ def test_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_bytes()) <= 7_000
 
 
-def test_the_start_page_runs_as_it_stands(started: Path) -> None:
-    assert (started / "curve.png").stat().st_size > 10_000
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("page", HOWTO, ids=lambda one: one.stem)
-def test_a_page_runs_behind_the_start_page(
-    page: Path, beside_start: Path, run_page: Callable[[Path], None]
+def test_the_pages_run_as_they_stand(
+    run_pages: Callable[[Path, Iterable[Path]], dict[str, str]], tmp_path: Path
 ) -> None:
-    run_page(page)
-
-
-@pytest.mark.slow
-def test_the_readme_runs(beside_start: Path, run_page: Callable[[Path], None]) -> None:
-    run_page(ROOT / "README.md")
+    """One test for all: each page goes on where the start page ends, which takes seconds to follow."""
+    assert len(HOWTO) > 15
+    assert run_pages(DOCS / "start" / "index.md", [ROOT / "README.md", *HOWTO]) == {}
+    assert (tmp_path / "start" / "curve.png").stat().st_size > 10_000
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda one: str(one.relative_to(ROOT)))

@@ -75,6 +75,25 @@ def test_the_readme_says_what_the_demo_gives() -> None:
     assert f"a softmax head reaches {best} % on `block3_pool`, but {worst} % on `block5_pool`" in text
 
 
+def test_the_studies_say_what_the_runs_said() -> None:
+    record = RECORDS["studies-mini"]
+    rows = lines(record["page"])
+    depth = [
+        f"{100 * one['top1_mean']:.1f}"
+        for one in record["studies"]["mini_digits"]["curve"]
+        if one["experiment"] == "depth" and one["n_per_class"] == 32
+    ]
+    assert any(line.startswith("mini_digits:") and f"{', '.join(depth)} %" in line for line in rows)
+    samples = record["studies"]["mini_samples"]
+    gains = re.findall(r"\+\d+\.\d", samples["claims"][0]["said"])
+    measured = f"{100 * samples['measured'][0]['value']:.1f} % (val) at 16"
+    (row,) = (line for line in rows if line.startswith("mini_samples:"))
+    assert measured in row
+    assert ", ".join(gains) in row
+    clear = re.findall(r"\d+\.\d %", samples["claims"][1]["said"])
+    assert any(" against ".join(clear) in line for line in rows)
+
+
 def test_what_was_seen_of_networks_from_scratch_is_in_the_record() -> None:
     scores = {
         f"{100 * value:.{digits}f}"
