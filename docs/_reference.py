@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import inspect
 import json
@@ -14,6 +15,7 @@ from typing import Any
 
 import featbank
 
+HERE = Path(__file__).parent
 #: What a command ends with, as in `featbank.cli.main`.
 EXIT_CODES = (
     "0 done; 1 done, but something failed or (with ``--strict``) was quarantined; 2 wrong input; "
@@ -112,7 +114,14 @@ def page_of(name: str) -> str:
         if len(shown) <= 400 and " at 0x" not in shown:
             body += f"   :value: {shown}\n"
         body += f"\n   {comment_of(name) or type(value).__name__}\n"
+    if any(last in text for text in _gallery()):
+        body += f"\n.. minigallery:: {name}\n   :add-heading: Gallery\n"
     return body
+
+
+@functools.cache
+def _gallery() -> tuple[str, ...]:
+    return tuple(one.read_text() for one in sorted((HERE / "gallery").glob("plot_*.py")))
 
 
 def as_rst(docstring: str) -> str:

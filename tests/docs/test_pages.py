@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -58,6 +60,24 @@ def anchors(page: Path) -> set[str]:
         for one in re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     }
     return slugs | set(re.findall(r"^\(([\w-]+)\)=$", text, re.MULTILINE))
+
+
+@pytest.mark.slow
+def test_every_page_parses(tmp_path: Path) -> None:
+    """Without what the build generates, to which links then lead nowhere."""
+    pytest.importorskip("sphinx_design")
+    pytest.importorskip("myst_parser")
+    command = [sys.executable, "-m", "sphinx", "-q", "-b", "dummy", "-d", str(tmp_path / "trees")]
+    command += ["-D", "extensions=sphinx.ext.autodoc,myst_parser,sphinx_design", "-D", "nitpicky=0"]
+    command += ["-D", "exclude_patterns=reference/generated,gallery,records,gallery_pages"]
+    done = subprocess.run(
+        [*command, str(DOCS), str(tmp_path / "out")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    said = [
+        one for one in done.stderr.splitlines() if not any(part.rstrip("/") in one for part in _GENERATED)
+    ]
+    assert said == []
 
 
 def test_every_page_is_in_the_contents() -> None:

@@ -61,6 +61,18 @@ def test_a_table_is_that_of_its_record(name: str) -> None:
         assert said[at[0] + 2 : at[0] + 1 + len(wanted)] == wanted[1:]
 
 
+def test_a_comparison_is_that_of_its_record() -> None:
+    record = RECORDS["which-cut"]
+    said = lines(record["page"])
+    for one in record["compared"]:
+        half, difference = 50 * (one["high"] - one["low"]), one["difference"]
+        wanted = f"{one['cut']} {one['head']} {100 * one['mean']:.1f} ±{half:.1f} {100 * one['rank']:.1f} "
+        if difference:
+            mean, low, high = (f"{100 * value:+.1f}" for value in difference.values())
+            wanted += f"{mean} [{low}, {high}] "
+        assert any(line.startswith(wanted) for line in said), wanted
+
+
 def test_the_readme_says_what_the_demo_gives() -> None:
     record = RECORDS["demo"]
     text = " ".join((DOCS / record["page"]).read_text().split())
