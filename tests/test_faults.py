@@ -64,13 +64,13 @@ def test_without_fsync_the_test_of_power_loss_fails(results: dict[str, Any]) -> 
     assert float(figures["share of these that fail"].rstrip("%")) > 40
 
 
-def test_make_faults_runs_every_scenario_the_readme_names() -> None:
+def test_make_faults_runs_every_scenario_the_page_names() -> None:
     command = [sys.executable, str(BENCH), "--only", "all-there-are"]
     said = subprocess.run(command, capture_output=True, text=True, check=False).stderr
     known = set(said.rpartition("there are ")[2].strip().split(", "))
     assert set(SCENARIOS) < known
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
-    table = readme.partition("## What you can rely on")[2].partition("\n## ")[0]
+    page = Path(__file__).parents[1] / "docs" / "background" / "reliability.md"
+    table = page.read_text().partition("| claim | scenario |")[2].partition("\n\n")[0]
     scenarios = " ".join(line.split("|")[2] for line in table.splitlines() if line.startswith("| "))
     named = set(re.findall(r"`([\w-]+)`", scenarios))
     assert len(named) > 12

@@ -140,6 +140,7 @@ class Family(ABC):
 OWN_FAMILIES = ("torchvision", "featbank")
 #: The family that paths, and names of trainings in the cache, go to without being told.
 _TRAINED = "trained"
+#: Where backbones come from, by name; the entry point ``featbank.backbones`` adds to it.
 FAMILIES = Registry[Family]("family of backbones", group="featbank.backbones")
 FAMILIES.register_place("torchvision", "featbank.backbones._torchvision:FAMILY")
 FAMILIES.register_place("featbank", "featbank.backbones.minivgg:FAMILY")

@@ -37,8 +37,10 @@ from featbank.manifest import printable
 FORMAT_VERSION = 2
 
 BANK_FILE = "bank.json"
+#: Name of the file of facts in the folder of a cut.
 CUT_FILE = "cut.json"
 LOCK_FILE = ".lock"
+#: Name of the file of rows in the folder of a bank.
 MANIFEST_FILE = "manifest.h5"
 QUARANTINE_FILE = "quarantine.jsonl"
 SOURCE_FILE = "source.json"

@@ -16,6 +16,7 @@ from featbank.cli._output import print_json, show_log
 from featbank.cli.bench import bench
 from featbank.cli.compare import compare
 from featbank.cli.demo import demo
+from featbank.cli.doctor import doctor
 from featbank.cli.export import export
 from featbank.cli.extract import extract
 from featbank.cli.fit import FitHeadCommand, fit_head
@@ -79,6 +80,7 @@ app.add_typer(show_commands.app, name="show")
 app.command("backbones")(backbones_commands.backbones)
 app.command("cuts")(backbones_commands.cuts)
 app.command("demo")(demo)
+app.command("doctor")(doctor)
 app.command("bench")(bench)
 app.command("run")(run)
 app.command("train")(train)

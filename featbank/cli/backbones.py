@@ -20,7 +20,12 @@ def backbones(
     family: Annotated[str | None, typer.Option(help="List this family: torchvision, featbank, ...")] = None,
     as_json: Json = False,
 ) -> None:
-    """List the backbones whose cuts have names; any other torchvision classifier works by node name."""
+    """List the backbones whose cuts have names; any other torchvision classifier works by node name.
+
+    Example: featbank backbones 'resnet*'
+
+    Example: featbank backbones --family timm 'vit_*dinov3*'
+    """
     from featbank.backbones import OWN_FAMILIES, get_spec, names
     from featbank.errors import UnknownNameError
 
@@ -74,6 +79,8 @@ def cuts(
     """Print the cuts of a backbone: shape, multiply-adds up to the cut, bytes per image in a bank.
 
     What a cut is pooled by, as in --cut block4_pool:gap, stands last, with the bytes that are left then.
+
+    Example: featbank cuts vgg16
     """
     from featbank.backbones import cut_table
 

@@ -38,7 +38,10 @@ def _store(cache_dir: str | None) -> BankStore:
 
 @app.command("ls")
 def list_banks(cache_dir: CacheDir = None, as_json: Json = False) -> None:
-    """List the banks of the cache, newest first."""
+    """List the banks of the cache, newest first.
+
+    Example: featbank banks ls
+    """
     store = _store(cache_dir)
     described = {info.path: info for info in store.list()}
     infos = [described[path] for path in store.newest_first() if path in described]
@@ -73,7 +76,10 @@ def list_banks(cache_dir: CacheDir = None, as_json: Json = False) -> None:
 
 @app.command("info")
 def info(bank: _Bank = None, cache_dir: CacheDir = None, as_json: Json = False) -> None:
-    """Show what a bank holds and where it came from."""
+    """Show what a bank holds and where it came from.
+
+    Example: featbank banks info photos
+    """
     from featbank.banks import Bank
 
     opened = Bank.open(_store(cache_dir).resolve(bank))
@@ -140,7 +146,10 @@ def pack_bank(
     cache_dir: CacheDir = None,
     as_json: Json = False,
 ) -> None:
-    """Write a bank as one plain HDF5 file that any HDF5 reader opens; it is verified first."""
+    """Write a bank as one plain HDF5 file that any HDF5 reader opens; it is verified first.
+
+    Example: featbank banks pack photos photos.h5 --compression zstd
+    """
     from featbank.banks import Bank, pack
 
     written = pack(Bank.open(_store(cache_dir).resolve(bank)), file, compression=compression)
@@ -195,7 +204,10 @@ def unpack_bank(
     cache_dir: CacheDir = None,
     as_json: Json = False,
 ) -> None:
-    """Make a bank from a packed file, under its own name in the cache; it may come from anybody."""
+    """Make a bank from a packed file, under its own name in the cache; it may come from anybody.
+
+    Example: featbank banks unpack photos.h5 --cache-dir elsewhere
+    """
     from featbank.banks import unpack
 
     _print_made(unpack(file, _store(cache_dir)), as_json)
@@ -209,7 +221,10 @@ def import_foreign(
     cache_dir: CacheDir = None,
     as_json: Json = False,
 ) -> None:
-    """Take in a bank that somebody else made: checked as if it meant harm, then written anew."""
+    """Take in a bank that somebody else made: checked as if it meant harm, then written anew.
+
+    Example: featbank banks import photos.h5
+    """
     from featbank.banks import import_bank
 
     _print_made(import_bank(path, _store(cache_dir)), as_json)
@@ -230,7 +245,10 @@ def remove(
     cache_dir: CacheDir = None,
     as_json: Json = False,
 ) -> None:
-    """Delete a bank, or one cut of it."""
+    """Delete a bank, or one cut of it.
+
+    Example: featbank banks rm photos --cut fc7
+    """
     from featbank.banks.documents import folder_bytes
 
     store = _store(cache_dir)

@@ -21,6 +21,8 @@ def demo(cache_dir: CacheDir = None, as_json: Json = False) -> None:
     """Handwritten digits through minivgg at five cuts, softmax and MLP heads, 4 to 32 samples per class.
 
     Needs no network: the images come with scikit-learn, the weights with featbank.
+
+    Example: featbank demo --cache-dir somewhere
     """
     from featbank.extraction import extract
     from featbank.fitting import fit_heads

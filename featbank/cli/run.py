@@ -66,14 +66,17 @@ def run(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Run a study, yours or a published one: extract, fit, draw, print.
+    r"""Run a study, yours or a published one: extract, fit, draw, print.
 
-    Only what is not in the cache is done. Examples: featbank run mini_digits;
-    featbank run --template > my.toml && featbank run my.toml
+    Only what is not in the cache is done.
 
-    A study is a TOML file: [data] source, split; [backbone] name; [sweep] cuts, heads, samples_per_class,
-    repeats; [heads.NAME] parameters; [[experiment]] name, and what differs there; [published] what it is
+    A study is a TOML file: \[data] source, split; \[backbone] name; \[sweep] cuts, heads, samples_per_class,
+    repeats; \[heads.NAME] parameters; \[\[experiment]] name, and what differs there; \[published] what it is
     compared with. --template explains every key.
+
+    Example: featbank run mini_digits
+
+    Example: featbank run --template > my.toml && featbank run my.toml
     """
     if template:
         if study is not None:

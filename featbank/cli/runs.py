@@ -111,7 +111,10 @@ def info(
     cache_dir: CacheDir = None,
     as_json: Json = False,
 ) -> None:
-    """Show what a run was given, what it found, and the heads it kept for predict and show."""
+    """Show what a run was given, what it found, and the heads it kept for predict and show.
+
+    Example: featbank runs info last
+    """
     from featbank.runs import describe_run, open_run
 
     opened = open_run(run, cache_dir=cache_dir)

@@ -103,6 +103,13 @@ def build_manifest(
     DatasetError
         If the dataset does not hold together, has fewer than two classes, or no file of it, or of a class of
         it, can be read.
+
+    Examples
+    --------
+    >>> from featbank.datasets import open_dataset
+    >>> manifest = build_manifest(open_dataset("digits"), split="10,2,5", limit=170)
+    >>> len(manifest), len(manifest.rows("train")), len(manifest.rows("test"))
+    (170, 100, 50)
     """
     rule = parse_split(split) if isinstance(split, str) else split
     if limit is not None and (isinstance(limit, bool) or limit != int(limit) or limit < 1):

@@ -166,6 +166,17 @@ def load_head(path_without_suffix: str | os.PathLike[str]) -> tuple[Any, dict[st
         If one of the two files is missing.
     RunError
         If a file is damaged, of another format, or not of the same head as the other.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from featbank.heads import NearestMeanClassifier
+    >>> head = NearestMeanClassifier().fit([[0.0], [1.0], [5.0]], ["low", "low", "high"])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     files = save_head(f"{folder}/mine", head, facts={"of": "three rows"})
+    ...     again, facts = load_head(f"{folder}/mine")
+    >>> again.predict([[4.0]]).tolist(), facts["of"]
+    (['high'], 'three rows')
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load

@@ -333,9 +333,9 @@ class FeatureSpace:
     The statistics are those of the rows given to `fit`, whatever is trained in the space afterwards: a sweep
     fits one space on the whole training split and draws all its subsets from the transformed rows.
 
-    With more features than rows, the standardised rows :math:`Z` lie in a subspace of fewer than
-    ``n_samples`` dimensions. An orthonormal basis of it comes from the products of the rows alone, :math:`G =
-    Z Z^T = Q \Lambda Q^T`, and the rows in that basis are :math:`Q \Lambda^{1/2}`: 200,704 features of 896
+    With more features than rows, the standardised rows ``Z`` lie in a subspace of fewer than
+    ``n_samples`` dimensions. An orthonormal basis of it comes from the products of the rows alone, ``G =
+    Z Z^T = Q L Q^T``, and the rows in that basis are ``Q L^(1/2)``: 200,704 features of 896
     images become 895 columns, with all distances and angles kept. Rows seen later are projected on the same
     basis. A linear head trained by SGD or L-BFGS from zero never leaves this subspace, so for those the
     rotation changes nothing but the speed.

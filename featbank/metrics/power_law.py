@@ -25,6 +25,12 @@ class PowerLaw:
         a, b, c of each resampled curve.
     n_max : float
         The largest size the law was fitted to; beyond it the law is an extrapolation.
+
+    Examples
+    --------
+    >>> law = PowerLaw(a=0.9, b=0.5, c=0.5, samples=np.zeros((0, 3)), n_max=32)
+    >>> law.predict([4, 25]).round(2).tolist()
+    [0.65, 0.8]
     """
 
     a: float

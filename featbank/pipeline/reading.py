@@ -119,6 +119,12 @@ def load_study(study: str | os.PathLike[str]) -> Study:
     InvalidInputError
         If the file is no TOML, or has faults: unknown keys, values of the wrong kind, names nobody knows. All
         are in one message.
+
+    Examples
+    --------
+    >>> study = load_study("mini_digits")
+    >>> [one.name for one in study.experiments], study.experiments[0].backbone.name
+    (['depth', 'temperature'], 'minivgg')
     """
     path = find_study(study)
     shown = printable(str(path))

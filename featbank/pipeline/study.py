@@ -248,7 +248,7 @@ class Figure:
     value : float
         As published; accuracies are in 0..1.
     metric : str
-        One of `featbank.sweep.CURVE_METRICS`.
+        One of `featbank.sweep.records.CURVE_METRICS`.
     experiment : str
         Whose curve; goes without saying in a file of one experiment.
     cut, head : str or None
@@ -285,7 +285,7 @@ class Claim:
     experiments : tuple of str
         Whose curves it is about; all by default.
     metric : str
-        One of `featbank.sweep.CURVE_METRICS`.
+        One of `featbank.sweep.records.CURVE_METRICS`.
     cut, head : str or None
         Only this cut or head; all by default.
     n_per_class : int, "all" or None

@@ -80,6 +80,13 @@ class Recipe:
     References
     ----------
     .. [1] P. Izmailov et al., "Averaging Weights Leads to Wider Optima and Better Generalization", UAI 2018.
+
+    Examples
+    --------
+    >>> from dataclasses import replace
+    >>> recipe = Recipe(epochs=20, optimizer="adam", lr=1e-3)
+    >>> replace(recipe, rotation=10).rotation, recipe.lr_schedule
+    (10, 'cosine')
     """
 
     epochs: int = 45

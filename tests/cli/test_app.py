@@ -116,3 +116,9 @@ def test_help_says_the_defaults_that_no_signature_shows(call, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     assert "(default: $FEATBANK_CACHE, else ./cache)" in call("banks", "ls", "-h").out
     assert "(default: softmax)" in call("fit-head", "-h").out
+
+
+def test_what_stands_in_brackets_is_not_taken_for_markup(call):
+    said = " ".join(call("run", "--help").out.split())
+    assert "A study is a TOML file: [data] source, split; [backbone] name;" in said
+    assert "[[experiment]] name" in said

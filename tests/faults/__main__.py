@@ -121,7 +121,7 @@ def main() -> int:
 
 
 def table(results: dict[str, Any]) -> str:
-    """Return one line for each scenario, for the README."""
+    """Return one line for each scenario, for docs/background/reliability.md."""
     lines = []
     for name, one in results.items():
         said = ", ".join(

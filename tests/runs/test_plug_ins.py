@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,53 +17,10 @@ from featbank.metrics import catalogue as metrics_catalogue
 from featbank.runs import Run, sweep_digest
 from featbank.sweep import SweepSettings, run_sweep
 
+PLUG_INS = Path(__file__).parents[1] / "plug_ins"
 #: In the feature space of a sweep, saved with a run, with an option of its own.
-HEAD = """
-import numpy as np
-
-from featbank.heads import Head, Parameter
-
-
-class MedianClassifier(Head):
-    \"\"\"The class whose median is nearest.\"\"\"
-
-    _parameters = {"power": Parameter(over=0, help="power of the distance"), **Head._parameters}
-
-    def __init__(self, *, power=2.0, standardize=True, rotate=False):
-        self.power = power
-        self.standardize = standardize
-        self.rotate = rotate
-
-    @classmethod
-    def _fit_many(cls, heads, rows):
-        for head, own in zip(heads, rows.subsets):
-            head.space_, head.n_features_in_ = rows.space, rows.space.n_features_
-            head.classes_, codes = np.unique(rows.y[own], return_inverse=True)
-            Z = rows.Z[own]
-            head.medians_ = np.stack([np.median(Z[codes == c], axis=0) for c in range(len(head.classes_))])
-            head.warned_ = "one sample is its own median" if len(own) == len(head.classes_) else None
-
-    def _logits(self, Z):
-        return -(np.abs(Z[:, None] - self.medians_) ** self.power).sum(axis=2).astype(np.float64)
-
-    def _stored(self):
-        return {"medians": self.medians_}, self.space_
-
-    def _take_stored(self, tensors):
-        self.medians_ = tensors["medians"]
-"""
-METRIC = """
-import numpy as np
-
-
-def worst_class(y_true, y_pred):
-    \"\"\"Return the accuracy of the class that is recognised least.\"\"\"
-    return min(np.mean(y_pred[y_true == code] == code) for code in np.unique(y_true))
-
-
-def nonsense(y_true, y_pred):
-    return "good"
-"""
+HEAD = (PLUG_INS / "median_plug_in.py").read_text()
+METRIC = (PLUG_INS / "worst_plug_in.py").read_text()
 ENTRY_POINTS = """
 [featbank.heads]
 median = median_plug_in:MedianClassifier
@@ -83,7 +41,8 @@ def plug_ins(tmp_path, monkeypatch):
     site = tmp_path / "site"
     (site / "some-1.0.dist-info").mkdir(parents=True)
     (site / "median_plug_in.py").write_text(HEAD)
-    (site / "worst_plug_in.py").write_text(METRIC)
+    nonsense = "\n\ndef nonsense(y_true, y_pred):\n    return 'good'\n"
+    (site / "worst_plug_in.py").write_text(METRIC + nonsense)
     (site / "some-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: some\nVersion: 1.0\n")
     (site / "some-1.0.dist-info" / "entry_points.txt").write_text(ENTRY_POINTS)
     monkeypatch.syspath_prepend(site)

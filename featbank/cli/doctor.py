@@ -1,0 +1,207 @@
+"""``featbank doctor``."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from featbank import __version__
+from featbank.cli._options import CacheDir, Json
+from featbank.cli._output import human_bytes, print_json
+from featbank.manifest import printable
+
+__all__ = ["doctor"]
+
+#: What decides numbers, or is asked for first when something is odd.
+_TOLD = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "h5py", "pillow", "safetensors")
+_REQUIREMENT = re.compile(r"([\w.-]+).*?;.*extra == ['\"]([\w-]+)['\"]")
+#: For those who change featbank; nothing of a user's is missing without them.
+_OF_DEVELOPERS = ("dev", "docs")
+_MOST_SHOWN = 6
+
+
+def doctor(cache_dir: CacheDir = None, as_json: Json = False) -> None:
+    """Say what there is on this machine, and the line that brings what is not.
+
+    Versions, devices, cores and quota, the cache and its disk, weights at hand, optional packages. It changes
+    nothing, downloads nothing, and does not fail because something is missing.
+
+    Example: featbank doctor
+
+    Example: featbank doctor --json
+    """
+    facts = {
+        "featbank": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in _TOLD},
+        **_devices(),
+        **_cores(),
+        "cache": _cache(cache_dir),
+        "weights": _weights(),
+        "extras": _extras(),
+    }
+    if as_json:
+        print_json(facts)
+        return
+    for heading, text in _lines(facts):
+        typer.echo(f"{heading:<12} {text}".rstrip())
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _devices() -> dict[str, Any]:
+    """Ask torch, which takes a second to import; that it cannot be imported is what is to be told."""
+    try:
+        import torch
+
+        from featbank.extraction.arithmetic import native_precisions
+
+        names = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+        devices = [torch.device(one) for one in [*names, "cpu"]]
+        return {
+            "devices": [
+                {
+                    "device": str(one),
+                    "precision": native_precisions(one)[0],
+                    "name": torch.cuda.get_device_name(one) if one.type == "cuda" else platform.machine(),
+                    "memory_bytes": torch.cuda.get_device_properties(one).total_memory
+                    if one.type == "cuda"
+                    else None,
+                }
+                for one in devices
+            ],
+            "torch_threads": torch.get_num_threads(),
+            "torch_error": None,
+        }
+    except Exception as error:  # noqa: BLE001 - a broken driver or half an installation raises anything
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        return {"devices": [], "torch_threads": None, "torch_error": said}
+
+
+def _cores() -> dict[str, Any]:
+    from featbank._cores import usable_cores
+
+    return {
+        "cores": os.cpu_count(),
+        "usable_cores": usable_cores(),
+        "omp_num_threads": os.environ.get("OMP_NUM_THREADS"),
+    }
+
+
+def _cache(cache_dir: str | None) -> dict[str, Any]:
+    from featbank._cache import banks_folder, cache_folder, runs_folder
+
+    folder = cache_folder(cache_dir)
+    there = folder.absolute()
+    while not there.is_dir() and there != there.parent:
+        there = there.parent
+    counts = [
+        len(list(one.glob(pattern))) if one.is_dir() else 0
+        for one, pattern in (
+            (banks_folder(cache_dir), "*/*/bank.json"),
+            (runs_folder(cache_dir), "*/run.json"),
+        )
+    ]
+    return {
+        "path": str(folder),
+        "exists": folder.is_dir(),
+        "writable": os.access(there, os.W_OK),
+        "free_bytes": shutil.disk_usage(there).free,
+        "banks": counts[0],
+        "runs": counts[1],
+    }
+
+
+def _weights() -> dict[str, Any]:
+    """Name the files of weights that need no network, without opening one."""
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    checkpoints = Path(os.environ.get("TORCH_HOME") or caches / "torch").expanduser() / "hub" / "checkpoints"
+    home = Path(os.environ.get("HF_HOME") or caches / "huggingface").expanduser()
+    models = Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
+    return {
+        "bundled": ["minivgg"],
+        "torchvision": {
+            "path": str(checkpoints),
+            "files": sorted(one.name for one in checkpoints.glob("*.pth")) if checkpoints.is_dir() else [],
+        },
+        "hub": {
+            "path": str(models),
+            "models": sorted(
+                one.name.removeprefix("models--").replace("--", "/") for one in models.glob("models--*")
+            ),
+        },
+    }
+
+
+def _extras() -> list[dict[str, Any]] | None:
+    """Return each optional group with what of it is missing, by featbank's own metadata; None without it."""
+    if _version("featbank") is None:
+        return None
+    needs: dict[str, list[str]] = {}
+    for line in metadata.requires("featbank") or ():
+        if (match := _REQUIREMENT.match(line)) and match[2] not in _OF_DEVELOPERS:
+            if "python_version < " in line and sys.version_info >= (3, 14):
+                continue  # what newer Pythons bring themselves
+            needs.setdefault(match[2], []).append(match[1])
+    return [
+        {
+            "extra": extra,
+            "missing": [one for one in packages if _version(one) is None],
+            "install": f"pip install 'featbank[{extra}]'",
+        }
+        for extra, packages in sorted(needs.items())
+    ]
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _MOST_SHOWN} more" if len(names) > _MOST_SHOWN else ""
+    return ", ".join(names[:_MOST_SHOWN]) + more if names else "none"
+
+
+def _lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the facts for people, each with its heading."""
+    yield "featbank", f"{facts['featbank']}, Python {facts['python']}, {facts['platform']}"
+    yield "packages", ", ".join(f"{name} {one or 'MISSING'}" for name, one in facts["packages"].items())
+    if facts["torch_error"]:
+        yield "torch", f"cannot be used: {facts['torch_error']}"
+        yield "", "pip install --force-reinstall torchvision brings it anew"
+    heading = "devices"
+    for one in facts["devices"]:
+        memory = f", {human_bytes(one['memory_bytes'])}" if one["memory_bytes"] else ""
+        yield heading, f"{one['device']} ({one['name']}{memory}), fastest in {one['precision']}"
+        heading = ""
+    asked = facts["omp_num_threads"]
+    told = f", OMP_NUM_THREADS={printable(asked)}" if asked else ""
+    yield "cores", f"{facts['usable_cores']} usable (affinity and quota) of {facts['cores']}{told}"
+    cache = facts["cache"]
+    state = f"{cache['banks']} banks, {cache['runs']} runs" if cache["exists"] else "not there yet"
+    yield "cache", f"{printable(cache['path'])}: {state}, {human_bytes(cache['free_bytes'])} free"
+    if not cache["writable"]:
+        yield "", "no permission to write there: --cache-dir or FEATBANK_CACHE names another place"
+    weights = facts["weights"]
+    yield "weights", "minivgg comes with featbank"
+    for name, found in (("torchvision", weights["torchvision"]["files"]), ("hub", weights["hub"]["models"])):
+        yield "", f"{name}, {printable(weights[name]['path'])}: {_some(found)}"
+    extras = facts["extras"]
+    if extras is None:
+        yield "extras", "not known: this featbank was not installed by pip"
+        return
+    yield "extras", f"there: {_some([one['extra'] for one in extras if not one['missing']])}"
+    for one in extras:
+        if one["missing"]:
+            yield "", f"{one['extra']}: {', '.join(one['missing'])} missing; {one['install']}"
