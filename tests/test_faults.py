@@ -27,6 +27,7 @@ SCENARIOS = [
     "at-once",
     "dry-run-beside-extraction",
     "moved",
+    "bucket",
     "handle-across-manifest-change",
     "hosts-in-turn",
     "bit-flips",
