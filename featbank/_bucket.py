@@ -234,6 +234,13 @@ class BucketPath(PosixPath):
         names = [one.name for one in self.entries() if not one.is_dir()]
         return iter([self / name for name in fnmatch.filter(names, pattern)])
 
+    def rglob(self, *_: Any, **__: Any) -> NoReturn:
+        """Refuse; `delete` and `total_bytes` know what is below."""
+        os.fspath(self)
+        raise AssertionError
+
+    walk = rglob  # type: ignore[assignment, unused-ignore] # as of 3.12
+
     def resolve(self, strict: bool = False) -> Self:
         """Return this place: there are no links."""
         return self

@@ -304,7 +304,10 @@ class Bank(StoredFeatures):
             Its folder need not be there.
         """
         there = read_manifest(self.path, self._state) if self.path.is_dir() else None
-        planned = type(self)(self.path, self._document, StoredManifest.planned(there, manifest, renew))
+        state = StoredManifest.planned(there, manifest, renew)
+        if there is not None and there.same(state):
+            state = there  # known by its seal, it need not be read again
+        planned = type(self)(self.path, self._document, state)
         planned._is_planned = True
         return planned
 
