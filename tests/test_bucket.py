@@ -19,6 +19,7 @@ from PIL import Image
 
 from featbank import open_bank, run_sweep
 from featbank._bucket import BucketPath, path_of_url
+from featbank.banks import BankKey, BankStore
 from featbank.cli import main
 from featbank.errors import BankReadError, CacheWriteError
 from featbank.extraction import ExtractionSettings, extract, plan, repair_bank
@@ -161,6 +162,24 @@ def test_a_damaged_shard_is_extracted_again(server: Any, run: Callable[..., Any]
 
 
 @pytest.mark.slow
+def test_features_are_copied_from_another_bank_of_the_bucket_unless_it_is_damaged(server: Any) -> None:
+    place: dict[str, Any] = {"cache_dir": "s3://features/lent", **OPTIONS}
+    lender = extract("digits", **place).bank
+    done = extract("digits", name="same", **place)
+    assert (done.pushed, done.copied) == (0, 100)
+    (shard,) = (lender / "fc7").glob("*.h5")
+    (copy,) = (done.bank / "fc7").glob("*.h5")
+    whole = copy.read_bytes()
+    assert (copy.name, whole) == (shard.name, shard.read_bytes())
+    shard.unlink()
+    assert isinstance(shard, BucketPath)
+    shard.put_if_absent(whole[:-1] + bytes([whole[-1] ^ 1]))
+    BankStore("s3://features/lent/banks").remove(done.bank)
+    assert extract("digits", name="again", **place).pushed == 100
+    assert open_bank("again", cache_dir="s3://features/lent").verify().ok
+
+
+@pytest.mark.slow
 def test_what_is_wrong_with_a_bucket_is_one_line(server: Any, run: Callable[..., Any]) -> None:
     words = ("--backbone", "minivgg", "--cut", "fc7", "--limit", "9", "--cache-dir")
     for address, line in {
@@ -235,8 +254,6 @@ def careless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def test_a_server_without_conditional_puts_is_refused(careless: str, tmp_path: Path) -> None:
-    from featbank.banks import BankKey, BankStore
-
     key = BankKey("minivgg", "0" * 64, {}, 32, "float32", "float16", 64, "pillow-12.3.0")
     with pytest.raises(CacheWriteError, match=r"nothing is written to 's3://features/x/banks': its store"):
         BankStore(f"{careless}/banks").create_or_open("digits", key, {})

@@ -425,6 +425,13 @@ class Bank(StoredFeatures):
                     raise
             yield self._now()
 
+    def _looked_at(self, held: Self) -> Callable[[], Self]:
+        """Return what gives the bank as it is: the one that is held; in a bucket, where none is, a new look.
+
+        There the rows must be read after the version of the file that is to be swapped.
+        """
+        return self._now if isinstance(self.path, BucketPath) else lambda: held
+
     def _now(self) -> Self:
         """Return the bank with the rows on disk, which another process may have set."""
         there = read_manifest(self.path, self._state) or self._stored
@@ -638,8 +645,9 @@ class Bank(StoredFeatures):
             known = list(records)
             files.write_quarantine(self.path, lambda: known)
             return
-        with self.held():
-            files.write_quarantine(self.path, lambda: records(self._now()))
+        with self.held() as there:
+            now = self._looked_at(there)
+            files.write_quarantine(self.path, lambda: records(now()))
 
     def quarantine(self) -> list[QuarantineRecord]:
         """Read ``quarantine.jsonl``; empty if there is none."""
@@ -905,14 +913,14 @@ class CutWriter:
             raise IncompleteBankError(self._bank._lacks(self.cut, missing[0]))
         self.prepare()
 
-        with self._bank.held():
-            change_file(self.folder / files.CUT_FILE, lambda: self._document(facts).encode())
+        with self._bank.held() as there:
+            now = self._bank._looked_at(there)
+            change_file(self.folder / files.CUT_FILE, lambda: self._document(now(), facts).encode())
 
     def _document(
-        self, facts: Mapping[str, Any] | Callable[[Mapping[str, Any]], Mapping[str, Any]]
+        self, there: Bank, facts: Mapping[str, Any] | Callable[[Mapping[str, Any]], Mapping[str, Any]]
     ) -> CutDocument:
         """Say what is in the cut now, and in the manifest which rows cannot be read."""
-        there = self._bank._now()
         reader = there._reader_of(self._layout)  # with the slots others have added
         present = np.flatnonzero(reader.present()).tolist()
         reader.look_ahead(present)
