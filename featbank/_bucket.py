@@ -123,8 +123,8 @@ class BucketPath(PosixPath):
 
     def __fspath__(self) -> NoReturn:
         raise InvalidInputError(
-            f"{printable(str(self))!r} is in a bucket, and this needs a folder: copy the bank into one "
-            f"first, or give another place"
+            f"{printable(str(self))!r} is in a bucket, and this needs a place on this machine: copy what is "
+            f"there first, or give another place"
         )
 
     @property
@@ -138,6 +138,8 @@ class BucketPath(PosixPath):
     @property
     def _address(self) -> tuple[str, ...]:
         """What tells one store from another: scheme, bucket, and the settings in the environment."""
+        if len(self.parts) < 2:  # above the bucket
+            os.fspath(self)
         scheme = self.parts[0][:-1]
         start = _SCHEMES[scheme]
         names = sorted(name for name in os.environ if start and name.startswith(start))

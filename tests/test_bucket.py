@@ -38,6 +38,7 @@ OPTIONS: dict[str, Any] = {
     "limit": 100,
     "precision": "float32",
     "compile": "off",
+    "workers": 1,
 }
 
 
@@ -108,6 +109,8 @@ def test_extract_fit_verify_and_remove_in_s3(
         "float32",
         "--compile",
         "off",
+        "--workers",
+        "1",
     )
     there = ("--cache-dir", "s3://features/command")
     first = run("extract", *words, *there)

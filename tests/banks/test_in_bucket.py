@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from featbank._atomic import make_folder, write_file
 from featbank._bucket import BucketPath, change_file
 from featbank._cache import banks_folder, cache_folder, user_path
 from featbank.banks import (
@@ -443,7 +444,7 @@ def test_it_is_packed_exported_and_lent_and_what_needs_a_folder_says_so(
     np.testing.assert_array_equal(
         np.load(export_bank(made, tmp_path / "npy", to="npy", cuts=["fc7"]) / "fc7.npy"), bank["fc7"][:]
     )
-    line = r"^'memory://.*' is in a bucket, and this needs a folder: copy the bank into one first, or give "
+    line = r"^'memory:.*' is in a bucket, and this needs a place on this machine: copy what is there first"
     before = tree(there.root)
     with pytest.raises(InvalidInputError, match=line):
         unpack(tmp_path / "here.h5", BankStore(there.root.parent / "others"))
@@ -461,9 +462,11 @@ def test_it_is_packed_exported_and_lent_and_what_needs_a_folder_says_so(
     for name in {name for name in dir(Path) if not name.startswith("_")} - pure - here - harmless:
         with pytest.raises(InvalidInputError, match=line):
             list(getattr(path, name)(*asked.get(name, ())) or ())
-    for call in (os.stat, os.listdir, open):
+    for call in (os.stat, os.listdir, open, make_folder):
         with pytest.raises(InvalidInputError, match=line):
             call(path)
+    with pytest.raises(InvalidInputError, match=line):
+        write_file(path / "x", b"")
     assert not any(one.name.startswith("memory:") for one in Path.cwd().iterdir())
 
 
