@@ -232,9 +232,16 @@ class BucketPath(PosixPath):
         return iter([self / one.name for one in self.entries()])
 
     def glob(self, pattern: str, **_: Any) -> Iterator[Self]:  # type: ignore[override] # a generator there
-        """Return the objects directly here whose name fits."""
-        names = [one.name for one in self.entries() if not one.is_dir()]
-        return iter([self / name for name in fnmatch.filter(names, pattern)])
+        """Return what stands here, or as many folders further down as the pattern says, and fits."""
+        first, slash, rest = pattern.partition("/")
+        if "**" in pattern:
+            os.fspath(self)
+        for one in self.entries():
+            if fnmatch.fnmatchcase(one.name, first):
+                if not slash:
+                    yield self / one.name
+                elif one.is_dir():
+                    yield from (self / one.name).glob(rest)
 
     def rglob(self, *_: Any, **__: Any) -> NoReturn:
         """Refuse; `delete` and `total_bytes` know what is below."""

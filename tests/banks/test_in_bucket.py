@@ -96,6 +96,7 @@ def test_a_bank_has_the_bytes_it_has_in_a_folder_and_is_read_alike(
     assert report.ok
     assert report.n_shards == bank.verify().n_shards
     assert kit.extract(opened) == 0
+    assert [one.name for one in there.root.glob("*/*/[m]*.h5")] == ["manifest.h5"]
 
 
 def test_a_bank_is_removed_cut_by_cut_or_whole(
