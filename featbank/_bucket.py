@@ -155,7 +155,7 @@ class BucketPath(PosixPath):
         found = self._tried("read", lambda: obstore.list_with_delimiter(self._store, key or None))
         folders = [Entry(one.rstrip("/").rpartition("/")[2], None) for one in found["common_prefixes"]]
         files = [Entry(one["path"].rpartition("/")[2], one["size"]) for one in found["objects"]]
-        return sorted(folders + [one for one in files if one.name])
+        return sorted([*folders, *(one for one in files if one.name)], key=lambda one: one.name)
 
     def names_from(self, start: str) -> list[str]:
         """List the objects directly here whose name begins with `start`, by name; one page of a listing."""

@@ -551,3 +551,11 @@ def test_banks_are_in_the_bucket_and_all_else_stays_here(
     assert there == user_path(there) == pickle.loads(pickle.dumps(there))
     assert (there / "a" / "b").relative_to(there) == Path("a/b")
     assert repr(there.parent / "y.h5") == "BucketPath('s3://bucket/y.h5')"
+    one = user_path("memory://names/folder")
+    assert isinstance(one, BucketPath)
+    for name in ("x", "x/y", ".z"):  # an object and a folder may have one name there
+        (one / name).put_if_absent(b"")
+    assert sorted((entry.name, entry.is_dir()) for entry in one.entries()) == [
+        (".z", False), ("x", False), ("x", True)
+    ]  # fmt: skip
+    assert ((one / "x").read_start(9), one.total_bytes(), one.parent.is_dir()) == ((b"", 0), 0, True)
