@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from featbank._atomic import READ_ONLY, locked, remove_stale_temporaries, write_json
+from featbank._atomic import READ_ONLY, json_bytes, remove_stale_temporaries
+from featbank._bucket import BucketPath, change_file, path_of_url, text_of
 from featbank.errors import CacheWriteError, InvalidInputError
 from featbank.manifest import printable
 
@@ -33,6 +34,8 @@ _ORDER_FILE = ".order.json"
 def user_path(path: str | os.PathLike[str]) -> Path:
     """Return a path that a user gave, with ``~`` and ``~name`` as a shell reads them; nothing is looked up.
 
+    An address, such as ``s3://bucket/prefix``, is a place in a bucket.
+
     Shells do so for words of their own only: not in ``--weights=~/x.pth``, environment variables, TOML, CSV
     or Python. A name that begins with ``~`` is written ``./~name``, as in a shell; a `Path` cannot keep that
     dot, so such a path comes back absolute. A ``~name`` without a home stays.
@@ -40,14 +43,15 @@ def user_path(path: str | os.PathLike[str]) -> Path:
     Raises
     ------
     InvalidInputError
-        If no file can have the name: it, or a part, is too long, or has a zero byte or half a character.
+        If no file can have the name: it, or a part, is too long, or has a zero byte or half a character. If
+        it is an address of no bucket.
 
     Examples
     --------
     >>> user_path("~/features") == Path.home() / "features", str(user_path("a/~b"))
     (True, 'a/~b')
     """
-    asked = os.fspath(path)
+    asked = text_of(path)
     text = os.path.expanduser(asked)  # noqa: PTH111  # pathlib's raises where there is no such home
     try:
         name = os.fsencode(text)
@@ -62,6 +66,9 @@ def user_path(path: str | os.PathLike[str]) -> Path:
             else f"is too long (a name of {longest} bytes, {len(name)} in all)"
         )
         raise InvalidInputError(f"no file can be called {printable(asked[:100])!r}...: it {fault}")
+    in_bucket = path_of_url(text)
+    if in_bucket is not None:
+        return in_bucket
     found = Path(text)
     return found.absolute() if str(found).startswith("~") else found
 
@@ -69,17 +76,21 @@ def user_path(path: str | os.PathLike[str]) -> Path:
 def cache_folder(cache_dir: str | os.PathLike[str] | None = None) -> Path:
     """Return the cache: `cache_dir`, else ``$FEATBANK_CACHE``, else ``./cache``; nothing is created.
 
+    Of these the first that is a folder: a bucket holds banks alone, and runs, networks and digests of files
+    stay on this machine.
+
     Examples
     --------
     >>> cache_folder("/tmp/features").as_posix()
     '/tmp/features'
     """
-    return user_path(cache_dir or os.environ.get("FEATBANK_CACHE") or "cache").absolute()
+    places = (user_path(one) for one in (cache_dir, os.environ.get("FEATBANK_CACHE")) if one)
+    return next((one for one in places if not isinstance(one, BucketPath)), Path("cache")).absolute()
 
 
 def banks_folder(cache_dir: str | os.PathLike[str] | None = None) -> Path:
-    """Return the folder of the banks inside the cache."""
-    return cache_folder(cache_dir) / "banks"
+    """Return the folder of the banks inside the cache, which may be in a bucket."""
+    return user_path(cache_dir or os.environ.get("FEATBANK_CACHE") or "cache").absolute() / "banks"
 
 
 def runs_folder(cache_dir: str | os.PathLike[str] | None = None) -> Path:
@@ -98,13 +109,17 @@ def make_newest(folder: Path, path: Path) -> None:
     Where nothing can be written, nothing changes.
     """
     name = path.relative_to(folder).as_posix()
-    try:
-        with locked(folder / ".lock"):
+
+    def make() -> bytes | None:
+        if not isinstance(folder, BucketPath):
             remove_stale_temporaries(folder)
-            names = _recorded(folder)
-            if names[-1:] != [name]:
-                there = [one for one in names if one != name and (folder / one).is_dir()]
-                write_json(folder / _ORDER_FILE, [*there, name])
+        names = _recorded(folder)
+        if names[-1:] == [name]:
+            return None
+        return json_bytes([*(one for one in names if one != name and (folder / one).is_dir()), name])
+
+    try:
+        change_file(folder / _ORDER_FILE, make, folder / ".lock")
     except CacheWriteError as error:
         if error.errno not in READ_ONLY:
             logger.warning("%s is not recorded as the newest: %s", name, error)

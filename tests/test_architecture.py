@@ -18,6 +18,7 @@ FLOORS = {
     "errors": 0,
     "_registry": 0,
     "_atomic": 0,
+    "_bucket": 0,
     "_cache": 0,
     "_child_process": 0,
     "_stat_cache": 0,

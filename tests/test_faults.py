@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ SCENARIOS = [
     "at-once",
     "dry-run-beside-extraction",
     "moved",
+    *(["bucket"] if find_spec("moto") and find_spec("obstore") else []),
     "handle-across-manifest-change",
     "hosts-in-turn",
     "bit-flips",

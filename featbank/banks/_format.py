@@ -18,7 +18,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,6 +91,15 @@ class Place(NamedTuple):
         return chunk_rows(self.row_bytes, self.shape[0])
 
 
+class Source(Protocol):
+    """A file of which parts are read; it has `size` bytes."""
+
+    size: int
+
+    def bytes_at(self, offset: int, size: int) -> bytes:
+        """Return so many bytes, or what there is of them."""
+
+
 class Contents:
     """What is in a file, open for reading or given as its bytes: its facts, and its arrays by name.
 
@@ -98,9 +107,12 @@ class Contents:
     `VersionError` if another featbank wrote it; `MissingPackageError` if it is compressed and that is needed.
     """
 
-    def __init__(self, source: int | bytes, kind: str) -> None:
+    def __init__(self, source: int | bytes | Source, kind: str) -> None:
         self.source = source
-        self.size = len(source) if isinstance(source, bytes) else os.fstat(source).st_size
+        if isinstance(source, bytes):
+            self.size = len(source)
+        else:
+            self.size = os.fstat(source).st_size if isinstance(source, int) else source.size
         document, self.block = self._header()
         said = document.get("size")
         if document.get("kind") != kind:
@@ -209,6 +221,11 @@ class Contents:
         """Return `size` bytes of the file."""
         if isinstance(self.source, bytes):
             return self.source[offset : offset + size]
+        if not isinstance(self.source, int):
+            part = self.source.bytes_at(offset, size)
+            if len(part) < size:
+                raise FormatError("it was cut short while it was read")
+            return part
         parts = []
         while size and (part := os.pread(self.source, min(size, 1 << 30), offset)):
             parts.append(part)
@@ -236,7 +253,7 @@ class Contents:
     def map(self, name: str) -> NDArray[Any]:
         """Return a plain array of an open file, memory-mapped."""
         place = self.places.get(name)
-        if place is None or place.codec is not None or isinstance(self.source, bytes):
+        if place is None or place.codec is not None or not isinstance(self.source, int):
             raise FormatError(f"it lacks {name!r}")
         return map_rows(self.source, place.dtype, place.shape, place.offset)
 

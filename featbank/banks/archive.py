@@ -597,6 +597,7 @@ def import_bank(path: str | os.PathLike[str], store: BankStore) -> Bank:
         If its features are compressed, and the package for that is not installed.
     """
     source = user_path(path)
+    os.fspath(store.root)  # a bucket is refused: what comes from a stranger is checked in a folder first
     try:
         mode = source.stat().st_mode
     except OSError as error:
@@ -664,7 +665,7 @@ def _write(folder: Path, source: Pack | _Folder) -> None:
         ):
             raise FormatError("its quarantine has entries featbank does not write")
     if source.quarantine:
-        files.write_quarantine(folder, records)
+        files.write_quarantine(folder, lambda: records)
     write_file(folder / MANIFEST_FILE, source.stored.encode())
     source.document.write(folder)
     files.mark_verified(folder)

@@ -10,7 +10,7 @@ import functools
 import math
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -18,8 +18,10 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from featbank._bucket import BucketPath
 from featbank._cuts import LOGITS, MAP, SOFTMAX, CutName, Layout, last_blocks, pool, pooled_shape
 from featbank.banks.documents import BankDocument, BankKey, CutLayout
+from featbank.banks.fetching import in_threads, is_fetched
 from featbank.banks.shards import (
     Shard,
     ShardPlan,
@@ -29,7 +31,14 @@ from featbank.banks.shards import (
     read_shard,
     shard_files,
 )
-from featbank.errors import BankChangedError, IncompleteBankError, InvalidInputError, UnknownNameError
+from featbank.errors import (
+    BankChangedError,
+    BankError,
+    BankReadError,
+    IncompleteBankError,
+    InvalidInputError,
+    UnknownNameError,
+)
 from featbank.manifest import Manifest, RowStatus, printable
 
 #: Maps kept open at once: each holds a file descriptor, of which many systems allow 1024. And their bytes:
@@ -41,6 +50,9 @@ _LARGE_ROW_BYTES = 32 * 1024
 _BLOCK_BYTES = 256 * 1024
 #: Stands in `CutReader` for a slot whose shard has not been opened yet.
 _UNKNOWN = 255
+#: Of a shard in a bucket at most this part of the rows is read apart; then it is fetched whole. And so many
+#: are fetched at once.
+_PART, _FETCHED_AT_ONCE = 1 / 4, 4
 #: Rows of `iter_batches` and of whole-array reads that must be derived.
 _BATCH = 1024
 #: Numbers that cuts are derived from at once.
@@ -88,15 +100,23 @@ class BlockRows(ABC):
             copy_rows(self._block(int(numbers[0])), rows - self._starts[numbers[0]], out)
             return
         # block by block and upwards in each: a disk that is not cached is read in order
-        order = np.argsort(rows, kind="stable")
-        for places in np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1):
-            number = int(numbers[places[0]])
-            block, local = self._block(number), rows[places] - self._starts[number]
-            first, n = int(places[0]), len(places)
-            if places[-1] - first == n - 1 and (np.diff(places) == 1).all():
-                copy_rows(block, local, out[first : first + n])
-            else:
-                _scatter(block, local, out, places)
+        for number, places in _by_number(numbers, rows):
+            self._copy(self._block(number), number, rows, places, out)
+
+    def _copy(
+        self,
+        block: NDArray[Any],
+        number: int,
+        rows: NDArray[np.int64],
+        places: NDArray[np.intp],
+        out: NDArray[Any],
+    ) -> None:
+        """Copy the rows that stand in one block to their places."""
+        local, first, n = rows[places] - self._starts[number], int(places[0]), len(places)
+        if places[-1] - first == n - 1 and (np.diff(places) == 1).all():
+            copy_rows(block, local, out[first : first + n])
+        else:
+            _scatter(block, local, out, places)
 
 
 class SlotReader(Protocol):
@@ -119,7 +139,8 @@ class SlotReader(Protocol):
 class CutReader(BlockRows):
     """The slots of one cut in a folder, memory-mapped shard by shard, each checked once.
 
-    `lacks` turns a `ShardPlan` without a file into the text of the error.
+    In a bucket a shard is fetched whole and mapped then, unless only some of its rows are asked for. `lacks`
+    turns a `ShardPlan` without a file into the text of the error.
     """
 
     def __init__(
@@ -133,6 +154,7 @@ class CutReader(BlockRows):
         self._lacks = lacks
         self._files: dict[int, Path] | None = None
         self._shards: dict[int, Shard] = {}
+        self._read_apart: dict[int, int] = {}
         self._statuses = np.full(len(table), _UNKNOWN, np.uint8)
 
     def _path(self, number: int) -> Path:
@@ -159,6 +181,22 @@ class CutReader(BlockRows):
             known = self._shards[number] = replace(known, digests=nothing, statuses=nothing[:, 0])
         return known
 
+    def look_ahead(self, numbers: Iterable[int]) -> None:
+        """Read what shards of a bucket say of themselves at once: each request is waited for.
+
+        Of what goes wrong here it is told when the shard's turn has come.
+        """
+        if isinstance(self.folder, BucketPath):
+            unknown = [one for one in numbers if one not in self._shards and one < len(self.plans)]
+            if len(unknown) > 1 and self._files is None:
+                self._files = shard_files(self.folder)
+
+            def look(number: int) -> None:
+                with contextlib.suppress(BankError, OSError):
+                    self.shard(number)
+
+            in_threads(look, unknown)
+
     def _gone(self, number: int) -> IncompleteBankError:
         self._files = None
         self._shards.pop(number, None)
@@ -169,7 +207,9 @@ class CutReader(BlockRows):
         found = self._statuses[slots]
         unknown = found == _UNKNOWN
         if unknown.any():
-            for number in np.unique(self.numbers_of(slots[unknown])).tolist():
+            numbers = np.unique(self.numbers_of(slots[unknown])).tolist()
+            self.look_ahead(numbers)
+            for number in numbers:
                 self.shard(number)
             found = self._statuses[slots]
         return found
@@ -192,9 +232,59 @@ class CutReader(BlockRows):
         except FileNotFoundError as error:  # removed since it was checked
             raise self._gone(number) from error
 
+    def gather(self, slots: NDArray[np.int64], out: NDArray[Any]) -> None:
+        """Copy the features of `slots` into `out`, shape (len(slots), *shape), of any float dtype."""
+        if not isinstance(self.folder, BucketPath) or not len(slots):
+            super().gather(slots, out)
+            return
+        of_shard = dict(_by_number(self.numbers_of(slots), slots))
+        self.look_ahead(of_shard)
+        apart = [number for number, places in of_shard.items() if self._is_apart(number, len(places))]
+        in_threads(lambda number: self._gather_apart(number, slots, of_shard[number], out), apart)
+        whole = sorted(of_shard.keys() - {*apart})
+        for first in range(0, len(whole), _FETCHED_AT_ONCE):
+            some = whole[first : first + _FETCHED_AT_ONCE]
+            for number, block in zip(some, in_threads(self._block, some), strict=True):
+                self._copy(block, number, slots, of_shard[number], out)
+
+    def _is_apart(self, number: int, n_rows: int) -> bool:
+        """Say whether rows of a shard are read apart: few, and it is not on this machine."""
+        path = self._path(number)
+        if number in self._kept or (isinstance(path, BucketPath) and is_fetched(path)):
+            return False
+        so_far = self._read_apart.get(number, 0) + n_rows
+        self._read_apart[number] = so_far
+        return so_far <= self.plans[number].n_rows * _PART
+
+    def _gather_apart(
+        self, number: int, slots: NDArray[np.int64], places: NDArray[np.intp], out: NDArray[Any]
+    ) -> None:
+        path, row_bytes = self._path(number), self.layout.row_bytes
+        local, at = np.unique(slots[places] - self._starts[number], return_inverse=True)
+        begins = (self.shard(number).offset + local * row_bytes).tolist()
+        try:
+            parts = (
+                path.read_ranges(begins, [row_bytes] * len(begins)) if isinstance(path, BucketPath) else []
+            )
+        except FileNotFoundError as error:  # removed since it was checked
+            raise self._gone(number) from error
+        rows = b"".join(parts)
+        if len(rows) != row_bytes * len(local):
+            raise BankReadError(
+                f"shard {str(path)!r} gave {len(rows)} bytes for {len(local)} rows: try again"
+            )
+        out[places] = np.frombuffer(rows, self.layout.dtype).reshape(-1, *self.layout.shape)[at]
+
     def _most_kept(self) -> int:
         shard_bytes = self.layout.shard_rows * self.layout.row_bytes
         return max(1, min(_MAPS_LIMIT, _MAPS_BYTES // max(1, shard_bytes)))
+
+
+def _by_number(numbers: NDArray[np.int64], rows: NDArray[np.int64]) -> list[tuple[int, NDArray[np.intp]]]:
+    """Return where the rows of each block stand among `rows`: block by block, and upwards in each."""
+    order = np.argsort(rows, kind="stable")
+    groups = np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1)
+    return [(int(numbers[places[0]]), places) for places in groups]
 
 
 def copy_rows(mapped: NDArray[Any], local: NDArray[np.int64], out: NDArray[Any]) -> None:

@@ -7,7 +7,7 @@ import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -26,6 +26,7 @@ from featbank._atomic import (
     write_aside,
     write_file,
 )
+from featbank._bucket import BucketPath, change_file
 from featbank._cache import make_newest, user_path
 from featbank._cuts import SOFTMAX, CutName
 from featbank._registry import nearest
@@ -64,6 +65,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 logger = logging.getLogger(__name__)
+
+#: Tries to put a shard of which a store says that it is there, and that it is not.
+_PUTS = 5
 
 
 class CutProgress(NamedTuple):
@@ -300,7 +304,10 @@ class Bank(StoredFeatures):
             Its folder need not be there.
         """
         there = read_manifest(self.path, self._state) if self.path.is_dir() else None
-        planned = type(self)(self.path, self._document, StoredManifest.planned(there, manifest, renew))
+        state = StoredManifest.planned(there, manifest, renew)
+        if there is not None and there.same(state):
+            state = there  # known by its seal, it need not be read again
+        planned = type(self)(self.path, self._document, state)
         planned._is_planned = True
         return planned
 
@@ -329,11 +336,14 @@ class Bank(StoredFeatures):
         """
         there = read_manifest(self.path, self._state)
         self._state = StoredManifest.planned(there, manifest, renew)
-        if there is None or not there.same(self._state):  # else also where nothing can be written
-            with self._locked():
-                there = read_manifest(self.path, there)
-                self._state = StoredManifest.planned(there, manifest, renew)
-                self._write(self._state, there)
+        if there is not None and there.same(self._state):  # also where nothing can be written
+            return
+
+        def planned(there: StoredManifest | None) -> StoredManifest:
+            self._state = StoredManifest.planned(there, manifest, renew)
+            return self._state
+
+        self._change_rows(planned, there)
 
     def renew(self, digests: AbstractSet[bytes]) -> None:
         """Give images of these rows new slots, without setting the rows of the bank anew.
@@ -351,11 +361,15 @@ class Bank(StoredFeatures):
         CacheWriteError
             If the manifest cannot be written.
         """
-        with self._locked():
-            own, there = self._stored, self._there()
+        own = self._stored
+
+        def renewed(there: StoredManifest | None) -> StoredManifest:
+            there = there or own
             table, row_slots = there.table.with_digests(own.digests, digests)
             self._state = own.with_table(table, row_slots)
-            self._write(there.renewed(digests, table), there)
+            return there.renewed(digests, table)
+
+        self._change_rows(renewed, own)
 
     def set_location(self, location: str) -> None:
         """Remember where the images of this bank are now, in ``source.json``; ``bank.json`` never changes.
@@ -371,15 +385,15 @@ class Bank(StoredFeatures):
             If it cannot be written.
         """
         if location != self.provenance.get("location"):
-            with self._locked():
-                files.write_source(self.path, location)
+            files.write_source(self.path, location)
             self._document = self._document.moved_to(location)
 
     def touch(self) -> None:
         """Make this the newest bank of its cache: it was asked for last."""
         make_newest(self.path.parent.parent, self.path)
-        with suppress(OSError):  # a read-only bank stays where it is in the list
-            os.utime(self.path / files.LOCK_FILE)
+        if not isinstance(self.path, BucketPath):
+            with suppress(OSError):  # a read-only bank stays where it is in the list
+                os.utime(self.path / files.LOCK_FILE)
 
     def copy_manifest(self, folder: Path) -> None:
         """Write the rows as this bank has them now into another folder, where `read_manifest` finds them.
@@ -401,7 +415,7 @@ class Bank(StoredFeatures):
     def held(self) -> Iterator[Self]:
         """Hold the bank's lock, so that nobody changes its rows, and hand over the bank as it is on disk.
 
-        A bank that may not be written is read without the lock.
+        A bank that may not be written is read without the lock, and so is one in a bucket.
         """
         with ExitStack() as stack:
             try:
@@ -409,30 +423,55 @@ class Bank(StoredFeatures):
             except CacheWriteError as error:
                 if error.errno not in READ_ONLY:
                     raise
-            yield type(self)(self.path, self._document, self._there())
+            yield self._now()
 
-    def _there(self) -> StoredManifest:
-        """Return the rows on disk, which another process may have set."""
-        return read_manifest(self.path, self._state) or self._stored
+    def _looked_at(self, held: Self) -> Callable[[], Self]:
+        """Return what gives the bank as it is: the one that is held; in a bucket, where none is, a new look.
 
-    def _locked(self) -> AbstractContextManager[bool]:
-        return locked(self.path / files.LOCK_FILE)
+        There the rows must be read after the version of the file that is to be swapped.
+        """
+        return self._now if isinstance(self.path, BucketPath) else lambda: held
 
-    def _write(self, state: StoredManifest, there: StoredManifest | None) -> None:
-        if there is None or not there.same(state):
-            write_file(self.path / MANIFEST_FILE, state.encode())
+    def _now(self) -> Self:
+        """Return the bank with the rows on disk, which another process may have set."""
+        there = read_manifest(self.path, self._state) or self._stored
+        return type(self)(self.path, self._document, there)
+
+    def _locked(self) -> AbstractContextManager[object]:
+        return nullcontext() if isinstance(self.path, BucketPath) else locked(self.path / files.LOCK_FILE)
+
+    def _change_rows(
+        self,
+        change: Callable[[StoredManifest | None], StoredManifest],
+        known: StoredManifest | None,
+        *,
+        is_held: bool = False,
+    ) -> None:
+        """Write what `change` makes of the rows that are there, under the lock if it is not held already."""
+
+        def make() -> list[bytes | memoryview] | None:
+            there = read_manifest(self.path, known)
+            state = change(there)
+            return None if there is not None and there.same(state) else state.encode()
+
+        change_file(self.path / MANIFEST_FILE, make, None if is_held else self.path / files.LOCK_FILE)
 
     def _fold_statuses(self, found: NDArray[np.uint8]) -> None:
         """Fold in what a cut found of the images of these rows; the bank's lock is held.
 
         Of an image that is not among them nothing was found out, whatever its slot holds.
         """
-        own, there = self._stored, self._there()
-        grown = np.zeros(len(there.table), np.uint8)
-        grown[own.row_slots] = found[own.row_slots]
-        table = there.table.with_statuses(grown)
-        self._write(there.with_table(table), there)
-        self._state = own.with_table(table)
+        own = self._stored
+
+        def folded(there: StoredManifest | None) -> StoredManifest:
+            there = there or own
+            grown = np.zeros(len(there.table), np.uint8)
+            grown[own.row_slots] = found[own.row_slots]
+            table = there.table.with_statuses(grown)
+            self._state = own.with_table(table)
+            return there.with_table(table)
+
+        self._change_rows(folded, own, is_held=True)
 
     # cuts ------------------------------------------------------------------------------------------
 
@@ -594,9 +633,21 @@ class Bank(StoredFeatures):
             )
         return CutWriter(self, existing, made_by)
 
-    def write_quarantine(self, records: Iterable[QuarantineRecord]) -> None:
-        """Replace ``quarantine.jsonl``, whole, by these records."""
-        files.write_quarantine(self.path, records)
+    def write_quarantine(
+        self, records: Iterable[QuarantineRecord] | Callable[[Self], Iterable[QuarantineRecord]]
+    ) -> None:
+        """Replace ``quarantine.jsonl``, whole, by these records, or by what a function makes of the bank.
+
+        The function is given the bank as it is now, which is held; in a bucket it is called again where
+        another process wrote the file meanwhile.
+        """
+        if not callable(records):
+            known = list(records)
+            files.write_quarantine(self.path, lambda: known)
+            return
+        with self.held() as there:
+            now = self._looked_at(there)
+            files.write_quarantine(self.path, lambda: records(now()))
 
     def quarantine(self) -> list[QuarantineRecord]:
         """Read ``quarantine.jsonl``; empty if there is none."""
@@ -654,7 +705,7 @@ class CutWriter:
         self._name = secrets.token_hex(8)
         self._present: dict[int, Path] = {}
         self.folder: Path = bank.path / layout.cut
-        self._ready = False
+        self._ready = isinstance(self.folder, BucketPath)
 
     def prepare(self) -> None:
         """Make the cut's folder, and remove what killed processes left in it; `write` does so too."""
@@ -703,6 +754,7 @@ class CutWriter:
         """
         reader = self._reader()
         present = shard_files(self.folder)
+        reader.look_ahead(present)
         missing = []
         for plan in self.plans():
             try:
@@ -764,6 +816,8 @@ class CutWriter:
         table = self._reader().table
         name, parts = encode_shard(self._layout, plan, features, table, statuses, self._made_by)
         path = self.folder / name
+        if isinstance(path, BucketPath):
+            return self._put(path, plan, parts, statuses)
         with locked(self.folder / files.LOCK_FILE, self._name) as again:
             there, fault = self._standing(plan, table, again)
         if there is None or fault is not None:
@@ -788,6 +842,36 @@ class CutWriter:
         if there.name != name and (read_shard(there).statuses == statuses).all():
             logger.warning("shard %s was written by another process with other bytes; kept", there)
         return there
+
+    def _put(
+        self,
+        path: BucketPath,
+        plan: ShardPlan,
+        parts: list[bytes | memoryview],
+        statuses: NDArray[np.uint8],
+    ) -> Path:
+        """Put a shard into a bucket, unless one of its number is there, under whatever name."""
+        start = path.name.partition("-")[0] + "-"
+        there = path.parent.names_from(start)
+        for _ in range(_PUTS):  # more than one: a store may tell of a shard that another was about to put
+            if there:
+                break
+            path.put_if_absent(parts)
+            there = path.parent.names_from(start)
+        if not there:
+            raise CacheWriteError(
+                f"cannot write {str(path)!r}: the store says that it is there, and does not list it; run the "
+                f"same command again, it resumes"
+            )
+        first = path.with_name(there[0])
+        if first.name != path.name:
+            found = read_shard(first)
+            check_place(found, self._layout, plan, self._reader().table)
+            if (found.statuses == statuses).all():
+                logger.warning("shard %s was written by another process with other bytes; kept", first)
+        for name in there[1:]:  # two put theirs at once: all go by the first name, see `shard_files`
+            path.with_name(name).unlink()
+        return first
 
     def _standing(self, plan: ShardPlan, table: SlotTable, again: bool) -> tuple[Path | None, str | None]:
         """Return the file that is there for a shard, and what is wrong with it."""
@@ -828,21 +912,28 @@ class CutWriter:
         if missing:
             raise IncompleteBankError(self._bank._lacks(self.cut, missing[0]))
         self.prepare()
+
         with self._bank.held() as there:
-            reader = there._reader_of(self._layout)  # with the slots others have added
-            present = np.flatnonzero(reader.present()).tolist()
-            found = np.zeros(len(reader.table), np.uint8)
-            measures = Measures()
-            for number in present:
-                plan = reader.plans[number]
-                measures += reader.shard(number).measures
-                found[plan.start : plan.stop] = reader.statuses(np.arange(plan.start, plan.stop))
-            self._bank._fold_statuses(found)
-            said = facts(there.facts(self.cut) if present else {}) if callable(facts) else facts
-            absent = np.flatnonzero(found == RowStatus.ABSENT).tolist()
-            CutDocument(
-                self._layout, frozenset(present), {**said, **asdict(measures)}, frozenset(absent)
-            ).write(self.folder)
+            now = self._bank._looked_at(there)
+            change_file(self.folder / files.CUT_FILE, lambda: self._document(now(), facts).encode())
+
+    def _document(
+        self, there: Bank, facts: Mapping[str, Any] | Callable[[Mapping[str, Any]], Mapping[str, Any]]
+    ) -> CutDocument:
+        """Say what is in the cut now, and in the manifest which rows cannot be read."""
+        reader = there._reader_of(self._layout)  # with the slots others have added
+        present = np.flatnonzero(reader.present()).tolist()
+        reader.look_ahead(present)
+        found = np.zeros(len(reader.table), np.uint8)
+        measures = Measures()
+        for number in present:
+            plan = reader.plans[number]
+            measures += reader.shard(number).measures
+            found[plan.start : plan.stop] = reader.statuses(np.arange(plan.start, plan.stop))
+        self._bank._fold_statuses(found)
+        said = facts(there.facts(self.cut) if present else {}) if callable(facts) else facts
+        absent = np.flatnonzero(found == RowStatus.ABSENT).tolist()
+        return CutDocument(self._layout, frozenset(present), {**said, **asdict(measures)}, frozenset(absent))
 
     def made_by(self) -> dict[str, tuple[str, ...]]:
         """Return what made the shards that are there, e.g. ``{"torch": ("2.11.0",), "device": ("cpu",)}``.

@@ -12,16 +12,17 @@ import os
 import re
 import shlex
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
-from io import BufferedReader
+from io import BufferedReader, BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from featbank._atomic import canonical_json, locked, sha256, write_file, write_json
+from featbank._atomic import canonical_json, json_bytes, locked, sha256, write_file, write_json
+from featbank._bucket import BucketPath, change_file
 from featbank._cuts import LOGITS, SOFTMAX
 from featbank.errors import (
     BankFormatError,
@@ -307,10 +308,13 @@ def _extract_command(document: Mapping[str, Any], cut: str | None = None) -> str
 
 @contextlib.contextmanager
 def opened(path: Path, *, what: str) -> Iterator[BufferedReader]:
-    """Open a file of a bank for reading.
+    """Open a file of a bank for reading; what is in a bucket is in memory then, all of it.
 
     Raises `FileNotFoundError`, or `BankReadError` if it cannot be opened, or not be read inside the block.
     """
+    if isinstance(path, BucketPath):
+        yield BufferedReader(BytesIO(path.read_bytes()))
+        return
     try:
         with open(path, "rb", opener=_without_waiting) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -360,8 +364,24 @@ def unreadable(path: Path, error: OSError | MemoryError, *, what: str) -> BankRe
     )
 
 
-def listed(folder: Path) -> list[os.DirEntry[str]]:
+class Listed(Protocol):
+    """What stands in a folder."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    def is_dir(self) -> bool:
+        """Whether it is a folder."""
+
+
+def listed(folder: Path) -> Sequence[Listed]:
     """List a folder by name; raises `FileNotFoundError`, or `BankReadError` if it cannot be listed."""
+    if isinstance(folder, BucketPath):
+        found = folder.entries()
+        if not found:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
+        return found
     try:
         with os.scandir(folder) as entries:
             return sorted(entries, key=lambda entry: entry.name)
@@ -409,6 +429,8 @@ def folder_bytes(folder: Path, *, shared: bool = False) -> int:
 
     Files that vanish meanwhile count 0.
     """
+    if isinstance(folder, BucketPath):
+        return 0 if shared else folder.total_bytes()
     total = 0
     for parent, _, names in os.walk(folder):
         for name in names:
@@ -482,8 +504,11 @@ class BankDocument:
         return _extract_command(self.to_dict(), cut)
 
     def write(self, folder: Path) -> None:
-        """Write it into a bank's folder."""
-        write_json(folder / BANK_FILE, sealed(self.to_dict()))
+        """Write it into a bank's folder; in a bucket only if there is none."""
+        if isinstance(folder, BucketPath):
+            (folder / BANK_FILE).put_if_absent(json_bytes(sealed(self.to_dict())))
+        else:
+            write_json(folder / BANK_FILE, sealed(self.to_dict()))
 
 
 def read_source(folder: Path) -> str | None:
@@ -503,7 +528,8 @@ def parse_source(path: Path, data: bytes) -> str:
 
 def write_source(folder: Path, location: str) -> None:
     """Write ``source.json``: where the images are now, if that is not where ``bank.json`` says."""
-    write_json(folder / SOURCE_FILE, sealed({"format_version": FORMAT_VERSION, "location": location}))
+    said = json_bytes(sealed({"format_version": FORMAT_VERSION, "location": location}))
+    change_file(folder / SOURCE_FILE, lambda: said, folder / LOCK_FILE)
 
 
 # cut.json --------------------------------------------------------------------------------------------
@@ -583,6 +609,10 @@ class CutDocument:
 
     def write(self, folder: Path) -> None:
         """Write it into a cut's folder."""
+        write_file(folder / CUT_FILE, self.encode())
+
+    def encode(self) -> bytes:
+        """Return the bytes of the file."""
         document = {
             "format_version": FORMAT_VERSION,
             "key_digest": self.layout.key_digest,
@@ -594,7 +624,7 @@ class CutDocument:
             **({"absent": _ranges(self.absent)} if self.absent else {}),
             "facts": self.facts,
         }
-        write_json(folder / CUT_FILE, sealed(document))
+        return json_bytes(sealed(document))
 
 
 def _numbers(ranges: Iterable[tuple[int, int]]) -> frozenset[int]:
@@ -649,16 +679,20 @@ class QuarantineRecord:
         return printable(self.id)
 
 
-def write_quarantine(folder: Path, records: Iterable[QuarantineRecord]) -> None:
-    """Write ``quarantine.jsonl`` anew, whole."""
-    lines = []
-    for one in records:
-        said = {"digest": one.digest, "reason": one.reason, "detail": one.detail}
-        lines.append(json.dumps(sealed({"id": one.printable_id, "id_hex": one.id.hex(), **said})) + "\n")
-    path, data = folder / QUARANTINE_FILE, "".join(lines).encode()
-    before = path.read_bytes() if path.exists() else b""
-    if data != before:
-        write_file(path, data)
+def write_quarantine(folder: Path, records: Callable[[], Iterable[QuarantineRecord]]) -> None:
+    """Write ``quarantine.jsonl`` anew, whole, as `records` says; the bank's lock is held."""
+    path = folder / QUARANTINE_FILE
+
+    def make() -> bytes | None:
+        lines = []
+        for one in records():
+            said = {"digest": one.digest, "reason": one.reason, "detail": one.detail}
+            lines.append(json.dumps(sealed({"id": one.printable_id, "id_hex": one.id.hex(), **said})) + "\n")
+        data = "".join(lines).encode()
+        before = path.read_bytes() if path.exists() else b""
+        return None if data == before else data
+
+    change_file(path, make)
 
 
 def read_quarantine(folder: Path) -> list[QuarantineRecord]:
@@ -703,14 +737,18 @@ def is_verified_copy(folder: Path) -> bool:
     """Say whether this folder was checked, or made, where it is; a copy of it was not.
 
     Hosts that see one folder share its mark; a file system that shows each host another inode has one for
-    each.
+    each. What is in a bucket is checked when it comes from there, shard by shard.
     """
+    if isinstance(folder, BucketPath):
+        return True
     identity = _identity(folder)
     return identity in _checked_here or identity in _checked(folder)
 
 
 def mark_verified(folder: Path) -> None:
     """Remember that this folder was checked; where it is read-only, this process alone remembers it."""
+    if isinstance(folder, BucketPath):
+        return
     identity = _identity(folder)
     try:
         with locked(folder / LOCK_FILE):

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featbank._bucket import BucketPath
 from featbank.banks._format import (
     BLOCK,
     Buffer,
@@ -39,10 +40,12 @@ from featbank.banks.documents import (
     CutDocument,
     CutLayout,
     cut_folders,
+    listed,
     opened,
     unreadable,
     wrong_version,
 )
+from featbank.banks.fetching import ShardRanges, fetched
 from featbank.errors import BankReadError, CorruptBankError, FeatbankError
 from featbank.manifest import SPLITS, Ids, Manifest, RowStatus
 
@@ -430,6 +433,9 @@ def read_manifest(folder: Path, known: StoredManifest | None = None) -> StoredMa
     """Read the manifest of a bank; None if the bank has none yet, and `known` if that is what it holds."""
     path = folder / MANIFEST_FILE
     try:
+        seal = known.seal if known is not None else None
+        if isinstance(path, BucketPath) and seal and path.read_start(len(seal))[0] == seal:
+            return known
         with opened(path, what="manifest") as file:
             if known is not None and known.seal and file.read(len(known.seal)) == known.seal:
                 return known
@@ -509,6 +515,8 @@ class Shard:
     def features(self) -> NDArray[Any]:
         """Map the features, shape (n_rows, *shape), read-only; raises as `read_shard`."""
         shape = (self.plan.n_rows, *self.layout.shape)
+        if isinstance(self.path, BucketPath):
+            return fetched(self.path, self.layout.dtype, shape, self.offset)
         with opened(self.path, what="shard") as file:
             try:
                 return map_rows(file.fileno(), self.layout.dtype, shape, self.offset)
@@ -558,17 +566,22 @@ def shard_name(number: int, digest: str) -> str:
 
 
 def shard_files(folder: Path) -> dict[int, Path]:
-    """List the shards of a cut by number; raises `CorruptBankError` if two files claim one number."""
+    """List the shards of a cut by number; raises `CorruptBankError` if two files claim one number.
+
+    In a bucket two machines may have put theirs at the same time, and all go by that of the first name.
+    """
     found: dict[int, Path] = {}
+    in_bucket = isinstance(folder, BucketPath)
     try:
-        names = sorted(os.listdir(folder))  # noqa: PTH208 - names are all it takes
+        inside = (one.name for one in listed(folder)) if in_bucket else os.listdir(folder)  # noqa: PTH208
+        names = sorted(inside)  # names are all it takes
     except (FileNotFoundError, NotADirectoryError):
         return found
     except OSError as error:
         raise unreadable(folder, error, what="cut folder") from error
     for name in names:
         number = shard_number(name)
-        if number is None:
+        if number is None or (in_bucket and number in found):
             continue
         if number in found:
             raise CorruptBankError(
@@ -688,9 +701,13 @@ def read_shard(path: Path) -> Shard:
     it cannot be read, or is whole and yet no shard that can be used here; `BankFormatError` if it is whole
     and of another version of the format.
     """
-    with opened(path, what="shard") as file:
+    with contextlib.ExitStack() as stack:
+        if isinstance(path, BucketPath):
+            source: int | ShardRanges = ShardRanges(path)
+        else:
+            source = stack.enter_context(opened(path, what="shard")).fileno()
         try:
-            return shard_in(path, file.fileno())
+            return shard_in(path, source)
         except VersionError as error:
             if check_hash(path) is not None:
                 raise damaged(path, str(error)) from error
@@ -699,9 +716,9 @@ def read_shard(path: Path) -> Shard:
             raise unusable(path, str(error)) from error
 
 
-def shard_in(path: Path, descriptor: int) -> Shard:
+def shard_in(path: Path, source: int | ShardRanges) -> Shard:
     """Read an open shard; raises `FormatError`, `LookupError`, `TypeError` or `ValueError`."""
-    contents = Contents(descriptor, "shard")
+    contents = Contents(source, "shard")
     facts, places = contents.facts, contents.places
     if set(places) != {"features", "digests", "statuses"}:
         raise FormatError("its arrays are not those of a shard")
@@ -715,14 +732,16 @@ def shard_in(path: Path, descriptor: int) -> Shard:
     found = {name: (places[name].dtype.str, places[name].shape) for name in wanted}
     if found != wanted or features.shape[0] != plan.n_rows:
         raise FormatError(f"its arrays do not have the {plan.n_rows} rows it says it has")
-    statuses = contents.read("statuses")
+    # upwards: of a shard in a bucket the end is read in one piece
+    read = {name: contents.read(name) for name in sorted(wanted, key=lambda name: places[name].offset)}
+    digests, statuses = read["digests"], read["statuses"]
     if (statuses > max(RowStatus)).any():
         raise FormatError("a row has a status that does not exist")
     return Shard(
         path,
         CutLayout(facts["key"], facts["cut"], features.shape[1:], features.dtype, facts["shard_rows"]),
         plan,
-        contents.read("digests"),
+        digests,
         statuses,
         Measures(*(facts[one.name] for one in fields(Measures))),
         checked_made_by(facts.get("made_by", {})),

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from featbank._atomic import locked, make_folder, remove_folder
+from featbank._atomic import READ_ONLY, locked, make_folder, remove_folder
+from featbank._bucket import BucketPath, text_of
 from featbank._cache import banks_folder, make_newest, oldest_first, user_path
 from featbank._registry import nearest
 from featbank.banks import documents as files
@@ -78,7 +79,15 @@ class BankStore:
         """
         path = self.path_for(dataset, key)
         document = files.BankDocument.new(dataset, key, provenance)
-        if not (path / files.BANK_FILE).exists():
+        if isinstance(self.root, BucketPath):
+            try:
+                self.root.refuse_unconditional()
+            except CacheWriteError as error:  # who may only read it needs no more of a bank that is whole
+                if error.errno not in READ_ONLY:
+                    raise
+            if not (path / files.BANK_FILE).exists():
+                document.write(path)
+        elif not (path / files.BANK_FILE).exists():
             make_folder(path)
             with locked(path / files.LOCK_FILE):
                 if not (path / files.BANK_FILE).exists():  # else another process was first
@@ -88,7 +97,12 @@ class BankStore:
         return _of_key(Bank.open(path), key)
 
     def remove_unfinished(self, path: Path) -> None:
-        """Remove a bank that could not be made whole: one without rows or features; any other stays."""
+        """Remove a bank that could not be made whole: one without rows or features; any other stays.
+
+        And in a bucket every one: another process may be about to write into it, and there is no lock.
+        """
+        if isinstance(path, BucketPath):
+            return
         with contextlib.suppress(CacheWriteError, OSError):
             if path.is_dir() and not (path / files.MANIFEST_FILE).exists():
                 with locked(path / files.LOCK_FILE):
@@ -193,7 +207,7 @@ class BankStore:
     def _found(self, bank: str | os.PathLike[str] | None) -> Path:
         if bank is None:
             return self.newest()
-        text = os.fspath(bank)
+        text = text_of(bank)
         for candidate in (user_path(text), self.root / text):
             if text and (candidate / files.BANK_FILE).exists():
                 return candidate
@@ -249,6 +263,9 @@ class BankStore:
                     f"bank {_name(folder)!r} holds no cut {cut!r}, it holds {nearest(cut, known)}"
                 )
             target = folder / cut
+        if isinstance(target, BucketPath):
+            # what an interruption leaves has the name of a bank, and can be removed, or extracted again
+            return target.delete(first=(files.BANK_FILE, files.CUT_FILE), last=(files.MANIFEST_FILE,))
         freed = files.folder_bytes(target)
         with locked(folder / files.LOCK_FILE):  # not while another process writes the manifest
             remove_folder(self.root, dataset, name, *(() if cut is None else (cut,)))

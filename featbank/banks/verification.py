@@ -15,6 +15,7 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from featbank._atomic import fsync_folder, locked, make_folder
+from featbank._bucket import BucketPath
 from featbank._cache import user_path
 from featbank.banks import documents as files
 from featbank.banks.documents import ASIDE_PREFIX, MANIFEST_FILE, BankDocument, CutDocument, CutLayout
@@ -395,6 +396,12 @@ def set_damaged_aside(report: VerifyReport) -> SetAside:
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     names = (f"{ASIDE_PREFIX}{stamp}{f'-{number}' if number > 1 else ''}" for number in count(1))
     aside = next(report.path / name for name in names if not (report.path / name).exists())
+    if isinstance(aside, BucketPath):
+        for path in paths:
+            if isinstance(path, BucketPath):
+                path.copy_to(aside / path.relative_to(report.path))
+                path.unlink()
+        return SetAside(aside, tuple(paths))
     with locked(report.path / files.LOCK_FILE):
         for path in paths:
             target = aside / path.relative_to(report.path)

@@ -13,7 +13,7 @@ CacheDir = Annotated[
     typer.Option(
         "--cache-dir",
         metavar="PATH",
-        help="Where banks and runs live (default: $FEATBANK_CACHE, else ./cache).",
+        help="Where banks and runs live (default: $FEATBANK_CACHE, else ./cache); banks also in s3://bucket/prefix.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from featbank._bucket import BucketPath
 from featbank.cli._options import (
     BatchSize,
     CacheDir,
@@ -221,10 +222,8 @@ def _said_of_plan(plan: ExtractionPlan) -> str:
         last = f"assumed: {'; '.join(plan.assumed)}"
     else:
         last = f"classes {_said_of_classes(plan.classes)}; splits {_said_of_splits(plan.splits)}"
-    return (
-        f"{plan.to_push} of {plan.rows} images to push{copies}; to write: {sizes}; "
-        f"{human_bytes(plan.disk_free_bytes)} free{time_left}\n{last}"
-    )
+    free = "" if isinstance(plan.bank, BucketPath) else f"; {human_bytes(plan.disk_free_bytes)} free"
+    return f"{plan.to_push} of {plan.rows} images to push{copies}; to write: {sizes}{free}{time_left}\n{last}"
 
 
 def _said_of_classes(classes: Sequence[str]) -> str:

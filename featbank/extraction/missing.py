@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featbank._atomic import file_digest, temporary_path
+from featbank._atomic import file_digest, sha256, temporary_path
+from featbank._bucket import BucketPath
 from featbank.banks import Bank, CutArray, CutWriter, ShardPlan
 from featbank.errors import BankError, UnknownNameError
 from featbank.extraction.settings import CLIPPED, stored_dtype
@@ -232,11 +233,13 @@ class _Lent:
             if path is None:
                 raise BankError(f"its shard {self._shards[place].number} is gone")
             if path not in self._checked:
-                if not path.stem.endswith(f"-{file_digest(path)[:16]}"):
+                in_bucket = isinstance(path, BucketPath)
+                digest = sha256(path.read_bytes()) if in_bucket else file_digest(path)
+                if not path.stem.endswith(f"-{digest[:16]}"):
                     raise BankError(f"{str(path)!r} is not what was written")
                 self._checked.add(path)
             used.append(path)
-        return used
+        return [path for path in used if not isinstance(path, BucketPath)]
 
 
 @dataclass(frozen=True, eq=False)

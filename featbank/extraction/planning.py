@@ -11,6 +11,7 @@ import logging
 import os
 import platform
 import shutil
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -23,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import featbank
+from featbank._bucket import BucketPath
 from featbank._cache import banks_folder, user_path
 from featbank._stat_cache import DigestCache
 from featbank.backbones import OF_A_MODULE, family_of, get_spec
@@ -136,7 +138,7 @@ class ExtractionPlan:
     cut_bytes : mapping of str to int
         Bytes still to be written for each cut.
     disk_free_bytes : int
-        Free space where the bank is.
+        Free space where the bank is; a bucket has no end of it.
     duration_s : float or None
         Estimated from a few measured batches; None when nothing was measured.
     assumed : tuple of str
@@ -305,7 +307,12 @@ def _said(work: Planned) -> ExtractionPlan:
 
 
 def free_bytes(folder: Path) -> int:
-    """Return the free space of the file system that holds `folder` or its nearest existing parent."""
+    """Return the free space of the file system that holds `folder` or its nearest existing parent.
+
+    A bucket is never full.
+    """
+    if isinstance(folder, BucketPath):
+        return sys.maxsize
     existing = next(one for one in (folder, *folder.parents) if one.exists())
     return shutil.disk_usage(existing).free
 

@@ -450,19 +450,22 @@ def settle_quarantine(
     mine = np.flatnonzero(own.statuses)
     if not len(mine) and not bank.quarantine():
         return 0
-    with bank.held() as there:  # another process may have set its own rows, or write down its own, just now
-        manifest, before = there.manifest, bank.quarantine()
-        known = {one.digest: one for one in before if one.reason != _UNKNOWN} | {
-            one.digest: one for one in bad
-        }
+    known = {one.digest: one for one in bad}
+
+    def looked_up(there: Bank) -> list[QuarantineRecord]:
+        # another process may have set its own rows, or write down its own, just now
+        manifest = there.manifest
+        before = {one.digest: one for one in there.quarantine() if one.reason != _UNKNOWN}
+        known.update(before | known)
         records = []
         for row in np.flatnonzero(manifest.statuses).tolist():
             digest = manifest.digests[row].tobytes().hex()
             if digest not in known:
                 known[digest] = _look_again(need_computing, manifest.ids[row], digest)
             records.append(replace(known[digest], id=manifest.ids[row]))
-        if records or before:
-            bank.write_quarantine(records)
+        return records
+
+    bank.write_quarantine(looked_up)
     digests = [own.digests[row].tobytes().hex() for row in mine]
     reasons = Counter(known[one].reason if one in known else _UNKNOWN for one in digests)
     if reasons:

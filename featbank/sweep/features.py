@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featbank._atomic import canonical_json, make_folder, sha256, write_file
+from featbank._cache import cache_folder
 from featbank._cuts import CutName, with_views
 from featbank.banks import Bank
 from featbank.errors import CacheWriteError, InvalidInputError
@@ -253,7 +254,7 @@ class CutFeatures:
         in_cache = banks.name == "banks"  # a bank elsewhere is in nobody's cache
         if not in_cache or n * n_all * p < _LEAST_WORK or 8 * n * n_all > _MOST_BYTES:
             return self._compute_products(standardize)
-        folder = banks.parent / "products"
+        folder = cache_folder(banks.parent) / "products"
         path = folder / f"{self._bank.path.name}-{self._cut}-{self._digest(standardize)[:16]}.safetensors"
         known = _read(path, standardize)
         if known is None:

@@ -32,6 +32,7 @@ def scenarios() -> dict[str, Scenario]:
     import banks_hostile
     import banks_mutated
     from bit_flips import bit_flips
+    from bucket import bucket
     from combinations import combinations
     from foreign import foreign_modules
     from full_disk import failing_calls, small_disk
@@ -54,6 +55,7 @@ def scenarios() -> dict[str, Scenario]:
         "at-once": lambda world, scale: at_once(world, scaled(100, scale, 4)),
         "dry-run-beside-extraction": lambda world, scale: dry_run_beside(world, scaled(60, scale, 4)),
         "moved": moved,
+        "bucket": lambda world, scale: bucket(world, scaled(40, scale, 2)),
         "handle-across-manifest-change": lambda world, scale: handle_across_manifest_change(
             world, scaled(200, scale, 8)
         ),
