@@ -33,8 +33,10 @@ def print_scores(result: SweepResult, interval: IntervalKind = "t") -> None:
     points = result.points(interval=interval)
     metric = judged_by(points)
     split = "test" if metric == "top1" else "validation"
-    said = _spread(points, metric, f"the {split} images" if interval == "bootstrap" else None)
-    typer.echo(f"\n{split} accuracy in % by samples per class: {said}\n")
+    of = "groups of the " if result.judged_groups else ""
+    said = _spread(points, metric, f"the {of}{split} images" if interval == "bootstrap" else None)
+    unit = points[0].unit if points else "samples"
+    typer.echo(f"\n{split} accuracy in % by {unit} per class: {said}\n")
     _print_by_size(points, partial(_cell, metric))
     for at, text in enumerate([*_remarks(points, metric, interval), *result.resolution()]):
         typer.echo(text if at else f"\n{text}")
@@ -52,7 +54,8 @@ def print_curve(fitted: FittedRun, interval: IntervalKind = "t") -> None:
             typer.echo(f"\n{name} chosen, by samples per class: its range where draws differ\n")
             _print_by_size(chosen, partial(_range, name))
     print_notes(fitted)
-    typer.echo(f"\n{'images':<12}{_counts(fitted.result.n_rows, fitted.result.untrained)}")
+    result = fitted.result
+    typer.echo(f"\n{'images':<12}{_counts(result.n_rows, result.untrained, result.draws.get('folds'))}")
     best = answering(fitted)
     if best is not None:
         typer.echo(f"{'head':<12}{_said(fitted, best)}")
@@ -87,7 +90,7 @@ def _print_by_size(points: Sequence[CurvePoint], cell: Callable[[CurvePoint], st
 
 def _spread(points: Sequence[CurvePoint], metric: str, over: str | None) -> str:
     """Say what stands in the cells."""
-    from featbank.sweep.curves import INTERVAL_OF
+    from featbank.sweep.curves import interval_of
 
     with_interval = [point for point in points if point.interval(metric)]
     if not with_interval:
@@ -95,8 +98,9 @@ def _spread(points: Sequence[CurvePoint], metric: str, over: str | None) -> str:
     if over is not None:
         return f"mean and half width of the 95 % interval over {over}"
     draws = sorted({point.n_draws or 0 for point in with_interval})
-    many = f"{draws[0]} draws" if len(draws) == 1 else f"{draws[0]} to {draws[-1]} draws"
-    return f"mean of {many} and half width of its {INTERVAL_OF}"
+    what = "folds" if any(point.n_folds for point in with_interval) else "draws"
+    many = f"{draws[0]} {what}" if len(draws) == 1 else f"{draws[0]} to {draws[-1]} {what}"
+    return f"mean of {many} and half width of its {interval_of(with_interval)}"
 
 
 def _remarks(points: Sequence[CurvePoint], metric: str, interval: str) -> Iterator[str]:
@@ -127,7 +131,7 @@ def _range(name: str, point: CurvePoint) -> str:
     return f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
 
 
-def _counts(n_rows: Mapping[str, int], untrained: Mapping[str, Any]) -> str:
+def _counts(n_rows: Mapping[str, int], untrained: Mapping[str, Any], n_folds: int | None = None) -> str:
     """Say how many images there are of each split, and what became of those of untrained classes.
 
     Examples
@@ -139,6 +143,8 @@ def _counts(n_rows: Mapping[str, int], untrained: Mapping[str, Any]) -> str:
     """
     words = (("train", "to train on"), ("val", "for validation"), ("test", "for the test"))
     said = ", ".join(f"{n_rows.get(split, 0)} {what}" for split, what in words)
+    if n_folds:
+        said = f"{n_rows['test']} in {n_folds} folds, each for the test once"
     if not untrained:
         return said
     n_classes, n = len(untrained["classes"]), sum(sum(one.values()) for one in untrained["classes"].values())

@@ -161,7 +161,7 @@ _NO_DIFFERENCE = dict.fromkeys(("mean", "low", "high"))
 
 def _print_sizes(found: Sequence[Comparison], runs: dict[str, Run], format_: str) -> None:
     """Print a line for each curve and a column for each size, the best of each column set off."""
-    from featbank.sweep.curves import INTERVAL_OF
+    from featbank.sweep.curves import interval_of
 
     several = len({one.run for comparison in found for one in comparison.curves}) > 1
     sizes = [size_label({**vars(one.curves[0]), "n_per_class": one.n_per_class}) for one in found]
@@ -179,7 +179,11 @@ def _print_sizes(found: Sequence[Comparison], runs: dict[str, Run], format_: str
     sure = any(one.low is not None for comparison in found for one in comparison.curves)
     ranked = " and ".join(dict.fromkeys(one.ranked_by for one in found))
     about = f"{found[0].metric}{spelling(found[0].metric)[0]} by samples per class: mean over the draws"
-    about += f" ± half width of the {INTERVAL_OF}" if sure else ""
+    about += (
+        f" ± half width of the {interval_of(one for comparison in found for one in comparison.curves)}"
+        if sure
+        else ""
+    )
     rows = [[*map(printable, names), *line] for names, line in cells.items()]
     if format_ == "latex":
         typer.echo(_latex(columns, rows, n_names, best, f"{about}; bold: best by {ranked}"), nl=False)
@@ -240,7 +244,7 @@ def _markdown(
 
 
 def _print(comparison: Comparison, runs: dict[str, Run]) -> None:
-    from featbank.sweep.curves import INTERVAL_OF
+    from featbank.sweep.curves import interval_of
 
     several = len({one.run for one in comparison.curves}) > 1
     n_draws = sorted({one.n_draws for one in comparison.curves})
@@ -255,7 +259,11 @@ def _print(comparison: Comparison, runs: dict[str, Run]) -> None:
     by = "" if comparison.ranked_by == comparison.metric else f" by {comparison.ranked_by}"
     typer.echo(
         f"\n{comparison.metric}{spelling(comparison.metric)[0]}, {sizes}: {drawn}"
-        + (f" and half width of its {INTERVAL_OF}" if sure else " (an interval takes 3 different draws)")
+        + (
+            f" and half width of its {interval_of(comparison.curves)}"
+            if sure
+            else " (an interval takes 3 different draws)"
+        )
         + f";\nbest{by} first; difference to the best on the same subsets"
         + (", and its interval\n" if sure else "\n")
     )

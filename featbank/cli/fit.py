@@ -142,6 +142,24 @@ def fit_head(
         ),
     ] = None,
     repeats: Annotated[int, typer.Option(help="Draws per size.")] = 5,
+    up_to: Annotated[
+        bool,
+        typer.Option("--up-to", help="Let classes that have fewer samples than a size give all they have."),
+    ] = False,
+    draw: Annotated[
+        str,
+        typer.Option(
+            help="What sizes count: images, or groups (patients, places) with all their images; see extract "
+            "--group."
+        ),
+    ] = "images",
+    folds: Annotated[
+        int | None,
+        typer.Option(
+            help="Deal all images out to so many folds, groups whole; each is the test set once (in place of "
+            "the split and --repeats)."
+        ),
+    ] = None,
     temperature: Annotated[
         str | None,
         typer.Option(
@@ -155,6 +173,10 @@ def fit_head(
             "loss); by default the validation rows, or none where there are no such rows.",
             metavar="FRACTION|none",
         ),
+    ] = None,
+    val_per_class: Annotated[
+        int | None,
+        typer.Option(help="Spend so many validation labels of each class only (default: all there are)."),
     ] = None,
     save_heads: Annotated[
         str, typer.Option(help="best (one per curve, by validation), all, or none.")

@@ -93,6 +93,8 @@ class TrainingRows:
     others: Sequence[Evaluation] = ()
     #: Blocks of equally many rows, each a view of the same images; a subset has its rows of each in turn.
     n_views: int = 1
+    #: Group of each row of the first block; each row is a group of its own where this is None.
+    groups: NDArray[np.int64] | None = None
 
     def of(self, members: Sequence[int]) -> TrainingRows:
         """Return what some of the heads are fitted to."""
@@ -297,6 +299,7 @@ def fit_stack(
     Z_test: NDArray[np.float32] | None = None,
     y_test: ArrayLike | None = None,
     n_views: int = 1,
+    groups: ArrayLike | None = None,
 ) -> list[H]:
     """Fit each estimator to its subset of the rows of `Z`, together where that is faster.
 
@@ -329,6 +332,8 @@ def fit_stack(
         How many blocks of rows `Z` has, each a view of the same images in the same order; `y` and `subsets`
         count in the first. Heads trained by Adam or SGD draw a view for each image and epoch, others are
         fitted to all of them.
+    groups : array-like of int, shape (n_samples,), optional
+        Group of each row, such as its patient: what is chosen by cross-validation tears none apart.
 
     Returns
     -------
@@ -380,7 +385,12 @@ def fit_stack(
     if Z_test is not None and y_test is not None:
         watched.append(Evaluation("test", Z_test, np.asarray(y_test)))
     rows = [in_all_views(one, len(labels), n_views) for one in rows]
-    training = TrainingRows(Z, np.tile(labels, n_views), rows, space, watched, n_views)
+    whose = None if groups is None else np.asarray(groups, dtype=np.int64)
+    if whose is not None and whose.shape != labels.shape:
+        raise InvalidInputError(
+            f"groups has shape {whose.shape!r}, but y {labels.shape!r}; give one for each row"
+        )
+    training = TrainingRows(Z, np.tile(labels, n_views), rows, space, watched, n_views, whose)
     for kind, members in _by_kind(estimators).items():
         chosen = [estimators[i] for i in members]
         kind._fit_many(chosen, training.of(members))

@@ -326,8 +326,10 @@ class _Plan:
         self.validated = any(name == "val" and len(codes) for name, _, codes in self.watched)
         self.losses: dict[float, float] = {}
         if automatic and not self.validated:
+            images = rows[: len(rows) // training.n_views]
+            units = images if training.groups is None else training.groups[images]
             self.losses = _cross_validated(
-                training.Z, rows, self.codes, len(self.classes), self.space, training.n_views
+                training.Z, rows, self.codes, len(self.classes), self.space, training.n_views, units
             )
             fixed.add(_best(self.losses))
         self.penalties = sorted(fixed | set(PENALTIES if automatic and self.validated else ()))
@@ -369,20 +371,24 @@ def _cross_validated(
     n_classes: int,
     space: FeatureSpace,
     n_views: int,
+    units: NDArray[np.int64],
 ) -> dict[float, float]:
     """Return the loss at each C of rows that heads fitted to the other folds have not seen.
 
-    Each class is dealt out to `FOLDS` parts, or as many as it has rows; the one row of a class always trains.
-    The views of an image are always in one part.
+    Each class is dealt out to `FOLDS` parts, or as many as it has `units` (rows, or groups of them, each in
+    the class of its first row); the one unit of a class always trains. The views of an image are always in
+    one part.
     """
     n_images = len(codes) // n_views
-    folds = np.full(n_images, -1)
+    _, first, unit_of = np.unique(units, return_index=True, return_inverse=True)
+    folds = np.full(len(first), -1)
     shuffled = np.random.default_rng(0).permutation(n_images)
+    shuffled = unit_of[shuffled[np.isin(shuffled, first)]]
     for code in range(n_classes):
-        own = shuffled[codes[shuffled] == code]
+        own = shuffled[codes[first[shuffled]] == code]
         if len(own) > 1:
             folds[own] = np.arange(len(own)) % FOLDS
-    folds = np.tile(folds, n_views)
+    folds = np.tile(folds[unit_of], n_views)
     losses: dict[float, float] = {}
     start = None
     for C in PENALTIES if folds.max() >= 0 else ():

@@ -20,6 +20,7 @@ from featbank.metrics.intervals import (
     draws_correlation,
     mean_interval,
     paired_difference,
+    share_of_folds,
 )
 from featbank.metrics.power_law import PowerLaw, fit_power_law
 
@@ -41,6 +42,7 @@ __all__ = [
     "paired_difference",
     "per_class_accuracy",
     "roc_auc",
+    "share_of_folds",
     "top_k_accuracy",
     "top_k_hits",
 ]

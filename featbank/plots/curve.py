@@ -32,7 +32,7 @@ from featbank.plots.display import Display, run_title, selected_points
 from featbank.plots.style import MARKERS, N_PLAIN, Look, depth, plain
 from featbank.sampling import size_label, size_order
 from featbank.sweep import CurvePoint
-from featbank.sweep.curves import INTERVAL_OF, IntervalKind, judged_by
+from featbank.sweep.curves import IntervalKind, interval_of, judged_by
 from featbank.sweep.records import Key
 
 if TYPE_CHECKING:
@@ -250,13 +250,19 @@ class CurveDisplay(Display):
             Chart(
                 "Line chart of accuracy against training samples per class. "
                 + "; ".join(map(span_text, series)),
-                size_axis("Training samples per class (images)", further | sizes, [max(sizes), until]),
+                size_axis(self._size_name(), further | sizes, [max(sizes), until]),
                 percent_axis(METRICS[self.metric], reached(series)),
                 tuple(series),
                 intervals="bars" if self._one_size() else "band",
                 beyond=largest if further else None,
             )
         ]
+
+    def _size_name(self) -> str:
+        grouped = [one.unit == "groups" for one in self.points]
+        if not any(grouped):
+            return "Training samples per class (images)"
+        return f"Training {'groups' if all(grouped) else 'groups or images'} per class"
 
     def _ends(self) -> tuple[float, float]:
         """Return the largest size, and how far laws go on behind it."""
@@ -364,7 +370,8 @@ class CurveDisplay(Display):
         lines = []
         if banded:
             of = "-".join(str(one) for one in sorted({min(n_draws), max(n_draws)})) if n_draws else ""
-            lines.append(self.band or INTERVAL_OF + (f" ({of} draws)" if of else ""))
+            of_what = "folds" if any(one.n_folds for one in banded) else "draws"
+            lines.append(self.band or interval_of(banded) + (f" ({of} {of_what})" if of else ""))
         if missing:
             lines.append(f"no interval: {'; '.join(missing)}")
         if dots:
@@ -391,6 +398,9 @@ class CurveDisplay(Display):
         """Return in sentences what the figure shows."""
         repeated = any((point.n_repeats or 2) > 1 for point in self.points)
         lead = "Mean over the repeats, each with its own draw" if repeated else "One draw"
+        if any(one.n_folds for one in self.points):
+            lead = "Mean over the folds, each judged once by heads fitted to a draw from the others"
+            return f"{lead}. {super().caption()}".rstrip()
         return f"{lead} of training images. {super().caption()}".rstrip()
 
     def table(self) -> Table:
@@ -408,7 +418,8 @@ class CurveDisplay(Display):
             for (cut, head, temperature), points in self.series.items()
             for point in points
         )
-        columns = ("Cut", "Head", "Samples per class", "Accuracy", "95 % interval", "Repeats", "Failed")
+        counted = "Groups per class" if "groups" in self._size_name() else "Samples per class"
+        columns = ("Cut", "Head", counted, "Accuracy", "95 % interval", "Repeats", "Failed")
         return Table(columns, rows, 2)
 
 
@@ -446,4 +457,13 @@ def _over_images(points: Sequence[CurvePoint], runs: Sequence[Run]) -> str:
     """Say what bands over the images judged by are."""
     n_rows = {len(fit.hits.top1) for run in runs for fit in run.result().fits if fit.hits is not None}
     images = "test images" if judged_by(points) == "top1" else "validation images"
-    return f"95 % interval over {'-'.join(str(n) for n in sorted({min(n_rows), max(n_rows)}))} {images}"
+    grouped = {
+        len(np.unique(np.concatenate(groups))) for run in runs if (groups := run.result().judged_groups)
+    }
+    if any(one.n_folds for one in points):
+        n_rows = {run.result().n_rows["test"] for run in runs}
+    over = "-".join(str(n) for n in sorted({min(n_rows), max(n_rows)}))
+    if grouped:
+        n_groups = "-".join(str(n) for n in sorted({min(grouped), max(grouped)}))
+        return f"95 % interval over {n_groups} groups of {over} {images}"
+    return f"95 % interval over {over} {images}"

@@ -107,9 +107,12 @@ def _best(
     n_rows = f"{result.n_rows[split]:,} " if split in result.n_rows else ""
     text = f"The {_spelled(best)} recognises {accuracy} of the {n_rows}{named} images"
     text += f" at {size_words(vars(point))}"
+    if point.n_val:
+        text += f" and {point.n_val:,} validation labels"
     if best.low is not None and best.high is not None:
         between = f"{100 * best.low:.1f} to {100 * best.high:.1f} %"
-        text += f" ({between} for other training images, by {best.n_draws} draws)"
+        of, by = ("training and test", "folds") if best.n_folds else ("training", "draws")
+        text += f" ({between} for other {of} images, by {best.n_draws} {by})"
     else:
         text += " (one draw, no interval)" if best.n_draws < 2 else f" ({best.n_draws} draws, no interval)"
     if len(compared.curves) == 1:
@@ -146,7 +149,10 @@ def _of_both(curve: LearningCurve, first: Size, second: Size, metric: str) -> In
 
 
 def _in_all(curve: LearningCurve, size: Size) -> str:
-    return f"{next(one.n_train for one in curve.fits if one.n_per_class == size):,} in all"
+    """Say how many labels a size spends, those that validate aside."""
+    fit = next(one for one in curve.fits if one.n_per_class == size)
+    more = f", and {fit.n_val:,} to validate" if fit.n_val else ""
+    return f"{fit.n_train:,} in all{more}"
 
 
 def _labels(curve: LearningCurve, points: dict[Size, CurvePoint], compared: Comparison) -> str:

@@ -32,6 +32,7 @@ from featbank.metrics import confusion_matrix, per_class_accuracy
 from featbank.runs._growing import GrowingTables, damaged
 from featbank.sampling import size_order
 from featbank.sweep import Fit, Predictions, SweepResult
+from featbank.sweep.spec import groups_of_judged, splits_for
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -236,7 +237,9 @@ class Run:
             If a file cannot be written.
         """
         kept = [fit for fit in fits if fit.estimator is not None]
-        entries = [_save_kept(self.path, fit, self.classes) for fit in kept]
+        drawn = self.facts["parameters"].get("draw", "images")
+        unit = {"unit": drawn} if drawn != "images" else {}
+        entries = [_save_kept(self.path, fit, self.classes) | unit for fit in kept]
         added = {fit.name: fit.history for fit in kept if fit.history}
         if added:
             plain = {name: _with_null(history) for name, history in (self.histories() | added).items()}
@@ -355,8 +358,9 @@ class Run:
     def _read_result(self) -> SweepResult:
         facts, fits, hits = self.facts, self.fits(), self._tables.read_hits()
         fits = [replace(fit, hits=hits.get(fit.id)) for fit in fits]
-        judged = {(one.split, len(one.top1)) for one in hits.values()}
-        if len({split for split, _ in judged}) < len(judged):
+        folded = "folds" in facts.get("draws", {}) or facts["parameters"].get("folds") is not None
+        judged = {((one.split, at[2]) if folded else one.split, len(one.top1)) for at, one in hits.items()}
+        if len({of for of, _ in judged}) < len(judged):
             raise damaged(self.path, "hits.jsonl", "fits were judged by different numbers of rows")
         keys = list(dict.fromkeys(fit.key for fit in fits))
         fits.sort(key=lambda fit: (keys.index(fit.key), size_order(fit.n_per_class), fit.repeat))
@@ -371,7 +375,17 @@ class Run:
             draws=dict(facts.get("draws", {})),
             near_duplicates=dict(facts.get("near_duplicates", {})),
             untrained=dict(facts.get("untrained", {})),
+            judged_groups=self._judged_groups(),
         )
+
+    def _judged_groups(self) -> tuple[NDArray[np.int32], ...]:
+        """Return the group of each row that is judged, by the rows and the settings that were kept."""
+        if not self.facts.get("draws", {}).get("grouped"):
+            return ()
+        given = self.facts["parameters"]
+        names = ("untrained_classes", "folds", "val", "val_per_class", "draw", "random_state")
+        splits, _ = splits_for(self.manifest, **{name: given[name] for name in names if name in given})
+        return groups_of_judged(self.manifest, splits)
 
     def to_frame(self) -> pd.DataFrame:
         """Return one line per fit as a pandas data frame, columns as in ``results.csv``.

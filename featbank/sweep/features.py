@@ -105,6 +105,9 @@ class CutFeatures:
         used = {**rows, "train": rows["train"][drawn]}
         self.rows = {name: at for name, at in used.items() if len(at)}
         self.labels = {name: bank.manifest.labels[at].astype(np.int64) for name, at in self.rows.items()}
+        groups = bank.manifest.groups
+        #: Of the training rows, where the bank has groups.
+        self.groups = None if groups is None else groups[self.rows["train"]].astype(np.int64)
         self._features: dict[str, NDArray[Any]] = {}
         self._projected: dict[tuple[bool, Any], Projected] = {}
         # a process outlives a sweep, and the bank may have changed before the next one

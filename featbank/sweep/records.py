@@ -174,6 +174,8 @@ class Fit:
         ``"auto"``; None for heads that have no such parameter.
     n_classes, fewest_per_class, most_per_class : int or None
         Classes of the training rows, and rows of the class that has fewest and of the one that has most.
+    n_val : int or None
+        Labels that were spent beside those of the draw, to stop, choose and scale: validation rows.
     metrics : mapping of str to float
         Other scores that were asked for, on the rows it is judged by; see `featbank.metrics.catalogue.names`.
     hits : Hits or None
@@ -220,6 +222,7 @@ class Fit:
     n_classes: int | None = None
     fewest_per_class: int | None = None
     most_per_class: int | None = None
+    n_val: int | None = None
     metrics: Mapping[str, float] = field(default_factory=dict, hash=False)
     hits: Hits | None = field(default=None, repr=False, compare=False)
     estimator: Any = field(default=None, repr=False, compare=False)
@@ -289,6 +292,7 @@ _WHOLE = (
     "n_classes",
     "fewest_per_class",
     "most_per_class",
+    "n_val",
 )
 _OPTIONAL = {one.name for one in fields(Fit) if one.default is None and one.name in COLUMNS} | {"temperature"}
 #: Characters of a message that are kept; a reader of CSV files gives up on cells of 131,072.

@@ -6,6 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from featbank._registry import nearest
 from featbank.errors import InvalidInputError
 from featbank.manifest import as_frame, as_html
@@ -58,12 +61,16 @@ class SweepResult:
     draws : dict
         Digests of the rows of every subset and of those heads are judged by; equal digests are the same
         images in another bank, too. ``{"judged": ..., "subsets": {"<n_per_class>": [one per repeat]},
-        "shares": {"<n_per_class>": part of the training images of a class, on average}}``.
+        "shares": {"<n_per_class>": part of the training images of a class, on average}}``; also ``folds``,
+        how many there were; ``unit``, "groups" where these were drawn; ``val``, a digest of the rows that
+        chose; ``grouped``, whether the bank has groups.
     near_duplicates : dict
         What the search for near-identical images found; empty if nobody asked.
     untrained : dict
         Classes that only validation or test rows have: ``policy`` ("drop": those rows are left out, "keep":
         they count as wrong) and ``classes`` with their numbers of ``val`` and ``test`` rows; empty for none.
+    judged_groups : tuple of ndarray of int
+        Group of each row that is judged, an array for each fold; empty where the bank has no groups.
     """
 
     fits: list[Fit] = field(default_factory=list)
@@ -74,6 +81,7 @@ class SweepResult:
     draws: dict[str, Any] = field(default_factory=dict)
     near_duplicates: dict[str, Any] = field(default_factory=dict)
     untrained: dict[str, Any] = field(default_factory=dict)
+    judged_groups: tuple[NDArray[np.int32], ...] = ()
 
     def __repr__(self) -> str:
         failed = f", {len(self.failed)} failed" if self.failed else ""
@@ -171,7 +179,7 @@ class SweepResult:
             fits.setdefault(one.key, []).append(one)
         repeats = tuple(sorted({one.repeat for one in self.fits}))
         return {
-            key: LearningCurve(tuple(members), self.n_rows, self.draws, repeats)
+            key: LearningCurve(tuple(members), self.n_rows, self.draws, repeats, self.judged_groups)
             for key, members in fits.items()
         }
 
@@ -256,6 +264,8 @@ class ComparedCurve:
         Seconds of one fit at this size, on average; seconds of all fits of this cut and head.
     fewest_per_class, most_per_class : int or None
         Training samples of the class that has fewest and of the one that has most.
+    unit, n_folds, n_val
+        As of `featbank.sweep.CurvePoint`.
     """
 
     run: str
@@ -275,6 +285,9 @@ class ComparedCurve:
     total_s: float
     fewest_per_class: int | None = None
     most_per_class: int | None = None
+    unit: str = "samples"
+    n_folds: int | None = None
+    n_val: int | None = None
 
     @property
     def key(self) -> Key:
@@ -463,6 +476,9 @@ def _row(name: str, point: CurvePoint, curve: LearningCurve, metric: str, ranked
         total_s=sum(fit.duration_s for fit in curve.fits),
         fewest_per_class=point.fewest_per_class,
         most_per_class=point.most_per_class,
+        unit=point.unit,
+        n_folds=point.n_folds,
+        n_val=point.n_val,
     )
 
 

@@ -547,7 +547,8 @@ def test_estimators_of_others_run_on_threads_with_the_same_result(bank):
             InvalidInputError,
             "n_per_class=32 (--samples-per-class) asks for "
             "more samples than 3 of 3 classes have: class 'ant' has 20, "
-            "class 'bee' has 20, class 'cat' has 20. Use at most 20, or drop these classes.",
+            "class 'bee' has 20, class 'cat' has 20. Use at most 20, drop these classes, or add --up-to, "
+            "which takes what they have.",
         ),
         ({"samples_per_class": 0}, InvalidInputError, "samples_per_class='0' asks for 0 samples per class; "),
     ],
