@@ -10,10 +10,12 @@ import typer
 
 from featbank.cli._output import print_table, say
 from featbank.manifest import printable
+from featbank.metrics.catalogue import spelling
 from featbank.sampling import Size, size_label, size_order, size_words
 
 if TYPE_CHECKING:
     from featbank.fitting import FittedRun
+    from featbank.metrics import ClassScores
     from featbank.sweep import CurvePoint, SweepResult
     from featbank.sweep.curves import IntervalKind
     from featbank.sweep.records import Key
@@ -28,15 +30,15 @@ def answering(fitted: FittedRun) -> dict[str, Any] | None:
 
 def print_scores(result: SweepResult, interval: IntervalKind = "t") -> None:
     """Print the curves as a table: one line per cut, head and temperature, one column per size."""
-    from featbank.sweep.curves import judged_by
+    from featbank.sweep.curves import judged_rows, main_metric, spelled_metric
 
     points = result.points(interval=interval)
-    metric = judged_by(points)
-    split = "test" if metric == "top1" else "validation"
+    metric = main_metric(points)
+    split = judged_rows(points)
     of = "groups of the " if result.judged_groups else ""
     said = _spread(points, metric, f"the {of}{split} images" if interval == "bootstrap" else None)
     unit = points[0].unit if points else "samples"
-    typer.echo(f"\n{split} accuracy in % by {unit} per class: {said}\n")
+    typer.echo(f"\n{spelled_metric(metric, points)}{spelling(metric)[0]} by {unit} per class: {said}\n")
     _print_by_size(points, partial(_cell, metric))
     for at, text in enumerate([*_remarks(points, metric, interval), *result.resolution()]):
         typer.echo(text if at else f"\n{text}")
@@ -154,29 +156,28 @@ def _counts(n_rows: Mapping[str, int], untrained: Mapping[str, Any], n_folds: in
 
 def _said(fitted: FittedRun, head: Mapping[str, Any]) -> str:
     """Say which head answers predictions, how good it is, and at which classes it is worst."""
-    matrix = fitted.run.confusion(head["name"])
-    counts = {
-        name: (int(matrix[at, at]), int(matrix[at].sum()))
-        for at, name in enumerate(fitted.run.classes)
-        if matrix[at].sum()
-    }
-    weakest = sorted(counts, key=lambda one: counts[one][0] / counts[one][1])[:3]
-    listed = [f"{printable(one)} {_share(*counts[one])}" for one in weakest]
+    scores = fitted.run.per_class_scores(head["name"])
+    known = {name: one for name, one in scores.items() if one.recall is not None}
+    weakest = sorted(known, key=lambda name: known[name].recall or 0.0)[:3]
+    listed = [f"{printable(name)} {_share(known[name])}" for name in weakest]
     at = "" if head["temperature"] is None else f" at T={head['temperature']:g}"
     score = head["top1"] if head["top1"] is not None else head["val_top1"]
     what = f"{head['head']} on {head['cut']}{at}, {size_words(head)}, one fit"
     return f"{what}: {100 * score:.1f} %; weakest {', '.join(listed)}"
 
 
-def _share(right: int, of: int) -> str:
-    """Say a share with the counts it comes from: of eight images a percentage alone promises too much.
+def _share(one: ClassScores) -> str:
+    """Say a recall with its counts and interval: of eight images a percentage alone promises too much.
 
     Examples
     --------
-    >>> _share(3, 8)
-    '38 % (3 of 8)'
+    >>> from featbank.metrics import per_class_scores
+    >>> _share(per_class_scores([[3, 5], [0, 1]])[0])
+    '38 % (3 of 8; 95 %: 14 to 69)'
     """
-    return f"{100 * right / of:.0f} % ({right} of {of})"
+    low, high = 100 * (one.recall_low or 0.0), 100 * (one.recall_high or 0.0)
+    share = 100 * (one.recall or 0.0)
+    return f"{share:.0f} % ({one.n_right} of {one.n_true}; 95 %: {low:.0f} to {high:.0f})"
 
 
 def print_notes(fitted: FittedRun) -> None:
@@ -187,7 +188,9 @@ def print_notes(fitted: FittedRun) -> None:
 
 def _cell(metric: str, point: CurvePoint) -> str:
     mean, interval = point.mean(metric), point.interval(metric)
+    _, factor, digits = spelling(metric)
     if mean is None or interval is None:
-        return "" if mean is None else f"{100 * mean:.1f}"
+        return "" if mean is None else f"{factor * mean:.{digits}f}"
     # the wider side: the other may have been cut off at 0 or 100 %
-    return f"{100 * mean:.1f} ±{100 * max(interval[1] - mean, mean - interval[0]):.1f}"
+    half = max(interval[1] - mean, mean - interval[0])
+    return f"{factor * mean:.{digits}f} ±{factor * half:.{digits}f}"

@@ -42,7 +42,10 @@ def compare(
         ),
     ] = None,
     metric: Annotated[
-        str | None, typer.Option(help="top1, top5, ece, ece_scaled, val_top1, ... (default: top1).")
+        str | None,
+        typer.Option(
+            help="top1, top5, ece, ece_scaled, val_top1, ... (default: the runs' first --metric, else top1)."
+        ),
     ] = None,
     format_: Annotated[
         str, typer.Option("--format", help="table; or csv, latex, markdown, which have all sizes.")
@@ -64,7 +67,7 @@ def compare(
     Example: featbank compare --format latex > table.tex
     """
     from featbank.sweep import compare as compare_sweeps
-    from featbank.sweep.curves import judged_by
+    from featbank.sweep.curves import main_metric
 
     if format_ not in _FORMATS:
         raise InvalidInputError(f"--format {format_!r} is not one of {', '.join(_FORMATS)}")
@@ -79,7 +82,7 @@ def compare(
     if all_sizes:
         points = [point for result in known.values() for point in result.points()]
         if metric is None and points:
-            metric = judged_by(points)
+            metric = main_metric(points)
         with_it = {point.n_per_class for point in points if metric in point.scores}
         sizes: list[Size | None] = [*sorted(with_it, key=size_order)]
     else:
@@ -286,7 +289,7 @@ def _print(comparison: Comparison, runs: dict[str, Run]) -> None:
                 printable(at),
                 printable(one.head),
                 _mean(one, comparison.metric) + (f" ({one.n_failed} failed)" if one.n_failed else ""),
-                *(() if comparison.ranked_by == comparison.metric else (f"{100 * one.rank:.1f}",)),
+                *(() if comparison.ranked_by == comparison.metric else (_rank(one, comparison.ranked_by),)),
                 "best" if number == 0 else _difference(one, comparison.metric),
                 _seconds(one.fit_s),
                 human_time(one.total_s),
@@ -297,6 +300,11 @@ def _print(comparison: Comparison, runs: dict[str, Run]) -> None:
 
 def _short(run: Run) -> str:
     return f"{printable(run.name)} ({printable(run.source['dataset'])}, {printable(run.source['backbone'])})"
+
+
+def _rank(one: ComparedCurve, metric: str) -> str:
+    _, factor, digits = spelling(metric)
+    return f"{factor * one.rank:.{digits}f}"
 
 
 def _mean(one: ComparedCurve, metric: str) -> str:

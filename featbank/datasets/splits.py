@@ -190,8 +190,8 @@ def assign_splits(
         empty = [SPLITS[at] for at, part in enumerate(rule.parts) if part and not (codes == at).any()]
         if groups is not None and empty:
             logger.warning(
-                "split=%r: none of %d groups comes to %s; name smaller groups, ask for a larger part, or judge "
-                "each in turn with fit-head --folds",
+                "split=%r: none of %d groups comes to %s; name smaller groups, ask for a larger part, or "
+                "judge each in turn with fit-head --folds",
                 str(rule),
                 len(set(groups)),
                 " and ".join(empty),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from featbank.metrics.accuracy import (
+    ClassScores,
     balanced_accuracy,
     cohen_kappa,
     confusion_matrix,
     macro_f1,
     most_confused,
     per_class_accuracy,
+    per_class_scores,
     roc_auc,
     top_k_accuracy,
     top_k_hits,
@@ -25,6 +27,7 @@ from featbank.metrics.intervals import (
 from featbank.metrics.power_law import PowerLaw, fit_power_law
 
 __all__ = [
+    "ClassScores",
     "Interval",
     "PowerLaw",
     "balanced_accuracy",
@@ -41,6 +44,7 @@ __all__ = [
     "most_confused",
     "paired_difference",
     "per_class_accuracy",
+    "per_class_scores",
     "roc_auc",
     "share_of_folds",
     "top_k_accuracy",

@@ -12,6 +12,7 @@ import numpy as np
 
 from featbank.errors import InvalidInputError
 from featbank.manifest import printable
+from featbank.metrics.catalogue import less_is_better, spelling
 from featbank.plots.chart import (
     Chart,
     Entry,
@@ -20,10 +21,11 @@ from featbank.plots.chart import (
     Table,
     curve_point,
     interval_text,
+    linear_axis,
     missing_intervals,
-    percent,
     percent_axis,
     reached,
+    score_text,
     size_axis,
     span_text,
     spelled,
@@ -32,8 +34,8 @@ from featbank.plots.display import Display, run_title, selected_points
 from featbank.plots.style import MARKERS, N_PLAIN, Look, depth, plain
 from featbank.sampling import size_label, size_order
 from featbank.sweep import CurvePoint
-from featbank.sweep.curves import IntervalKind, interval_of, judged_by
-from featbank.sweep.records import Key
+from featbank.sweep.curves import IntervalKind, interval_of, judged_by, judged_rows, main_metric
+from featbank.sweep.records import CURVE_METRICS, Key
 
 if TYPE_CHECKING:
     from featbank.metrics import PowerLaw
@@ -146,9 +148,11 @@ class CurveDisplay(Display):
     ) -> None:
         everything = list(points)
         if metric is None:
-            metric = judged_by(everything)
-        if metric not in METRICS:
-            raise InvalidInputError(f"metric={metric!r} is not one of {', '.join(METRICS)}")
+            metric = main_metric(everything)
+        known = {*METRICS, *(name for one in everything for name in one.scores)}
+        if metric not in known:
+            others = sorted(known - {*METRICS, *CURVE_METRICS})
+            raise InvalidInputError(f"metric={metric!r} is not one of {', '.join([*METRICS, *others])}")
         self.points = [one for one in everything if metric in one.scores]
         if not self.points:
             why = (
@@ -209,7 +213,7 @@ class CurveDisplay(Display):
         names = _told_apart(several)
         selected = {run.path: selected_points(run, cuts, heads, interval) for run in several}
         everything = [point for points in selected.values() for point in points]
-        metric = metric or judged_by(everything)
+        metric = metric or main_metric(everything)
         points: list[CurvePoint] = []
         order: list[str] = []
         laws: dict[Key, PowerLaw] = {}
@@ -246,17 +250,28 @@ class CurveDisplay(Display):
         largest, until = self._ends()
         further = {size: f"{size:g}" for size in _doublings(largest, until)}
         series = [one for _, one in self._lines()]
+        unit, _, digits = spelling(self.metric)
+        of = "validation" if self.metric.startswith("val_") else judged_rows(self.points)
+        label = METRICS.get(self.metric, f"{self.metric} on {of} images{' (%)' if unit else ''}")
         return [
             Chart(
-                "Line chart of accuracy against training samples per class. "
-                + "; ".join(map(span_text, series)),
+                f"Line chart of {self._score_name()} against training {self._unit()} per class. "
+                + "; ".join(span_text(one, " %" if unit else "", digits) for one in series),
                 size_axis(self._size_name(), further | sizes, [max(sizes), until]),
-                percent_axis(METRICS[self.metric], reached(series)),
+                percent_axis(label, reached(series))
+                if unit
+                else linear_axis(label, reached(series), floor=0.0),
                 tuple(series),
                 intervals="bars" if self._one_size() else "band",
                 beyond=largest if further else None,
             )
         ]
+
+    def _score_name(self) -> str:
+        return "accuracy" if self.metric in METRICS else self.metric
+
+    def _unit(self) -> str:
+        return "groups" if all(one.unit == "groups" for one in self.points) else "samples"
 
     def _size_name(self) -> str:
         grouped = [one.unit == "groups" for one in self.points]
@@ -320,8 +335,9 @@ class CurveDisplay(Display):
         """
         if len(self.series) <= MOST_BANDS or self._one_size():
             return set(self.series)
+        sign = -1.0 if less_is_better(self.metric) else 1.0
         last = {
-            key: (size_order(points[-1].n_per_class), points[-1].scores[self.metric].mean)
+            key: (size_order(points[-1].n_per_class), sign * points[-1].scores[self.metric].mean)
             for key, points in self.series.items()
         }
         best: dict[tuple[str, float | None], Key] = {}
@@ -410,7 +426,7 @@ class CurveDisplay(Display):
                 spelled(cut, temperature),
                 printable(head),
                 size_label(vars(point)),
-                percent(point.mean(self.metric)),
+                score_text(point.mean(self.metric), self.metric),
                 interval_text(point, self.metric) or "–",
                 f"{point.n_repeats}",
                 f"{point.n_failed}",
@@ -419,7 +435,15 @@ class CurveDisplay(Display):
             for point in points
         )
         counted = "Groups per class" if "groups" in self._size_name() else "Samples per class"
-        columns = ("Cut", "Head", counted, "Accuracy", "95 % interval", "Repeats", "Failed")
+        columns = (
+            "Cut",
+            "Head",
+            counted,
+            self._score_name().capitalize(),
+            "95 % interval",
+            "Repeats",
+            "Failed",
+        )
         return Table(columns, rows, 2)
 
 

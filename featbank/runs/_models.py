@@ -72,6 +72,7 @@ class _Entry(_Model):
     repeat: Count
     top1: Share | None
     val_top1: Share | None
+    val_metric: _Loss | None = None
     best_epoch: Natural | None
     saved: bool
 

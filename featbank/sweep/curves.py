@@ -20,7 +20,7 @@ from featbank.metrics import (
     mean_interval,
     paired_difference,
 )
-from featbank.metrics.catalogue import bounds, less_is_better
+from featbank.metrics.catalogue import bounds, less_is_better, spelling
 from featbank.metrics.intervals import FEWEST_DRAWS, share_of_folds
 from featbank.sampling import Size, size_order
 from featbank.sweep.records import CURVE_METRICS, Fit, Key
@@ -36,7 +36,10 @@ __all__ = [
     "check_metric",
     "interval_of",
     "judged_by",
+    "judged_rows",
+    "main_metric",
     "spell_key",
+    "spelled_metric",
     "without_few_draws",
 ]
 
@@ -193,6 +196,36 @@ def judged_by(points: Iterable[CurvePoint]) -> str:
     return "val_top1" if "val_top1" in known and "top1" not in known else "top1"
 
 
+def main_metric(points: Iterable[CurvePoint]) -> str:
+    """Return what points are shown and compared by: the first other score that was asked for, else accuracy.
+
+    Examples
+    --------
+    >>> scores = {"top1": Score(0.5), "macro_f1": Score(0.4), "val_macro_f1": Score(0.5)}
+    >>> main_metric([CurvePoint("fc7", "mlp", 4, scores)])
+    'macro_f1'
+    """
+    several = list(points)
+    others = [
+        [name for name in one.scores if name not in CURVE_METRICS and not name.startswith("val_")]
+        for one in several
+    ]
+    # a head without probabilities lacks some
+    longest: list[str] = max(others, key=len, default=[])
+    return next(iter(longest), judged_by(several))
+
+
+def spelled_metric(metric: str, points: Iterable[CurvePoint]) -> str:
+    """Return what a score is called in a heading, such as "test accuracy" or "test macro_f1"."""
+    named = "accuracy" if metric in ("top1", "val_top1") else metric
+    return f"{judged_rows(points)} {named}"
+
+
+def judged_rows(points: Iterable[CurvePoint]) -> str:
+    """Say which images points are judged by, "test" or "validation"."""
+    return "test" if judged_by(points) == "top1" else "validation"
+
+
 @dataclass(frozen=True, eq=False)
 class LearningCurve:
     """Scores of one head on one cut, by size and repeat; comes from `featbank.sweep.SweepResult.curves`.
@@ -232,20 +265,23 @@ class LearningCurve:
     def _repr_html_(self) -> str:
         """Show the curve in a notebook: mean and interval of each size."""
         points = self.points()
-        metric = judged_by(points)
+        metric = main_metric(points)
+        unit, factor, digits = spelling(metric)
+        sign = " %" if unit else ""
         rows = []
         for one in points:
             mean, between = one.mean(metric), one.interval(metric)
+            low, high = (f"{factor * end:.{digits}f}" for end in between or (0.0, 0.0))
             rows.append(
                 (
                     f"{one.n_per_class}",
-                    "" if mean is None else f"{100 * mean:.1f} %",
-                    "" if between is None else f"{100 * between[0]:.1f} to {100 * between[1]:.1f} %",
+                    "" if mean is None else f"{factor * mean:.{digits}f}{sign}",
+                    "" if between is None else f"{low} to {high}{sign}",
                     f"{one.n_repeats}",
                 )
             )
-        split = "test" if metric == "top1" else "validation"
-        head = ("samples per class", f"{split} accuracy", "95 % interval", "repeats")
+        counted = f"{points[0].unit if points else 'samples'} per class"
+        head = (counted, spelled_metric(metric, points), "95 % interval", "repeats")
         return as_html(f"{self.head} on {spell_key((self.cut, '', self.temperature)).strip('/')}", head, rows)
 
     @property

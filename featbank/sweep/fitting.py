@@ -22,6 +22,7 @@ from featbank._settings import Progress, takes_settings, with_options
 from featbank._validation import short
 from featbank.banks import Bank
 from featbank.errors import FitWarning, InvalidInputError
+from featbank.metrics.catalogue import evaluate, less_is_better
 from featbank.sampling import size_order
 from featbank.sweep.features import CutFeatures, Projected, read_rows
 from featbank.sweep.leaks import (
@@ -290,7 +291,8 @@ class Sweep:
             told, result.near_duplicates = self._near_copies(threshold)
             notes += told
         best: dict[Key, Fit] = {}
-        keep("best", [*done.values()], best)
+        metric = next(iter(settings.metrics), None)
+        keep("best", [*done.values()], best, metric)
         for cut, temperature in self._chosen:
             for split, (drawn, draws) in zip(self._splits, self._parts, strict=True):
                 features = CutFeatures(
@@ -304,7 +306,7 @@ class Sweep:
                     if to_do and wants_tail(grid):
                         grid = attached(grid, tails[cut])
                     for made in _fit_all(to_do, grid, features, n_jobs, settings.metrics):
-                        fits = keep(settings.save_heads, made, best)
+                        fits = keep(settings.save_heads, made, best, metric)
                         replaced = {one.replaces for one in fits if one.replaces}
                         if replaced:
                             done |= {
@@ -405,12 +407,17 @@ class Sweep:
                 )
 
 
-def keep(policy: Literal["best", "all", "none"], fits: Sequence[Fit], best: dict[Key, Fit]) -> list[Fit]:
+def keep(
+    policy: Literal["best", "all", "none"],
+    fits: Sequence[Fit],
+    best: dict[Key, Fit],
+    metric: str | None = None,
+) -> list[Fit]:
     """Return fits, those that are not worth keeping without their heads.
 
-    The best of a curve is that with the best validation accuracy at the largest size; of equals the earliest
-    repeat, which is always the first where nothing was validated. It is the same one in whatever order fits
-    are finished.
+    The best of a curve is that with the best validation accuracy, or other metric, at the largest size; of
+    equals the earliest repeat, which is always the first where nothing was validated. It is the same one in
+    whatever order fits are finished.
 
     Parameters
     ----------
@@ -419,10 +426,12 @@ def keep(policy: Literal["best", "all", "none"], fits: Sequence[Fit], best: dict
         Those that were finished together.
     best : dict from Key to Fit
         The best of each curve before; brought up to date.
+    metric : str, optional
+        What the sweep goes by instead of accuracy.
     """
     before = dict(best)
     for one in fits:
-        if one.status == "ok" and (one.key not in best or _rank(one) > _rank(best[one.key])):
+        if one.status == "ok" and (one.key not in best or _rank(one, metric) > _rank(best[one.key], metric)):
             best[one.key] = one
     found = []
     for one in fits:
@@ -439,8 +448,11 @@ def keep(policy: Literal["best", "all", "none"], fits: Sequence[Fit], best: dict
     return found
 
 
-def _rank(fit: Fit) -> tuple[float, float, int]:
-    return size_order(fit.n_per_class), fit.val_top1 or 0.0, -fit.repeat
+def _rank(fit: Fit, metric: str | None) -> tuple[float, float, float, int]:
+    accuracy = fit.val_top1 or 0.0
+    found = None if metric is None else fit.metrics.get(f"val_{metric}")
+    value = accuracy if found is None else -found if less_is_better(str(metric)) else found
+    return size_order(fit.n_per_class), value, accuracy, -fit.repeat
 
 
 def _among_drawn(draws: Sequence[Draw]) -> tuple[Any, list[Draw]]:
@@ -533,7 +545,7 @@ def _fit_together(
             continue
         start = time.perf_counter()
         try:
-            _fit_in_space(members, features, projected)
+            _fit_in_space(members, features, projected, metrics)
         except InvalidInputError:
             raise  # a parameter out of range is the caller's, and the same for every fit
         except _FIT_ERRORS as error:
@@ -548,7 +560,22 @@ def _fit_together(
     return [done[one.id] for one in fits]
 
 
-def _fit_in_space(fits: Sequence[Fit], features: CutFeatures, projected: Projected) -> None:
+def _score_by(metrics: Sequence[str]) -> Callable[..., float] | None:
+    """Return the first of the metrics as heads take it, larger for better; None where there is none."""
+    if not metrics:
+        return None
+    name, sign = metrics[0], -1.0 if less_is_better(metrics[0]) else 1.0
+
+    def score(y: Any, answers: Any, probabilities: Any) -> float:
+        found = evaluate(name, y, answers, probabilities)
+        return float("nan") if found is None else sign * found
+
+    return score
+
+
+def _fit_in_space(
+    fits: Sequence[Fit], features: CutFeatures, projected: Projected, metrics: Sequence[str]
+) -> None:
     """Fit those that are watched on the same rows in one call; see `featbank.heads.fit_stack`."""
     from featbank.heads import fit_stack
 
@@ -575,6 +602,7 @@ def _fit_in_space(fits: Sequence[Fit], features: CutFeatures, projected: Project
                 y_test=y.get("test") if "test" in Z else None,
                 n_views=features.n_views,
                 groups=features.groups,
+                score=_score_by(metrics),
             )
 
 

@@ -31,6 +31,7 @@ __all__ = [
     "Predictions",
     "fits_from_csv",
     "fits_to_csv",
+    "with_val",
 ]
 
 #: Which curve a fit belongs to: cut, head, temperature (None unless the cut is softmax).
@@ -177,7 +178,8 @@ class Fit:
     n_val : int or None
         Labels that were spent beside those of the draw, to stop, choose and scale: validation rows.
     metrics : mapping of str to float
-        Other scores that were asked for, on the rows it is judged by; see `featbank.metrics.catalogue.names`.
+        Other scores that were asked for, on the rows it is judged by, and with ``val_`` before their names on
+        the validation rows; see `featbank.metrics.catalogue.names`.
     hits : Hits or None
         Which of these rows it got right; None where that was not recorded.
     estimator : object
@@ -273,6 +275,18 @@ class Fit:
     def key(self) -> Key:
         """The curve this fit belongs to."""
         return self.cut, self.head, self.temperature
+
+
+def with_val(metrics: Iterable[str]) -> list[str]:
+    """Return the names of scores, and those of the same scores of validation rows behind them.
+
+    Examples
+    --------
+    >>> with_val(["macro_f1"])
+    ['macro_f1', 'val_macro_f1']
+    """
+    names = list(metrics)
+    return [*names, *(f"val_{name}" for name in names)]
 
 
 #: Columns of ``results.csv``.

@@ -10,7 +10,8 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
+from typing import Protocol as Interface
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,7 @@ from featbank.heads import catalogue
 from featbank.manifest import Manifest, printable
 from featbank.metrics import catalogue as metrics_catalogue
 from featbank.sampling import Size, deal_folds, draw_nested, hold_out, parse_sizes, size_order
+from featbank.sweep.protocols import Protocol, find_protocol
 from featbank.sweep.records import Draw
 
 __all__ = [
@@ -115,13 +117,18 @@ class SweepSettings:
         Take so many of the bank's validation rows (or groups, see `draw`) of each class only: that many
         labels more than the draw are spent.
     metrics : sequence of str, default=()
-        Other scores of each fit, on the rows it is judged by: names as in `featbank.metrics.catalogue.names`.
+        Other scores of each fit: names as in `featbank.metrics.catalogue.names`. The first is what the sweep
+        goes by: heads stop by it (``monitor="metric"``, unless `head_params` say another), ``C="auto"`` and
+        the head that is kept are chosen by it on validation rows, curves and comparisons are of it.
     views : sequence of str, default=()
         Views of the training images, which the bank holds as ``CUT@VIEW``. Heads trained by Adam or SGD draw
         the image itself or one of its views anew in each epoch; others take all as more rows. Rows are
         counted and split by image.
     average_views : bool, default=False
         Average the probabilities over the image and its views when a head is scored, and when it predicts.
+    protocol : str, optional
+        An evaluation of the field by name, see `featbank.sweep.protocols`: it says heads, their parameters
+        and `val`, and takes all samples where no sizes are given.
 
     Raises
     ------
@@ -154,6 +161,7 @@ class SweepSettings:
     metrics: Sequence[str] = ()
     views: Sequence[str] = ()
     average_views: bool = False
+    protocol: str | None = None
     grids: tuple[HeadGrid, ...] = field(init=False, repr=False)
 
     __repr__ = changes_repr
@@ -170,6 +178,8 @@ class SweepSettings:
                     f"{', '.join(map(repr, allowed))}"
                 )
         # a frozen object is filled in this way
+        if self.protocol is not None:
+            self._follow(find_protocol(self.protocol))
         object.__setattr__(self, "val", read_val(self.val))
         for name, least in (("folds", 2), ("val_per_class", 1)):
             value = getattr(self, name)
@@ -185,11 +195,26 @@ class SweepSettings:
             )
         metrics = [self.metrics] if isinstance(self.metrics, str) else self.metrics
         object.__setattr__(self, "metrics", tuple(dict.fromkeys(map(metrics_catalogue.canonical, metrics))))
-        object.__setattr__(self, "grids", tuple(make_grids(self.heads, self.head_params or {})))
+        usual = {"monitor": "metric"} if self.metrics else {}
+        object.__setattr__(self, "grids", tuple(make_grids(self.heads, self.head_params or {}, usual)))
         views = [self.views] if isinstance(self.views, str) else self.views
         object.__setattr__(self, "views", tuple(dict.fromkeys(map(check_view, views))))
         if self.average_views:
             self._check_average()
+
+    def _follow(self, protocol: Protocol) -> None:
+        """Take over what a protocol says; what contradicts it is refused."""
+        for name, usual in (("heads", ("softmax",)), ("head_params", None), ("val", None)):
+            said, own = getattr(protocol, name), getattr(self, name)
+            if own and _plain(own) not in (_plain(usual), _plain(said)):
+                raise InvalidInputError(
+                    f"protocol={protocol.name!r} (--protocol) says {name} itself, got {name}={own!r} as "
+                    "well: leave one out"
+                )
+            object.__setattr__(self, name, said)
+        object.__setattr__(self, "protocol", protocol.name)
+        if self.samples_per_class is None:
+            object.__setattr__(self, "samples_per_class", "all")
 
     def _check_average(self) -> None:
         if not self.views:
@@ -247,7 +272,7 @@ class SweepSettings:
             "untrained_classes": self.untrained_classes,
             "val": self.val,
         }
-        changed = {"up_to": False, "draw": "images", "folds": None, "val_per_class": None}
+        changed = {"protocol": None, "up_to": False, "draw": "images", "folds": None, "val_per_class": None}
         found |= {
             name: _plain(getattr(self, name)) for name in changed if getattr(self, name) != changed[name]
         }
@@ -274,7 +299,7 @@ def plug_ins(heads: Sequence[str], metrics: Sequence[str]) -> dict[str, str]:
     return {name: package for name, package in made_by.items() if package is not None}
 
 
-class FeatureSource(Protocol):
+class FeatureSource(Interface):
     """What a sweep needs of a bank."""
 
     @property
@@ -410,14 +435,19 @@ class HeadGrid:
     members: tuple[HeadSpec, ...]
 
 
-def make_grids(heads: Sequence[Any], params: Mapping[str, Mapping[str, Any]]) -> list[HeadGrid]:
-    """Turn names and objects into heads to be fitted; names and parameters are checked before any fit."""
+def make_grids(
+    heads: Sequence[Any], params: Mapping[str, Mapping[str, Any]], usual: Mapping[str, Any] | None = None
+) -> list[HeadGrid]:
+    """Turn names and objects into heads to be fitted; names and parameters are checked before any fit.
+
+    `usual` are parameters of those heads that have such, unless `params` say another value.
+    """
     grids: dict[str, HeadGrid] = {}
     given = _by_head(params)
     for asked in _listed(heads):
         name, made = _name_of(asked)
         if made is None:
-            grid = _named(name, given.pop(name, {}))
+            grid = _named(name, given.pop(name, {}), usual or {})
         else:
             if hasattr(made, "predict_columns"):
                 made._check()
@@ -505,7 +535,7 @@ def _name_of(asked: Any) -> tuple[str, Any]:
     return name, made
 
 
-def _named(name: str, given: Mapping[str, Any]) -> HeadGrid:
+def _named(name: str, given: Mapping[str, Any], usual: Mapping[str, Any]) -> HeadGrid:
     if "random_state" in given:
         raise InvalidInputError(f"head {name!r}: random_state belongs to the sweep, not to head_params")
     has = catalogue.parameters(name)
@@ -514,7 +544,11 @@ def _named(name: str, given: Mapping[str, Any]) -> HeadGrid:
             raise InvalidInputError(
                 f"head {name!r} has no parameter {key!r}; it has {nearest(str(key), has, 20)}"
             )
-    members = tuple(HeadSpec(label, _maker(name, chosen)) for label, chosen in _combinations(name, given))
+    # a head of another package may call anything so
+    mine = {key: one for key, one in usual.items() if key in has and catalogue.allowed(name, key).holds(one)}
+    members = tuple(
+        HeadSpec(label, _maker(name, {**mine, **chosen})) for label, chosen in _combinations(name, given)
+    )
     for one in members:
         one.make(0)  # a value that is not allowed
     return HeadGrid(name, members)

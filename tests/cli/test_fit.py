@@ -236,7 +236,7 @@ def test_counts_and_the_answering_head_are_told(call, place):
     (head,) = (line for line in lines if line.startswith("head  "))
     assert re.fullmatch(
         r"head        softmax on block5_pool, 4 samples per class, one fit: \d+\.\d %; "
-        r"weakest \w+ \d+ % \(\d of 3\), \w+ \d+ % \(\d of 3\), \w+ \d+ % \(\d of 3\)",
+        r"weakest (\w+ \d+ % \(\d of 3; 95 %: \d+ to \d+\)(, |$)){3}",
         head,
     )
     found = call(*QUICK, "-c", "block5_pool", "-n", "4", "--json").json

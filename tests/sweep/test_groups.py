@@ -212,8 +212,8 @@ def test_a_group_on_two_sides_of_a_stored_split_is_told():
         ({"folds": 721}, "720 groups cannot be dealt out to 721 folds; ask for at most 720"),
         (
             {"val_per_class": 2, "val": 0.2},
-            "val_per_class=2 (--val-per-class) counts validation images of the bank, of which val=0.2 (--val) "
-            "uses none; leave one out",
+            "val_per_class=2 (--val-per-class) counts validation images of the bank, of which val=0.2 "
+            "(--val) uses none; leave one out",
         ),
     ],
 )

@@ -751,7 +751,7 @@ def test_scores_from_probabilities_are_those_of_scikit_learn(bank):
         save_heads="all",
     )
     fits = {one.head: one for one in result.fits}
-    assert set(fits["ridge"].metrics) == {"cohen_kappa"}
+    assert set(fits["ridge"].metrics) == {"cohen_kappa", "val_cohen_kappa"}
     rows = bank.manifest.rows("test")
     p = fits["logreg"].estimator.predict_proba(bank.features("fc7", rows))
     y = bank.manifest.labels[rows]
