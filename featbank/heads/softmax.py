@@ -95,7 +95,7 @@ class SoftmaxClassifier(GradientHead):
     C : float or "auto", default=1.0
         Inverse strength of the penalty, as in scikit-learn; lbfgs only. "auto" takes that of 1e-5, 1e-4, ...
         1e3 with the lowest loss on the validation rows, or on the rows of folds where there are none; or with
-        the best score, where `fit_stack` is given one. The test rows never choose.
+        the best accuracy or score (see `monitor`), of equals the smallest. The test rows never choose.
     Cs, C_min, C_max : int, float and float, default=9, 1e-5 and 1e3
         How many values "auto" chooses from, in equal ratios, the least and the most.
     validation_fraction : float or None, default=None

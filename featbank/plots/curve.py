@@ -159,11 +159,13 @@ class CurveDisplay(Display):
                 f"none of the {len(everything)} points has {metric}" if everything else "there are no points"
             )
             raise InvalidInputError(f"no curve to draw: {why}; see the failed fits in results.csv")
+        #: What the axes are of.
+        self.metric = metric
+        self.page_title = f"{self._score_name().replace('accuracy', 'Accuracy')} by {self._unit()} per class"
         order = list(cuts or []) + [point.cut for point in self.points]
         series: dict[Key, list[CurvePoint]] = {}
         for point in sorted(self.points, key=lambda one: (order.index(one.cut), size_order(one.n_per_class))):
             series.setdefault(point.key, []).append(point)
-        self.metric = metric
         self.series = series
         self.laws = dict(laws or {})
         self.until = until
@@ -439,7 +441,7 @@ class CurveDisplay(Display):
             "Cut",
             "Head",
             counted,
-            self._score_name().capitalize(),
+            self._score_name().replace("accuracy", "Accuracy"),
             "95 % interval",
             "Repeats",
             "Failed",

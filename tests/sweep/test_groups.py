@@ -241,6 +241,7 @@ def test_fewer_validation_labels_and_sizes_beyond_small_classes():
     assert found.n_rows["val"] == 4
 
 
+@pytest.mark.slow
 def test_groups_stay_with_a_bank_its_packs_and_its_runs(photo_folder, tmp_path):
     folder = photo_folder(24)
     cache = tmp_path / "cache"
@@ -264,6 +265,19 @@ def test_groups_stay_with_a_bank_its_packs_and_its_runs(photo_folder, tmp_path):
     with h5py.File(packed) as file:
         assert file["group"][:3].tolist() == [b"0", b"1", b"2"]
     np.testing.assert_array_equal(featbank.open_archive(packed).manifest.groups, manifest.groups)
+
+    featbank.export_bank(bank, tmp_path / "photos", to="npy")
+    np.testing.assert_array_equal(np.load(tmp_path / "photos" / "groups.npy"), manifest.groups)
+    featbank.export_bank(bank, tmp_path / "photos.parquet", to="parquet")
+    from pyarrow import parquet
+
+    column = parquet.read_table(tmp_path / "photos.parquet")["group"].to_pylist()
+    assert column == [manifest.group(row) for row in range(len(manifest))]
+
+    folded = featbank.fit_heads(bank, heads=["ncm"], samples_per_class="4", folds=3, cache_dir=cache)
+    for kind in ("t", "bootstrap"):
+        assert Run.open(folded.run.path).result().points(interval=kind) == folded.result.points(interval=kind)
+    assert sum(len(one) for one in folded.result.judged_groups) == len(manifest)
 
     fitted = featbank.fit_heads(
         bank, heads=["ncm"], samples_per_class="2,4", repeats=3, cache_dir=cache, draw="groups"
