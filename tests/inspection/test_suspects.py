@@ -155,7 +155,7 @@ def test_images_of_one_group_do_not_vouch_for_each_other():
     """Six near-copies of each patient, labels by lot: only another image of the patient says the label."""
     rng = np.random.default_rng(0)
     who = np.repeat(np.arange(60), 6)
-    X = rng.normal(size=(60, 24))[who] + rng.normal(scale=0.02, size=(len(who), 24))
+    X = rng.normal(size=(60, 90))[who] + rng.normal(scale=0.02, size=(len(who), 90))
     digests = np.zeros((len(who), 32), np.uint8)
     digests[:, :8] = np.arange(1, len(who) + 1, dtype="<u8")[:, None].view(np.uint8)
     plain = Manifest(
