@@ -185,7 +185,8 @@ def make(name: str, *, random_state: int | None = None, **given: Any) -> Any:
     >>> make("ncm", lr=1.0)
     Traceback (most recent call last):
         ...
-    featbank.errors.InvalidInputError: head 'ncm' has no parameter 'lr'; it has 'standardize', 'rotate'
+    featbank.errors.InvalidInputError: head 'ncm' has no parameter 'lr'; it has 'normalize',
+    'standardize', 'rotate'
     >>> make("svm", C="auto")
     Traceback (most recent call last):
         ...

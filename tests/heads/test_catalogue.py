@@ -40,8 +40,8 @@ def test_a_parameter_the_head_lacks_is_an_error_that_names_those_it_has() -> Non
     with pytest.raises(InvalidInputError) as caught:
         heads.make("logreg", lr=0.1, hidden_units=5)
     assert str(caught.value) == (
-        "head 'logreg' has no parameters 'lr', 'hidden_units'; it has 'C', 'tol', "
-        "'class_weight', 'standardize', 'rotate'"
+        "head 'logreg' has no parameters 'lr', 'hidden_units'; it has 'C', 'Cs', 'C_min', "
+        "'C_max', 'validation_fraction', 'monitor', 'tol', 'class_weight', 'standardize', 'rotate'"
     )
 
 
