@@ -39,10 +39,10 @@ _HOMES = {
         "ActivationsDisplay DreamDisplay FiltersDisplay MistakesDisplay OcclusionDisplay find_suspects"
     ),
     "metrics": (
-        "Interval PowerLaw balanced_accuracy bootstrap_interval cohen_kappa confusion_matrix "
+        "ClassScores Interval PowerLaw balanced_accuracy bootstrap_interval cohen_kappa confusion_matrix "
         "draws_correlation expected_calibration_error fit_power_law fit_temperature log_loss macro_f1 "
-        "mean_interval most_confused paired_difference per_class_accuracy roc_auc top_k_accuracy "
-        "top_k_hits"
+        "mean_interval most_confused paired_difference per_class_accuracy per_class_scores roc_auc "
+        "share_of_folds top_k_accuracy top_k_hits"
     ),
     "pipeline": "Study StudyResult load_study run_study",
     "plots": (
@@ -98,6 +98,7 @@ if TYPE_CHECKING:
     from featbank.inspection import MistakesDisplay as MistakesDisplay
     from featbank.inspection import OcclusionDisplay as OcclusionDisplay
     from featbank.inspection import find_suspects as find_suspects
+    from featbank.metrics import ClassScores as ClassScores
     from featbank.metrics import Interval as Interval
     from featbank.metrics import PowerLaw as PowerLaw
     from featbank.metrics import balanced_accuracy as balanced_accuracy
@@ -114,7 +115,9 @@ if TYPE_CHECKING:
     from featbank.metrics import most_confused as most_confused
     from featbank.metrics import paired_difference as paired_difference
     from featbank.metrics import per_class_accuracy as per_class_accuracy
+    from featbank.metrics import per_class_scores as per_class_scores
     from featbank.metrics import roc_auc as roc_auc
+    from featbank.metrics import share_of_folds as share_of_folds
     from featbank.metrics import top_k_accuracy as top_k_accuracy
     from featbank.metrics import top_k_hits as top_k_hits
     from featbank.pipeline import Study as Study

@@ -172,7 +172,7 @@ def _layers(classifier: RunClassifier) -> list[tuple[NDArray[np.float64], NDArra
         return list(zip(head.coefs_, head.intercepts_, strict=True))
     if isinstance(head, SoftmaxClassifier):
         weights, bias = head.coef_.T, head.intercept_
-    elif hasattr(head, "offsets_") and hasattr(head, "weights_"):
+    elif hasattr(head, "offsets_") and hasattr(head, "weights_") and not getattr(head, "normalize", False):
         weights, shift = head.space_.to_feature_space(head.weights_ / head.space_.gain_)
         bias = head.offsets_ + shift
         if len(head.classes_) == 2:  # as `decision_function` has it, one number
@@ -180,8 +180,8 @@ def _layers(classifier: RunClassifier) -> list[tuple[NDArray[np.float64], NDArra
     else:
         raise InvalidInputError(
             f"head {classifier.entry['name']!r} is a {type(head).__name__}, which has no formula to write; "
-            "export a softmax, logreg, mlp, svm, ridge or ncm head with --head ('featbank runs info' lists "
-            "them)"
+            "export a softmax, logreg, mlp, svm, ridge or ncm head (one without normalize) with --head "
+            "('featbank runs info' lists them)"
         )
     if len(head.classes_) == 2:
         weights, bias = np.hstack([-weights / 2, weights / 2]), np.concatenate([-bias / 2, bias / 2])

@@ -219,6 +219,11 @@ class Manifest:
         SHA-256 of each image's bytes.
     statuses : ndarray of uint8, shape (n_samples,)
         `RowStatus` of each row.
+    groups : ndarray of int32, shape (n_samples,), optional
+        Index into `group_names`: images of one patient, place or video, which no split tears apart; None
+        where nobody named groups.
+    group_names : sequence of bytes
+        Names of the groups, each once; kept as `Ids`.
 
     Raises
     ------
@@ -232,12 +237,15 @@ class Manifest:
     splits: NDArray[np.uint8]
     digests: NDArray[np.uint8]
     statuses: NDArray[np.uint8]
+    groups: NDArray[np.int32] | None = None
+    group_names: Sequence[bytes] = ()
 
     __repr__ = short_repr
 
     def __post_init__(self) -> None:
-        ids = Ids.of(self.ids)
+        ids, names = Ids.of(self.ids), Ids.of(self.group_names)
         object.__setattr__(self, "ids", ids)
+        object.__setattr__(self, "group_names", names)
         n = len(ids)
         shapes = {
             "labels": (self.labels.shape, (n,)),
@@ -245,6 +253,8 @@ class Manifest:
             "digests": (self.digests.shape, (n, 32)),
             "statuses": (self.statuses.shape, (n,)),
         }
+        if self.groups is not None:
+            shapes["groups"] = (self.groups.shape, (n,))
         wrong = [f"{name} has shape {got}, not {want}" for name, (got, want) in shapes.items() if got != want]
         if not wrong:
             if ids.has_twice():
@@ -253,6 +263,11 @@ class Manifest:
                 wrong.append(f"a label is outside -1..{len(self.classes) - 1}")
             if n and int(self.splits.max()) >= len(SPLITS):
                 wrong.append(f"a split code is over {len(SPLITS) - 1}")
+            groups = self.groups if self.groups is not None and n else np.zeros(0, np.int32)
+            if groups.size and not (int(groups.min()) >= 0 and int(groups.max()) < len(names)):
+                wrong.append(f"a group is outside 0..{len(names) - 1}")
+            if names.has_twice():
+                wrong.append("a group stands twice")
         if wrong:
             raise InvalidInputError(f"manifest of {n} rows does not hold together: {'; '.join(wrong)}")
 
@@ -295,15 +310,24 @@ class Manifest:
         labels = self.labels[self.statuses == RowStatus.OK]
         return tuple(self.classes[code] for code in np.unique(labels[labels >= 0]).tolist())
 
+    def group(self, row: int) -> str | None:
+        """Return the name of a row's group, fit for a terminal; None where nobody named groups."""
+        if self.groups is None:
+            return None
+        # the parts that --group-by found stand between zero bytes, which no path has
+        return printable(self.group_names[int(self.groups[row])].replace(b"\0", b", "))
+
     def digest(self) -> str:
         """Return the SHA-256 of everything the manifest says, as 64 hexadecimal digits."""
         found = hashlib.sha256()
         classes = Ids.of([one.encode("utf-8", "surrogateescape") for one in self.classes])
-        for names in (Ids.of(self.ids), classes):
+        grouped = () if self.groups is None else (Ids.of(self.group_names),)
+        for names in (Ids.of(self.ids), classes, *grouped):
             found.update(len(names).to_bytes(8, "little"))
             found.update(np.ascontiguousarray(names.offsets).data)
             found.update(np.ascontiguousarray(names.data).data)
-        for array in (self.labels, self.splits, self.digests, self.statuses):
+        arrays = (self.labels, self.splits, self.digests, self.statuses)
+        for array in arrays if self.groups is None else (*arrays, self.groups):
             found.update(np.ascontiguousarray(array).data)
         return found.hexdigest()
 

@@ -129,7 +129,9 @@ def size_label(at: Mapping[str, Any]) -> str:
     'all (10-90 per class)'
     """
     size, fewest, most = (at.get(name) for name in ("n_per_class", "fewest_per_class", "most_per_class"))
-    return f"all ({fewest}-{most} per class)" if size == "all" and fewest is not None else f"{size}"
+    if size != "all" or fewest is None:
+        return f"{size}"
+    return f"all ({fewest}{'' if fewest == most else f'-{most}'} per class)"
 
 
 def size_words(at: Mapping[str, Any]) -> str:
@@ -139,7 +141,8 @@ def size_words(at: Mapping[str, Any]) -> str:
     ----------
     at : mapping
         A point of a curve, a fit or a kept head: ``n_per_class``, and where known how many samples the class
-        with the fewest and with the most has, ``fewest_per_class`` and ``most_per_class``.
+        with the fewest and with the most has, ``fewest_per_class`` and ``most_per_class``, and the ``unit``
+        that is drawn, ``"groups"`` or ``"samples"``.
 
     Examples
     --------
@@ -147,11 +150,23 @@ def size_words(at: Mapping[str, Any]) -> str:
     '16 samples per class'
     >>> size_words({"n_per_class": "all", "fewest_per_class": 10, "most_per_class": 90})
     'all samples (10-90 per class)'
+    >>> size_words({"n_per_class": 16, "unit": "groups", "fewest_per_class": 20, "most_per_class": 31})
+    '16 groups (20-31 images) per class'
+    >>> size_words({"n_per_class": 16, "fewest_per_class": 9, "most_per_class": 16})
+    'up to 16 samples (9-16) per class'
     """
-    label = size_label(at)
-    if at["n_per_class"] == "all":
+    label, size = size_label(at), at["n_per_class"]
+    if size == "all":
         return f"all samples{label.removeprefix('all')}"
-    return f"{label} sample{'' if label == '1' else 's'} per class"
+    fewest, most = at.get("fewest_per_class"), at.get("most_per_class")
+    unit = at.get("unit") or "samples"
+    s = "" if size == 1 else "s"
+    if unit == "groups":
+        images = "" if fewest is None else f" ({fewest}{'' if fewest == most else f'-{most}'} images)"
+        return f"{size} group{s}{images} per class"
+    if fewest is not None and fewest < size:
+        return f"up to {size} sample{s} ({fewest}-{most}) per class"
+    return f"{size} sample{s} per class"
 
 
 def _check_start(text: str, number: int) -> None:
@@ -184,6 +199,8 @@ def draw_nested(
     repeats: int = 1,
     random_state: int = 0,
     class_names: Sequence[str] | None = None,
+    groups: ArrayLike | None = None,
+    up_to: bool = False,
 ) -> list[dict[Size, NDArray[np.int64]]]:
     """Draw nested, class-balanced training subsets without replacement.
 
@@ -204,6 +221,11 @@ def draw_nested(
         Seed, not negative.
     class_names : sequence of str, optional
         Name of each code, for messages.
+    groups : array-like of int, shape (n_samples,), optional
+        Group of each row, such as its patient. `sizes` then count groups of a class, and each that is drawn
+        brings all its rows of that class.
+    up_to : bool, default=False
+        Let a class that has fewer than a size give all it has, instead of refusing the size.
 
     Returns
     -------
@@ -213,8 +235,8 @@ def draw_nested(
     Raises
     ------
     InvalidInputError
-        If a class has fewer samples than a size asks for, `y` holds no label, or `sizes`, `repeats` or
-        `random_state` are out of range.
+        If a class has fewer samples (or groups) than a size asks for, `y` holds no label, or `sizes`,
+        `repeats` or `random_state` are out of range.
 
     Examples
     --------
@@ -227,7 +249,11 @@ def draw_nested(
     Traceback (most recent call last):
         ...
     featbank.errors.InvalidInputError: n_per_class=3 (--samples-per-class) asks for more samples than 1 of 2
-    classes has: class 1 has 2. Use at most 2, or drop this class.
+    classes has: class 1 has 2. Use at most 2, drop this class, or add --up-to, which takes what it has.
+    >>> draw_nested([0, 0, 0, 1, 1], [3], up_to=True)[0][3].tolist()
+    [0, 1, 2, 3, 4]
+    >>> draw_nested([0, 0, 0, 1, 1], [1], groups=[7, 7, 7, 7, 8])[0][1].tolist()
+    [0, 1, 2, 4]
     """
     labels = np.asarray(y)
     if labels.ndim != 1 or not (labels.size == 0 or np.issubdtype(labels.dtype, np.integer)):
@@ -248,31 +274,42 @@ def draw_nested(
     rows_of = {code: np.flatnonzero(labels == code).astype(np.int64) for code in wanted}
     if not any(len(rows) for rows in rows_of.values()):
         raise InvalidInputError("no training row has a label; check the split and the labels")
+    group_of = None if groups is None else np.asarray(groups)
+    units = rows_of if group_of is None else {code: np.unique(group_of[at]) for code, at in rows_of.items()}
     largest = max((size for size in sizes if size != "all"), default=0)
-    _check_counts(largest, {code: len(rows) for code, rows in rows_of.items()}, class_names)
+    if not up_to:
+        what = "samples" if groups is None else "groups"
+        _check_counts(largest, {code: len(one) for code, one in units.items()}, class_names, what)
     everything = np.sort(np.concatenate(list(rows_of.values())))
     draws: list[dict[Size, NDArray[np.int64]]] = []
     for repeat in range(repeats):
-        orders = [_order(rows, random_state, repeat, code) for code, rows in rows_of.items()]
-        draws.append(
-            {
-                size: everything.copy()
-                if size == "all"
-                else np.sort(np.concatenate([order[:size] for order in orders]))
-                for size in sizes
-            }
-        )
+        orders = {code: _order(one, random_state, repeat, code) for code, one in units.items()}
+
+        def drawn(size: int, orders: dict[int, NDArray[Any]] = orders) -> NDArray[np.int64]:
+            parts = [order[:size] for order in orders.values()]
+            if group_of is not None:
+                of_class = zip(rows_of.values(), parts, strict=True)
+                parts = [rows[np.isin(group_of[rows], part)] for rows, part in of_class]
+            return np.sort(np.concatenate(parts))
+
+        draws.append({size: everything.copy() if size == "all" else drawn(size) for size in sizes})
     return draws
 
 
-def _order(rows: NDArray[np.int64], random_state: int, repeat: int, code: int) -> NDArray[np.int64]:
-    """Return the rows of a class in the order they are drawn in."""
+def _order(rows: NDArray[Any], random_state: int, repeat: int, code: int) -> NDArray[Any]:
+    """Return the rows, or groups, of a class in the order they are drawn in."""
     seed = np.random.SeedSequence([random_state, repeat, code])
     return np.random.Generator(np.random.PCG64(seed)).permutation(rows)
 
 
 def hold_out(
-    y: ArrayLike, drawn: NDArray[np.int64], fraction: float, *, random_state: int = 0, repeat: int = 0
+    y: ArrayLike,
+    drawn: NDArray[np.int64],
+    fraction: float,
+    *,
+    groups: ArrayLike | None = None,
+    random_state: int = 0,
+    repeat: int = 0,
 ) -> NDArray[np.int64]:
     """Choose which rows of a draw are held out, to stop training and choose by.
 
@@ -288,6 +325,9 @@ def hold_out(
         What `draw_nested` drew of them, with the same `random_state` in this `repeat`.
     fraction : float
         Over 0 and under 1.
+    groups : array-like of int, shape (n_samples,), optional
+        Group of each row: of n groups of a class that are drawn, so many are held out, all of each. One of
+        several classes counts in that of most of its rows, and stays where a class would be left without.
     random_state, repeat : int
 
     Returns
@@ -306,16 +346,39 @@ def hold_out(
     labels = np.asarray(y)
     if len(drawn) == int((labels >= 0).sum()):  # all there are: one draw, however often it is repeated
         repeat = 0
+    group_of = None if groups is None else np.unique(groups, return_inverse=True)[1]
+    home = np.arange(0) if group_of is None else _most_frequent(group_of, labels)
     is_drawn = np.zeros(len(labels), dtype=bool)
     is_drawn[drawn] = True
     held = [np.empty(0, dtype=np.int64)]
     for code in np.unique(labels[drawn]).tolist():
         order = _order(np.flatnonzero(labels == code).astype(np.int64), random_state, repeat, code)
         order = order[is_drawn[order]]
+        if group_of is not None:  # the groups of the class as their first rows come
+            own, first = np.unique(group_of[order], return_index=True)
+            order = own[np.argsort(first)]
+            order = order[home[order] == code]
         # how many are held of the first 1, 2, 3, ...; the tolerance keeps 30 x 0.1 at 3
         counts = np.ceil(np.arange(len(order)) * fraction - 1e-9)
         held.append(order[np.diff(counts, prepend=0.0) > 0])
-    return np.sort(np.concatenate(held))
+    if group_of is None:
+        return np.sort(np.concatenate(held))
+    kept = np.isin(group_of[drawn], np.concatenate(held), invert=True)
+    for code in np.setdiff1d(labels[drawn], labels[drawn[kept]]).tolist():
+        # a class all of whose groups are at home in others
+        kept |= group_of[drawn] == group_of[drawn][labels[drawn] == code][0]
+    return np.sort(drawn[~kept])
+
+
+def _most_frequent(group_of: NDArray[np.int64], labels: NDArray[Any]) -> NDArray[np.int64]:
+    """Return the class that most rows of each group have, the first of several; -1 for one without any."""
+    known = labels >= 0
+    pairs, counts = np.unique(np.stack([group_of[known], labels[known]]), axis=1, return_counts=True)
+    order = np.lexsort((pairs[1], -counts, pairs[0]))
+    groups, first = np.unique(pairs[0][order], return_index=True)
+    found = np.full(int(group_of.max()) + 1 if len(group_of) else 0, -1)
+    found[groups] = pairs[1][order][first]
+    return found
 
 
 def deal_folds(
@@ -384,7 +447,9 @@ def deal_folds(
     return folds
 
 
-def _check_counts(size: int, counts: dict[int, int], class_names: Sequence[str] | None) -> None:
+def _check_counts(
+    size: int, counts: dict[int, int], class_names: Sequence[str] | None, what: str = "samples"
+) -> None:
     short = {code: count for code, count in counts.items() if count < size}
     if not short:
         return
@@ -396,7 +461,8 @@ def _check_counts(size: int, counts: dict[int, int], class_names: Sequence[str] 
     rest = len(short) - len(said)
     these, have = ("this class", "has") if len(short) == 1 else ("these classes", "have")
     raise InvalidInputError(
-        f"n_per_class={size} (--samples-per-class) asks for more samples than {len(short)} of {len(counts)} "
+        f"n_per_class={size} (--samples-per-class) asks for more {what} than {len(short)} of {len(counts)} "
         f"classes {have}: {', '.join(said)}{f' and {rest} more' if rest else ''}. "
-        f"Use at most {min(short.values())}, or drop {these}."
+        f"Use at most {min(short.values())}, drop {these}, or add --up-to, which takes what "
+        f"{'it has' if len(short) == 1 else 'they have'}."
     )

@@ -126,7 +126,7 @@ COUNTS = [0] * 3 + [1] * 9 + [2] * 9 + [3] * 2 + [4] * 9
             {},
             "n_per_class=5 (--samples-per-class) asks for "
             "more samples than 2 of 5 classes have: class 0 has 3, class 3 has 2. "
-            "Use at most 2, or drop these classes.",
+            "Use at most 2, drop these classes, or add --up-to, which takes what they have.",
         ),
         (
             COUNTS,
@@ -134,7 +134,7 @@ COUNTS = [0] * 3 + [1] * 9 + [2] * 9 + [3] * 2 + [4] * 9
             {"class_names": ["ant", "bee", "cat", "do\x1bg", "elk"]},
             r"n_per_class=3 (--samples-per-class) asks for "
             r"more samples than 1 of 5 classes has: class 'do\x1bg' has 2. "
-            "Use at most 2, or drop this class.",
+            "Use at most 2, drop this class, or add --up-to, which takes what it has.",
         ),
         (
             np.arange(9),
@@ -143,7 +143,7 @@ COUNTS = [0] * 3 + [1] * 9 + [2] * 9 + [3] * 2 + [4] * 9
             "n_per_class=2 (--samples-per-class) asks for "
             "more samples than 9 of 9 classes have: class 0 has 1, class 1 has 1, "
             "class 2 has 1, class 3 has 1, class 4 has 1 and 4 more. "
-            "Use at most 1, or drop these classes.",
+            "Use at most 1, drop these classes, or add --up-to, which takes what they have.",
         ),
         ([-1, -1], ["all"], {}, "no training row has a label; check the split and the labels"),
         ([], [1], {}, "no training row has a label; check the split and the labels"),

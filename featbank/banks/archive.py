@@ -65,7 +65,7 @@ from featbank.errors import (
     MissingPackageError,
     UnknownNameError,
 )
-from featbank.manifest import SPLITS, Manifest, RowStatus, printable
+from featbank.manifest import SPLITS, Ids, Manifest, RowStatus, printable
 
 logger = logging.getLogger(__name__)
 
@@ -318,17 +318,24 @@ class _PackReader(PackRows):
 
 def columns(manifest: Manifest) -> dict[str, NDArray[Any]]:
     """Return the rows as readers of plain HDF5 see them; featbank goes by the manifest."""
-    lengths = np.diff(manifest.ids.offsets)  # type: ignore[attr-defined]
-    width = max(1, int(lengths.max(initial=1)))
-    ids = np.zeros((len(manifest), width), np.uint8)
-    ids[np.arange(width) < lengths[:, None]] = manifest.ids.data  # type: ignore[attr-defined]
     classes = [name.encode("utf-8", "surrogateescape") for name in manifest.classes]
-    return {
-        "ids": ids.view(f"S{width}").reshape(-1),
+    found = {
+        "ids": _of_one_width(Ids.of(manifest.ids)),
         "labels": manifest.labels,
         "split": np.array(SPLITS, np.bytes_)[manifest.splits],
         "classes": np.array(classes or [b""], np.bytes_)[: len(classes)],
     }
+    if manifest.groups is not None:
+        found["group"] = _of_one_width(Ids.of(manifest.group_names))[manifest.groups]
+    return found
+
+
+def _of_one_width(names: Ids) -> NDArray[np.bytes_]:
+    lengths = np.diff(names.offsets)
+    width = max(1, int(lengths.max(initial=1)))
+    found = np.zeros((len(names), width), np.uint8)
+    found[np.arange(width) < lengths[:, None]] = names.data
+    return found.view(f"S{width}").reshape(-1)
 
 
 def facts_of(document: BankDocument) -> dict[str, Any]:
@@ -383,7 +390,10 @@ class Pack(Contents):
         _refuse_lies("it", facts_of(self.document), self.facts)
         self.stored = decode_manifest(self.path, self._bytes("bank/manifest", self.size))
         self.quarantine = self._bytes("bank/quarantine", _ROWS_BYTES)
-        for name, wanted in columns(self.stored.manifest).items():
+        plain = columns(self.stored.manifest)
+        if "group" in self.places and "group" not in plain:
+            raise FormatError("it has groups, and its manifest has none")
+        for name, wanted in plain.items():
             found = self.read(name)
             if found.dtype != wanted.dtype or not np.array_equal(found, wanted):
                 raise FormatError(f"its {name!r} are not those of its manifest")
@@ -396,6 +406,7 @@ class Pack(Contents):
     def _check_names(self, cuts: list[str]) -> None:
         places = self.places
         wanted = {"ids", "labels", "split", "classes", "bank/bank_json", "bank/manifest", "bank/quarantine"}
+        wanted |= {"group"} & set(places)
         for cut in cuts:
             inner = f"bank/cuts/{cut}/"
             wanted |= {f"features/{cut}", f"statuses/{cut}"}

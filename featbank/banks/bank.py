@@ -266,7 +266,8 @@ class Bank(StoredFeatures):
         Returns
         -------
         pandas.DataFrame
-            Columns ``id``, ``label`` (-1: none), ``class`` (empty: none), ``split`` and ``readable``.
+            Columns ``id``, ``label`` (-1: none), ``class`` (empty: none), ``split``, ``readable``, and
+            ``group`` where groups were named.
 
         Raises
         ------
@@ -283,8 +284,9 @@ class Bank(StoredFeatures):
                 "split": SPLITS[split],
                 "readable": status == RowStatus.OK,
             }
-            for one, label, split, status in zip(
-                rows.ids, rows.labels, rows.splits, rows.statuses, strict=True
+            | ({} if rows.groups is None else {"group": rows.group(at)})
+            for at, (one, label, split, status) in enumerate(
+                zip(rows.ids, rows.labels, rows.splits, rows.statuses, strict=True)
             )
         )
 

@@ -130,10 +130,14 @@ class _Part:
         self.splits = manifest.splits[rows].astype(np.uint8)
         self.digests = np.ascontiguousarray(manifest.digests[rows])
         self.classes = [printable(one) for one in bank.classes]
+        #: Number of each row's group in the names that the facts have, where the bank has groups.
+        self.groups = None if manifest.groups is None else manifest.groups[rows].astype(np.int64)
+        grouped = {} if self.groups is None else {"groups": list(map(printable, manifest.group_names))}
         self.facts: dict[str, Any] = {
             "dataset": bank.dataset,
             "classes": self.classes,
             "splits": list(SPLITS),
+            **grouped,
             "key": bank.key.to_dict(),
             "key_digest": bank.key.digest(),
             "cuts": {
@@ -141,6 +145,10 @@ class _Part:
                 for cut, one in self.arrays.items()
             },
         }
+
+    def group_column(self) -> dict[str, NDArray[np.int64]]:
+        """Return the number of each row's group, by the name of the array; nothing without groups."""
+        return {} if self.groups is None else {"groups": self.groups}
 
     def blocks(self, cut: str, step: int = 1) -> Iterator[tuple[int, NDArray[Any]]]:
         """Yield the rows of a cut with the place of the first, some multiple of `step` at once."""
@@ -159,6 +167,7 @@ def _write_npy(part: _Part, folder: Path) -> None:
         "labels": part.labels,
         "splits": np.array(SPLITS)[part.splits],
         "sha256": part.digests,
+        **part.group_column(),
     }
     for name, values in small.items():
         with (folder / f"{name}.npy").open("xb") as file:
@@ -177,6 +186,7 @@ def _write_safetensors(part: _Part, path: Path) -> None:
     n = len(part.rows)
     lengths = np.array([0, *map(len, part.ids)], np.int64)
     small: dict[str, NDArray[Any]] = {
+        **part.group_column(),
         "id_offsets": lengths.cumsum(),
         "labels": part.labels,
         "splits": part.splits,
@@ -231,6 +241,7 @@ def _write_parquet(part: _Part, path: Path) -> None:
         ("label_index", pyarrow.int64()),
         ("split", pyarrow.string()),
         ("sha256", pyarrow.binary(32)),
+        *([] if part.groups is None else [("group", pyarrow.string())]),
         *((cut, pyarrow.list_(pyarrow.float32(), width)) for cut, width in widths.items()),
     ]
     schema = pyarrow.schema(fields, metadata={"featbank": json.dumps(part.facts)})
@@ -248,6 +259,9 @@ def _write_parquet(part: _Part, path: Path) -> None:
                 pyarrow.array([SPLITS[code] for code in part.splits[own].tolist()], pyarrow.string()),
                 pyarrow.array([one.tobytes() for one in part.digests[own]], pyarrow.binary(32)),
             ]
+            if part.groups is not None:
+                whose = [part.facts["groups"][code] for code in part.groups[own].tolist()]
+                columns.append(pyarrow.array(whose, pyarrow.string()))
             for cut, array in part.arrays.items():
                 block = array.read(part.rows[own], dtype=np.float32)
                 columns.append(
@@ -269,6 +283,7 @@ def _write_zarr(part: _Part, folder: Path) -> None:
         "labels": part.labels,
         "splits": part.splits,
         "sha256": part.digests,
+        **part.group_column(),
     }
     for name, values in small.items():
         group.create_array(name, data=values)

@@ -222,7 +222,8 @@ def _numbered(*tables: NDArray[np.uint8]) -> list[NDArray[np.int64]]:
 class StoredManifest:
     """The arrays of ``manifest.h5``: rows as in `featbank.manifest.Manifest`, and slots as in `SlotTable`.
 
-    `statuses` are those the dataset gave, `row_slots` is the slot of each row.
+    `statuses` are those the dataset gave, `row_slots` is the slot of each row. Where nobody named groups,
+    their three arrays are None and not in the file.
     """
 
     ids: NDArray[np.uint8]
@@ -236,6 +237,9 @@ class StoredManifest:
     slot_digests: NDArray[np.uint8]
     segments: NDArray[np.int64]
     slot_statuses: NDArray[np.uint8]
+    groups: NDArray[np.int32] | None = None
+    group_names: NDArray[np.uint8] | None = None
+    group_offsets: NDArray[np.int64] | None = None
     #: How its file begins, which carries the digest of all of it; None for what no file holds.
     seal: bytes | None = None
 
@@ -251,6 +255,7 @@ class StoredManifest:
             table, row_slots = table.with_digests(manifest.digests, renew)
         ids = Ids.of(manifest.ids)
         classes = Ids.of([name.encode("utf-8", "surrogateescape") for name in manifest.classes])
+        names = None if manifest.groups is None else Ids.of(manifest.group_names)
         return cls(
             ids.data,
             ids.offsets,
@@ -263,6 +268,9 @@ class StoredManifest:
             table.digests,
             table.segments,
             table.statuses,
+            None if manifest.groups is None else manifest.groups.astype(np.int32, copy=False),
+            None if names is None else names.data,
+            None if names is None else names.offsets,
         )
 
     def with_table(self, table: SlotTable, row_slots: NDArray[np.int64] | None = None) -> StoredManifest:
@@ -288,11 +296,14 @@ class StoredManifest:
     def same(self, other: StoredManifest) -> bool:
         """Say whether another manifest would be the same file."""
         mine, theirs = self.arrays(), other.arrays()
-        return all(one is theirs[name] or np.array_equal(one, theirs[name]) for name, one in mine.items())
+        return mine.keys() == theirs.keys() and all(
+            one is theirs[name] or np.array_equal(one, theirs[name]) for name, one in mine.items()
+        )
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return the arrays by their names in the file."""
-        return {name: getattr(self, name) for name in _ARRAYS}
+        grouped = () if self.groups is None else _GROUP_ARRAYS
+        return {name: getattr(self, name) for name in (*_ARRAYS, *grouped)}
 
     @property
     def n_rows(self) -> int:
@@ -326,14 +337,18 @@ class StoredManifest:
     def manifest(self) -> Manifest:
         """The rows, with `row_statuses`."""
         ids = Ids(self.ids, self.id_offsets)
-        return Manifest(ids, self.labels, self.classes, self.splits, self.digests, self.row_statuses)
+        rows = Manifest(ids, self.labels, self.classes, self.splits, self.digests, self.row_statuses)
+        if self.group_names is None or self.group_offsets is None:
+            return rows
+        return rows.replaced(groups=self.groups, group_names=Ids(self.group_names, self.group_offsets))
 
     @cached_property
     def rows_digest(self) -> str:
         """SHA-256 of what the rows are: of everything but their slots, and whether they can be read."""
         found = hashlib.sha256()
         rows = (self.ids, self.id_offsets, self.labels, self.splits, self.digests)
-        for array in (*rows, self.class_names, self.class_offsets):
+        grouped = [one for one in (self.groups, self.group_names, self.group_offsets) if one is not None]
+        for array in (*rows, self.class_names, self.class_offsets, *grouped):
             found.update(len(array).to_bytes(8, "little"))
             found.update(np.ascontiguousarray(array).data)
         return found.hexdigest()
@@ -354,9 +369,13 @@ class StoredManifest:
         return encode("manifest", self.arrays(), {"rows": self.n_rows}, sealed=True)
 
 
-_ARRAYS = tuple(one.name for one in fields(StoredManifest) if one.name != "seal")
+_GROUP_ARRAYS = ("groups", "group_names", "group_offsets")
+_ARRAYS = tuple(one.name for one in fields(StoredManifest) if one.name not in ("seal", *_GROUP_ARRAYS))
 #: Types of those that do not hold bytes.
-_TYPES = {"labels": "<i4", **dict.fromkeys(("id_offsets", "class_offsets", "row_slots", "segments"), "<i8")}
+_TYPES = {
+    **dict.fromkeys(("labels", "groups"), "<i4"),
+    **dict.fromkeys(("id_offsets", "class_offsets", "group_offsets", "row_slots", "segments"), "<i8"),
+}
 
 
 def _misfits(arrays: dict[str, NDArray[Any]]) -> list[str]:
@@ -364,11 +383,12 @@ def _misfits(arrays: dict[str, NDArray[Any]]) -> list[str]:
 
     Everything that points somewhere is checked, so that no reader can be led astray by it later.
     """
-    if set(arrays) != set(_ARRAYS):
-        return sorted(set(arrays).symmetric_difference(_ARRAYS))
+    wanted = {*_ARRAYS, *(_GROUP_ARRAYS if "groups" in arrays else ())}
+    if set(arrays) != wanted:
+        return sorted(set(arrays).symmetric_difference(wanted))
     rows, slots = len(arrays["labels"]), len(arrays["slot_digests"])
     shapes: dict[str, tuple[int, ...]] = {
-        **dict.fromkeys(("splits", "statuses", "row_slots"), (rows,)),
+        **dict.fromkeys(("splits", "statuses", "row_slots", "groups"), (rows,)),
         "id_offsets": (rows + 1,),
         "slot_digests": (slots, 32),
         "slot_statuses": (slots,),
@@ -381,6 +401,8 @@ def _misfits(arrays: dict[str, NDArray[Any]]) -> list[str]:
     if wrong:
         return wrong
     ends = {"id_offsets": len(arrays["ids"]), "class_offsets": len(arrays["class_names"]), "segments": slots}
+    if "groups" in arrays:
+        ends["group_offsets"] = len(arrays["group_names"])
     for name, end in ends.items():
         bounds = arrays[name]
         if not len(bounds) or bounds[0] != 0 or bounds[-1] != end or (bounds[1:] < bounds[:-1]).any():
@@ -392,6 +414,8 @@ def _misfits(arrays: dict[str, NDArray[Any]]) -> list[str]:
         "row_slots": (0, slots),
         "labels": (-1, len(arrays["class_offsets"]) - 1),
     }
+    if "groups" in arrays:
+        ranges["groups"] = (0, len(arrays["group_offsets"]) - 1)
     for name, (low, below) in ranges.items():
         if arrays[name].size and (arrays[name].min() < low or arrays[name].max() >= below):
             wrong.append(name)

@@ -10,10 +10,12 @@ import typer
 
 from featbank.cli._output import print_table, say
 from featbank.manifest import printable
+from featbank.metrics.catalogue import spelling
 from featbank.sampling import Size, size_label, size_order, size_words
 
 if TYPE_CHECKING:
     from featbank.fitting import FittedRun
+    from featbank.metrics import ClassScores
     from featbank.sweep import CurvePoint, SweepResult
     from featbank.sweep.curves import IntervalKind
     from featbank.sweep.records import Key
@@ -28,13 +30,15 @@ def answering(fitted: FittedRun) -> dict[str, Any] | None:
 
 def print_scores(result: SweepResult, interval: IntervalKind = "t") -> None:
     """Print the curves as a table: one line per cut, head and temperature, one column per size."""
-    from featbank.sweep.curves import judged_by
+    from featbank.sweep.curves import judged_rows, main_metric, spelled_metric
 
     points = result.points(interval=interval)
-    metric = judged_by(points)
-    split = "test" if metric == "top1" else "validation"
-    said = _spread(points, metric, f"the {split} images" if interval == "bootstrap" else None)
-    typer.echo(f"\n{split} accuracy in % by samples per class: {said}\n")
+    metric = main_metric(points)
+    split = judged_rows(points)
+    of = "groups of the " if result.judged_groups else ""
+    said = _spread(points, metric, f"the {of}{split} images" if interval == "bootstrap" else None)
+    unit = points[0].unit if points else "samples"
+    typer.echo(f"\n{spelled_metric(metric, points)}{spelling(metric)[0]} by {unit} per class: {said}\n")
     _print_by_size(points, partial(_cell, metric))
     for at, text in enumerate([*_remarks(points, metric, interval), *result.resolution()]):
         typer.echo(text if at else f"\n{text}")
@@ -52,7 +56,8 @@ def print_curve(fitted: FittedRun, interval: IntervalKind = "t") -> None:
             typer.echo(f"\n{name} chosen, by samples per class: its range where draws differ\n")
             _print_by_size(chosen, partial(_range, name))
     print_notes(fitted)
-    typer.echo(f"\n{'images':<12}{_counts(fitted.result.n_rows, fitted.result.untrained)}")
+    result = fitted.result
+    typer.echo(f"\n{'images':<12}{_counts(result.n_rows, result.untrained, result.draws.get('folds'))}")
     best = answering(fitted)
     if best is not None:
         typer.echo(f"{'head':<12}{_said(fitted, best)}")
@@ -87,7 +92,7 @@ def _print_by_size(points: Sequence[CurvePoint], cell: Callable[[CurvePoint], st
 
 def _spread(points: Sequence[CurvePoint], metric: str, over: str | None) -> str:
     """Say what stands in the cells."""
-    from featbank.sweep.curves import INTERVAL_OF
+    from featbank.sweep.curves import interval_of
 
     with_interval = [point for point in points if point.interval(metric)]
     if not with_interval:
@@ -95,8 +100,9 @@ def _spread(points: Sequence[CurvePoint], metric: str, over: str | None) -> str:
     if over is not None:
         return f"mean and half width of the 95 % interval over {over}"
     draws = sorted({point.n_draws or 0 for point in with_interval})
-    many = f"{draws[0]} draws" if len(draws) == 1 else f"{draws[0]} to {draws[-1]} draws"
-    return f"mean of {many} and half width of its {INTERVAL_OF}"
+    what = "folds" if any(point.n_folds for point in with_interval) else "draws"
+    many = f"{draws[0]} {what}" if len(draws) == 1 else f"{draws[0]} to {draws[-1]} {what}"
+    return f"mean of {many} and half width of its {interval_of(with_interval)}"
 
 
 def _remarks(points: Sequence[CurvePoint], metric: str, interval: str) -> Iterator[str]:
@@ -127,7 +133,7 @@ def _range(name: str, point: CurvePoint) -> str:
     return f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
 
 
-def _counts(n_rows: Mapping[str, int], untrained: Mapping[str, Any]) -> str:
+def _counts(n_rows: Mapping[str, int], untrained: Mapping[str, Any], n_folds: int | None = None) -> str:
     """Say how many images there are of each split, and what became of those of untrained classes.
 
     Examples
@@ -139,6 +145,8 @@ def _counts(n_rows: Mapping[str, int], untrained: Mapping[str, Any]) -> str:
     """
     words = (("train", "to train on"), ("val", "for validation"), ("test", "for the test"))
     said = ", ".join(f"{n_rows.get(split, 0)} {what}" for split, what in words)
+    if n_folds:
+        said = f"{n_rows['test']} in {n_folds} folds, each for the test once"
     if not untrained:
         return said
     n_classes, n = len(untrained["classes"]), sum(sum(one.values()) for one in untrained["classes"].values())
@@ -148,29 +156,28 @@ def _counts(n_rows: Mapping[str, int], untrained: Mapping[str, Any]) -> str:
 
 def _said(fitted: FittedRun, head: Mapping[str, Any]) -> str:
     """Say which head answers predictions, how good it is, and at which classes it is worst."""
-    matrix = fitted.run.confusion(head["name"])
-    counts = {
-        name: (int(matrix[at, at]), int(matrix[at].sum()))
-        for at, name in enumerate(fitted.run.classes)
-        if matrix[at].sum()
-    }
-    weakest = sorted(counts, key=lambda one: counts[one][0] / counts[one][1])[:3]
-    listed = [f"{printable(one)} {_share(*counts[one])}" for one in weakest]
+    scores = fitted.run.per_class_scores(head["name"])
+    known = {name: one for name, one in scores.items() if one.recall is not None}
+    weakest = sorted(known, key=lambda name: known[name].recall or 0.0)[:3]
+    listed = [f"{printable(name)} {_share(known[name])}" for name in weakest]
     at = "" if head["temperature"] is None else f" at T={head['temperature']:g}"
     score = head["top1"] if head["top1"] is not None else head["val_top1"]
     what = f"{head['head']} on {head['cut']}{at}, {size_words(head)}, one fit"
     return f"{what}: {100 * score:.1f} %; weakest {', '.join(listed)}"
 
 
-def _share(right: int, of: int) -> str:
-    """Say a share with the counts it comes from: of eight images a percentage alone promises too much.
+def _share(one: ClassScores) -> str:
+    """Say a recall with its counts and interval: of eight images a percentage alone promises too much.
 
     Examples
     --------
-    >>> _share(3, 8)
-    '38 % (3 of 8)'
+    >>> from featbank.metrics import per_class_scores
+    >>> _share(per_class_scores([[3, 5], [0, 1]])[0])
+    '38 % (3 of 8; 95 %: 14 to 69)'
     """
-    return f"{100 * right / of:.0f} % ({right} of {of})"
+    low, high = 100 * (one.recall_low or 0.0), 100 * (one.recall_high or 0.0)
+    share = 100 * (one.recall or 0.0)
+    return f"{share:.0f} % ({one.n_right} of {one.n_true}; 95 %: {low:.0f} to {high:.0f})"
 
 
 def print_notes(fitted: FittedRun) -> None:
@@ -181,7 +188,9 @@ def print_notes(fitted: FittedRun) -> None:
 
 def _cell(metric: str, point: CurvePoint) -> str:
     mean, interval = point.mean(metric), point.interval(metric)
+    _, factor, digits = spelling(metric)
     if mean is None or interval is None:
-        return "" if mean is None else f"{100 * mean:.1f}"
+        return "" if mean is None else f"{factor * mean:.{digits}f}"
     # the wider side: the other may have been cut off at 0 or 100 %
-    return f"{100 * mean:.1f} ±{100 * max(interval[1] - mean, mean - interval[0]):.1f}"
+    half = max(interval[1] - mean, mean - interval[0])
+    return f"{factor * mean:.{digits}f} ±{factor * half:.{digits}f}"

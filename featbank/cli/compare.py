@@ -42,7 +42,10 @@ def compare(
         ),
     ] = None,
     metric: Annotated[
-        str | None, typer.Option(help="top1, top5, ece, ece_scaled, val_top1, ... (default: top1).")
+        str | None,
+        typer.Option(
+            help="top1, top5, ece, ece_scaled, val_top1, ... (default: the runs' first --metric, else top1)."
+        ),
     ] = None,
     format_: Annotated[
         str, typer.Option("--format", help="table; or csv, latex, markdown, which have all sizes.")
@@ -64,7 +67,7 @@ def compare(
     Example: featbank compare --format latex > table.tex
     """
     from featbank.sweep import compare as compare_sweeps
-    from featbank.sweep.curves import judged_by
+    from featbank.sweep.curves import main_metric
 
     if format_ not in _FORMATS:
         raise InvalidInputError(f"--format {format_!r} is not one of {', '.join(_FORMATS)}")
@@ -79,7 +82,7 @@ def compare(
     if all_sizes:
         points = [point for result in known.values() for point in result.points()]
         if metric is None and points:
-            metric = judged_by(points)
+            metric = main_metric(points)
         with_it = {point.n_per_class for point in points if metric in point.scores}
         sizes: list[Size | None] = [*sorted(with_it, key=size_order)]
     else:
@@ -161,7 +164,7 @@ _NO_DIFFERENCE = dict.fromkeys(("mean", "low", "high"))
 
 def _print_sizes(found: Sequence[Comparison], runs: dict[str, Run], format_: str) -> None:
     """Print a line for each curve and a column for each size, the best of each column set off."""
-    from featbank.sweep.curves import INTERVAL_OF
+    from featbank.sweep.curves import interval_of
 
     several = len({one.run for comparison in found for one in comparison.curves}) > 1
     sizes = [size_label({**vars(one.curves[0]), "n_per_class": one.n_per_class}) for one in found]
@@ -179,7 +182,11 @@ def _print_sizes(found: Sequence[Comparison], runs: dict[str, Run], format_: str
     sure = any(one.low is not None for comparison in found for one in comparison.curves)
     ranked = " and ".join(dict.fromkeys(one.ranked_by for one in found))
     about = f"{found[0].metric}{spelling(found[0].metric)[0]} by samples per class: mean over the draws"
-    about += f" ± half width of the {INTERVAL_OF}" if sure else ""
+    about += (
+        f" ± half width of the {interval_of(one for comparison in found for one in comparison.curves)}"
+        if sure
+        else ""
+    )
     rows = [[*map(printable, names), *line] for names, line in cells.items()]
     if format_ == "latex":
         typer.echo(_latex(columns, rows, n_names, best, f"{about}; bold: best by {ranked}"), nl=False)
@@ -240,7 +247,7 @@ def _markdown(
 
 
 def _print(comparison: Comparison, runs: dict[str, Run]) -> None:
-    from featbank.sweep.curves import INTERVAL_OF
+    from featbank.sweep.curves import interval_of
 
     several = len({one.run for one in comparison.curves}) > 1
     n_draws = sorted({one.n_draws for one in comparison.curves})
@@ -255,7 +262,11 @@ def _print(comparison: Comparison, runs: dict[str, Run]) -> None:
     by = "" if comparison.ranked_by == comparison.metric else f" by {comparison.ranked_by}"
     typer.echo(
         f"\n{comparison.metric}{spelling(comparison.metric)[0]}, {sizes}: {drawn}"
-        + (f" and half width of its {INTERVAL_OF}" if sure else " (an interval takes 3 different draws)")
+        + (
+            f" and half width of its {interval_of(comparison.curves)}"
+            if sure
+            else " (an interval takes 3 different draws)"
+        )
         + f";\nbest{by} first; difference to the best on the same subsets"
         + (", and its interval\n" if sure else "\n")
     )
@@ -278,7 +289,7 @@ def _print(comparison: Comparison, runs: dict[str, Run]) -> None:
                 printable(at),
                 printable(one.head),
                 _mean(one, comparison.metric) + (f" ({one.n_failed} failed)" if one.n_failed else ""),
-                *(() if comparison.ranked_by == comparison.metric else (f"{100 * one.rank:.1f}",)),
+                *(() if comparison.ranked_by == comparison.metric else (_rank(one, comparison.ranked_by),)),
                 "best" if number == 0 else _difference(one, comparison.metric),
                 _seconds(one.fit_s),
                 human_time(one.total_s),
@@ -289,6 +300,11 @@ def _print(comparison: Comparison, runs: dict[str, Run]) -> None:
 
 def _short(run: Run) -> str:
     return f"{printable(run.name)} ({printable(run.source['dataset'])}, {printable(run.source['backbone'])})"
+
+
+def _rank(one: ComparedCurve, metric: str) -> str:
+    _, factor, digits = spelling(metric)
+    return f"{factor * one.rank:.{digits}f}"
 
 
 def _mean(one: ComparedCurve, metric: str) -> str:

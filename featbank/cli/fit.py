@@ -8,7 +8,7 @@ import inspect
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -132,6 +132,13 @@ def fit_head(
             "it for more (default: softmax).",
         ),
     ] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            help="An evaluation of the field, in place of --head, its parameters and --val: dino-knn, "
+            "dinov3-logreg, simpleshot, or one of ./pipelines/protocols."
+        ),
+    ] = None,
     samples_per_class: Annotated[
         str | None,
         typer.Option(
@@ -142,6 +149,24 @@ def fit_head(
         ),
     ] = None,
     repeats: Annotated[int, typer.Option(help="Draws per size.")] = 5,
+    up_to: Annotated[
+        bool,
+        typer.Option("--up-to", help="Let classes that have fewer samples than a size give all they have."),
+    ] = False,
+    draw: Annotated[
+        str,
+        typer.Option(
+            help="What sizes count: images, or groups (patients, places) with all their images; see extract "
+            "--group."
+        ),
+    ] = "images",
+    folds: Annotated[
+        int | None,
+        typer.Option(
+            help="Deal all images out to so many folds, groups whole; each is the test set once (in place of "
+            "the split and --repeats)."
+        ),
+    ] = None,
     temperature: Annotated[
         str | None,
         typer.Option(
@@ -155,6 +180,10 @@ def fit_head(
             "loss); by default the validation rows, or none where there are no such rows.",
             metavar="FRACTION|none",
         ),
+    ] = None,
+    val_per_class: Annotated[
+        int | None,
+        typer.Option(help="Spend so many validation labels of each class only (default: all there are)."),
     ] = None,
     save_heads: Annotated[
         str, typer.Option(help="best (one per curve, by validation), all, or none.")
@@ -185,8 +214,9 @@ def fit_head(
         list[str] | None,
         typer.Option(
             "--metric",
-            help="More scores of every fit: balanced_accuracy, macro_f1, cohen_kappa, roc_auc, log_loss, or "
-            "one of a plug-in; repeat it.",
+            help="What heads stop by, C and heads are chosen by, curves and comparisons are of: "
+            "balanced_accuracy, macro_f1, cohen_kappa, roc_auc, log_loss, or one of a plug-in; repeat it for "
+            "more scores (default: accuracy).",
         ),
     ] = None,
     view: Annotated[
@@ -227,7 +257,16 @@ def fit_head(
     from featbank.sweep import SweepSettings
 
     heads = split_commas(head) or ["softmax"]
-    head_params = _head_params(heads, ctx.meta[_PANEL])
+    if protocol is not None and (head or ctx.meta[_PANEL]):
+        also = [f"--head {', '.join(heads)}"] if head else [_option_of(one) for one in ctx.meta[_PANEL]]
+        raise InvalidInputError(
+            f"--protocol {protocol} says heads and their parameters itself, got {also[0]} as well: leave "
+            "one out"
+        )
+    said = {
+        "heads": [_own(one) if ":" in one else one for one in heads],
+        "head_params": _head_params(heads, ctx.meta[_PANEL]),
+    }
     if interval not in ("t", "bootstrap"):
         raise InvalidInputError(f"--interval {interval!r} is not one of t, bootstrap")
     if leak_cosine is not None and not check_leaks:
@@ -236,8 +275,7 @@ def fit_head(
         **{one.name: given[one.name] for one in fields(SweepSettings) if one.name in given}
         | {
             "cuts": split_commas(cut) or None,
-            "heads": [_own(one) if ":" in one else one for one in heads],
-            "head_params": head_params,
+            **({} if protocol is not None else said),
             "temperatures": _numbers(temperature),
             "val": _val(val),
             "metrics": split_commas(metric),
@@ -302,7 +340,12 @@ def _as_json(fitted: FittedRun, interval: str) -> dict[str, Any]:
         found["near_duplicates"] = fitted.result.near_duplicates
     best = answering(fitted)
     if best is not None:
-        found["head"] = {**best, "per_class": fitted.run.per_class_accuracy(best["name"])}
+        scores = fitted.run.per_class_scores(best["name"])
+        found["head"] = {
+            **best,
+            "per_class": fitted.run.per_class_accuracy(best["name"]),
+            "per_class_scores": {name: asdict(one) for name, one in scores.items()},
+        }
     return found
 
 

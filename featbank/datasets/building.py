@@ -37,6 +37,8 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 _SHOWN = 3
+#: Longer than any path: a cell that says more is no name.
+_LONGEST_GROUP = 4096
 _SHOWN_DIGITS = 12
 _TRAIN, _NONE = SPLITS.index("train"), SPLITS.index("none")
 #: Rows whose files are looked at, and read, before the next: the memory of a million is that of these.
@@ -125,6 +127,7 @@ def build_manifest(
     labels = labels[kept]
     hashes, statuses = _hashed(dataset, kept, digests, rehash)
     own = None if groups is None else [groups[index] for index in kept]
+    number_of: dict[bytes, int] = {one: number for number, one in enumerate(sorted(set(own or ())))}
     if rule is None and source is None:
         rule = DEFAULT_SPLIT
     if rule is not None:
@@ -141,6 +144,8 @@ def build_manifest(
         splits=splits,
         digests=hashes,
         statuses=statuses,
+        groups=None if own is None else np.array([number_of[one] for one in own], dtype=np.int32),
+        group_names=tuple(number_of),
     )
     check_classes(manifest, dataset.name, refuse=not skip_empty_classes and limit is None)
     _warn_of_labels(manifest, dataset.name)
@@ -240,7 +245,14 @@ def _groups(dataset: Dataset, group_by: str | None) -> list[bytes] | None:
     """Return the group of each image, None if nobody names groups."""
     named: Sequence[str] | None = getattr(dataset, "groups", None)
     if group_by is None:
-        return None if named is None else [os.fsencode(one) for one in named]
+        encoded = None if named is None else [os.fsencode(one) for one in named]
+        longest = max(encoded or [b""], key=len)
+        if len(longest) > _LONGEST_GROUP:
+            raise InvalidInputError(
+                f"{dataset.name!r} has a group of {len(longest)} bytes, {printable(longest[:40])!r}...: "
+                f"{_LONGEST_GROUP} are the most; is --group a column of names?"
+            )
+        return encoded
     if named is not None:
         raise InvalidInputError(
             f"group_by={group_by!r} (--group-by) and groups that {dataset.name!r} names itself (--group): "

@@ -17,6 +17,7 @@ __all__ = [
     "duplicates_across_labels",
     "duplicates_across_splits",
     "nearest_across_splits",
+    "of_one_origin",
 ]
 
 #: From this cosine on two images count as near-identical. Looked up by eye on Caltech-101 (32 classes) at
@@ -89,6 +90,42 @@ def _first_alike(digests: NDArray[np.uint8], rows: NDArray[np.intp]) -> NDArray[
     starts[1:] = (words[order][1:] != words[order][:-1]).any(axis=1)
     first[some[order]] = some[order[np.maximum.accumulate(np.where(starts, np.arange(len(some)), 0))]]
     return first
+
+
+def of_one_origin(manifest: Manifest, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Number images so that those of one group, and copies byte for byte, have one number.
+
+    Parameters
+    ----------
+    manifest : Manifest
+    rows : ndarray of int64, shape (n_rows,)
+
+    Returns
+    -------
+    ndarray of int64, shape (n_rows,)
+        Groups that have an image in common are one.
+
+    Examples
+    --------
+    >>> digests = np.zeros((4, 32), np.uint8)
+    >>> digests[:, 0] = [1, 2, 2, 3]
+    >>> manifest = Manifest(
+    ...     (b"a", b"b", b"c", b"d"), np.zeros(4, np.int32), ("x",), np.zeros(4, np.uint8), digests,
+    ...     np.zeros(4, np.uint8), np.array([0, 0, 1, 2], np.int32), (b"p", b"q", b"r"))
+    >>> of_one_origin(manifest, np.arange(4)).tolist()
+    [0, 0, 0, 1]
+    """
+    found = _first_alike(manifest.digests, rows).astype(np.int64)
+    group_of = np.zeros(0, np.int32) if manifest.groups is None else manifest.groups[rows]
+    moved = len(group_of) > 0
+    while moved:  # the least number goes round in each group, then among its copies
+        in_group = np.full(int(group_of.max()) + 1, len(rows))
+        np.minimum.at(in_group, group_of, found)
+        in_copies = np.full(len(rows), len(rows))
+        np.minimum.at(in_copies, found, in_group[group_of])
+        before, found = found, in_copies[found]
+        moved = not np.array_equal(before, found)
+    return np.unique(found, return_inverse=True)[1].astype(np.int64)
 
 
 def nearest_across_splits(

@@ -187,6 +187,15 @@ def assign_splits(
         train, val, test = rule.parts
         codes = digest_fractions(digests, [train, train + val, train + val + test]).astype(np.uint8)
         codes[labels < 0] = _NONE
+        empty = [SPLITS[at] for at, part in enumerate(rule.parts) if part and not (codes == at).any()]
+        if groups is not None and empty:
+            logger.warning(
+                "split=%r: none of %d groups comes to %s; name smaller groups, ask for a larger part, or "
+                "judge each in turn with fit-head --folds",
+                str(rule),
+                len(set(groups)),
+                " and ".join(empty),
+            )
         left = int(((codes == _NONE) & (labels >= 0)).sum())
         if left:
             logger.warning(

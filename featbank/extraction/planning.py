@@ -542,6 +542,12 @@ def _tell_changes(before: Manifest, after: Manifest) -> None:
             _counts(before),
             _counts(after),
         )
+    if before.groups is not None and after.groups is None:
+        logger.warning(
+            "the %d groups of the bank are forgotten: draws, folds and intervals take each image for itself; "
+            "the same --group or --group-by as before keeps them",
+            len(before.group_names),
+        )
 
 
 def _tell_other_keys(banks: Sequence[Bank], key: BankKey) -> None:

@@ -316,6 +316,7 @@ def _check_images(bank: Bank, report: VerifyReport, dataset: Dataset) -> None:
         splits=whole.splits[rows],
         digests=whole.digests[rows],
         statuses=whole.statuses[rows],
+        groups=None if whole.groups is None else whole.groups[rows],
     )
     unusable = {
         one for one, status in zip(part.ids, part.statuses.tolist(), strict=True) if status != RowStatus.OK

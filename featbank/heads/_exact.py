@@ -83,13 +83,15 @@ Loss = Literal["softmax", "logistic", "hinge"]
 class Problem:
     """Rows of the common matrix, their targets, and C.
 
-    `targets` are class numbers, 0 ... n_columns - 1; 0 and 1 where there is one column.
+    `targets` are class numbers, 0 ... n_columns - 1; 0 and 1 where there is one column. `weights` are what
+    the loss of a row of each is multiplied by.
     """
 
     rows: NDArray[np.int64]
     targets: NDArray[np.int64]
     n_columns: int
     C: float
+    weights: F64 | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +132,7 @@ def solve(
     found: dict[int, Optimum] = {}
     two = [at for at, one in enumerate(problems) if loss == "softmax" and one.n_columns == 2]
     if two:
-        single = [Problem(problems[at].rows, problems[at].targets, 1, problems[at].C) for at in two]
+        single = [replace(problems[at], n_columns=1) for at in two]
         begun = None if start is None else [_joined(start[at]) for at in two]
         solved = solve(Z, single, loss="logistic", tol=tol, start=begun)
         found |= {at: _split(one) for at, one in zip(two, solved, strict=True)}
@@ -158,7 +160,7 @@ def _solve_together(
         rows = problems[0].rows
         with one_core_if(len(rows) ** 2 * int(Z.shape[1]) < MIN_SHARED_SPAN):
             span = _Span(Z[rows], tol >= LOOSE_TOLERANCE)
-        own = [Problem(np.arange(len(rows)), one.targets, one.n_columns, one.C) for one in problems]
+        own = [replace(one, rows=np.arange(len(rows))) for one in problems]
         coordinates = None if start is None else [span.enter(one) for one in start]
         fit = _Fit(span.A, own, loss, tol, span if tol >= LOOSE_TOLERANCE else None)
         return [span.leave(one) for one in _run(fit, coordinates)]
@@ -166,9 +168,7 @@ def _solve_together(
     A = Z
     if 2 * len(union) < len(Z):  # those that nobody asks for are not read again and again
         A = Z[union]
-        problems = [
-            Problem(np.searchsorted(union, one.rows), one.targets, one.n_columns, one.C) for one in problems
-        ]
+        problems = [replace(one, rows=np.searchsorted(union, one.rows)) for one in problems]
     if isinstance(A, np.ndarray) and A.size <= FLOAT64_SIZE and tol < LOOSE_TOLERANCE:
         A = A.astype(np.float64)
     return _run(_Fit(A, problems, loss, tol), start)
@@ -350,11 +350,13 @@ class _Fit:
         self.C = np.array([one.C for one in problems])
         self.counts = np.array([len(one.rows) for one in problems])
         self.targets = np.zeros((n, p), dtype=np.int64)
-        self.weights = np.zeros((n, p), dtype=np.float32)
+        weighted = any(one.weights is not None for one in problems)
+        self.weights = np.zeros((n, p), dtype=np.float64 if weighted else np.float32)
         for at, one in enumerate(problems):
             self.targets[one.rows, at] = one.targets
-            self.weights[one.rows, at] = 1.0
-        self.whole = bool((self.counts == n).all())
+            self.weights[one.rows, at] = 1.0 if one.weights is None else one.weights[one.targets]
+        #: Whether each row counts once in every problem.
+        self.whole = bool((self.counts == n).all()) and not weighted
         self.exact = isinstance(A, np.ndarray) and A.dtype == np.float64
         self.scale = _Preconditioner(A, n)
         # few unknowns: Newton's equations are made and solved, from the first step on

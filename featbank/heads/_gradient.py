@@ -18,8 +18,10 @@ from featbank.heads._head import (
     Evaluation,
     Head,
     ProbabilisticHead,
+    Score,
     TrainingRows,
     check_random_state,
+    class_weights,
     encode_labels,
     find_classes,
     warn_of,
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 
     from featbank.heads._training import EvaluationSet, Job, Recipe, TrainedHead
 
-__all__ = ["GradientHead", "fit_gradient_heads", "torch_device", "watched_rows"]
+__all__ = ["GradientHead", "fit_gradient_heads", "relative_weights", "torch_device", "watched_rows"]
 
 
 #: What part of the training loss an improvement is, where a head leaves that open.
@@ -75,7 +77,11 @@ class GradientHead(ProbabilisticHead):
             least=1, whole=True, help="epochs without anything better (see monitor) to stop after"
         ),
         "tol": Parameter(least=0, help="part of the training loss that counts as better without validation"),
-        "monitor": Parameter(values=("accuracy", "loss"), help="what of the validation rows stops training"),
+        "monitor": Parameter(
+            values=("accuracy", "loss", "metric"),
+            help="what of the validation rows stops training; metric: the first --metric",
+        ),
+        "class_weight": Head._class_weight,
         "batch_size": Parameter(least=1, whole=True, help="samples per step"),
         "alpha": Parameter(least=0, help="weight decay"),
         "dropout": Parameter(least=0, below=1, help="share left out"),
@@ -94,7 +100,8 @@ class GradientHead(ProbabilisticHead):
     max_epochs: int
     patience: int
     tol: float | None
-    monitor: Literal["accuracy", "loss"]
+    monitor: Literal["accuracy", "loss", "metric"]
+    class_weight: Literal["balanced"] | Mapping[Any, float] | None
     batch_size: int
     alpha: float
     dropout: float
@@ -123,7 +130,8 @@ class GradientHead(ProbabilisticHead):
 
         self._check()
         own = {one.name: getattr(self, one.name) for one in fields(Recipe)}
-        return Recipe(**own | {"tol": TRAINING_TOLERANCE if self.tol is None else self.tol})
+        own |= {"tol": TRAINING_TOLERANCE if self.tol is None else self.tol}
+        return Recipe(**own | {"class_weight": "" if self.class_weight is None else repr(self.class_weight)})
 
     def _rate(self, n_columns: int) -> float:
         """Return the learning rate to start with in a space of so many columns."""
@@ -263,6 +271,14 @@ def torch_device(name: str) -> Any:
     return device
 
 
+def relative_weights(
+    class_weight: Any, classes: NDArray[Any], codes: NDArray[np.int64]
+) -> NDArray[np.float64] | None:
+    """Return `class_weights` with a mean of 1 over the rows, so that rates mean what they do without."""
+    found = class_weights(class_weight, classes, codes)
+    return None if found is None else found / found[codes].mean()
+
+
 def watched_rows(
     others: Sequence[Evaluation], classes: NDArray[Any], place: torch.device
 ) -> list[EvaluationSet]:
@@ -298,7 +314,10 @@ def fit_gradient_heads(heads: Sequence[GradientHead], rows: TrainingRows) -> Non
         signature = repr(classes.tolist()).encode()
         classes_of[signature] = classes
         head.lr_ = rate = head._rate(Z.shape[1])
-        job = Job(np.asarray(own, dtype=np.int64), codes, rate, float(head.alpha), head._seed(), n_views)
+        weights = relative_weights(head.class_weight, classes, codes)
+        job = Job(
+            np.asarray(own, dtype=np.int64), codes, rate, float(head.alpha), head._seed(), n_views, weights
+        )
         key = (recipe, len(own), signature, head.device)
         groups.setdefault(key, []).append((head, job))
     shared: dict[str, torch.Tensor] = {}
@@ -308,7 +327,7 @@ def fit_gradient_heads(heads: Sequence[GradientHead], rows: TrainingRows) -> Non
         if device not in shared:
             shared[device] = torch.from_numpy(np.ascontiguousarray(Z, dtype=np.float32)).to(place)
         watched = watched_rows(rows.others, classes, place)
-        training = _Training(recipe, Z, shared[device], len(classes), watched)
+        training = _Training(recipe, Z, shared[device], len(classes), watched, rows.score)
         automatic = [i for i, (head, _) in enumerate(members) if head.lr == "auto"]
         for i, rate in zip(automatic, training.find_rates([members[i] for i in automatic]), strict=True):
             head, job = members[i]
@@ -329,6 +348,7 @@ class _Training:
     shared: torch.Tensor
     n_classes: int
     watched: Sequence[EvaluationSet]
+    score: Score | None = None
 
     def run(self, members: Sequence[tuple[GradientHead, Job]]) -> list[TrainedHead]:
         """Train the heads, in stacks, several stacks at once where each is worth one thread."""
@@ -360,7 +380,11 @@ class _Training:
                 tasks.append(partial(self.run_in_own_span, head, job))
             else:
                 jobs = [job for _, job in chosen]
-                tasks.append(partial(train_stack, recipe, self.shared, jobs, self.n_classes, self.watched))
+                tasks.append(
+                    partial(
+                        train_stack, recipe, self.shared, jobs, self.n_classes, self.watched, score=self.score
+                    )
+                )
         # the number of threads is the process's: set out here, by one thread, and put back by the same one
         with one_core_if(n_workers > 1):
             return [one for stack in each_on_a_thread(tasks, n_workers) for one in stack]
@@ -392,7 +416,7 @@ class _Training:
             head.lr_ = head._rate(span.n_columns_)
             job = replace(job, lr=head.lr_)
         own = replace(job, rows=np.arange(len(job.rows)))
-        (trained,) = train_stack(self.recipe, rows, [own], self.n_classes, watched)
+        (trained,) = train_stack(self.recipe, rows, [own], self.n_classes, watched, score=self.score)
         first, shift = span.to_feature_space(trained.weights[0])
         bias = trained.weights[1] + shift - centre @ first
         weights = [first.astype(np.float32), bias.astype(np.float32), *trained.weights[2:]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -26,8 +26,10 @@ __all__ = [
     "Evaluation",
     "Head",
     "ProbabilisticHead",
+    "Score",
     "TrainingRows",
     "check_random_state",
+    "class_weights",
     "encode_labels",
     "find_classes",
     "fit_stack",
@@ -52,6 +54,29 @@ def find_classes(y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
             f"{classes.tolist()[0]!r}; add samples of another class"
         )
     return classes, codes.astype(np.int64)
+
+
+def class_weights(
+    class_weight: Any, classes: NDArray[Any], codes: NDArray[np.int64]
+) -> NDArray[np.float64] | None:
+    """Return what the loss of a row of each class is multiplied by; None where all count alike.
+
+    Examples
+    --------
+    >>> class_weights("balanced", np.array(["a", "b"]), np.array([0, 0, 0, 1])).round(3).tolist()
+    [0.667, 2.0]
+    >>> class_weights({"b": 5.0}, np.array(["a", "b"]), np.array([0, 0, 0, 1])).tolist()
+    [1.0, 5.0]
+    """
+    if class_weight is None:
+        return None
+    if class_weight == "balanced":
+        return len(codes) / (len(classes) * np.bincount(codes, minlength=len(classes)))
+    return np.array([float(class_weight.get(label, 1.0)) for label in classes.tolist()])
+
+
+#: Says how good answers are, larger for better: of class numbers, answers, and probabilities (n, n_classes).
+Score = Callable[[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]], float]
 
 
 def encode_labels(y: ArrayLike, classes: NDArray[Any], what: str) -> NDArray[np.int64]:
@@ -93,6 +118,10 @@ class TrainingRows:
     others: Sequence[Evaluation] = ()
     #: Blocks of equally many rows, each a view of the same images; a subset has its rows of each in turn.
     n_views: int = 1
+    #: Group of each row of the first block; each row is a group of its own where this is None.
+    groups: NDArray[np.int64] | None = None
+    #: By which heads are chosen that are told so, on validation rows.
+    score: Score | None = None
 
     def of(self, members: Sequence[int]) -> TrainingRows:
         """Return what some of the heads are fitted to."""
@@ -117,6 +146,11 @@ class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lear
     """
 
     #: What each parameter is, and what values it may take: read by fits, studies and the command line.
+    _class_weight = Parameter(
+        values=(None, "balanced"),
+        kinds=(dict,),
+        help="balanced: rare classes count as much as frequent ones",
+    )
     _parameters: ClassVar[Mapping[str, Parameter]] = {
         "standardize": Parameter(
             values=(True, False), help="shift and scale features by the statistics of the training rows"
@@ -130,7 +164,7 @@ class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lear
         ),
     }
 
-    standardize: bool
+    standardize: bool | Literal["center"]
     rotate: bool | Literal["auto"]
     classes_: NDArray[Any]
     space_: FeatureSpace
@@ -258,11 +292,14 @@ def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     return probabilities
 
 
-def measure(logits: NDArray[np.float64], codes: NDArray[np.int64]) -> tuple[float, float]:
-    """Return mean cross-entropy and accuracy of logits (n, k) against class numbers (n,)."""
+def measure(
+    logits: NDArray[np.float64], codes: NDArray[np.int64], weights: NDArray[np.float64] | None = None
+) -> tuple[float, float]:
+    """Return mean cross-entropy, weighted by class, and accuracy of logits (n, k) against numbers (n,)."""
     shifted = logits - logits.max(axis=1, keepdims=True)
     losses = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(codes)), codes]
-    return float(losses.mean()), float((logits.argmax(axis=1) == codes).mean())
+    each = None if weights is None else weights[codes]
+    return float(np.average(losses, weights=each)), float((logits.argmax(axis=1) == codes).mean())
 
 
 class ProbabilisticHead(Head):
@@ -297,6 +334,8 @@ def fit_stack(
     Z_test: NDArray[np.float32] | None = None,
     y_test: ArrayLike | None = None,
     n_views: int = 1,
+    groups: ArrayLike | None = None,
+    score: Score | None = None,
 ) -> list[H]:
     """Fit each estimator to its subset of the rows of `Z`, together where that is faster.
 
@@ -329,6 +368,11 @@ def fit_stack(
         How many blocks of rows `Z` has, each a view of the same images in the same order; `y` and `subsets`
         count in the first. Heads trained by Adam or SGD draw a view for each image and epoch, others are
         fitted to all of them.
+    groups : array-like of int, shape (n_samples,), optional
+        Group of each row, such as its patient: what is chosen by cross-validation tears none apart.
+    score : callable, optional
+        Of class numbers, answers and probabilities of validation rows, larger for better: heads with
+        ``monitor="metric"`` stop by it, and ``C="auto"`` is chosen by it.
 
     Returns
     -------
@@ -380,7 +424,12 @@ def fit_stack(
     if Z_test is not None and y_test is not None:
         watched.append(Evaluation("test", Z_test, np.asarray(y_test)))
     rows = [in_all_views(one, len(labels), n_views) for one in rows]
-    training = TrainingRows(Z, np.tile(labels, n_views), rows, space, watched, n_views)
+    whose = None if groups is None else np.asarray(groups, dtype=np.int64)
+    if whose is not None and whose.shape != labels.shape:
+        raise InvalidInputError(
+            f"groups has shape {whose.shape!r}, but y {labels.shape!r}; give one for each row"
+        )
+    training = TrainingRows(Z, np.tile(labels, n_views), rows, space, watched, n_views, whose, score)
     for kind, members in _by_kind(estimators).items():
         chosen = [estimators[i] for i in members]
         kind._fit_many(chosen, training.of(members))

@@ -26,6 +26,9 @@ from numpy.typing import NDArray
 from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
+from featbank.errors import InvalidInputError
+from featbank.heads._head import Score
+
 __all__ = [
     "EvaluationSet",
     "Job",
@@ -77,10 +80,12 @@ class Recipe:
     max_epochs: int
     patience: int
     tol: float
-    monitor: Literal["accuracy", "loss"]
+    monitor: Literal["accuracy", "loss", "metric"]
     batch_size: int
     dropout: float
     restore: Literal["best", "last"]
+    #: In words; the numbers are those of each job. Empty where all rows count alike.
+    class_weight: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,8 @@ class Job:
     alpha: float
     seed: int
     n_views: int = 1
+    #: What the loss of a row of each class is multiplied by, shape (n_classes,).
+    class_weights: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)
@@ -224,8 +231,14 @@ class _Stack:
             values.append(out.relu_() if layer < last else out)
         return values
 
-    def step(self, inputs: torch.Tensor, targets: torch.Tensor, masks: torch.Tensor | None) -> torch.Tensor:
-        """Take one optimiser step on mini-batches `inputs` (S, b, r) with `targets` (S, b, 1).
+    def step(
+        self,
+        inputs: torch.Tensor,
+        targets: torch.Tensor,
+        masks: torch.Tensor | None,
+        weights: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Take one optimiser step on mini-batches `inputs` (S, b, r) with `targets`, `weights` (S, b, 1).
 
         Returns the probabilities of the targets (S, b), before the step, negative where another class was
         likelier.
@@ -237,6 +250,8 @@ class _Stack:
         # probabilities less indicators: the gradient of the cross-entropy with respect to the logits
         slope.scatter_add_(2, targets, self.minus_one.expand_as(targets))
         slope.div_(targets.shape[1])
+        if weights is not None:
+            slope.mul_(weights)
         for layer in reversed(range(len(values))):
             below = values[layer]
             torch.bmm(below.transpose(1, 2), slope, out=self.gradients[2 * layer])
@@ -254,19 +269,36 @@ class _Stack:
         sums = torch.stack([weight.sum(dim=(1, 2)) for weight in self.weights])
         return torch.isfinite(sums).all(dim=0).cpu().numpy()
 
-    def evaluate(self, rows: EvaluationSet) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return mean cross-entropy and accuracy per head over rows that all heads look at."""
+    def evaluate(
+        self, rows: EvaluationSet, class_weights: torch.Tensor | None = None
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return mean cross-entropy, classes weighted by `class_weights` (S, n_classes), and accuracy."""
         heads, widest = len(self.weights[0]), max(weight.shape[-1] for weight in self.weights)
         losses = torch.zeros(heads, dtype=torch.float64, device=rows.Z.device)
-        hits = torch.zeros_like(losses)
+        hits, total = torch.zeros_like(losses), torch.zeros_like(losses)
         step = max(32, EVALUATION_BYTES // (4 * heads * widest))
         for first in range(0, len(rows.Z), step):
             logits = self.forward(rows.Z[first : first + step])[-1]
             right = rows.targets[first : first + step].expand(heads, -1)
             chosen = logits.gather(2, right[..., None])[..., 0]
-            losses += (torch.logsumexp(logits, dim=2) - chosen).sum(dim=1, dtype=torch.float64)
+            each = torch.logsumexp(logits, dim=2) - chosen
+            if class_weights is not None:
+                weights = class_weights.gather(1, right)
+                each, total = each * weights, total + weights.sum(dim=1, dtype=torch.float64)
+            losses += each.sum(dim=1, dtype=torch.float64)
             hits += (logits.argmax(dim=2) == right).sum(dim=1)
-        return (losses / len(rows.Z)).cpu().numpy(), (hits / len(rows.Z)).cpu().numpy()
+        counted = len(rows.Z) if class_weights is None else total
+        return (losses / counted).cpu().numpy(), (hits / len(rows.Z)).cpu().numpy()
+
+    def scored(self, rows: EvaluationSet, score: Score) -> NDArray[np.float64]:
+        """Return what `score` says of the answers of each head on rows; what it cannot say is the least."""
+        heads, widest = len(self.weights[0]), max(weight.shape[-1] for weight in self.weights)
+        step = max(32, EVALUATION_BYTES // (4 * heads * widest))
+        parts = [self.forward(rows.Z[first : first + step])[-1] for first in range(0, len(rows.Z), step)]
+        logits = torch.cat(parts, dim=1).double()
+        targets, probabilities = rows.targets.cpu().numpy(), torch.softmax(logits, dim=2).cpu().numpy()
+        found = np.array([score(targets, one.argmax(axis=1), one) for one in probabilities])
+        return np.where(np.isfinite(found), found, -np.inf)
 
 
 class ModuleStack(_Stack):
@@ -350,12 +382,22 @@ class ModuleStack(_Stack):
             parts = [self._logits(rows, masks) for rows in torch.split(inputs, BODY_ROWS)]
         return [torch.cat(parts)[None]]
 
-    def step(self, inputs: torch.Tensor, targets: torch.Tensor, masks: torch.Tensor | None) -> torch.Tensor:
+    def step(
+        self,
+        inputs: torch.Tensor,
+        targets: torch.Tensor,
+        masks: torch.Tensor | None,
+        weights: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Take one optimiser step, as that of other stacks does."""
         for norm in self.norms:
             norm.train()
         logits = self._logits(inputs[0], None if masks is None else masks[0])
-        loss = torch.nn.functional.cross_entropy(logits, targets[0, :, 0])
+        if weights is None:
+            loss = torch.nn.functional.cross_entropy(logits, targets[0, :, 0])
+        else:
+            each = torch.nn.functional.cross_entropy(logits, targets[0, :, 0], reduction="none")
+            loss = (each * weights[0, :, 0]).mean()
         found = dict(zip(map(id, self.variables), torch.autograd.grad(loss, self.variables), strict=True))
         for norm in self.norms:
             norm.eval()
@@ -396,6 +438,7 @@ def train_stack(
     n_classes: int,
     others: Sequence[EvaluationSet],
     stack: ModuleStack | None = None,
+    score: Score | None = None,
 ) -> list[TrainedHead]:
     """Train `jobs` together.
 
@@ -413,6 +456,8 @@ def train_stack(
         Named "val" and "test"; "val" decides when a head stops.
     stack : ModuleStack, optional
         What is trained of the one job; by default a stack of heads of the recipe.
+    score : callable, optional
+        By what heads stop where the recipe monitors "metric".
 
     Returns
     -------
@@ -420,7 +465,7 @@ def train_stack(
         In the order of `jobs`.
     """
     order = sorted(range(len(jobs)), key=lambda s: (jobs[s].lr, jobs[s].alpha))
-    training = _Training(recipe, Z, [jobs[s] for s in order], n_classes, others, stack)
+    training = _Training(recipe, Z, [jobs[s] for s in order], n_classes, others, stack, score)
     with threads_for(training.stack.work(recipe.batch_size), Z.device):
         done = training.run()
     out: list[Any] = [None] * len(jobs)
@@ -438,13 +483,23 @@ class _Training:
         n_classes: int,
         others: Sequence[EvaluationSet],
         stack: _Stack | None = None,
+        score: Score | None = None,
     ) -> None:
+        if recipe.monitor == "metric" and score is None and any(one.name == "val" for one in others):
+            raise InvalidInputError(
+                "monitor='metric' (--monitor) needs the metric; name it with --metric (metrics=)"
+            )
+        self.score = score
         widths = [Z.shape[1], *([recipe.hidden_units] if recipe.hidden_units else []), n_classes]
         self.recipe, self.Z, self.jobs, self.others = recipe, Z, jobs, others
         self.stack = stack or _Stack(recipe, jobs, widths, Z.device)
         self.alive = list(range(len(jobs)))
         self.rows = torch.from_numpy(np.stack([job.rows for job in jobs])).to(Z.device)  # (S, n)
         self.targets = torch.from_numpy(np.stack([job.targets for job in jobs])).to(Z.device)  # (S, n)
+        self.class_weights: torch.Tensor | None = None  # (S, n_classes)
+        if recipe.class_weight:
+            weights = np.stack([job.class_weights for job in jobs if job.class_weights is not None])
+            self.class_weights = torch.from_numpy(weights.astype(np.float32)).to(Z.device)
         self.orders = [np.random.default_rng([job.seed, 0]) for job in jobs]
         self.n_views = jobs[0].n_views
         self.views = [np.random.default_rng([job.seed, 2]) for job in jobs]
@@ -484,6 +539,7 @@ class _Training:
             drawn = np.stack([self.views[s].integers(self.n_views, size=n) for s in self.alive])
             rows += torch.from_numpy(drawn * (len(self.Z) // self.n_views)).to(self.Z.device)
         targets = self.targets.gather(1, orders)[..., None]
+        weights = None if self.class_weights is None else self.class_weights.gather(1, targets[..., 0])
         begun = annealed(recipe.lr_schedule, epoch - 1, recipe.lr_schedule_epochs, recipe.max_epochs)
         self.stack.scale_rate(begun)
         seen = []
@@ -498,9 +554,11 @@ class _Training:
             buffer = self.inputs[: heads * width]
             torch.index_select(self.Z, 0, rows[:, batch].reshape(-1), out=buffer)
             inputs = buffer.view(heads, width, -1)  # (S, b, r)
-            seen.append(self.stack.step(inputs, targets[:, batch], self.draw_masks(inputs)))
+            own = None if weights is None else weights[:, batch, None]
+            seen.append(self.stack.step(inputs, targets[:, batch], self.draw_masks(inputs), own))
         likelihoods = torch.cat(seen, dim=1)  # (S, n)
-        losses = -likelihoods.abs().clamp_min(LEAST_LIKELIHOOD).log().mean(dim=1, dtype=torch.float64)
+        each = -likelihoods.abs().clamp_min(LEAST_LIKELIHOOD).log()
+        losses = (each if weights is None else each * weights).mean(dim=1, dtype=torch.float64)
         hits = (likelihoods > 0).mean(dim=1, dtype=torch.float64)
         return begun, losses.cpu().numpy(), hits.cpu().numpy()
 
@@ -519,8 +577,11 @@ class _Training:
     def look(self, epoch: int, rate: float, losses: NDArray[np.float64], hits: NDArray[np.float64]) -> None:
         """Evaluate all heads after an epoch; remember the best weights; decide who stops."""
         measured = {"train": (np.where(self.stack.finite(), losses, np.nan), hits)}
+        scores: NDArray[np.float64] | None = None
         for one in self.others:
-            measured[one.name] = self.stack.evaluate(one)
+            measured[one.name] = self.stack.evaluate(one, self.class_weights)
+            if one.name == "val" and self.recipe.monitor == "metric" and self.score is not None:
+                scores = self.stack.scored(one, self.score)
         better: list[int] = []
         for position, s in enumerate(self.alive):
             record = self.records[s]
@@ -530,6 +591,8 @@ class _Training:
             for name, (losses, hits) in measured.items():
                 values[f"{name}_loss"] = float(losses[position])
                 values[f"{name}_accuracy"] = float(hits[position])
+            if scores is not None:
+                values["val_metric"] = float(scores[position])
             record.add(values)
             if self.judge(record, values, epoch):
                 better.append(position)
@@ -551,7 +614,10 @@ class _Training:
             record.stuck = loss > self.initial_loss * (1.0 - LEAST_MOVE)
         if "val_loss" in values:
             accuracy, val_loss = values["val_accuracy"], values["val_loss"]
-            score = (-accuracy, val_loss) if self.recipe.monitor == "accuracy" else (val_loss, -accuracy)
+            if self.recipe.monitor == "loss":
+                score = (val_loss, -accuracy)
+            else:  # of equals the lower loss
+                score = (-values.get("val_metric", accuracy), val_loss)
             improved = score < record.best
             renewed = improved
         else:
@@ -581,6 +647,8 @@ class _Training:
         self.stack.keep(chosen)
         self.best = [weight[index] for weight in self.best]
         self.rows, self.targets = self.rows[index], self.targets[index]
+        if self.class_weights is not None:
+            self.class_weights = self.class_weights[index]
         self.alive = [self.alive[position] for position in chosen]
 
     def result(self, s: int) -> TrainedHead:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from featbank._registry import Registry
@@ -60,7 +60,12 @@ class HeadKind:
                 if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)
             }
         offered = table if self.offers is None else self.offers
-        return {name: table[name] for name in offered if name not in ("random_state", *self.fixed)}
+        # a mapping of labels is for those who have these: of a sweep they are numbers
+        return {
+            name: replace(table[name], kinds=tuple(one for one in table[name].kinds if one is not dict))
+            for name in offered
+            if name not in ("random_state", *self.fixed)
+        }
 
 
 #: A name of featbank's own, and where its `HeadKind` is. Other packages register a `HeadKind`, or a class.
@@ -133,7 +138,7 @@ def parameters(name: str) -> tuple[str, ...]:
     Examples
     --------
     >>> parameters("ridge")
-    ('alpha', 'standardize', 'rotate')
+    ('alpha', 'class_weight', 'standardize', 'rotate')
     """
     return tuple(kind(name).parameters)
 
@@ -180,7 +185,8 @@ def make(name: str, *, random_state: int | None = None, **given: Any) -> Any:
     >>> make("ncm", lr=1.0)
     Traceback (most recent call last):
         ...
-    featbank.errors.InvalidInputError: head 'ncm' has no parameter 'lr'; it has 'standardize', 'rotate'
+    featbank.errors.InvalidInputError: head 'ncm' has no parameter 'lr'; it has 'normalize',
+    'standardize', 'rotate'
     >>> make("svm", C="auto")
     Traceback (most recent call last):
         ...

@@ -10,8 +10,9 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from featbank.errors import InvalidInputError
 from featbank.heads._exact import Problem, solve
-from featbank.heads._head import Head, TrainingRows, find_classes, on_features
+from featbank.heads._head import Head, TrainingRows, class_weights, find_classes, on_features
 from featbank.heads._parameters import Parameter
 from featbank.heads.catalogue import HeadKind
 from featbank.heads.space import FeatureSpace
@@ -34,6 +35,12 @@ BLOCK_VALUES = 2**23
 EIGEN_ALPHAS = 16
 
 
+#: Of heads that may subtract the mean alone.
+_CENTERED = {
+    "standardize": Parameter(values=(True, False, "center"), help=Head._parameters["standardize"].help)
+}
+
+
 class ClassicHead(Head):
     """Base of the classic heads, fitted from whatever columns the space gives.
 
@@ -41,7 +48,9 @@ class ClassicHead(Head):
     standardised features; rows seen later count by their part in the span of the fitting rows.
     """
 
-    def __init__(self, *, standardize: bool = True, rotate: bool | Literal["auto"] = "auto") -> None:
+    def __init__(
+        self, *, standardize: bool | Literal["center"] = True, rotate: bool | Literal["auto"] = "auto"
+    ) -> None:
         self.standardize = standardize
         self.rotate = rotate
 
@@ -102,7 +111,10 @@ class NearestMeanClassifier(_LinearScores):
 
     Parameters
     ----------
-    standardize : bool, default=True
+    normalize : bool, default=False
+        Bring every row to length 1 first. With ``standardize="center"`` it is SimpleShot's CL2N, with False
+        its L2N; it takes ``rotate=False``.
+    standardize : bool or "center", default=True
     rotate : bool or "auto", default="auto"
         See `FeatureSpace`.
 
@@ -115,7 +127,9 @@ class NearestMeanClassifier(_LinearScores):
 
     References
     ----------
-    Mensink, Verbeek, Perronnin, Csurka, "Distance-based image classification", TPAMI 2013, section 3.
+    Mensink, Verbeek, Perronnin, Csurka, "Distance-based image classification", TPAMI 2013, section 3. Wang,
+    Chao, Weinberger, van der Maaten, "SimpleShot: revisiting nearest-neighbor classification for few-shot
+    learning", 2019, section 3.
 
     Examples
     --------
@@ -125,15 +139,46 @@ class NearestMeanClassifier(_LinearScores):
     True
     """
 
+    _parameters: ClassVar[Mapping[str, Parameter]] = {
+        "normalize": Parameter(values=(True, False), help="rows of length 1; takes --no-rotate"),
+        **Head._parameters,
+        **_CENTERED,
+    }
+
     means_: NDArray[np.float64]
+
+    def __init__(
+        self,
+        *,
+        normalize: bool = False,
+        standardize: bool | Literal["center"] = True,
+        rotate: bool | Literal["auto"] = "auto",
+    ) -> None:
+        self.normalize = normalize
+        super().__init__(standardize=standardize, rotate=rotate)
+
+    def _check(self) -> None:
+        super()._check()
+        if self.normalize and self.rotate is not False:
+            raise InvalidInputError(
+                "normalize=True (--normalize) is of whole rows, and a rotated space has only their part in "
+                "the span of the training rows; add rotate=False (--no-rotate)"
+            )
 
     @classmethod
     def _fit_rows(cls, heads: Sequence[Any], rows: TrainingRows, codes: Sequence[NDArray[np.int64]]) -> None:
         for head, own, targets in zip(heads, rows.subsets, codes, strict=True):
             members = [own[targets == c] for c in range(len(head.classes_))]
-            head.means_ = np.stack([rows.Z[one].mean(axis=0, dtype=np.float64) for one in members])
+            if head.normalize:
+                means = [_unit(rows.Z[one].astype(np.float64)).mean(axis=0) for one in members]
+            else:
+                means = [rows.Z[one].mean(axis=0, dtype=np.float64) for one in members]
+            head.means_ = np.stack(means)
             # |z - m|^2 without |z|^2, which is the same for all classes, is linear in z
             head.weights_, head.offsets_ = head.means_.T, -0.5 * (head.means_**2).sum(axis=1)
+
+    def _scores(self, Z: NDArray[np.float64]) -> NDArray[np.float64]:
+        return super()._scores(_unit(Z) if self.normalize else Z)
 
 
 class NeighborsClassifier(ClassicHead):
@@ -143,7 +188,9 @@ class NeighborsClassifier(ClassicHead):
     ----------
     n_neighbors : int, default=5
         Fewer samples than that all vote.
-    standardize : bool, default=True
+    temperature : float or None, default=None
+        Let each count ``exp(cosine / temperature)``, as in DINO's evaluation (0.07), instead of once.
+    standardize : bool or "center", default=True
     rotate : bool or "auto", default="auto"
         See `FeatureSpace`.
 
@@ -153,6 +200,12 @@ class NeighborsClassifier(ClassicHead):
         Training rows of length 1.
     targets_ : ndarray of int64, shape (n_samples,)
         Their positions in `classes_`.
+
+    References
+    ----------
+    Wu, Xiong, Yu, Lin, "Unsupervised feature learning via non-parametric instance discrimination", CVPR 2018,
+    section 3.4: the weighted vote. Caron et al., "Emerging properties in self-supervised vision transformers"
+    (DINO), ICCV 2021, section 4.1 and appendix E.
 
     Examples
     --------
@@ -164,16 +217,24 @@ class NeighborsClassifier(ClassicHead):
 
     _parameters: ClassVar[Mapping[str, Parameter]] = {
         "n_neighbors": Parameter(least=1, whole=True, help="samples that vote"),
+        "temperature": Parameter(over=0, values=(None,)),
         **Head._parameters,
+        **_CENTERED,
     }
 
     rows_: NDArray[np.float32]
     targets_: NDArray[np.int64]
 
     def __init__(
-        self, *, n_neighbors: int = 5, standardize: bool = True, rotate: bool | Literal["auto"] = "auto"
+        self,
+        *,
+        n_neighbors: int = 5,
+        temperature: float | None = None,
+        standardize: bool | Literal["center"] = True,
+        rotate: bool | Literal["auto"] = "auto",
     ) -> None:
         self.n_neighbors = n_neighbors
+        self.temperature = temperature
         super().__init__(standardize=standardize, rotate=rotate)
 
     @classmethod
@@ -192,6 +253,8 @@ class NeighborsClassifier(ClassicHead):
 
     def _scores(self, Z: NDArray[np.float64]) -> NDArray[np.float64]:
         votes, nearest = self._votes(Z)
+        if self.temperature is not None:
+            return votes
         # a tie goes to the class of the nearer sample; half a vote never outweighs a whole one
         return votes + nearest / 4
 
@@ -208,8 +271,10 @@ class NeighborsClassifier(ClassicHead):
             here = np.arange(len(unit))
             for j in range(k):
                 at = (part.start + here, self.targets_[chosen[:, j]])
-                votes[at] += 1.0
-                nearest[at] = np.maximum(nearest[at], cosines[here, chosen[:, j]])
+                found = cosines[here, chosen[:, j]]
+                # relative to a cosine of 1, or the smallest temperatures would overflow
+                votes[at] += 1.0 if self.temperature is None else np.exp((found - 1.0) / self.temperature)
+                nearest[at] = np.maximum(nearest[at], found)
         return votes, nearest
 
     def _stored(self) -> tuple[dict[str, NDArray[Any]], FeatureSpace]:
@@ -246,6 +311,9 @@ class LinearSVMClassifier(_LinearScores):
     C : float, default=0.01
         Inverse strength of the L2 penalty on standardised features. Smaller than scikit-learn's 1.0, which on
         hundreds of features takes many times as long and is not more accurate.
+    class_weight : "balanced", mapping of label to float, or None, default=None
+        As scikit-learn's: of each class against the rest its own rows count so often, the others once;
+        balanced: n_samples / (n_classes * n_samples_of_the_class).
     standardize : bool, default=True
     rotate : bool or "auto", default="auto"
         See `FeatureSpace`.
@@ -271,6 +339,7 @@ class LinearSVMClassifier(_LinearScores):
 
     _parameters: ClassVar[Mapping[str, Parameter]] = {
         "C": Parameter(over=0, help="inverse of the regularisation"),
+        "class_weight": Head._class_weight,
         **Head._parameters,
     }
 
@@ -278,11 +347,13 @@ class LinearSVMClassifier(_LinearScores):
         self,
         *,
         C: float = 0.01,
+        class_weight: Literal["balanced"] | Mapping[Any, float] | None = None,
         standardize: bool = True,
         rotate: bool | Literal["auto"] = "auto",
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
         self.C = C
+        self.class_weight = class_weight
         super().__init__(standardize=standardize, rotate=rotate)
         self.random_state = random_state
 
@@ -295,8 +366,12 @@ class LinearSVMClassifier(_LinearScores):
         problems: list[Problem] = []
         for head, own, targets in zip(heads, rows.subsets, codes, strict=True):
             n = len(head.classes_)
-            of = range(n) if n > 2 else [1]
-            problems += [Problem(own, (targets == c).astype(np.int64), 1, float(head.C)) for c in of]
+            weights = class_weights(head.class_weight, head.classes_, targets)
+            for c in range(n) if n > 2 else [1]:
+                of_class = None
+                if weights is not None:
+                    of_class = weights if n == 2 else np.array([1.0, weights[c]])
+                problems.append(Problem(own, (targets == c).astype(np.int64), 1, float(head.C), of_class))
         optima = iter(solve(rows.Z, problems, loss="hinge"))
         for head in heads:
             n = len(head.classes_)
@@ -319,6 +394,8 @@ class RidgeClassifier(_LinearScores):
     ----------
     alpha : float, default=1.0
         Strength of the L2 penalty on standardised features.
+    class_weight : "balanced", mapping of label to float, or None, default=None
+        How often a row counts; balanced: n_samples / (n_classes * n_samples_of_its_class).
     standardize : bool, default=True
     rotate : bool or "auto", default="auto"
         See `FeatureSpace`.
@@ -338,21 +415,28 @@ class RidgeClassifier(_LinearScores):
 
     _parameters: ClassVar[Mapping[str, Parameter]] = {
         "alpha": Parameter(least=0, help="weight decay"),
+        "class_weight": Head._class_weight,
         **Head._parameters,
     }
 
     def __init__(
-        self, *, alpha: float = 1.0, standardize: bool = True, rotate: bool | Literal["auto"] = "auto"
+        self,
+        *,
+        alpha: float = 1.0,
+        class_weight: Literal["balanced"] | Mapping[Any, float] | None = None,
+        standardize: bool = True,
+        rotate: bool | Literal["auto"] = "auto",
     ) -> None:
         self.alpha = alpha
+        self.class_weight = class_weight
         super().__init__(standardize=standardize, rotate=rotate)
 
     @classmethod
     def _fit_rows(cls, heads: Sequence[Any], rows: TrainingRows, codes: Sequence[NDArray[np.int64]]) -> None:
         Z, subsets = rows.Z, rows.subsets
-        groups: dict[bytes, list[int]] = {}
+        groups: dict[tuple[bytes, str], list[int]] = {}
         for at, one in enumerate(subsets):
-            groups.setdefault(one.tobytes(), []).append(at)
+            groups.setdefault((one.tobytes(), repr(heads[at].class_weight)), []).append(at)
         few = [len(subsets[members[0]]) <= Z.shape[1] for members in groups.values()]
         # the products of all rows serve the subsets that have them twice and more
         wanted = sum(len(subsets[m[0]]) ** 2 for m, one in zip(groups.values(), few, strict=True) if one)
@@ -361,18 +445,32 @@ class RidgeClassifier(_LinearScores):
             mine = subsets[members[0]]
             n = len(heads[members[0]].classes_)
             hot = np.where(codes[members[0]][:, None] == (np.arange(n) if n > 2 else [1]), 1.0, -1.0)
-            level, alphas = hot.mean(axis=0), [float(heads[at].alpha) for at in members]
+            first = heads[members[0]]
+            weights = class_weights(first.class_weight, first.classes_, codes[members[0]])
+            # what each row counts, its root, and its share; without weights 1, 1 and 1/n
+            counts: NDArray[np.float64] = np.ones(len(mine))
+            if weights is not None:
+                counts = weights[codes[members[0]]]
+            roots, shares = np.sqrt(counts)[:, None], counts / counts.sum()
+            level: NDArray[np.float64] = shares @ hot
+            alphas = [float(heads[at].alpha) for at in members]
             own = Z if len(mine) == len(Z) else Z[mine]
-            mean = own.mean(axis=0, dtype=np.float64)
+            mean = own.mean(axis=0, dtype=np.float64) if weights is None else shares @ own
             if len(mine) <= Z.shape[1]:
                 products = _products(own) if common is None else common[np.ix_(mine, mine)]
-                products -= products.mean(axis=0)
-                products -= products.mean(axis=1)[:, None]
-                parts = _regularised(products, hot - level, alphas)
-                found = [own.T @ (one - one.mean(axis=0)).astype(np.float32) for one in parts]
+                products -= shares @ products
+                products -= (products @ shares)[:, None]
+                parts = _regularised(products * roots * roots.T, roots * (hot - level), alphas)
+                found = []
+                for part in parts:
+                    of_rows = roots * part
+                    of_rows -= np.outer(shares, of_rows.sum(axis=0))
+                    found.append(own.T @ of_rows.astype(np.float32))
             else:
-                right = own.T.astype(np.float64) @ (hot - level)
-                found = _regularised(_products(own.T) - len(own) * np.outer(mean, mean), right, alphas)
+                right = own.T.astype(np.float64) @ (counts[:, None] * (hot - level))
+                scaled = own if weights is None else (own * roots).astype(np.float32)
+                products = _products(scaled.T) - counts.sum() * np.outer(mean, mean)
+                found = _regularised(products, right, alphas)
             for at, weights in zip(members, found, strict=True):
                 heads[at]._take_binary(weights.T.astype(np.float64), level - mean @ weights)
 

@@ -36,11 +36,13 @@ class MLPClassifier(GradientHead):
     max_epochs : int, default=100
     patience : int, default=10
     tol : float, default=1e-3
-    monitor : {"accuracy", "loss"}, default="accuracy"
+    monitor : {"accuracy", "loss", "metric"}, default="accuracy"
         What of the validation rows decides when to stop and which epoch is best; ties go to the other. Not
         the loss, as for `SoftmaxClassifier`: a hidden layer grows sure of itself, so that its loss may rise
         from the first epoch on while it goes on learning (seen on digits at 32 images per class: 0.87 at the
         lowest loss, 0.93 at the end).
+    class_weight : "balanced" or None, default=None
+        As for `SoftmaxClassifier`.
     batch_size : int, default=32
     alpha : float, default=0.0
         L2 penalty ``alpha / 2 * ||W||^2`` over both layers, added to the mean loss; not on biases.
@@ -93,7 +95,8 @@ class MLPClassifier(GradientHead):
         max_epochs: int = 100,
         patience: int = 10,
         tol: float = 1e-3,
-        monitor: Literal["accuracy", "loss"] = "accuracy",
+        monitor: Literal["accuracy", "loss", "metric"] = "accuracy",
+        class_weight: Literal["balanced"] | Mapping[Any, float] | None = None,
         batch_size: int = 32,
         alpha: float = 0.0,
         dropout: float = 0.0,
@@ -113,6 +116,7 @@ class MLPClassifier(GradientHead):
         self.patience = patience
         self.tol = tol
         self.monitor = monitor
+        self.class_weight = class_weight
         self.batch_size = batch_size
         self.alpha = alpha
         self.dropout = dropout

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, Field, StringConstraints
@@ -39,7 +39,7 @@ class _Space(BaseModel):
     model_config = CONFIG
 
     gain: float
-    standardize: bool
+    standardize: bool | Literal["center"]
 
 
 class _Record(BaseModel):
@@ -209,7 +209,7 @@ def load_head(path_without_suffix: str | os.PathLike[str]) -> tuple[Any, dict[st
             tensors.pop("scale"),
             gain=float(record["space"]["gain"]),
             basis=tensors.pop("basis", None),
-            standardize=bool(record["space"]["standardize"]),
+            standardize=record["space"]["standardize"],
         )
         head.classes_, head.space_, head.n_features_in_ = classes, space, space.n_features_
         if record["history"]:

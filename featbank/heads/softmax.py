@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from featbank.errors import InvalidInputError
 from featbank.heads._exact import Optimum, Problem, solve
 from featbank.heads._gradient import GradientHead, fit_gradient_heads
-from featbank.heads._head import TrainingRows, find_classes, measure, on_features
+from featbank.heads._head import (
+    Score,
+    TrainingRows,
+    class_weights,
+    find_classes,
+    measure,
+    on_features,
+    softmax,
+)
 from featbank.heads._parameters import Parameter
 from featbank.heads.catalogue import HeadKind
 from featbank.heads.space import FeatureSpace
@@ -27,9 +37,9 @@ LARGEST_RATE = 0.02
 
 #: Features that take more than this, as float32, are not copied for lbfgs, but standardised in every pass.
 COPY_BYTES = 2 * 2**30
-#: What ``C="auto"`` chooses from. On Caltech-101, MobileNetV2, 4 to 28 images per class, the best were 1 to
-#: 1,000, the more samples the smaller.
-PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3)
+#: What ``C="auto"`` chooses from unless told: so many values from here to there. On Caltech-101, MobileNetV2,
+#: 4 to 28 images per class, the best were 1 to 1,000, the more samples the smaller.
+CS, C_MIN, C_MAX = 9, 1e-5, 1e3
 #: Parts of the samples that it is chosen on in turn where there are no validation rows; by what factor the
 #: loss of a part rises before larger values are left out; and what is taken where there is one sample each.
 FOLDS = 5
@@ -70,17 +80,27 @@ class SoftmaxClassifier(GradientHead):
         For Adam and SGD, what part of the training loss an improvement must be when there are no validation
         rows; None is 1e-3. For lbfgs, scikit-learn's: the largest absolute part of the gradient of the mean
         loss at which to stop; None goes on to the optimum.
-    monitor : {"accuracy", "loss"}, default="loss"
-        What of the validation rows decides when to stop and which epoch is best. With "accuracy", ties go to
+    monitor : {"accuracy", "loss", "metric"}, default="loss"
+        What of the validation rows decides when to stop and which epoch is best; "metric" is what
+        `fit_stack` is given as `score`, and a sweep by its first metric. With "accuracy", ties go to
         the lower loss. A few validation rows per class give an accuracy in coarse steps, whose peak is mostly
         luck: on 32 classes of Caltech-101 with 4 validation images each, "loss" ends 0.4 points higher at 4
         images per class.
+    class_weight : "balanced", mapping of label to float, or None, default=None
+        How often the loss of a row counts, on validation rows too; balanced: n_samples / (n_classes *
+        n_samples_of_its_class) times, so that rare classes weigh as much as frequent ones.
     batch_size : int, default=32
     alpha : float, default=0.0
         L2 penalty ``alpha / 2 * ||W||^2`` added to the mean loss; not on intercepts.
     C : float or "auto", default=1.0
         Inverse strength of the penalty, as in scikit-learn; lbfgs only. "auto" takes that of 1e-5, 1e-4, ...
-        1e3 with the lowest loss on the validation rows, which then must be given; the test rows never choose.
+        1e3 with the lowest loss on the validation rows, or on the rows of folds where there are none; or with
+        the best accuracy or score (see `monitor`), of equals the smallest. The test rows never choose.
+    Cs, C_min, C_max : int, float and float, default=9, 1e-5 and 1e3
+        How many values "auto" chooses from, in equal ratios, the least and the most.
+    validation_fraction : float or None, default=None
+        Without validation rows, part of the samples on which "auto" is chosen once, instead of folds of them;
+        all train after that.
     dropout : float, default=0.0
         Part of the inputs of the softmax layer set to zero in training; in a rotated space these are columns,
         not features.
@@ -131,6 +151,15 @@ class SoftmaxClassifier(GradientHead):
     _parameters: ClassVar[Mapping[str, Parameter]] = {
         **GradientHead._parameters,
         "solver": Parameter(values=("adam", "sgd", "lbfgs"), help="how steps are taken"),
+        "Cs": Parameter(least=2, below=1001, whole=True, help="how many values C=auto chooses from"),
+        "C_min": Parameter(over=0, help="the least of them"),
+        "C_max": Parameter(over=0, help="the most of them"),
+        "validation_fraction": Parameter(
+            over=0,
+            below=1,
+            values=(None,),
+            help="part of the draw that C=auto is chosen on, once, instead of folds; then all of it trains",
+        ),
         "C": Parameter(
             over=0,
             values=("auto",),
@@ -158,10 +187,15 @@ class SoftmaxClassifier(GradientHead):
         max_epochs: int = 100,
         patience: int = 10,
         tol: float | None = None,
-        monitor: Literal["accuracy", "loss"] = "loss",
+        monitor: Literal["accuracy", "loss", "metric"] = "loss",
+        class_weight: Literal["balanced"] | Mapping[Any, float] | None = None,
         batch_size: int = 32,
         alpha: float = 0.0,
         C: float | Literal["auto"] = 1.0,
+        Cs: int = CS,
+        C_min: float = C_MIN,
+        C_max: float = C_MAX,
+        validation_fraction: float | None = None,
         dropout: float = 0.0,
         standardize: bool = True,
         rotate: bool | Literal["auto"] = "auto",
@@ -178,15 +212,27 @@ class SoftmaxClassifier(GradientHead):
         self.patience = patience
         self.tol = tol
         self.monitor = monitor
+        self.class_weight = class_weight
         self.batch_size = batch_size
         self.alpha = alpha
         self.C = C
+        self.Cs = Cs
+        self.C_min = C_min
+        self.C_max = C_max
+        self.validation_fraction = validation_fraction
         self.dropout = dropout
         self.standardize = standardize
         self.rotate = rotate
         self.restore = restore
         self.random_state = random_state
         self.device = device
+
+    def _check(self) -> None:
+        super()._check()
+        if self.C_min >= self.C_max:
+            raise InvalidInputError(
+                f"C_min={self.C_min!r} (--C-min) must be less than C_max={self.C_max!r} (--C-max)"
+            )
 
     def _rate(self, n_columns: int) -> float:
         if self.lr is not None and self.lr != "auto":
@@ -294,10 +340,11 @@ class SoftmaxClassifier(GradientHead):
 
 def _fit_exact_heads(heads: Sequence[SoftmaxClassifier], rows: TrainingRows) -> None:
     """Fit `heads` in place."""
-    groups: dict[tuple[bytes, float | None], list[int]] = {}
+    groups: dict[tuple[Any, ...], list[int]] = {}
     for number, (head, own) in enumerate(zip(heads, rows.subsets, strict=True)):
         head._check()
-        groups.setdefault((own.tobytes(), head.tol), []).append(number)
+        how = (head.monitor, head.Cs, head.C_min, head.C_max, head.validation_fraction)
+        groups.setdefault((own.tobytes(), head.tol, repr(head.class_weight), *how), []).append(number)
     plans = [
         _Plan([heads[i] for i in members], rows.subsets[members[0]], rows) for members in groups.values()
     ]
@@ -316,6 +363,13 @@ class _Plan:
         self, heads: Sequence[SoftmaxClassifier], rows: NDArray[np.int64], training: TrainingRows
     ) -> None:
         self.heads, self.rows, self.space = heads, rows, training.space
+        first = heads[0]
+        self.grid = _grid(first.Cs, first.C_min, first.C_max)
+        self.score: Score | None = None
+        if first.monitor == "accuracy":
+            self.score = _accuracy
+        elif first.monitor == "metric":
+            self.score = training.score
         self.classes, self.codes = find_classes(training.y[rows])
         self.watched = []
         for one in training.others:
@@ -326,27 +380,36 @@ class _Plan:
         self.validated = any(name == "val" and len(codes) for name, _, codes in self.watched)
         self.losses: dict[float, float] = {}
         if automatic and not self.validated:
+            images = rows[: len(rows) // training.n_views]
+            units = images if training.groups is None else training.groups[images]
             self.losses = _cross_validated(
-                training.Z, rows, self.codes, len(self.classes), self.space, training.n_views
+                training, rows, self.codes, self.classes, units, first, self.grid, self.score
             )
             fixed.add(_best(self.losses))
-        self.penalties = sorted(fixed | set(PENALTIES if automatic and self.validated else ()))
+        self.penalties = sorted(fixed | set(self.grid if automatic and self.validated else ()))
         # on columns multiplied by the gain, the same penalty on standardised features is C / gain ** 2
+        self.weights = class_weights(heads[0].class_weight, self.classes, self.codes)
         self.problems = [
-            Problem(rows, self.codes, len(self.classes), C / self.space.gain_**2) for C in self.penalties
+            Problem(rows, self.codes, len(self.classes), C / self.space.gain_**2, self.weights)
+            for C in self.penalties
         ]
 
     def accept(self, optima: Sequence[Optimum], Z: Any) -> None:
         """Give each head the optimum at its C."""
         found = {}
         for C, one in zip(self.penalties, optima, strict=True):
-            measured = _measured("train", Z, self.rows, self.codes, one)
+            measured = _measured("train", Z, self.rows, self.codes, one, self.weights)
             for name, columns, codes in self.watched:
                 if len(codes):
-                    measured |= _measured(name, columns, np.arange(len(codes)), codes, one)
+                    measured |= _measured(name, columns, np.arange(len(codes)), codes, one, self.weights)
+                if name == "val" and len(codes) and self.score is not None:
+                    logits = columns @ one.weights.astype(columns.dtype) + one.intercept
+                    self.losses[C] = _loss_of(self.score, codes, logits)
             found[C] = one, measured
+        if self.validated and self.score is None:
+            self.losses = {C: values["val_loss"] for C, (_, values) in found.items()}
         if self.validated:
-            self.losses = {C: values["val_loss"] for C, (_, values) in found.items() if C in PENALTIES}
+            self.losses = {C: loss for C, loss in self.losses.items() if C in self.grid}
         for head in self.heads:
             C = _best(self.losses) if head.C == "auto" else float(head.C)
             head._accept_optimum(C, *found[C], self.classes, self.space)
@@ -362,39 +425,83 @@ class _Plan:
                 )
 
 
+def _grid(n: int, least: float, most: float) -> tuple[float, ...]:
+    """Return values in equal ratios, as one would write them.
+
+    Examples
+    --------
+    >>> _grid(3, 1e-5, 1e3)
+    (1e-05, 0.1, 1000.0)
+    """
+    return tuple(float(f"{one:.12g}") for one in np.geomspace(least, most, n))
+
+
+def _accuracy(y: NDArray[np.int64], answers: NDArray[np.int64], p: NDArray[np.float64]) -> float:
+    return float(np.mean(y == answers))
+
+
+def _loss_of(score: Score, codes: NDArray[np.int64], logits: NDArray[np.float64]) -> float:
+    """Return a score as something of which less is better; what it cannot say is the most."""
+    found = score(codes, logits.argmax(axis=1), softmax(logits.astype(np.float64)))
+    return -found if math.isfinite(found) else math.inf
+
+
 def _cross_validated(
-    Z: Any,
+    training: TrainingRows,
     rows: NDArray[np.int64],
     codes: NDArray[np.int64],
-    n_classes: int,
-    space: FeatureSpace,
-    n_views: int,
+    classes: NDArray[Any],
+    units: NDArray[np.int64],
+    head: SoftmaxClassifier,
+    grid: Sequence[float],
+    score: Score | None,
 ) -> dict[float, float]:
     """Return the loss at each C of rows that heads fitted to the other folds have not seen.
 
-    Each class is dealt out to `FOLDS` parts, or as many as it has rows; the one row of a class always trains.
-    The views of an image are always in one part.
+    Each class is dealt out to `FOLDS` parts, or as many as it has `units` (rows, or groups of them, each in
+    the class of its first row); the one unit of a class always trains. The views of an image are always in
+    one part. With a `validation_fraction` of the head that part of the units is the only fold.
     """
+    Z, space, n_views, n_classes = training.Z, training.space, training.n_views, len(classes)
     n_images = len(codes) // n_views
-    folds = np.full(n_images, -1)
+    _, first, unit_of = np.unique(units, return_index=True, return_inverse=True)
+    folds = np.full(len(first), -1)
     shuffled = np.random.default_rng(0).permutation(n_images)
-    for code in range(n_classes):
-        own = shuffled[codes[shuffled] == code]
+    shuffled = unit_of[shuffled[np.isin(shuffled, first)]]
+    if head.validation_fraction is not None:
+        left = np.bincount(codes[:n_images], minlength=n_classes)
+        wanted = int(head.validation_fraction * n_images)
+        for unit in shuffled.tolist():
+            own = np.bincount(codes[:n_images][unit_of == unit], minlength=n_classes)
+            if own.sum() <= wanted and (left - own > 0).all():  # every class goes on training
+                folds[unit], left, wanted = 0, left - own, wanted - int(own.sum())
+    for code in range(n_classes if head.validation_fraction is None else 0):
+        own = shuffled[codes[first[shuffled]] == code]
         if len(own) > 1:
             folds[own] = np.arange(len(own)) % FOLDS
-    folds = np.tile(folds, n_views)
+    folds = np.tile(folds[unit_of], n_views)
     losses: dict[float, float] = {}
     start = None
-    for C in PENALTIES if folds.max() >= 0 else ():
+    parts = range(folds.max() + 1)
+    weights = [class_weights(head.class_weight, classes, codes[folds != fold]) for fold in parts]
+    for C in grid if parts else ():
         problems = [
-            Problem(rows[folds != fold], codes[folds != fold], n_classes, C / space.gain_**2)
-            for fold in range(folds.max() + 1)
+            Problem(rows[folds != fold], codes[folds != fold], n_classes, C / space.gain_**2, weights[fold])
+            for fold in parts
         ]
         start = solve(Z, problems, start=start)
+        if score is not None:
+            at = [np.flatnonzero(folds == fold) for fold in parts]
+            logits = [
+                np.asarray(Z[rows[own]]) @ one.weights + one.intercept
+                for own, one in zip(at, start, strict=True)
+            ]
+            losses[C] = _loss_of(score, codes[np.concatenate(at)], np.concatenate(logits))
+            continue
         losses[C] = 0.0
         for fold, one in enumerate(start):
             kept = folds == fold
-            measured = _measured("val", Z, rows[kept], codes[kept], one)
+            measured = _measured("val", Z, rows[kept], codes[kept], one, weights[fold])
             losses[C] += measured["val_loss"] * int(kept.sum())
         if losses[C] > RISE * min(losses.values()):  # the larger ones are worse still, and take longest
             break
@@ -402,17 +509,23 @@ def _cross_validated(
 
 
 def _measured(
-    name: str, Z: Any, rows: NDArray[np.int64], codes: NDArray[np.int64], optimum: Optimum
+    name: str,
+    Z: Any,
+    rows: NDArray[np.int64],
+    codes: NDArray[np.int64],
+    optimum: Optimum,
+    weights: NDArray[np.float64] | None = None,
 ) -> dict[str, float]:
-    """Return loss and accuracy of an optimum on rows, a block at a time."""
-    loss = accuracy = 0.0
+    """Return loss, rows of a class weighted, and accuracy of an optimum on rows, a block at a time."""
+    loss = accuracy = total = 0.0
     for first in range(0, len(rows), MEASURED_ROWS):
         part = slice(first, first + MEASURED_ROWS)
         block = np.asarray(Z[rows[part]])
         logits = block @ optimum.weights.astype(block.dtype) + optimum.intercept
-        each, right = measure(logits, codes[part])
-        loss, accuracy = loss + each * len(logits), accuracy + right * len(logits)
-    return {f"{name}_loss": loss / len(rows), f"{name}_accuracy": accuracy / len(rows)}
+        each, right = measure(logits, codes[part], weights)
+        counted = len(logits) if weights is None else float(weights[codes[part]].sum())
+        loss, accuracy, total = loss + each * counted, accuracy + right * len(logits), total + counted
+    return {f"{name}_loss": loss / total, f"{name}_accuracy": accuracy / len(rows)}
 
 
 def _best(losses: Mapping[float, float]) -> float:
@@ -429,5 +542,16 @@ LOGREG = HeadKind(
     SoftmaxClassifier,
     "softmax regression to the optimum of its L2-regularised problem",
     fixed={"solver": "lbfgs"},
-    offers=("C", "tol", "standardize", "rotate"),
+    offers=(
+        "C",
+        "Cs",
+        "C_min",
+        "C_max",
+        "validation_fraction",
+        "monitor",
+        "tol",
+        "class_weight",
+        "standardize",
+        "rotate",
+    ),
 )

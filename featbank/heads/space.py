@@ -279,7 +279,7 @@ class RowProducts:
 
     Parameters
     ----------
-    standardize : bool
+    standardize : bool or "center"
         Whether features were divided by their standard deviation.
     mean, scale : ndarray of float64, shape (n_features,)
         What was subtracted and divided by.
@@ -300,14 +300,20 @@ class RowProducts:
     True
     """
 
-    standardize: bool
+    standardize: bool | Literal["center"]
     mean: NDArray[np.float64]
     scale: NDArray[np.float64]
     train: NDArray[np.float64]
     others: Mapping[str, NDArray[np.float64]]
 
     @classmethod
-    def of(cls, X: ArrayLike, others: Mapping[str, ArrayLike], *, standardize: bool = True) -> RowProducts:
+    def of(
+        cls,
+        X: ArrayLike,
+        others: Mapping[str, ArrayLike],
+        *,
+        standardize: bool | Literal["center"] = True,
+    ) -> RowProducts:
         """Compute them: statistics and products of the rows `X`, products of `others` with `X`.
 
         Raises
@@ -359,9 +365,10 @@ class FeatureSpace:
 
     Parameters
     ----------
-    standardize : bool, default=True
+    standardize : bool or "center", default=True
         Subtract the mean and divide by the standard deviation of each feature (by 1 where it is constant).
-        False leaves both alone, in a rotated space, too: angles are those of the features as they are.
+        "center" subtracts alone. False leaves both alone, in a rotated space, too: angles are those of the
+        features as they are.
     rotate : bool or "auto", default="auto"
         "auto" rotates when there are more features than rows, up to 8,192 rows.
 
@@ -399,7 +406,16 @@ class FeatureSpace:
     n_features_: int
     n_columns_: int
 
-    def __init__(self, *, standardize: bool = True, rotate: bool | Literal["auto"] = "auto") -> None:
+    def __init__(
+        self,
+        *,
+        standardize: bool | Literal["center"] = True,
+        rotate: bool | Literal["auto"] = "auto",
+    ) -> None:
+        if standardize not in (True, False, "center"):
+            raise InvalidInputError(
+                f"standardize={standardize!r} is not known; allowed: True, False, 'center'"
+            )
         if not isinstance(rotate, bool) and rotate != "auto":
             raise InvalidInputError(f"rotate={rotate!r} is not known; allowed: True, False, 'auto'")
         self.standardize = standardize
@@ -608,7 +624,7 @@ class FeatureSpace:
         *,
         gain: float = 1.0,
         basis: NDArray[np.float32] | None = None,
-        standardize: bool = True,
+        standardize: bool | Literal["center"] = True,
     ) -> FeatureSpace:
         """Build a fitted space from what a file holds.
 
@@ -618,7 +634,7 @@ class FeatureSpace:
         gain : float, default=1.0
         basis : ndarray of float32, shape (n_features, n_columns), or None
             Orthonormal columns; None for a space that is not rotated.
-        standardize : bool, default=True
+        standardize : bool or "center", default=True
             What the space was made with.
         """
         space = cls(standardize=standardize, rotate=basis is not None)
@@ -662,12 +678,16 @@ def _mix(coordinates: NDArray[np.float64]) -> NDArray[np.float64]:
     return mixed
 
 
-def _statistics(source: Any, standardize: bool) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _statistics(
+    source: Any, standardize: bool | Literal["center"]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return mean and standard deviation (1 where it is 0) of each feature; 0 and 1 where not asked for."""
     if not standardize:
         check_finite(source)
         return np.zeros(count_columns(source)), np.ones(count_columns(source))
     mean, variance = moments(source)
+    if standardize == "center":
+        return mean, np.ones(len(mean))
     # rounding leaves a variance of about n eps times the square of the mean in a constant feature
     n, eps = int(source.shape[0]), float(np.finfo(np.float64).eps)
     constant = variance <= n * eps * variance + (n * eps * mean) ** 2

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featbank.errors import InvalidInputError
-from featbank.heads._gradient import GradientHead, torch_device, watched_rows
+from featbank.heads._gradient import GradientHead, relative_weights, torch_device, watched_rows
 from featbank.heads._head import TrainingRows, find_classes
 from featbank.heads._parameters import Parameter
 from featbank.heads.catalogue import HeadKind
@@ -79,7 +79,9 @@ class TailClassifier(GradientHead):
         Whether batch norms are trained too, and use the statistics of the mini-batches.
     dropout : float, default=0.0
         Part of the inputs of the last layer set to zero in training.
-    solver, lr_schedule, lr_schedule_epochs, lr_schedule_per, max_epochs, patience, tol, monitor, batch_size
+    solver, lr_schedule, lr_schedule_epochs, lr_schedule_per, max_epochs, patience, tol, monitor
+        As for `SoftmaxClassifier`.
+    class_weight, batch_size
         As for `SoftmaxClassifier`.
     alpha : float, default=0.0
         L2 penalty ``alpha / 2 * ||W||^2`` on what is trained, added to the mean loss; not on biases.
@@ -155,7 +157,8 @@ class TailClassifier(GradientHead):
         max_epochs: int = 100,
         patience: int = 10,
         tol: float = 1e-3,
-        monitor: Literal["accuracy", "loss"] = "accuracy",
+        monitor: Literal["accuracy", "loss", "metric"] = "accuracy",
+        class_weight: Literal["balanced"] | Mapping[Any, float] | None = None,
         batch_size: int = 32,
         alpha: float = 0.0,
         dropout: float = 0.0,
@@ -175,6 +178,7 @@ class TailClassifier(GradientHead):
         self.patience = patience
         self.tol = tol
         self.monitor = monitor
+        self.class_weight = class_weight
         self.batch_size = batch_size
         self.alpha = alpha
         self.dropout = dropout
@@ -250,7 +254,15 @@ class TailClassifier(GradientHead):
         names = tail.trained(self.train, batch_norm=self.train_norm)
         stack = ModuleStack(
             recipe,
-            job := Job(own, codes, self.lr_, float(self.alpha), self._seed(), rows.n_views),
+            job := Job(
+                own,
+                codes,
+                self.lr_,
+                float(self.alpha),
+                self._seed(),
+                rows.n_views,
+                relative_weights(self.class_weight, classes, codes),
+            ),
             tail.body().to(place),
             names,
             body_lr=self.lr_ / 10 if self.tail_lr is None else float(self.tail_lr),
@@ -261,7 +273,7 @@ class TailClassifier(GradientHead):
         )
         Z = torch.from_numpy(np.ascontiguousarray(rows.Z, dtype=np.float32)).to(place)
         watched = watched_rows(rows.others, classes, place)
-        (trained,) = train_stack(recipe, Z, [job], len(classes), watched, stack)
+        (trained,) = train_stack(recipe, Z, [job], len(classes), watched, stack, rows.score)
         self._accept(trained, classes, space)
         self.tail_weights_ = dict(zip(names, trained.weights[2:], strict=True))
         self.backbone_, self.digest_, self.cut_ = tail.backbone, tail.weights_sha256, tail.cut

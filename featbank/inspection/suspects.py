@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featbank.datasets.duplicates import NEAR_DUPLICATE_COSINE
+from featbank.datasets.duplicates import NEAR_DUPLICATE_COSINE, of_one_origin
 from featbank.errors import InvalidInputError
 from featbank.inspection._grid import COLUMNS, draw_pictures, picture_axes, wrapped
 from featbank.manifest import SPLITS, printable
@@ -130,8 +130,8 @@ def find_suspects(
     """Look for wrong labels, images alike under two labels, and odd images, from the features of a bank.
 
     Exact logistic heads are cross-fitted over all splits: each image is judged by a head that has not seen it
-    (nor a copy of it). Labels that are confidently another class's are then left out of the training, and all
-    are judged again, so that wrong labels do not vouch for each other.
+    (nor a copy of it, nor another image of its group). Labels that are confidently another class's are then
+    left out of the training, and all are judged again, so that wrong labels do not vouch for each other.
 
     Parameters
     ----------
@@ -181,9 +181,9 @@ def find_suspects(
     if cut is None:
         cut = deepest_vector_cut(by_depth(bank, bank.cuts), {one: bank[one].shape[1:] for one in bank.cuts})
     X = np.asarray(bank.features(cut, rows), dtype=np.float32).reshape(len(rows), -1)
-    # copies byte for byte are one group, so that none vouches for another
-    _, copies = np.unique(manifest.digests[rows], axis=0, return_inverse=True)
-    fold_of = deal_folds(y, folds, groups=copies, random_state=random_state)
+    # neither copies byte for byte nor images of one group vouch for each other
+    kin = of_one_origin(manifest, rows)
+    fold_of = deal_folds(y, folds, groups=kin, random_state=random_state)
     p, wrong = _out_of_fold(X, y, fold_of)
     at = np.arange(len(y))
     p_label, likelier = p[at, y], p.argmax(axis=1)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from featbank.metrics.accuracy import (
+    ClassScores,
     balanced_accuracy,
     cohen_kappa,
     confusion_matrix,
     macro_f1,
     most_confused,
     per_class_accuracy,
+    per_class_scores,
     roc_auc,
     top_k_accuracy,
     top_k_hits,
@@ -20,10 +22,12 @@ from featbank.metrics.intervals import (
     draws_correlation,
     mean_interval,
     paired_difference,
+    share_of_folds,
 )
 from featbank.metrics.power_law import PowerLaw, fit_power_law
 
 __all__ = [
+    "ClassScores",
     "Interval",
     "PowerLaw",
     "balanced_accuracy",
@@ -40,7 +44,9 @@ __all__ = [
     "most_confused",
     "paired_difference",
     "per_class_accuracy",
+    "per_class_scores",
     "roc_auc",
+    "share_of_folds",
     "top_k_accuracy",
     "top_k_hits",
 ]

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from featbank.errors import InvalidInputError
 from featbank.metrics._checks import Floats, check_scores, columns_of
+from featbank.metrics.intervals import check_confidence
 
 __all__ = [
+    "ClassScores",
     "balanced_accuracy",
+    "cohen_kappa",
     "confusion_matrix",
     "macro_f1",
     "most_confused",
     "per_class_accuracy",
+    "per_class_scores",
+    "roc_auc",
     "top_k_accuracy",
     "top_k_hits",
 ]
@@ -173,6 +180,25 @@ def _by_count(pair: tuple[int, int, int]) -> tuple[int, int, int]:
     return (-pair[2], pair[0], pair[1])
 
 
+def _counted(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[Floats, Floats, Floats]:
+    """Return how many rows each class has, was answered for, and was rightly answered for.
+
+    Classes are those that have rows or were answered, in order.
+    """
+    y, answers = np.asarray(y_true), np.asarray(y_pred)
+    if y.ndim != 1 or not y.size or y.shape != answers.shape:
+        raise InvalidInputError(
+            f"y_true and y_pred must be equally long, and not empty; got {y.shape} and {answers.shape}"
+        )
+    codes, at = np.unique(np.concatenate([y, answers]), return_inverse=True)
+    true, answered = np.split(at, [len(y)])
+    n_true, n_answered, n_right = (
+        np.bincount(one, minlength=len(codes)).astype(np.float64)
+        for one in (true, answered, true[true == answered])
+    )
+    return n_true, n_answered, n_right
+
+
 def balanced_accuracy(y_true: ArrayLike, y_pred: ArrayLike) -> float:
     """Return the mean of the accuracies of all classes that have rows.
 
@@ -191,8 +217,8 @@ def balanced_accuracy(y_true: ArrayLike, y_pred: ArrayLike) -> float:
     >>> balanced_accuracy([0, 0, 0, 1], [0, 0, 0, 0])
     0.5
     """
-    _, at = np.unique(np.asarray(y_true), return_inverse=True)
-    return float(np.mean(np.bincount(at, weights=np.equal(y_true, y_pred)) / np.bincount(at)))
+    n_true, _, n_right = _counted(y_true, y_pred)
+    return float(np.mean(n_right[n_true > 0] / n_true[n_true > 0]))
 
 
 def macro_f1(y_true: ArrayLike, y_pred: ArrayLike) -> float:
@@ -213,12 +239,7 @@ def macro_f1(y_true: ArrayLike, y_pred: ArrayLike) -> float:
     >>> round(macro_f1([0, 0, 0, 1], [0, 0, 0, 0]), 3)
     0.429
     """
-    y, answers = np.asarray(y_true), np.asarray(y_pred)
-    codes, at = np.unique(np.concatenate([y, answers]), return_inverse=True)
-    true, answered = np.split(at, [len(y)])
-    n_true, n_answered, n_right = (
-        np.bincount(one, minlength=len(codes)) for one in (true, answered, true[true == answered])
-    )
+    n_true, n_answered, n_right = _counted(y_true, y_pred)
     return float(np.mean(2 * n_right / (n_true + n_answered)))
 
 
@@ -244,11 +265,89 @@ def cohen_kappa(y_true: ArrayLike, y_pred: ArrayLike) -> float:
     >>> cohen_kappa([0, 0, 1, 1], [0, 0, 1, 0])
     0.5
     """
-    y, answers = np.asarray(y_true), np.asarray(y_pred)
-    codes, at = np.unique(np.concatenate([y, answers]), return_inverse=True)
-    n_true, n_answered = (np.bincount(one, minlength=len(codes)) for one in np.split(at, [len(y)]))
-    chance = float(n_true @ n_answered) / len(y) ** 2
-    return float("nan") if chance == 1 else float((np.mean(y == answers) - chance) / (1 - chance))
+    n_true, n_answered, n_right = _counted(y_true, y_pred)
+    n = float(n_true.sum())
+    chance = float(n_true @ n_answered) / n**2
+    return float("nan") if chance == 1 else float((n_right.sum() / n - chance) / (1 - chance))
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """What one class came to.
+
+    Parameters
+    ----------
+    n_true, n_answered, n_right : int
+        Rows of the class, rows that were answered so, and those of both.
+    recall, precision, f1 : float or None
+        ``n_right / n_true``, ``n_right / n_answered``, and ``2 n_right / (n_true + n_answered)``, in [0, 1];
+        None where that is nothing by nothing.
+    recall_low, recall_high : float or None
+        Wilson's interval of the recall, for other test images of this class.
+    """
+
+    n_true: int
+    n_answered: int
+    n_right: int
+    recall: float | None
+    precision: float | None
+    f1: float | None
+    recall_low: float | None
+    recall_high: float | None
+
+
+def per_class_scores(confusion: ArrayLike, confidence: float = 0.95) -> list[ClassScores]:
+    """Return recall with its interval, precision and F1 of each class.
+
+    Parameters
+    ----------
+    confusion : array-like of int, shape (n_classes, n_classes)
+        As `confusion_matrix` gives it.
+    confidence : float, default=0.95
+        Level of the intervals.
+
+    Returns
+    -------
+    list of ClassScores
+
+    References
+    ----------
+    Wilson: Probable Inference, the Law of Succession, and Statistical Inference, JASA 22, 1927.
+
+    Examples
+    --------
+    >>> one, other = per_class_scores([[3, 1], [0, 0]])
+    >>> one.recall, round(one.recall_low, 2), round(one.recall_high, 2), one.precision, other.recall
+    (0.75, 0.3, 0.95, 1.0, None)
+    """
+    from scipy.special import ndtri
+
+    check_confidence(confidence)
+    matrix = np.asarray(confusion, dtype=np.int64)
+    z = float(ndtri(0.5 + confidence / 2))
+    found = []
+    for n_true, n_answered, n_right in zip(
+        matrix.sum(axis=1).tolist(), matrix.sum(axis=0).tolist(), np.diag(matrix).tolist(), strict=True
+    ):
+        low = high = None
+        if n_true:
+            share, weight = n_right / n_true, z * z / n_true
+            middle = (share + weight / 2) / (1 + weight)
+            half = z * (share * (1 - share) / n_true + weight / (4 * n_true)) ** 0.5 / (1 + weight)
+            low, high = max(middle - half, 0.0), min(middle + half, 1.0)
+        found.append(
+            ClassScores(
+                n_true,
+                n_answered,
+                n_right,
+                n_right / n_true if n_true else None,
+                n_right / n_answered if n_answered else None,
+                2 * n_right / (n_true + n_answered) if n_true + n_answered else None,
+                low,
+                high,
+            )
+        )
+    return found
 
 
 def roc_auc(y_true: ArrayLike, probabilities: ArrayLike, *, labels: ArrayLike | None = None) -> float:

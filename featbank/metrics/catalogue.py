@@ -49,12 +49,14 @@ def made_by(name: str) -> str | None:
 def bounds(name: str) -> tuple[float, float]:
     """Return the least and the most that a score can be; what may be more than 1 is a loss, and no share.
 
+    ``"val_"`` before a name is the same score of validation rows.
+
     Examples
     --------
     >>> bounds("macro_f1"), bounds("log_loss")
     ((0.0, 1.0), (0.0, inf))
     """
-    return _RANGES.get(name, (0.0, 1.0))
+    return _RANGES.get(name.removeprefix("val_"), (0.0, 1.0))
 
 
 def less_is_better(name: str) -> bool:

@@ -35,6 +35,7 @@ from featbank.pipeline.study import (
     Training,
 )
 from featbank.sampling import parse_sizes
+from featbank.sweep.protocols import find_protocol
 from featbank.training import Recipe, recipe_for
 
 __all__ = ["TEMPLATE", "find_study", "load_study", "study_names"]
@@ -355,6 +356,12 @@ def _experiment(
     if found is None:
         return None
     sweep, spec = replace(found.sweep, head_params=params), get_spec(found.backbone.name)
+    if sweep.protocol is not None:
+        known = find_protocol(sweep.protocol)
+        for key in ("heads", "val"):
+            if key in tables["sweep"]:
+                _add(faults, f"{place(('sweep', key))[1]} does nothing: protocol = {known.name!r} says it")
+        sweep = replace(sweep, heads=known.heads, head_params=known.head_params, val=known.val)
     cuts = []
     for cut in sweep.cuts:
         try:

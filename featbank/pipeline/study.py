@@ -21,6 +21,7 @@ from featbank.heads import catalogue
 from featbank.manifest import SPLITS, short_repr
 from featbank.metrics import catalogue as metrics_catalogue
 from featbank.sampling import parse_sizes
+from featbank.sweep.protocols import find_protocol
 from featbank.sweep.records import CURVE_METRICS
 from featbank.training.unfreezing import check_unfreeze
 
@@ -162,6 +163,10 @@ class Sweep:
     random_state: Annotated[int, Strict(), Ge(0), Le(2**32 - 1)] = 0
     head_params: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     untrained_classes: Literal["drop", "keep"] = "drop"
+    up_to: bool = False
+    draw: Literal["images", "groups"] = "images"
+    folds: Annotated[int, Strict(), Ge(2), Le(1000)] | None = None
+    val_per_class: Natural | None = None
     val: (
         Annotated[
             Annotated[float, Strict(), Gt(0), Lt(1), Tag("#part")] | Annotated[Literal["none"], Tag("#none")],
@@ -176,6 +181,7 @@ class Sweep:
     ] = ()
     views: Annotated[tuple[Annotated[Name, by(check_view)], ...], Len(0, 100)] = ()
     average_views: bool = False
+    protocol: Annotated[Name, by(find_protocol)] | None = None
 
 
 @dataclass(frozen=True, config=CONFIG)

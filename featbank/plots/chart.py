@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from featbank.manifest import printable
+from featbank.metrics.catalogue import spelling
 from featbank.plots.style import Look
 from featbank.sampling import size_order, size_words
 from featbank.sweep import CurvePoint
@@ -32,6 +33,7 @@ __all__ = [
     "percent",
     "percent_axis",
     "reached",
+    "score_text",
     "size_axis",
     "span_text",
     "spelled",
@@ -368,9 +370,24 @@ def spelled(cut: str, temperature: float | None) -> str:
 
 
 def interval_text(point: CurvePoint, metric: str) -> str:
-    """Return the interval of a score in percent, ``""`` where there is none."""
+    """Return the interval of a score, a share in percent, ``""`` where there is none."""
     interval = point.interval(metric)
-    return "" if interval is None else f"{100 * interval[0]:.1f} – {100 * interval[1]:.1f} %"
+    if interval is None:
+        return ""
+    unit, factor, digits = spelling(metric)
+    low, high = (f"{factor * end:.{digits}f}" for end in interval)
+    return f"{low} – {high}{' %' if unit else ''}"
+
+
+def score_text(value: float | None, metric: str) -> str:
+    """Return a score, a share in percent, ``"–"`` where it is not known.
+
+    Examples
+    --------
+    >>> score_text(0.9574, "macro_f1"), score_text(0.31, "log_loss")
+    ('95.7 %', '0.310')
+    """
+    return percent(value) if value is None or spelling(metric)[0] else f"{value:.{spelling(metric)[2]}f}"
 
 
 def curve_point(
@@ -391,7 +408,8 @@ def curve_point(
         See `Point`.
     """
     score, interval = point.scores.get(metric), point.interval(metric)
-    low, high = (100 * interval[0], 100 * interval[1]) if interval else (None, None)
+    factor = spelling(metric)[1]
+    low, high = (factor * interval[0], factor * interval[1]) if interval else (None, None)
     repeats = point.n_repeats or 0
     two = score is not None and interval is None and point.n_draws == 2
     dots = (score.min, score.max) if score is not None and two else ()
@@ -402,11 +420,15 @@ def curve_point(
     )
     return Point(
         x,
-        math.nan if score is None else 100 * score.mean,
+        math.nan if score is None else factor * score.mean,
         low,
         high,
-        tuple(100 * one for one in dots if one is not None),
-        (name, percent(None if score is None else score.mean), "; ".join(part for part in more if part)),
+        tuple(factor * one for one in dots if one is not None),
+        (
+            name,
+            score_text(None if score is None else score.mean, metric),
+            "; ".join(part for part in more if part),
+        ),
         apart,
         ring,
     )
@@ -418,14 +440,14 @@ def reached(series: Iterable[Series]) -> list[float]:
     return [value for of_point in values for value in of_point if value is not None and math.isfinite(value)]
 
 
-def span_text(one: Series) -> str:
-    """Say where a line of percentages begins and ends."""
+def span_text(one: Series, unit: str = " %", digits: int = 1) -> str:
+    """Say where a line, by default of percentages, begins and ends."""
     ends = [point for point in one.points if math.isfinite(point.y)]
     if not ends:
         return f"{one.name}: not known"
     if len(ends) == 1:
-        return f"{one.name}: {ends[0].y:.1f} %"
-    return f"{one.name}: from {ends[0].y:.1f} % to {ends[-1].y:.1f} %"
+        return f"{one.name}: {ends[0].y:.{digits}f}{unit}"
+    return f"{one.name}: from {ends[0].y:.{digits}f}{unit} to {ends[-1].y:.{digits}f}{unit}"
 
 
 def missing_intervals(points: Iterable[CurvePoint], metric: str) -> list[str]:

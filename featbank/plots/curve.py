@@ -12,6 +12,7 @@ import numpy as np
 
 from featbank.errors import InvalidInputError
 from featbank.manifest import printable
+from featbank.metrics.catalogue import less_is_better, spelling
 from featbank.plots.chart import (
     Chart,
     Entry,
@@ -20,10 +21,11 @@ from featbank.plots.chart import (
     Table,
     curve_point,
     interval_text,
+    linear_axis,
     missing_intervals,
-    percent,
     percent_axis,
     reached,
+    score_text,
     size_axis,
     span_text,
     spelled,
@@ -32,8 +34,8 @@ from featbank.plots.display import Display, run_title, selected_points
 from featbank.plots.style import MARKERS, N_PLAIN, Look, depth, plain
 from featbank.sampling import size_label, size_order
 from featbank.sweep import CurvePoint
-from featbank.sweep.curves import INTERVAL_OF, IntervalKind, judged_by
-from featbank.sweep.records import Key
+from featbank.sweep.curves import IntervalKind, interval_of, judged_by, judged_rows, main_metric
+from featbank.sweep.records import CURVE_METRICS, Key
 
 if TYPE_CHECKING:
     from featbank.metrics import PowerLaw
@@ -146,20 +148,24 @@ class CurveDisplay(Display):
     ) -> None:
         everything = list(points)
         if metric is None:
-            metric = judged_by(everything)
-        if metric not in METRICS:
-            raise InvalidInputError(f"metric={metric!r} is not one of {', '.join(METRICS)}")
+            metric = main_metric(everything)
+        known = {*METRICS, *(name for one in everything for name in one.scores)}
+        if metric not in known:
+            others = sorted(known - {*METRICS, *CURVE_METRICS})
+            raise InvalidInputError(f"metric={metric!r} is not one of {', '.join([*METRICS, *others])}")
         self.points = [one for one in everything if metric in one.scores]
         if not self.points:
             why = (
                 f"none of the {len(everything)} points has {metric}" if everything else "there are no points"
             )
             raise InvalidInputError(f"no curve to draw: {why}; see the failed fits in results.csv")
+        #: What the axes are of.
+        self.metric = metric
+        self.page_title = f"{self._score_name().replace('accuracy', 'Accuracy')} by {self._unit()} per class"
         order = list(cuts or []) + [point.cut for point in self.points]
         series: dict[Key, list[CurvePoint]] = {}
         for point in sorted(self.points, key=lambda one: (order.index(one.cut), size_order(one.n_per_class))):
             series.setdefault(point.key, []).append(point)
-        self.metric = metric
         self.series = series
         self.laws = dict(laws or {})
         self.until = until
@@ -209,7 +215,7 @@ class CurveDisplay(Display):
         names = _told_apart(several)
         selected = {run.path: selected_points(run, cuts, heads, interval) for run in several}
         everything = [point for points in selected.values() for point in points]
-        metric = metric or judged_by(everything)
+        metric = metric or main_metric(everything)
         points: list[CurvePoint] = []
         order: list[str] = []
         laws: dict[Key, PowerLaw] = {}
@@ -246,17 +252,34 @@ class CurveDisplay(Display):
         largest, until = self._ends()
         further = {size: f"{size:g}" for size in _doublings(largest, until)}
         series = [one for _, one in self._lines()]
+        unit, _, digits = spelling(self.metric)
+        of = "validation" if self.metric.startswith("val_") else judged_rows(self.points)
+        label = METRICS.get(self.metric, f"{self.metric} on {of} images{' (%)' if unit else ''}")
         return [
             Chart(
-                "Line chart of accuracy against training samples per class. "
-                + "; ".join(map(span_text, series)),
-                size_axis("Training samples per class (images)", further | sizes, [max(sizes), until]),
-                percent_axis(METRICS[self.metric], reached(series)),
+                f"Line chart of {self._score_name()} against training {self._unit()} per class. "
+                + "; ".join(span_text(one, " %" if unit else "", digits) for one in series),
+                size_axis(self._size_name(), further | sizes, [max(sizes), until]),
+                percent_axis(label, reached(series))
+                if unit
+                else linear_axis(label, reached(series), floor=0.0),
                 tuple(series),
                 intervals="bars" if self._one_size() else "band",
                 beyond=largest if further else None,
             )
         ]
+
+    def _score_name(self) -> str:
+        return "accuracy" if self.metric in METRICS else self.metric
+
+    def _unit(self) -> str:
+        return "groups" if all(one.unit == "groups" for one in self.points) else "samples"
+
+    def _size_name(self) -> str:
+        grouped = [one.unit == "groups" for one in self.points]
+        if not any(grouped):
+            return "Training samples per class (images)"
+        return f"Training {'groups' if all(grouped) else 'groups or images'} per class"
 
     def _ends(self) -> tuple[float, float]:
         """Return the largest size, and how far laws go on behind it."""
@@ -314,8 +337,9 @@ class CurveDisplay(Display):
         """
         if len(self.series) <= MOST_BANDS or self._one_size():
             return set(self.series)
+        sign = -1.0 if less_is_better(self.metric) else 1.0
         last = {
-            key: (size_order(points[-1].n_per_class), points[-1].scores[self.metric].mean)
+            key: (size_order(points[-1].n_per_class), sign * points[-1].scores[self.metric].mean)
             for key, points in self.series.items()
         }
         best: dict[tuple[str, float | None], Key] = {}
@@ -364,7 +388,8 @@ class CurveDisplay(Display):
         lines = []
         if banded:
             of = "-".join(str(one) for one in sorted({min(n_draws), max(n_draws)})) if n_draws else ""
-            lines.append(self.band or INTERVAL_OF + (f" ({of} draws)" if of else ""))
+            of_what = "folds" if any(one.n_folds for one in banded) else "draws"
+            lines.append(self.band or interval_of(banded) + (f" ({of} {of_what})" if of else ""))
         if missing:
             lines.append(f"no interval: {'; '.join(missing)}")
         if dots:
@@ -391,6 +416,9 @@ class CurveDisplay(Display):
         """Return in sentences what the figure shows."""
         repeated = any((point.n_repeats or 2) > 1 for point in self.points)
         lead = "Mean over the repeats, each with its own draw" if repeated else "One draw"
+        if any(one.n_folds for one in self.points):
+            lead = "Mean over the folds, each judged once by heads fitted to a draw from the others"
+            return f"{lead}. {super().caption()}".rstrip()
         return f"{lead} of training images. {super().caption()}".rstrip()
 
     def table(self) -> Table:
@@ -400,7 +428,7 @@ class CurveDisplay(Display):
                 spelled(cut, temperature),
                 printable(head),
                 size_label(vars(point)),
-                percent(point.mean(self.metric)),
+                score_text(point.mean(self.metric), self.metric),
                 interval_text(point, self.metric) or "–",
                 f"{point.n_repeats}",
                 f"{point.n_failed}",
@@ -408,7 +436,16 @@ class CurveDisplay(Display):
             for (cut, head, temperature), points in self.series.items()
             for point in points
         )
-        columns = ("Cut", "Head", "Samples per class", "Accuracy", "95 % interval", "Repeats", "Failed")
+        counted = "Groups per class" if "groups" in self._size_name() else "Samples per class"
+        columns = (
+            "Cut",
+            "Head",
+            counted,
+            self._score_name().replace("accuracy", "Accuracy"),
+            "95 % interval",
+            "Repeats",
+            "Failed",
+        )
         return Table(columns, rows, 2)
 
 
@@ -446,4 +483,13 @@ def _over_images(points: Sequence[CurvePoint], runs: Sequence[Run]) -> str:
     """Say what bands over the images judged by are."""
     n_rows = {len(fit.hits.top1) for run in runs for fit in run.result().fits if fit.hits is not None}
     images = "test images" if judged_by(points) == "top1" else "validation images"
-    return f"95 % interval over {'-'.join(str(n) for n in sorted({min(n_rows), max(n_rows)}))} {images}"
+    grouped = {
+        len(np.unique(np.concatenate(groups))) for run in runs if (groups := run.result().judged_groups)
+    }
+    if any(one.n_folds for one in points):
+        n_rows = {run.result().n_rows["test"] for run in runs}
+    over = "-".join(str(n) for n in sorted({min(n_rows), max(n_rows)}))
+    if grouped:
+        n_groups = "-".join(str(n) for n in sorted({min(grouped), max(grouped)}))
+        return f"95 % interval over {n_groups} groups of {over} {images}"
+    return f"95 % interval over {over} {images}"

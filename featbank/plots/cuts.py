@@ -27,7 +27,7 @@ from featbank.plots.display import PointsDisplay, run_title, usual_size
 from featbank.plots.style import Look, plain
 from featbank.sampling import Size, size_words
 from featbank.sweep import CurvePoint
-from featbank.sweep.curves import INTERVAL_OF, judged_by
+from featbank.sweep.curves import interval_of, judged_by
 
 if TYPE_CHECKING:
     from featbank.runs import Run
@@ -176,7 +176,7 @@ class CutsDisplay(PointsDisplay):
         """Say how many training samples it is at, and what the bars are."""
         lines = [size_words(vars(self.points[0]))]
         if any(one.interval(self.metric) for one in self.points):
-            lines.append(f"bars: {INTERVAL_OF}")
+            lines.append(f"bars: {interval_of(self.points)}")
         for why in missing_intervals(self.points, self.metric):
             lines.append(f"no interval: {why}" + (" (dots)" if "2 draws" in why else ""))
         return [("Training samples", lines)]

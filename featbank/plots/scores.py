@@ -25,7 +25,7 @@ from featbank.plots.display import PointsDisplay, run_title, usual_size
 from featbank.plots.style import Look, plain
 from featbank.sampling import Size, size_words
 from featbank.sweep import CurvePoint
-from featbank.sweep.curves import INTERVAL_OF
+from featbank.sweep.curves import interval_of
 
 if TYPE_CHECKING:
     from featbank.runs import Run
@@ -150,7 +150,7 @@ class ScoresDisplay(PointsDisplay):
         """Say how many training samples it is at, and what the bars are."""
         lines = [size_words(vars(self.points[0]))]
         if any(one.interval(metric) for one in self.points for metric in self.metrics):
-            lines.append(f"bars: {INTERVAL_OF}")
+            lines.append(f"bars: {interval_of(self.points)}")
         return [("Training samples", lines)]
 
     def table(self) -> Table:

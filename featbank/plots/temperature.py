@@ -24,7 +24,7 @@ from featbank.plots.display import PointsDisplay, run_title, usual_size
 from featbank.plots.style import Look, plain
 from featbank.sampling import Size, size_order, size_words
 from featbank.sweep import CurvePoint
-from featbank.sweep.curves import INTERVAL_OF, judged_by
+from featbank.sweep.curves import interval_of, judged_by
 
 if TYPE_CHECKING:
     from featbank.runs import Run
@@ -215,7 +215,7 @@ class TemperatureDisplay(PointsDisplay):
         metric = next(iter(self.lines.values()))
         lines = [size_words(vars(self.points[0]))]
         if any(one.interval(metric) for one in self.points):
-            lines.append(f"band: {INTERVAL_OF}")
+            lines.append(f"band: {interval_of(self.points)}")
         lines += [f"no interval: {why}" for why in missing_intervals(self.points, metric)]
         return [("Training samples", lines)]
 

@@ -68,9 +68,11 @@ class _Entry(_Model):
     n_per_class: Natural | Literal["all"]
     fewest_per_class: Natural | None = None
     most_per_class: Natural | None = None
+    unit: Literal["samples", "groups"] = "samples"
     repeat: Count
     top1: Share | None
     val_top1: Share | None
+    val_metric: _Loss | None = None
     best_epoch: Natural | None
     saved: bool
 
@@ -83,12 +85,21 @@ class _Sweep(_Model):
 class _Parameters(_Model):
     head_params: dict[str, Json] | None = None
     metrics: list[Line] = []
+    untrained_classes: Literal["drop", "keep"] = "drop"
+    folds: Annotated[int, Ge(2)] | None = None
+    val: Annotated[float, Strict(), Ge(0), Le(1)] | Literal["none"] | None = None
+    val_per_class: Natural | None = None
+    draw: Literal["images", "groups"] = "images"
+    random_state: Count = 0
 
 
 class _Draws(_Model):
     judged: Line
     subsets: dict[str, list[Line]]
     shares: dict[str, Share] = {}
+    folds: Annotated[int, Ge(2)] | None = None
+    unit: Literal["samples", "groups"] = "samples"
+    grouped: bool = False
 
 
 class _Rows(_Model):

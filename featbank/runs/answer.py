@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from featbank.errors import InvalidInputError
 from featbank.manifest import as_html, printable
 from featbank.metrics import Interval, paired_difference
+from featbank.metrics.catalogue import less_is_better, spelling
 from featbank.metrics.intervals import FEWEST_DRAWS
 from featbank.sampling import Size, size_order, size_words
 from featbank.sweep import ComparedCurve, Comparison, CurvePoint, LearningCurve, SweepResult, compare
+from featbank.sweep.curves import judged_rows, main_metric
 
 __all__ = ["Answer", "answer_html", "answer_of"]
 
@@ -75,18 +77,17 @@ def answer_of(result: SweepResult) -> Answer | None:
     try:
         compared = compare(result)
     except InvalidInputError:  # no size is common to all: the largest there is
-        sizes: list[Size] = [
-            one.n_per_class for one in result.points() if {"top1", "val_top1"} & one.scores.keys()
-        ]
+        metric = main_metric(result.points())
+        sizes: list[Size] = [one.n_per_class for one in result.points() if metric in one.scores]
         if not sizes:
             return None
         compared = compare(result, n_per_class=sorted(sizes, key=size_order)[-1])
-    if compared.metric not in ("top1", "val_top1"):
-        return None
     best = compared.curves[0]
     curve = result.curves()[best.key]
     points = {one.n_per_class: one for one in curve.points() if compared.metric in one.scores}
-    accuracy = f"{100 * best.mean:.1f} %"
+    accuracy = _value(best.mean, compared.metric)
+    if less_is_better(compared.metric):  # of a loss there are no two points, and no law
+        return Answer(_best(compared, best, points[compared.n_per_class], accuracy, result), accuracy)
     return Answer(
         _best(compared, best, points[compared.n_per_class], accuracy, result),
         accuracy,
@@ -103,18 +104,28 @@ def _spelled(one: ComparedCurve) -> str:
 def _best(
     compared: Comparison, best: ComparedCurve, point: CurvePoint, accuracy: str, result: SweepResult
 ) -> str:
-    split, named = ("test", "test") if compared.metric == "top1" else ("val", "validation")
+    named = judged_rows([point])
+    split = "test" if named == "test" else "val"
     n_rows = f"{result.n_rows[split]:,} " if split in result.n_rows else ""
     text = f"The {_spelled(best)} recognises {accuracy} of the {n_rows}{named} images"
+    if compared.metric not in ("top1", "val_top1"):
+        text = f"The {_spelled(best)} comes to {compared.metric} {accuracy} on the {n_rows}{named} images"
     text += f" at {size_words(vars(point))}"
+    if point.n_val:
+        text += f" and {point.n_val:,} validation labels"
     if best.low is not None and best.high is not None:
-        between = f"{100 * best.low:.1f} to {100 * best.high:.1f} %"
-        text += f" ({between} for other training images, by {best.n_draws} draws)"
+        low = _value(best.low, compared.metric).removesuffix(" %")
+        between = f"{low} to {_value(best.high, compared.metric)}"
+        of, by = ("training and test", "folds") if best.n_folds else ("training", "draws")
+        text += f" ({between} for other {of} images, by {best.n_draws} {by})"
     else:
         text += " (one draw, no interval)" if best.n_draws < 2 else f" ({best.n_draws} draws, no interval)"
     if len(compared.curves) == 1:
         return f"{text}."
-    by = "validation accuracy" if "val_" in compared.ranked_by else "the same images, which flatters it"
+    by = "the same images, which flatters it"
+    if "val_" in compared.ranked_by:
+        chosen = compared.ranked_by.removeprefix("val_")
+        by = f"validation {'accuracy' if chosen == 'top1' else chosen}"
     text += f"; the best of {len(compared.curves)} curves by {by}"
     second = compared.curves[1]
     if second.difference is None:
@@ -123,15 +134,26 @@ def _best(
         *(-one for one in (second.difference.mean, second.difference.high, second.difference.low))
     )
     if math.isnan(apart.low):
-        return f"{text}, {_points(apart)} from the {_spelled(second)}."
-    sure = "ahead of" if apart.low > 0 else "behind" if apart.high < 0 else "not to be told from"
-    return f"{text}, {sure} the {_spelled(second)}: {_points(apart)}."
+        return f"{text}, {_points(apart, compared.metric)} from the {_spelled(second)}."
+    above, below = apart.low > 0, apart.high < 0
+    if less_is_better(compared.metric):
+        above, below = below, above
+    sure = "ahead of" if above else "behind" if below else "not to be told from"
+    return f"{text}, {sure} the {_spelled(second)}: {_points(apart, compared.metric)}."
 
 
-def _points(found: Interval) -> str:
-    """Return a difference in points of accuracy with its interval."""
-    between = "" if math.isnan(found.low) else f" ({100 * found.low:+.1f} to {100 * found.high:+.1f})"
-    return f"{100 * found.mean:+.1f} points{between}"
+def _value(value: float, metric: str) -> str:
+    """Return a score as it is written, a share in percent."""
+    unit, factor, digits = spelling(metric)
+    return f"{factor * value:.{digits}f}{' %' if unit else ''}"
+
+
+def _points(found: Interval, metric: str = "top1") -> str:
+    """Return a difference in points of a share, or of a loss, with its interval."""
+    unit, factor, digits = spelling(metric)
+    low, high = (f"{factor * end:+.{digits}f}" for end in (found.low, found.high))
+    between = "" if math.isnan(found.low) else f" ({low} to {high})"
+    return f"{factor * found.mean:+.{digits}f}{' points' if unit else ''}{between}"
 
 
 def _of_both(curve: LearningCurve, first: Size, second: Size, metric: str) -> Interval:
@@ -146,7 +168,10 @@ def _of_both(curve: LearningCurve, first: Size, second: Size, metric: str) -> In
 
 
 def _in_all(curve: LearningCurve, size: Size) -> str:
-    return f"{next(one.n_train for one in curve.fits if one.n_per_class == size):,} in all"
+    """Say how many labels a size spends, those that validate aside."""
+    fit = next(one for one in curve.fits if one.n_per_class == size)
+    more = f", and {fit.n_val:,} to validate" if fit.n_val else ""
+    return f"{fit.n_train:,} in all{more}"
 
 
 def _labels(curve: LearningCurve, points: dict[Size, CurvePoint], compared: Comparison) -> str:
@@ -158,7 +183,7 @@ def _labels(curve: LearningCurve, points: dict[Size, CurvePoint], compared: Comp
     near = next(
         size for size in sizes if points[size].scores[metric].mean >= points[most].scores[metric].mean - _NEAR
     )
-    reached = f"{100 * points[most].scores[metric].mean:.1f} % at {size_words(vars(points[most]))}"
+    reached = f"{_value(points[most].scores[metric].mean, metric)} at {size_words(vars(points[most]))}"
     of = "that" if most == compared.n_per_class else reached
     if near == most:
         before = sizes[-2]

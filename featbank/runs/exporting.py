@@ -145,13 +145,16 @@ def _command(said: str) -> str:
 def _rows(manifest: Manifest) -> bytes:
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("path", "label", "split", "sha256"))
-    for one, label, split, digest in zip(
+    grouped = manifest.groups is not None
+    writer.writerow(("path", "label", "split", "sha256", *(("group",) if grouped else ())))
+    rows = zip(
         manifest.ids, manifest.labels.tolist(), manifest.splits.tolist(), manifest.digests, strict=True
-    ):
+    )
+    for at, (one, label, split, digest) in enumerate(rows):
         if label >= 0:
+            group = (manifest.group(at),) if grouped else ()
             name = manifest.classes[label]
-            writer.writerow((os.fsdecode(one), name, SPLITS[split], digest.tobytes().hex()))
+            writer.writerow((os.fsdecode(one), name, SPLITS[split], digest.tobytes().hex(), *group))
     return text.getvalue().encode("utf-8", "surrogateescape")
 
 
@@ -184,6 +187,8 @@ def _readme(run: Run, facts: Mapping[str, Any], manifest: Manifest) -> str:
         extract += ["--cut", cut]
     for view in facts["parameters"].get("views") or ():
         extract += ["--view", view]
+    if manifest.groups is not None and in_files:
+        options["group"] = "group"
     for option, value in options.items():
         extract += [] if value is None else [f"--{option}", str(value)]
     best = run.best_head() if run.heads() else None

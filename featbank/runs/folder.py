@@ -28,10 +28,13 @@ from featbank.errors import (
     RunNotFoundError,
 )
 from featbank.manifest import Manifest, printable
-from featbank.metrics import confusion_matrix, per_class_accuracy
+from featbank.metrics import ClassScores, confusion_matrix, per_class_accuracy, per_class_scores
+from featbank.metrics.catalogue import less_is_better
 from featbank.runs._growing import GrowingTables, damaged
 from featbank.sampling import size_order
 from featbank.sweep import Fit, Predictions, SweepResult
+from featbank.sweep.records import with_val
+from featbank.sweep.spec import groups_of_judged, splits_for
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -236,7 +239,13 @@ class Run:
             If a file cannot be written.
         """
         kept = [fit for fit in fits if fit.estimator is not None]
-        entries = [_save_kept(self.path, fit, self.classes) for fit in kept]
+        drawn = self.facts["parameters"].get("draw", "images")
+        unit = {"unit": drawn} if drawn != "images" else {}
+        entries = [_save_kept(self.path, fit, self.classes) | unit for fit in kept]
+        for entry, fit in zip(entries, kept, strict=True):
+            found = fit.metrics.get(f"val_{next(iter(self._metrics), '')}")
+            if found is not None:
+                entry["val_metric"] = found
         added = {fit.name: fit.history for fit in kept if fit.history}
         if added:
             plain = {name: _with_null(history) for name, history in (self.histories() | added).items()}
@@ -326,7 +335,7 @@ class Run:
     @property
     def _metrics(self) -> list[str]:
         """Names of the other scores that its sweep was asked for."""
-        return list(self.facts["parameters"].get("metrics", []))
+        return with_val(self.facts["parameters"].get("metrics", []))
 
     @property
     def finished(self) -> bool:
@@ -355,8 +364,9 @@ class Run:
     def _read_result(self) -> SweepResult:
         facts, fits, hits = self.facts, self.fits(), self._tables.read_hits()
         fits = [replace(fit, hits=hits.get(fit.id)) for fit in fits]
-        judged = {(one.split, len(one.top1)) for one in hits.values()}
-        if len({split for split, _ in judged}) < len(judged):
+        folded = "folds" in facts.get("draws", {}) or facts["parameters"].get("folds") is not None
+        judged = {((one.split, at[2]) if folded else one.split, len(one.top1)) for at, one in hits.items()}
+        if len({of for of, _ in judged}) < len(judged):
             raise damaged(self.path, "hits.jsonl", "fits were judged by different numbers of rows")
         keys = list(dict.fromkeys(fit.key for fit in fits))
         fits.sort(key=lambda fit: (keys.index(fit.key), size_order(fit.n_per_class), fit.repeat))
@@ -371,7 +381,17 @@ class Run:
             draws=dict(facts.get("draws", {})),
             near_duplicates=dict(facts.get("near_duplicates", {})),
             untrained=dict(facts.get("untrained", {})),
+            judged_groups=self._judged_groups(),
         )
+
+    def _judged_groups(self) -> tuple[NDArray[np.int32], ...]:
+        """Return the group of each row that is judged, by the rows and the settings that were kept."""
+        if not self.facts.get("draws", {}).get("grouped"):
+            return ()
+        given = self.facts["parameters"]
+        names = ("untrained_classes", "folds", "val", "val_per_class", "draw", "random_state")
+        splits, _ = splits_for(self.manifest, **{name: given[name] for name in names if name in given})
+        return groups_of_judged(self.manifest, splits)
 
     def to_frame(self) -> pd.DataFrame:
         """Return one line per fit as a pandas data frame, columns as in ``results.csv``.
@@ -398,7 +418,9 @@ class Run:
         return [dict(one) for one in self.facts["heads"]]
 
     def best_head(self) -> dict[str, Any]:
-        """Return the entry of the saved head with the best validation accuracy; the first one without any.
+        """Return the entry of the saved head that is best on the validation rows; the first one without any.
+
+        The best by the sweep's first metric, if it was asked for one, else by accuracy.
 
         Raises
         ------
@@ -413,7 +435,15 @@ class Run:
                 else "kept no head; fit again with --save-heads best"
             )
             raise RunError(f"run {printable(self.name)!r} {why}")
-        return max(saved, key=lambda one: one["val_top1"] or 0.0)
+        metric = next(iter(self._metrics), "")
+        sign = -1.0 if less_is_better(metric) else 1.0
+
+        def rank(one: Mapping[str, Any]) -> tuple[float, float]:
+            found = one.get("val_metric")
+            accuracy = one["val_top1"] or 0.0
+            return (accuracy if found is None else sign * found), accuracy
+
+        return max(saved, key=rank)
 
     def entry(self, name: str | None = None) -> dict[str, Any]:
         """Return what `heads` says of one kept head.
@@ -533,6 +563,16 @@ class Run:
         return {
             one: float(share) for one, share in zip(self.classes, shares, strict=True) if math.isfinite(share)
         }
+
+    def per_class_scores(self, name: str | None = None) -> dict[str, ClassScores]:
+        """Return recall with its interval, precision and F1 of each class by a kept head (default: the best).
+
+        Returns
+        -------
+        dict of str to ClassScores
+            By class name, in the order of the classes; see `featbank.metrics.per_class_scores`.
+        """
+        return dict(zip(self.classes, per_class_scores(self.confusion(name)), strict=True))
 
     def checked(self, name: str, model: Callable[[Any], T]) -> T | None:
         """Read a JSON file of the folder.

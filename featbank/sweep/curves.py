@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +20,8 @@ from featbank.metrics import (
     mean_interval,
     paired_difference,
 )
-from featbank.metrics.catalogue import bounds, less_is_better
-from featbank.metrics.intervals import FEWEST_DRAWS
+from featbank.metrics.catalogue import bounds, less_is_better, spelling
+from featbank.metrics.intervals import FEWEST_DRAWS, share_of_folds
 from featbank.sampling import Size, size_order
 from featbank.sweep.records import CURVE_METRICS, Fit, Key
 
@@ -29,24 +29,35 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
-    "INTERVAL_OF",
     "CurvePoint",
     "IntervalKind",
     "LearningCurve",
     "Score",
     "check_metric",
+    "interval_of",
     "judged_by",
+    "judged_rows",
+    "main_metric",
     "spell_key",
+    "spelled_metric",
     "without_few_draws",
 ]
 
 #: What an interval speaks of: "t" other training samples, "bootstrap" other test images.
 IntervalKind = Literal["t", "bootstrap"]
-#: What the first of them is called wherever it stands.
-INTERVAL_OF = "95 % interval for other training images"
+
+N = TypeVar("N", int, float)
 
 #: Parameters of which a point keeps the range its heads were fitted with.
 _FITTED_WITH = ("C", "lr")
+
+
+class HasFolds(Protocol):
+    """What says whether its repeats are folds."""
+
+    @property
+    def n_folds(self) -> int | None:
+        """How many."""
 
 
 class Score(NamedTuple):
@@ -84,6 +95,12 @@ class CurvePoint:
         Training samples of a class.
     ranges : mapping of str to (float, float)
         Least and most of ``C`` and ``lr`` that the heads were fitted with, where they have them.
+    unit : {"samples", "groups"}
+        What `n_per_class` counts.
+    n_folds : int or None
+        Where repeats are the folds of a cross-validation, how many these are.
+    n_val : int or None
+        Validation labels that were spent beside those of the draw.
     """
 
     cut: str
@@ -99,6 +116,9 @@ class CurvePoint:
     most_per_class: int | None = None
     mean_per_class: float | None = None
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    unit: str = "samples"
+    n_folds: int | None = None
+    n_val: int | None = None
 
     __repr__ = short_repr
 
@@ -164,10 +184,46 @@ class CurvePoint:
         return found
 
 
+def interval_of(points: Iterable[HasFolds]) -> str:
+    """Return what the interval over repeats is called wherever it stands."""
+    folded = any(one.n_folds for one in points)
+    return f"95 % interval for other training {'and test ' if folded else ''}images"
+
+
 def judged_by(points: Iterable[CurvePoint]) -> str:
     """Return the accuracy that points are judged by: ``val_top1`` where none was scored on test images."""
     known = {metric for one in points for metric in one.scores}
     return "val_top1" if "val_top1" in known and "top1" not in known else "top1"
+
+
+def main_metric(points: Iterable[CurvePoint]) -> str:
+    """Return what points are shown and compared by: the first other score that was asked for, else accuracy.
+
+    Examples
+    --------
+    >>> scores = {"top1": Score(0.5), "macro_f1": Score(0.4), "val_macro_f1": Score(0.5)}
+    >>> main_metric([CurvePoint("fc7", "mlp", 4, scores)])
+    'macro_f1'
+    """
+    several = list(points)
+    others = [
+        [name for name in one.scores if name not in CURVE_METRICS and not name.startswith("val_")]
+        for one in several
+    ]
+    # a head without probabilities lacks some
+    longest: list[str] = max(others, key=len, default=[])
+    return next(iter(longest), judged_by(several))
+
+
+def spelled_metric(metric: str, points: Iterable[CurvePoint]) -> str:
+    """Return what a score is called in a heading, such as "test accuracy" or "test macro_f1"."""
+    named = "accuracy" if metric in ("top1", "val_top1") else metric
+    return f"{judged_rows(points)} {named}"
+
+
+def judged_rows(points: Iterable[CurvePoint]) -> str:
+    """Say which images points are judged by, "test" or "validation"."""
+    return "test" if judged_by(points) == "top1" else "validation"
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,6 +240,8 @@ class LearningCurve:
         See `featbank.sweep.SweepResult`.
     repeats : tuple of int
         Numbers of all repeats of the sweep.
+    judged_groups : tuple of ndarray
+        See `featbank.sweep.SweepResult`.
 
     Examples
     --------
@@ -197,6 +255,7 @@ class LearningCurve:
     n_rows: Mapping[str, int] = field(default_factory=dict)
     draws: Mapping[str, Any] = field(default_factory=dict)
     repeats: tuple[int, ...] = ()
+    judged_groups: tuple[NDArray[np.int32], ...] = ()
 
     def __repr__(self) -> str:
         many = (("size", len(self._by_size)), ("repeat", len(self._repeats)))
@@ -206,20 +265,23 @@ class LearningCurve:
     def _repr_html_(self) -> str:
         """Show the curve in a notebook: mean and interval of each size."""
         points = self.points()
-        metric = judged_by(points)
+        metric = main_metric(points)
+        unit, factor, digits = spelling(metric)
+        sign = " %" if unit else ""
         rows = []
         for one in points:
             mean, between = one.mean(metric), one.interval(metric)
+            low, high = (f"{factor * end:.{digits}f}" for end in between or (0.0, 0.0))
             rows.append(
                 (
                     f"{one.n_per_class}",
-                    "" if mean is None else f"{100 * mean:.1f} %",
-                    "" if between is None else f"{100 * between[0]:.1f} to {100 * between[1]:.1f} %",
+                    "" if mean is None else f"{factor * mean:.{digits}f}{sign}",
+                    "" if between is None else f"{low} to {high}{sign}",
                     f"{one.n_repeats}",
                 )
             )
-        split = "test" if metric == "top1" else "validation"
-        head = ("samples per class", f"{split} accuracy", "95 % interval", "repeats")
+        counted = f"{points[0].unit if points else 'samples'} per class"
+        head = (counted, spelled_metric(metric, points), "95 % interval", "repeats")
         return as_html(f"{self.head} on {spell_key((self.cut, '', self.temperature)).strip('/')}", head, rows)
 
     @property
@@ -314,15 +376,26 @@ class LearningCurve:
     def share(self, size: Size) -> float:
         """Return which part of the training images of a class a draw takes, on average over the classes.
 
-        0 where nobody knows how many there are. See `featbank.metrics.mean_interval`.
+        0 where nobody knows how many there are. See `featbank.metrics.mean_interval`. Of folds it is
+        `featbank.metrics.share_of_folds`.
         """
+        if self.n_folds:
+            return share_of_folds(self.n_folds)
         recorded = self.draws.get("shares", {}).get(f"{size}")
         if recorded is not None:
             return float(recorded)
         pool = self.n_rows.get("train")
         return min(1.0, self._by_size[size][0].n_train / pool) if pool else 0.0
 
+    @property
+    def n_folds(self) -> int | None:
+        """How many folds its repeats are; None where they are draws."""
+        return self.draws.get("folds")
+
     def _uses_all(self, fit: Fit) -> bool:
+        return not self.n_folds and self._takes_all(fit)
+
+    def _takes_all(self, fit: Fit) -> bool:
         return fit.n_per_class == "all" or fit.n_train == self.n_rows.get("train")
 
     def points(self, confidence: float = 0.95, *, interval: IntervalKind = "t") -> list[CurvePoint]:
@@ -337,8 +410,9 @@ class LearningCurve:
             Level of the intervals.
         interval : {"t", "bootstrap"}, default="t"
             "t": over the repeats, how far other training samples (another pool, not only other draws of this
-            one) would have moved the mean on these test rows. "bootstrap": over the rows judged by, how far
-            another test set of this size would have; known of ``top1`` and ``top5`` on those rows only.
+            one) would have moved the mean on these test rows; of folds, other training and test rows.
+            "bootstrap": over the rows judged by (or their groups, where the bank has such), how far another
+            test set of this size would have; known of ``top1`` and ``top5`` on those rows only.
 
         Returns
         -------
@@ -361,6 +435,10 @@ class LearningCurve:
             n_draws = self.n_draws(size, [one.repeat for one in good])
             right = self._right(good) if interval == "bootstrap" else None
             share = self.share(size)
+            means = _known(one.mean_per_class for one in good)
+            fewest, most = (
+                _known(getattr(one, f"{name}_per_class") for one in good) for name in ("fewest", "most")
+            )
             scores = {
                 metric: _score(values, n_draws, confidence, share, right, metric)
                 for metric in (*CURVE_METRICS, *self.metrics)
@@ -381,17 +459,20 @@ class LearningCurve:
                     n_repeats=len(good),
                     n_draws=n_draws,
                     n_failed=len(members) - len(good),
-                    all_samples=self._uses_all(good[0]),
-                    fewest_per_class=good[0].fewest_per_class,
-                    most_per_class=good[0].most_per_class,
-                    mean_per_class=good[0].mean_per_class,
+                    all_samples=self._takes_all(good[0]),
+                    fewest_per_class=min(fewest, default=None),
+                    most_per_class=max(most, default=None),
+                    mean_per_class=float(np.mean(means)) if means else None,
                     ranges={name: (min(values), max(values)) for name, values in chosen.items()},
+                    unit=self.draws.get("unit", "samples"),
+                    n_folds=self.n_folds,
+                    n_val=good[0].n_val,
                 )
             )
         return found
 
-    def _right(self, fits: Sequence[Fit]) -> dict[str, NDArray[np.float64]]:
-        """Return which rows fits got right, for the metrics of the rows they are judged by."""
+    def _right(self, fits: Sequence[Fit]) -> dict[str, tuple[NDArray[np.float64], NDArray[Any] | None]]:
+        """Return which rows fits got right, and their groups, for the metrics of rows they are judged by."""
         of_fits = [one.hits for one in fits]
         known = [one for one in of_fits if one is not None]
         if len(known) < len(of_fits):
@@ -399,12 +480,19 @@ class LearningCurve:
                 f"the answers of {spell_key(self.key)!r} were not recorded row by row, which "
                 "interval='bootstrap' needs; fit again with this version"
             )
+        groups: NDArray[Any] | None = None
+        if self.judged_groups and self.n_folds:
+            groups = np.concatenate([self.judged_groups[one.repeat] for one in fits])
+        elif self.judged_groups:
+            groups = self.judged_groups[0]
         prefix = "" if known[0].split == "test" else f"{known[0].split}_"
         found = {}
         for name in ("top1", "top5"):
             right = [getattr(one, name) for one in known]
             if all(one is not None for one in right):
-                found[f"{prefix}{name}"] = np.array(right, dtype=np.float64)
+                # each fold has rows of its own, which are judged once
+                rows = np.concatenate(right) if self.n_folds else np.array(right)
+                found[f"{prefix}{name}"] = rows.astype(np.float64), groups
         return found
 
     def difference(
@@ -515,7 +603,7 @@ def without_few_draws(found: Interval, n_draws: int) -> Interval:
     return found if n_draws >= FEWEST_DRAWS else Interval(found.mean, float("nan"), float("nan"))
 
 
-def _known(values: Iterable[float | None]) -> list[float]:
+def _known(values: Iterable[N | None]) -> list[N]:
     return [one for one in values if one is not None]
 
 
@@ -524,13 +612,14 @@ def _score(
     n_draws: int,
     confidence: float,
     share: float,
-    right: Mapping[str, NDArray[np.float64]] | None,
+    right: Mapping[str, tuple[NDArray[np.float64], NDArray[Any] | None]] | None,
     metric: str,
 ) -> Score:
     if right is None:
         found = without_few_draws(mean_interval(values, confidence, share=share), n_draws)
     elif metric in right:
-        found = bootstrap_interval(right[metric], confidence)
+        rows, groups = right[metric]
+        found = bootstrap_interval(rows, confidence, groups=groups)
     else:
         found = Interval(float(np.mean(values)), float("nan"), float("nan"))
     # an interval of few repeats may reach beyond what there is

@@ -106,8 +106,11 @@ class CutFeatures:
         used = {**rows, "train": rows["train"][drawn]}
         self.rows = {name: at for name, at in used.items() if len(at)}
         self.labels = {name: bank.manifest.labels[at].astype(np.int64) for name, at in self.rows.items()}
+        groups = bank.manifest.groups
+        #: Of the training rows, where the bank has groups.
+        self.groups = None if groups is None else groups[self.rows["train"]].astype(np.int64)
         self._features: dict[str, NDArray[Any]] = {}
-        self._projected: dict[tuple[bool, Any], Projected] = {}
+        self._projected: dict[tuple[Any, Any], Projected] = {}
         # a process outlives a sweep, and the bank may have changed before the next one
         self._token = secrets.token_hex(8)
 
@@ -192,7 +195,7 @@ class CutFeatures:
             found = rows if isinstance(at, slice) else rows[in_all_views(at, len(y), self.n_averaged)]
             yield name, found.astype(np.float32, copy=False), y[at]
 
-    def project(self, standardize: bool, rotate: Any) -> Projected:
+    def project(self, standardize: Any, rotate: Any) -> Projected:
         """Return the rows in a feature space, made once for all heads that agree on it."""
         from featbank.heads import FeatureSpace
 
@@ -242,7 +245,7 @@ class CutFeatures:
                     "replace them"
                 ) from error
 
-    def _products(self, standardize: bool, n: int, p: int) -> RowProducts | None:
+    def _products(self, standardize: Any, n: int, p: int) -> RowProducts | None:
         """Return the products of all rows, from a file if there is one, else computed, and kept in one.
 
         None for features that no bank keeps.
@@ -267,13 +270,13 @@ class CutFeatures:
                 logger.info("the products of %s are not kept: %s", self._cut, error)
         return known
 
-    def _compute_products(self, standardize: bool) -> RowProducts:
+    def _compute_products(self, standardize: Any) -> RowProducts:
         from featbank.heads import RowProducts
 
         others = {name: self.features(name) for name in self.rows if name != "train"}
         return RowProducts.of(self._source(), others, standardize=standardize)
 
-    def _digest(self, standardize: bool) -> str:
+    def _digest(self, standardize: Any) -> str:
         manifest = self._bank.manifest
         everything = {**self.rows, "train": self._pool}
         rows = {name: sha256(manifest.digests[at].tobytes()) for name, at in everything.items()}
@@ -341,7 +344,7 @@ def _write(path: Path, products: RowProducts) -> None:
     write_file(path, data + sha256(data).encode())
 
 
-def _read(path: Path, standardize: bool) -> RowProducts | None:
+def _read(path: Path, standardize: Any) -> RowProducts | None:
     from safetensors.numpy import load
 
     from featbank.heads import RowProducts

@@ -22,9 +22,16 @@ from featbank._settings import Progress, takes_settings, with_options
 from featbank._validation import short
 from featbank.banks import Bank
 from featbank.errors import FitWarning, InvalidInputError
+from featbank.metrics.catalogue import evaluate, less_is_better
 from featbank.sampling import size_order
 from featbank.sweep.features import CutFeatures, Projected, read_rows
-from featbank.sweep.leaks import check_threshold, deepest_vector_cut, tell_copies, tell_near_copies
+from featbank.sweep.leaks import (
+    check_threshold,
+    deepest_vector_cut,
+    tell_copies,
+    tell_groups,
+    tell_near_copies,
+)
 from featbank.sweep.records import Draw, Fit, FitId, Key
 from featbank.sweep.results import SweepResult
 from featbank.sweep.scoring import score
@@ -34,15 +41,14 @@ from featbank.sweep.spec import (
     SweepSettings,
     by_depth,
     check_cut,
-    check_splits,
     choose_cuts,
     digests_of_draws,
     draw_subsets,
+    groups_of_judged,
     held_out,
     labelled_rows,
     notes_on_splits,
     read_sizes,
-    set_untrained_aside,
     splits_for,
     untrained_words,
 )
@@ -202,24 +208,35 @@ class Sweep:
                 )
             for viewed in with_views([cut], settings.views)[1:]:
                 check_cut(bank, viewed)
-        stored = {name: labelled_rows(self.manifest, name) for name in ("train", "val", "test")}
-        check_splits(stored)
-        stored, self._untrained = set_untrained_aside(self.manifest, stored, settings.untrained_classes)
-        self._stored, self._split = stored, splits_for(stored, settings.val)
-        draws = draw_subsets(
+        self._splits, self._untrained = splits_for(
             self.manifest,
-            self._split,
-            read_sizes(cast("str", settings.samples_per_class)),
-            settings.repeats,
-            settings.random_state,
+            settings.untrained_classes,
+            **{
+                name: getattr(settings, name)
+                for name in ("folds", "val", "val_per_class", "draw", "random_state")
+            },
         )
-        self._digests = digests_of_draws(self.manifest, self._split, draws)
-        y = self.manifest.labels[self._split["train"]]
-        draws = held_out(draws, y, settings.val, settings.random_state)
-        self._drawn, self._draws = _among_drawn(draws)
+        sizes = read_sizes(cast("str", settings.samples_per_class))
+        folds = [None] if settings.folds is None else range(settings.folds)
+        drawn = [
+            draw_subsets(self.manifest, split, sizes, settings, fold)
+            for fold, split in zip(folds, self._splits, strict=True)
+        ]
+        self._digests = digests_of_draws(self.manifest, self._splits, drawn, settings.draw)
+        self._parts = [self._part(split, draws) for split, draws in zip(self._splits, drawn, strict=True)]
         self.n_fits = len(self._chosen) * sum(
-            len(member.draws(self._draws)) for grid in settings.grids for member in grid.members
+            len(member.draws(draws))
+            for _, draws in self._parts
+            for grid in settings.grids
+            for member in grid.members
         )
+
+    def _part(self, split: Mapping[str, Any], draws: Sequence[Draw]) -> tuple[Any, list[Draw]]:
+        """Return which of the training rows are drawn, and the draws among these, held out rows aside."""
+        rows, groups = split["train"], self.manifest.groups
+        of_rows = None if groups is None else groups[rows]
+        y = self.manifest.labels[rows]
+        return _among_drawn(held_out(draws, y, self.settings.val, self.settings.random_state, of_rows))
 
     def run(
         self,
@@ -255,53 +272,60 @@ class Sweep:
         result = SweepResult(
             cuts=tuple(dict.fromkeys(cut for cut, _ in self._chosen)),
             classes=self.manifest.classes,
-            n_rows={name: len(at) for name, at in self._split.items()},
+            n_rows=self._n_rows(),
             draws=self._digests,
             untrained=self._untrained,
+            judged_groups=groups_of_judged(self.manifest, self._splits),
         )
-        notes = notes_on_splits(self.manifest, self._stored, self.settings.val, self._draws)
+        settings, draws = self.settings, self._parts[0][1]
+        stored = self._splits[0]
+        if settings.val is not None and settings.folds is None:
+            stored = {name: labelled_rows(self.manifest, name) for name in stored}
+        notes = notes_on_splits(self.manifest, stored, settings.val, draws, settings.folds)
         if self._untrained:
             notes.insert(0, untrained_words(self._untrained))
             warnings.warn(notes[0], FitWarning, stacklevel=3)
-        notes += tell_copies(self.manifest)
+        if settings.folds is None:
+            notes += tell_groups(self.manifest) + tell_copies(self.manifest)
         if threshold is not None:
             told, result.near_duplicates = self._near_copies(threshold)
             notes += told
         best: dict[Key, Fit] = {}
-        keep("best", [*done.values()], best)
+        metric = next(iter(settings.metrics), None)
+        keep("best", [*done.values()], best, metric)
         for cut, temperature in self._chosen:
-            features = CutFeatures(
-                self.bank,
-                cut,
-                temperature,
-                self._split,
-                self._drawn,
-                self.settings.views,
-                self.settings.average_views,
-            )
-            for grid in self.settings.grids:
-                asked = self._asked(grid, cut, temperature)
-                if any(one.id not in done for one in asked):
-                    _tell(progress, len(done), self.n_fits, _where(asked[0], grid))
-                to_do = [one for one in asked if one.id not in done]
-                if to_do and wants_tail(grid):
-                    grid = attached(grid, tails[cut])
-                for made in _fit_all(to_do, grid, features, n_jobs, self.settings.metrics):
-                    fits = keep(self.settings.save_heads, made, best)
-                    replaced = {one.replaces for one in fits if one.replaces}
-                    if replaced:
-                        done |= {at: one.without_head() for at, one in done.items() if one.name in replaced}
-                    done |= {one.id: one for one in fits}
-                    if on_result is not None:
-                        on_result(fits)
-                    if len(done) < self.n_fits:
+            for split, (drawn, draws) in zip(self._splits, self._parts, strict=True):
+                features = CutFeatures(
+                    self.bank, cut, temperature, split, drawn, settings.views, settings.average_views
+                )
+                for grid in settings.grids:
+                    asked = self._asked(grid, cut, temperature, draws, split)
+                    if any(one.id not in done for one in asked):
                         _tell(progress, len(done), self.n_fits, _where(asked[0], grid))
-                told = list(_warned([done[one.id] for one in asked], grid))
-                for message in told if to_do else ():
-                    warnings.warn(message, FitWarning, stacklevel=3)
-                notes += told
+                    to_do = [one for one in asked if one.id not in done]
+                    if to_do and wants_tail(grid):
+                        grid = attached(grid, tails[cut])
+                    for made in _fit_all(to_do, grid, features, n_jobs, settings.metrics):
+                        fits = keep(settings.save_heads, made, best, metric)
+                        replaced = {one.replaces for one in fits if one.replaces}
+                        if replaced:
+                            done |= {
+                                at: one.without_head() for at, one in done.items() if one.name in replaced
+                            }
+                        done |= {one.id: one for one in fits}
+                        if on_result is not None:
+                            on_result(fits)
+                        if len(done) < self.n_fits:
+                            _tell(progress, len(done), self.n_fits, _where(asked[0], grid))
+                    told = list(_warned([done[one.id] for one in asked], grid))
+                    for message in told if to_do else ():
+                        warnings.warn(message, FitWarning, stacklevel=3)
+                    notes += told
         _tell(progress, self.n_fits, self.n_fits, "")
-        result.fits = [done[one.id] for one in self._all_asked()]
+        fits = [done[one.id] for one in self._all_asked()]
+        keys = {key: at for at, key in enumerate(dict.fromkeys(one.key for one in fits))}
+        order = [(keys[one.key], size_order(one.n_per_class), one.repeat) for one in fits]
+        result.fits = [fits[at] for at in sorted(range(len(fits)), key=order.__getitem__)]
         result.notes = [*dict.fromkeys([*notes, *self._stopped_at_the_cap(result)])]
         if result.failed:
             result.notes.append(
@@ -309,7 +333,21 @@ class Sweep:
             )
         return result
 
-    def _asked(self, grid: HeadGrid, cut: str, temperature: float | None) -> list[Fit]:
+    def _n_rows(self) -> dict[str, int]:
+        """Return the rows of each split; of folds each row trains and is judged."""
+        if len(self._splits) == 1:
+            return {name: len(at) for name, at in self._splits[0].items()}
+        n = sum(len(split["test"]) for split in self._splits)
+        return {"train": n, "val": 0, "test": n}
+
+    def _asked(
+        self,
+        grid: HeadGrid,
+        cut: str,
+        temperature: float | None,
+        draws: Sequence[Draw],
+        split: Mapping[str, Any],
+    ) -> list[Fit]:
         """Return the fits of one grid of heads at one cut, with what is known of them before."""
         return [
             Fit(
@@ -319,6 +357,7 @@ class Sweep:
                 n_per_class=draw.n_per_class,
                 repeat=draw.repeat,
                 n_train=len(draw.rows) + len(draw.held),
+                n_val=len(split["val"]),
                 n_features=0,
                 random_state=draw.seed,
                 n_classes=len(draw.per_class),
@@ -327,13 +366,14 @@ class Sweep:
                 draw=draw,
             )
             for member in grid.members
-            for draw in member.draws(self._draws)
+            for draw in member.draws(draws)
         ]
 
     def _all_asked(self) -> Iterator[Fit]:
         for cut, temperature in self._chosen:
             for grid in self.settings.grids:
-                yield from self._asked(grid, cut, temperature)
+                for split, (_, draws) in zip(self._splits, self._parts, strict=True):
+                    yield from self._asked(grid, cut, temperature, draws, split)
 
     def _done(self, earlier: SweepResult | None) -> dict[FitId, Fit]:
         """Return what an earlier part of this sweep has done."""
@@ -353,7 +393,7 @@ class Sweep:
 
     def _stopped_at_the_cap(self, result: SweepResult) -> Iterator[str]:
         """Say of which heads the last epoch they were allowed was among the best, so that more might help."""
-        by_val = len(self._split["val"]) or isinstance(self.settings.val, float)
+        by_val = len(self._splits[0]["val"]) or isinstance(self.settings.val, float)
         by = "validation rows" if by_val else "training loss"
         for grid in self.settings.grids:
             made = {one.name: one.make(0) for one in grid.members}
@@ -367,12 +407,17 @@ class Sweep:
                 )
 
 
-def keep(policy: Literal["best", "all", "none"], fits: Sequence[Fit], best: dict[Key, Fit]) -> list[Fit]:
+def keep(
+    policy: Literal["best", "all", "none"],
+    fits: Sequence[Fit],
+    best: dict[Key, Fit],
+    metric: str | None = None,
+) -> list[Fit]:
     """Return fits, those that are not worth keeping without their heads.
 
-    The best of a curve is that with the best validation accuracy at the largest size; of equals the earliest
-    repeat, which is always the first where nothing was validated. It is the same one in whatever order fits
-    are finished.
+    The best of a curve is that with the best validation accuracy, or other metric, at the largest size; of
+    equals the earliest repeat, which is always the first where nothing was validated. It is the same one in
+    whatever order fits are finished.
 
     Parameters
     ----------
@@ -381,10 +426,12 @@ def keep(policy: Literal["best", "all", "none"], fits: Sequence[Fit], best: dict
         Those that were finished together.
     best : dict from Key to Fit
         The best of each curve before; brought up to date.
+    metric : str, optional
+        What the sweep goes by instead of accuracy.
     """
     before = dict(best)
     for one in fits:
-        if one.status == "ok" and (one.key not in best or _rank(one) > _rank(best[one.key])):
+        if one.status == "ok" and (one.key not in best or _rank(one, metric) > _rank(best[one.key], metric)):
             best[one.key] = one
     found = []
     for one in fits:
@@ -401,8 +448,11 @@ def keep(policy: Literal["best", "all", "none"], fits: Sequence[Fit], best: dict
     return found
 
 
-def _rank(fit: Fit) -> tuple[float, float, int]:
-    return size_order(fit.n_per_class), fit.val_top1 or 0.0, -fit.repeat
+def _rank(fit: Fit, metric: str | None) -> tuple[float, float, float, int]:
+    accuracy = fit.val_top1 or 0.0
+    found = None if metric is None else fit.metrics.get(f"val_{metric}")
+    value = accuracy if found is None else -found if less_is_better(str(metric)) else found
+    return size_order(fit.n_per_class), value, accuracy, -fit.repeat
 
 
 def _among_drawn(draws: Sequence[Draw]) -> tuple[Any, list[Draw]]:
@@ -495,7 +545,7 @@ def _fit_together(
             continue
         start = time.perf_counter()
         try:
-            _fit_in_space(members, features, projected)
+            _fit_in_space(members, features, projected, metrics)
         except InvalidInputError:
             raise  # a parameter out of range is the caller's, and the same for every fit
         except _FIT_ERRORS as error:
@@ -510,7 +560,22 @@ def _fit_together(
     return [done[one.id] for one in fits]
 
 
-def _fit_in_space(fits: Sequence[Fit], features: CutFeatures, projected: Projected) -> None:
+def _score_by(metrics: Sequence[str]) -> Callable[..., float] | None:
+    """Return the first of the metrics as heads take it, larger for better; None where there is none."""
+    if not metrics:
+        return None
+    name, sign = metrics[0], -1.0 if less_is_better(metrics[0]) else 1.0
+
+    def score(y: Any, answers: Any, probabilities: Any) -> float:
+        found = evaluate(name, y, answers, probabilities)
+        return float("nan") if found is None else sign * found
+
+    return score
+
+
+def _fit_in_space(
+    fits: Sequence[Fit], features: CutFeatures, projected: Projected, metrics: Sequence[str]
+) -> None:
     """Fit those that are watched on the same rows in one call; see `featbank.heads.fit_stack`."""
     from featbank.heads import fit_stack
 
@@ -536,6 +601,8 @@ def _fit_in_space(fits: Sequence[Fit], features: CutFeatures, projected: Project
                 Z_test=Z["test"][: len(y["test"])] if "test" in Z else None,
                 y_test=y.get("test") if "test" in Z else None,
                 n_views=features.n_views,
+                groups=features.groups,
+                score=_score_by(metrics),
             )
 
 

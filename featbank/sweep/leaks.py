@@ -20,7 +20,7 @@ from featbank.datasets.duplicates import (
 from featbank.errors import InvalidInputError, LeakWarning
 from featbank.manifest import SPLITS, Manifest, printable
 
-__all__ = ["check_threshold", "deepest_vector_cut", "tell_copies", "tell_near_copies"]
+__all__ = ["check_threshold", "deepest_vector_cut", "tell_copies", "tell_groups", "tell_near_copies"]
 
 Read = Callable[[NDArray[np.int64]], NDArray[Any]]
 
@@ -32,6 +32,29 @@ _LIMITS = (
     "this finds copies; whether images of one patient, place or video are on both sides it cannot show, only "
     "a split that keeps them apart rules that out"
 )
+
+
+def tell_groups(manifest: Manifest) -> list[str]:
+    """Warn of groups that have training images and validation or test images, and return the message."""
+    if manifest.groups is None:
+        return []
+    train, *others = (np.unique(manifest.groups[manifest.rows(name)]) for name in ("train", "val", "test"))
+    torn = np.intersect1d(train, np.concatenate(others))
+    if not len(torn):
+        return []
+    row = int(np.flatnonzero(manifest.groups == torn[0])[0])
+    message = (
+        f"{len(torn)} of {len(manifest.group_names)} groups have training and validation or test images "
+        f"(first: {manifest.group(row)!r}); accuracies are flattered, split by group"
+    )
+    warnings.warn(message, LeakWarning, stacklevel=4)
+    return [message]
+
+
+def _named(manifest: Manifest, row: int) -> str:
+    """Return the id of an image, and of which group it is."""
+    group = manifest.group(row)
+    return printable(manifest.ids[row]) + ("" if group is None else f" of group {group!r}")
 
 
 def tell_copies(manifest: Manifest) -> list[str]:
@@ -46,8 +69,8 @@ def tell_copies(manifest: Manifest) -> list[str]:
         else "images are byte for byte training images"
     )
     message = (
-        f"{len(pairs)} validation or test {are} (first: {printable(manifest.ids[other])} = "
-        f"{printable(manifest.ids[train])}); accuracies are flattered, remove the copies and extract again"
+        f"{len(pairs)} validation or test {are} (first: {_named(manifest, other)} = "
+        f"{_named(manifest, train)}); accuracies are flattered, remove the copies and extract again"
     )
     warnings.warn(message, LeakWarning, stacklevel=4)
     return [message]
@@ -75,7 +98,8 @@ def tell_near_copies(
     notes : list of str
     found : dict
         ``cut``, ``threshold``, ``count``, ``largest`` (the five largest cosines there are) and ``pairs``
-        (at most 100, the nearest first) with ``train``, ``other``, ``split`` and ``cosine``.
+        (at most 100, the nearest first) with ``train``, ``other``, ``split`` and ``cosine``, and
+        ``train_group`` and ``other_group`` where the bank has groups.
     """
     pairs = nearest_across_splits(manifest, read)
     near = [one for one in pairs if one.cosine >= threshold]
@@ -90,14 +114,15 @@ def tell_near_copies(
     if not near:
         return [
             f"no validation or test image is near-identical to a training image: the largest cosines at "
-            f"{cut} are {largest}, all under {threshold:g}; {_LIMITS}"
+            f"{cut} are {largest}, all under {threshold:g}"
+            + (f"; {_LIMITS}" if manifest.groups is None else "")
         ], found
     first = near[0]
     are = "image is" if len(near) == 1 else "images are"
     message = (
         f"{len(near)} validation or test {are} near-identical to a training image (cosine at {cut} of "
-        f"{threshold:g} or more; the largest: {largest}; first: {printable(manifest.ids[first.row])} ~ "
-        f"{printable(manifest.ids[first.train_row])}); look at them, accuracies may be flattered"
+        f"{threshold:g} or more; the largest: {largest}; first: {_named(manifest, first.row)} ~ "
+        f"{_named(manifest, first.train_row)}); look at them, accuracies may be flattered"
     )
     if len(near) > _ALIKE * len(pairs):
         unrelated = float((cosines_at_random(manifest, read) >= threshold).mean())
@@ -115,12 +140,15 @@ def tell_near_copies(
 
 
 def _plain(manifest: Manifest, pair: NearPair) -> dict[str, Any]:
-    return {
+    found = {
         "train": printable(manifest.ids[pair.train_row]),
         "other": printable(manifest.ids[pair.row]),
         "split": SPLITS[int(manifest.splits[pair.row])],
         "cosine": pair.cosine,
     }
+    if manifest.groups is not None:
+        found |= {"train_group": manifest.group(pair.train_row), "other_group": manifest.group(pair.row)}
+    return found
 
 
 def deepest_vector_cut(cuts: Sequence[str], shapes: dict[str, tuple[int, ...]]) -> str:

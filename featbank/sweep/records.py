@@ -31,6 +31,7 @@ __all__ = [
     "Predictions",
     "fits_from_csv",
     "fits_to_csv",
+    "with_val",
 ]
 
 #: Which curve a fit belongs to: cut, head, temperature (None unless the cut is softmax).
@@ -174,8 +175,11 @@ class Fit:
         ``"auto"``; None for heads that have no such parameter.
     n_classes, fewest_per_class, most_per_class : int or None
         Classes of the training rows, and rows of the class that has fewest and of the one that has most.
+    n_val : int or None
+        Labels that were spent beside those of the draw, to stop, choose and scale: validation rows.
     metrics : mapping of str to float
-        Other scores that were asked for, on the rows it is judged by; see `featbank.metrics.catalogue.names`.
+        Other scores that were asked for, on the rows it is judged by, and with ``val_`` before their names on
+        the validation rows; see `featbank.metrics.catalogue.names`.
     hits : Hits or None
         Which of these rows it got right; None where that was not recorded.
     estimator : object
@@ -220,6 +224,7 @@ class Fit:
     n_classes: int | None = None
     fewest_per_class: int | None = None
     most_per_class: int | None = None
+    n_val: int | None = None
     metrics: Mapping[str, float] = field(default_factory=dict, hash=False)
     hits: Hits | None = field(default=None, repr=False, compare=False)
     estimator: Any = field(default=None, repr=False, compare=False)
@@ -272,6 +277,18 @@ class Fit:
         return self.cut, self.head, self.temperature
 
 
+def with_val(metrics: Iterable[str]) -> list[str]:
+    """Return the names of scores, and those of the same scores of validation rows behind them.
+
+    Examples
+    --------
+    >>> with_val(["macro_f1"])
+    ['macro_f1', 'val_macro_f1']
+    """
+    names = list(metrics)
+    return [*names, *(f"val_{name}" for name in names)]
+
+
 #: Columns of ``results.csv``.
 COLUMNS = tuple(one.name for one in fields(Fit) if one.compare and one.name != "metrics")
 #: Columns of other scores begin so.
@@ -289,6 +306,7 @@ _WHOLE = (
     "n_classes",
     "fewest_per_class",
     "most_per_class",
+    "n_val",
 )
 _OPTIONAL = {one.name for one in fields(Fit) if one.default is None and one.name in COLUMNS} | {"temperature"}
 #: Characters of a message that are kept; a reader of CSV files gives up on cells of 131,072.

@@ -6,6 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from featbank._registry import nearest
 from featbank.errors import InvalidInputError
 from featbank.manifest import as_frame, as_html
@@ -18,10 +21,12 @@ from featbank.sweep.curves import (
     LearningCurve,
     check_metric,
     judged_by,
+    main_metric,
     spell_key,
+    spelled_metric,
     without_few_draws,
 )
-from featbank.sweep.records import COLUMNS, Fit, Key, fits_to_csv
+from featbank.sweep.records import COLUMNS, CURVE_METRICS, Fit, Key, fits_to_csv
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,12 +63,16 @@ class SweepResult:
     draws : dict
         Digests of the rows of every subset and of those heads are judged by; equal digests are the same
         images in another bank, too. ``{"judged": ..., "subsets": {"<n_per_class>": [one per repeat]},
-        "shares": {"<n_per_class>": part of the training images of a class, on average}}``.
+        "shares": {"<n_per_class>": part of the training images of a class, on average}}``; also ``folds``,
+        how many there were; ``unit``, "groups" where these were drawn; ``val``, a digest of the rows that
+        chose; ``grouped``, whether the bank has groups.
     near_duplicates : dict
         What the search for near-identical images found; empty if nobody asked.
     untrained : dict
         Classes that only validation or test rows have: ``policy`` ("drop": those rows are left out, "keep":
         they count as wrong) and ``classes`` with their numbers of ``val`` and ``test`` rows; empty for none.
+    judged_groups : tuple of ndarray of int
+        Group of each row that is judged, an array for each fold; empty where the bank has no groups.
     """
 
     fits: list[Fit] = field(default_factory=list)
@@ -74,6 +83,7 @@ class SweepResult:
     draws: dict[str, Any] = field(default_factory=dict)
     near_duplicates: dict[str, Any] = field(default_factory=dict)
     untrained: dict[str, Any] = field(default_factory=dict)
+    judged_groups: tuple[NDArray[np.int32], ...] = ()
 
     def __repr__(self) -> str:
         failed = f", {len(self.failed)} failed" if self.failed else ""
@@ -95,18 +105,21 @@ class SweepResult:
             What the figures are.
         """
         points = self.points()
-        metric = judged_by(points)
+        metric = main_metric(points)
+        unit, factor, digits = spelling(metric)
         sizes = sorted({one.n_per_class for one in points}, key=size_order)
         lines: dict[Key, dict[Size, str]] = {}
         for one in points:
             mean = one.mean(metric)
-            lines.setdefault(one.key, {})[one.n_per_class] = "" if mean is None else f"{100 * mean:.1f}"
+            cell = "" if mean is None else f"{factor * mean:.{digits}f}"
+            lines.setdefault(one.key, {})[one.n_per_class] = cell
         rows = [
             [cut if at is None else f"{cut} T={at:g}", name, *(cells.get(size, "") for size in sizes)]
             for (cut, name, at), cells in lines.items()
         ]
-        split = "test" if metric == "top1" else "validation"
-        return ["cut", "head", *map(str, sizes)], rows, f"{split} accuracy in % by samples per class"
+        counted = points[0].unit if points else "samples"
+        caption = f"{spelled_metric(metric, points)}{unit} by {counted} per class"
+        return ["cut", "head", *map(str, sizes)], rows, caption
 
     def to_frame(self) -> pd.DataFrame:
         """Return one line per fit as a pandas data frame, columns as in a run's ``results.csv``.
@@ -171,7 +184,7 @@ class SweepResult:
             fits.setdefault(one.key, []).append(one)
         repeats = tuple(sorted({one.repeat for one in self.fits}))
         return {
-            key: LearningCurve(tuple(members), self.n_rows, self.draws, repeats)
+            key: LearningCurve(tuple(members), self.n_rows, self.draws, repeats, self.judged_groups)
             for key, members in fits.items()
         }
 
@@ -256,6 +269,8 @@ class ComparedCurve:
         Seconds of one fit at this size, on average; seconds of all fits of this cut and head.
     fewest_per_class, most_per_class : int or None
         Training samples of the class that has fewest and of the one that has most.
+    unit, n_folds, n_val
+        As of `featbank.sweep.CurvePoint`.
     """
 
     run: str
@@ -275,6 +290,9 @@ class ComparedCurve:
     total_s: float
     fewest_per_class: int | None = None
     most_per_class: int | None = None
+    unit: str = "samples"
+    n_folds: int | None = None
+    n_val: int | None = None
 
     @property
     def key(self) -> Key:
@@ -361,7 +379,8 @@ def compare(
     n_per_class : int or "all", optional
         Samples per class; by default the largest that every curve has, with an interval if there is one.
     metric : str, optional
-        One of `CURVE_METRICS`; by default ``"top1"``, or ``"val_top1"`` where there are no test rows.
+        One of `CURVE_METRICS`, or another score that was asked for, by default the first of these; else
+        ``"top1"``, or ``"val_top1"`` where there are no test rows.
     confidence : float, default=0.95
         Level of the intervals.
 
@@ -390,7 +409,7 @@ def compare(
     curves = {(name, key): one for name, result in results.items() for key, one in result.curves().items()}
     everything = {at: one.points(confidence) for at, one in curves.items()}
     if metric is None:
-        metric = judged_by(point for points in everything.values() for point in points)
+        metric = main_metric(point for points in everything.values() for point in points)
     check_metric(metric, [name for result in results.values() for name in result.metrics])
     points = {
         at: {one.n_per_class: one for one in found if metric in one.scores}
@@ -431,8 +450,10 @@ def _ranked_by(metric: str, points: Sequence[CurvePoint], notes: list[str]) -> s
     sibling = (
         metric
         if metric.startswith(("val_", "best_val_", "final_val_"))
-        else _SIBLINGS.get(metric, "val_top1")
+        else _SIBLINGS.get(metric, "val_top1" if metric in CURVE_METRICS else f"val_{metric}")
     )
+    if any(sibling not in point.scores for point in points) and judged_by(points) == "val_top1":
+        return metric  # of the validation rows, as they are judged by these
     if all(sibling in point.scores for point in points):
         return sibling
     notes.append(
@@ -463,6 +484,9 @@ def _row(name: str, point: CurvePoint, curve: LearningCurve, metric: str, ranked
         total_s=sum(fit.duration_s for fit in curve.fits),
         fewest_per_class=point.fewest_per_class,
         most_per_class=point.most_per_class,
+        unit=point.unit,
+        n_folds=point.n_folds,
+        n_val=point.n_val,
     )
 
 
@@ -531,4 +555,28 @@ def _notes_on_draws(results: Mapping[str, SweepResult], best: str, others: set[s
         else:
             why = f"{name} drew other training images than {best} (another split or seed)"
         notes.append(f"no paired differences: {why}")
+    for name in sorted(others - {best}):
+        notes += [f"{name} {what}" for what in _unlike(results[best], results[name], best)]
     return notes
+
+
+def _unlike(first: SweepResult, second: SweepResult, best: str) -> list[str]:
+    """Say what else than training and test images is not alike in a sweep and that of the best curve."""
+    mine, theirs = first.draws, second.draws
+    if not mine or not theirs:
+        return []
+    found = []
+    if mine.get("unit") != theirs.get("unit"):
+        units = [one.get("unit", "images") for one in (theirs, mine)]
+        found.append(f"counts {units[0]} per class, {best} {units[1]}")
+    if mine.get("folds") != theirs.get("folds"):
+        how = [f"{one['folds']} folds" if one.get("folds") else "one split" for one in (theirs, mine)]
+        found.append(f"is judged by {how[0]}, {best} by {how[1]}")
+    labels = [max((fit.n_val or 0 for fit in one.fits), default=0) for one in (second, first)]
+    if mine.get("val") != theirs.get("val"):
+        found.append(
+            f"was chosen with {labels[0] or 'no'} validation labels, {best} with {labels[1] or 'none'}"
+            if labels[0] != labels[1]
+            else f"was chosen by other validation images than {best}"
+        )
+    return found

@@ -17,7 +17,7 @@ from featbank.metrics import (
     top_k_hits,
 )
 from featbank.sweep.features import CutFeatures, Projected
-from featbank.sweep.records import Fit, Hits, Predictions, history_of
+from featbank.sweep.records import Fit, Hits, Predictions, history_of, with_val
 from featbank.sweep.spec import judged_split
 
 __all__ = ["score"]
@@ -34,6 +34,7 @@ def score(fit: Fit, features: CutFeatures, projected: Projected | None, metrics:
     found: dict[str, Any] = {}
     head, ending = fit.estimator, "" if projected is None else "_columns"
     judged = judged_split(features.rows)
+    others: dict[str, float] = {}
     of_split: dict[str, tuple[Labels, NDArray[np.float64]]] = {}
     for split, X, y in features.parts(fit.draw, projected):
         y_pred, scores = _answers(head, X, ending, features.n_averaged)
@@ -42,6 +43,12 @@ def score(fit: Fit, features: CutFeatures, projected: Projected | None, metrics:
             return replace(fit.without_head(), status="failed", message=message)
         prefix = "" if split == "test" else f"{split}_"
         found[f"{prefix}top1"] = float(np.mean(y_pred == y))
+        if split in (judged, "val"):
+            labels = None if scores is None else head.classes_
+            for name in metrics:
+                value = catalogue.evaluate(name, y, y_pred, scores, labels=labels)
+                if value is not None:
+                    others[name if split == judged else f"val_{name}"] = value
         if scores is not None:
             of_split[split] = y, scores
             found[f"{prefix}top5"] = top_k_accuracy(y, scores, k=5, labels=head.classes_)
@@ -49,9 +56,7 @@ def score(fit: Fit, features: CutFeatures, projected: Projected | None, metrics:
             found["predictions"] = _predictions(split, features.rows[split], y, y_pred, scores, head)
             top5 = None if scores is None else top_k_hits(y, scores, k=5, labels=head.classes_)
             found["hits"] = Hits(split, y_pred == y, top5)
-            labels = None if scores is None else head.classes_
-            values = {name: catalogue.evaluate(name, y, y_pred, scores, labels=labels) for name in metrics}
-            found["metrics"] = {name: value for name, value in values.items() if value is not None}
+    found["metrics"] = {name: others[name] for name in with_val(metrics) if name in others}
     found |= _calibration(of_split, head) | _epochs(head)
     return replace(fit, **found)
 

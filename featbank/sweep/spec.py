@@ -10,7 +10,8 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
+from typing import Protocol as Interface
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +20,13 @@ from featbank._cuts import LOGITS, SOFTMAX, CutName, check_view
 from featbank._registry import nearest
 from featbank._settings import changes_repr
 from featbank.banks import StoredFeatures
+from featbank.datasets.duplicates import of_one_origin
 from featbank.errors import FeatbankError, InvalidInputError, UnknownNameError
 from featbank.heads import catalogue
 from featbank.manifest import Manifest, printable
 from featbank.metrics import catalogue as metrics_catalogue
-from featbank.sampling import Size, draw_nested, hold_out, parse_sizes, size_order
+from featbank.sampling import Size, deal_folds, draw_nested, hold_out, parse_sizes, size_order
+from featbank.sweep.protocols import Protocol, find_protocol
 from featbank.sweep.records import Draw
 
 __all__ = [
@@ -37,6 +40,7 @@ __all__ = [
     "choose_cuts",
     "digests_of_draws",
     "draw_subsets",
+    "groups_of_judged",
     "held_out",
     "judged_split",
     "labelled_rows",
@@ -92,20 +96,39 @@ class SweepSettings:
     untrained_classes : {"drop", "keep"}, default="drop"
         What becomes of validation and test rows of classes that no training row has: left out, or kept, where
         they count as wrong. Either is said in the notes.
+    up_to : bool, default=False
+        Let a class that has fewer training samples than a size give all it has. The curve has the size that
+        was asked for; `fewest_per_class` and `most_per_class` say what it came to.
+    draw : {"images", "groups"}, default="images"
+        What sizes count: images of a class, or groups of it, such as patients, with all their images. The
+        latter takes a bank that was extracted with groups.
+    folds : int, optional
+        Instead of the bank's split, deal its images out to so many folds: each class evenly, each group, and
+        copies byte for byte, whole. Each fold is judged once, by heads drawn from the others, in place of
+        `repeats`.
     val : float, "none" or None, default=None
         What stops training, chooses (C, the head kept) and scales. None: the bank's validation rows, or
         "none" where it has no such rows. "none": no rows at all; training stops by the training loss, and
         ``C="auto"`` goes by cross-validation within each draw. A number over 0 and under 1: that part of each
-        draw, see `featbank.sampling.hold_out`; heads are trained on the rest. With either, the bank's
-        validation rows decide nothing, and are what heads are scored on where there are no test rows.
+        draw, see `featbank.sampling.hold_out`, whole groups where the bank has such; heads are trained on the
+        rest. With either, the bank's validation rows decide nothing, and are what heads are scored on where
+        there are no test rows. With `folds` there are no validation rows but these.
+    val_per_class : int, optional
+        Take so many of the bank's validation rows (or groups, see `draw`) of each class only: that many
+        labels more than the draw are spent.
     metrics : sequence of str, default=()
-        Other scores of each fit, on the rows it is judged by: names as in `featbank.metrics.catalogue.names`.
+        Other scores of each fit: names as in `featbank.metrics.catalogue.names`. The first is what the sweep
+        goes by: heads stop by it (``monitor="metric"``, unless `head_params` say another), ``C="auto"`` and
+        the head that is kept are chosen by it on validation rows, curves and comparisons are of it.
     views : sequence of str, default=()
         Views of the training images, which the bank holds as ``CUT@VIEW``. Heads trained by Adam or SGD draw
         the image itself or one of its views anew in each epoch; others take all as more rows. Rows are
         counted and split by image.
     average_views : bool, default=False
         Average the probabilities over the image and its views when a head is scored, and when it predicts.
+    protocol : str, optional
+        An evaluation of the field by name, see `featbank.sweep.protocols`: it says heads, their parameters
+        and `val`, and takes all samples where no sizes are given.
 
     Raises
     ------
@@ -130,10 +153,15 @@ class SweepSettings:
     head_params: Mapping[str, Mapping[str, Any]] | None = None
     save_heads: Literal["best", "all", "none"] = "best"
     untrained_classes: Literal["drop", "keep"] = "drop"
+    up_to: bool = False
+    draw: Literal["images", "groups"] = "images"
+    folds: int | None = None
     val: float | Literal["none"] | None = None
+    val_per_class: int | None = None
     metrics: Sequence[str] = ()
     views: Sequence[str] = ()
     average_views: bool = False
+    protocol: str | None = None
     grids: tuple[HeadGrid, ...] = field(init=False, repr=False)
 
     __repr__ = changes_repr
@@ -142,6 +170,7 @@ class SweepSettings:
         for name, allowed in (
             ("save_heads", ("best", "all", "none")),
             ("untrained_classes", ("drop", "keep")),
+            ("draw", ("images", "groups")),
         ):
             if getattr(self, name) not in allowed:
                 raise InvalidInputError(
@@ -149,14 +178,43 @@ class SweepSettings:
                     f"{', '.join(map(repr, allowed))}"
                 )
         # a frozen object is filled in this way
+        if self.protocol is not None:
+            self._follow(find_protocol(self.protocol))
         object.__setattr__(self, "val", read_val(self.val))
+        for name, least in (("folds", 2), ("val_per_class", 1)):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or value != int(value) or value < least):
+                raise InvalidInputError(
+                    f"{name}={value!r} (--{name.replace('_', '-')}) must be a whole number from {least} on"
+                )
+        if self.val_per_class is not None and (self.val is not None or self.folds is not None):
+            other = "folds" if self.val is None else "val"
+            raise InvalidInputError(
+                f"val_per_class={self.val_per_class} (--val-per-class) counts validation images of the "
+                f"bank, of which {other}={getattr(self, other)!r} (--{other}) uses none; leave one out"
+            )
         metrics = [self.metrics] if isinstance(self.metrics, str) else self.metrics
         object.__setattr__(self, "metrics", tuple(dict.fromkeys(map(metrics_catalogue.canonical, metrics))))
-        object.__setattr__(self, "grids", tuple(make_grids(self.heads, self.head_params or {})))
+        usual = {"monitor": "metric"} if self.metrics else {}
+        object.__setattr__(self, "grids", tuple(make_grids(self.heads, self.head_params or {}, usual)))
         views = [self.views] if isinstance(self.views, str) else self.views
         object.__setattr__(self, "views", tuple(dict.fromkeys(map(check_view, views))))
         if self.average_views:
             self._check_average()
+
+    def _follow(self, protocol: Protocol) -> None:
+        """Take over what a protocol says; what contradicts it is refused."""
+        for name, usual in (("heads", ("softmax",)), ("head_params", None), ("val", None)):
+            said, own = getattr(protocol, name), getattr(self, name)
+            if own and _plain(own) not in (_plain(usual), _plain(said)):
+                raise InvalidInputError(
+                    f"protocol={protocol.name!r} (--protocol) says {name} itself, got {name}={own!r} as "
+                    "well: leave one out"
+                )
+            object.__setattr__(self, name, said)
+        object.__setattr__(self, "protocol", protocol.name)
+        if self.samples_per_class is None:
+            object.__setattr__(self, "samples_per_class", "all")
 
     def _check_average(self) -> None:
         if not self.views:
@@ -214,6 +272,10 @@ class SweepSettings:
             "untrained_classes": self.untrained_classes,
             "val": self.val,
         }
+        changed = {"protocol": None, "up_to": False, "draw": "images", "folds": None, "val_per_class": None}
+        found |= {
+            name: _plain(getattr(self, name)) for name in changed if getattr(self, name) != changed[name]
+        }
         if self.views:
             found |= {"views": list(self.views), "average_views": self.average_views}
         if self.metrics:
@@ -237,7 +299,7 @@ def plug_ins(heads: Sequence[str], metrics: Sequence[str]) -> dict[str, str]:
     return {name: package for name, package in made_by.items() if package is not None}
 
 
-class FeatureSource(Protocol):
+class FeatureSource(Interface):
     """What a sweep needs of a bank."""
 
     @property
@@ -373,14 +435,19 @@ class HeadGrid:
     members: tuple[HeadSpec, ...]
 
 
-def make_grids(heads: Sequence[Any], params: Mapping[str, Mapping[str, Any]]) -> list[HeadGrid]:
-    """Turn names and objects into heads to be fitted; names and parameters are checked before any fit."""
+def make_grids(
+    heads: Sequence[Any], params: Mapping[str, Mapping[str, Any]], usual: Mapping[str, Any] | None = None
+) -> list[HeadGrid]:
+    """Turn names and objects into heads to be fitted; names and parameters are checked before any fit.
+
+    `usual` are parameters of those heads that have such, unless `params` say another value.
+    """
     grids: dict[str, HeadGrid] = {}
     given = _by_head(params)
     for asked in _listed(heads):
         name, made = _name_of(asked)
         if made is None:
-            grid = _named(name, given.pop(name, {}))
+            grid = _named(name, given.pop(name, {}), usual or {})
         else:
             if hasattr(made, "predict_columns"):
                 made._check()
@@ -468,7 +535,7 @@ def _name_of(asked: Any) -> tuple[str, Any]:
     return name, made
 
 
-def _named(name: str, given: Mapping[str, Any]) -> HeadGrid:
+def _named(name: str, given: Mapping[str, Any], usual: Mapping[str, Any]) -> HeadGrid:
     if "random_state" in given:
         raise InvalidInputError(f"head {name!r}: random_state belongs to the sweep, not to head_params")
     has = catalogue.parameters(name)
@@ -477,7 +544,11 @@ def _named(name: str, given: Mapping[str, Any]) -> HeadGrid:
             raise InvalidInputError(
                 f"head {name!r} has no parameter {key!r}; it has {nearest(str(key), has, 20)}"
             )
-    members = tuple(HeadSpec(label, _maker(name, chosen)) for label, chosen in _combinations(name, given))
+    # a head of another package may call anything so
+    mine = {key: one for key, one in usual.items() if key in has and catalogue.allowed(name, key).holds(one)}
+    members = tuple(
+        HeadSpec(label, _maker(name, {**mine, **chosen})) for label, chosen in _combinations(name, given)
+    )
     for one in members:
         one.make(0)  # a value that is not allowed
     return HeadGrid(name, members)
@@ -617,12 +688,81 @@ def read_val(val: Any) -> float | Literal["none"] | None:
     )
 
 
-def splits_for(split: Mapping[str, Rows], val: float | str | None) -> dict[str, Rows]:
-    """Return the rows of each split as they are used: what decides nothing may judge."""
-    if val is None:
-        return dict(split)
-    judged = split["test"] if len(split["test"]) else split["val"]
-    return {"train": split["train"], "val": split["val"][:0], "test": judged}
+def splits_for(
+    manifest: Manifest,
+    untrained_classes: Literal["drop", "keep"] = "drop",
+    *,
+    folds: int | None = None,
+    val: float | str | None = None,
+    val_per_class: int | None = None,
+    draw: str = "images",
+    random_state: int = 0,
+) -> tuple[list[dict[str, Rows]], dict[str, Any]]:
+    """Return the rows of each split as they are used, one mapping for each fold; and `set_untrained_aside`'s.
+
+    What decides nothing may judge: without validation rows these are test rows where there are no others.
+
+    Raises
+    ------
+    InvalidInputError
+        If there are no rows to fit to, none to score on, or too few for the folds.
+    """
+    stored = {name: labelled_rows(manifest, name) for name in ("train", "val", "test")}
+    if folds is not None:
+        pool = np.sort(np.concatenate(list(stored.values())))
+        if not len(pool):
+            check_splits(stored)
+        kin = of_one_origin(manifest, pool)
+        fold_of = deal_folds(manifest.labels[pool], folds, groups=kin, random_state=random_state)
+        dealt, found = [], dict[str, Any]()
+        for fold in range(folds):
+            rows = {"train": pool[fold_of != fold], "val": pool[:0], "test": pool[fold_of == fold]}
+            left, untrained = set_untrained_aside(manifest, rows, untrained_classes)
+            dealt.append(left)
+            for name, counts in untrained.get("classes", {}).items():
+                before = found.setdefault("classes", {}).setdefault(name, {"val": 0, "test": 0})
+                before["test"] += counts["test"]
+        return dealt, {"policy": untrained_classes, **found} if found else {}
+    check_splits(stored)
+    split, untrained = set_untrained_aside(manifest, stored, untrained_classes)
+    if val is not None:
+        judged = split["test"] if len(split["test"]) else split["val"]
+        return [{"train": split["train"], "val": split["val"][:0], "test": judged}], untrained
+    if val_per_class is not None:
+        own = split["val"]
+        if not len(own):
+            raise InvalidInputError(
+                f"val_per_class={val_per_class} (--val-per-class) counts validation images, and the bank has "
+                "none; hold a part of each draw out with --val 0.2, or extract with --split 0.7,0.1,0.2"
+            )
+        groups = _groups_to_draw(manifest, own, draw)
+        drawn = draw_nested(
+            manifest.labels[own], [val_per_class], random_state=random_state, groups=groups, up_to=True
+        )
+        split = {**split, "val": own[drawn[0][val_per_class]]}
+    return [split], untrained
+
+
+def groups_of_judged(
+    manifest: Manifest, splits: Sequence[Mapping[str, Rows]]
+) -> tuple[NDArray[np.int32], ...]:
+    """Return the group of each row that is judged, an array for each fold; nothing without groups."""
+    if manifest.groups is None:
+        return ()
+    judged = [split[judged_split({name: at for name, at in split.items() if len(at)})] for split in splits]
+    return tuple(manifest.groups[rows] for rows in judged)
+
+
+def _groups_to_draw(manifest: Manifest, rows: Rows, draw: str) -> NDArray[np.int32] | None:
+    """Return the group of each row where groups are drawn."""
+    if draw == "images":
+        return None
+    if manifest.groups is None:
+        raise InvalidInputError(
+            "draw='groups' (--draw) needs the group of each image, which the bank has not; extract it again "
+            "with --group COLUMN or --group-by REGEX, nothing is pushed for that"
+        )
+    return manifest.groups[rows]
 
 
 def check_splits(split: Mapping[str, Rows]) -> None:
@@ -639,7 +779,11 @@ def check_splits(split: Mapping[str, Rows]) -> None:
 
 
 def notes_on_splits(
-    manifest: Manifest, split: Mapping[str, Rows], val: float | str | None, draws: Sequence[Draw]
+    manifest: Manifest,
+    split: Mapping[str, Rows],
+    val: float | str | None,
+    draws: Sequence[Draw],
+    folds: int | None = None,
 ) -> list[str]:
     """Say what decides and judges where it is not the validation and the test rows.
 
@@ -648,29 +792,40 @@ def notes_on_splits(
     manifest : Manifest
     split : mapping of str to rows
         As the bank has them.
-    val, draws
-        What decides, see `read_val`, and what is drawn.
+    val, draws, folds
+        What decides, see `read_val`, what is drawn, and to how many folds rows are dealt.
     """
     notes = []
+    grouped = manifest.groups is not None
+    if folds is not None:
+        n = sum(map(len, split.values()))
+        units = f", each of the {len(manifest.group_names)} groups in one" if grouped else ""
+        notes.append(
+            f"{folds} folds of all {n:,} images{units}, whatever their split: each is judged once, by heads "
+            f"drawn from the other {folds - 1}"
+        )
     if isinstance(val, float):
         sizes = {one.n_per_class: one for one in draws if one.repeat == 0}
         ascending = [sizes[size] for size in sorted(sizes, key=size_order)]
         counts = ", ".join(f"{len(one.held)} of {len(one.rows) + len(one.held)}" for one in ascending)
+        whole = ", whole groups" if grouped else ""
         notes.append(
-            f"--val {val:g}: part of each draw is held out ({counts} images) to stop training, to choose C "
-            "and the head kept; heads are trained on the rest"
+            f"--val {val:g}: part of each draw is held out ({counts} images{whole}) to stop training, to "
+            "choose C and the head kept; heads are trained on the rest"
         )
         if any(not len(one.held) for one in sizes.values()):
             notes.append(
                 "of one image per class none can be held out: there training goes by the training loss"
             )
-    elif val == "none" or not len(split["val"]):
+    elif val == "none" or folds is not None or not len(split["val"]):
         why = "no validation rows" if val is None else "--val none"
         more = "; --val 0.2 would hold a fifth of each draw out for that" if val is None else ""
         notes.append(
             f"{why}: training stops by the training loss, C='auto' goes by cross-validation within each "
             f"draw, and the head kept of each curve is that of the first repeat{more}"
         )
+    if folds is not None:
+        return notes
     if not len(split["test"]):
         notes.append(
             "no test rows: accuracies are those on the validation rows, which also chose when to stop, and "
@@ -692,34 +847,56 @@ def notes_on_splits(
 
 
 def held_out(
-    draws: Sequence[Draw], y: NDArray[Any], val: float | str | None, random_state: int
+    draws: Sequence[Draw],
+    y: NDArray[Any],
+    val: float | str | None,
+    random_state: int,
+    groups: NDArray[Any] | None = None,
 ) -> list[Draw]:
     """Take the part of each draw that decides, if any, out of the rows that train."""
     if not isinstance(val, float):
         return list(draws)
     found = []
     for one in draws:
-        held = hold_out(y, one.rows, val, random_state=random_state, repeat=one.repeat)
+        held = hold_out(y, one.rows, val, groups=groups, random_state=random_state, repeat=one.repeat)
         found.append(replace(one, rows=np.setdiff1d(one.rows, held), held=held))
     return found
 
 
 def draw_subsets(
-    manifest: Manifest, split: Mapping[str, Rows], sizes: Sequence[Size], repeats: int, random_state: int
+    manifest: Manifest,
+    split: Mapping[str, Rows],
+    sizes: Sequence[Size],
+    settings: SweepSettings,
+    fold: int | None = None,
 ) -> list[Draw]:
-    """Draw every subset; rows are positions among the training rows."""
-    y = manifest.labels[split["train"]]
-    nested = draw_nested(y, sizes, repeats=repeats, random_state=random_state, class_names=manifest.classes)
+    """Draw every subset of a split, of a fold one per size; rows are positions among the training rows."""
+    y, random_state = manifest.labels[split["train"]], settings.random_state
+    groups = _groups_to_draw(manifest, split["train"], settings.draw)
+    nested = draw_nested(
+        y,
+        sizes,
+        repeats=settings.repeats if fold is None else fold + 1,
+        random_state=random_state,
+        class_names=manifest.classes,
+        groups=groups,
+        up_to=settings.up_to,
+    )
     draws: dict[tuple[Size, int], Draw] = {}
-    for repeat, draw in enumerate(nested):
+    for repeat in range(settings.repeats) if fold is None else [fold]:
         # Seeds know nothing of sizes and heads, so that neither changes what another one gives.
         state = np.random.SeedSequence(random_state, spawn_key=(repeat,)).generate_state(1)[0]
-        for rows in draw.values():
+        for asked, rows in nested[repeat].items():
             _, per_class = np.unique(y[rows], return_counts=True)
-            even = per_class.min() == per_class.max()
-            n_per_class: Size = int(per_class[0]) if even else "all"
+            whole = len(rows) == len(y) and fold is None
+            n_per_class: Size = asked
+            if fold is None and groups is None:
+                even = per_class.min() == per_class.max()
+                n_per_class = int(per_class[0]) if even else "all" if whole else asked
+            elif whole:
+                n_per_class = "all"
             draws[n_per_class, repeat] = Draw(
-                n_per_class, repeat, rows, int(state >> 1), per_class, whole=len(rows) == len(y)
+                n_per_class, repeat, rows, int(state >> 1), per_class, whole=whole
             )
     return sorted(draws.values(), key=lambda one: (size_order(one.n_per_class), one.repeat))
 
@@ -729,16 +906,38 @@ def judged_split(splits: Mapping[str, Any]) -> str:
     return "test" if "test" in splits else "val"
 
 
-def digests_of_draws(manifest: Manifest, split: Mapping[str, Rows], draws: Sequence[Draw]) -> dict[str, Any]:
-    """Return digests of what is drawn and judged, by the images and their class names, and shares drawn."""
-    judged = split[judged_split({name: at for name, at in split.items() if len(at)})]
-    _, pool = np.unique(manifest.labels[split["train"]], return_counts=True)
+def digests_of_draws(
+    manifest: Manifest, splits: Sequence[Mapping[str, Rows]], draws: Sequence[Sequence[Draw]], draw: str
+) -> dict[str, Any]:
+    """Return digests of what is drawn and judged, by the images and their class names, and shares drawn.
+
+    `splits` and `draws` have an entry for each fold. Where there are several, ``folds`` says how many; where
+    groups are drawn, ``unit`` is "groups"; ``val`` is the digest of the rows that choose, if there are any;
+    ``grouped`` says that the bank has groups.
+    """
     subsets: dict[str, list[str]] = {}
-    for one in draws:
-        digest = _digest(manifest, split["train"][one.rows])
-        subsets.setdefault(f"{one.n_per_class}", []).append(digest)
-    shares = {f"{one.n_per_class}": float((one.per_class / pool).mean()) for one in draws}
-    return {"judged": _digest(manifest, judged), "subsets": subsets, "shares": shares}
+    shares: dict[str, list[float]] = {}
+    judged, chosen = [], []
+    for split, drawn in zip(splits, draws, strict=True):
+        judged.append(
+            _digest(manifest, split[judged_split({name: at for name, at in split.items() if len(at)})])
+        )
+        chosen += [_digest(manifest, split["val"])] if len(split["val"]) else []
+        _, pool = np.unique(manifest.labels[split["train"]], return_counts=True)
+        for one in drawn:
+            subsets.setdefault(f"{one.n_per_class}", []).append(_digest(manifest, split["train"][one.rows]))
+            shares.setdefault(f"{one.n_per_class}", []).append(float((one.per_class / pool).mean()))
+    return {
+        "judged": judged[0]
+        if len(judged) == 1
+        else hashlib.sha256("".join(judged).encode()).hexdigest()[:16],
+        "subsets": subsets,
+        "shares": {size: values[-1] for size, values in shares.items()},
+        **({"val": chosen[0]} if chosen else {}),
+        **({"folds": len(splits)} if len(splits) > 1 else {}),
+        **({"unit": draw} if draw != "images" else {}),
+        **({"grouped": True} if manifest.groups is not None else {}),
+    }
 
 
 def _digest(manifest: Manifest, rows: Rows) -> str:

@@ -135,7 +135,8 @@ def test_a_file_that_is_not_an_image_is_quarantined(call, place):
             "2,7",
             "n_per_class=7 (--samples-per-class) asks for "
             "more samples than 3 of 3 classes have: class 'blue' has 6, class 'green' "
-            "has 6, class 'red' has 6. Use at most 6, or drop these classes.",
+            "has 6, class 'red' has 6. Use at most 6, drop these classes, or add --up-to, which takes what "
+            "they have.",
         ),
     ],
 )

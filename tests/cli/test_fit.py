@@ -236,7 +236,7 @@ def test_counts_and_the_answering_head_are_told(call, place):
     (head,) = (line for line in lines if line.startswith("head  "))
     assert re.fullmatch(
         r"head        softmax on block5_pool, 4 samples per class, one fit: \d+\.\d %; "
-        r"weakest \w+ \d+ % \(\d of 3\), \w+ \d+ % \(\d of 3\), \w+ \d+ % \(\d of 3\)",
+        r"weakest (\w+ \d+ % \(\d of 3; 95 %: \d+ to \d+\)(, |$)){3}",
         head,
     )
     found = call(*QUICK, "-c", "block5_pool", "-n", "4", "--json").json
@@ -361,3 +361,29 @@ def test_a_head_of_ones_own(call, place, monkeypatch):
         "--head 'own_heads:Yours' cannot be had (AttributeError: module 'own_heads' has no attribute "
         "'Yours'); give module:Class of a module in this folder or installed, whose class needs no arguments",
     )
+
+
+@pytest.mark.slow
+def test_what_is_spent_and_what_decides(call, place):
+    options = ("-c", "pool5", "--head", "logreg", "-n", "2,100", "--up-to", "--val-per-class", 1)
+    done = call("fit-head", *options, "--class-weight", "balanced", "--metric", "macro_f1", "--json")
+    assert done.code == 0, done.err
+    found = done.json
+    assert [point["n_per_class"] for point in found["curve"]] == [2, 6]  # all there are
+    assert {point["n_val"] for point in found["curve"]} == {3}
+    assert "comes to macro_f1" in found["answer"]
+    assert "3 validation labels" in found["answer"]
+    scores = found["head"]["per_class_scores"]["blue"]
+    assert scores["recall_low"] <= scores["recall"] <= scores["recall_high"]
+    assert open_run(found["run"]).facts["parameters"]["head_params"]["logreg"] == {"class_weight": "balanced"}
+
+
+def test_a_protocol_says_heads_itself(call, place):
+    done = call("fit-head", "--protocol", "simpleshot", "--head", "ncm")
+    assert (done.code, done.message) == (
+        2,
+        "--protocol simpleshot says heads and their parameters itself, got --head ncm as well: leave one out",
+    )
+    done = call("fit-head", "--protocol", "simple")
+    assert done.code == 2
+    assert done.message.startswith("unknown protocol 'simple' (--protocol); known: 'simpleshot'")

@@ -13,7 +13,8 @@ def test_every_parameter_of_a_head_can_be_given_by_name(name: str) -> None:
     allowed = set(catalogue.parameters(name))
     assert allowed <= set(head.get_params())
     if name != "logreg":  # the exact solver has no use for the settings of the others
-        assert set(head.get_params()) - allowed <= {"random_state", "C"}
+        exact = {"C", "Cs", "C_min", "C_max", "validation_fraction"}
+        assert set(head.get_params()) - allowed <= {"random_state", *exact}
     if "random_state" in head.get_params():
         assert head.random_state == 3
     assert catalogue.summary(name)
@@ -40,7 +41,8 @@ def test_a_parameter_the_head_lacks_is_an_error_that_names_those_it_has() -> Non
     with pytest.raises(InvalidInputError) as caught:
         heads.make("logreg", lr=0.1, hidden_units=5)
     assert str(caught.value) == (
-        "head 'logreg' has no parameters 'lr', 'hidden_units'; it has 'C', 'tol', 'standardize', 'rotate'"
+        "head 'logreg' has no parameters 'lr', 'hidden_units'; it has 'C', 'Cs', 'C_min', "
+        "'C_max', 'validation_fraction', 'monitor', 'tol', 'class_weight', 'standardize', 'rotate'"
     )
 
 

@@ -5,8 +5,11 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from featbank.errors import FitWarning
-from featbank.heads import FeatureSpace, SoftmaxClassifier, _exact, fit_stack, softmax
+from featbank.heads import FeatureSpace, SoftmaxClassifier, _exact, fit_stack
 from featbank.heads import space as spaces
+
+#: What ``C="auto"`` chooses from by itself.
+PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3)
 
 
 def reference(X: np.ndarray, y: np.ndarray, C: float) -> LogisticRegression:
@@ -232,7 +235,7 @@ def test_automatic_penalty_is_that_of_lowest_validation_loss(blobs) -> None:
     head = SoftmaxClassifier(solver="lbfgs", C="auto")
     head.fit(X[train], y[train], X_val=X[val], y_val=y[val])
     losses = {}
-    for C in softmax.PENALTIES:
+    for C in PENALTIES:
         one = SoftmaxClassifier(solver="lbfgs", C=C).fit(X[train], y[train], X_val=X[val], y_val=y[val])
         losses[C] = one.history_["val_loss"][0]
     assert min(losses, key=losses.__getitem__) == head.C_
@@ -242,8 +245,8 @@ def test_automatic_penalty_is_that_of_lowest_validation_loss(blobs) -> None:
 def test_automatic_penalty_goes_by_cross_validation_without_validation_rows(blobs) -> None:
     X, y = blobs
     head = SoftmaxClassifier(solver="lbfgs", C="auto").fit(X, y, X_test=X, y_test=y)
-    assert head.C_ in softmax.PENALTIES
-    assert min(softmax.PENALTIES) < head.C_  # with labels that mean something, the least is not best
+    assert head.C_ in PENALTIES
+    assert min(PENALTIES) < head.C_  # with labels that mean something, the least is not best
     again = SoftmaxClassifier(solver="lbfgs", C=head.C_).fit(X, y)
     np.testing.assert_allclose(head.coef_, again.coef_, atol=1e-5)  # fitted to all rows, none left out
     assert "val_loss" not in head.history_
@@ -256,7 +259,7 @@ def test_automatic_penalty_of_few_samples(counts) -> None:
     y = np.repeat(np.arange(len(counts)), counts)
     X = np.random.default_rng(1).normal(size=(len(y), 30)) + y[:, None]
     head = SoftmaxClassifier(solver="lbfgs", C="auto").fit(X, y)
-    assert head.C_ in softmax.PENALTIES
+    assert head.C_ in PENALTIES
     assert head.classes_.tolist() == sorted(set(y.tolist()))
 
 

@@ -229,7 +229,7 @@ def test_a_loss_that_does_not_move_is_told_with_the_remedy(blobs) -> None:
             {"max_epochs": 0, "batch_size": -1},
             "max_epochs=0 (allowed: a whole number from 1); batch_size=-1 (allowed: a whole number from 1)",
         ),
-        ({"monitor": "f1"}, "monitor='f1' (allowed: 'accuracy' or 'loss')"),
+        ({"monitor": "f1"}, "monitor='f1' (allowed: 'accuracy', 'loss' or 'metric')"),
         ({"restore": "first"}, "restore='first' (allowed: 'best' or 'last')"),
         ({"lr_schedule_per": "batch"}, "lr_schedule_per='batch' (allowed: 'epoch' or 'step')"),
         ({"alpha": -1.0}, "alpha=-1.0 (allowed: a number from 0)"),

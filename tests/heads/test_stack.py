@@ -77,9 +77,9 @@ def test_heads_really_go_together(problem, monkeypatch: pytest.MonkeyPatch) -> N
     sizes: list[int] = []
     train_stack = _training.train_stack
 
-    def counted(recipe: Any, matrix: Any, jobs: Any, n_classes: int, others: Any) -> Any:
+    def counted(recipe: Any, matrix: Any, jobs: Any, n_classes: int, others: Any, **more: Any) -> Any:
         sizes.append(len(jobs))
-        return train_stack(recipe, matrix, jobs, n_classes, others)
+        return train_stack(recipe, matrix, jobs, n_classes, others, **more)
 
     monkeypatch.setattr(_training, "train_stack", counted)
     heads = [make("softmax", max_epochs=2, lr=lr) for lr in (0.01, 0.02, 0.03, 0.01, 0.01)]
@@ -168,9 +168,9 @@ def test_a_wide_head_trains_in_the_span_of_its_own_rows(monkeypatch: pytest.Monk
     seen: list[tuple[int, ...]] = []
     train = _training.train_stack
 
-    def watching(recipe: Any, Z: Any, *rest: Any) -> Any:
+    def watching(recipe: Any, Z: Any, *rest: Any, **more: Any) -> Any:
         seen.append(tuple(Z.shape))
-        return train(recipe, Z, *rest)
+        return train(recipe, Z, *rest, **more)
 
     monkeypatch.setattr(_training, "train_stack", watching)
     settings: dict[str, Any] = {"hidden_units": 400, "max_epochs": 20, "random_state": 0}
@@ -226,10 +226,10 @@ def test_stacks_on_several_threads_give_the_heads_of_one_thread(
     seen: set[int] = set()
     train = _training.train_stack
 
-    def watching(*args):
+    def watching(*args, **more):
         seen.add(threading.get_ident())
         time.sleep(0.05)
-        return train(*args)
+        return train(*args, **more)
 
     monkeypatch.setattr(_training, "train_stack", watching)
     fitted = {}

@@ -76,10 +76,10 @@ def test_every_row_is_seen_once_an_epoch_the_last_batch_too(monkeypatch: pytest.
     step = _Stack.step
 
     def watched(
-        self: _Stack, inputs: torch.Tensor, targets: torch.Tensor, masks: torch.Tensor | None
+        self: _Stack, inputs: torch.Tensor, targets: torch.Tensor, masks: torch.Tensor | None, *rest: None
     ) -> torch.Tensor:
         seen.append(inputs[..., 0].clone())
-        return step(self, inputs, targets, masks)
+        return step(self, inputs, targets, masks, *rest)
 
     monkeypatch.setattr(_Stack, "step", watched)
     Z = torch.arange(40, dtype=torch.float32)[:, None].repeat(1, 5) / 40

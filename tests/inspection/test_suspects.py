@@ -149,3 +149,24 @@ def test_wrong_input_is_refused(options, message):
     assert str(caught.value) == message
     with pytest.raises(UnknownNameError, match="the bank has no cut 'fc9'"):
         find_suspects(bank_of(), "fc9")
+
+
+def test_images_of_one_group_do_not_vouch_for_each_other():
+    """Six near-copies of each patient, labels by lot: only another image of the patient says the label."""
+    rng = np.random.default_rng(0)
+    who = np.repeat(np.arange(60), 6)
+    X = rng.normal(size=(60, 90))[who] + rng.normal(scale=0.02, size=(len(who), 90))
+    digests = np.zeros((len(who), 32), np.uint8)
+    digests[:, :8] = np.arange(1, len(who) + 1, dtype="<u8")[:, None].view(np.uint8)
+    plain = Manifest(
+        tuple(b"%d" % row for row in range(len(who))),
+        (who % 2).astype(np.int32),
+        ("flu", "gout"),
+        np.zeros(len(who), np.uint8),
+        digests,
+        np.zeros(len(who), np.uint8),
+    )
+    grouped = plain.replaced(groups=who.astype(np.int32), group_names=tuple(b"%d" % one for one in range(60)))
+    torn, kept = (find_suspects(Features(one, X.astype(np.float32)), "fc7") for one in (plain, grouped))
+    assert torn.p_label.mean() > 0.8
+    assert kept.p_label.mean() < 0.6

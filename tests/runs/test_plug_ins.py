@@ -94,7 +94,10 @@ def test_a_head_of_another_package_is_like_one_of_ours(plug_ins, flowers, tmp_pa
     assert curve.points()[0].to_dict()["worst_class_mean"] == pytest.approx(
         curve.scores("worst_class")[0].mean()
     )
-    assert "metric:worst_class,metric:balanced_accuracy\n" in (run.path / "results.csv").read_text()
+    columns = [
+        f"metric:{prefix}{name}" for prefix in ("", "val_") for name in ("worst_class", "balanced_accuracy")
+    ]
+    assert f",{','.join(columns)}\n" in (run.path / "results.csv").read_text()
 
 
 def test_a_sweep_of_another_version_of_a_plug_in_is_another_sweep(plug_ins, flowers, tmp_path):

@@ -114,6 +114,23 @@ def test_runs_with_other_draws_are_not(other, why):
     assert found.notes == (f"no paired differences: {why}",)
 
 
+@pytest.mark.parametrize(
+    ("more", "n_val", "said"),
+    [
+        ({"unit": "groups"}, 4, "two counts groups per class, one images"),
+        ({"folds": 5}, 4, "two is judged by 5 folds, one by one split"),
+        ({"val": "others"}, 9, "two was chosen with 9 validation labels, one with 4"),
+        ({"val": "others"}, 4, "two was chosen by other validation images than one"),
+        ({}, 4, None),
+    ],
+)
+def test_what_is_not_alike_is_said(more, n_val, said):
+    one = SweepResult(fits("a", A, n_val=4), draws=draws(0) | {"val": "some"})
+    two = SweepResult(fits("a", [0.0, 0.1, 0.0], n_val=n_val), draws=draws(0) | {"val": "some"} | more)
+    notes = compare({"one": one, "two": two}).notes
+    assert [note for note in notes if note.startswith("two ")] == ([] if said is None else [said])
+
+
 def test_only_the_repeats_that_agree_are_paired():
     some = draws(0)
     some["subsets"]["8"][0] = "another"

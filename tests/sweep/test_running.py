@@ -547,7 +547,8 @@ def test_estimators_of_others_run_on_threads_with_the_same_result(bank):
             InvalidInputError,
             "n_per_class=32 (--samples-per-class) asks for "
             "more samples than 3 of 3 classes have: class 'ant' has 20, "
-            "class 'bee' has 20, class 'cat' has 20. Use at most 20, or drop these classes.",
+            "class 'bee' has 20, class 'cat' has 20. Use at most 20, drop these classes, or add --up-to, "
+            "which takes what they have.",
         ),
         ({"samples_per_class": 0}, InvalidInputError, "samples_per_class='0' asks for 0 samples per class; "),
     ],
@@ -750,7 +751,7 @@ def test_scores_from_probabilities_are_those_of_scikit_learn(bank):
         save_heads="all",
     )
     fits = {one.head: one for one in result.fits}
-    assert set(fits["ridge"].metrics) == {"cohen_kappa"}
+    assert set(fits["ridge"].metrics) == {"cohen_kappa", "val_cohen_kappa"}
     rows = bank.manifest.rows("test")
     p = fits["logreg"].estimator.predict_proba(bank.features("fc7", rows))
     y = bank.manifest.labels[rows]

@@ -1,0 +1,182 @@
+"""``metrics=`` decides: what heads stop by, which C and head are chosen, what is drawn and compared."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+from sklearn import metrics as theirs
+
+from featbank.errors import InvalidInputError
+from featbank.heads import SoftmaxClassifier, fit_stack, make
+from featbank.heads.softmax import C_MAX, C_MIN, CS, _grid
+from featbank.heads.space import FeatureSpace
+from featbank.manifest import SPLITS, Manifest
+from featbank.metrics import balanced_accuracy, catalogue, confusion_matrix, per_class_scores
+from featbank.plots import CurveDisplay
+from featbank.runs import answer_of
+from featbank.sweep import SweepSettings, compare, run_sweep
+from featbank.sweep.curves import main_metric
+
+COUNTS = {"train": (60, 24, 8), "val": (40, 12, 6), "test": (80, 30, 12)}
+
+
+class Source:
+    """Overlapping classes of very different size: what a sweep needs of a bank."""
+
+    cuts = ("here",)
+
+    def __init__(self, n_classes=3):
+        rng = np.random.default_rng(0)
+        labels, splits = [], []
+        for split, counts in COUNTS.items():
+            for code, count in enumerate(counts[:n_classes]):
+                labels += [code] * count
+                splits += [SPLITS.index(split)] * count
+        n = len(labels)
+        digests = np.zeros((n, 32), np.uint8)
+        digests[:, :8] = np.arange(1, n + 1, dtype="<u8")[:, None].view(np.uint8)
+        self.manifest = Manifest(
+            tuple(b"%d" % row for row in range(n)),
+            np.array(labels, np.int32),
+            ("ant", "bee", "cat")[:n_classes],
+            np.array(splits, np.uint8),
+            digests,
+            np.zeros(n, np.uint8),
+        )
+        self.X = rng.normal(size=(n, 12)) + 0.5 * rng.normal(size=(n_classes, 12))[labels]
+
+    def rows(self, split):
+        rows = self.manifest.rows(split)
+        return self.X[rows].astype(np.float32), self.manifest.labels[rows]
+
+    def features(self, cut, rows=None, dtype=np.float32):
+        return self.X[rows].astype(dtype or np.float32)
+
+    def softmax(self, temperature, rows=None):
+        raise NotImplementedError
+
+
+def in_scikit_learn(y, answers, p):
+    n = p.shape[1]
+    return {
+        "balanced_accuracy": theirs.balanced_accuracy_score(y, answers),
+        "macro_f1": theirs.f1_score(y, answers, average="macro"),
+        "cohen_kappa": theirs.cohen_kappa_score(y, answers),
+        "roc_auc": theirs.roc_auc_score(y, p[:, 1] if n == 2 else p, multi_class="ovr"),
+        "log_loss": theirs.log_loss(y, p, labels=np.arange(n)),
+    }
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_every_metric_is_that_of_scikit_learn_on_the_same_answers(n_classes):
+    source = Source(n_classes)
+    names = catalogue.names()
+    result = run_sweep(source, heads=["logreg", "knn"], samples_per_class="4,8", repeats=2, metrics=names)
+    assert len(result.heads) == 2
+    for one in result.heads:
+        for prefix, split in (("", "test"), ("val_", "val")):
+            X, y = source.rows(split)
+            head = one.estimator
+            expected = in_scikit_learn(y, head.predict(X), head.predict_proba(X))
+            for name in names:
+                assert one.score(f"{prefix}{name}") == pytest.approx(expected[name], abs=1e-6), name
+    columns = result.to_csv().partition("\n")[0].split(",")
+    assert {f"metric:{prefix}{name}" for name in names for prefix in ("", "val_")} <= set(columns)
+
+
+def test_scores_of_each_class_and_their_intervals():
+    rng = np.random.default_rng(1)
+    y, answers = rng.integers(0, 3, 90), rng.integers(0, 3, 90)
+    answers[y == 1] = np.where(rng.random((y == 1).sum()) < 0.9, 1, 2)
+    found = per_class_scores(confusion_matrix(y, answers, 4))
+    expected = theirs.precision_recall_fscore_support(y, answers)
+    for code, (precision, recall, f1, n) in enumerate(zip(*expected, strict=True)):
+        one = found[code]
+        assert (one.precision, one.recall, one.f1, one.n_true) == pytest.approx((precision, recall, f1, n))
+        interval = binomtest(one.n_right, one.n_true).proportion_ci(method="wilson")
+        assert (one.recall_low, one.recall_high) == pytest.approx((interval.low, interval.high))
+    assert (found[3].recall, found[3].precision, found[3].f1, found[3].recall_low) == (None,) * 4
+
+
+@pytest.mark.parametrize("name", ["balanced_accuracy", "log_loss"])
+def test_curves_comparisons_and_the_answer_go_by_the_first_metric(name):
+    result = run_sweep(
+        Source(),
+        heads=["ncm", "logreg", "softmax"],
+        samples_per_class="2,8",
+        repeats=3,
+        metrics=[name, "macro_f1"],
+        head_params={"softmax": {"max_epochs": 20}},
+    )
+    assert main_metric(result.points()) == name
+    compared = compare(result)
+    assert (compared.metric, compared.ranked_by) == (name, f"val_{name}")
+    ranks = [one.rank for one in compared.curves]
+    assert ranks == sorted(ranks, reverse=name != "log_loss")
+    caption = result.table()[2]
+    assert caption.startswith(f"test {name}")
+    assert f"comes to {name}" in str(answer_of(result))
+    display = CurveDisplay(result.points()).plot()
+    assert display.ax_.get_ylabel() == f"{name} on test images" + (" (%)" if name != "log_loss" else "")
+    sign = -1 if name == "log_loss" else 1
+    kept = result.curve("here", "logreg").fits
+    best = max(kept, key=lambda one: (one.n_per_class, sign * one.score(f"val_{name}")))
+    assert [one.repeat for one in result.heads if one.head == "logreg"] == [best.repeat]
+
+
+def test_heads_stop_by_the_metric_unless_told_otherwise():
+    (grid,) = SweepSettings(heads=["softmax"], metrics=["macro_f1"]).grids
+    assert grid.members[0].make(0).monitor == "metric"
+    (grid,) = SweepSettings(
+        heads=["softmax"], metrics=["macro_f1"], head_params={"softmax": {"monitor": "loss"}}
+    ).grids
+    assert grid.members[0].make(0).monitor == "loss"
+    (grid,) = SweepSettings(heads=["softmax"]).grids
+    assert grid.members[0].make(0).monitor == "loss"
+
+    result = run_sweep(Source(), heads=["softmax"], samples_per_class="8", repeats=4, metrics=["macro_f1"])
+    for one in result.fits:
+        assert one.best_epoch <= one.n_epochs
+    (kept,) = result.heads
+    history = kept.history
+    best = int(np.argmax(history["val_metric"]))
+    equal = [at for at, value in enumerate(history["val_metric"]) if value == history["val_metric"][best]]
+    assert kept.best_epoch - 1 == min(equal, key=lambda at: history["val_loss"][at])
+    assert kept.score("val_macro_f1") == pytest.approx(history["val_metric"][best], abs=1e-6)
+
+
+def test_c_is_chosen_by_the_metric():
+    source = Source()
+    X, y = source.rows("train")
+    X_val, y_val = source.rows("val")
+    space = FeatureSpace()
+    Z, Z_val = space.fit_transform(X), space.transform(X_val)
+
+    def chosen(score=None, **validation):
+        head = SoftmaxClassifier(solver="lbfgs", C="auto", monitor="loss" if score is None else "metric")
+        fit_stack([head], Z, y, [np.arange(len(y))], space=space, score=score, **validation)
+        return head.C_
+
+    def by_balance(y, answers, p):
+        return balanced_accuracy(y, answers)
+
+    def by_the_worst(y, answers, p):
+        return -balanced_accuracy(y, answers)
+
+    reached = {
+        C: balanced_accuracy(y_val, make("logreg", C=C).fit(X, y).predict(X_val))
+        for C in _grid(CS, C_MIN, C_MAX)
+    }
+    validation = {"Z_val": Z_val, "y_val": y_val}
+    assert reached[chosen(by_balance, **validation)] == max(reached.values())
+    assert reached[chosen(by_the_worst, **validation)] == min(reached.values())
+    assert chosen(by_balance) > chosen(by_the_worst)  # without validation rows by folds
+
+
+def test_a_head_that_monitors_no_metric():
+    X, y = Source().rows("train")
+    with pytest.raises(
+        InvalidInputError, match=r"monitor='metric' \(--monitor\) needs the metric; name it with"
+    ):
+        SoftmaxClassifier(monitor="metric").fit(X, y, X_val=X, y_val=y)
