@@ -357,6 +357,11 @@ class Bank(StoredFeatures):
             self._state = own.with_table(table, row_slots)
             self._write(there.renewed(digests, table), there)
 
+    @property
+    def places_digest(self) -> str:
+        """SHA-256 of what its rows are, and in which slots they stand; another once either changes."""
+        return self._stored.places_digest
+
     def set_location(self, location: str) -> None:
         """Remember where the images of this bank are now, in ``source.json``; ``bank.json`` never changes.
 
