@@ -739,7 +739,13 @@ class CutWriter:
         """Whether nothing is missing and `finish` has recorded it."""
         return self.cut in self._bank.cuts
 
-    def write(self, plan: ShardPlan, features: NDArray[Any], statuses: NDArray[np.uint8]) -> Path:
+    def write(
+        self,
+        plan: ShardPlan,
+        features: NDArray[Any],
+        statuses: NDArray[np.uint8],
+        made_by: Mapping[str, str] | None = None,
+    ) -> Path:
         """Write one shard; when this returns it survives power loss. Threads may write several at once.
 
         Parameters
@@ -751,6 +757,8 @@ class CutWriter:
             where they are, without a copy, if they are contiguous.
         statuses : ndarray of uint8, shape (plan.n_rows,)
             `RowStatus` of each row.
+        made_by : mapping of str to str, optional
+            What made this one, where that is not what the writer was made with.
 
         Returns
         -------
@@ -767,7 +775,8 @@ class CutWriter:
         self._check_input(plan, features, statuses)
         self.prepare()
         table = self._reader().table
-        name, parts = encode_shard(self._layout, plan, features, table, statuses, self._made_by)
+        made = self._made_by if made_by is None else made_by
+        name, parts = encode_shard(self._layout, plan, features, table, statuses, made)
         path = self.folder / name
         with locked(self.folder / files.LOCK_FILE, self._name) as again:
             there, fault = self._standing(plan, table, again)

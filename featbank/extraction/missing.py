@@ -243,8 +243,7 @@ class Missing:
                 raise LenderError(lender, str(error)) from error
             makers.append(lent.made_by)
             found[at] = RowStatus.OK
-        made = _joined(makers)
-        path = self.bank.cut_writer(cut, writer.shape, writer.dtype, made_by=made).write(shard, whole, found)
+        path = writer.write(shard, whole, found, _joined(makers))
         for twin in twins:
             if twin.name == path.name:  # and so are the bytes: one file on disk is enough
                 _link_over(twin, path)

@@ -1,4 +1,4 @@
-"""One bank pushed by slices of a saved plan: some killed and run again, one run twice at once, in any order."""
+"""One bank pushed by slices of a plan, in any order: two are killed and run again, one runs twice at once."""
 
 from __future__ import annotations
 
