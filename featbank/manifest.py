@@ -192,12 +192,13 @@ class Ids(Sequence[bytes]):
     def has_twice(self) -> bool:
         """Say whether an id stands twice."""
         keys = np.fromiter(map(hash, self), np.int64, len(self))
-        order = np.argsort(keys, kind="stable")
-        alike = np.flatnonzero(keys[order[1:]] == keys[order[:-1]])
+        keys.sort()  # where it is: a million of them take 8 MB
+        alike = np.unique(keys[1:][keys[1:] == keys[:-1]])
         if not len(alike):
             return False
-        rows = np.unique(order[np.concatenate([alike, alike + 1])])  # equal hashes: now the bytes decide
-        return len({self[row] for row in rows.tolist()}) < len(rows)
+        hashes = set(alike.tolist())
+        found = [one for one in self if hash(one) in hashes]  # now the bytes decide
+        return len(set(found)) < len(found)
 
 
 @dataclass(frozen=True, eq=False)

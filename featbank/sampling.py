@@ -270,9 +270,12 @@ def draw_nested(
     for size in sizes:
         if size != "all" and size < 1:
             raise InvalidInputError(f"n_per_class={size!r} must be at least 1, or 'all'")
-    wanted = sorted({int(code) for code in labels[labels >= 0]})
-    rows_of = {code: np.flatnonzero(labels == code).astype(np.int64) for code in wanted}
-    if not any(len(rows) for rows in rows_of.values()):
+    by_code = np.argsort(labels, kind="stable").astype(np.int64)  # of one code in order
+    codes, starts = np.unique(labels[by_code], return_index=True)
+    rows_of = {
+        int(code): rows for code, rows in zip(codes, np.split(by_code, starts[1:]), strict=False) if code >= 0
+    }
+    if not rows_of:
         raise InvalidInputError("no training row has a label; check the split and the labels")
     group_of = None if groups is None else np.asarray(groups)
     units = rows_of if group_of is None else {code: np.unique(group_of[at]) for code, at in rows_of.items()}

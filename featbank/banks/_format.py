@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from math import prod
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -273,8 +275,10 @@ def map_rows(descriptor: int, dtype: np.dtype[Any], shape: tuple[int, ...], offs
     """Map an array in an open file, read-only; nothing cannot be mapped, and is made."""
     if not shape[0]:
         return np.zeros(shape, dtype)
-    with os.fdopen(os.dup(descriptor), "rb") as file:
-        return np.memmap(file, dtype, "r", offset, shape).view(np.ndarray)
+    begin, n = offset - offset % mmap.ALLOCATIONGRANULARITY, prod(shape)
+    length = offset - begin + n * dtype.itemsize
+    mapped = mmap.mmap(descriptor, length, access=mmap.ACCESS_READ, offset=begin)
+    return np.frombuffer(mapped, dtype, n, offset - begin).reshape(shape)
 
 
 def _is_count(value: Any, below: int) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import mmap
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -48,6 +49,8 @@ _MAPS_LIMIT, _MAPS_BYTES = 64, 128 * 2**20
 _LARGE_ROW_BYTES = 32 * 1024
 #: Bytes of smaller rows gathered at once before they are put in their places; small enough for a cache.
 _BLOCK_BYTES = 256 * 1024
+#: Rows further apart are fetched alone: a disk gives about so much in the time it takes to answer.
+_APART_BYTES = 256 * 1024
 #: Stands in `CutReader` for a slot whose shard has not been opened yet.
 _UNKNOWN = 255
 #: Of a shard in a bucket at most this part of the rows is read apart; then it is fetched whole. And so many
@@ -97,7 +100,9 @@ class BlockRows(ABC):
             return
         numbers = self.numbers_of(rows)
         if (numbers == numbers[0]).all():
-            copy_rows(self._block(int(numbers[0])), rows - self._starts[numbers[0]], out)
+            block, local = self._block(int(numbers[0])), rows - self._starts[numbers[0]]
+            _advise(block, local)
+            copy_rows(block, local, out)
             return
         # block by block and upwards in each: a disk that is not cached is read in order
         for number, places in _by_number(numbers, rows):
@@ -113,6 +118,7 @@ class BlockRows(ABC):
     ) -> None:
         """Copy the rows that stand in one block to their places."""
         local, first, n = rows[places] - self._starts[number], int(places[0]), len(places)
+        _advise(block, local)
         if places[-1] - first == n - 1 and (np.diff(places) == 1).all():
             copy_rows(block, local, out[first : first + n])
         else:
@@ -285,6 +291,31 @@ def _by_number(numbers: NDArray[np.int64], rows: NDArray[np.int64]) -> list[tupl
     order = np.argsort(rows, kind="stable")
     groups = np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1)
     return [(int(numbers[places[0]]), places) for places in groups]
+
+
+def _advise(block: NDArray[Any], local: NDArray[np.int64]) -> None:
+    """Ask for the rows `local` of a mapped block, and where they lie far apart for nothing between them.
+
+    Around each row that it has to fetch the system reads as much as the disk is set to, on some 8 MB.
+    """
+    base: Any = block
+    while isinstance(base, np.ndarray):
+        base = base.base
+    base = base.obj if isinstance(base, memoryview) else base
+    if not isinstance(base, mmap.mmap):
+        return
+    row_bytes, rows = block.nbytes // len(block), np.sort(local)
+    ends = np.flatnonzero(np.diff(rows) > 1 + _APART_BYTES // row_bytes)
+    if not len(ends):
+        base.madvise(mmap.MADV_NORMAL)
+        return
+    base.madvise(mmap.MADV_RANDOM)
+    begin = block.ctypes.data - np.frombuffer(base, np.uint8, 1).ctypes.data
+    for first, last in zip(
+        rows[np.append(0, ends + 1)].tolist(), rows[np.append(ends, -1)].tolist(), strict=True
+    ):
+        start = (begin + first * row_bytes) // mmap.PAGESIZE * mmap.PAGESIZE
+        base.madvise(mmap.MADV_WILLNEED, start, begin + (last + 1) * row_bytes - start)
 
 
 def copy_rows(mapped: NDArray[Any], local: NDArray[np.int64], out: NDArray[Any]) -> None:

@@ -373,6 +373,11 @@ class Bank(StoredFeatures):
 
         self._change_rows(renewed, own)
 
+    @property
+    def places_digest(self) -> str:
+        """SHA-256 of what its rows are, and in which slots they stand; another once either changes."""
+        return self._stored.places_digest
+
     def set_location(self, location: str) -> None:
         """Remember where the images of this bank are now, in ``source.json``; ``bank.json`` never changes.
 
@@ -788,7 +793,13 @@ class CutWriter:
         """Whether nothing is missing and `finish` has recorded it."""
         return self.cut in self._bank.cuts
 
-    def write(self, plan: ShardPlan, features: NDArray[Any], statuses: NDArray[np.uint8]) -> Path:
+    def write(
+        self,
+        plan: ShardPlan,
+        features: NDArray[Any],
+        statuses: NDArray[np.uint8],
+        made_by: Mapping[str, str] | None = None,
+    ) -> Path:
         """Write one shard; when this returns it survives power loss. Threads may write several at once.
 
         Parameters
@@ -800,6 +811,8 @@ class CutWriter:
             where they are, without a copy, if they are contiguous.
         statuses : ndarray of uint8, shape (plan.n_rows,)
             `RowStatus` of each row.
+        made_by : mapping of str to str, optional
+            What made this one, where that is not what the writer was made with.
 
         Returns
         -------
@@ -816,7 +829,8 @@ class CutWriter:
         self._check_input(plan, features, statuses)
         self.prepare()
         table = self._reader().table
-        name, parts = encode_shard(self._layout, plan, features, table, statuses, self._made_by)
+        made = self._made_by if made_by is None else made_by
+        name, parts = encode_shard(self._layout, plan, features, table, statuses, made)
         path = self.folder / name
         if isinstance(path, BucketPath):
             return self._put(path, plan, parts, statuses)

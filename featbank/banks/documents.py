@@ -46,6 +46,8 @@ MANIFEST_FILE = "manifest.h5"
 QUARANTINE_FILE = "quarantine.jsonl"
 SOURCE_FILE = "source.json"
 VERIFIED_FILE = ".verified.json"
+#: Of an extraction that several processes share; the digits say of what it is the plan.
+PLAN_FILE = re.compile(r"plan-[0-9a-f]{16}\.json")
 #: A folder of this beginning holds what a repair has set aside; nothing looks into it.
 ASIDE_PREFIX = "damaged-"
 
@@ -56,6 +58,7 @@ _DTYPES = ("float16", "float32", "float16-clip")
 _SEAL = "sha256"
 #: More than fit the largest disk; a list that claims more would only fill the memory.
 _MOST_SHARDS = 10_000_000
+_MOST_PLAN_BYTES = 1 << 20
 #: Marks of a checked copy that are kept, the last ones.
 _MOST_MARKS = 64
 #: Of read-only banks that this process has checked.
@@ -530,6 +533,32 @@ def write_source(folder: Path, location: str) -> None:
     """Write ``source.json``: where the images are now, if that is not where ``bank.json`` says."""
     said = json_bytes(sealed({"format_version": FORMAT_VERSION, "location": location}))
     change_file(folder / SOURCE_FILE, lambda: said, folder / LOCK_FILE)
+
+
+# plan-*.json -----------------------------------------------------------------------------------------
+
+
+def read_plan(path: Path) -> dict[str, Any] | None:
+    """Read what a saved plan says; None if there is none. What its entries mean is for extraction to check.
+
+    Raises `BankFormatError` for another version; `CorruptBankError` if it is damaged.
+    """
+    try:
+        with opened(path, what="plan") as file:
+            data = file.read(_MOST_PLAN_BYTES + 1)
+    except FileNotFoundError:
+        return None
+    if len(data) > _MOST_PLAN_BYTES:
+        raise CorruptBankError(
+            f"plan {str(path)!r} is damaged: it is larger than any; delete it and plan again"
+        )
+    return _unsealed(path, data, what="plan")
+
+
+def write_plan(path: Path, document: dict[str, Any]) -> None:
+    """Write a plan, whole or not at all."""
+    data = json_bytes(sealed({"format_version": FORMAT_VERSION, **document}))
+    change_file(path, lambda: data)
 
 
 # cut.json --------------------------------------------------------------------------------------------

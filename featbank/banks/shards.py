@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featbank._atomic import sha256
 from featbank._bucket import BucketPath
 from featbank.banks._format import (
     BLOCK,
@@ -49,7 +50,7 @@ from featbank.banks.fetching import ShardRanges, fetched
 from featbank.errors import BankReadError, CorruptBankError, FeatbankError
 from featbank.manifest import SPLITS, Ids, Manifest, RowStatus
 
-#: Bytes of features one shard holds at most (unless one batch alone is larger).
+#: Bytes of features one shard holds at most (unless one batch alone is larger); most hold more than half.
 SHARD_BYTES = 64 * 1024 * 1024
 
 #: Bytes of features looked at together: they and what is derived from them fit a processor's cache.
@@ -90,16 +91,20 @@ class ShardPlan:
 
 
 def shard_rows_for(row_bytes: int, batch_size: int, shard_bytes: int = SHARD_BYTES) -> int:
-    """Return how many rows a full shard holds: whole batches, at least one, about `shard_bytes`.
+    """Return how many rows a full shard holds: 1, 2, 4, 8, ... batches, as many as fit `shard_bytes`.
+
+    So a shard of one cut is made of whole shards of any other with larger rows, and whoever pushes its images
+    pushes none that another needs as well.
 
     Examples
     --------
     >>> shard_rows_for(200_704, batch_size=64), shard_rows_for(4_000, batch_size=64)
-    (320, 16768)
+    (256, 16384)
     >>> shard_rows_for(1_605_632, batch_size=64)
     64
     """
-    return max(batch_size, shard_bytes // row_bytes // batch_size * batch_size)
+    batches = max(1, shard_bytes // row_bytes // batch_size)
+    return batch_size << batches.bit_length() - 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -352,6 +357,11 @@ class StoredManifest:
             found.update(len(array).to_bytes(8, "little"))
             found.update(np.ascontiguousarray(array).data)
         return found.hexdigest()
+
+    @cached_property
+    def places_digest(self) -> str:
+        """SHA-256 of what the rows are and of the slot each stands in: what a saved plan counts on."""
+        return sha256(self.rows_digest.encode() + np.ascontiguousarray(self.row_slots).tobytes())
 
     @cached_property
     def rows_before(self) -> NDArray[np.int64]:

@@ -183,8 +183,11 @@ def verify_bank(path: str | os.PathLike[str]) -> VerifyReport:
     )
     report._tried(folder / files.SOURCE_FILE, partial(files.read_source, folder))
     report._tried(folder / files.QUARANTINE_FILE, partial(files.read_quarantine, folder))
+    plans = {name for name in names if files.PLAN_FILE.fullmatch(name)}
+    for name in sorted(plans):
+        report._tried(folder / name, partial(files.read_plan, folder / name))
     known = {files.BANK_FILE, files.SOURCE_FILE, MANIFEST_FILE, files.QUARANTINE_FILE}
-    known |= {*(cut.name for cut in cuts), *(one.path.name for one in report.unreadable)}
+    known |= {*plans, *(cut.name for cut in cuts), *(one.path.name for one in report.unreadable)}
     _tell_others(report, folder, known)
     for cut in cuts:
         _verify_cut(report, cut, document.key.digest() if document else None, stored)

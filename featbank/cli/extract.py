@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -155,6 +158,31 @@ def extract(
         int | None,
         typer.Option(metavar="N", help="With --dry-run: of N made-up photographs; no data, no weights."),
     ] = None,
+    shard_rows: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Images of a shard at most, of new cuts; by default what 64 MiB hold."
+        ),
+    ] = None,
+    plan_only: Annotated[
+        bool,
+        typer.Option(
+            "--plan-only", help="Plan for many machines, once; --shard i/N then pushes a part of it."
+        ),
+    ] = False,
+    slices: Annotated[
+        int | None, typer.Option(metavar="N", help="With --plan-only: for how many slices.")
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(metavar="i/N", help="Push slice i of N of what was planned, by the same command."),
+    ] = None,
+    shards_left: Annotated[
+        bool, typer.Option("--shards-left", help="Say which slices are to be submitted again.")
+    ] = False,
+    finish: Annotated[
+        bool, typer.Option("--finish", help="Finish the cuts, if the last slice was killed before it did.")
+    ] = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 1 when images were quarantined.")
     ] = False,
@@ -165,8 +193,18 @@ def extract(
     Example: featbank extract photos/ --backbone vgg16 --cut block4_pool --cut fc7 --split 28,4,8
     """
     given = locals()
-    from featbank.extraction import ExtractionSettings, estimate, plan, push
+    from featbank.extraction import (
+        ExtractionSettings,
+        estimate,
+        finish_plan,
+        open_plan,
+        plan,
+        plan_path,
+        push,
+        save_plan,
+    )
 
+    part = _slice_asked(given)
     asked = {one.name: given[one.name] for one in fields(ExtractionSettings) if one.name in given}
     numbers = {"mean": _three("--mean", mean), "std": _three("--std", std)}
     settings = ExtractionSettings(
@@ -179,13 +217,27 @@ def extract(
             )
         _print_plan(estimate(images, settings), as_json)
         return
-    with plan(data, settings, measure=dry_run) as todo:
-        if dry_run:
-            _print_plan(todo, as_json)
-            return
-        say(_said_of_plan(todo))
-        with progress_bar("extract", "images") as progress:
-            result = push(todo, progress=progress)
+    if shards_left:
+        _print_left(plan_path(data, settings), slices, as_json)
+        return
+    if finish:
+        result = finish_plan(plan_path(data, settings), device=device)
+    else:
+        with contextlib.ExitStack() as stack:
+            if shard is None:
+                todo = stack.enter_context(plan(data, settings, measure=dry_run))
+            else:
+                path, own = plan_path(data, settings), settings.options_of(open_plan)
+                todo = stack.enter_context(open_plan(path, **own)).slice(*part)
+            if dry_run:
+                _print_plan(todo, as_json)
+                return
+            if slices is not None:
+                _print_saved(todo, save_plan(todo, n_slices=slices), slices, as_json)
+                return
+            say(_said_of_plan(todo))
+            with progress_bar("extract", "images") as progress:
+                result = push(todo, progress=progress)
     if as_json:
         print_json(asdict(result))
     else:
@@ -205,6 +257,70 @@ def _three(option: str, text: str | None) -> tuple[float, ...] | None:
     if len(found) not in (1, 3):
         raise InvalidInputError(f"{option} {text!r} is not three numbers for red, green, blue: 0.5,0.5,0.5")
     return found * 3 if len(found) == 1 else found
+
+
+def _slice_asked(given: Mapping[str, Any]) -> tuple[int, int]:
+    """Check the options for many machines against each other; return what --shard says."""
+    modes = [
+        f"--{name.replace('_', '-')}"
+        for name in ("dry_run", "plan_only", "shard", "shards_left", "finish")
+        if given[name]
+    ]
+    if len(modes) > 1:
+        raise InvalidInputError(f"{' and '.join(modes)} are given; each is a run of its own")
+    if given["plan_only"] and given["slices"] is None:
+        raise InvalidInputError("--plan-only needs --slices N: for how many slices, such as jobs of an array")
+    if given["slices"] is not None and not given["plan_only"] and not given["shards_left"]:
+        raise InvalidInputError(f"--slices {given['slices']} goes with --plan-only, --shard says it as i/N")
+    match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", given["shard"] or "1/1")
+    if match is None:
+        raise InvalidInputError(f"--shard {given['shard']!r} is not i/N, such as 3/32")
+    return int(match[1]), int(match[2])
+
+
+def _print_saved(plan: ExtractionPlan, path: Path, n_slices: int, as_json: bool) -> None:
+    n_tasks = len(plan.tasks())
+    if n_tasks < n_slices:
+        say(
+            f"{n_slices - n_tasks} of {n_slices} slices have nothing to push: there are {n_tasks} shards; "
+            "--shard-rows N makes smaller ones, of new cuts"
+        )
+    if as_json:
+        print_json({**plan.to_dict(), "plan": path, "slices": n_slices, "shards": n_tasks})
+        return
+    typer.echo(_said_of_plan(plan))
+    typer.echo(f"plan         {path}")
+    typer.echo(f"slices       {n_slices}, of {n_tasks} shards: --shard 1/{n_slices} to {n_slices}/{n_slices}")
+
+
+def _print_left(path: Path, n_slices: int | None, as_json: bool) -> None:
+    from featbank.banks import Bank
+    from featbank.extraction import SavedPlan, slices_of, tasks_left
+
+    plan, tasks = SavedPlan.read(path), tasks_left(path)
+    n = plan.n_slices or n_slices
+    if n is None:
+        raise InvalidInputError("this was planned for any number of slices; say with --slices N for how many")
+    plan.check_slices(n_slices or n)
+    left, bank = slices_of(tasks, n), Bank.open(path.parent, check="size")
+    finished = not left and set(plan.shapes) <= set(bank.cuts)
+    if as_json:
+        print_json(
+            {
+                "plan": path,
+                "slices": n,
+                "left": left,
+                "array": ",".join(one.partition("/")[0] for one in left),
+                "shards": len(tasks),
+                "images": sum(one.n_images for one in tasks),
+                "finished": finished,
+            }
+        )
+        return
+    for one in left:
+        typer.echo(one)
+    if not left:
+        say("every shard is there" if finished else "every shard is there; --finish finishes the cuts")
 
 
 def _print_plan(plan: ExtractionPlan, as_json: bool) -> None:
@@ -244,7 +360,7 @@ def _print_result(result: ExtractionResult) -> None:
     typer.echo(f"splits       {_said_of_splits(result.splits)}")
     typer.echo(
         f"rows         {result.rows}: {result.pushed} pushed, {result.skipped} skipped, "
-        f"{result.quarantined} quarantined"
+        f"{result.quarantined} quarantined{f', {result.left} left to other slices' if result.left else ''}"
     )
     if result.quarantined:
         typer.echo(f"quarantine   {result.bank / 'quarantine.jsonl'}")

@@ -151,7 +151,11 @@ class BatchLoader:
                 start, rows = asked.popleft()
                 statuses = np.where(one.decoded, RowStatus.OK, RowStatus.ABSENT).astype(np.uint8)
                 bad = []
-                for failure in one.failures:
+                unlisted = np.flatnonzero((rows >= 0) & (self._indices[rows] < 0)).tolist()
+                gone = [
+                    DecodeFailure(place, "unreadable", "its source no longer lists it") for place in unlisted
+                ]
+                for failure in [*one.failures, *gone]:
                     row = int(rows[failure.position])
                     statuses[failure.position] = self._status(row, failure)
                     digest = self.manifest.digests[row].tobytes().hex()

@@ -10,24 +10,26 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featbank._atomic import file_digest, sha256, temporary_path
 from featbank._bucket import BucketPath
-from featbank.banks import Bank, CutArray, CutWriter, ShardPlan
+from featbank.banks import SHARD_BYTES, Bank, CutArray, CutWriter, ShardPlan
+from featbank.banks.shards import shard_files
 from featbank.errors import BankError, UnknownNameError
 from featbank.extraction.settings import CLIPPED, stored_dtype
 from featbank.manifest import Manifest, RowStatus
 
-__all__ = ["LenderError", "Missing", "SlotsToPush", "find_missing"]
+__all__ = ["LenderError", "Missing", "SlotsToPush", "Task", "find_missing"]
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +69,24 @@ class Part:
         return found
 
 
+class Task(NamedTuple):
+    """What one process pushes at a time: a run of slots, which is a shard of the cut with the smallest rows.
+
+    Parameters
+    ----------
+    number : int
+        Counts the runs of a bank; it stays, whatever is pushed, or added, meanwhile.
+    n_images : int
+        Images in it that some cut lacks.
+    cuts : tuple of str
+        Those that lack a shard of it.
+    """
+
+    number: int
+    n_images: int
+    cuts: tuple[str, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class Missing:
     """The shards a bank lacks, and who holds rows of them; made by `find_missing`.
@@ -87,6 +107,8 @@ class Missing:
         Digests of images that get new slots.
     wide : frozenset of str
         Cuts that float16 does not hold.
+    mine : container of int, or None
+        Numbers of the tasks whose shards are written here; None: all.
     """
 
     bank: Bank
@@ -96,18 +118,54 @@ class Missing:
     held: Mapping[str, NDArray[np.int16]]
     renewed: frozenset[bytes]
     wide: frozenset[str] = frozenset()
+    mine: Container[int] | None = None
     _lent: dict[tuple[str, int], _Lent] = field(default_factory=dict)
 
     @cached_property
     def parts(self) -> list[Part]:
-        """The shards, cut after cut, with who has what of each."""
+        """The shards to be written here, cut after cut, with who has what of each."""
         first_rows, parts = self.bank.slot_first_rows(), []
         for cut, shards in self.shards.items():
             held = self.held.get(cut, np.full(len(self.bank), -1, np.int16))
-            for shard in shards:
+            for shard, number in zip(shards, self._tasks_of(shards), strict=True):
+                if self.mine is not None and number not in self.mine:
+                    continue
                 rows = first_rows[shard.start : shard.stop]
                 parts.append(Part(cut, shard, rows, np.where(rows >= 0, held[rows], np.int16(-1))))
         return parts
+
+    @cached_property
+    def _task_starts(self) -> NDArray[np.int64]:
+        """Where tasks begin: shards of other cuts are parts of them, as `shard_rows_for` makes them."""
+        most = max(writer.shard_rows for writer in self.writers.values())
+        return np.array([one.start for one in self.bank.slot_table.plan(most)], np.int64)
+
+    def _tasks_of(self, shards: Sequence[ShardPlan]) -> list[int]:
+        """Return the number of the task of each shard: where it begins, if it reaches into the next."""
+        starts = np.array([one.start for one in shards], np.int64)
+        found: list[int] = (np.searchsorted(self._task_starts, starts, side="right") - 1).tolist()
+        return found
+
+    def tasks(self) -> list[Task]:
+        """List what is still to be done, by whomever, in order."""
+        first_rows, found = self.bank.slot_first_rows(), dict[int, dict[str, list[ShardPlan]]]()
+        for cut, shards in self.shards.items():
+            for shard, number in zip(shards, self._tasks_of(shards), strict=True):
+                found.setdefault(number, {}).setdefault(cut, []).append(shard)
+        tasks = []
+        for number, cuts in sorted(found.items()):
+            shards = [shard for one in cuts.values() for shard in one]
+            slots = np.unique(np.concatenate([np.arange(one.start, one.stop) for one in shards]))
+            tasks.append(Task(number, int((first_rows[slots] >= 0).sum()), tuple(cuts)))
+        return tasks
+
+    def refreshed(self) -> Missing:
+        """Leave out shards that have come since this was found; names alone are looked at."""
+        shards = {}
+        for cut, writer in self.writers.items():
+            there = shard_files(writer.folder)
+            shards[cut] = [one for one in self.shards[cut] if one.number not in there]
+        return replace(self, shards=shards)
 
     def slots(self) -> NDArray[np.int64]:
         """Return the slots whose image has to be pushed, in order."""
@@ -126,10 +184,10 @@ class Missing:
         return {name: np.array(sorted(rows), np.int64) for name, rows in found.items()}
 
     def size_bytes(self, cut: str) -> int:
-        """Return how many bytes of features a cut lacks, those that are copied included."""
+        """Return how many bytes of features of a cut are to be written here, those copied included."""
         writer = self.writers[cut]
-        row_bytes = int(np.prod(writer.shape, dtype=np.int64)) * writer.dtype.itemsize
-        return sum(shard.n_rows for shard in self.shards[cut]) * row_bytes
+        n_rows = sum(part.shard.n_rows for part in self.parts if part.cut == cut)
+        return n_rows * prod(writer.shape) * writer.dtype.itemsize
 
     def to_copy(self) -> list[Part]:
         """List the shards of which nothing has to be pushed."""
@@ -186,8 +244,7 @@ class Missing:
                 raise LenderError(lender, str(error)) from error
             makers.append(lent.made_by)
             found[at] = RowStatus.OK
-        made = _joined(makers)
-        path = self.bank.cut_writer(cut, writer.shape, writer.dtype, made_by=made).write(shard, whole, found)
+        path = writer.write(shard, whole, found, _joined(makers))
         for twin in twins:
             if twin.name == path.name:  # and so are the bytes: one file on disk is enough
                 _link_over(twin, path)
@@ -301,6 +358,9 @@ def find_missing(
     made_by: Mapping[str, str] | None = None,
     wide: Collection[str] = (),
     others: Collection[str] = (),
+    shard_rows: int | None = None,
+    mine: Container[int] | None = None,
+    renews: bool = True,
 ) -> Missing:
     """Find out what a bank lacks, from what is on disk now; nothing is changed.
 
@@ -322,6 +382,12 @@ def find_missing(
         Cuts that float16 does not hold.
     others : collection of str
         Cuts to be looked at besides.
+    shard_rows : int, optional
+        Rows of a shard at most, of cuts that are new.
+    mine : container of int, optional
+        As of `Missing`.
+    renews : bool, default=True
+        Give images that a stored shard lacks new slots; without, they count as gone.
     """
     lenders = [one.with_rows(manifest) for one in lenders]
 
@@ -332,13 +398,16 @@ def find_missing(
             there = next((one for one in (seen, *lenders) if _array(one, cut) is not None), None)
             array = None if there is None else _array(there, cut)
             kind = np.dtype(np.float32) if cut in wide else _cut_dtype(cut, bank.key.dtype, there, array)
-            shape = shapes[cut] if array is None else array.shape[1:]
-            writers[cut] = seen.cut_writer(cut, shape, kind, made_by=made_by or {})
+            shape = tuple(shapes[cut] if array is None else array.shape[1:])
+            most = SHARD_BYTES if shard_rows is None else shard_rows * prod(shape) * kind.itemsize
+            writers[cut] = seen.cut_writer(
+                cut, shape, kind, shard_bytes=min(SHARD_BYTES, most), made_by=made_by or {}
+            )
         shards = {cut: writer.missing() for cut, writer in writers.items()}
-        return Missing(seen, writers, shards, lenders, {}, frozenset(renewed), frozenset(wide))
+        return Missing(seen, writers, shards, lenders, {}, frozenset(renewed), frozenset(wide), mine)
 
     found = looked_at(frozenset(), others)
-    absent = set[bytes]().union(*(one.absent() for one in found.writers.values()))
+    absent = set[bytes]().union(*(one.absent() for one in found.writers.values() if renews))
     if absent:
         # A shard never changes: what it lacks gets a slot of its own, at the cuts that are whole as well.
         found = looked_at(absent, [*others, *(cut for cut in found.bank.cuts if cut not in cuts)])

@@ -13,12 +13,12 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,9 +33,12 @@ from featbank.datasets import Dataset, build_manifest, decoder_name, open_datase
 from featbank.errors import BankError, BankFormatError, CacheWriteError, InvalidInputError
 from featbank.extraction.arithmetic import split_precision
 from featbank.extraction.choosing import Computing, cuts_in, proved_errors
-from featbank.extraction.missing import Missing, find_missing
+from featbank.extraction.missing import Missing, Task, find_missing
 from featbank.extraction.settings import ExtractionSettings
 from featbank.manifest import Manifest, printable, short_repr
+
+if TYPE_CHECKING:
+    from featbank.extraction.slices import SavedPlan
 
 __all__ = ["ExtractionPlan", "Planned", "plan"]
 
@@ -66,6 +69,10 @@ class Planned:
         None: the bank says all that is needed.
     started : float
         When planning began, by ``time.perf_counter``.
+    data : str, path or Dataset, optional
+        What `dataset` was opened from.
+    saved : SavedPlan, optional
+        What it was opened from: the rows, their slots and the machine are settled.
     """
 
     settings: ExtractionSettings
@@ -79,6 +86,15 @@ class Planned:
     errors: Mapping[str, float]
     computing: Computing | None
     started: float
+    data: object = None
+    saved: SavedPlan | None = None
+
+    @property
+    def made_by(self) -> dict[str, str] | None:
+        """What computes the features and is in no key, as far as that is settled."""
+        if self.computing is not None:
+            return self.computing.made_by
+        return None if self.saved is None else self.saved.made_by
 
     @property
     def path(self) -> Path:
@@ -88,6 +104,8 @@ class Planned:
     def need_computing(self) -> Computing:
         """Return what computes the features, loaded now if planning could do without."""
         if self.computing is None:
+            if self.saved is not None:
+                self.saved.check_machine(self.settings)
             computing, key = Computing(self.settings, self.cuts), self.missing.bank.key
             computing.take(key)
             if computing.key != key:
@@ -105,8 +123,11 @@ class Planned:
         known: dict[str, Any] = {
             "shapes": {cut: writer.shape for cut, writer in before.writers.items()},
             "lenders": before.lenders,
-            "made_by": None if self.computing is None else self.computing.made_by,
+            "made_by": self.made_by,
             "wide": before.wide,
+            "shard_rows": self.settings.shard_rows,
+            "mine": before.mine,
+            "renews": self.saved is None,
             "others": [cut for cut in before.writers if cut not in self.cuts],
         }
         self.missing = find_missing(bank or before.bank, self.manifest, self.cuts, **known | options)
@@ -177,6 +198,47 @@ class ExtractionPlan:
         if self.work is None:
             raise InvalidInputError("this plan is an estimate without images; there is nothing to push")
         return self.work
+
+    def slice(self, number: int, n_slices: int) -> ExtractionPlan:
+        """Return one of `n_slices` parts of this plan, for `push`: the same shards whatever is there already.
+
+        Parameters
+        ----------
+        number : int
+            Which one, 1 to `n_slices`.
+        n_slices : int
+            How many there are.
+
+        Returns
+        -------
+        ExtractionPlan
+            Once a slice finds every shard there, its own and those of the others, it writes the facts of the
+            cuts; whichever comes last.
+
+        Raises
+        ------
+        InvalidInputError
+            If there is no such slice, or this plan was saved for another number of them.
+        """
+        work = self.need_work()
+        if not 1 <= number <= n_slices:
+            raise InvalidInputError(
+                f"slice {number}/{n_slices}: there are 1/{max(1, n_slices)} to {max(1, n_slices)}/"
+                f"{max(1, n_slices)}"
+            )
+        if work.saved is not None:
+            work.saved.check_slices(n_slices)
+        # by what never changes: a shard's number, not its place among what is missing, which moves on a retry
+        return self.of_tasks(range(number - 1, sys.maxsize, n_slices))
+
+    def of_tasks(self, numbers: Container[int]) -> ExtractionPlan:
+        """Return the part of this plan that is made of these `tasks`."""
+        work = self.need_work()
+        return said(replace(work, missing=replace(work.missing, mine=numbers)))
+
+    def tasks(self) -> list[Task]:
+        """List what was still to be pushed when this was planned, by whomever."""
+        return self.need_work().missing.tasks()
 
     def close(self) -> None:
         """End the processes that decode; what needs them again starts others."""
@@ -254,9 +316,28 @@ def plan(
         else:
             made_by = None
             errors = next((found for one in (there, *lenders) if (found := proved_errors(one, mine))), {})
-        missing = find_missing(there, manifest, mine, shapes=shapes, lenders=lenders, made_by=made_by)
+        missing = find_missing(
+            there,
+            manifest,
+            mine,
+            shapes=shapes,
+            lenders=lenders,
+            made_by=made_by,
+            shard_rows=settings.shard_rows,
+        )
         return Planned(
-            settings, dataset, store, digests, mine, manifest, missing, provenance, errors, computing, started
+            settings,
+            dataset,
+            store,
+            digests,
+            mine,
+            manifest,
+            missing,
+            provenance,
+            errors,
+            computing,
+            started,
+            data,
         )
 
     work = None
@@ -277,7 +358,7 @@ def plan(
         except BaseException:
             computing.close()
             raise
-    found = _said(work)
+    found = said(work)
     try:
         _tell(work, banks, data)
         if measure and found.to_push:
@@ -289,7 +370,7 @@ def plan(
         raise
 
 
-def _said(work: Planned) -> ExtractionPlan:
+def said(work: Planned) -> ExtractionPlan:
     """Put a plan into figures."""
     missing, seen = work.missing, work.missing.bank.manifest
     return ExtractionPlan(

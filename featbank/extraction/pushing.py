@@ -21,7 +21,7 @@ from featbank._settings import Progress, takes_settings, with_options
 from featbank.backbones import get_spec
 from featbank.banks import Bank, CutWriter, QuarantineRecord
 from featbank.datasets import Dataset, check_classes
-from featbank.errors import FeatbankError
+from featbank.errors import FeatbankError, FeatureOverflowError
 from featbank.extraction.missing import LenderError
 from featbank.extraction.planning import ExtractionPlan, Planned, plan, refuse_if_full
 from featbank.extraction.settings import CLIPPED, ExtractionSettings, stored_dtype
@@ -48,7 +48,7 @@ class ExtractionResult:
     bank : pathlib.Path
         The bank.
     rows : int
-        Rows of the dataset: pushed + skipped + quarantined.
+        Rows of the dataset: pushed + skipped + quarantined + left.
     pushed : int
         Images that went through the backbone in this call.
     skipped : int
@@ -65,6 +65,8 @@ class ExtractionResult:
         Rows of each split.
     copied : int
         Images, of those skipped, whose features at some cut were copied from other banks of the cache.
+    left : int
+        Rows that other slices have still to store; then the cuts are not finished.
     """
 
     bank: Path
@@ -77,6 +79,7 @@ class ExtractionResult:
     classes: tuple[str, ...]
     splits: Mapping[str, int]
     copied: int = 0
+    left: int = 0
 
     __repr__ = short_repr
 
@@ -176,7 +179,7 @@ def push(plan: ExtractionPlan, *, progress: Progress | None = None) -> Extractio
         return Pushing(work, progress).run()
 
 
-class _Changed(Exception):  # noqa: N818 - no error: look again
+class LookAgain(Exception):  # noqa: N818 - no error
     """The bank is not what it was when the extraction was planned."""
 
 
@@ -189,7 +192,7 @@ class Pushing:
     progress : callable or None
         As of `push`.
     begun : bool, default=False
-        Whether the bank is there, with these rows.
+        Whether the bank is there, with these rows; of a plan that was saved it is.
 
     Attributes
     ----------
@@ -200,16 +203,25 @@ class Pushing:
     """
 
     def __init__(self, work: Planned, progress: Progress | None, *, begun: bool = False) -> None:
-        self._work, self._progress, self._begun = work, progress, begun
-        self._token = secrets.token_hex(8)
+        self._work, self._progress, self._begun = work, progress, begun or work.saved is not None
+        self._token = secrets.token_hex(8) if work.saved is None else work.saved.digest
         self.pushed: set[bytes] = set()
         self.copied: set[bytes] = set()
         self.bad: list[QuarantineRecord] = []
 
     def run(self) -> ExtractionResult:
-        """Store every row that can be had, and settle what became of each."""
+        """Store every row that can be had, or those of a slice, and settle what became of each.
+
+        A slice settles all of them if it finds that it was the last.
+        """
         work = self._work
-        self._store()
+        self.store()
+        if work.missing.mine is not None:
+            work.look_again()  # what the others have stored
+            if any(work.missing.shards.values()):
+                return self._result(len(self.bad), sum(one.n_images for one in work.missing.tasks()))
+        if work.saved is not None:
+            work.saved.check_rows(Bank.open(work.path, check="size"))
         bank = work.missing.bank
         for cut, writer in work.missing.writers.items():
             if work.missing.shards[cut] or not writer.finished:
@@ -228,28 +240,33 @@ class Pushing:
         manifest, settings = bank.manifest, work.settings
         refuse = not settings.skip_empty_classes and settings.limit is None
         check_classes(manifest, work.dataset.name, refuse=refuse, before=work.manifest)
+        return self._result(quarantined)
+
+    def _result(self, quarantined: int, left: int = 0) -> ExtractionResult:
+        work, manifest = self._work, self._work.missing.bank.manifest
         rows, n_pushed = len(manifest), len(self.pushed)
         return ExtractionResult(
-            bank=bank.path,
+            bank=work.path,
             rows=rows,
             pushed=n_pushed,
-            skipped=rows - n_pushed - quarantined,
+            skipped=rows - n_pushed - quarantined - left,
             quarantined=quarantined,
             duration_s=time.perf_counter() - work.started,
             cuts={cut: work.missing.writers[cut].shape for cut in work.cuts},
             classes=manifest.present_classes(),
             splits=manifest.counts(),
             copied=len(self.copied - self.pushed),
+            left=left,
         )
 
-    def _store(self) -> None:
-        """Write what is missing, and again as long as the bank turns out another than it was."""
+    def store(self) -> None:
+        """Write what is missing, or of it what is this slice's; again if the bank turns out another."""
         work = self._work
         while True:
             try:
                 self.write_missing()
-                self._begin()
-            except _Changed:
+                self.begin()
+            except LookAgain:
                 continue
             except CutOverflowError as error:
                 self._widen(error)
@@ -263,6 +280,8 @@ class Pushing:
                 lenders = [one for one in work.missing.lenders if one.path != error.bank.path]
                 work.look_again(lenders=lenders)
                 continue
+            if work.saved is not None:  # what a slice lacks was gone when its turn came
+                return
             gone = {bytes.fromhex(one.digest) for one in self.bad}
             # Another process, with other rows, may have written shards without some of these images.
             absent = {one for writer in work.missing.writers.values() for one in writer.absent()} - gone
@@ -278,6 +297,11 @@ class Pushing:
         writer = work.missing.writers[error.cut]
         if work.settings.on_overflow != "float32" or writer.dtype != np.float16:
             raise error
+        if work.missing.mine is not None:
+            raise FeatureOverflowError(
+                f"{str(error).partition(';')[0]}; other slices store {error.cut!r} in float16: plan again "
+                "with --dtype float32, or --on-overflow clip"
+            ) from error
         logger.warning(
             "%s is stored in float32, all of it, what was there in float16 is extracted again: %s",
             repr(error.cut),
@@ -298,13 +322,13 @@ class Pushing:
             As of `push`.
         """
         work = self._work
-        if work.computing is None and len(work.missing.slots()):
+        if work.made_by is None and len(work.missing.slots()):
             work.need_computing()
             work.look_again()  # for writers that say what makes a shard
         missing = work.missing
         n_to_push, lent = len(missing.slots()), missing.copied()
         for part in missing.to_copy():
-            self._begin()
+            self.begin()
             missing.copy(part)
         if n_to_push:
             computing = work.need_computing()
@@ -313,7 +337,7 @@ class Pushing:
             clip = missing.bank.key.dtype == CLIPPED
             try:
                 self.bad += push_slots(
-                    todo, computing.loader, computing.forwards, went, self._progress, self._begin, clip=clip
+                    todo, computing.loader, computing.forwards, went, self._progress, self.begin, clip=clip
                 )
             finally:
                 self.pushed.update(one.tobytes() for one in todo.digests[went])
@@ -321,8 +345,8 @@ class Pushing:
         for rows in lent.values():
             self.copied.update(one.tobytes() for one in digests[slots[rows]])
 
-    def _begin(self) -> None:
-        """Make the bank, or set its rows; `_Changed` if it is not what it was when this was planned."""
+    def begin(self) -> None:
+        """Make the bank, or set its rows; `LookAgain` if it is not what it was when planned."""
         if self._begun:
             return
         work, planned = self._work, self._work.missing.bank
@@ -339,7 +363,7 @@ class Pushing:
                 writer.prepare()
             return
         work.look_again(bank)
-        raise _Changed
+        raise LookAgain
 
 
 def cut_facts(
@@ -349,11 +373,13 @@ def cut_facts(
     if cut not in work.cuts:
         return dict(before)
     key, writer = work.missing.bank.key, work.missing.writers[cut]
+    # of slices nobody knows how long the others took
+    duration_s = before.get("duration_s", 0.0) + time.perf_counter() - work.started
     return {
         "precision": key.precision,
         "precision_error": work.errors.get(cut, before.get("precision_error")),
         **({"on_overflow": "float32"} if writer.dtype != stored_dtype(cut, key.dtype) else {}),
-        "duration_s": round(before.get("duration_s", 0.0) + time.perf_counter() - work.started, 3),
+        **({"duration_s": round(duration_s, 3)} if work.missing.mine is None else {}),
         # equal for cuts that came from the same passes, all of them
         "passes": sha256(f"{before.get('passes', '')} {token}".encode())[:16],
         **tell_layout(work, cut),

@@ -122,6 +122,9 @@ class ExtractionSettings:
         Go on without the classes that have no image that can be read, instead of refusing them.
     rehash : bool, default=False
         Read and hash every image, also those whose file has not changed since its digest was kept.
+    shard_rows : int, optional
+        Rows of a shard at most, of cuts that are new: a shard is what one process of many pushes at a time.
+        By default as many as fit 64 MiB.
     views : sequence of str, default=()
         What is done to each image before it is pushed once more, see `featbank.extraction.apply_view`; what
         comes out at each cut is stored beside that of the image itself, as ``CUT@VIEW``.
@@ -176,6 +179,7 @@ class ExtractionSettings:
     layout: str | None = None
     skip_empty_classes: bool = False
     rehash: bool = False
+    shard_rows: int | None = None
     views: Sequence[str] = ()
 
     __repr__ = changes_repr
@@ -196,6 +200,10 @@ class ExtractionSettings:
             )
         if self.workers is not None and self.workers < 1:
             raise InvalidInputError(f"workers={self.workers!r} must be at least 1")
+        if self.shard_rows is not None and self.shard_rows < 1:
+            raise InvalidInputError(
+                f"shard_rows={self.shard_rows!r} must be at least 1, or None for as many as fit 64 MiB"
+            )
         if self.lanes is not None and self.lanes < 1:
             raise InvalidInputError(f"lanes={self.lanes!r} must be at least 1, or None for one per core")
         if isinstance(self.backbone, os.PathLike):

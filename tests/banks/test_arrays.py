@@ -433,3 +433,23 @@ def test_a_pickled_archive_is_never_reopened_with_other_rows(bank, kit, tmp_path
     pack(bank, tmp_path / "a.h5")
     with pytest.raises(BankChangedError):
         pickle.loads(data)
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="Linux says what was advised")
+def test_around_rows_far_apart_nothing_is_read_ahead(store, kit, manifest):
+    bank = store.create_or_open("wide", kit.KEY, {})
+    bank.set_manifest(manifest)
+    writer = bank.cut_writer("fc7", (50_000,), "float16")
+    features = np.random.default_rng(0).standard_normal((37, 50_000)).astype(np.float16)
+    for plan in writer.missing():
+        writer.write(plan, features[plan.start : plan.stop], np.zeros(plan.n_rows, np.uint8))
+    writer.finish({})
+    array = Bank.open(bank.path)["fc7"]
+
+    def advised() -> bool:
+        parts = Path("/proc/self/smaps").read_text().split("wide/")[1:]
+        return " rr" in "".join(part.partition("VmFlags:")[2].partition("\n")[0] for part in parts)
+
+    for rows, apart in (([30, 0, 15], True), (range(37), False), ([36], False), ([1, 20], True)):
+        np.testing.assert_array_equal(array[list(rows)], features[bank.row_slots[list(rows)]])
+        assert advised() == apart

@@ -59,7 +59,11 @@ def test_shards_hold_whole_batches(row_bytes, batch_size):
     rows = shard_rows_for(row_bytes, batch_size)
     assert rows % batch_size == 0
     assert rows >= batch_size
-    assert rows == batch_size or rows * row_bytes <= 64 * 2**20 < (rows + batch_size) * row_bytes
+    assert (
+        rows == batch_size
+        or rows * row_bytes <= 64 * 2**20 < 2 * rows * row_bytes + 2 * batch_size * row_bytes
+    )
+    assert (rows // batch_size).bit_count() == 1  # shards of all cuts nest
 
 
 def test_first_rows(kit):

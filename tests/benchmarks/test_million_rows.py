@@ -1,12 +1,16 @@
-"""A bank of a million rows, made without images: what looking at it, planning and new rows cost.
+"""A bank of millions of rows, made without images: what looking at it, planning, new rows and a fit cost.
 
 ``python tests/benchmarks/test_million_rows.py [ROWS ...]`` prints a table; each step runs in a process of its
-own, whose time and largest memory are what it says of itself (`resource.getrusage`).
+own, whose time and largest memory are what it says of itself (`resource.getrusage`). The features that the
+fit reads are zeros but for the rows it may look at, in files with holes: the bytes are those that their names
+say, and what is read of them is counted by the pages that the system holds afterwards.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
+import mmap
 import os
 import resource
 import subprocess
@@ -17,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 FEATURES = 4
+#: Of the rows that a fit reads: those of a small vision transformer.
+WIDTH = 768
 
 COMMON = """
 import json, resource, sys, time
@@ -53,6 +59,56 @@ for more in (0, 1):
     digests = np.random.default_rng(0).integers(0, 256, (n + more, 32), np.uint8)
     np.savez(f"{root}-{n + more}.npz", data=ids.data, offsets=ids.offsets, digests=digests)
 say()
+"""
+
+MAKE_SPARSE = f"""
+import hashlib, os
+from featbank.banks.shards import encode_shard
+from featbank.sampling import draw_nested
+from featbank.sweep.features import rows_for_statistics
+manifest = rows(n)
+splits = np.where(np.arange(n) % max(3, n // 20_000 + 1) == 1, 2, 0).astype(np.uint8)
+classes = tuple(f"class{{i:03d}}" for i in range(min(1000, n // 100)))
+labels = (np.arange(n) % len(classes)).astype(np.int32)
+manifest = manifest.replaced(splits=splits, labels=labels, classes=classes)
+bank = BankStore(f"{{root}}-sparse").create_or_open("sparse", KEY, {{}})
+bank.set_manifest(manifest)
+train = np.flatnonzero(splits == 0)
+drawn = train[draw_nested(manifest.labels[train], [16])[0][16]]
+filled = np.zeros(n, bool)
+for some in (drawn, np.flatnonzero(splits == 2), train[rows_for_statistics(len(train))]):
+    filled[some] = True
+centres = np.random.default_rng(1).standard_normal((len(classes), {WIDTH}))
+writer = bank.cut_writer("fc7", ({WIDTH},), "float16")
+writer.prepare()
+for plan in writer.plans():
+    at = np.flatnonzero(filled[plan.start:plan.stop])
+    features = np.zeros((plan.n_rows, {WIDTH}), np.float16)
+    noise = np.random.default_rng(plan.number).standard_normal((len(at), {WIDTH}))
+    features[at] = (centres[manifest.labels[plan.start + at]] + 4 * noise).astype(np.float16)
+    statuses = np.zeros(plan.n_rows, np.uint8)
+    name, parts = encode_shard(writer._layout, plan, features, bank.slot_table, statuses)
+    with open(writer.folder / name, "wb") as file:
+        for part in parts:
+            view = memoryview(part).cast("B")
+            for start in range(0, len(view), 1 << 16):
+                block = view[start:start + (1 << 16)]
+                if np.frombuffer(block, np.uint8).any():
+                    file.write(block)
+                else:
+                    file.seek(len(block), os.SEEK_CUR)
+        file.truncate()
+writer.finish({{}})
+say()
+"""
+
+FIT = """
+from featbank.cli import main
+try:
+    main([*"fit-head --cut fc7 --head ncm -n 16 --repeats 1 --cache-dir".split(), sys.argv[3]])
+except SystemExit as end:
+    assert not end.code
+say(fit_s=time.process_time())
 """
 
 STEPS = {
@@ -98,6 +154,19 @@ changed = manifest.replaced(labels=manifest.labels[::-1].copy(), digests=manifes
 _, seconds = timed(lambda: bank.set_manifest(changed))
 say(set_manifest_s=seconds)
 """,
+    "what a plan of slices has left": """
+from featbank.extraction import ExtractionSettings, SavedPlan, slices, tasks_left
+bank = Bank.open(BankStore(root).paths()[0])
+settings = ExtractionSettings(backbone="minivgg", cuts=["fc6"], shard_rows=4096)
+path = bank.path / slices._file_name(slices._asked("digits", settings))
+SavedPlan(path, "", "digits", settings, 64, KEY.digest(), n, bank.places_digest, {"fc6": (768,)},
+          {"fc6": "float16"}, (), (), {}, "cpu", {}).write()
+del bank
+tasks, seconds = timed(lambda: tasks_left(path))
+assert sum(one.n_images for one in tasks) == n and len(tasks) == -(-n // 4096), tasks[:3]
+path.unlink()
+say(tasks_left_s=seconds)
+""",
     "load and labels": """
 bank = Bank.open(BankStore(root).paths()[0])
 (X, y), seconds = timed(lambda: bank.load("fc7", split="train"))
@@ -107,13 +176,13 @@ say(load_s=seconds)
 }
 
 
-def step(code: str, root: Path, n: int) -> dict[str, Any]:
-    """Run one step; what it said."""
-    command = [sys.executable, "-c", COMMON + code, str(root), str(n)]
+def step(code: str, root: Path, n: int, *more: object) -> dict[str, Any]:
+    """Run one step; what it said, as its last line."""
+    command = [sys.executable, "-c", COMMON + code, str(root), str(n), *map(str, more)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(done.stderr)
-    said: dict[str, Any] = json.loads(done.stdout)
+    said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return said
 
 
@@ -121,6 +190,7 @@ def measure(n: int, root: Path) -> dict[str, dict[str, Any]]:
     """Make a bank of `n` rows below `root` and measure what is done with it."""
     step(MAKE_ROWS, root / "banks", n)
     figures = {name: step(code, root / "banks", n) for name, code in STEPS.items()}
+    figures["fit 16 of each class"] = _fit(n, root)
     call = "from featbank.cli import main; main(['banks', 'ls', '--cache-dir', sys.argv[1]])"
     times, busy = [], []
     for _ in range(3):
@@ -133,6 +203,42 @@ def measure(n: int, root: Path) -> dict[str, dict[str, Any]]:
         busy.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     figures["banks ls"] = {"processor_s": round(min(busy), 3), "wall_s": round(min(times), 3)}
     return figures
+
+
+def _fit(n: int, root: Path) -> dict[str, Any]:
+    """Fit a head to 16 images of each class; count the bytes of features that were read."""
+    step(MAKE_SPARSE, root / "banks", n)
+    cache = root / "fit"
+    (cache / "banks").mkdir(parents=True)
+    (root / "banks-sparse" / "sparse").rename(cache / "banks" / "sparse")
+    shards = sorted(cache.glob("banks/sparse/*/fc7/*.h5"))
+    for path in shards:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    before = sum(map(_held_bytes, shards))
+    figures = step(FIT, root / "banks", n, cache)
+    figures |= {"features_MB": round(sum(path.stat().st_size for path in shards) / 1e6)}
+    return figures | {"read_MB": round((sum(map(_held_bytes, shards)) - before) / 1e6)}
+
+
+def _held_bytes(path: Path) -> int:
+    """Return how much of a file the system holds in memory."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with (
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ, flags=mmap.MAP_PRIVATE) as mapped,
+    ):
+        pages = -(-len(mapped) // mmap.PAGESIZE)
+        said = (ctypes.c_ubyte * pages)()
+        array = memoryview(mapped)
+        import numpy as np
+
+        address = np.frombuffer(array, np.uint8).ctypes.data
+        if libc.mincore(ctypes.c_void_p(address), ctypes.c_size_t(len(mapped)), said):
+            raise OSError(ctypes.get_errno(), "mincore")
+        array.release()
+        return sum(one & 1 for one in said) * mmap.PAGESIZE
 
 
 def main(sizes: list[int]) -> None:
@@ -156,4 +262,4 @@ if __name__ == "__main__":
 
 def test_the_bench_runs_at_a_small_size(tmp_path: Path) -> None:
     figures = measure(2000, tmp_path)
-    assert set(figures) == {*STEPS, "banks ls"}
+    assert set(figures) == {*STEPS, "banks ls", "fit 16 of each class"}

@@ -50,7 +50,7 @@ def test_a_bank_and_what_is_in_it(call, place):
 def test_json_has_exactly_its_keys(call, place):
     found = call(*ONE, "--cache-dir", "new", "--json").json
     keys = ["bank", "rows", "pushed", "skipped", "quarantined", "duration_s", "cuts", "classes", "splits"]
-    keys += ["copied"]
+    keys += ["copied", "left"]
     assert list(found) == keys
     assert found["classes"] == ["blue", "green", "red"]
     assert found["splits"] == {"train": 18, "val": 9, "test": 9}
@@ -228,3 +228,51 @@ def test_a_csv_with_columns_of_other_names_is_split_by_its_own_and_opened_again(
     shown = call("show", "mistakes", "--cache-dir", "new", "--json")
     assert shown.code == 0, shown.err
     assert call("banks", "verify", "--cache-dir", "new", "--sources").code == 0
+
+
+@pytest.mark.slow
+def test_slices_of_one_plan_by_the_same_command(call, place):
+    one = call(*ONE, "--batch-size", 4, "--shard-rows", 4, "--cache-dir", "one", "--json").json
+    command = (*ONE, "--batch-size", 4, "--shard-rows", 4, "--cache-dir", "new")
+    for options, said in (
+        (("--shard", "1/3"), "no plan of this command in"),
+        (("--shards-left",), "no plan of this command in"),
+        (("--finish",), "no plan of this command in"),
+        (("--shard", "1of3"), "--shard '1of3' is not i/N, such as 3/32"),
+        (("--plan-only",), "--plan-only needs --slices N"),
+        (("--slices", "3"), "--slices 3 goes with --plan-only"),
+        (("--shard", "1/3", "--finish"), "--shard and --finish are given; each is a run of its own"),
+        (("--plan-only", "--slices", "0"), "n_slices=0 must be at least 1"),
+    ):
+        done = call(*command, *options)
+        assert (done.code in (2, 3), said in done.message) == (True, True), done.err
+    assert not (place / "new" / "banks").exists()
+    planned = call(*command, "--plan-only", "--slices", 3, "--json").json
+    assert (planned["to_push"], planned["slices"], planned["shards"]) == (36, 3, 9)
+    assert "--shard 2/4" not in call(*command, "--shards-left").out
+    assert call(*command, "--shards-left").out.split() == ["1/3", "2/3", "3/3"]
+    refused = call(*command, "--finish")
+    assert (refused.code, "36 images are still to be pushed" in refused.message) == (2, True)
+    assert "i/3, or plan again" in call(*command, "--shard", "2/4").err
+    assert "fc6" in call(*command, "-c", "fc6", "--shard", "2/3").err
+    first = call(*command, "--shard", "2/3", "--workers", 1, "--json").json
+    assert (first["pushed"], first["left"]) == (12, 24)
+    left = call(*command, "--shards-left", "--json").json
+    assert (left["left"], left["array"], left["shards"], left["finished"]) == (
+        ["1/3", "3/3"],
+        "1,3",
+        6,
+        False,
+    )
+    again = call(*command, "--shard", "2/3")
+    assert "rows         36: 0 pushed, 12 skipped, 0 quarantined, 24 left to other slices" in again.out
+    assert [call(*command, "--shard", f"{number}/3").code for number in (3, 1)] == [0, 0]
+    done = call(*command, "--shards-left")
+    assert (done.code, done.out, done.err) == (0, "", "every shard is there\n")
+    shards = [sorted(path.name for path in (place / new).rglob("0*.h5")) for new in ("one", "new")]
+    assert shards[0] == shards[1]
+    next((place / "new").glob("banks/*/*/fc7/cut.json")).unlink()  # killed before it wrote the facts
+    assert "--finish finishes the cuts" in call(*command, "--shards-left").err
+    assert call(*command, "--finish", "--json").json["left"] == 0
+    assert Bank.open(planned["bank"]).cuts == ("fc7",)
+    assert one["cuts"] == planned["cuts"]

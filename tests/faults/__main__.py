@@ -42,6 +42,7 @@ def scenarios() -> dict[str, Scenario]:
     from neighbours import at_once, dry_run_beside, moved
     from power_loss import power_loss
     from saves import saves
+    from slices import slices
     from stops import stops
 
     return {
@@ -53,6 +54,7 @@ def scenarios() -> dict[str, Scenario]:
         "small-disk": lambda world, scale: small_disk(world, scaled(60, scale, 6)),
         "power-loss": lambda world, scale: power_loss(world, scaled(2000, scale, 30)),
         "at-once": lambda world, scale: at_once(world, scaled(100, scale, 4)),
+        "slices": lambda world, scale: slices(world, scaled(200, scale, 3)),
         "dry-run-beside-extraction": lambda world, scale: dry_run_beside(world, scaled(60, scale, 4)),
         "moved": moved,
         "bucket": lambda world, scale: bucket(world, scaled(40, scale, 2)),

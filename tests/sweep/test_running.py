@@ -757,3 +757,25 @@ def test_scores_from_probabilities_are_those_of_scikit_learn(bank):
     y = bank.manifest.labels[rows]
     assert fits["logreg"].metrics["log_loss"] == pytest.approx(log_loss(y, p))
     assert fits["logreg"].metrics["roc_auc"] == pytest.approx(roc_auc_score(y, p, multi_class="ovr"))
+
+
+def test_of_many_rows_those_drawn_and_some_for_the_statistics_are_read(monkeypatch):
+    from featbank.sweep import features
+
+    asked = {"cuts": ["fc7"], "heads": ["ncm"], "samples_per_class": "4", "repeats": 1}
+    bank = make_bank({"train": 400, "test": 20})
+    whole = run_sweep(bank, **asked).fits[0]
+    assert len(np.unique(np.concatenate([rows for _, rows in bank.read]))) == 1260
+    for name, value in (("_MOST_POOL", 1000), ("_STATISTICS_ROWS", 120), ("_STATISTICS_RUN", 6)):
+        monkeypatch.setattr(features, name, value)
+    bank.read.clear()
+    some = run_sweep(bank, **asked).fits[0]
+    read = np.unique(np.concatenate([rows for _, rows in bank.read]))
+    assert len(read) <= 60 + 12 + 120
+    assert len(features.rows_for_statistics(1200)) == 120
+    assert features.rows_for_statistics(1200)[[0, -1]].tolist() == [0, 1199]
+    assert some.top1 == pytest.approx(whole.top1, abs=0.05)
+    # where one of these is not finite it is named
+    bank.arrays["fc7"][features.rows_for_statistics(1200)[7]] = np.nan
+    failed = run_sweep(bank, **asked).fits[0]
+    assert "1 of 120 train images hold NaN or infinity: " in failed.message
