@@ -1,0 +1,25 @@
+"""One cluster of three simulated nodes for all tests that need one."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FAULTS = Path(__file__).parents[1] / "faults"
+
+
+@pytest.fixture(scope="session")
+def nodes() -> Iterator[Any]:
+    """Three nodes; who kills one lets another join."""
+    spec = importlib.util.spec_from_file_location("nodes", FAULTS / "nodes.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    made = module.Nodes()
+    yield made
+    made.shutdown()

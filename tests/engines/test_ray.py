@@ -1,0 +1,242 @@
+"""Ray: what nodes compute is what this machine computes, whoever dies; what a node lacks is one line."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import signal
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from featbank import run_sweep
+from featbank.banks import Bank
+from featbank.cli import main
+from featbank.engines import RayEngine, _ray, map_unordered
+from featbank.errors import InvalidInputError, MissingWeightsError, NodeError, WorkerLostError
+from featbank.extraction import extract
+from featbank.fitting import fit_heads
+from featbank.sweep import SweepResult
+
+# not imported here: it is not for every session of tests
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")]
+
+#: Heads that are fitted together, by several values of a parameter, and one of scikit-learn.
+SWEEP: dict[str, Any] = {
+    "cuts": ["block3_pool", "block5_pool"],
+    "heads": ["softmax", "logreg", "ncm", "knn"],
+    "head_params": {"softmax": {"max_epochs": 5}, "knn": {"n_neighbors": [1, 3]}},
+    "samples_per_class": "1,2,3,4",
+    "repeats": 5,
+}
+
+
+@pytest.fixture(scope="module")
+def bank(tmp_path_factory: pytest.TempPathFactory) -> Bank:
+    """A bank of 150 digits."""
+    made = extract(
+        "digits",
+        backbone="minivgg",
+        weights="random",
+        cuts=SWEEP["cuts"],
+        split="6,3,6",
+        limit=150,
+        cache_dir=tmp_path_factory.mktemp("ray"),
+    )
+    return Bank.open(made.bank)
+
+
+def facts(result: SweepResult) -> list[Any]:
+    """Return all that a sweep found of each fit, but for the time it took."""
+    return [(replace(one, duration_s=0.0), one.hits and one.hits.top1.tolist()) for one in result.fits]
+
+
+def test_a_sweep_whose_node_is_killed_gives_what_this_machine_gives(nodes, bank, tmp_path) -> None:
+    alone = run_sweep(bank, **SWEEP)
+    assert len(alone.fits) == 200
+    killed: list[int] = []
+
+    def progress(done: int, total: int) -> None:
+        if done > 40 and not killed:
+            killed.append(done)
+            nodes.kill_node()
+
+    try:
+        fitted = fit_heads(
+            bank, engine=RayEngine(nodes.address), progress=progress, cache_dir=tmp_path, **SWEEP
+        )
+    finally:
+        nodes.add_node()
+    assert killed
+    assert facts(fitted.result) == facts(alone)
+    assert fitted.result.notes == alone.notes
+    lines = (fitted.run.path / "results.csv").read_text().splitlines()
+    assert len(lines) == len(set(lines)) == 201
+    kept = {one.name: one for one in alone.heads}
+    assert [one.name for one in fitted.result.heads] == [*kept]
+    X = bank.load("block3_pool", split="test")[0]
+    for one in fitted.result.heads:
+        if one.cut == "block3_pool" and one.head in ("softmax", "logreg"):
+            assert (one.estimator.predict_proba(X) == kept[one.name].estimator.predict_proba(X)).all()
+
+
+class Work:
+    """Items that fail, or whose process does not survive them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.opened = folder, 0
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.opened += 1
+        (self.folder / f"opened-{os.getpid()}").touch(exist_ok=False)
+
+    def __call__(self, item: int) -> tuple[int, int]:
+        if item == 5 and not (self.folder / "tried").exists():
+            (self.folder / "tried").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if item == 7:
+            os._exit(1)
+        if item == 9:
+            raise InvalidInputError("nine cannot be had")
+        if item == 11:
+
+            class OddError(Exception):
+                def __reduce__(self) -> Any:
+                    raise TypeError("stays here")
+
+            raise OddError("eleven")
+        return item * item, self.opened
+
+
+def test_what_fails_is_the_items_own(nodes, tmp_path, caplog) -> None:
+    with caplog.at_level(logging.WARNING, "featbank"):
+        found = {one.item: one for one in map_unordered(Work(tmp_path), range(20), RayEngine(nodes.address))}
+    assert sorted(found) == [*range(20)]
+    failed = {item: one.error for item, one in found.items() if one.error is not None}
+    assert sorted(failed) == [7, 9, 11]
+    assert isinstance(failed[7], WorkerLostError)
+    assert str(failed[7]).startswith("the process that computed it was lost, 4 times at most (WorkerCrashed")
+    assert isinstance(failed[9], InvalidInputError)
+    assert str(failed[9]) == "nine cannot be had"
+    assert repr(failed[11]) == "RuntimeError('OddError: eleven')"
+    # the process that died for 5 was not the one that gave its result; and each opened once what it needs
+    assert found[5].get() == (25, 1)
+    assert Counter(one.get()[1] for item, one in found.items() if item not in failed) == {1: 17}
+
+
+class Lacking:
+    """What cannot be opened on a node."""
+
+    def __reduce__(self) -> Any:
+        return _without_weights, ()
+
+    def __call__(self, item: int) -> int:
+        return item
+
+
+def _without_weights() -> Any:
+    raise MissingWeightsError("the weights of vgg16 are not here; give --weights FILE")
+
+
+def test_what_a_node_lacks_is_one_line_that_names_it(nodes, monkeypatch) -> None:
+    engine = RayEngine(nodes.address)
+    with pytest.raises(
+        NodeError, match=r"^node \S+ \(of Ray's id \w{8}\): the weights of vgg16 are not here"
+    ):
+        list(map_unordered(Lacking(), range(5), engine))
+    here = {**_ray.versions(), "torch": "2.10.0"}
+    monkeypatch.setattr(_ray, "versions", lambda: here)
+    with pytest.raises(NodeError, match=r"^node \S+ \(.*\) has torch \S+ for 2\.10\.0; install the same"):
+        list(map_unordered(abs, range(5), engine))
+
+
+def test_nothing_goes_on_when_nobody_waits_any_more(nodes, tmp_path) -> None:
+    def slow(item: int) -> int:
+        (tmp_path / str(item)).touch()
+        time.sleep(0.2)
+        return item
+
+    found = map_unordered(slow, range(1000), RayEngine(nodes.address))
+    next(found)
+    found.close()
+    begun = len([*tmp_path.iterdir()])
+    assert begun < 20
+    time.sleep(0.5)
+    assert len([*tmp_path.iterdir()]) == begun
+
+
+def test_this_machine_alone_from_the_command_line(bank, tmp_path, capfd, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    # what stands in the current folder is no module of ours
+    (tmp_path / "sklearn.py").write_text("raise SystemExit('a stranger was imported')")
+    addresses: set[str] = set()
+    original = _ray._RayPool.__init__
+
+    def spied(self: Any, ray: Any, *rest: Any) -> None:
+        addresses.update(one["NodeManagerAddress"] for one in ray.nodes())
+        original(self, ray, *rest)
+
+    monkeypatch.setattr(_ray._RayPool, "__init__", spied)
+    asked = ["fit-head", str(bank.path), "--head", "ridge,ncm", "--repeats", "1", "-n", "2"]
+    with pytest.raises(SystemExit) as ended:
+        main([*asked, "--engine", "ray", "--address", "local", "--json", "--cache-dir", "cache"])
+    assert ended.value.code == 0
+    said = capfd.readouterr()
+    assert said.out.startswith('{"run": ')
+    assert said.out.count("\n") == 1
+    assert addresses == {"127.0.0.1"}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--engine rag", "--engine 'rag' is not one of local, ray"),
+        ("--address auto", "--address auto is for a cluster; add --engine ray, or leave it out"),
+        (
+            "--engine ray --cpus-per-task 0",
+            "cpus_per_task=0 (--cpus-per-task) is not a whole number of cores",
+        ),
+        ("--engine ray --gpus-per-task 1.5", "gpus_per_task=1.5 (--gpus-per-task) is neither a whole number"),
+        ("--engine ray --address 127.0.0.1:1", "--address '127.0.0.1:1': no Ray cluster answers ("),
+        ("--engine ray --address ray://x:1", "--address 'ray://x:1': no Ray cluster answers (an address is"),
+        ("--engine ray --n-jobs 2", "n_jobs=2 (--n-jobs) is for processes of this machine"),
+    ],
+)
+def test_what_is_asked_wrongly_is_one_line(bank, tmp_path, capsys, options, said) -> None:
+    asked = ["fit-head", str(bank.path), "--cache-dir", str(tmp_path), *options.split()]
+    with pytest.raises(SystemExit) as ended:
+        main(asked)
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"featbank: {said}")
+    assert not [*tmp_path.rglob("run.json")]
+
+
+def test_without_ray_it_is_said_how_to_get_it(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ImportError, match=r"pip install 'featbank\[ray\]'"):
+        next(map_unordered(abs, [1], RayEngine()))
+
+
+def test_more_cores_than_a_node_has_are_refused(nodes) -> None:
+    with pytest.raises(InvalidInputError, match="of 3 nodes the largest have 1 cores"):
+        next(map_unordered(abs, [1], RayEngine(nodes.address, cpus_per_task=2)))
+
+
+def test_a_sweep_travels_without_what_it_has_read(bank) -> None:
+    from featbank.sweep import Sweep, SweepSettings
+
+    sweep = Sweep(bank, SweepSettings(heads=["ncm"], samples_per_class="2", repeats=1))
+    (group,) = [*sweep._groups({})][:1]
+    before = len(pickle.dumps(sweep))
+    sweep.fit_group(group)
+    assert len(pickle.dumps(sweep)) == before < 2000
+    assert len(pickle.dumps(group)) < 300
