@@ -203,6 +203,7 @@ class _RayPool:
     def __init__(self, ray: Any, engine: RayEngine, function: Callable[[Any], Any]) -> None:
         self._ray, self._engine = ray, engine
         self._waiting: set[Any] = set()
+        self._told: set[str] = set()
         self._known: tuple[float, int] = (-math.inf, 0)
         self._refuse_if_too_small()
         packed = io.BytesIO()
@@ -258,9 +259,13 @@ class _RayPool:
         """Return what a task said."""
         self._waiting.discard(ticket)
         try:
-            what, duration_s, said = self._ray.get(ticket)
+            what, duration_s, said, warned = self._ray.get(ticket)
         except self._ray.exceptions.RayError as error:
             return Outcome(item, error=WorkerLostError(_lost(error)))
+        for one in warned:
+            if one not in self._told:  # by every process, often
+                self._told.add(one)
+                logger.warning("%s", one)
         if what == "node":
             raise NodeError(said)
         if what == "error":
@@ -300,23 +305,27 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _task(packed: bytes, strange: set[str], wanted: dict[str, str]) -> Callable[[Any], Any]:
+#: What a task says: "done", "error" or "node"; its seconds; the result, error or message; what it warned of.
+Said = tuple[str, float, Any, list[str]]
+
+
+def _task(packed: bytes, strange: set[str], wanted: dict[str, str]) -> Callable[[Any], Said]:
     """Return what a process of a cluster runs for each item; `held` is its own.
 
     A function inside a function is sent as code, so that it can say that featbank is missing.
     """
     held: list[Callable[[Any], Any]] = []
 
-    def task(item: Any) -> tuple[str, float, Any]:
+    def task(item: Any) -> Said:
         if not held:
             sys.path[:] = [one for one in sys.path if os.path.realpath(one) not in strange]
             try:
                 from featbank.engines._ray import opened
             except ImportError as error:
-                return "node", 0.0, f"node {socket.gethostname()} cannot import featbank: {error}"
+                return "node", 0.0, f"node {socket.gethostname()} cannot import featbank: {error}", []
             function, said = opened(packed, wanted)
             if function is None:
-                return "node", 0.0, said
+                return "node", 0.0, said, []
             held.append(function)
         from featbank.engines._ray import called
 
@@ -341,23 +350,41 @@ def opened(packed: bytes, wanted: dict[str, str]) -> tuple[Callable[[Any], Any] 
         return None, f"{_node()} cannot import what is to be computed: {error}"
 
 
-def called(function: Callable[[Any], Any], item: Any) -> tuple[str, float, Any]:
+def called(function: Callable[[Any], Any], item: Any) -> Said:
     """Call the function in a process of a node; an error is sent as it is, or as text if it cannot be."""
     import pickle
 
     start = time.perf_counter()
-    try:
-        found = function(item)
-        return "done", time.perf_counter() - start, found
-    except NodeError as error:
-        return "node", 0.0, f"{_node()}: {error}"
-    except Exception as error:  # noqa: BLE001 - whoever asked decides what to do with it
-        took = time.perf_counter() - start
+    with _warnings_kept() as warned:
         try:
-            pickle.loads(pickle.dumps(error))
-        except Exception:  # noqa: BLE001 - pickling runs code of the error's own
-            return "error", took, RuntimeError(f"{type(error).__name__}: {error}")
-        return "error", took, error
+            found = function(item)
+        except NodeError as error:
+            return "node", 0.0, f"{_node()}: {error}", warned
+        except Exception as error:  # noqa: BLE001 - whoever asked decides what to do with it
+            took = time.perf_counter() - start
+            try:
+                pickle.loads(pickle.dumps(error))
+            except Exception:  # noqa: BLE001 - pickling runs code of the error's own
+                return "error", took, RuntimeError(f"{type(error).__name__}: {error}"), warned
+            return "error", took, error, warned
+    return "done", time.perf_counter() - start, found, warned
+
+
+@contextmanager
+def _warnings_kept() -> Iterator[list[str]]:
+    """Keep what the library logs as a warning: nobody reads what a process of a node prints."""
+    kept: list[str] = []
+
+    class Kept(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            kept.append(record.getMessage())
+
+    handler, library = Kept(logging.WARNING), logging.getLogger("featbank")
+    library.addHandler(handler)
+    try:
+        yield kept
+    finally:
+        library.removeHandler(handler)
 
 
 def _node() -> str:

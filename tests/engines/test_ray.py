@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import pickle
+import re
+import shutil
 import signal
 import sys
 import time
@@ -16,12 +19,13 @@ from typing import Any
 
 import pytest
 
+import featbank
 from featbank import run_sweep
 from featbank.banks import Bank
 from featbank.cli import main
 from featbank.engines import RayEngine, _ray, map_unordered
 from featbank.errors import InvalidInputError, MissingWeightsError, NodeError, WorkerLostError
-from featbank.extraction import extract
+from featbank.extraction import ExtractionSettings, extract, extracting, plan, push_on, save_plan
 from featbank.fitting import fit_heads
 from featbank.sweep import SweepResult
 
@@ -113,6 +117,7 @@ class Work:
                     raise TypeError("stays here")
 
             raise OddError("eleven")
+        logging.getLogger("featbank.work").warning("what a node says of item %d", item // 10)
         return item * item, self.opened
 
 
@@ -127,6 +132,10 @@ def test_what_fails_is_the_items_own(nodes, tmp_path, caplog) -> None:
     assert isinstance(failed[9], InvalidInputError)
     assert str(failed[9]) == "nine cannot be had"
     assert repr(failed[11]) == "RuntimeError('OddError: eleven')"
+    assert sorted(one for one in caplog.messages if one.startswith("what a node")) == [
+        "what a node says of item 0",
+        "what a node says of item 1",
+    ]
     # the process that died for 5 was not the one that gave its result; and each opened once what it needs
     assert found[5].get() == (25, 1)
     assert Counter(one.get()[1] for item, one in found.items() if item not in failed) == {1: 17}
@@ -152,25 +161,80 @@ def test_what_a_node_lacks_is_one_line_that_names_it(nodes, monkeypatch) -> None
         NodeError, match=r"^node \S+ \(of Ray's id \w{8}\): the weights of vgg16 are not here"
     ):
         list(map_unordered(Lacking(), range(5), engine))
-    here = {**_ray.versions(), "torch": "2.10.0"}
-    monkeypatch.setattr(_ray, "versions", lambda: here)
-    with pytest.raises(NodeError, match=r"^node \S+ \(.*\) has torch \S+ for 2\.10\.0; install the same"):
-        list(map_unordered(abs, range(5), engine))
+    monkeypatch.setattr(_ray, "_node", lambda: "node a")
+    _, said = _ray.opened(pickle.dumps(abs), {**_ray.versions(), "torch": "2.10.0", "numpy": "1.0"})
+    assert re.match(r"node a has torch \S+ for 2\.10\.0, numpy \S+ for 1\.0; install the same versions", said)
+    _, said = _ray.opened(b"cnowhere\nnothing\n.", _ray.versions())
+    assert said == "node a cannot import what is to be computed: No module named 'nowhere'"
 
 
-def test_nothing_goes_on_when_nobody_waits_any_more(nodes, tmp_path) -> None:
-    def slow(item: int) -> int:
-        (tmp_path / str(item)).touch()
-        time.sleep(0.2)
-        return item
+def test_a_bank_pushed_by_nodes_is_that_of_one_machine(nodes, photo_folder, tmp_path) -> None:
+    photos = photo_folder(16)
+    (photos / "red" / "broken.png").write_bytes(b"no picture")
+    asked = {"backbone": "minivgg", "cuts": ["block4_pool", "fc7"], "precision": "float32", "compile": "off"}
+    asked |= {"weights": "random", "batch_size": 2, "shard_rows": 2}
+    alone = extract(photos, cache_dir=tmp_path / "alone", **asked)
+    assert (alone.pushed, alone.quarantined) == (48, 1)
+    once = {"engine": RayEngine(nodes.address), "cache_dir": tmp_path / "nodes"}
 
-    found = map_unordered(slow, range(1000), RayEngine(nodes.address))
-    next(found)
-    found.close()
-    begun = len([*tmp_path.iterdir()])
-    assert begun < 20
-    time.sleep(0.5)
-    assert len([*tmp_path.iterdir()]) == begun
+    def interrupted(done: int, total: int) -> None:
+        if done >= 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        extract(photos, progress=interrupted, **once, **asked)
+    stored = n_shards(tmp_path)
+    assert 8 <= stored < 40
+    time.sleep(0.3)
+    assert n_shards(tmp_path) == stored
+
+    kills = {18: nodes.kill_worker, 30: nodes.kill_node}
+
+    def killing(done: int, total: int) -> None:
+        assert total < 49
+        for at in [one for one in kills if one <= done + 49 - total]:
+            kills.pop(at)()
+
+    try:
+        pushed = extract(photos, progress=killing, **once, **asked)
+    finally:
+        nodes.add_node()
+    assert not kills
+    assert pushed.pushed < 48
+    assert replace(pushed, bank=alone.bank, pushed=48, skipped=0, duration_s=alone.duration_s) == alone
+    for path in [*alone.bank.rglob("*.*")]:
+        there = pushed.bank / path.relative_to(alone.bank)
+        if path.name == "cut.json":
+            mine, other = (json.loads(one.read_text())["facts"] for one in (path, there))
+            assert {**other, "duration_s": 0, "passes": ""} == {**mine, "duration_s": 0, "passes": ""}
+        elif path.is_file() and not path.name.startswith("."):
+            assert there.read_bytes() == path.read_bytes(), path
+    assert len([*pushed.bank.rglob("*.h5")]) == len([*alone.bank.rglob("*.h5")]) == 51
+
+
+def n_shards(folder: Path) -> int:
+    """Return how many shards the nodes have stored."""
+    return len([*folder.glob("nodes/banks/*/*/*/*.h5")])
+
+
+def test_what_a_task_lacks_is_the_nodes_fault_and_a_plan_for_cards_is_not_pushed_without(tmp_path) -> None:
+    weights = tmp_path / "weights.safetensors"
+    shutil.copy(
+        next((Path(featbank.__file__).parent / "backbones" / "pretrained").glob("*.safetensors")), weights
+    )
+    asked = {"backbone": "minivgg", "cuts": ["fc7"], "weights": weights, "limit": 20, "cache_dir": tmp_path}
+    with plan("digits", ExtractionSettings(**asked)) as todo:
+        path = save_plan(todo)
+    with (
+        plan("digits", ExtractionSettings(**asked)) as todo,
+        pytest.raises(
+            InvalidInputError, match=r"^this was planned for cpu, and a task has 1 cards \(--gpus-per-task\)"
+        ),
+    ):
+        push_on(todo, RayEngine(gpus_per_task=1))
+    weights.unlink()
+    with pytest.raises(NodeError, match=r"weights\.safetensors"):
+        extracting._TaskPusher(path, None, 1, 1)(0)
 
 
 def test_this_machine_alone_from_the_command_line(bank, tmp_path, capfd, monkeypatch) -> None:
