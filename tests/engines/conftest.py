@@ -14,7 +14,7 @@ FAULTS = Path(__file__).parents[1] / "faults"
 
 @pytest.fixture(scope="session")
 def nodes() -> Iterator[Any]:
-    """Three nodes; who kills one lets another join."""
+    """A cluster; tests leave it with one node at least."""
     spec = importlib.util.spec_from_file_location("nodes", FAULTS / "nodes.py")
     assert spec is not None
     assert spec.loader is not None
@@ -23,3 +23,11 @@ def nodes() -> Iterator[Any]:
     made = module.Nodes()
     yield made
     made.shutdown()
+
+
+@pytest.fixture
+def three_nodes(nodes: Any) -> Any:
+    """All three of them, also after a test that killed one."""
+    while len(nodes.others) < 2:
+        nodes.add_node()
+    return nodes

@@ -32,11 +32,12 @@ from featbank.sweep import SweepResult
 # not imported here: it is not for every session of tests
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")]
 
-#: Heads that are fitted together, by several values of a parameter, and one of scikit-learn.
+#: Heads that are fitted together, by several values of a parameter. None of them needs torch, which takes
+#: each process two seconds; the fault bench has those that do.
 SWEEP: dict[str, Any] = {
     "cuts": ["block3_pool", "block5_pool"],
-    "heads": ["softmax", "logreg", "ncm", "knn"],
-    "head_params": {"softmax": {"max_epochs": 5}, "knn": {"n_neighbors": [1, 3]}},
+    "heads": ["logreg", "ridge", "ncm", "knn"],
+    "head_params": {"knn": {"n_neighbors": [1, 3]}},
     "samples_per_class": "1,2,3,4",
     "repeats": 5,
 }
@@ -62,7 +63,7 @@ def facts(result: SweepResult) -> list[Any]:
     return [(replace(one, duration_s=0.0), one.hits and one.hits.top1.tolist()) for one in result.fits]
 
 
-def test_a_sweep_whose_node_is_killed_gives_what_this_machine_gives(nodes, bank, tmp_path) -> None:
+def test_a_sweep_whose_node_is_killed_gives_what_this_machine_gives(three_nodes, bank, tmp_path) -> None:
     alone = run_sweep(bank, **SWEEP)
     assert len(alone.fits) == 200
     killed: list[int] = []
@@ -70,14 +71,10 @@ def test_a_sweep_whose_node_is_killed_gives_what_this_machine_gives(nodes, bank,
     def progress(done: int, total: int) -> None:
         if done > 40 and not killed:
             killed.append(done)
-            nodes.kill_node()
+            three_nodes.kill_node()
 
-    try:
-        fitted = fit_heads(
-            bank, engine=RayEngine(nodes.address), progress=progress, cache_dir=tmp_path, **SWEEP
-        )
-    finally:
-        nodes.add_node()
+    engine = RayEngine(three_nodes.address)
+    fitted = fit_heads(bank, engine=engine, progress=progress, cache_dir=tmp_path, **SWEEP)
     assert killed
     assert facts(fitted.result) == facts(alone)
     assert fitted.result.notes == alone.notes
@@ -87,8 +84,9 @@ def test_a_sweep_whose_node_is_killed_gives_what_this_machine_gives(nodes, bank,
     assert [one.name for one in fitted.result.heads] == [*kept]
     X = bank.load("block3_pool", split="test")[0]
     for one in fitted.result.heads:
-        if one.cut == "block3_pool" and one.head in ("softmax", "logreg"):
-            assert (one.estimator.predict_proba(X) == kept[one.name].estimator.predict_proba(X)).all()
+        if one.cut == "block3_pool":
+            answers = [head.estimator.predict(X).tolist() for head in (one, kept[one.name])]
+            assert answers[0] == answers[1]
 
 
 class Work:
@@ -168,39 +166,39 @@ def test_what_a_node_lacks_is_one_line_that_names_it(nodes, monkeypatch) -> None
     assert said == "node a cannot import what is to be computed: No module named 'nowhere'"
 
 
-def test_a_bank_pushed_by_nodes_is_that_of_one_machine(nodes, photo_folder, tmp_path) -> None:
+def test_nothing_goes_on_when_nobody_waits_any_more(nodes, tmp_path) -> None:
+    def slow(item: int) -> int:
+        (tmp_path / str(item)).touch()
+        time.sleep(0.2)
+        return item
+
+    found = map_unordered(slow, range(1000), RayEngine(nodes.address))
+    next(found)
+    found.close()
+    begun = len([*tmp_path.iterdir()])
+    assert begun < 100
+    time.sleep(0.5)
+    assert len([*tmp_path.iterdir()]) == begun
+
+
+def test_a_bank_pushed_by_nodes_is_that_of_one_machine(three_nodes, photo_folder, tmp_path) -> None:
     photos = photo_folder(16)
     (photos / "red" / "broken.png").write_bytes(b"no picture")
     asked = {"backbone": "minivgg", "cuts": ["block4_pool", "fc7"], "precision": "float32", "compile": "off"}
     asked |= {"weights": "random", "batch_size": 2, "shard_rows": 2}
     alone = extract(photos, cache_dir=tmp_path / "alone", **asked)
     assert (alone.pushed, alone.quarantined) == (48, 1)
-    once = {"engine": RayEngine(nodes.address), "cache_dir": tmp_path / "nodes"}
-
-    def interrupted(done: int, total: int) -> None:
-        if done >= 8:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        extract(photos, progress=interrupted, **once, **asked)
-    stored = n_shards(tmp_path)
-    assert 8 <= stored < 40
-    time.sleep(0.3)
-    assert n_shards(tmp_path) == stored
-
-    kills = {18: nodes.kill_worker, 30: nodes.kill_node}
+    kills = {10: three_nodes.kill_worker, 24: three_nodes.kill_node}
 
     def killing(done: int, total: int) -> None:
-        assert total < 49
-        for at in [one for one in kills if one <= done + 49 - total]:
+        for at in [one for one in kills if one <= done]:
             kills.pop(at)()
 
-    try:
-        pushed = extract(photos, progress=killing, **once, **asked)
-    finally:
-        nodes.add_node()
+    engine = RayEngine(three_nodes.address)
+    pushed = extract(photos, engine=engine, progress=killing, cache_dir=tmp_path / "nodes", **asked)
     assert not kills
-    assert pushed.pushed < 48
+    # what a task had stored when its process was killed is not pushed again
+    assert 44 <= pushed.pushed <= 48
     assert replace(pushed, bank=alone.bank, pushed=48, skipped=0, duration_s=alone.duration_s) == alone
     for path in [*alone.bank.rglob("*.*")]:
         there = pushed.bank / path.relative_to(alone.bank)
@@ -210,11 +208,6 @@ def test_a_bank_pushed_by_nodes_is_that_of_one_machine(nodes, photo_folder, tmp_
         elif path.is_file() and not path.name.startswith("."):
             assert there.read_bytes() == path.read_bytes(), path
     assert len([*pushed.bank.rglob("*.h5")]) == len([*alone.bank.rglob("*.h5")]) == 51
-
-
-def n_shards(folder: Path) -> int:
-    """Return how many shards the nodes have stored."""
-    return len([*folder.glob("nodes/banks/*/*/*/*.h5")])
 
 
 def test_what_a_task_lacks_is_the_nodes_fault_and_a_plan_for_cards_is_not_pushed_without(tmp_path) -> None:
@@ -291,7 +284,7 @@ def test_without_ray_it_is_said_how_to_get_it(monkeypatch) -> None:
 
 
 def test_more_cores_than_a_node_has_are_refused(nodes) -> None:
-    with pytest.raises(InvalidInputError, match="of 3 nodes the largest have 1 cores"):
+    with pytest.raises(InvalidInputError, match="nodes the largest have 1 cores and 0 cards"):
         next(map_unordered(abs, [1], RayEngine(nodes.address, cpus_per_task=2)))
 
 
