@@ -133,7 +133,9 @@ def push_on(plan: ExtractionPlan, engine: RayEngine, *, progress: Progress | Non
         settings = plan.need_work().settings
         path = save_plan(plan)
     _check_cards(SavedPlan.read(path), engine)
-    images = {one.number: one.n_images for one in tasks_left(path)}
+    # the largest first, so that nobody begins one when the others are done
+    tasks = sorted(tasks_left(path), key=lambda one: -one.n_images)
+    images = {one.number: one.n_images for one in tasks}
     cores = engine.cpus_per_task
     push_one = _TaskPusher(path, settings.device, settings.workers or cores, settings.lanes or cores)
     done = n_pushed = 0
