@@ -63,7 +63,9 @@ def facts(result: SweepResult) -> list[Any]:
     return [(replace(one, duration_s=0.0), one.hits and one.hits.top1.tolist()) for one in result.fits]
 
 
-def test_a_sweep_whose_node_is_killed_gives_what_this_machine_gives(three_nodes, bank, tmp_path) -> None:
+def test_a_sweep_whose_node_is_killed_gives_what_this_machine_gives(
+    three_nodes, bank, tmp_path, capfd
+) -> None:
     alone = run_sweep(bank, **SWEEP)
     assert len(alone.fits) == 200
     killed: list[int] = []
@@ -76,6 +78,7 @@ def test_a_sweep_whose_node_is_killed_gives_what_this_machine_gives(three_nodes,
     engine = RayEngine(three_nodes.address)
     fitted = fit_heads(bank, engine=engine, progress=progress, cache_dir=tmp_path, **SWEEP)
     assert killed
+    assert not capfd.readouterr().out  # where Ray would say it, among results
     assert facts(fitted.result) == facts(alone)
     assert fitted.result.notes == alone.notes
     lines = (fitted.run.path / "results.csv").read_text().splitlines()
@@ -235,10 +238,12 @@ def test_this_machine_alone_from_the_command_line(bank, tmp_path, capfd, monkeyp
     # what stands in the current folder is no module of ours
     (tmp_path / "sklearn.py").write_text("raise SystemExit('a stranger was imported')")
     addresses: set[str] = set()
+    processes: set[str] = set()
     original = _ray._RayPool.__init__
 
     def spied(self: Any, ray: Any, *rest: Any) -> None:
         addresses.update(one["NodeManagerAddress"] for one in ray.nodes())
+        processes.update(ray._private.worker._global_node.all_processes)
         original(self, ray, *rest)
 
     monkeypatch.setattr(_ray._RayPool, "__init__", spied)
@@ -250,6 +255,8 @@ def test_this_machine_alone_from_the_command_line(bank, tmp_path, capfd, monkeyp
     assert said.out.startswith('{"run": ')
     assert said.out.count("\n") == 1
     assert addresses == {"127.0.0.1"}
+    assert "raylet" in processes
+    assert "dashboard" not in processes  # which asks clouds what they are
 
 
 @pytest.mark.parametrize(
