@@ -12,6 +12,7 @@ import io
 import logging
 import math
 import os
+import pickle
 import socket
 import sys
 import time
@@ -39,6 +40,8 @@ _PACKAGES = ("featbank", "torch", "torchvision", "numpy", "scikit-learn")
 _KNOWN_S = 2.0
 #: The port `ray start --head` listens at.
 _PORT = 6379
+#: Shared memory of a cluster of this machine alone, for results on their way; Ray would take 30 % of all.
+_STORE_BYTES = 256 * 2**20
 #: How long the head of a cluster may take to answer.
 _ANSWER_S = 10.0
 
@@ -85,7 +88,7 @@ class RayEngine:
             raise InvalidInputError(
                 f"cpus_per_task={cpus!r} (--cpus-per-task) is not a whole number of cores, 1 or more"
             )
-        if not isinstance(gpus, int | float) or not (0 <= gpus < 1 or gpus == math.floor(gpus) > 0):
+        if not isinstance(gpus, int | float) or not (0 <= gpus < 1 or (gpus > 0 and gpus % 1 == 0)):
             raise InvalidInputError(
                 f"gpus_per_task={gpus!r} (--gpus-per-task) is neither a whole number of cards nor a part of "
                 "one, such as 0.5"
@@ -121,8 +124,8 @@ class RayEngine:
         try:
             if self.address == "local":
                 with loopback_only():
-                    cores = usable_cores()
-                    ray.init(address="local", num_cpus=cores, include_dashboard=False, **quiet)
+                    alone = {"num_cpus": usable_cores(), "object_store_memory": _STORE_BYTES}
+                    ray.init(address="local", include_dashboard=False, **alone, **quiet)
             else:
                 ray.init(address=self._reached(), **quiet)
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
@@ -207,7 +210,13 @@ class _RayPool:
         self._known: tuple[float, int] = (-math.inf, 0)
         self._refuse_if_too_small()
         packed = io.BytesIO()
-        modules = pickle_for_child(function, packed)
+        try:
+            modules = pickle_for_child(function, packed)
+        except Exception as error:  # pickling runs code of a head of the user's own
+            raise InvalidInputError(
+                f"what is to be computed cannot be sent to nodes ({type(error).__name__}: "
+                f"{_first_line(error)}); a head of your own must be one that can be pickled"
+            ) from error
         options = {
             "num_cpus": engine.cpus_per_task,
             "num_gpus": engine.gpus_per_task,
@@ -246,7 +255,8 @@ class _RayPool:
 
     def submit(self, item: Any) -> Any:
         """Hand a task to Ray."""
-        ticket = self._task.remote(item)
+        # as bytes: Ray would import what an item is made of before the task can say where from
+        ticket = self._task.remote(pickle.dumps(item))
         self._waiting.add(ticket)
         return ticket
 
@@ -260,6 +270,8 @@ class _RayPool:
         self._waiting.discard(ticket)
         try:
             what, duration_s, said, warned = self._ray.get(ticket)
+        except self._ray.exceptions.RayTaskError as error:  # none of the item's: those are said
+            raise NodeError(f"a process of a node cannot run tasks: {str(error).splitlines()[-1]}") from error
         except self._ray.exceptions.RayError as error:
             return Outcome(item, error=WorkerLostError(_lost(error)))
         for one in warned:
@@ -316,7 +328,7 @@ def _task(packed: bytes, strange: set[str], wanted: dict[str, str]) -> Callable[
     """
     held: list[Callable[[Any], Any]] = []
 
-    def task(item: Any) -> Said:
+    def task(item: bytes) -> Said:
         if not held:
             sys.path[:] = [one for one in sys.path if os.path.realpath(one) not in strange]
             try:
@@ -336,8 +348,6 @@ def _task(packed: bytes, strange: set[str], wanted: dict[str, str]) -> Callable[
 
 def opened(packed: bytes, wanted: dict[str, str]) -> tuple[Callable[[Any], Any] | None, str]:
     """Unpickle the function in a process of a node; or say what this node lacks."""
-    import pickle
-
     have = versions()
     others = [f"{name} {have[name]} for {wanted[name]}" for name in _PACKAGES if have[name] != wanted[name]]
     if others:
@@ -350,14 +360,12 @@ def opened(packed: bytes, wanted: dict[str, str]) -> tuple[Callable[[Any], Any] 
         return None, f"{_node()} cannot import what is to be computed: {error}"
 
 
-def called(function: Callable[[Any], Any], item: Any) -> Said:
+def called(function: Callable[[Any], Any], item: bytes) -> Said:
     """Call the function in a process of a node; an error is sent as it is, or as text if it cannot be."""
-    import pickle
-
     start = time.perf_counter()
     with _warnings_kept() as warned:
         try:
-            found = function(item)
+            found = function(pickle.loads(item))
         except NodeError as error:
             return "node", 0.0, f"{_node()}: {error}", warned
         except Exception as error:  # noqa: BLE001 - whoever asked decides what to do with it

@@ -21,6 +21,7 @@ from featbank.errors import (
     NodeError,
     WorkerLostError,
 )
+from featbank.extraction.missing import Task
 from featbank.extraction.planning import ExtractionPlan, plan
 from featbank.extraction.pushing import ExtractionResult, push
 from featbank.extraction.settings import ExtractionSettings
@@ -135,23 +136,23 @@ def push_on(plan: ExtractionPlan, engine: RayEngine, *, progress: Progress | Non
     _check_cards(SavedPlan.read(path), engine)
     # the largest first, so that nobody begins one when the others are done
     tasks = sorted(tasks_left(path), key=lambda one: -one.n_images)
-    images = {one.number: one.n_images for one in tasks}
+    total = sum(one.n_images for one in tasks)
     cores = engine.cpus_per_task
     push_one = _TaskPusher(path, settings.device, settings.workers or cores, settings.lanes or cores)
     done = n_pushed = 0
     lost: list[WorkerLostError] = []
-    with closing(map_unordered(push_one, images, engine)) as found:
+    with closing(map_unordered(push_one, tasks, engine)) as found:
         for outcome in found:
             if isinstance(outcome.error, WorkerLostError):
                 lost.append(outcome.error)
                 continue
             n_pushed += outcome.get()
-            done += images[outcome.item]
+            done += outcome.item.n_images
             if progress is not None:
-                progress(done, sum(images.values()))
+                progress(done, total)
     if lost:
         raise WorkerLostError(
-            f"{len(lost)} of {len(images)} tasks could not be pushed: {lost[0]}; all others are stored, and "
+            f"{len(lost)} of {len(tasks)} tasks could not be pushed: {lost[0]}; all others are stored, and "
             "the same command tries these again"
         )
     result = finish_plan(path, device=settings.device)
@@ -183,9 +184,9 @@ class _TaskPusher:
     def __init__(self, path: Path, device: str | None, workers: int, lanes: int) -> None:
         self._path, self._own = path, {"device": device, "workers": workers, "lanes": lanes}
 
-    def __call__(self, number: int) -> int:
+    def __call__(self, task: Task) -> int:
         try:
-            return push_tasks(self._path, [number], **self._own)  # type: ignore[arg-type]
+            return push_tasks(self._path, [task.number], **self._own)  # type: ignore[arg-type]
         except (BankChangedError, FeatureOverflowError):  # everywhere the same
             raise
         except FeatbankError as error:

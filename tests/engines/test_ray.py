@@ -25,7 +25,15 @@ from featbank.banks import Bank
 from featbank.cli import main
 from featbank.engines import RayEngine, _ray, map_unordered
 from featbank.errors import InvalidInputError, MissingWeightsError, NodeError, WorkerLostError
-from featbank.extraction import ExtractionSettings, extract, extracting, plan, push_on, save_plan
+from featbank.extraction import (
+    ExtractionSettings,
+    extract,
+    extracting,
+    plan,
+    push_on,
+    save_plan,
+    tasks_left,
+)
 from featbank.fitting import fit_heads
 from featbank.sweep import SweepResult
 
@@ -63,9 +71,7 @@ def facts(result: SweepResult) -> list[Any]:
     return [(replace(one, duration_s=0.0), one.hits and one.hits.top1.tolist()) for one in result.fits]
 
 
-def test_a_sweep_whose_node_is_killed_gives_what_this_machine_gives(
-    three_nodes, bank, tmp_path, capfd
-) -> None:
+def test_a_sweep_whose_node_is_killed_is_that_of_one_machine(three_nodes, bank, tmp_path, capfd) -> None:
     alone = run_sweep(bank, **SWEEP)
     assert len(alone.fits) == 200
     killed: list[int] = []
@@ -230,13 +236,14 @@ def test_what_a_task_lacks_is_the_nodes_fault_and_a_plan_for_cards_is_not_pushed
         push_on(todo, RayEngine(gpus_per_task=1))
     weights.unlink()
     with pytest.raises(NodeError, match=r"weights\.safetensors"):
-        extracting._TaskPusher(path, None, 1, 1)(0)
+        extracting._TaskPusher(path, None, 1, 1)(tasks_left(path)[0])
 
 
 def test_this_machine_alone_from_the_command_line(bank, tmp_path, capfd, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     # what stands in the current folder is no module of ours
-    (tmp_path / "sklearn.py").write_text("raise SystemExit('a stranger was imported')")
+    for name in ("sklearn", "h5py", "safetensors"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('a stranger was imported')")
     addresses: set[str] = set()
     processes: set[str] = set()
     original = _ray._RayPool.__init__
@@ -288,6 +295,13 @@ def test_without_ray_it_is_said_how_to_get_it(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ImportError, match=r"pip install 'featbank\[ray\]'"):
         next(map_unordered(abs, [1], RayEngine()))
+
+
+def test_what_cannot_be_sent_is_one_line(nodes, tmp_path) -> None:
+    with (tmp_path / "open").open("w") as file:
+        found = map_unordered(file.write, ["text"], RayEngine(nodes.address))
+        with pytest.raises(InvalidInputError, match=r"^what is to be computed cannot be sent to nodes \("):
+            next(found)
 
 
 def test_more_cores_than_a_node_has_are_refused(nodes) -> None:
