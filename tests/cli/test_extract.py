@@ -258,7 +258,12 @@ def test_slices_of_one_plan_by_the_same_command(call, place):
     first = call(*command, "--shard", "2/3", "--workers", 1, "--json").json
     assert (first["pushed"], first["left"]) == (12, 24)
     left = call(*command, "--shards-left", "--json").json
-    assert (left["left"], left["array"], left["shards"], left["finished"]) == (["1/3", "3/3"], "1,3", 6, False)
+    assert (left["left"], left["array"], left["shards"], left["finished"]) == (
+        ["1/3", "3/3"],
+        "1,3",
+        6,
+        False,
+    )
     again = call(*command, "--shard", "2/3")
     assert "rows         36: 0 pushed, 12 skipped, 0 quarantined, 24 left to other slices" in again.out
     assert [call(*command, "--shard", f"{number}/3").code for number in (3, 1)] == [0, 0]
