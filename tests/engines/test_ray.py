@@ -291,6 +291,19 @@ def test_what_is_asked_wrongly_is_one_line(bank, tmp_path, capsys, options, said
     assert not [*tmp_path.rglob("run.json")]
 
 
+def test_an_extraction_on_a_cluster_is_a_run_of_its_own(tmp_path, capsys) -> None:
+    for options, said in (
+        ("--engine ray --shard 1/2", "--shard and --engine ray are given; each is a run of its own"),
+        ("--engine ray --plan-only --slices 2", "--plan-only and --engine ray are given; each is"),
+        ("--gpus-per-task 1", "--gpus-per-task 1.0 is for a cluster; add --engine ray, or leave it out"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(["extract", "digits", "--cut", "fc7", "--cache-dir", str(tmp_path), *options.split()])
+        assert ended.value.code == 2
+        assert capsys.readouterr().err.startswith(f"featbank: {said}")
+    assert not [*tmp_path.iterdir()]
+
+
 def test_without_ray_it_is_said_how_to_get_it(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ImportError, match=r"pip install 'featbank\[ray\]'"):
