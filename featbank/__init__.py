@@ -27,6 +27,7 @@ _HOMES = {
     "banks": "Bank BankStore export_bank import_bank open_archive open_bank",
     "benchmark": "BenchmarkResult run_benchmark",
     "datasets": "build_manifest open_dataset",
+    "engines": "RayEngine",
     "errors": "FeatbankError",
     "exporting": "export_run",
     "extraction": "ExtractionResult ExtractionSettings extract repair_bank",
@@ -75,6 +76,7 @@ if TYPE_CHECKING:
     from featbank.benchmark import run_benchmark as run_benchmark
     from featbank.datasets import build_manifest as build_manifest
     from featbank.datasets import open_dataset as open_dataset
+    from featbank.engines import RayEngine as RayEngine
     from featbank.errors import FeatbankError as FeatbankError
     from featbank.exporting import export_run as export_run
     from featbank.extraction import ExtractionResult as ExtractionResult

@@ -27,11 +27,13 @@ __all__ = [
     "MissingDataError",
     "MissingPackageError",
     "MissingWeightsError",
+    "NodeError",
     "RunError",
     "RunNotFoundError",
     "TrainingDivergedError",
     "UnknownNameError",
     "WeightsError",
+    "WorkerLostError",
 ]
 
 
@@ -146,6 +148,16 @@ class RunNotFoundError(RunError, FileNotFoundError):
 
 class TrainingDivergedError(FeatbankError, ArithmeticError):
     """A network that is being trained has lost its weights to infinity; nothing more can come of it."""
+
+
+class NodeError(FeatbankError, RuntimeError):
+    """A node of a cluster lacks what every node must have; its text names the node."""
+
+    exit_code = 3
+
+
+class WorkerLostError(FeatbankError, RuntimeError):
+    """The processes that computed one item died, each time it was tried."""
 
 
 class FitWarning(UserWarning):

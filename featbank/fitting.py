@@ -19,6 +19,7 @@ from featbank.sweep.curves import IntervalKind
 
 if TYPE_CHECKING:
     from featbank.backbones import Backbone
+    from featbank.engines import RayEngine
 
 __all__ = ["FittedRun", "fit_heads"]
 
@@ -63,6 +64,7 @@ def fit_heads(
     progress: Progress | None = None,
     fresh: bool = False,
     n_jobs: int | None = None,
+    engine: RayEngine | None = None,
     check_leaks: bool | float = False,
     interval: IntervalKind = "t",
     announce: Callable[[str], None] | None = None,
@@ -92,7 +94,7 @@ def fit_heads(
         Called with (fits done, fits in all).
     fresh : bool, default=False
         Start anew even if there is an unfinished run of this sweep.
-    n_jobs, check_leaks, backbone, weights
+    n_jobs, engine, check_leaks, backbone, weights
         See `featbank.run_sweep`.
     interval : {"t", "bootstrap"}, default="t"
         The band of the curve that is drawn; see `LearningCurve.points`.
@@ -174,6 +176,7 @@ def fit_heads(
 
         result = sweep.run(
             n_jobs=n_jobs,
+            engine=engine,
             progress=progress,
             on_result=add,
             check_leaks=check_leaks,

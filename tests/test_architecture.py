@@ -34,6 +34,7 @@ FLOORS = {
     "heads": 1,
     "sampling": 1,
     "metrics": 1,
+    "engines": 1,
     "extraction": 2,
     "training": 2,
     "sweep": 3,

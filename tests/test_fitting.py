@@ -172,7 +172,7 @@ def test_a_run_is_made_with_the_first_result_and_not_before(digits, cache):
         seen.append((done, len(list_runs(cache))))
 
     fit_heads(digits, cuts=["block3_pool", "block5_pool"], cache_dir=cache, progress=look, **QUICK)
-    assert seen == [(0, 0), (2, 1), (4, 1), (4, 1), (6, 1), (8, 1)]
+    assert seen == [(0, 0), (2, 1), (4, 1), (6, 1), (8, 1)]
 
 
 def test_an_interrupted_sweep_leaves_what_it_has(digits, cache):
@@ -190,14 +190,15 @@ def test_an_interrupted_sweep_leaves_what_it_has(digits, cache):
 
 def test_all_cuts_and_heads_are_fitted_on_the_same_samples(digits, cache, monkeypatch):
     rows = defaultdict(dict)
-    inner = fitting._fit_all
+    inner = fitting.Sweep._planned
 
-    def watching(fits, grid, *rest):
-        for fit in fits:
-            rows[fit.n_per_class, fit.repeat][fit.cut, grid.name] = fit.draw.rows.tolist()
-        return inner(fits, grid, *rest)
+    def watching(self, group):
+        planned = inner(self, group)
+        for fit in planned:
+            rows[fit.n_per_class, fit.repeat][fit.cut, fit.head] = fit.draw.rows.tolist()
+        return planned
 
-    monkeypatch.setattr(fitting, "_fit_all", watching)
+    monkeypatch.setattr(fitting.Sweep, "_planned", watching)
     fit_heads(digits, cuts=["block3_pool", "block5_pool"], heads=["softmax", "ncm"], cache_dir=cache, **QUICK)
     assert len(rows) == 4
     for (n_per_class, _), by_group in rows.items():

@@ -673,7 +673,8 @@ class StoredFeatures(ABC):
         """Open it where a pickled handle says it is."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen_bank, (type(self), self.path, *self._pin)
+        # absolute: another process may be in another folder
+        return _reopen_bank, (type(self), self.path.absolute(), *self._pin)
 
     @abstractmethod
     def _reader(self, cut: str) -> SlotReader:

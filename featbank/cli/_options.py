@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-__all__ = ["CacheDir", "DataRoot", "Device", "Json", "Layout", "Seed", "SkipEmptyClasses", "split_commas"]
+from featbank.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from featbank.engines import RayEngine
+
+__all__ = [
+    "Address",
+    "CacheDir",
+    "CpusPerTask",
+    "DataRoot",
+    "Device",
+    "EngineName",
+    "GpusPerTask",
+    "Json",
+    "Layout",
+    "Seed",
+    "SkipEmptyClasses",
+    "engine_of",
+    "split_commas",
+]
 
 CacheDir = Annotated[
     str | None,
@@ -38,6 +57,51 @@ BatchSize = Annotated[
 Decode = Annotated[
     str, typer.Option(help="Where JPEGs are decoded: cpu (exact pixels), cuda (nvJPEG, a few steps off).")
 ]
+_CLUSTER = "On a cluster"
+EngineName = Annotated[
+    str,
+    typer.Option("--engine", help="local (this process) or ray (featbank\\[ray]).", rich_help_panel=_CLUSTER),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        help="--engine ray: auto (the cluster this machine is a node of; the default), local (this machine "
+        "alone), or HOST[:PORT] of the head.",
+        rich_help_panel=_CLUSTER,
+    ),
+]
+CpusPerTask = Annotated[
+    int | None, typer.Option(help="--engine ray: cores of one task (default: 1).", rich_help_panel=_CLUSTER)
+]
+GpusPerTask = Annotated[
+    float | None,
+    typer.Option(
+        help="--engine ray: cards of one task, or a part of one (default: 0).", rich_help_panel=_CLUSTER
+    ),
+]
+
+
+def engine_of(name: str, address: str | None, cpus: int | None, gpus: float | None) -> RayEngine | None:
+    """Return the cluster that options name, or None for this machine.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is no such engine, or an option is for another.
+    """
+    if name not in ("local", "ray"):
+        raise InvalidInputError(f"--engine {name!r} is not one of local, ray")
+    given = {"address": address, "cpus_per_task": cpus, "gpus_per_task": gpus}
+    asked = {option: value for option, value in given.items() if value is not None}
+    if name == "local":
+        for option, value in asked.items():
+            raise InvalidInputError(
+                f"--{option.replace('_', '-')} {value} is for a cluster; add --engine ray, or leave it out"
+            )
+        return None
+    from featbank.engines import RayEngine
+
+    return RayEngine(**asked)  # type: ignore[arg-type]  # each is of the type its option has
 
 
 def split_commas(values: list[str] | None) -> list[str]:

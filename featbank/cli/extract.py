@@ -13,14 +13,19 @@ import typer
 
 from featbank._bucket import BucketPath
 from featbank.cli._options import (
+    Address,
     BatchSize,
     CacheDir,
+    CpusPerTask,
     Decode,
     Device,
+    EngineName,
+    GpusPerTask,
     Json,
     Layout,
     Seed,
     SkipEmptyClasses,
+    engine_of,
     split_commas,
 )
 from featbank.cli._output import human_bytes, human_time, print_json, progress_bar, say
@@ -183,6 +188,10 @@ def extract(
     finish: Annotated[
         bool, typer.Option("--finish", help="Finish the cuts, if the last slice was killed before it did.")
     ] = False,
+    engine: EngineName = "local",
+    address: Address = None,
+    cpus_per_task: CpusPerTask = None,
+    gpus_per_task: GpusPerTask = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 1 when images were quarantined.")
     ] = False,
@@ -201,10 +210,12 @@ def extract(
         plan,
         plan_path,
         push,
+        push_on,
         save_plan,
     )
 
     part = _slice_asked(given)
+    cluster = engine_of(engine, address, cpus_per_task, gpus_per_task)
     asked = {one.name: given[one.name] for one in fields(ExtractionSettings) if one.name in given}
     numbers = {"mean": _three("--mean", mean), "std": _three("--std", std)}
     settings = ExtractionSettings(
@@ -237,7 +248,10 @@ def extract(
                 return
             say(_said_of_plan(todo))
             with progress_bar("extract", "images") as progress:
-                result = push(todo, progress=progress)
+                if cluster is None:
+                    result = push(todo, progress=progress)
+                else:
+                    result = push_on(todo, cluster, progress=progress)
     if as_json:
         print_json(asdict(result))
     else:
@@ -266,6 +280,8 @@ def _slice_asked(given: Mapping[str, Any]) -> tuple[int, int]:
         for name in ("dry_run", "plan_only", "shard", "shards_left", "finish")
         if given[name]
     ]
+    if given["engine"] != "local":
+        modes += [f"--engine {given['engine']}"] if modes != ["--dry-run"] else []
     if len(modes) > 1:
         raise InvalidInputError(f"{' and '.join(modes)} are given; each is a run of its own")
     if given["plan_only"] and given["slices"] is None:

@@ -17,7 +17,17 @@ import typer
 from typer.core import TyperCommand
 
 from featbank.cli._fitted import answering, print_curve, print_notes
-from featbank.cli._options import CacheDir, Json, Seed, split_commas
+from featbank.cli._options import (
+    Address,
+    CacheDir,
+    CpusPerTask,
+    EngineName,
+    GpusPerTask,
+    Json,
+    Seed,
+    engine_of,
+    split_commas,
+)
 from featbank.cli._output import print_json, progress_bar, say
 from featbank.errors import FitWarning, InvalidInputError, LeakWarning
 
@@ -243,6 +253,10 @@ def fit_head(
     ] = False,
     name: Annotated[str, typer.Option(help="Run folder: the time, then this name.")] = "fit-head",
     random_state: Seed = 0,
+    engine: EngineName = "local",
+    address: Address = None,
+    cpus_per_task: CpusPerTask = None,
+    gpus_per_task: GpusPerTask = None,
     cache_dir: CacheDir = None,
     as_json: Json = False,
 ) -> None:
@@ -292,6 +306,7 @@ def fit_head(
             progress=_without_earlier(progress),
             fresh=fresh,
             n_jobs=n_jobs,
+            engine=engine_of(engine, address, cpus_per_task, gpus_per_task),
             check_leaks=leak_cosine if leak_cosine is not None else check_leaks,
             interval=interval,  # type: ignore[arg-type]  # one of the two, checked above
             announce=say,

@@ -6,12 +6,13 @@ from featbank.extraction.arithmetic import ERROR_LIMIT, split_precision
 from featbank.extraction.choosing import open_loader
 from featbank.extraction.device_images import DeviceBatchLoader
 from featbank.extraction.estimating import estimate
+from featbank.extraction.extracting import extract, push_on
 from featbank.extraction.forward import Forward, choose_device, choose_devices
 from featbank.extraction.images import Batch, BatchLoader
 from featbank.extraction.jpeg_decoder import JpegDecoder, decode_of, open_jpeg_decoder
 from featbank.extraction.missing import Task
 from featbank.extraction.planning import ExtractionPlan, plan
-from featbank.extraction.pushing import ExtractionResult, extract, push
+from featbank.extraction.pushing import ExtractionResult, push
 from featbank.extraction.repairing import RepairResult, repair_bank, settings_of, source_of
 from featbank.extraction.settings import ON_OVERFLOW, ExtractionSettings, as_stored, stored_dtype
 from featbank.extraction.slices import (
@@ -54,6 +55,7 @@ __all__ = [
     "plan",
     "plan_path",
     "push",
+    "push_on",
     "push_tasks",
     "repair_bank",
     "save_plan",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import secrets
 import time
 from collections import Counter
@@ -17,21 +16,21 @@ import numpy as np
 
 from featbank._atomic import sha256
 from featbank._cuts import CutName
-from featbank._settings import Progress, takes_settings, with_options
+from featbank._settings import Progress
 from featbank.backbones import get_spec
 from featbank.banks import Bank, CutWriter, QuarantineRecord
-from featbank.datasets import Dataset, check_classes
+from featbank.datasets import check_classes
 from featbank.errors import FeatbankError, FeatureOverflowError
 from featbank.extraction.missing import LenderError
-from featbank.extraction.planning import ExtractionPlan, Planned, plan, refuse_if_full
-from featbank.extraction.settings import CLIPPED, ExtractionSettings, stored_dtype
+from featbank.extraction.planning import ExtractionPlan, Planned, refuse_if_full
+from featbank.extraction.settings import CLIPPED, stored_dtype
 from featbank.extraction.storing import CutOverflowError, push_slots
 from featbank.manifest import short_repr
 
 if TYPE_CHECKING:
     from featbank.extraction.choosing import Computing
 
-__all__ = ["ExtractionResult", "extract", "push"]
+__all__ = ["ExtractionResult", "push"]
 
 logger = logging.getLogger(__name__)
 
@@ -82,71 +81,6 @@ class ExtractionResult:
     left: int = 0
 
     __repr__ = short_repr
-
-
-@takes_settings(ExtractionSettings)
-def extract(
-    data: str | os.PathLike[str] | Dataset = "digits",
-    settings: ExtractionSettings | None = None,
-    *,
-    progress: Progress | None = None,
-    on_plan: Callable[[ExtractionPlan], None] | None = None,
-    **options: Any,
-) -> ExtractionResult:
-    """Push each image of a dataset once through a backbone and keep what comes out at the cuts.
-
-    Images whose features are in the bank already are not pushed again, whatever their name: rows are matched
-    by the digest of the file. What another bank of the cache holds under an equal key is copied from there.
-    An interrupted extraction is resumed by calling this again.
-
-    Parameters
-    ----------
-    data : str, path or Dataset, default="digits"
-        A folder of class folders, a CSV, ``"torchvision:NAME"``, or ``"digits"``.
-    settings : ExtractionSettings, optional
-        What is extracted, and how.
-    progress : callable, optional
-        Called with (images done, images to push).
-    on_plan : callable, optional
-        Called with the `ExtractionPlan` before anything is pushed.
-    **options
-        Fields of `ExtractionSettings`, such as ``backbone="vgg16", cuts=["fc7"]``; with `settings` they
-        replace those of its fields.
-
-    Returns
-    -------
-    ExtractionResult
-
-    Raises
-    ------
-    UnknownNameError
-        For an unknown backbone, cut, transform or weights name; the message has the nearest names.
-    MissingDataError, MissingWeightsError
-        If images or weights are not there.
-    DatasetError, InvalidInputError
-        If the dataset or an argument makes no sense.
-    WeightsError
-        If a weights file belongs to another architecture.
-    CacheWriteError
-        If the disk is full or not writable; what was written before stays and is not pushed again.
-    FeatureOverflowError
-        If a feature is not finite, or does not fit `dtype` and `on_overflow` is ``"error"``.
-    TypeError
-        If an option is no field of `ExtractionSettings`.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as cache:
-    ...     first = extract("digits", backbone="minivgg", cuts=["block5_pool"], limit=20, cache_dir=cache)
-    ...     again = extract("digits", backbone="minivgg", cuts=["block5_pool"], limit=20, cache_dir=cache)
-    >>> first.pushed, again.pushed, dict(first.cuts)
-    (20, 0, {'block5_pool': (128, 1, 1)})
-    """
-    with plan(data, with_options(ExtractionSettings, settings, options, "extract")) as planned:
-        if on_plan is not None:
-            on_plan(planned)
-        return push(planned, progress=progress)
 
 
 def push(plan: ExtractionPlan, *, progress: Progress | None = None) -> ExtractionResult:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import copy
 import io
-import logging
 import os
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, cast
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import fields, replace
+from itertools import groupby, product
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import numpy as np
 
@@ -21,7 +22,8 @@ from featbank._cuts import CutName, with_views
 from featbank._settings import Progress, takes_settings, with_options
 from featbank._validation import short
 from featbank.banks import Bank
-from featbank.errors import FitWarning, InvalidInputError
+from featbank.engines import RayEngine, map_unordered
+from featbank.errors import FitWarning, InvalidInputError, WorkerLostError
 from featbank.metrics.catalogue import evaluate, less_is_better
 from featbank.sampling import size_order
 from featbank.sweep.features import CutFeatures, Projected, read_rows
@@ -60,8 +62,6 @@ if TYPE_CHECKING:
 
 __all__ = ["FeatureSource", "Sweep", "keep", "run_sweep"]
 
-logger = logging.getLogger(__name__)
-
 #: Test rows times classes up to which heads are measured on test rows after every epoch, for their history.
 WATCHED_TEST_LOGITS = 2**21
 #: What may go wrong in one fit without putting the others in doubt (numpy's LinAlgError is a ValueError).
@@ -74,6 +74,7 @@ def run_sweep(
     settings: SweepSettings | None = None,
     *,
     n_jobs: int | None = None,
+    engine: RayEngine | None = None,
     progress: Progress | None = None,
     on_result: Callable[[Sequence[Fit]], None] | None = None,
     check_leaks: bool | float = False,
@@ -101,6 +102,9 @@ def run_sweep(
         Processes for estimators of others, which are fitted one by one; -1 for one per core. Features never
         travel between them: each reads its rows from the bank on disk. An estimator that cannot be pickled is
         fitted in threads. Heads of featbank are fitted together instead, all of a size at once.
+    engine : RayEngine, optional
+        A cluster that fits instead of this process, all cuts and heads at once. Each node reads the bank from
+        the same path. A fit whose process died four times has failed.
     progress : callable, optional
         Called with (fits done, fits in all).
     on_result : callable, optional
@@ -160,6 +164,7 @@ def run_sweep(
     sweep = Sweep(bank, with_options(SweepSettings, settings, options, "run_sweep"))
     return sweep.run(
         n_jobs=n_jobs,
+        engine=engine,
         progress=progress,
         on_result=on_result,
         check_leaks=check_leaks,
@@ -167,6 +172,19 @@ def run_sweep(
         backbone=backbone,
         weights=weights,
     )
+
+
+class Group(NamedTuple):
+    """Fits that are made together: cut, temperature, numbers of fold and grid tell them from others."""
+
+    cut: str
+    temperature: float | None
+    fold: int
+    grid: int
+    fits: tuple[FitId, ...]
+
+    def __repr__(self) -> str:
+        return f"the fits of {self.fits[0][0][1]} on {self.cut}, n={self.fits[0][1]}"
 
 
 class Sweep:
@@ -225,6 +243,10 @@ class Sweep:
         ]
         self._digests = digests_of_draws(self.manifest, self._splits, drawn, settings.draw)
         self._parts = [self._part(split, draws) for split, draws in zip(self._splits, drawn, strict=True)]
+        self._tails: dict[str, Tail] = {}
+        self._weights: str | os.PathLike[str] | None = None
+        self._open: tuple[tuple[str, float | None, int], CutFeatures] | None = None
+        self._elsewhere = False
         self.n_fits = len(self._chosen) * sum(
             len(member.draws(draws))
             for _, draws in self._parts
@@ -243,6 +265,7 @@ class Sweep:
         self,
         *,
         n_jobs: int | None = None,
+        engine: RayEngine | None = None,
         progress: Progress | None = None,
         on_result: Callable[[Sequence[Fit]], None] | None = None,
         check_leaks: bool | float = False,
@@ -256,8 +279,9 @@ class Sweep:
                 f"n_jobs={n_jobs!r} leaves nobody to fit; give 1 or more, or -1 for one per core"
             )
         threshold = check_threshold(check_leaks)
+        if engine is not None:
+            self._refuse_what_cannot_travel(n_jobs, backbone)
         done = self._done(resume)
-        tails: dict[str, Tail] = {}
         has_tail = any(map(wants_tail, self.settings.grids))
         for name, given in (("weights", weights), ("backbone", backbone)):
             if given is not None and not has_tail:
@@ -265,11 +289,8 @@ class Sweep:
                     f"{name}={short(str(given))} is for the tail head, which is not among the heads; leave "
                     "it out, or add the tail head"
                 )
-        if len(done) < self.n_fits and has_tail:
-            tails = open_tails(self.bank, [cut for cut, _ in self._chosen], backbone, weights)
-            for grid in filter(wants_tail, self.settings.grids):
-                for tail in tails.values():
-                    attached(grid, tail)
+        if len(done) < self.n_fits:
+            self._open_tails(backbone, weights)
         result = SweepResult(
             cuts=tuple(dict.fromkeys(cut for cut, _ in self._chosen)),
             classes=self.manifest.classes,
@@ -294,35 +315,27 @@ class Sweep:
         best: dict[Key, Fit] = {}
         metric = next(iter(settings.metrics), None)
         keep("best", [*done.values()], best, metric)
+        groups = [*self._groups(done)]
+        _tell(progress, len(done), self.n_fits)
+        with closing(self._outcomes(groups, n_jobs, engine)) as found:
+            for made in found:
+                kept = keep(settings.save_heads, made, best, metric)
+                replaced = {one.replaces for one in kept if one.replaces}
+                if replaced:
+                    done |= {at: one.without_head() for at, one in done.items() if one.name in replaced}
+                done |= {one.id: one for one in kept}
+                if on_result is not None:
+                    on_result(kept)
+                _tell(progress, len(done), self.n_fits)
+        self._open = None
+        fitted = {(one.cut, one.temperature, one.grid) for one in groups}
         for cut, temperature in self._chosen:
-            for split, (drawn, draws) in zip(self._splits, self._parts, strict=True):
-                features = CutFeatures(
-                    self.bank, cut, temperature, split, drawn, settings.views, settings.average_views
-                )
-                for grid in settings.grids:
-                    asked = self._asked(grid, cut, temperature, draws, split)
-                    if any(one.id not in done for one in asked):
-                        _tell(progress, len(done), self.n_fits, _where(asked[0], grid))
-                    to_do = [one for one in asked if one.id not in done]
-                    if to_do and wants_tail(grid):
-                        grid = attached(grid, tails[cut])
-                    for made in _fit_all(to_do, grid, features, n_jobs, settings.metrics):
-                        fits = keep(settings.save_heads, made, best, metric)
-                        replaced = {one.replaces for one in fits if one.replaces}
-                        if replaced:
-                            done |= {
-                                at: one.without_head() for at, one in done.items() if one.name in replaced
-                            }
-                        done |= {one.id: one for one in fits}
-                        if on_result is not None:
-                            on_result(fits)
-                        if len(done) < self.n_fits:
-                            _tell(progress, len(done), self.n_fits, _where(asked[0], grid))
-                    told = list(_warned([done[one.id] for one in asked], grid))
-                    for message in told if to_do else ():
-                        warnings.warn(message, FitWarning, stacklevel=3)
-                    notes += told
-        _tell(progress, self.n_fits, self.n_fits, "")
+            for number, grid in enumerate(settings.grids):
+                asked = [one for fold in self._folds for one in self._asked(grid, cut, temperature, fold)]
+                told = list(_warned([done[one.id] for one in asked], grid))
+                for message in told if (cut, temperature, number) in fitted else ():
+                    warnings.warn(message, FitWarning, stacklevel=3)
+                notes += told
         fits = [done[one.id] for one in self._all_asked()]
         keys = {key: at for at, key in enumerate(dict.fromkeys(one.key for one in fits))}
         order = [(keys[one.key], size_order(one.n_per_class), one.repeat) for one in fits]
@@ -341,14 +354,99 @@ class Sweep:
         n = sum(len(split["test"]) for split in self._splits)
         return {"train": n, "val": 0, "test": n}
 
-    def _asked(
-        self,
-        grid: HeadGrid,
-        cut: str,
-        temperature: float | None,
-        draws: Sequence[Draw],
-        split: Mapping[str, Any],
-    ) -> list[Fit]:
+    @property
+    def _folds(self) -> range:
+        """Numbers of the parts that a sweep has, one without folds."""
+        return range(len(self._splits))
+
+    def _groups(self, done: Mapping[FitId, Fit]) -> Iterator[Group]:
+        """Yield what is fitted together and not done, cut by cut, the largest subsets first.
+
+        The largest come first because the head to be kept is one of them: it is saved once, not at each size.
+        """
+        for (cut, temperature), fold in product(self._chosen, self._folds):
+            for number, grid in enumerate(self.settings.grids):
+                planned = [one for one in self._asked(grid, cut, temperature, fold) if one.id not in done]
+                planned.sort(key=lambda one: (-size_order(one.n_per_class), one.repeat))
+                if fits_together(grid):
+                    sizes = dict.fromkeys(one.n_per_class for one in planned)
+                    parts = [[one.id for one in planned if one.n_per_class == size] for size in sizes]
+                else:
+                    parts = [[one.id] for one in planned]
+                for part in parts:
+                    yield Group(cut, temperature, fold, number, tuple(part))
+
+    def _outcomes(
+        self, groups: Sequence[Group], n_jobs: int | None, engine: RayEngine | None
+    ) -> Generator[list[Fit], None, None]:
+        """Fit groups, here or elsewhere; yield their fits as they are ready."""
+        if engine is not None:
+            with closing(map_unordered(self.fit_group, groups, engine)) as found:
+                for outcome in found:
+                    if isinstance(outcome.error, WorkerLostError):
+                        message = _one_line(outcome.error)
+                        yield [_failed(one, message) for one in self._planned(outcome.item)]
+                    else:
+                        yield outcome.get()
+            return
+        for (cut, temperature, fold, number), members in groupby(groups, key=lambda one: one[:4]):
+            grid = self.settings.grids[number]
+            if n_jobs in (None, 1) or is_ours(grid):
+                yield from map(self.fit_group, members)
+            else:
+                planned = [one for group in members for one in self._planned(group)]
+                features = self._features(cut, temperature, fold)
+                make = {member.name: member.make for member in grid.members}
+                yield from _fit_in_parallel(planned, make, features, n_jobs, self.settings.metrics)
+
+    def fit_group(self, group: Group) -> list[Fit]:
+        """Fit and score what is fitted together; features are read for the first group of a cut.
+
+        Parameters
+        ----------
+        group : Group
+
+        Returns
+        -------
+        list of Fit
+            Of those fitted elsewhere, heads that cannot be the best of their curve are left out.
+        """
+        grid = self.settings.grids[group.grid]
+        if wants_tail(grid):
+            grid = attached(grid, self._tails[group.cut])
+        features, metrics = self._features(*group[:3]), self.settings.metrics
+        make = {member.name: member.make for member in grid.members}
+        planned = [_with_head(one, make) for one in self._planned(group)]
+        if is_ours(grid):
+            made = _fit_together(planned, make, features, metrics)
+        else:
+            made = [_fit_alone(one, features, metrics) for one in planned]
+        if not self._elsewhere:
+            return made
+        return keep(self.settings.save_heads, made, {}, next(iter(metrics), None))
+
+    def _planned(self, group: Group) -> list[Fit]:
+        """Return the fits of a group, in its order."""
+        cut, temperature, fold, number, ids = group
+        of_id = {one.id: one for one in self._asked(self.settings.grids[number], cut, temperature, fold)}
+        n_features = self._features(cut, temperature, fold).n_features
+        return [replace(of_id[one], n_features=n_features) for one in ids]
+
+    def _features(self, cut: str, temperature: float | None, fold: int) -> CutFeatures:
+        """Return the rows of a cut; those of one cut and fold are held at a time."""
+        if self._open is None or self._open[0] != (cut, temperature, fold):
+            self._open = None  # before others are read
+            views, average = self.settings.views, self.settings.average_views
+            split, drawn = self._splits[fold], self._parts[fold][0]
+            rows = CutFeatures(self.bank, cut, temperature, split, drawn, views, average)
+            self._open = (cut, temperature, fold), rows
+        return self._open[1]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        options = {one.name: getattr(self.settings, one.name) for one in fields(self.settings) if one.init}
+        return _elsewhere, (self.bank, options, self._weights)
+
+    def _asked(self, grid: HeadGrid, cut: str, temperature: float | None, fold: int) -> list[Fit]:
         """Return the fits of one grid of heads at one cut, with what is known of them before."""
         return [
             Fit(
@@ -358,7 +456,7 @@ class Sweep:
                 n_per_class=draw.n_per_class,
                 repeat=draw.repeat,
                 n_train=len(draw.rows) + len(draw.held),
-                n_val=len(split["val"]),
+                n_val=len(self._splits[fold]["val"]),
                 n_features=0,
                 random_state=draw.seed,
                 n_classes=len(draw.per_class),
@@ -367,14 +465,14 @@ class Sweep:
                 draw=draw,
             )
             for member in grid.members
-            for draw in member.draws(draws)
+            for draw in member.draws(self._parts[fold][1])
         ]
 
     def _all_asked(self) -> Iterator[Fit]:
         for cut, temperature in self._chosen:
             for grid in self.settings.grids:
-                for split, (_, draws) in zip(self._splits, self._parts, strict=True):
-                    yield from self._asked(grid, cut, temperature, draws, split)
+                for fold in self._folds:
+                    yield from self._asked(grid, cut, temperature, fold)
 
     def _done(self, earlier: SweepResult | None) -> dict[FitId, Fit]:
         """Return what an earlier part of this sweep has done."""
@@ -382,6 +480,29 @@ class Sweep:
             return {}
         asked = {one.id: (one.n_train, one.random_state) for one in self._all_asked()}
         return {one.id: one for one in earlier.fits if asked.get(one.id) == (one.n_train, one.random_state)}
+
+    def _open_tails(self, backbone: Backbone | None, weights: str | os.PathLike[str] | None) -> None:
+        """Load the layers behind the cuts, if any head is made of them."""
+        grids = [*filter(wants_tail, self.settings.grids)]
+        self._tails, self._weights = {}, weights
+        if grids:
+            self._tails = open_tails(self.bank, [cut for cut, _ in self._chosen], backbone, weights)
+            for grid in grids:
+                for tail in self._tails.values():
+                    attached(grid, tail)
+
+    def _refuse_what_cannot_travel(self, n_jobs: int | None, backbone: Backbone | None) -> None:
+        if n_jobs is not None:
+            raise InvalidInputError(
+                f"n_jobs={n_jobs} (--n-jobs) is for processes of this machine; on a cluster leave it out, "
+                "--cpus-per-task says how many cores a task has"
+            )
+        if backbone is not None or not isinstance(self.bank, Bank):
+            what = f"a {type(self.bank).__name__}" if backbone is None else f"backbone={backbone.name!r}"
+            raise InvalidInputError(
+                f"{what} is in the memory of this process, where nodes of a cluster cannot read it; give a "
+                "bank on disk, and weights in a file"
+            )
 
     def _near_copies(self, threshold: float) -> tuple[list[str], dict[str, Any]]:
         bank = self.bank
@@ -485,41 +606,27 @@ def _where(fit: Fit, grid: HeadGrid) -> str:
     return f"{fit.cut}{at}, {grid.name}"
 
 
-def _tell(progress: Progress | None, done: int, total: int, what: str) -> None:
-    logger.debug("fitting %s (%d of %d fits done)", what, done, total)
+def _tell(progress: Progress | None, done: int, total: int) -> None:
     if progress is not None:
         progress(done, total)
 
 
-def _fit_all(
-    fits: Sequence[Fit], grid: HeadGrid, features: CutFeatures, n_jobs: int | None, metrics: Sequence[str]
-) -> Iterator[list[Fit]]:
-    """Fit and score; yield those that are ready together, the largest subsets first.
+def is_ours(grid: HeadGrid) -> bool:
+    """Say whether heads of a grid are those of featbank, which are fitted to rows that they share."""
+    return hasattr(grid.members[0].make(0), "predict_columns")
 
-    The largest come first because the head to be kept is one of them: it is saved once, not at each size.
-    """
-    if not fits:
-        return
-    make = {member.name: member.make for member in grid.members}
-    n_features = features.n_features
-    planned = sorted(
-        (replace(one, n_features=n_features) for one in fits),
-        key=lambda one: (-size_order(one.n_per_class), one.repeat),
-    )
-    if hasattr(make[planned[0].head](0), "predict_columns"):
-        alone = getattr(make[planned[0].head](0), "fits_alone", False)
-        sizes = dict.fromkeys(one.n_per_class for one in planned)
-        for group in (
-            [[one] for one in planned]
-            if alone
-            else [[one for one in planned if one.n_per_class == size] for size in sizes]
-        ):
-            yield _fit_together([_with_head(one, make) for one in group], make, features, metrics)
-    elif n_jobs in (None, 1):
-        for one in planned:
-            yield [_fit_alone(_with_head(one, make), features, metrics)]
-    else:
-        yield from _fit_in_parallel(planned, make, features, n_jobs, metrics)
+
+def fits_together(grid: HeadGrid) -> bool:
+    """Say whether heads of a grid are fitted all of a size at once, which is much faster for most."""
+    return is_ours(grid) and not getattr(grid.members[0].make(0), "fits_alone", False)
+
+
+def _elsewhere(bank: Bank, options: dict[str, Any], weights: str | os.PathLike[str] | None) -> Sweep:
+    """Make a sweep again in a process of a node, with what is heavy to open."""
+    sweep = Sweep(bank, SweepSettings(**options))
+    sweep._open_tails(None, weights)
+    sweep._elsewhere = True
+    return sweep
 
 
 def _with_head(fit: Fit, make: Mapping[str, Callable[[int], Any]]) -> Fit:

@@ -70,6 +70,8 @@ def scenarios() -> dict[str, Scenario]:
         "foreign-modules": lambda world, scale: foreign_modules(world, short=scale < 0.1),
         "hostile-banks": lambda world, scale: banks_hostile.run(scale),
         "mutated-banks": lambda world, scale: banks_mutated.run(scale),
+        "ray-extract": lambda world, scale: alone("ray_cluster.py", "extract", "--scale", str(scale)),
+        "ray-sweep": lambda world, scale: alone("ray_cluster.py", "sweep", "--scale", str(scale)),
         "decoders": lambda world, scale: alone("decoders.py"),
         "estimators": lambda world, scale: alone("estimators.py"),
         "image-corpus": lambda world, scale: alone("images_corpus.py"),

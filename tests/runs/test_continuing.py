@@ -160,13 +160,13 @@ def test_only_what_is_not_done_is_fitted(flowers, tmp_path, monkeypatch):
     run = interrupted(flowers, tmp_path, 73, heads=["ncm"], head_params=None, repeats=20)
     done = {fit.id for fit in run.result().fits}
     asked = []
-    inner = fitting._fit_all
+    inner = fitting.Sweep.fit_group
 
-    def watching(fits, *rest):
-        asked.extend(fit.id for fit in fits)
-        return inner(fits, *rest)
+    def watching(self, group):
+        asked.extend(group.fits)
+        return inner(self, group)
 
-    monkeypatch.setattr(fitting, "_fit_all", watching)
+    monkeypatch.setattr(fitting.Sweep, "fit_group", watching)
     fit_heads(flowers, cache_dir=tmp_path, **{**SWEEP, "heads": ["ncm"], "head_params": None, "repeats": 20})
     assert (len(done), len(asked), done & set(asked)) == (80, 160 - 80, set())
 
