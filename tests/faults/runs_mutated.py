@@ -29,7 +29,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent))
 import byte_changes
 
-_WHOLE, _HANG_S, _LONGEST = 5000, 60, 4000
+_WHOLE, _HANG_S, _LONGEST = 1000, 60, 4000
 _CHANGES = (
     "os.remove",
     "os.rename",
