@@ -37,7 +37,7 @@ _HOMES = {
         "SoftmaxClassifier TailClassifier load_head save_head"
     ),
     "inspection": (
-        "ActivationsDisplay DreamDisplay FiltersDisplay MistakesDisplay OcclusionDisplay find_suspects"
+        "ActivationsDisplay BesideDisplay DreamDisplay FiltersDisplay MistakesDisplay OcclusionDisplay find_suspects"
     ),
     "metrics": (
         "ClassScores Interval PowerLaw balanced_accuracy bootstrap_interval cohen_kappa confusion_matrix "
@@ -95,6 +95,7 @@ if TYPE_CHECKING:
     from featbank.heads import load_head as load_head
     from featbank.heads import save_head as save_head
     from featbank.inspection import ActivationsDisplay as ActivationsDisplay
+    from featbank.inspection import BesideDisplay as BesideDisplay
     from featbank.inspection import DreamDisplay as DreamDisplay
     from featbank.inspection import FiltersDisplay as FiltersDisplay
     from featbank.inspection import MistakesDisplay as MistakesDisplay
