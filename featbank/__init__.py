@@ -37,7 +37,8 @@ _HOMES = {
         "SoftmaxClassifier TailClassifier load_head save_head"
     ),
     "inspection": (
-        "ActivationsDisplay BesideDisplay DreamDisplay FiltersDisplay MistakesDisplay OcclusionDisplay find_suspects"
+        "ActivationsDisplay BesideDisplay DreamDisplay FiltersDisplay MistakesDisplay OcclusionDisplay "
+        "find_suspects"
     ),
     "metrics": (
         "ClassScores Interval PowerLaw balanced_accuracy bootstrap_interval cohen_kappa confusion_matrix "
