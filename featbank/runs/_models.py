@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Le, Len
+from annotated_types import Ge, Gt, Le, Len, Lt
 from pydantic import AfterValidator, BaseModel, FailFast, Strict, model_validator
 
 from featbank._validation import CONFIG, Count, FileName, Json, Line, Natural, Positive, Share, check
@@ -100,6 +100,7 @@ class _Draws(_Model):
     folds: Annotated[int, Ge(2)] | None = None
     unit: Literal["samples", "groups"] = "samples"
     grouped: bool = False
+    held_out: Annotated[float, Strict(), Gt(0), Lt(1)] | None = None
 
 
 class _Rows(_Model):

@@ -29,11 +29,10 @@ from featbank.errors import (
 )
 from featbank.manifest import Manifest, printable
 from featbank.metrics import ClassScores, confusion_matrix, per_class_accuracy, per_class_scores
-from featbank.metrics.catalogue import less_is_better
 from featbank.runs._growing import GrowingTables, damaged
 from featbank.sampling import size_order
 from featbank.sweep import Fit, Predictions, SweepResult
-from featbank.sweep.records import with_val
+from featbank.sweep.records import rank, with_val
 from featbank.sweep.spec import groups_of_judged, splits_for
 
 if TYPE_CHECKING:
@@ -243,7 +242,7 @@ class Run:
         unit = {"unit": drawn} if drawn != "images" else {}
         entries = [_save_kept(self.path, fit, self.classes) | unit for fit in kept]
         for entry, fit in zip(entries, kept, strict=True):
-            found = fit.metrics.get(f"val_{next(iter(self._metrics), '')}")
+            found = fit.validated(next(iter(self._metrics), None))
             if found is not None:
                 entry["val_metric"] = found
         added = {fit.name: fit.history for fit in kept if fit.history}
@@ -435,15 +434,8 @@ class Run:
                 else "kept no head; fit again with --save-heads best"
             )
             raise RunError(f"run {printable(self.name)!r} {why}")
-        metric = next(iter(self._metrics), "")
-        sign = -1.0 if less_is_better(metric) else 1.0
-
-        def rank(one: Mapping[str, Any]) -> tuple[float, float]:
-            found = one.get("val_metric")
-            accuracy = one["val_top1"] or 0.0
-            return (accuracy if found is None else sign * found), accuracy
-
-        return max(saved, key=rank)
+        metric = next(iter(self._metrics), None)
+        return max(saved, key=lambda one: rank(metric, one.get("val_metric"), one["val_top1"]))
 
     def entry(self, name: str | None = None) -> dict[str, Any]:
         """Return what `heads` says of one kept head.

@@ -34,7 +34,7 @@ from featbank.sweep.leaks import (
     tell_groups,
     tell_near_copies,
 )
-from featbank.sweep.records import Draw, Fit, FitId, Key
+from featbank.sweep.records import Draw, Fit, FitId, Key, rank
 from featbank.sweep.results import SweepResult
 from featbank.sweep.scoring import score
 from featbank.sweep.spec import (
@@ -242,6 +242,8 @@ class Sweep:
             for fold, split in zip(folds, self._splits, strict=True)
         ]
         self._digests = digests_of_draws(self.manifest, self._splits, drawn, settings.draw)
+        if isinstance(settings.val, float):
+            self._digests["held_out"] = settings.val
         self._parts = [self._part(split, draws) for split, draws in zip(self._splits, drawn, strict=True)]
         self._tails: dict[str, Tail] = {}
         self._weights: str | os.PathLike[str] | None = None
@@ -279,6 +281,11 @@ class Sweep:
                 f"n_jobs={n_jobs!r} leaves nobody to fit; give 1 or more, or -1 for one per core"
             )
         threshold = check_threshold(check_leaks)
+        if threshold is not None and self.settings.folds is not None:
+            raise InvalidInputError(
+                f"check_leaks={check_leaks!r} (--check-leaks) looks across the bank's splits, which "
+                f"folds={self.settings.folds} (--folds) does not go by; leave one of them out"
+            )
         if engine is not None:
             self._refuse_what_cannot_travel(n_jobs, backbone)
         done = self._done(resume)
@@ -444,6 +451,7 @@ class Sweep:
 
     def __reduce__(self) -> tuple[Any, ...]:
         options = {one.name: getattr(self.settings, one.name) for one in fields(self.settings) if one.init}
+        options["protocol"] = None  # its heads stand in the options; a node need not find its file
         return _elsewhere, (self.bank, options, self._weights)
 
     def _asked(self, grid: HeadGrid, cut: str, temperature: float | None, fold: int) -> list[Fit]:
@@ -570,11 +578,9 @@ def keep(
     return found
 
 
-def _rank(fit: Fit, metric: str | None) -> tuple[float, float, float, int]:
-    accuracy = fit.val_top1 or 0.0
-    found = None if metric is None else fit.metrics.get(f"val_{metric}")
-    value = accuracy if found is None else -found if less_is_better(str(metric)) else found
-    return size_order(fit.n_per_class), value, accuracy, -fit.repeat
+def _rank(fit: Fit, metric: str | None) -> tuple[Any, ...]:
+    found = rank(metric, fit.validated(metric), fit.val_top1)
+    return size_order(fit.n_per_class), *found, -fit.repeat
 
 
 def _among_drawn(draws: Sequence[Draw]) -> tuple[Any, list[Draw]]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from featbank.errors import InvalidInputError
 from featbank.manifest import short_repr
-from featbank.metrics.catalogue import bounds
+from featbank.metrics.catalogue import bounds, less_is_better
 from featbank.sampling import Size, parse_size
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "Predictions",
     "fits_from_csv",
     "fits_to_csv",
+    "rank",
     "with_val",
 ]
 
@@ -262,6 +263,10 @@ class Fit:
         found: float | None = getattr(self, metric) if metric in CURVE_METRICS else self.metrics.get(metric)
         return found
 
+    def validated(self, metric: str | None) -> float | None:
+        """Return another score on the validation rows; without test rows these are what it is judged by."""
+        return self.metrics.get(f"{metric}" if self.top1 is None else f"val_{metric}")
+
     def without_head(self) -> Fit:
         """Return what is left of it when its head is not kept."""
         return replace(self, estimator=None, predictions=None, replaces="", draw=None)
@@ -275,6 +280,27 @@ class Fit:
     def key(self) -> Key:
         """The curve this fit belongs to."""
         return self.cut, self.head, self.temperature
+
+
+def rank(metric: str | None, value: float | None, accuracy: float | None) -> tuple[bool, float, float]:
+    """Return what heads are chosen by, the largest first: another metric, or accuracy where there is none.
+
+    A head that has no such metric, as one without probabilities has no log loss, comes behind all that have.
+
+    Parameters
+    ----------
+    metric : str or None
+        Name of the metric, which says whether less is better.
+    value, accuracy : float or None
+        The metric and the accuracy on the validation rows.
+
+    Examples
+    --------
+    >>> rank("log_loss", 0.7, 0.5) > rank("log_loss", None, 0.9)
+    True
+    """
+    less = metric is not None and less_is_better(metric)
+    return value is not None, -(value or 0.0) if less else value or 0.0, accuracy or 0.0
 
 
 def with_val(metrics: Iterable[str]) -> list[str]:

@@ -65,7 +65,7 @@ class SweepResult:
         images in another bank, too. ``{"judged": ..., "subsets": {"<n_per_class>": [one per repeat]},
         "shares": {"<n_per_class>": part of the training images of a class, on average}}``; also ``folds``,
         how many there were; ``unit``, "groups" where these were drawn; ``val``, a digest of the rows that
-        chose; ``grouped``, whether the bank has groups.
+        chose; ``grouped``, whether the bank has groups; ``held_out``, the part of each draw that chose.
     near_duplicates : dict
         What the search for near-identical images found; empty if nobody asked.
     untrained : dict
@@ -167,13 +167,23 @@ class SweepResult:
             n, images, metric = self.n_rows.get("val", 0), "validation images", "val_top1"
         if 0 < n < _FEW:
             found.append(f"only {n} {images}: each is {100 / n:.3g} points of accuracy")
-        perfect = sum(getattr(one, metric) == 1.0 for one in self.fits)
+        folds = self.draws.get("folds")
+        judged: dict[Any, list[bool]] = {}
+        for one in self.fits:  # the folds of a size judge each image once between them
+            at = (one.key, one.n_per_class) if folds else one.id
+            judged.setdefault(at, []).append(getattr(one, metric) == 1.0)
+        perfect = sum(len(right) == (folds or 1) and all(right) for right in judged.values())
+        units, of_groups, how = n, "", "exact 95 % interval"
+        if self.judged_groups:  # images of one group are not independent
+            units = len(np.unique(np.concatenate(self.judged_groups)))
+            of_groups, how = f" of {units} groups", "95 % interval of so many groups"
         # Clopper and Pearson's interval has this closed form where all are right.
-        low = 0.025 ** (1 / n) if n else 1.0
+        low = 0.025 ** (1 / units) if n else 1.0
         if perfect and low < _SURE:
+            fits, differ = ("curves' sizes", "folds") if folds else ("fits", "repeats")
             found.append(
-                f"{perfect} of {len(self.fits)} fits got all {n} {images} right: so few bound the accuracy "
-                f"to {100 * low:.3g} to 100 % only (exact 95 % interval), however little the repeats differ"
+                f"{perfect} of {len(judged)} {fits} got all {n} {images}{of_groups} right: so few bound the "
+                f"accuracy to {100 * low:.3g} to 100 % only ({how}), however little the {differ} differ"
             )
         return found
 
@@ -572,6 +582,9 @@ def _unlike(first: SweepResult, second: SweepResult, best: str) -> list[str]:
     if mine.get("folds") != theirs.get("folds"):
         how = [f"{one['folds']} folds" if one.get("folds") else "one split" for one in (theirs, mine)]
         found.append(f"is judged by {how[0]}, {best} by {how[1]}")
+    if mine.get("held_out") != theirs.get("held_out"):
+        parts = [f"{one['held_out']:g}" if one.get("held_out") else "nothing" for one in (theirs, mine)]
+        found.append(f"holds {parts[0]} of each draw out to choose, {best} {parts[1]}")
     labels = [max((fit.n_val or 0 for fit in one.fits), default=0) for one in (second, first)]
     if mine.get("val") != theirs.get("val"):
         found.append(

@@ -183,7 +183,8 @@ class SweepSettings:
         object.__setattr__(self, "val", read_val(self.val))
         for name, least in (("folds", 2), ("val_per_class", 1)):
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or value != int(value) or value < least):
+            whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+            if value is not None and not (whole and value >= least):
                 raise InvalidInputError(
                     f"{name}={value!r} (--{name.replace('_', '-')}) must be a whole number from {least} on"
                 )
@@ -244,7 +245,9 @@ class SweepSettings:
         if self.cuts is not None:
             asked = [self.cuts] if isinstance(self.cuts, str) else self.cuts
             cuts = tuple(dict.fromkeys(_canonical_cut(bank, one) for one in asked))
-        sizes = usual_sizes(bank.manifest) if self.samples_per_class is None else self.samples_per_class
+        sizes = self.samples_per_class
+        if sizes is None:
+            sizes = usual_sizes(bank.manifest, self.draw, self.folds, self.random_state)
         return replace(self, cuts=cuts, samples_per_class=sizes)
 
     def to_dict(self) -> dict[str, Any]:
@@ -612,11 +615,21 @@ def labelled_rows(manifest: Manifest, split: str) -> Rows:
     return rows[manifest.labels[rows] >= 0]
 
 
-def usual_sizes(manifest: Manifest) -> str:
-    """Return 4..32, or as far as the class with the fewest training images reaches."""
-    counts = np.bincount(manifest.labels[labelled_rows(manifest, "train")])
-    smallest = int(counts[counts > 0].min()) if counts.any() else 32  # without images the sweep says so
-    return f"4..{min(32, smallest)}" if smallest >= 4 else "all"
+def usual_sizes(
+    manifest: Manifest, draw: str = "images", folds: int | None = None, random_state: int = 0
+) -> str:
+    """Return 4..32, or as far as the class with the fewest training images (groups) of any fold reaches."""
+    pools = [labelled_rows(manifest, "train")]
+    if folds is not None:
+        splits, _ = splits_for(manifest, folds=folds, random_state=random_state)
+        pools = [one["train"] for one in splits]
+    smallest = 32  # without images the sweep says so
+    for rows in pools:
+        units, groups = manifest.labels[rows][:, None], _groups_to_draw(manifest, rows, draw)
+        if groups is not None:
+            units = np.unique(np.column_stack([units, groups]), axis=0)
+        smallest = min([smallest, *np.unique(units[:, 0], return_counts=True)[1].tolist()])
+    return f"4..{smallest}" if smallest >= 4 else "all"
 
 
 def set_untrained_aside(

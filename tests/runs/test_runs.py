@@ -149,6 +149,15 @@ def test_the_best_head_is_the_best_by_validation(bank, cache):
     assert run.best_head()["name"] == best["name"]
 
 
+def test_a_head_without_the_metric_is_not_the_best(bank, cache):
+    options = {"cuts": ["fc7"], "heads": ["ncm", "logreg"], "metrics": ["log_loss"], "head_params": None}
+    run = create_run(cache, "loss", bank=bank, parameters={"metrics": ["log_loss"]}, now=NOON)
+    result = run_sweep(bank, on_result=run.add, **{**SWEEP, **options})
+    run.finish(result)
+    assert {one["head"] for one in run.heads() if one.get("val_metric") is None} == {"ncm"}
+    assert run.best_head()["head"] == "logreg"
+
+
 class HaltError(Exception):
     pass
 

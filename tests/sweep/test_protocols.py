@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
@@ -9,7 +13,8 @@ from sklearn.linear_model import LogisticRegression
 import featbank
 from featbank.errors import InvalidInputError, UnknownNameError
 from featbank.heads import load_head, save_head
-from featbank.sweep import SweepSettings, run_sweep
+from featbank.sweep import SweepSettings, protocols, run_sweep
+from featbank.sweep.fitting import Sweep
 from featbank.sweep.protocols import find_protocol, protocol_names
 
 POINT = 0.001  # a tenth of a point of accuracy
@@ -152,6 +157,16 @@ def test_a_protocol_of_ones_own_and_a_broken_one(tmp_path, monkeypatch):
         InvalidInputError, match="is no protocol: keys missing or unknown: head_params, heads"
     ):
         SweepSettings(protocol="broken")
+
+
+def test_a_sweep_travels_without_the_file_of_its_protocol(bank, tmp_path, monkeypatch):
+    (tmp_path / "pipelines" / "protocols").mkdir(parents=True)
+    shipped = Path(protocols.__file__).parents[2] / "pipelines" / "protocols" / "dino-knn.toml"
+    shutil.copy(shipped, tmp_path / "pipelines" / "protocols" / "mine.toml")
+    monkeypatch.chdir(tmp_path)
+    data = pickle.dumps(Sweep(bank, SweepSettings(protocol="mine")))
+    monkeypatch.chdir("/")
+    assert pickle.loads(data).settings.labels[0] == "knn(n_neighbors=10)"
 
 
 def test_lengths_of_parts_are_refused():

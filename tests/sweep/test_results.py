@@ -219,6 +219,23 @@ def test_all_of_uneven_classes_takes_no_part_in_a_power_law():
         SweepResult([*sizes[:9], *uneven]).curve(*FC7).power_law()
 
 
+def test_perfect_folds_count_together_and_groups_once():
+    folds = [fit(repeat=r, top1=1.0) for r in range(3)]
+    draws = {"folds": 3}
+    (told,) = SweepResult(folds, n_rows={"test": 120}, draws=draws).resolution()
+    assert told.startswith(
+        "1 of 1 curves' sizes got all 120 test images right: so few bound the accuracy to 97"
+    )
+    imperfect = [*folds[:2], replace(folds[2], top1=0.9)]
+    assert SweepResult(imperfect, n_rows={"test": 120}, draws=draws).resolution() == []
+    groups = (np.repeat(np.arange(20), 6).astype(np.int32),)
+    (told,) = SweepResult(folds, n_rows={"test": 120}, judged_groups=groups).resolution()
+    assert told.startswith(
+        "3 of 3 fits got all 120 test images of 20 groups right: so few bound the accuracy"
+    )
+    assert f"{100 * 0.025 ** (1 / 20):.3g} to 100 % only (95 % interval of so many groups)" in told
+
+
 def test_one_fit_to_all_samples_keeps_the_band_of_a_power_law():
     repeated = [fit(n=n, repeat=r, top1=0.9 - 1 / n + r / 100) for n in (4, 8, 16) for r in range(3)]
     last = [fit(n=32, repeat=r, top1=0.9) for r in range(3)]
