@@ -317,8 +317,8 @@ def hold_out(
     """Choose which rows of a draw are held out, to stop training and choose by.
 
     Of n rows of a class ``ceil((n - 1) * fraction)`` are: one of two already, never all, none of one. They
-    are nested as the draws are: a row that is held out of a smaller draw is held out of every larger one of
-    the repeat.
+    are nested as draws of rows are: a row that is held out of a smaller draw is held out of every larger one
+    of the repeat. Where whole groups are drawn, a larger draw may hold other groups out.
 
     Parameters
     ----------

@@ -113,6 +113,8 @@ def _remarks(points: Sequence[CurvePoint], metric: str, interval: str) -> Iterat
     if missing:
         few = " (it takes 3)" if any("2 draws" in why for why in missing) else ""
         yield f"no interval{few}: {'; '.join(missing)}"
+    if interval == "bootstrap" and metric not in ("top1", "val_top1"):
+        yield f"no interval: --interval bootstrap knows those of accuracies only, not of {metric}"
     uneven = next((point for point in points if point.n_per_class == "all"), None)
     if uneven is not None:
         mean = uneven.mean_per_class

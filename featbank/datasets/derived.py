@@ -62,6 +62,9 @@ class PartDataset:
         self.splits: tuple[str, ...] | None = (
             None if None in splits else tuple(one for one in splits if one is not None)
         )
+        named = [getattr(dataset, "groups", None) for dataset, _ in self._where]
+        own = tuple(of[at] for of, (_, at) in zip(named, self._where, strict=True) if of is not None)
+        self.groups: tuple[str, ...] | None = own if len(own) == len(rows) else None
         require_two_classes(self.labels, repr(location))
 
     def read(self, index: int) -> bytes:

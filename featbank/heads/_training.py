@@ -290,14 +290,22 @@ class _Stack:
         counted = len(rows.Z) if class_weights is None else total
         return (losses / counted).cpu().numpy(), (hits / len(rows.Z)).cpu().numpy()
 
-    def scored(self, rows: EvaluationSet, score: Score) -> NDArray[np.float64]:
-        """Return what `score` says of the answers of each head on rows; what it cannot say is the least."""
-        heads, widest = len(self.weights[0]), max(weight.shape[-1] for weight in self.weights)
-        step = max(32, EVALUATION_BYTES // (4 * heads * widest))
-        parts = [self.forward(rows.Z[first : first + step])[-1] for first in range(0, len(rows.Z), step)]
-        logits = torch.cat(parts, dim=1).double()
-        targets, probabilities = rows.targets.cpu().numpy(), torch.softmax(logits, dim=2).cpu().numpy()
-        found = np.array([score(targets, one.argmax(axis=1), one) for one in probabilities])
+    def scored(self, rows: EvaluationSet, score: Score, heads: Sequence[int]) -> NDArray[np.float64]:
+        """Return what `score` says of the answers of `heads` on rows; what it cannot say is the least."""
+        targets, weights = rows.targets.cpu().numpy(), self.weights
+        step = max(32, EVALUATION_BYTES // (4 * max(weight.shape[-1] for weight in weights)))
+        found = np.full(len(weights[0]), -np.inf)
+        try:
+            for at in heads:  # the answers of all heads to all rows may not fit into memory
+                self.weights = [weight[at : at + 1] for weight in weights]
+                parts = [
+                    torch.softmax(self.forward(rows.Z[first : first + step])[-1][0].double(), dim=1)
+                    for first in range(0, len(rows.Z), step)
+                ]
+                probabilities = torch.cat(parts).cpu().numpy()
+                found[at] = score(targets, probabilities.argmax(axis=1), probabilities)
+        finally:
+            self.weights = weights
         return np.where(np.isfinite(found), found, -np.inf)
 
 
@@ -581,7 +589,8 @@ class _Training:
         for one in self.others:
             measured[one.name] = self.stack.evaluate(one, self.class_weights)
             if one.name == "val" and self.recipe.monitor == "metric" and self.score is not None:
-                scores = self.stack.scored(one, self.score)
+                training = [at for at, s in enumerate(self.alive) if self.records[s].stop_reason is None]
+                scores = self.stack.scored(one, self.score, training)
         better: list[int] = []
         for position, s in enumerate(self.alive):
             record = self.records[s]

@@ -272,8 +272,9 @@ class NeighborsClassifier(ClassicHead):
             for j in range(k):
                 at = (part.start + here, self.targets_[chosen[:, j]])
                 found = cosines[here, chosen[:, j]]
-                # relative to a cosine of 1, or the smallest temperatures would overflow
-                votes[at] += 1.0 if self.temperature is None else np.exp((found - 1.0) / self.temperature)
+                # relative to the nearest, or with the smallest temperatures no vote would count, or all
+                away = found - cosines[here, chosen[:, 0]]
+                votes[at] += 1.0 if self.temperature is None else np.exp(away / self.temperature)
                 nearest[at] = np.maximum(nearest[at], found)
         return votes, nearest
 

@@ -233,6 +233,14 @@ class SoftmaxClassifier(GradientHead):
             raise InvalidInputError(
                 f"C_min={self.C_min!r} (--C-min) must be less than C_max={self.C_max!r} (--C-max)"
             )
+        usual = {"Cs": CS, "C_min": C_MIN, "C_max": C_MAX, "validation_fraction": None}
+        for name, value in usual.items() if self.C != "auto" else ():
+            if getattr(self, name) != value:
+                option = name.replace("_", "-")
+                raise InvalidInputError(
+                    f"{name}={getattr(self, name)!r} (--{option}) is for C='auto' (--C auto), and C={self.C!r}: "
+                    "leave one out"
+                )
 
     def _rate(self, n_columns: int) -> float:
         if self.lr is not None and self.lr != "auto":
@@ -376,6 +384,10 @@ class _Plan:
             kept = np.isin(one.y, self.classes)
             self.watched.append((one.name, one.Z[kept], np.searchsorted(self.classes, one.y[kept])))
         automatic = [head for head in heads if head.C == "auto"]
+        if automatic and first.monitor == "metric" and self.score is None:
+            raise InvalidInputError(
+                "monitor='metric' (--monitor) needs the metric; name it with --metric (metrics=)"
+            )
         fixed = {float(head.C) for head in heads if head.C != "auto"}
         self.validated = any(name == "val" and len(codes) for name, _, codes in self.watched)
         self.losses: dict[float, float] = {}
@@ -459,7 +471,8 @@ def _cross_validated(
     """Return the loss at each C of rows that heads fitted to the other folds have not seen.
 
     Each class is dealt out to `FOLDS` parts, or as many as it has `units` (rows, or groups of them, each in
-    the class of its first row); the one unit of a class always trains. The views of an image are always in
+    the class of its first row); the one unit of a class always trains, and so does one without which a class
+    would have no other rows to train on. The views of an image are always in
     one part. With a `validation_fraction` of the head that part of the units is the only fold.
     """
     Z, space, n_views, n_classes = training.Z, training.space, training.n_views, len(classes)
@@ -471,19 +484,29 @@ def _cross_validated(
     if head.validation_fraction is not None:
         left = np.bincount(codes[:n_images], minlength=n_classes)
         wanted = int(head.validation_fraction * n_images)
+        by_unit = np.argsort(unit_of, kind="stable")
+        ends = np.cumsum(np.bincount(unit_of))
+        starts = np.append(0, ends[:-1])
         for unit in shuffled.tolist():
-            own = np.bincount(codes[:n_images][unit_of == unit], minlength=n_classes)
+            if wanted < 1:
+                break
+            own = np.bincount(codes[by_unit[starts[unit] : ends[unit]]], minlength=n_classes)
             if own.sum() <= wanted and (left - own > 0).all():  # every class goes on training
                 folds[unit], left, wanted = 0, left - own, wanted - int(own.sum())
     for code in range(n_classes if head.validation_fraction is None else 0):
         own = shuffled[codes[first[shuffled]] == code]
         if len(own) > 1:
             folds[own] = np.arange(len(own)) % FOLDS
+    for code in range(n_classes):
+        has = np.flatnonzero(codes[:n_images] == code)
+        in_folds = folds[unit_of[has]]
+        if in_folds[0] >= 0 and (in_folds == in_folds[0]).all():
+            folds[unit_of[has[0]]] = -1  # units of several classes: else no row of this one would train
     folds = np.tile(folds[unit_of], n_views)
     losses: dict[float, float] = {}
     start = None
-    parts = range(folds.max() + 1)
-    weights = [class_weights(head.class_weight, classes, codes[folds != fold]) for fold in parts]
+    parts = np.unique(folds[folds >= 0]).tolist()
+    weights = {fold: class_weights(head.class_weight, classes, codes[folds != fold]) for fold in parts}
     for C in grid if parts else ():
         problems = [
             Problem(rows[folds != fold], codes[folds != fold], n_classes, C / space.gain_**2, weights[fold])
@@ -499,7 +522,7 @@ def _cross_validated(
             losses[C] = _loss_of(score, codes[np.concatenate(at)], np.concatenate(logits))
             continue
         losses[C] = 0.0
-        for fold, one in enumerate(start):
+        for fold, one in zip(parts, start, strict=True):
             kept = folds == fold
             measured = _measured("val", Z, rows[kept], codes[kept], one, weights[fold])
             losses[C] += measured["val_loss"] * int(kept.sum())

@@ -79,6 +79,7 @@ def fit_power_law(
     acc: ArrayLike,
     *,
     shares: ArrayLike | None = None,
+    least: float = 0.0,
     n_bootstrap: int = 1000,
     random_state: int = 0,
 ) -> PowerLaw:
@@ -96,6 +97,8 @@ def fit_power_law(
         band is widened as its intervals are. Where it is 1 the repeats are one draw and know no spread; there
         the luck of the pool at the largest size that was drawn stands in. By default draws have nothing in
         common.
+    least : float, default=0
+        What no accuracy is less than; of Cohen's kappa -1.
     n_bootstrap : int, default=1000
         Resampled curves.
     random_state : int, default=0
@@ -153,7 +156,7 @@ def fit_power_law(
         # Resampling a handful of repeats alone gives bands that hold the truth 83 times in 100 (5 repeats);
         # this spread makes the deviations those of Student's t, as `mean_interval` has them.
         spread = np.sqrt(n_repeats / rng.chisquare(n_repeats - 1, (n_bootstrap, 1)))
-        resampled = np.clip(means + away * spread, 0.0, 1.0)
+        resampled = np.clip(means + away * spread, least, 1.0)
     else:
         fitted = a - b * sizes**-c
         # Three of the points' degrees of freedom went into the fit; the residuals are that much too small.

@@ -37,6 +37,7 @@ def plan_bank(
         split=opened.split,
         override_split=opened.split is not None,  # a study's own protocol
         limit=opened.limit,
+        group_by=opened.group_by,
         device=device,
         workers=workers,
         cache_dir=cache_dir,

@@ -79,6 +79,6 @@ def study_costs(
                 len(sweep.temperatures or (1.0,)) if CutName.parse(cut).base == SOFTMAX else 1
                 for cut in sweep.cuts
             )
-            fits += curves * len(parse_sizes(sweep.samples_per_class)) * sweep.repeats
+            fits += curves * len(parse_sizes(sweep.samples_per_class)) * (sweep.folds or sweep.repeats)
         costs.append(ExperimentCost(tuple(one.written.name for one in group.experiments), plan, fits))
     return costs

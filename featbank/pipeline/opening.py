@@ -45,6 +45,8 @@ class Opened:
         Classes there are.
     data_root : str or None
         Where torchvision found it.
+    group_by : str or None
+        For `featbank.extract`.
     """
 
     dataset: Dataset
@@ -52,6 +54,7 @@ class Opened:
     limit: int | None
     n_classes: int
     data_root: str | None
+    group_by: str | None = None
 
 
 def open_images(
@@ -119,7 +122,7 @@ def open_images(
     if experiment.test_data is not None:
         tested = _test_images(experiment.test_data, test_data)
         found = with_test_images(found, tested, name=name)
-    return Opened(found, split, rows_limit, n_classes, root)
+    return Opened(found, split, rows_limit, n_classes, root, chosen.group_by)
 
 
 def bank_name(experiment: Experiment | Training, limit: int | None = None) -> str:
@@ -156,6 +159,7 @@ def bank_name(experiment: Experiment | Training, limit: int | None = None) -> st
         "without": [] if plain else sorted(data.without),
         "test_data": None if test is None else [test.source, test.blur],
     }
+    others |= {key: value for key in ("group", "group_by") if (value := getattr(data, key)) is not None}
     if any(others.values()):
         parts.append(sha256(canonical_json(others))[:8])
     name = ".".join(parts)
@@ -174,7 +178,7 @@ def _source(chosen: Data, data: str | os.PathLike[str] | None, download: bool) -
             return open_dataset("digits"), None
         if download:
             raise InvalidInputError(f"--download is for torchvision datasets, and this is {chosen.source!r}")
-        return _folder(chosen.source, chosen.how, data, "--data"), None
+        return _folder(chosen.source, chosen.how, data, "--data", chosen.group), None
     root = os.fspath(_below("") if data is None else data)
     try:
         return open_dataset(chosen.source, data_root=root, download=download), root
@@ -192,14 +196,18 @@ def _source(chosen: Data, data: str | os.PathLike[str] | None, download: bool) -
         ) from error
 
 
-def _folder(source: str, how: str, data: str | os.PathLike[str] | None, option: str) -> Dataset:
+def _folder(
+    source: str, how: str, data: str | os.PathLike[str] | None, option: str, group: str | None = None
+) -> Dataset:
     place = _below(source) if data is None else user_path(data)
     if data is None and not place.exists():
         get = how or f"put {source} there"
         raise MissingDataError(
             f"{source!r} is not at {printable(str(place))!r}: {get}; or say where it is with {option} PATH"
         )
-    return open_tiny_imagenet(place) if is_tiny_imagenet(place) else open_dataset(place)
+    if group is None and is_tiny_imagenet(place):
+        return open_tiny_imagenet(place)
+    return open_dataset(place, group_column=group)
 
 
 def _test_images(chosen: TestData, test_data: str | os.PathLike[str] | None) -> Dataset:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tomllib
 from collections.abc import Callable, Iterator
@@ -215,8 +216,15 @@ def _study(path: Path, values: dict[str, Any], faults: dict[str, None]) -> Study
     for name in sorted({one for one in names if names.count(one) > 1}):
         _add(faults, f"two experiments are called {name!r}")
     if len(known) == len(read):
+        plain = {head for one in known if one.sweep.protocol is None for head in one.sweep.heads}
+        by_protocol = {head: one.sweep.protocol for one in known for head in one.sweep.heads}
         for head in base.get("heads", {}):
-            if _canonical(head) not in {None, *(fitted for one in known for fitted in one.sweep.heads)}:
+            name = _canonical(head)
+            if name is None or name in plain:
+                continue
+            if name in by_protocol:
+                _add(faults, f"[heads.{head}] does nothing: protocol = {by_protocol[name]!r} says it")
+            else:
                 _add(faults, f"[heads.{head}] is for a head that no experiment fits")
     file = _made(_File, values, faults, _in_file)
     if file is None or not (
@@ -350,14 +358,17 @@ def _experiment(
     if "test_data" in base or own.test_data is not None:
         tables["test_data"] = base.get("test_data", {}) | (own.test_data or {})
     found = _made(Experiment, {"name": own.name, **tables}, faults, place)
-    params = _head_params(
-        tables["sweep"].get("heads", ["softmax"]), base.get("heads", {}), own.heads, where, faults
-    )
+    params: dict[str, dict[str, Any]] = {}
+    if found is None or found.sweep.protocol is None:
+        asked = tables["sweep"].get("heads", ["softmax"])
+        params = _head_params(asked, base.get("heads", {}), own.heads, where, faults)
     if found is None:
         return None
     sweep, spec = replace(found.sweep, head_params=params), get_spec(found.backbone.name)
     if sweep.protocol is not None:
         known = find_protocol(sweep.protocol)
+        for head in own.heads:
+            _add(faults, f"{where} heads.{head} does nothing: protocol = {known.name!r} says it")
         for key in ("heads", "val"):
             if key in tables["sweep"]:
                 _add(faults, f"{place(('sweep', key))[1]} does nothing: protocol = {known.name!r} says it")
@@ -419,13 +430,16 @@ def _split_faults(experiment: Experiment) -> Iterator[str]:
         return
     rule = parse_split(data.split)
     train, _, _ = rule.parts
-    asked = f"data split = {data.split!r}"
+    asked, folded = f"data split = {data.split!r}", ""
+    if sweep.folds is not None:  # all images are dealt out, whatever the split
+        train = sum(rule.parts) - math.ceil(sum(rule.parts) / sweep.folds)
+        folded = f" to {sweep.folds} folds, of which all but one train,"
     if not train:
         yield f"{asked} gives no image to training"
-    elif rule.kind == "counts" and max(_sizes(sweep), default=0) > train:
+    elif rule.kind == "counts" and max(_sizes(sweep), default=0) > train and not sweep.up_to:
         yield (
             f"sweep samples_per_class = {sweep.samples_per_class!r} asks for {max(_sizes(sweep))} "
-            f"training images of each class, and the split {data.split!r} gives {int(train)}"
+            f"training images of each class, and the split {data.split!r}{folded} gives {int(train)}"
         )
     if (
         rule.kind == "counts"

@@ -96,6 +96,9 @@ class Data:
     images_per_class : int or None
     splits : mapping of str to str
         Other names for the source's splits.
+    group, group_by : str or None
+        The column of a CSV that says groups of images, or a regular expression that finds them in ids: as
+        ``featbank extract --group`` and ``--group-by``.
     n_classes_published : int or None
         Classes the published study had, to say so where the data at hand has more or fewer; selects none.
     """
@@ -108,6 +111,8 @@ class Data:
     without: Texts = ()
     images_per_class: Natural | None = None
     splits: dict[_Split, _Split] = field(default_factory=dict)
+    group: Text | None = None
+    group_by: Text | None = None
     n_classes_published: Annotated[int, Strict(), Ge(2), Le(10**9)] | None = None
 
 

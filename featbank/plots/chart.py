@@ -169,18 +169,23 @@ def linear_axis(
 def percent_axis(label: str, values: Iterable[float]) -> Axis:
     """Return an axis of percentages with a little room, but none beyond 0 and 100.
 
+    Values below 0 are of what has such, as Cohen's kappa, and are shown.
+
     Examples
     --------
     >>> axis = percent_axis("accuracy (%)", [61.0, 99.5])
     >>> axis.low, axis.high
     (60.0, 100.0)
+    >>> percent_axis("kappa (%)", [-12.0, 30.0]).low
+    -15.0
     """
     finite = [one for one in values if math.isfinite(one)] or [0.0, 100.0]
     low, high = min(finite), max(finite)
+    least = -100.0 if low < 0 else 0.0
     if high - low < 5:  # a flat line must look flat
         low, high = low - 2.5, high + 2.5
-    found = linear_axis(label, [max(low, 0.0), min(high, 100.0)], n_steps=8)
-    return Axis(label, max(found.low, 0.0), min(found.high, 100.0), found.ticks)
+    found = linear_axis(label, [max(low, least), min(high, 100.0)], n_steps=8)
+    return Axis(label, max(found.low, least), min(found.high, 100.0), found.ticks)
 
 
 def log_axis(label: str, values: Iterable[float]) -> Axis:

@@ -570,7 +570,9 @@ class LearningCurve:
         else:
             acc = [float(np.mean(list(values.values()))) for values in found.values()]
         shares = [self.share(size) for size in found]
-        return fit_power_law(list(found), acc, shares=shares, random_state=random_state)
+        return fit_power_law(
+            list(found), acc, shares=shares, least=bounds(metric)[0], random_state=random_state
+        )
 
     def to_frame(self) -> pd.DataFrame:
         """Return one line per size as a pandas data frame, columns as `CurvePoint.to_dict`.

@@ -257,6 +257,8 @@ def test_an_interval_over_the_test_images(call, place):
     assert point["val_top1_low"] is None
     table = call(*options, "--interval", "bootstrap").out.splitlines()
     assert table[1].endswith("half width of the 95 % interval over the test images")
+    table = call(*options, "--interval", "bootstrap", "--metric", "macro_f1").out
+    assert "no interval: --interval bootstrap knows those of accuracies only, not of macro_f1" in table
 
 
 def test_near_identical_images_are_looked_for(call, place):

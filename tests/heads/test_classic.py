@@ -54,6 +54,15 @@ def test_fewer_samples_than_neighbours() -> None:
     np.testing.assert_allclose(head.predict_proba([[1.0, 0.0]]), [[1 / 3, 2 / 3]])
 
 
+def test_votes_of_a_small_temperature_are_numbers(data) -> None:
+    X, y = data
+    head = NeighborsClassifier(temperature=1e-5).fit(X[::2], y[::2])
+    nearest = NeighborsClassifier(n_neighbors=1).fit(X[::2], y[::2])
+    shares = head.predict_proba(X[1::2])
+    np.testing.assert_allclose(shares.sum(axis=1), 1.0)
+    np.testing.assert_array_equal(head.predict(X[1::2]), nearest.predict(X[1::2]))
+
+
 def test_ridge(data) -> None:
     X, y = data
     head = RidgeClassifier(alpha=3.0).fit(X[::2], y[::2])

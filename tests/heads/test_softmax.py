@@ -241,6 +241,27 @@ def test_parameters_out_of_range(blobs, settings: dict[str, object], message: st
     assert str(caught.value) == f"SoftmaxClassifier cannot be fitted with {message}"
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"Cs": 5}, "Cs=5 (--Cs) is for C='auto' (--C auto), and C=1.0: leave one out"),
+        (
+            {"validation_fraction": 0.1, "C": 2.0},
+            "validation_fraction=0.1 (--validation-fraction) is for C='auto' (--C auto), and C=2.0: leave "
+            "one out",
+        ),
+        (
+            {"C": "auto", "monitor": "metric"},
+            "monitor='metric' (--monitor) needs the metric; name it with --metric (metrics=)",
+        ),
+    ],
+)
+def test_what_would_change_nothing_is_refused(blobs, settings: dict[str, object], message: str) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        SoftmaxClassifier(solver="lbfgs", **settings).fit(*blobs)  # type: ignore[arg-type]
+    assert str(caught.value) == message
+
+
 def test_labels_that_cannot_work(blobs) -> None:
     X, y = blobs
     with pytest.raises(InvalidInputError) as caught:

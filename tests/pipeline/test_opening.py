@@ -84,3 +84,17 @@ def test_tiny_imagenet_by_its_layout(laid_out, monkeypatch):
     found = open_images(experiment("backbones_tiny_imagenet"))
     assert set(found.dataset.splits) == {"train", "test"}  # its own val is the test
     assert found.n_classes == 5
+
+
+def test_groups_of_a_study_reach_its_bank(edited, tmp_path):
+    lines = [f"{code}/{n:03d}.png,{code},{n // 2}" for code in ("blue", "green") for n in range(8)]
+    (tmp_path / "data" / "photos" / "list.csv").write_text("\n".join(["path,label,who", *lines]))
+    options = ("repeats = 2", 'repeats = 2\ndraw = "groups"')
+    plain = open_images(load_study(edited()).experiments[0])
+    by_ids = ('name = "colours"', 'name = "colours"\ngroup_by = "[a-z]+/00[0-3]|.*"')
+    found = open_images(load_study(edited(options, by_ids)).experiments[0])
+    assert found.group_by == "[a-z]+/00[0-3]|.*"
+    column = ('source = "photos"', 'source = "photos/list.csv"\ngroup = "who"')
+    listed = open_images(load_study(edited(options, column)).experiments[0])
+    assert listed.dataset.groups == tuple(str(n // 2) for _ in range(2) for n in range(8))
+    assert len({one.dataset.name for one in (plain, found, listed)}) == 3  # their banks have other rows

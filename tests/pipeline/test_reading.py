@@ -100,7 +100,7 @@ FAULTS = [
     (
         'source = "photos"',
         'sourse = "photos"',
-        "[data] has no key 'sourse'; known: 'source', 'classes', 'name', 'how', 'split' and 4 more",
+        "[data] has no key 'sourse'; known: 'source', 'classes', 'name', 'how', 'split' and 6 more",
     ),
     ('title = "Three colours"', 'titel = "Three colours"', "the file has no key 'titel'; known: 'title', "),
     ('title = "Three colours"', "title = 3", "title = 3 is not text"),
@@ -331,6 +331,7 @@ def test_the_heads_allow_and_refuse_the_same(head, key, wrong, said, allowed):
     X = np.random.default_rng(0).normal(size=(12, 3)) + np.repeat([[0.0], [4.0]], 6, axis=0)
     y = np.repeat([0, 1], 6)
     brief = {"max_epochs": 2} if head in ("softmax", "mlp") and key != "max_epochs" else {}
+    brief |= {"C": "auto"} if key in ("Cs", "C_min", "C_max", "validation_fraction") else {}
 
     def fit(value):
         made = catalogue.make(head, **{key: tomllib.loads(f"x = {value}")["x"]}, **brief)
@@ -380,6 +381,23 @@ def test_what_decides_can_be_said(edited, value):
 def test_what_cannot_decide_is_a_fault(edited, value):
     with pytest.raises(InvalidInputError, match=r"\[sweep\] val = "):
         load_study(edited(("repeats = 2", f"repeats = 2\nval = {value}")))
+
+
+def test_sizes_are_checked_against_what_folds_leave_and_not_where_classes_may_fall_short(edited):
+    assert load_study(edited(('"1,2,4"', '"1,2,4,6"\nfolds = 4'))).experiments[0].sweep.folds == 4
+    assert load_study(edited(('"1,2,4"', '"1,2,40"\nup_to = true'))).experiments[0].sweep.up_to
+    with pytest.raises(InvalidInputError) as caught:
+        load_study(edited(('"1,2,4"', '"1,2,7"\nfolds = 4')))
+    assert "split '4,2,2' to 4 folds, of which all but one train, gives 6" in str(caught.value)
+
+
+def test_parameters_of_heads_beside_a_protocol_are_a_fault(edited):
+    file = edited(('sweep.heads = ["ncm"]', 'sweep.protocol = "simpleshot"'))
+    with pytest.raises(InvalidInputError) as caught:
+        load_study(file)
+    said = str(caught.value)
+    assert "[heads.ncm] does nothing: protocol = 'simpleshot' says it" in said
+    assert "experiment 'shallow': heads.ncm does nothing: protocol = 'simpleshot' says it" in said
 
 
 @pytest.mark.parametrize(("old", "new", "message"), FAULTS)

@@ -15,12 +15,13 @@ from featbank.banks.shards import StoredManifest, decode_manifest
 from featbank.datasets.duplicates import of_one_origin
 from featbank.errors import InvalidInputError, LeakWarning
 from featbank.heads import SoftmaxClassifier, fit_stack
+from featbank.heads.softmax import C_MAX, C_MIN
 from featbank.heads.space import FeatureSpace
 from featbank.manifest import SPLITS, Manifest
 from featbank.metrics import bootstrap_interval
 from featbank.runs import Run
 from featbank.sampling import draw_nested, hold_out
-from featbank.sweep import run_sweep
+from featbank.sweep import compare, run_sweep
 
 N_PATIENTS, N_SHOTS = 120, 6
 
@@ -175,6 +176,21 @@ def test_the_penalty_is_chosen_by_folds_that_tear_no_group_apart():
         fit_stack([head], Z, y, [np.arange(len(y))], space=space, groups=[1, 2, 3])
 
 
+def test_a_class_that_groups_of_others_hold_goes_on_training_in_every_fold():
+    """Both rows of the third class are in one group, which is at home in the first."""
+    rng = np.random.default_rng(0)
+    y = np.repeat([0, 1, 2], [20, 20, 2])
+    group = np.r_[np.arange(40) // 2, 0, 0]
+    X = rng.normal(size=(42, 5))
+    X[np.arange(42), y] += 1.5
+    for balanced in (None, "balanced"):
+        head = SoftmaxClassifier(solver="lbfgs", C="auto", class_weight=balanced)
+        space = FeatureSpace()
+        fit_stack([head], space.fit_transform(X), y, [np.arange(42)], space=space, groups=group)
+        assert C_MIN < head.C_ < C_MAX
+        assert head.warned_ is None
+
+
 def test_intervals_over_patients_are_wider_than_over_their_images():
     rng = np.random.default_rng(0)
     right = np.repeat(rng.random(40) < 0.7, 6)
@@ -214,6 +230,14 @@ def test_a_group_on_two_sides_of_a_stored_split_is_told():
         ),
         ({"draw": "patients"}, "draw='patients' (--draw) is not one of 'images', 'groups'"),
         ({"folds": 1}, "folds=1 (--folds) must be a whole number from 2 on"),
+        ({"folds": "five"}, "folds='five' (--folds) must be a whole number from 2 on"),
+        ({"folds": float("nan")}, "folds=nan (--folds) must be a whole number from 2 on"),
+        ({"val_per_class": [1]}, "val_per_class=[1] (--val-per-class) must be a whole number from 1 on"),
+        (
+            {"folds": 5, "check_leaks": True},
+            "check_leaks=True (--check-leaks) looks across the bank's splits, which folds=5 (--folds) does "
+            "not go by; leave one of them out",
+        ),
         ({"folds": 721}, "720 groups cannot be dealt out to 721 folds; ask for at most 720"),
         (
             {"val_per_class": 2, "val": 0.2},
@@ -226,6 +250,31 @@ def test_what_cannot_be_is_one_line(options, message):
     with pytest.raises(InvalidInputError) as caught:
         run_sweep(Source(grouped=False), heads=["ncm"], samples_per_class="4", **options)
     assert str(caught.value) == message
+
+
+def test_the_usual_sizes_are_those_of_the_rows_that_are_drawn_from():
+    source = Source(grouped=True, split=BY_PATIENT)
+    train = source.manifest.rows("train")[::N_SHOTS]
+    fewest = np.bincount(source.manifest.labels[train]).min()  # patients
+    by_group = run_sweep(source, heads=["ncm"], draw="groups", repeats=1)
+    assert [one.n_per_class for one in by_group.fits] == [size for size in (4, 8, 16, 32) if size <= fewest]
+    few = source.manifest.splits.copy()
+    few[: -8 * N_SHOTS] = 3  # eight patients are left, four of each class
+    source.manifest = source.manifest.replaced(splits=few)
+    by_fold = run_sweep(source, heads=["ncm"], folds=4)
+    assert {one.n_per_class for one in by_fold.fits} == {4, 8, 16}  # 18 images of a class in each fold
+
+
+def test_what_is_held_out_of_each_draw_is_said_beside_a_sweep_without():
+    source = Source(grouped=True, split=BY_PATIENT)
+    options = {"heads": ["ncm"], "samples_per_class": "8", "repeats": 3}
+    held = run_sweep(source, val=0.25, **options)
+    none = run_sweep(source, val="none", **options)
+    said = {
+        "a holds 0.25 of each draw out to choose, b nothing",
+        "b holds nothing of each draw out to choose, a 0.25",
+    }
+    assert said & set(compare({"a": held, "b": none}).notes)
 
 
 def test_fewer_validation_labels_and_sizes_beyond_small_classes():

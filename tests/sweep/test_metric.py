@@ -180,3 +180,48 @@ def test_a_head_that_monitors_no_metric():
         InvalidInputError, match=r"monitor='metric' \(--monitor\) needs the metric; name it with"
     ):
         SoftmaxClassifier(monitor="metric").fit(X, y, X_val=X, y_val=y)
+
+
+def test_heads_that_have_stopped_are_not_scored_on():
+    source, calls = Source(), []
+    (X, y), (X_val, y_val) = source.rows("train"), source.rows("val")
+
+    def score(y, answers, p):
+        calls.append(p.shape)
+        return float(np.mean(answers == y))
+
+    heads = [SoftmaxClassifier(monitor="metric", patience=3, random_state=seed) for seed in range(8)]
+    space = FeatureSpace()
+    fit_stack(
+        heads,
+        space.fit_transform(X),
+        y,
+        [np.arange(len(y))] * len(heads),
+        space=space,
+        score=score,
+        Z_val=space.transform(X_val),
+        y_val=y_val,
+    )
+    assert set(calls) == {(len(y_val), 3)}
+    assert len(calls) == sum(head.n_epochs_ for head in heads)
+
+
+def test_a_kappa_below_chance_is_shown_and_has_a_law():
+    source = Source()
+    source.X = np.random.default_rng(4).normal(size=source.X.shape)
+    options = {"samples_per_class": "1,2,4,8", "repeats": 8, "metrics": ["cohen_kappa"]}
+    result = run_sweep(source, heads=["ncm"], **options)
+    (point, *_) = result.points()
+    assert point.interval("cohen_kappa")[0] < 0
+    low, _ = CurveDisplay(result.points()).plot().ax_.get_ylim()
+    assert low < 100 * point.interval("cohen_kappa")[0]
+    law = result.curve("here", "ncm").power_law(metric="cohen_kappa")
+    assert law.band([1])[0][0] < 0
+
+
+def test_without_test_rows_the_metric_of_the_validation_rows_chooses(monkeypatch):
+    monkeypatch.setitem(COUNTS, "test", ())
+    result = run_sweep(Source(), heads=["logreg"], samples_per_class="4", repeats=8, metrics=["log_loss"])
+    best = min(result.fits, key=lambda one: one.score("log_loss"))
+    assert best.repeat != max(result.fits, key=lambda one: one.val_top1).repeat
+    assert [one.repeat for one in result.heads] == [best.repeat]
