@@ -181,12 +181,10 @@ def _print_sizes(found: Sequence[Comparison], runs: dict[str, Run], format_: str
                 best.add((list(cells).index(names), n_names + at))
     sure = any(one.low is not None for comparison in found for one in comparison.curves)
     ranked = " and ".join(dict.fromkeys(one.ranked_by for one in found))
-    about = f"{found[0].metric}{spelling(found[0].metric)[0]} by samples per class: mean over the draws"
-    about += (
-        f" ± half width of the {interval_of(one for comparison in found for one in comparison.curves)}"
-        if sure
-        else ""
-    )
+    curves = [one for comparison in found for one in comparison.curves]
+    units, drawn = " or ".join(dict.fromkeys(one.unit for one in curves)), _draws(curves)
+    about = f"{found[0].metric}{spelling(found[0].metric)[0]} by {units} per class: mean over the {drawn}"
+    about += f" ± half width of the {interval_of(curves)}" if sure else ""
     rows = [[*map(printable, names), *line] for names, line in cells.items()]
     if format_ == "latex":
         typer.echo(_latex(columns, rows, n_names, best, f"{about}; bold: best by {ranked}"), nl=False)
@@ -195,6 +193,11 @@ def _print_sizes(found: Sequence[Comparison], runs: dict[str, Run], format_: str
     else:
         typer.echo(f"\n{about}; best at the largest size by {ranked} first\n")
         print_table(columns, rows, numeric=sizes)
+
+
+def _draws(curves: Sequence[ComparedCurve]) -> str:
+    """Say what curves are the mean over."""
+    return " or ".join(dict.fromkeys("folds" if one.n_folds else "draws" for one in curves))
 
 
 def _latex(
@@ -252,7 +255,8 @@ def _print(comparison: Comparison, runs: dict[str, Run]) -> None:
     several = len({one.run for one in comparison.curves}) > 1
     n_draws = sorted({one.n_draws for one in comparison.curves})
     over = "-".join(str(n) for n in sorted({n_draws[0], n_draws[-1]}))
-    drawn = "one draw" if over == "1" else f"mean of {over} draws"
+    what = _draws(comparison.curves)
+    drawn = f"one {what[:-1]}" if over == "1" else f"mean of {over} {what}"
     sure = any(one.low is not None for one in comparison.curves)
     sizes = "; ".join(
         dict.fromkeys(

@@ -238,8 +238,8 @@ class SoftmaxClassifier(GradientHead):
             if getattr(self, name) != value:
                 option = name.replace("_", "-")
                 raise InvalidInputError(
-                    f"{name}={getattr(self, name)!r} (--{option}) is for C='auto' (--C auto), and C={self.C!r}: "
-                    "leave one out"
+                    f"{name}={getattr(self, name)!r} (--{option}) is for C='auto' (--C auto), and "
+                    f"C={self.C!r}: leave one out"
                 )
 
     def _rate(self, n_columns: int) -> float:

@@ -219,11 +219,11 @@ def _study(path: Path, values: dict[str, Any], faults: dict[str, None]) -> Study
         plain = {head for one in known if one.sweep.protocol is None for head in one.sweep.heads}
         by_protocol = {head: one.sweep.protocol for one in known for head in one.sweep.heads}
         for head in base.get("heads", {}):
-            name = _canonical(head)
-            if name is None or name in plain:
+            fitted = _canonical(head)
+            if fitted is None or fitted in plain:
                 continue
-            if name in by_protocol:
-                _add(faults, f"[heads.{head}] does nothing: protocol = {by_protocol[name]!r} says it")
+            if fitted in by_protocol:
+                _add(faults, f"[heads.{head}] does nothing: protocol = {by_protocol[fitted]!r} says it")
             else:
                 _add(faults, f"[heads.{head}] is for a head that no experiment fits")
     file = _made(_File, values, faults, _in_file)

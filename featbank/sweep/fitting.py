@@ -214,7 +214,7 @@ class Sweep:
         lacking = [name for name in ("cuts", "manifest", "features", "softmax") if not hasattr(bank, name)]
         if lacking:
             raise InvalidInputError(
-                f"a {type(bank).__name__} is no source of features: it lacks {', '.join(lacking)}; give a "
+                f"{type(bank).__name__} is no source of features: it lacks {', '.join(lacking)}; give a "
                 "Bank (featbank.open_bank opens one), or an object with cuts, manifest, features and softmax"
             )
         self.bank, self.manifest = bank, bank.manifest
@@ -506,7 +506,7 @@ class Sweep:
                 "--cpus-per-task says how many cores a task has"
             )
         if backbone is not None or not isinstance(self.bank, Bank):
-            what = f"a {type(self.bank).__name__}" if backbone is None else f"backbone={backbone.name!r}"
+            what = f"the {type(self.bank).__name__}" if backbone is None else f"backbone={backbone.name!r}"
             raise InvalidInputError(
                 f"{what} is in the memory of this process, where nodes of a cluster cannot read it; give a "
                 "bank on disk, and weights in a file"

@@ -149,3 +149,13 @@ def test_all_sizes_are_those_that_have_the_metric(call, place):
     call("fit-head", "-c", "pool5", "--head", "ncm", "-n", "1,2,4", "--val", "0.4", "--name", "held")
     done = call("compare", "held", "--format", "csv", "--metric", "val_top1")
     assert done.code == 0, done.err
+
+
+@pytest.mark.slow
+def test_folds_are_called_folds(call, place):
+    options = ("-c", "block5_pool", "--head", "ncm", "-n", "2,4")
+    call("fit-head", "photos", "--folds", 3, *options, "--name", "dealt")
+    lines = call("compare", "dealt", "--samples", 2).out.splitlines()
+    assert lines[1].startswith("top1 in %, 2 samples per class: mean of 3 folds and half width of its ")
+    lines = call("compare", "dealt", "--all-sizes").out.splitlines()
+    assert lines[1].startswith("top1 in % by samples per class: mean over the folds ")
