@@ -177,7 +177,7 @@ def percent_axis(label: str, values: Iterable[float]) -> Axis:
     >>> axis.low, axis.high
     (60.0, 100.0)
     >>> percent_axis("kappa (%)", [-12.0, 30.0]).low
-    -15.0
+    -20.0
     """
     finite = [one for one in values if math.isfinite(one)] or [0.0, 100.0]
     low, high = min(finite), max(finite)
