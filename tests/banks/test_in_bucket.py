@@ -290,6 +290,30 @@ def test_two_that_put_other_bytes_of_one_shard_at_once_agree_on_one(
     np.testing.assert_array_equal(Bank.open(bank.path)["fc7"][:], features)
 
 
+def test_shards_of_another_layout_are_not_put_beside_those_that_are_there(
+    kit: SimpleNamespace, there: BankStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bank = there.create_or_open("shapes", kit.KEY, {})
+    bank.set_manifest(kit.make_manifest([f"image {number}" for number in range(40)]))
+    large, small = (bank.cut_writer("fc7", (5,), "float16", shard_bytes=size) for size in (1 << 20, 1))
+    plan = small.plans()[-1]
+    (whole,) = large.plans()
+    names_from = BucketPath.names_from
+
+    def put_first(self: BucketPath, start: str) -> list[str]:  # after the other one has looked
+        monkeypatch.setattr(BucketPath, "names_from", names_from)
+        large.write(whole, np.ones((40, 5), np.float16), np.zeros(40, np.uint8))
+        return names_from(self, start)
+
+    monkeypatch.setattr(BucketPath, "names_from", put_first)
+    for _ in range(2):
+        with pytest.raises(BankChangedError, match=r"with 104856 rows of .* a shard, not 4 of"):
+            small.write(plan, np.ones((4, 5), np.float16), np.zeros(4, np.uint8))
+        assert len(bank.shard_names("fc7")) == 1
+    large.finish({})
+    assert (Bank.open(bank.path)["fc7"][:] == 1).all()
+
+
 def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     made = Counter[str]()
 
