@@ -22,9 +22,11 @@ from featbank._bucket import BucketPath
 from featbank._cache import banks_folder, user_path
 from featbank._settings import Progress
 from featbank._stat_cache import DigestCache
+from featbank.backbones import family_of
+from featbank.backbones.weights_files import absolute_weights
 from featbank.banks import Bank, BankStore
 from featbank.banks.documents import PLAN_FILE, check_name, read_plan, write_plan
-from featbank.datasets import open_dataset
+from featbank.datasets import absolute_source, open_dataset
 from featbank.errors import (
     BankChangedError,
     BankError,
@@ -33,6 +35,7 @@ from featbank.errors import (
     FeatbankError,
     IncompleteBankError,
     InvalidInputError,
+    MissingDataError,
 )
 from featbank.extraction.forward import choose_devices, made_by
 from featbank.extraction.missing import Missing, Task, find_missing
@@ -262,18 +265,23 @@ def _asked(data: object, settings: ExtractionSettings) -> dict[str, Any]:
     said: dict[str, Any] = {
         one.name: getattr(settings, one.name) for one in fields(settings) if one.name not in _OWN
     }
-    said |= {name: _absolute(said[name]) for name in ("backbone", "weights", "data_root")}
+    root = settings.data_root
+    said |= {
+        "backbone": _absolute_backbone(settings.backbone),
+        "weights": absolute_weights(settings.weights),
+        "data_root": None if root is None else str(user_path(root).absolute()),
+    }
     said = {name: list(value) if isinstance(value, tuple) else value for name, value in said.items()}
-    return {"data": _absolute(data), "settings": said}
+    return {"data": absolute_source(data), "settings": said}
 
 
-def _absolute(path: str | os.PathLike[str] | None) -> str | None:
-    """Return a path so that a process in another folder finds it; what is none (``digits``) as it is."""
-    if path is None:
-        return None
-    name, mark, part = os.fspath(path).partition("#")
-    file = user_path(name)
-    return f"{file.absolute()}{mark}{part}" if file.exists() else os.fspath(path)
+def _absolute_backbone(backbone: str) -> str:
+    """Return a backbone so that a process in another folder finds it: its path from the root, or its name."""
+    family, name = family_of(backbone)
+    place = family.place(name)
+    if place is None or not backbone.endswith(name):
+        return backbone
+    return f"{backbone.removesuffix(name)}{place}"
 
 
 def _file_name(asked: Any) -> str:
@@ -390,10 +398,17 @@ def open_plan(
     settings = replace(
         saved.settings, device=device or saved.device, workers=workers, lanes=lanes, download=download
     )
+    dataset = open_dataset(saved.data, **settings.options_of(open_dataset))
+    known = set(dataset.ids)
+    if not any(one in known for one in bank.manifest.ids):
+        raise MissingDataError(
+            f"none of the {len(bank)} images of the plan is in {printable(dataset.location)!r} now: put them "
+            f"back, or {_AGAIN}"
+        )
     return said(
         Planned(
             settings=settings,
-            dataset=open_dataset(saved.data, **settings.options_of(open_dataset)),
+            dataset=dataset,
             store=BankStore(saved.path.parents[2]),
             digests=DigestCache(None),
             cuts=tuple(cut for cut in saved.shapes if cut not in saved.others),
