@@ -176,7 +176,7 @@ def extract(
         ),
     ] = False,
     slices: Annotated[
-        int | None, typer.Option(metavar="N", help="With --plan-only: for how many slices.")
+        int | None, typer.Option(min=1, metavar="N", help="With --plan-only: for how many slices.")
     ] = None,
     shard: Annotated[
         str | None,
@@ -314,10 +314,10 @@ def _print_left(path: Path, n_slices: int | None, as_json: bool) -> None:
     from featbank.extraction import SavedPlan, slices_of, tasks_left
 
     plan, tasks = SavedPlan.read(path), tasks_left(path)
-    n = plan.n_slices or n_slices
+    n = n_slices if plan.n_slices is None else plan.n_slices
     if n is None:
         raise InvalidInputError("this was planned for any number of slices; say with --slices N for how many")
-    plan.check_slices(n_slices or n)
+    plan.check_slices(n if n_slices is None else n_slices)
     left, bank = slices_of(tasks, n), Bank.open(path.parent, check="size")
     finished = not left and set(plan.shapes) <= set(bank.cuts)
     if as_json:

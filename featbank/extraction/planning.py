@@ -101,7 +101,7 @@ class Planned:
         """What computes the features and is in no key, as far as that is settled."""
         if self.computing is not None:
             return self.computing.made_by
-        return None if self.saved is None else self.saved.made_by
+        return (self.saved.made_by or None) if self.saved is not None else None
 
     @property
     def path(self) -> Path:

@@ -220,6 +220,11 @@ class SavedPlan:
 
     def check_machine(self, settings: ExtractionSettings) -> None:
         """Raise `InvalidInputError` if this process would compute other last bits than the plan's machine."""
+        if not self.machine:
+            raise InvalidInputError(
+                f"this was planned where every image was to be copied from another bank, for no kind of "
+                f"machine, and some have to be pushed by now: {_AGAIN}"
+            )
         import torch
 
         there = torch.cuda.is_available()
@@ -309,6 +314,8 @@ def save_plan(plan: ExtractionPlan, *, n_slices: int | None = None) -> Path:
     ------
     InvalidInputError
         If data or backbone is an object, or `n_slices` is below 1.
+    BankChangedError
+        If another process sets other rows of the bank at the same time.
     CacheWriteError
         If the disk cannot hold what is to be written, or the bank cannot be written.
 
@@ -333,6 +340,10 @@ def save_plan(plan: ExtractionPlan, *, n_slices: int | None = None) -> Path:
     with contextlib.suppress(LookAgain):  # what was missing has been found anew
         Pushing(work, None).begin()
     bank, writers = Bank.open(work.path, check="size"), work.missing.writers
+    if bank.places_digest != work.missing.bank.places_digest:  # which the plan would pin
+        raise BankChangedError(
+            f"another extraction has set other rows of bank {bank.name!r} just now; run the command again"
+        )
     computing = work.computing
     file = work.path / _file_name(asked)
     saved = SavedPlan(

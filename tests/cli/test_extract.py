@@ -237,6 +237,7 @@ def test_slices_of_one_plan_by_the_same_command(call, place):
     for options, said in (
         (("--shard", "1/3"), "no plan of this command in"),
         (("--shards-left",), "no plan of this command in"),
+        (("--shards-left", "--slices", 0), "0 is not in the range x>=1"),
         (("--finish",), "no plan of this command in"),
         (("--shard", "1of3"), "--shard '1of3' is not i/N, such as 3/32"),
         (("--plan-only",), "--plan-only needs --slices N"),

@@ -45,6 +45,7 @@ from featbank.extraction import (
     slices_of,
     tasks_left,
 )
+from featbank.extraction.pushing import Pushing
 
 Folder = Callable[..., Path]
 FAULTS = Path(__file__).parents[1] / "faults"
@@ -288,6 +289,48 @@ def test_a_plan_whose_images_are_all_others_is_refused(photo_folder: Folder, tmp
         one.rename(one.with_name(f"other-{one.name}"))
     with pytest.raises(MissingDataError, match=r"none of the 18 images of the plan is in .* now"):
         open_plan(path)
+
+
+def test_rows_that_another_process_sets_meanwhile_are_not_pinned(
+    photo_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, begin = photo_folder(), Pushing.begin
+
+    def begun(self: Pushing) -> None:
+        begin(self)
+        monkeypatch.setattr(Pushing, "begin", begin)
+        extract(data, settings_for(tmp_path / "cache", limit=5, cuts=["fc7"]))
+
+    monkeypatch.setattr(Pushing, "begin", begun)
+    with pytest.raises(BankChangedError, match="another extraction has set other rows of bank"):
+        saved(data, tmp_path / "cache")
+    assert not list(tmp_path.glob("cache/banks/*/*/plan-*.json"))
+
+
+def test_a_plan_that_only_copies_is_for_no_machine(photo_folder: Folder, tmp_path: Path) -> None:
+    data, other = photo_folder(), tmp_path / "other"
+    shutil.copytree(data, other)
+    extract(other, settings_for(tmp_path / "cache"))
+    path = saved(data, tmp_path / "cache", 2)
+    assert SavedPlan.read(path).machine == {}
+    with open_plan(path) as todo:
+        assert todo.to_push == 0
+    shutil.rmtree(tmp_path / "cache" / "banks" / "other")
+    with pytest.raises(InvalidInputError, match=r"every image was to be copied .* plan again"):
+        pushed(path, 1, 2)
+
+
+def test_another_machine_can_finish_where_images_are_bad(
+    photo_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = photo_folder()
+    (data / "red" / "000.png").write_bytes(b"no image")
+    path = saved(data, tmp_path / "cache", cuts=["fc7"])
+    push_tasks(path, [one.number for one in tasks_left(path)])
+    monkeypatch.setattr("featbank.extraction.slices._machine", lambda devices: {"torch": "another"})
+    assert finish_plan(path).quarantined == 1
+    (record,) = Bank.open(path.parent).quarantine()
+    assert record.reason == "not-an-image"
 
 
 def test_a_plan_needs_names_and_room(
