@@ -176,7 +176,7 @@ def extract(
         ),
     ] = False,
     slices: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="With --plan-only: for how many slices.")
+        int | None, typer.Option(metavar="N", help="With --plan-only: for how many slices.")
     ] = None,
     shard: Annotated[
         str | None,
@@ -284,6 +284,8 @@ def _slice_asked(given: Mapping[str, Any]) -> tuple[int, int]:
         modes += [f"--engine {given['engine']}"] if modes != ["--dry-run"] else []
     if len(modes) > 1:
         raise InvalidInputError(f"{' and '.join(modes)} are given; each is a run of its own")
+    if given["slices"] is not None and given["slices"] < 1:
+        raise InvalidInputError(f"--slices {given['slices']} must be at least 1")
     if given["plan_only"] and given["slices"] is None:
         raise InvalidInputError("--plan-only needs --slices N: for how many slices, such as jobs of an array")
     if given["slices"] is not None and not given["plan_only"] and not given["shards_left"]:
