@@ -447,6 +447,8 @@ class BucketPath(PosixPath):
         return wrapped
 
 
+#: The process that asked for a bucket first, as ``"pid"``; one that is forked has this, too.
+_used_by: dict[str, int] = {}
 #: Buckets of which this process has seen that they refuse to overwrite.
 _conditional: set[tuple[str, ...]] = set()
 
@@ -495,7 +497,16 @@ def _is_final(said: str) -> bool:
 
 
 def _library(place: BucketPath) -> Any:
-    """Return obstore, which is imported when the first bucket is asked for."""
+    """Return obstore, which is imported when the first bucket is asked for.
+
+    Its threads are not in a process that is forked afterwards, where each request would wait for ever.
+    """
+    if _used_by.setdefault("pid", os.getpid()) != os.getpid():
+        raise InvalidInputError(
+            f"{printable(str(place))!r} is in a bucket, which a process that was forked cannot read once its "
+            f"parent has: start processes by 'spawn' or 'forkserver' (DataLoader(multiprocessing_context="
+            f"'spawn'), multiprocessing.get_context('spawn'))"
+        )
     try:
         import obstore
         import obstore.exceptions

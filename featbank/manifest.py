@@ -29,6 +29,7 @@ __all__ = [
     "as_html",
     "printable",
     "short_repr",
+    "shown_group",
 ]
 
 #: Names of the splits, in the order of their codes; rows of ``"none"`` belong to no split.
@@ -43,6 +44,19 @@ class RowStatus(IntEnum):
     QUARANTINED = 1
     #: The image was gone before this cut was extracted.
     ABSENT = 2
+
+
+def shown_group(name: bytes) -> bytes:
+    r"""Return a group's name as it is shown, with ", " between the parts that ``--group-by`` found.
+
+    They are kept with a zero byte between them, which no path has.
+
+    Examples
+    --------
+    >>> shown_group(b"hospital 1\0patient 7")
+    b'hospital 1, patient 7'
+    """
+    return name.replace(b"\0", b", ")
 
 
 def printable(name: bytes | str) -> str:
@@ -315,8 +329,7 @@ class Manifest:
         """Return the name of a row's group, fit for a terminal; None where nobody named groups."""
         if self.groups is None:
             return None
-        # the parts that --group-by found stand between zero bytes, which no path has
-        return printable(self.group_names[int(self.groups[row])].replace(b"\0", b", "))
+        return printable(shown_group(self.group_names[int(self.groups[row])]))
 
     def digest(self) -> str:
         """Return the SHA-256 of everything the manifest says, as 64 hexadecimal digits."""

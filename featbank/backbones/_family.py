@@ -124,6 +124,11 @@ class Family(ABC):
         del name
         return ()
 
+    def place(self, name: str) -> Path | None:
+        """Return the file or folder that a name means, from the root; None where it is no path's."""
+        del name
+        return None
+
     def read(self, name: str, path: Path) -> nn.Module | None:
         """Build a backbone with the weights of a file, in the family's own way; None leaves it to featbank.
 

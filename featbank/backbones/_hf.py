@@ -18,6 +18,7 @@ from featbank.backbones._family import Family, Published, unknown_weights
 from featbank.backbones._hub import hub_file
 from featbank.backbones._spec import BackboneSpec, Cut
 from featbank.backbones.preprocessing import Preprocessing
+from featbank.backbones.weights_files import INDEX, parts_of
 from featbank.errors import (
     FeatbankError,
     InvalidInputError,
@@ -119,6 +120,9 @@ class HuggingFaceFamily(Family):
     def settings_files(self, name: str) -> tuple[Path, ...]:
         return _find(name, "config.json"), _find(name, "preprocessor_config.json")
 
+    def place(self, name: str) -> Path | None:
+        return _folder(name)
+
     def published(self, name: str, entry: str | None) -> Published:
         if entry not in (None, "DEFAULT"):
             raise unknown_weights(f"hf:{name}", str(entry), ["DEFAULT"])
@@ -129,8 +133,6 @@ class HuggingFaceFamily(Family):
         return Published(self.preprocessing(name), "DEFAULT", _weights_of(name), classes)
 
     def read(self, name: str, path: Path) -> nn.Module:
-        from featbank.backbones._state import INDEX, parts_of
-
         if not path.name.endswith((".safetensors", INDEX)):
             raise WeightsError(f"weights {str(path)!r} of 'hf:{name}' are no .safetensors file; convert them")
         from transformers.utils import logging as bars
@@ -208,8 +210,6 @@ def _find(name: str, *files: str) -> Path:
 
 def _weights_of(name: str) -> Path:
     """Return the weights, or the index of several files once all of them are there."""
-    from featbank.backbones._state import INDEX
-
     path = _find(name, "model.safetensors", f"model{INDEX}")
     if path.name.endswith(INDEX) and _folder(name) is None:
         with _reading(name, path.name):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,7 +36,7 @@ def hub_file(
         If there is none, and none to be had.
     """
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import EntryNotFoundError, HFValidationError
+    from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
 
     try:
         for file in files:
@@ -45,8 +44,12 @@ def hub_file(
             if isinstance(found, str):
                 return Path(found)
         for file in files[:-1]:
-            with contextlib.suppress(EntryNotFoundError):
+            try:
                 return Path(hf_hub_download(repository, file, revision=revision))
+            except LocalEntryNotFoundError:  # no network: the first is what is wanted
+                raise
+            except EntryNotFoundError:
+                continue
         return Path(hf_hub_download(repository, files[-1], revision=revision))
     except HFValidationError as error:
         said_by_hub = " ".join(str(error).split())[:200]

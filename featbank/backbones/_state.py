@@ -24,25 +24,21 @@ from featbank.backbones._building import build_on_meta
 from featbank.backbones._pickle_header import describe_archive
 from featbank.backbones._safetensors_header import HeaderError, describe_safetensors
 from featbank.backbones._spec import BackboneSpec
-from featbank.errors import MissingWeightsError, WeightsError
+from featbank.backbones.weights_files import INDEX, index_of, parts_of
+from featbank.errors import WeightsError
 
 __all__ = [
-    "INDEX",
     "Choice",
     "StateFile",
     "choose",
     "digested",
     "most_bytes",
-    "parts_of",
     "read_state",
     "stamp_of",
 ]
 
 logger = logging.getLogger(__name__)
 
-#: How a file ends that says in which of several safetensors files, beside it, each tensor is.
-INDEX = ".safetensors.index.json"
-_MAX_INDEX_BYTES = 16 << 20
 #: How deep wrappers are looked into.
 _DEEPEST = 6
 #: Layers that wrap others without doing anything, at any depth of a name: DataParallel, torch.compile, ...
@@ -193,49 +189,9 @@ def _facts(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.d
     return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
 
 
-def parts_of(path: Path) -> tuple[Path, ...]:
-    """Return the files that hold the tensors of a weights file: those that an index names, else itself.
-
-    Raises
-    ------
-    WeightsError
-        If an index is none, or names files that are not beside it.
-    """
-    return tuple(path.with_name(name) for name in sorted(set(_index(path).values()))) or (path,)
-
-
-def _index(path: Path) -> dict[str, str]:
-    """Return tensor -> file of an index of several safetensors files; {} for a file that is none."""
-    if not path.name.endswith(INDEX):
-        return {}
-    with path.open("rb") as file:
-        text = file.read(_MAX_INDEX_BYTES + 1)
-    try:
-        if len(text) > _MAX_INDEX_BYTES:
-            raise ValueError
-        said = json.loads(text)["weight_map"]
-        found = {str(tensor): Path(file) for tensor, file in said.items()}
-        whole = bool(found) and all(
-            one.name == str(one) and one.suffix == ".safetensors" for one in found.values()
-        )
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
-        whole = False
-    if not whole:
-        raise WeightsError(
-            f"weights file {str(path)!r} is no index of safetensors files, a JSON object whose 'weight_map' "
-            f"names for each tensor the file beside it; get it again, or name a .safetensors file"
-        )
-    gone = sorted({one.name for one in found.values() if not path.with_name(one.name).is_file()})
-    if gone:
-        raise MissingWeightsError(
-            f"weights file {str(path)!r} names {_some(gone)}, which is not beside it; get that file too"
-        )
-    return {tensor: file.name for tensor, file in found.items()}
-
-
 def _described_safetensors(path: Path) -> dict[str, Tensor]:
     described: dict[str, Tensor] = {}
-    index = _index(path)
+    index = index_of(path)
     for part in parts_of(path):
         with part.open("rb") as file:
             try:

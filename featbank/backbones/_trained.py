@@ -119,6 +119,9 @@ class TrainedFamily(Family):
     def preprocessing(self, name: str) -> Preprocessing:
         return Preprocessing(**_read(_found(name))["preprocessing"])
 
+    def place(self, name: str) -> Path | None:
+        return _find(name)
+
     def published(self, name: str, entry: str | None) -> Published:
         if entry not in (None, "DEFAULT", _ENTRY):
             raise unknown_weights(name, str(entry), [_ENTRY])

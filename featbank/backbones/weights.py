@@ -13,13 +13,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from featbank._cache import user_path
 from featbank._stat_cache import DigestCache
 from featbank.backbones import _state
 from featbank.backbones._building import build_module, build_on_meta
 from featbank.backbones._family import Published, family_of, get_spec
 from featbank.backbones._spec import BackboneSpec
 from featbank.backbones.catalogue import names
+from featbank.backbones.weights_files import file_and_key, looks_like_file, only_file
 from featbank.errors import MissingWeightsError, WeightsError
 
 __all__ = ["LoadedWeights", "WeightsSource", "find_source", "looks_like_file"]
@@ -27,10 +27,6 @@ __all__ = ["LoadedWeights", "WeightsSource", "find_source", "looks_like_file"]
 logger = logging.getLogger(__name__)
 
 _RANDOM = "random"
-#: How weights files are usually called; others are read too.
-_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".model")
-#: How Hugging Face calls the weights in a folder, the first that is there counts.
-_USUAL = ("model.safetensors", f"model{_state.INDEX}", "pytorch_model.bin")
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,21 +207,10 @@ def find_source(
     return _published_source(spec, weights, digests)
 
 
-def looks_like_file(weights: str) -> bool:
-    """Return whether a text means a weights file and not the name of an entry."""
-    path = user_path(weights)
-    # "VGG16_Weights.IMAGENET1K_V1" has a dot, but is how torchvision writes an entry.
-    has_suffix = path.suffix != "" and not path.stem.endswith("_Weights")
-    return has_suffix or os.sep in weights or "#" in weights or path.exists()
-
-
 def _file_source(spec: BackboneSpec, asked: str, digests: DigestCache | None) -> WeightsSource:
-    path, key = user_path(asked), None
-    if "#" in asked and not path.exists():
-        file, _, key = asked.rpartition("#")
-        path = user_path(file)
+    path, key = file_and_key(asked)
     if path.is_dir():
-        path = _only_file(path)
+        path = only_file(path)
     if path.suffix == ".pt2":
         raise WeightsError(
             f"weights file {str(path)!r} is an exported program, not weights; save model.state_dict() instead"
@@ -238,18 +223,6 @@ def _file_source(spec: BackboneSpec, asked: str, digests: DigestCache | None) ->
     family, name = family_of(spec.name)
     published = family.recognise(name, path, _joined(files))
     return WeightsSource(spec, label, published, path, files, stamp=stamp, key=key, place=place)
-
-
-def _only_file(folder: Path) -> Path:
-    """Return the weights file of a folder: the one that Hugging Face calls so, else the only one."""
-    held = sorted(one.name for one in folder.iterdir() if one.name.endswith((*_SUFFIXES, _state.INDEX)))
-    usual = [name for name in _USUAL if name in held] or held
-    if len(usual) == 1 or usual != held:
-        return folder / usual[0]
-    which = f": {', '.join(map(repr, held[:3]))}{', ...' if len(held) > 3 else ''}" if held else ""
-    raise (WeightsError if held else MissingWeightsError)(
-        f"weights {str(folder)!r} is a folder with {len(held) or 'no'} weights files; name the file{which}"
-    )
 
 
 def _joined(files: Mapping[str, str]) -> str:

@@ -65,7 +65,7 @@ from featbank.errors import (
     MissingPackageError,
     UnknownNameError,
 )
-from featbank.manifest import SPLITS, Ids, Manifest, RowStatus, printable
+from featbank.manifest import SPLITS, Ids, Manifest, RowStatus, printable, shown_group
 
 logger = logging.getLogger(__name__)
 
@@ -326,7 +326,7 @@ def columns(manifest: Manifest) -> dict[str, NDArray[Any]]:
         "classes": np.array(classes or [b""], np.bytes_)[: len(classes)],
     }
     if manifest.groups is not None:
-        found["group"] = _of_one_width(Ids.of(manifest.group_names))[manifest.groups]
+        found["group"] = _of_one_width(Ids.of(list(map(shown_group, manifest.group_names))))[manifest.groups]
     return found
 
 
@@ -694,7 +694,7 @@ class _Folder:
                 self._names[check_name("cut", name)] = self._cut_entries(name)
             elif name in _KNOWN:
                 top.append(name)
-            else:
+            elif not files.PLAN_FILE.fullmatch(name):  # a plan is of machines, and stays with them
                 raise FormatError(f"{printable(name)!r} in it is nothing featbank writes")
         self.document = BankDocument.parse(path / files.BANK_FILE, self._bytes(_JSON_BYTES, files.BANK_FILE))
         if files.SOURCE_FILE in top:

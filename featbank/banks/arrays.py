@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -42,6 +42,7 @@ from featbank.errors import (
 )
 from featbank.manifest import Manifest, RowStatus, printable
 
+_T = TypeVar("_T")
 #: Maps kept open at once: each holds a file descriptor, of which many systems allow 1024. And their bytes:
 #: pages that have been read count as the process's memory until the map is closed.
 _MAPS_LIMIT, _MAPS_BYTES = 64, 128 * 2**20
@@ -171,15 +172,24 @@ class CutReader(BlockRows):
             raise IncompleteBankError(self._lacks(self.plans[number]))
         return files[number]
 
+    def _found(self, number: int, read: Callable[[], _T]) -> _T:
+        """Return what `read` reads of a shard, by the file that now has its number where that has gone."""
+        try:
+            return read()
+        except FileNotFoundError:
+            self._forget(number)
+        try:
+            return read()
+        except FileNotFoundError as error:
+            self._forget(number)
+            raise IncompleteBankError(self._lacks(self.plans[number])) from error
+
     def shard(self, number: int) -> Shard:
         """Return what one shard says of itself, checked; `IncompleteBankError` if it has no file."""
         known = self._shards.get(number)
         if known is None:
             plan = self.plans[number]
-            try:
-                known = read_shard(self._path(number))
-            except FileNotFoundError as error:  # removed since the folder was listed
-                raise self._gone(number) from error
+            known = self._found(number, lambda: read_shard(self._path(number)))
             check_place(known, self.layout, plan, self.table)
             self._statuses[plan.start : plan.stop] = known.statuses
             # digests and statuses, which the table and this reader have, are not kept twice
@@ -203,10 +213,10 @@ class CutReader(BlockRows):
 
             in_threads(look, unknown)
 
-    def _gone(self, number: int) -> IncompleteBankError:
-        self._files = None
+    def _forget(self, number: int) -> None:
+        plan, self._files = self.plans[number], None
         self._shards.pop(number, None)
-        return IncompleteBankError(self._lacks(self.plans[number]))
+        self._statuses[plan.start : plan.stop] = _UNKNOWN
 
     def statuses(self, slots: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return the status of each slot in this cut; every shard asked for must be there."""
@@ -233,10 +243,7 @@ class CutReader(BlockRows):
         return found
 
     def _load(self, number: int) -> NDArray[Any]:
-        try:
-            return self.shard(number).features()
-        except FileNotFoundError as error:  # removed since it was checked
-            raise self._gone(number) from error
+        return self._found(number, lambda: self.shard(number).features())
 
     def gather(self, slots: NDArray[np.int64], out: NDArray[Any]) -> None:
         """Copy the features of `slots` into `out`, shape (len(slots), *shape), of any float dtype."""
@@ -265,19 +272,18 @@ class CutReader(BlockRows):
     def _gather_apart(
         self, number: int, slots: NDArray[np.int64], places: NDArray[np.intp], out: NDArray[Any]
     ) -> None:
-        path, row_bytes = self._path(number), self.layout.row_bytes
+        row_bytes = self.layout.row_bytes
         local, at = np.unique(slots[places] - self._starts[number], return_inverse=True)
-        begins = (self.shard(number).offset + local * row_bytes).tolist()
-        try:
-            parts = (
-                path.read_ranges(begins, [row_bytes] * len(begins)) if isinstance(path, BucketPath) else []
-            )
-        except FileNotFoundError as error:  # removed since it was checked
-            raise self._gone(number) from error
-        rows = b"".join(parts)
+
+        def read() -> list[bytes]:
+            path = self.shard(number).path
+            begins = (self.shard(number).offset + local * row_bytes).tolist()
+            return path.read_ranges(begins, [row_bytes] * len(begins)) if isinstance(path, BucketPath) else []
+
+        rows = b"".join(self._found(number, read))
         if len(rows) != row_bytes * len(local):
             raise BankReadError(
-                f"shard {str(path)!r} gave {len(rows)} bytes for {len(local)} rows: try again"
+                f"shard {str(self._path(number))!r} gave {len(rows)} bytes for {len(local)} rows: try again"
             )
         out[places] = np.frombuffer(rows, self.layout.dtype).reshape(-1, *self.layout.shape)[at]
 

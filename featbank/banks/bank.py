@@ -51,6 +51,8 @@ from featbank.banks.shards import (
 )
 from featbank.banks.verification import VerifyReport, verify_bank
 from featbank.errors import (
+    BankChangedError,
+    BankError,
     BankNotFoundError,
     CacheWriteError,
     CorruptBankError,
@@ -711,6 +713,8 @@ class CutWriter:
         self._layout = layout
         self._name = secrets.token_hex(8)
         self._present: dict[int, Path] = {}
+        #: Whether the shards that are there are known to be of this layout.
+        self._ours = False
         self.folder: Path = bank.path / layout.cut
         self._ready = isinstance(self.folder, BucketPath)
 
@@ -823,6 +827,8 @@ class CutWriter:
         ------
         InvalidInputError
             If the arrays do not fit the plan, or the plan is none of this cut.
+        BankChangedError
+            If another process began this cut with other shards; theirs stay.
         CacheWriteError
             If the file cannot be written; shards written before are not touched.
         """
@@ -868,6 +874,8 @@ class CutWriter:
     ) -> Path:
         """Put a shard into a bucket, unless one of its number is there, under whatever name."""
         start = path.name.partition("-")[0] + "-"
+        if not self._ours:
+            self._refuse_others(shard_files(self.folder))
         there = path.parent.names_from(start)
         for _ in range(_PUTS):  # more than one: a store may tell of a shard that another was about to put
             if there:
@@ -879,6 +887,13 @@ class CutWriter:
                 f"cannot write {str(path)!r}: the store says that it is there, and does not list it; run the "
                 f"same command again, it resumes"
             )
+        if not self._ours:
+            try:
+                self._refuse_others(shard_files(self.folder))
+            except BankChangedError:  # who began the cut at the same time sees this one's, or takes theirs
+                path.unlink()
+                raise
+            self._ours = True
         first = path.with_name(there[0])
         if first.name != path.name:
             found = read_shard(first)
@@ -892,7 +907,10 @@ class CutWriter:
     def _standing(self, plan: ShardPlan, table: SlotTable, again: bool) -> tuple[Path | None, str | None]:
         """Return the file that is there for a shard, and what is wrong with it."""
         if not again:  # else nobody has written here since this one did: a long folder is listed once
-            self._present = shard_files(self.folder)
+            self._present, self._ours = shard_files(self.folder), False
+        if not self._ours:
+            self._refuse_others(self._present)
+            self._ours = True
         there = self._present.get(plan.number)
         if there is None or not os.path.lexists(there):
             return None, None
@@ -903,6 +921,27 @@ class CutWriter:
         except (CorruptBankError, FileNotFoundError) as error:  # one that cannot be read now is not replaced
             fault = str(error)
         return there, fault
+
+    def _refuse_others(self, present: Mapping[int, Path]) -> None:
+        """Raise `BankChangedError` if another process began the cut with shards of another layout.
+
+        All shards of a cut have one layout, so one intact file tells: the first.
+        """
+        for _, path in sorted(present.items()):
+            try:
+                found = read_shard(path).layout
+                same = found == self._layout
+                if not same and check_hash(path) is not None:  # damaged: it may say anything
+                    continue
+            except (BankError, OSError):  # who needs that one is told
+                continue
+            if same or (found.key_digest, found.cut) != (self._layout.key_digest, self._layout.cut):
+                return
+            raise BankChangedError(
+                f"another process began cut {self.cut!r} of bank {self._bank.name!r} with {found.shard_rows} "
+                f"rows of {found.dtype} {found.shape} a shard, not {self.shard_rows} of {self.dtype} "
+                f"{self.shape}; its shards stay: run the same command again, or plan again"
+            )
 
     def finish(self, facts: Mapping[str, Any] | Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> None:
         """Record that the cut is complete for the rows of this bank, with what there is to say about it.

@@ -19,7 +19,7 @@ from featbank._cache import user_path
 from featbank._registry import nearest
 from featbank.banks.bank import Bank
 from featbank.errors import CacheWriteError, InvalidInputError, MissingPackageError
-from featbank.manifest import SPLITS, printable
+from featbank.manifest import SPLITS, printable, shown_group
 
 __all__ = ["BANK_FORMATS", "export_bank"]
 
@@ -132,7 +132,8 @@ class _Part:
         self.classes = [printable(one) for one in bank.classes]
         #: Number of each row's group in the names that the facts have, where the bank has groups.
         self.groups = None if manifest.groups is None else manifest.groups[rows].astype(np.int64)
-        grouped = {} if self.groups is None else {"groups": list(map(printable, manifest.group_names))}
+        groups = [printable(shown_group(one)) for one in manifest.group_names]
+        grouped = {} if self.groups is None else {"groups": groups}
         self.facts: dict[str, Any] = {
             "dataset": bank.dataset,
             "classes": self.classes,

@@ -15,8 +15,10 @@ from typing import Any
 import typer
 
 from featbank import __version__
+from featbank._bucket import BucketPath
 from featbank.cli._options import CacheDir, Json
 from featbank.cli._output import human_bytes, print_json
+from featbank.errors import FeatbankError
 from featbank.manifest import printable
 
 __all__ = ["doctor"]
@@ -106,24 +108,30 @@ def _cores() -> dict[str, Any]:
 def _cache(cache_dir: str | None) -> dict[str, Any]:
     from featbank._cache import banks_folder, cache_folder, runs_folder
 
-    folder = cache_folder(cache_dir)
+    try:
+        folder, banks = cache_folder(cache_dir), banks_folder(cache_dir)
+    except FeatbankError as error:  # an address of no bucket, a name that no file can have
+        asked = cache_dir or os.environ.get("FEATBANK_CACHE") or ""
+        nothing = {"exists": False, "writable": False, "free_bytes": 0, "banks": 0, "runs": 0}
+        return {"path": asked, **nothing, "bucket": None, "error": str(error)}
     there = folder.absolute()
     while not there.is_dir() and there != there.parent:
         there = there.parent
-    counts = [
-        len(list(one.glob(pattern))) if one.is_dir() else 0
-        for one, pattern in (
-            (banks_folder(cache_dir), "*/*/bank.json"),
-            (runs_folder(cache_dir), "*/run.json"),
-        )
-    ]
+    fault, n_banks = None, 0
+    try:
+        n_banks = len(list(banks.glob("*/*/bank.json"))) if banks.is_dir() else 0
+    except FeatbankError as error:  # a bucket that cannot be reached, or not without obstore
+        fault = str(error)
+    runs = runs_folder(cache_dir)
     return {
         "path": str(folder),
         "exists": folder.is_dir(),
         "writable": os.access(there, os.W_OK),
         "free_bytes": shutil.disk_usage(there).free,
-        "banks": counts[0],
-        "runs": counts[1],
+        "banks": n_banks,
+        "runs": len(list(runs.glob("*/run.json"))) if runs.is_dir() else 0,
+        "bucket": str(banks) if isinstance(banks, BucketPath) else None,
+        "error": fault,
     }
 
 
@@ -189,9 +197,18 @@ def _lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     told = f", OMP_NUM_THREADS={printable(asked)}" if asked else ""
     yield "cores", f"{facts['usable_cores']} usable (affinity and quota) of {facts['cores']}{told}"
     cache = facts["cache"]
-    state = f"{cache['banks']} banks, {cache['runs']} runs" if cache["exists"] else "not there yet"
-    yield "cache", f"{printable(cache['path'])}: {state}, {human_bytes(cache['free_bytes'])} free"
-    if not cache["writable"]:
+    banks = "" if cache["bucket"] else f"{cache['banks']} banks, "
+    state = f"{banks}{cache['runs']} runs" if cache["exists"] else "not there yet"
+    if cache["error"] and not cache["bucket"]:
+        yield "cache", f"cannot be used: {printable(cache['error'])}"
+    else:
+        yield "cache", f"{printable(cache['path'])}: {state}, {human_bytes(cache['free_bytes'])} free"
+    if cache["bucket"]:
+        state = (
+            f"cannot be used: {printable(cache['error'])}" if cache["error"] else f"{cache['banks']} banks"
+        )
+        yield "", f"{printable(cache['bucket'])}: {state}"
+    if not cache["writable"] and (cache["bucket"] or not cache["error"]):
         yield "", "no permission to write there: --cache-dir or FEATBANK_CACHE names another place"
     weights = facts["weights"]
     yield "weights", "minivgg comes with featbank"

@@ -284,6 +284,8 @@ def _slice_asked(given: Mapping[str, Any]) -> tuple[int, int]:
         modes += [f"--engine {given['engine']}"] if modes != ["--dry-run"] else []
     if len(modes) > 1:
         raise InvalidInputError(f"{' and '.join(modes)} are given; each is a run of its own")
+    if given["slices"] is not None and given["slices"] < 1:
+        raise InvalidInputError(f"--slices {given['slices']} must be at least 1")
     if given["plan_only"] and given["slices"] is None:
         raise InvalidInputError("--plan-only needs --slices N: for how many slices, such as jobs of an array")
     if given["slices"] is not None and not given["plan_only"] and not given["shards_left"]:
@@ -314,10 +316,10 @@ def _print_left(path: Path, n_slices: int | None, as_json: bool) -> None:
     from featbank.extraction import SavedPlan, slices_of, tasks_left
 
     plan, tasks = SavedPlan.read(path), tasks_left(path)
-    n = plan.n_slices or n_slices
+    n = n_slices if plan.n_slices is None else plan.n_slices
     if n is None:
         raise InvalidInputError("this was planned for any number of slices; say with --slices N for how many")
-    plan.check_slices(n_slices or n)
+    plan.check_slices(n if n_slices is None else n_slices)
     left, bank = slices_of(tasks, n), Bank.open(path.parent, check="size")
     finished = not left and set(plan.shapes) <= set(bank.cuts)
     if as_json:

@@ -199,10 +199,11 @@ def _draw(result: TrainResult) -> dict[str, Path]:
     }
     best = None if result.best_epoch == len(result.history) else result.best_epoch
     title = result.folder.name
-    displays = {
-        "history": HistoryDisplay(history, best_epoch=best, title=title),
-        "confusion": ConfusionDisplay(result.confusion, result.classes, title=title),
+    displays: dict[str, HistoryDisplay | ConfusionDisplay] = {
+        "history": HistoryDisplay(history, best_epoch=best, title=title)
     }
+    if result.confusion.size:  # else there are images of train alone
+        displays["confusion"] = ConfusionDisplay(result.confusion, result.classes, title=title)
     return {name: one.save(result.folder / f"{name}.png") for name, one in displays.items()}
 
 

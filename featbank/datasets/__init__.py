@@ -30,7 +30,7 @@ from featbank.datasets.derived import (
     with_test_images,
 )
 from featbank.datasets.duplicates import duplicates_across_labels, duplicates_across_splits
-from featbank.datasets.sources import Dataset, open_dataset, reopen_dataset
+from featbank.datasets.sources import Dataset, absolute_source, open_dataset, reopen_dataset
 from featbank.datasets.splits import SplitRule, assign_splits, parse_split
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ __all__ = [
     "DecodedBatch",
     "SourceFinding",
     "SplitRule",
+    "absolute_source",
     "assign_splits",
     "build_manifest",
     "check_classes",

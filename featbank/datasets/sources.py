@@ -52,6 +52,8 @@ for _name, _place in {
 }.items():
     SOURCES.register_place(_name, f"featbank.datasets.{_place}")
 
+#: Sources behind whose name stand files.
+_OF_FILES = ("parquet", "webdataset", "hf", "crops")
 _COLUMNS = ("path_column", "label_column", "split_column", "group_column")
 #: What the options of `open_dataset` are for, in words.
 _MEANT_FOR = {
@@ -209,8 +211,8 @@ def open_dataset(
 
 def _find(data: str | os.PathLike[str], options: Mapping[str, Any]) -> tuple[str, Any]:
     """Return the name of the source that opens `data`, and what it gets."""
-    scheme, colon, rest = data.partition(":") if isinstance(data, str) else ("", "", "")
-    if data == "digits" or (colon and re.fullmatch(r"[A-Za-z][\w+-]*", scheme) and scheme in SOURCES):
+    scheme, rest = _named_source(data)
+    if scheme:
         return scheme, rest
     shown, path = printable(os.fspath(data)), user_path(data)
     suffix = path.suffix.lower()
@@ -228,6 +230,25 @@ def _find(data: str | os.PathLike[str], options: Mapping[str, Any]) -> tuple[str
         return suffix, path
     _check_options(options, data, ())
     raise DatasetError(f"{shown!r} is a file but none of {_suffixes()}; {_WAYS}")
+
+
+def _named_source(data: object) -> tuple[str, str]:
+    """Return the source that `data` names and what stands behind it; ("", "") for what is a path."""
+    scheme, colon, rest = data.partition(":") if isinstance(data, str) else ("", "", "")
+    named = data == "digits" or (colon and re.fullmatch(r"[A-Za-z][\w+-]*", scheme) and scheme in SOURCES)
+    return (scheme, rest) if named else ("", "")
+
+
+def absolute_source(data: str | os.PathLike[str]) -> str:
+    """Return `data` of `open_dataset` so that a process in another folder opens the same images."""
+    scheme, rest = _named_source(data)
+    if not scheme:
+        return os.fspath(user_path(data).absolute())
+    if scheme not in _OF_FILES:
+        return os.fspath(data)
+    if scheme == "hf" and not user_path(rest).is_dir():  # of the hub
+        return os.fspath(data)
+    return f"{scheme}:{'::'.join(str(user_path(one).absolute()) for one in rest.split('::'))}"
 
 
 def _suffixes() -> str:

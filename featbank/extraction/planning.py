@@ -25,12 +25,19 @@ from numpy.typing import NDArray
 
 import featbank
 from featbank._bucket import BucketPath
-from featbank._cache import banks_folder, user_path
+from featbank._cache import banks_folder
 from featbank._stat_cache import DigestCache
 from featbank.backbones import OF_A_MODULE, family_of, get_spec
+from featbank.backbones.weights_files import (
+    absolute_weights,
+    file_and_key,
+    looks_like_file,
+    only_file,
+    parts_of,
+)
 from featbank.banks import Bank, BankKey, BankStore
 from featbank.datasets import Dataset, build_manifest, decoder_name, open_dataset
-from featbank.errors import BankError, BankFormatError, CacheWriteError, InvalidInputError
+from featbank.errors import BankError, BankFormatError, CacheWriteError, FeatbankError, InvalidInputError
 from featbank.extraction.arithmetic import split_precision
 from featbank.extraction.choosing import Computing, cuts_in, proved_errors
 from featbank.extraction.missing import Missing, Task, find_missing
@@ -94,7 +101,7 @@ class Planned:
         """What computes the features and is in no key, as far as that is settled."""
         if self.computing is not None:
             return self.computing.made_by
-        return None if self.saved is None else self.saved.made_by
+        return (self.saved.made_by or None) if self.saved is not None else None
 
     @property
     def path(self) -> Path:
@@ -501,20 +508,33 @@ def _answers(bank: Bank, settings: ExtractionSettings, digests: DigestCache) -> 
         return False
     if not _chosen(bank.key, settings):
         return False
-    with contextlib.suppress(OSError, TypeError, KeyError):
+    with contextlib.suppress(FeatbankError, OSError, TypeError, KeyError):
+        chosen = _weights_files(settings)
+        if chosen is not None and chosen != set(asked["files"]):
+            return False  # another file of the folder comes first now
         files = {**asked["settings_files"], **asked["files"]}
         return all(digests.file_digest(file) == sha256 for file, sha256 in files.items())
     return False
 
 
+def _weights_files(settings: ExtractionSettings) -> set[str] | None:
+    """Return the files that the weights of a path would be read from now, from the root; None without one."""
+    family, name = family_of(str(settings.backbone))
+    given = settings.weights
+    if given is None:
+        path = family.place(name)
+    elif given != "random" and (not isinstance(given, str) or looks_like_file(given)):
+        path = file_and_key(os.fspath(given))[0]
+    else:
+        path = None
+    if path is None:
+        return None
+    return {str(one.absolute()) for one in parts_of(only_file(path) if path.is_dir() else path)}
+
+
 def _asked(settings: ExtractionSettings) -> dict[str, Any]:
     """Return what decides, with the weights' file, what the key is, and can be known without torch."""
-    weights = None if settings.weights is None else os.fspath(settings.weights)
-    if weights is not None:
-        path, _, part = weights.partition("#")
-        file = user_path(path)
-        if file.exists():
-            weights = f"{file.absolute()}#{part}" if part else str(file.absolute())
+    weights = absolute_weights(settings.weights)
     return {
         "weights": weights,
         "random_state": settings.random_state if weights == "random" else None,

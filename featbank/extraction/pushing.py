@@ -7,8 +7,9 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +18,11 @@ import numpy as np
 from featbank._atomic import sha256
 from featbank._cuts import CutName
 from featbank._settings import Progress
-from featbank.backbones import get_spec
+from featbank.backbones import Preprocessing, get_spec
 from featbank.banks import Bank, CutWriter, QuarantineRecord
 from featbank.datasets import check_classes
 from featbank.errors import FeatbankError, FeatureOverflowError
+from featbank.extraction.choosing import open_loader
 from featbank.extraction.missing import LenderError
 from featbank.extraction.planning import ExtractionPlan, Planned, refuse_if_full
 from featbank.extraction.settings import CLIPPED, stored_dtype
@@ -28,7 +30,7 @@ from featbank.extraction.storing import CutOverflowError, push_slots
 from featbank.manifest import short_repr
 
 if TYPE_CHECKING:
-    from featbank.extraction.choosing import Computing
+    from featbank.extraction.images import BatchLoader
 
 __all__ = ["ExtractionResult", "push"]
 
@@ -167,7 +169,8 @@ class Pushing:
             elif not (layout := tell_layout(work, cut)).items() <= bank.facts(cut).items():
                 # from before it was recorded
                 writer.finish({**bank.facts(cut), **layout})
-        quarantined = settle_quarantine(bank, self.bad, work.need_computing)
+        with ExitStack() as opened:
+            quarantined = settle_quarantine(bank, self.bad, cache(partial(self._loader, opened)))
         bank.touch()
         work.digests.save()
         # All is stored, and nothing will be pushed again once the user has said what is meant.
@@ -175,6 +178,16 @@ class Pushing:
         refuse = not settings.skip_empty_classes and settings.limit is None
         check_classes(manifest, work.dataset.name, refuse=refuse, before=work.manifest)
         return self._result(quarantined)
+
+    def _loader(self, opened: ExitStack) -> BatchLoader:
+        """Return what decodes; of a saved plan without what computes, which not every machine may be."""
+        work = self._work
+        if work.computing is not None or work.saved is None or work.settings.decode != "cpu":
+            return work.need_computing().loader
+        preprocessing = Preprocessing(**work.missing.bank.key.transform)
+        loader = open_loader(work.dataset, work.manifest, preprocessing, 1)
+        opened.callback(loader.close)
+        return loader
 
     def _result(self, quarantined: int, left: int = 0) -> ExtractionResult:
         work, manifest = self._work, self._work.missing.bank.manifest
@@ -385,9 +398,7 @@ def tell_clipped(bank: Bank, cut: str) -> dict[str, int]:
     return {"n_clipped": n_values, "n_clipped_rows": n_rows}
 
 
-def settle_quarantine(
-    bank: Bank, bad: Sequence[QuarantineRecord], need_computing: Callable[[], Computing]
-) -> int:
+def settle_quarantine(bank: Bank, bad: Sequence[QuarantineRecord], loader: Callable[[], BatchLoader]) -> int:
     """Write why each quarantined row is quarantined.
 
     Parameters
@@ -396,7 +407,7 @@ def settle_quarantine(
         The bank, all cuts finished.
     bad : sequence of QuarantineRecord
         What this run could not read.
-    need_computing : callable
+    loader : callable
         Returns what decodes: to look again at images whose reason was never written down, because an
         interrupted run came to their status.
 
@@ -421,7 +432,7 @@ def settle_quarantine(
         for row in np.flatnonzero(manifest.statuses).tolist():
             digest = manifest.digests[row].tobytes().hex()
             if digest not in known:
-                known[digest] = _look_again(need_computing, manifest.ids[row], digest)
+                known[digest] = _look_again(loader(), manifest.ids[row], digest)
             records.append(replace(known[digest], id=manifest.ids[row]))
         return records
 
@@ -439,8 +450,7 @@ def settle_quarantine(
     return len(mine)
 
 
-def _look_again(need_computing: Callable[[], Computing], image_id: bytes, digest: str) -> QuarantineRecord:
-    loader = need_computing().loader
+def _look_again(loader: BatchLoader, image_id: bytes, digest: str) -> QuarantineRecord:
     wanted = np.frombuffer(bytes.fromhex(digest), np.uint8)
     rows = np.flatnonzero((loader.manifest.digests == wanted).all(axis=1))
     if not len(rows):

@@ -157,7 +157,7 @@ def repair_bank(
             if path.name == CUT_FILE:
                 _finish(work, path.parent.name)
             elif path.parent == folder:  # quarantine.jsonl
-                settle_quarantine(opened, run.bad, work.need_computing)
+                settle_quarantine(opened, run.bad, lambda: work.need_computing().loader)
     return RepairResult(
         folder,
         aside.folder,

@@ -22,9 +22,11 @@ from featbank._bucket import BucketPath
 from featbank._cache import banks_folder, user_path
 from featbank._settings import Progress
 from featbank._stat_cache import DigestCache
+from featbank.backbones import family_of
+from featbank.backbones.weights_files import absolute_weights
 from featbank.banks import Bank, BankStore
 from featbank.banks.documents import PLAN_FILE, check_name, read_plan, write_plan
-from featbank.datasets import open_dataset
+from featbank.datasets import absolute_source, open_dataset
 from featbank.errors import (
     BankChangedError,
     BankError,
@@ -33,6 +35,7 @@ from featbank.errors import (
     FeatbankError,
     IncompleteBankError,
     InvalidInputError,
+    MissingDataError,
 )
 from featbank.extraction.forward import choose_devices, made_by
 from featbank.extraction.missing import Missing, Task, find_missing
@@ -217,6 +220,11 @@ class SavedPlan:
 
     def check_machine(self, settings: ExtractionSettings) -> None:
         """Raise `InvalidInputError` if this process would compute other last bits than the plan's machine."""
+        if not self.machine:
+            raise InvalidInputError(
+                f"this was planned where every image was to be copied from another bank, for no kind of "
+                f"machine, and some have to be pushed by now: {_AGAIN}"
+            )
         import torch
 
         there = torch.cuda.is_available()
@@ -262,18 +270,23 @@ def _asked(data: object, settings: ExtractionSettings) -> dict[str, Any]:
     said: dict[str, Any] = {
         one.name: getattr(settings, one.name) for one in fields(settings) if one.name not in _OWN
     }
-    said |= {name: _absolute(said[name]) for name in ("backbone", "weights", "data_root")}
+    root = settings.data_root
+    said |= {
+        "backbone": _absolute_backbone(settings.backbone),
+        "weights": absolute_weights(settings.weights),
+        "data_root": None if root is None else str(user_path(root).absolute()),
+    }
     said = {name: list(value) if isinstance(value, tuple) else value for name, value in said.items()}
-    return {"data": _absolute(data), "settings": said}
+    return {"data": absolute_source(data), "settings": said}
 
 
-def _absolute(path: str | os.PathLike[str] | None) -> str | None:
-    """Return a path so that a process in another folder finds it; what is none (``digits``) as it is."""
-    if path is None:
-        return None
-    name, mark, part = os.fspath(path).partition("#")
-    file = user_path(name)
-    return f"{file.absolute()}{mark}{part}" if file.exists() else os.fspath(path)
+def _absolute_backbone(backbone: str) -> str:
+    """Return a backbone so that a process in another folder finds it: its path from the root, or its name."""
+    family, name = family_of(backbone)
+    place = family.place(name)
+    if place is None or not backbone.endswith(name):
+        return backbone
+    return f"{backbone.removesuffix(name)}{place}"
 
 
 def _file_name(asked: Any) -> str:
@@ -301,6 +314,8 @@ def save_plan(plan: ExtractionPlan, *, n_slices: int | None = None) -> Path:
     ------
     InvalidInputError
         If data or backbone is an object, or `n_slices` is below 1.
+    BankChangedError
+        If another process sets other rows of the bank at the same time.
     CacheWriteError
         If the disk cannot hold what is to be written, or the bank cannot be written.
 
@@ -325,6 +340,10 @@ def save_plan(plan: ExtractionPlan, *, n_slices: int | None = None) -> Path:
     with contextlib.suppress(LookAgain):  # what was missing has been found anew
         Pushing(work, None).begin()
     bank, writers = Bank.open(work.path, check="size"), work.missing.writers
+    if bank.places_digest != work.missing.bank.places_digest:  # which the plan would pin
+        raise BankChangedError(
+            f"another extraction has set other rows of bank {bank.name!r} just now; run the command again"
+        )
     computing = work.computing
     file = work.path / _file_name(asked)
     saved = SavedPlan(
@@ -390,10 +409,17 @@ def open_plan(
     settings = replace(
         saved.settings, device=device or saved.device, workers=workers, lanes=lanes, download=download
     )
+    dataset = open_dataset(saved.data, **settings.options_of(open_dataset))
+    known = set(dataset.ids)
+    if not any(one in known for one in bank.manifest.ids):
+        raise MissingDataError(
+            f"none of the {len(bank)} images of the plan is in {printable(dataset.location)!r} now: put them "
+            f"back, or {_AGAIN}"
+        )
     return said(
         Planned(
             settings=settings,
-            dataset=open_dataset(saved.data, **settings.options_of(open_dataset)),
+            dataset=dataset,
             store=BankStore(saved.path.parents[2]),
             digests=DigestCache(None),
             cuts=tuple(cut for cut in saved.shapes if cut not in saved.others),

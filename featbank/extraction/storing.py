@@ -227,6 +227,9 @@ class CutOverflowError(FeatureOverflowError):
         super().__init__(message)
         self.cut = cut
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.cut)
+
 
 @dataclass
 class _Shard:

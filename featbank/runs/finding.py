@@ -10,7 +10,7 @@ from pathlib import Path
 
 from featbank._cache import oldest_first, runs_folder, user_path
 from featbank._registry import nearest
-from featbank.errors import RunError, RunNotFoundError
+from featbank.errors import InvalidInputError, RunError, RunNotFoundError
 from featbank.manifest import printable
 from featbank.runs.folder import RUN_FILE, Run
 
@@ -182,9 +182,10 @@ def runs_of_bank(bank: str | os.PathLike[str], cache_dir: str | os.PathLike[str]
     for path in list_runs(cache_dir):
         try:
             run = Run.open(path, cache_dir)
-        except RunError:
+            its = user_path(run.source["bank"]).resolve()
+        except (RunError, InvalidInputError):
             continue
-        if Path(run.source["bank"]).resolve() == wanted:
+        if its == wanted:
             same = run.facts.get("sweep", {}).get("digest", run.name)
             found.pop(same, None)
             found[same] = run

@@ -11,7 +11,7 @@ from statistics import fmean
 from featbank import _atomic
 from featbank._cache import user_path
 from featbank.banks.documents import folder_bytes
-from featbank.errors import RunError
+from featbank.errors import InvalidInputError, RunError
 from featbank.manifest import printable, short_repr
 from featbank.runs.finding import find_run
 from featbank.runs.folder import Run
@@ -140,7 +140,7 @@ def describe_run(path: str | os.PathLike[str]) -> RunInfo:
             status="finished" if run.finished else "running" if is_claimed(folder) else "interrupted",
             dataset=str(source["dataset"]),
             backbone=str(source["backbone"]),
-            bank=Path(source["bank"]),
+            bank=user_path(source["bank"]),
             cuts=tuple(dict.fromkeys([*facts["cuts"], *(fit.cut for fit in fits)])),
             heads=tuple(dict.fromkeys(fit.head for fit in fits)),
             sizes=tuple(sorted({fit.n_per_class for fit in fits}, key=size_order)),
@@ -151,7 +151,7 @@ def describe_run(path: str | os.PathLike[str]) -> RunInfo:
             best=_best(fits),
             size_bytes=folder_bytes(folder),
         )
-    except (RunError, OSError) as error:
+    except (RunError, InvalidInputError, OSError) as error:
         said = str(error)
     return RunInfo(path=folder, size_bytes=folder_bytes(folder), error=said)
 

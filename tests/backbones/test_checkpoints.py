@@ -265,6 +265,9 @@ def test_a_folder_is_read_if_it_says_which_file(network: nn.Module, tmp_path: Pa
         load_backbone(NAME, weights=tmp_path)
     save_file(other(network).state_dict(), tmp_path / "model.safetensors")  # as Hugging Face calls it
     assert same(load_backbone(NAME, weights=tmp_path).module, other(network))
+    (tmp_path / "a.pth").unlink()
+    (tmp_path / "b.safetensors").rename(tmp_path / "pytorch_model.bin")  # both ways that it has
+    assert same(load_backbone(NAME, weights=tmp_path).module, other(network))
 
 
 def in_shards(network: nn.Module, folder: Path) -> dict[str, str]:

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from featbank.banks import export_bank, exporting
+from featbank.banks import export_bank, exporting, open_archive, pack
 from featbank.errors import CacheWriteError, InvalidInputError, MissingPackageError, UnknownNameError
 from featbank.manifest import SPLITS
 
@@ -126,3 +126,20 @@ def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(full, tmp_path, 
         with pytest.raises(CacheWriteError, match=r"No space left on device.*nothing is left of it"):
             export_bank(full, tmp_path / "out/x", to=to)
     assert not [*(tmp_path / "out").iterdir()]
+
+
+def test_groups_of_several_parts_have_one_name_everywhere(store, kit, tmp_path):
+    import h5py
+
+    bank = store.create_or_open("shapes", kit.KEY, {})
+    manifest = kit.make_manifest(["a", "b"])
+    bank.set_manifest(manifest.replaced(groups=np.array([1, 0], np.int32), group_names=(b"1", b"2\0x")))
+    kit.extract(bank, ["fc7"])
+    names = [bank.manifest.group(row) for row in range(2)]
+    assert "2, x" in names
+    facts = read(export_bank(bank, tmp_path / "plain", to="npy"), "npy")[-1]
+    assert sorted(facts["groups"]) == sorted(names)
+    with h5py.File(pack(bank, tmp_path / "bank.h5")) as file:
+        assert [one.decode() for one in file["group"][:]] == names
+    with open_archive(tmp_path / "bank.h5") as archive:
+        assert archive.manifest.group_names == bank.manifest.group_names

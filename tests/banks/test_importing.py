@@ -67,7 +67,7 @@ def test_a_whole_bank_comes_in_as_it_is(kind, grown, kit, tmp_path):
 
 def test_a_folder_with_locks_marks_and_leavings_comes_in_without_them(bank, tmp_path, kit):
     wanted = kit.tree(bank.path)
-    for name in (".lock", ".tmp-x", "fc7/.lock", "fc7/.tmp-y"):
+    for name in (".lock", ".tmp-x", "plan-0123456789abcdef.json", "fc7/.lock", "fc7/.tmp-y"):
         (bank.path / name).write_text("x")
     (bank.path / "damaged-1").mkdir()
     (bank.path / "damaged-1" / "anything").write_text("x")

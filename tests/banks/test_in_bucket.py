@@ -290,6 +290,66 @@ def test_two_that_put_other_bytes_of_one_shard_at_once_agree_on_one(
     np.testing.assert_array_equal(Bank.open(bank.path)["fc7"][:], features)
 
 
+def test_shards_of_another_layout_are_not_put_beside_those_that_are_there(
+    kit: SimpleNamespace, there: BankStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bank = there.create_or_open("shapes", kit.KEY, {})
+    bank.set_manifest(kit.make_manifest([f"image {number}" for number in range(40)]))
+    large, small = (bank.cut_writer("fc7", (5,), "float16", shard_bytes=size) for size in (1 << 20, 1))
+    plan = small.plans()[-1]
+    (whole,) = large.plans()
+    names_from = BucketPath.names_from
+
+    def put_first(self: BucketPath, start: str) -> list[str]:  # after the other one has looked
+        monkeypatch.setattr(BucketPath, "names_from", names_from)
+        large.write(whole, np.ones((40, 5), np.float16), np.zeros(40, np.uint8))
+        return names_from(self, start)
+
+    monkeypatch.setattr(BucketPath, "names_from", put_first)
+    for _ in range(2):
+        with pytest.raises(BankChangedError, match=r"with 104856 rows of .* a shard, not 4 of"):
+            small.write(plan, np.ones((4, 5), np.float16), np.zeros(4, np.uint8))
+        assert len(bank.shard_names("fc7")) == 1
+    large.finish({})
+    assert (Bank.open(bank.path)["fc7"][:] == 1).all()
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_a_shard_of_another_name_takes_the_place_of_one_that_is_gone(
+    kit: SimpleNamespace, there: BankStore, apart: bool
+) -> None:
+    bank = there.create_or_open("shapes", kit.KEY, {})
+    bank.set_manifest(kit.make_manifest([f"image {number}" for number in range(8)]))
+    makers = (bank.cut_writer("fc7", (5,), "float16", made_by={"torch": one}) for one in ("1", "2"))
+    writer, other = makers
+    (plan,) = writer.plans()
+    ok = np.zeros(8, np.uint8)
+    first = writer.write(plan, np.ones((8, 5), np.float16), ok)
+    writer.finish({})
+    reader = Bank.open(bank.path)
+    assert reader.rows_ok("fc7").all()
+    first.unlink()  # type: ignore[attr-defined]
+    bad = ok.copy()
+    bad[7] = RowStatus.ABSENT
+    features = np.full((8, 5), 2, np.float16)
+    features[7] = 0
+    assert other.write(plan, features, bad).name != first.name
+    rows = [0] if apart else range(7)
+    assert (reader["fc7"][list(rows)] == 2).all()
+    assert reader.rows_ok("fc7").tolist() == [True] * 7 + [False]
+
+
+def test_a_forked_process_is_told_instead_of_waiting_for_ever(
+    kit: SimpleNamespace, there: BankStore, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bank = filled(kit, there, manifest)
+    with monkeypatch.context() as forked:
+        forked.setattr("os.getpid", lambda: -1)
+        with pytest.raises(InvalidInputError, match=r"forked .* 'spawn' or 'forkserver'"):
+            bank["fc7"][0]
+    bank["fc7"][0]
+
+
 def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     made = Counter[str]()
 

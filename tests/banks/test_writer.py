@@ -19,7 +19,13 @@ import pytest
 
 from featbank import _atomic
 from featbank.banks import Bank, BankStore, ShardPlan, SlotTable, import_bank, pack
-from featbank.errors import CacheWriteError, CorruptBankError, IncompleteBankError, InvalidInputError
+from featbank.errors import (
+    BankChangedError,
+    CacheWriteError,
+    CorruptBankError,
+    IncompleteBankError,
+    InvalidInputError,
+)
 
 SCRIPT = """
 import importlib.util, os, sys
@@ -199,6 +205,19 @@ def test_a_damaged_shard_is_replaced(writer, caplog, spoil, value):
     assert list(writer.folder.glob("*.h5")) == [again]
     assert "is replaced" in caplog.text
     assert (writer._bank["fc7"][[0, 1]] == value).all()
+
+
+def test_shards_of_another_layout_are_never_removed_nor_mixed(writer):
+    bank = writer._bank
+    other = bank.cut_writer("fc7", (5,), "float16", shard_bytes=1)  # began at the same time
+    assert other.shard_rows == 4
+    first = writer.write(writer.plans()[0], *rows(writer.plans()[0], 1.0))
+    for number in (0, 1, 7):  # what stands there, and what does not
+        plan = other.plans()[number]
+        with pytest.raises(BankChangedError, match=r"with 12 rows of .* a shard, not 4 of .*: run the same"):
+            other.write(plan, *rows(plan, 1.0))
+    assert list(writer.folder.glob("*.h5")) == [first]
+    assert writer.write(writer.plans()[1], *rows(writer.plans()[1])).exists()
 
 
 @pytest.mark.parametrize(

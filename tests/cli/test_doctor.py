@@ -48,6 +48,8 @@ def test_it_says_what_there_is_and_makes_nothing(
         "free_bytes": 0,
         "banks": 0,
         "runs": 0,
+        "bucket": None,
+        "error": None,
     }
     assert facts["weights"]["torchvision"]["files"] == ["resnet18-f37072fd.pth"]
     assert facts["weights"]["hub"]["models"] == ["facebook/dinov2-base"]
@@ -58,6 +60,21 @@ def test_it_says_what_there_is_and_makes_nothing(
     assert "             moon: moon-rock missing; pip install 'featbank[moon]'\n" in said
     assert "torchvision, " in said
     assert "not there yet" in said
+
+
+def test_a_cache_in_a_bucket_and_one_that_is_nowhere(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("obstore")
+    said = call("doctor", "--cache-dir", "memory://doctor/cache").out
+    assert "             memory://doctor/cache/banks: 0 banks\n" in said
+    assert "0 banks" not in said.split("memory://")[0]
+    monkeypatch.setenv("FEATBANK_CACHE", "moon://crater")
+    done = call("doctor")
+    assert done.code == 0, done.err
+    assert "cache        cannot be used: 'moon://crater' is at an address of a kind" in done.out
+    assert call("doctor", "--json").json["cache"]["error"].startswith("'moon://crater' is at an address")
+    monkeypatch.setenv("FEATBANK_CACHE", "memory://doctor")
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    assert "memory://doctor/banks: cannot be used: " in call("doctor").out
 
 
 def test_a_torch_that_cannot_be_imported_is_told(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -237,12 +237,13 @@ def test_slices_of_one_plan_by_the_same_command(call, place):
     for options, said in (
         (("--shard", "1/3"), "no plan of this command in"),
         (("--shards-left",), "no plan of this command in"),
+        (("--shards-left", "--slices", 0), "--slices 0 must be at least 1"),
         (("--finish",), "no plan of this command in"),
         (("--shard", "1of3"), "--shard '1of3' is not i/N, such as 3/32"),
         (("--plan-only",), "--plan-only needs --slices N"),
         (("--slices", "3"), "--slices 3 goes with --plan-only"),
         (("--shard", "1/3", "--finish"), "--shard and --finish are given; each is a run of its own"),
-        (("--plan-only", "--slices", "0"), "n_slices=0 must be at least 1"),
+        (("--plan-only", "--slices", "0"), "--slices 0 must be at least 1"),
     ):
         done = call(*command, *options)
         assert (done.code in (2, 3), said in done.message) == (True, True), done.err

@@ -51,6 +51,12 @@ def test_weights_card_and_scores(call, place):
     assert "it is a backbone: featbank extract DATA --backbone trained" in again.out
 
 
+def test_without_other_images_than_those_of_train(call, place):
+    done = call("train", "photos", "--split", "1,0,0", "--epochs", 1, *SMALL, "--output", "trained", "--json")
+    assert done.code == 0, done.err
+    assert list(done.json["figures"]) == ["history"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

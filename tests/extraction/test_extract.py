@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from featbank.backbones import TruncatedNetwork, load_backbone
 from featbank.banks import Bank, BankStore, import_bank, pack, verify_bank
@@ -675,3 +676,16 @@ def test_one_image_in_many_modes_gives_one_row(photo_folder: Folder, tmp_path: P
     features = bank.features("fc7", rows)
     assert len(rows) == 4
     np.testing.assert_array_equal(features, np.broadcast_to(features[0], features.shape))
+
+
+def test_a_bank_does_not_answer_for_another_file_of_the_folder(photo_folder: Folder, tmp_path: Path) -> None:
+    data, weights = photo_folder(), tmp_path / "weights"
+    weights.mkdir()
+    state = load_backbone("minivgg").module.state_dict()
+    save_file(state, weights / "mine.safetensors")
+    first = run(data, tmp_path, weights=weights)
+    assert run(data, tmp_path, weights=weights).pushed == 0
+    save_file({name: one * 0.5 for name, one in state.items()}, weights / "model.safetensors")
+    other = run(data, tmp_path, weights=weights)
+    assert other.pushed > 0
+    assert other.bank != first.bank

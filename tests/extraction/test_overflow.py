@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ import torch
 
 from featbank.backbones import TruncatedNetwork
 from featbank.banks import Bank
+from featbank.engines._ray import called
 from featbank.errors import FeatureOverflowError, InvalidInputError
 from featbank.extraction import as_stored, extract
+from featbank.extraction.storing import CutOverflowError
 
 Folder = Callable[..., Path]
 
@@ -211,3 +214,13 @@ def test_bytes_depend_on_neither_workers_nor_where_a_run_stopped(
         return {str(one.relative_to(bank)): one.read_bytes() for one in sorted(bank.rglob("*.h5"))}
 
     assert files(resumed.bank) == files(whole)
+
+
+def test_it_arrives_from_other_processes_as_it_is() -> None:
+    def overflow(_: object) -> None:
+        raise CutOverflowError("'fc7' reaches 7e4; use --dtype float32", "fc7")
+
+    kind, _, error, _ = called(overflow, pickle.dumps(None))
+    assert (kind, type(error), error.cut) == ("error", CutOverflowError, "fc7")
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again), again.cut) == (CutOverflowError, str(error), "fc7")

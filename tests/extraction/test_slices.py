@@ -18,8 +18,9 @@ import torch
 from featbank import backbones
 from featbank._atomic import canonical_json, sha256
 from featbank.backbones import Backbone, TruncatedNetwork, load_backbone
+from featbank.backbones.weights_files import absolute_weights
 from featbank.banks import Bank, verify_bank
-from featbank.datasets import building, open_dataset
+from featbank.datasets import absolute_source, building, open_dataset
 from featbank.errors import (
     BankChangedError,
     BankNotFoundError,
@@ -28,6 +29,7 @@ from featbank.errors import (
     FeatureOverflowError,
     IncompleteBankError,
     InvalidInputError,
+    MissingDataError,
 )
 from featbank.extraction import (
     ExtractionSettings,
@@ -43,6 +45,7 @@ from featbank.extraction import (
     slices_of,
     tasks_left,
 )
+from featbank.extraction.pushing import Pushing
 
 Folder = Callable[..., Path]
 FAULTS = Path(__file__).parents[1] / "faults"
@@ -255,6 +258,79 @@ def test_what_cannot_be_sliced_is_one_line(photo_folder: Folder, tmp_path: Path)
         open_plan(path)
     assert {pushed(saved(data, cache, 2), number, 2).left for number in (1, 2)} > {0}
     assert verify_bank(path.parent).findings == []
+
+
+def test_names_are_no_paths_whatever_stands_in_the_folder(
+    photo_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("digits", "minivgg"):
+        (tmp_path / name).mkdir()
+    plan = SavedPlan.read(saved("digits", tmp_path / "cache", limit=4, cuts=["fc7"]))
+    assert (plan.data, plan.settings.backbone) == ("digits", "minivgg")
+    said = [absolute_source(one) for one in (Path("digits"), "./digits", "crops:a.csv", "hf:a/b", "digits:")]
+    here = str(tmp_path)
+    assert said == [f"{here}/digits", f"{here}/digits", f"crops:{here}/a.csv", "hf:a/b", "digits:"]
+    assert (
+        absolute_source("webdataset:a-{0..1}.tar::b.tar") == f"webdataset:{here}/a-{{0..1}}.tar::{here}/b.tar"
+    )
+    # names may hold a #; else the last one begins the key
+    (tmp_path / "a#b").touch()
+    asked = ["a#b", "a#b#c", "minivgg", "random", "DEFAULT"]
+    assert [absolute_weights(one) for one in asked] == [
+        f"{here}/a#b", f"{here}/a#b#c", f"{here}/minivgg", "random", "DEFAULT"
+    ]  # fmt: skip
+
+
+def test_a_plan_whose_images_are_all_others_is_refused(photo_folder: Folder, tmp_path: Path) -> None:
+    data = photo_folder()
+    path = saved(data, tmp_path / "cache")
+    for one in list(data.glob("*/*")):
+        one.rename(one.with_name(f"other-{one.name}"))
+    with pytest.raises(MissingDataError, match=r"none of the 18 images of the plan is in .* now"):
+        open_plan(path)
+
+
+def test_rows_that_another_process_sets_meanwhile_are_not_pinned(
+    photo_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, begin = photo_folder(), Pushing.begin
+
+    def begun(self: Pushing) -> None:
+        begin(self)
+        monkeypatch.setattr(Pushing, "begin", begin)
+        extract(data, settings_for(tmp_path / "cache", limit=5, cuts=["fc7"]))
+
+    monkeypatch.setattr(Pushing, "begin", begun)
+    with pytest.raises(BankChangedError, match="another extraction has set other rows of bank"):
+        saved(data, tmp_path / "cache")
+    assert not list(tmp_path.glob("cache/banks/*/*/plan-*.json"))
+
+
+def test_a_plan_that_only_copies_is_for_no_machine(photo_folder: Folder, tmp_path: Path) -> None:
+    data, other = photo_folder(), tmp_path / "other"
+    shutil.copytree(data, other)
+    extract(other, settings_for(tmp_path / "cache"))
+    path = saved(data, tmp_path / "cache", 2)
+    assert SavedPlan.read(path).machine == {}
+    with open_plan(path) as todo:
+        assert todo.to_push == 0
+    shutil.rmtree(tmp_path / "cache" / "banks" / "other")
+    with pytest.raises(InvalidInputError, match=r"every image was to be copied .* plan again"):
+        pushed(path, 1, 2)
+
+
+def test_another_machine_can_finish_where_images_are_bad(
+    photo_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = photo_folder()
+    (data / "red" / "000.png").write_bytes(b"no image")
+    path = saved(data, tmp_path / "cache", cuts=["fc7"])
+    push_tasks(path, [one.number for one in tasks_left(path)])
+    monkeypatch.setattr("featbank.extraction.slices._machine", lambda devices: {"torch": "another"})
+    assert finish_plan(path).quarantined == 1
+    (record,) = Bank.open(path.parent).quarantine()
+    assert record.reason == "not-an-image"
 
 
 def test_a_plan_needs_names_and_room(

@@ -113,6 +113,16 @@ def test_a_wrong_value_is_one_line(cache, bad, way, value):
     assert (info.status, info.error) == ("damaged", message)
 
 
+def test_runs_of_a_bank_in_a_bucket(cache):
+    good = next((cache / "runs").glob("*-good"))
+    edit(good, "source", "bank", value="memory://b/banks/flowers/key")
+    assert [run.path for run in runs_of_bank("memory://b/banks/flowers/key", cache)] == [good]
+    assert str(describe_run(good).bank) == "memory://b/banks/flowers/key"
+    edit(good, "source", "bank", value="moon://crater/flowers/key")  # of a stranger
+    assert runs_of_bank("memory://b/banks/flowers/key", cache) == []
+    assert "is at an address of a kind" in describe_run(good).error
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "text", ["", "null", "[]", "3", "{", "[" * 200_000, '{"a":' * 50_000, '{"format": ' + "9" * 5000 + "}"]
