@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -43,27 +45,53 @@ SCENARIOS = [
 ]
 
 
+#: Each is a process of the bench, and where tests have two processes each has one.
+HALVES = (SCENARIOS[::2], SCENARIOS[1::2])
+
+
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Run the scenarios in one process of its own: it forks, and patches what it watches."""
-    place = tmp_path_factory.mktemp("faults") / "results.json"
-    command = [sys.executable, str(BENCH), "--scale", "0.01", "--json", str(place), "--only", *SCENARIOS]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ})
-    assert place.exists(), done.stderr
-    found: dict[str, Any] = json.loads(place.read_text())["results"]
-    return found
+def results_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], dict[str, Any]]:
+    """Run half of the scenarios in one process of its own: it forks, and patches what it watches."""
+
+    @functools.cache
+    def run(half: int) -> dict[str, Any]:
+        place = tmp_path_factory.mktemp("faults") / "results.json"
+        command = [
+            sys.executable,
+            str(BENCH),
+            "--scale",
+            "0.01",
+            "--json",
+            str(place),
+            "--only",
+            *HALVES[half],
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ})
+        assert place.exists(), done.stderr
+        found: dict[str, Any] = json.loads(place.read_text())["results"]
+        return found
+
+    return run
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
-def test_nothing_is_lost_or_silent(results: dict[str, Any], name: str) -> None:
-    one = results[name]
+@pytest.mark.parametrize(
+    ("half", "name"),
+    [
+        pytest.param(half, name, marks=pytest.mark.xdist_group(f"faults-{half}"), id=name)
+        for half, names in enumerate(HALVES)
+        for name in names
+    ],
+)
+def test_nothing_is_lost_or_silent(results_of: Callable[[int], dict[str, Any]], half: int, name: str) -> None:
+    one = results_of(half)[name]
     assert one["ok"], f"{one['figures']} {' '.join(map(str, one['bad']))}"
     if "kills" in one["figures"]:
         assert one["figures"]["kills"] >= (1 if name in ("slices", "bucket") else 4)
 
 
-def test_without_fsync_the_test_of_power_loss_fails(results: dict[str, Any]) -> None:
-    figures = results["power-loss"]["figures"]
+@pytest.mark.xdist_group("faults-0")
+def test_without_fsync_the_test_of_power_loss_fails(results_of: Callable[[int], dict[str, Any]]) -> None:
+    figures = results_of(0)["power-loss"]["figures"]
     assert float(figures["share of these that fail"].rstrip("%")) > 40
 
 

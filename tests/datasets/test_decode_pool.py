@@ -314,10 +314,16 @@ def test_an_image_that_a_resize_blows_up(odd) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("wrapped", ["torchvision", "blurred", "part of it"])
 @pytest.mark.parametrize(
-    ("act", "reason"),
-    [("segfault", "crashed"), ("exit", "crashed"), ("sleep", "timeout"), ("ten-gigabytes", "out-of-memory")],
+    ("wrapped", "act", "reason"),
+    [
+        ("torchvision", "segfault", "crashed"),
+        ("torchvision", "exit", "crashed"),
+        ("torchvision", "sleep", "timeout"),
+        ("torchvision", "ten-gigabytes", "out-of-memory"),
+        ("blurred", "segfault", "crashed"),
+        ("part of it", "sleep", "timeout"),
+    ],
 )
 def test_an_image_that_its_dataset_decodes_costs_its_own_row(odd, wrapped, act, reason, monkeypatch) -> None:
     monkeypatch.setattr(decode_pool, "TIMEOUT_S", 4.0)
