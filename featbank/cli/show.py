@@ -380,17 +380,20 @@ def _row(
     beside: list[str] | None,
 ) -> tuple[Any, dict[str, Any]]:
     """Draw a network, and others beside it; return the display and what it says of itself."""
-    display, facts = draw(backbone, weights)
-    if not beside:
-        return display, facts
+    from featbank.backbones import get_spec
     from featbank.inspection import BesideDisplay
 
-    others = []
-    for one in beside:
-        name, _, its_weights = one.partition("=")
-        others.append((*draw(name, its_weights or None), one))
-    told = [{"backbone": one, **its_facts} for _, its_facts, one in others]
-    return BesideDisplay([display, *(other for other, _, _ in others)]), {**facts, "beside": told}
+    others = [
+        (name, its_weights or None) for name, _, its_weights in (one.partition("=") for one in beside or [])
+    ]
+    for name, _ in others:
+        get_spec(name)  # told before minutes are spent on the first
+    display, facts = draw(backbone, weights)
+    if not others:
+        return display, facts
+    drawn = [draw(*one) for one in others]
+    told = [{"backbone": one, **its_facts} for one, (_, its_facts) in zip(beside or [], drawn, strict=True)]
+    return BesideDisplay([display, *(other for other, _ in drawn)]), {**facts, "beside": told}
 
 
 def _finish(display: Any, facts: dict[str, Any], path: Path, *, as_json: bool) -> None:

@@ -45,8 +45,10 @@ BAD = {
 }
 ONE = ("-b", "minivgg", "-c", "block5_pool", "--dry-run")
 FIT = ("-c", "block5_pool", "--head", "ncm", "-n", 1, "--repeats", 1)
-#: Options that these commands have no use for.
-UNUSED = {("run", "--test-data"), *(("banks verify", f"--{one}") for one in ("data", "data-root", "weights"))}
+#: Options that these commands have no use for; `doctor` says what is wrong with a cache, and goes on.
+UNUSED = {("doctor", "--cache-dir"), ("run", "--test-data")} | {
+    *(("banks verify", f"--{one}") for one in ("data", "data-root", "weights"))
+}
 #: Options whose text is no path and may be anything; `--device` is torch's affair.
 FREE = ("--name", "--device", "--title")
 
