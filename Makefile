@@ -26,7 +26,7 @@ demo: $(READY)   ## digits through minivgg at five cuts: the table and the accur
 
 # one thread: thousands of small operations gain nothing from more, and lose much on a busy machine;
 # on the CPU, also where there is a card: `make gpu` is for that
-PYTEST := OMP_NUM_THREADS=1 CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist loadgroup
+PYTEST := OMP_NUM_THREADS=1 CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -q -n $(TEST_PROCESSES)
 
 test: $(READY)   ## the tests that take about a second at most, and the doctests; four minutes
 	$(PYTEST) -m "not slow"

@@ -38,11 +38,7 @@ from featbank.fitting import fit_heads
 from featbank.sweep import SweepResult
 
 # not imported here: it is not for every session of tests
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.xdist_group("ray"),
-    pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")]
 
 #: Heads that are fitted together, by several values of a parameter. None of them needs torch, which takes
 #: each process two seconds; the fault bench has those that do.
