@@ -96,12 +96,12 @@ def time_decode(loader: BatchLoader, batches: Sequence[tuple[int, Sequence[int]]
     return time.perf_counter() - started
 
 
-def bare_forward(forward: Forward, cuts: Sequence[str]) -> Callable[[Tensor], None]:
+def bare_forward(forward: Forward, cuts: Sequence[str], *, compiled: bool) -> Callable[[Tensor], None]:
     """Return what pushes one batch (uint8, on the device) through the network, and does nothing else."""
     import torch
 
     network: Callable[[Tensor], Any] = forward.network(tuple(cuts))
-    if forward.compiled:
+    if compiled:
         network = compile_network(forward.network(tuple(cuts)))
     elif forward.precision != "float32":
         network = forward.network(tuple(cuts)).lowered(getattr(torch, forward.precision))

@@ -83,7 +83,8 @@ def run_benchmark(
     with nothing cached once, before the rounds.
 
     The forward pass is measured in several configurations: one network on all threads, and several lanes of
-    fewer threads each. The fastest of them is the one `floor_rate` is given.
+    fewer threads each; a compiled one also as it was before. The fastest of them is the one `floor_rate` is
+    given.
 
     Parameters
     ----------
@@ -232,7 +233,10 @@ class _Bench:
         ]
         self._n_slots = len(first_rows)
         self._held, ok = self._decoded()
-        self._push = stages.bare_forward(forward, self._computing.cuts)
+        self._push = stages.bare_forward(forward, self._computing.cuts, compiled=forward.compiled)
+        self._eager = (
+            stages.bare_forward(forward, self._computing.cuts, compiled=False) if forward.compiled else None
+        )
         self._rows: NDArray[np.int64] = first_rows[ok]
         if not len(self._rows):
             raise InvalidInputError(
@@ -297,10 +301,15 @@ class _Bench:
         decode_s = stages.time_decode(self._loader, self._batches)
         step()
         n_batches = -(-self._n_slots // self._forward.batch_size)
+        configurations = _configurations(device)
+        ways = {name: (self._push, *cores) for name, cores in configurations.items()}
+        if self._eager is not None:  # a compiler may make a network slower
+            last = [*configurations][-1]
+            ways[f"{last}, not compiled"] = (self._eager, *configurations[last])
         forward_ips = {
             name: self._n_slots
-            / stages.time_forward(self._push, self._held, n_batches, device, lanes=lanes, threads=threads)
-            for name, (lanes, threads) in _configurations(device).items()
+            / stages.time_forward(one, self._held, n_batches, device, lanes=lanes, threads=threads)
+            for name, (one, lanes, threads) in ways.items()
         }
         step()
         bank = Bank.open(result.bank, check="size")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -42,6 +43,12 @@ def new_forward() -> Callable[[], Forward]:
 def cheap_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("featbank.extraction.forward.compile_network", off_by(0.0))
     monkeypatch.setattr(choosing, "cannot_compile", lambda device: None)
+    monkeypatch.setattr(Forward, "trial", lasting(0.01, compiled_s=0.001))
+
+
+def lasting(eager_s: float, compiled_s: float) -> Callable[..., None]:
+    """Return a stand-in for a batch that takes so long."""
+    return lambda self, images, cuts: time.sleep(compiled_s if self.compiled else eager_s)
 
 
 @pytest.mark.parametrize(("eager_s", "compiled_s", "repays"), [(1.0, 0.5, True), (1.0, 0.95, False)])
@@ -154,6 +161,27 @@ def test_a_compiled_network_that_is_off_is_not_used(
     assert errors == dict.fromkeys(CUTS, 0.0)
     assert "the compiled network is 0.001 off float32" in caplog.text
     assert "going on without compiling" in caplog.text
+
+
+@pytest.mark.usefixtures("cheap_compiler")
+@pytest.mark.parametrize("compile", ["auto", "on"])
+def test_a_compiled_network_that_is_slower_is_used_if_asked_for_only(
+    images: np.ndarray,
+    new_forward: Callable[[], Forward],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    compile: str,
+) -> None:
+    monkeypatch.setattr(
+        Forward, "estimate_compile", lambda self, images, cuts: CompileEstimate(1.0, 0.1, 1.0)
+    )
+    monkeypatch.setattr(Forward, "trial", lasting(0.001, compiled_s=0.02))
+    forward = new_forward()
+    errors = chosen(forward, images, compile, 100)
+    assert errors == dict.fromkeys(CUTS, 0.0)
+    assert forward.compiled is (compile == "on")
+    told = "going on without compiling" in caplog.text and "for what takes" in caplog.text
+    assert told is (compile == "auto")
 
 
 def test_a_compiler_that_fails_is_told(
