@@ -19,18 +19,7 @@ from featbank.errors import InvalidInputError, MissingPackageError
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    "SPLITS",
-    "Ids",
-    "Manifest",
-    "RowStatus",
-    "abbreviated",
-    "as_frame",
-    "as_html",
-    "printable",
-    "short_repr",
-    "shown_group",
-]
+__all__ = ["SPLITS", "Ids", "Manifest", "RowStatus"]
 
 #: Names of the splits, in the order of their codes; rows of ``"none"`` belong to no split.
 SPLITS = ("train", "val", "test", "none")

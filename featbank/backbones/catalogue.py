@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from featbank._cuts import MAP, pooled_shape
-from featbank.backbones._family import FAMILIES, OWN_FAMILIES, get_spec
-from featbank.backbones._spec import BackboneSpec
+from featbank.backbones.families import FAMILIES, OWN_FAMILIES, get_spec
+from featbank.backbones.spec import BackboneSpec
 from featbank.errors import InvalidInputError
 
 __all__ = ["CutRow", "check_image_size", "cut_table", "names"]

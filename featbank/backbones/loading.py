@@ -12,11 +12,11 @@ from torch import nn
 from featbank._stat_cache import DigestCache
 from featbank.backbones import weights as _weights
 from featbank.backbones._building import build_module
-from featbank.backbones._family import get_spec
 from featbank.backbones._module import as_preprocessing, frozen_copy, module_digest, module_spec
-from featbank.backbones._spec import OF_A_MODULE, BackboneSpec
 from featbank.backbones.catalogue import check_image_size
+from featbank.backbones.families import get_spec
 from featbank.backbones.preprocessing import Preprocessing
+from featbank.backbones.spec import OF_A_MODULE, BackboneSpec
 from featbank.errors import InvalidInputError, MissingWeightsError
 from featbank.manifest import short_repr
 

@@ -18,8 +18,8 @@ from featbank.backbones._hooks import OUTPUT, HookedNetwork, count_hooked
 from featbank.errors import InvalidInputError, WeightsError
 
 if TYPE_CHECKING:
-    from featbank.backbones._spec import Cut
     from featbank.backbones.loading import Backbone
+    from featbank.backbones.spec import Cut
 
 __all__ = ["TruncatedNetwork", "largest_activation", "truncate"]
 

@@ -11,8 +11,8 @@ from torch import Tensor, fx, nn
 
 from featbank._cuts import CutName
 from featbank.backbones import _graph
-from featbank.backbones._spec import BackboneSpec, Cut
 from featbank.backbones.loading import Backbone
+from featbank.backbones.spec import BackboneSpec, Cut
 from featbank.errors import InvalidInputError, WeightsError
 from featbank.manifest import short_repr
 

@@ -27,7 +27,9 @@ import featbank
 from featbank._bucket import BucketPath
 from featbank._cache import banks_folder
 from featbank._stat_cache import DigestCache
-from featbank.backbones import OF_A_MODULE, family_of, get_spec
+from featbank.backbones import get_spec
+from featbank.backbones.families import family_of
+from featbank.backbones.spec import OF_A_MODULE
 from featbank.backbones.weights_files import (
     absolute_weights,
     file_and_key,
@@ -36,7 +38,8 @@ from featbank.backbones.weights_files import (
     parts_of,
 )
 from featbank.banks import Bank, BankKey, BankStore
-from featbank.datasets import Dataset, build_manifest, decoder_name, open_dataset
+from featbank.datasets import Dataset, build_manifest, open_dataset
+from featbank.datasets.decoding import decoder_name
 from featbank.errors import BankError, BankFormatError, CacheWriteError, FeatbankError, InvalidInputError
 from featbank.extraction.arithmetic import split_precision
 from featbank.extraction.choosing import Computing, cuts_in, proved_errors

@@ -19,8 +19,9 @@ from featbank._atomic import sha256
 from featbank._cuts import CutName
 from featbank._settings import Progress
 from featbank.backbones import Preprocessing, get_spec
-from featbank.banks import Bank, CutWriter, QuarantineRecord
-from featbank.datasets import check_classes
+from featbank.banks import Bank, QuarantineRecord
+from featbank.banks.bank import CutWriter
+from featbank.datasets.building import check_classes
 from featbank.errors import FeatbankError, FeatureOverflowError
 from featbank.extraction.choosing import open_loader
 from featbank.extraction.missing import LenderError

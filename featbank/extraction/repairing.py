@@ -17,16 +17,11 @@ from featbank._cache import user_path
 from featbank._settings import Progress
 from featbank._stat_cache import DigestCache
 from featbank.backbones import Preprocessing, get_spec
-from featbank.banks import (
-    CUT_FILE,
-    Bank,
-    BankStore,
-    VerifyReport,
-    damaged_files,
-    set_damaged_aside,
-    verify_bank,
-)
-from featbank.datasets import Dataset, compare_sources, reopen_dataset
+from featbank.banks import Bank, BankStore, VerifyReport, verify_bank
+from featbank.banks.documents import CUT_FILE
+from featbank.banks.verification import damaged_files, set_damaged_aside
+from featbank.datasets import Dataset, compare_sources
+from featbank.datasets.sources import reopen_dataset
 from featbank.errors import FeatbankError, InvalidInputError, MissingDataError
 from featbank.extraction.arithmetic import split_precision
 from featbank.extraction.choosing import Computing

@@ -22,11 +22,12 @@ from featbank._bucket import BucketPath
 from featbank._cache import banks_folder, user_path
 from featbank._settings import Progress
 from featbank._stat_cache import DigestCache
-from featbank.backbones import family_of
+from featbank.backbones.families import family_of
 from featbank.backbones.weights_files import absolute_weights
 from featbank.banks import Bank, BankStore
 from featbank.banks.documents import PLAN_FILE, check_name, read_plan, write_plan
-from featbank.datasets import absolute_source, open_dataset
+from featbank.datasets import open_dataset
+from featbank.datasets.sources import absolute_source
 from featbank.errors import (
     BankChangedError,
     BankError,

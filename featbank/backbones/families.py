@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from featbank._registry import Registry, nearest
-from featbank.backbones._spec import BackboneSpec
 from featbank.backbones.preprocessing import Preprocessing
+from featbank.backbones.spec import BackboneSpec
 from featbank.errors import InvalidInputError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ _TRAINED = "trained"
 FAMILIES = Registry[Family]("family of backbones", group="featbank.backbones")
 FAMILIES.register_place("torchvision", "featbank.backbones._torchvision:FAMILY")
 FAMILIES.register_place("featbank", "featbank.backbones.minivgg:FAMILY")
-FAMILIES.register_place("trained", "featbank.backbones._trained:FAMILY")
+FAMILIES.register_place("trained", "featbank.backbones.trained:FAMILY")
 FAMILIES.register_place("timm", "featbank.backbones._timm:FAMILY")
 FAMILIES.register_place("hf", "featbank.backbones._hf:FAMILY")
 
