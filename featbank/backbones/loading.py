@@ -50,6 +50,14 @@ class Backbone:
     weights_files : dict of str to str
         The files the weights were read from, whoever's they are: path from the root -> SHA-256; empty for
         random weights and modules.
+
+    Examples
+    --------
+    >>> backbone = load_backbone("minivgg")
+    >>> backbone.name, backbone.preprocessing.image_size, backbone.class_names[:3]
+    ('minivgg', 32, ('airplane', 'automobile', 'bird'))
+    >>> backbone.weights, backbone.spec.cut_names[-3:]
+    ('CIFAR10', ('fc7', 'logits', 'softmax'))
     """
 
     spec: BackboneSpec

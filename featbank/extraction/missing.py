@@ -81,6 +81,15 @@ class Task(NamedTuple):
         Images in it that some cut lacks.
     cuts : tuple of str
         Those that lack a shard of it.
+
+    Examples
+    --------
+    >>> import featbank
+    >>> from featbank.extraction import ExtractionSettings, plan
+    >>> bank = featbank.open_bank("digits")  # of 300 images
+    >>> with plan("digits", ExtractionSettings(backbone="minivgg", cuts=["fc7"], limit=310)) as todo:
+    ...     todo.tasks()
+    [Task(number=1, n_images=10, cuts=('fc7',))]
     """
 
     number: int

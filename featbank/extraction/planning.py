@@ -176,6 +176,15 @@ class ExtractionPlan:
         What an estimate without images takes for granted.
     work : Planned or None
         What `push` does; None for an estimate without images.
+
+    Examples
+    --------
+    >>> import featbank
+    >>> from featbank.extraction import ExtractionSettings
+    >>> bank = featbank.open_bank("digits")  # of 300 images
+    >>> with plan("digits", ExtractionSettings(backbone="minivgg", cuts=["fc7"], limit=310)) as todo:
+    ...     print(todo.to_push, "images,", todo.size_bytes, "bytes;", todo.bank == bank.path.absolute())
+    10 images, 5120 bytes; True
     """
 
     bank: Path

@@ -62,6 +62,13 @@ class RepairResult:
         other versions of torch or the decoder, than the ones that extracted the bank.
     report : VerifyReport
         What `verify_bank` finds now.
+
+    Examples
+    --------
+    >>> import featbank
+    >>> done = repair_bank(featbank.open_bank("digits").path)
+    >>> done.shards, done.set_aside, done.report.ok  # nothing was damaged
+    (0, (), True)
     """
 
     bank: Path
@@ -130,8 +137,13 @@ def repair_bank(
 
     Examples
     --------
-    >>> repair_bank("cache/banks/digits/minivgg-ed980d6e").report.ok  # doctest: +SKIP
-    True
+    >>> import featbank
+    >>> bank = featbank.open_bank("digits")
+    >>> (shard,) = bank.path.glob("fc7/*.h5")
+    >>> size = shard.write_bytes(shard.read_bytes()[:-1] + b"?")
+    >>> done = repair_bank(bank.path)
+    >>> done.shards, done.pushed, done.report.ok
+    (1, 300, True)
     """
     folder = user_path(bank)
     report = verify_bank(folder)
