@@ -19,25 +19,21 @@ from featbank.errors import InvalidInputError, MissingPackageError
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    "SPLITS",
-    "Ids",
-    "Manifest",
-    "RowStatus",
-    "abbreviated",
-    "as_frame",
-    "as_html",
-    "printable",
-    "short_repr",
-    "shown_group",
-]
+__all__ = ["SPLITS", "Ids", "Manifest", "RowStatus"]
 
 #: Names of the splits, in the order of their codes; rows of ``"none"`` belong to no split.
 SPLITS = ("train", "val", "test", "none")
 
 
 class RowStatus(IntEnum):
-    """What became of one row when its image was to be pushed."""
+    """What became of one row when its image was to be pushed.
+
+    Examples
+    --------
+    >>> statuses = np.uint8([0, 1, 0])
+    >>> np.flatnonzero(statuses == RowStatus.QUARANTINED), RowStatus(2).name
+    (array([1]), 'ABSENT')
+    """
 
     OK = 0
     #: The image could not be read; the row's features are zeros and must not be used.
@@ -244,6 +240,20 @@ class Manifest:
     ------
     InvalidInputError
         If the lengths differ, an index is out of range, or an id stands twice.
+
+    Examples
+    --------
+    >>> zeros, digests = np.zeros(3, np.uint8), np.arange(96, dtype=np.uint8).reshape(3, 32)
+    >>> manifest = Manifest(
+    ...     ids=[b"cat/1.jpg", b"cat/2.jpg", b"dog/1.jpg"],
+    ...     labels=np.int32([0, 0, 1]),
+    ...     classes=("cat", "dog"),
+    ...     splits=np.uint8([0, 2, 0]),
+    ...     digests=digests,
+    ...     statuses=zeros,
+    ... )
+    >>> manifest.counts(), manifest.rows("train"), manifest.ids[2]
+    ({'train': 2, 'test': 1}, array([0, 2]), b'dog/1.jpg')
     """
 
     ids: Sequence[bytes]

@@ -18,15 +18,9 @@ from featbank._cuts import LOGITS, SOFTMAX, CutName, with_views
 from featbank._registry import nearest
 from featbank._settings import Progress
 from featbank._stat_cache import DigestCache
-from featbank.backbones import (
-    OF_A_MODULE,
-    Backbone,
-    Preprocessing,
-    TruncatedNetwork,
-    cut_tail,
-    load_backbone,
-    map_before,
-)
+from featbank.backbones import Backbone, Preprocessing, TruncatedNetwork, cut_tail, load_backbone
+from featbank.backbones.spec import OF_A_MODULE
+from featbank.backbones.tail import map_before
 from featbank.datasets import decode_image, list_images, read_image_file
 from featbank.errors import (
     BankError,
@@ -38,14 +32,10 @@ from featbank.errors import (
     UnknownNameError,
     WeightsError,
 )
-from featbank.extraction import (
-    Forward,
-    as_stored,
-    choose_device,
-    decode_of,
-    split_precision,
-    stored_dtype,
-)
+from featbank.extraction.arithmetic import split_precision
+from featbank.extraction.forward import Forward, choose_device
+from featbank.extraction.jpeg_decoder import decode_of
+from featbank.extraction.settings import as_stored, stored_dtype
 from featbank.inspection import CamDisplay, OcclusionDisplay, RunImages
 from featbank.manifest import printable, short_repr
 from featbank.runs import Run, open_run

@@ -13,17 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from featbank.errors import InvalidInputError
 from featbank.manifest import printable
 
-__all__ = [
-    "Size",
-    "deal_folds",
-    "draw_nested",
-    "hold_out",
-    "parse_size",
-    "parse_sizes",
-    "size_label",
-    "size_order",
-    "size_words",
-]
+__all__ = ["Size", "deal_folds", "draw_nested", "hold_out", "parse_sizes"]
 
 #: Samples per class, or ``"all"`` for every training sample there is. What was fitted keeps ``"all"`` where
 #: classes are uneven; where they are even, all are so many per class.

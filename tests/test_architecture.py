@@ -191,6 +191,53 @@ def test_private_modules_stay_in_their_package() -> None:
     assert not found, "\n".join(found)
 
 
+def offers() -> dict[str, set[str]]:
+    """Return what each room that is a package has in its `__all__`, and its modules."""
+    found = {}
+    for path in sorted(PACKAGE.glob("*/__init__.py")):
+        tree = ast.parse(path.read_text())
+        lists = [
+            node.value
+            for node in tree.body
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+        ]
+        found[path.parent.name] = {name for one in lists for name in ast.literal_eval(one)} | {
+            one.stem for one in path.parent.glob("*.py")
+        }
+    return found
+
+
+def taken_unoffered(source: str, room: str, offered: dict[str, set[str]]) -> list[str]:
+    """Name what a source takes from the package of another room without it being in its `__all__`."""
+    return [
+        name
+        for name in imported_names(ast.parse(source))
+        if name.count(".") == 2
+        and (parts := name.split("."))[0] == "featbank"
+        and parts[1] != room
+        and parts[2] not in offered.get(parts[1], {parts[2]})
+    ]
+
+
+def test_what_only_rooms_need_is_imported_from_its_module() -> None:
+    offered = offers()
+    assert len(offered) > 15
+    found = [
+        f"{path.relative_to(ROOT)}: {one}, which is not in the room's __all__: import it from its module"
+        for path in modules()
+        for one in taken_unoffered(path.read_text(), room_of(path), offered)
+    ]
+    assert not found, "\n".join(found)
+
+
+def test_the_search_for_what_is_not_offered_sees_it() -> None:
+    offered = {"banks": {"Bank", "verification"}}
+    assert taken_unoffered("from featbank.banks import Bank, damaged_files", "sweep", offered)
+    assert not taken_unoffered("from featbank.banks import Bank, verification", "sweep", offered)
+    assert not taken_unoffered("from featbank.banks.verification import damaged_files", "sweep", offered)
+    assert not taken_unoffered("from featbank.banks import damaged_files", "banks", offered)
+
+
 def test_no_vague_names() -> None:
     vague = {"utils", "helpers", "common", "manager"}
     assert not [path for path in modules() if set(path.relative_to(PACKAGE).with_suffix("").parts) & vague]

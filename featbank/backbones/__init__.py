@@ -7,23 +7,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from featbank.backbones._family import FAMILIES, OWN_FAMILIES, Family, Published, family_of, get_spec
-from featbank.backbones._spec import OF_A_MODULE, BackboneSpec, Cut
 from featbank.backbones.catalogue import CutRow, cut_table, names
-from featbank.backbones.preprocessing import TRANSFORMS, Preprocessing
+from featbank.backbones.families import FAMILIES, Family, Published, get_spec
+from featbank.backbones.preprocessing import Preprocessing
+from featbank.backbones.spec import BackboneSpec, Cut
 
 if TYPE_CHECKING:
-    from featbank.backbones._trained import NETWORK_FILE, write_network
     from featbank.backbones.loading import Backbone, load_backbone
     from featbank.backbones.network import TruncatedNetwork, largest_activation, truncate
-    from featbank.backbones.tail import Tail, cut_tail, map_before
+    from featbank.backbones.tail import Tail, cut_tail
 
 __all__ = [
     "FAMILIES",
-    "NETWORK_FILE",
-    "OF_A_MODULE",
-    "OWN_FAMILIES",
-    "TRANSFORMS",
     "Backbone",
     "BackboneSpec",
     "Cut",
@@ -35,14 +30,11 @@ __all__ = [
     "TruncatedNetwork",
     "cut_table",
     "cut_tail",
-    "family_of",
     "get_spec",
     "largest_activation",
     "load_backbone",
-    "map_before",
     "names",
     "truncate",
-    "write_network",
 ]
 
 _LAZY = {
@@ -53,9 +45,6 @@ _LAZY = {
     "truncate": "network",
     "Tail": "tail",
     "cut_tail": "tail",
-    "map_before": "tail",
-    "NETWORK_FILE": "_trained",
-    "write_network": "_trained",
 }
 
 

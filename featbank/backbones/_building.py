@@ -6,8 +6,8 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from featbank.backbones._family import family_of
-from featbank.backbones._spec import BackboneSpec
+from featbank.backbones.families import family_of
+from featbank.backbones.spec import BackboneSpec
 
 if TYPE_CHECKING:
     from torch import nn

@@ -6,7 +6,7 @@ vector and the logits. Keras counts its blocks from 0 where torchvision's ``feat
 
 from __future__ import annotations
 
-from featbank.backbones._spec import BackboneSpec, Cut
+from featbank.backbones.spec import BackboneSpec, Cut
 
 __all__ = ["SPECS"]
 

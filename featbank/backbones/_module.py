@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from featbank._registry import nearest
 from featbank.backbones import _graph
-from featbank.backbones._family import FAMILIES, OWN_FAMILIES
 from featbank.backbones._nodes import NodeSpec, tabulated
+from featbank.backbones.families import FAMILIES, OWN_FAMILIES
 from featbank.backbones.preprocessing import Preprocessing
 from featbank.errors import InvalidInputError
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from featbank._registry import nearest
-from featbank.backbones._spec import BackboneSpec, Cut
+from featbank.backbones.spec import BackboneSpec, Cut
 from featbank.errors import InvalidInputError, UnknownNameError
 
 if TYPE_CHECKING:

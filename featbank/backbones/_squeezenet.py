@@ -5,7 +5,7 @@ Their logits are averages of ReLU outputs, so none is negative: that is the netw
 
 from __future__ import annotations
 
-from featbank.backbones._spec import BackboneSpec, Cut
+from featbank.backbones.spec import BackboneSpec, Cut
 
 __all__ = ["SPECS"]
 

@@ -23,7 +23,7 @@ from featbank._stat_cache import DigestCache
 from featbank.backbones._building import build_on_meta
 from featbank.backbones._pickle_header import describe_archive
 from featbank.backbones._safetensors_header import HeaderError, describe_safetensors
-from featbank.backbones._spec import BackboneSpec
+from featbank.backbones.spec import BackboneSpec
 from featbank.backbones.weights_files import INDEX, index_of, parts_of
 from featbank.errors import WeightsError
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featbank._lean_imports import import_torchvision
-from featbank.backbones._family import Family, Published, unknown_weights
 from featbank.backbones._hub import hub_file
-from featbank.backbones._spec import BackboneSpec, Cut
+from featbank.backbones.families import Family, Published, unknown_weights
 from featbank.backbones.preprocessing import Preprocessing
+from featbank.backbones.spec import BackboneSpec, Cut
 from featbank.errors import InvalidInputError, MissingPackageError, MissingWeightsError
 
 if TYPE_CHECKING:

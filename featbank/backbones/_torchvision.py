@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from featbank._lean_imports import import_torchvision
 from featbank.backbones import _inception, _mobilenet, _resnet, _squeezenet, _vgg
-from featbank.backbones._family import Family, Published, unknown_weights
-from featbank.backbones._spec import BackboneSpec
+from featbank.backbones.families import Family, Published, unknown_weights
 from featbank.backbones.preprocessing import Preprocessing
+from featbank.backbones.spec import BackboneSpec
 from featbank.errors import MissingWeightsError, WeightsError
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from featbank.backbones._spec import BackboneSpec, Cut
+from featbank.backbones.spec import BackboneSpec, Cut
 
 __all__ = ["SPECS"]
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from featbank._cuts import MAP, pooled_shape
-from featbank.backbones._family import FAMILIES, OWN_FAMILIES, get_spec
-from featbank.backbones._spec import BackboneSpec
+from featbank.backbones.families import FAMILIES, OWN_FAMILIES, get_spec
+from featbank.backbones.spec import BackboneSpec
 from featbank.errors import InvalidInputError
 
 __all__ = ["CutRow", "check_image_size", "cut_table", "names"]
@@ -66,6 +66,12 @@ class CutRow:
         Bytes of one image in a bank: float16, ``logits`` float32, 0 for what is not stored.
     poolings : mapping of str to int
         What its features can be pooled by, ``NAME:POOLING``, and the bytes of one image then.
+
+    Examples
+    --------
+    >>> row = cut_table("minivgg")[3]
+    >>> row.name, row.shape, row.macs, row.row_bytes, dict(row.poolings)
+    ('block4_pool', (128, 2, 2), 55148544, 1024, {'gap': 256, 'gmp': 256, 'gem3': 256, 'grid2': 1024})
     """
 
     name: str

@@ -12,11 +12,11 @@ from torch import nn
 from featbank._stat_cache import DigestCache
 from featbank.backbones import weights as _weights
 from featbank.backbones._building import build_module
-from featbank.backbones._family import get_spec
 from featbank.backbones._module import as_preprocessing, frozen_copy, module_digest, module_spec
-from featbank.backbones._spec import OF_A_MODULE, BackboneSpec
 from featbank.backbones.catalogue import check_image_size
+from featbank.backbones.families import get_spec
 from featbank.backbones.preprocessing import Preprocessing
+from featbank.backbones.spec import OF_A_MODULE, BackboneSpec
 from featbank.errors import InvalidInputError, MissingWeightsError
 from featbank.manifest import short_repr
 
@@ -50,6 +50,14 @@ class Backbone:
     weights_files : dict of str to str
         The files the weights were read from, whoever's they are: path from the root -> SHA-256; empty for
         random weights and modules.
+
+    Examples
+    --------
+    >>> backbone = load_backbone("minivgg")
+    >>> backbone.name, backbone.preprocessing.image_size, backbone.class_names[:3]
+    ('minivgg', 32, ('airplane', 'automobile', 'bird'))
+    >>> backbone.weights, backbone.spec.cut_names[-3:]
+    ('CIFAR10', ('fc7', 'logits', 'softmax'))
     """
 
     spec: BackboneSpec

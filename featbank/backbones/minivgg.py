@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from featbank.backbones import _vgg
-from featbank.backbones._family import Family, Published, unknown_weights
-from featbank.backbones._spec import BackboneSpec, Cut
+from featbank.backbones.families import Family, Published, unknown_weights
 from featbank.backbones.own_networks import NETWORKS, build_network
 from featbank.backbones.preprocessing import Preprocessing
+from featbank.backbones.spec import BackboneSpec, Cut
 from featbank.errors import MissingWeightsError
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from featbank.backbones._hooks import OUTPUT, HookedNetwork, count_hooked
 from featbank.errors import InvalidInputError, WeightsError
 
 if TYPE_CHECKING:
-    from featbank.backbones._spec import Cut
     from featbank.backbones.loading import Backbone
+    from featbank.backbones.spec import Cut
 
 __all__ = ["TruncatedNetwork", "largest_activation", "truncate"]
 
@@ -87,6 +87,17 @@ class TruncatedNetwork(nn.Module):
         Multiply-adds of one image through the whole truncated network, likewise.
     image_size : int
         As above.
+
+    Examples
+    --------
+    >>> from featbank.backbones import load_backbone
+    >>> network = truncate(load_backbone("minivgg"), ["block3_pool", "fc7"])
+    >>> network.cut_shapes
+    {'block3_pool': (128, 4, 4), 'fc7': (256,)}
+    >>> with torch.inference_mode():
+    ...     features = network(torch.zeros(2, 3, 32, 32))
+    >>> features["fc7"].shape
+    torch.Size([2, 256])
     """
 
     def __init__(

@@ -11,8 +11,8 @@ from torch import Tensor, fx, nn
 
 from featbank._cuts import CutName
 from featbank.backbones import _graph
-from featbank.backbones._spec import BackboneSpec, Cut
 from featbank.backbones.loading import Backbone
+from featbank.backbones.spec import BackboneSpec, Cut
 from featbank.errors import InvalidInputError, WeightsError
 from featbank.manifest import short_repr
 
@@ -42,6 +42,16 @@ class Tail:
         From features (b, *shape) to what the last layer takes, (b, width); shares the backbone's numbers.
     last : torch.nn.Linear
         The backbone's own last layer, from there to its logits.
+
+    Examples
+    --------
+    >>> from featbank.backbones import load_backbone, truncate
+    >>> backbone = load_backbone("minivgg")
+    >>> tail = cut_tail(backbone, "block3_pool")
+    >>> with torch.inference_mode():
+    ...     seen = truncate(backbone, ["block3_pool", "logits"])(torch.ones(1, 3, 32, 32))
+    >>> torch.allclose(tail.logits(seen["block3_pool"]), seen["logits"], atol=1e-5)
+    True
     """
 
     backbone: str

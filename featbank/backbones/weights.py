@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from featbank._stat_cache import DigestCache
 from featbank.backbones import _state
 from featbank.backbones._building import build_module, build_on_meta
-from featbank.backbones._family import Published, family_of, get_spec
-from featbank.backbones._spec import BackboneSpec
 from featbank.backbones.catalogue import names
+from featbank.backbones.families import Published, family_of, get_spec
+from featbank.backbones.spec import BackboneSpec
 from featbank.backbones.weights_files import file_and_key, looks_like_file, only_file
 from featbank.errors import MissingWeightsError, WeightsError
 

@@ -160,8 +160,13 @@ def open_archive(path: str | os.PathLike[str]) -> Archive:
 
     Examples
     --------
-    >>> with open_archive("digits.h5") as archive:  # doctest: +SKIP
-    ...     X, y = archive.features("fc7"), archive.manifest.labels
+    >>> import featbank
+    >>> from featbank.banks import pack
+    >>> path = pack(featbank.open_bank("digits"), "digits.h5")
+    >>> with open_archive(path) as archive:
+    ...     X, y = archive.load("fc7", split="train")
+    >>> X.shape
+    (214, 256)
     """
     return Archive(user_path(path))
 
@@ -176,6 +181,16 @@ class Archive(StoredFeatures):
     ----------
     path : pathlib.Path
         The packed file.
+
+    Examples
+    --------
+    >>> import featbank
+    >>> from featbank.banks import pack
+    >>> path = pack(featbank.open_bank("digits"), "digits.h5", compression="gzip")
+    >>> with featbank.open_archive(path) as archive:
+    ...     print(archive.cuts, len(archive), archive.compression, archive["fc7"][:2].shape)
+    ...     archive.verify()  # reads all of it
+    ('block3_pool', 'fc7') 300 gzip (2, 256)
     """
 
     def __init__(self, path: Path) -> None:
@@ -563,6 +578,15 @@ def unpack(path: str | os.PathLike[str], store: BankStore) -> Bank:
     ------
     BankNotFoundError
         If there is no such file.
+
+    Examples
+    --------
+    >>> import featbank
+    >>> from featbank.banks import BankStore, pack
+    >>> path = pack(featbank.open_bank("digits"), "digits.h5")
+    >>> bank = unpack(path, BankStore("another-cache/banks"))
+    >>> bank.cuts, len(bank)
+    (('block3_pool', 'fc7'), 300)
     """
     if not user_path(path).is_file():
         raise BankNotFoundError(f"no packed bank {printable(str(path))!r}; `featbank banks pack` makes one")
@@ -606,6 +630,14 @@ def import_bank(path: str | os.PathLike[str], store: BankStore) -> Bank:
         If the bank cannot be written.
     MissingPackageError
         If its features are compressed, and the package for that is not installed.
+
+    Examples
+    --------
+    >>> import featbank
+    >>> theirs = featbank.open_bank("digits").path  # say, on a disk that came by post
+    >>> bank = import_bank(theirs, featbank.BankStore("another-cache/banks"))
+    >>> bank.cuts, len(bank)
+    (('block3_pool', 'fc7'), 300)
     """
     source = user_path(path)
     os.fspath(store.root)  # a bucket is refused: what comes from a stranger is checked in a folder first

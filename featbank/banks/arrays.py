@@ -369,6 +369,16 @@ class CutArray:
         The rows it has, even if the bank's manifest is set anew later.
     temperature : float, optional
         Of softmax features.
+
+    Examples
+    --------
+    >>> import featbank
+    >>> bank = featbank.open_bank("digits")
+    >>> features = bank["fc7"]
+    >>> features.shape, features.dtype, features[[7, 0, 3]].shape
+    ((300, 256), dtype('float16'), (3, 256))
+    >>> [len(batch) for batch in features.iter_batches(128)]
+    [128, 128, 44]
     """
 
     def __init__(

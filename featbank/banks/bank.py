@@ -73,7 +73,17 @@ _PUTS = 5
 
 
 class CutProgress(NamedTuple):
-    """How far a cut is extracted: rows of the manifest stored, and rows of the manifest."""
+    """How far a cut is extracted: rows of the manifest stored, and rows of the manifest.
+
+    Examples
+    --------
+    >>> import featbank
+    >>> bank = featbank.open_bank("digits")
+    >>> (shard,) = bank.path.glob("fc7/*.h5")
+    >>> shard.unlink()  # as if the extraction had been killed before it
+    >>> featbank.open_bank("digits").partial_cuts
+    {'fc7': CutProgress(rows_stored=0, rows_needed=300)}
+    """
 
     rows_stored: int
     rows_needed: int
@@ -99,6 +109,13 @@ class CutInfo:
         Bytes of its files.
     facts : mapping of str to JSON values
         What extraction recorded; empty while it is not complete.
+
+    Examples
+    --------
+    >>> import featbank
+    >>> one = featbank.open_bank("digits").info().cuts[1]
+    >>> one.name, one.shape, one.dtype, one.complete
+    ('fc7', (256,), 'float16', True)
     """
 
     name: str
@@ -139,6 +156,15 @@ class BankInfo:
         Bytes of all its files.
     error : str or None
         Why the bank cannot be opened; the fields that would need it are empty then.
+
+    Examples
+    --------
+    >>> import featbank
+    >>> info = featbank.open_bank("digits").info()
+    >>> info.dataset, info.backbone, info.rows, info.splits
+    ('digits', 'minivgg', 300, {'train': 214, 'val': 22, 'test': 64})
+    >>> [one.name for one in info.cuts], info.quarantined
+    (['block3_pool', 'fc7'], 0)
     """
 
     path: Path
@@ -178,6 +204,18 @@ class Bank(StoredFeatures):
         What ``bank.json`` says.
     stored : StoredManifest or None
         What ``manifest.h5`` says; None while it has not been written.
+
+    Examples
+    --------
+    >>> import featbank
+    >>> bank = featbank.open_bank("digits")
+    >>> bank, bank.manifest.counts()
+    (<Bank 'digits/minivgg-...', 300 rows>, {'train': 214, 'val': 22, 'test': 64})
+    >>> X, y = bank.load("fc7", split="train")
+    >>> X.shape, X.dtype, y[:5]
+    ((214, 256), dtype('float32'), array([0, 0, 0, 0, 0]))
+    >>> bank.load("block3_pool:gap", split="test")[0].shape  # pooled when it is read
+    (64, 128)
     """
 
     def __init__(self, path: Path, document: files.BankDocument, stored: StoredManifest | None) -> None:

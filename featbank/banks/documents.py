@@ -683,7 +683,7 @@ def _ranges(numbers: Iterable[int]) -> list[list[int]]:
 
 @dataclass(frozen=True)
 class QuarantineRecord:
-    """One image that could not be read.
+    r"""One image that could not be read.
 
     Parameters
     ----------
@@ -695,6 +695,15 @@ class QuarantineRecord:
         Short machine-readable cause, e.g. ``"truncated"``.
     detail : str, default=""
         What the decoder said.
+
+    Examples
+    --------
+    >>> import featbank
+    >>> featbank.open_bank("digits").quarantine()  # every image could be read
+    []
+    >>> one = QuarantineRecord(b"cat/caf\xe9.jpg", "0" * 64, "truncated", "the file ends too early")
+    >>> one.printable_id, one.reason
+    ('cat/caf\\xe9.jpg', 'truncated')
     """
 
     id: bytes

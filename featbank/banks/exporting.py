@@ -72,8 +72,13 @@ def export_bank(
 
     Examples
     --------
-    >>> export_bank(bank, "pets.parquet", to="parquet")  # doctest: +SKIP
-    >>> pandas.read_parquet("pets.parquet")[["id", "label", "fc7"]]  # doctest: +SKIP
+    >>> import featbank
+    >>> bank = featbank.open_bank("digits")
+    >>> folder = export_bank(bank, "digits-npy", to="npy", cuts=["fc7"])
+    >>> sorted(one.name for one in folder.iterdir())
+    ['bank.json', 'fc7.npy', 'ids.npy', 'labels.npy', 'sha256.npy', 'splits.npy']
+    >>> np.load(folder / "fc7.npy", mmap_mode="r").shape
+    (300, 256)
     """
     if to not in BANK_FORMATS:
         raise InvalidInputError(f"to={to!r} is unknown; known: {nearest(to, BANK_FORMATS)}")

@@ -78,6 +78,14 @@ def pack(bank: Bank, path: str | os.PathLike[str], *, compression: str | None = 
         If the package this compression needs is not installed.
     CacheWriteError
         If the file cannot be written; a file that was there stays.
+
+    Examples
+    --------
+    >>> import featbank, h5py
+    >>> path = pack(featbank.open_bank("digits"), "digits.h5")
+    >>> with h5py.File(path) as file:  # or whatever else reads HDF5
+    ...     file["features/fc7"].shape, file["labels"][:5], file["classes"].asstr()[:3]
+    ((300, 256), array([0, 0, 0, 0, 0], dtype=int32), array(['0', '1', '2'], dtype=object))
     """
     target = user_path(path)
     codec = None if compression is None else codec_named(compression)

@@ -40,8 +40,11 @@ class BankStore:
 
     Examples
     --------
-    >>> BankStore("cache/banks").root.name
-    'banks'
+    >>> import featbank
+    >>> bank = featbank.open_bank("digits")
+    >>> store = BankStore("cache/banks")
+    >>> [(one.dataset, one.backbone, one.rows) for one in store.list()]
+    [('digits', 'minivgg', 300)]
     """
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
@@ -300,10 +303,10 @@ def open_bank(
 
     Examples
     --------
-    >>> bank = open_bank("digits")  # doctest: +SKIP
-    >>> X, y = bank.load("fc7", split="train")  # doctest: +SKIP
-    >>> X.shape, y.shape  # doctest: +SKIP
-    ((1256, 256), (1256,))
+    >>> bank = open_bank("digits")
+    >>> X, y = bank.load("fc7", split="train")
+    >>> X.shape, y.shape
+    ((214, 256), (214,))
     """
     return Bank.open(BankStore(banks_folder(cache_dir)).resolve(bank))
 

@@ -63,6 +63,16 @@ class Finding:
         The file (for a missing shard: its folder).
     detail : str
         One line.
+
+    Examples
+    --------
+    >>> import featbank
+    >>> bank = featbank.open_bank("digits")
+    >>> (shard,) = bank.path.glob("fc7/*.h5")
+    >>> size = shard.write_bytes(shard.read_bytes()[:-1] + b"?")
+    >>> (fault,) = verify_bank(bank.path).faults
+    >>> fault.kind, fault.path == shard, fault.detail
+    ('corrupt', True, 'its bytes have sha256 ..., not what its name says')
     """
 
     kind: Kind
@@ -90,6 +100,16 @@ class VerifyReport:
     lost : dict of str to tuple of ShardPlan, or None
         Cut -> the shards that hold rows of the manifest and are damaged, foreign or gone; None for a cut of
         which nothing can be read, not even how it is divided into shards.
+
+    Examples
+    --------
+    >>> import featbank
+    >>> bank = featbank.open_bank("digits")
+    >>> (shard,) = bank.path.glob("fc7/*.h5")
+    >>> shard.unlink()
+    >>> report = verify_bank(bank.path)
+    >>> report.ok, [one.kind for one in report.faults], list(report.lost)
+    (False, ['missing'], ['fc7'])
     """
 
     path: Path
@@ -160,6 +180,14 @@ def verify_bank(path: str | os.PathLike[str]) -> VerifyReport:
     ------
     BankNotFoundError
         If there is no such folder, or nothing of a bank in it.
+
+    Examples
+    --------
+    >>> import featbank
+    >>> bank = featbank.open_bank("digits")
+    >>> report = verify_bank(bank.path)
+    >>> report.ok, report.n_shards
+    (True, 2)
     """
     folder = user_path(path)
     report = VerifyReport(folder)

@@ -15,7 +15,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from featbank.banks import SHARD_BYTES, Bank, BankStore
+from featbank.banks import Bank, BankStore
+from featbank.banks.shards import SHARD_BYTES
 from featbank.extraction.arithmetic import arithmetic, compile_network
 from featbank.manifest import RowStatus
 
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from featbank.extraction import BatchLoader, Forward
+    from featbank.extraction.forward import Forward
+    from featbank.extraction.images import BatchLoader
 
 #: Images of one decoding request.
 _IMAGES_AT_ONCE = 32
@@ -57,7 +59,7 @@ def decode_rate(data: str | os.PathLike[str], *, backbone: str, workers: int) ->
     """
     from featbank.backbones import load_backbone
     from featbank.datasets import build_manifest, open_dataset
-    from featbank.extraction import open_loader
+    from featbank.extraction.choosing import open_loader
 
     dataset = open_dataset(data)
     manifest = build_manifest(dataset)

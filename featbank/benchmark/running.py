@@ -27,10 +27,11 @@ from featbank.banks import Bank
 from featbank.benchmark import _stages as stages
 from featbank.benchmark._neighbours import neighbours as busy_loops
 from featbank.benchmark.results import BenchmarkResult, Round
-from featbank.datasets import Dataset, open_dataset, row_indices
+from featbank.datasets import Dataset, open_dataset
+from featbank.datasets.building import row_indices
 from featbank.errors import InvalidInputError
-from featbank.extraction import ExtractionPlan, ExtractionSettings, choose_devices, plan, push
-from featbank.extraction.forward import run_size
+from featbank.extraction import ExtractionPlan, ExtractionSettings, plan, push
+from featbank.extraction.forward import choose_devices, run_size
 from featbank.manifest import RowStatus
 
 if TYPE_CHECKING:

@@ -34,6 +34,15 @@ def main(arguments: list[str] | None = None) -> None:
     Exit codes: 0 done, 1 done with something that failed or was quarantined, 2 wrong input, 3 missing weights
     or data, 130 interrupted, 143 terminated. A `FeatbankError`, or a file that may not be read, is one line
     on standard error; any other exception keeps its traceback, because it is a bug.
+
+    Examples
+    --------
+    >>> try:
+    ...     main(["--version"])
+    ... except SystemExit as end:
+    ...     print("exit code", end.code)
+    0...
+    exit code 0
     """
     try:
         with without_current_folder(), _terminated_in_order():

@@ -26,7 +26,8 @@ def backbones(
 
     Example: featbank backbones --family timm 'vit_*dinov3*'
     """
-    from featbank.backbones import OWN_FAMILIES, get_spec, names
+    from featbank.backbones import get_spec, names
+    from featbank.backbones.families import OWN_FAMILIES
     from featbank.errors import UnknownNameError
 
     found = names(family, pattern)

@@ -208,11 +208,11 @@ def extract(
         finish_plan,
         open_plan,
         plan,
-        plan_path,
         push,
-        push_on,
         save_plan,
     )
+    from featbank.extraction.extracting import push_on
+    from featbank.extraction.slices import plan_path
 
     part = _slice_asked(given)
     cluster = engine_of(engine, address, cpus_per_task, gpus_per_task)

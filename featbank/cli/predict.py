@@ -90,7 +90,7 @@ def predict(
 
 def _trained(name: str, cache_dir: str | None) -> str | None:
     """Return the folder of a training that is meant; None where a run is."""
-    from featbank.backbones import NETWORK_FILE
+    from featbank.backbones.trained import NETWORK_FILE
 
     for folder in (user_path(name), networks_folder(cache_dir) / name):
         if (folder / NETWORK_FILE).is_file():

@@ -178,7 +178,7 @@ def _check(done: _Checked, asked: _Repair, *, quiet: bool) -> None:
     if asked.sources:
         from featbank.banks import Bank
         from featbank.datasets import compare_sources
-        from featbank.extraction import source_of
+        from featbank.extraction.repairing import source_of
 
         opened = Bank.open(done.path, check="size")
         source = source_of(opened, asked.data, asked.data_root)

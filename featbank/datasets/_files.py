@@ -174,7 +174,19 @@ def open_regular_file(path: bytes) -> FileIO:
 
 
 def read_image_file(path: str | os.PathLike[str]) -> bytes:
-    """Return the bytes of one image file; raises `OSError` or `ImageDecodeError`."""
+    r"""Return the bytes of one image file; raises `OSError` or `ImageDecodeError`.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> size = Path("one.png").write_bytes(b"\x89PNG...")
+    >>> read_image_file("one.png")
+    b'\x89PNG...'
+    >>> read_image_file("/dev/null")
+    Traceback (most recent call last):
+        ...
+    OSError: '/dev/null' is not a regular file
+    """
     return read_regular_file(os.fsencode(user_path(path)))
 
 
@@ -425,6 +437,15 @@ def list_images(path: str | os.PathLike[str]) -> list[Path]:
         If nothing is there, or the folder holds no image.
     DatasetError
         If a folder cannot be listed.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> for name in ("cat/2.jpg", "cat/1.jpg", "readme.txt"):
+    ...     Path("photos", name).parent.mkdir(parents=True, exist_ok=True)
+    ...     Path("photos", name).touch()
+    >>> [path.as_posix() for path in list_images("photos")]
+    ['photos/cat/1.jpg', 'photos/cat/2.jpg']
     """
     path = user_path(path)
     if not path.is_dir():

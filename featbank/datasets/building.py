@@ -528,6 +528,16 @@ class SourceFinding:
         As in the manifest or the dataset; escape it with `featbank.manifest.printable` before showing it.
     detail : str
         What was found, in words.
+
+    Examples
+    --------
+    >>> from featbank.datasets import open_dataset, select_images
+    >>> digits = open_dataset("digits")
+    >>> before = build_manifest(select_images(digits, images_per_class=2))
+    >>> for one in compare_sources(select_images(digits, images_per_class=3), before)[:2]:
+    ...     print(one.kind, one.id, one.detail)
+    new b'0/0020.pgm' the manifest does not list it
+    new b'1/0021.pgm' the manifest does not list it
     """
 
     kind: Literal["changed", "missing", "new"]

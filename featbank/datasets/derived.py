@@ -235,6 +235,15 @@ class BlurredDataset:
     ------
     InvalidInputError
         If `per_width` is not over 0.
+
+    Examples
+    --------
+    >>> from featbank.datasets import decode_image, open_dataset
+    >>> sharp = open_dataset("digits")  # 8 x 8 pixels
+    >>> blurred = BlurredDataset(sharp, per_width=2.5)  # by a kernel of 3 x 3
+    >>> contrasts = [np.asarray(decode_image(one.read(0))).std().round() for one in (sharp, blurred)]
+    >>> blurred.name, [int(one) for one in contrasts]
+    ('digits-blurred', [83, 47])
     """
 
     decodes = True

@@ -47,6 +47,15 @@ def duplicates_across_splits(manifest: Manifest) -> list[tuple[int, int]]:
     list of (int, int)
         One pair for each such val or test row: the first training row with the same digest, and the row;
         in the order of the second. Rows that could not be read are left out.
+
+    Examples
+    --------
+    >>> digests = np.zeros((4, 32), np.uint8)
+    >>> digests[:, 0] = [1, 2, 1, 3]  # rows 0 and 2 are one picture under two names
+    >>> labels, splits, zeros = np.int32([0, 1, 0, 1]), np.uint8([0, 0, 2, 2]), np.zeros(4, np.uint8)
+    >>> manifest = Manifest([b"a", b"b", b"c", b"d"], labels, ("cat", "dog"), splits, digests, zeros)
+    >>> duplicates_across_splits(manifest)
+    [(0, 2)]
     """
     codes = manifest.splits
     readable = manifest.statuses == RowStatus.OK
@@ -69,6 +78,14 @@ def duplicates_across_labels(manifest: Manifest) -> list[tuple[int, int]]:
     list of (int, int)
         One pair for each row with another label than the first row with the same digest: that row, and the
         row; in the order of the second. Rows without a label, and those that could not be read, are left out.
+
+    Examples
+    --------
+    >>> digests, zeros = np.zeros((3, 32), np.uint8), np.zeros(3, np.uint8)
+    >>> digests[:, 0] = [1, 2, 1]  # rows 0 and 2 are one picture
+    >>> manifest = Manifest([b"a", b"b", b"c"], np.int32([0, 1, 1]), ("cat", "dog"), zeros, digests, zeros)
+    >>> duplicates_across_labels(manifest)
+    [(0, 2)]
     """
     rows = np.flatnonzero((manifest.labels >= 0) & (manifest.statuses == RowStatus.OK))
     first = rows[_first_alike(manifest.digests, rows)]

@@ -66,7 +66,7 @@ _MEANT_FOR = {
 
 @runtime_checkable
 class Dataset(Protocol):
-    """Images with ids, labels and perhaps splits; any object with these attributes will do.
+    r"""Images with ids, labels and perhaps splits; any object with these attributes will do.
 
     Attributes
     ----------
@@ -89,6 +89,17 @@ class Dataset(Protocol):
     there: a method ``path_of(index)``, the path of an image's file, of whose size one can ask; and
     ``decodes = True``, which says that `read` decodes images and is left to those processes altogether.
     ``groups``, a text for each image, names what no split may tear apart.
+
+    Examples
+    --------
+    >>> class Squares:
+    ...     name, location, splits = "squares", "made here", None
+    ...     classes, labels = ("dark", "light"), ("dark",) * 10 + ("light",) * 10
+    ...     ids = tuple(f"{number:02}".encode() for number in range(20))
+    ...     def read(self, index):
+    ...         return b"P5\n2 2\n255\n" + bytes([index + 100 * (index >= 10)] * 4)
+    >>> isinstance(Squares(), Dataset), open_dataset(Squares()).classes
+    (True, ('dark', 'light'))
     """
 
     @property

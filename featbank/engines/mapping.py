@@ -45,6 +45,16 @@ class Outcome(Generic[I, R]):
         What the function raised, or `WorkerLostError` if the processes that computed it died.
     duration_s : float
         Seconds in the function.
+
+    Examples
+    --------
+    >>> good, bad = map_unordered(int, ["2", "three"])
+    >>> good.get(), bad.item, bad.error
+    (2, 'three', ValueError("invalid literal for int() with base 10: 'three'"))
+    >>> bad.get()
+    Traceback (most recent call last):
+        ...
+    ValueError: invalid literal for int() with base 10: 'three'
     """
 
     item: I

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from featbank._cores import usable_cores
 from featbank._cuts import CutName
 from featbank.banks import Bank, BankKey
-from featbank.datasets import Dataset, decoder_name
+from featbank.datasets import Dataset
+from featbank.datasets.decoding import decoder_name
 from featbank.errors import BankError, FeatbankError, InvalidInputError, UnknownNameError
 from featbank.extraction.arithmetic import (
     COMPILED_LIMIT,

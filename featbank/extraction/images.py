@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from featbank._cores import usable_cores
 from featbank.banks import QuarantineRecord
-from featbank.datasets import DecodeFailure, DecodePool, DecodeRequest, row_indices
+from featbank.datasets.building import row_indices
+from featbank.datasets.decode_pool import DecodeFailure, DecodePool, DecodeRequest
 from featbank.manifest import Manifest, RowStatus
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Batch:
 
 
 class BatchLoader:
-    """Decodes the images of a dataset in processes of their own, see `featbank.datasets.DecodePool`.
+    """Decodes the images of a dataset in processes of their own, by a `DecodePool`.
 
     Parameters
     ----------
@@ -130,7 +131,7 @@ class BatchLoader:
             First slot, and the manifest row of each slot (-1: the image is gone).
         held : int, optional
             The images are in memory that is used again when so many more have been asked for, as of
-            `featbank.datasets.DecodePool.batches`; by default they are copies.
+            `DecodePool.batches`; by default they are copies.
 
         Yields
         ------

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from featbank.datasets import decode_image, decoder_name
+from featbank.datasets import decode_image
+from featbank.datasets.decoding import decoder_name
 from featbank.errors import DecoderProcessError, ImageDecodeError, InvalidInputError
 
 if TYPE_CHECKING:

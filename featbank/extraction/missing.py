@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 
 from featbank._atomic import file_digest, sha256, temporary_path
 from featbank._bucket import BucketPath
-from featbank.banks import SHARD_BYTES, Bank, CutArray, CutWriter, ShardPlan
-from featbank.banks.shards import shard_files
+from featbank.banks import Bank, CutArray
+from featbank.banks.bank import CutWriter
+from featbank.banks.shards import SHARD_BYTES, ShardPlan, shard_files
 from featbank.errors import BankError, UnknownNameError
 from featbank.extraction.settings import CLIPPED, stored_dtype
 from featbank.manifest import Manifest, RowStatus
@@ -80,6 +81,15 @@ class Task(NamedTuple):
         Images in it that some cut lacks.
     cuts : tuple of str
         Those that lack a shard of it.
+
+    Examples
+    --------
+    >>> import featbank
+    >>> from featbank.extraction import ExtractionSettings, plan
+    >>> bank = featbank.open_bank("digits")  # of 300 images
+    >>> with plan("digits", ExtractionSettings(backbone="minivgg", cuts=["fc7"], limit=310)) as todo:
+    ...     todo.tasks()
+    [Task(number=1, n_images=10, cuts=('fc7',))]
     """
 
     number: int

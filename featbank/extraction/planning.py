@@ -27,7 +27,9 @@ import featbank
 from featbank._bucket import BucketPath
 from featbank._cache import banks_folder
 from featbank._stat_cache import DigestCache
-from featbank.backbones import OF_A_MODULE, family_of, get_spec
+from featbank.backbones import get_spec
+from featbank.backbones.families import family_of
+from featbank.backbones.spec import OF_A_MODULE
 from featbank.backbones.weights_files import (
     absolute_weights,
     file_and_key,
@@ -36,7 +38,8 @@ from featbank.backbones.weights_files import (
     parts_of,
 )
 from featbank.banks import Bank, BankKey, BankStore
-from featbank.datasets import Dataset, build_manifest, decoder_name, open_dataset
+from featbank.datasets import Dataset, build_manifest, open_dataset
+from featbank.datasets.decoding import decoder_name
 from featbank.errors import BankError, BankFormatError, CacheWriteError, FeatbankError, InvalidInputError
 from featbank.extraction.arithmetic import split_precision
 from featbank.extraction.choosing import Computing, cuts_in, proved_errors
@@ -173,6 +176,15 @@ class ExtractionPlan:
         What an estimate without images takes for granted.
     work : Planned or None
         What `push` does; None for an estimate without images.
+
+    Examples
+    --------
+    >>> import featbank
+    >>> from featbank.extraction import ExtractionSettings
+    >>> bank = featbank.open_bank("digits")  # of 300 images
+    >>> with plan("digits", ExtractionSettings(backbone="minivgg", cuts=["fc7"], limit=310)) as todo:
+    ...     print(todo.to_push, "images,", todo.size_bytes, "bytes;", todo.bank == bank.path.absolute())
+    10 images, 5120 bytes; True
     """
 
     bank: Path

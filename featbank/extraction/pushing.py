@@ -19,8 +19,9 @@ from featbank._atomic import sha256
 from featbank._cuts import CutName
 from featbank._settings import Progress
 from featbank.backbones import Preprocessing, get_spec
-from featbank.banks import Bank, CutWriter, QuarantineRecord
-from featbank.datasets import check_classes
+from featbank.banks import Bank, QuarantineRecord
+from featbank.banks.bank import CutWriter
+from featbank.datasets.building import check_classes
 from featbank.errors import FeatbankError, FeatureOverflowError
 from featbank.extraction.choosing import open_loader
 from featbank.extraction.missing import LenderError
@@ -68,6 +69,16 @@ class ExtractionResult:
         Images, of those skipped, whose features at some cut were copied from other banks of the cache.
     left : int
         Rows that other slices have still to store; then the cuts are not finished.
+
+    Examples
+    --------
+    >>> import featbank
+    >>> bank = featbank.open_bank("digits")  # of 300 images
+    >>> result = featbank.extract("digits", backbone="minivgg", cuts=["fc7"], limit=300)
+    >>> result.rows, result.pushed, result.skipped, result.quarantined, dict(result.cuts)
+    (300, 0, 300, 0, {'fc7': (256,)})
+    >>> featbank.open_bank(result.bank).cuts
+    ('block3_pool', 'fc7')
     """
 
     bank: Path
@@ -107,6 +118,15 @@ def push(plan: ExtractionPlan, *, progress: Progress | None = None) -> Extractio
         If the disk is full or not writable; what was written before stays and is not pushed again.
     FeatureOverflowError
         If a feature is not finite, or does not fit `dtype` and `on_overflow` is ``"error"``.
+
+    Examples
+    --------
+    >>> from featbank.extraction import ExtractionSettings, plan
+    >>> todo = plan("digits", ExtractionSettings(backbone="minivgg", cuts=["fc7"], limit=20))
+    >>> todo.to_push
+    20
+    >>> push(todo).pushed
+    20
     """
     work = plan.need_work()
     with plan:  # an exception may be kept, as notebooks do, and with it all that it passed

@@ -17,16 +17,11 @@ from featbank._cache import user_path
 from featbank._settings import Progress
 from featbank._stat_cache import DigestCache
 from featbank.backbones import Preprocessing, get_spec
-from featbank.banks import (
-    CUT_FILE,
-    Bank,
-    BankStore,
-    VerifyReport,
-    damaged_files,
-    set_damaged_aside,
-    verify_bank,
-)
-from featbank.datasets import Dataset, compare_sources, reopen_dataset
+from featbank.banks import Bank, BankStore, VerifyReport, verify_bank
+from featbank.banks.documents import CUT_FILE
+from featbank.banks.verification import damaged_files, set_damaged_aside
+from featbank.datasets import Dataset, compare_sources
+from featbank.datasets.sources import reopen_dataset
 from featbank.errors import FeatbankError, InvalidInputError, MissingDataError
 from featbank.extraction.arithmetic import split_precision
 from featbank.extraction.choosing import Computing
@@ -67,6 +62,13 @@ class RepairResult:
         other versions of torch or the decoder, than the ones that extracted the bank.
     report : VerifyReport
         What `verify_bank` finds now.
+
+    Examples
+    --------
+    >>> import featbank
+    >>> done = repair_bank(featbank.open_bank("digits").path)
+    >>> done.shards, done.set_aside, done.report.ok  # nothing was damaged
+    (0, (), True)
     """
 
     bank: Path
@@ -135,8 +137,13 @@ def repair_bank(
 
     Examples
     --------
-    >>> repair_bank("cache/banks/digits/minivgg-ed980d6e").report.ok  # doctest: +SKIP
-    True
+    >>> import featbank
+    >>> bank = featbank.open_bank("digits")
+    >>> (shard,) = bank.path.glob("fc7/*.h5")
+    >>> size = shard.write_bytes(shard.read_bytes()[:-1] + b"?")
+    >>> done = repair_bank(bank.path)
+    >>> done.shards, done.pushed, done.report.ok
+    (1, 300, True)
     """
     folder = user_path(bank)
     report = verify_bank(folder)

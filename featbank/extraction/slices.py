@@ -22,11 +22,12 @@ from featbank._bucket import BucketPath
 from featbank._cache import banks_folder, user_path
 from featbank._settings import Progress
 from featbank._stat_cache import DigestCache
-from featbank.backbones import family_of
+from featbank.backbones.families import family_of
 from featbank.backbones.weights_files import absolute_weights
 from featbank.banks import Bank, BankStore
 from featbank.banks.documents import PLAN_FILE, check_name, read_plan, write_plan
-from featbank.datasets import absolute_source, open_dataset
+from featbank.datasets import open_dataset
+from featbank.datasets.sources import absolute_source
 from featbank.errors import (
     BankChangedError,
     BankError,
@@ -100,6 +101,17 @@ class SavedPlan:
     machine : mapping of str to str
         What else decides the last bits: ``torch``, ``device`` as a shard says it, ``cpu``; empty where
         nothing has to be computed.
+
+    Examples
+    --------
+    >>> import featbank
+    >>> from featbank.extraction import plan
+    >>> bank = featbank.open_bank("digits")  # of 300 images
+    >>> with plan("digits", ExtractionSettings(backbone="minivgg", cuts=["fc7"], limit=310)) as todo:
+    ...     path = save_plan(todo, n_slices=4)
+    >>> saved = SavedPlan.read(path)
+    >>> saved.data, saved.n_slices, saved.n_rows, dict(saved.shapes)
+    ('digits', 4, 310, {'fc7': (256,)})
     """
 
     path: Path
@@ -403,6 +415,17 @@ def open_plan(
         If the plan is damaged, or of another version.
     MissingDataError
         If the images are not there.
+
+    Examples
+    --------
+    >>> import featbank
+    >>> from featbank.extraction import plan
+    >>> bank = featbank.open_bank("digits")  # of 300 images
+    >>> with plan("digits", ExtractionSettings(backbone="minivgg", cuts=["fc7"], limit=310)) as todo:
+    ...     path = save_plan(todo)
+    >>> with open_plan(path) as todo:  # elsewhere, later
+    ...     todo.to_push, todo.slice(1, 2).to_push, todo.slice(2, 2).to_push
+    (10, 0, 10)
     """
     saved = SavedPlan.read(path)
     bank, missing = _found(saved)
@@ -466,6 +489,16 @@ def tasks_left(path: str | os.PathLike[str]) -> list[Task]:
     ------
     BankNotFoundError, BankChangedError, CorruptBankError, BankFormatError
         As of `open_plan`.
+
+    Examples
+    --------
+    >>> import featbank
+    >>> from featbank.extraction import plan
+    >>> bank = featbank.open_bank("digits")  # of 300 images
+    >>> with plan("digits", ExtractionSettings(backbone="minivgg", cuts=["fc7"], limit=310)) as todo:
+    ...     path = save_plan(todo)
+    >>> tasks_left(path)
+    [Task(number=1, n_images=10, cuts=('fc7',))]
     """
     return _found(SavedPlan.read(path))[1].tasks()
 
@@ -506,6 +539,18 @@ def push_tasks(
     ------
     FeatbankError
         As of `open_plan` and `featbank.extraction.push`.
+
+    Examples
+    --------
+    >>> import featbank
+    >>> from featbank.extraction import plan
+    >>> bank = featbank.open_bank("digits")  # of 300 images
+    >>> with plan("digits", ExtractionSettings(backbone="minivgg", cuts=["fc7"], limit=310)) as todo:
+    ...     path = save_plan(todo)
+    >>> push_tasks(path, [one.number for one in tasks_left(path)])
+    10
+    >>> finish_plan(path).rows
+    310
     """
     file = user_path(path).absolute()
     saved = SavedPlan.read(file)
@@ -543,6 +588,19 @@ def finish_plan(path: str | os.PathLike[str], *, device: str | None = None) -> E
         If a shard is missing.
     FeatbankError
         As of `open_plan`.
+
+    Examples
+    --------
+    >>> import featbank
+    >>> from featbank.extraction import plan
+    >>> bank = featbank.open_bank("digits")  # of 300 images
+    >>> with plan("digits", ExtractionSettings(backbone="minivgg", cuts=["fc7"], limit=310)) as todo:
+    ...     path = save_plan(todo)
+    >>> finish_plan(path)  # before the tasks that are left
+    Traceback (most recent call last):
+        ...
+    featbank.errors.IncompleteBankError: bank 'digits/minivgg-...' cannot be finished yet: 10 images are
+    still to be pushed (--shards-left says by which slices)
     """
     with open_plan(path, device=device) as todo:
         if left := todo.tasks():

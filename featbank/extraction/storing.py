@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from featbank.banks import QuarantineRecord, ShardPlan
+    from featbank.banks import QuarantineRecord
+    from featbank.banks.shards import ShardPlan
     from featbank.extraction.forward import Forward
     from featbank.extraction.images import Batch, BatchLoader
     from featbank.extraction.missing import ShardWriter, SlotsToPush

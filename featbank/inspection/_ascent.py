@@ -13,7 +13,7 @@ from torch import Tensor
 
 from featbank.backbones import Backbone, Preprocessing, truncate
 from featbank.errors import InvalidInputError
-from featbank.extraction import choose_device
+from featbank.extraction.forward import choose_device
 
 __all__ = ["Ascent", "Settings"]
 

@@ -188,7 +188,7 @@ class ActivationsDisplay(Display):
         InvalidInputError
             If the device is not there or an option is out of range.
         """
-        from featbank.extraction import Forward, choose_device
+        from featbank.extraction.forward import Forward, choose_device
 
         pixels = np.asarray(image)
         asked = list(cuts) if cuts is not None else list(backbone.spec.cut_names)

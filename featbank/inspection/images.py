@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featbank.datasets import Dataset, decode_image, reopen_dataset, row_digests
+from featbank.datasets import Dataset, decode_image
+from featbank.datasets.building import row_digests
+from featbank.datasets.sources import reopen_dataset
 from featbank.errors import FeatbankError, MissingDataError
 from featbank.manifest import Manifest, printable
 

@@ -9,16 +9,8 @@ from pathlib import Path
 
 from featbank._atomic import canonical_json, sha256
 from featbank._cache import user_path
-from featbank.datasets import (
-    BlurredDataset,
-    Dataset,
-    is_tiny_imagenet,
-    open_dataset,
-    open_tiny_imagenet,
-    parse_split,
-    select_images,
-    with_test_images,
-)
+from featbank.datasets import Dataset, open_dataset, parse_split, select_images
+from featbank.datasets.derived import BlurredDataset, is_tiny_imagenet, open_tiny_imagenet, with_test_images
 from featbank.errors import FeatbankError, InvalidInputError, MissingDataError
 from featbank.manifest import printable
 from featbank.pipeline.study import Data, Experiment, TestData, Training

@@ -19,7 +19,8 @@ from featbank import _atomic
 from featbank._cache import banks_folder, user_path
 from featbank._registry import nearest
 from featbank._validation import check, check_values, parse_json, plain_file, short
-from featbank.banks import MANIFEST_FILE, read_manifest
+from featbank.banks.documents import MANIFEST_FILE
+from featbank.banks.shards import read_manifest
 from featbank.errors import (
     BankError,
     BankNotFoundError,

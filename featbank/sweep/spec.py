@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from featbank._cuts import LOGITS, SOFTMAX, CutName, check_view
 from featbank._registry import nearest
 from featbank._settings import changes_repr
-from featbank.banks import StoredFeatures
+from featbank.banks.arrays import StoredFeatures
 from featbank.datasets.duplicates import of_one_origin
 from featbank.errors import FeatbankError, InvalidInputError, UnknownNameError
 from featbank.heads import catalogue

@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from featbank.backbones import Preprocessing
-from featbank.datasets import Dataset, decode_image, row_indices
+from featbank.datasets import Dataset, decode_image
+from featbank.datasets.building import row_indices
 from featbank.errors import DatasetError
 from featbank.manifest import Manifest
 from featbank.training.training import TrainingImages

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from featbank._atomic import canonical_json, make_folder, sha256, write_file, write_json
 from featbank._cache import networks_folder, user_path
 from featbank._validation import parse_json, short
-from featbank.backbones import NETWORK_FILE, Preprocessing, write_network
+from featbank.backbones import Preprocessing
 from featbank.backbones.minivgg import MINIVGG_MEAN, MINIVGG_STD
 from featbank.backbones.own_networks import build_network, network_plan, plan_to_dict
+from featbank.backbones.trained import NETWORK_FILE, write_network
 from featbank.datasets import BlurredDataset, Dataset, build_manifest, open_dataset
 from featbank.errors import InvalidInputError, MissingWeightsError, RunError, WeightsError
 from featbank.manifest import Manifest

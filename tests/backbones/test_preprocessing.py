@@ -12,7 +12,8 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification
 
-from featbank.backbones import TRANSFORMS, Preprocessing
+from featbank.backbones import Preprocessing
+from featbank.backbones.preprocessing import TRANSFORMS
 from featbank.errors import ImageDecodeError, InvalidInputError, UnknownNameError
 
 SHARED = Path(__file__).parents[2].parent / "shared"

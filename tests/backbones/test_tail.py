@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from featbank.backbones import Backbone, cut_tail, load_backbone, map_before, truncate
+from featbank.backbones import Backbone, cut_tail, load_backbone, truncate
+from featbank.backbones.tail import map_before
 from featbank.errors import InvalidInputError, UnknownNameError
 
 

@@ -8,7 +8,8 @@ import shutil
 import numpy as np
 import pytest
 
-from featbank.banks import set_damaged_aside, verify_bank
+from featbank.banks import verify_bank
+from featbank.banks.verification import set_damaged_aside
 from featbank.errors import CacheWriteError, CorruptBankError
 
 

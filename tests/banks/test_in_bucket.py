@@ -19,16 +19,8 @@ import pytest
 from featbank._atomic import make_folder, write_file
 from featbank._bucket import BucketPath, change_file
 from featbank._cache import banks_folder, cache_folder, user_path
-from featbank.banks import (
-    Bank,
-    BankStore,
-    export_bank,
-    fetching,
-    pack,
-    set_damaged_aside,
-    unpack,
-    verify_bank,
-)
+from featbank.banks import Bank, BankStore, export_bank, fetching, pack, unpack, verify_bank
+from featbank.banks.verification import set_damaged_aside
 from featbank.errors import (
     BankChangedError,
     BankNotFoundError,

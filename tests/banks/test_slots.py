@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from featbank.banks import ShardPlan, SlotTable, shard_rows_for
+from featbank.banks.shards import ShardPlan, SlotTable, shard_rows_for
 
 
 def digests(kit, *contents):

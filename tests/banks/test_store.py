@@ -8,7 +8,8 @@ import shutil
 
 import pytest
 
-from featbank.banks import Bank, BankStore, set_damaged_aside
+from featbank.banks import Bank, BankStore
+from featbank.banks.verification import set_damaged_aside
 from featbank.errors import (
     BankFormatError,
     BankNotFoundError,

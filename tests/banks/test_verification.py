@@ -16,8 +16,9 @@ import h5py
 import numpy as np
 import pytest
 
-from featbank.banks import Bank, pack, set_damaged_aside, verify_bank
+from featbank.banks import Bank, pack, verify_bank
 from featbank.banks._format import Contents
+from featbank.banks.verification import set_damaged_aside
 from featbank.errors import (
     BankError,
     BankFormatError,

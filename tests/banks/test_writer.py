@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 
 from featbank import _atomic
-from featbank.banks import Bank, BankStore, ShardPlan, SlotTable, import_bank, pack
+from featbank.banks import Bank, BankStore, import_bank, pack
+from featbank.banks.shards import ShardPlan, SlotTable
 from featbank.errors import (
     BankChangedError,
     CacheWriteError,

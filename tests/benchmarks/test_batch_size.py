@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from featbank.backbones import largest_activation, load_backbone
-from featbank.extraction import Forward
 from featbank.extraction.choosing import choose_batch_size
+from featbank.extraction.forward import Forward
 
 CPU = torch.device("cpu")
 N_IMAGES, ROUNDS = 32, 3

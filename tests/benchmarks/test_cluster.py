@@ -15,7 +15,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from featbank.engines import RayEngine, _ray, map_unordered, outcomes
+from featbank.engines import RayEngine, _ray, map_unordered
+from featbank.engines.mapping import outcomes
 from featbank.extraction import ExtractionSettings, plan, push_tasks, save_plan, tasks_left
 
 TESTS = Path(__file__).parents[1]

@@ -12,8 +12,9 @@ import torch
 
 from featbank.backbones import largest_activation, load_backbone
 from featbank.banks import Bank
-from featbank.extraction import Forward, extract
+from featbank.extraction import extract
 from featbank.extraction.choosing import choose_batch_size
+from featbank.extraction.forward import Forward
 from featbank.sweep import run_sweep
 
 CPU = torch.device("cpu")

@@ -15,7 +15,8 @@ import featbank
 from featbank._cache import user_path
 from featbank.banks import pack, verify_bank
 from featbank.cli.app import app
-from featbank.datasets import is_tiny_imagenet, list_images, read_image_file
+from featbank.datasets import list_images, read_image_file
+from featbank.datasets.derived import is_tiny_imagenet
 from featbank.errors import FeatbankError
 from featbank.pipeline import load_study
 from featbank.runs import describe_run

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featbank.datasets import DecodePool
+from featbank.datasets.decode_pool import DecodePool
 
 SHAPE = (8, 8, 3)
 

@@ -21,15 +21,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featbank.datasets import (
-    DecodePool,
-    DecodeRequest,
-    _files,
-    build_manifest,
-    open_dataset,
-    reopen_dataset,
-)
-from featbank.datasets.sources import ARCHIVE_SUFFIXES
+from featbank.datasets import _files, build_manifest, open_dataset
+from featbank.datasets.decode_pool import DecodePool, DecodeRequest
+from featbank.datasets.sources import ARCHIVE_SUFFIXES, reopen_dataset
 from featbank.errors import DatasetError, ImageDecodeError, InvalidInputError, MissingDataError
 
 KINDS = ("zip", "stored.zip", "tar", "tar.gz", "tar.bz2")

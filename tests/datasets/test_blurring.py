@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from featbank.datasets import BlurredDataset, decode_image, open_dataset
-from featbank.datasets.derived import blur_pixels, kernel_width
+from featbank.datasets import decode_image, open_dataset
+from featbank.datasets.derived import BlurredDataset, blur_pixels, kernel_width
 from featbank.errors import InvalidInputError
 
 

@@ -24,9 +24,9 @@ from featbank.datasets import (
     duplicates_across_splits,
     open_dataset,
     parse_split,
-    row_indices,
     select_images,
 )
+from featbank.datasets.building import row_indices
 from featbank.errors import DatasetError, ImageDecodeError, InvalidInputError
 from featbank.manifest import SPLITS, RowStatus
 

@@ -15,15 +15,9 @@ import numpy as np
 import pytest
 
 from featbank.backbones import Preprocessing
-from featbank.datasets import (
-    DECODE_REASONS,
-    DecodePool,
-    DecodeRequest,
-    build_manifest,
-    decode_image,
-    open_dataset,
-    row_indices,
-)
+from featbank.datasets import DECODE_REASONS, build_manifest, decode_image, open_dataset
+from featbank.datasets.building import row_indices
+from featbank.datasets.decode_pool import DecodePool, DecodeRequest
 from featbank.errors import ImageDecodeError
 from featbank.manifest import RowStatus
 

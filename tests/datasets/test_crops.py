@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featbank.datasets import build_manifest, open_dataset, reopen_dataset
+from featbank.datasets import build_manifest, open_dataset
+from featbank.datasets.sources import reopen_dataset
 from featbank.errors import DatasetError, ImageDecodeError
 
 

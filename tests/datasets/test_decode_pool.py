@@ -15,16 +15,10 @@ import pytest
 from made_datasets import SHAPE, Decoded, Files, Images, png, pool_of
 from PIL import Image
 
-from featbank.datasets import (
-    BlurredDataset,
-    DecodeRequest,
-    build_manifest,
-    decode_pool,
-    open_dataset,
-    select_images,
-    with_test_images,
-)
+from featbank.datasets import build_manifest, decode_pool, open_dataset, select_images
 from featbank.datasets._torchvision import TorchvisionDataset
+from featbank.datasets.decode_pool import DecodeRequest
+from featbank.datasets.derived import BlurredDataset, with_test_images
 from featbank.errors import DatasetError, DecoderProcessError, ImageDecodeError, InvalidInputError
 from featbank.manifest import RowStatus
 

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from made_datasets import Images, png, pool_of
 
-from featbank.datasets import DecodePool, DecodeRequest, decode_pool
+from featbank.datasets import decode_pool
+from featbank.datasets.decode_pool import DecodePool, DecodeRequest
 from featbank.errors import DecoderProcessError, InvalidInputError
 
 HERE = Path(__file__).parent
@@ -96,7 +97,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 import numpy as np
 from PIL import Image
 from pathlib import Path
-from featbank.datasets import DecodePool, DecodeRequest
+from featbank.datasets.decode_pool import DecodePool, DecodeRequest
 sys.path.insert(0, {here!r})
 import odd_decoders
 {prelude}

@@ -20,8 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from featbank.datasets import DECODE_REASONS, decode_image, decoder_name
+from featbank.datasets import DECODE_REASONS, decode_image
 from featbank.datasets._files import FORMATS
+from featbank.datasets.decoding import decoder_name
 from featbank.errors import ImageDecodeError, InvalidInputError
 
 

@@ -7,7 +7,8 @@ from collections import Counter
 
 import pytest
 
-from featbank.datasets import open_dataset, reopen_dataset
+from featbank.datasets import open_dataset
+from featbank.datasets.sources import reopen_dataset
 from featbank.errors import DatasetError, InvalidInputError
 
 

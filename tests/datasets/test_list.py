@@ -9,7 +9,8 @@ from typing import ClassVar
 
 import pytest
 
-from featbank.datasets import open_dataset, reopen_dataset
+from featbank.datasets import open_dataset
+from featbank.datasets.sources import reopen_dataset
 from featbank.errors import DatasetError, InvalidInputError, MissingDataError
 
 

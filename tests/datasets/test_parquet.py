@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featbank.datasets import _parquet, build_manifest, open_dataset, reopen_dataset
+from featbank.datasets import _parquet, build_manifest, open_dataset
+from featbank.datasets.sources import reopen_dataset
 from featbank.errors import DatasetError, FeatbankError, MissingDataError, MissingPackageError
 
 pa = pytest.importorskip("pyarrow")

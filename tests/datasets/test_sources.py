@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import featbank.datasets
-from featbank.datasets import Dataset, DecodePool, DecodeRequest, build_manifest, open_dataset
+from featbank.datasets import Dataset, build_manifest, open_dataset
+from featbank.datasets.decode_pool import DecodePool, DecodeRequest
 from featbank.datasets.sources import SOURCES, safe_name
 from featbank.errors import InvalidInputError, MissingDataError, MissingPackageError
 

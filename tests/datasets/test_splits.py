@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featbank.datasets import SplitRule, assign_splits, parse_split
+from featbank.datasets import SplitRule, parse_split
+from featbank.datasets.splits import assign_splits
 from featbank.errors import InvalidInputError
 from featbank.manifest import SPLITS
 

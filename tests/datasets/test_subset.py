@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from featbank.datasets import build_manifest, open_dataset, select_images, with_test_images
+from featbank.datasets import build_manifest, open_dataset, select_images
+from featbank.datasets.derived import with_test_images
 from featbank.errors import DatasetError, InvalidInputError, UnknownNameError
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from featbank.datasets import build_manifest, is_tiny_imagenet, open_tiny_imagenet
+from featbank.datasets import build_manifest
+from featbank.datasets.derived import is_tiny_imagenet, open_tiny_imagenet
 from featbank.errors import DatasetError
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from featbank.datasets import open_dataset, reopen_dataset
+from featbank.datasets import open_dataset
+from featbank.datasets.sources import reopen_dataset
 from featbank.errors import DatasetError, FeatbankError, MissingDataError
 
 

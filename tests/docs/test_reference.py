@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import doctest
 import importlib.util
 import inspect
 import sys
@@ -48,6 +49,48 @@ def test_every_public_name_has_a_page_and_says_what_it_is(
     rooms = [text for name, text in pages.items() if f"py:module:: {name.removesuffix('.rst')}" in text]
     listed = "\n".join(rooms)
     assert {name for name in public if f"`~{name}`" not in listed} == set()
+
+
+#: Their examples are being written.
+LATER = {
+    "benchmark",
+    "exporting",
+    "fitting",
+    "heads",
+    "inspection",
+    "metrics",
+    "pipeline",
+    "plots",
+    "prediction",
+    "report",
+    "runs",
+    "sweep",
+    "training",
+}
+
+
+def has_example(docstring: str | None) -> bool:
+    """Say whether an example is run; of one that is skipped nobody knows whether it would."""
+    examples = doctest.DocTestParser().get_examples(docstring or "")
+    return any(doctest.SKIP not in one.options for one in examples)
+
+
+def test_every_public_class_and_function_has_an_example_that_runs(reference: ModuleType) -> None:
+    public = {
+        name: reference.value_of(name)
+        for room, some in reference.names().items()
+        if room not in LATER
+        for name in some
+    }
+    code = {name: one for name, one in public.items() if inspect.isclass(one) or inspect.isroutine(one)}
+    assert {name for name, one in code.items() if not has_example(one.__doc__)} == set()
+    assert {name for name in public.keys() - code.keys() if not reference.comment_of(name)} == set()
+
+
+def test_an_example_that_is_skipped_is_none() -> None:
+    assert has_example("Say so.\n\n>>> 1 + 1\n2\n")
+    assert not has_example("Say so.\n\n>>> 1 + 1  # doctest: +SKIP\n2\n")
+    assert not has_example("Say so.")
 
 
 def test_every_command_and_option_is_explained(reference: ModuleType, pages: dict[str, str]) -> None:

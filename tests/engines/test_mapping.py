@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from featbank.engines import map_unordered, outcomes
+from featbank.engines import map_unordered
+from featbank.engines.mapping import outcomes
 
 spec = importlib.util.spec_from_file_location("simulation", Path(__file__).with_name("simulation.py"))
 assert spec is not None

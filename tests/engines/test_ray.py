@@ -25,15 +25,8 @@ from featbank.banks import Bank
 from featbank.cli import main
 from featbank.engines import RayEngine, _ray, map_unordered
 from featbank.errors import InvalidInputError, MissingWeightsError, NodeError, WorkerLostError
-from featbank.extraction import (
-    ExtractionSettings,
-    extract,
-    extracting,
-    plan,
-    push_on,
-    save_plan,
-    tasks_left,
-)
+from featbank.extraction import ExtractionSettings, extract, extracting, plan, save_plan, tasks_left
+from featbank.extraction.extracting import push_on
 from featbank.fitting import fit_heads
 from featbank.sweep import SweepResult
 

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from featbank.backbones import load_backbone
-from featbank.banks import ShardPlan
+from featbank.banks.shards import ShardPlan
 from featbank.errors import FeatureOverflowError
-from featbank.extraction import Forward
+from featbank.extraction.forward import Forward
 from featbank.extraction.storing import CutOverflowError, ShardStore
 from featbank.manifest import RowStatus
 

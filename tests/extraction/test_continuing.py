@@ -11,8 +11,9 @@ import pytest
 
 from featbank.backbones import TruncatedNetwork
 from featbank.banks import Bank, BankStore
-from featbank.extraction import ExtractionResult, Forward, choosing, extract
+from featbank.extraction import ExtractionResult, choosing, extract
 from featbank.extraction.arithmetic import CompileEstimate
+from featbank.extraction.forward import Forward
 
 Folder = Callable[..., Path]
 SavePhoto = Callable[..., None]

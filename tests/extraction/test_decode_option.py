@@ -12,9 +12,10 @@ from PIL import Image
 from featbank.banks import Bank
 from featbank.benchmark import run_benchmark
 from featbank.cli import main
-from featbank.datasets import decoder_name
+from featbank.datasets.decoding import decoder_name
 from featbank.errors import InvalidInputError
-from featbank.extraction import choosing, extract, open_jpeg_decoder, repair_bank
+from featbank.extraction import choosing, extract, repair_bank
+from featbank.extraction.jpeg_decoder import open_jpeg_decoder
 
 CUT = "block1_pool"
 

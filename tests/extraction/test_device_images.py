@@ -19,8 +19,9 @@ from torch import Tensor
 from featbank.backbones import Preprocessing
 from featbank.datasets import Dataset, build_manifest, open_dataset
 from featbank.errors import DecoderProcessError
-from featbank.extraction import Batch, BatchLoader, device_images
+from featbank.extraction import device_images
 from featbank.extraction.device_images import DeviceBatchLoader
+from featbank.extraction.images import Batch, BatchLoader
 from featbank.extraction.jpeg_decoder import JpegDecoder, open_jpeg_decoder
 from featbank.manifest import RowStatus
 

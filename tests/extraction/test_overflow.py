@@ -15,7 +15,8 @@ from featbank.backbones import TruncatedNetwork
 from featbank.banks import Bank
 from featbank.engines._ray import called
 from featbank.errors import FeatureOverflowError, InvalidInputError
-from featbank.extraction import as_stored, extract
+from featbank.extraction import extract
+from featbank.extraction.settings import as_stored
 from featbank.extraction.storing import CutOverflowError
 
 Folder = Callable[..., Path]

@@ -17,8 +17,8 @@ from torch import Tensor
 from featbank.backbones import TruncatedNetwork, load_backbone
 from featbank.banks import Bank
 from featbank.errors import InvalidInputError
-from featbank.extraction import Forward, arithmetic, choose_devices, choosing, extract
-from featbank.extraction.forward import choose_lanes
+from featbank.extraction import arithmetic, choosing, extract
+from featbank.extraction.forward import Forward, choose_devices, choose_lanes
 from featbank.extraction.images import BatchLoader
 from featbank.extraction.storing import ShardStore
 

@@ -12,8 +12,15 @@ import torch
 
 from featbank.backbones import TruncatedNetwork, load_backbone
 from featbank.errors import InvalidInputError
-from featbank.extraction import ERROR_LIMIT, Forward, choosing
-from featbank.extraction.arithmetic import arithmetic, check_arithmetic, native_precisions, relative_error
+from featbank.extraction import choosing
+from featbank.extraction.arithmetic import (
+    ERROR_LIMIT,
+    arithmetic,
+    check_arithmetic,
+    native_precisions,
+    relative_error,
+)
+from featbank.extraction.forward import Forward
 
 CPU = torch.device("cpu")
 

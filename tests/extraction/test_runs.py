@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from featbank.banks import ShardPlan
+from featbank.banks.shards import ShardPlan
 from featbank.extraction.forward import run_size
 from featbank.extraction.storing import runs
 

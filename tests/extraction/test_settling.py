@@ -10,9 +10,10 @@ import torch
 
 from featbank.backbones import TruncatedNetwork, load_backbone
 from featbank.errors import InvalidInputError
-from featbank.extraction import ExtractionSettings, Forward, arithmetic, choosing
+from featbank.extraction import ExtractionSettings, arithmetic, choosing
 from featbank.extraction.arithmetic import CompileEstimate, check_arithmetic
 from featbank.extraction.choosing import Chooser
+from featbank.extraction.forward import Forward
 
 CPU = torch.device("cpu")
 CUTS = ("block3_pool", "fc7")

@@ -20,7 +20,8 @@ from featbank._atomic import canonical_json, sha256
 from featbank.backbones import Backbone, TruncatedNetwork, load_backbone
 from featbank.backbones.weights_files import absolute_weights
 from featbank.banks import Bank, verify_bank
-from featbank.datasets import absolute_source, building, open_dataset
+from featbank.datasets import building, open_dataset
+from featbank.datasets.sources import absolute_source
 from featbank.errors import (
     BankChangedError,
     BankNotFoundError,
@@ -38,7 +39,6 @@ from featbank.extraction import (
     finish_plan,
     open_plan,
     plan,
-    plan_path,
     push,
     push_tasks,
     save_plan,
@@ -46,6 +46,7 @@ from featbank.extraction import (
     tasks_left,
 )
 from featbank.extraction.pushing import Pushing
+from featbank.extraction.slices import plan_path
 
 Folder = Callable[..., Path]
 FAULTS = Path(__file__).parents[1] / "faults"

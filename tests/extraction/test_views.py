@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional
 
 from featbank.backbones import TruncatedNetwork
 from featbank.banks import Bank
-from featbank.datasets import DecodePool
+from featbank.datasets.decode_pool import DecodePool
 from featbank.extraction import apply_view, extract
 
 Folder = Callable[..., Path]

@@ -189,7 +189,8 @@ class Mutants:
 def decode(n: int, workers: int) -> dict[str, Any]:
     """Decode `n` mutants in the pool; this process must not notice what is in them."""
     from featbank.backbones import Preprocessing
-    from featbank.datasets import DECODE_REASONS, DecodePool, DecodeRequest
+    from featbank.datasets import DECODE_REASONS
+    from featbank.datasets.decode_pool import DecodePool, DecodeRequest
 
     outcomes: dict[str, collections.Counter[str]] = {fmt: collections.Counter() for fmt in FORMATS}
     deaths, bad = [], []

@@ -210,7 +210,7 @@ def extraction(
 @contextlib.contextmanager
 def tell(board: Board, cache: Path, on_ack: Callable[[str], None] | None) -> Iterator[None]:
     """Let writers tell the board (and `on_ack`) which shards are acknowledged, and when a cut is finished."""
-    from featbank.banks import CutWriter
+    from featbank.banks.bank import CutWriter
 
     write, finish = CutWriter.write, CutWriter.finish
 

@@ -152,7 +152,8 @@ def decode(which: str, part: int, archive: Path | None, work: Path, size: int) -
 
 def _decode(which: str, part: int, archive: Path | None, work: Path, size: int) -> list[str]:
     from featbank.backbones import Preprocessing
-    from featbank.datasets import BlurredDataset, build_manifest
+    from featbank.datasets import build_manifest
+    from featbank.datasets.derived import BlurredDataset
     from featbank.training import load_images
 
     files, labels, splits = drawn(4, 40, size) if archive is None else read_tar(archive)
@@ -226,8 +227,9 @@ class LateError(Exception):
 
 def train_one(job: Job, work: Path, out: Path, device: str, until: float, toy: bool) -> dict[str, Any]:
     """Train one network; returns its line."""
-    from featbank.backbones import Preprocessing, write_network
+    from featbank.backbones import Preprocessing
     from featbank.backbones.own_networks import build_network, network_plan, plan_to_dict
+    from featbank.backbones.trained import write_network
     from featbank.training import recipe_for, train_network
 
     which = job.data.removesuffix("-val")

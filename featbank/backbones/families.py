@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from featbank._registry import Registry, nearest
-from featbank.backbones._spec import BackboneSpec
 from featbank.backbones.preprocessing import Preprocessing
+from featbank.backbones.spec import BackboneSpec
 from featbank.errors import InvalidInputError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -41,6 +41,12 @@ class Published:
     trusted : bool, default=False
         True where the file is known, by its digest, to be the published one: it may use the pickle format
         that torch wrote before 2020.
+
+    Examples
+    --------
+    >>> found = FAMILIES.get("featbank").published("minivgg", None)
+    >>> found.path.name, found.label, found.class_names[:3], found.preprocessing.image_size
+    ('minivgg-cifar10.safetensors', 'CIFAR10', ('airplane', 'automobile', 'bird'), 32)
     """
 
     preprocessing: Preprocessing
@@ -62,6 +68,29 @@ class Family(ABC):
     ----------
     packages : tuple of str
         What computes besides torch and torchvision, as it is called when it is installed.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> from featbank.backbones import BackboneSpec, Cut, Preprocessing
+    >>> class Toys(Family):
+    ...     def names(self):
+    ...         return ["lenet"]
+    ...     def spec(self, name):
+    ...         cuts = (Cut("pool", "2", (4, 8, 8)), Cut("logits", "4", (3,)))
+    ...         return BackboneSpec(name, "toys", cuts, 16, n_classes=3, head_key="4.weight")
+    ...     def build(self, name, *, n_classes, image_size, initialise):
+    ...         layers = nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()
+    ...         return nn.Sequential(*layers, nn.Linear(256, n_classes))
+    ...     def preprocessing(self, name):
+    ...         return Preprocessing(16, 18)
+    >>> Toys().spec("lenet").cut("pool").shape
+    (4, 8, 8)
+    >>> Toys().published("lenet", "IMAGENET1K_V1")  # nobody published weights of it
+    Traceback (most recent call last):
+        ...
+    featbank.errors.UnknownNameError: unknown weights 'IMAGENET1K_V1' of backbone 'lenet'; known: 'random',
+    or a file (.safetensors, .pth, .ckpt, ...)
     """
 
     packages: tuple[str, ...] = ()
@@ -149,7 +178,7 @@ _TRAINED = "trained"
 FAMILIES = Registry[Family]("family of backbones", group="featbank.backbones")
 FAMILIES.register_place("torchvision", "featbank.backbones._torchvision:FAMILY")
 FAMILIES.register_place("featbank", "featbank.backbones.minivgg:FAMILY")
-FAMILIES.register_place("trained", "featbank.backbones._trained:FAMILY")
+FAMILIES.register_place("trained", "featbank.backbones.trained:FAMILY")
 FAMILIES.register_place("timm", "featbank.backbones._timm:FAMILY")
 FAMILIES.register_place("hf", "featbank.backbones._hf:FAMILY")
 

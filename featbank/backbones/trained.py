@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 from featbank._atomic import sha256, write_file
 from featbank._cache import networks_folder, user_path
-from featbank.backbones._family import Family, Published, family_of, get_spec, unknown_weights
-from featbank.backbones._spec import BackboneSpec, Cut
+from featbank.backbones.families import Family, Published, family_of, get_spec, unknown_weights
 from featbank.backbones.own_networks import NetworkPlan, build_network, network_plan, smallest_side
 from featbank.backbones.preprocessing import Preprocessing
+from featbank.backbones.spec import BackboneSpec, Cut
 from featbank.errors import FeatbankError, InvalidInputError, MissingWeightsError, WeightsError
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import nn
 
-__all__ = ["FAMILY", "NETWORK_FILE", "TrainedFamily", "write_network"]
+__all__ = ["FAMILY", "NETWORK_FILE", "write_network"]
 
 #: The weights in the folder of a training.
 NETWORK_FILE = "network.safetensors"
@@ -90,7 +90,7 @@ def write_network(
     return sha256(data)
 
 
-class TrainedFamily(Family):
+class _TrainedFamily(Family):
     """``trained:PLACE``: the folder or file of a training, or the name of its folder in the cache."""
 
     def names(self) -> list[str]:
@@ -129,7 +129,7 @@ class TrainedFamily(Family):
         return Published(self.preprocessing(name), _ENTRY, path, tuple(_read(path)["classes"]))
 
 
-FAMILY = TrainedFamily()
+FAMILY = _TrainedFamily()
 
 
 def _find(name: str) -> Path | None:
