@@ -14,7 +14,7 @@ from featbank.backbones.preprocessing import TRANSFORMS, Preprocessing
 
 if TYPE_CHECKING:
     from featbank.backbones._trained import NETWORK_FILE, write_network
-    from featbank.backbones.loading import Backbone, load_backbone
+    from featbank.backbones.loading import Backbone, load_backbone, load_recorded
     from featbank.backbones.network import TruncatedNetwork, largest_activation, truncate
     from featbank.backbones.tail import Tail, cut_tail, map_before
 
@@ -39,6 +39,7 @@ __all__ = [
     "get_spec",
     "largest_activation",
     "load_backbone",
+    "load_recorded",
     "map_before",
     "names",
     "truncate",
@@ -48,6 +49,7 @@ __all__ = [
 _LAZY = {
     "Backbone": "loading",
     "load_backbone": "loading",
+    "load_recorded": "loading",
     "TruncatedNetwork": "network",
     "largest_activation": "network",
     "truncate": "network",
