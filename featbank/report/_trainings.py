@@ -240,7 +240,7 @@ def content_of_trainings(folder: Path) -> Content:
         ],
         cost_tables=[("Training", _times(networks))],
         cost_said="An epoch is a pass over all training images and the measuring after it.",
-        provenance=[(one.named, _provenance(one)) for one in networks],
+        provenance=_provenance(networks),
         notes=notes,
         no_notes="None.",
     )
@@ -386,21 +386,43 @@ def _times(networks: Sequence[Network]) -> Table:
     return Table(("Network", "Epochs", "Median epoch", "Fastest", "Slowest", "In all"), tuple(rows), 1)
 
 
-def _provenance(one: Network) -> list[tuple[str, str]]:
-    result = one.result
+def _provenance(networks: Sequence[Network]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Return where the numbers come from: what all networks have in common once, then what each has alone."""
+    facts = [_origin(one.result) for one in networks]
+    common = {} if len(facts) == 1 else _in_all([named for named, _ in facts])
+    recipes = [recipe for _, recipe in facts]
+    shared = {} if len(facts) == 1 else _in_all(recipes)
+    groups = []
+    if shared or common:
+        said = {**common, "Recipe": transform_text(shared)} if shared else common
+        groups.append(("All of them", list(said.items())))
+    for one, (named, recipe) in zip(networks, facts, strict=True):
+        mine = {name: value for name, value in named.items() if name not in common}
+        own = {name: value for name, value in recipe.items() if name not in shared}
+        groups.append((one.named, [*mine.items(), *([("Recipe", transform_text(own))] if own else [])]))
+    return groups
+
+
+def _in_all(several: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return what each of several mappings has with the same value."""
+    return {
+        name: value
+        for name, value in several[0].items()
+        if all(name in one and one[name] == value for one in several)
+    }
+
+
+def _origin(result: TrainResult) -> tuple[dict[str, str], dict[str, Any]]:
+    """Return what a network is and came from, and its recipe."""
     network = result.facts.get("network")
     said = dict(network) if isinstance(network, dict) else {}
     params = said.pop("params", {})
-    found = [("Folder", printable(result.folder.name))]
-    found += [(title_text(name), printable(str(value))) for name, value in said.items()]
+    found = {"Folder": printable(result.folder.name)}
+    found |= {title_text(name): printable(str(value)) for name, value in said.items()}
     if isinstance(params, dict) and params:
-        found.append(("Plan", transform_text(params)))
-    recipe = {name: value for name, value in asdict(result.recipe).items() if value != ""}
-    found += [
-        ("Recipe", transform_text(recipe)),
-        ("SHA-256 of the weights", result.sha256),
-        ("Digest of the data", printable(str(result.facts.get("data", "–")))),
-    ]
+        found["Plan"] = transform_text(params)
+    found["SHA-256 of the weights"] = result.sha256
+    found["Digest of the data"] = printable(str(result.facts.get("data", "–")))
     if result.versions:
-        found.append(("Versions", ", ".join(f"{name} {value}" for name, value in result.versions.items())))
-    return found
+        found["Versions"] = ", ".join(f"{name} {value}" for name, value in result.versions.items())
+    return found, {name: value for name, value in asdict(result.recipe).items() if value != ""}

@@ -40,6 +40,8 @@ def test_the_trainings_of_a_study_stand_side_by_side(trained, page) -> None:
         "3-3-3 own_net 80.00 % 55.00 % 60.00 % 99.00 % 4 3 1.75",
         "SGD, seed 2 own_net 80.00 %",
         "3-3-3 4 1.8 s 1.6 s 1.9 s 7.0 s",
+        "All of them Name own_net Plan kernels 3, 3, 3 SHA-256",
+        "SGD, seed 2 Folder own-3 Recipe random state 2 Notes",
     ):
         assert line.replace(" ", "") in squeezed, line
     assert "photos <i>: 198 images of 6 classes." in text
