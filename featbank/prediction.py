@@ -18,7 +18,8 @@ from featbank._cuts import LOGITS, SOFTMAX, CutName, with_views
 from featbank._registry import nearest
 from featbank._settings import Progress
 from featbank._stat_cache import DigestCache
-from featbank.backbones import Backbone, Preprocessing, TruncatedNetwork, cut_tail, load_backbone
+from featbank.backbones import Backbone, Preprocessing, TruncatedNetwork, cut_tail
+from featbank.backbones.loading import load_recorded
 from featbank.backbones.spec import OF_A_MODULE
 from featbank.backbones.tail import map_before
 from featbank.datasets import decode_image, list_images, read_image_file
@@ -30,7 +31,6 @@ from featbank.errors import (
     MissingWeightsError,
     RunError,
     UnknownNameError,
-    WeightsError,
 )
 from featbank.extraction.arithmetic import split_precision
 from featbank.extraction.forward import Forward, choose_device
@@ -472,7 +472,11 @@ class RunClassifier:
         #: What a batch is read at: the cut, and at each view that is averaged over.
         self._cuts = with_views([self._cut], averaged)
         self._dtype = source["dtype"]
-        self._backbone = loaded = _load(run, weights, backbone, self.preprocessing.image_size, digests)
+        if weights is None and backbone is None:
+            _check_path(run)
+        self._backbone = loaded = load_recorded(
+            source, f"run {printable(run.name)!r}", weights=weights, backbone=backbone, digests=digests
+        )
         if hasattr(self.estimator, "attach"):
             self.estimator.attach(cut_tail(loaded, self._cut))
         self._forward = Forward(
@@ -605,45 +609,11 @@ class RunClassifier:
         return found
 
 
-def _load(
-    run: Run,
-    weights: str | os.PathLike[str] | None,
-    given: Backbone | None,
-    image_size: int,
-    digests: DigestCache | None,
-) -> Backbone:
-    source = run.source
-    said = weights or (_recorded_weights(run) if given is None else None)
-    backbone = load_backbone(
-        given or source["backbone"],
-        weights=said,
-        image_size=image_size,
-        random_state=source["random_state"] or 0,
-        digests=digests,
-    )
-    if given is not None and (given.name, given.weights_sha256) != (
-        source["backbone"],
-        source["weights_sha256"],
-    ):
-        raise WeightsError(
-            f"the run was made with backbone {source['backbone']!r} ({source['weights']}, SHA-256 "
-            f"{source['weights_sha256'][:16]}...), the one given is {given.name!r} ({given.weights}, "
-            f"{given.weights_sha256[:16]}...): give the same module with the same weights"
-        )
-    if backbone.weights_sha256 != source["weights_sha256"]:
-        raise WeightsError(
-            f"the run was made with weights {source['weights']!r} of SHA-256 "
-            f"{source['weights_sha256'][:16]}..., "
-            f"{str(said)!r} has {backbone.weights_sha256[:16]}...; give the right file with --weights"
-        )
-    return backbone
-
-
-def _recorded_weights(run: Run) -> str | None:
-    """Return what a run calls its weights; a file only if its own bank in the cache names the same."""
+def _check_path(run: Run) -> None:
+    """Refuse a weights file that the run's own bank in the cache does not name: a run may be a stranger's."""
     path, name = run.source["weights_path"], run.source["weights"]
     if path is None and (name is None or name.startswith(OF_A_MODULE) or re.fullmatch(r"\w+", name)):
-        return None if name is None else str(name)
+        return
     try:
         known = run.open_bank(check="size").provenance.get("weights_path")
     except BankError:
@@ -654,4 +624,3 @@ def _recorded_weights(run: Run) -> str | None:
             "no bank in the cache says the same; a path that only a run names is not opened: give the file "
             "with --weights FILE"
         )
-    return str(path)

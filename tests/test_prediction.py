@@ -183,8 +183,9 @@ def test_weights_from_a_file_are_found_again_and_changed_ones_refused(photos, tm
     with pytest.raises(WeightsError) as caught:
         predict(run, [image])
     assert str(caught.value) == (
-        f"the run was made with weights 'weights.pth' of SHA-256 {found.weights_sha256[:16]}..., '{file}' "
-        f"has {changed.weights_sha256[:16]}...; give the right file with --weights"
+        f"run '{run.name}' was made with 'minivgg', weights 'weights.pth' of SHA-256 "
+        f"{found.weights_sha256[:16]}..., and '{file}' of 'minivgg' has {changed.weights_sha256[:16]}...; "
+        "give the right file with --weights"
     )
 
 
@@ -206,7 +207,9 @@ def test_weights_that_only_a_run_names_are_not_opened(fitted, photos, tmp_path, 
 
 def test_random_weights_come_from_their_seed(fitted, photos, tmp_path):
     run = copy_of(fitted, tmp_path / "run", random_state=5)
-    with pytest.raises(WeightsError, match="the run was made with weights 'random' of SHA-256"):
+    with pytest.raises(
+        WeightsError, match=r"^run 'run' was made with 'minivgg', weights 'random' of SHA-256 "
+    ):
         predict(run, [photos / "blue" / "1.png"])
 
 

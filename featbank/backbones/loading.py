@@ -17,10 +17,10 @@ from featbank.backbones.catalogue import check_image_size
 from featbank.backbones.families import get_spec
 from featbank.backbones.preprocessing import Preprocessing
 from featbank.backbones.spec import OF_A_MODULE, BackboneSpec
-from featbank.errors import InvalidInputError, MissingWeightsError
+from featbank.errors import InvalidInputError, MissingWeightsError, WeightsError
 from featbank.manifest import short_repr
 
-__all__ = ["Backbone", "build_untrained", "load_backbone"]
+__all__ = ["Backbone", "build_untrained", "load_backbone", "load_recorded"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -250,6 +250,59 @@ def load_backbone(
         absent=loaded.absent,
         weights_files=source.files,
     )
+
+
+def load_recorded(
+    record: Mapping[str, Any],
+    of: str,
+    *,
+    weights: str | os.PathLike[str] | None = None,
+    backbone: Backbone | None = None,
+    digests: DigestCache | None = None,
+) -> Backbone:
+    """Load the backbone that a bank or a run says its features are of, and no other.
+
+    Parameters
+    ----------
+    record : mapping
+        ``backbone``, ``image_size``, ``weights``, ``weights_path``, ``weights_sha256`` and ``random_state``,
+        as they were recorded. A path in it is opened: whoever calls has seen that it may be.
+    of : str
+        Whose record it is, for messages.
+    weights : str or path, optional
+        Where the weights are now, if they have moved.
+    backbone : Backbone, optional
+        The backbone itself, where it was made by `Backbone.from_module`.
+    digests : DigestCache, optional
+        As for `load_backbone`.
+
+    Raises
+    ------
+    MissingWeightsError
+        If the weights are not there any more.
+    WeightsError
+        If they are others, or `backbone` is another.
+    """
+    said = weights
+    if said is None and backbone is None:
+        said = record["weights_path"] or record["weights"]
+    loaded = load_backbone(
+        backbone or record["backbone"],
+        weights=said,
+        image_size=record["image_size"],
+        random_state=record["random_state"] or 0,
+        digests=digests,
+    )
+    if (loaded.name, loaded.weights_sha256) != (record["backbone"], record["weights_sha256"]):
+        mend = (
+            "the right file with --weights" if backbone is None else "the same backbone with the same weights"
+        )
+        raise WeightsError(
+            f"{of} was made with {record['backbone']!r}, weights {record['weights']!r} of SHA-256 "
+            f"{record['weights_sha256'][:16]}..., and {str(said or loaded.weights)!r} of {loaded.name!r} has "
+            f"{loaded.weights_sha256[:16]}...; give {mend}"
+        )
+    return loaded
 
 
 def build_untrained(backbone: Backbone, n_classes: int) -> nn.Module:

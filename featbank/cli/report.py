@@ -15,12 +15,18 @@ __all__ = ["report"]
 def report(
     run: Annotated[
         str | None,
-        typer.Argument(help="A run's folder, its name or a part of it; the newest by default."),
+        typer.Argument(
+            help="A run's folder, its name or a part of it, or a training's; the newest run by default."
+        ),
     ] = None,
     out: Annotated[
         str | None,
         typer.Option(
-            "--out", "--output", "-o", metavar="PATH", help="An .html file (default: report.html in the run)."
+            "--out",
+            "--output",
+            "-o",
+            metavar="PATH",
+            help="An .html file (default: report.html in the folder).",
         ),
     ] = None,
     data: Annotated[
@@ -30,7 +36,7 @@ def report(
     cache_dir: CacheDir = None,
     as_json: Json = False,
 ) -> None:
-    """Write one self-contained HTML page about a run.
+    """Write one self-contained HTML page about a run, or about a training and those of its study.
 
     Example: featbank report RUN --out report.html
     """

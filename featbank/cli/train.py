@@ -188,22 +188,16 @@ def train(
         if not name.endswith("loss"):
             typer.echo(f"{name.replace('_', ' '):<14}{100 * value:.2f} %")
     typer.echo(f"\nit is a backbone: featbank extract DATA --backbone {result.folder}")
+    typer.echo(f"its page: featbank report {result.folder}")
 
 
 def _draw(result: TrainResult) -> dict[str, Path]:
     """Draw the course of a training, and which classes are taken for which, into its folder."""
     from featbank.plots import ConfusionDisplay, HistoryDisplay
 
-    history = {
-        name.replace("top1", "accuracy"): [one[name] for one in result.history] for name in result.history[-1]
-    }
-    best = None if result.best_epoch == len(result.history) else result.best_epoch
-    title = result.folder.name
-    displays: dict[str, HistoryDisplay | ConfusionDisplay] = {
-        "history": HistoryDisplay(history, best_epoch=best, title=title)
-    }
+    displays: dict[str, HistoryDisplay | ConfusionDisplay] = {"history": HistoryDisplay.from_training(result)}
     if result.confusion.size:  # else there are images of train alone
-        displays["confusion"] = ConfusionDisplay(result.confusion, result.classes, title=title)
+        displays["confusion"] = ConfusionDisplay(result.confusion, result.classes, title=result.folder.name)
     return {name: one.save(result.folder / f"{name}.png") for name, one in displays.items()}
 
 

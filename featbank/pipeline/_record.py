@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from featbank import _atomic
@@ -52,6 +53,6 @@ def find_finished(wanted: str, cache_dir: str | os.PathLike[str] | None) -> Run 
     return None
 
 
-def write_record(run: Run, facts: dict[str, Any]) -> None:
-    """Write ``study.json``, whole or not at all; raises `CacheWriteError`."""
-    _atomic.write_json(run.path / STUDY_FILE, facts)
+def write_record(folder: Path, facts: dict[str, Any]) -> None:
+    """Write ``study.json`` of a run or a training, whole or not at all; raises `CacheWriteError`."""
+    _atomic.write_json(folder / STUDY_FILE, facts)

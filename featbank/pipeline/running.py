@@ -85,7 +85,7 @@ class StudyResult:
     figures : dict of str to pathlib.Path
         What was drawn of several experiments together; those of one are in its run.
     reports : dict of str to pathlib.Path
-        Experiment -> the page about its run.
+        Experiment -> the page about its run; first training -> the page about all of them.
     trainings : list of TrainingRun
     pushed : int
         Images that went through a backbone for a bank.
@@ -209,8 +209,11 @@ def run_study(
     result = _compared(found, done, trained, limit)
     result.figures = _draw_together(result)
     for one in done:
-        write_record(one.run, _record(result, one))
-    result.reports = _write_reports(done)
+        write_record(one.run.path, _record(result, one))
+    for by_name in trained:
+        for network in by_name.results:
+            write_record(network.folder, _facts(result, by_name.written.name))
+    result.reports = _write_reports(done, trained)
     result.pushed = sum({id(one.opened): one.pushed for one in done}.values())
     result.duration_s = time.perf_counter() - started
     return result
@@ -252,7 +255,7 @@ def _run_group(
             say(f"  {item.run.name}: {', '.join(item.run.sweep.heads)} on {', '.join(item.run.sweep.cuts)}")
             run, result = _fit(study, item, bank, cache_dir, command, say, progress)
             # At once: a study that is interrupted later finds this sweep again.
-            write_record(run, {"study": study.name, "title": study.title, "fingerprint": wanted})
+            write_record(run.path, {"study": study.name, "title": study.title, "fingerprint": wanted})
         found.append(
             ExperimentRun(
                 item.written,
@@ -325,14 +328,27 @@ def _compared(
 
 
 def _record(result: StudyResult, one: ExperimentRun) -> dict[str, Any]:
-    """What ``study.json`` says: `featbank.report` shows it, `find_finished` looks for the fingerprint."""
+    """What ``study.json`` of a run says: `find_finished` looks for the fingerprint."""
+    return {
+        **_facts(result, one.written.name),
+        "data": {"source": one.experiment.data.source, "data_root": one.opened.data_root},
+        "fingerprint": one.fingerprint,
+    }
+
+
+def _facts(result: StudyResult, experiment: str) -> dict[str, Any]:
+    """What ``study.json`` of a run or a training says of the study: `featbank.report` shows it."""
     study = result.study
     return {
         "study": study.name,
         "title": study.title,
         "question": study.question,
-        "experiment": one.written.name,
+        "experiment": experiment,
         "experiments": {other.written.name: other.run.name for other in result.experiments},
+        "trainings": {
+            other.written.name: [network.folder.name for network in other.results]
+            for other in result.trainings
+        },
         "published": [
             {
                 "label": figure.label,
@@ -352,8 +368,6 @@ def _record(result: StudyResult, one: ExperimentRun) -> dict[str, Any]:
             for verdict in result.verdicts
         ],
         "differs": result.differs,
-        "data": {"source": one.experiment.data.source, "data_root": one.opened.data_root},
-        "fingerprint": one.fingerprint,
     }
 
 
@@ -392,8 +406,11 @@ def _cold(one: ExperimentRun) -> list[StudyPoint]:
     return [point for point in _points(one) if point.temperature is None]
 
 
-def _write_reports(done: Sequence[ExperimentRun]) -> dict[str, Path]:
-    """Write the page of each run."""
+def _write_reports(done: Sequence[ExperimentRun], trained: Sequence[TrainingRun]) -> dict[str, Path]:
+    """Write the page of each run, and one of all trainings."""
     from featbank.report import write_report
 
-    return {one.written.name: write_report(one.run, data=one.opened.dataset).path for one in done}
+    pages = {one.written.name: write_report(one.run, data=one.opened.dataset).path for one in done}
+    for training in trained[:1]:
+        pages[training.written.name] = write_report(training.results[0].folder).path
+    return pages

@@ -1,4 +1,4 @@
-"""The training of one head: loss and accuracy per epoch."""
+"""The training of a head or a network: loss and accuracy per epoch."""
 
 from __future__ import annotations
 
@@ -24,30 +24,40 @@ from featbank.plots.chart import (
     reached,
 )
 from featbank.plots.display import Display, drawn_color, head_title, kept_head
-from featbank.plots.style import MARK, SPLITS, new_figure, text_size
+from featbank.plots.style import MARK, SPLITS, Look, new_figure, text_size
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from featbank.runs import Run
+    from featbank.training import TrainResult
 
 __all__ = ["HistoryDisplay"]
 
-_LABELS = {"loss": "Cross-entropy loss (nats)", "accuracy": "Top-1 accuracy (%)"}
+#: What is followed -> name of its axis. The last two are known of networks alone.
+_LABELS = {
+    "loss": "Cross-entropy loss (nats)",
+    "accuracy": "Top-1 accuracy (%)",
+    "top5": "Top-5 accuracy (%)",
+    "time": "Time per epoch (s)",
+}
+#: Of an epoch as a whole: no rows of its own.
+_TIME = "epoch_time"
 
 
 class HistoryDisplay(Display):
-    """Loss and accuracy of a head per epoch, for training, validation and test rows.
+    """Loss and accuracy of a head or a network per epoch, for training, validation and test rows.
 
     A head that has one epoch, or was solved in one step (``logreg``), has no course: what it reached is drawn
-    as bars. Drawn on two axes: loss, accuracy.
+    as bars. Drawn on two axes, loss and accuracy; of a network on one more for each of top-5 accuracy and
+    time, where these are known.
 
     Parameters
     ----------
     history : mapping from str to sequence of float, length n_epochs each
-        ``train_loss``, ``train_accuracy`` and the same with ``val_`` and ``test_``, where there are such
-        rows; a fitted head's ``history_``. Accuracies in [0, 1]. Other keys are not drawn; ``lr`` of NaN says
-        that the head was solved in one step.
+        ``train_loss``, ``train_accuracy``, ``train_top5`` and the same with ``val_`` and ``test_``, where
+        there are such rows; a fitted head's ``history_``. Accuracies in [0, 1]. ``epoch_time``: seconds of
+        each epoch. Other keys are not drawn; ``lr`` of NaN says that the head was solved in one step.
     best_epoch : int, optional
         Epoch (counted from 1) whose weights were kept; marked.
     most_epochs : int, optional
@@ -76,7 +86,7 @@ class HistoryDisplay(Display):
         most_epochs: int | None = None,
         title: str | None = None,
     ) -> None:
-        names = [f"{split}_{kind}" for kind in ("loss", "accuracy") for split in SPLITS]
+        names = [*(f"{split}_{kind}" for kind in ("loss", "accuracy", "top5") for split in SPLITS), _TIME]
         self.history = {
             name: np.asarray(history[name], dtype=np.float64) for name in names if name in history
         }
@@ -89,6 +99,11 @@ class HistoryDisplay(Display):
         if len(lengths) > 1:
             raise InvalidInputError(f"the parts of a history must be equally long, got {lengths} epochs")
         self.n_epochs = lengths[0]
+        known = {name.partition("_")[2] for name in self.history}
+        #: What is followed, an axes each.
+        self._kinds = {
+            kind: label for kind, label in _LABELS.items() if kind in ("loss", "accuracy") or kind in known
+        }
         #: Whether the head was solved in one step; its learning rate is NaN then.
         self.solved = self.n_epochs == 1 and bool(np.isnan(np.asarray(history.get("lr", [0.0]), float)).all())
         self.best_epoch = best_epoch
@@ -129,21 +144,51 @@ class HistoryDisplay(Display):
         return cls(histories[entry["name"]], best_epoch=entry["best_epoch"], title=head_title(run, entry))
 
     @classmethod
+    def from_training(
+        cls, training: TrainResult, *, most_epochs: int | None = None, title: str | None = None
+    ) -> HistoryDisplay:
+        """Make a display of how a network was trained: of up to five classes without their top-5 accuracy.
+
+        Parameters
+        ----------
+        training : TrainResult
+            See `featbank.train`.
+        most_epochs : int, optional
+            As for the display itself.
+        title : str, optional
+            The name of its folder by default.
+        """
+        history: dict[str, list[float]] = {}
+        for name in training.history[-1]:
+            rows, _, kind = name.rpartition("_")
+            if name == "duration_s":
+                history[_TIME] = [one[name] for one in training.history]
+            elif kind != "top5" or len(training.classes) > 5:
+                history[f"{rows}_{'accuracy' if kind == 'top1' else kind}"] = [
+                    one[name] for one in training.history
+                ]
+        last = training.best_epoch == len(training.history)
+        best = None if last else training.best_epoch
+        return cls(history, best_epoch=best, most_epochs=most_epochs, title=title or training.folder.name)
+
+    @classmethod
     def suits(cls, run: Run) -> bool:
         """Say whether the best head of a run was trained in epochs."""
         return any(one["saved"] for one in run.heads()) and run.best_head()["name"] in _epochs(run)
 
     def _n_axes(self) -> int:
-        return 2
+        return len(self._kinds)
 
     def _new_axes(self) -> Any:
-        return new_figure(9.0, 4.0).subplots(1, 2)
+        columns = 3 if len(self._kinds) == 3 else 2
+        rows = len(self._kinds) // columns
+        return new_figure(4.5 * columns, 4.0 * rows).subplots(rows, columns)
 
     def _draw(self, panels: NDArray[Any], *, own: bool) -> list[Any]:
         """Draw the loss and, beside it, the accuracy: per epoch, or as bars where there was one only."""
         if self.n_epochs > 1:
             return super()._draw(panels, own=own)
-        for axes, (kind, label) in zip(panels, _LABELS.items(), strict=True):
+        for axes, (kind, label) in zip(panels, self._kinds.items(), strict=True):
             self._bars(axes, kind, label)
         why = (
             "solved exactly, in one step: no epochs to follow"
@@ -154,12 +199,11 @@ class HistoryDisplay(Display):
 
     def _bars(self, axes: Axes, kind: str, label: str) -> None:
         """Draw what a head without a course reached, a bar for each kind of rows."""
-        splits = [split for split in SPLITS if f"{split}_{kind}" in self.history]
-        values = [float(self.history[f"{split}_{kind}"][0]) for split in splits]
-        shown = [100 * one if kind == "accuracy" else one for one in values]
-        for at, (split, value) in enumerate(zip(splits, shown, strict=True)):
-            axes.bar(at, value, width=0.6, color=drawn_color(SPLITS[split][1].color))
-            said = f"{value:.1f} %" if kind == "accuracy" else f"{value:.3g}"
+        lines = self._lines(kind)
+        shown = [self._points(name)[0].y for name, _, _ in lines]
+        for at, ((_, _, look), value) in enumerate(zip(lines, shown, strict=True)):
+            axes.bar(at, value, width=0.6, color=drawn_color(look.color))
+            said = f"{value:.1f} %" if _is_share(kind) else f"{value:.3g}"
             axes.annotate(
                 said,
                 (at, value),
@@ -168,34 +212,30 @@ class HistoryDisplay(Display):
                 ha="center",
                 fontsize=text_size(0.9),
             )
-        axes.set_xticks(range(len(splits)), [SPLITS[split][0] for split in splits])
-        axes.set_xlim(-0.7, max(len(splits), 1) - 0.3)
+        axes.set_xticks(range(len(lines)), [name for _, name, _ in lines])
+        axes.set_xlim(-0.7, max(len(lines), 1) - 0.3)
         axes.margins(y=0.12)
         axes.grid(visible=False, axis="x")
         axes.set_xlabel("Rows (split)")
         axes.set_ylabel(label)
 
     def charts(self) -> list[Chart]:
-        """Return loss and accuracy per epoch."""
+        """Return loss, accuracy and what else is followed per epoch."""
         kept = f"epoch {self.best_epoch} kept" if self.best_epoch else ""
         of = f" of {self.title}" if self.title else ""
         found = []
-        for kind, label in _LABELS.items():
-            series = [
-                Series(name, self._points(f"{split}_{kind}"), look)
-                for split, (name, look) in SPLITS.items()
-                if f"{split}_{kind}" in self.history
-            ]
+        for kind, label in self._kinds.items():
+            series = [Series(name, self._points(key), look) for key, name, look in self._lines(kind)]
             values = reached(series)
-            if kind == "accuracy":
+            if _is_share(kind):
                 y = percent_axis(label, values)
-            elif values and min(values) > 0 and max(values) / min(values) > 100:
+            elif kind == "loss" and values and min(values) > 0 and max(values) / min(values) > 100:
                 y = log_axis(label, values)
             else:
                 y = linear_axis(label, values, floor=0.0)
             found.append(
                 Chart(
-                    f"Line chart of {kind} per epoch{of}; {self.n_epochs} epochs"
+                    f"Line chart of {_spelt(kind)} per epoch{of}; {self.n_epochs} epochs"
                     f"{', ' if kept else ''}{kept}. Left and right arrow keys read out the epochs.",
                     linear_axis("Epoch (passes over the data)", [0.0, float(self.n_epochs)], whole=True),
                     y,
@@ -206,8 +246,18 @@ class HistoryDisplay(Display):
             )
         return found
 
+    def _lines(self, kind: str) -> list[tuple[str, str, Look]]:
+        """Return key, name and look of what is drawn on one of the axes."""
+        if kind == "time":
+            return [(_TIME, "whole epoch", Look("grey"))]
+        return [
+            (f"{split}_{kind}", name, look)
+            for split, (name, look) in SPLITS.items()
+            if f"{split}_{kind}" in self.history
+        ]
+
     def _points(self, name: str) -> tuple[Point, ...]:
-        factor = 100.0 if name.endswith("accuracy") else 1.0
+        factor = 100.0 if _is_share(name) else 1.0
         return tuple(Point(at + 1.0, factor * float(self.history[name][at])) for at in self.epochs)
 
     def legend(self) -> list[Entry]:
@@ -231,14 +281,23 @@ class HistoryDisplay(Display):
 
         def cell(name: str, epoch: int) -> str:
             value = float(self.history[name][epoch])
-            if name.endswith("accuracy"):
+            if _is_share(name):
                 return percent(value)
             return f"{value:.4g}" if math.isfinite(value) else "–"
 
-        split_and_kind = [name.partition("_") for name in self.history]
-        columns = tuple(f"{SPLITS[split][0].capitalize()} {kind}" for split, _, kind in split_and_kind)
+        split_and_kind = [name.partition("_") for name in self.history if name != _TIME]
+        columns = [f"{SPLITS[split][0].capitalize()} {_spelt(kind)}" for split, _, kind in split_and_kind]
+        columns += ["Seconds"] if _TIME in self.history else []
         rows = tuple((f"{at + 1}", *(cell(name, at) for name in self.history)) for at in self.epochs)
         return Table(("Epoch", *columns), rows, 0)
+
+
+def _is_share(name: str) -> bool:
+    return name.endswith(("accuracy", "top5"))
+
+
+def _spelt(kind: str) -> str:
+    return {"top5": "top-5", "time": "seconds"}.get(kind, kind)
 
 
 def _epochs(run: Run) -> dict[str, dict[str, list[float]]]:

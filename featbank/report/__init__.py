@@ -1,4 +1,4 @@
-"""One self-contained HTML page of a run: question, figures, confusion down to the images, provenance, cost.
+"""One self-contained HTML page of a run or of trainings: question, figures, confusion, provenance, cost.
 
 ``write_report`` writes it. The page holds its style, its script, its drawings and small copies of images;
 it loads nothing, and every text in it is escaped.

@@ -14,11 +14,11 @@ from featbank.errors import InvalidInputError, RunError
 from featbank.inspection import Mistake, find_mistakes
 from featbank.manifest import Manifest, printable
 from featbank.metrics import confusion_matrix
-from featbank.report._kept import Kept
+from featbank.report._kept import Kept, Subject
 from featbank.report._source import Picture, RunSource
 from featbank.runs import Run
 
-__all__ = ["Answers", "Gallery", "Seen", "embed", "read_answers"]
+__all__ = ["Answers", "Gallery", "Seen", "cells_of", "embed", "read_answers"]
 
 #: The page holds answers of so many heads at most, and so many bytes of them besides those of the first.
 _MOST_HEADS, _MOST_ANSWER_BYTES = 150, 400_000
@@ -30,11 +30,11 @@ _FIRST_SHARE = 0.6
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """What one kept head answered.
+    """What one kept head, or trained network, answered.
 
     Parameters
     ----------
-    head : Kept
+    head : Subject
     split : {"test", "val"}
     cells : list of list of int
         The confusion matrix without zeros, one list per true class: predicted class and count in turn. (Of a
@@ -43,7 +43,7 @@ class Answers:
         Worst first; empty where the bank's manifest is gone.
     """
 
-    head: Kept
+    head: Subject
     split: str
     cells: list[list[int]]
     mistakes: list[Mistake]
@@ -127,10 +127,11 @@ def _read(run: Run, head: Kept, source: RunSource) -> Answers | None:
             mistakes = find_mistakes(told, source.manifest)
         except InvalidInputError as error:
             _say(source, f"No misclassified image is shown: {error}.")
-    return Answers(head, told.split, _cells(matrix), mistakes)
+    return Answers(head, told.split, cells_of(matrix), mistakes)
 
 
-def _cells(matrix: NDArray[np.int64]) -> list[list[int]]:
+def cells_of(matrix: NDArray[np.int64]) -> list[list[int]]:
+    """Return a confusion matrix without zeros, as `Answers` has it."""
     found = []
     for row in matrix:
         preds = np.flatnonzero(row)

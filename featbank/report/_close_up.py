@@ -11,11 +11,10 @@ from typing import Any
 from markupsafe import Markup
 
 from featbank.manifest import printable
-from featbank.report._answers import Answers, Gallery, Seen, embed, read_answers
+from featbank.report._answers import Answers, Gallery, Seen, embed
 from featbank.report._confusion import FEW_PAIRS, MOST_CLASSES, MOST_PAIRS, Confusion, confusion_of, shortened
-from featbank.report._kept import Facet, Kept, facets
+from featbank.report._kept import Facet, Subject
 from featbank.report._source import RunSource
-from featbank.runs import Run
 
 __all__ = ["CloseUp", "Mistake", "close_up"]
 
@@ -61,7 +60,7 @@ class CloseUp:
 
     Parameters
     ----------
-    heads : tuple of Kept
+    heads : tuple of Subject
         Those whose answers are in the page; the first one's are written out.
     facets : tuple of Facet
         By what one of them is chosen.
@@ -79,7 +78,7 @@ class CloseUp:
         Heads whose answers are not in the page.
     """
 
-    heads: tuple[Kept, ...]
+    heads: tuple[Subject, ...]
     facets: tuple[Facet, ...]
     said: str
     seen: str
@@ -93,7 +92,7 @@ class CloseUp:
     left_out: int
 
     @property
-    def first(self) -> Kept:
+    def first(self) -> Subject:
         """The head that is written out."""
         return self.heads[0]
 
@@ -114,24 +113,41 @@ class CloseUp:
         return defaultdict(str, {one.pair: f"image-{one.at}" for one in reversed(images)})
 
 
-def close_up(run: Run, heads: Sequence[Kept], source: RunSource) -> CloseUp | None:
-    """Return the answers of the heads of a run; None if not one of them can be read."""
-    told, left_out = read_answers(run, heads, source)
+def close_up(
+    told: Sequence[Answers],
+    classes: Sequence[str],
+    asked: Sequence[Facet],
+    source: RunSource | None = None,
+    *,
+    left_out: int = 0,
+) -> CloseUp | None:
+    """Return what the page shows of some answers, the first ones written out; None if there are none.
+
+    Parameters
+    ----------
+    told : sequence of Answers
+    classes : sequence of str
+    asked : sequence of Facet
+        By what one of them is chosen.
+    source : RunSource, optional
+        Where the misclassified images are.
+    left_out : int, default=0
+        How many have no room.
+    """
     if not told:
         return None
-    gallery = embed(told, source)
+    gallery = Gallery() if source is None else embed(told, source)
+    manifest = None if source is None else source.manifest
     # mistakes name classes as the bank has them
-    index = {name: at for at, name in enumerate(source.manifest.classes)} if source.manifest else {}
+    index = {name: at for at, name in enumerate(manifest.classes)} if manifest else {}
     mine = [Mistake(at, gallery.images[at], *more) for at, *more in gallery.of(told[0], index)]
     known = {one.at for one in mine}
     others = tuple(Mistake(at, seen) for at, seen in enumerate(gallery.images) if at not in known)
-    classes = tuple(map(printable, run.classes))
-    chosen = [one.head for one in told]
-    asked = facets(run, chosen)
+    classes = tuple(map(printable, classes))
     written = [_written(one, gallery, index, classes) for one in told]
     n_shown = written[0]["shown"]
     return CloseUp(
-        heads=tuple(chosen),
+        heads=tuple(one.head for one in told),
         facets=tuple(asked),
         said=written[0]["said"],
         seen=written[0]["seen"],

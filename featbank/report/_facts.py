@@ -17,7 +17,22 @@ from featbank.runs import Run, answer_of
 from featbank.sampling import size_words
 from featbank.sweep import untrained_words
 
-__all__ = ["Sample", "answer", "cost", "notes", "provenance", "question", "samples", "splits", "warnings"]
+__all__ = [
+    "Sample",
+    "answer",
+    "cost",
+    "images",
+    "notes",
+    "provenance",
+    "question",
+    "samples",
+    "splits",
+    "time_text",
+    "title_text",
+    "transform_text",
+    "value_text",
+    "warnings",
+]
 
 #: Sample thumbnails: at most so many, one of each class, and their longer side in pixels.
 _MOST_SAMPLES, _SIDE = 40, 112
@@ -63,6 +78,11 @@ def answer(run: Run) -> tuple[Markup, str]:
     before, figure, after = found.best.partition(found.accuracy)
     best = Markup("{}<strong>{}</strong>{}").format(before, figure, after)
     return best, " ".join(one for one in (found.labels, found.doubling) if one)
+
+
+def images(dataset: str, manifest: Manifest) -> str:
+    """Return what the images are and how many."""
+    return f"{dataset}: {len(manifest):,} images of {len(manifest.classes)} classes."
 
 
 def splits(manifest: Manifest) -> Table:
@@ -112,7 +132,7 @@ def provenance(run: Run, source: RunSource) -> list[tuple[str, list[tuple[str, s
         ("Backbone", facts["backbone"]),
         ("Weights", _said(facts["weights"])),
         ("SHA-256 of the weights", facts["weights_sha256"]),
-        ("Transform", _transform(facts["transform"])),
+        ("Transform", transform_text(facts["transform"])),
         ("Input size", f"{facts['image_size']} × {facts['image_size']} pixels"),
         ("Precision", f"{facts['precision']}, stored as {facts['dtype']}"),
         ("Batch size", _said(facts["batch_size"])),
@@ -128,7 +148,7 @@ def provenance(run: Run, source: RunSource) -> list[tuple[str, list[tuple[str, s
         ("Bank", facts["bank"]),
     ]
     ran += [
-        (_title(name), _value(value))
+        (title_text(name), value_text(value))
         for name, value in run.facts["parameters"].items()
         if value not in (None, {})
     ]
@@ -142,22 +162,25 @@ def _said(value: object) -> str:
     return "–" if value is None else str(value)
 
 
-def _title(name: str) -> str:
+def title_text(name: str) -> str:
+    """Return the name of a parameter as a page has it."""
     return name.replace("_", " ").capitalize()
 
 
-def _value(value: Any) -> str:
+def value_text(value: Any) -> str:
+    """Return the value of a parameter as a page has it."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, dict):
         value = {name: one for name, one in value.items() if one not in (None, {})}
     if isinstance(value, list):
-        return ", ".join(map(_value, value))
+        return ", ".join(map(value_text, value))
     return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else str(value)
 
 
-def _transform(transform: dict[str, Any]) -> str:
-    return "; ".join(f"{name.replace('_', ' ')} {_value(value)}" for name, value in transform.items())
+def transform_text(transform: dict[str, Any]) -> str:
+    """Return several parameters in one line."""
+    return "; ".join(f"{name.replace('_', ' ')} {value_text(value)}" for name, value in transform.items())
 
 
 def cost(run: Run, source: RunSource) -> tuple[list[tuple[str, str]], list[tuple[str, Table]]]:
@@ -170,7 +193,7 @@ def cost(run: Run, source: RunSource) -> tuple[list[tuple[str, str]], list[tuple
         pushed = len(np.unique(source.manifest.digests[ready], axis=0))
         seconds = max((float(cut.facts.get("duration_s") or 0) for cut in info.cuts), default=0.0)
         figures += [("images pushed, once each", f"{pushed:,}"), ("bank on disk", _bytes(info.size_bytes))]
-        figures.append(("extraction", _time(seconds)))
+        figures.append(("extraction", time_text(seconds)))
         depth = {name: at for at, name in enumerate(run.result().cuts)}
         rows = tuple(
             (
@@ -179,7 +202,7 @@ def cost(run: Run, source: RunSource) -> tuple[list[tuple[str, str]], list[tuple
                 cut.dtype,
                 f"{cut.rows_stored:,}",
                 _bytes(cut.size_bytes),
-                _time(cut.facts["duration_s"]) if "duration_s" in cut.facts else "–",
+                time_text(cut.facts["duration_s"]) if "duration_s" in cut.facts else "–",
                 percent(cut.facts.get("precision_error"), 2),
             )
             for cut in sorted(info.cuts, key=lambda one: depth.get(one.name, len(depth)))
@@ -187,7 +210,7 @@ def cost(run: Run, source: RunSource) -> tuple[list[tuple[str, str]], list[tuple
         columns = ("Cut", "Shape", "Stored as", "Rows", "Size", "Time of the pass", "Precision error")
         tables.append(("Extraction", Table(columns, rows, 3)))
     total = sum(one.duration_s for one in fits)
-    figures += [("fits", f"{len(fits):,}"), ("fitting", _time(total))]
+    figures += [("fits", f"{len(fits):,}"), ("fitting", time_text(total))]
     groups: dict[Any, list[Any]] = {}
     for one in fits:
         groups.setdefault(one.key, []).append(one)
@@ -197,8 +220,8 @@ def cost(run: Run, source: RunSource) -> tuple[list[tuple[str, str]], list[tuple
             printable(head),
             f"{len(members)}",
             f"{sum(one.status == 'failed' for one in members)}",
-            _time(sum(one.duration_s for one in members)),
-            _time(sum(one.duration_s for one in members) / len(members)),
+            time_text(sum(one.duration_s for one in members)),
+            time_text(sum(one.duration_s for one in members) / len(members)),
         )
         for (cut, head, temperature), members in groups.items()
     )
@@ -254,7 +277,8 @@ def _bytes(size: float) -> str:
     return f"{size:.0f} B"
 
 
-def _time(seconds: float) -> str:
+def time_text(seconds: float) -> str:
+    """Return a time in the unit that suits it."""
     if seconds < 0.1:
         return f"{1000 * seconds:.0f} ms"
     if seconds < 60:

@@ -14,7 +14,7 @@ from featbank.report._kept import Kept
 from featbank.report._svg import alone, both, swatch
 from featbank.runs import Run
 
-__all__ = ["Figure", "Histories", "History", "run_figures", "run_histories"]
+__all__ = ["Figure", "Histories", "History", "epochs_shown", "figure_of", "run_figures", "run_histories"]
 
 #: A page holds so many histories, and so many epochs of all of them together; what is left out is said.
 _MOST_HEADS, _MOST_EPOCHS_IN_ALL = 60, 2000
@@ -44,7 +44,8 @@ class Figure:
     table: Table
 
 
-def _figure(key: str, display: Display, *, small: bool = False) -> Figure:
+def figure_of(key: str, display: Display, *, small: bool = False) -> Figure:
+    """Return a display as a figure of the page; `small` ones have one drawing for every screen."""
     legend = [(one.text, swatch(one.look) if one.look else None, one.series) for one in display.legend()]
     drawn = (alone(one, _HISTORY_SIZE) if small else both(one) for one in display.charts() if one.series)
     return Figure(key, display.page_title, display.caption(), tuple(drawn), tuple(legend), display.table())
@@ -56,7 +57,7 @@ def run_figures(run: Run) -> list[Figure]:
     one_size = len({point.n_per_class for point in run.result().points()}) == 1
     if one_size and len(shown) > 1:  # a curve of one size says nothing that the others do not
         shown.pop("curve", None)
-    return [_figure(name, one.from_run(run)) for name, one in shown.items()]
+    return [figure_of(name, one.from_run(run)) for name, one in shown.items()]
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,11 @@ class Histories:
     left_out: int
 
 
+def epochs_shown(n_histories: int) -> int:
+    """Return how many epochs of each of several histories a page has room for."""
+    return max(_LEAST_EPOCHS, min(_MOST_EPOCHS, _MOST_EPOCHS_IN_ALL // max(n_histories, 1)))
+
+
 def run_histories(run: Run, heads: Sequence[Kept]) -> Histories:
     """Return the histories of kept heads, as many as the page has room for."""
     known = run.histories()
@@ -93,13 +99,12 @@ def run_histories(run: Run, heads: Sequence[Kept]) -> Histories:
     # one that was solved in one step has nothing to follow
     trained = [one for one in heads if n_epochs.get(one.name, 0) > 1]
     drawn = trained[:_MOST_HEADS]
-    share = _MOST_EPOCHS_IN_ALL // max(len(drawn), 1)
-    most = max(_LEAST_EPOCHS, min(_MOST_EPOCHS, share))
+    most = epochs_shown(len(drawn))
     lines = []
     for one in drawn:
         best = one.entry["best_epoch"]
         name = printable(one.name)
         display = HistoryDisplay(known[one.name], best_epoch=best, most_epochs=most, title=name)
         display.page_title = name
-        lines.append(History(one.at, _figure(f"history-{one.at}", display, small=True)))
+        lines.append(History(one.at, figure_of(f"history-{one.at}", display, small=True)))
     return Histories(tuple(lines), n_epochs, len(trained) - len(drawn))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from featbank.manifest import printable
 from featbank.plots.chart import percent, spelled
@@ -12,10 +12,43 @@ from featbank.runs import Run
 from featbank.sampling import size_label, size_order, size_words
 from featbank.sweep import Fit
 
-__all__ = ["Facet", "Kept", "facets", "kept_heads", "table_rows"]
+__all__ = [
+    "COLUMNS",
+    "Asked",
+    "Facet",
+    "Kept",
+    "Subject",
+    "facets",
+    "head_facets",
+    "kept_heads",
+    "table_rows",
+]
 
 #: The table of kept heads has so many lines; how many are left out is said.
 _MOST_LISTED = 200
+#: Its columns, of which the first three are texts.
+COLUMNS = ("Head", "Cut", "Kind", "Samples per class", "Validation", "Test", "Epochs", "Best epoch")
+
+
+class Subject(Protocol):
+    """What a page looks at closely: a kept head, or a trained network."""
+
+    @property
+    def at(self) -> int:
+        """Its number on the page."""
+
+    @property
+    def named(self) -> str:
+        """What it is, in words."""
+
+    @property
+    def figures(self) -> list[tuple[str, str]]:
+        """What is known of how good it is, as (name, value)."""
+
+
+S = TypeVar("S", bound=Subject)
+#: Something subjects differ in: its name, its value for one of them, and by what values are ordered.
+Asked = tuple[str, Callable[[S], str], Callable[[S], Any]]
 
 
 @dataclass(frozen=True)
@@ -105,30 +138,31 @@ def _size(one: Kept) -> str:
     return size_label(one.entry)
 
 
-def facets(run: Run, heads: Sequence[Kept]) -> list[Facet]:
-    """Return what has to be chosen to name one of the heads; nothing that follows from the rest."""
+def head_facets(run: Run, heads: Sequence[Kept]) -> list[Facet]:
+    """Return what has to be chosen to name one of the kept heads of a run."""
     depth = {cut: at for at, cut in enumerate(run.result().cuts)}
 
     def place(one: Kept) -> tuple[int, float]:
         return depth.get(one.entry["cut"], len(depth)), one.entry["temperature"] or 0.0
 
-    asked: list[tuple[str, Callable[[Kept], str], Callable[[Kept], Any]]] = [
+    asked: list[Asked[Kept]] = [
         ("Cut", lambda one: one.cut, place),
         ("Head", lambda one: printable(one.entry["head"]), lambda one: 0),
-        (
-            "Samples per class",
-            _size,
-            lambda one: size_order(one.entry["n_per_class"]),
-        ),
+        ("Samples per class", _size, lambda one: size_order(one.entry["n_per_class"])),
         ("Repeat", lambda one: f"{one.entry['repeat']}", lambda one: one.entry["repeat"]),
     ]
+    return facets(heads, asked)
+
+
+def facets(subjects: Sequence[S], asked: Sequence[Asked[S]]) -> list[Facet]:
+    """Return what has to be chosen to name one of the subjects; nothing that follows from the rest."""
     found: list[Facet] = []
-    told: list[tuple[str, ...]] = [() for _ in heads]
+    told: list[tuple[str, ...]] = [() for _ in subjects]
     for name, value, order in asked:
-        mine = [value(one) for one in heads]
+        mine = [value(one) for one in subjects]
         if len(set(zip(told, mine, strict=True))) == len(set(told)):
             continue
-        values = tuple(dict.fromkeys(value(one) for one in sorted(heads, key=order)))
+        values = tuple(dict.fromkeys(value(one) for one in sorted(subjects, key=order)))
         found.append(Facet(name, values, tuple(values.index(one) for one in mine)))
         told = [(*before, one) for before, one in zip(told, mine, strict=True)]
     return found

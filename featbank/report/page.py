@@ -1,4 +1,4 @@
-"""One self-contained HTML page of a run."""
+"""One self-contained HTML page of a run, or of trainings."""
 
 from __future__ import annotations
 
@@ -22,20 +22,24 @@ from featbank.manifest import printable, short_repr
 from featbank.plots.chart import percent
 from featbank.plots.style import page_style
 from featbank.report import _facts
+from featbank.report._answers import read_answers
 from featbank.report._close_up import close_up
-from featbank.report._figures import Figure, run_figures, run_histories
-from featbank.report._kept import Kept, kept_heads, table_rows
+from featbank.report._content import Content
+from featbank.report._figures import run_figures, run_histories
+from featbank.report._kept import COLUMNS, head_facets, kept_heads, table_rows
 from featbank.report._source import RunSource
 from featbank.report._svg import element, number, shown
-from featbank.report.study import Comparison, Study, read_study
+from featbank.report._trainings import content_of_trainings
+from featbank.report.study import Comparison, read_study
 from featbank.runs import Run, open_run
+from featbank.training import find_training
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 __all__ = ["Report", "render_report", "write_report"]
 
-#: File in the run folder.
+#: File in the folder of the run or the training.
 REPORT_FILE = "report.html"
 _TEMPLATES = ("page.html", "macros.html", "heads.html")
 _SPLITS = {"": "test", "val_": "validation", "train_": "training"}
@@ -74,7 +78,7 @@ def write_report(
     data_root: str | os.PathLike[str] | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> Report:
-    """Write one self-contained HTML page about a run.
+    """Write one self-contained HTML page about a run, or about a training and the others of its study.
 
     The page needs no network and no other file: style, script, drawings and small copies of images are in
     it. The same run, bank and images give the same bytes.
@@ -82,9 +86,10 @@ def write_report(
     Parameters
     ----------
     run : Run, path, str or None
-        The run, its folder, a part of its name, or None for the newest.
+        The run, its folder, a part of its name, or None for the newest; or the folder of a training, or its
+        name in the cache. The page of a training that belongs to a study shows its other trainings too.
     output : path, optional
-        The file, ending in ``.html`` or ``.htm``; ``report.html`` in the run folder by default.
+        The file, ending in ``.html`` or ``.htm``; ``report.html`` in the folder by default.
     data : path, str or Dataset, optional
         Where the images are now, as `featbank.open_dataset` takes it; by default where they were extracted
         from. An image whose bytes have changed since is not shown.
@@ -102,7 +107,8 @@ def write_report(
     RunNotFoundError, RunError
         If there is no such run, or a file of it is damaged.
     InvalidInputError
-        If `output` is no HTML file, or `data_root` is given for what is no torchvision dataset.
+        If `output` is no HTML file, `data_root` is given for what is no torchvision dataset, or `data` for a
+        training, whose page shows no images.
     MissingDataError, DatasetError
         If the images are not at `data`, or not in `data_root`.
     CacheWriteError
@@ -113,17 +119,33 @@ def write_report(
     >>> write_report("last", "digits.html").path.name  # doctest: +SKIP
     'digits.html'
     """
-    found = run if isinstance(run, Run) else open_run(run, cache_dir=cache_dir)
-    path = found.path / REPORT_FILE if output is None else user_path(output)
+    trained = None if run is None or isinstance(run, Run) else find_training(run, cache_dir)
+    if trained is not None:
+        folder = trained
+        if data is not None or data_root is not None:
+            raise InvalidInputError(
+                f"the page of a training shows no images, so data={str(data or data_root)!r} is for nothing; "
+                "leave it out"
+            )
+    else:
+        found = run if isinstance(run, Run) else open_run(run, cache_dir=cache_dir)
+        folder = found.path
+    path = folder / REPORT_FILE if output is None else user_path(output)
     if path.suffix.lower() not in (".html", ".htm"):
         raise InvalidInputError(f"cannot write a report to {printable(str(path))!r}; end it in .html")
-    study = read_study(found)
-    source = RunSource(found, data, data_root)
-    text, n_images = _render(found, study, source)
+    remarks: list[str] = []
+    if trained is not None:
+        shown_here = content_of_trainings(trained)
+    else:
+        source = RunSource(found, data, data_root)
+        shown_here = _content_of_run(found, source)
+        remarks = source.remarks()
+    text = _render(shown_here)
     content = text.encode("utf-8")
     _atomic.make_folder(path.parent)
     _atomic.write_file(path, content)
-    return Report(path, len(content), n_images, tuple(source.remarks()))
+    n_images = len(shown_here.samples) + (shown_here.closely.n_images if shown_here.closely else 0)
+    return Report(path, len(content), n_images, tuple(remarks))
 
 
 def render_report(run: Run, *, data: str | os.PathLike[str] | None = None) -> str:
@@ -134,71 +156,72 @@ def render_report(run: Run, *, data: str | os.PathLike[str] | None = None) -> st
     RunError
         If a file of the run is damaged.
     """
-    return _render(run, read_study(run), RunSource(run, data))[0]
+    return _render(_content_of_run(run, RunSource(run, data)))
 
 
-def _render(run: Run, study: Study | None, source: RunSource) -> tuple[str, int]:
+def _content_of_run(run: Run, source: RunSource) -> Content:
+    study = read_study(run.path)
     heads = kept_heads(run)
-    closely = close_up(run, heads, source) if heads else None
+    told, left_out = read_answers(run, heads, source) if heads else ([], 0)
+    numbers = {one.head.at for one in told}
+    asked = head_facets(run, [one for one in heads if one.at in numbers])
+    closely = close_up(told, run.classes, asked, source, left_out=left_out)
     if not heads:
         source.missing.append("No confusion matrix: the run kept no head; fit again with --save-heads best.")
     histories = run_histories(run, heads)
-    listed = table_rows(heads, histories.n_epochs)
-    drawn = run_figures(run)
     samples = _facts.samples(source)
     answer, further = _facts.answer(run)
-    figures, tables = _facts.cost(run, source)
+    manifest = source.manifest
+    cost_figures, cost_tables = _facts.cost(run, source)
+    return Content(
+        of="run",
+        name=run.name,
+        title=(study.title if study else "") or f"{run.source['dataset']} · {run.source['backbone']}",
+        question=(study.question if study else "") or _facts.question(run),
+        answer=answer,
+        further=further,
+        warnings=_facts.warnings(run),
+        study=study,
+        figures=run_figures(run),
+        no_figure="There is no curve: every fit failed, or none was made. The notes below say what is known.",
+        noun="head",
+        listed="Kept heads",
+        columns=COLUMNS,
+        n_texts=3,
+        kept=table_rows(heads, histories.n_epochs),
+        n_kept=len(heads),
+        left_out_in="the folder predictions of the run",
+        histories=histories,
+        closely=closely,
+        data=None if manifest is None else _facts.images(run.source["dataset"], manifest),
+        splits=None if manifest is None else _facts.splits(manifest),
+        samples=samples,
+        n_classes=len(manifest.classes) if manifest else 0,
+        cost_figures=cost_figures,
+        cost_tables=cost_tables,
+        cost_said="Cuts read in one pass share its time; heads trained together share theirs equally.",
+        provenance=_facts.provenance(run, source),
+        notes=_facts.notes(run, source),
+        no_notes="None: no image was unreadable, no identical image stands on both sides of a split, no fit "
+        "failed.",
+    )
+
+
+def _render(content: Content) -> str:
     style = page_style() + _asset("page.css") + _asset("heads.css")
     script = _asset("page.js") + _asset("heads.js")
-    text = (
+    return (
         _environment()
         .get_template("page.html")
         .render(
-            run=run,
-            study=study,
-            title=(study.title if study else "") or f"{run.source['dataset']} · {run.source['backbone']}",
-            question=(study.question if study else "") or _facts.question(run),
-            answer=answer,
-            further=further,
-            warnings=_facts.warnings(run),
-            contents=_contents(study, drawn, heads),
-            first=drawn[:1],
-            figures=drawn[1:],
-            kept=listed,
-            n_kept=len(heads),
-            histories=histories,
-            closely=closely,
-            manifest=source.manifest,
-            splits=_facts.splits(source.manifest) if source.manifest is not None else None,
-            samples=samples,
-            provenance=_facts.provenance(run, source),
-            cost_figures=figures,
-            cost_tables=tables,
-            notes=_facts.notes(run, source),
+            vars(content),
+            contents=content.contents,
             style=Markup(style),  # a file of ours
             script=Markup(script),  # a file of ours
             style_hash=_digest(style),
             script_hash=_digest(script),
         )
     )
-    return text, len(samples) + (closely.n_images if closely else 0)
-
-
-def _contents(study: Study | None, drawn: list[Figure], heads: list[Kept]) -> list[tuple[str, str]]:
-    """Return names and places of the page's sections, in its order."""
-    figures = [(one.title, f"h-{one.key}") for one in drawn]
-    published = [("Published and measured", "h-published")]
-    kept = [("Kept heads", "heads"), ("One head closely", "closely")]
-    return [
-        *figures[:1],
-        *(published if study and (study.comparisons or study.claims) else []),
-        *figures[1:],
-        *(kept if heads else []),
-        ("Data", "data"),
-        ("Cost", "cost"),
-        ("Provenance", "provenance"),
-        ("Notes", "notes"),
-    ]
 
 
 def _asset(name: str) -> str:

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel
 
-from featbank._validation import CONFIG, Line, Share, check
-from featbank.runs import Run
+from featbank._validation import CONFIG, FileName, Line, Share, check
+from featbank.runs import checked
 
 __all__ = ["STUDY_FILE", "Claim", "Comparison", "Study", "read_study"]
 
-#: File in a run folder.
+#: File in the folder of a run or a training.
 STUDY_FILE = "study.json"
 
 
@@ -83,6 +84,8 @@ class Study:
         Which experiment of the study this run is; empty if the file does not say.
     others : mapping of str to str
         The study's other experiments and the names of their runs.
+    trainings : mapping of str to tuple of str
+        The networks that the study trained, and the names of their folders, one for each seed.
     """
 
     title: str
@@ -92,26 +95,27 @@ class Study:
     claims: tuple[Claim, ...] = ()
     experiment: str = ""
     others: Mapping[str, str] = field(default_factory=dict)
+    trainings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-def read_study(run: Run) -> Study | None:
-    """Read ``study.json`` of a run.
+def read_study(folder: Path) -> Study | None:
+    """Read ``study.json`` of a run or a training.
 
     Parameters
     ----------
-    run : Run
+    folder : pathlib.Path
 
     Returns
     -------
     Study or None
-        None if the run belongs to no study.
+        None if it belongs to no study.
 
     Raises
     ------
     RunError
         If the file is damaged.
     """
-    found = run.checked(STUDY_FILE, partial(check, _Record))
+    found = checked(folder, STUDY_FILE, partial(check, _Record))
     if found is None:
         return None
     return Study(
@@ -122,6 +126,7 @@ def read_study(run: Run) -> Study | None:
         tuple(Claim(one.text, one.holds, one.said) for one in found.claims),
         found.experiment,
         {name: other for name, other in found.experiments.items() if name != found.experiment},
+        {name: tuple(folders) for name, folders in found.trainings.items()},
     )
 
 
@@ -156,6 +161,7 @@ class _Record(_Model):
     claims: list[_Verdict] = []
     experiment: Line = ""
     experiments: dict[str, Line] = {}
+    trainings: dict[str, list[FileName]] = {}
 
 
 def _compared(published: list[_Number], measured: list[_Number]) -> list[Comparison]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from featbank.runs.answer import Answer, answer_of
 from featbank.runs.exporting import export_run_folder
 from featbank.runs.finding import find_run, list_runs, open_run, runs_of_bank
-from featbank.runs.folder import Run
+from featbank.runs.folder import Run, checked
 from featbank.runs.listing import BestCurve, RunInfo, describe_run, remove_run
 from featbank.runs.starting import Claim, create_run, find_unfinished, runs_of_sweep, sweep_digest
 
@@ -23,6 +23,7 @@ __all__ = [
     "Run",
     "RunInfo",
     "answer_of",
+    "checked",
     "create_run",
     "describe_run",
     "export_run_folder",

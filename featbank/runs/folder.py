@@ -587,12 +587,17 @@ class Run:
         RunError
             If it is damaged, a link, or too large.
         """
-        try:
-            return model(_read_json(self.path, name))
-        except FileNotFoundError:
-            return None
-        except (ValueError, OSError) as error:
-            raise damaged(self.path, name, error) from error
+        return checked(self.path, name, model)
+
+
+def checked(folder: Path, name: str, model: Callable[[Any], T]) -> T | None:
+    """Read a JSON file of a folder; see `Run.checked`."""
+    try:
+        return model(_read_json(folder, name))
+    except FileNotFoundError:
+        return None
+    except (ValueError, OSError) as error:
+        raise damaged(folder, name, error) from error
 
 
 def _read_json(folder: Path, name: str) -> Any:

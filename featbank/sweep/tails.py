@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from featbank.banks import Bank
-from featbank.errors import InvalidInputError, WeightsError
+from featbank.errors import InvalidInputError
 from featbank.sweep.spec import HeadGrid
 
 if TYPE_CHECKING:
@@ -59,7 +59,8 @@ def open_tails(
     MissingWeightsError, WeightsError
         If the weights are not there any more, or are others.
     """
-    from featbank.backbones import cut_tail, load_backbone
+    from featbank.backbones import cut_tail
+    from featbank.backbones.loading import load_recorded
 
     if not isinstance(bank, Bank):
         raise InvalidInputError(
@@ -67,16 +68,7 @@ def open_tails(
             "none; give a Bank, or take another head"
         )
     key, said = bank.key, bank.provenance
-    loaded = load_backbone(
-        backbone or key.backbone,
-        weights=weights or (None if backbone else said.get("weights_path") or said.get("weights")),
-        image_size=key.image_size,
-        random_state=said.get("random_state") or 0,
-    )
-    if (loaded.name, loaded.weights_sha256) != (key.backbone, key.weights_sha256):
-        raise WeightsError(
-            f"bank {bank.name!r} is of {key.backbone!r} with weights of SHA-256 "
-            f"{key.weights_sha256[:16]}..., and {loaded.name!r} ({loaded.weights}) has "
-            f"{loaded.weights_sha256[:16]}...: give the right file with --weights, or the same module"
-        )
+    record = {name: getattr(key, name) for name in ("backbone", "image_size", "weights_sha256")}
+    record |= {name: said.get(name) for name in ("weights", "weights_path", "random_state")}
+    loaded = load_recorded(record, f"bank {bank.name!r}", weights=weights, backbone=backbone)
     return {cut: cut_tail(loaded, cut) for cut in cuts}

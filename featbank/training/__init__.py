@@ -2,7 +2,7 @@
 
 from featbank.training.data import DecodedImages, load_images
 from featbank.training.recipe import RECIPES, Recipe, recipe_for
-from featbank.training.train import TrainResult, train
+from featbank.training.train import TrainResult, find_training, read_training, train
 from featbank.training.training import TrainedNetwork, TrainingImages, train_network
 
 __all__ = [
@@ -12,7 +12,9 @@ __all__ = [
     "TrainResult",
     "TrainedNetwork",
     "TrainingImages",
+    "find_training",
     "load_images",
+    "read_training",
     "recipe_for",
     "train",
     "train_network",

@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+from annotated_types import Len
 from numpy.typing import NDArray
+from pydantic import BaseModel, Strict
 
 from featbank._atomic import canonical_json, make_folder, sha256, write_file, write_json
 from featbank._cache import networks_folder, user_path
-from featbank._validation import parse_json, short
+from featbank._validation import CONFIG, Count, Json, Line, check, parse_json, plain_file, short
 from featbank.backbones import Preprocessing
 from featbank.backbones.minivgg import MINIVGG_MEAN, MINIVGG_STD
 from featbank.backbones.own_networks import build_network, network_plan, plan_to_dict
@@ -30,10 +32,11 @@ from featbank.training.unfreezing import Unfrozen, unfrozen
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["TrainResult", "train"]
+__all__ = ["TrainResult", "find_training", "read_training", "train"]
 
 #: What is left beside the weights.
 CARD_FILE, TRAINING_FILE, CHECKPOINT_FILE = "card.md", "training.json", "checkpoint.safetensors"
+_MOST_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +66,15 @@ class TrainResult:
         Training images of each class.
     reused : bool
         Whether all this had been done before.
+    facts : dict
+        What decides the weights: ``recipe``, ``network``, ``classes``, ``data`` (a digest of the images,
+        labels and split) and what else there is.
+    dataset : str
+        Name of the images; empty where an older version did not write it, as the next two.
+    n_images : dict of str to int
+        Images of each split.
+    versions : dict of str to str
+        Python's and torch's.
     """
 
     folder: Path
@@ -78,6 +90,10 @@ class TrainResult:
     stopped_early: bool
     n_per_class: tuple[int, ...]
     reused: bool = False
+    facts: dict[str, Any] = field(default_factory=dict)
+    dataset: str = ""
+    n_images: dict[str, int] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
 
     @property
     def duration_s(self) -> float:
@@ -300,6 +316,10 @@ def train(
         trained.best_epoch,
         trained.stopped_early,
         _per_class(images["train"].labels, len(manifest.classes)),
+        facts=facts,
+        dataset=dataset.name,
+        n_images={one: len(found.labels) for one, found in images.items()},
+        versions=_versions(),
     )
     write_file(result.card, _card(result, subject, dataset, counts, data_digest).encode())
     # Last: a folder that has it is finished.
@@ -314,6 +334,9 @@ def train(
             "n_per_class": result.n_per_class,
             "history": trained.history,
             "confusion": confusion.tolist(),
+            "dataset": result.dataset,
+            "n_images": result.n_images,
+            "versions": result.versions,
         },
     )
     (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
@@ -404,44 +427,109 @@ def _initial(path: Path) -> tuple[dict[str, NDArray[Any]], str]:
 
 def _finished(folder: Path, facts: dict[str, Any]) -> TrainResult | None:
     """Return the training that a folder holds, if it is finished; refuse one of something else."""
-    path = folder / TRAINING_FILE
-    if not path.exists() or not (folder / NETWORK_FILE).exists():
+    if not (folder / TRAINING_FILE).exists() or not (folder / NETWORK_FILE).exists():
         return None
-    try:
-        said = parse_json(path.read_bytes())
-        other = [
-            f"{name}: {short(there)} there, {short(here)} asked"
-            for name, there, here in differing(said["facts"], parse_json(canonical_json(facts)))
-        ]
-        if not other:
-            return TrainResult(
-                folder,
-                folder / NETWORK_FILE,
-                folder / CARD_FILE,
-                said["sha256"],
-                said["history"],
-                said["scores"],
-                np.array(said["confusion"], np.int64),
-                tuple(facts["classes"]),
-                Recipe(**facts["recipe"]),
-                said["best_epoch"],
-                said["stopped_early"],
-                tuple(said["n_per_class"]),
-                reused=True,
-            )
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise RunError(f"{str(path)!r} is damaged ({error}); remove its folder to train again") from error
+    found = read_training(folder)
+    other = [
+        f"{name}: {short(there)} there, {short(here)} asked"
+        for name, there, here in differing(found.facts, parse_json(canonical_json(facts)))
+    ]
+    if not other:
+        return replace(found, reused=True)
     raise InvalidInputError(
         f"{str(folder)!r} has a training of something else ({'; '.join(other[:3])}); give another folder "
         "(--output, output=)"
     )
 
 
+def find_training(
+    name: str | os.PathLike[str], cache_dir: str | os.PathLike[str] | None = None
+) -> Path | None:
+    """Return the folder of the finished training that a path or a name in the cache means, if any does."""
+    places = (user_path(name), networks_folder(cache_dir) / os.fspath(name))
+    return next((one for one in places if (one / TRAINING_FILE).is_file()), None)
+
+
+class _Written(BaseModel):
+    """``training.json``."""
+
+    model_config = CONFIG
+
+    facts: Json
+    sha256: Line
+    scores: dict[Line, Annotated[float, Strict()]]
+    best_epoch: Count
+    stopped_early: bool
+    n_per_class: list[Count]
+    history: Annotated[list[dict[Line, Annotated[float, Strict()]]], Len(1)]
+    confusion: list[list[Count]]
+    dataset: Line = ""
+    n_images: dict[Line, Count] = {}
+    versions: dict[Line, Line] = {}
+
+
+def read_training(folder: Path) -> TrainResult:
+    """Read what a finished training left.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+
+    Returns
+    -------
+    TrainResult
+
+    Raises
+    ------
+    RunError
+        If its file is damaged, missing, or a link.
+    """
+    try:
+        said = check(_Written, parse_json(plain_file(folder, TRAINING_FILE, _MOST_BYTES).read_bytes()))
+        classes = check(Annotated[list[Line], Len(2)], said.facts.get("classes"))
+        confusion = np.array(said.confusion or np.zeros((0, 0)), np.int64)
+        if confusion.size and confusion.shape != (len(classes), len(classes)):
+            shape = "x".join(map(str, confusion.shape))
+            raise ValueError(f"its confusion of {len(classes)} classes is {shape}")
+        if len({frozenset(one) for one in said.history}) > 1 or "duration_s" not in said.history[0]:
+            raise ValueError("its epochs do not have the same scores and times")
+        if said.best_epoch > len(said.history):
+            raise ValueError(f"it kept epoch {said.best_epoch} of {len(said.history)}")
+        return TrainResult(
+            folder,
+            folder / NETWORK_FILE,
+            folder / CARD_FILE,
+            said.sha256,
+            said.history,
+            said.scores,
+            confusion,
+            tuple(classes),
+            Recipe(**said.facts["recipe"]),
+            said.best_epoch,
+            said.stopped_early,
+            tuple(said.n_per_class),
+            facts=said.facts,
+            dataset=said.dataset,
+            n_images=said.n_images,
+            versions=said.versions,
+        )
+    except FileNotFoundError as error:
+        raise RunError(f"there is no finished training in {str(folder)!r}; repeat featbank train") from error
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise RunError(
+            f"{str(folder / TRAINING_FILE)!r} is damaged ({error}); remove its folder to train again"
+        ) from error
+
+
+def _versions() -> dict[str, str]:
+    import torch
+
+    return {"python": platform.python_version(), "torch": str(torch.__version__)}
+
+
 def _card(
     result: TrainResult, subject: _Subject, dataset: Dataset, counts: Mapping[str, int], data_digest: str
 ) -> str:
-    import torch
-
     recipe = result.recipe
     which = f"of the mean of the weights after the last {recipe.averaged_epochs} epochs"
     if recipe.patience:
@@ -466,7 +554,7 @@ def _card(
 | data | {dataset.name}: {images} images |
 | digest of the data | `{data_digest}` |
 | classes | {", ".join(result.classes)} |
-| versions | Python {platform.python_version()}, torch {torch.__version__} |
+| versions | Python {result.versions["python"]}, torch {result.versions["torch"]} |
 
 ## Scores
 {which[0].upper()}{which[1:]}.

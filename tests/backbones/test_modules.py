@@ -408,7 +408,8 @@ def test_a_module_of_ones_own_from_extract_to_predict(tmp_path: Path) -> None:
         predict(fitted.run, [photo], cache_dir=tmp_path)
     for other in (made(module(1)), made(module(branch=False)), made(module(), "yours")):
         with pytest.raises(
-            WeightsError, match=r"^the run was made with backbone 'mine' \(module:.*; |the same module"
+            WeightsError,
+            match=r"^run '.*' was made with 'mine', weights 'module:.*; give the same backbone w",
         ):
             predict(fitted.run, [photo], backbone=other, cache_dir=tmp_path)
 

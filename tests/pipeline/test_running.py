@@ -107,7 +107,7 @@ def test_study_json_is_what_the_report_reads(small):
         assert facts["claims"] == [
             {"text": "gains shrink", "holds": result.verdicts[0].holds, "said": result.verdicts[0].said}
         ]
-        said = read_study(one.run)
+        said = read_study(one.run.path)
         assert (said.title, said.question) == ("Three colours", "Can it tell colours apart?")
         assert (said.comparisons[0].published, said.comparisons[0].measured) == (
             0.75,

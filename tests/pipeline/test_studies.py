@@ -109,10 +109,13 @@ def test_a_study_of_a_report_on_data_of_its_shape(name, laid_out, tmp_path, monk
     if study.experiments:
         assert any("RANDOM" in one for one in first.differs)
     for one in first.experiments:
-        said = read_study(one.run)
+        said = read_study(one.run.path)
         assert said is not None
         assert len(said.comparisons) == len(study.figures)
         assert first.reports[one.written.name].is_file()
+    for one in first.trainings[:1]:
+        text = first.reports[one.written.name].read_text()
+        assert all(f">{each.name}" in text for each in study.trainings)
     if name in SPLITS:
         assert rows_of(first.experiments[0].run.source["bank"]) == SPLITS[name][FULL]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -41,3 +43,22 @@ def test_a_history_without_a_course_is_bars_with_values(lr, said):
     assert (loss.get_xlabel(), loss.get_ylabel()) == ("Rows (split)", "Cross-entropy loss (nats)")
     assert said in " ".join(text.get_text() for text in display.figure_.legends[0].get_texts())
     assert not loss.lines  # neither a lonely dot nor an epoch to mark
+
+
+def test_a_network_has_axes_for_top_5_and_time(tmp_path):
+    kinds = [f"{split}_{kind}" for split in ("train", "test") for kind in ("loss", "top1", "top5")]
+    history = [
+        {"epoch": at, "lr": 0.1, "duration_s": 2.0 * at, **dict.fromkeys(kinds, 0.5)} for at in (1.0, 2.0)
+    ]
+    training = SimpleNamespace(history=history, classes="abcdef", best_epoch=1, folder=tmp_path / "net")
+    display = HistoryDisplay.from_training(training).plot()
+    assert [axes.get_ylabel() for axes in display.ax_] == [
+        "Cross-entropy loss (nats)", "Top-1 accuracy (%)", "Top-5 accuracy (%)", "Time per epoch (s)",
+    ]  # fmt: skip
+    assert [2.0, 4.0] in [list(line.get_ydata()) for line in display.ax_[3].lines]
+    columns = ("Epoch", "Training loss", "Test loss", "Training accuracy", "Test accuracy")
+    assert display.table().columns == (*columns, "Training top-5", "Test top-5", "Seconds")
+    assert display.table().rows[0][-3:] == ("50.0 %", "50.0 %", "2")
+    # of five classes every answer is among the first five
+    training.classes = "abcde"
+    assert len(HistoryDisplay.from_training(training).plot().ax_) == 3

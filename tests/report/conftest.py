@@ -244,9 +244,58 @@ def write_study() -> Callable[..., None]:
     return write
 
 
+def write_trained(folder: Path, lr: float = 0.01, seed: int = 0, **changes: Any) -> Path:
+    """Write what ``featbank train`` leaves of six classes and four epochs, but for the weights."""
+    classes = [*HOSTILE, "plain"]
+    rng = np.random.default_rng(seed)
+    history = []
+    for epoch in range(1, 5):
+        entry = {"epoch": float(epoch), "lr": lr, "duration_s": 1.5 + 0.1 * epoch}
+        for split, gain in (("train", 0.2), ("val", 0.15), ("test", 0.15)):
+            entry |= {f"{split}_loss": 2.0 / epoch, f"{split}_top1": gain * epoch, f"{split}_top5": 0.9}
+        history.append(entry)
+    said: dict[str, Any] = {
+        "facts": {
+            "recipe": {"epochs": 4, "lr": lr, "random_state": seed},
+            "network": {"name": "own_net", "params": {"kernels": [3, 3, 3]}},
+            "classes": classes,
+            "data": "cd" * 32,
+        },
+        "sha256": "ab" * 32,
+        "scores": {"test_top1": 0.6 + 0.01 * seed, "test_top5": 0.99, "val_top1": 0.55, "test_loss": 0.5},
+        "best_epoch": 3,
+        "stopped_early": False,
+        "n_per_class": [8] * 6,
+        "history": history,
+        "confusion": (rng.integers(0, 3, (6, 6)) + 20 * np.eye(6, dtype=int)).tolist(),
+        "dataset": "photos <i>",
+        "n_images": {"train": 48, "val": 6, "test": 144},
+        "versions": {"torch": "2.11"},
+    }
+    folder.mkdir(parents=True)
+    (folder / "training.json").write_text(json.dumps(said | changes))
+    return folder
+
+
+def write_trainings(networks: Path) -> Path:
+    """Write the trainings of a study: one network with one seed and another with two; return the first."""
+    trainings = {"3-3-3": ["own-1"], "SGD": ["own-2", "own-3"]}
+    for at, name in enumerate(("own-1", "own-2", "own-3")):
+        folder = write_trained(networks / name, seed=at)
+        experiment = {"experiment": "3-3-3" if at == 0 else "SGD", "experiments": {}, "trainings": trainings}
+        (folder / "study.json").write_text(json.dumps(STUDY | experiment))
+    return networks / "own-1"
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Path:
+    """The folder of a training of a study with three, in a cache: names of classes are attacks."""
+    return write_trainings(tmp_path / "cache" / "networks")
+
+
 @pytest.fixture(scope="session")
 def pages(_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Pages that are only looked at, written once: "plain" and "studied" of hostile, and "many"."""
+    """Pages that are only looked at, written once: "plain", "studied" of hostile, "many", "trained"."""
     folder = tmp_path_factory.mktemp("written")
     written = {}
     for name, kind in (("plain", "hostile"), ("many", "many"), ("studied", "hostile")):
@@ -255,6 +304,7 @@ def pages(_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pa
             (run.path / "study.json").write_text(json.dumps(STUDY))
         photos = folder / name / "photos"
         written[name] = write_report(run, folder / f"{name}.html", data=photos).path
+    written["trained"] = write_report(write_trainings(folder / "networks")).path
     return written
 
 

@@ -11,7 +11,7 @@ import pytest
 from featbank.metrics import confusion_matrix
 from featbank.report import _answers, _figures, _kept, render_report, write_report
 from featbank.report._confusion import Cell, confusion_of, share_text
-from featbank.report._kept import facets, kept_heads
+from featbank.report._kept import head_facets, kept_heads
 from featbank.runs import Run
 
 #: What no name may do to a page: end the element it stands in, run, or turn round the text beside it.
@@ -52,13 +52,15 @@ def test_the_best_head_comes_first_then_the_best_of_each_curve(hostile):
 
 
 def test_only_what_tells_heads_apart_is_asked(hostile, warm, many):
-    asked = {run.name: [one.name for one in facets(run, kept_heads(run))] for run in (hostile, warm, many)}
+    asked = {
+        run.name: [one.name for one in head_facets(run, kept_heads(run))] for run in (hostile, warm, many)
+    }
     assert list(asked.values()) == [["Cut", "Head"], ["Cut"], ["Head"]]
-    of_warm = facets(warm, kept_heads(warm))[0]
+    of_warm = head_facets(warm, kept_heads(warm))[0]
     assert of_warm.values == ("softmax at T = 1", "softmax at T = 2")
     all_kept = many_heads(hostile, 12)
-    assert [one.name for one in facets(all_kept, kept_heads(all_kept))] == ["Cut", "Head", "Repeat"]
-    found = facets(all_kept, kept_heads(all_kept))
+    assert [one.name for one in head_facets(all_kept, kept_heads(all_kept))] == ["Cut", "Head", "Repeat"]
+    found = head_facets(all_kept, kept_heads(all_kept))
     assert len(set(zip(*(one.of_heads for one in found), strict=True))) == 12
 
 

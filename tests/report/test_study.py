@@ -9,12 +9,12 @@ from featbank.report import read_study
 
 
 def test_a_run_of_no_study(hostile):
-    assert read_study(hostile) is None
+    assert read_study(hostile.path) is None
 
 
 def test_published_and_measured_are_paired(hostile, write_study):
     write_study(hostile)
-    study = read_study(hostile)
+    study = read_study(hostile.path)
     pairs = [(one.label, one.published, one.measured) for one in study.comparisons]
     assert pairs == [
         ("16 samples", 0.65, 0.7321),
@@ -37,14 +37,14 @@ def test_the_unit_is_what_the_study_says_not_what_a_name_sounds_like(hostile, wr
         for name, unit in zip(names, ["temperature", "temperature", "temperature", "share"], strict=True)
     ]
     write_study(hostile, published=entries, measured=[])
-    assert [one.is_share for one in read_study(hostile).comparisons] == [False, False, False, True]
+    assert [one.is_share for one in read_study(hostile.path).comparisons] == [False, False, False, True]
 
 
 def test_the_five_keys_are_enough(hostile):
     (hostile.path / "study.json").write_text(
         '{"title": "T", "question": "Q", "published": [], "measured": []}'
     )
-    study = read_study(hostile)
+    study = read_study(hostile.path)
     assert (study.title, study.question, study.comparisons, study.differs) == ("T", "Q", (), ())
 
 
@@ -79,15 +79,15 @@ def test_the_five_keys_are_enough(hostile):
 def test_the_faults_of_a_file_are_named(hostile, write_study, changes, faults):
     write_study(hostile, **changes)
     with pytest.raises(RunError) as error:
-        read_study(hostile)
+        read_study(hostile.path)
     assert str(error.value) == f"'{hostile.path / 'study.json'}' is damaged: {faults}; run the command again"
 
 
 def test_a_file_that_is_no_json(hostile):
     (hostile.path / "study.json").write_text("{")
     with pytest.raises(RunError, match=r"study.json' is damaged: Expecting property name"):
-        read_study(hostile)
+        read_study(hostile.path)
     for text, said in (("[]", "it must be a table, got \\[\\]"), ("null", "it must be a table, got None")):
         (hostile.path / "study.json").write_text(text)
         with pytest.raises(RunError, match=f"damaged: {said}; run the command again"):
-            read_study(hostile)
+            read_study(hostile.path)

@@ -45,7 +45,7 @@ def test_a_run_predicts_as_the_bank_does_and_refuses_other_weights(bank, tmp_pat
     # the same head behind another network of the same name
     monkeypatch.setitem(fitted.run.facts["source"], "weights_sha256", "")
     other = load_backbone("minivgg", weights="random")
-    monkeypatch.setattr("featbank.prediction._load", lambda *_: other)
+    monkeypatch.setattr("featbank.prediction.load_recorded", lambda *_, **__: other)
     with pytest.raises(InvalidInputError, match=r"^the head is the tail of 'minivgg' \(weights "):
         RunClassifier(fitted.run)
 
@@ -82,7 +82,9 @@ def test_bad_input_is_one_line_before_any_fit(bank, tmp_path) -> None:
         InvalidInputError, r"^train=9: 8 layers with weights lie behind", head_params={"tail": {"train": 9}}
     )
     refused(
-        WeightsError, r"--weights, or the same module$", backbone=load_backbone("minivgg", weights="random")
+        WeightsError,
+        r"^bank '.*' was made with 'minivgg', .*; give the same backbone with the same weights$",
+        backbone=load_backbone("minivgg", weights="random"),
     )
 
     for option in ({"weights": "gone.pth"}, {"backbone": load_backbone("minivgg")}):

@@ -58,7 +58,13 @@ def test_what_a_training_leaves(trained: Train) -> None:
     assert result.confusion.sum() == 6
     assert result.n_per_class == (6, 6, 6)
     assert not result.reused
+    assert (result.dataset, result.n_images) == ("photos", {"train": 18, "val": 6, "test": 6})
     again = trained()
+    assert (again.facts["data"], again.dataset, again.versions) == (
+        result.facts["data"],
+        "photos",
+        result.versions,
+    )
     assert again.reused
     assert (again.sha256, again.scores, again.history) == (result.sha256, result.scores, result.history)
     np.testing.assert_array_equal(again.confusion, result.confusion)

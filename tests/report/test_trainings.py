@@ -1,0 +1,142 @@
+"""The page of trainings: what it says of one network and of a study's, and what it cannot show."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from featbank.errors import InvalidInputError, RunError
+from featbank.report import write_report
+
+
+def text_of(path: Path, page: type) -> str:
+    return " ".join(page(path.read_text()).text.split())
+
+
+def change(folder: Path, **changes: object) -> None:
+    file = folder / "training.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def test_the_trainings_of_a_study_stand_side_by_side(trained, page) -> None:
+    written = write_report("own-1", cache_dir=trained.parents[1])
+    assert written.path == trained / "report.html"
+    source = written.path.read_text()
+    parts = page(source)
+    text = " ".join(parts.text.split())
+    assert not parts.open
+    assert (
+        "SGD, seed 2 gets 62.00 % of the test images right (top-5 99.00 %), the most of 3 networks, after "
+        in text
+    )
+    assert "epoch 3 of 4; the next, SGD, seed 1, gets 61.00 %." in text
+    squeezed = text.replace(" ", "")  # between cells of a table there is no space
+    for line in (
+        "16 samples test top-1 65.00 % 73.21 % 72.00 – 75.00 % +8.21 points",
+        "3-3-3 own_net 80.00 % 55.00 % 60.00 % 99.00 % 4 3 1.75",
+        "SGD, seed 2 own_net 80.00 %",
+        "3-3-3 4 1.8 s 1.6 s 1.9 s 7.0 s",
+        "All of them Name own_net Plan kernels 3, 3, 3 SHA-256",
+        "SGD, seed 2 Folder own-3 Recipe random state 2 Notes",
+    ):
+        assert line.replace(" ", "") in squeezed, line
+    assert "photos <i>: 198 images of 6 classes." in text
+    assert "One seed each" not in text
+    # both drawings of the comparison, and of each network its course: loss, top-1, top-5, seconds
+    assert len(parts.all("svg", class_="chart")) == 2 + 3 * 4
+    assert len(parts.all("details", class_="history")) == 3
+    names = [one["aria-label"] for one in parts.all("g", role="img")]
+    assert "SGD, seed 1, 60.0 %, 4 epochs; 7.0 s" in names
+    # nothing of a name is markup, nothing is loaded, every link leads somewhere
+    assert "<i>" not in re.sub(r"&[a-z#0-9]+;", "", source)
+    assert "boom()" not in re.search(r"<script>(.*?)</script>", source, re.S)[1]
+    ids = [attrs["id"] for _, attrs in parts.elements if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    assert {one["href"][1:] for one in parts.all("a")} <= set(ids)
+    assert write_report(trained, trained / "again.html").path.read_text() == source
+
+
+def test_one_network_alone(trained, page) -> None:
+    (trained / "study.json").unlink()
+    text = text_of(write_report(trained).path, page)
+    assert "How well does own_net recognise photos <i> when it is trained on them?" in text
+    assert "own_net gets 60.00 % of the test images right (top-5 99.00 %), after epoch 3 of 4." in text
+    assert "How it was trained" in text
+    assert "EpochTraininglossValidationlossTestloss" in text.replace(" ", "")
+    assert "Seconds" in text
+    assert "Published and measured" not in text
+    confusion = json.loads((trained / "training.json").read_text())["confusion"]
+    right = sum(confusion[at][at] for at in range(6))
+    assert f"{right} of {sum(map(sum, confusion))} test images right" in text
+    assert "Which images a network took for which is not kept" in text
+    assert "Open an orange cell" not in text
+
+
+def test_what_older_versions_did_not_write_and_rows_that_are_not_there(trained, page) -> None:
+    (trained / "study.json").unlink()
+    said = json.loads((trained / "training.json").read_text())
+    for name in ("dataset", "n_images", "versions"):
+        said.pop(name)
+    history = [{name: value for name, value in one.items() if "test" not in name} for one in said["history"]]
+    said |= {"history": history[:1], "scores": {"val_top1": 0.55}, "best_epoch": 1, "confusion": []}
+    (trained / "training.json").write_text(json.dumps(said))
+    text = text_of(write_report(trained).path, page)
+    assert "own_net gets 55.00 % of the validation images right" in text
+    assert "There is no course: the network was trained for one epoch." in text
+    assert "own-1: 48 training images of 6 classes." in text
+    assert "No confusion of networks for which there were no images outside train." in text
+
+
+def test_networks_that_cannot_be_shown_are_named(trained, page) -> None:
+    shutil.rmtree(trained.parent / "own-2")
+    change(trained.parent / "own-3", confusion=[[1]])
+    text = text_of(write_report(trained).path, page)
+    assert "SGD is not shown: there is no finished training in " in text
+    assert "training.json' is damaged (its confusion of 6 classes is 1x1); remove its folder" in text
+    assert "60.00 % of the test images right" in text
+    facts = json.loads((trained / "training.json").read_text())["facts"]
+    change(trained.parent / "own-3", facts=facts | {"classes": ["a", "b"]}, confusion=[])
+    assert "SGD is not shown: it tells other classes apart." in text_of(write_report(trained).path, page)
+
+
+def test_bad_input_is_one_line(trained) -> None:
+    with pytest.raises(
+        InvalidInputError, match=r"^the page of a training shows no images, so data='photos' is"
+    ):
+        write_report(trained, data="photos")
+    with pytest.raises(InvalidInputError, match=r"^cannot write a report to 'x.pdf'; end it in .html$"):
+        write_report(trained, "x.pdf")
+    change(trained, history=[])
+    with pytest.raises(
+        RunError, match=r"training.json' is damaged \(.*history.*\); remove its folder to train"
+    ):
+        write_report(trained)
+    (trained / "training.json").unlink()
+    (trained / "training.json").symlink_to(trained.parent / "own-2" / "training.json")
+    with pytest.raises(RunError, match=r"^'.*training.json' is damaged \("):
+        write_report(trained)
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1400])
+def test_it_fits_every_screen_and_a_network_is_chosen(browse, pages, width, scheme) -> None:
+    opened = browse(pages["trained"], width=width, scheme=scheme)
+    page = opened.page
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert "SGD, seed 2" in page.locator("#said").inner_text()
+    before = page.locator("#matrix").inner_text()
+    page.locator("#kept a", has_text="3-3-3").click()
+    assert "3-3-3: " in page.locator("#said").inner_text()
+    assert page.locator("#matrix").inner_text() != before
+    assert page.locator("details.history[open]").count() == 1
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    chart = page.locator("#courses .chart.rows")
+    chart.focus()
+    page.keyboard.press("ArrowRight")
+    assert "SGD, seed 1: 30.0 %" in page.locator("#tip").inner_text()
+    assert opened.said == []
