@@ -36,17 +36,18 @@ _NOT_BY_NAME = frozenset({"VisionDataset", "DatasetFolder", "ImageFolder"})
 
 
 class _Parts:
-    """Holds parts of a dataset; unpickling it imports torchvision, without what is not used of it."""
+    """Holds parts of a dataset; where they are torchvision's, unpickling imports of it only what is used."""
 
     _parts: Mapping[str, Any]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        in_memory = all(isinstance(part, _Pixels) for part in self._parts.values())
-        return _unpickled, (type(self), in_memory), self.__dict__
+        kinds = {kind for part in self._parts.values() for kind in type(part).__mro__}
+        of_torchvision = any(kind.__module__.split(".")[0] == "torchvision" for kind in kinds)
+        return _unpickled, (type(self), of_torchvision), self.__dict__
 
 
-def _unpickled(kind: type[Any], in_memory: bool) -> Any:
-    if not in_memory:
+def _unpickled(kind: type[Any], of_torchvision: bool) -> Any:
+    if of_torchvision:
         import_torchvision()
     return object.__new__(kind)
 

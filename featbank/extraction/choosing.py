@@ -5,11 +5,14 @@ Chosen once for each bank, which keeps the choice in its key.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -68,6 +71,9 @@ _LEAST_FOR_A_WORKER = 48
 
 #: With fewer batches than this nothing is timed: compiling has never repaid so soon.
 _LEAST_BATCHES = 4
+
+#: So long images are pushed, once all is warm, to tell what each takes.
+_MEASURED_S = 1.0
 
 #: Bytes that the largest layer's output may take on a CPU. From layer to layer the numbers then stay in the
 #: last cache instead of going through the memory. Measured on two cores with 32 MiB of it, images/s of 32,
@@ -155,10 +161,11 @@ def open_loader(
     batch_size: int = 32,
     *,
     decoder: JpegDecoder | None = None,
+    n_devices: int = 1,
 ) -> BatchLoader:
     """Return what loads the images of a dataset: with a device's decoder, or without one."""
     if decoder is None:
-        return BatchLoader(dataset, manifest, preprocessing, workers, batch_size)
+        return BatchLoader(dataset, manifest, preprocessing, workers, batch_size, n_devices)
     return DeviceBatchLoader(dataset, manifest, preprocessing, workers, batch_size, decoder=decoder)
 
 
@@ -249,6 +256,7 @@ class Computing:
             self.settings.workers or min(usable_cores(), max(1, self._n_rows // _LEAST_FOR_A_WORKER)),
             self._run_size,
             decoder=self._decoder,
+            n_devices=len(self.devices),
         )
 
     def choose(self, begun: Sequence[Bank]) -> None:
@@ -313,14 +321,39 @@ class Computing:
             )
         return loaded.images[readable.nonzero()[0]]
 
-    def seconds_per_image(self) -> float:
-        """Time decoding and pushing of some images, twice: the first time pays for warming up."""
-        for _ in range(2):
-            started = time.perf_counter()
-            images = self.some_images()
-            self.forward.trial(images, self.cuts)
-            duration_s = time.perf_counter() - started
-        return duration_s / len(images)
+    def pass_s(self, n_images: int) -> float:
+        """Estimate how long pushing so many of the images takes, from some that are pushed now.
+
+        They go the way of all: in runs as long, through processes that decode ahead, on all lanes.
+        The first runs, which start processes and warm everything up, count once; what each further image
+        takes is said by those behind them, for a second or more. Where there are few it is all of them.
+        """
+        order = np.random.default_rng(0).permutation(self.loader.manifest.rows())
+        size, n_devices = self.loader.run_slots, len(self.forwards)
+        runs = (
+            (start, order[np.arange(start, min(start + size, n_images)) % len(order)])
+            for start in range(0, n_images, size)
+        )
+        first_s, done, n_first, started = 0.0, 0, 0, time.perf_counter()
+        for forward in self.forwards:  # while no other device computes
+            forward.ready(self.cuts)
+        with (
+            ThreadPoolExecutor(n_devices) as threads,
+            contextlib.closing(self.loader.batches(runs, held=n_devices)) as loaded,
+        ):
+            while batches := [one.images for one in islice(loaded, n_devices)]:
+                list(
+                    threads.map(
+                        lambda forward, images: forward.trial(images, self.cuts), self.forwards, batches
+                    )
+                )
+                done, passed_s = done + sum(map(len, batches)), time.perf_counter() - started
+                if not n_first:
+                    first_s, n_first = passed_s, done
+                elif passed_s - first_s > _MEASURED_S:
+                    break
+        left = n_images - done
+        return passed_s + (left * (passed_s - first_s) / (done - n_first) if left else 0.0)
 
     def _key(self, precision: str, batch_size: int) -> BankKey:
         return BankKey(

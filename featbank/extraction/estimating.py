@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass, replace
+import time
+from dataclasses import replace
 
 import numpy as np
 
@@ -18,33 +19,39 @@ from featbank.extraction.settings import ExtractionSettings, stored_dtype
 
 __all__ = ["estimate"]
 
-#: Made-up photographs are of this size, about the mean of ImageNet's, and so many are decoded.
-_WIDTH, _HEIGHT, _N_MADE = 500, 375, 64
+#: Made-up photographs are of this size, about the mean of ImageNet's, for an input of 224 pixels, and in
+#: proportion to the input for others (CIFAR's for one of 32); so many are decoded, again and again.
+_WIDTH, _HEIGHT, _INPUT, _N_MADE = 500, 375, 224, 64
 _QUALITY = 85
 
 
-@dataclass(frozen=True)
 class _MadeUpImages:
     """JPEGs with the detail of a photograph: decoding them takes as long, and they show nothing."""
 
-    name: str = "made-up"
-    location: str = "made-up"
-    ids: tuple[bytes, ...] = tuple(b"%02d.jpg" % number for number in range(_N_MADE))
-    labels: tuple[str, ...] = tuple("ab"[number % 2] for number in range(_N_MADE))
+    name = location = "made-up"
     classes: tuple[str, ...] = ("a", "b")
     splits: None = None
 
-    def read(self, index: int) -> bytes:
-        from PIL import Image
+    def __init__(self, width: int, height: int) -> None:
+        self.ids = tuple(b"%02d.jpg" % number for number in range(_N_MADE))
+        self.labels = tuple(self.classes[number % 2] for number in range(_N_MADE))
+        self._files = [_made_up(number, width, height) for number in range(_N_MADE)]
 
-        random = np.random.default_rng(index)
-        image = Image.fromarray(random.integers(0, 256, (24, 32, 3), dtype=np.uint8))
-        image = image.resize((_WIDTH, _HEIGHT), Image.Resampling.BICUBIC)
-        grain = random.normal(0, 6, (_HEIGHT, _WIDTH, 1))
-        pixels = np.clip(np.asarray(image) + grain, 0, 255).astype(np.uint8)
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, "JPEG", quality=_QUALITY)
-        return buffer.getvalue()
+    def read(self, index: int) -> bytes:
+        return self._files[index]
+
+
+def _made_up(number: int, width: int, height: int) -> bytes:
+    from PIL import Image
+
+    random = np.random.default_rng(number)
+    image = Image.fromarray(random.integers(0, 256, (24, 32, 3), dtype=np.uint8))
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
+    grain = random.normal(0, 6, (height, width, 1))
+    pixels = np.clip(np.asarray(image) + grain, 0, 255).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=_QUALITY)
+    return buffer.getvalue()
 
 
 def estimate(n_images: int, settings: ExtractionSettings) -> ExtractionPlan:
@@ -80,20 +87,24 @@ def estimate(n_images: int, settings: ExtractionSettings) -> ExtractionPlan:
     """
     if n_images < 1:
         raise InvalidInputError(f"images={n_images!r} must be at least 1")
+    started = time.perf_counter()
     cuts = tuple(cut.name for cut in get_spec(settings.backbone).to_store(settings.all_cuts))
     computing = Computing(replace(settings, weights="random"), cuts)
-    dataset = _MadeUpImages()
+    side = computing.backbone.preprocessing.image_size
+    width, height = (max(1, one * side // _INPUT) for one in (_WIDTH, _HEIGHT))
+    loaded_s = time.perf_counter() - started
+    dataset = _MadeUpImages(width, height)
+    started = time.perf_counter()
     try:
         computing.open_images(dataset, build_manifest(dataset), n_rows=n_images)
         computing.choose(())
-        duration_s = n_images * computing.seconds_per_image()
+        duration_s = loaded_s + time.perf_counter() - started + computing.pass_s(n_images)
     finally:
         computing.close()
     sizes = {
         cut: n_images * int(np.prod(shape)) * stored_dtype(cut, settings.key_dtype).itemsize
         for cut, shape in computing.shapes.items()
     }
-    side = computing.backbone.preprocessing.image_size
     path = BankStore(banks_folder(settings.cache_dir)).path_for(settings.name or dataset.name, computing.key)
     return ExtractionPlan(
         bank=path,
@@ -107,9 +118,9 @@ def estimate(n_images: int, settings: ExtractionSettings) -> ExtractionPlan:
         disk_free_bytes=free_bytes(path),
         duration_s=duration_s,
         assumed=(
-            f"JPEGs of {_WIDTH}x{_HEIGHT} pixels, no two alike",
+            f"JPEGs of {width}x{height} pixels, no two alike",
             f"an input of {side}x{side} pixels",
             f"{computing.forward.arithmetic_name} in batches of {computing.forward.batch_size}",
-            "weights of which nothing overflows",
+            "random weights; others may need float32, or overflow",
         ),
     )

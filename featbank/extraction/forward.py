@@ -365,7 +365,7 @@ class Forward:
 
     def trial(self, images: NDArray[np.uint8] | Tensor, cuts: Sequence[str]) -> None:
         """Push images for the time it takes alone; what comes out is thrown away."""
-        _finish(self(images, cuts))
+        results(self.submit(images, cuts, lambda _, features: _finish(features)))
 
     def estimate_compile(self, images: NDArray[np.uint8] | Tensor, cuts: Sequence[str]) -> CompileEstimate:
         """Say what compiling would do to pushing these images, from one profiled batch in eager mode."""

@@ -28,8 +28,9 @@ __all__ = ["Batch", "BatchLoader"]
 #: Bytes of pixels handed from stage to stage at once, for each core, and over all; and images, where they are
 #: small: fewer at a time cost more than they give.
 _CORE_BYTES, _RUN_BYTES, _RUN = 2_400_000, 32_000_000, 1024
-#: Runs decoded ahead, those in use counted.
+#: Runs decoded ahead, those in use counted; and those in use at once, of each device.
 _AHEAD = 5
+IN_USE = 2
 
 
 @dataclass
@@ -70,6 +71,8 @@ class BatchLoader:
         Number of processes; they start with the first image, and end with `close`, or with this object.
     batch_size : int
         Slots that go through the network together, at most.
+    n_devices : int, default=1
+        Devices that take runs in turns.
 
     Attributes
     ----------
@@ -84,8 +87,10 @@ class BatchLoader:
         preprocessing: Preprocessing,
         workers: int,
         batch_size: int,
+        n_devices: int = 1,
     ) -> None:
         self._dataset = dataset
+        self._n_ahead = max(_AHEAD, IN_USE * n_devices + 1)
         self.manifest = manifest
         self._preprocessing = preprocessing
         self._workers = workers
@@ -105,7 +110,7 @@ class BatchLoader:
                 shape=self._shape,
                 batch_size=self.run_slots,
                 workers=self._workers,
-                ahead=_AHEAD,
+                ahead=self._n_ahead,
             )
         return self._started
 

@@ -171,7 +171,8 @@ class ExtractionPlan:
     disk_free_bytes : int
         Free space where the bank is; a bucket has no end of it.
     duration_s : float or None
-        Estimated from a few measured batches; None when nothing was measured.
+        Estimated time of the whole extraction, planning included, as `ExtractionResult` counts it: some of
+        the images were pushed to tell. None when nothing was measured.
     assumed : tuple of str
         What an estimate without images takes for granted.
     work : Planned or None
@@ -287,7 +288,7 @@ def plan(
         As of `featbank.extract`.
     settings : ExtractionSettings
     measure : bool, default=False
-        Push two batches (which are thrown away) to estimate the time.
+        Push some of the images, for seconds, to estimate the time; what comes out is thrown away.
 
     Returns
     -------
@@ -381,8 +382,9 @@ def plan(
     try:
         _tell(work, banks, data)
         if measure and found.to_push:
-            duration_s = work.need_computing().seconds_per_image() * found.to_push
-            return replace(found, duration_s=duration_s)
+            computing = work.need_computing()
+            planned_s = time.perf_counter() - started
+            return replace(found, duration_s=planned_s + computing.pass_s(found.to_push))
         return found
     except BaseException:
         found.close()

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from featbank._settings import Progress
 from featbank.errors import FeatureOverflowError
 from featbank.extraction.forward import results, steps
+from featbank.extraction.images import IN_USE
 from featbank.manifest import RowStatus, printable
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def push_slots(
         for forward in forwards:
             # now, while no other device computes
             forward.ready(cuts)
-    at_once = 2 * len(forwards)
+    at_once = IN_USE * len(forwards)
     loaded = loader.batches(((start, rows[start:stop]) for start, stop, _ in planned), held=at_once)
     waiting: deque[_Pushed] = deque()
     with (

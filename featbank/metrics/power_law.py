@@ -188,27 +188,29 @@ def _least_squares(sizes: Floats, curves: Floats) -> Floats:
 
     The grids need no derivative and cannot diverge, and 1000 bootstrap curves cost one pass.
     """
-    grids = np.geomspace(0.01, 4.0, 120)[None, :].repeat(len(curves), axis=0)  # (n_curves, n_grid)
+    # Points come first and curves last, so that sums of a few points are sums of long rows.
+    y = curves.T[:, None, :]  # (n_points, 1, n_curves)
+    grids: Floats = np.geomspace(0.01, 4.0, 120)[:, None]  # the same for every curve at first
+    column = np.arange(len(curves))
     for _ in range(4):
-        a, b, error = _given_rate(sizes, curves, grids)
-        best = error.argmin(axis=1)
-        row = np.arange(len(curves))
-        found = np.stack([a[row, best], b[row, best], grids[row, best]], axis=1)
-        low = grids[row, np.maximum(best - 1, 0)]
-        high = grids[row, np.minimum(best + 1, grids.shape[1] - 1)]
-        grids = np.linspace(low, high, 21, axis=1)
+        a, b, error = _given_rate(sizes, y, grids)
+        best = error.argmin(axis=0)
+        grids = np.broadcast_to(grids, error.shape)  # (n_grid, n_curves)
+        found = np.stack([a[best, column], b[best, column], grids[best, column]], axis=1)
+        low = grids[np.maximum(best - 1, 0), column]
+        high = grids[np.minimum(best + 1, len(grids) - 1), column]
+        grids = np.linspace(low, high, 21)
     return found
 
 
-def _given_rate(sizes: Floats, curves: Floats, rates: Floats) -> tuple[Floats, Floats, Floats]:
-    x = -(sizes[None, None, :] ** -rates[:, :, None])  # (n_curves, n_grid, n_points)
-    y = curves[:, None, :]
-    x0, y0 = x - x.mean(axis=2, keepdims=True), y - y.mean(axis=2, keepdims=True)
-    b = np.maximum((x0 * y0).sum(axis=2) / (x0 * x0).sum(axis=2), 0.0)
-    a = y.mean(axis=2) - b * x.mean(axis=2)
+def _given_rate(sizes: Floats, y: Floats, rates: Floats) -> tuple[Floats, Floats, Floats]:
+    x = -(sizes[:, None, None] ** -rates)  # (n_points, n_grid, n_curves), or one for all curves
+    x0, y0 = x - x.mean(axis=0), y - y.mean(axis=0)
+    b = np.maximum((x0 * y0).sum(axis=0) / (x0 * x0).sum(axis=0), 0.0)
+    a = y.mean(axis=0) - b * x.mean(axis=0)
     # An accuracy cannot tend to more than 1: there the law is 1 - b n^-c, with the b that fits best.
     over = a > 1.0
-    b = np.where(over, np.maximum((x * (y - 1.0)).sum(axis=2) / (x * x).sum(axis=2), 0.0), b)
+    b = np.where(over, np.maximum((x * (y - 1.0)).sum(axis=0) / (x * x).sum(axis=0), 0.0), b)
     a = np.where(over, 1.0, a)
-    error = ((a[..., None] + b[..., None] * x - y) ** 2).sum(axis=2)
+    error = ((a + b * x - y) ** 2).sum(axis=0)
     return a, b, error

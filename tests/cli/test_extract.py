@@ -83,7 +83,7 @@ def test_a_dry_run_of_images_that_are_not_there(call, place):
     assert done.out.startswith("1000 of 1000 images to push; to write: fc7 512 kB; ")
     assert "; about " in done.out
     assert done.out.splitlines()[1].startswith(
-        "assumed: JPEGs of 500x375 pixels, no two alike; an input of 32x32"
+        "assumed: JPEGs of 71x53 pixels, no two alike; an input of 32x32"
     )
     assert not (place / "new").exists()
     done = call("extract", "photos", "-c", "fc7", "--images", 1000)

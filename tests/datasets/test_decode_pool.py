@@ -320,7 +320,7 @@ def test_an_image_that_a_resize_blows_up(odd) -> None:
     ],
 )
 def test_an_image_that_its_dataset_decodes_costs_its_own_row(odd, wrapped, act, reason, monkeypatch) -> None:
-    monkeypatch.setattr(decode_pool, "TIMEOUT_S", 4.0)
+    monkeypatch.setattr(decode_pool, "TIMEOUT_S", 2.0)
     dataset = TorchvisionDataset({"": Decoded({5: act})}, name="odd", location="here")
     if wrapped == "blurred":
         dataset = BlurredDataset(dataset, 1)

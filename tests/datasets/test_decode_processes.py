@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_datasets import Images, png, pool_of
+from made_datasets import Decoded, Images, png, pool_of
 
 from featbank.datasets import decode_pool
+from featbank.datasets._torchvision import TorchvisionDataset
 from featbank.datasets.decode_pool import DecodePool, DecodeRequest
 from featbank.errors import DecoderProcessError, InvalidInputError
 
@@ -59,6 +60,13 @@ def test_killed_processes_are_replaced(odd) -> None:
 
 def test_processes_know_nothing_heavy(odd) -> None:
     with pool_of(Images([png(odd.PLAIN)]), odd.who, workers=1) as pool:
+        (batch,) = pool.batches([DecodeRequest([0])])
+    assert batch.images[0, 0, 0].tolist() == [0, 0, 0]
+
+
+def test_nor_do_those_of_a_dataset_that_only_answers_as_torchvisions_do(odd) -> None:
+    dataset = TorchvisionDataset({"": Decoded({})}, name="own", location="here")
+    with pool_of(dataset, odd.who, workers=1) as pool:
         (batch,) = pool.batches([DecodeRequest([0])])
     assert batch.images[0, 0, 0].tolist() == [0, 0, 0]
 

@@ -33,7 +33,7 @@ def correctness(bench: Bench) -> None:
     """The card gives the CPU's features, a bad file costs its row alone, what was cut short goes on."""
     import featbank
 
-    few, many, n_many = bench.work / "few", bench.work / "many", bench.size(700, 280)
+    few, many, n_many = bench.work / "few", bench.work / "many", bench.size(700, 200)
     pictures = photographs.originals(bench.images, (120, 90), 5)
     photographs.fill(few, pictures, 37, n_classes=2)
     photographs.fill(many, pictures, n_many, n_classes=4)
@@ -65,8 +65,8 @@ def correctness(bench: Bench) -> None:
             # rows in another order would be seen
             told_apart = _distance(np.roll(exact["block1_pool"], 1, axis=0), exact["block1_pool"]) > 0.1
             note(error, f"at most {limit}", ok=error <= limit and told_apart)
-    # 32 x 64 x 64 numbers a row: 128 to a shard
-    large = {"cuts": ["block1_pool"], "image_size": 128}
+    # 32 x 64 x 64 numbers a row: 128 are 64 MiB
+    large = {"cuts": ["block1_pool"], "image_size": 128, "shard_rows": bench.size(128, 64)}
     straight = None
     with bench.part("shards, the same bytes in two runs") as note:
         straight = _shards(extract(many, "straight", **large).bank)
