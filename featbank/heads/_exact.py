@@ -423,6 +423,8 @@ class _Fit:
         self.scale = _Preconditioner(self.A32, n, p, self.K)
         self.rounded = _round_rows(self.A32, p * self.K)
         self.penalty = 1.0 if loss == "hinge" else 0.0  # of intercepts
+        #: By problem, strength and diagonal when products were last made.
+        self.measured: dict[int, tuple[Any, Any]] = {}
 
     def run(self, start: Sequence[Optimum] | None) -> list[Optimum]:
         """Return the optimum of each problem; those that have come there leave the others."""
@@ -498,11 +500,8 @@ class _Fit:
             length = np.ones(len(live))
             here = gW, gb
             rounded = self.rounded is not None and quasi and error.max() > ROUNDED_ERROR
-            if rounded:
-                T = self.change(dW, db)
-                tried, P, D = self.terms(live, W + dW, b + db, L + T)
-            else:
-                tried, P, gW, gb, L = self.evaluate(live, W + dW, b + db, exactly=not quasi)
+            logits = L
+            tried, P, gW, gb, L = self.moved(live, W, b, logits, dW, db, not quasi, rounded)
             while True:
                 # near the optimum the objective is flat to rounding; a full step is right there
                 flat = (1e-12 if self.exact and not quasi else 1e-7) * np.abs(objective)
@@ -511,21 +510,15 @@ class _Fit:
                     break
                 length[short] /= 2
                 by = length[short, None]
-                W_short, b_short = W[short] + by[:, :, None] * dW[short], b[short] + by * db[short]
-                if rounded:
-                    L_short = L[short] + by[:, :, None].astype(np.float32) * T[short]
-                    tried[short], P[short], D[short] = self.terms(live[short], W_short, b_short, L_short)
-                else:
-                    found = self.evaluate(live[short], W_short, b_short, exactly=not quasi)
-                    tried[short], P[short], gW[short], gb[short] = found[:4]
-                    if self.rounded is not None:
-                        L[short] = found[4]
+                shorter = by[:, :, None] * dW[short], by * db[short]
+                found = self.moved(
+                    live[short], W[short], b[short], logits[short], *shorter, not quasi, rounded
+                )
+                tried[short], P[short], gW[short], gb[short] = found[:4]
+                if self.rounded is not None:
+                    L[short] = found[4]
             dW, db = length[:, None, None] * dW, length[:, None] * db
             W, b, objective = W + dW, b + db, tried
-            if rounded:
-                T *= length.astype(np.float32)[:, None, None]
-                L += T
-                gW, gb = self.gradient(live, W, b, D)
             if quasi:
                 rough[:] = rounded or self.exact
                 past.add(dW, db, gW - here[0], gb - here[1])
@@ -554,36 +547,65 @@ class _Fit:
         noise: F64 = ROUNDINGS * np.finfo(np.float64).eps * size / (C * self.counts[live])
         return noise
 
-    def change(self, dW: F64, db: F64) -> F32:
-        """Return the change of the logits, of rounded rows."""
-        p, K, r = dW.shape
-        rounded: Any = self.rounded
-        T: F32 = rounded.times(dW.reshape(p * K, r)).reshape(p, K, -1)
-        T += db.astype(np.float32)[:, :, None]
-        return T
-
-    def terms(self, live: NDArray[np.int64], W: F64, b: F64, L: F32) -> tuple[F64, F32, F32]:
-        """Return objective, second derivatives and derivatives by the logits `L`, which are overwritten."""
-        loss, D, P = _TERMS[self.loss](L, self.targets[live])
-        if not self.whole:
-            weights = self.weights[live]
-            loss *= weights
-            D *= weights[:, None]
-        return self.penalised(live, W, b, loss.sum(axis=1)), P, D
-
     def penalised(self, live: NDArray[np.int64], W: F64, b: F64, losses: F64) -> F64:
         """Return the objective."""
         squares: F64 = _dot(W, W) + self.penalty * (b * b).sum(axis=1)
         return 0.5 * squares + self.C[live] * losses
 
-    def gradient(self, live: NDArray[np.int64], W: F64, b: F64, D: F32) -> tuple[F64, F64]:
-        """Return the gradients, of rounded rows."""
-        C = self.C[live][:, None]
+    def moved(
+        self,
+        live: NDArray[np.int64],
+        W: F64,
+        b: F64,
+        L: F32,
+        dW: F64,
+        db: F64,
+        exactly: bool,
+        rounded: bool,
+    ) -> tuple[F64, F32, F64, F64, F32]:
+        """Return what `evaluate` does, a step from where logits are `L`."""
+        if rounded:
+            return self.evaluate_rounded(live, W + dW, b + db, L, dW, db)
+        return self.evaluate(live, W + dW, b + db, exactly=exactly)
+
+    def evaluate_rounded(
+        self, live: NDArray[np.int64], W: F64, b: F64, L: F32, dW: F64, db: F64
+    ) -> tuple[F64, F32, F64, F64, F32]:
+        """Return what `evaluate` does, a step from the logits `L`, of rounded rows."""
+        p, K, r = W.shape
         rounded: Any = self.rounded
-        back = rounded.back(D.reshape(-1, D.shape[2]))
+        step, offsets = dW.reshape(p * K, r), db.astype(np.float32)[:, :, None]
+        losses, sums, back = np.zeros(p), np.zeros((p, K)), np.zeros((p * K, r))
+        P, logits = np.empty_like(L), np.empty_like(L)
+        for rows in _parts(L.shape[2], max(r, p * K)):
+            T = rounded.times(step, rows).reshape(p, K, -1)
+            T += offsets
+            T += L[:, :, rows]
+            logits[:, :, rows] = T
+            loss, D, P[:, :, rows] = self.terms(live, T, rows)
+            losses += loss.sum(axis=1)
+            sums += D.sum(axis=2, dtype=np.float64)
+            back += rounded.back(D.reshape(p * K, -1), rows)
+        return *self.summed(live, W, b, P, losses, sums, back), logits
+
+    def terms(self, live: NDArray[np.int64], L: Float, rows: slice) -> tuple[F64, Float, Float]:
+        """Return losses, derivatives and second derivatives by the logits `L`, which are overwritten."""
+        every = len(live) == len(self.C)
+        loss, D, P = _TERMS[self.loss](L, self.targets[:, rows] if every else self.targets[live, rows])
+        if not self.whole:
+            weights = self.weights[:, rows] if every else self.weights[live, rows]
+            loss *= weights
+            D *= weights[:, None]
+        return loss, D, P
+
+    def summed(
+        self, live: NDArray[np.int64], W: F64, b: F64, P: F32, losses: F64, sums: F64, back: F64
+    ) -> tuple[F64, F32, F64, F64]:
+        """Return objective, second derivatives and gradients from sums over rows."""
         self.scale.spend(len(back))
-        gW = W + C[:, :, None] * back.reshape(W.shape)
-        return gW, self.penalty * b + C * D.sum(axis=2, dtype=np.float64)
+        C = self.C[live]
+        gW = W + C[:, None, None] * back.reshape(W.shape)
+        return self.penalised(live, W, b, losses), P, gW, self.penalty * b + C[:, None] * sums
 
     def evaluate(
         self, live: NDArray[np.int64], W: F64, b: F64, *, exactly: bool
@@ -597,7 +619,6 @@ class _Fit:
         A = self.A if exactly else self.A32
         dtype: Any = np.float64 if self.exact and exactly else np.float32
         flat, offsets = W.reshape(p * K, r).astype(dtype), b.astype(dtype)[:, :, None]
-        every = len(live) == len(self.C)
         losses, sums, back = np.zeros(p), np.zeros((p, K)), np.zeros((p * K, r))
         n = int(A.shape[0])
         P = np.empty((p, K, n), dtype=np.float32)
@@ -607,19 +628,11 @@ class _Fit:
             L += offsets
             if self.rounded is not None:
                 logits[:, :, rows] = L
-            targets = self.targets[:, rows] if every else self.targets[live, rows]
-            loss, D, P[:, :, rows] = _TERMS[self.loss](L, targets)
-            if not self.whole:
-                weights = self.weights[:, rows] if every else self.weights[live, rows]
-                loss *= weights
-                D *= weights[:, None]
+            loss, D, P[:, :, rows] = self.terms(live, L, rows)
             losses += loss.sum(axis=1)
             sums += D.sum(axis=2, dtype=np.float64)
             back += D.reshape(p * K, len(block)) @ block
-        self.scale.spend(p * K)
-        C = self.C[live]
-        gW = W + C[:, None, None] * back.reshape(p, K, r)
-        return self.penalised(live, W, b, losses), P, gW, self.penalty * b + C[:, None] * sums, logits
+        return *self.summed(live, W, b, P, losses, sums, back), logits
 
     def direct_step(self, live: NDArray[np.int64], P: F32, gW: F64, gb: F64) -> tuple[F64, F64]:
         """Solve Hessian x step = -gradient for problems of one column by a factor each."""
@@ -664,9 +677,13 @@ class _Fit:
         """Return what about solves Hessian x = gradient, once that costs no more than the steps it saves."""
         if not self.scale.light or (self.scale.products is None and not self.scale.affordable):
             return None
-        of_rows, of_columns = self.spread(live, P)
-        self.scale.due(of_rows)
-        strength, Mb = self.scaled(live, of_columns)
+        if self.scale.affordable or not self.measured:  # else as it was: `_Steps` finds the length of a step
+            of_rows, of_columns = self.spread(live, P)
+            self.scale.due(of_rows)
+            self.measured |= dict(
+                zip(live.tolist(), zip(*self.scaled(live, of_columns), strict=True), strict=True)
+            )
+        strength, Mb = map(np.array, zip(*(self.measured[at] for at in live.tolist()), strict=True))
 
         def apply(gW: F32, gb: F32) -> tuple[Float, F64]:
             return self.scale.apply(strength, gW), gb / Mb
@@ -722,9 +739,9 @@ class _Fit:
             q = len(on)
             back, hb = np.zeros((q * K, r), dtype=dtype), np.zeros((q, K), dtype=dtype)
             flat = pW.reshape(q * K, r)
-            every: Any = slice(None)
-            for rows, block in _blocks(A, q * K) if rounded is None else [(every, A)]:
-                T = (_forward(flat, block) if rounded is None else rounded.times(flat)).reshape(q, K, -1)
+            for rows, block in _blocks(A, q * K):
+                T = _forward(flat, block) if rounded is None else rounded.times(flat, rows)
+                T = T.reshape(q, K, -1)
                 T += pb[:, :, None]
                 if self.softmax:
                     _bend_softmax(T, P[:, :, rows], likeliest[:, rows])
@@ -734,7 +751,7 @@ class _Fit:
                     T *= weights[:, None, rows]
                 hb += T.sum(axis=2)
                 T = T.reshape(q * K, -1)
-                back += T @ block if rounded is None else rounded.back(T)
+                back += T @ block if rounded is None else rounded.back(T, rows)
             self.scale.spend(q * K)
             hW = c32[:, :, None] * back.reshape(q, K, r) + pW
             hb = c32 * hb + dtype(self.penalty) * pb
@@ -883,14 +900,14 @@ class _RoundedRows:
         self.torch = torch
         self.A = torch.from_numpy(A).bfloat16()
 
-    def times(self, W: Float) -> F32:
+    def times(self, W: Float, rows: slice) -> F32:
         """Return W @ rows.T."""
-        out: F32 = (self._of(W) @ self.A.T).float().numpy()
+        out: F32 = (self._of(W) @ self.A[rows].T).float().numpy()
         return out
 
-    def back(self, D: Float) -> F32:
+    def back(self, D: Float, rows: slice) -> F32:
         """Return D @ rows."""
-        out: F32 = (self._of(D) @ self.A).float().numpy()
+        out: F32 = (self._of(D) @ self.A[rows]).float().numpy()
         return out
 
     def _of(self, values: Float) -> Any:

@@ -313,7 +313,9 @@ def test_rounded_rows_lead_to_the_same_optimum(blobs, monkeypatch, tol: float) -
     original = _exact._RoundedRows.times
     monkeypatch.setattr("featbank.heads._exact.MIN_ROUNDED", 0)
     monkeypatch.setattr("featbank.heads._exact._multiplies_rounded", lambda: True)
-    monkeypatch.setattr(_exact._RoundedRows, "times", lambda self, W: (made.append(1), original(self, W))[1])
+    monkeypatch.setattr(
+        _exact._RoundedRows, "times", lambda self, *args: (made.append(1), original(self, *args))[1]
+    )
     for one, other, job in zip(_exact.solve(Z, problems, tol=tol), expected, problems, strict=True):
         # where it ends is judged by rows that are not rounded
         gradient = largest_gradient(Z[job.rows].astype(np.float64), job.targets, one, job.C)
