@@ -584,16 +584,15 @@ def _corrected(
             factor = cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False)
         except LinAlgError:
             return None
-        x, residual, before = np.zeros_like(right), right, np.inf
-        while True:
+        x = cho_solve(factor, right.astype(np.float32), check_finite=False).astype(np.float64)
+        before, enough = (float(np.abs(right).max()) * part for part in (1.0, CORRECTED))
+        while before > enough:
+            residual = right - times(x) - alpha * x
             error = float(np.abs(residual).max())
-            if error <= CORRECTED * float(np.abs(right).max()):
-                break
             if not error < before / 4:
                 return None
-            before = error
             x += cho_solve(factor, residual.astype(np.float32), check_finite=False)
-            residual = right - times(x) - alpha * x
+            before = error * error / before  # each correction leaves the same part
         found[alpha] = x
     return [found[alpha] for alpha in alphas]
 
