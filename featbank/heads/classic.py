@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
@@ -33,6 +33,9 @@ __all__ = [
 BLOCK_VALUES = 2**23
 #: So many penalties and more on the same rows are solved by eigenvectors, fewer by a Cholesky factor each.
 EIGEN_ALPHAS = 16
+#: Part of the right side that solutions by products in float32 may leave, and what products of few columns
+#: cost beside these.
+CORRECTED, THIN_COLUMNS = 1e-7, 8
 
 
 #: Of heads that may subtract the mean alone.
@@ -441,49 +444,157 @@ class RidgeClassifier(_LinearScores):
         few = [len(subsets[members[0]]) <= Z.shape[1] for members in groups.values()]
         # the products of all rows serve the subsets that have them twice and more
         wanted = sum(len(subsets[m[0]]) ** 2 for m, one in zip(groups.values(), few, strict=True) if one)
-        common = _products(Z) if wanted > len(Z) ** 2 or (wanted and len(groups) == 1) else None
+        common = _products(Z) if wanted > len(Z) ** 2 else None
         for members in groups.values():
-            mine = subsets[members[0]]
-            n = len(heads[members[0]].classes_)
+            mine, first = subsets[members[0]], heads[members[0]]
+            n = len(first.classes_)
             hot = np.where(codes[members[0]][:, None] == (np.arange(n) if n > 2 else [1]), 1.0, -1.0)
-            first = heads[members[0]]
             weights = class_weights(first.class_weight, first.classes_, codes[members[0]])
-            # what each row counts, its root, and its share; without weights 1, 1 and 1/n
-            counts: NDArray[np.float64] = np.ones(len(mine))
-            if weights is not None:
-                counts = weights[codes[members[0]]]
-            roots, shares = np.sqrt(counts)[:, None], counts / counts.sum()
-            level: NDArray[np.float64] = shares @ hot
             alphas = [float(heads[at].alpha) for at in members]
             own = Z if len(mine) == len(Z) else Z[mine]
-            mean = own.mean(axis=0, dtype=np.float64) if weights is None else shares @ own
+            ridge = _Ridge(own, None if weights is None else weights[codes[members[0]]])
             if len(mine) <= Z.shape[1]:
-                products = _products(own) if common is None else common[np.ix_(mine, mine)]
-                products -= shares @ products
-                products -= (products @ shares)[:, None]
-                parts = _regularised(products * roots * roots.T, roots * (hot - level), alphas)
-                found = []
-                for part in parts:
-                    of_rows = roots * part
-                    of_rows -= np.outer(shares, of_rows.sum(axis=0))
-                    found.append(own.T @ of_rows.astype(np.float32))
+                known = common if common is None or own is Z else common[np.ix_(mine, mine)]
+                found = ridge.by_rows(hot, alphas, known)
             else:
-                right = own.T.astype(np.float64) @ (counts[:, None] * (hot - level))
-                scaled = own if weights is None else (own * roots).astype(np.float32)
-                products = _products(scaled.T) - counts.sum() * np.outer(mean, mean)
-                found = _regularised(products, right, alphas)
-            for at, weights in zip(members, found, strict=True):
-                heads[at]._take_binary(weights.T.astype(np.float64), level - mean @ weights)
+                found = ridge.by_columns(hot, alphas)
+            for at, (coefficients, offset) in zip(members, found, strict=True):
+                heads[at]._take_binary(coefficients.T.astype(np.float64), offset)
 
 
-def _products(rows: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the products of rows with each other, of blocks of columns made float64."""
+class _Ridge:
+    """Regressions on the same rows (n, p), each of which counts so often (once without `counts`)."""
+
+    def __init__(self, rows: NDArray[np.float32], counts: NDArray[np.float64] | None) -> None:
+        self.rows, (self.n, self.p) = rows, rows.shape
+        self.counts: NDArray[np.float64] = np.ones(self.n) if counts is None else counts
+        self.shares = self.counts / self.counts.sum()
+        self.roots = None if counts is None else np.sqrt(counts)[:, None]
+
+    def by_rows(
+        self, hot: NDArray[np.float64], alphas: Sequence[float], known: NDArray[np.float64] | None
+    ) -> list[tuple[NDArray[Any], NDArray[np.float64]]]:
+        """Return weights (p, k) and offsets (k,) at each alpha; `known` products of rows are left alone."""
+        rows, roots, shares = self.rows, self.roots, self.shares
+        level = shares @ hot
+        of_mean = np.empty(0)
+
+        def products(dtype: Any) -> NDArray[np.float64]:
+            nonlocal of_mean
+            made = _products(rows, dtype) if known is None else known.copy()
+            of_mean = shares @ made
+            made -= of_mean
+            made -= (made @ shares)[:, None]
+            if roots is not None:
+                made *= roots * roots.T
+            return made
+
+        def outwards(X: NDArray[np.float64]) -> NDArray[np.float64]:
+            scaled = X if roots is None else roots * X
+            return scaled - np.outer(shares, scaled.sum(axis=0))
+
+        def times(X: NDArray[np.float64]) -> NDArray[np.float64]:
+            V, out = outwards(X), np.empty_like(X)
+            along = np.zeros((self.p, X.shape[1]))
+            for part in _parts(self.n, self.p):
+                along += rows[part].astype(np.float64).T @ V[part]
+            for part in _parts(self.n, self.p):
+                out[part] = rows[part].astype(np.float64) @ along
+            out -= shares @ out
+            return out if roots is None else roots * out
+
+        right = hot - level if roots is None else roots * (hot - level)
+        found = self._solved(products, right, alphas, times if known is None else None)
+        of_rows = [outwards(one) for one in found]
+        return [(rows.T @ one.astype(np.float32), level - of_mean @ one) for one in of_rows]
+
+    def by_columns(
+        self, hot: NDArray[np.float64], alphas: Sequence[float]
+    ) -> list[tuple[NDArray[Any], NDArray[np.float64]]]:
+        """Return the same from the products of columns."""
+        rows, counts = self.rows, self.counts
+        level = self.shares @ hot
+        weighted = counts[:, None] * (hot - level)
+        mean, right = np.zeros(self.p), np.zeros((self.p, hot.shape[1]))
+        for part in _parts(self.n, self.p):
+            block = rows[part].astype(np.float64)
+            mean += self.shares[part] @ block
+            right += block.T @ weighted[part]
+
+        def products(dtype: Any) -> NDArray[np.float64]:
+            scaled = rows if self.roots is None else (rows * self.roots).astype(np.float32)
+            made = _products(scaled.T, dtype)
+            made -= counts.sum() * np.outer(mean, mean)
+            return made
+
+        def times(X: NDArray[np.float64]) -> NDArray[np.float64]:
+            out, of_mean = np.zeros_like(X), mean @ X
+            for part in _parts(self.n, self.p):
+                block = rows[part].astype(np.float64)
+                out += block.T @ ((block @ X - of_mean) * counts[part, None])
+            return out
+
+        found = self._solved(products, right, alphas, times)
+        return [(one, level - mean @ one) for one in found]
+
+    def _solved(
+        self,
+        products: Callable[[Any], NDArray[np.float64]],
+        right: NDArray[np.float64],
+        alphas: Sequence[float],
+        times: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None,
+    ) -> list[NDArray[np.float64]]:
+        """Return the solution of ``(products + alpha * I) x = right`` at each alpha.
+
+        By products in float32, twice as fast, and `times`, which multiplies by those in float64 to correct
+        the solution, where that costs less.
+        """
+        corrections = 4 * (right.shape[1] + THIN_COLUMNS) * len(set(alphas))
+        if times is not None and len(set(alphas)) < EIGEN_ALPHAS and 4 * corrections < min(self.n, self.p):
+            found = _corrected(products(np.float32), right, alphas, times)
+            if found is not None:
+                return found
+        return _regularised(products(np.float64), right, alphas)
+
+
+def _products(rows: NDArray[np.float32], dtype: Any = np.float64) -> NDArray[np.float64]:
+    """Return the products of rows with each other, of blocks of columns in `dtype`, summed in float64."""
     n, p = rows.shape
     products = np.zeros((n, n))
     for columns in _parts(p, n):
-        part = rows[:, columns].astype(np.float64)
+        part = rows[:, columns].astype(dtype, copy=False)
         products += part @ part.T
     return products
+
+
+def _corrected(
+    products: NDArray[np.float64],
+    right: NDArray[np.float64],
+    alphas: Sequence[float],
+    times: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+) -> list[NDArray[np.float64]] | None:
+    """Return solutions as `_regularised` does, by a factor in float32; None where that is too far off."""
+    from scipy.linalg import LinAlgError, cho_factor, cho_solve
+
+    found: dict[float, NDArray[np.float64]] = {}
+    for alpha in set(alphas):
+        matrix = products.astype(np.float32).T
+        matrix[np.diag_indices_from(matrix)] += np.float32(alpha)
+        try:
+            factor = cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False)
+        except LinAlgError:
+            return None
+        x = cho_solve(factor, right.astype(np.float32), check_finite=False).astype(np.float64)
+        before, enough = (float(np.abs(right).max()) * part for part in (1.0, CORRECTED))
+        while before > enough:
+            residual = right - times(x) - alpha * x
+            error = float(np.abs(residual).max())
+            if not error < before / 4:
+                return None
+            x += cho_solve(factor, residual.astype(np.float32), check_finite=False)
+            before = error * error / before  # each correction leaves the same part
+        found[alpha] = x
+    return [found[alpha] for alpha in alphas]
 
 
 def _regularised(
@@ -496,11 +607,10 @@ def _regularised(
     if len(set(alphas)) < EIGEN_ALPHAS:
         try:
             for alpha in set(alphas):
-                matrix = products.copy()
+                matrix = products.copy().T  # by columns, as LAPACK has it: it is not copied again
                 matrix[np.diag_indices_from(matrix)] += alpha
-                found[alpha] = cho_solve(
-                    cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False), right
-                )
+                factor = cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False)
+                found[alpha] = cho_solve(factor, right, check_finite=False)
             return [found[alpha] for alpha in alphas]
         except LinAlgError:
             found = {}

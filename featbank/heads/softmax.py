@@ -408,16 +408,16 @@ class _Plan:
 
     def accept(self, optima: Sequence[Optimum], Z: Any) -> None:
         """Give each head the optimum at its C."""
-        found = {}
-        for C, one in zip(self.penalties, optima, strict=True):
-            measured = _measured("train", Z, self.rows, self.codes, one, self.weights)
-            for name, columns, codes in self.watched:
-                if len(codes):
-                    measured |= _measured(name, columns, np.arange(len(codes)), codes, one, self.weights)
-                if name == "val" and len(codes) and self.score is not None:
+        measured = _measured("train", Z, self.rows, self.codes, optima, self.weights)
+        for name, columns, codes in self.watched:
+            if len(codes):
+                others = _measured(name, columns, np.arange(len(codes)), codes, optima, self.weights)
+                measured = [one | other for one, other in zip(measured, others, strict=True)]
+            if name == "val" and len(codes) and self.score is not None:
+                for C, one in zip(self.penalties, optima, strict=True):
                     logits = columns @ one.weights.astype(columns.dtype) + one.intercept
                     self.losses[C] = _loss_of(self.score, codes, logits)
-            found[C] = one, measured
+        found = dict(zip(self.penalties, zip(optima, measured, strict=True), strict=True))
         if self.validated and self.score is None:
             self.losses = {C: values["val_loss"] for C, (_, values) in found.items()}
         if self.validated:
@@ -524,7 +524,7 @@ def _cross_validated(
         losses[C] = 0.0
         for fold, one in zip(parts, start, strict=True):
             kept = folds == fold
-            measured = _measured("val", Z, rows[kept], codes[kept], one, weights[fold])
+            (measured,) = _measured("val", Z, rows[kept], codes[kept], [one], weights[fold])
             losses[C] += measured["val_loss"] * int(kept.sum())
         if losses[C] > RISE * min(losses.values()):  # the larger ones are worse still, and take longest
             break
@@ -536,19 +536,27 @@ def _measured(
     Z: Any,
     rows: NDArray[np.int64],
     codes: NDArray[np.int64],
-    optimum: Optimum,
+    optima: Sequence[Optimum],
     weights: NDArray[np.float64] | None = None,
-) -> dict[str, float]:
-    """Return loss, rows of a class weighted, and accuracy of an optimum on rows, a block at a time."""
-    loss = accuracy = total = 0.0
-    for first in range(0, len(rows), MEASURED_ROWS):
-        part = slice(first, first + MEASURED_ROWS)
-        block = np.asarray(Z[rows[part]])
-        logits = block @ optimum.weights.astype(block.dtype) + optimum.intercept
-        each, right = measure(logits, codes[part], weights)
-        counted = len(logits) if weights is None else float(weights[codes[part]].sum())
-        loss, accuracy, total = loss + each * counted, accuracy + right * len(logits), total + counted
-    return {f"{name}_loss": loss / total, f"{name}_accuracy": accuracy / len(rows)}
+) -> list[dict[str, float]]:
+    """Return loss, rows of a class weighted, and accuracy of optima on rows, a block at a time."""
+    sums = np.zeros((len(optima), 2))
+    total = 0.0
+    columns = np.concatenate([one.weights for one in optima], axis=1)
+    whole = len(rows) == len(Z) and bool((np.diff(rows) > 0).all())
+    step = max(1, MEASURED_ROWS // len(optima))
+    for first in range(0, len(rows), step):
+        part = slice(first, first + step)
+        block = np.asarray(Z[part if whole else rows[part]])
+        logits = np.split(block @ columns.astype(block.dtype, copy=False), len(optima), axis=1)
+        counted = len(block) if weights is None else float(weights[codes[part]].sum())
+        for at, one in enumerate(optima):
+            loss, right = measure(logits[at] + one.intercept, codes[part], weights)
+            sums[at] += loss * counted, right * len(block)
+        total += counted
+    return [
+        {f"{name}_loss": loss / total, f"{name}_accuracy": right / len(rows)} for loss, right in sums.tolist()
+    ]
 
 
 def _best(losses: Mapping[float, float]) -> float:

@@ -13,6 +13,7 @@ from featbank.heads import (
     NearestMeanClassifier,
     NeighborsClassifier,
     RidgeClassifier,
+    classic,
     fit_stack,
 )
 
@@ -87,6 +88,32 @@ def test_ridges_on_the_same_and_other_rows_are_those_alone(data, alphas) -> None
         np.testing.assert_allclose(
             head.decision_function(X), expected.decision_function(scaled(head, X)), atol=2e-5
         )
+
+
+@pytest.mark.parametrize(
+    ("shape", "alpha", "weight", "by_float32"),
+    [
+        ((500, 160), 1.0, None, True),
+        ((500, 160), 1.0, "balanced", True),
+        ((160, 500), 1.0, None, True),
+        ((160, 500), 1.0, "balanced", True),
+        ((500, 160), 1e-7, None, False),  # less than what rounding leaves
+    ],
+)
+def test_ridge_by_products_in_float32_is_corrected(monkeypatch, shape, alpha, weight, by_float32) -> None:
+    random = np.random.default_rng(0)
+    y = (np.arange(shape[0]) % 3 == 0).astype(np.int64)
+    lengths = np.geomspace(30 if shape[0] > shape[1] else 1, 1e-3, shape[1])
+    X = (random.normal(size=shape) * lengths + y[:, None] + 2).astype(np.float32)
+    results = []
+    corrected = classic._corrected
+    monkeypatch.setattr(classic, "_corrected", lambda *args: results.append(corrected(*args)) or results[-1])
+    head = RidgeClassifier(alpha=alpha, class_weight=weight, standardize=False, rotate=False).fit(X, y)
+    expected = SklearnRidge(alpha=alpha, class_weight=weight, solver="svd").fit(X.astype(np.float64), y)
+    assert [one is not None for one in results] == [by_float32]
+    np.testing.assert_allclose(
+        head.decision_function(X), expected.decision_function(X.astype(np.float64)), atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("C", [1e-3, 1.0])

@@ -313,7 +313,9 @@ def test_rounded_rows_lead_to_the_same_optimum(blobs, monkeypatch, tol: float) -
     original = _exact._RoundedRows.times
     monkeypatch.setattr("featbank.heads._exact.MIN_ROUNDED", 0)
     monkeypatch.setattr("featbank.heads._exact._multiplies_rounded", lambda: True)
-    monkeypatch.setattr(_exact._RoundedRows, "times", lambda self, W: (made.append(1), original(self, W))[1])
+    monkeypatch.setattr(
+        _exact._RoundedRows, "times", lambda self, *args: (made.append(1), original(self, *args))[1]
+    )
     for one, other, job in zip(_exact.solve(Z, problems, tol=tol), expected, problems, strict=True):
         # where it ends is judged by rows that are not rounded
         gradient = largest_gradient(Z[job.rows].astype(np.float64), job.targets, one, job.C)
@@ -347,24 +349,69 @@ def test_rounding_hangs_on_the_processor_and_the_size_alone(
     _exact._multiplies_rounded.cache_clear()
 
 
-def test_steps_of_lbfgs_are_those_of_the_textbook() -> None:
+@pytest.mark.parametrize("metric", [None, 3.0])
+def test_steps_of_lbfgs_are_those_of_the_textbook(metric: float | None) -> None:
     random = np.random.default_rng(0)
-    steps, pairs = _exact._Steps(1.0), []
+    steps, pairs = _exact._Steps(2.0), []
+
+    def joined(W: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return np.concatenate([W.ravel(), b.ravel()])
+
+    scale = np.repeat([1.0, 2.0], [10, 2])  # an intercept counts as the weight of a column of 2
     for _ in range(_exact.MEMORY + 2):
-        s = random.normal(size=(6, 1, 2))
-        y = s * random.uniform(1, 2, size=s.shape)
-        pairs.append((s.ravel(), y.ravel()))
-        steps.add(s[:-1], s[-1], y[:-1], y[-1])
-    g = random.normal(size=(6, 1, 2))
-    q, taken, kept = g.ravel().copy(), [], pairs[-_exact.MEMORY :]
+        s = random.normal(size=12)
+        y = s * random.uniform(1, 2, size=12)
+        pairs.append((s / scale, y * scale))
+        steps.add(s[:10].reshape(1, 2, 5), s[10:][None], y[:10].reshape(1, 2, 5), y[10:][None])
+    g = random.normal(size=12)
+    q, taken, kept = g * scale, [], pairs[-_exact.MEMORY :]
     for s, y in reversed(kept):
         taken.append(s @ q / (s @ y))
         q -= taken[-1] * y
-    q *= kept[-1][0] @ kept[-1][1] / (kept[-1][1] @ kept[-1][1])
+    if metric is None:
+        q *= kept[-1][0] @ kept[-1][1] / (kept[-1][1] @ kept[-1][1])
+    else:
+        s, y = kept[-1]  # scaled as the last step says
+        q = (s @ y) / (y @ (y / metric / scale**2)) * q / metric / scale**2
     for (s, y), a in zip(kept, reversed(taken), strict=True):
         q += (a - y @ q / (s @ y)) * s
-    dW, db = steps.next(g[:-1], g[-1])
-    np.testing.assert_allclose(np.concatenate([dW, db[None]]).ravel(), -q, rtol=1e-4, atol=1e-5)
+    given = None if metric is None else lambda W, b: (W / metric, b / metric)
+    dW, db = steps.next(g[:10].reshape(1, 2, 5), g[10:][None], given)
+    np.testing.assert_allclose(joined(dW, db), -q * scale, rtol=1e-4, atol=1e-5)
+
+
+def test_factors_from_the_first_step_on_save_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    y = np.arange(600) % 4
+    inside = random.normal(size=(4, 50))[y] + random.normal(size=(600, 50))
+    Z = ((inside * np.geomspace(3, 0.1, 50)) @ random.normal(size=(50, 50)) / 7).astype(np.float32)
+    (early,) = _exact.solve(Z, [problem(y, 1.0)], tol=1e-4)
+    monkeypatch.setattr(_exact._Preconditioner, "affordable", False)
+    (late,) = _exact.solve(Z, [problem(y, 1.0)], tol=1e-4)
+    assert 1.5 * early.n_iter < late.n_iter
+    for one in (early, late):
+        assert one.converged
+        assert largest_gradient(Z.astype(np.float64), y, one, 1.0) < 1.01e-4
+
+
+def test_rows_that_problems_share_are_expressed_in_their_span_once(sparse, monkeypatch) -> None:
+    X, y = sparse(6, 5, 300, seed=0)
+    Z = FeatureSpace(rotate=False).fit_transform(X)
+    subsets = [np.delete(np.arange(30), left) for left in (0, 7)]
+    jobs = [_exact.Problem(rows, y[rows], 6, C) for rows in subsets for C in (0.1, 1.0)]
+    spans = []
+    made = _exact._Span.__init__
+
+    def noted(self, rows, loose):
+        spans.append(len(rows))
+        made(self, rows, loose)
+
+    monkeypatch.setattr(_exact._Span, "__init__", noted)
+    together = _exact.solve(Z, jobs)
+    assert spans == [30]
+    for one, job in zip(together, jobs, strict=True):
+        (alone,) = _exact.solve(Z, [job])
+        np.testing.assert_allclose(decision(Z, one), decision(Z, alone), atol=1e-5)
 
 
 @pytest.mark.parametrize("tol", [1e-4, 1e-10])
