@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from featbank._lean_imports import import_sklearn
 from featbank.errors import FitWarning, InvalidInputError
 from featbank.heads._parameters import Parameter, faults_of
-from featbank.heads.space import FeatureSpace, check_finite
+from featbank.heads.space import FeatureSpace, check_finite, in_all_views
 
 import_sklearn()
 from sklearn.base import BaseEstimator, ClassifierMixin  # noqa: E402
@@ -435,17 +435,6 @@ def fit_stack(
         kind._fit_many(chosen, training.of(members))
         warn_of(chosen, stacklevel=2)
     return list(estimators)
-
-
-def in_all_views(rows: NDArray[np.int64], n_images: int, n_views: int) -> NDArray[np.int64]:
-    """Return where rows of the first block of `n_images` stand in all blocks.
-
-    Examples
-    --------
-    >>> in_all_views(np.array([0, 2]), 5, 2).tolist()
-    [0, 2, 5, 7]
-    """
-    return np.concatenate([rows + n_images * view for view in range(n_views)])
 
 
 def _by_kind(estimators: Sequence[Any]) -> dict[type[Head], list[int]]:

@@ -730,7 +730,7 @@ def _fit_alone(fit: Fit, features: CutFeatures, metrics: Sequence[str]) -> Fit:
     """Fit an estimator of others to a copy of its rows; an error of the kind a fit may end with is told."""
     features.open()  # a bank that has changed is no failure of the estimator
     start = time.perf_counter()
-    from featbank.heads import in_all_views
+    from featbank.heads.space import in_all_views
 
     rows, y = _draw(fit).rows, features.labels["train"]
     every = in_all_views(rows, len(y), features.n_views)
