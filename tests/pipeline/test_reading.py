@@ -15,17 +15,9 @@ import pytest
 
 from featbank.errors import FeatbankError, FitWarning, InvalidInputError, MissingDataError
 from featbank.heads import catalogue
-from featbank.pipeline import (
-    TEMPLATE,
-    BackboneChoice,
-    Claim,
-    Data,
-    Figure,
-    find_study,
-    load_study,
-    study_names,
-)
+from featbank.pipeline import TEMPLATE, BackboneChoice, Claim, Data, Figure, load_study, study_names
 from featbank.pipeline import study as study_module
+from featbank.pipeline.reading import find_study
 
 
 def test_what_a_file_says(small):
