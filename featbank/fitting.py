@@ -13,7 +13,8 @@ from featbank._cache import banks_folder
 from featbank._settings import Progress, takes_settings, with_options
 from featbank.banks import Bank, BankStore
 from featbank.errors import InvalidInputError
-from featbank.runs import Claim, Run, create_run, find_unfinished, runs_of_sweep, sweep_digest
+from featbank.runs import Run
+from featbank.runs.starting import Claim, create_run, find_unfinished, runs_of_sweep, sweep_digest
 from featbank.sweep import Fit, Sweep, SweepResult, SweepSettings
 from featbank.sweep.curves import IntervalKind
 

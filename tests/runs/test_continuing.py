@@ -15,7 +15,8 @@ import pytest
 from featbank.banks import Bank
 from featbank.fitting import fit_heads
 from featbank.manifest import SPLITS
-from featbank.runs import Claim, Run, find_unfinished, list_runs, sweep_digest
+from featbank.runs import Run, list_runs
+from featbank.runs.starting import Claim, find_unfinished, sweep_digest
 from featbank.sweep import fitting
 
 #: 2 cuts x 5 heads x 4 sizes x 5 repeats = 200 fits: one by one, and 15 at a time.
