@@ -323,7 +323,8 @@ def test_more_cores_than_a_node_has_are_refused(nodes) -> None:
 
 
 def test_a_sweep_travels_without_what_it_has_read(bank) -> None:
-    from featbank.sweep import Sweep, SweepSettings
+    from featbank.sweep import SweepSettings
+    from featbank.sweep.fitting import Sweep
 
     sweep = Sweep(bank, SweepSettings(heads=["ncm"], samples_per_class="2", repeats=1))
     (group,) = [*sweep._groups({})][:1]
