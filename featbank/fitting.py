@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featbank import plots
 from featbank._cache import banks_folder
 from featbank._settings import Progress, takes_settings, with_options
 from featbank.banks import Bank, BankStore
 from featbank.errors import InvalidInputError
+from featbank.plots import figures
 from featbank.runs import Run
 from featbank.runs.starting import Claim, create_run, find_unfinished, runs_of_sweep, sweep_digest
 from featbank.sweep import Fit, SweepResult, SweepSettings
@@ -189,7 +189,7 @@ def fit_heads(
         if run is None:
             raise RuntimeError("a sweep without a fit")
         run.finish(result)
-        drawn = plots.draw_all(run, interval=interval) if result.points() else {}
+        drawn = figures.draw_all(run, interval=interval) if result.points() else {}
     finally:
         if claim is not None:
             claim.let_go()

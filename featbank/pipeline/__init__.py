@@ -6,11 +6,12 @@ what was not fitted, draws, compares and writes the pages.
 
 from __future__ import annotations
 
-from featbank.pipeline.claims import CHECKS, Verdict
+from featbank.pipeline.claims import Verdict
 from featbank.pipeline.costing import ExperimentCost, study_costs
 from featbank.pipeline.reading import TEMPLATE, load_study, study_names
 from featbank.pipeline.running import ExperimentRun, StudyResult, run_study
 from featbank.pipeline.study import (
+    CHECKS,
     BackboneChoice,
     Claim,
     Data,

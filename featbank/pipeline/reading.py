@@ -108,7 +108,7 @@ def load_study(study: str | os.PathLike[str]) -> Study:
     Parameters
     ----------
     study : str or path
-        See `find_study`.
+        A TOML file, or the name of one in ``./pipelines`` or among those that came with featbank.
 
     Returns
     -------

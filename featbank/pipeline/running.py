@@ -77,7 +77,7 @@ class StudyResult:
     study : Study
     experiments : list of ExperimentRun
     measured : list of dict
-        One for each of the study's figures, see `featbank.pipeline.measure`.
+        One for each of the study's figures, see `featbank.pipeline.comparing.measure`.
     verdicts : list of Verdict
         One for each of its claims.
     differs : list of str

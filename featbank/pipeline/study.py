@@ -84,8 +84,8 @@ class Data:
     source : str
         ``"torchvision:NAME"``, ``"digits"``, or the name of a folder or CSV file that the user has.
     name : str
-        Name of the images in the cache. The study's own bank is called so with its split behind, see
-        `featbank.pipeline.bank_name`; studies of the same name share the features of images they both take.
+        Name of the images in the cache. The study's own bank is called so with a digest of its split behind;
+        studies of the same name share the features of images they both take.
     how : str
         How to get the data, for people.
     split : str or None

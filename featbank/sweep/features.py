@@ -1,9 +1,8 @@
 """The rows of one cut that a sweep uses: read once, projected once per feature space, products kept on disk.
 
-A file of products holds what `featbank.heads.space.RowProducts` needs of the rows of one cut, named by a digest
-of everything that decides it: the key of the bank, the shards of the cut (whose names carry the SHA-256 of their
-bytes), the rows of each split and their order. It ends in the SHA-256 of its own bytes; one that does not is
-made again.
+A file of products holds what `RowProducts` needs of the rows of one cut, named by a digest of everything that
+decides it: the key of the bank, the shards of the cut (whose names carry the SHA-256 of their bytes), the
+rows of each split and their order. It ends in the SHA-256 of its own bytes; one that does not is made again.
 """
 
 from __future__ import annotations

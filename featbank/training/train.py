@@ -48,7 +48,9 @@ class TrainResult:
     sha256 : str
         Digest of the weights file.
     history : list of dict
-        See `featbank.training.TrainedNetwork`.
+        One entry per epoch: ``epoch``, ``lr`` (it began with), ``train_loss``, ``train_top1`` and
+        ``train_top5`` (while training, on augmented images), the same of ``val`` and ``test`` where there are
+        such images, ``duration_s``. Accuracies are in 0..1.
     scores : dict of str to float
         Accuracies and losses of the weights that were kept, ``test_top1`` and so on, in 0..1.
     confusion : ndarray of int64, shape (n_classes, n_classes)
@@ -168,7 +170,8 @@ def train(
     say : callable, optional
         Called with lines for people.
     on_step, on_epoch : callable, optional
-        See `train_network`.
+        Called with (steps done, steps of all epochs), on a card when they are queued; and with the history
+        entry of each finished epoch: what it raises ends the training.
 
     Returns
     -------

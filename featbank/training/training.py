@@ -79,9 +79,7 @@ class TrainedNetwork:
     state : dict of str to ndarray
         Weights and batch-norm statistics by name, float32 (counters int64).
     history : list of dict
-        One entry per epoch: ``epoch``, ``lr`` (it began with), ``train_loss``, ``train_top1`` and
-        ``train_top5`` (while training, on augmented images), the same of ``val`` and ``test`` where there are
-        such images, ``duration_s``. Accuracies are in 0..1.
+        See `featbank.training.TrainResult`.
     recipe : Recipe
     scores : dict of str to float
         Of these weights, ``val_`` and ``test_`` as in `history`: those of the last epoch, unless the best was

@@ -513,7 +513,8 @@ def test_a_table_that_is_none(edited):
 @pytest.mark.slow
 def test_reading_a_file_loads_no_torch():
     code = (
-        "import sys\nfrom featbank.pipeline import load_study, plan_experiments\n"
+        "import sys\nfrom featbank.pipeline import load_study\n"
+        "from featbank.pipeline.planning import plan_experiments\n"
         "plan_experiments(load_study('caltech256_depth'))\n"
         "print(sorted(set(sys.modules) & {'torch', 'torchvision', 'matplotlib'}))"
     )
