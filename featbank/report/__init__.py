@@ -6,10 +6,9 @@ it loads nothing, and every text in it is escaped.
 
 from __future__ import annotations
 
-from featbank.report.page import Report, render_report, write_report
+from featbank.report.page import Report, write_report
 
 __all__ = [
     "Report",
-    "render_report",
     "write_report",
 ]

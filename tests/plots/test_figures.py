@@ -330,7 +330,7 @@ class Plugged(Display):
 
 def test_a_figure_is_one_class_and_one_line(one, monkeypatch, tmp_path, capsys):
     """Registered, it is drawn by `featbank plot`, by a finished run, and on its page."""
-    from featbank.report import render_report
+    from featbank.report.page import render_report
 
     registry = copy.deepcopy(FIGURES)
     registry.register("fits", Plugged)

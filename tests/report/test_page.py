@@ -12,8 +12,9 @@ from dataclasses import replace
 import pytest
 
 from featbank.errors import InvalidInputError, MissingDataError, RunNotFoundError
-from featbank.report import render_report, write_report
+from featbank.report import write_report
 from featbank.report._figures import run_figures
+from featbank.report.page import render_report
 from featbank.sampling import size_words
 from featbank.sweep import CurvePoint, Score, SweepResult
 
