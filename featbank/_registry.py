@@ -8,7 +8,7 @@ from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from featbank.errors import InvalidInputError, MissingPackageError, UnknownNameError
+from featbank.errors import InvalidInputError, MissingPackageError, UnknownNameError, one_line
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -164,10 +164,10 @@ class Registry(Generic[T]):
         try:
             found = plug_in.load()
         except Exception as error:  # code of strangers may raise anything when it is imported
-            said = " ".join(str(error).split())
             raise MissingPackageError(
                 f"{self.kind} {plug_in.name!r} of the package {package!r} cannot be loaded from "
-                f"{plug_in.value!r} ({type(error).__name__}: {said}); mend or uninstall that package"
+                f"{plug_in.value!r} ({type(error).__name__}: {one_line(error)}); mend or uninstall that "
+                "package"
             ) from error
         if not self._accepts(found):
             raise MissingPackageError(

@@ -18,7 +18,7 @@ import featbank
 from featbank._atomic import json_bytes, sha256, write_file
 from featbank._cache import user_path
 from featbank._cuts import CutName
-from featbank.errors import InvalidInputError, MissingPackageError
+from featbank.errors import InvalidInputError, MissingPackageError, one_line
 from featbank.extraction import split_precision
 from featbank.manifest import printable
 from featbank.prediction import RunClassifier
@@ -257,7 +257,7 @@ def _program(module: nn.Module, images: NDArray[np.uint8]) -> Any:
                 strict=False,
             )
     except Exception as error:  # torch's exporter raises nearly everything about code it cannot follow
-        first = " ".join(str(error).split())[:300] or type(error).__name__
+        first = one_line(error)
         raise InvalidInputError(f"torch.export cannot write this network: {first}") from error
 
 

@@ -19,7 +19,7 @@ from featbank._validation import check_values, plain_file, say_faults, short
 from featbank.backbones import get_spec
 from featbank.backbones.own_networks import network_plan
 from featbank.datasets import parse_split
-from featbank.errors import FeatbankError, InvalidInputError, MissingDataError, UnknownNameError
+from featbank.errors import FeatbankError, InvalidInputError, MissingDataError, UnknownNameError, one_line
 from featbank.heads import catalogue
 from featbank.manifest import printable
 from featbank.pipeline.study import (
@@ -161,9 +161,8 @@ def _read_toml(path: Path, shown: str) -> dict[str, Any]:
     except RecursionError:
         raise InvalidInputError(f"{shown!r} is no study: it is nested too deep") from None
     except ValueError as error:
-        said = " ".join(str(error).split())
         what = "TOML" if isinstance(error, (tomllib.TOMLDecodeError, UnicodeDecodeError)) else "a study"
-        raise InvalidInputError(f"{shown!r} is not {what}: {said[:300]}") from error
+        raise InvalidInputError(f"{shown!r} is not {what}: {one_line(error)}") from error
     except OSError as error:
         raise MissingDataError(f"cannot read {shown!r}: {error.strerror}") from error
     return values

@@ -14,7 +14,7 @@ from typing import Any
 
 from featbank._registry import nearest
 from featbank._validation import check_values, plain_file, short
-from featbank.errors import InvalidInputError, UnknownNameError
+from featbank.errors import InvalidInputError, UnknownNameError, one_line
 
 __all__ = ["Protocol", "find_protocol", "protocol_names"]
 
@@ -114,4 +114,4 @@ def find_protocol(name: str) -> Protocol:
             val=values["val"],
         )
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise InvalidInputError(f"{str(path)!r} is no protocol: {' '.join(str(error).split())}") from error
+        raise InvalidInputError(f"{str(path)!r} is no protocol: {one_line(error)}") from error
