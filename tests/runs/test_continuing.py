@@ -161,13 +161,13 @@ def test_only_what_is_not_done_is_fitted(flowers, tmp_path, monkeypatch):
     run = interrupted(flowers, tmp_path, 73, heads=["ncm"], head_params=None, repeats=20)
     done = {fit.id for fit in run.result().fits}
     asked = []
-    inner = fitting.Sweep.fit_group
+    inner = fitting.Sweep.fit_task
 
-    def watching(self, group):
-        asked.extend(group.fits)
-        return inner(self, group)
+    def watching(self, task):
+        asked.extend(task.fits)
+        return inner(self, task)
 
-    monkeypatch.setattr(fitting.Sweep, "fit_group", watching)
+    monkeypatch.setattr(fitting.Sweep, "fit_task", watching)
     fit_heads(flowers, cache_dir=tmp_path, **{**SWEEP, "heads": ["ncm"], "head_params": None, "repeats": 20})
     assert (len(done), len(asked), done & set(asked)) == (80, 160 - 80, set())
 
