@@ -269,14 +269,12 @@ def fit_head(
     given = locals()
     from featbank.fitting import fit_heads
     from featbank.sweep import SweepSettings
+    from featbank.sweep.protocols import find_protocol
 
     heads = split_commas(head) or ["softmax"]
     if protocol is not None and (head or ctx.meta[_PANEL]):
         also = [f"--head {', '.join(heads)}"] if head else [_option_of(one) for one in ctx.meta[_PANEL]]
-        raise InvalidInputError(
-            f"--protocol {protocol} says heads and their parameters itself, got {also[0]} as well: leave "
-            "one out"
-        )
+        raise InvalidInputError(find_protocol(protocol).refusal(also[0]))
     said = {
         "heads": [_own(one) if ":" in one else one for one in heads],
         "head_params": _head_params(heads, ctx.meta[_PANEL]),

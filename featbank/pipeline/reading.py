@@ -216,13 +216,18 @@ def _study(path: Path, values: dict[str, Any], faults: dict[str, None]) -> Study
         _add(faults, f"two experiments are called {name!r}")
     if len(known) == len(read):
         plain = {head for one in known if one.sweep.protocol is None for head in one.sweep.heads}
-        by_protocol = {head: one.sweep.protocol for one in known for head in one.sweep.heads}
+        by_protocol = {
+            head: one.sweep.protocol
+            for one in known
+            if one.sweep.protocol is not None
+            for head in one.sweep.heads
+        }
         for head in base.get("heads", {}):
             fitted = _canonical(head)
             if fitted is None or fitted in plain:
                 continue
             if fitted in by_protocol:
-                _add(faults, f"[heads.{head}] does nothing: protocol = {by_protocol[fitted]!r} says it")
+                _add(faults, find_protocol(by_protocol[fitted]).refusal(f"[heads.{head}]"))
             else:
                 _add(faults, f"[heads.{head}] is for a head that no experiment fits")
     file = _made(_File, values, faults, _in_file)
@@ -367,10 +372,10 @@ def _experiment(
     if sweep.protocol is not None:
         known = find_protocol(sweep.protocol)
         for head in own.heads:
-            _add(faults, f"{where} heads.{head} does nothing: protocol = {known.name!r} says it")
+            _add(faults, f"{where} {known.refusal(f'heads.{head}')}")
         for key in ("heads", "val"):
             if key in tables["sweep"]:
-                _add(faults, f"{place(('sweep', key))[1]} does nothing: protocol = {known.name!r} says it")
+                _add(faults, f"{where} {known.refusal(f'sweep {key}')}")
         sweep = replace(sweep, heads=known.heads, head_params=known.head_params, val=known.val)
     cuts = []
     for cut in sweep.cuts:

@@ -53,6 +53,13 @@ class Protocol:
     head_params: Mapping[str, Mapping[str, Any]]
     val: Any
 
+    def refusal(self, given: str) -> str:
+        """Return what is wrong with `given`, which says heads, parameters or `val` beside the protocol."""
+        return (
+            f"protocol {self.name!r} (--protocol) says heads, their parameters and val itself; leave {given} "
+            "out, or the protocol"
+        )
+
 
 def _files() -> dict[str, Path]:
     """Return the files there are, by name: a wheel has them inside the package, a checkout beside it."""

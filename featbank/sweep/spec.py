@@ -208,10 +208,7 @@ class SweepSettings:
         for name, usual in (("heads", ("softmax",)), ("head_params", None), ("val", None)):
             said, own = getattr(protocol, name), getattr(self, name)
             if own and _plain(own) not in (_plain(usual), _plain(said)):
-                raise InvalidInputError(
-                    f"protocol={protocol.name!r} (--protocol) says {name} itself, got {name}={own!r} as "
-                    "well: leave one out"
-                )
+                raise InvalidInputError(protocol.refusal(f"{name}={own!r}"))
             object.__setattr__(self, name, said)
         object.__setattr__(self, "protocol", protocol.name)
         if self.samples_per_class is None:

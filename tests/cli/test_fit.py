@@ -384,7 +384,8 @@ def test_a_protocol_says_heads_itself(call, place):
     done = call("fit-head", "--protocol", "simpleshot", "--head", "ncm")
     assert (done.code, done.message) == (
         2,
-        "--protocol simpleshot says heads and their parameters itself, got --head ncm as well: leave one out",
+        "protocol 'simpleshot' (--protocol) says heads, their parameters and val itself; leave --head ncm "
+        "out, or the protocol",
     )
     done = call("fit-head", "--protocol", "simple")
     assert done.code == 2

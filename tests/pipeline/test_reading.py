@@ -388,8 +388,9 @@ def test_parameters_of_heads_beside_a_protocol_are_a_fault(edited):
     with pytest.raises(InvalidInputError) as caught:
         load_study(file)
     said = str(caught.value)
-    assert "[heads.ncm] does nothing: protocol = 'simpleshot' says it" in said
-    assert "experiment 'shallow': heads.ncm does nothing: protocol = 'simpleshot' says it" in said
+    refused = "protocol 'simpleshot' (--protocol) says heads, their parameters and val itself; leave"
+    assert f"{refused} [heads.ncm] out, or the protocol" in said
+    assert f"experiment 'shallow': {refused} heads.ncm out, or the protocol" in said
 
 
 @pytest.mark.parametrize(("old", "new", "message"), FAULTS)
