@@ -750,7 +750,9 @@ def _fit_in_parallel(
 ) -> Iterator[list[Fit]]:
     """Fit estimators of others one by one, in processes where they and the bank can go there."""
     calls = ((_fit_alone, _with_head(one, make), features, metrics) for one in fits)
-    modules = _modules_of(_with_head(fits[0], make).estimator) if features.travels else None
+    here_only = any(name.startswith("__main__:") for name in metrics)  # other processes have another main
+    travels = features.travels and not here_only
+    modules = _modules_of(_with_head(fits[0], make).estimator) if travels else None
     if modules is not None:
         found = _in_parallel(calls, n_jobs, "processes", modules)
     else:

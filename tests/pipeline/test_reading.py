@@ -143,6 +143,11 @@ FAULTS = [
         'metrics = ["macro_f1", "macro"]',
         "[sweep] unknown metric 'macro'; known: 'macro_f1', ",
     ),
+    (
+        "repeats = 2",
+        'metrics = ["no_scores:worst"]',
+        "[sweep] metric 'no_scores:worst' (--metric) cannot be had (ModuleNotFoundError: No module named ",
+    ),
     ("repeats = 2", "repeats = 2.5", "[sweep] repeats = 2.5 is not a whole number"),
     (
         "repeats = 2",
