@@ -97,10 +97,11 @@ def export_run(
 
     Examples
     --------
-    >>> card = export_run("last", "pets.onnx")  # doctest: +SKIP
-    >>> session = onnxruntime.InferenceSession("pets.onnx")  # doctest: +SKIP
-    >>> session.run(None, {"images": images})[0].shape  # doctest: +SKIP
-    (64, 32)
+    >>> import featbank, torch
+    >>> card = export_run(featbank.open_run(), "digits.pt2", format="exported-program")
+    >>> model = torch.export.load("digits.pt2").module()
+    >>> model(torch.zeros(4, 32, 32, 3, dtype=torch.uint8)).shape == (4, len(card["classes"]))
+    True
     """
     if format not in EXPORT_FORMATS:
         known = ", ".join(repr(one) for one in EXPORT_FORMATS)

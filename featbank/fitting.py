@@ -41,6 +41,14 @@ class FittedRun:
         Kind of figure -> its PNG file.
     n_resumed : int, default=0
         How many of the fits an interrupted run had made before, and were not made again.
+
+    Examples
+    --------
+    >>> import featbank
+    >>> run = featbank.open_run()
+    >>> fitted = FittedRun(run, run.result(), figures={})  # as fit_heads returns it
+    >>> fitted.run.name.endswith("-digits"), len(fitted.result.fits)
+    (True, 24)
     """
 
     def __init__(
@@ -123,18 +131,12 @@ def fit_heads(
 
     Examples
     --------
-    An estimator of your own beside featbank's heads:
-
-    >>> import tempfile, featbank
+    >>> import featbank
     >>> from sklearn.naive_bayes import GaussianNB
-    >>> with tempfile.TemporaryDirectory() as cache:
-    ...     extracted = featbank.extract(
-    ...         "digits", backbone="minivgg", cuts=["block5_pool"], limit=200, cache_dir=cache
-    ...     )
-    ...     fitted = fit_heads(
-    ...         extracted.bank, heads=["ncm", ("bayes", GaussianNB())], samples_per_class="4,8",
-    ...         repeats=2, cache_dir=cache,
-    ...     )
+    >>> fitted = fit_heads(
+    ...     featbank.open_bank("digits"), cuts=["fc7"], heads=["ncm", ("bayes", GaussianNB())],
+    ...     samples_per_class="4,8", repeats=2,
+    ... )
     >>> [(one.head, one.n_per_class) for one in fitted.result.points()]
     [('ncm', 4), ('ncm', 8), ('bayes', 4), ('bayes', 8)]
     """

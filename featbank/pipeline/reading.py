@@ -68,6 +68,11 @@ def study_names() -> list[str]:
     -------
     list of str
         Sorted; ``featbank run NAME`` runs one.
+
+    Examples
+    --------
+    >>> "mini_digits" in study_names()
+    True
     """
     return sorted({file.stem for folder in study_folders() for file in folder.glob("*.toml")})
 

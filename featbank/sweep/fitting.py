@@ -153,9 +153,7 @@ def run_sweep(
     --------
     >>> import featbank
     >>> bank = featbank.open_bank("digits")
-    >>> result = run_sweep(
-    ...     bank, cuts=["block5_pool"], heads=["ncm", "ridge"], samples_per_class="4,8", repeats=2
-    ... )
+    >>> result = run_sweep(bank, cuts=["fc7"], heads=["ncm", "ridge"], samples_per_class="4,8", repeats=2)
     >>> [(head, len(curve.points())) for (_, head, _), curve in result.curves().items()]
     [('ncm', 2), ('ridge', 2)]
     """
