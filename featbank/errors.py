@@ -36,6 +36,23 @@ __all__ = [
     "WorkerLostError",
 ]
 
+_LONGEST = 300
+
+
+def one_line(error: object, *, first: bool = False) -> str:
+    """Return on one line, of 300 characters at most, what code of others says was wrong.
+
+    Parameters
+    ----------
+    error : object
+        What was raised; one that says nothing is told by its type.
+    first : bool, default=False
+        Take the first of its lines alone: torch and Ray come to the point there, and go on with advice.
+    """
+    lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
+    said = " ".join(lines[:1] if first else lines)[:_LONGEST].rstrip(".")
+    return said or type(error).__name__
+
 
 class FeatbankError(Exception):
     """Base of every deliberate featbank error; its text is one line a user can act on.

@@ -56,6 +56,12 @@ class Report:
         Images embedded in it.
     remarks : tuple of str
         What could not be shown, and why.
+
+    Examples
+    --------
+    >>> page = Report(Path("report.html"), size_bytes=312_000, n_images=24, remarks=())
+    >>> f"{page.path}: {page.n_images} images, {page.size_bytes / 1000:.0f} kB"
+    'report.html: 24 images, 312 kB'
     """
 
     path: Path
@@ -110,8 +116,10 @@ def write_report(
 
     Examples
     --------
-    >>> write_report("last", "digits.html").path.name  # doctest: +SKIP
-    'digits.html'
+    >>> import featbank
+    >>> page = write_report(featbank.open_run(), "digits.html")
+    >>> page.path.name, page.n_images > 0, page.remarks
+    ('digits.html', True, ())
     """
     found = run if isinstance(run, Run) else open_run(run, cache_dir=cache_dir)
     path = found.path / REPORT_FILE if output is None else user_path(output)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from featbank._atomic import make_folder, write_file
 from featbank._validation import short
-from featbank.errors import InvalidInputError, TrainingDivergedError, WeightsError
+from featbank.errors import InvalidInputError, TrainingDivergedError, WeightsError, one_line
 from featbank.metrics import confusion_matrix
 from featbank.training.augmentation import Augmentation
 from featbank.training.recipe import Recipe
@@ -79,9 +79,7 @@ class TrainedNetwork:
     state : dict of str to ndarray
         Weights and batch-norm statistics by name, float32 (counters int64).
     history : list of dict
-        One entry per epoch: ``epoch``, ``lr`` (it began with), ``train_loss``, ``train_top1`` and
-        ``train_top5`` (while training, on augmented images), the same of ``val`` and ``test`` where there are
-        such images, ``duration_s``. Accuracies are in 0..1.
+        See `featbank.training.TrainResult`.
     recipe : Recipe
     scores : dict of str to float
         Of these weights, ``val_`` and ``test_`` as in `history`: those of the last epoch, unless the best was
@@ -240,7 +238,7 @@ def _device(name: str | None) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        said = str(error).splitlines()[0]
+        said = one_line(error, first=True)
         raise InvalidInputError(f"device={name!r} cannot be used: {said}; use 'cpu' or 'cuda'") from error
     return device
 
@@ -308,7 +306,7 @@ class _Trainer:
             with torch.no_grad():
                 logits = self.network.eval()(torch.zeros(2, 3, size, size, device=self.device))
         except RuntimeError as error:
-            said = str(error).splitlines()[0]
+            said = one_line(error, first=True)
             raise InvalidInputError(
                 f"images of {size} x {size} pixels do not pass through the network: {said}"
             ) from error

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from featbank.errors import InvalidInputError, TrainingDivergedError, WeightsError
-from featbank.training import TrainingImages, train_network
+from featbank.training.training import TrainingImages, train_network
 
 PLAIN = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
 
