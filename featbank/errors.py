@@ -404,10 +404,14 @@ class TrainingDivergedError(FeatbankError, ArithmeticError):
 
     Examples
     --------
-    Its text names the learning rate that was too high.
-
-    >>> TrainingDivergedError.exit_code, issubclass(TrainingDivergedError, ArithmeticError)
-    (2, True)
+    >>> import featbank
+    >>> small = {"widths": [4, 4, 8], "hidden": [8, 8]}
+    >>> recipe = {"epochs": 2, "optimizer": "sgd", "lr": 1e9}
+    >>> featbank.train("digits", network="own_net", params=small, recipe=recipe, limit=110, split="6,0,4")
+    Traceback (most recent call last):
+        ...
+    featbank.errors.TrainingDivergedError: training diverged in epoch 2: the loss is ... after ..., and
+    guessing has 2.3; use a lower learning rate than lr=1e+09, or warmup_epochs
     """
 
 
