@@ -37,10 +37,10 @@ class ExperimentCost:
     Examples
     --------
     >>> from featbank.extraction import ExtractionSettings, plan
-    >>> todo = plan("digits", ExtractionSettings(backbone="minivgg", cuts=["fc7"]))
+    >>> todo = plan("digits", ExtractionSettings(backbone="minivgg", cuts=["fc7"], limit=100))
     >>> cost = ExperimentCost(("depth",), todo, fits=25)
     >>> f"{', '.join(cost.experiments)}: {cost.plan.to_push} images, {cost.fits} heads"
-    'depth: 1797 images, 25 heads'
+    'depth: 100 images, 25 heads'
     """
 
     experiments: tuple[str, ...]
@@ -71,9 +71,9 @@ def study_costs(
 
     Examples
     --------
-    >>> for cost in study_costs("mini_digits", only=["depth"]):
+    >>> for cost in study_costs("mini_digits", only=["depth"], limit=100):
     ...     print(f"{', '.join(cost.experiments)}: {cost.plan.to_push} images, {cost.fits} heads")
-    depth: 1797 images, 100 heads
+    depth: 100 images, 100 heads
     """
     found = study if isinstance(study, Study) else load_study(study)
     groups = plan_experiments(found, backbone=backbone, weights=weights, test_data=test_data, only=only)
