@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
+import importlib
+import inspect
+import secrets
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from featbank.errors import InvalidInputError, MissingPackageError, UnknownNameError
+from featbank.errors import InvalidInputError, MissingPackageError, UnknownNameError, one_line
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-__all__ = ["Registry", "nearest"]
+__all__ = ["Registry", "from_place", "nearest", "source_digest"]
 
 T = TypeVar("T")
 
@@ -46,6 +52,44 @@ def nearest(name: str, names: Iterable[str], limit: int = 5) -> str:
     text = ", ".join(repr(one) for one in shown) or "none"
     rest = len(known) - len(shown)
     return f"{text} and {rest} more" if rest else text
+
+
+def from_place(place: str, what: str, give: str) -> Any:
+    """Return what is found at ``"module:name"``: the user's own, in the current folder or installed.
+
+    Parameters
+    ----------
+    place : str
+        Where it is.
+    what, give : str
+        How messages begin, such as ``"metric 'my_module:worst' (--metric)"``, and what to give instead.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is no such module, it fails when it is imported, or has nothing of that name.
+    """
+    module, _, name = place.partition(":")
+    try:
+        if module not in sys.modules:
+            # last, so that nothing there is taken for a module that is installed; it stays there, because
+            # processes that are started look there, too
+            here = str(Path.cwd())
+            if here not in sys.path:
+                sys.path.append(here)
+            importlib.invalidate_caches()  # the file may be younger than the last look at the folder
+        return getattr(import_module(module), name)
+    except (Exception, SystemExit) as error:  # code of the user's, which may raise anything
+        said = f"{type(error).__name__}: {one_line(error)}"
+        raise InvalidInputError(f"{what} cannot be had ({said}); give {give}") from error
+
+
+def source_digest(thing: Any, more: bytes = b"") -> str:
+    """Return the SHA-256 of `more` and the source of a class or function; without one another each time."""
+    try:
+        return hashlib.sha256(more + inspect.getsource(thing).encode()).hexdigest()
+    except (OSError, TypeError):
+        return secrets.token_hex(32)
 
 
 class Registry(Generic[T]):
@@ -164,10 +208,10 @@ class Registry(Generic[T]):
         try:
             found = plug_in.load()
         except Exception as error:  # code of strangers may raise anything when it is imported
-            said = " ".join(str(error).split())
             raise MissingPackageError(
                 f"{self.kind} {plug_in.name!r} of the package {package!r} cannot be loaded from "
-                f"{plug_in.value!r} ({type(error).__name__}: {said}); mend or uninstall that package"
+                f"{plug_in.value!r} ({type(error).__name__}: {one_line(error)}); mend or uninstall that "
+                "package"
             ) from error
         if not self._accepts(found):
             raise MissingPackageError(

@@ -36,6 +36,23 @@ __all__ = [
     "WorkerLostError",
 ]
 
+_LONGEST = 300
+
+
+def one_line(error: object, *, first: bool = False) -> str:
+    """Return on one line, of 300 characters at most, what code of others says was wrong.
+
+    Parameters
+    ----------
+    error : object
+        What was raised; one that says nothing is told by its type.
+    first : bool, default=False
+        Take the first of its lines alone: torch and Ray come to the point there, and go on with advice.
+    """
+    lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
+    said = " ".join(lines[:1] if first else lines)[:_LONGEST].rstrip(".")
+    return said or type(error).__name__
+
 
 class FeatbankError(Exception):
     """Base of every deliberate featbank error; its text is one line a user can act on.
@@ -387,10 +404,14 @@ class TrainingDivergedError(FeatbankError, ArithmeticError):
 
     Examples
     --------
-    Its text names the learning rate that was too high.
-
-    >>> TrainingDivergedError.exit_code, issubclass(TrainingDivergedError, ArithmeticError)
-    (2, True)
+    >>> import featbank
+    >>> small = {"widths": [4, 4, 8], "hidden": [8, 8]}
+    >>> recipe = {"epochs": 2, "optimizer": "sgd", "lr": 1e9}
+    >>> featbank.train("digits", network="own_net", params=small, recipe=recipe, limit=110, split="6,0,4")
+    Traceback (most recent call last):
+        ...
+    featbank.errors.TrainingDivergedError: training diverged in epoch 2: the loss is ... after ..., and
+    guessing has 2.3; use a lower learning rate than lr=1e+09, or warmup_epochs
     """
 
 

@@ -18,7 +18,7 @@ import featbank
 from featbank._atomic import json_bytes, sha256, write_file
 from featbank._cache import user_path
 from featbank._cuts import CutName
-from featbank.errors import InvalidInputError, MissingPackageError
+from featbank.errors import InvalidInputError, MissingPackageError, one_line
 from featbank.extraction.arithmetic import split_precision
 from featbank.manifest import printable
 from featbank.prediction import RunClassifier
@@ -97,10 +97,11 @@ def export_run(
 
     Examples
     --------
-    >>> card = export_run("last", "pets.onnx")  # doctest: +SKIP
-    >>> session = onnxruntime.InferenceSession("pets.onnx")  # doctest: +SKIP
-    >>> session.run(None, {"images": images})[0].shape  # doctest: +SKIP
-    (64, 32)
+    >>> import featbank, torch
+    >>> card = export_run(featbank.open_run(), "digits.pt2", format="exported-program")
+    >>> model = torch.export.load("digits.pt2").module()
+    >>> model(torch.zeros(4, 32, 32, 3, dtype=torch.uint8)).shape == (4, len(card["classes"]))
+    True
     """
     if format not in EXPORT_FORMATS:
         known = ", ".join(repr(one) for one in EXPORT_FORMATS)
@@ -257,7 +258,7 @@ def _program(module: nn.Module, images: NDArray[np.uint8]) -> Any:
                 strict=False,
             )
     except Exception as error:  # torch's exporter raises nearly everything about code it cannot follow
-        first = " ".join(str(error).split())[:300] or type(error).__name__
+        first = one_line(error)
         raise InvalidInputError(f"torch.export cannot write this network: {first}") from error
 
 

@@ -8,14 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featbank import plots
 from featbank._cache import banks_folder
 from featbank._settings import Progress, takes_settings, with_options
 from featbank.banks import Bank, BankStore
 from featbank.errors import InvalidInputError
-from featbank.runs import Claim, Run, create_run, find_unfinished, runs_of_sweep, sweep_digest
-from featbank.sweep import Fit, Sweep, SweepResult, SweepSettings
+from featbank.plots import figures
+from featbank.runs import Run
+from featbank.runs.starting import Claim, create_run, find_unfinished, runs_of_sweep, sweep_digest
+from featbank.sweep import Fit, SweepResult, SweepSettings
 from featbank.sweep.curves import IntervalKind
+from featbank.sweep.fitting import Sweep
 
 if TYPE_CHECKING:
     from featbank.backbones import Backbone
@@ -39,6 +41,14 @@ class FittedRun:
         Kind of figure -> its PNG file.
     n_resumed : int, default=0
         How many of the fits an interrupted run had made before, and were not made again.
+
+    Examples
+    --------
+    >>> import featbank
+    >>> run = featbank.open_run()
+    >>> fitted = FittedRun(run, run.result(), figures={})  # as fit_heads returns it
+    >>> fitted.run.name.endswith("-digits"), len(fitted.result.fits)
+    (True, 24)
     """
 
     def __init__(
@@ -121,18 +131,12 @@ def fit_heads(
 
     Examples
     --------
-    An estimator of your own beside featbank's heads:
-
-    >>> import tempfile, featbank
+    >>> import featbank
     >>> from sklearn.naive_bayes import GaussianNB
-    >>> with tempfile.TemporaryDirectory() as cache:
-    ...     extracted = featbank.extract(
-    ...         "digits", backbone="minivgg", cuts=["block5_pool"], limit=200, cache_dir=cache
-    ...     )
-    ...     fitted = fit_heads(
-    ...         extracted.bank, heads=["ncm", ("bayes", GaussianNB())], samples_per_class="4,8",
-    ...         repeats=2, cache_dir=cache,
-    ...     )
+    >>> fitted = fit_heads(
+    ...     featbank.open_bank("digits"), cuts=["fc7"], heads=["ncm", ("bayes", GaussianNB())],
+    ...     samples_per_class="4,8", repeats=2,
+    ... )
     >>> [(one.head, one.n_per_class) for one in fitted.result.points()]
     [('ncm', 4), ('ncm', 8), ('bayes', 4), ('bayes', 8)]
     """
@@ -187,7 +191,7 @@ def fit_heads(
         if run is None:
             raise RuntimeError("a sweep without a fit")
         run.finish(result)
-        drawn = plots.draw_all(run, interval=interval) if result.points() else {}
+        drawn = figures.draw_all(run, interval=interval) if result.points() else {}
     finally:
         if claim is not None:
             claim.let_go()

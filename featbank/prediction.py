@@ -66,6 +66,12 @@ class Prediction:
         Of each, in 0..1; None where the head has none (``svm``, ``ridge``, ``ncm``).
     error : str or None
         Why the image could not be read.
+
+    Examples
+    --------
+    >>> found = Prediction(Path("photo.jpg"), ("cat", "dog"), (0.93, 0.05))
+    >>> f"{found.path}: {found.classes[0]} ({found.probabilities[0]:.0%})"
+    'photo.jpg: cat (93%)'
     """
 
     path: Path
@@ -130,9 +136,13 @@ def predict(
 
     Examples
     --------
-    >>> (found,) = predict("last", ["photo.jpg"])  # doctest: +SKIP
-    >>> found.classes[0], round(found.probabilities[0], 2)  # doctest: +SKIP
-    ('otter', 0.93)
+    >>> import featbank
+    >>> digits, photo = featbank.open_dataset("digits"), Path("photo.png")
+    >>> photo.write_bytes(digits.read(3)) > 0
+    True
+    >>> (found,) = predict(featbank.open_run(), [photo], top=2)
+    >>> found.classes[0] == digits.labels[3], len(found.probabilities)
+    (True, 2)
     """
     if top < 1:
         raise InvalidInputError(f"top={top!r} must be at least 1")
@@ -260,6 +270,13 @@ def occlude(
         If there is no such class.
     InvalidInputError
         If the head gives no probabilities, no test image is classified rightly, or an option is out of range.
+
+    Examples
+    --------
+    >>> import featbank
+    >>> display = occlude(featbank.open_run(), patch=8, stride=8)
+    >>> display.probabilities.shape, display.plot().save("occlusion.png").name
+    ((4, 4), 'occlusion.png')
     """
     if not isinstance(run, Run):
         run = open_run(run, cache_dir=cache_dir)
@@ -326,6 +343,13 @@ def activation_map(
         If the head knows no such class.
     InvalidInputError
         If there is no map shortly before the head's cut.
+
+    Examples
+    --------
+    >>> import featbank
+    >>> display = activation_map(featbank.open_run(), occlusion=False)
+    >>> display.cut, display.plot().save("cam.png").name
+    ('block3_pool', 'cam.png')
     """
     if not isinstance(run, Run):
         run = open_run(run, cache_dir=cache_dir)
@@ -433,6 +457,14 @@ class RunClassifier:
         If there is no such head.
     MissingWeightsError, WeightsError
         If the weights are not there any more, or are others.
+
+    Examples
+    --------
+    >>> import featbank
+    >>> classifier = RunClassifier(featbank.open_run())
+    >>> pixels = np.zeros((5, 32, 32, 3), np.uint8)  # as classifier.pixels("photo.jpg") makes them
+    >>> classifier.probabilities(pixels).shape
+    (5, 10)
     """
 
     def __init__(

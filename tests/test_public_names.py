@@ -6,8 +6,6 @@ import inspect
 import subprocess
 import sys
 
-import pytest
-
 import featbank
 import featbank.heads
 import featbank.metrics
@@ -23,28 +21,6 @@ def test_every_public_name_is_there_and_documented() -> None:
 def test_heads_and_metrics_are_at_hand() -> None:
     classes = {name for name in featbank.heads.__all__ if name.endswith("Classifier")}
     assert {*classes, *featbank.metrics.__all__} <= set(featbank.__all__)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "compare",
-        "extract",
-        "fit_heads",
-        "load_backbone",
-        "open_archive",
-        "open_bank",
-        "open_run",
-        "predict",
-        "repair_bank",
-        "run_benchmark",
-        "run_study",
-        "run_sweep",
-        "write_report",
-    ],
-)
-def test_entry_points_have_an_example(name: str) -> None:
-    assert "\n>>> " in (inspect.getdoc(getattr(featbank, name)) or "")
 
 
 def test_the_package_itself_loads_nothing() -> None:

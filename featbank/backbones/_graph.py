@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from featbank._lean_imports import import_torchvision
 from featbank._registry import nearest
-from featbank.errors import InvalidInputError, UnknownNameError
+from featbank.errors import InvalidInputError, UnknownNameError, one_line
 
 if TYPE_CHECKING:
     from torch.utils.flop_counter import FlopCounterMode
@@ -28,7 +28,6 @@ __all__ = [
     "UntraceableError",
     "count",
     "extract",
-    "first_line",
     "largest_output",
     "node_names",
     "private_copy",
@@ -89,7 +88,7 @@ def node_names(module: nn.Module) -> list[str]:
     try:
         _, names = _tracing().get_graph_node_names(private_copy(module).eval(), suppress_diff_warning=True)
     except _TRACING_ERRORS as error:
-        raise UntraceableError(f"torch.fx cannot trace the module ({first_line(error)})") from error
+        raise UntraceableError(f"torch.fx cannot trace the module ({one_line(error, first=True)})") from error
     return list(names)
 
 
@@ -98,7 +97,7 @@ def described(module: nn.Module) -> list[str]:
     try:
         traced = fx.symbolic_trace(private_copy(module).eval())
     except _TRACING_ERRORS as error:
-        raise UntraceableError(f"torch.fx cannot trace the module ({first_line(error)})") from error
+        raise UntraceableError(f"torch.fx cannot trace the module ({one_line(error, first=True)})") from error
     lines = []
     for node in traced.graph.nodes:
         target = node.target
@@ -159,7 +158,7 @@ def extract(module: nn.Module, nodes: Mapping[str, str], owner: str) -> fx.Graph
         unknown = _unknown_node(private, nodes, owner)  # the likelier fault; it takes two more traces to say
         if unknown is not None:
             raise unknown from None
-        raise UntraceableError(f"torch.fx cannot trace {owner!r} ({first_line(error)})") from error
+        raise UntraceableError(f"torch.fx cannot trace {owner!r} ({one_line(error, first=True)})") from error
     graph: fx.Graph = extractor.eval_graph
     output = next(node for node in graph.nodes if node.op == "output")
     found = output.args[0]
@@ -317,7 +316,7 @@ def count(graph: nn.Module, image_size: int, owner: str, *, strict: bool = True)
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
         raise InvalidInputError(
             f"images of {image_size}x{image_size} pixels do not pass through {owner!r} "
-            f"({first_line(error)}); pass another image_size"
+            f"({one_line(error, first=True)}); pass another image_size"
         ) from error
     draws.refuse(owner)
     shapes = {}
@@ -376,8 +375,3 @@ def _macs_before(ends: list[fx.Node], macs: Mapping[fx.Node, int]) -> int:
             seen.add(node)
             waiting += node.all_input_nodes
     return sum(macs[node] for node in seen)
-
-
-def first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__

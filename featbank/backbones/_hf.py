@@ -25,6 +25,7 @@ from featbank.errors import (
     MissingPackageError,
     MissingWeightsError,
     WeightsError,
+    one_line,
 )
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ class HuggingFaceFamily(Family):
                     dtype="float32",
                 )
         except Exception as error:  # they do not go together, or a package for them is missing
-            said = " ".join(str(error).split())[:200]
+            said = one_line(error)
             raise WeightsError(f"weights {str(path)!r} do not fit 'hf:{name}': {said}") from error
         finally:
             if had_bars:
@@ -240,7 +241,7 @@ def _reading(name: str, file: str, passed: tuple[type[Exception], ...] = ()) -> 
     except Exception as error:  # there is no end to what a file may say wrongly
         if isinstance(error, (FeatbankError, *passed)):
             raise
-        said = " ".join(str(error).split())[:200]
+        said = one_line(error)
         if not isinstance(error, ValueError | OSError | ImportError):
             said = f"{type(error).__name__}: {said}"
         what = "no model that this transformers knows" if file == "config.json" else "not understood"

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from featbank._registry import nearest
-from featbank.backbones._graph import GraphFacts, RandomDraws, first_line, private_copy
-from featbank.errors import InvalidInputError, UnknownNameError
+from featbank.backbones._graph import GraphFacts, RandomDraws, private_copy
+from featbank.errors import InvalidInputError, UnknownNameError, one_line
 
 __all__ = ["OUTPUT", "HookedNetwork", "Seen", "count_hooked", "survey"]
 
@@ -206,7 +206,7 @@ def survey(module: nn.Module, image_size: int, owner: str) -> dict[str, Seen]:
     except (RuntimeError, ValueError, TypeError, AssertionError, LookupError, AttributeError) as error:
         raise InvalidInputError(
             f"images of {image_size}x{image_size} pixels do not pass through {owner!r} "
-            f"({first_line(error)}); pass another image_size"
+            f"({one_line(error, first=True)}); pass another image_size"
         ) from error
     draws.refuse(owner)
     return seen

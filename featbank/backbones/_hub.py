@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from featbank.errors import InvalidInputError, MissingWeightsError
+from featbank.errors import InvalidInputError, MissingWeightsError, one_line
 
 __all__ = ["hub_file"]
 
@@ -52,10 +52,9 @@ def hub_file(
                 continue
         return Path(hf_hub_download(repository, files[-1], revision=revision))
     except HFValidationError as error:
-        said_by_hub = " ".join(str(error).split())[:200]
-        raise InvalidInputError(f"{owner!r} names no repository of the hub: {said_by_hub}") from error
+        raise InvalidInputError(f"{owner!r} names no repository of the hub: {one_line(error)}") from error
     except Exception as error:  # whatever a network may raise
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = one_line(error)
         said = ["run once with network, or set HF_HOME to a cache that has it", *ways]
         raise MissingWeightsError(
             f"{files[0]!r} of {repository!r}, which {owner!r} needs, is not in the cache of the hub and "

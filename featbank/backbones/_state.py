@@ -25,7 +25,7 @@ from featbank.backbones._pickle_header import describe_archive
 from featbank.backbones._safetensors_header import HeaderError, describe_safetensors
 from featbank.backbones.spec import BackboneSpec
 from featbank.backbones.weights_files import INDEX, index_of, parts_of
-from featbank.errors import WeightsError
+from featbank.errors import WeightsError, one_line
 
 __all__ = [
     "Choice",
@@ -235,7 +235,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...] | 
                 facts |= file.metadata() or {}
         except (SafetensorError, OSError, ValueError, RuntimeError) as error:
             raise WeightsError(
-                f"weights file {str(part)!r} is no whole safetensors file: {_one_line(error)}"
+                f"weights file {str(part)!r} is no whole safetensors file: {one_line(error, first=True)}"
             ) from error
     try:
         names = json.loads(facts.get("classes", "null"))
@@ -262,7 +262,8 @@ def _read_pickle(path: Path, file: BinaryIO) -> Any:
         OSError,
     ) as error:
         raise WeightsError(
-            f"weights file {str(path)!r} cannot be read safely as tensors ({_one_line(error)}); {_ADVICE}"
+            f"weights file {str(path)!r} cannot be read safely as tensors ({one_line(error, first=True)}); "
+            f"{_ADVICE}"
         ) from error
 
 
@@ -550,8 +551,3 @@ def _is_counter(name: str) -> bool:
 def _some(names: list[Any]) -> str:
     shown = ", ".join(repr(one) for one in names[:3])
     return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
-
-
-def _one_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200].rstrip(".") if lines else type(error).__name__

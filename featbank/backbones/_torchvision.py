@@ -19,7 +19,7 @@ from featbank.backbones import _inception, _mobilenet, _resnet, _squeezenet, _vg
 from featbank.backbones.families import Family, Published, unknown_weights
 from featbank.backbones.preprocessing import Preprocessing
 from featbank.backbones.spec import BackboneSpec
-from featbank.errors import MissingWeightsError, WeightsError
+from featbank.errors import MissingWeightsError, WeightsError, one_line
 
 if TYPE_CHECKING:
     from torch import nn
@@ -180,7 +180,7 @@ def _download(name: str, url: str, path: Path, prefix: str | None) -> None:
         with _short_timeout():
             torch.hub.download_url_to_file(url, str(path), prefix, progress=sys.stderr.isatty())
     except (OSError, http.client.HTTPException) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error)
         raise MissingWeightsError(
             f"no weights for {name!r}: {path.name!r} is not in {str(path.parent)!r} and could not be "
             f"downloaded ({reason}). Three ways out: (1) run once with network, or put {path.name!r} into "

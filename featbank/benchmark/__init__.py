@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from featbank.benchmark._stages import decode_rate, write_rate
-from featbank.benchmark.results import BenchmarkResult, Round, Spread, floor_rate
-from featbank.benchmark.running import LIMIT, run_benchmark
+from featbank.benchmark.results import BenchmarkResult, Round, Spread
+from featbank.benchmark.running import run_benchmark
 
 __all__ = [
-    "LIMIT",
     "BenchmarkResult",
     "Round",
     "Spread",
-    "decode_rate",
-    "floor_rate",
     "run_benchmark",
-    "write_rate",
 ]

@@ -55,6 +55,12 @@ class Spread:
     median, min, max : float
         Over the rounds. For a ratio `median` is the quotient of the two medians, so that it can be recomputed
         from the table; `min` and `max` are those of the quotients of each round.
+
+    Examples
+    --------
+    >>> rate = Spread(median=105.0, min=98.0, max=107.0)
+    >>> f"{rate.median:.0f} images/s ({rate.min:.0f} to {rate.max:.0f})"
+    '105 images/s (98 to 107)'
     """
 
     median: float
@@ -91,6 +97,15 @@ class Round:
         pass.
     eager_wait_s : float or None
         What a user would have waited without compiling; measured with the plain script, if compiled.
+
+    Examples
+    --------
+    >>> one = Round(
+    ...     decode_ips=400, forward_ips={"1 lane x 2 threads": 90, "2 lanes x 1 thread": 100}, write_ips=5000,
+    ...     read_ips=90_000, memmap_ips=95_000, end_to_end_ips=75, plain_ips=30, setup_s=1.5, wait_s=9.0,
+    ... )
+    >>> max(one.forward_ips, key=one.forward_ips.get), one.end_to_end_ips / one.plain_ips
+    ('2 lanes x 1 thread', 2.5)
     """
 
     decode_ips: float
@@ -174,6 +189,14 @@ class BenchmarkResult:
         the same work. None without the plain script.
     versions : mapping of str to str
         Of featbank, python, torch, torchvision, numpy, and the decoder.
+
+    Examples
+    --------
+    >>> rounds = [Round(400, {"2 lanes": 100}, 5000, 9e4, 9e4, ips, 30, 1.5, 9.0) for ips in (72, 76, 75)]
+    >>> facts = dict.fromkeys(one.name for one in fields(BenchmarkResult))  # what run_benchmark fills in
+    >>> result = BenchmarkResult(**facts | {"rounds": tuple(rounds), "device": "cpu"})
+    >>> result.end_to_end_ips, round(result.floor_ips.median), round(result.ratio_to_floor.median, 2)
+    (Spread(median=75, min=72, max=76), 80, 0.94)
     """
 
     rounds: tuple[Round, ...]

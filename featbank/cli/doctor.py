@@ -18,7 +18,7 @@ from featbank import __version__
 from featbank._bucket import BucketPath
 from featbank.cli._options import CacheDir, Json
 from featbank.cli._output import human_bytes, print_json
-from featbank.errors import FeatbankError
+from featbank.errors import FeatbankError, one_line
 from featbank.manifest import printable
 
 __all__ = ["doctor"]
@@ -91,7 +91,7 @@ def _devices() -> dict[str, Any]:
             "torch_error": None,
         }
     except Exception as error:  # noqa: BLE001 - a broken driver or half an installation raises anything
-        said = " ".join(str(error).split())[:200] or type(error).__name__
+        said = one_line(error)
         return {"devices": [], "torch_threads": None, "torch_error": said}
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import inspect
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -225,8 +223,8 @@ def fit_head(
         typer.Option(
             "--metric",
             help="What heads stop by, C and heads are chosen by, curves and comparisons are of: "
-            "balanced_accuracy, macro_f1, cohen_kappa, roc_auc, log_loss, or one of a plug-in; repeat it for "
-            "more scores (default: accuracy).",
+            "balanced_accuracy, macro_f1, cohen_kappa, roc_auc, log_loss, one of a plug-in, or "
+            "my_module:function of your own; repeat it for more scores (default: accuracy).",
         ),
     ] = None,
     view: Annotated[
@@ -269,18 +267,13 @@ def fit_head(
     given = locals()
     from featbank.fitting import fit_heads
     from featbank.sweep import SweepSettings
+    from featbank.sweep.protocols import find_protocol
 
     heads = split_commas(head) or ["softmax"]
     if protocol is not None and (head or ctx.meta[_PANEL]):
         also = [f"--head {', '.join(heads)}"] if head else [_option_of(one) for one in ctx.meta[_PANEL]]
-        raise InvalidInputError(
-            f"--protocol {protocol} says heads and their parameters itself, got {also[0]} as well: leave "
-            "one out"
-        )
-    said = {
-        "heads": [_own(one) if ":" in one else one for one in heads],
-        "head_params": _head_params(heads, ctx.meta[_PANEL]),
-    }
+        raise InvalidInputError(find_protocol(protocol).refusal(also[0]))
+    said = {"heads": heads, "head_params": _head_params(heads, ctx.meta[_PANEL])}
     if interval not in ("t", "bootstrap"):
         raise InvalidInputError(f"--interval {interval!r} is not one of t, bootstrap")
     if leak_cosine is not None and not check_leaks:
@@ -370,21 +363,6 @@ def _val(text: str | None) -> Any:
         return None if text is None else float(text)
     except ValueError:
         return text
-
-
-def _own(place: str) -> tuple[str, Any]:
-    """Return a head of the user's own, and its name, from ``my_module:MyHead``, a class or an estimator."""
-    module, _, attribute = place.partition(":")
-    # last, so that nothing there is taken for a module that is installed; -j starts processes that look there
-    sys.path.append(str(Path.cwd()))
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-        return attribute, found() if isinstance(found, type) else found
-    except Exception as error:  # code of the user's, which may raise anything
-        raise InvalidInputError(
-            f"--head {place!r} cannot be had ({type(error).__name__}: {error}); give module:Class of a "
-            "module in this folder or installed, whose class needs no arguments"
-        ) from error
 
 
 def _head_params(heads: Sequence[str], options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -32,7 +32,7 @@ from featbank.datasets._files import (
 )
 from featbank.datasets._folder import ClassFolders
 from featbank.datasets.sources import ARCHIVE_SUFFIXES
-from featbank.errors import CacheWriteError, DatasetError, ImageDecodeError, MissingDataError
+from featbank.errors import CacheWriteError, DatasetError, ImageDecodeError, MissingDataError, one_line
 from featbank.manifest import printable
 
 __all__ = ["ArchiveDataset", "Member", "read_exactly", "tar_members"]
@@ -265,7 +265,7 @@ def _opened(path: bytes, location: str, owner: weakref.ref[Any]) -> tuple[bytes,
 
 
 def _damaged(location: str, found: int | None, error: BaseException) -> DatasetError:
-    said = " ".join(str(error).split()) or type(error).__name__
+    said = one_line(error)
     whole = "" if found is None else f" behind its entry {found}"
     return DatasetError(
         f"{location!r} is no archive, is cut short or damaged{whole} ({said}): nothing was taken from it; "

@@ -13,7 +13,7 @@ from typing import Any
 from featbank.datasets._files import read_image_file
 from featbank.datasets._folder import splits_of_names
 from featbank.datasets._parquet import ArrowImages, chosen_columns, import_pyarrow
-from featbank.errors import DatasetError, MissingDataError, MissingPackageError
+from featbank.errors import DatasetError, MissingDataError, MissingPackageError, one_line
 from featbank.manifest import printable
 
 __all__ = ["HubDataset"]
@@ -80,7 +80,7 @@ class HubDataset(ArrowImages):
             except DatasetError:
                 raise
             except (ArrowException, OSError, ValueError, LookupError) as error:
-                said = " ".join(str(error).split())[:200]
+                said = one_line(error)
                 raise DatasetError(
                     f"the part {part!r} of {location!r} is damaged or cut short ({said}): nothing was taken "
                     "from it; copy or download it again"
@@ -178,7 +178,7 @@ def _on_hub(place: str, download: bool) -> dict[str, list[str]]:
     try:
         found = datasets.load_dataset(name, revision=revision or None, download_config=config)
     except Exception as error:  # it raises what each of its parts raises
-        said = " ".join(str(error).split())[:300] or type(error).__name__
+        said = one_line(error)
         how = "" if download else "; fetch it with --download (download=True)"
         raise MissingDataError(
             f"data='hf:{printable(place)}' cannot be had: {printable(said)}{how}"

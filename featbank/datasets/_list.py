@@ -21,7 +21,7 @@ from featbank._atomic import make_folder, write_file
 from featbank._cache import user_path
 from featbank.datasets._files import MAX_FILE_BYTES, read_regular_file, suffix_of
 from featbank.datasets.sources import require_two_classes, safe_name
-from featbank.errors import DatasetError, MissingDataError
+from featbank.errors import DatasetError, MissingDataError, one_line
 from featbank.manifest import printable
 
 __all__ = ["ListDataset"]
@@ -187,7 +187,7 @@ class ListDataset:
             if length is not None and length.isdecimal() and size < int(length):
                 raise ValueError(f"it was cut short: {size} of {length} bytes came")
         except (URLError, HTTPException, OSError, ValueError) as error:
-            return f"'{printable(address)}' ({' '.join(str(error).split()) or type(error).__name__})"
+            return f"'{printable(address)}' ({one_line(error)})"
         write_file(Path(os.fsdecode(self._path(address))), parts)
         return None
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from featbank.datasets._files import MAX_FILE_BYTES
 from featbank.datasets._folder import splits_of_names
 from featbank.datasets.sources import require_two_classes, safe_name
-from featbank.errors import DatasetError, ImageDecodeError, MissingDataError, MissingPackageError
+from featbank.errors import DatasetError, ImageDecodeError, MissingDataError, MissingPackageError, one_line
 from featbank.manifest import printable
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class ArrowImages:
         try:
             found = self._cell(part, row)
         except (ValueError, LookupError, NotImplementedError) as error:  # Arrow's errors are these
-            raise OSError(" ".join(str(error).split())[:200]) from error
+            raise OSError(one_line(error)) from error
         if isinstance(found, dict):
             path = found.get("path")
             found = found.get("bytes")
@@ -202,7 +202,7 @@ class ParquetDataset(ArrowImages):
             except DatasetError:
                 raise
             except (ArrowException, OSError, ValueError, LookupError) as error:  # names that are no text, too
-                said = " ".join(str(error).split())[:200]
+                said = one_line(error)
                 raise DatasetError(
                     f"{printable(file)!r} is no Parquet file, is cut short or damaged ({said}): nothing was "
                     "taken from it; copy or download it again"

@@ -18,7 +18,7 @@ from featbank._cache import user_path
 from featbank._lean_imports import import_torchvision
 from featbank.datasets._arrays import image_bytes, pnm_bytes
 from featbank.datasets.sources import require_two_classes, safe_name
-from featbank.errors import DatasetError, ImageDecodeError, MissingDataError, UnknownNameError
+from featbank.errors import DatasetError, ImageDecodeError, MissingDataError, UnknownNameError, one_line
 from featbank.manifest import printable
 
 __all__ = ["TorchvisionDataset", "open_torchvision"]
@@ -223,10 +223,10 @@ def _build(factory: type[Any], arguments: dict[str, Any], location: str, root: s
     except (ValueError, KeyError) as error:
         if "split" in arguments and "split" in str(error) and "nknown value" in str(error):
             return None
-        raise DatasetError(f"{location} cannot be opened in {root!r}: {_one_line(error)}") from error
+        raise DatasetError(f"{location} cannot be opened in {root!r}: {one_line(error)}") from error
     except TypeError as error:
         raise DatasetError(
-            f"{location} cannot be opened by name ({_one_line(error)}); build it in code and hand it over as "
+            f"{location} cannot be opened by name ({one_line(error)}); build it in code and hand it over as "
             "a Dataset"
         ) from error
 
@@ -246,13 +246,9 @@ def _missing(location: str, root: str, error: Exception | None) -> MissingDataEr
             "with --data-root (data_root=...)"
         )
     return MissingDataError(
-        f"{location} cannot be had in {shown!r}: {_one_line(error)}; put its files there by hand, or say "
+        f"{location} cannot be had in {shown!r}: {one_line(error)}; put its files there by hand, or say "
         "where they are with --data-root (data_root=...)"
     )
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _item(part: Any, index: int, location: str) -> tuple[Any, int | None]:
@@ -264,7 +260,7 @@ def _item(part: Any, index: int, location: str) -> tuple[Any, int | None]:
     except (OSError, MemoryError, ImageDecodeError):
         raise
     except Exception as error:  # torchvision decodes here, and decoders raise nearly every built-in
-        raise ImageDecodeError("decoder-error", f"{type(error).__name__}: {_one_line(error)}") from error
+        raise ImageDecodeError("decoder-error", f"{type(error).__name__}: {one_line(error)}") from error
     if not (isinstance(item, Sequence) and len(item) == 2 and isinstance(item[0], Image)):
         got = (
             ", ".join(type(one).__name__ for one in item) if isinstance(item, tuple) else type(item).__name__

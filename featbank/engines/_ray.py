@@ -26,7 +26,14 @@ from typing import Any
 from featbank._child_process import import_path, pickle_for_child
 from featbank._cores import usable_cores
 from featbank.engines.mapping import Outcome
-from featbank.errors import FeatbankError, InvalidInputError, MissingPackageError, NodeError, WorkerLostError
+from featbank.errors import (
+    FeatbankError,
+    InvalidInputError,
+    MissingPackageError,
+    NodeError,
+    WorkerLostError,
+    one_line,
+)
 
 __all__ = ["RayEngine", "loopback_only"]
 
@@ -129,8 +136,9 @@ class RayEngine:
             else:
                 ray.init(address=self._reached(), **quiet)
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+            said = one_line(error, first=True)
             raise InvalidInputError(
-                f"--address {self.address!r}: no Ray cluster answers ({_first_line(error)}); start one with "
+                f"--address {self.address!r}: no Ray cluster answers ({said}); start one with "
                 "'ray start --head', and 'ray start --address HEAD:6379' on every other node, this machine "
                 "among them, or give --address local"
             ) from error
@@ -197,7 +205,7 @@ def _replaced(module: Any, name: str, value: Any) -> Iterator[None]:
 
 def _log_line(said: Mapping[str, Any], *_args: Any, **_named: Any) -> None:
     """Log what Ray has to say of nodes and processes, a line of it, which it would print among results."""
-    logger.warning("Ray: %s", _first_line("\n".join(map(str, said.get("lines", ())))))
+    logger.warning("Ray: %s", one_line("\n".join(map(str, said.get("lines", ()))), first=True))
 
 
 class _RayPool:
@@ -215,7 +223,7 @@ class _RayPool:
         except Exception as error:  # pickling runs code of a head of the user's own
             raise InvalidInputError(
                 f"what is to be computed cannot be sent to nodes ({type(error).__name__}: "
-                f"{_first_line(error)}); a head of your own must be one that can be pickled"
+                f"{one_line(error, first=True)}); a head of your own must be one that can be pickled"
             ) from error
         options = {
             "num_cpus": engine.cpus_per_task,
@@ -298,13 +306,8 @@ class _RayPool:
 def _lost(error: Exception) -> str:
     return (
         f"the process that computed it was lost, {MAX_RETRIES + 1} times at most "
-        f"({type(error).__name__}: {_first_line(error)})"
+        f"({type(error).__name__}: {one_line(error, first=True)})"
     )
-
-
-def _first_line(said: object) -> str:
-    lines = [line.strip() for line in str(said).splitlines() if line.strip()]
-    return lines[0][:200] if lines else type(said).__name__
 
 
 def versions() -> dict[str, str]:

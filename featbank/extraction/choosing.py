@@ -23,7 +23,7 @@ from featbank._cuts import CutName
 from featbank.banks import Bank, BankKey
 from featbank.datasets import Dataset
 from featbank.datasets.decoding import decoder_name
-from featbank.errors import BankError, FeatbankError, InvalidInputError, UnknownNameError
+from featbank.errors import BankError, FeatbankError, InvalidInputError, UnknownNameError, one_line
 from featbank.extraction.arithmetic import (
     COMPILED_LIMIT,
     ERROR_LIMIT,
@@ -529,7 +529,7 @@ class Chooser:
         logger.warning("bank %s cannot be continued here: %s", bank.name, because)
 
     def _failed_to_compile(self, error: Exception) -> str:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        reason = f"{type(error).__name__}: {one_line(error)}"
         said = f"the network could not be compiled ({reason})"
         if self.compile == "on":
             raise InvalidInputError(f"compile='on': {said}; use auto or off") from error

@@ -14,7 +14,7 @@ import numpy as np
 
 from featbank.datasets import decode_image
 from featbank.datasets.decoding import decoder_name
-from featbank.errors import DecoderProcessError, ImageDecodeError, InvalidInputError
+from featbank.errors import DecoderProcessError, ImageDecodeError, InvalidInputError, one_line
 
 if TYPE_CHECKING:
     import torch
@@ -202,7 +202,7 @@ class JpegDecoder:
                 shrunk = Preprocessing(16, 20).apply_tensor_geometry(images[0])
                 self.wait()
             except (RuntimeError, ValueError) as error:
-                return " ".join(str(error).split())[:200] or type(error).__name__
+                return one_line(error)
             if len(images) != len(pictures):
                 return f"{len(pictures)} test pictures came out as {len(images)}"
             for number, (data, image) in enumerate(zip(pictures, images, strict=True)):
@@ -258,7 +258,7 @@ def open_jpeg_decoder(device: torch.device) -> JpegDecoder:
             fault = decoder.fault()
         # its shared libraries are looked for on import, and a search that fails is no ImportError
         except (ImportError, AttributeError, OSError, RuntimeError) as error:
-            fault = " ".join(str(error).split())[:200]
+            fault = one_line(error)
         if fault is None:
             return decoder
         said.append(f"{library}: {fault}")

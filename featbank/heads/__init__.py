@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from featbank.heads._head import Head, TrainingRows, fit_stack, in_all_views
+    from featbank.heads._head import Head, TrainingRows, fit_stack
     from featbank.heads._parameters import Parameter
     from featbank.heads.catalogue import HeadKind, make, names
     from featbank.heads.classic import (
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from featbank.heads.mlp import MLPClassifier
     from featbank.heads.persistence import load_head, save_head
     from featbank.heads.softmax import SoftmaxClassifier
-    from featbank.heads.space import FeatureSpace, RowProducts
+    from featbank.heads.space import FeatureSpace
     from featbank.heads.tail import TailClassifier
 
 __all__ = [
@@ -31,12 +31,10 @@ __all__ = [
     "NeighborsClassifier",
     "Parameter",
     "RidgeClassifier",
-    "RowProducts",
     "SoftmaxClassifier",
     "TailClassifier",
     "TrainingRows",
     "fit_stack",
-    "in_all_views",
     "load_head",
     "make",
     "names",
@@ -54,12 +52,10 @@ _HOMES = {
     "NeighborsClassifier": "classic",
     "Parameter": "_parameters",
     "RidgeClassifier": "classic",
-    "RowProducts": "space",
     "SoftmaxClassifier": "softmax",
     "TailClassifier": "tail",
     "TrainingRows": "_head",
     "fit_stack": "_head",
-    "in_all_views": "_head",
     "load_head": "persistence",
     "make": "catalogue",
     "names": "catalogue",

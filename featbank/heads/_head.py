@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from featbank._lean_imports import import_sklearn
 from featbank.errors import FitWarning, InvalidInputError
 from featbank.heads._parameters import Parameter, faults_of
-from featbank.heads.space import FeatureSpace, check_finite
+from featbank.heads.space import FeatureSpace, check_finite, in_all_views
 
 import_sklearn()
 from sklearn.base import BaseEstimator, ClassifierMixin  # noqa: E402
@@ -109,6 +109,14 @@ class TrainingRows:
 
     `Z` (n_samples, n_columns) are rows in `space`, an array or `space.Standardized`, `y` their labels;
     `subsets` says for each head which of them are its own.
+
+    Examples
+    --------
+    >>> X, y = np.array([[0.0], [2.0], [4.0], [6.0]], dtype=np.float32), np.array(["a", "a", "b", "b"])
+    >>> space = FeatureSpace(rotate=False)
+    >>> rows = TrainingRows(space.fit_transform(X), y, [np.array([0, 2]), np.arange(4)], space)
+    >>> [rows.y[own].tolist() for own in rows.subsets]  # what each of two heads is fitted to
+    [['a', 'b'], ['a', 'a', 'b', 'b']]
     """
 
     Z: Any
@@ -143,6 +151,35 @@ class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lear
         Why the fit came to nothing; None when it did not fail.
     warned_ : str or None
         What the fit warned of.
+
+    Examples
+    --------
+    A head of one's own says its parameters and how it is fitted, scores, and stores itself:
+
+    >>> class NearestMean(Head):
+    ...     _parameters = {"power": Parameter(over=0, help="power of the distance"), **Head._parameters}
+    ...     def __init__(self, *, power=2.0, standardize=True, rotate=False):
+    ...         self.power, self.standardize, self.rotate = power, standardize, rotate
+    ...     @classmethod
+    ...     def _fit_many(cls, heads, rows):
+    ...         for head, own in zip(heads, rows.subsets, strict=True):
+    ...             head.space_, head.n_features_in_ = rows.space, rows.space.n_features_
+    ...             Z, y = rows.Z[own], rows.y[own]
+    ...             head.classes_ = np.unique(y)
+    ...             head.means_ = np.stack([Z[y == one].mean(axis=0) for one in head.classes_])
+    ...     def _logits(self, Z):
+    ...         return -(np.abs(Z[:, None] - self.means_) ** self.power).sum(axis=2).astype(float)
+    ...     def _stored(self):
+    ...         return {"means": self.means_}, self.space_
+    ...     def _take_stored(self, tensors):
+    ...         self.means_ = tensors["means"]
+    >>> X, y = np.array([[0.0], [0.2], [3.0], [3.4]], dtype=np.float32), ["cat", "cat", "dog", "dog"]
+    >>> NearestMean().fit(X, y).predict([[0.1], [9.0]]).tolist()
+    ['cat', 'dog']
+    >>> NearestMean(power=0).fit(X, y)
+    Traceback (most recent call last):
+        ...
+    featbank.errors.InvalidInputError: NearestMean cannot be fitted with power=0 (allowed: a number over 0)
     """
 
     #: What each parameter is, and what values it may take: read by fits, studies and the command line.
@@ -435,17 +472,6 @@ def fit_stack(
         kind._fit_many(chosen, training.of(members))
         warn_of(chosen, stacklevel=2)
     return list(estimators)
-
-
-def in_all_views(rows: NDArray[np.int64], n_images: int, n_views: int) -> NDArray[np.int64]:
-    """Return where rows of the first block of `n_images` stand in all blocks.
-
-    Examples
-    --------
-    >>> in_all_views(np.array([0, 2]), 5, 2).tolist()
-    [0, 2, 5, 7]
-    """
-    return np.concatenate([rows + n_images * view for view in range(n_views)])
 
 
 def _by_kind(estimators: Sequence[Any]) -> dict[type[Head], list[int]]:

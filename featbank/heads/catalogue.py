@@ -42,6 +42,13 @@ class HeadKind:
         Parameters that are not for the user.
     offers : tuple of str, optional
         Parameters that are; all but these and `random_state` by default.
+
+    Examples
+    --------
+    >>> from featbank.heads import NeighborsClassifier
+    >>> nearest = HeadKind(NeighborsClassifier, "the class of the nearest image", fixed={"n_neighbors": 1})
+    >>> "n_neighbors" in nearest.parameters, nearest.summary
+    (False, 'the class of the nearest image')
     """
 
     cls: type

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from featbank._cores import one_core_if
 from featbank.errors import InvalidInputError
 
-__all__ = ["FeatureSpace", "RowProducts", "Standardized", "check_finite"]
+__all__ = ["FeatureSpace", "RowProducts", "Standardized", "check_finite", "in_all_views"]
 
 #: ``rotate="auto"`` leaves rows alone beyond this many: the eigenvectors of their products take minutes.
 MAX_ROTATED_ROWS = 8192
@@ -692,3 +692,14 @@ def _statistics(
     n, eps = int(source.shape[0]), float(np.finfo(np.float64).eps)
     constant = variance <= n * eps * variance + (n * eps * mean) ** 2
     return mean, np.where(constant, 1.0, np.sqrt(variance))
+
+
+def in_all_views(rows: NDArray[np.int64], n_images: int, n_views: int) -> NDArray[np.int64]:
+    """Return where rows of the first block of `n_images` stand in all blocks.
+
+    Examples
+    --------
+    >>> in_all_views(np.array([0, 2]), 5, 2).tolist()
+    [0, 2, 5, 7]
+    """
+    return np.concatenate([rows + n_images * view for view in range(n_views)])

@@ -74,6 +74,14 @@ class DreamDisplay(Display):
     ------
     InvalidInputError
         If there is nothing to draw.
+
+    Examples
+    --------
+    >>> import featbank
+    >>> backbone = featbank.load_backbone("minivgg")
+    >>> display = DreamDisplay.from_backbone(backbone, ["block1_pool"], n=2, candidates=4, steps=8)
+    >>> display.dreams[0].images.shape
+    (2, 32, 32, 3)
     """
 
     def __init__(self, dreams: Sequence[Dream], *, title: str | None = None) -> None:

@@ -53,9 +53,11 @@ class RunImages:
 
     Examples
     --------
-    >>> images = RunImages(run.manifest, run.provenance())  # doctest: +SKIP
-    >>> images.read(0).size  # doctest: +SKIP
-    (320, 240)
+    >>> import featbank
+    >>> run = featbank.open_run()
+    >>> images = RunImages(run.manifest, run.provenance())
+    >>> images.read(0).size
+    (8, 8)
     """
 
     def __init__(

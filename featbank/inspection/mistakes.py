@@ -37,6 +37,12 @@ class Mistake:
         Class names.
     p_true, p_predicted : float or None
         Probability of each, in [0, 1]; None where the head knows none.
+
+    Examples
+    --------
+    >>> one = Mistake(row=3, id="cat/3.jpg", true="cat", predicted="dog", p_true=0.04, p_predicted=0.95)
+    >>> f"{one.id} is taken for a {one.predicted} ({one.p_predicted:.0%})"
+    'cat/3.jpg is taken for a dog (95%)'
     """
 
     row: int
@@ -70,9 +76,11 @@ def find_mistakes(predictions: Predictions, manifest: Manifest) -> list[Mistake]
 
     Examples
     --------
-    >>> run = featbank.open_run()  # doctest: +SKIP
-    >>> find_mistakes(run.predictions(), run.manifest)[0].predicted  # doctest: +SKIP
-    'dog'
+    >>> import featbank
+    >>> run = featbank.open_run()
+    >>> worst, *others = find_mistakes(run.predictions(), run.manifest)
+    >>> worst.true != worst.predicted, worst.p_true <= others[0].p_true
+    (True, True)
     """
     rows, classes = predictions.rows, manifest.classes
     if rows.size and (rows.max() >= len(manifest) or (manifest.labels[rows] != predictions.y_true).any()):

@@ -101,6 +101,12 @@ class Suspects:
         The labelled, readable rows that were looked at.
     p_label : ndarray of float64, shape (n_rows,)
         Probability of each one's own label by heads that have not seen it.
+
+    Examples
+    --------
+    >>> found = Suspects("fc7", (), 0, (), 0, (), np.array([4, 7, 9]), np.array([0.9, 0.1, 0.8]))
+    >>> found.rows[found.p_label < 0.5].tolist()  # rows whose label heads doubt that have not seen them
+    [7]
     """
 
     cut: str
@@ -163,9 +169,10 @@ def find_suspects(
 
     Examples
     --------
-    >>> found = find_suspects(featbank.open_bank("photos"))  # doctest: +SKIP
-    >>> found.labels[0].label, found.labels[0].likelier  # doctest: +SKIP
-    ('dog', 'cat')
+    >>> import featbank
+    >>> found = find_suspects(featbank.open_bank("digits"))
+    >>> found.cut, len(found.rows), found.labels[0].label != found.labels[0].likelier
+    ('fc7', 300, True)
     """
     if not 0 < cosine <= 1:
         raise InvalidInputError(f"cosine={cosine!r} must lie over 0 and up to 1")
@@ -321,6 +328,14 @@ class SuspectsDisplay(Display):
     ------
     InvalidInputError
         If there are not as many images as rows.
+
+    Examples
+    --------
+    >>> found = Suspects("fc7", (), 1, (), 0, (), np.array([4, 7, 9]), np.array([0.9, 0.1, 0.8]))
+    >>> picture = np.zeros((9, 16, 3), np.uint8)
+    >>> display = SuspectsDisplay(found, [picture], [(7, "cat: 10 %")]).plot()
+    >>> display.ax_[0].get_title(loc="left")
+    'cat: 10 %'
     """
 
     def __init__(

@@ -284,6 +284,12 @@ class ClassScores:
         None where that is nothing by nothing.
     recall_low, recall_high : float or None
         Wilson's interval of the recall, for other test images of this class.
+
+    Examples
+    --------
+    >>> cat, dog = per_class_scores([[8, 2], [1, 9]])
+    >>> cat.recall, round(cat.precision, 2), f"{cat.recall_low:.2f} to {cat.recall_high:.2f}"
+    (0.8, 0.89, '0.49 to 0.94')
     """
 
     n_true: int

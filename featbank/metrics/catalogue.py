@@ -1,16 +1,20 @@
-"""Scores by name that a sweep can be asked for beside accuracy and calibration; other packages add theirs."""
+"""Scores by name that a sweep can be asked for beside accuracy and calibration; others add theirs.
+
+A package does so by an entry point; one's own needs none, ``"my_module:worst_class"`` is its name.
+"""
 
 from __future__ import annotations
 
 import inspect
 import math
+import reprlib
 from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from featbank._registry import Registry
-from featbank.errors import MissingPackageError
+from featbank._registry import Registry, from_place, source_digest
+from featbank.errors import InvalidInputError, MissingPackageError, one_line
 
 __all__ = ["bounds", "canonical", "evaluate", "less_is_better", "made_by", "names", "spelling"]
 
@@ -21,6 +25,7 @@ _metrics: Registry[Callable[..., float]] = Registry("metric", group="featbank.me
 for _name in ("balanced_accuracy", "macro_f1", "cohen_kappa", "roc_auc"):
     _metrics.register_place(_name, f"featbank.metrics.accuracy:{_name}")
 _metrics.register_place("log_loss", "featbank.metrics.calibration:log_loss")
+_GIVE = "module:function of a module in this folder or installed, such as my_module:worst_class"
 #: What is no share: from where to where it goes. Of a loss less is better.
 _RANGES = {"cohen_kappa": (-1.0, 1.0), "log_loss": (0.0, math.inf)}
 
@@ -37,12 +42,56 @@ def names() -> list[str]:
 
 
 def canonical(name: str) -> str:
-    """Return a name if somebody has registered it; raises `UnknownNameError`."""
-    return _metrics.canonical(name)
+    """Return the name of a score.
+
+    Raises
+    ------
+    UnknownNameError
+        If nobody has registered it.
+    InvalidInputError
+        If there is no function at ``"module:function"``, or it takes something else.
+    """
+    if not _is_own(name):
+        return _metrics.canonical(name)
+    function = _function(name)
+    if not callable(function):
+        raise InvalidInputError(
+            f"metric {name!r} (--metric) is {reprlib.repr(function)}, which is no function; give {_GIVE}"
+        )
+    try:
+        inspect.signature(function).bind(None, None, **({"labels": None} if _wants_shares(function) else {}))
+    except TypeError as error:
+        raise InvalidInputError(
+            f"metric {name!r} (--metric) takes {inspect.signature(function)}, and is called with (y_true, "
+            "y_pred), or (y_true, probabilities, labels=...) if its second is called probabilities"
+        ) from error
+    except ValueError:  # one of compiled code, which does not say what it takes
+        pass
+    return name
+
+
+def _is_own(name: str) -> bool:
+    return ":" in name
+
+
+def _function(name: str) -> Callable[..., float]:
+    if _is_own(name):
+        found: Callable[..., float] = from_place(name, f"metric {name!r} (--metric)", _GIVE)
+        return found
+    return _metrics.get(name)
+
+
+def _wants_shares(function: Callable[..., float]) -> bool:
+    try:
+        return list(inspect.signature(function).parameters)[1:2] == ["probabilities"]
+    except ValueError:
+        return False
 
 
 def made_by(name: str) -> str | None:
-    """Return the package and version that a score comes from; None for featbank's own."""
+    """Return the package and version that a score comes from, or the source; None for featbank's own."""
+    if _is_own(name):
+        return f"source {source_digest(_function(name))}"
     return _metrics.made_by(name)
 
 
@@ -94,7 +143,7 @@ def evaluate(
     Parameters
     ----------
     name : str
-        One of `names`.
+        One of `names`, or ``"module:function"``.
     y_true, y_pred : array-like of int, shape (n_samples,)
         Class codes.
     probabilities : array-like of float, shape (n_samples, n_classes), optional
@@ -104,27 +153,32 @@ def evaluate(
 
     Raises
     ------
-    MissingPackageError
-        If the function of another package gives no number within `bounds`.
+    InvalidInputError, MissingPackageError
+        If a function of one's own, or of another package, fails or gives no number within `bounds`.
 
     Examples
     --------
     >>> evaluate("balanced_accuracy", [0, 0, 0, 1], [0, 0, 0, 0])
     0.5
     """
-    function = _metrics.get(name)
-    if list(inspect.signature(function).parameters)[1:2] == ["probabilities"]:
-        if probabilities is None:
-            return None
-        found = function(y_true, probabilities, labels=labels)
-    else:
-        found = function(y_true, y_pred)
+    function, found = _function(name), float("nan")
+    mend = "mend the function" if _is_own(name) else "mend or uninstall the package that registers it"
+    kind = InvalidInputError if _is_own(name) else MissingPackageError
+    try:
+        if not _wants_shares(function):
+            found = function(y_true, y_pred)
+        elif probabilities is not None:
+            found = function(y_true, probabilities, labels=labels)
+    except Exception as error:
+        if made_by(name) is None:
+            raise
+        said = f"{type(error).__name__}: {one_line(error)}"
+        raise kind(f"metric {name!r} failed on {len(np.asarray(y_true))} rows ({said}); {mend}") from error
     low, high = bounds(name)
     if isinstance(found, float) and math.isnan(found):
         return None
     if not isinstance(found, float | int | np.floating | np.integer) or not low <= found <= high:
-        raise MissingPackageError(
-            f"metric {name!r} gave {found!r}, which is no number from {low:g} to {high:g}; mend or uninstall "
-            "the package that registers it"
-        )
+        shape = getattr(found, "shape", ())
+        gave = f"an array of shape {shape}" if shape else reprlib.repr(found)
+        raise kind(f"metric {name!r} gave {gave}, which is no number from {low:g} to {high:g}; {mend}")
     return float(found)

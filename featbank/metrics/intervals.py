@@ -27,7 +27,14 @@ FEWEST_DRAWS = 3
 
 
 class Interval(NamedTuple):
-    """A mean and its interval; `low` and `high` are NaN where values are too few to say of the spread."""
+    """A mean and its interval; `low` and `high` are NaN where values are too few to say of the spread.
+
+    Examples
+    --------
+    >>> mean, low, high = mean_interval([0.82, 0.85, 0.84])
+    >>> f"{mean:.1%}, {low:.1%} to {high:.1%}"
+    '83.7%, 79.9% to 87.5%'
+    """
 
     mean: float
     low: float

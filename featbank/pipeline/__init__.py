@@ -6,14 +6,12 @@ what was not fitted, draws, compares and writes the pages.
 
 from __future__ import annotations
 
-from featbank.pipeline.claims import CHECKS, Verdict, check_claim
-from featbank.pipeline.comparing import computed_differences, measure
+from featbank.pipeline.claims import Verdict
 from featbank.pipeline.costing import ExperimentCost, study_costs
-from featbank.pipeline.opening import Opened, bank_name, open_images
-from featbank.pipeline.planning import Group, Planned, plan_experiments
-from featbank.pipeline.reading import TEMPLATE, find_study, load_study, study_names
+from featbank.pipeline.reading import TEMPLATE, load_study, study_names
 from featbank.pipeline.running import ExperimentRun, StudyResult, run_study
 from featbank.pipeline.study import (
+    CHECKS,
     BackboneChoice,
     Claim,
     Data,
@@ -24,7 +22,7 @@ from featbank.pipeline.study import (
     TestData,
     Training,
 )
-from featbank.pipeline.training import TrainingRun, run_training
+from featbank.pipeline.training import TrainingRun
 
 __all__ = [
     "CHECKS",
@@ -36,9 +34,6 @@ __all__ = [
     "ExperimentCost",
     "ExperimentRun",
     "Figure",
-    "Group",
-    "Opened",
-    "Planned",
     "Study",
     "StudyResult",
     "Sweep",
@@ -46,16 +41,8 @@ __all__ = [
     "Training",
     "TrainingRun",
     "Verdict",
-    "bank_name",
-    "check_claim",
-    "computed_differences",
-    "find_study",
     "load_study",
-    "measure",
-    "open_images",
-    "plan_experiments",
     "run_study",
-    "run_training",
     "study_costs",
     "study_names",
 ]

@@ -24,9 +24,9 @@ STUDY_FILE = "study.json"
 def fingerprint(bank: Bank, sweep: Sweep) -> str:
     """Return what tells the numbers of a sweep from any other's: features, rows, parameters, versions.
 
-    Unlike `featbank.runs.sweep_digest` it does not ask which shards the bank has: experiments of a study may
-    share a bank, and each adds shards with rows the others do not read. The bank's name is part of it: the
-    rows of another bank may change, and the run would no longer know its images.
+    Unlike `featbank.runs.starting.sweep_digest` it does not ask which shards the bank has: experiments of a
+    study may share a bank, and each adds shards with rows the others do not read. The bank's name is part of
+    it: the rows of another bank may change, and the run would no longer know its images.
     """
     identity = {
         "bank": bank.name,

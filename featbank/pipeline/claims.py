@@ -35,6 +35,17 @@ class Verdict:
         Whether it is so here; None where the curves do not say.
     said : str
         The figures it was judged by.
+
+    Examples
+    --------
+    >>> from featbank.sweep import Score
+    >>> points = [
+    ...     StudyPoint(cut, "mlp", 28, {"top1": Score(test)}, experiment="depth")
+    ...     for cut, test in [("block4_pool", 0.7129), ("block5_pool", 0.5322)]
+    ... ]
+    >>> verdict = check_claim(Claim("deeper is better", "rises-with-depth", ("depth",)), points)
+    >>> verdict.holds, verdict.said
+    (False, 'mlp: block4_pool 71.3 %, block5_pool 53.2 %')
     """
 
     text: str

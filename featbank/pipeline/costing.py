@@ -33,6 +33,14 @@ class ExperimentCost:
         Rows, images to push, bytes, time.
     fits : int
         Heads to fit, those of sweeps that were finished before included.
+
+    Examples
+    --------
+    >>> from featbank.extraction import ExtractionSettings, plan
+    >>> todo = plan("digits", ExtractionSettings(backbone="minivgg", cuts=["fc7"], limit=100))
+    >>> cost = ExperimentCost(("depth",), todo, fits=25)
+    >>> f"{', '.join(cost.experiments)}: {cost.plan.to_push} images, {cost.fits} heads"
+    'depth: 100 images, 25 heads'
     """
 
     experiments: tuple[str, ...]
@@ -60,6 +68,12 @@ def study_costs(
     -------
     list of ExperimentCost
         One per bank. Where two of them share images, each counts them.
+
+    Examples
+    --------
+    >>> for cost in study_costs("mini_digits", only=["depth"], limit=100):
+    ...     print(f"{', '.join(cost.experiments)}: {cost.plan.to_push} images, {cost.fits} heads")
+    depth: 100 images, 100 heads
     """
     found = study if isinstance(study, Study) else load_study(study)
     groups = plan_experiments(found, backbone=backbone, weights=weights, test_data=test_data, only=only)

@@ -19,7 +19,7 @@ from featbank._validation import check_values, plain_file, say_faults, short
 from featbank.backbones import get_spec
 from featbank.backbones.own_networks import network_plan
 from featbank.datasets import parse_split
-from featbank.errors import FeatbankError, InvalidInputError, MissingDataError, UnknownNameError
+from featbank.errors import FeatbankError, InvalidInputError, MissingDataError, UnknownNameError, one_line
 from featbank.heads import catalogue
 from featbank.manifest import printable
 from featbank.pipeline.study import (
@@ -68,6 +68,11 @@ def study_names() -> list[str]:
     -------
     list of str
         Sorted; ``featbank run NAME`` runs one.
+
+    Examples
+    --------
+    >>> "mini_digits" in study_names()
+    True
     """
     return sorted({file.stem for folder in study_folders() for file in folder.glob("*.toml")})
 
@@ -108,7 +113,7 @@ def load_study(study: str | os.PathLike[str]) -> Study:
     Parameters
     ----------
     study : str or path
-        See `find_study`.
+        A TOML file, or the name of one in ``./pipelines`` or among those that came with featbank.
 
     Returns
     -------
@@ -161,9 +166,8 @@ def _read_toml(path: Path, shown: str) -> dict[str, Any]:
     except RecursionError:
         raise InvalidInputError(f"{shown!r} is no study: it is nested too deep") from None
     except ValueError as error:
-        said = " ".join(str(error).split())
         what = "TOML" if isinstance(error, (tomllib.TOMLDecodeError, UnicodeDecodeError)) else "a study"
-        raise InvalidInputError(f"{shown!r} is not {what}: {said[:300]}") from error
+        raise InvalidInputError(f"{shown!r} is not {what}: {one_line(error)}") from error
     except OSError as error:
         raise MissingDataError(f"cannot read {shown!r}: {error.strerror}") from error
     return values
@@ -217,13 +221,18 @@ def _study(path: Path, values: dict[str, Any], faults: dict[str, None]) -> Study
         _add(faults, f"two experiments are called {name!r}")
     if len(known) == len(read):
         plain = {head for one in known if one.sweep.protocol is None for head in one.sweep.heads}
-        by_protocol = {head: one.sweep.protocol for one in known for head in one.sweep.heads}
+        by_protocol = {
+            head: one.sweep.protocol
+            for one in known
+            if one.sweep.protocol is not None
+            for head in one.sweep.heads
+        }
         for head in base.get("heads", {}):
             fitted = _canonical(head)
             if fitted is None or fitted in plain:
                 continue
             if fitted in by_protocol:
-                _add(faults, f"[heads.{head}] does nothing: protocol = {by_protocol[fitted]!r} says it")
+                _add(faults, find_protocol(by_protocol[fitted]).refusal(f"[heads.{head}]"))
             else:
                 _add(faults, f"[heads.{head}] is for a head that no experiment fits")
     file = _made(_File, values, faults, _in_file)
@@ -368,10 +377,10 @@ def _experiment(
     if sweep.protocol is not None:
         known = find_protocol(sweep.protocol)
         for head in own.heads:
-            _add(faults, f"{where} heads.{head} does nothing: protocol = {known.name!r} says it")
+            _add(faults, f"{where} {known.refusal(f'heads.{head}')}")
         for key in ("heads", "val"):
             if key in tables["sweep"]:
-                _add(faults, f"{place(('sweep', key))[1]} does nothing: protocol = {known.name!r} says it")
+                _add(faults, f"{where} {known.refusal(f'sweep {key}')}")
         sweep = replace(sweep, heads=known.heads, head_params=known.head_params, val=known.val)
     cuts = []
     for cut in sweep.cuts:

@@ -53,6 +53,15 @@ class ExperimentRun:
         Where the images came from.
     fingerprint : str
         Of all that decides its numbers.
+
+    Examples
+    --------
+    >>> import featbank
+    >>> written, run = featbank.load_study("mini_digits").experiments[0], featbank.open_run()
+    >>> opened, manifest = open_images(written), run.manifest
+    >>> one = ExperimentRun(written, written, run, run.result(), False, 300, manifest, opened, "9f86d081")
+    >>> f"{one.experiment.name}: {one.pushed} images pushed, {len(one.result.fits)} fits"
+    'depth: 300 images pushed, 24 fits'
     """
 
     written: Experiment
@@ -77,7 +86,7 @@ class StudyResult:
     study : Study
     experiments : list of ExperimentRun
     measured : list of dict
-        One for each of the study's figures, see `featbank.pipeline.measure`.
+        One for each of the study's figures, see `featbank.pipeline.comparing.measure`.
     verdicts : list of Verdict
         One for each of its claims.
     differs : list of str
@@ -90,6 +99,14 @@ class StudyResult:
     pushed : int
         Images that went through a backbone for a bank.
     duration_s : float
+
+    Examples
+    --------
+    >>> from featbank.pipeline import Verdict, load_study
+    >>> verdicts = [Verdict("accuracy rises with depth", False, "softmax: 94.4 %, 95.7 %, 92.0 %")]
+    >>> result = StudyResult(load_study("mini_digits"), [], [], verdicts, [])  # as run_study returns it
+    >>> [one.text for one in result.verdicts if not one.holds]
+    ['accuracy rises with depth']
     """
 
     study: Study
@@ -169,9 +186,22 @@ def run_study(
 
     Examples
     --------
-    >>> result = run_study("mini_digits")  # doctest: +SKIP
-    >>> result.measured[0]["value"]  # doctest: +SKIP
-    0.957
+    >>> file = Path("tiny.toml")
+    >>> text = '''
+    ... [data]
+    ... source = "digits"
+    ... split = "4,2,2"
+    ... [backbone]
+    ... name = "minivgg"
+    ... [sweep]
+    ... cuts = ["fc7"]
+    ... heads = ["ncm"]
+    ... samples_per_class = "2,4"
+    ... repeats = 3
+    ... '''
+    >>> result = run_study(file, limit=100) if file.write_text(text) else None
+    >>> [(one.cut, one.n_per_class) for one in result.points]
+    [('fc7', 2), ('fc7', 4)]
     """
     started = time.perf_counter()
     found = study if isinstance(study, Study) else load_study(study)

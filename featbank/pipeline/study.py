@@ -84,8 +84,8 @@ class Data:
     source : str
         ``"torchvision:NAME"``, ``"digits"``, or the name of a folder or CSV file that the user has.
     name : str
-        Name of the images in the cache. The study's own bank is called so with its split behind, see
-        `featbank.pipeline.bank_name`; studies of the same name share the features of images they both take.
+        Name of the images in the cache. The study's own bank is called so with a digest of its split behind;
+        studies of the same name share the features of images they both take.
     how : str
         How to get the data, for people.
     split : str or None
@@ -101,6 +101,12 @@ class Data:
         ``featbank extract --group`` and ``--group-by``.
     n_classes_published : int or None
         Classes the published study had, to say so where the data at hand has more or fewer; selects none.
+
+    Examples
+    --------
+    >>> data = Data(source="photos", name="pets", split="40,10,40", classes=("cat", "dog"))
+    >>> data.classes, data.images_per_class
+    (('cat', 'dog'), None)
     """
 
     source: Text
@@ -127,6 +133,11 @@ class TestData:
     blur : float or None
         Gaussian blur with a kernel of the image's width divided by this; see
         `featbank.datasets.BlurredDataset`.
+
+    Examples
+    --------
+    >>> TestData("photos-of-mine", how="the telephone's, without faces", blur=32).blur
+    32.0
     """
 
     __test__ = False  # not a test class, whatever pytest makes of the name
@@ -138,7 +149,14 @@ class TestData:
 
 @dataclass(frozen=True, config=CONFIG)
 class BackboneChoice:
-    """A backbone with its weights and preprocessing; the fields are those of `featbank.extract`."""
+    """A backbone with its weights and preprocessing; the fields are those of `featbank.extract`.
+
+    Examples
+    --------
+    >>> chosen = BackboneChoice("vgg16", image_size=96)
+    >>> chosen.precision, chosen.weights  # None: the weights torchvision gives it
+    ('auto', None)
+    """
 
     name: Annotated[Name, by(get_spec)]
     weights: Annotated[str, Strict(), StringConstraints(min_length=1)] | None = None
@@ -154,7 +172,14 @@ class BackboneChoice:
 
 @dataclass(frozen=True, config=CONFIG)
 class Sweep:
-    """What is fitted; the fields are those of `featbank.fit_heads`."""
+    """What is fitted; the fields are those of `featbank.fit_heads`.
+
+    Examples
+    --------
+    >>> sweep = Sweep(cuts=["fc7"], heads=["linear", "knn"], samples_per_class="4..32")
+    >>> sweep.heads, sweep.repeats
+    (('softmax', 'knn'), 5)
+    """
 
     cuts: Annotated[Texts, Len(1, 1000)]
     heads: Annotated[
@@ -191,7 +216,15 @@ class Sweep:
 
 @dataclass(frozen=True, config=CONFIG)
 class Experiment:
-    """One bank and one sweep of it: what leaves one run folder."""
+    """One bank and one sweep of it: what leaves one run folder.
+
+    Examples
+    --------
+    >>> data, backbone = Data("digits", "digits"), BackboneChoice("minivgg")
+    >>> depth = Experiment("depth", data, backbone, Sweep(["fc6", "fc7"]))
+    >>> depth.backbone.name, depth.sweep.cuts
+    ('minivgg', ('fc6', 'fc7'))
+    """
 
     name: Name
     data: Data
@@ -221,6 +254,13 @@ class Training:
         Measure the test images blurred as well, as cut ``"blurred"``; as in `TestData`.
     repeats, random_state : int
         How many seeds, and the first.
+
+    Examples
+    --------
+    >>> Training("scratch", Data("photos", "pets"), network="own_net", repeats=3).subject
+    'own_net'
+    >>> Training("further", Data("photos", "pets"), backbone="vgg16", unfreeze="every:3").subject
+    'vgg16, every:3'
     """
 
     name: Name
@@ -270,6 +310,12 @@ class Figure:
         Which temperature; by default the one with the highest `metric`.
     what : {"accuracy", "temperature"}
         The metric itself, or the temperature at which it is highest.
+
+    Examples
+    --------
+    >>> figure = Figure("block5_pool, test", 0.7129, cut="block5_pool")
+    >>> figure.metric, figure.n_per_class  # None: the largest that was fitted
+    ('top1', None)
     """
 
     label: Text
@@ -301,6 +347,12 @@ class Claim:
         Only this cut or head; all by default.
     n_per_class : int, "all" or None
         Only this size; where a check is about one, the largest by default.
+
+    Examples
+    --------
+    >>> claim = Claim("accuracy rises with depth", "rises-with-depth", experiments="depth")
+    >>> claim.check in CHECKS, claim.experiments
+    (True, ('depth',))
     """
 
     text: Text
@@ -334,6 +386,13 @@ class Study:
     claims : tuple of Claim
     differs : tuple of str
         Where this protocol differs from the published one.
+
+    Examples
+    --------
+    >>> import featbank
+    >>> study = featbank.load_study("mini_digits")
+    >>> [one.name for one in study.experiments], len(study.figures), study.claims[0].text
+    (['depth', 'temperature'], 4, 'accuracy rises with depth')
     """
 
     name: Name

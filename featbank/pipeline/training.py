@@ -38,6 +38,23 @@ class TrainingRun:
         One for each seed.
     opened : Opened
         Where the images came from.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> import numpy as np
+    >>> from featbank.pipeline import Data
+    >>> from featbank.pipeline.opening import open_images
+    >>> from featbank.training import Recipe
+    >>> written = Training("scratch", Data("digits", "digits"), network="own_net", repeats=3)
+    >>> net, counts, classes = Path("net"), np.eye(10, dtype=int), tuple("0123456789")
+    >>> results = [  # as featbank.train returns them
+    ...     TrainResult(net, net, net, "", [], {"test_top1": one}, counts, classes, Recipe(), 1, False, (9,))
+    ...     for one in (0.71, 0.74, 0.72)
+    ... ]
+    >>> (point,) = TrainingRun(written, results, open_images(written)).points
+    >>> point.head, point.n_repeats, round(point.mean("top1"), 4)
+    ('own_net', 3, 0.7233)
     """
 
     written: Training

@@ -9,7 +9,7 @@ from featbank.plots.confusion import ConfusionDisplay
 from featbank.plots.curve import CurveDisplay
 from featbank.plots.cuts import CutsDisplay
 from featbank.plots.display import Display
-from featbank.plots.figures import FIGURES, draw_all, suited
+from featbank.plots.figures import FIGURES
 from featbank.plots.history import HistoryDisplay
 from featbank.plots.scores import ScoresDisplay
 from featbank.plots.temperature import TemperatureDisplay
@@ -25,6 +25,4 @@ __all__ = [
     "ScoresDisplay",
     "TemperatureDisplay",
     "TimesDisplay",
-    "draw_all",
-    "suited",
 ]

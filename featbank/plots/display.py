@@ -118,6 +118,26 @@ class Display:
         The figure drawn last.
     ax_ : matplotlib.axes.Axes or ndarray of them
         The axes drawn on last.
+
+    Examples
+    --------
+    A figure of one's own draws on the axes that it is given:
+
+    >>> class FitsDisplay(Display):
+    ...     _noun = "a figure of single fits"
+    ...     def __init__(self, fits, title=None):
+    ...         self.fits, self.title = list(fits), title
+    ...     @classmethod
+    ...     def from_run(cls, run):
+    ...         return cls(run.fits(), title=run.facts["name"])
+    ...     def _draw(self, panels, *, own):
+    ...         panels[0].scatter([one.n_per_class for one in self.fits], [one.top1 for one in self.fits])
+    ...         panels[0].set_xlabel("Training samples per class")
+    ...         return []  # entries of the legend
+    >>> import featbank
+    >>> display = FitsDisplay.from_run(featbank.open_run()).plot()
+    >>> display.ax_.get_xlabel(), display.save("fits.png").name
+    ('Training samples per class', 'fits.png')
     """
 
     figure_: Figure

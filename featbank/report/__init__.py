@@ -6,16 +6,9 @@ it loads nothing, and every text in it is escaped.
 
 from __future__ import annotations
 
-from featbank.report.page import Report, render_report, write_report
-from featbank.report.study import STUDY_FILE, Claim, Comparison, Study, read_study
+from featbank.report.page import Report, write_report
 
 __all__ = [
-    "STUDY_FILE",
-    "Claim",
-    "Comparison",
     "Report",
-    "Study",
-    "read_study",
-    "render_report",
     "write_report",
 ]

@@ -15,7 +15,7 @@ from featbank.report._source import Picture, RunSource
 from featbank.report._svg import shown
 from featbank.runs import Run, answer_of
 from featbank.sampling import size_words
-from featbank.sweep import untrained_words
+from featbank.sweep.spec import untrained_words
 
 __all__ = [
     "Sample",

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from featbank.manifest import printable
-from featbank.plots import Display, HistoryDisplay, suited
+from featbank.plots import Display, HistoryDisplay
 from featbank.plots.chart import Table
+from featbank.plots.figures import suited
 from featbank.report._kept import Kept
 from featbank.report._svg import alone, both, swatch
 from featbank.runs import Run

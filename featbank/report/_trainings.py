@@ -32,7 +32,8 @@ from featbank.report._facts import time_text, title_text, transform_text
 from featbank.report._figures import Figure, Histories, History, epochs_shown, figure_of
 from featbank.report._kept import Asked, facets
 from featbank.report.study import Study, read_study
-from featbank.training import TrainResult, read_training
+from featbank.training import TrainResult
+from featbank.training.train import read_training
 
 __all__ = ["Network", "content_of_trainings"]
 

@@ -32,7 +32,7 @@ from featbank.report._svg import element, number, shown
 from featbank.report._trainings import content_of_trainings
 from featbank.report.study import Comparison, read_study
 from featbank.runs import Run, open_run
-from featbank.training import find_training
+from featbank.training.train import find_training
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -60,6 +60,12 @@ class Report:
         Images embedded in it.
     remarks : tuple of str
         What could not be shown, and why.
+
+    Examples
+    --------
+    >>> page = Report(Path("report.html"), size_bytes=312_000, n_images=24, remarks=())
+    >>> f"{page.path}: {page.n_images} images, {page.size_bytes / 1000:.0f} kB"
+    'report.html: 24 images, 312 kB'
     """
 
     path: Path
@@ -116,8 +122,10 @@ def write_report(
 
     Examples
     --------
-    >>> write_report("last", "digits.html").path.name  # doctest: +SKIP
-    'digits.html'
+    >>> import featbank
+    >>> page = write_report(featbank.open_run(), "digits.html")
+    >>> page.path.name, page.n_images > 0, page.remarks
+    ('digits.html', True, ())
     """
     trained = None if run is None or isinstance(run, Run) else find_training(run, cache_dir)
     if trained is not None:

@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import BaseModel
 
 from featbank._validation import CONFIG, FileName, Line, Share, check
-from featbank.runs import checked
+from featbank.runs.folder import checked
 
 __all__ = ["STUDY_FILE", "Claim", "Comparison", "Study", "read_study"]
 

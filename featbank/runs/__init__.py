@@ -12,27 +12,20 @@ from __future__ import annotations
 from featbank.runs.answer import Answer, answer_of
 from featbank.runs.exporting import export_run_folder
 from featbank.runs.finding import find_run, list_runs, open_run, runs_of_bank
-from featbank.runs.folder import Run, checked
+from featbank.runs.folder import Run
 from featbank.runs.listing import BestCurve, RunInfo, describe_run, remove_run
-from featbank.runs.starting import Claim, create_run, find_unfinished, runs_of_sweep, sweep_digest
 
 __all__ = [
     "Answer",
     "BestCurve",
-    "Claim",
     "Run",
     "RunInfo",
     "answer_of",
-    "checked",
-    "create_run",
     "describe_run",
     "export_run_folder",
     "find_run",
-    "find_unfinished",
     "list_runs",
     "open_run",
     "remove_run",
     "runs_of_bank",
-    "runs_of_sweep",
-    "sweep_digest",
 ]

@@ -58,7 +58,9 @@ def export_run_folder(run: Run, path: str | os.PathLike[str] | None = None) -> P
     Examples
     --------
     >>> from featbank.runs import open_run
-    >>> export_run_folder(open_run(), "for-the-paper")  # doctest: +SKIP
+    >>> folder = export_run_folder(open_run(), "for-the-paper")
+    >>> (folder / "results.csv").exists()
+    True
     """
     if not run.finished:
         raise InvalidInputError(

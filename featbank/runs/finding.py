@@ -27,6 +27,13 @@ def list_runs(cache_dir: str | os.PathLike[str] | None = None) -> list[Path]:
 
     The newest is the one that was made, or taken up again, last in this cache. Those that were copied in come
     before all of these, in the order of their names.
+
+    Examples
+    --------
+    >>> list_runs() == [open_run().path]
+    True
+    >>> list_runs("another-cache")
+    []
     """
     root = runs_folder(cache_dir)
     try:
@@ -75,9 +82,10 @@ def open_run(
 
     Examples
     --------
-    >>> run = open_run()  # doctest: +SKIP
-    >>> run.result().curve("fc7", "softmax").points()[-1].mean("top1")  # doctest: +SKIP
-    0.518
+    >>> run = open_run()
+    >>> points = run.result().curve("fc7", "logreg").points()
+    >>> [one.n_per_class for one in points]
+    [4, 16]
     """
     if run is not None and run != "last":
         return Run.open(find_run(run, cache_dir), cache_dir)
@@ -117,6 +125,15 @@ def find_run(
         If there is no such run.
     RunError
         If several runs have that part in their names, or it is no run of the cache where it must be `inside`.
+
+    Examples
+    --------
+    >>> find_run("digits") == open_run().path
+    True
+    >>> find_run("pets")
+    Traceback (most recent call last):
+        ...
+    featbank.errors.RunNotFoundError: no run 'pets'; there are '...-digits'
     """
     found = _meant(run, cache_dir)
     if not inside:
@@ -176,6 +193,13 @@ def runs_of_bank(bank: str | os.PathLike[str], cache_dir: str | os.PathLike[str]
     -------
     list of Run
         Runs that cannot be opened are left out.
+
+    Examples
+    --------
+    >>> import featbank
+    >>> run = featbank.open_run()
+    >>> [one.name for one in runs_of_bank(run.source["bank"])] == [run.name]
+    True
     """
     wanted = user_path(bank).resolve()
     found: dict[str, Run] = {}

@@ -73,6 +73,18 @@ class Run:
         What ``run.json`` says.
     cache_dir : path-like or None
         The cache, the only place where its bank is looked for; None for the default one.
+
+    Examples
+    --------
+    >>> import featbank
+    >>> run = featbank.open_run()
+    >>> run.finished, len(run.fits()), [(one["cut"], one["head"]) for one in run.heads()][:2]
+    (True, 24, [('block3_pool', 'logreg'), ('block3_pool', 'ncm')])
+    >>> answers = run.predictions()  # of the best head, on the test rows
+    >>> head, cut = run.load_head(run.entry()["name"]), run.entry()["cut"]
+    >>> y = head.predict(run.open_bank().features(cut, answers.rows))
+    >>> f"{(y == answers.y_pred).mean():.0%}"
+    '100%'
     """
 
     def __init__(

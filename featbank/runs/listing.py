@@ -44,6 +44,13 @@ class BestCurve:
         test rows where nothing was validated.
     n_repeats : int
         How many there are.
+
+    Examples
+    --------
+    >>> import featbank
+    >>> best = describe_run(featbank.open_run().path).best
+    >>> best.n_per_class, best.metric, best.chosen_by
+    (16, 'top1', 'val_top1')
     """
 
     cut: str
@@ -90,6 +97,13 @@ class RunInfo:
         Bytes of all its files.
     error : str or None
         Why the run cannot be read; the fields that would need it are empty then.
+
+    Examples
+    --------
+    >>> import featbank
+    >>> info = describe_run(featbank.open_run().path)
+    >>> f"{info.dataset} through {info.backbone}: {info.n_fits} fits, {info.status}"
+    'digits through minivgg: 24 fits, finished'
     """
 
     path: Path
@@ -128,6 +142,13 @@ def describe_run(path: str | os.PathLike[str]) -> RunInfo:
     Returns
     -------
     RunInfo
+
+    Examples
+    --------
+    >>> import featbank
+    >>> info = describe_run(featbank.open_run().path)
+    >>> info.cuts, info.sizes, info.error
+    (('block3_pool', 'fc7'), (4, 16), None)
     """
     folder = user_path(path)
     try:
@@ -209,6 +230,13 @@ def remove_run(run: str | os.PathLike[str], cache_dir: str | os.PathLike[str] | 
         If it is no run of the cache, or another process is writing it.
     CacheWriteError
         If it cannot be removed.
+
+    Examples
+    --------
+    >>> import featbank
+    >>> run = featbank.open_run()
+    >>> remove_run(run.path) > 0, run.path.exists()
+    (True, False)
     """
     folder = find_run(run, cache_dir, inside=True)
     claim = Claim(folder)  # nobody takes it up meanwhile

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from featbank.sweep.curves import CurvePoint, LearningCurve, Score
-from featbank.sweep.fitting import Sweep, run_sweep
+from featbank.sweep.fitting import run_sweep
 from featbank.sweep.records import Fit, Hits, Predictions
 from featbank.sweep.results import ComparedCurve, Comparison, SweepResult, compare
-from featbank.sweep.spec import SweepSettings, untrained_words, usual_sizes
+from featbank.sweep.spec import SweepSettings
 
 __all__ = [
     "ComparedCurve",
@@ -17,11 +17,8 @@ __all__ = [
     "LearningCurve",
     "Predictions",
     "Score",
-    "Sweep",
     "SweepResult",
     "SweepSettings",
     "compare",
     "run_sweep",
-    "untrained_words",
-    "usual_sizes",
 ]

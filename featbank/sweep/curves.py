@@ -61,7 +61,14 @@ class HasFolds(Protocol):
 
 
 class Score(NamedTuple):
-    """Mean of a score over the repeats, the ends of its interval (None: none), the least and the most."""
+    """Mean of a score over the repeats, the ends of its interval (None: none), the least and the most.
+
+    Examples
+    --------
+    >>> score = Score(0.76, low=0.74, high=0.78)
+    >>> f"{score.mean:.0%}, {score.low:.0%} to {score.high:.0%}"
+    '76%, 74% to 78%'
+    """
 
     mean: float
     low: float | None = None
@@ -101,6 +108,12 @@ class CurvePoint:
         Where repeats are the folds of a cross-validation, how many these are.
     n_val : int or None
         Validation labels that were spent beside those of the draw.
+
+    Examples
+    --------
+    >>> point = CurvePoint("fc7", "softmax", 16, {"top1": Score(0.76, 0.74, 0.78)}, n_repeats=5)
+    >>> point.mean("top1"), point.interval("top1"), point.mean("top5")
+    (0.76, (0.74, 0.78), None)
     """
 
     cut: str

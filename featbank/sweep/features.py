@@ -1,9 +1,8 @@
 """The rows of one cut that a sweep uses: read once, projected once per feature space, products kept on disk.
 
-A file of products holds what `featbank.heads.RowProducts` needs of the rows of one cut, named by a digest of
-everything that decides it: the key of the bank, the shards of the cut (whose names carry the SHA-256 of their
-bytes), the rows of each split and their order. It ends in the SHA-256 of its own bytes; one that does not is
-made again.
+A file of products holds what `RowProducts` needs of the rows of one cut, named by a digest of everything that
+decides it: the key of the bank, the shards of the cut (whose names carry the SHA-256 of their bytes), the
+rows of each split and their order. It ends in the SHA-256 of its own bytes; one that does not is made again.
 """
 
 from __future__ import annotations
@@ -32,7 +31,8 @@ from featbank.manifest import printable
 from featbank.sweep.records import Draw
 
 if TYPE_CHECKING:
-    from featbank.heads import FeatureSpace, RowProducts
+    from featbank.heads import FeatureSpace
+    from featbank.heads.space import RowProducts
 
 __all__ = ["CutFeatures", "Projected", "read_rows", "rows_for_statistics"]
 
@@ -178,7 +178,7 @@ class CutFeatures:
 
     @property
     def _drawn_in_all(self) -> Rows:
-        from featbank.heads import in_all_views
+        from featbank.heads.space import in_all_views
 
         return in_all_views(self._drawn, len(self._pool), self.n_views)
 
@@ -202,7 +202,7 @@ class CutFeatures:
         Of the training rows those of the draw; rows held out of it are its validation rows. There are
         `n_averaged` blocks of rows, the labels are those of one.
         """
-        from featbank.heads import in_all_views
+        from featbank.heads.space import in_all_views
 
         parts: list[tuple[str, str, Any]] = [
             (split, split, draw.rows if split == "train" else slice(None)) for split in self.rows
@@ -299,7 +299,7 @@ class CutFeatures:
         return known
 
     def _compute_products(self, standardize: Any) -> RowProducts:
-        from featbank.heads import RowProducts
+        from featbank.heads.space import RowProducts
 
         others = {name: self.features(name) for name in self.rows if name != "train"}
         return RowProducts.of(self._source(), others, standardize=standardize)
@@ -376,7 +376,7 @@ def _write(path: Path, products: RowProducts) -> None:
 def _read(path: Path, standardize: Any) -> RowProducts | None:
     from safetensors.numpy import load
 
-    from featbank.heads import RowProducts
+    from featbank.heads.space import RowProducts
 
     try:
         data = path.read_bytes()

@@ -151,13 +151,9 @@ def run_sweep(
 
     Examples
     --------
-    >>> import tempfile, featbank
-    >>> with tempfile.TemporaryDirectory() as cache:
-    ...     extracted = featbank.extract(
-    ...         "digits", backbone="minivgg", cuts=["block5_pool"], limit=200, cache_dir=cache
-    ...     )
-    ...     bank = featbank.open_bank(extracted.bank)
-    ...     result = run_sweep(bank, heads=["ncm", "ridge"], samples_per_class="4,8", repeats=2)
+    >>> import featbank
+    >>> bank = featbank.open_bank("digits")
+    >>> result = run_sweep(bank, cuts=["fc7"], heads=["ncm", "ridge"], samples_per_class="4,8", repeats=2)
     >>> [(head, len(curve.points())) for (_, head, _), curve in result.curves().items()]
     [('ncm', 2), ('ridge', 2)]
     """
@@ -174,7 +170,7 @@ def run_sweep(
     )
 
 
-class Group(NamedTuple):
+class Task(NamedTuple):
     """Fits that are made together: cut, temperature, numbers of fold and grid tell them from others."""
 
     cut: str
@@ -322,9 +318,9 @@ class Sweep:
         best: dict[Key, Fit] = {}
         metric = next(iter(settings.metrics), None)
         keep("best", [*done.values()], best, metric)
-        groups = [*self._groups(done)]
+        tasks = [*self._tasks(done)]
         _tell(progress, len(done), self.n_fits)
-        with closing(self._outcomes(groups, n_jobs, engine)) as found:
+        with closing(self._outcomes(tasks, n_jobs, engine)) as found:
             for made in found:
                 kept = keep(settings.save_heads, made, best, metric)
                 replaced = {one.replaces for one in kept if one.replaces}
@@ -335,7 +331,7 @@ class Sweep:
                     on_result(kept)
                 _tell(progress, len(done), self.n_fits)
         self._open = None
-        fitted = {(one.cut, one.temperature, one.grid) for one in groups}
+        fitted = {(one.cut, one.temperature, one.grid) for one in tasks}
         for cut, temperature in self._chosen:
             for number, grid in enumerate(settings.grids):
                 asked = [one for fold in self._folds for one in self._asked(grid, cut, temperature, fold)]
@@ -366,7 +362,7 @@ class Sweep:
         """Numbers of the parts that a sweep has, one without folds."""
         return range(len(self._splits))
 
-    def _groups(self, done: Mapping[FitId, Fit]) -> Iterator[Group]:
+    def _tasks(self, done: Mapping[FitId, Fit]) -> Iterator[Task]:
         """Yield what is fitted together and not done, cut by cut, the largest subsets first.
 
         The largest come first because the head to be kept is one of them: it is saved once, not at each size.
@@ -381,14 +377,14 @@ class Sweep:
                 else:
                     parts = [[one.id] for one in planned]
                 for part in parts:
-                    yield Group(cut, temperature, fold, number, tuple(part))
+                    yield Task(cut, temperature, fold, number, tuple(part))
 
     def _outcomes(
-        self, groups: Sequence[Group], n_jobs: int | None, engine: RayEngine | None
+        self, tasks: Sequence[Task], n_jobs: int | None, engine: RayEngine | None
     ) -> Generator[list[Fit], None, None]:
-        """Fit groups, here or elsewhere; yield their fits as they are ready."""
+        """Do tasks, here or elsewhere; yield their fits as they are ready."""
         if engine is not None:
-            with closing(map_unordered(self.fit_group, groups, engine)) as found:
+            with closing(map_unordered(self.fit_task, tasks, engine)) as found:
                 for outcome in found:
                     if isinstance(outcome.error, WorkerLostError):
                         message = _one_line(outcome.error)
@@ -396,34 +392,34 @@ class Sweep:
                     else:
                         yield outcome.get()
             return
-        for (cut, temperature, fold, number), members in groupby(groups, key=lambda one: one[:4]):
+        for (cut, temperature, fold, number), members in groupby(tasks, key=lambda one: one[:4]):
             grid = self.settings.grids[number]
             if n_jobs in (None, 1) or is_ours(grid):
-                yield from map(self.fit_group, members)
+                yield from map(self.fit_task, members)
             else:
-                planned = [one for group in members for one in self._planned(group)]
+                planned = [one for task in members for one in self._planned(task)]
                 features = self._features(cut, temperature, fold)
                 make = {member.name: member.make for member in grid.members}
                 yield from _fit_in_parallel(planned, make, features, n_jobs, self.settings.metrics)
 
-    def fit_group(self, group: Group) -> list[Fit]:
-        """Fit and score what is fitted together; features are read for the first group of a cut.
+    def fit_task(self, task: Task) -> list[Fit]:
+        """Fit and score what is fitted together; features are read for the first task of a cut.
 
         Parameters
         ----------
-        group : Group
+        task : Task
 
         Returns
         -------
         list of Fit
             Of those fitted elsewhere, heads that cannot be the best of their curve are left out.
         """
-        grid = self.settings.grids[group.grid]
+        grid = self.settings.grids[task.grid]
         if wants_tail(grid):
-            grid = attached(grid, self._tails[group.cut])
-        features, metrics = self._features(*group[:3]), self.settings.metrics
+            grid = attached(grid, self._tails[task.cut])
+        features, metrics = self._features(*task[:3]), self.settings.metrics
         make = {member.name: member.make for member in grid.members}
-        planned = [_with_head(one, make) for one in self._planned(group)]
+        planned = [_with_head(one, make) for one in self._planned(task)]
         if is_ours(grid):
             made = _fit_together(planned, make, features, metrics)
         else:
@@ -432,9 +428,9 @@ class Sweep:
             return made
         return keep(self.settings.save_heads, made, {}, next(iter(metrics), None))
 
-    def _planned(self, group: Group) -> list[Fit]:
-        """Return the fits of a group, in its order."""
-        cut, temperature, fold, number, ids = group
+    def _planned(self, task: Task) -> list[Fit]:
+        """Return the fits of a task, in its order."""
+        cut, temperature, fold, number, ids = task
         of_id = {one.id: one for one in self._asked(self.settings.grids[number], cut, temperature, fold)}
         n_features = self._features(cut, temperature, fold).n_features
         return [replace(of_id[one], n_features=n_features) for one in ids]
@@ -730,7 +726,7 @@ def _fit_alone(fit: Fit, features: CutFeatures, metrics: Sequence[str]) -> Fit:
     """Fit an estimator of others to a copy of its rows; an error of the kind a fit may end with is told."""
     features.open()  # a bank that has changed is no failure of the estimator
     start = time.perf_counter()
-    from featbank.heads import in_all_views
+    from featbank.heads.space import in_all_views
 
     rows, y = _draw(fit).rows, features.labels["train"]
     every = in_all_views(rows, len(y), features.n_views)
@@ -752,7 +748,9 @@ def _fit_in_parallel(
 ) -> Iterator[list[Fit]]:
     """Fit estimators of others one by one, in processes where they and the bank can go there."""
     calls = ((_fit_alone, _with_head(one, make), features, metrics) for one in fits)
-    modules = _modules_of(_with_head(fits[0], make).estimator) if features.travels else None
+    here_only = any(name.startswith("__main__:") for name in metrics)  # other processes have another main
+    travels = features.travels and not here_only
+    modules = _modules_of(_with_head(fits[0], make).estimator) if travels else None
     if modules is not None:
         found = _in_parallel(calls, n_jobs, "processes", modules)
     else:

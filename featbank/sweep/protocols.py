@@ -14,7 +14,7 @@ from typing import Any
 
 from featbank._registry import nearest
 from featbank._validation import check_values, plain_file, short
-from featbank.errors import InvalidInputError, UnknownNameError
+from featbank.errors import InvalidInputError, UnknownNameError, one_line
 
 __all__ = ["Protocol", "find_protocol", "protocol_names"]
 
@@ -52,6 +52,13 @@ class Protocol:
     heads: tuple[str, ...]
     head_params: Mapping[str, Mapping[str, Any]]
     val: Any
+
+    def refusal(self, given: str) -> str:
+        """Return what is wrong with `given`, which says heads, parameters or `val` beside the protocol."""
+        return (
+            f"protocol {self.name!r} (--protocol) says heads, their parameters and val itself; leave {given} "
+            "out, or the protocol"
+        )
 
 
 def _files() -> dict[str, Path]:
@@ -114,4 +121,4 @@ def find_protocol(name: str) -> Protocol:
             val=values["val"],
         )
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise InvalidInputError(f"{str(path)!r} is no protocol: {' '.join(str(error).split())}") from error
+        raise InvalidInputError(f"{str(path)!r} is no protocol: {one_line(error)}") from error

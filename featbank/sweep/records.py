@@ -84,6 +84,12 @@ class Hits:
         Whether the answer was right, in the order of the manifest.
     top5 : ndarray of bool, shape (n_rows,), or None
         Whether the true class was among the five likeliest; None where a head knows no probabilities.
+
+    Examples
+    --------
+    >>> hits = Hits("test", np.array([True, False, True, True]))
+    >>> float(hits.top1.mean()), hits.top5
+    (0.75, None)
     """
 
     split: str
@@ -107,6 +113,12 @@ class Predictions:
         Indices into the bank's classes.
     p_true, p_pred : ndarray of float64, shape (n_rows,), or None
         Probability given to the true and to the predicted class; None where a head knows none.
+
+    Examples
+    --------
+    >>> answers = Predictions("test", np.array([3, 8, 9]), np.array([0, 1, 1]), np.array([0, 1, 0]))
+    >>> answers.rows[answers.y_true != answers.y_pred].tolist()  # what is taken for another class
+    [9]
     """
 
     split: str
@@ -192,6 +204,12 @@ class Fit:
         Name of the head kept before, in whose place this one is kept; empty otherwise.
     draw : Draw or None
         Which rows it is fitted to, as long as it is under way.
+
+    Examples
+    --------
+    >>> fit = Fit("fc7", "ncm", None, 4, repeat=0, n_train=8, n_features=256, random_state=0, top1=0.8)
+    >>> fit.key, fit.status, fit.top1
+    (('fc7', 'ncm', None), 'ok', 0.8)
     """
 
     cut: str

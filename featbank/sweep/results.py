@@ -73,6 +73,15 @@ class SweepResult:
         they count as wrong) and ``classes`` with their numbers of ``val`` and ``test`` rows; empty for none.
     judged_groups : tuple of ndarray of int
         Group of each row that is judged, an array for each fold; empty where the bank has no groups.
+
+    Examples
+    --------
+    >>> from featbank.sweep import Fit
+    >>> fits = [Fit("fc7", "ncm", None, n, repeat, 2 * n, 10, 0, top1=0.9 - 1 / n + repeat / 100)
+    ...         for n in (4, 8) for repeat in range(3)]
+    >>> result = SweepResult(fits)
+    >>> [(one.n_per_class, round(one.mean("top1"), 2)) for one in result.points()]
+    [(4, 0.66), (8, 0.79)]
     """
 
     fits: list[Fit] = field(default_factory=list)
@@ -281,6 +290,15 @@ class ComparedCurve:
         Training samples of the class that has fewest and of the one that has most.
     unit, n_folds, n_val
         As of `featbank.sweep.CurvePoint`.
+
+    Examples
+    --------
+    >>> from featbank.sweep import Fit
+    >>> fits = [Fit("fc7", head, None, 4, repeat, 8, 10, 0, top1=top1 + repeat / 100, val_top1=top1)
+    ...         for head, top1 in (("softmax", 0.5), ("mlp", 0.6)) for repeat in range(3)]
+    >>> best, second = compare(SweepResult(fits)).curves
+    >>> best.head, second.head, f"{second.difference.mean:+.2f}"
+    ('mlp', 'softmax', '-0.10')
     """
 
     run: str
@@ -327,6 +345,15 @@ class Comparison:
         Best first; of equals the cheaper fit.
     notes : tuple of str
         What has to be known to read it.
+
+    Examples
+    --------
+    >>> from featbank.sweep import Fit
+    >>> fits = [Fit("fc7", head, None, 4, 0, 8, 10, 0, top1=top1, val_top1=top1)
+    ...         for head, top1 in (("softmax", 0.5), ("mlp", 0.6))]
+    >>> comparison = compare(SweepResult(fits))
+    >>> comparison, comparison.ranked_by, comparison.curves[0].head
+    (<Comparison of 2 curves by top1 at 4>, 'val_top1', 'mlp')
     """
 
     metric: str

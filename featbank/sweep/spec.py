@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import inspect
 import pickle
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featbank._cuts import LOGITS, SOFTMAX, CutName, check_view
-from featbank._registry import nearest
+from featbank._registry import from_place, nearest, source_digest
 from featbank._settings import changes_repr
 from featbank.banks.arrays import StoredFeatures
 from featbank.datasets.duplicates import of_one_origin
-from featbank.errors import FeatbankError, InvalidInputError, UnknownNameError
+from featbank.errors import FeatbankError, InvalidInputError, UnknownNameError, one_line
 from featbank.heads import catalogue
 from featbank.manifest import Manifest, printable
 from featbank.metrics import catalogue as metrics_catalogue
@@ -74,8 +73,8 @@ class SweepSettings:
         logits.
     heads : sequence of str, estimator, or (str, estimator), default=("softmax",)
         Names as in `featbank.heads.names`; or objects with ``fit(X, y)`` and ``predict(X)``, which get the
-        flattened features as they are, on a copy per fit. They are fitted, scored and drawn like all others;
-        they are not saved, so they cannot `predict` later.
+        flattened features as they are, on a copy per fit; ``"module:Class"`` stands for one of those. They
+        are fitted, scored and drawn like all others; they are not saved, so they cannot `predict` later.
     samples_per_class : str, int, or sequence of int or "all", optional
         ``"4..32"`` doubles, ``"4..32:4"`` steps by 4, ``"1,5,10"`` lists, ``"all"`` takes every training
         sample, see `featbank.sampling.parse_sizes`; by default ``"4..32"``, or as far as the class with the
@@ -117,9 +116,10 @@ class SweepSettings:
         Take so many of the bank's validation rows (or groups, see `draw`) of each class only: that many
         labels more than the draw are spent.
     metrics : sequence of str, default=()
-        Other scores of each fit: names as in `featbank.metrics.catalogue.names`. The first is what the sweep
-        goes by: heads stop by it (``monitor="metric"``, unless `head_params` say another), ``C="auto"`` and
-        the head that is kept are chosen by it on validation rows, curves and comparisons are of it.
+        Other scores of each fit: names as in `featbank.metrics.catalogue.names`, or ``"module:function"`` for
+        one's own, of true and predicted class codes and from 0 to 1. The first is what the sweep goes by:
+        heads stop by it (``monitor="metric"``, unless `head_params` say another), ``C="auto"`` and the head
+        that is kept are chosen by it on validation rows, curves and comparisons are of it.
     views : sequence of str, default=()
         Views of the training images, which the bank holds as ``CUT@VIEW``. Heads trained by Adam or SGD draw
         the image itself or one of its views anew in each epoch; others take all as more rows. Rows are
@@ -208,10 +208,7 @@ class SweepSettings:
         for name, usual in (("heads", ("softmax",)), ("head_params", None), ("val", None)):
             said, own = getattr(protocol, name), getattr(self, name)
             if own and _plain(own) not in (_plain(usual), _plain(said)):
-                raise InvalidInputError(
-                    f"protocol={protocol.name!r} (--protocol) says {name} itself, got {name}={own!r} as "
-                    "well: leave one out"
-                )
+                raise InvalidInputError(protocol.refusal(f"{name}={own!r}"))
             object.__setattr__(self, name, said)
         object.__setattr__(self, "protocol", protocol.name)
         if self.samples_per_class is None:
@@ -288,7 +285,7 @@ class SweepSettings:
 
 
 def plug_ins(heads: Sequence[str], metrics: Sequence[str]) -> dict[str, str]:
-    """Return the packages and versions that heads and metrics of others come from; others compute others.
+    """Return what heads and metrics of others come from: package and version, or source.
 
     Parameters
     ----------
@@ -473,8 +470,7 @@ def make_grids(
 def _identity(made: Any) -> dict[str, str]:
     kind = type(made)
     try:
-        code = inspect.getsource(kind).encode()
-        digest = hashlib.sha256(pickle.dumps(made) + code).hexdigest()
+        digest = source_digest(kind, pickle.dumps(made))
     except Exception:  # noqa: BLE001 - pickling runs code of the estimator's own, which may raise anything
         digest = secrets.token_hex(32)
     text = " ".join(repr(made).split())[:_SHOWN]
@@ -517,9 +513,18 @@ def _plain(value: Any) -> Any:
 
 
 def _name_of(asked: Any) -> tuple[str, Any]:
-    if isinstance(asked, str):
+    if isinstance(asked, str) and ":" not in asked:
         return catalogue.canonical(asked), None
-    if isinstance(asked, tuple) and len(asked) == 2 and isinstance(asked[0], str):
+    if isinstance(asked, str):
+        give = "module:Class of a module in this folder or installed, whose class needs no arguments"
+        what, name = f"head {asked!r} (--head)", asked.partition(":")[2]
+        made = from_place(asked, what, give)
+        try:
+            made = made() if isinstance(made, type) else made
+        except Exception as error:  # code of the user's, which may raise anything
+            said = f"{type(error).__name__}: {one_line(error)}"
+            raise InvalidInputError(f"{what} cannot be made ({said}); give {give}") from error
+    elif isinstance(asked, tuple) and len(asked) == 2 and isinstance(asked[0], str):
         name, made = asked
     else:
         name, made = type(asked).__name__, asked

@@ -66,6 +66,15 @@ class DecodedImages:
     """Splits of a dataset in memory, kept from one training to the next that asks for the same.
 
     Only those of the last dataset, rows and size are kept.
+
+    Examples
+    --------
+    >>> import featbank
+    >>> decoded = DecodedImages()  # featbank.train(..., decoded=decoded) decodes once for several trainings
+    >>> digits = featbank.open_dataset("digits")
+    >>> manifest = featbank.build_manifest(digits, limit=20, split="1,0,1")
+    >>> decoded.load(digits, manifest, "train", featbank.load_backbone("minivgg").preprocessing).images.shape
+    (10, 32, 32, 3)
     """
 
     def __init__(self) -> None:

@@ -52,7 +52,9 @@ class TrainResult:
     sha256 : str
         Digest of the weights file.
     history : list of dict
-        See `featbank.training.TrainedNetwork`.
+        One entry per epoch: ``epoch``, ``lr`` (it began with), ``train_loss``, ``train_top1`` and
+        ``train_top5`` (while training, on augmented images), the same of ``val`` and ``test`` where there are
+        such images, ``duration_s``. Accuracies are in 0..1.
     scores : dict of str to float
         Accuracies and losses of the weights that were kept, ``test_top1`` and so on, in 0..1.
     confusion : ndarray of int64, shape (n_classes, n_classes)
@@ -75,6 +77,15 @@ class TrainResult:
         Images of each split.
     versions : dict of str to str
         Python's and torch's.
+
+    Examples
+    --------
+    >>> result = TrainResult(
+    ...     Path("net"), Path("net/net.safetensors"), Path("net/card.md"), "9f86d081", [{"duration_s": 3.5}],
+    ...     {"test_top1": 0.75}, np.array([[6, 2], [2, 6]]), ("cat", "dog"), Recipe(), 1, False, (40, 40),
+    ... )
+    >>> result.scores["test_top1"], result.duration_s, dict(zip(result.classes, result.n_per_class))
+    (0.75, 3.5, {'cat': 40, 'dog': 40})
     """
 
     folder: Path
@@ -185,7 +196,8 @@ def train(
     say : callable, optional
         Called with lines for people.
     on_step, on_epoch : callable, optional
-        See `train_network`.
+        Called with (steps done, steps of all epochs), on a card when they are queued; and with the history
+        entry of each finished epoch: what it raises ends the training.
 
     Returns
     -------
@@ -205,8 +217,14 @@ def train(
 
     Examples
     --------
-    >>> result = train("cifar10/", network="own_net", recipe={"epochs": 20})  # doctest: +SKIP
-    >>> featbank.extract("photos/", backbone=result.folder, cuts=["conv3"])  # doctest: +SKIP
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     result = train(
+    ...         "digits", network="own_net", params={"widths": [4, 4, 8], "hidden": [8, 8]},
+    ...         recipe={"epochs": 1}, split="6,0,4", limit=110, output=folder,
+    ...     )
+    >>> len(result.history), result.confusion.shape, result.weights.suffix
+    (1, (10, 10), '.safetensors')
     """
     if network is not None and backbone is not None:
         raise InvalidInputError(

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from featbank._atomic import make_folder, write_file
 from featbank._validation import short
-from featbank.errors import InvalidInputError, TrainingDivergedError, WeightsError
+from featbank.errors import InvalidInputError, TrainingDivergedError, WeightsError, one_line
 from featbank.metrics import confusion_matrix
 from featbank.training.augmentation import Augmentation
 from featbank.training.recipe import Recipe
@@ -79,9 +79,7 @@ class TrainedNetwork:
     state : dict of str to ndarray
         Weights and batch-norm statistics by name, float32 (counters int64).
     history : list of dict
-        One entry per epoch: ``epoch``, ``lr`` (it began with), ``train_loss``, ``train_top1`` and
-        ``train_top5`` (while training, on augmented images), the same of ``val`` and ``test`` where there are
-        such images, ``duration_s``. Accuracies are in 0..1.
+        See `featbank.training.TrainResult`.
     recipe : Recipe
     scores : dict of str to float
         Of these weights, ``val_`` and ``test_`` as in `history`: those of the last epoch, unless the best was
@@ -240,7 +238,7 @@ def _device(name: str | None) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        said = str(error).splitlines()[0]
+        said = one_line(error, first=True)
         raise InvalidInputError(f"device={name!r} cannot be used: {said}; use 'cpu' or 'cuda'") from error
     return device
 
@@ -308,7 +306,7 @@ class _Trainer:
             with torch.no_grad():
                 logits = self.network.eval()(torch.zeros(2, 3, size, size, device=self.device))
         except RuntimeError as error:
-            said = str(error).splitlines()[0]
+            said = one_line(error, first=True)
             raise InvalidInputError(
                 f"images of {size} x {size} pixels do not pass through the network: {said}"
             ) from error
@@ -363,12 +361,7 @@ class _Trainer:
         loss_sum, top1, top5 = (float(one) / n_samples for one in totals.tolist())
         guessing = math.log(logits.shape[1])
         if not math.isfinite(loss_sum) or loss_sum > _HOPELESS * guessing:
-            before = ", ".join(f"{one['train_loss']:.3g}" for one in self.history[-3:])
-            was = f" after {before}" if before else ""
-            raise TrainingDivergedError(
-                f"training diverged in epoch {number + 1}: the loss is {loss_sum:.3g}{was}, and guessing has "
-                f"{guessing:.3g}; use a lower learning rate than lr={recipe.lr:g}, or warmup_epochs"
-            )
+            raise self._diverged(number + 1, loss_sum, logits.shape[1])
         return {
             "epoch": number + 1,
             "lr": recipe.learning_rate(number),
@@ -376,6 +369,15 @@ class _Trainer:
             "train_top1": top1,
             "train_top5": top5,
         }
+
+    def _diverged(self, number: int, loss: float, n_classes: int) -> TrainingDivergedError:
+        before = ", ".join(f"{one['train_loss']:.3g}" for one in self.history[-3:])
+        was = f" after {before}" if before else ""
+        return TrainingDivergedError(
+            f"training diverged in epoch {number}: the loss is {loss:.3g}{was}, and guessing has "
+            f"{math.log(n_classes):.3g}; use a lower learning rate than lr={self.recipe.lr:g}, or "
+            "warmup_epochs"
+        )
 
     def evaluate(self, images: Tensor, labels: Tensor) -> tuple[dict[str, float], Tensor]:
         """Return loss, top-1 and top-5, and what each was taken for.
@@ -397,6 +399,9 @@ class _Trainer:
                 totals += _totals(functional.cross_entropy(logits, target, reduction="sum"), logits, target)
                 taken_for.append(logits.argmax(1))
         loss, top1, top5 = (float(one) / len(labels) for one in totals.tolist())
+        if not math.isfinite(loss):  # the last step did it, and no epoch has seen what came of it
+            number = min(len(self.history) + 1, self.recipe.epochs)
+            raise self._diverged(number, loss, logits.shape[1])
         return {"loss": loss, "top1": top1, "top5": top5}, torch.cat(taken_for)
 
     def note(self, entry: dict[str, float]) -> None:

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from featbank.benchmark import BenchmarkResult, Round, Spread, floor_rate
+from featbank.benchmark import BenchmarkResult, Round, Spread
+from featbank.benchmark.results import floor_rate
 
 ROUND = Round(
     decode_ips=400.0,

@@ -14,8 +14,8 @@ import typer
 from typer.testing import CliRunner
 
 from featbank.backbones import TruncatedNetwork
-from featbank.benchmark import floor_rate, run_benchmark, running
-from featbank.benchmark.results import SPREADS
+from featbank.benchmark import run_benchmark, running
+from featbank.benchmark.results import SPREADS, floor_rate
 from featbank.cli.bench import bench
 from featbank.errors import InvalidInputError, UnknownNameError
 

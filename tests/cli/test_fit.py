@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -347,21 +349,37 @@ def test_a_head_of_ones_own(call, place, monkeypatch):
     get_reusable_executor().shutdown(wait=True)  # processes of other tests, which began in other folders
     monkeypatch.chdir(place)
     (place / "own_heads.py").write_text(
-        "from sklearn.neighbors import KNeighborsClassifier as KNN\n\n\nclass Mine(KNN):\n    pass\n"
+        "from sklearn.neighbors import KNeighborsClassifier as KNN\n\n\nclass Mine(KNN):\n    pass\n\n\n"
+        "def worst(y_true, y_pred):\n    return float((y_true == y_pred).all())\n"
     )
     options = ("--repeats", 1, "-c", "pool5", "-n", "4", "--json")
     done = call(
-        "fit-head", "--head", "own_heads:Mine", "--head", "ncm", *options, "--metric", "macro_f1", "-j", 2
+        *("fit-head", "--head", "own_heads:Mine", "--head", "ncm", *options, "-j", 2),
+        *("--metric", "own_heads:worst", "--metric", "macro_f1"),
     )
-    assert [(point["head"], point["macro_f1_mean"]) for point in done.json["curve"]] == [
-        ("Mine", 1),
-        ("ncm", 1),
-    ]
+    assert [
+        (one["head"], one["own_heads:worst_mean"], one["macro_f1_mean"]) for one in done.json["curve"]
+    ] == [("Mine", 1, 1), ("ncm", 1, 1)]
     failed = call("fit-head", "--head", "own_heads:Yours", *options)
     assert (failed.code, failed.message) == (
         2,
-        "--head 'own_heads:Yours' cannot be had (AttributeError: module 'own_heads' has no attribute "
+        "head 'own_heads:Yours' (--head) cannot be had (AttributeError: module 'own_heads' has no attribute "
         "'Yours'); give module:Class of a module in this folder or installed, whose class needs no arguments",
+    )
+    # the numbers stand in the run: whoever reads it needs the function no more, who goes on with it does
+    (place / "own_heads.py").unlink()
+    sys.modules.pop("own_heads")
+    compared = call("compare", "--metric", "own_heads:worst", "--json")
+    assert [one["mean"] for one in compared.json["curves"]] == [1, 1]
+    assert call("report", "last").code == 0
+    page = html.unescape((open_run(cache_dir="cache").path / "report.html").read_text())
+    assert '"metric own_heads:worst": "source ' in page
+    again = call("fit-head", "--metric", "own_heads:worst", *options)
+    assert (again.code, again.message) == (
+        2,
+        "metric 'own_heads:worst' (--metric) cannot be had (ModuleNotFoundError: No module named "
+        "'own_heads'); give module:function of a module in this folder or installed, such as "
+        "my_module:worst_class",
     )
 
 
@@ -384,7 +402,8 @@ def test_a_protocol_says_heads_itself(call, place):
     done = call("fit-head", "--protocol", "simpleshot", "--head", "ncm")
     assert (done.code, done.message) == (
         2,
-        "--protocol simpleshot says heads and their parameters itself, got --head ncm as well: leave one out",
+        "protocol 'simpleshot' (--protocol) says heads, their parameters and val itself; leave --head ncm "
+        "out, or the protocol",
     )
     done = call("fit-head", "--protocol", "simple")
     assert done.code == 2

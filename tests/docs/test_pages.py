@@ -9,6 +9,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
+import typer
+
+from featbank.cli.app import app
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -23,6 +26,14 @@ PAGES = sorted(
     for path in DOCS.rglob("*.md")
     if not str(path.relative_to(DOCS)).startswith((*_GENERATED, "records/"))
 )
+#: Commands of pages that are shown and cannot be run here, and why not. All others stand in blocks that run.
+NOT_RUN = {
+    "featbank extract photos/ --backbone vgg16 --cut fc7 --device cuda:0,cuda:1": "two cards",
+    "featbank extract photos/ --backbone vgg16 --cut fc7 --device all": "cards",
+    "featbank extract photos/ --backbone resnet18 --weights checkpoint.pth --cut layer4:gap": "a checkpoint",
+    "featbank extract photos/ --backbone vit_b_16 --weights dino.pth#teacher "
+    "--cut encoder.layers.encoder_layer_8:cls": "a checkpoint of hundreds of MB",
+}
 HOWTO = [one for one in PAGES if one.parent.name in ("howto", "contributing") and "```" in one.read_text()]
 
 
@@ -38,6 +49,16 @@ def test_the_pages_run_as_they_stand(
     assert len(HOWTO) > 15
     assert run_pages(DOCS / "start" / "index.md", [ROOT / "README.md", *HOWTO]) == {}
     assert (tmp_path / "start" / "curve.png").stat().st_size > 10_000
+
+
+def test_what_pages_show_and_do_not_run_is_known_and_understood() -> None:
+    """Each such command has options that there are."""
+    shown = re.findall(r"^```text\n(.*?)^```$", "".join(one.read_text() for one in HOWTO), re.M | re.S)
+    lines = [one for text in shown for one in text.splitlines() if one.startswith("featbank ")]
+    assert sorted(lines) == sorted(NOT_RUN)
+    commands = typer.main.get_command(app).commands
+    for _, command, *words in map(str.split, lines):
+        assert commands[command].make_context(command, words).params["data"] == "photos/"
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda one: str(one.relative_to(ROOT)))

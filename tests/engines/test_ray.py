@@ -316,11 +316,12 @@ def test_more_cores_than_a_node_has_are_refused(nodes) -> None:
 
 
 def test_a_sweep_travels_without_what_it_has_read(bank) -> None:
-    from featbank.sweep import Sweep, SweepSettings
+    from featbank.sweep import SweepSettings
+    from featbank.sweep.fitting import Sweep
 
     sweep = Sweep(bank, SweepSettings(heads=["ncm"], samples_per_class="2", repeats=1))
-    (group,) = [*sweep._groups({})][:1]
+    (task,) = [*sweep._tasks({})][:1]
     before = len(pickle.dumps(sweep))
-    sweep.fit_group(group)
+    sweep.fit_task(task)
     assert len(pickle.dumps(sweep)) == before < 2000
-    assert len(pickle.dumps(group)) < 300
+    assert len(pickle.dumps(task)) < 300

@@ -112,7 +112,7 @@ def _distance(found: Any, exact: Any) -> float:
 
 def decoding(bench: Bench) -> None:
     """Reading, checking, decoding, resizing by featbank's processes, nothing else running."""
-    from featbank.benchmark import decode_rate
+    from featbank.benchmark._stages import decode_rate
 
     files = sorted((bench.work / "small").rglob("*.jpg"))[: bench.size(600, 16)]
     with bench.part("small, files opened and read by one thread") as note:
@@ -134,7 +134,7 @@ def decoding(bench: Bench) -> None:
 def writing(bench: Bench) -> None:
     """featbank's shards, written again from a bank: into memory and onto the disk, on several threads."""
     import featbank
-    from featbank.benchmark import write_rate
+    from featbank.benchmark._stages import write_rate
 
     done = featbank.extract(
         bench.work / "small",

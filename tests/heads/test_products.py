@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from featbank.errors import InvalidInputError
-from featbank.heads import FeatureSpace, RowProducts
+from featbank.heads import FeatureSpace
+from featbank.heads.space import RowProducts
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from featbank.pipeline import Claim, Verdict, check_claim
-from featbank.pipeline.claims import StudyPoint
+from featbank.pipeline import Claim, Verdict
+from featbank.pipeline.claims import StudyPoint, check_claim
 from featbank.sweep import Score
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from featbank.errors import InvalidInputError, MissingDataError
-from featbank.pipeline import load_study, open_images
+from featbank.pipeline import load_study
+from featbank.pipeline.opening import open_images
 
 
 def experiment(study, name=None):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from featbank.errors import InvalidInputError, UnknownNameError
-from featbank.pipeline import load_study, plan_experiments
+from featbank.pipeline import load_study
+from featbank.pipeline.planning import plan_experiments
 
 
 @pytest.fixture

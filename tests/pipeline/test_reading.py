@@ -15,17 +15,9 @@ import pytest
 
 from featbank.errors import FeatbankError, FitWarning, InvalidInputError, MissingDataError
 from featbank.heads import catalogue
-from featbank.pipeline import (
-    TEMPLATE,
-    BackboneChoice,
-    Claim,
-    Data,
-    Figure,
-    find_study,
-    load_study,
-    study_names,
-)
+from featbank.pipeline import TEMPLATE, BackboneChoice, Claim, Data, Figure, load_study, study_names
 from featbank.pipeline import study as study_module
+from featbank.pipeline.reading import find_study
 
 
 def test_what_a_file_says(small):
@@ -150,6 +142,11 @@ FAULTS = [
         "repeats = 2",
         'metrics = ["macro_f1", "macro"]',
         "[sweep] unknown metric 'macro'; known: 'macro_f1', ",
+    ),
+    (
+        "repeats = 2",
+        'metrics = ["no_scores:worst"]',
+        "[sweep] metric 'no_scores:worst' (--metric) cannot be had (ModuleNotFoundError: No module named ",
     ),
     ("repeats = 2", "repeats = 2.5", "[sweep] repeats = 2.5 is not a whole number"),
     (
@@ -396,8 +393,9 @@ def test_parameters_of_heads_beside_a_protocol_are_a_fault(edited):
     with pytest.raises(InvalidInputError) as caught:
         load_study(file)
     said = str(caught.value)
-    assert "[heads.ncm] does nothing: protocol = 'simpleshot' says it" in said
-    assert "experiment 'shallow': heads.ncm does nothing: protocol = 'simpleshot' says it" in said
+    refused = "protocol 'simpleshot' (--protocol) says heads, their parameters and val itself; leave"
+    assert f"{refused} [heads.ncm] out, or the protocol" in said
+    assert f"experiment 'shallow': {refused} heads.ncm out, or the protocol" in said
 
 
 @pytest.mark.parametrize(("old", "new", "message"), FAULTS)
@@ -521,7 +519,8 @@ def test_a_table_that_is_none(edited):
 @pytest.mark.slow
 def test_reading_a_file_loads_no_torch():
     code = (
-        "import sys\nfrom featbank.pipeline import load_study, plan_experiments\n"
+        "import sys\nfrom featbank.pipeline import load_study\n"
+        "from featbank.pipeline.planning import plan_experiments\n"
         "plan_experiments(load_study('caltech256_depth'))\n"
         "print(sorted(set(sys.modules) & {'torch', 'torchvision', 'matplotlib'}))"
     )

@@ -14,7 +14,7 @@ from featbank.backbones.network import TruncatedNetwork
 from featbank.banks import Bank
 from featbank.errors import InvalidInputError, MissingDataError, UnknownNameError
 from featbank.pipeline import load_study, run_study, study_costs
-from featbank.report import read_study
+from featbank.report.study import read_study
 from featbank.runs import Run
 
 
@@ -26,7 +26,7 @@ def drawn():
 @pytest.fixture(autouse=True)
 def _undrawn(request, monkeypatch):
     if "drawn" not in request.fixturenames:
-        monkeypatch.setattr("featbank.plots.draw_all", lambda run, **options: {})
+        monkeypatch.setattr("featbank.plots.figures.draw_all", lambda run, **options: {})
         monkeypatch.setattr("featbank.pipeline.running._draw_together", lambda result: {})
         monkeypatch.setattr(
             "featbank.report.write_report", lambda run, **options: SimpleNamespace(path=run.path)

@@ -11,8 +11,9 @@ import pytest
 from featbank.backbones.network import TruncatedNetwork
 from featbank.banks import Bank, BankStore, verify_bank
 from featbank.extraction import extract, push
-from featbank.pipeline import bank_name, load_study, open_images, study_costs
+from featbank.pipeline import load_study, study_costs
 from featbank.pipeline._extracting import plan_bank
+from featbank.pipeline.opening import bank_name, open_images
 
 
 @pytest.fixture

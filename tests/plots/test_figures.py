@@ -27,11 +27,10 @@ from featbank.plots import (
     ScoresDisplay,
     TemperatureDisplay,
     TimesDisplay,
-    draw_all,
-    suited,
     times,
 )
 from featbank.plots.chart import Chart, Point, Series, Table, category_axis, linear_axis
+from featbank.plots.figures import draw_all, suited
 from featbank.plots.style import Look
 from featbank.runs import Run
 from featbank.sweep.records import fits_to_csv
@@ -331,7 +330,7 @@ class Plugged(Display):
 
 def test_a_figure_is_one_class_and_one_line(one, monkeypatch, tmp_path, capsys):
     """Registered, it is drawn by `featbank plot`, by a finished run, and on its page."""
-    from featbank.report import render_report
+    from featbank.report.page import render_report
 
     registry = copy.deepcopy(FIGURES)
     registry.register("fits", Plugged)

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from featbank.metrics import confusion_matrix
-from featbank.report import _answers, _figures, _kept, render_report, write_report
+from featbank.report import _answers, _figures, _kept, write_report
 from featbank.report._confusion import Cell, confusion_of, share_text
 from featbank.report._kept import head_facets, kept_heads
+from featbank.report.page import render_report
 from featbank.runs import Run
 
 #: What no name may do to a page: end the element it stands in, run, or turn round the text beside it.

@@ -12,8 +12,9 @@ from dataclasses import replace
 import pytest
 
 from featbank.errors import InvalidInputError, MissingDataError, RunNotFoundError
-from featbank.report import render_report, write_report
+from featbank.report import write_report
 from featbank.report._figures import run_figures
+from featbank.report.page import render_report
 from featbank.sampling import size_words
 from featbank.sweep import CurvePoint, Score, SweepResult
 
@@ -279,7 +280,7 @@ def test_a_page_of_photographs_stays_small(shared, tmp_path, page, monkeypatch):
     from featbank.extraction import extract
     from featbank.fitting import fit_heads
 
-    monkeypatch.setattr("featbank.plots.draw_all", lambda run, **options: {})
+    monkeypatch.setattr("featbank.plots.figures.draw_all", lambda run, **options: {})
     bank = extract(
         shared / "data" / "caltech101-32",
         backbone="minivgg",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from featbank.errors import RunError
-from featbank.report import read_study
+from featbank.report.study import read_study
 
 
 def test_a_run_of_no_study(hostile):

@@ -15,7 +15,8 @@ import pytest
 from featbank.banks import Bank
 from featbank.fitting import fit_heads
 from featbank.manifest import SPLITS
-from featbank.runs import Claim, Run, find_unfinished, list_runs, sweep_digest
+from featbank.runs import Run, list_runs
+from featbank.runs.starting import Claim, find_unfinished, sweep_digest
 from featbank.sweep import fitting
 
 #: 2 cuts x 5 heads x 4 sizes x 5 repeats = 200 fits: one by one, and 15 at a time.
@@ -90,7 +91,7 @@ def rows_of(run: Run) -> list[object]:
 @pytest.fixture(autouse=True)
 def _no_figures(monkeypatch):
     """They take longer than the fits."""
-    monkeypatch.setattr("featbank.plots.draw_all", lambda *_, **__: {})
+    monkeypatch.setattr("featbank.plots.figures.draw_all", lambda *_, **__: {})
 
 
 @pytest.mark.slow
@@ -160,13 +161,13 @@ def test_only_what_is_not_done_is_fitted(flowers, tmp_path, monkeypatch):
     run = interrupted(flowers, tmp_path, 73, heads=["ncm"], head_params=None, repeats=20)
     done = {fit.id for fit in run.result().fits}
     asked = []
-    inner = fitting.Sweep.fit_group
+    inner = fitting.Sweep.fit_task
 
-    def watching(self, group):
-        asked.extend(group.fits)
-        return inner(self, group)
+    def watching(self, task):
+        asked.extend(task.fits)
+        return inner(self, task)
 
-    monkeypatch.setattr(fitting.Sweep, "fit_group", watching)
+    monkeypatch.setattr(fitting.Sweep, "fit_task", watching)
     fit_heads(flowers, cache_dir=tmp_path, **{**SWEEP, "heads": ["ncm"], "head_params": None, "repeats": 20})
     assert (len(done), len(asked), done & set(asked)) == (80, 160 - 80, set())
 

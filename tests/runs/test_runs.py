@@ -14,7 +14,8 @@ import pytest
 from featbank.banks import Bank, BankKey, BankStore
 from featbank.errors import CacheWriteError, RunError, RunNotFoundError
 from featbank.manifest import SPLITS, Manifest
-from featbank.runs import Run, create_run, list_runs, open_run
+from featbank.runs import Run, list_runs, open_run
+from featbank.runs.starting import create_run
 from featbank.sweep import run_sweep
 
 NOON = datetime(2026, 3, 4, 12, 0, 5)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+from functools import partial
+
 import numpy as np
 import pytest
 from scipy.stats import binomtest
 from sklearn import metrics as theirs
+from sklearn.neighbors import KNeighborsClassifier
 
 from featbank.errors import InvalidInputError
 from featbank.heads import SoftmaxClassifier, fit_stack, make
@@ -225,3 +229,115 @@ def test_without_test_rows_the_metric_of_the_validation_rows_chooses(monkeypatch
     best = min(result.fits, key=lambda one: one.score("log_loss"))
     assert best.repeat != max(result.fits, key=lambda one: one.val_top1).repeat
     assert [one.repeat for one in result.heads] == [best.repeat]
+
+
+OWN = """
+import numpy as np
+
+share = 0.5
+quick = len
+
+def worst(y_true, y_pred):
+    return min(np.mean(y_pred[y_true == code] == code) for code in np.unique(y_true))
+
+def sure(y_true, probabilities, labels):
+    return probabilities.max(axis=1).mean()
+
+def undefined(y_true, y_pred):
+    return float("nan")
+
+def short(y_true):
+    return 1.0
+
+def word(y_true, y_pred):
+    return "good"
+
+def each(y_true, y_pred):
+    return y_true == y_pred
+
+def much(y_true, y_pred):
+    return 25.0
+
+def broken(y_true, y_pred):
+    return y_true[10_000]
+"""
+
+
+@pytest.fixture
+def own_scores(tmp_path, monkeypatch):
+    """Write a module into the current folder; return what writes another in its place."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [one for one in sys.path if one not in ("", str(tmp_path))])
+
+    def write(text=OWN):
+        sys.modules.pop("own_scores", None)
+        (tmp_path / "own_scores.py").write_text(text)
+        (tmp_path / "fails_scores.py").write_text("1 / 0")
+
+    write()
+    yield write
+    sys.modules.pop("own_scores", None)
+
+
+def test_a_function_of_ones_own_is_a_metric(own_scores):
+    names = ["own_scores:worst", "own_scores:sure", "own_scores:undefined"]
+    result = run_sweep(Source(), heads=["logreg", "ncm"], samples_per_class="4,8", repeats=2, metrics=names)
+    assert main_metric(result.points()) == "own_scores:worst"
+    for one in result.heads:
+        X, y = Source().rows("test")
+        y_pred = one.estimator.predict(X)
+        assert one.score("own_scores:worst") == min(np.mean(y_pred[y == code] == code) for code in range(3))
+        assert (one.score("own_scores:sure") is None) == (one.head == "ncm")
+        assert one.score("own_scores:undefined") is None
+    header = result.to_csv().partition("\n")[0]
+    assert ",metric:own_scores:worst,metric:own_scores:sure," in header
+    assert compare(result).ranked_by == "val_own_scores:worst"
+
+
+def test_the_source_of_ones_own_function_is_part_of_what_was_asked_for(own_scores):
+    def said():
+        return SweepSettings(heads=["ncm"], metrics=["own_scores:worst", "macro_f1"]).to_dict()["plug_ins"]
+
+    before = said()
+    assert list(before) == ["metric own_scores:worst"]
+    own_scores(OWN.replace("return 1.0", "return 0.5"))  # another function of the module
+    assert said() == before
+    own_scores(OWN.replace("min(", "max("))
+    assert said() != before
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("no_scores:worst", r"cannot be had \(ModuleNotFoundError: No module named 'no_scores'\); give "),
+        (
+            "own_scores:wurst",
+            r"cannot be had \(AttributeError: module 'own_scores' has no attribute 'wurst'\)",
+        ),
+        ("fails_scores:worst", r"cannot be had \(ZeroDivisionError: division by zero\); give module:func"),
+        (":worst", r"cannot be had \(ValueError: Empty module name\); give module:function of a modul"),
+        ("own_scores:share", r"is 0\.5, which is no function; give module:function of a module in this f"),
+        ("own_scores:short", r"takes \(y_true\), and is called with \(y_true, y_pred\), or \(y_true, proba"),
+        ("own_scores:quick", r"takes \(obj, /\), and is called with \(y_true, y_pred\), or"),
+    ],
+)
+def test_what_is_no_metric_is_refused_before_anything_is_fitted(own_scores, name, message):
+    with pytest.raises(InvalidInputError, match=rf"^metric '{name}' \(--metric\) {message}[^\n]*$"):
+        SweepSettings(heads=["ncm"], metrics=[name])
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("word", r"gave 'good', which is no number from 0 to 1; mend the function"),
+        ("each", r"gave an array of shape \(58,\), which is no number from 0 to 1; mend the function"),
+        ("much", r"gave 25\.0, which is no number from 0 to 1; mend the function"),
+        ("broken", r"failed on 58 rows \(IndexError: index 10000 is out of bounds .*\); mend the function"),
+    ],
+)
+@pytest.mark.parametrize("head", ["ncm", "softmax", "others"])
+def test_a_metric_that_gives_no_score_ends_the_sweep_in_one_line(own_scores, name, message, head):
+    heads = [("others", KNeighborsClassifier(1))] if head == "others" else [head]
+    sweep = partial(run_sweep, Source(), samples_per_class="4", repeats=1, metrics=[f"own_scores:{name}"])
+    with pytest.raises(InvalidInputError, match=rf"^metric 'own_scores:{name}' {message}$"):
+        sweep(heads=heads)

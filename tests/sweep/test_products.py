@@ -14,7 +14,7 @@ import pytest
 
 from featbank.banks import Bank
 from featbank.extraction import extract
-from featbank.heads import RowProducts
+from featbank.heads.space import RowProducts
 from featbank.sweep import features, run_sweep
 
 

@@ -126,12 +126,12 @@ def test_what_is_shipped_says_its_steps_and_its_reference():
         (
             {"protocol": "dino-knn", "heads": ["ncm"]},
             InvalidInputError,
-            "protocol='dino-knn' (--protocol) says heads itself, got heads=['ncm'] as well: leave one out",
+            "protocol 'dino-knn' (--protocol) says heads, their parameters and val itself; leave heads=",
         ),
         (
             {"protocol": "dino-knn", "val": 0.2},
             InvalidInputError,
-            "protocol='dino-knn' (--protocol) says val",
+            "protocol 'dino-knn' (--protocol) says heads, their parameters and val itself; leave val=0.2 out",
         ),
     ],
 )

@@ -11,7 +11,8 @@ import pytest
 from torch import nn
 
 from featbank.backbones.own_networks import build_network, network_plan
-from featbank.training import Recipe, TrainingImages, recipe_for
+from featbank.training import Recipe, recipe_for
+from featbank.training.training import TrainingImages
 
 #: own_net at a fraction of its width, and a recipe that takes milliseconds.
 SMALL = {"widths": [4, 4, 8], "hidden": [8, 8]}

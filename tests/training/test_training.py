@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from featbank.errors import InvalidInputError, TrainingDivergedError, WeightsError
-from featbank.training import TrainingImages, train_network
+from featbank.training.training import TrainingImages, train_network
 
 PLAIN = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
 
@@ -102,6 +102,13 @@ def test_a_recipe_that_diverges_stops_and_says_so(build, images, quick):
     assert str(caught.value).startswith("training diverged in epoch ")
     assert "use a lower learning rate than lr=1e+09" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_last_step_that_diverges_leaves_no_network(build, images, quick):
+    """The loss of its only epoch is that of guessing: it is summed before the step."""
+    recipe = quick(optimizer="sgd", lr=1e30, epochs=1, batch_size=24, warmup_epochs=0)
+    with pytest.raises(TrainingDivergedError, match=r"training diverged in epoch 1: the loss is (nan|inf),"):
+        train_network(build, images, test=images, recipe=recipe, **PLAIN)
 
 
 def test_the_seed_decides(build, images, quick):
