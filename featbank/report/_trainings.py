@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -117,6 +119,10 @@ class _CoursesDisplay(Display):
             [100 * entry.get(f"{self.of}_top1", float("nan")) for entry in one.result.history]
             for one in networks
         ]
+        longest = max(map(len, self._accuracies))
+        step = math.ceil(longest / epochs_shown(len(networks)))
+        #: Which epochs are shown (from 0): of too many only some, and the last of each network.
+        self._epochs = sorted({*range(0, longest, step), *(len(one) - 1 for one in self._accuracies)})
 
     def charts(self) -> list[Chart]:
         label = f"Top-1 accuracy, {_SPELT[self.of]} images (%)"
@@ -124,14 +130,13 @@ class _CoursesDisplay(Display):
         unit, seconds = _unit(max(one.result.duration_s for one in self.networks))
         for one, values in zip(self.networks, self._accuracies, strict=True):
             look = self._looks[one.label]
-            by_epoch.append(Series(one.named, tuple(Point(at + 1.0, y) for at, y in enumerate(values)), look))
-            passed, points = 0.0, []
-            for entry, y in zip(one.result.history, values, strict=True):
-                passed += entry["duration_s"]
-                points.append(Point(passed / seconds, y))
-            by_time.append(Series(one.named, tuple(points), look))
-            said = (one.named, f"{values[-1]:.1f} %", f"{len(values)} epochs; {time_text(passed)}")
-            end = Point(passed / seconds, values[-1], said=said)
+            passed = list(itertools.accumulate(entry["duration_s"] for entry in one.result.history))
+            mine = [at for at in self._epochs if at < len(values)]
+            by_epoch.append(Series(one.named, tuple(Point(at + 1.0, values[at]) for at in mine), look))
+            points = tuple(Point(passed[at] / seconds, values[at]) for at in mine)
+            by_time.append(Series(one.named, points, look))
+            said = (one.named, f"{values[-1]:.1f} %", f"{len(values)} epochs; {time_text(passed[-1])}")
+            end = Point(passed[-1] / seconds, values[-1], said=said)
             ends.append(Series(one.named, (end,), Look(look.color, dash=None, marker=0)))
         upright = percent_axis(label, reached(by_epoch))
         names = ", ".join(one.named for one in self.networks)
@@ -164,13 +169,15 @@ class _CoursesDisplay(Display):
 
     def caption(self) -> str:
         seeds = ", a line for each seed" if any(one.seeded for one in self.networks) else ""
+        seeds += (
+            "; some of many epochs are shown" if len(self._epochs) < max(map(len, self._accuracies)) else ""
+        )
         return f"{len(self.networks)} networks{seeds}. A time is that of the machine it was trained on."
 
     def table(self) -> Table:
-        n_epochs = max(map(len, self._accuracies))
         rows = [
             (f"{at + 1}", *(percent(one[at] / 100) if at < len(one) else "–" for one in self._accuracies))
-            for at in range(n_epochs)
+            for at in self._epochs
         ]
         return Table(("Epoch", *(one.named for one in self.networks)), tuple(rows), 0)
 

@@ -60,6 +60,20 @@ def test_the_trainings_of_a_study_stand_side_by_side(trained, page) -> None:
     assert write_report(trained, trained / "again.html").path.read_text() == source
 
 
+def test_of_very_many_epochs_some_are_drawn(trained, page) -> None:
+    for at, n_epochs in enumerate((3000, 2999, 7)):
+        folder = trained.parent / f"own-{at + 1}"
+        (entry, *_) = json.loads((folder / "training.json").read_text())["history"]
+        change(folder, history=[entry | {"epoch": 1.0 + epoch} for epoch in range(n_epochs)])
+    source = write_report(trained).path.read_text()
+    assert len(source) < 600_000
+    rows = re.search(r'id="courses".*?<tbody>(.*?)</tbody>', source, re.S)[1]
+    epochs = [int(one) for one in re.findall(r'<th scope="row">(\d+)</th>', rows)]
+    assert {1, 7, 2999, 3000} <= set(epochs)
+    assert len(epochs) < 250
+    assert "some of many epochs are shown" in source
+
+
 def test_one_network_alone(trained, page) -> None:
     (trained / "study.json").unlink()
     text = text_of(write_report(trained).path, page)
