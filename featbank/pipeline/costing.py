@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from featbank._cuts import SOFTMAX, CutName
 from featbank.pipeline._extracting import plan_bank
-from featbank.pipeline.opening import open_images
+from featbank.pipeline.opening import open_each
 from featbank.pipeline.planning import plan_experiments
 from featbank.pipeline.reading import load_study
 from featbank.pipeline.study import Study
@@ -77,10 +77,8 @@ def study_costs(
     """
     found = study if isinstance(study, Study) else load_study(study)
     groups = plan_experiments(found, backbone=backbone, weights=weights, test_data=test_data, only=only)
-    opened = [
-        open_images(group.first, data=data, test_data=test_data, limit=limit, download=download)
-        for group in groups
-    ]
+    firsts = [group.first for group in groups]
+    opened = open_each(firsts, data=data, test_data=test_data, limit=limit, download=download)
     costs = []
     for group, images in zip(groups, opened, strict=True):
         choice = group.first.backbone

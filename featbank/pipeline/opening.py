@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from featbank.errors import FeatbankError, InvalidInputError, MissingDataError
 from featbank.manifest import printable
 from featbank.pipeline.study import Data, Experiment, TestData, Training
 
-__all__ = ["Opened", "bank_name", "open_images"]
+__all__ = ["Opened", "bank_name", "open_each", "open_images"]
 
 #: Folder of a study's data when ``--data`` says nothing.
 DATA_FOLDER = "FEATBANK_DATA"
@@ -115,6 +116,31 @@ def open_images(
         tested = _test_images(experiment.test_data, test_data)
         found = with_test_images(found, tested, name=name)
     return Opened(found, split, rows_limit, n_classes, root, chosen.group_by)
+
+
+def open_each(
+    experiments: Sequence[Experiment | Training],
+    *,
+    data: str | os.PathLike[str] | None = None,
+    test_data: str | os.PathLike[str] | None = None,
+    limit: int | None = None,
+    download: bool = False,
+) -> list[Opened]:
+    """Open the images of each experiment, as `open_images` does; those that take the same share them."""
+    opened: list[Opened] = []
+    for at, one in enumerate(experiments):
+        same = (
+            before
+            for before in range(at)
+            if (experiments[before].data, experiments[before].test_data) == (one.data, one.test_data)
+        )
+        first = next(same, None)
+        opened.append(
+            open_images(one, data=data, test_data=test_data, limit=limit, download=download)
+            if first is None
+            else opened[first]
+        )
+    return opened
 
 
 def bank_name(experiment: Experiment | Training, limit: int | None = None) -> str:

@@ -17,7 +17,7 @@ from featbank.pipeline._extracting import plan_bank
 from featbank.pipeline._record import find_finished, fingerprint, write_record
 from featbank.pipeline.claims import StudyPoint, Verdict, check_claim
 from featbank.pipeline.comparing import computed_differences, measure
-from featbank.pipeline.opening import Opened, open_images
+from featbank.pipeline.opening import Opened, open_each
 from featbank.pipeline.planning import Group, Planned, check_weights, plan_experiments, plan_trainings
 from featbank.pipeline.reading import load_study
 from featbank.pipeline.study import Experiment, Study
@@ -206,23 +206,19 @@ def run_study(
     started = time.perf_counter()
     found = study if isinstance(study, Study) else load_study(study)
     groups = plan_experiments(found, backbone=backbone, weights=weights, test_data=test_data, only=only)
-    opened = [
-        open_images(group.first, data=data, test_data=test_data, limit=limit, download=download)
-        for group in groups
-    ]
+    firsts = [group.first for group in groups]
+    opened = open_each(firsts, data=data, test_data=test_data, limit=limit, download=download)
     check_weights(groups)
     trainings = plan_trainings(found, weights=weights, only=only)
-    trained_on: list[Opened] = []
-    for place, training in enumerate(trainings):
-        same = [at for at in range(place) if trainings[at].data == training.data]
-        trained_on.append(
-            trained_on[same[0]] if same else open_images(training, data=data, limit=limit, download=download)
-        )
+    trained_on = open_each(trainings, data=data, limit=limit, download=download)
     tell = say or (lambda _: None)
     tell(found.title)
     done: list[ExperimentRun] = []
+    pushed = 0
     for group, images in zip(groups, opened, strict=True):
-        done += _run_group(found, group, images, device, workers, cache_dir, command, tell, progress)
+        runs = _run_group(found, group, images, device, workers, cache_dir, command, tell, progress)
+        pushed += runs[0].pushed  # by all of them together
+        done += runs
     trained, decoded = [], DecodedImages()
     for training, images in zip(trainings, trained_on, strict=True):
         trained.append(
@@ -244,7 +240,7 @@ def run_study(
         for network in by_name.results:
             write_record(network.folder, _facts(result, by_name.written.name))
     result.reports = _write_reports(done, trained)
-    result.pushed = sum({id(one.opened): one.pushed for one in done}.values())
+    result.pushed = pushed
     result.duration_s = time.perf_counter() - started
     return result
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from featbank.errors import InvalidInputError, MissingDataError
 from featbank.pipeline import load_study
-from featbank.pipeline.opening import open_images
+from featbank.pipeline.opening import open_each, open_images
 
 
 def experiment(study, name=None):
@@ -99,3 +101,11 @@ def test_groups_of_a_study_reach_its_bank(edited, tmp_path):
     listed = open_images(load_study(edited(options, column)).experiments[0])
     assert listed.dataset.groups == tuple(str(n // 2) for _ in range(2) for n in range(8))
     assert len({one.dataset.name for one in (plain, found, listed)}) == 3  # their banks have other rows
+
+
+def test_images_that_several_take_are_opened_once(small):
+    deep, shallow = load_study(small).experiments
+    other = replace(shallow, data=replace(shallow.data, split="3,2,2"))
+    first, same, own = open_each([deep, shallow, other])
+    assert first is same
+    assert (own.split, own.dataset.name) == ("3,2,2", "colours.3-2-2")
