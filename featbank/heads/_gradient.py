@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 __all__ = ["GradientHead", "fit_gradient_heads", "relative_weights", "torch_device", "watched_rows"]
 
 
+#: Values of rows that are made float64 at a time, for logits.
+LOGIT_VALUES = 2**22
 #: What part of the training loss an improvement is, where a head leaves that open.
 TRAINING_TOLERANCE = 1e-3
 #: What ``lr="auto"`` tries, for how many epochs and optimiser steps at least.
@@ -246,12 +248,16 @@ class GradientHead(ProbabilisticHead):
         return {name: getattr(self, name) for name in names if hasattr(self, name)}
 
     def _logits(self, Z: NDArray[Any]) -> NDArray[np.float64]:
-        values = np.asarray(Z, dtype=np.float64)
-        for layer in range(0, len(self.weights_), 2):
-            values = values @ self.weights_[layer] + self.weights_[layer + 1]
-            if layer < len(self.weights_) - 2:
-                values = np.maximum(values, 0.0)
-        return values
+        logits = np.empty((len(Z), len(self.weights_[-1])))
+        step = max(1, LOGIT_VALUES // Z.shape[1])
+        for first in range(0, len(Z), step):
+            values = np.asarray(Z[first : first + step], dtype=np.float64)
+            for layer in range(0, len(self.weights_), 2):
+                values = values @ self.weights_[layer] + self.weights_[layer + 1]
+                if layer < len(self.weights_) - 2:
+                    values = np.maximum(values, 0.0)
+            logits[first : first + step] = values
+        return logits
 
 
 def torch_device(name: str) -> Any:

@@ -81,7 +81,10 @@ class ClassicHead(Head):
         """Return one score per class of rows without the gain."""
 
     def _logits(self, Z: NDArray[Any]) -> NDArray[np.float64]:
-        return self._scores(np.asarray(Z, dtype=np.float64) / self.space_.gain_)
+        parts = [Z[part] for part in _parts(len(Z), Z.shape[1])] or [Z]
+        return np.concatenate(
+            [self._scores(np.asarray(one, np.float64) / self.space_.gain_) for one in parts]
+        )
 
 
 class _LinearScores(ClassicHead):

@@ -49,6 +49,8 @@ _LEAST_WORK = 2_000_000_000
 _MOST_BYTES, _MOST_BYTES_TOGETHER = 512 * 2**20, 2 * 2**30
 #: Features of all training rows are held up to this many bytes, and beyond read whenever they are needed.
 _HELD_BYTES = 256 * 2**20
+#: And arrays larger than this are let go of once they are projected; an estimator of others reads them anew.
+_KEPT_BYTES = 32 * 2**20
 #: Of more training rows than the first, runs of neighbours, so many rows together, say the statistics.
 _MOST_POOL, _STATISTICS_ROWS, _STATISTICS_RUN = 2**20, 2**16, 64
 #: How many images are named in a message.
@@ -212,7 +214,10 @@ class CutFeatures:
         for name, split, at in parts:
             rows = self.features(split) if projected is None else projected.Z[split]
             y = self.labels[split]
-            found = rows if isinstance(at, slice) else rows[in_all_views(at, len(y), self.n_averaged)]
+            if isinstance(at, slice) or (len(at) == len(y) and (np.diff(at) == 1).all()):
+                found = rows[: len(y) * self.n_averaged]  # no copy of all that is drawn
+            else:
+                found = rows[in_all_views(at, len(y), self.n_averaged)]
             yield name, found.astype(np.float32, copy=False), y[at]
 
     def project(self, standardize: Any, rotate: Any) -> Projected:
@@ -234,15 +239,33 @@ class CutFeatures:
         others = [name for name in self.rows if name != "train"]
         if space.rotates(n, p):
             products = self._products(space.standardize, n, p)
-            Z = {"train": space.fit_transform(self._source(), products=products)[self._drawn_in_all]}
+            if products is not None:
+                self._let_go()
+            source = self._source() if products is None else self._reread()
+            Z = {"train": space.fit_transform(source, products=products)[self._drawn_in_all]}
             if products is None:
                 Z |= {name: space.transform(self.features(name)) for name in others}
             else:
                 Z |= {name: space.transform_products(products, name) for name in others}
         else:
             space.fit(self._measured()[1])
-            Z = {name: space.transform(self.features(name)) for name in self.rows}
+            Z = {}
+            for name in self.rows:
+                rows = self.features(name)
+                self._let_go()
+                Z[name] = space.transform(rows)
+                del rows  # before those of the next split are read
+        self._let_go()
         return Projected(Z, space)
+
+    def _let_go(self) -> None:
+        """Forget large arrays of features as they are stored."""
+        for name in [name for name, rows in self._features.items() if rows.nbytes > _KEPT_BYTES]:
+            del self._features[name]
+
+    def _reread(self) -> Any:
+        """Return all training rows, of an array that was let go of as something that is read again."""
+        return self._features.get("pool", _StoredRows(self))
 
     def _source(self) -> Any:
         """Return all training rows, as an array or as something that is read in runs of rows."""

@@ -19,6 +19,7 @@ from sklearn.neighbors import NearestCentroid
 from featbank.errors import FitWarning, InvalidInputError, LeakWarning, UnknownNameError
 from featbank.manifest import SPLITS, Manifest, RowStatus
 from featbank.sweep import run_sweep
+from featbank.sweep.features import CutFeatures
 
 CLASSES = ("ant", "bee", "cat")
 FAST = {"softmax": {"max_epochs": 12, "lr": 0.02}}
@@ -266,6 +267,27 @@ def test_rows_that_no_fit_draws_are_read_in_runs_for_their_statistics(bank, monk
     assert max(map(len, of_training)) <= max(7, drawn)
     assert [kept.estimator.predict(bank.arrays["fc7"][:50]).tolist() for kept in again.heads] == [
         kept.estimator.predict(bank.arrays["fc7"][:50]).tolist() for kept in whole.heads
+    ]
+
+
+def test_features_that_are_projected_are_let_go_of(bank, monkeypatch):
+    run = {"cuts": ["fc7"], "heads": ["logreg", NearestCentroid()], "samples_per_class": "4", "repeats": 2}
+    kept = run_sweep(bank, **run)
+    monkeypatch.setattr("featbank.sweep.features._KEPT_BYTES", 0)
+    held = []
+    project = CutFeatures.project
+
+    def noted(self, *args):
+        projected = project(self, *args)
+        held.append(list(self._features))
+        return projected
+
+    monkeypatch.setattr(CutFeatures, "project", noted)
+    again = run_sweep(bank, **run)
+    assert held
+    assert not any(held)
+    assert [(fit.head, fit.top1, fit.train_top1) for fit in again.fits] == [
+        (fit.head, fit.top1, fit.train_top1) for fit in kept.fits
     ]
 
 
