@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from featbank.errors import InvalidInputError
 from featbank.metrics._checks import check_columns, check_scores, columns_of
@@ -75,13 +75,18 @@ def expected_calibration_error(
     if n_bins < 1:
         raise InvalidInputError(f"n_bins={n_bins!r} must be at least 1")
     codes = np.arange(matrix.shape[1]) if labels is None else np.asarray(labels)
-    best = matrix.argmax(axis=1)
-    confidence = matrix.max(axis=1)
-    right = (codes[best] == y).astype(np.float64)
+    right = codes[matrix.argmax(axis=1)] == y
+    return calibration_error(matrix.max(axis=1), right, n_bins=n_bins)
+
+
+def calibration_error(
+    confidence: NDArray[np.float64], right: NDArray[np.bool_], *, n_bins: int = 15
+) -> float:
+    """Return `expected_calibration_error` of answers: how sure of each, and whether it is right."""
     # Bins are open to the left, (0, 1/15], as in the paper; rounding must not push 1.0 into a bin of its own.
     bins = np.clip(np.ceil(confidence * n_bins).astype(np.int64) - 1, 0, n_bins - 1)
     gap = np.bincount(bins, weights=right - confidence, minlength=n_bins)
-    return float(np.abs(gap).sum() / len(y))
+    return float(np.abs(gap).sum() / len(right))
 
 
 def fit_temperature(y_true: ArrayLike, logits: ArrayLike) -> float:

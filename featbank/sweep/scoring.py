@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featbank.metrics import (
-    catalogue,
-    expected_calibration_error,
-    fit_temperature,
-    top_k_accuracy,
-    top_k_hits,
-)
+from featbank.metrics import catalogue, fit_temperature, top_k_hits
+from featbank.metrics.calibration import calibration_error
 from featbank.sweep.features import CutFeatures, Projected
 from featbank.sweep.records import Fit, Hits, Predictions, history_of, with_val
 from featbank.sweep.spec import judged_split
@@ -23,8 +18,26 @@ from featbank.sweep.spec import judged_split
 __all__ = ["score"]
 
 Labels = NDArray[np.int64]
+Floats = NDArray[np.float64]
+#: Probabilities that are looked at at once, 256 MB: each row is told by itself.
+_BLOCK = 2**25
 #: Logarithms of probabilities end here: one of 0 has none.
 _TINY = float(np.finfo(np.float64).tiny)
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """What a head says of rows: its answers and, where it has probabilities, what they make of each row."""
+
+    y_pred: Labels
+    p_pred: Floats | None = None
+    p_true: Floats | None = None
+    top5: NDArray[np.bool_] | None = None
+    #: The largest probability of each row, and whether it is the true class's; once more at the temperature.
+    sure: tuple[Floats, NDArray[np.bool_]] | None = None
+    sure_scaled: tuple[Floats, NDArray[np.bool_]] | None = None
+    #: All of them, where something asks for them.
+    scores: Floats | None = None
 
 
 def score(fit: Fit, features: CutFeatures, projected: Projected | None, metrics: Sequence[str] = ()) -> Fit:
@@ -35,54 +48,52 @@ def score(fit: Fit, features: CutFeatures, projected: Projected | None, metrics:
     head, ending = fit.estimator, "" if projected is None else "_columns"
     judged = judged_split(features.rows)
     others: dict[str, float] = {}
-    of_split: dict[str, tuple[Labels, NDArray[np.float64]]] = {}
-    for split, X, y in features.parts(fit.draw, projected):
-        y_pred, scores = _answers(head, X, ending, features.n_averaged)
-        if scores is not None and not np.isfinite(scores).all():
+    temperature: float | None = None
+    # the test rows at last: they are looked at through the temperature that the validation rows ask for
+    parts = sorted(features.parts(fit.draw, projected), key=lambda part: part[0] == "test")
+    has_test = parts[-1][0] == "test"
+    for split, X, y in parts:
+        tempers = split == "val" and has_test and _has_logits(head)
+        keeps = tempers or (bool(metrics) and split in (judged, "val"))
+        said = _ask(head, X, y, ending, features.n_averaged, keeps, temperature if split == "test" else None)
+        if said is None:
             message = "the head's probabilities are not finite"
             return replace(fit.without_head(), status="failed", message=message)
         prefix = "" if split == "test" else f"{split}_"
-        found[f"{prefix}top1"] = float(np.mean(y_pred == y))
+        found[f"{prefix}top1"] = float(np.mean(said.y_pred == y))
         if split in (judged, "val"):
-            labels = None if scores is None else head.classes_
+            labels = None if said.scores is None else head.classes_
             for name in metrics:
-                value = catalogue.evaluate(name, y, y_pred, scores, labels=labels)
+                value = catalogue.evaluate(name, y, said.y_pred, said.scores, labels=labels)
                 if value is not None:
                     others[name if split == judged else f"val_{name}"] = value
-        if scores is not None:
-            of_split[split] = y, scores
-            found[f"{prefix}top5"] = top_k_accuracy(y, scores, k=5, labels=head.classes_)
+        if said.top5 is not None:
+            found[f"{prefix}top5"] = float(np.mean(said.top5))
         if split == judged:
-            found["predictions"] = _predictions(split, features.rows[split], y, y_pred, scores, head)
-            top5 = None if scores is None else top_k_hits(y, scores, k=5, labels=head.classes_)
-            found["hits"] = Hits(split, y_pred == y, top5)
+            rows = features.rows[split]
+            found["predictions"] = Predictions(split, rows, y, said.y_pred, said.p_true, said.p_pred)
+            found["hits"] = Hits(split, said.y_pred == y, said.top5)
+        if tempers and said.scores is not None:
+            temperature = _temperature(y, said.scores, head.classes_)
+        if split == "test" and said.sure is not None:
+            found["ece"] = calibration_error(*said.sure)
+            if said.sure_scaled is not None:
+                found["ece_scaled"] = calibration_error(*said.sure_scaled)
+                found["calibration_temperature"] = temperature
     found["metrics"] = {name: others[name] for name in with_val(metrics) if name in others}
-    found |= _calibration(of_split, head) | _epochs(head)
-    return replace(fit, **found)
+    return replace(fit, **found | _epochs(head))
 
 
-def _calibration(of_split: Mapping[str, tuple[Labels, NDArray[np.float64]]], head: Any) -> dict[str, float]:
-    """Return the calibration error on test rows, as it is and at the temperature validation rows ask for.
+def _temperature(y: Labels, scores: Floats, classes: Labels) -> float | None:
+    """Return the temperature at which validation rows are told best; None where no row's class is known.
 
     A temperature divides logits: shares of votes, with their zeros, have none, and are left as they are.
     """
-    if "test" not in of_split:
-        return {}
-    y, scores = of_split["test"]
-    found = {"ece": expected_calibration_error(y, scores, labels=head.classes_)}
-    if "val" not in of_split or not _has_logits(head):
-        return found
-    y_val, val_scores = of_split["val"]
-    known = np.isin(y_val, head.classes_)
+    known = np.isin(y, classes)
     if not known.any():
-        return found
-    columns = np.searchsorted(head.classes_, y_val[known])
-    temperature = fit_temperature(columns, np.log(np.maximum(val_scores[known], _TINY)))
-    logits = np.log(np.maximum(scores, _TINY)) / temperature
-    raised = np.exp(logits - logits.max(axis=1, keepdims=True))
-    scaled = raised / raised.sum(axis=1, keepdims=True)
-    error = expected_calibration_error(y, scaled, labels=head.classes_)
-    return {**found, "ece_scaled": error, "calibration_temperature": temperature}
+        return None
+    columns = np.searchsorted(classes, y[known])
+    return fit_temperature(columns, np.log(np.maximum(scores[known], _TINY)))
 
 
 def _has_logits(head: Any) -> bool:
@@ -91,13 +102,67 @@ def _has_logits(head: Any) -> bool:
     return hasattr(head, "decision_function") and not isinstance(head, NeighborsClassifier)
 
 
-def _answers(
-    head: Any, X: NDArray[Any], ending: str, n_views: int
-) -> tuple[Labels, NDArray[np.float64] | None]:
-    """Return the predicted class of each image, and probabilities where the head has them.
+def _ask(
+    head: Any, X: NDArray[Any], y: Labels, ending: str, n_views: int, keeps: bool, temperature: float | None
+) -> _Answers | None:
+    """Return what a head says of rows, None if its probabilities are not numbers.
 
-    Those of several views, which stand in blocks of rows, are averaged.
+    It is asked of so many rows at once that their probabilities fit into memory: of 10,000 classes and as
+    many rows they would take 800 MB. Those of several views, which stand in blocks of rows, are averaged.
     """
+    n_rows = max(1, _BLOCK // max(1, n_views * len(getattr(head, "classes_", ()))))
+    views = X.reshape(n_views, len(y), *X.shape[1:])
+    found: list[_Answers] = []
+    for start in range(0, max(1, len(y)), n_rows):
+        some = slice(start, start + n_rows)
+        rows = X if n_rows >= len(y) else views[:, some].reshape(-1, *X.shape[1:])
+        y_pred, scores = _answers(head, rows, ending, n_views)
+        if scores is None:
+            found.append(_Answers(y_pred))
+            continue
+        if not np.isfinite(scores).all():
+            return None
+        found.append(_told(y[some], y_pred, scores, head.classes_, keeps, temperature))
+    if len(found) == 1:
+        return found[0]
+    return _Answers(
+        **{one.name: _joined([getattr(part, one.name) for part in found]) for one in fields(_Answers)}
+    )
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    if parts[0] is None:
+        return None
+    if isinstance(parts[0], tuple):
+        return tuple(np.concatenate(some) for some in zip(*parts, strict=True))
+    return np.concatenate(parts)
+
+
+def _told(
+    y: Labels, y_pred: Labels, scores: Floats, classes: Labels, keeps: bool, temperature: float | None
+) -> _Answers:
+    column = {int(code): at for at, code in enumerate(classes)}
+    at_row = np.arange(len(y))
+    p_pred = scores[at_row, [column[int(code)] for code in y_pred]]
+    known = np.array([int(code) in column for code in y], dtype=bool)
+    p_true = np.where(known, scores[at_row, [column.get(int(code), 0) for code in y]], 0.0)
+    scaled = None
+    if temperature is not None:
+        logits = np.log(np.maximum(scores, _TINY)) / temperature
+        raised = np.exp(logits - logits.max(axis=1, keepdims=True))
+        scaled = _sure(y, raised / raised.sum(axis=1, keepdims=True), classes)
+    top5 = top_k_hits(y, scores, k=5, labels=classes)
+    return _Answers(
+        y_pred, p_pred, p_true, top5, _sure(y, scores, classes), scaled, scores if keeps else None
+    )
+
+
+def _sure(y: Labels, scores: Floats, classes: Labels) -> tuple[Floats, NDArray[np.bool_]]:
+    return scores.max(axis=1), np.asarray(classes)[scores.argmax(axis=1)] == y
+
+
+def _answers(head: Any, X: NDArray[Any], ending: str, n_views: int) -> tuple[Labels, Floats | None]:
+    """Return the predicted class of each image, and probabilities where the head has them."""
     predict = getattr(head, f"predict{ending}")
     probabilities = getattr(head, f"predict_proba{ending}", None)
     if probabilities is None or not hasattr(head, "classes_"):
@@ -112,19 +177,6 @@ def _answers(
     if len(tied):  # how ties are broken is the head's affair: neighbours ask which of the classes is nearer
         y_pred[tied] = predict(X[tied])
     return y_pred, scores
-
-
-def _predictions(
-    split: str, rows: Labels, y: Labels, y_pred: Labels, scores: NDArray[np.float64] | None, head: Any
-) -> Predictions:
-    if scores is None:
-        return Predictions(split, rows, y, y_pred)
-    column = {int(code): at for at, code in enumerate(head.classes_)}
-    at_row = np.arange(len(y))
-    p_pred = scores[at_row, [column[int(code)] for code in y_pred]]
-    known = np.array([int(code) in column for code in y])
-    p_true = np.where(known, scores[at_row, [column.get(int(code), 0) for code in y]], 0.0)
-    return Predictions(split, rows, y, y_pred, p_true, p_pred)
 
 
 def _epochs(head: Any) -> dict[str, Any]:

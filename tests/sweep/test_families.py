@@ -11,7 +11,7 @@ from featbank.errors import FitWarning, InvalidInputError
 from featbank.heads import FeatureSpace, make
 from featbank.manifest import SPLITS, Manifest
 from featbank.metrics import expected_calibration_error
-from featbank.sweep import run_sweep
+from featbank.sweep import run_sweep, scoring
 from featbank.sweep.spec import make_grids
 
 
@@ -233,3 +233,32 @@ def test_spaces_of_a_family_may_differ(bank):
             == fit.top1
         )
     assert make("logreg").standardize is True
+
+
+@pytest.mark.parametrize("head", ["knn", "logreg", "svm"])
+def test_rows_are_told_alike_in_blocks(bank, head, monkeypatch):
+    asked = {"cuts": bank.cuts[:1], "heads": [head], "samples_per_class": [4], "repeats": 2}
+    (whole, blocks) = [], []
+    run_sweep(bank, **asked, metrics=["log_loss"], on_result=whole.extend)
+    seen = []
+    told = scoring._told
+    monkeypatch.setattr(scoring, "_told", lambda *given: (seen.append(len(given[0])), told(*given))[1])
+    monkeypatch.setattr(scoring, "_BLOCK", 50)
+    run_sweep(bank, **asked, metrics=["log_loss"], on_result=blocks.extend)
+    assert len(whole) == len(blocks) == 2
+    assert head == "svm" or len(seen) > len(set(seen)) > 1  # rows came in several blocks
+    for one, other in zip(whole, blocks, strict=True):
+        assert one.status == other.status == "ok"
+        for name in (
+            "top1",
+            "top5",
+            "val_top1",
+            "train_top1",
+            "ece",
+            "ece_scaled",
+            "calibration_temperature",
+        ):
+            first, second = getattr(one, name), getattr(other, name)
+            assert first == second or first == pytest.approx(second, rel=1e-6), name
+        assert one.metrics == pytest.approx(other.metrics, rel=1e-6)
+        np.testing.assert_array_equal(one.hits.top1, other.hits.top1)
