@@ -17,6 +17,7 @@ install: $(READY) ## create the virtual environment and install featbank with it
 # torch comes in through torchvision, so that both are from the same build.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("featbank needs Python 3.11 or later, this is " + sys.version.split()[0] + "; set PYTHON=...") if sys.version_info < (3, 11) else None'
+	@echo "installing into $(VENV): some minutes, 7 GB on disk, most of it torch"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,docs]'
 	touch $(READY)

@@ -267,6 +267,7 @@ def study_keys() -> dict[str, list[list[str]]]:
 def study_page() -> str:
     """Return the page of what the TOML file of a study may say."""
     from featbank import pipeline
+    from featbank.pipeline import claims
 
     homes = {
         "[data]": pipeline.Data,
@@ -281,6 +282,15 @@ def study_page() -> str:
     body += (
         "``featbank run --template > my.toml`` writes a study with every key in it, and it runs as it is.\n"
         "A key or table that is not on this page is refused in one line that names what is near to it.\n\n"
+        "A relative ``source`` is looked for below the data root: the folder that ``FEATBANK_DATA`` names,\n"
+        'else ``./data``, whatever folder the TOML file itself is in. So ``source = "photos"`` is\n'
+        "``./data/photos``, with ``FEATBANK_DATA=/images`` it is ``/images/photos``, and\n"
+        "``featbank run my.toml --data ~/photos`` says where it is for once.\n"
+        "A path of ``weights`` is relative to the folder the command runs in;\n"
+        "``--weights`` overrides it.\n\n"
+    )
+    checks = "".join(
+        f"``{name}``\n    {_plain(inspect.getdoc(check))}\n\n" for name, check in claims.CHECKS.items()
     )
     for table, keys in study_keys().items():
         heading = re.sub(r"heads\.\w+", "heads.NAME", table) or "At the top of the file"
@@ -302,6 +312,8 @@ def study_page() -> str:
             tail = f" Default: ``{default}``." if shown else ""
             body += f"   * - ``{key}``\n     - ``{example}``\n     - {_plain(said)}{tail}\n"
         body += "\n"
+        if table == "[[published.claims]]":
+            body += f".. rubric:: What each check says\n\n{checks}"
     body += "The whole template\n------------------\n\n"
     body += ".. literalinclude:: /../featbank/pipeline/template.toml\n   :language: toml\n"
     return body
