@@ -59,21 +59,37 @@ def _plain(value: Any) -> Any:
 
 
 def print_table(
-    columns: Sequence[str], rows: Sequence[Sequence[str]], *, numeric: Sequence[str] = ()
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    numeric: Sequence[str] = (),
+    dispensable: Sequence[str] = (),
 ) -> None:
-    """Print a table on standard output; columns named in `numeric` are aligned right."""
+    """Print a table on standard output; columns named in `numeric` are aligned right.
+
+    On a terminal that is too narrow those in `dispensable` are left out, the first of them first.
+    """
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for column in columns:
-        table.add_column(column, justify="right" if column in numeric else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*row)
+    def made(shown: Sequence[str]) -> Table:
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+        for column in shown:
+            table.add_column(column, justify="right" if column in numeric else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*(cell for column, cell in zip(columns, row, strict=True) if column in shown))
+        return table
+
     # A pipe has no width: let every line be as long as it needs, so that grep and cut work on it.
     console = Console(width=None if sys.stdout.isatty() else 240, highlight=False, markup=False)
-    console.print(table)
+    shown, left = list(columns), list(dispensable)
+    endless = Console(width=10_000)  # what a console measures is never wider than itself
+    while left and endless.measure(made(shown)).maximum > console.width:
+        shown.remove(left.pop(0))
+    console.print(made(shown))
+    if gone := [column for column in columns if column not in shown]:
+        say(f"left out, for want of width: {', '.join(gone)}; a wider terminal, a pipe and --json have them")
 
 
 def human_bytes(size_bytes: float) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from featbank.cli._options import CacheDir, DataRoot, Json
+from featbank.cli._options import DataRoot, Json, RunsDir, known_runs
 from featbank.cli._output import human_bytes, print_json, say
 
 __all__ = ["report"]
@@ -16,7 +16,8 @@ def report(
     run: Annotated[
         str | None,
         typer.Argument(
-            help="A run's folder, its name or a part of it, or a training's; the newest run by default."
+            help="A run's folder, its name or a part of it, or a training's; the newest run by default.",
+            autocompletion=known_runs,
         ),
     ] = None,
     out: Annotated[
@@ -33,7 +34,7 @@ def report(
         str | None, typer.Option("--data", help="Where the images are now, if they have moved.")
     ] = None,
     data_root: DataRoot = None,
-    cache_dir: CacheDir = None,
+    cache_dir: RunsDir = None,
     as_json: Json = False,
 ) -> None:
     """Write one self-contained HTML page about a run, or about a training and those of its study.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from featbank.cli._fitted import print_scores
-from featbank.cli._options import CacheDir, Device, Json, split_commas
+from featbank.cli._options import CacheDir, Device, Json, known_studies, split_commas
 from featbank.cli._output import human_bytes, human_time, print_json, print_table, progress_bar, say
 from featbank.cli.fit import noted_not_warned
 from featbank.errors import InvalidInputError
@@ -26,7 +26,11 @@ __all__ = ["run"]
 
 def run(
     study: Annotated[
-        str | None, typer.Argument(help="A TOML file, or the name of a study; without it they are listed.")
+        str | None,
+        typer.Argument(
+            help="A TOML file, or the name of a study; without it they are listed.",
+            autocompletion=known_studies,
+        ),
     ] = None,
     data: Annotated[
         str | None,
