@@ -161,7 +161,12 @@ def _table_of(some: Iterable[str]) -> str:
     body = ".. list-table::\n   :class: names\n   :widths: 40 60\n\n"
     for name in some:
         text = summary(name).replace("\n", " ")
-        body += f"   * - :py:obj:`~{name}`\n     - {text}\n"
+        said = (
+            f"{name.removeprefix('featbank.')} <{name}>"
+            if name.count(".") > 1 and name in FIRST
+            else f"~{name}"
+        )
+        body += f"   * - :py:obj:`{said}`\n     - {text}\n"
     return body
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 __all__ = [
+    "counted",
     "human_bytes",
     "human_count",
     "human_date",
@@ -120,6 +121,17 @@ def human_count(count: float) -> str:
         if count >= factor:
             return f"{count / factor:.3g} {unit}"
     return f"{count:.0f}"
+
+
+def counted(n: int, noun: str) -> str:
+    """Return a number of things for people.
+
+    Examples
+    --------
+    >>> counted(1, "image"), counted(0, "image"), counted(1200, "shard")
+    ('1 image', '0 images', '1200 shards')
+    """
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def human_date(moment: float | str) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from featbank.cli._options import CacheDir, Json
-from featbank.cli._output import human_time, print_json, progress_bar, say
+from featbank.cli._output import counted, human_time, print_json, progress_bar, say
 from featbank.cli.fit import noted_not_warned, print_curve, print_notes
 
 if TYPE_CHECKING:
@@ -66,7 +66,8 @@ def demo(cache_dir: CacheDir = None, as_json: Json = False) -> None:
     print_curve(depth)
     print_curve(warm)
     fits = sum(len(one.result.fits) - one.n_resumed for one in (depth, warm))
-    typer.echo(f"\n{extracted.pushed} images pushed, {fits} heads fitted in {human_time(duration_s)}")
+    said = f"{counted(extracted.pushed, 'image')} pushed, {counted(fits, 'head')} fitted"
+    typer.echo(f"\n{said} in {human_time(duration_s)}")
     if any("still getting better" in note for one in (depth, warm) for note in one.result.notes):
         typer.echo("heads that were still getting better stop at 100 epochs: enough to see which cut is best")
     where = "" if cache_dir is None else f" --cache-dir {shlex.quote(cache_dir)}"

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from featbank.cli._options import DataRoot, Json, RunsDir, known_runs
-from featbank.cli._output import human_bytes, print_json, say
+from featbank.cli._output import counted, human_bytes, print_json, say
 
 __all__ = ["report"]
 
@@ -57,4 +57,4 @@ def report(
         )
     else:
         typer.echo(written.path)
-        say(f"{human_bytes(written.size_bytes)}, {written.n_images} images, opens without network")
+        say(f"{human_bytes(written.size_bytes)}, {counted(written.n_images, 'image')}, opens without network")
