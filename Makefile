@@ -53,7 +53,7 @@ bench: $(READY)  ## the benchmarks, by hand: minutes, and only ratios within one
 	$(BIN)/python -m pytest -q -s tests/benchmarks
 
 # the machine's own Python: a bare machine with a card has torch, and installs nothing
-gpu:             ## on a machine with a card: correctness, ceilings, rates, a table; seven minutes at most
+gpu:             ## on a machine with a GPU: correctness, ceilings, rates, a table; seven minutes at most
 	PYTHONPATH=. $(PYTHON) tests/gpu --out $(or $(OUT),build/gpu)
 
 faults: $(READY) ## the fault bench in full: kills, power loss, full disks, flipped bits; within an hour

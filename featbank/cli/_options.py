@@ -128,7 +128,7 @@ CpusPerTask = Annotated[
 GpusPerTask = Annotated[
     float | None,
     typer.Option(
-        help="--engine ray: cards of one task, or a part of one (default: 0).", rich_help_panel=MANY_MACHINES
+        help="--engine ray: GPUs of one task, or a part of one (default: 0).", rich_help_panel=MANY_MACHINES
     ),
 ]
 
