@@ -19,7 +19,7 @@ bank = featbank.open_bank(
     ).bank
 )
 run = featbank.fit_heads(
-    bank, cuts=["block3_pool"], heads=["logreg"], samples_per_class="4..32", repeats=3
+    bank, cuts=["block5_pool"], heads=["logreg"], samples_per_class="4..32", repeats=3
 ).run
 display = featbank.CurveDisplay.from_run(run, extrapolate=128)
 display.plot()
