@@ -17,6 +17,7 @@ install: $(READY) ## create the virtual environment and install featbank with it
 # torch comes in through torchvision, so that both are from the same build.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("featbank needs Python 3.11 or later, this is " + sys.version.split()[0] + "; set PYTHON=...") if sys.version_info < (3, 11) else None'
+	@echo "installing into $(VENV): some minutes, 7 GB on disk, most of it torch"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,docs]'
 	touch $(READY)
@@ -52,7 +53,7 @@ bench: $(READY)  ## the benchmarks, by hand: minutes, and only ratios within one
 	$(BIN)/python -m pytest -q -s tests/benchmarks
 
 # the machine's own Python: a bare machine with a card has torch, and installs nothing
-gpu:             ## on a machine with a card: correctness, ceilings, rates, a table; seven minutes at most
+gpu:             ## on a machine with a GPU: correctness, ceilings, rates, a table; seven minutes at most
 	PYTHONPATH=. $(PYTHON) tests/gpu --out $(or $(OUT),build/gpu)
 
 faults: $(READY) ## the fault bench in full: kills, power loss, full disks, flipped bits; within an hour

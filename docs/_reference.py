@@ -9,7 +9,7 @@ import inspect
 import json
 import pkgutil
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,28 @@ EXIT_CODES = (
     "0 done; 1 done, but something failed or (with ``--strict``) was quarantined; 2 wrong input; "
     "3 missing weights, data, bank or run; 130 interrupted; 143 terminated."
 )
+
+#: What most programs need, in the order in which they need it.
+FIRST = (
+    "featbank.extract",
+    "featbank.open_bank",
+    "featbank.Bank",
+    "featbank.Bank.load",
+    "featbank.fit_heads",
+    "featbank.open_run",
+    "featbank.Run",
+    "featbank.answer_of",
+    "featbank.compare",
+    "featbank.predict",
+    "featbank.CurveDisplay",
+    "featbank.Backbone.from_module",
+    "featbank.find_suspects",
+    "featbank.export_bank",
+    "featbank.load_study",
+    "featbank.run_study",
+)
+#: Class -> its members that stand before all others; those of a base class would stand last.
+FIRST_MEMBERS = {"featbank.Bank": ("load", "features", "classes", "open")}
 
 
 # names --------------------------------------------------------------------------------------------
@@ -103,9 +125,14 @@ def page_of(name: str) -> str:
     module = name.rpartition(".")[0]
     body = titled(last) + f".. py:currentmodule:: {module}\n\n"
     if inspect.isclass(value):
+        first = FIRST_MEMBERS.get(name, ())
         body += (
             f".. autoclass:: {name}\n   :members:\n   :inherited-members: BaseEstimator, Exception, tuple\n"
         )
+        body += f"   :exclude-members: {', '.join(first)}\n\n" if first else ""
+        for one in first:
+            kind = "method" if inspect.isroutine(getattr(value, one)) else "property"
+            body += f"   .. auto{kind}:: {name}.{one}\n"
     elif inspect.isroutine(value):
         body += f".. autofunction:: {name}\n"
     else:
@@ -130,15 +157,25 @@ def as_rst(docstring: str) -> str:
     return text + "\n\n"
 
 
+def _table_of(some: Iterable[str]) -> str:
+    body = ".. list-table::\n   :class: names\n   :widths: 40 60\n\n"
+    for name in some:
+        text = summary(name).replace("\n", " ")
+        said = (
+            f"{name.removeprefix('featbank.')} <{name}>"
+            if name.count(".") > 1 and name in FIRST
+            else f"~{name}"
+        )
+        body += f"   * - :py:obj:`{said}`\n     - {text}\n"
+    return body
+
+
 def room_page(room: str, some: list[str]) -> str:
     """Return the page of a module: what it is, and its names."""
     module = "featbank" if room == "featbank" else f"featbank.{room}"
     said = as_rst(inspect.getdoc(value_of(module)) or "")
     body = titled(module) + f".. py:module:: {module}\n\n{said}"
-    body += ".. list-table::\n   :class: names\n   :widths: 40 60\n\n"
-    for name in some:
-        text = summary(name).replace("\n", " ")
-        body += f"   * - :py:obj:`~{name}`\n     - {text}\n"
+    body += _table_of(some)
     body += "\n.. toctree::\n   :hidden:\n\n" + "".join(f"   {name}\n" for name in some)
     return body
 
@@ -267,6 +304,7 @@ def study_keys() -> dict[str, list[list[str]]]:
 def study_page() -> str:
     """Return the page of what the TOML file of a study may say."""
     from featbank import pipeline
+    from featbank.pipeline import claims
 
     homes = {
         "[data]": pipeline.Data,
@@ -281,6 +319,15 @@ def study_page() -> str:
     body += (
         "``featbank run --template > my.toml`` writes a study with every key in it, and it runs as it is.\n"
         "A key or table that is not on this page is refused in one line that names what is near to it.\n\n"
+        "A relative ``source`` is looked for below the data root: the folder that ``FEATBANK_DATA`` names,\n"
+        'else ``./data``, whatever folder the TOML file itself is in. So ``source = "photos"`` is\n'
+        "``./data/photos``, with ``FEATBANK_DATA=/images`` it is ``/images/photos``, and\n"
+        "``featbank run my.toml --data ~/photos`` says where it is for once.\n"
+        "A path of ``weights`` is relative to the folder the command runs in;\n"
+        "``--weights`` overrides it.\n\n"
+    )
+    checks = "".join(
+        f"``{name}``\n    {_plain(inspect.getdoc(check))}\n\n" for name, check in claims.CHECKS.items()
     )
     for table, keys in study_keys().items():
         heading = re.sub(r"heads\.\w+", "heads.NAME", table) or "At the top of the file"
@@ -302,6 +349,8 @@ def study_page() -> str:
             tail = f" Default: ``{default}``." if shown else ""
             body += f"   * - ``{key}``\n     - ``{example}``\n     - {_plain(said)}{tail}\n"
         body += "\n"
+        if table == "[[published.claims]]":
+            body += f".. rubric:: What each check says\n\n{checks}"
     body += "The whole template\n------------------\n\n"
     body += ".. literalinclude:: /../featbank/pipeline/template.toml\n   :language: toml\n"
     return body
@@ -314,15 +363,19 @@ def pages() -> dict[str, str]:
     """Return every generated page by its file name."""
     found = {}
     by_room = names()
+    first_room = sorted(by_room, key=lambda one: one != "featbank")
     for room, some in by_room.items():
         found["featbank.rst" if room == "featbank" else f"featbank.{room}.rst"] = room_page(room, some)
         found |= {f"{name}.rst": page_of(name) for name in some}
     found["python.rst"] = (
         titled("From Python")
-        + "Every public name, by the room of the package that holds it. What most programs need is in\n"
-        + "``featbank`` itself: ``featbank.extract``, ``featbank.open_bank``, ``featbank.fit_heads``.\n\n"
+        + "Names you need first\n--------------------\n\n"
+        + _table_of(FIRST)
+        + "\nAll of it\n---------\n\n"
+        + "Every public name, by the room of the package that holds it; ``featbank`` has those that belong\n"
+        + "to no room. Names that stand as ``featbank.NAME`` are had from ``featbank`` itself.\n\n"
         + ".. toctree::\n   :maxdepth: 1\n\n"
-        + "".join(f"   {'featbank' if room == 'featbank' else f'featbank.{room}'}\n" for room in by_room)
+        + "".join(f"   {'featbank' if room == 'featbank' else f'featbank.{room}'}\n" for room in first_room)
     )
     lines = [(words, command) for words, command in commands()]
     found |= {f"{slug(words)}.rst": command_page(words, command) for words, command in lines}

@@ -26,7 +26,7 @@ def test_examples_run(page, tmp_path, monkeypatch, capsys):
         if kind == "python":
             exec(compile(text, f"{page}.md", "exec"), names)
             continue
-        for line in text.splitlines():
+        for line in text.replace("\\\n", "").splitlines():
             command = line.removeprefix("$ featbank ")
             assert command != line, f"no command of featbank: {line!r}"
             with pytest.raises(SystemExit) as end:

@@ -18,6 +18,8 @@ bank = featbank.open_bank(
         limit=900,
     ).bank
 )
-run = featbank.fit_heads(bank, cuts=["block3_pool"], heads=["ncm"], samples_per_class="4..32", repeats=3).run
+run = featbank.fit_heads(
+    bank, cuts=["block5_pool"], heads=["logreg"], samples_per_class="4..32", repeats=3
+).run
 display = featbank.CurveDisplay.from_run(run, extrapolate=128)
 display.plot()

@@ -958,20 +958,13 @@ class StoredFeatures(ABC):
 
         Examples
         --------
-        >>> import tempfile
-        >>> from featbank.banks import BankKey, BankStore
-        >>> from featbank.manifest import Manifest
-        >>> key = BankKey("minivgg", "0" * 64, {}, 32, "float32", "float16", 64, "pillow-12.3.0")
-        >>> digests, zeros = np.arange(96, dtype=np.uint8).reshape(3, 32), np.zeros(3, np.uint8)
-        >>> rows = Manifest([b"a", b"b", b"c"], np.int32([0, 1, 0]), ("x", "y"), zeros, digests, zeros)
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     bank = BankStore(folder).create_or_open("three", key, {})
-        ...     bank.set_manifest(rows)
-        ...     writer = bank.cut_writer("fc7", (2,), "float16")
-        ...     path = writer.write(*writer.missing(), np.float16([[1, 2], [3, 4], [5, 6]]), zeros)
-        ...     bank.load("fc7", split="train", rows=[2, 1])
-        (array([[5., 6.],
-               [3., 4.]], dtype=float32), array([0, 1]))
+        >>> import featbank
+        >>> bank = featbank.open_bank("digits")
+        >>> X, y = bank.load("fc7", split="train")
+        >>> X.shape, X.dtype.name, y.dtype.name
+        ((214, 256), 'float32', 'int64')
+        >>> bank.classes[y[0]]
+        '0'
         """
         array, stored = self[cut], self._stored
         index = array._row_numbers(rows)

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from featbank.errors import InvalidInputError
+from featbank.errors import FeatbankError, InvalidInputError
 
 if TYPE_CHECKING:
     from featbank.engines import RayEngine
 
 __all__ = [
+    "MANY_MACHINES",
     "Address",
     "CacheDir",
     "CpusPerTask",
@@ -21,11 +22,52 @@ __all__ = [
     "GpusPerTask",
     "Json",
     "Layout",
+    "RunsDir",
     "Seed",
     "SkipEmptyClasses",
     "engine_of",
+    "known_backbones",
+    "known_heads",
+    "known_runs",
+    "known_studies",
     "split_commas",
 ]
+
+
+# What a shell may put in, see --install-completion; what they need is imported when they are asked.
+
+
+def known_backbones(incomplete: str) -> list[str]:
+    """Return the backbones that begin so."""
+    from featbank.backbones import names
+
+    return [one for one in names() if one.startswith(incomplete)]
+
+
+def known_heads(incomplete: str) -> list[str]:
+    """Return the heads that begin so."""
+    from featbank.heads import catalogue
+
+    return [one for one in catalogue.names() if one.startswith(incomplete)]
+
+
+def known_studies(incomplete: str) -> list[str]:
+    """Return the studies that begin so."""
+    from featbank.pipeline import study_names
+
+    return [one for one in study_names() if one.startswith(incomplete)]
+
+
+def known_runs(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the runs of the cache that begin so, newest first; a cache that cannot be read has none."""
+    from featbank._cache import runs_folder
+
+    try:
+        folders = sorted(runs_folder(ctx.params.get("cache_dir")).glob("*/run.json"), reverse=True)
+    except (FeatbankError, OSError):
+        return []
+    return [one for one in ("last", *(file.parent.name for file in folders)) if one.startswith(incomplete)]
+
 
 CacheDir = Annotated[
     str | None,
@@ -33,6 +75,12 @@ CacheDir = Annotated[
         "--cache-dir",
         metavar="PATH",
         help="Where banks and runs live (default: $FEATBANK_CACHE, else ./cache); banks also in s3://bucket/prefix.",
+    ),
+]
+RunsDir = Annotated[
+    str | None,
+    typer.Option(
+        "--cache-dir", metavar="PATH", help="Where runs live (default: $FEATBANK_CACHE, else ./cache)."
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
@@ -57,26 +105,30 @@ BatchSize = Annotated[
 Decode = Annotated[
     str, typer.Option(help="Where JPEGs are decoded: cpu (exact pixels), cuda (nvJPEG, a few steps off).")
 ]
-_CLUSTER = "On a cluster"
+#: Panel of the help: what one machine needs none of.
+MANY_MACHINES = "On many machines"
 EngineName = Annotated[
     str,
-    typer.Option("--engine", help="local (this process) or ray (featbank\\[ray]).", rich_help_panel=_CLUSTER),
+    typer.Option(
+        "--engine", help="local (this process) or ray (featbank\\[ray]).", rich_help_panel=MANY_MACHINES
+    ),
 ]
 Address = Annotated[
     str | None,
     typer.Option(
         help="--engine ray: auto (the cluster this machine is a node of; the default), local (this machine "
         "alone), or HOST[:PORT] of the head.",
-        rich_help_panel=_CLUSTER,
+        rich_help_panel=MANY_MACHINES,
     ),
 ]
 CpusPerTask = Annotated[
-    int | None, typer.Option(help="--engine ray: cores of one task (default: 1).", rich_help_panel=_CLUSTER)
+    int | None,
+    typer.Option(help="--engine ray: cores of one task (default: 1).", rich_help_panel=MANY_MACHINES),
 ]
 GpusPerTask = Annotated[
     float | None,
     typer.Option(
-        help="--engine ray: cards of one task, or a part of one (default: 0).", rich_help_panel=_CLUSTER
+        help="--engine ray: GPUs of one task, or a part of one (default: 0).", rich_help_panel=MANY_MACHINES
     ),
 ]
 

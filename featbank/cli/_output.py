@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 __all__ = [
+    "counted",
     "human_bytes",
     "human_count",
     "human_date",
@@ -59,21 +60,37 @@ def _plain(value: Any) -> Any:
 
 
 def print_table(
-    columns: Sequence[str], rows: Sequence[Sequence[str]], *, numeric: Sequence[str] = ()
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    numeric: Sequence[str] = (),
+    dispensable: Sequence[str] = (),
 ) -> None:
-    """Print a table on standard output; columns named in `numeric` are aligned right."""
+    """Print a table on standard output; columns named in `numeric` are aligned right.
+
+    On a terminal that is too narrow those in `dispensable` are left out, the first of them first.
+    """
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for column in columns:
-        table.add_column(column, justify="right" if column in numeric else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*row)
+    def made(shown: Sequence[str]) -> Table:
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+        for column in shown:
+            table.add_column(column, justify="right" if column in numeric else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*(cell for column, cell in zip(columns, row, strict=True) if column in shown))
+        return table
+
     # A pipe has no width: let every line be as long as it needs, so that grep and cut work on it.
     console = Console(width=None if sys.stdout.isatty() else 240, highlight=False, markup=False)
-    console.print(table)
+    shown, left = list(columns), list(dispensable)
+    endless = Console(width=10_000)  # what a console measures is never wider than itself
+    while left and endless.measure(made(shown)).maximum > console.width:
+        shown.remove(left.pop(0))
+    console.print(made(shown))
+    if gone := [column for column in columns if column not in shown]:
+        say(f"left out, for want of width: {', '.join(gone)}; a wider terminal, a pipe and --json have them")
 
 
 def human_bytes(size_bytes: float) -> str:
@@ -104,6 +121,17 @@ def human_count(count: float) -> str:
         if count >= factor:
             return f"{count / factor:.3g} {unit}"
     return f"{count:.0f}"
+
+
+def counted(n: int, noun: str) -> str:
+    """Return a number of things for people.
+
+    Examples
+    --------
+    >>> counted(1, "image"), counted(0, "image"), counted(1200, "shard")
+    ('1 image', '0 images', '1200 shards')
+    """
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def human_date(moment: float | str) -> str:

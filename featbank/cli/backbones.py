@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from featbank.cli._options import Json
+from featbank.cli._options import Json, known_backbones
 from featbank.cli._output import human_bytes, human_count, print_json, print_table
 
 __all__ = ["backbones", "cuts"]
@@ -73,7 +73,9 @@ def backbones(
 
 
 def cuts(
-    backbone: Annotated[str, typer.Argument(help="See 'featbank backbones'.")],
+    backbone: Annotated[
+        str, typer.Argument(help="See 'featbank backbones'.", autocompletion=known_backbones)
+    ],
     image_size: Annotated[int | None, typer.Option(help="Side of the input in pixels.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -105,6 +107,7 @@ def cuts(
             for row in rows
         ],
         numeric=("features", "multiply-adds", "bytes/image"),
+        dispensable=("node", "features", "poolings", "aliases"),
     )
 
 

@@ -13,6 +13,7 @@ import typer
 
 from featbank._bucket import BucketPath
 from featbank.cli._options import (
+    MANY_MACHINES,
     Address,
     BatchSize,
     CacheDir,
@@ -26,6 +27,7 @@ from featbank.cli._options import (
     Seed,
     SkipEmptyClasses,
     engine_of,
+    known_backbones,
     split_commas,
 )
 from featbank.cli._output import human_bytes, human_time, print_json, progress_bar, say
@@ -37,6 +39,10 @@ if TYPE_CHECKING:
 
 __all__ = ["extract"]
 
+#: Panels of the help, behind the everyday options.
+_TABLE = "If the images stand in a CSV"
+_PREPROCESSING = "How images are prepared, where not as the weights ask"
+_COMPUTED = "How it is computed and stored"
 #: So many class names are printed; a wrong reading of the folders shows in the first.
 _SHOWN = 5
 
@@ -49,7 +55,10 @@ def extract(
             "paths or addresses, .parquet, hf:NAME, webdataset:FILES, crops:FILE, torchvision:NAME, digits."
         ),
     ] = "digits",
-    backbone: Annotated[str, typer.Option("--backbone", "-b", help="See 'featbank backbones'.")] = "minivgg",
+    backbone: Annotated[
+        str,
+        typer.Option("--backbone", "-b", help="See 'featbank backbones'.", autocompletion=known_backbones),
+    ] = "minivgg",
     cut: Annotated[
         list[str] | None,
         typer.Option(
@@ -91,49 +100,82 @@ def extract(
     ] = None,
     group_column: Annotated[
         str | None,
-        typer.Option("--group", "--group-column", metavar="COLUMN", help="CSV: the column of groups."),
+        typer.Option(
+            "--group",
+            "--group-column",
+            metavar="COLUMN",
+            help="CSV: the column of groups.",
+            rich_help_panel=_TABLE,
+        ),
     ] = None,
     path_column: Annotated[
-        str | None, typer.Option(help="CSV: the column of paths (or images), if it is not called 'path'.")
+        str | None,
+        typer.Option(
+            help="CSV: the column of paths (or images), if it is not called 'path'.", rich_help_panel=_TABLE
+        ),
     ] = None,
     label_column: Annotated[
-        str | None, typer.Option(help="CSV: the column of classes, if it is not called 'label'.")
+        str | None,
+        typer.Option(help="CSV: the column of classes, if it is not called 'label'.", rich_help_panel=_TABLE),
     ] = None,
     split_column: Annotated[
         str | None,
-        typer.Option(help="CSV: the column of train, val, test, if it is not called 'split'; or 'none'."),
+        typer.Option(
+            help="CSV: the column of train, val, test, if it is not called 'split'; or 'none'.",
+            rich_help_panel=_TABLE,
+        ),
     ] = None,
     image_size: Annotated[
-        int | None, typer.Option(help="Side of the input in pixels, instead of the weights' own.")
+        int | None,
+        typer.Option(
+            help="Side of the input in pixels, instead of the weights' own.", rich_help_panel=_PREPROCESSING
+        ),
     ] = None,
-    transform: Annotated[str | None, typer.Option(help="weights (their own), squash, or contrast.")] = None,
+    transform: Annotated[
+        str | None,
+        typer.Option(help="weights (their own), squash, or contrast.", rich_help_panel=_PREPROCESSING),
+    ] = None,
     mean: Annotated[
         str | None,
         typer.Option(
             metavar="R,G,B",
             help="What weights of your own were trained with, for pixels in 0..1: 0.5,0.5,0.5.",
+            rich_help_panel=_PREPROCESSING,
         ),
     ] = None,
-    std: Annotated[str | None, typer.Option(metavar="R,G,B", help="Likewise.")] = None,
+    std: Annotated[
+        str | None, typer.Option(metavar="R,G,B", help="Likewise.", rich_help_panel=_PREPROCESSING)
+    ] = None,
     interpolation: Annotated[
         str | None,
-        typer.Option(help="How images are resized: bilinear or bicubic; by default as the weights."),
+        typer.Option(
+            help="How images are resized: bilinear or bicubic; by default as the weights.",
+            rich_help_panel=_PREPROCESSING,
+        ),
     ] = None,
-    precision: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    precision: Annotated[
+        str, typer.Option(help="auto, float32, bfloat16 or float16.", rich_help_panel=_COMPUTED)
+    ] = "auto",
     compile: Annotated[
         str,
         typer.Option(
-            "--compile", help="Compile the network: auto (if the images to push repay it), on, off."
+            "--compile",
+            help="Compile the network: auto (if the images to push repay it), on, off.",
+            rich_help_panel=_COMPUTED,
         ),
     ] = "auto",
     dtype: Annotated[
-        str, typer.Option(help="What is stored: float16 or float32 (logits: always float32).")
+        str,
+        typer.Option(
+            help="What is stored: float16 or float32 (logits: always float32).", rich_help_panel=_COMPUTED
+        ),
     ] = "float16",
     on_overflow: Annotated[
         str,
         typer.Option(
             "--on-overflow",
             help="Values beyond float16's 65504: error, float32 (for that cut) or clip (and count).",
+            rich_help_panel=_COMPUTED,
         ),
     ] = "error",
     batch_size: BatchSize = None,
@@ -143,10 +185,16 @@ def extract(
     layout: Layout = None,
     skip_empty_classes: SkipEmptyClasses = False,
     device: Device = None,
-    workers: Annotated[int | None, typer.Option(help="Decoding processes; one per core by default.")] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Decoding processes; one per core by default.", rich_help_panel=_COMPUTED),
+    ] = None,
     lanes: Annotated[
         int | None,
-        typer.Option(help="Batches a CPU computes at once, each on one core; one per core by default."),
+        typer.Option(
+            help="Batches a CPU computes at once, each on one core; one per core by default.",
+            rich_help_panel=_COMPUTED,
+        ),
     ] = None,
     random_state: Seed = 0,
     data_root: Annotated[
@@ -166,27 +214,46 @@ def extract(
     shard_rows: Annotated[
         int | None,
         typer.Option(
-            metavar="N", help="Images of a shard at most, of new cuts; by default what 64 MiB hold."
+            metavar="N",
+            help="Images of a shard at most, of new cuts; by default what 64 MiB hold.",
+            rich_help_panel=MANY_MACHINES,
         ),
     ] = None,
     plan_only: Annotated[
         bool,
         typer.Option(
-            "--plan-only", help="Plan for many machines, once; --shard i/N then pushes a part of it."
+            "--plan-only",
+            help="Plan for many machines, once; --shard i/N then pushes a part of it.",
+            rich_help_panel=MANY_MACHINES,
         ),
     ] = False,
     slices: Annotated[
-        int | None, typer.Option(metavar="N", help="With --plan-only: for how many slices.")
+        int | None,
+        typer.Option(
+            metavar="N", help="With --plan-only: for how many slices.", rich_help_panel=MANY_MACHINES
+        ),
     ] = None,
     shard: Annotated[
         str | None,
-        typer.Option(metavar="i/N", help="Push slice i of N of what was planned, by the same command."),
+        typer.Option(
+            metavar="i/N",
+            help="Push slice i of N of what was planned, by the same command.",
+            rich_help_panel=MANY_MACHINES,
+        ),
     ] = None,
     shards_left: Annotated[
-        bool, typer.Option("--shards-left", help="Say which slices are to be submitted again.")
+        bool,
+        typer.Option(
+            "--shards-left", help="Say which slices are to be submitted again.", rich_help_panel=MANY_MACHINES
+        ),
     ] = False,
     finish: Annotated[
-        bool, typer.Option("--finish", help="Finish the cuts, if the last slice was killed before it did.")
+        bool,
+        typer.Option(
+            "--finish",
+            help="Finish the cuts, if the last slice was killed before it did.",
+            rich_help_panel=MANY_MACHINES,
+        ),
     ] = False,
     engine: EngineName = "local",
     address: Address = None,

@@ -24,6 +24,7 @@ from featbank.cli._options import (
     Json,
     Seed,
     engine_of,
+    known_heads,
     split_commas,
 )
 from featbank.cli._output import print_json, progress_bar, say
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 __all__ = ["FitHeadCommand", "fit_head", "noted_not_warned", "print_curve", "print_notes"]
 
 _PANEL = "Parameters of heads"
+_DRAWS = "What is drawn"
+_JUDGED = "How heads are judged and kept"
+_VIEWS = "Views of the training images"
 #: A parameter of more heads than this is one of all.
 _FEW_HEADS = 6
 #: Parameters whose help says that lists are understood, as they are for all.
@@ -138,6 +142,7 @@ def fit_head(
             "--head",
             help="softmax, mlp, logreg, ncm, knn, svm, ridge, tail, a plug-in's, or my_module:MyHead; repeat "
             "it for more (default: softmax).",
+            autocompletion=known_heads,
         ),
     ] = None,
     protocol: Annotated[
@@ -156,23 +161,29 @@ def fit_head(
             "4..32, as far as the smallest class reaches).",
         ),
     ] = None,
-    repeats: Annotated[int, typer.Option(help="Draws per size.")] = 5,
+    repeats: Annotated[int, typer.Option(help="Draws per size.", rich_help_panel=_DRAWS)] = 5,
     up_to: Annotated[
         bool,
-        typer.Option("--up-to", help="Let classes that have fewer samples than a size give all they have."),
+        typer.Option(
+            "--up-to",
+            help="Let classes that have fewer samples than a size give all they have.",
+            rich_help_panel=_DRAWS,
+        ),
     ] = False,
     draw: Annotated[
         str,
         typer.Option(
             help="What sizes count: images, or groups (patients, places) with all their images; see extract "
-            "--group."
+            "--group.",
+            rich_help_panel=_DRAWS,
         ),
     ] = "images",
     folds: Annotated[
         int | None,
         typer.Option(
             help="Deal all images out to so many folds, groups whole; each is the test set once (in place of "
-            "the split and --repeats)."
+            "the split and --repeats).",
+            rich_help_panel=_DRAWS,
         ),
     ] = None,
     temperature: Annotated[
@@ -191,31 +202,42 @@ def fit_head(
     ] = None,
     val_per_class: Annotated[
         int | None,
-        typer.Option(help="Spend so many validation labels of each class only (default: all there are)."),
+        typer.Option(
+            help="Spend so many validation labels of each class only (default: all there are).",
+            rich_help_panel=_DRAWS,
+        ),
     ] = None,
     save_heads: Annotated[
-        str, typer.Option(help="best (one per curve, by validation), all, or none.")
+        str, typer.Option(help="best (one per curve, by validation), all, or none.", rich_help_panel=_JUDGED)
     ] = "best",
     interval: Annotated[
         str,
-        typer.Option(help="t (over the repeats) or bootstrap (over the test images): what ± and bands are."),
+        typer.Option(
+            help="t (over the repeats) or bootstrap (over the test images): what ± and bands are.",
+            rich_help_panel=_JUDGED,
+        ),
     ] = "t",
     check_leaks: Annotated[
         bool,
         typer.Option(
             "--check-leaks",
             help="Look for near-identical images across the splits first (see --leak-cosine).",
+            rich_help_panel=_JUDGED,
         ),
     ] = False,
     leak_cosine: Annotated[
         float | None,
-        typer.Option(help="--check-leaks: cosine from which two images are near-identical (default: 0.9)."),
+        typer.Option(
+            help="--check-leaks: cosine from which two images are near-identical (default: 0.9).",
+            rich_help_panel=_JUDGED,
+        ),
     ] = None,
     untrained_classes: Annotated[
         str,
         typer.Option(
             help="Validation and test images of classes without training images: drop, or keep (they are "
-            "wrong then)."
+            "wrong then).",
+            rich_help_panel=_JUDGED,
         ),
     ] = "drop",
     metric: Annotated[
@@ -225,18 +247,24 @@ def fit_head(
             help="What heads stop by, C and heads are chosen by, curves and comparisons are of: "
             "balanced_accuracy, macro_f1, cohen_kappa, roc_auc, log_loss, one of a plug-in, or "
             "my_module:function of your own; repeat it for more scores (default: accuracy).",
+            rich_help_panel=_JUDGED,
         ),
     ] = None,
     view: Annotated[
         list[str] | None,
         typer.Option(
             help="Train on this view of the images too, see extract --view: heads with gradients draw one "
-            "for each image and epoch, others take all; repeat it for more."
+            "for each image and epoch, others take all; repeat it for more.",
+            rich_help_panel=_VIEWS,
         ),
     ] = None,
     average_views: Annotated[
         bool,
-        typer.Option("--average-views", help="Average the probabilities over an image and its views."),
+        typer.Option(
+            "--average-views",
+            help="Average the probabilities over an image and its views.",
+            rich_help_panel=_VIEWS,
+        ),
     ] = False,
     n_jobs: Annotated[
         int | None,

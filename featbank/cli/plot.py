@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from featbank._cache import user_path
-from featbank.cli._options import CacheDir, Json, split_commas
+from featbank.cli._options import Json, RunsDir, known_runs, split_commas
 from featbank.cli._output import print_json, say
 from featbank.errors import InvalidInputError
 from featbank.sampling import parse_size
@@ -34,7 +34,8 @@ def plot(
     run: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Folders, names, or parts of names of runs (curve takes several); the newest by default."
+            help="Folders, names, or parts of names of runs (curve takes several); the newest by default.",
+            autocompletion=known_runs,
         ),
     ] = None,
     cut: Annotated[
@@ -46,7 +47,10 @@ def plot(
     ] = None,
     metric: Annotated[
         str | None,
-        typer.Option(help="curve: top1, top5, val_top1, val_top5, train_top1 or train_top5 (default: top1)."),
+        typer.Option(
+            help="curve: top1, top5, val_top1, val_top5, train_top1 or train_top5 (default: top1), or what "
+            "the run was fitted with by --metric, of your own too (my_module:function)."
+        ),
     ] = None,
     extrapolate: Annotated[
         float | None, typer.Option(help="curve: go on to so many samples by a power law.")
@@ -85,7 +89,7 @@ def plot(
             help="A .png, .svg, .pdf or .eps file (default: figures/KIND.png in the run).",
         ),
     ] = None,
-    cache_dir: CacheDir = None,
+    cache_dir: RunsDir = None,
     as_json: Json = False,
 ) -> None:
     """Draw a figure of a run again, for a screen or for a paper.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from featbank._cache import networks_folder, user_path
-from featbank.cli._options import CacheDir, Device, Json
+from featbank.cli._options import Device, Json, RunsDir, known_runs
 from featbank.cli._output import print_json, say
 from featbank.manifest import printable
 
@@ -27,7 +27,8 @@ def predict(
         str,
         typer.Argument(
             help="A run's folder, its name or a part of it, or 'last' for the newest; or a network that "
-            "'featbank train' left."
+            "'featbank train' left.",
+            autocompletion=known_runs,
         ),
     ],
     images: Annotated[list[str], typer.Argument(metavar="PATH", help="Image files, and folders of them.")],
@@ -43,7 +44,7 @@ def predict(
         str | None, typer.Option(metavar="PATH", help="The weights file, if it has moved.")
     ] = None,
     device: Device = None,
-    cache_dir: CacheDir = None,
+    cache_dir: RunsDir = None,
     as_json: Json = False,
 ) -> None:
     """Classify images with a fitted head, or a trained network.

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from featbank.cli._options import CacheDir, DataRoot, Json
-from featbank.cli._output import human_bytes, print_json, say
+from featbank.cli._options import DataRoot, Json, RunsDir, known_runs
+from featbank.cli._output import counted, human_bytes, print_json, say
 
 __all__ = ["report"]
 
@@ -16,7 +16,8 @@ def report(
     run: Annotated[
         str | None,
         typer.Argument(
-            help="A run's folder, its name or a part of it, or a training's; the newest run by default."
+            help="A run's folder, its name or a part of it, or a training's; the newest run by default.",
+            autocompletion=known_runs,
         ),
     ] = None,
     out: Annotated[
@@ -33,7 +34,7 @@ def report(
         str | None, typer.Option("--data", help="Where the images are now, if they have moved.")
     ] = None,
     data_root: DataRoot = None,
-    cache_dir: CacheDir = None,
+    cache_dir: RunsDir = None,
     as_json: Json = False,
 ) -> None:
     """Write one self-contained HTML page about a run, or about a training and those of its study.
@@ -56,4 +57,4 @@ def report(
         )
     else:
         typer.echo(written.path)
-        say(f"{human_bytes(written.size_bytes)}, {written.n_images} images, opens without network")
+        say(f"{human_bytes(written.size_bytes)}, {counted(written.n_images, 'image')}, opens without network")

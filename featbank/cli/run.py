@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from featbank.cli._fitted import print_scores
-from featbank.cli._options import CacheDir, Device, Json, split_commas
-from featbank.cli._output import human_bytes, human_time, print_json, print_table, progress_bar, say
+from featbank.cli._options import CacheDir, Device, Json, known_studies, split_commas
+from featbank.cli._output import counted, human_bytes, human_time, print_json, print_table, progress_bar, say
 from featbank.cli.fit import noted_not_warned
 from featbank.errors import InvalidInputError
 from featbank.sampling import size_words
@@ -26,7 +26,11 @@ __all__ = ["run"]
 
 def run(
     study: Annotated[
-        str | None, typer.Argument(help="A TOML file, or the name of a study; without it they are listed.")
+        str | None,
+        typer.Argument(
+            help="A TOML file, or the name of a study; without it they are listed.",
+            autocompletion=known_studies,
+        ),
     ] = None,
     data: Annotated[
         str | None,
@@ -268,7 +272,7 @@ def _print_result(result: StudyResult) -> None:
     old = old and all(one.reused for one in networks)
     before = [*(["extracted", "fitted"] if result.experiments else []), *(["trained"] if networks else [])]
     again = f"; nothing was new: all of it was {' and '.join(before)} before" if old else ""
-    typer.echo(f"{result.pushed} images pushed, {human_time(result.duration_s)}{again}")
+    typer.echo(f"{counted(result.pushed, 'image')} pushed, {human_time(result.duration_s)}{again}")
 
 
 def _shown(value: float | None, what: str) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featbank.cli._options import CacheDir, Json
+from featbank.cli._options import Json, RunsDir, known_runs
 from featbank.cli._output import human_bytes, human_date, print_json, print_table, say
 from featbank.cli.banks import agreed
 from featbank.errors import RunError
@@ -30,7 +30,7 @@ def list_runs(
         str | None,
         typer.Argument(help="Only runs of this bank: path, dataset/backbone, or a part that is unique."),
     ] = None,
-    cache_dir: CacheDir = None,
+    cache_dir: RunsDir = None,
     as_json: Json = False,
 ) -> None:
     """List the runs of the cache, newest first: when, on which bank, what was fitted, the best accuracy.
@@ -106,9 +106,12 @@ def _best(best: BestCurve, size: str) -> str:
 @app.command("info")
 def info(
     run: Annotated[
-        str, typer.Argument(help="A run's folder, its name or a part of it; the newest by default.")
+        str,
+        typer.Argument(
+            help="A run's folder, its name or a part of it; the newest by default.", autocompletion=known_runs
+        ),
     ] = "last",
-    cache_dir: CacheDir = None,
+    cache_dir: RunsDir = None,
     as_json: Json = False,
 ) -> None:
     """Show what a run was given, what it found, and the heads it kept for predict and show.
@@ -164,7 +167,10 @@ def _percent(share: float | None) -> str:
 @app.command("export")
 def export(
     run: Annotated[
-        str, typer.Argument(help="A run's folder, its name or a part of it; the newest by default.")
+        str,
+        typer.Argument(
+            help="A run's folder, its name or a part of it; the newest by default.", autocompletion=known_runs
+        ),
     ] = "last",
     output: Annotated[
         str | None,
@@ -172,7 +178,7 @@ def export(
             "--output", "-o", metavar="PATH", help="A new folder; named as the run, here, by default."
         ),
     ] = None,
-    cache_dir: CacheDir = None,
+    cache_dir: RunsDir = None,
     as_json: Json = False,
 ) -> None:
     """Copy a run to a folder that anyone can open and make again: results, heads, rows, versions, README.
@@ -194,10 +200,14 @@ def export(
 def remove(
     runs: Annotated[
         list[str],
-        typer.Argument(metavar="RUN...", help="Folders, names, or parts of names; there is no default here."),
+        typer.Argument(
+            metavar="RUN...",
+            help="Folders, names, or parts of names; there is no default here.",
+            autocompletion=known_runs,
+        ),
     ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    cache_dir: CacheDir = None,
+    cache_dir: RunsDir = None,
     as_json: Json = False,
 ) -> None:
     """Delete runs with their heads, figures and reports; the banks stay.

@@ -11,7 +11,7 @@ import typer
 
 from featbank._cache import user_path
 from featbank.cli._options import CacheDir, Device, Json
-from featbank.cli._output import human_bytes, print_json, progress_bar
+from featbank.cli._output import counted, human_bytes, print_json, progress_bar
 from featbank.errors import BankNotFoundError, BankReadError, FeatbankError, InvalidInputError
 from featbank.manifest import printable
 
@@ -195,10 +195,12 @@ def _print(done: _Checked) -> None:
         for one in [*done.wrong, *new[:_NEW_SHOWN]]:
             typer.echo(f"{one.kind}: image {printable(one.id)}: {one.detail}")
         if len(new) > _NEW_SHOWN:
-            typer.echo(f"new: and {len(new) - _NEW_SHOWN} more images that the manifest does not list")
+            typer.echo(
+                f"new: and {counted(len(new) - _NEW_SHOWN, 'more image')} that the manifest does not list"
+            )
         n_faults = len(report.faults)
-        found = "all as written" if report.ok else f"{n_faults} fault{'s' if n_faults > 1 else ''}"
-        checked = f"{report.n_shards} shards, {human_bytes(report.size_bytes)} checked"
+        found = "all as written" if report.ok else f"{counted(n_faults, 'fault')}"
+        checked = f"{counted(report.n_shards, 'shard')}, {human_bytes(report.size_bytes)} checked"
         typer.echo(f"{printable(str(report.path))}: {checked}: {found}")
         if done.changed is not None:
             typer.echo(_said_of_sources(done.changed))
@@ -213,8 +215,10 @@ def _print_findings(findings: Sequence[Finding]) -> None:
 
 def _print_repair(repaired: RepairResult) -> None:
     if repaired.folder is not None:
-        typer.echo(f"{len(repaired.set_aside)} damaged files are now in {repaired.folder}")
-    typer.echo(f"{repaired.shards} shards extracted again, {repaired.pushed} images pushed")
+        typer.echo(f"now in {repaired.folder}: {counted(len(repaired.set_aside), 'damaged file')}")
+    typer.echo(
+        f"{counted(repaired.shards, 'shard')} extracted again, {counted(repaired.pushed, 'image')} pushed"
+    )
     for path in repaired.differing:
         typer.echo(
             f"differs: {path}: whole, but not what it replaces byte for byte (other machine or versions)"

@@ -80,9 +80,9 @@ class ClassFolders:
         if not top.n_images:
             raise DatasetError(f"no images in {self.location!r}{_others(top)}; {_WANTED}")
         if not top.filled:
-            raise DatasetError(
-                f"{self.location!r} holds {len(top.images)} images but no class folders; {_WANTED}"
-            )
+            n = len(top.images)
+            held = f"{n} image{'s' if n != 1 else ''}"
+            raise DatasetError(f"{self.location!r} holds {held} but no class folders; {_WANTED}")
         reading = _read(top, levels or self._found_levels(top), sure=levels is not None)
         if not reading.places:
             raise self._without_classes(reading)
@@ -150,8 +150,8 @@ class ClassFolders:
             first = min(reading.unlabelled, key=lambda one: one.path)
             hint = "" if reading.sure else "; if such folders are classes: --layout class (layout='class')"
             return DatasetError(
-                f"'{printable(first.path)}/' in {self.location!r} holds {first.n_images} images but no class "
-                f"folders; {_WANTED}{hint}"
+                f"'{printable(first.path)}/' in {self.location!r} holds {first.n_images} "
+                f"image{'s' if first.n_images != 1 else ''} but no class folders; {_WANTED}{hint}"
             )
         levels = "/".join(reading.levels)
         fault = f"no images in {self.location!r} by the layout {levels!r}"

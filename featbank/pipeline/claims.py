@@ -125,6 +125,7 @@ def _counted(verdicts: Sequence[bool | None]) -> str:
 
 
 def _rises_with_depth(points: Sequence[StudyPoint], claim: Claim) -> tuple[bool | None, str]:
+    """Accuracy rises strictly from each cut to the next deeper one, for every head, at its largest size."""
     verdicts, said = [], []
     for (head,), line in _lines(_largest(points), "head").items():
         values = {one.cut: one.scores[claim.metric].mean for one in line}
@@ -137,6 +138,7 @@ def _rises_with_depth(points: Sequence[StudyPoint], claim: Claim) -> tuple[bool 
 
 
 def _gains_shrink(points: Sequence[StudyPoint], claim: Claim) -> tuple[bool | None, str]:
+    """Each doubling of the labels brings less than the one before, for every cut and head."""
     verdicts, said = [], []
     for (_, cut, head), line in _lines(points, "experiment", "cut", "head").items():
         # all of uneven classes is no number of samples per class
@@ -155,6 +157,7 @@ def _gains_shrink(points: Sequence[StudyPoint], claim: Claim) -> tuple[bool | No
 
 
 def _lower(points: Sequence[StudyPoint], claim: Claim) -> tuple[bool | None, str]:
+    """The first of two experiments is lower; where there are intervals, they do not touch."""
     if len(claim.experiments) != 2:
         return None, "two experiments are needed"
     first, second = (
@@ -178,6 +181,7 @@ def _lower(points: Sequence[StudyPoint], claim: Claim) -> tuple[bool | None, str
 
 
 def _no_difference(points: Sequence[StudyPoint], claim: Claim) -> tuple[bool | None, str]:
+    """Two experiments or more lie less than one point apart."""
     means = {one.experiment: one.scores[claim.metric].mean for one in _largest(points)}
     said = ", ".join(f"{name} {_percent(mean)}" for name, mean in means.items())
     if len(means) < 2:
@@ -186,6 +190,7 @@ def _no_difference(points: Sequence[StudyPoint], claim: Claim) -> tuple[bool | N
 
 
 def _no_learning(points: Sequence[StudyPoint], claim: Claim) -> tuple[bool | None, str]:
+    """No line reaches twice the accuracy of guessing."""
     largest = _largest(points)
     values = [(one, one.scores[claim.metric].mean) for one in largest]
     listed = ", ".join(f"{one.experiment} {one.cut} {_percent(value)}" for one, value in values)
@@ -194,6 +199,7 @@ def _no_learning(points: Sequence[StudyPoint], claim: Claim) -> tuple[bool | Non
 
 
 def _best_temperature_over_1(points: Sequence[StudyPoint], claim: Claim) -> tuple[bool | None, str]:
+    """The highest accuracy over temperatures is at one above 1, for every head."""
     verdicts, said = [], []
     for (experiment, head), line in _lines(_largest(points), "experiment", "head").items():
         warm = {one.temperature: one.scores[claim.metric].mean for one in line if one.temperature}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import typer
 
 import featbank
+from featbank.cli.app import app
 from featbank.errors import RunError
 
 COMMANDS = [
@@ -122,3 +124,24 @@ def test_what_stands_in_brackets_is_not_taken_for_markup(call):
     said = " ".join(call("run", "--help").out.split())
     assert "A study is a TOML file: [data] source, split; [backbone] name;" in said
     assert "[[experiment]] name" in said
+
+
+def test_a_shell_is_told_names(tmp_path, monkeypatch):
+    (tmp_path / "cache" / "runs" / "20261128-120000-mine").mkdir(parents=True)
+    (tmp_path / "cache" / "runs" / "20261128-120000-mine" / "run.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FEATBANK_CACHE", raising=False)
+    command = typer.main.get_command(app)
+
+    def told(name, parameter, incomplete):
+        one = command.commands[name]
+        context = one.context_class(one, info_name=name)
+        (asked,) = (part for part in one.params if part.name == parameter)
+        return [item.value for item in asked.shell_complete(context, incomplete)]
+
+    assert "minivgg" in told("extract", "backbone", "mini")
+    assert told("cuts", "backbone", "resnet18") == ["resnet18"]
+    assert told("fit-head", "head", "log") == ["logreg"]
+    assert "mini_digits" in told("run", "study", "mini_")
+    for name in ("report", "plot", "predict"):
+        assert told(name, "run", "") == ["last", "20261128-120000-mine"]

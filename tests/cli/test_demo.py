@@ -19,7 +19,7 @@ def asked(monkeypatch):
 
     def few_digits(*args, **options):
         calls.append(options)
-        return extract(*args, **{**options, "limit": 100, "weights": "random", "split": "4,2,4"})
+        return extract(*args, **{**options, "limit": 340, "weights": "random", "split": "32,1,1"})
 
     def few_fits(*args, **options):
         calls.append(options)
@@ -41,8 +41,10 @@ def test_what_it_asks_for(call, tmp_path, asked):
     assert (depth["cuts"], depth["heads"]) == (pools, ("softmax", "mlp"))
     assert (warm["cuts"], warm["temperatures"]) == (("softmax",), (0.5, 1.0, 1.5, 2.0, 4.0))
     assert [(one["samples_per_class"], one["repeats"]) for one in (depth, warm)] == [("4..32", 5)] * 2
-    *_, summary, curve = done.out.splitlines()
-    assert summary.startswith("100 images pushed, 30 heads fitted in ")
+    *_, summary, _, curve, onward = done.out.splitlines()
+    assert summary.startswith("340 images pushed, 30 heads fitted in ")
+    assert onward.startswith("next: featbank report ")
+    assert onward.endswith(f"-demo-depth --cache-dir {tmp_path}")
     assert curve.startswith(f"the curve: {tmp_path}/runs/")
     assert curve.endswith("/figures/curve.png")
 
@@ -54,3 +56,26 @@ def test_json(call, tmp_path, asked):
     assert [open_run(path).facts["name"] for path in found["runs"]] == ["demo-depth", "demo-temperature"]
     assert set(found["figures"]) == {"curve", "cuts", "confusion", "history", "temperature", "times"}
     assert 0 < found["duration_s"] < 600
+
+
+@pytest.mark.slow
+def test_a_second_demo_fits_nothing_again(tmp_path, capsys):
+    from featbank.cli.demo import _fitted
+
+    kept = featbank.extraction.extract(
+        "digits",
+        backbone="minivgg",
+        cuts=["fc7"],
+        weights="random",
+        limit=340,
+        split="32,1,1",
+        cache_dir=tmp_path,
+    )
+    bank, options = featbank.open_bank(kept.bank), {"cuts": ("fc7",), "heads": ("ncm",)}
+    first = _fitted(bank, "demo", str(tmp_path), options)
+    again = _fitted(bank, "demo", str(tmp_path), options)
+    assert (again.run.path, again.n_resumed, first.n_resumed) == (first.run.path, len(first.result.fits), 0)
+    assert again.figures == first.figures
+    assert f"fitted before, in run {first.run.name}" in capsys.readouterr().err
+    other = _fitted(bank, "demo", str(tmp_path), {**options, "heads": ("knn",)})
+    assert other.run.path != first.run.path

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 import warnings
 from pathlib import Path
 
@@ -35,6 +36,21 @@ def test_a_table_in_a_pipe_is_not_folded(capsys):
     assert lines[2].rstrip() == f"{'x' * 150}    1"
     assert lines[3].startswith("[red]y ")
     assert lines[3].rstrip().endswith(" 20")
+
+
+def test_a_narrow_terminal_lacks_columns_that_can_be_spared(capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    asked = {"columns": ("name", "node", "long", "n"), "rows": [("x" * 20, "y" * 20, "z" * 30, "1")]}
+    shown = {}
+    for width in (100, 60, 30):
+        monkeypatch.setenv("COLUMNS", str(width))
+        print_table(**asked, dispensable=("long", "node"))
+        said = capsys.readouterr()
+        head, _, row = re.sub(r"\x1b\[[0-9;]*m", "", said.out).splitlines()  # bold
+        shown[width] = head.split()
+        assert len(row.rstrip()) <= width
+        assert ("left out, for want of width: " in said.err) == (width < 100)
+    assert shown == {100: ["name", "node", "long", "n"], 60: ["name", "node", "n"], 30: ["name", "n"]}
 
 
 def test_a_warning_is_one_line_without_its_place(capsys):

@@ -33,8 +33,8 @@ def test_repair(call, place, bank):
     lines = done.out.splitlines()
     assert lines[0].startswith(f"corrupt: {path}: its bytes have sha256 ")
     assert lines[1:] == [
-        f"1 damaged files are now in {aside}",
-        "1 shards extracted again, 36 images pushed",
+        f"now in {aside}: 1 damaged file",
+        "1 shard extracted again, 36 images pushed",
         f"aside: {aside}: moved away by a repair; delete it when nobody needs it",
         lines[-1],
     ]

@@ -325,7 +325,7 @@ def test_images_without_class_folders(tmp_path):
 def test_a_split_folder_without_class_folders(tmp_path):
     put(tmp_path, "train/cat.1.jpg", "train/dog.1.jpg", "test/1.jpg")
     assert error(DatasetError, tmp_path) == (
-        f"'test/' in '{tmp_path}' holds 1 images but no class folders; {WANTED}; if such folders are "
+        f"'test/' in '{tmp_path}' holds 1 image but no class folders; {WANTED}; if such folders are "
         "classes: --layout class (layout='class')"
     )
 

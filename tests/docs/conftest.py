@@ -42,7 +42,7 @@ def blocks(page: Path) -> list[Block]:
 
 def commands(text: str) -> list[tuple[str, str]]:
     """Cut a console block into commands and what they print, which may be left out."""
-    parts = re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]
+    parts = re.split(r"^\$ ", text.replace("\\\n", ""), flags=re.MULTILINE)[1:]
     return [(command, said) for command, _, said in (part.partition("\n") for part in parts)]
 
 

@@ -61,6 +61,17 @@ def test_what_pages_show_and_do_not_run_is_known_and_understood() -> None:
         assert commands[command].make_context(command, words).params["data"] == "photos/"
 
 
+@pytest.mark.parametrize(
+    ("page", "plug_in"),
+    [("backbones", "toy"), ("head", "median"), ("metric", "worst"), ("source", "stripes")],
+)
+def test_a_page_shows_the_plug_in_that_other_tests_install(page: str, plug_in: str) -> None:
+    """In the page itself: an include shows nothing in the checkout."""
+    code = (ROOT / "tests" / "plug_ins" / f"{plug_in}_plug_in.py").read_text()
+    code = code[code.index("import") if plug_in == "worst" else 0 :]  # its first line is another there
+    assert code in (DOCS / "contributing" / f"{page}.md").read_text()
+
+
 @pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda one: str(one.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
