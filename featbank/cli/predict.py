@@ -70,8 +70,12 @@ def predict(
         answers = run_prediction(by, images, head=chosen, top=top, weights=weights, device=device)
         names, which = by.classes, {"run": by.path, "head": chosen}
         said = f"run {printable(by.name)}, head {printable(chosen)}"
+        if head is None and (unkept := by.unkept()):
+            said += f" (the best, {printable(unkept)}, was not kept)"
     listed = ", ".join(map(printable, names[:_SHOWN])) + (", ..." if len(names) > _SHOWN else "")
     say(f"{said}, {len(names)} classes: {listed}")
+    if top > 1 and any(one.error is None and one.probabilities is None for one in answers):
+        say(f"this head has no probabilities: one class for each image, --top {top} does nothing")
     if as_json:
         print_json({**which, "classes": names, "predictions": [asdict(answer) for answer in answers]})
     else:

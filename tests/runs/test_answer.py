@@ -55,6 +55,12 @@ def test_a_rival_that_cannot_be_told_from_the_best_is_named():
     assert ", ahead of the mlp head on fc7: +10.0 points (+10.0 to +10.0)." in ahead.best
 
 
+def test_a_tie_is_told_as_one():
+    found = answer(fits("ncm", LAW), fits("mlp", LAW)).best
+    assert ", not to be told from the mlp head on fc7: both do exactly as well in every draw." in found
+    assert "-0.0" not in str(answer(fits("ncm", [0.8] * 4), fits("mlp", [0.8 + 1e-9] * 4)))
+
+
 def test_how_few_labels_come_within_two_points():
     found = answer(fits("ncm", [0.5, 0.785, 0.79, 0.8]))
     assert found.labels == (
