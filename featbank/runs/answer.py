@@ -143,7 +143,11 @@ def _best(
     text += f" at {size_words(vars(point))}"
     if point.n_val:
         text += f" and {point.n_val:,} validation labels"
-    if best.low is not None and best.high is not None:
+    tested = named == "test"  # what chose the head says nothing of other images
+    if not tested:
+        draws = "one draw" if best.n_draws < 2 else f"the mean of {best.n_draws} draws"
+        text += f" ({draws}; nothing was tested, so no interval)"
+    elif best.low is not None and best.high is not None:
         low = _value(best.low, compared.metric).removesuffix(" %")
         between = f"{low} to {_value(best.high, compared.metric)}"
         of, by = ("training and test", "folds") if best.n_folds else ("training", "draws")
@@ -163,7 +167,8 @@ def _best(
     apart = Interval(
         *(-one for one in (second.difference.mean, second.difference.high, second.difference.low))
     )
-    if math.isnan(apart.low):
+    if math.isnan(apart.low) or not tested:
+        apart = Interval(apart.mean, math.nan, math.nan)
         return f"{text}, {_points(apart, compared.metric)} from the {_spelled(second)}."
     if apart.low == apart.high == 0:
         return f"{text}, not to be told from the {_spelled(second)}: both do exactly as well in every draw."
