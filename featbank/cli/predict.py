@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 from featbank._cache import networks_folder, user_path
 from featbank.cli._options import CacheDir, Device, Json
 from featbank.cli._output import print_json, say
+from featbank.errors import InvalidInputError
 from featbank.manifest import printable
 
 if TYPE_CHECKING:
@@ -30,7 +32,9 @@ def predict(
             "'featbank train' left."
         ),
     ],
-    images: Annotated[list[str], typer.Argument(metavar="PATH", help="Image files, and folders of them.")],
+    images: Annotated[
+        list[str] | None, typer.Argument(metavar="PATH", help="Image files, and folders of them.")
+    ] = None,
     head: Annotated[
         str | None,
         typer.Option(
@@ -56,6 +60,11 @@ def predict(
     from featbank.prediction import predict as run_prediction
     from featbank.runs import open_run
 
+    if not images:
+        how = f"featbank predict last {shlex.quote(run)}" if user_path(run).exists() else "... RUN PATH"
+        raise InvalidInputError(
+            f"no image to classify beside {run!r}: put the run, or 'last', before the image: {how}"
+        )
     by: Run | Backbone
     which: dict[str, Any]
     trained = _trained(run, cache_dir)

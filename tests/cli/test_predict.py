@@ -103,3 +103,12 @@ def test_a_head_that_is_not_there(call, place):
     done = call("predict", "depth", "photos/red/00.png", "--head", "block5_pool")
     assert done.code == 2
     assert done.message.startswith("head 'block5_pool' is part of 2 names: 'block5_pool-")
+
+
+def test_an_image_without_a_run_is_told_where_the_run_goes(call, place):
+    done = call("predict", "photos/red/00.png")
+    assert (done.code, done.message) == (
+        2,
+        "no image to classify beside 'photos/red/00.png': put the run, or 'last', before the image: "
+        "featbank predict last photos/red/00.png",
+    )
