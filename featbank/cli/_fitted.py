@@ -165,7 +165,9 @@ def _said(fitted: FittedRun, head: Mapping[str, Any]) -> str:
     at = "" if head["temperature"] is None else f" at T={head['temperature']:g}"
     score = head["top1"] if head["top1"] is not None else head["val_top1"]
     what = f"{head['head']} on {head['cut']}{at}, {size_words(head)}, one fit"
-    return f"{what}: {100 * score:.1f} %; weakest {', '.join(listed)}"
+    unkept = fitted.run.unkept()
+    instead = f"; the best, {printable(unkept)}, was not kept" if unkept else ""
+    return f"{what}: {100 * score:.1f} %; weakest {', '.join(listed)}{instead}"
 
 
 def _share(one: ClassScores) -> str:

@@ -178,7 +178,7 @@ def _extras() -> list[dict[str, Any]] | None:
 
 def _some(names: list[str]) -> str:
     more = f" and {len(names) - _MOST_SHOWN} more" if len(names) > _MOST_SHOWN else ""
-    return ", ".join(names[:_MOST_SHOWN]) + more if names else "none"
+    return ", ".join(names[:_MOST_SHOWN]) + more
 
 
 def _lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -212,13 +212,18 @@ def _lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "", "no permission to write there: --cache-dir or FEATBANK_CACHE names another place"
     weights = facts["weights"]
     yield "weights", "minivgg comes with featbank"
-    for name, found in (("torchvision", weights["torchvision"]["files"]), ("hub", weights["hub"]["models"])):
-        yield "", f"{name}, {printable(weights[name]['path'])}: {_some(found)}"
+    for name, found, way in (
+        ("torchvision", weights["torchvision"]["files"], "--weights FILE"),
+        ("hub", weights["hub"]["models"], "--backbone hf:FOLDER"),
+    ):
+        none = f"none; fetched when first asked for, without a network give {way}"
+        yield "", f"{name}, {printable(weights[name]['path'])}: {_some(found) or none}"
     extras = facts["extras"]
     if extras is None:
         yield "extras", "not known: this featbank was not installed by pip"
         return
-    yield "extras", f"there: {_some([one['extra'] for one in extras if not one['missing']])}"
+    there = ", ".join(one["extra"] for one in extras if not one["missing"])
+    yield "extras", f"there: {there or 'none'}"
     for one in extras:
         if one["missing"]:
             yield "", f"{one['extra']}: {', '.join(one['missing'])} missing; {one['install']}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 from featbank._cache import networks_folder, user_path
 from featbank.cli._options import Device, Json, RunsDir, known_runs
 from featbank.cli._output import print_json, say
+from featbank.errors import InvalidInputError
 from featbank.manifest import printable
 
 if TYPE_CHECKING:
@@ -31,7 +33,9 @@ def predict(
             autocompletion=known_runs,
         ),
     ],
-    images: Annotated[list[str], typer.Argument(metavar="PATH", help="Image files, and folders of them.")],
+    images: Annotated[
+        list[str] | None, typer.Argument(metavar="PATH", help="Image files, and folders of them.")
+    ] = None,
     head: Annotated[
         str | None,
         typer.Option(
@@ -57,6 +61,11 @@ def predict(
     from featbank.prediction import predict as run_prediction
     from featbank.runs import open_run
 
+    if not images:
+        how = f"featbank predict last {shlex.quote(run)}" if user_path(run).exists() else "... RUN PATH"
+        raise InvalidInputError(
+            f"no image to classify beside {run!r}: put the run, or 'last', before the image: {how}"
+        )
     by: Run | Backbone
     which: dict[str, Any]
     trained = _trained(run, cache_dir)
@@ -71,8 +80,12 @@ def predict(
         answers = run_prediction(by, images, head=chosen, top=top, weights=weights, device=device)
         names, which = by.classes, {"run": by.path, "head": chosen}
         said = f"run {printable(by.name)}, head {printable(chosen)}"
+        if head is None and (unkept := by.unkept()):
+            said += f" (the best, {printable(unkept)}, was not kept)"
     listed = ", ".join(map(printable, names[:_SHOWN])) + (", ..." if len(names) > _SHOWN else "")
     say(f"{said}, {len(names)} classes: {listed}")
+    if top > 1 and any(one.error is None and one.probabilities is None for one in answers):
+        say(f"this head has no probabilities: one class for each image, --top {top} does nothing")
     if as_json:
         print_json({**which, "classes": names, "predictions": [asdict(answer) for answer in answers]})
     else:

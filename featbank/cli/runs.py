@@ -14,6 +14,7 @@ from featbank.cli._output import human_bytes, human_date, print_json, print_tabl
 from featbank.cli.banks import agreed
 from featbank.errors import RunError
 from featbank.manifest import printable
+from featbank.metrics.catalogue import spelling
 from featbank.sampling import Size, size_label, size_words
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def list_runs(
     cache_dir: RunsDir = None,
     as_json: Json = False,
 ) -> None:
-    """List the runs of the cache, newest first: when, on which bank, what was fitted, the best accuracy.
+    """List the runs of the cache, newest first: when, on which bank, what was fitted, the best curve.
 
     Example: featbank runs ls digits
     """
@@ -99,8 +100,13 @@ def _few(names: Sequence[str], shown: int = 2) -> str:
 
 def _best(best: BestCurve, size: str) -> str:
     at = printable(best.cut) if best.temperature is None else f"{printable(best.cut)} T={best.temperature:g}"
-    where = " on val" if best.metric == "val_top1" else " (best by test)" if best.chosen_by == "top1" else ""
-    return f"{100 * best.mean:.1f} %{where}: {at} {printable(best.head)}, {size}"
+    where = " on val" if best.metric == "val_top1" else ""
+    if best.chosen_by == best.metric and not where:  # nothing was validated, or nothing else is there
+        where = " (best by test)" if best.metric == "top1" else " (best by the same images)"
+    unit, factor, digits = spelling(best.metric)
+    named = "" if best.metric in ("top1", "val_top1") else f"{best.metric} "
+    score = f"{named}{factor * best.mean:.{digits}f}{' %' if unit else ''}"
+    return f"{score}{where}: {at} {printable(best.head)}, {size}"
 
 
 @app.command("info")

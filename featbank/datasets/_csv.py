@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import csv
 import io
@@ -33,6 +34,9 @@ logger = logging.getLogger(__name__)
 _ROLES = ("path", "label", "split", "group")
 #: ``split_column`` of a file in which no column says a split.
 _NO_COLUMN = "none"
+#: What separates cells: commas, or what spreadsheets write where a comma stands in numbers.
+_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+_PLAIN = ("utf-8-sig", ",")
 _SHOWN = 5
 _SPLIT_NAMES = {**SPLIT_FOLDERS, "training": "train", "dev": "val", "testing": "test", "none": "none"}
 #: A column whose name is made of these (and of fillers) may say a split, whatever its values.
@@ -116,6 +120,7 @@ class ListedImages:
         stem = os.fsdecode(os.path.splitext(os.path.basename(path))[0])
         self.name = safe_name(stem if name is None else name)
         try:
+            self._form = _form(path)
             header, columns = self._choose_columns(path)
             rows = self._read(path, header, columns)
         except OSError as error:
@@ -132,6 +137,10 @@ class ListedImages:
         has_group = "group" in columns
         self.groups: tuple[str, ...] | None = tuple(rows.group[at] for at in order) if has_group else None
         require_two_classes(self.classes, repr(self.location))
+        if self._form != _PLAIN:
+            encoding, separator = self._form
+            wide = " and in UTF-16" if encoding == "utf-16" else ""
+            logger.warning("%s: read as separated by %s%s", self.location, _SEPARATORS[separator], wide)
         if has_split and split_column is None and header[columns["split"]].casefold() != "split":
             counts = Counter(rows.splits)
             logger.warning(
@@ -153,7 +162,7 @@ class ListedImages:
 
     def _choose_columns(self, path: bytes) -> tuple[list[str], dict[str, int]]:
         """Read the file once to find out which column is what; its other faults are left for later."""
-        with contextlib.closing(_lines(path)) as lines:
+        with contextlib.closing(_lines(path, *self._form)) as lines:
             try:
                 _, cells = next(lines)
             except StopIteration:
@@ -256,12 +265,12 @@ class ListedImages:
         first_lines: dict[bytes, int] = {}
         names: dict[str, str] = {}  # one object for each label, not one for each row
         try:
-            for line, cells in itertools.islice(_lines(path), 1, None):
+            for line, cells in itertools.islice(_lines(path, *self._form), 1, None):
                 before = faults.count
                 if len(cells) > len(header):
                     faults.add(
                         f"line {line} has {len(cells)} cells under {len(header)} columns (quote a cell "
-                        "with a comma)"
+                        f"with a {_SEPARATORS[self._form[1]][:-1]})"
                     )
                     continue
                 label = _cell(cells, columns["label"])
@@ -336,7 +345,7 @@ class ListedImages:
         try:
             mode = os.stat(full).st_mode
         except (OSError, ValueError):  # ValueError: a NUL byte in the name
-            faults.add(f"line {line}: there is no file '{printable(image)}'")
+            faults.add(f"line {line}: there is no file '{printable(image)}'{_odd_byte(image)}")
             return
         if not stat.S_ISREG(mode):
             faults.add(f"line {line}: '{printable(image)}' is not a file")
@@ -378,7 +387,8 @@ class CSVDataset(ListedImages):
     Parameters
     ----------
     file : str or os.PathLike
-        The CSV file, UTF-8, with a header. Paths are relative to its folder, absolute, or begin with ``~``;
+        The CSV file, UTF-8 (or UTF-16 with a byte order mark), with a header; separated by commas, or by the
+        semicolons or tabs of its header. Paths are relative to its folder, absolute, or begin with ``~``;
         bytes that are not UTF-8 stay as they are. Splits are ``train`` (``training``), ``val`` (``valid``,
         ``validation``, ``dev``), ``test`` (``testing``) and ``none``.
     name : str, optional
@@ -415,17 +425,43 @@ class CSVDataset(ListedImages):
         return self._full(self.ids[index])
 
 
-def _lines(path: bytes) -> Generator[tuple[int, list[str]]]:
+def _form(path: bytes) -> tuple[str, str]:
+    """Return the encoding, by a byte order mark, and what separates cells, by the first line."""
+    with io.BufferedReader(open_regular_file(path)) as raw:
+        start = raw.read(2**16)
+    is_wide = start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    encoding = "utf-16" if is_wide else "utf-8-sig"
+    header = start.decode(encoding, "replace").lstrip().partition("\n")[0]
+    # with a comma anywhere in it, it is what it always was
+    return encoding, "," if "," in header else max(_SEPARATORS, key=header.count)
+
+
+def _lines(path: bytes, encoding: str, separator: str) -> Generator[tuple[int, list[str]]]:
     """Yield the number and the cells of every line with something in it; the file is never held whole."""
     raw = io.BufferedReader(open_regular_file(path))
-    with io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
-        reader = csv.reader(text, skipinitialspace=True)
+    errors = "surrogateescape" if encoding == "utf-8-sig" else "strict"
+    with io.TextIOWrapper(raw, encoding=encoding, errors=errors, newline="") as text:
+        reader = csv.reader(text, skipinitialspace=True, delimiter=separator)
         try:
             for cells in reader:
                 if any(cell.strip() for cell in cells):
                     yield reader.line_num, cells
         except csv.Error as error:
             raise csv.Error(f"line {reader.line_num} is not CSV ({error})") from error
+        except UnicodeDecodeError as error:
+            raise csv.Error(
+                f"line {reader.line_num + 1}, or one soon after it, is not UTF-16 ({error.reason}); save the "
+                "list as UTF-8"
+            ) from error
+
+
+def _odd_byte(name: bytes) -> str:
+    """Say which byte of a name is not UTF-8: a list in Latin-1 names files that are not called so."""
+    try:
+        name.decode()
+    except UnicodeDecodeError as error:
+        return f" (not UTF-8: byte 0x{name[error.start]:02x}; save the list as UTF-8)"
+    return ""
 
 
 def _cell(cells: Sequence[str], at: int) -> str:

@@ -138,6 +138,12 @@ def digest_fractions(digests: NDArray[np.uint8], cuts: Sequence[float]) -> NDArr
     return np.searchsorted(np.array(limits, dtype=np.uint64), heads, side="right")
 
 
+def _counts_for(n: int) -> SplitRule:
+    """Return about the usual shares of `n` images, three or more, with some in each part."""
+    val, test = (math.ceil(part * n) for part in DEFAULT_SPLIT.parts[1:])
+    return SplitRule("counts", (n - val - test, val, test))
+
+
 def assign_splits(
     rule: SplitRule,
     *,
@@ -195,6 +201,15 @@ def assign_splits(
                 str(rule),
                 len(set(groups)),
                 " and ".join(empty),
+            )
+        elif empty:
+            fewest = int(min(np.unique(labels[labels >= 0], return_counts=True)[1], default=0))
+            logger.warning(
+                "split=%r: none of %d images comes to %s%s",
+                str(rule),
+                len(labels),
+                " and ".join(empty),
+                f"; with classes this small count: --split {_counts_for(fewest)}" if fewest > 2 else "",
             )
         left = int(((codes == _NONE) & (labels >= 0)).sum())
         if left:

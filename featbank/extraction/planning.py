@@ -363,8 +363,10 @@ def plan(
     work = None
     for bank in begun(answering)[:1]:
         shapes = _shapes_of([one for one in banks if one.key == bank.key])
-        if shapes.keys() >= set(cuts_in(bank, cuts)):
-            work = into(bank.key, {**bank.provenance, **_source_of(dataset)}, shapes)
+        provenance = {**bank.provenance, **_source_of(dataset)}
+        # of the bank that is written, not of the one that answers: that one may derive what this one stores
+        if shapes.keys() >= set(cuts_in(store.planned(dataset.name, bank.key, provenance), cuts)):
+            work = into(bank.key, provenance, shapes)
     if work is None or len(work.missing.slots()):
         computing = computing or Computing(settings, cuts)
         candidates = begun(

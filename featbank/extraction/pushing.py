@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from featbank._atomic import sha256
 from featbank._cuts import CutName
@@ -306,11 +307,27 @@ class Pushing:
                 self.bad += push_slots(
                     todo, computing.loader, computing.forwards, went, self._progress, self.begin, clip=clip
                 )
+            except (KeyboardInterrupt, SystemExit):
+                self._tell_kept(todo.digests[went])
+                raise
             finally:
                 self.pushed.update(one.tobytes() for one in todo.digests[went])
         digests, slots = missing.bank.slot_table.digests, missing.bank.row_slots
         for rows in lent.values():
             self.copied.update(one.tobytes() for one in digests[slots[rows]])
+
+    def _tell_kept(self, digests: NDArray[np.uint8]) -> None:
+        """Say how many of the images that were pushed when a pass was stopped need not be pushed again."""
+        missing = self._work.missing
+        left = {one.tobytes() for one in missing.bank.slot_table.digests[missing.refreshed().slots()]}
+        kept = sum(one.tobytes() not in left for one in digests)
+        if len(digests):
+            logger.warning(
+                "%d of %d pushed images are kept (a shard takes %d images; --shard-rows makes them smaller)",
+                kept,
+                len(digests),
+                max(one.n_rows for shards in missing.shards.values() for one in shards),
+            )
 
     def begin(self) -> None:
         """Make the bank, or set its rows; `LookAgain` if it is not what it was when planned."""

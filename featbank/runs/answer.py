@@ -17,7 +17,7 @@ from featbank.sampling import Size, size_order, size_words
 from featbank.sweep import ComparedCurve, Comparison, CurvePoint, LearningCurve, SweepResult, compare
 from featbank.sweep.curves import judged_rows, main_metric
 
-__all__ = ["Answer", "answer_html", "answer_of"]
+__all__ = ["Answer", "answer_html", "answer_of", "ranked"]
 
 #: So many points less than the best are as good as the best for most uses.
 _NEAR = 0.02
@@ -83,14 +83,9 @@ def answer_of(result: SweepResult) -> Answer | None:
     >>> answer.accuracy, answer.labels.partition(":")[0]
     ('89.8 %', '16 per class (32 in all) come within two points of that')
     """
-    try:
-        compared = compare(result)
-    except InvalidInputError:  # no size is common to all: the largest there is
-        metric = main_metric(result.points())
-        sizes: list[Size] = [one.n_per_class for one in result.points() if metric in one.scores]
-        if not sizes:
-            return None
-        compared = compare(result, n_per_class=sorted(sizes, key=size_order)[-1])
+    compared = ranked(result)
+    if compared is None:
+        return None
     best = compared.curves[0]
     curve = result.curves()[best.key]
     points = {one.n_per_class: one for one in curve.points() if compared.metric in one.scores}
@@ -103,6 +98,32 @@ def answer_of(result: SweepResult) -> Answer | None:
         _labels(curve, points, compared),
         _doubling(curve, points, compared.metric),
     )
+
+
+def ranked(result: SweepResult) -> Comparison | None:
+    """Compare the curves of one sweep; the first is the best, wherever one is named.
+
+    Parameters
+    ----------
+    result : SweepResult
+
+    Returns
+    -------
+    Comparison or None
+        At the largest size that all have, else the largest there is; None as for `answer_of`.
+
+    Examples
+    --------
+    >>> import featbank
+    >>> ranked(featbank.open_run().result()).curves[0].key
+    ('block3_pool', 'logreg', None)
+    """
+    try:
+        return compare(result)
+    except InvalidInputError:
+        metric = main_metric(result.points())
+        sizes: list[Size] = [one.n_per_class for one in result.points() if metric in one.scores]
+        return compare(result, n_per_class=sorted(sizes, key=size_order)[-1]) if sizes else None
 
 
 def _spelled(one: ComparedCurve) -> str:
@@ -122,7 +143,11 @@ def _best(
     text += f" at {size_words(vars(point))}"
     if point.n_val:
         text += f" and {point.n_val:,} validation labels"
-    if best.low is not None and best.high is not None:
+    tested = named == "test"  # what chose the head says nothing of other images
+    if not tested:
+        draws = "one draw" if best.n_draws < 2 else f"the mean of {best.n_draws} draws"
+        text += f" ({draws}; nothing was tested, so no interval)"
+    elif best.low is not None and best.high is not None:
         low = _value(best.low, compared.metric).removesuffix(" %")
         between = f"{low} to {_value(best.high, compared.metric)}"
         of, by = ("training and test", "folds") if best.n_folds else ("training", "draws")
@@ -142,8 +167,11 @@ def _best(
     apart = Interval(
         *(-one for one in (second.difference.mean, second.difference.high, second.difference.low))
     )
-    if math.isnan(apart.low):
+    if math.isnan(apart.low) or not tested:
+        apart = Interval(apart.mean, math.nan, math.nan)
         return f"{text}, {_points(apart, compared.metric)} from the {_spelled(second)}."
+    if apart.low == apart.high == 0:
+        return f"{text}, not to be told from the {_spelled(second)}: both do exactly as well in every draw."
     above, below = apart.low > 0, apart.high < 0
     if less_is_better(compared.metric):
         above, below = below, above
@@ -160,9 +188,10 @@ def _value(value: float, metric: str) -> str:
 def _points(found: Interval, metric: str = "top1") -> str:
     """Return a difference in points of a share, or of a loss, with its interval."""
     unit, factor, digits = spelling(metric)
-    low, high = (f"{factor * end:+.{digits}f}" for end in (found.low, found.high))
+    # no "-0.0": what is rounded to nothing has no sign that means anything
+    mean, low, high = (f"{round(factor * one, digits) + 0.0:+.{digits}f}" for one in found)
     between = "" if math.isnan(found.low) else f" ({low} to {high})"
-    return f"{factor * found.mean:+.{digits}f}{' points' if unit else ''}{between}"
+    return f"{mean}{' points' if unit else ''}{between}"
 
 
 def _of_both(curve: LearningCurve, first: Size, second: Size, metric: str) -> Interval:

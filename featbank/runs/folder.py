@@ -31,9 +31,10 @@ from featbank.errors import (
 from featbank.manifest import Manifest, printable
 from featbank.metrics import ClassScores, confusion_matrix, per_class_accuracy, per_class_scores
 from featbank.runs._growing import GrowingTables, damaged
+from featbank.runs.answer import ranked
 from featbank.sampling import size_order
 from featbank.sweep import Fit, Predictions, SweepResult
-from featbank.sweep.records import rank, with_val
+from featbank.sweep.records import Key, rank, with_val
 from featbank.sweep.spec import groups_of_judged, splits_for
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ class Run:
         self.facts = facts
         self.cache_dir = cache_dir
         self._read: tuple[object, SweepResult] | None = None
+        self._best: tuple[SweepResult, Key | None] | None = None
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], cache_dir: str | os.PathLike[str] | None = None) -> Run:
@@ -311,8 +313,7 @@ class Run:
         order = {fit.id: number for number, fit in enumerate(result.fits)}
 
         def place(entry: Mapping[str, Any]) -> int:
-            key = entry["cut"], entry["head"], entry["temperature"]
-            return order.get((key, entry["n_per_class"], entry["repeat"]), len(order))
+            return order.get((_key_of(entry), entry["n_per_class"], entry["repeat"]), len(order))
 
         self._tables.replace(result.fits, self._metrics)
         entries = sorted(self.facts["heads"], key=place)
@@ -430,9 +431,11 @@ class Run:
         return [dict(one) for one in self.facts["heads"]]
 
     def best_head(self) -> dict[str, Any]:
-        """Return the entry of the saved head that is best on the validation rows; the first one without any.
+        """Return the entry of the saved head that answers: of the best curve, at its largest size.
 
-        The best by the sweep's first metric, if it was asked for one, else by accuracy.
+        The best curve is the one that `featbank.answer_of` names: by the mean over draws. Of its draws it
+        is the best by the validation rows. Where that curve kept no head, as one of an estimator of your own,
+        it is the best of all that were saved; `unkept` says so.
 
         Raises
         ------
@@ -447,8 +450,29 @@ class Run:
                 else "kept no head; fit again with --save-heads best"
             )
             raise RunError(f"run {printable(self.name)!r} {why}")
-        metric = next(iter(self._metrics), None)
-        return max(saved, key=lambda one: rank(metric, one.get("val_metric"), one["val_top1"]))
+        metric, best = next(iter(self._metrics), None), self._best_key()
+
+        def merit(entry: dict[str, Any]) -> tuple[Any, ...]:
+            score = rank(metric, entry.get("val_metric"), entry["val_top1"])
+            answers = _key_of(entry) == best
+            return answers, size_order(entry["n_per_class"]) if answers else (), *score, -entry["repeat"]
+
+        return max(saved, key=merit)
+
+    def unkept(self) -> str:
+        """Name the best curve, "svm on fc7", if no head of it was saved; else return ""."""
+        best = self._best_key()
+        if best is None or any(one["saved"] and _key_of(one) == best for one in self.heads()):
+            return ""
+        cut, head, temperature = best
+        return f"{head} on {cut}" + ("" if temperature is None else f" at T={temperature:g}")
+
+    def _best_key(self) -> Key | None:
+        result = self.result()
+        if self._best is None or self._best[0] is not result:
+            compared = ranked(result)
+            self._best = result, None if compared is None else compared.curves[0].key
+        return self._best[1]
 
     def entry(self, name: str | None = None) -> dict[str, Any]:
         """Return what `heads` says of one kept head.
@@ -600,6 +624,10 @@ class Run:
             If it is damaged, a link, or too large.
         """
         return checked(self.path, name, model)
+
+
+def _key_of(entry: Mapping[str, Any]) -> Key:
+    return entry["cut"], entry["head"], entry["temperature"]
 
 
 def checked(folder: Path, name: str, model: Callable[[Any], T]) -> T | None:

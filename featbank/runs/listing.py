@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 
 from featbank import _atomic
 from featbank._cache import user_path
 from featbank.banks.documents import folder_bytes
 from featbank.errors import InvalidInputError, RunError
 from featbank.manifest import printable, short_repr
+from featbank.runs.answer import ranked
 from featbank.runs.finding import find_run
 from featbank.runs.folder import Run
 from featbank.runs.starting import Claim, is_claimed
 from featbank.sampling import Size, size_order
-from featbank.sweep import Fit
-from featbank.sweep.records import Key
+from featbank.sweep import SweepResult
 
 __all__ = ["BestCurve", "RunInfo", "describe_run", "remove_run"]
 
@@ -34,14 +32,15 @@ class BestCurve:
     temperature : float or None
         For the cut ``"softmax"``.
     n_per_class : int or "all"
-        At how many training samples per class.
-    metric : {"top1", "val_top1"}
-        What `mean` is of: the test rows, or the validation rows where there are no test rows.
+        At how many training samples per class: the largest that all curves have.
+    metric : str
+        What `mean` is of: the first other metric that was asked for, else ``"top1"`` of the test rows, or
+        ``"val_top1"`` where there are no test rows.
     mean : float
-        Mean over the repeats, in 0..1.
-    chosen_by : {"val_top1", "top1"}
-        What it is the best by: the validation rows, because the best by the test rows flatters itself; the
-        test rows where nothing was validated.
+        Mean over the repeats.
+    chosen_by : str
+        What it is the best by: the same of the validation rows, because the best by the test rows flatters
+        itself; `metric` itself where nothing was validated.
     n_repeats : int
         How many there are.
 
@@ -153,7 +152,8 @@ def describe_run(path: str | os.PathLike[str]) -> RunInfo:
     folder = user_path(path)
     try:
         run = Run.open(folder)
-        fits = run.fits()
+        result = run.result()
+        fits = result.fits
         source, facts = run.source, run.facts
         return RunInfo(
             path=folder,
@@ -169,7 +169,7 @@ def describe_run(path: str | os.PathLike[str]) -> RunInfo:
             n_failed=sum(fit.status != "ok" for fit in fits),
             n_planned=facts.get("sweep", {}).get("n_fits"),
             kept=tuple(one["name"] for one in facts["heads"]),
-            best=_best(fits),
+            best=_best(result),
             size_bytes=folder_bytes(folder),
         )
     except (RunError, InvalidInputError, OSError) as error:
@@ -177,33 +177,23 @@ def describe_run(path: str | os.PathLike[str]) -> RunInfo:
     return RunInfo(path=folder, size_bytes=folder_bytes(folder), error=said)
 
 
-def _best(fits: Sequence[Fit]) -> BestCurve | None:
-    for chosen_by in ("val_top1", "top1"):
-        points: dict[tuple[Key, Size], list[Fit]] = {}
-        for fit in fits:
-            if fit.status == "ok" and getattr(fit, chosen_by) is not None:
-                points.setdefault((fit.key, fit.n_per_class), []).append(fit)
-        if not points:
-            continue
-        # a few validation images make many equal: of these the one that has seen most samples
-        (cut, head, temperature), size = max(
-            points, key=lambda at: (fmean(getattr(one, chosen_by) for one in points[at]), size_order(at[1]))
-        )
-        chosen = points[(cut, head, temperature), size]
-        metric = "val_top1" if any(one.top1 is None for one in chosen) else "top1"
-        return BestCurve(
-            cut,
-            head,
-            temperature,
-            size,
-            metric,
-            fmean(getattr(one, metric) for one in chosen),
-            chosen_by,
-            len(chosen),
-            chosen[0].fewest_per_class,
-            chosen[0].most_per_class,
-        )
-    return None
+def _best(result: SweepResult) -> BestCurve | None:
+    compared = ranked(result)
+    if compared is None:
+        return None
+    best = compared.curves[0]
+    return BestCurve(
+        best.cut,
+        best.head,
+        best.temperature,
+        compared.n_per_class,
+        compared.metric,
+        best.mean,
+        compared.ranked_by,
+        best.n_repeats,
+        best.fewest_per_class,
+        best.most_per_class,
+    )
 
 
 def remove_run(run: str | os.PathLike[str], cache_dir: str | os.PathLike[str] | None = None) -> int:

@@ -342,7 +342,7 @@ class Comparison:
     n_per_class : int or "all"
         Samples per class they are compared at.
     curves : tuple of ComparedCurve
-        Best first; of equals the cheaper fit.
+        Best first; equals in the order they were asked for.
     notes : tuple of str
         What has to be known to read it.
 
@@ -463,7 +463,7 @@ def compare(
     ranked_by = _ranked_by(metric, list(chosen.values()), notes)
     rows = [_row(name, point, curves[name, key], metric, ranked_by) for (name, key), point in chosen.items()]
     sign = 1 if less_is_better(ranked_by) else -1
-    rows.sort(key=lambda row: (sign * row.rank, row.fit_s))
+    rows.sort(key=lambda row: sign * row.rank)  # equals as they were asked for: no stopwatch decides
     best = rows[0]
     first = curves[best.run, best.key].by_repeat(size, metric)
     paired = [best]

@@ -78,7 +78,7 @@ class SweepSettings:
     samples_per_class : str, int, or sequence of int or "all", optional
         ``"4..32"`` doubles, ``"4..32:4"`` steps by 4, ``"1,5,10"`` lists, ``"all"`` takes every training
         sample, see `featbank.sampling.parse_sizes`; by default ``"4..32"``, or as far as the class with the
-        fewest training images reaches.
+        fewest training images reaches; from 1 on where that is less than 8.
     repeats : int, default=5
         Draws per size. All samples are one draw: heads that no seed changes are fitted to it once.
     temperatures : sequence of float, optional
@@ -623,7 +623,10 @@ def labelled_rows(manifest: Manifest, split: str) -> Rows:
 def usual_sizes(
     manifest: Manifest, draw: str = "images", folds: int | None = None, random_state: int = 0
 ) -> str:
-    """Return 4..32, or as far as the class with the fewest training images (groups) of any fold reaches."""
+    """Return 4..32, or as far as the class with the fewest training images (groups) of any fold reaches.
+
+    From 1 on where that is less than 8: one size is no curve.
+    """
     pools = [labelled_rows(manifest, "train")]
     if folds is not None:
         splits, _ = splits_for(manifest, folds=folds, random_state=random_state)
@@ -634,7 +637,7 @@ def usual_sizes(
         if groups is not None:
             units = np.unique(np.column_stack([units, groups]), axis=0)
         smallest = min([smallest, *np.unique(units[:, 0], return_counts=True)[1].tolist()])
-    return f"4..{smallest}" if smallest >= 4 else "all"
+    return f"{4 if smallest >= 8 else 1}..{smallest}" if smallest >= 4 else "all"
 
 
 def set_untrained_aside(

@@ -58,8 +58,13 @@ def test_it_says_what_there_is_and_makes_nothing(
     assert [one["extra"] for one in facts["extras"]] == sorted([*installed, "moon"])
     said = call("doctor", "--cache-dir", tmp_path / "none").out
     assert "             moon: moon-rock missing; pip install 'featbank[moon]'\n" in said
+    there = [one["extra"] for one in facts["extras"] if not one["missing"]]
+    assert f"extras       there: {', '.join(there)}\n" in said
     assert "torchvision, " in said
     assert "not there yet" in said
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "no"))
+    said = call("doctor", "--cache-dir", tmp_path / "none").out
+    assert ": none; fetched when first asked for, without a network give --weights FILE\n" in said
 
 
 def test_a_cache_in_a_bucket_and_one_that_is_nowhere(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from featbank.runs import open_run
 
 
 def test_an_image_and_a_folder(call, place):
-    done = call("predict", "depth", "photos/green/11.png", "photos/red")
+    done = call("predict", "depth", "photos/green/11.png", "photos/red", "--head", "block5_pool-softmax")
     assert done.code == 0
     lines = done.out.splitlines()
     assert len(lines) == 13
@@ -58,6 +58,7 @@ def test_a_head_without_probabilities_says_its_class(call, place, head):
     assert call("fit-head", "-c", "pool5", "--head", head, "-n", 4, "--repeats", 1).code == 0
     done = call("predict", "last", "photos/red/00.png", "photos/blue/00.png")
     assert (done.code, done.out) == (0, "photos/red/00.png  red\nphotos/blue/00.png  blue\n")
+    assert "this head has no probabilities: one class for each image, --top 5 does nothing" in done.err
     (found,) = call("predict", "last", "photos/red/00.png", "--json").json["predictions"]
     assert (found["classes"], found["probabilities"], found["error"]) == (["red"], None, None)
 
@@ -102,3 +103,12 @@ def test_a_head_that_is_not_there(call, place):
     done = call("predict", "depth", "photos/red/00.png", "--head", "block5_pool")
     assert done.code == 2
     assert done.message.startswith("head 'block5_pool' is part of 2 names: 'block5_pool-")
+
+
+def test_an_image_without_a_run_is_told_where_the_run_goes(call, place):
+    done = call("predict", "photos/red/00.png")
+    assert (done.code, done.message) == (
+        2,
+        "no image to classify beside 'photos/red/00.png': put the run, or 'last', before the image: "
+        "featbank predict last photos/red/00.png",
+    )

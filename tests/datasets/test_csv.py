@@ -269,3 +269,31 @@ def test_memory_is_that_of_the_rows_not_of_the_text(images):
     finally:
         tracemalloc.stop()
     assert peak < len(text), peak
+
+
+@pytest.mark.parametrize(
+    ("separator", "encoding", "said"),
+    [
+        (";", "utf-8-sig", "semicolons"),
+        ("\t", "utf-8", "tabs"),
+        ("\t", "utf-16", "tabs and in UTF-16"),
+        (",", "utf-16", "commas and in UTF-16"),
+    ],
+)
+def test_what_spreadsheets_write_is_read_and_told(images, caplog, separator, encoding, said):
+    rows = [("path", "label", "note"), ("a.jpg", "h\xf6hle, tief" if separator != "," else "h\xf6hle", "1")]
+    text = "\r\n".join(separator.join(row) for row in [*rows, ("b.jpg", "wald", "")])
+    dataset = open_dataset(listed(images, text.encode(encoding)))
+    assert (dataset.ids, dataset.labels) == ((b"a.jpg", b"b.jpg"), (rows[1][1], "wald"))
+    assert f"read as separated by {said}" in caplog.text
+
+
+def test_bytes_of_another_encoding_are_named(images):
+    text = "path;label\nh\xf6hle.jpg;a\na.jpg;b;c\n".encode("latin-1")
+    assert error(images, text) == (
+        "has 2 faults: line 2: there is no file 'h\\xf6hle.jpg' "
+        "(not UTF-8: byte 0xf6; save the list as UTF-8); "
+        "line 3 has 3 cells under 2 columns (quote a cell with a semicolon)"
+    )
+    cut = "path,label\na.jpg,a\n".encode("utf-16")[:-1]
+    assert error(images, cut).endswith("is not UTF-16 (truncated data); save the list as UTF-8")

@@ -161,3 +161,16 @@ def test_fractions_that_leave_images_out_say_so(caplog: pytest.LogCaptureFixture
     caplog.clear()
     assign_splits(parse_split("0.7,0.1,0.2"), labels=labels, classes=["a"], digests=digests)
     assert not caplog.text
+
+
+@pytest.mark.parametrize("n", [3, 6])
+def test_a_part_that_no_image_comes_to_is_told_with_a_split_that_works(caplog, n):
+    labels = np.repeat(np.arange(2, dtype=np.int32), n)
+    digests = np.zeros((2 * n, 32), np.uint8)  # all of them in train
+    how = {"labels": labels, "classes": ["a", "b"], "digests": digests}
+    assign_splits(parse_split("0.7,0.1,0.2"), **how)
+    said = caplog.messages[0]
+    assert f"none of {2 * n} images comes to val and test; with classes this small count: --split " in said
+    rule = parse_split(said.rpartition(" ")[2])
+    assert np.bincount(assign_splits(rule, **how)).min() >= 2  # one of each class at least
+    assert n != 6 or str(rule) == "3,1,2"

@@ -204,3 +204,18 @@ def test_another_key_is_nothing_to_copy_from(
 ) -> None:
     data = listed(images(tmp_path / "photos")[::2], tmp_path / "half.csv")
     assert extract(data, **options(tmp_path / "cache", **changes)).pushed == 9
+
+
+@pytest.mark.parametrize("cuts", [("block3_pool:gap",), ("block3_pool:gap", "fc7", "block3_pool:gmp")])
+def test_what_another_bank_could_derive_is_pushed(
+    photo_folder: Folder, tmp_path: Path, pushed: list[int], cuts: tuple[str, ...]
+) -> None:
+    data, cache = photo_folder(), tmp_path / "cache"
+    extract(data, **options(cache, cuts=("block3_pool", "fc7")))
+    pushed.clear()
+    again = options(cache, cuts=cuts, name="again")
+    with plan(data, ExtractionSettings(**again)) as todo:
+        assert (todo.to_push, todo.bank.parent.name) == (todo.rows, "again")
+    made = extract(data, **again)
+    assert sum(pushed) >= made.pushed == len(images(data))
+    assert set(Bank.open(made.bank).cuts) == set(cuts)

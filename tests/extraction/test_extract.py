@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -195,7 +196,7 @@ def shard_bytes(bank: Path) -> dict[str, bytes]:
 
 @pytest.mark.usefixtures("batch_by_batch")
 def test_an_interrupted_extraction_resumes_to_the_same_bytes(
-    photo_folder: Folder, tmp_path: Path, pushed: list[int]
+    photo_folder: Folder, tmp_path: Path, pushed: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
     data = photo_folder(n_per_class=8)
     (data / "red" / "zz.png").write_bytes(b"not an image")
@@ -207,8 +208,11 @@ def test_an_interrupted_extraction_resumes_to_the_same_bytes(
 
     with pytest.raises(KeyboardInterrupt):
         run(data, tmp_path / "broken", batch_size=4, progress=interrupt)
+    (said,) = re.findall(r"(\d+) of (\d+) pushed images are kept \(a shard takes 4 images; ", caplog.text)
+    kept, n_pushed = map(int, said)
     pushed.clear()
     resumed = run(data, tmp_path / "broken", batch_size=4)
+    assert (24 - kept, n_pushed >= 12) == (resumed.pushed, True)
     assert 0 < resumed.pushed < 24
     assert resumed.pushed + resumed.skipped + resumed.quarantined == resumed.rows == 25
     assert shard_bytes(resumed.bank) == shard_bytes(whole.bank)

@@ -55,6 +55,12 @@ def test_a_rival_that_cannot_be_told_from_the_best_is_named():
     assert ", ahead of the mlp head on fc7: +10.0 points (+10.0 to +10.0)." in ahead.best
 
 
+def test_a_tie_is_told_as_one():
+    found = answer(fits("ncm", LAW), fits("mlp", LAW)).best
+    assert ", not to be told from the mlp head on fc7: both do exactly as well in every draw." in found
+    assert "-0.0" not in str(answer(fits("ncm", [0.8] * 4), fits("mlp", [0.8 + 1e-9] * 4)))
+
+
 def test_how_few_labels_come_within_two_points():
     found = answer(fits("ncm", [0.5, 0.785, 0.79, 0.8]))
     assert found.labels == (
@@ -101,7 +107,10 @@ def test_two_draws_say_so():
 
 def test_without_test_images_it_is_of_the_validation_images():
     blind = [Fit("fc7", "ncm", None, 4, r, 12, 4, 0, val_top1=0.5) for r in range(3)]
-    assert "50.0 % of the 20 validation images" in answer(blind, n_rows={"train": 90, "val": 20}).best
+    found = answer(blind, n_rows={"train": 90, "val": 20}).best
+    assert "50.0 % of the 20 validation images" in found
+    assert "; nothing was tested, so no interval)" in found
+    assert "for other" not in found
     unseen = [Fit("fc7", "ncm", None, 4, r, 12, 4, 0, top1=0.5) for r in range(3)]
     rival = [Fit("fc7", "mlp", None, 4, r, 12, 4, 0, top1=0.4) for r in range(3)]
     assert "by the same images, which flatters it" in answer(unseen, rival).best

@@ -14,7 +14,8 @@ import pytest
 from featbank.banks import Bank, BankKey, BankStore
 from featbank.errors import CacheWriteError, RunError, RunNotFoundError
 from featbank.manifest import SPLITS, Manifest
-from featbank.runs import Run, list_runs, open_run
+from featbank.runs import Run, answer_of, describe_run, list_runs, open_run
+from featbank.runs.answer import ranked
 from featbank.runs.starting import create_run
 from featbank.sweep import run_sweep
 
@@ -142,12 +143,32 @@ def test_a_run_knows_all_that_a_prediction_needs(bank, cache):
 def test_the_best_head_is_the_best_by_validation(bank, cache):
     run, _ = fill(bank, cache, save_heads="all")
     best = run.best_head()
-    assert best["val_top1"] == max(one["val_top1"] for one in run.heads())
+    curve = [one for one in run.heads() if (one["cut"], one["head"]) == (best["cut"], best["head"])]
+    most = max(one["n_per_class"] for one in curve)
+    assert best["n_per_class"] == most
+    assert best["val_top1"] == max(one["val_top1"] for one in curve if one["n_per_class"] == most)
     assert len(run.heads()) == 24
     assert len(list((run.path / "heads").glob("*.safetensors"))) == 24
     # However good a head was on the test rows, it is not chosen by them.
     run.facts["heads"][0].update(top1=2.0, val_top1=0.01)
     assert run.best_head()["name"] == best["name"]
+
+
+def test_every_best_is_that_of_the_answer(bank, cache):
+    run, result = fill(bank, cache)
+    best = ranked(result).curves[0].key
+    # one validation image more in a single draw decides nothing: the mean over draws does
+    for one in run.facts["heads"]:
+        one["val_top1"] = 0.1 if (one["cut"], one["head"], one["temperature"]) == best else 1.0
+    first = run.best_head()
+    assert (first["cut"], first["head"], first["temperature"]) == best
+    assert (run.entry(), run.predictions().rows.size > 0, run.unkept()) == (first, True, "")
+    listed = describe_run(run.path).best
+    assert (listed.cut, listed.head, listed.temperature) == best
+    assert f"The {best[1]} head on {best[0]} recognises {100 * listed.mean:.1f} %" in str(answer_of(result))
+    run.facts["heads"].remove(first)
+    assert run.best_head()["val_top1"] == 1.0
+    assert run.unkept().startswith(f"{best[1]} on {best[0]}")
 
 
 def test_a_head_without_the_metric_is_not_the_best(bank, cache):

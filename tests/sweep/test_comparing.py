@@ -49,9 +49,9 @@ def test_best_first_with_paired_differences_and_times():
     assert best.low < best.mean < best.high
 
 
-def test_of_equals_the_cheaper_is_first():
+def test_equals_stand_as_they_were_asked_for_whatever_the_clock_says():
     result = SweepResult([*fits("slow", A, duration_s=2.0), *fits("quick", A)])
-    assert [one.head for one in compare({"one": result}).curves] == ["quick", "slow"]
+    assert [one.head for one in compare({"one": result}).curves] == ["slow", "quick"]
 
 
 def test_the_largest_common_size_is_the_default():
