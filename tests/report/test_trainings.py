@@ -7,6 +7,7 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from featbank.errors import InvalidInputError, RunError
@@ -101,6 +102,7 @@ def test_what_older_versions_did_not_write_and_rows_that_are_not_there(trained, 
     text = text_of(write_report(trained).path, page)
     assert "own_net gets 55.00 % of the validation images right" in text
     assert "There is no course: the network was trained for one epoch." in text
+    assert "right, after 1 epoch." in text
     assert "own-1: 48 training images of 6 classes." in text
     assert "No confusion of networks for which there were no images outside train." in text
 
@@ -115,6 +117,58 @@ def test_networks_that_cannot_be_shown_are_named(trained, page) -> None:
     facts = json.loads((trained / "training.json").read_text())["facts"]
     change(trained.parent / "own-3", facts=facts | {"classes": ["a", "b"]}, confusion=[])
     assert "SGD is not shown: it tells other classes apart." in text_of(write_report(trained).path, page)
+
+
+def test_only_networks_judged_by_the_same_images_are_ranked(trained, page) -> None:
+    """Training accuracy is no test accuracy, and the test images of other pictures are others."""
+    own = json.loads((trained / "training.json").read_text())
+    history = [{**one, "train_top1": 0.99} for one in own["history"]]
+    facts = own["facts"] | {"data": "ef" * 32}
+    alone = {"facts": facts, "history": history, "scores": {}, "confusion": [], "n_images": {"train": 342}}
+    change(trained.parent / "own-2", **alone)
+    change(trained.parent / "own-3", facts=facts, dataset="paintings")
+    text = text_of(write_report(trained).path, page)
+    assert "3-3-3 gets 60.00 % of the test images right" in text
+    judged = "and 3-3-3 by 144 test images of photos <i>."
+    assert f"SGD is not shown: it is judged by 342 training images of photos <i>, {judged}" in text
+    assert f"SGD is not shown: it is judged by 144 test images of paintings, {judged}" in text
+    # what an older version does not say of the same images does not part them
+    change(trained.parent / "own-3", facts=own["facts"], dataset="", n_images={})
+    assert "the most of 2 networks" in text_of(write_report(trained).path, page)
+
+
+@pytest.mark.slow
+def test_the_answers_of_many_networks_do_not_fill_the_page(trained, page) -> None:
+    """As on the page of a run, the confusions of the best have room, and how many have none is said."""
+    classes = [f"class {at}" for at in range(101)]
+    said = json.loads((trained / "training.json").read_text())
+    confusion = np.random.default_rng(0).integers(0, 3, (101, 101)).tolist()
+    facts = said["facts"] | {"classes": classes}
+    many = {**said, "facts": facts, "confusion": confusion, "n_per_class": [8] * 101}
+    study = json.loads((trained / "study.json").read_text())
+    names = [f"many-{at}" for at in range(27)]
+    for name in names:
+        (trained.parent / name).mkdir()
+        (trained.parent / name / "training.json").write_text(json.dumps(many))
+    first = trained.parent / names[0]
+    (first / "study.json").write_text(json.dumps(study | {"trainings": {name: [name] for name in names}}))
+    written = write_report(first)
+    text = text_of(written.path, page)
+    (n_left,) = re.findall(r"The answers of (\d+) more networks would make this page too large", text)
+    assert "they are in training.json of each." in text
+    answers = re.search(r'id="answers">(.*?)</script>', written.path.read_text(), re.S)[1]
+    assert len(json.loads(answers)["heads"]) == 27 - int(n_left) > 1
+    assert written.size_bytes < 1_700_000
+
+
+def test_a_study_with_experiments_besides(trained, page) -> None:
+    study = json.loads((trained / "study.json").read_text())
+    experiments = {"frozen": "2026-run", "tuned": "2026-other"}
+    (trained / "study.json").write_text(json.dumps(study | {"experiments": experiments}))
+    text = text_of(write_report(trained).path, page)
+    said = "This page is of the networks that this study trained; its experiments: frozen (2026-run), tuned"
+    assert said in text
+    assert "This page is the experiment" not in text
 
 
 def test_bad_input_is_one_line(trained) -> None:
