@@ -115,7 +115,7 @@ def test_networks_that_cannot_be_shown_are_named(trained, page) -> None:
     assert "training.json' is damaged (its confusion of 6 classes is 1x1); remove its folder" in text
     assert "60.00 % of the test images right" in text
     facts = json.loads((trained / "training.json").read_text())["facts"]
-    change(trained.parent / "own-3", facts=facts | {"classes": ["a", "b"]}, confusion=[])
+    change(trained.parent / "own-3", facts=facts | {"classes": ["a", "b"]}, confusion=[], n_per_class=[8, 8])
     assert "SGD is not shown: it tells other classes apart." in text_of(write_report(trained).path, page)
 
 
@@ -178,6 +178,18 @@ def test_bad_input_is_one_line(trained) -> None:
         write_report(trained, data="photos")
     with pytest.raises(InvalidInputError, match=r"^cannot write a report to 'x.pdf'; end it in .html$"):
         write_report(trained, "x.pdf")
+    own = json.loads((trained / "training.json").read_text())
+    for changes, because in (
+        ({"confusion": [[2**63] * 6] * 6}, "confusion"),
+        ({"confusion": [[2**62] * 6] * 6}, "its confusion is of more than 1,099,511,627,776 images"),
+        ({"scores": {}}, "it has a confusion, and no score of validation or test images"),
+        ({"n_per_class": [8] * 5}, "it counts training images of 5 classes of 6"),
+        ({"history": own["history"][1:], "best_epoch": 1}, "its epochs are not numbered from 1"),
+    ):
+        change(trained, **{**own, **changes})
+        with pytest.raises(RunError, match=rf"training.json' is damaged \([^\n]*{because}[^\n]*\); remove"):
+            write_report(trained)
+    change(trained, **own)
     change(trained, history=[])
     with pytest.raises(
         RunError, match=r"training.json' is damaged \(.*history.*\); remove its folder to train"
