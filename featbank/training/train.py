@@ -32,7 +32,7 @@ from featbank.training.unfreezing import Unfrozen, unfrozen
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["TrainResult", "find_training", "read_training", "train"]
+__all__ = ["TrainResult", "find_training", "list_trainings", "read_training", "train"]
 
 #: What is left beside the weights.
 CARD_FILE, TRAINING_FILE, CHECKPOINT_FILE = "card.md", "training.json", "checkpoint.safetensors"
@@ -468,6 +468,13 @@ def find_training(
     """Return the folder of the finished training that a path or a name in the cache means, if any does."""
     places = (user_path(name), networks_folder(cache_dir) / os.fspath(name))
     return next((one for one in places if (one / TRAINING_FILE).is_file()), None)
+
+
+def list_trainings(cache_dir: str | os.PathLike[str] | None = None) -> list[Path]:
+    """Return the folders of the finished trainings in the cache, by name."""
+    return sorted(
+        one.parent for one in networks_folder(cache_dir).glob(f"*/{TRAINING_FILE}") if one.is_file()
+    )
 
 
 class _Written(BaseModel):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from featbank.errors import InvalidInputError, RunError
+from featbank.errors import InvalidInputError, RunError, RunNotFoundError
 from featbank.report import write_report
 
 
@@ -199,6 +199,15 @@ def test_bad_input_is_one_line(trained) -> None:
     (trained / "training.json").symlink_to(trained.parent / "own-2" / "training.json")
     with pytest.raises(RunError, match=r"^'.*training.json' is damaged \("):
         write_report(trained)
+
+
+def test_a_part_of_a_trainings_name_is_enough(trained) -> None:
+    cache = trained.parents[1]
+    assert write_report("n-3", cache_dir=cache).path == trained.parent / "own-3" / "report.html"
+    with pytest.raises(RunError, match=r"^run='own' is part of the names of 3 trainings: 'own-.*; give more"):
+        write_report("own", cache_dir=cache)
+    with pytest.raises(RunNotFoundError, match=r"^no run 'own-4'; .*; trainings are 'own-[123]', "):
+        write_report("own-4", cache_dir=cache)
 
 
 @pytest.mark.browser
