@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, Lt
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -68,8 +68,8 @@ Line = Annotated[str, PlainValidator(_line)]
 #: A probability, an accuracy, a share.
 Share = Annotated[float, Strict(), Ge(0), Le(1)]
 Positive = Annotated[float, Strict(), Gt(0)]
-Count = Annotated[int, Strict(), Ge(0), Le(_LARGEST)]
-Natural = Annotated[int, Strict(), Ge(1), Le(_LARGEST)]
+Count = Annotated[int, Strict(), Ge(0), Lt(_LARGEST)]
+Natural = Annotated[int, Strict(), Ge(1), Lt(_LARGEST)]
 
 
 def _file_name(name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,13 +14,13 @@ from featbank.errors import InvalidInputError, RunError
 from featbank.inspection import Mistake, find_mistakes
 from featbank.manifest import Manifest, printable
 from featbank.metrics import confusion_matrix
-from featbank.report._kept import Kept, Subject
+from featbank.report._kept import Kept, S, Subject
 from featbank.report._source import Picture, RunSource
 from featbank.runs import Run
 
-__all__ = ["Answers", "Gallery", "Seen", "cells_of", "embed", "read_answers"]
+__all__ = ["Answers", "Gallery", "Seen", "cells_of", "embed", "read_answers", "with_room"]
 
-#: The page holds answers of so many heads at most, and so many bytes of them besides those of the first.
+#: The page holds answers of so many heads or networks at most, and so many bytes besides those of the first.
 _MOST_HEADS, _MOST_ANSWER_BYTES = 150, 400_000
 #: What the page holds of misclassified images, and how large they are.
 _MOST_IMAGES, _MOST_BYTES, _SIDE = 160, 1_600_000, 192
@@ -95,20 +95,25 @@ def read_answers(run: Run, heads: Sequence[Kept], source: RunSource) -> tuple[li
 
     What cannot be read is said in `source.missing`.
     """
+    return with_room(heads, lambda one: _read(run, one, source))
+
+
+def with_room(subjects: Sequence[S], read: Callable[[S], Answers | None]) -> tuple[list[Answers], int]:
+    """Return the answers of as many as there is room for, in their order, and how many are left out."""
     found: list[Answers] = []
     size_bytes = n_read = 0
-    for one in heads:
+    for one in subjects:
         if len(found) == _MOST_HEADS or size_bytes > _MOST_ANSWER_BYTES:
             break
         n_read += 1
-        answers = _read(run, one, source)
+        answers = read(one)
         if answers is None:
             continue
         if found:
             # a line for each class comes with the cells
             size_bytes += len(json.dumps(answers.cells, separators=(",", ":"))) + 14 * len(answers.cells)
         found.append(answers)
-    return found, len(heads) - n_read
+    return found, len(subjects) - n_read
 
 
 def _read(run: Run, head: Kept, source: RunSource) -> Answers | None:

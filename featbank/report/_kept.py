@@ -17,6 +17,7 @@ __all__ = [
     "Asked",
     "Facet",
     "Kept",
+    "S",
     "Subject",
     "facets",
     "head_facets",

@@ -27,7 +27,7 @@ from featbank.plots.chart import (
     reached,
 )
 from featbank.plots.style import Look, plain
-from featbank.report._answers import Answers, cells_of
+from featbank.report._answers import Answers, cells_of, with_room
 from featbank.report._close_up import close_up
 from featbank.report._content import Content
 from featbank.report._facts import time_text, title_text, transform_text
@@ -88,6 +88,13 @@ class Network:
         return {**last, **self.result.scores}.get(name)
 
     @property
+    def judged_by(self) -> tuple[str, str, int]:
+        """Those images: their split, their name, and how many there are."""
+        split, result = self.judged, self.result
+        counted = sum(result.n_per_class) if split == "train" else int(result.confusion.sum())
+        return split, result.dataset, result.n_images.get(split, counted)
+
+    @property
     def top1(self) -> float:
         """Accuracy on the images that it is judged by."""
         return self.score(f"{self.judged}_top1") or 0.0
@@ -135,7 +142,7 @@ class _CoursesDisplay(Display):
             by_epoch.append(Series(one.named, tuple(Point(at + 1.0, values[at]) for at in mine), look))
             points = tuple(Point(passed[at] / seconds, values[at]) for at in mine)
             by_time.append(Series(one.named, points, look))
-            said = (one.named, f"{values[-1]:.1f} %", f"{len(values)} epochs; {time_text(passed[-1])}")
+            said = (one.named, f"{values[-1]:.1f} %", f"{_counted(len(values))}; {time_text(passed[-1])}")
             end = Point(passed[-1] / seconds, values[-1], said=said)
             ends.append(Series(one.named, (end,), Look(look.color, dash=None, marker=0)))
         upright = percent_axis(label, reached(by_epoch))
@@ -182,6 +189,10 @@ class _CoursesDisplay(Display):
         return Table(("Epoch", *(one.named for one in self.networks)), tuple(rows), 0)
 
 
+def _counted(n_epochs: int) -> str:
+    return f"{n_epochs} epoch{'s' if n_epochs > 1 else ''}"
+
+
 def _unit(seconds: float) -> tuple[str, float]:
     return ("h", 3600.0) if seconds >= 7200 else ("min", 60.0) if seconds >= 120 else ("s", 1.0)
 
@@ -200,7 +211,9 @@ def content_of_trainings(folder: Path) -> Content:
     ranked = sorted(networks, key=lambda one: -one.top1)
     several = len(networks) > 1
     answered = [one for one in ranked if one.result.confusion.size]
-    told = [Answers(one, one.judged, cells_of(one.result.confusion), []) for one in answered]
+    told, left_out = with_room(
+        answered, lambda one: Answers(one, one.judged, cells_of(one.result.confusion), [])
+    )
     asked: list[Asked[Network]] = [
         ("Network", lambda one: printable(one.label), lambda one: one.at),
         ("Seed", lambda one: f"{one.seed}", lambda one: one.seed),
@@ -235,7 +248,7 @@ def content_of_trainings(folder: Path) -> Content:
         n_kept=len(networks),
         left_out_in="training.json of each",
         histories=_histories(ranked) if several else Histories((), {}, 0),
-        closely=close_up(told, first.classes, facets(answered, asked)),
+        closely=close_up(told, first.classes, facets(answered[: len(told)], asked), left_out=left_out),
         data=_data(first, dataset),
         splits=_splits(first),
         samples=(),
@@ -259,6 +272,7 @@ def _networks(folder: Path, first: TrainResult, study: Study | None) -> tuple[li
     places = dict(study.trainings) if study else {}
     if not any(folder.name in folders for folders in places.values()):
         places = {_label(first): (folder.name,)}
+    lead = Network(0, next(label for label, names in places.items() if folder.name in names), first)
     networks: list[Network] = []
     notes = []
     for label, names in places.items():
@@ -274,8 +288,25 @@ def _networks(folder: Path, first: TrainResult, study: Study | None) -> tuple[li
             if result.classes != first.classes:
                 notes.append(f"{printable(label)} is not shown: it tells other classes apart.")
                 continue
-            networks.append(Network(len(networks), label, result, len(names) > 1))
+            one = Network(len(networks), label, result, len(names) > 1)
+            if one.judged_by != lead.judged_by and not _same_data(one.result, first):
+                notes.append(
+                    f"{printable(label)} is not shown: it is judged by {_images(one)}, and {lead.named} by "
+                    f"{_images(lead)}."
+                )
+                continue
+            networks.append(one)
     return networks, notes
+
+
+def _same_data(one: TrainResult, other: TrainResult) -> bool:
+    """Say whether two networks saw the same images in the same splits; older versions named neither."""
+    return "data" in one.facts and one.facts["data"] == other.facts.get("data")
+
+
+def _images(one: Network) -> str:
+    split, dataset, n = one.judged_by
+    return f"{n:,} {_SPELT[split]} images{f' of {printable(dataset)}' if dataset else ''}"
 
 
 def _label(result: TrainResult) -> str:
@@ -299,7 +330,9 @@ def _answer(ranked: Sequence[Network]) -> Markup:
         best.named, percent(best.top1, 2), _SPELT[best.judged], more
     )
     kept, n_epochs = best.result.best_epoch, len(best.result.history)
-    after = f", after {n_epochs} epochs" if kept in (0, n_epochs) else f", after epoch {kept} of {n_epochs}"
+    after = (
+        f", after {_counted(n_epochs)}" if kept in (0, n_epochs) else f", after epoch {kept} of {n_epochs}"
+    )
     if len(ranked) == 1:
         return Markup("{}{}.").format(said, after)
     second = ranked[1]

@@ -16,8 +16,9 @@ from markupsafe import Markup
 
 from featbank import _atomic
 from featbank._cache import user_path
+from featbank._registry import nearest
 from featbank.datasets import Dataset
-from featbank.errors import InvalidInputError
+from featbank.errors import InvalidInputError, RunError, RunNotFoundError
 from featbank.manifest import printable, short_repr
 from featbank.plots.chart import percent
 from featbank.plots.style import page_style
@@ -32,7 +33,7 @@ from featbank.report._svg import element, number, shown
 from featbank.report._trainings import content_of_trainings
 from featbank.report.study import Comparison, read_study
 from featbank.runs import Run, open_run
-from featbank.training.train import find_training
+from featbank.training.train import find_training, list_trainings
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -92,8 +93,9 @@ def write_report(
     Parameters
     ----------
     run : Run, path, str or None
-        The run, its folder, a part of its name, or None for the newest; or the folder of a training, or its
-        name in the cache. The page of a training that belongs to a study shows its other trainings too.
+        The run, its folder, a part of its name, or None for the newest; or the folder of a training, its name
+        in the cache, or a part of it that only one has, and no run. The page of a training that belongs to a
+        study shows its other trainings too.
     output : path, optional
         The file, ending in ``.html`` or ``.htm``; ``report.html`` in the folder by default.
     data : path, str or Dataset, optional
@@ -111,7 +113,7 @@ def write_report(
     Raises
     ------
     RunNotFoundError, RunError
-        If there is no such run, or a file of it is damaged.
+        If there is no such run or training, several have that part in their names, or a file is damaged.
     InvalidInputError
         If `output` is no HTML file, `data_root` is given for what is no torchvision dataset, or `data` for a
         training, whose page shows no images.
@@ -127,33 +129,58 @@ def write_report(
     >>> page.path.name, page.n_images > 0, page.remarks
     ('digits.html', True, ())
     """
-    trained = None if run is None or isinstance(run, Run) else find_training(run, cache_dir)
-    if trained is not None:
-        folder = trained
+    found = _meant(run, cache_dir)
+    if isinstance(found, Run):
+        folder = found.path
+    else:
+        folder = found
         if data is not None or data_root is not None:
             raise InvalidInputError(
                 f"the page of a training shows no images, so data={str(data or data_root)!r} is for nothing; "
                 "leave it out"
             )
-    else:
-        found = run if isinstance(run, Run) else open_run(run, cache_dir=cache_dir)
-        folder = found.path
     path = folder / REPORT_FILE if output is None else user_path(output)
     if path.suffix.lower() not in (".html", ".htm"):
         raise InvalidInputError(f"cannot write a report to {printable(str(path))!r}; end it in .html")
     remarks: list[str] = []
-    if trained is not None:
-        shown_here = content_of_trainings(trained)
-    else:
+    if isinstance(found, Run):
         source = RunSource(found, data, data_root)
         shown_here = _content_of_run(found, source)
         remarks = source.remarks()
+    else:
+        shown_here = content_of_trainings(found)
     text = _render(shown_here)
     content = text.encode("utf-8")
     _atomic.make_folder(path.parent)
     _atomic.write_file(path, content)
     n_images = len(shown_here.samples) + (shown_here.closely.n_images if shown_here.closely else 0)
     return Report(path, len(content), n_images, tuple(remarks))
+
+
+def _meant(run: Run | str | os.PathLike[str] | None, cache_dir: str | os.PathLike[str] | None) -> Run | Path:
+    """Return the run, or the folder of the training, that somebody means."""
+    if isinstance(run, Run):
+        return run
+    if run is None:
+        return open_run(cache_dir=cache_dir)
+    training = find_training(run, cache_dir)
+    if training is not None:
+        return training
+    try:
+        return open_run(run, cache_dir=cache_dir)
+    except RunNotFoundError as error:
+        text, known = os.fspath(run), {one.name: one for one in list_trainings(cache_dir)}
+        part = [name for name in known if text and text in name]
+        if len(part) == 1:
+            return known[part[0]]
+        if part:
+            raise RunError(
+                f"run={text!r} is part of the names of {len(part)} trainings: {nearest(text, part)}; "
+                "give more of one"
+            ) from error
+        if not known or text == "last":
+            raise
+        raise RunNotFoundError(f"{error}; trainings are {nearest(text, known)}") from error
 
 
 def render_report(run: Run, *, data: str | os.PathLike[str] | None = None) -> str:

@@ -32,11 +32,13 @@ from featbank.training.unfreezing import Unfrozen, unfrozen
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["TrainResult", "find_training", "read_training", "train"]
+__all__ = ["TrainResult", "find_training", "list_trainings", "read_training", "train"]
 
 #: What is left beside the weights.
 CARD_FILE, TRAINING_FILE, CHECKPOINT_FILE = "card.md", "training.json", "checkpoint.safetensors"
 _MOST_BYTES = 256 * 2**20
+#: Images of a confusion: sums of its counts stay within int64.
+_MOST_COUNTED = 2**40
 
 
 @dataclass(frozen=True, eq=False)
@@ -468,6 +470,13 @@ def find_training(
     return next((one for one in places if (one / TRAINING_FILE).is_file()), None)
 
 
+def list_trainings(cache_dir: str | os.PathLike[str] | None = None) -> list[Path]:
+    """Return the folders of the finished trainings in the cache, by name."""
+    return sorted(
+        one.parent for one in networks_folder(cache_dir).glob(f"*/{TRAINING_FILE}") if one.is_file()
+    )
+
+
 class _Written(BaseModel):
     """``training.json``."""
 
@@ -509,8 +518,18 @@ def read_training(folder: Path) -> TrainResult:
         if confusion.size and confusion.shape != (len(classes), len(classes)):
             shape = "x".join(map(str, confusion.shape))
             raise ValueError(f"its confusion of {len(classes)} classes is {shape}")
+        if confusion.size and not {"val_top1", "test_top1"} & said.scores.keys():
+            raise ValueError("it has a confusion, and no score of validation or test images")
+        if sum(map(sum, said.confusion)) > _MOST_COUNTED:
+            raise ValueError(f"its confusion is of more than {_MOST_COUNTED:,} images")
+        if len(said.n_per_class) != len(classes):
+            raise ValueError(
+                f"it counts training images of {len(said.n_per_class)} classes of {len(classes)}"
+            )
         if len({frozenset(one) for one in said.history}) > 1 or "duration_s" not in said.history[0]:
             raise ValueError("its epochs do not have the same scores and times")
+        if [one.get("epoch") for one in said.history] != [*range(1, len(said.history) + 1)]:
+            raise ValueError("its epochs are not numbered from 1")
         if said.best_epoch > len(said.history):
             raise ValueError(f"it kept epoch {said.best_epoch} of {len(said.history)}")
         return TrainResult(
@@ -518,7 +537,7 @@ def read_training(folder: Path) -> TrainResult:
             folder / NETWORK_FILE,
             folder / CARD_FILE,
             said.sha256,
-            said.history,
+            [{**one, "epoch": at} for at, one in enumerate(said.history, 1)],
             said.scores,
             confusion,
             tuple(classes),

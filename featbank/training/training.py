@@ -200,6 +200,8 @@ def train_network(
             for name, images in looked_at.items():
                 entry |= {f"{name}_{key}": value for key, value in trainer.evaluate(*images)[0].items()}
             entry["duration_s"] = time.perf_counter() - started
+            if not looked_at and entry["epoch"] == recipe.epochs:
+                trainer.glance(*data)
             trainer.note(entry)
             logger.info("epoch %d of %d: %s", entry["epoch"], recipe.epochs, entry)
             is_due = trainer.finished or time.perf_counter() - saved_at >= checkpoint_every_s
@@ -209,6 +211,8 @@ def train_network(
             if on_epoch is not None:
                 on_epoch(entry)
         trainer.take_kept(data)
+        if not looked_at:
+            trainer.glance(*data)
         scores: dict[str, float] = {}
         confusion = None
         for name, images in looked_at.items():
@@ -390,7 +394,7 @@ class _Trainer:
         self.network.eval()
         totals = torch.zeros(3, device=self.device)
         taken_for = []
-        at_once = max(1, _EVALUATED_PIXELS // images.shape[1] ** 2)
+        at_once = _evaluated_at_once(images)
         with torch.inference_mode(), self._autocast():
             for start in range(0, len(labels), at_once):
                 batch = images[start : start + at_once].permute(0, 3, 1, 2).float()
@@ -403,6 +407,11 @@ class _Trainer:
             number = min(len(self.history) + 1, self.recipe.epochs)
             raise self._diverged(number, loss, logits.shape[1])
         return {"loss": loss, "top1": top1, "top5": top5}, torch.cat(taken_for)
+
+    def glance(self, images: Tensor, labels: Tensor) -> None:
+        """Refuse what the last step drove to infinity, where no other images would show it."""
+        at_once = _evaluated_at_once(images)
+        self.evaluate(images[:at_once], labels[:at_once])
 
     def note(self, entry: dict[str, float]) -> None:
         """Take an epoch into the history, and its weights where they are to be kept."""
@@ -531,6 +540,10 @@ class _Trainer:
             {"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]}
         )
         self.history, self.best_epoch = history, best_epoch
+
+
+def _evaluated_at_once(images: Tensor) -> int:
+    return max(1, _EVALUATED_PIXELS // images.shape[1] ** 2)
 
 
 def _n_steps(n_samples: int, batch_size: int) -> int:

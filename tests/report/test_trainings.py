@@ -7,9 +7,10 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from featbank.errors import InvalidInputError, RunError
+from featbank.errors import InvalidInputError, RunError, RunNotFoundError
 from featbank.report import write_report
 
 
@@ -101,6 +102,7 @@ def test_what_older_versions_did_not_write_and_rows_that_are_not_there(trained, 
     text = text_of(write_report(trained).path, page)
     assert "own_net gets 55.00 % of the validation images right" in text
     assert "There is no course: the network was trained for one epoch." in text
+    assert "right, after 1 epoch." in text
     assert "own-1: 48 training images of 6 classes." in text
     assert "No confusion of networks for which there were no images outside train." in text
 
@@ -113,8 +115,60 @@ def test_networks_that_cannot_be_shown_are_named(trained, page) -> None:
     assert "training.json' is damaged (its confusion of 6 classes is 1x1); remove its folder" in text
     assert "60.00 % of the test images right" in text
     facts = json.loads((trained / "training.json").read_text())["facts"]
-    change(trained.parent / "own-3", facts=facts | {"classes": ["a", "b"]}, confusion=[])
+    change(trained.parent / "own-3", facts=facts | {"classes": ["a", "b"]}, confusion=[], n_per_class=[8, 8])
     assert "SGD is not shown: it tells other classes apart." in text_of(write_report(trained).path, page)
+
+
+def test_only_networks_judged_by_the_same_images_are_ranked(trained, page) -> None:
+    """Training accuracy is no test accuracy, and the test images of other pictures are others."""
+    own = json.loads((trained / "training.json").read_text())
+    history = [{**one, "train_top1": 0.99} for one in own["history"]]
+    facts = own["facts"] | {"data": "ef" * 32}
+    alone = {"facts": facts, "history": history, "scores": {}, "confusion": [], "n_images": {"train": 342}}
+    change(trained.parent / "own-2", **alone)
+    change(trained.parent / "own-3", facts=facts, dataset="paintings")
+    text = text_of(write_report(trained).path, page)
+    assert "3-3-3 gets 60.00 % of the test images right" in text
+    judged = "and 3-3-3 by 144 test images of photos <i>."
+    assert f"SGD is not shown: it is judged by 342 training images of photos <i>, {judged}" in text
+    assert f"SGD is not shown: it is judged by 144 test images of paintings, {judged}" in text
+    # what an older version does not say of the same images does not part them
+    change(trained.parent / "own-3", facts=own["facts"], dataset="", n_images={})
+    assert "the most of 2 networks" in text_of(write_report(trained).path, page)
+
+
+@pytest.mark.slow
+def test_the_answers_of_many_networks_do_not_fill_the_page(trained, page) -> None:
+    """As on the page of a run, the confusions of the best have room, and how many have none is said."""
+    classes = [f"class {at}" for at in range(101)]
+    said = json.loads((trained / "training.json").read_text())
+    confusion = np.random.default_rng(0).integers(0, 3, (101, 101)).tolist()
+    facts = said["facts"] | {"classes": classes}
+    many = {**said, "facts": facts, "confusion": confusion, "n_per_class": [8] * 101}
+    study = json.loads((trained / "study.json").read_text())
+    names = [f"many-{at}" for at in range(27)]
+    for name in names:
+        (trained.parent / name).mkdir()
+        (trained.parent / name / "training.json").write_text(json.dumps(many))
+    first = trained.parent / names[0]
+    (first / "study.json").write_text(json.dumps(study | {"trainings": {name: [name] for name in names}}))
+    written = write_report(first)
+    text = text_of(written.path, page)
+    (n_left,) = re.findall(r"The answers of (\d+) more networks would make this page too large", text)
+    assert "they are in training.json of each." in text
+    answers = re.search(r'id="answers">(.*?)</script>', written.path.read_text(), re.S)[1]
+    assert len(json.loads(answers)["heads"]) == 27 - int(n_left) > 1
+    assert written.size_bytes < 1_700_000
+
+
+def test_a_study_with_experiments_besides(trained, page) -> None:
+    study = json.loads((trained / "study.json").read_text())
+    experiments = {"frozen": "2026-run", "tuned": "2026-other"}
+    (trained / "study.json").write_text(json.dumps(study | {"experiments": experiments}))
+    text = text_of(write_report(trained).path, page)
+    said = "This page is of the networks that this study trained; its experiments: frozen (2026-run), tuned"
+    assert said in text
+    assert "This page is the experiment" not in text
 
 
 def test_bad_input_is_one_line(trained) -> None:
@@ -124,6 +178,18 @@ def test_bad_input_is_one_line(trained) -> None:
         write_report(trained, data="photos")
     with pytest.raises(InvalidInputError, match=r"^cannot write a report to 'x.pdf'; end it in .html$"):
         write_report(trained, "x.pdf")
+    own = json.loads((trained / "training.json").read_text())
+    for changes, because in (
+        ({"confusion": [[2**63] * 6] * 6}, "confusion"),
+        ({"confusion": [[2**62] * 6] * 6}, "its confusion is of more than 1,099,511,627,776 images"),
+        ({"scores": {}}, "it has a confusion, and no score of validation or test images"),
+        ({"n_per_class": [8] * 5}, "it counts training images of 5 classes of 6"),
+        ({"history": own["history"][1:], "best_epoch": 1}, "its epochs are not numbered from 1"),
+    ):
+        change(trained, **{**own, **changes})
+        with pytest.raises(RunError, match=rf"training.json' is damaged \([^\n]*{because}[^\n]*\); remove"):
+            write_report(trained)
+    change(trained, **own)
     change(trained, history=[])
     with pytest.raises(
         RunError, match=r"training.json' is damaged \(.*history.*\); remove its folder to train"
@@ -133,6 +199,15 @@ def test_bad_input_is_one_line(trained) -> None:
     (trained / "training.json").symlink_to(trained.parent / "own-2" / "training.json")
     with pytest.raises(RunError, match=r"^'.*training.json' is damaged \("):
         write_report(trained)
+
+
+def test_a_part_of_a_trainings_name_is_enough(trained) -> None:
+    cache = trained.parents[1]
+    assert write_report("n-3", cache_dir=cache).path == trained.parent / "own-3" / "report.html"
+    with pytest.raises(RunError, match=r"^run='own' is part of the names of 3 trainings: 'own-.*; give more"):
+        write_report("own", cache_dir=cache)
+    with pytest.raises(RunNotFoundError, match=r"^no run 'own-4'; .*; trainings are 'own-[123]', "):
+        write_report("own-4", cache_dir=cache)
 
 
 @pytest.mark.browser

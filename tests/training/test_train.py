@@ -66,7 +66,8 @@ def test_what_a_training_leaves(trained: Train) -> None:
         result.versions,
     )
     assert again.reused
-    assert (again.sha256, again.scores, again.history) == (result.sha256, result.scores, result.history)
+    assert (again.sha256, again.scores) == (result.sha256, result.scores)
+    assert repr(again.history) == repr(result.history)  # epoch 1 is not epoch 1.0
     np.testing.assert_array_equal(again.confusion, result.confusion)
 
 

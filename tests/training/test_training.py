@@ -104,11 +104,17 @@ def test_a_recipe_that_diverges_stops_and_says_so(build, images, quick):
     assert "\n" not in str(caught.value)
 
 
-def test_a_last_step_that_diverges_leaves_no_network(build, images, quick):
+@pytest.mark.parametrize("tested", [True, False], ids=["test images", "none"])
+@pytest.mark.parametrize("averaged", [0, 1])
+def test_a_last_step_that_diverges_leaves_no_network(build, images, quick, tmp_path, tested, averaged):
     """The loss of its only epoch is that of guessing: it is summed before the step."""
-    recipe = quick(optimizer="sgd", lr=1e30, epochs=1, batch_size=24, warmup_epochs=0)
+    recipe = quick(
+        optimizer="sgd", lr=1e30, epochs=1, batch_size=24, warmup_epochs=0, averaged_epochs=averaged
+    )
+    given = {"test": images if tested else None, "checkpoint": tmp_path / "last.safetensors"}
     with pytest.raises(TrainingDivergedError, match=r"training diverged in epoch 1: the loss is (nan|inf),"):
-        train_network(build, images, test=images, recipe=recipe, **PLAIN)
+        train_network(build, images, recipe=recipe, **given, **PLAIN)
+    assert not given["checkpoint"].exists()  # it would stand in the way of a lower rate
 
 
 def test_the_seed_decides(build, images, quick):
