@@ -199,10 +199,18 @@ def _of_both(curve: LearningCurve, first: Size, second: Size, metric: str) -> In
     scores, sizes = curve.scores(metric), list(curve.n_per_class)
     rows: NDArray[np.float64] = scores[[sizes.index(first), sizes.index(second)]]
     shared = rows[:, np.isfinite(rows).all(axis=0)]
-    if shared.shape[1] and min(curve.n_draws(first), curve.n_draws(second)) >= FEWEST_DRAWS:
+    if (
+        _is_tested(curve)
+        and shared.shape[1]
+        and min(curve.n_draws(first), curve.n_draws(second)) >= FEWEST_DRAWS
+    ):
         return paired_difference(shared[0], shared[1], share=min(curve.share(first), curve.share(second)))
     means = [float(np.nanmean(row)) for row in rows]
     return Interval(means[0] - means[1], float("nan"), float("nan"))
+
+
+def _is_tested(curve: LearningCurve) -> bool:
+    return any(one.top1 is not None for one in curve.fits)
 
 
 def _in_all(curve: LearningCurve, size: Size) -> str:
@@ -252,6 +260,8 @@ def _doubling(curve: LearningCurve, points: dict[Size, CurvePoint], metric: str)
     now, then = law.n_max, 2 * law.n_max
     _, b, c = law.samples.T
     low, high = np.quantile(b * (now**-c - then**-c), [0.025, 0.975])
+    if not _is_tested(curve):
+        low = high = math.nan
     gain = Interval(float(law.predict(then) - law.predict(now)), float(low), float(high))
     return f"Twice as many, {then:g} per class, would bring {_points(gain)} by the law of the curve."
 

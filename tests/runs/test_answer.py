@@ -111,6 +111,7 @@ def test_without_test_images_it_is_of_the_validation_images():
     assert "50.0 % of the 20 validation images" in found
     assert "; nothing was tested, so no interval)" in found
     assert "for other" not in found
+    assert " to +" not in str(answer(blind, n_rows={"train": 90, "val": 20}))
     unseen = [Fit("fc7", "ncm", None, 4, r, 12, 4, 0, top1=0.5) for r in range(3)]
     rival = [Fit("fc7", "mlp", None, 4, r, 12, 4, 0, top1=0.4) for r in range(3)]
     assert "by the same images, which flatters it" in answer(unseen, rival).best
