@@ -135,6 +135,41 @@ def test_each_round_pushes_every_image_once_more(monkeypatch: pytest.MonkeyPatch
     assert result.plain_ips is result.ratio_to_plain is result.plain_error is None
 
 
+@pytest.mark.slow
+def test_a_compiler_that_slows_a_network_down_is_not_in_the_floor(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A stand-in for the compiler and for the clock: a pass takes a second, a compiled one two."""
+    compiled: list[int] = []
+
+    def compiler(network: TruncatedNetwork) -> Callable[[torch.Tensor], object]:
+        def push(batch: torch.Tensor) -> object:
+            compiled.append(len(batch))
+            return network(batch)
+
+        return push
+
+    def time_forward(
+        push: Callable[[object], None], batches: list[object], *_: object, **__: object
+    ) -> float:
+        compiled.clear()
+        push(batches[0])
+        return 2.0 if compiled else 1.0
+
+    monkeypatch.setattr("featbank.extraction.arithmetic.cannot_compile", lambda device: None)
+    monkeypatch.setattr("featbank.extraction.forward.compile_network", compiler)
+    monkeypatch.setattr(running.stages, "compile_network", compiler)
+    monkeypatch.setattr(running.stages, "time_forward", time_forward)
+    settings = {"backbone": "minivgg", "cuts": ["fc7"], "weights": "random", "precision": "float32"}
+    result = run_benchmark(
+        "digits", **settings, compile="on", limit=8, batch_size=8, repeats=1, workers=1, cache_dir=tmp_path
+    )
+    *names, eager = result.to_dict()["forward_configurations_ips"]
+    assert eager == result.forward_configuration == f"{names[-1]}, not compiled"
+    assert result.precision == "float32+compiled"
+    assert result.forward_ips.median == 8.0
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
