@@ -309,7 +309,11 @@ class _Span:
             part = solve_triangular(self.A, flat, lower=True, trans="T", check_finite=False)
         else:
             part = (self.A / self.lengths**2) @ flat
-        found: F64 = (part.T.astype(self.rows.dtype) @ self.rows).astype(np.float64)
+        # of rows nearly alike that differ in class, large parts cancel: float32 would keep their rounding
+        duals = np.ascontiguousarray(part.T, dtype=np.float64)
+        found = np.empty((p * K, self.rows.shape[1]))
+        for columns in _parts(self.rows.shape[1], max(r, p * K)):
+            found[:, columns] = duals @ self.rows[:, columns].astype(np.float64)
         return found.reshape(p, K, -1)
 
     def enter(self, one: Optimum) -> Optimum:

@@ -87,6 +87,23 @@ def test_what_is_not_finite_is_not_chosen_and_fails(blobs, monkeypatch, monitor,
     assert (head.stop_reason_, head.converged_) == ("not finite", False)
 
 
+@pytest.mark.parametrize("C", [1.0, 100.0])
+def test_an_image_twice_with_two_labels_is_shared_between_them(C: float) -> None:
+    # the two pull the weights in opposite directions, each very strongly
+    random = np.random.default_rng(0)
+    y = np.arange(40) % 4
+    X = np.abs(random.normal(size=(40, 4096))) + 0.2 * random.normal(size=(4, 4096))[y]
+    X[1] = X[0]
+    X = X.astype(np.float32)
+    head = SoftmaxClassifier(solver="lbfgs", C=C, rotate=False).fit(X, y)
+    p = head.predict_proba(X)
+    Z = standardized(head.space_, X)
+    gradient = head._standardized_weights() / C + Z.T @ (p - np.eye(4)[y])
+    assert np.abs(gradient).max() < 1e-5
+    np.testing.assert_allclose(p.sum(axis=0), 10.0, atol=1e-5)
+    np.testing.assert_allclose(p[:2, :2], 0.5, atol=2e-3)
+
+
 def test_two_classes_are_penalised_as_scikit_learn_does(blobs) -> None:
     X, y = blobs[0][:60], blobs[1][:60]
     head = SoftmaxClassifier(solver="lbfgs", C=0.01).fit(X, y)
