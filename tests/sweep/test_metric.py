@@ -9,7 +9,11 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 from sklearn import metrics as theirs
+from sklearn.linear_model import RidgeClassifier
+from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from featbank.errors import InvalidInputError
 from featbank.heads import SoftmaxClassifier, fit_stack, make
@@ -21,6 +25,8 @@ from featbank.plots import CurveDisplay
 from featbank.runs import answer_of
 from featbank.sweep import SweepSettings, compare, run_sweep
 from featbank.sweep.curves import main_metric
+from featbank.sweep.features import CutFeatures
+from featbank.sweep.records import Draw
 
 COUNTS = {"train": (60, 24, 8), "val": (40, 12, 6), "test": (80, 30, 12)}
 
@@ -341,3 +347,24 @@ def test_a_metric_that_gives_no_score_ends_the_sweep_in_one_line(own_scores, nam
     sweep = partial(run_sweep, Source(), samples_per_class="4", repeats=1, metrics=[f"own_scores:{name}"])
     with pytest.raises(InvalidInputError, match=rf"^metric 'own_scores:{name}' {message}$"):
         sweep(heads=heads)
+
+
+@pytest.mark.parametrize("has_probabilities", [True, False])
+def test_an_estimator_that_works_in_place_spoils_no_other_fit(has_probabilities):
+    def sweep(copy):
+        last = GaussianNB() if has_probabilities else RidgeClassifier()
+        heads = [("in_place", make_pipeline(StandardScaler(copy=copy), last)), "ncm"]
+        result = run_sweep(Source(), heads=heads, samples_per_class="4,all", repeats=2)
+        assert {one.status for one in result.fits} == {"ok"}
+        return [(one.head, one.top1, one.val_top1, one.train_top1, one.ece) for one in result.fits]
+
+    assert sweep(copy=False) == sweep(copy=True)
+
+
+def test_rows_that_are_handed_out_are_not_written_to():
+    source = Source()
+    rows = {split: source.manifest.rows(split) for split in ("train", "val", "test")}
+    features = CutFeatures(source, "here", None, rows, np.arange(len(rows["train"])))
+    every = Draw("all", 0, np.arange(len(rows["train"])), 0, np.array(COUNTS["train"]), whole=True)
+    for projected in (None, features.project(True, False)):
+        assert [X.flags.writeable for _, X, _ in features.parts(every, projected)] == [False] * 3
