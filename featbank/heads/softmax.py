@@ -13,7 +13,7 @@ from featbank.errors import InvalidInputError
 from featbank.heads._exact import Optimum, Problem, solve
 from featbank.heads._gradient import GradientHead, fit_gradient_heads
 from featbank.heads._head import (
-    Score,
+    CodeScore,
     TrainingRows,
     class_weights,
     find_classes,
@@ -381,12 +381,12 @@ class _Plan:
         self.heads, self.rows, self.space = heads, rows, training.space
         first = heads[0]
         self.grid = _grid(first.Cs, first.C_min, first.C_max)
-        self.score: Score | None = None
+        self.classes, self.codes = find_classes(training.y[rows])
+        self.score: CodeScore | None = None
         if first.monitor == "accuracy":
             self.score = _accuracy
         elif first.monitor == "metric":
-            self.score = training.score
-        self.classes, self.codes = find_classes(training.y[rows])
+            self.score = training.score_of(self.classes)
         self.watched = []
         for one in training.others:
             kept = np.isin(one.y, self.classes)
@@ -461,7 +461,7 @@ def _accuracy(y: NDArray[np.int64], answers: NDArray[np.int64], p: NDArray[np.fl
     return float(np.mean(y == answers))
 
 
-def _loss_of(score: Score, codes: NDArray[np.int64], logits: NDArray[np.float64]) -> float:
+def _loss_of(score: CodeScore, codes: NDArray[np.int64], logits: NDArray[np.float64]) -> float:
     """Return a score as something of which less is better; what it cannot say is the most."""
     if not np.isfinite(logits).all():
         return math.inf
@@ -477,7 +477,7 @@ def _cross_validated(
     units: NDArray[np.int64],
     head: SoftmaxClassifier,
     grid: Sequence[float],
-    score: Score | None,
+    score: CodeScore | None,
 ) -> dict[float, float]:
     """Return the loss at each C of rows that heads fitted to the other folds have not seen.
 
