@@ -309,7 +309,11 @@ class _Span:
             part = solve_triangular(self.A, flat, lower=True, trans="T", check_finite=False)
         else:
             part = (self.A / self.lengths**2) @ flat
-        found: F64 = (part.T.astype(self.rows.dtype) @ self.rows).astype(np.float64)
+        # of rows nearly alike that differ in class, large parts cancel: float32 would keep their rounding
+        duals = np.ascontiguousarray(part.T, dtype=np.float64)
+        found = np.empty((p * K, self.rows.shape[1]))
+        for columns in _parts(self.rows.shape[1], max(r, p * K)):
+            found[:, columns] = duals @ self.rows[:, columns].astype(np.float64)
         return found.reshape(p, K, -1)
 
     def enter(self, one: Optimum) -> Optimum:
@@ -673,6 +677,13 @@ class _Fit:
         strength = C * V.sum(axis=1) / (max(self.K - 1, 1) * self.targets.shape[1])
         return strength, self.penalty + C[:, None] * V * (1 + 1e-6) + C[:, None] * 1e-12 + 1e-30
 
+    def centred(self, b: Float) -> Float:
+        """Return intercepts (p, K) without what all classes of a softmax have in common.
+
+        It moves no probability: nothing bends there, and conjugate gradients would divide by rounding.
+        """
+        return b - b.mean(axis=1, keepdims=True) if self.softmax else b
+
     def metric(self, live: NDArray[np.int64], P: F32) -> Metric | None:
         """Return what about solves Hessian x = gradient, once that costs no more than the steps it saves."""
         if not self.scale.light or (self.scale.products is None and not self.scale.affordable):
@@ -708,11 +719,11 @@ class _Fit:
             likeliest[:, rows] = P[:, :, rows].argmax(axis=1)
         P = P.astype(dtype, copy=False)
         size = np.sqrt(_dot(gW, gW) + (gb * gb).sum(axis=1))
-        rW, rb = (gW / -size[:, None, None]).astype(dtype), (gb / -size[:, None]).astype(dtype)
+        rW, rb = (gW / -size[:, None, None]).astype(dtype), self.centred((gb / -size[:, None]).astype(dtype))
         outW, outb = np.zeros(gW.shape), np.zeros(gb.shape)
         on = np.arange(p)
         dW, db = np.zeros_like(rW), np.zeros_like(rb)
-        zW, zb = self.scale.apply(strength, rW), rb / Mb
+        zW, zb = self.scale.apply(strength, rW), self.centred(rb / Mb)
         pW, pb = zW.copy(), zb.copy()
         rz = _dot(rW, zW) + (rb * zb).sum(axis=1, dtype=np.float64)
         # quadratic convergence asks for a residual that shrinks with the gradient
@@ -762,14 +773,14 @@ class _Fit:
             dW += alpha[:, :, None] * pW
             db += alpha * pb
             rW -= alpha[:, :, None] * hW
-            rb -= alpha * hb
+            rb = self.centred(rb - alpha * hb)
             if self.scale.products is None and self.scale.due(of_rows):  # another metric: begin again here
-                zW, zb = self.scale.apply(strength, rW), rb / Mb
+                zW, zb = self.scale.apply(strength, rW), self.centred(rb / Mb)
                 was, rz = rz, _dot(rW, zW) + (rb * zb).sum(axis=1, dtype=np.float64)
                 goal = goal * rz / was
                 pW, pb = zW.copy(), zb.copy()
                 continue
-            zW, zb = self.scale.apply(strength, rW), rb / Mb
+            zW, zb = self.scale.apply(strength, rW), self.centred(rb / Mb)
             rz, was = _dot(rW, zW) + (rb * zb).sum(axis=1, dtype=np.float64), rz
             rz = np.where(curvature > 0, rz, 0)
             beta = (rz / was).astype(dtype)[:, None]

@@ -15,10 +15,10 @@ from numpy.typing import ArrayLike, NDArray
 from featbank._cores import one_core_if
 from featbank.errors import InvalidInputError
 from featbank.heads._head import (
+    CodeScore,
     Evaluation,
     Head,
     ProbabilisticHead,
-    Score,
     TrainingRows,
     check_random_state,
     class_weights,
@@ -333,7 +333,7 @@ def fit_gradient_heads(heads: Sequence[GradientHead], rows: TrainingRows) -> Non
         if device not in shared:
             shared[device] = torch.from_numpy(np.ascontiguousarray(Z, dtype=np.float32)).to(place)
         watched = watched_rows(rows.others, classes, place)
-        training = _Training(recipe, Z, shared[device], len(classes), watched, rows.score)
+        training = _Training(recipe, Z, shared[device], len(classes), watched, rows.score_of(classes))
         automatic = [i for i, (head, _) in enumerate(members) if head.lr == "auto"]
         for i, rate in zip(automatic, training.find_rates([members[i] for i in automatic]), strict=True):
             head, job = members[i]
@@ -354,7 +354,7 @@ class _Training:
     shared: torch.Tensor
     n_classes: int
     watched: Sequence[EvaluationSet]
-    score: Score | None = None
+    score: CodeScore | None = None
 
     def run(self, members: Sequence[tuple[GradientHead, Job]]) -> list[TrainedHead]:
         """Train the heads, in stacks, several stacks at once where each is worth one thread."""

@@ -75,8 +75,11 @@ def class_weights(
     return np.array([float(class_weight.get(label, 1.0)) for label in classes.tolist()])
 
 
-#: Says how good answers are, larger for better: of class numbers, answers, and probabilities (n, n_classes).
-Score = Callable[[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]], float]
+#: Says how good answers are, larger for better: of labels, answers, probabilities (n, n_classes), and the
+#: label of each column of these.
+Score = Callable[[NDArray[Any], NDArray[Any], NDArray[np.float64], NDArray[Any]], float]
+#: The same of class numbers 0 ... n_classes - 1, which need no labels.
+CodeScore = Callable[[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]], float]
 
 
 def encode_labels(y: ArrayLike, classes: NDArray[Any], what: str) -> NDArray[np.int64]:
@@ -134,6 +137,13 @@ class TrainingRows:
     def of(self, members: Sequence[int]) -> TrainingRows:
         """Return what some of the heads are fitted to."""
         return replace(self, subsets=[self.subsets[i] for i in members])
+
+    def score_of(self, classes: NDArray[Any]) -> CodeScore | None:
+        """Return the score as one of numbers of these classes; a draw may lack some of those there are."""
+        score = self.score
+        if score is None:
+            return None
+        return lambda codes, answers, shares: score(classes[codes], classes[answers], shares, classes)
 
 
 class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type hints
@@ -408,8 +418,9 @@ def fit_stack(
     groups : array-like of int, shape (n_samples,), optional
         Group of each row, such as its patient: what is chosen by cross-validation tears none apart.
     score : callable, optional
-        Of class numbers, answers and probabilities of validation rows, larger for better: heads with
-        ``monitor="metric"`` stop by it, and ``C="auto"`` is chosen by it.
+        ``score(y_true, y_pred, probabilities, labels)`` of validation rows, larger for better; `labels` are
+        those of the columns of the probabilities. Heads with ``monitor="metric"`` stop by it, and
+        ``C="auto"`` is chosen by it.
 
     Returns
     -------

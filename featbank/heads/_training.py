@@ -27,7 +27,7 @@ from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
 from featbank.errors import InvalidInputError
-from featbank.heads._head import Score
+from featbank.heads._head import CodeScore
 
 __all__ = [
     "EvaluationSet",
@@ -290,7 +290,7 @@ class _Stack:
         counted = len(rows.Z) if class_weights is None else total
         return (losses / counted).cpu().numpy(), (hits / len(rows.Z)).cpu().numpy()
 
-    def scored(self, rows: EvaluationSet, score: Score, heads: Sequence[int]) -> NDArray[np.float64]:
+    def scored(self, rows: EvaluationSet, score: CodeScore, heads: Sequence[int]) -> NDArray[np.float64]:
         """Return what `score` says of the answers of `heads` on rows; what it cannot say is the least."""
         targets, weights = rows.targets.cpu().numpy(), self.weights
         step = max(32, EVALUATION_BYTES // (4 * max(weight.shape[-1] for weight in weights)))
@@ -446,7 +446,7 @@ def train_stack(
     n_classes: int,
     others: Sequence[EvaluationSet],
     stack: ModuleStack | None = None,
-    score: Score | None = None,
+    score: CodeScore | None = None,
 ) -> list[TrainedHead]:
     """Train `jobs` together.
 
@@ -491,7 +491,7 @@ class _Training:
         n_classes: int,
         others: Sequence[EvaluationSet],
         stack: _Stack | None = None,
-        score: Score | None = None,
+        score: CodeScore | None = None,
     ) -> None:
         if recipe.monitor == "metric" and score is None and any(one.name == "val" for one in others):
             raise InvalidInputError(

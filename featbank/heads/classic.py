@@ -33,9 +33,9 @@ __all__ = [
 BLOCK_VALUES = 2**23
 #: So many penalties and more on the same rows are solved by eigenvectors, fewer by a Cholesky factor each.
 EIGEN_ALPHAS = 16
-#: Part of the right side that solutions by products in float32 may leave, and what products of few columns
-#: cost beside these.
-CORRECTED, THIN_COLUMNS = 1e-7, 8
+#: Part of the right side that solutions by products in float32 may leave, part of the solution that the last
+#: correction of them may be, and what products of few columns cost beside these.
+CORRECTED, SETTLED, THIN_COLUMNS = 1e-7, 3e-4, 8
 
 
 #: Of heads that may subtract the mean alone.
@@ -508,8 +508,12 @@ class _Ridge:
 
         right = hot - level if roots is None else roots * (hot - level)
         found = self._solved(products, right, alphas, times if known is None else None)
-        of_rows = [outwards(one) for one in found]
-        return [(rows.T @ one.astype(np.float32), level - of_mean @ one) for one in of_rows]
+        of_rows = np.stack([outwards(one) for one in found])  # (n_alphas, n, k)
+        # of rows nearly alike that differ in class, large parts cancel: float32 would keep their rounding
+        weights = np.empty((len(alphas), self.p, hot.shape[1]))
+        for columns in _parts(self.p, self.n):
+            weights[:, columns] = rows[:, columns].astype(np.float64).T @ of_rows
+        return [(one, level - of_mean @ dual) for one, dual in zip(weights, of_rows, strict=True)]
 
     def by_columns(
         self, hot: NDArray[np.float64], alphas: Sequence[float]
@@ -589,13 +593,18 @@ def _corrected(
             return None
         x = cho_solve(factor, right.astype(np.float32), check_finite=False).astype(np.float64)
         before, enough = (float(np.abs(right).max()) * part for part in (1.0, CORRECTED))
-        while before > enough:
+        while True:
             residual = right - times(x) - alpha * x
             error = float(np.abs(residual).max())
             if not error < before / 4:
                 return None
-            x += cho_solve(factor, residual.astype(np.float32), check_finite=False)
-            before = error * error / before  # each correction leaves the same part
+            step = cho_solve(factor, residual.astype(np.float32), check_finite=False)
+            x += step
+            # each correction leaves the same part; where columns nearly depend on each other, a small
+            # residual is no small error
+            if error * error / before <= enough and np.abs(step).max() <= SETTLED * np.abs(x).max():
+                break
+            before = error
         found[alpha] = x
     return [found[alpha] for alpha in alphas]
 

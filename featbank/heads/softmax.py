@@ -13,7 +13,7 @@ from featbank.errors import InvalidInputError
 from featbank.heads._exact import Optimum, Problem, solve
 from featbank.heads._gradient import GradientHead, fit_gradient_heads
 from featbank.heads._head import (
-    Score,
+    CodeScore,
     TrainingRows,
     class_weights,
     find_classes,
@@ -45,6 +45,8 @@ CS, C_MIN, C_MAX = 9, 1e-5, 1e3
 FOLDS = 5
 RISE = 1.2
 UNCHOSEN = 1.0
+#: Of what has not converged, a larger C is tried smaller: below, that would help nothing.
+SMALL_C = 1e-2
 #: Rows whose logits are measured at a time.
 MEASURED_ROWS = 1024
 
@@ -285,6 +287,12 @@ class SoftmaxClassifier(GradientHead):
         self.n_iter_, self.converged_ = optimum.n_iter, optimum.converged
         self.stop_reason_ = "optimum" if optimum.converged else "max_epochs"
         self.failed_ = self.warned_ = None
+        if not _is_finite(optimum):
+            self.stop_reason_ = "not finite"
+            self.failed_ = self.warned_ = (
+                f"the solution at C={C:g} has weights that are not finite ({space.n_columns_} columns); use "
+                "another C, or solver='adam' (the softmax head)"
+            )
 
     def _standardized_weights(self) -> NDArray[Any]:
         """Return weights on standardised features, (n_features, n_classes), in the dtype they had."""
@@ -373,12 +381,12 @@ class _Plan:
         self.heads, self.rows, self.space = heads, rows, training.space
         first = heads[0]
         self.grid = _grid(first.Cs, first.C_min, first.C_max)
-        self.score: Score | None = None
+        self.classes, self.codes = find_classes(training.y[rows])
+        self.score: CodeScore | None = None
         if first.monitor == "accuracy":
             self.score = _accuracy
         elif first.monitor == "metric":
-            self.score = training.score
-        self.classes, self.codes = find_classes(training.y[rows])
+            self.score = training.score_of(self.classes)
         self.watched = []
         for one in training.others:
             kept = np.isin(one.y, self.classes)
@@ -425,15 +433,16 @@ class _Plan:
         for head in self.heads:
             C = _best(self.losses) if head.C == "auto" else float(head.C)
             head._accept_optimum(C, *found[C], self.classes, self.space)
-            if head.C == "auto" and not self.losses:
+            if head.C == "auto" and not self.losses and head.failed_ is None:
                 head.warned_ = (
                     "C='auto' has nothing to choose by, without validation rows and with one sample of each "
                     f"class; C={UNCHOSEN:g} was taken"
                 )
-            elif not head.converged_:
+            elif not head.converged_ and head.failed_ is None:
+                mend = "smaller C" if C > SMALL_C else "larger tol"
                 head.warned_ = (
                     f"{head.n_iter_} Newton steps did not reach the optimum at C={C:g} "
-                    f"({self.space.n_columns_} columns); use a smaller C"
+                    f"({self.space.n_columns_} columns; gradient {found[C][0].gradient:.1e}); use a {mend}"
                 )
 
 
@@ -452,8 +461,10 @@ def _accuracy(y: NDArray[np.int64], answers: NDArray[np.int64], p: NDArray[np.fl
     return float(np.mean(y == answers))
 
 
-def _loss_of(score: Score, codes: NDArray[np.int64], logits: NDArray[np.float64]) -> float:
+def _loss_of(score: CodeScore, codes: NDArray[np.int64], logits: NDArray[np.float64]) -> float:
     """Return a score as something of which less is better; what it cannot say is the most."""
+    if not np.isfinite(logits).all():
+        return math.inf
     found = score(codes, logits.argmax(axis=1), softmax(logits.astype(np.float64)))
     return -found if math.isfinite(found) else math.inf
 
@@ -466,7 +477,7 @@ def _cross_validated(
     units: NDArray[np.int64],
     head: SoftmaxClassifier,
     grid: Sequence[float],
-    score: Score | None,
+    score: CodeScore | None,
 ) -> dict[float, float]:
     """Return the loss at each C of rows that heads fitted to the other folds have not seen.
 
@@ -512,7 +523,8 @@ def _cross_validated(
             Problem(rows[folds != fold], codes[folds != fold], n_classes, C / space.gain_**2, weights[fold])
             for fold in parts
         ]
-        start = solve(Z, problems, start=start)
+        begun = start if start is not None and all(map(_is_finite, start)) else None
+        start = solve(Z, problems, start=begun)
         if score is not None:
             at = [np.flatnonzero(folds == fold) for fold in parts]
             logits = [
@@ -526,6 +538,8 @@ def _cross_validated(
             kept = folds == fold
             (measured,) = _measured("val", Z, rows[kept], codes[kept], [one], weights[fold])
             losses[C] += measured["val_loss"] * int(kept.sum())
+        if math.isnan(losses[C]):
+            losses[C] = math.inf
         if losses[C] > RISE * min(losses.values()):  # the larger ones are worse still, and take longest
             break
     return losses
@@ -560,8 +574,15 @@ def _measured(
 
 
 def _best(losses: Mapping[float, float]) -> float:
-    """Return the C of lowest loss: a few rows per class give accuracies in steps."""
-    return min(losses, key=lambda C: losses[C]) if losses else UNCHOSEN
+    """Return the C of lowest loss: a few rows per class give accuracies in steps.
+
+    One that is no number is the most: it compares with none, and would win where it came first.
+    """
+    return min(losses, key=lambda C: math.inf if math.isnan(losses[C]) else losses[C], default=UNCHOSEN)
+
+
+def _is_finite(optimum: Optimum) -> bool:
+    return bool(np.isfinite(optimum.weights).all() and np.isfinite(optimum.intercept).all())
 
 
 SOFTMAX = HeadKind(

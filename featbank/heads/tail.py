@@ -273,7 +273,7 @@ class TailClassifier(GradientHead):
         )
         Z = torch.from_numpy(np.ascontiguousarray(rows.Z, dtype=np.float32)).to(place)
         watched = watched_rows(rows.others, classes, place)
-        (trained,) = train_stack(recipe, Z, [job], len(classes), watched, stack, rows.score)
+        (trained,) = train_stack(recipe, Z, [job], len(classes), watched, stack, rows.score_of(classes))
         self._accept(trained, classes, space)
         self.tail_weights_ = dict(zip(names, trained.weights[2:], strict=True))
         self.backbone_, self.digest_, self.cut_ = tail.backbone, tail.weights_sha256, tail.cut

@@ -26,6 +26,8 @@ for _name in ("balanced_accuracy", "macro_f1", "cohen_kappa", "roc_auc"):
     _metrics.register_place(_name, f"featbank.metrics.accuracy:{_name}")
 _metrics.register_place("log_loss", "featbank.metrics.calibration:log_loss")
 _GIVE = "module:function of a module in this folder or installed, such as my_module:worst_class"
+#: Calibration errors, which fits have beside their accuracies.
+_CALIBRATION = ("ece", "ece_scaled")
 #: What is no share: from where to where it goes. Of a loss less is better.
 _RANGES = {"cohen_kappa": (-1.0, 1.0), "log_loss": (0.0, math.inf)}
 
@@ -49,10 +51,19 @@ def canonical(name: str) -> str:
     UnknownNameError
         If nobody has registered it.
     InvalidInputError
-        If there is no function at ``"module:function"``, or it takes something else.
+        If there is no function at ``"module:function"``, or it takes something else, or the name is what
+        another score is called.
     """
     if not _is_own(name):
-        return _metrics.canonical(name)
+        name = _metrics.canonical(name)
+    if name.startswith("val_") or name in _CALIBRATION:
+        whose = "module" if _is_own(name) else "plug-in"
+        raise InvalidInputError(
+            f"metric {name!r} (--metric) has a name that featbank gives itself: 'val_' begins scores of "
+            f"validation rows, and ece and ece_scaled are calibration errors; rename the {whose}"
+        )
+    if not _is_own(name):
+        return name
     function = _function(name)
     if not callable(function):
         raise InvalidInputError(
@@ -116,7 +127,7 @@ def less_is_better(name: str) -> bool:
     >>> less_is_better("log_loss"), less_is_better("ece"), less_is_better("val_top1")
     (True, True, False)
     """
-    return name.startswith("ece") or bounds(name)[1] > 1
+    return name in _CALIBRATION or bounds(name)[1] > 1
 
 
 def spelling(name: str) -> tuple[str, float, int]:
@@ -169,7 +180,7 @@ def evaluate(
             found = function(y_true, y_pred)
         elif probabilities is not None:
             found = function(y_true, probabilities, labels=labels)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # code of the user's, which may raise anything
         if made_by(name) is None:
             raise
         said = f"{type(error).__name__}: {one_line(error)}"

@@ -202,7 +202,7 @@ class CutFeatures:
         """Yield (what rows are to a head, the rows, their labels); without a space, features as float32.
 
         Of the training rows those of the draw; rows held out of it are its validation rows. There are
-        `n_averaged` blocks of rows, the labels are those of one.
+        `n_averaged` blocks of rows, the labels are those of one. The rows can only be read.
         """
         from featbank.heads.space import in_all_views
 
@@ -218,7 +218,9 @@ class CutFeatures:
                 found = rows[: len(y) * self.n_averaged]  # no copy of all that is drawn
             else:
                 found = rows[in_all_views(at, len(y), self.n_averaged)]
-            yield name, found.astype(np.float32, copy=False), y[at]
+            found = found.astype(np.float32, copy=False).view()
+            found.flags.writeable = False  # they are those of the fits that follow, too
+            yield name, found, y[at]
 
     def project(self, standardize: Any, rotate: Any) -> Projected:
         """Return the rows in a feature space, made once for all heads that agree on it."""

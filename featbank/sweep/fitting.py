@@ -676,8 +676,8 @@ def _score_by(metrics: Sequence[str]) -> Callable[..., float] | None:
         return None
     name, sign = metrics[0], -1.0 if less_is_better(metrics[0]) else 1.0
 
-    def score(y: Any, answers: Any, probabilities: Any) -> float:
-        found = evaluate(name, y, answers, probabilities)
+    def score(y: Any, answers: Any, probabilities: Any, labels: Any) -> float:
+        found = evaluate(name, y, answers, probabilities, labels=labels)
         return float("nan") if found is None else sign * found
 
     return score

@@ -165,9 +165,11 @@ def _answers(head: Any, X: NDArray[Any], ending: str, n_views: int) -> tuple[Lab
     """Return the predicted class of each image, and probabilities where the head has them."""
     predict = getattr(head, f"predict{ending}")
     probabilities = getattr(head, f"predict_proba{ending}", None)
+    # an estimator of others may work in place, as `StandardScaler(copy=False)` does
+    own = X if ending else X.copy()
     if probabilities is None or not hasattr(head, "classes_"):
-        return np.asarray(predict(X)).astype(np.int64), None
-    scores = np.asarray(probabilities(X), dtype=np.float64)
+        return np.asarray(predict(own)).astype(np.int64), None
+    scores = np.asarray(probabilities(own), dtype=np.float64)
     if n_views > 1:
         scores = scores.reshape(n_views, len(X) // n_views, -1).mean(axis=0)
         return np.asarray(head.classes_)[scores.argmax(axis=1)].astype(np.int64), scores

@@ -116,6 +116,33 @@ def test_ridge_by_products_in_float32_is_corrected(monkeypatch, shape, alpha, we
     )
 
 
+def test_ridge_and_svm_of_an_image_twice_with_two_labels() -> None:
+    random = np.random.default_rng(0)
+    y = np.arange(40) % 4
+    X = np.abs(random.normal(size=(40, 4096))) + 0.2 * random.normal(size=(4, 4096))[y]
+    X[1] = X[0]
+    X = X.astype(np.float32)
+    head = RidgeClassifier(alpha=1e-6, rotate=False).fit(X, y)
+    Z = scaled(head, X)
+    expected = SklearnRidge(alpha=1e-6, solver="svd").fit(Z, y)
+    np.testing.assert_allclose(head.decision_function(X), expected.decision_function(Z), atol=1e-5)
+    head = LinearSVMClassifier(C=1e3, rotate=False).fit(X, y)
+    # each of the two is as far from its side: the squared hinges of one column pull alike
+    np.testing.assert_allclose(head.decision_function(X)[:2, :2], 0.0, atol=1e-3)
+
+
+def test_ridge_of_columns_that_are_nearly_alike() -> None:
+    random = np.random.default_rng(4)
+    X = random.normal(size=(330, 300)).astype(np.float32)
+    X[:, 1] = X[:, 0] + 1e-3 * X[:, 1]
+    y = np.where(np.arange(330) % 10 < 7, 0, np.arange(330) % 3)
+    head = RidgeClassifier(alpha=1e-6, class_weight="balanced", rotate=False).fit(X, y)
+    expected = SklearnRidge(alpha=1e-6, class_weight="balanced", solver="svd").fit(scaled(head, X), y)
+    np.testing.assert_allclose(
+        head.decision_function(X), expected.decision_function(scaled(head, X)), atol=1e-3
+    )
+
+
 @pytest.mark.parametrize("C", [1e-3, 1.0])
 def test_svm_is_that_of_liblinear_at_its_optimum(data, C: float) -> None:
     X, y = data

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
 from featbank.errors import FitWarning
-from featbank.heads import FeatureSpace, SoftmaxClassifier, _exact, fit_stack
+from featbank.heads import FeatureSpace, SoftmaxClassifier, _exact, fit_stack, softmax
 from featbank.heads import space as spaces
 
 #: What ``C="auto"`` chooses from by itself.
@@ -42,6 +44,64 @@ def test_agrees_with_scikit_learn_on_more_features_than_samples(sparse, C: float
         np.testing.assert_allclose(
             head.predict_proba(rows), expected.predict_proba(standardized(head.space_, rows)), atol=1e-5
         )
+
+
+@pytest.mark.parametrize("stored", [True, False], ids=["stored rows", "float32"])
+def test_rows_in_float32_lead_to_the_optimum_too(monkeypatch, stored) -> None:
+    # a shift of all intercepts moves no probability: without care, steps along it are rounding over rounding
+    monkeypatch.setattr(softmax, "COPY_BYTES", 0 if stored else softmax.COPY_BYTES)
+    monkeypatch.setattr(_exact, "FLOAT64_SIZE", 0)
+    random = np.random.default_rng(1)
+    y = np.arange(1200) % 4
+    X = (0.2 * random.normal(size=(4, 30))[y] + random.normal(size=(1200, 30))).astype(np.float32)
+    for C in (1e-4, 1e-2, 1.0):
+        head = SoftmaxClassifier(solver="lbfgs", C=C).fit(X, y)  # a warning is an error
+        assert head.converged_, C
+        Z = standardized(head.space_, X)
+        np.testing.assert_allclose(
+            head.predict_proba(X), reference(Z, y, C).predict_proba(Z), atol=2e-5, err_msg=str(C)
+        )
+
+
+@pytest.mark.parametrize("monitor", ["loss", "accuracy"])
+@pytest.mark.parametrize("validated", [True, False], ids=["validation rows", "folds"])
+def test_what_is_not_finite_is_not_chosen_and_fails(blobs, monkeypatch, monitor, validated) -> None:
+    X, y = blobs
+    found = _exact.solve
+
+    def broken(Z, problems, **settings):  # the smallest C, which is tried first
+        return [
+            replace(one, weights=one.weights * np.nan, converged=False) if problem.C <= 1e-3 else one
+            for problem, one in zip(problems, found(Z, problems, **settings), strict=True)
+        ]
+
+    monkeypatch.setattr(softmax, "solve", broken)
+    settings = {"solver": "lbfgs", "monitor": monitor}
+    head = SoftmaxClassifier(C="auto", Cs=2, C_min=1e-3, C_max=1.0, **settings)
+    head.fit(X, y, **({"X_val": X, "y_val": y} if validated else {}))
+    assert (head.C_, head.failed_) == (1.0, None)
+    with pytest.warns(FitWarning, match="not finite") as told:
+        head = SoftmaxClassifier(C=1e-3, **settings).fit(X, y)
+    assert "smaller" not in str(told[0].message)
+    assert head.failed_
+    assert (head.stop_reason_, head.converged_) == ("not finite", False)
+
+
+@pytest.mark.parametrize("C", [1.0, 100.0])
+def test_an_image_twice_with_two_labels_is_shared_between_them(C: float) -> None:
+    # the two pull the weights in opposite directions, each very strongly
+    random = np.random.default_rng(0)
+    y = np.arange(40) % 4
+    X = np.abs(random.normal(size=(40, 4096))) + 0.2 * random.normal(size=(4, 4096))[y]
+    X[1] = X[0]
+    X = X.astype(np.float32)
+    head = SoftmaxClassifier(solver="lbfgs", C=C, rotate=False).fit(X, y)
+    p = head.predict_proba(X)
+    Z = standardized(head.space_, X)
+    gradient = head._standardized_weights() / C + Z.T @ (p - np.eye(4)[y])
+    assert np.abs(gradient).max() < 1e-5
+    np.testing.assert_allclose(p.sum(axis=0), 10.0, atol=1e-5)
+    np.testing.assert_allclose(p[:2, :2], 0.5, atol=2e-3)
 
 
 def test_two_classes_are_penalised_as_scikit_learn_does(blobs) -> None:

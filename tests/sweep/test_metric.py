@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
 from scipy.stats import binomtest
 from sklearn import metrics as theirs
+from sklearn.linear_model import RidgeClassifier
+from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
-from featbank.errors import InvalidInputError
+from featbank.errors import FitWarning, InvalidInputError
 from featbank.heads import SoftmaxClassifier, fit_stack, make
 from featbank.heads.softmax import C_MAX, C_MIN, CS, _grid
 from featbank.heads.space import FeatureSpace
@@ -21,6 +26,8 @@ from featbank.plots import CurveDisplay
 from featbank.runs import answer_of
 from featbank.sweep import SweepSettings, compare, run_sweep
 from featbank.sweep.curves import main_metric
+from featbank.sweep.features import CutFeatures
+from featbank.sweep.records import Draw
 
 COUNTS = {"train": (60, 24, 8), "val": (40, 12, 6), "test": (80, 30, 12)}
 
@@ -162,10 +169,10 @@ def test_c_is_chosen_by_the_metric():
         fit_stack([head], Z, y, [np.arange(len(y))], space=space, score=score, **validation)
         return head.C_
 
-    def by_balance(y, answers, p):
+    def by_balance(y, answers, p, labels):
         return balanced_accuracy(y, answers)
 
-    def by_the_worst(y, answers, p):
+    def by_the_worst(y, answers, p, labels):
         return -balanced_accuracy(y, answers)
 
     reached = {
@@ -190,7 +197,7 @@ def test_heads_that_have_stopped_are_not_scored_on():
     source, calls = Source(), []
     (X, y), (X_val, y_val) = source.rows("train"), source.rows("val")
 
-    def score(y, answers, p):
+    def score(y, answers, p, labels):
         calls.append(p.shape)
         return float(np.mean(answers == y))
 
@@ -260,7 +267,23 @@ def much(y_true, y_pred):
 
 def broken(y_true, y_pred):
     return y_true[10_000]
+
+def leaves(y_true, y_pred):
+    raise SystemExit(3)
+
+seen = set()
+
+def codes(y_true, y_pred):
+    seen.update(y_true.tolist(), y_pred.tolist())
+    return 0.5
+
+def columns(y_true, probabilities, labels):
+    seen.update(y_true.tolist(), labels.tolist())
+    return 0.5
 """
+
+
+MODULES = ("own_scores", "ece_scores", "val_scores")
 
 
 @pytest.fixture
@@ -270,13 +293,15 @@ def own_scores(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", [one for one in sys.path if one not in ("", str(tmp_path))])
 
     def write(text=OWN):
-        sys.modules.pop("own_scores", None)
-        (tmp_path / "own_scores.py").write_text(text)
+        for name in MODULES:
+            sys.modules.pop(name, None)
+            (tmp_path / f"{name}.py").write_text(text)
         (tmp_path / "fails_scores.py").write_text("1 / 0")
 
     write()
     yield write
-    sys.modules.pop("own_scores", None)
+    for name in MODULES:
+        sys.modules.pop(name, None)
 
 
 def test_a_function_of_ones_own_is_a_metric(own_scores):
@@ -292,6 +317,41 @@ def test_a_function_of_ones_own_is_a_metric(own_scores):
     header = result.to_csv().partition("\n")[0]
     assert ",metric:own_scores:worst,metric:own_scores:sure," in header
     assert compare(result).ranked_by == "val_own_scores:worst"
+
+
+def test_a_function_of_a_module_called_as_calibration_errors_begin_is_no_loss(own_scores):
+    assert not catalogue.less_is_better("ece_scores:worst")
+    result = run_sweep(
+        Source(), heads=["ncm"], samples_per_class="4", repeats=4, metrics=["ece_scores:worst"]
+    )
+    (kept,) = result.heads
+    assert kept.score("val_ece_scores:worst") == max(one.score("val_ece_scores:worst") for one in result.fits)
+
+
+@pytest.mark.parametrize("name", ["codes", "columns"])
+@pytest.mark.parametrize(
+    ("head", "params"),
+    [("logreg", {"C": "auto", "Cs": 2}), ("softmax", {"max_epochs": 2, "lr": 0.01})],
+)
+@pytest.mark.parametrize("has_val", [True, False])
+def test_a_function_of_ones_own_sees_class_codes_while_heads_choose(own_scores, name, head, params, has_val):
+    source = Source()
+    manifest = source.manifest  # the first class has no training rows
+    splits = np.where((manifest.labels == 0) & (manifest.splits == SPLITS.index("train")), 2, manifest.splits)
+    if not has_val:
+        splits = np.where(splits == SPLITS.index("val"), SPLITS.index("test"), splits)
+    source.manifest = replace(manifest, splits=splits.astype(np.uint8))
+    with pytest.warns(FitWarning, match="1 class without training images"):
+        run_sweep(
+            source,
+            heads=[head],
+            samples_per_class="4",
+            repeats=1,
+            metrics=[f"own_scores:{name}"],
+            head_params={head: params},
+            untrained_classes="drop",
+        )
+    assert sys.modules["own_scores"].seen == {1, 2}
 
 
 def test_the_source_of_ones_own_function_is_part_of_what_was_asked_for(own_scores):
@@ -318,6 +378,7 @@ def test_the_source_of_ones_own_function_is_part_of_what_was_asked_for(own_score
         (":worst", r"cannot be had \(ValueError: Empty module name\); give module:function of a modul"),
         ("own_scores:share", r"is 0\.5, which is no function; give module:function of a module in this f"),
         ("own_scores:short", r"takes \(y_true\), and is called with \(y_true, y_pred\), or \(y_true, proba"),
+        ("val_scores:worst", r"has a name that featbank gives itself: .*; rename the module"),
         ("own_scores:quick", r"takes \(obj, /\), and is called with \(y_true, y_pred\), or"),
     ],
 )
@@ -332,6 +393,7 @@ def test_what_is_no_metric_is_refused_before_anything_is_fitted(own_scores, name
         ("word", r"gave 'good', which is no number from 0 to 1; mend the function"),
         ("each", r"gave an array of shape \(58,\), which is no number from 0 to 1; mend the function"),
         ("much", r"gave 25\.0, which is no number from 0 to 1; mend the function"),
+        ("leaves", r"failed on 58 rows \(SystemExit: 3\); mend the function"),
         ("broken", r"failed on 58 rows \(IndexError: index 10000 is out of bounds .*\); mend the function"),
     ],
 )
@@ -341,3 +403,24 @@ def test_a_metric_that_gives_no_score_ends_the_sweep_in_one_line(own_scores, nam
     sweep = partial(run_sweep, Source(), samples_per_class="4", repeats=1, metrics=[f"own_scores:{name}"])
     with pytest.raises(InvalidInputError, match=rf"^metric 'own_scores:{name}' {message}$"):
         sweep(heads=heads)
+
+
+@pytest.mark.parametrize("has_probabilities", [True, False])
+def test_an_estimator_that_works_in_place_spoils_no_other_fit(has_probabilities):
+    def sweep(copy):
+        last = GaussianNB() if has_probabilities else RidgeClassifier()
+        heads = [("in_place", make_pipeline(StandardScaler(copy=copy), last)), "ncm"]
+        result = run_sweep(Source(), heads=heads, samples_per_class="4,all", repeats=2)
+        assert {one.status for one in result.fits} == {"ok"}
+        return [(one.head, one.top1, one.val_top1, one.train_top1, one.ece) for one in result.fits]
+
+    assert sweep(copy=False) == sweep(copy=True)
+
+
+def test_rows_that_are_handed_out_are_not_written_to():
+    source = Source()
+    rows = {split: source.manifest.rows(split) for split in ("train", "val", "test")}
+    features = CutFeatures(source, "here", None, rows, np.arange(len(rows["train"])))
+    every = Draw("all", 0, np.arange(len(rows["train"])), 0, np.array(COUNTS["train"]), whole=True)
+    for projected in (None, features.project(True, False)):
+        assert [X.flags.writeable for _, X, _ in features.parts(every, projected)] == [False] * 3
