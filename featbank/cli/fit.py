@@ -158,7 +158,7 @@ def fit_head(
             "--samples-per-class",
             "-n",
             help="4..32 doubles, 4..32:4 steps by 4, 1,5,10 lists, all takes every training sample (default: "
-            "4..32, as far as the smallest class reaches).",
+            "4..32, from 1 where classes are small, as far as the smallest class reaches).",
         ),
     ] = None,
     repeats: Annotated[int, typer.Option(help="Draws per size.", rich_help_panel=_DRAWS)] = 5,

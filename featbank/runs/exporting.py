@@ -193,7 +193,7 @@ def _readme(run: Run, facts: Mapping[str, Any], manifest: Manifest) -> str:
         options["group"] = "group"
     for option, value in options.items():
         extract += [] if value is None else [f"--{option}", str(value)]
-    best = run.best_head() if run.heads() else None
+    best = run.best_head() if any(one["saved"] for one in run.heads()) else None
     counts = ", ".join(f"{n} {split}" for split, n in facts.get("rows", {}).items())
     versions = ", ".join(f"{name} {version}" for name, version in facts.get("versions", {}).items())
     lines = [
