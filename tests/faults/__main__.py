@@ -119,9 +119,9 @@ def main() -> int:
         sys.stderr.write(f"{name}: {'ok' if one['ok'] else 'NOT OK'} ({one['duration_s']} s)\n")
         if not one["ok"]:  # at once: the others take most of an hour
             sys.stderr.write(f"{one['figures']}\n" + "".join(f"  {said}\n" for said in one["bad"]))
-    text = json.dumps({"scale": chosen.scale, "results": results}, indent=1)
-    if chosen.json is not None:
-        chosen.json.write_text(text + "\n")
+        text = json.dumps({"scale": chosen.scale, "results": results}, indent=1)
+        if chosen.json is not None:  # after each: who stops it keeps what was seen
+            chosen.json.write_text(text + "\n")
     sys.stdout.write(text + "\n\n" + table(results))
     return 0 if all(one["ok"] for one in results.values()) else 1
 
