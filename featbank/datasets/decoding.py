@@ -19,7 +19,7 @@ import PIL
 from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from featbank.datasets._files import FORMATS, REFUSED_FORMATS
-from featbank.errors import ImageDecodeError, InvalidInputError
+from featbank.errors import ImageDecodeError, InvalidInputError, one_line
 
 __all__ = ["DECODE_REASONS", "decode_image", "decoder_errors", "decoder_name", "upright", "upright_rgb"]
 
@@ -213,8 +213,9 @@ def decoder_errors() -> Iterator[None]:
 
 
 def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if text and isinstance(error, OSError) else f"{type(error).__name__}: {text}".rstrip(": ")
+    text = one_line(error)
+    named = isinstance(error, OSError) or text == type(error).__name__
+    return text if named else f"{type(error).__name__}: {text}"
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:

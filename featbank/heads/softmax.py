@@ -128,6 +128,8 @@ class SoftmaxClassifier(GradientHead):
         rate the epoch began with. One entry, at the optimum, for lbfgs.
     n_epochs_, best_epoch_ : int
     converged_ : bool
+        For lbfgs, whether the gradient came to `tol`, or as near as rounding lets it: where rows are float32
+        (many, or a `tol` from 1e-6), steps that gain nothing more end it, too.
     stop_reason_ : {"tolerance", "max_epochs", "not finite", "optimum"}
     failed_ : str or None
         Why the fit came to nothing.

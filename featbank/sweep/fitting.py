@@ -23,7 +23,7 @@ from featbank._settings import Progress, takes_settings, with_options
 from featbank._validation import short
 from featbank.banks import Bank
 from featbank.engines import RayEngine, map_unordered
-from featbank.errors import FitWarning, InvalidInputError, WorkerLostError
+from featbank.errors import FeatbankError, FitWarning, InvalidInputError, WorkerLostError, one_line
 from featbank.metrics.catalogue import evaluate, less_is_better
 from featbank.sampling import size_order
 from featbank.sweep.features import CutFeatures, Projected, read_rows
@@ -812,7 +812,9 @@ def _failed(fit: Fit, message: str, duration_s: float = 0.0) -> Fit:
 
 
 def _one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    # what featbank says is said whole; others may print an array
+    said = " ".join(str(error).split()) if isinstance(error, FeatbankError) else one_line(error)
+    return f"{type(error).__name__}: {said}"
 
 
 def _is_error(message: str) -> bool:

@@ -12,7 +12,7 @@ from scipy.stats import binomtest
 from sklearn import metrics as theirs
 from sklearn.linear_model import RidgeClassifier
 from sklearn.naive_bayes import GaussianNB
-from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -415,6 +415,19 @@ def test_an_estimator_that_works_in_place_spoils_no_other_fit(has_probabilities)
         return [(one.head, one.top1, one.val_top1, one.train_top1, one.ece) for one in result.fits]
 
     assert sweep(copy=False) == sweep(copy=True)
+
+
+class Talkative(NearestCentroid):
+    def fit(self, X, y):
+        raise ValueError(f"cannot fit\n{X.tolist()}")
+
+
+def test_an_estimator_that_prints_its_rows_is_told_in_one_short_line():
+    result = run_sweep(Source(), heads=[("talks", Talkative())], samples_per_class="4", repeats=1)
+    (fit,) = result.fits
+    assert fit.status == "failed"
+    assert fit.message.startswith("ValueError: cannot fit [[")
+    assert len(fit.message) < 320
 
 
 def test_rows_that_are_handed_out_are_not_written_to():
