@@ -57,6 +57,7 @@ class ExperimentRun:
     Examples
     --------
     >>> import featbank
+    >>> from featbank.pipeline.opening import open_images
     >>> written, run = featbank.load_study("mini_digits").experiments[0], featbank.open_run()
     >>> opened, manifest = open_images(written), run.manifest
     >>> one = ExperimentRun(written, written, run, run.result(), False, 300, manifest, opened, "9f86d081")
