@@ -40,6 +40,8 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         estimate = CompileEstimate(1.0, 0.1 if repays else 0.99, 0.5 if repays else 1e9)
         monkeypatch.setattr(Forward, "estimate_compile", lambda self, images, cuts: estimate)
         monkeypatch.setattr(CompileEstimate, "repays", lambda self, n_batches: repays)
+        # by the clock, too: what stands in for the compiler below is no faster
+        monkeypatch.setattr(choosing.Chooser, "_timed_s", lambda self, compiled: 0.1 if compiled else 1.0)
         monkeypatch.setattr(choosing, "_CACHE_BYTES", cache)
 
     def eager(network: TruncatedNetwork) -> TruncatedNetwork:
