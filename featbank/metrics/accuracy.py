@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from featbank.errors import InvalidInputError
-from featbank.metrics._checks import Floats, check_scores, columns_of
+from featbank.metrics.checks import Floats, check_scores, columns_of
 from featbank.metrics.intervals import check_confidence
 
 __all__ = [

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from featbank.errors import InvalidInputError
-from featbank.metrics._checks import check_columns, check_scores, columns_of
+from featbank.metrics.checks import check_columns, check_scores, columns_of
 
 __all__ = ["expected_calibration_error", "fit_temperature", "log_loss"]
 

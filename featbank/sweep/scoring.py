@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from featbank.metrics import catalogue, fit_temperature, top_k_hits
 from featbank.metrics.calibration import calibration_error
+from featbank.metrics.checks import columns_of
 from featbank.sweep.features import CutFeatures, Projected
 from featbank.sweep.records import Fit, Hits, Predictions, history_of, with_val
 from featbank.sweep.spec import judged_split
@@ -141,11 +142,10 @@ def _joined(parts: Sequence[Any]) -> Any:
 def _told(
     y: Labels, y_pred: Labels, scores: Floats, classes: Labels, keeps: bool, temperature: float | None
 ) -> _Answers:
-    column = {int(code): at for at, code in enumerate(classes)}
     at_row = np.arange(len(y))
-    p_pred = scores[at_row, [column[int(code)] for code in y_pred]]
-    known = np.array([int(code) in column for code in y], dtype=bool)
-    p_true = np.where(known, scores[at_row, [column.get(int(code), 0) for code in y]], 0.0)
+    column, known = columns_of(y, scores, classes)
+    p_true = np.where(known, scores[at_row, column], 0.0)
+    p_pred = scores[at_row, columns_of(y_pred, scores, classes)[0]]
     scaled = None
     if temperature is not None:
         logits = np.log(np.maximum(scores, _TINY)) / temperature

@@ -29,6 +29,7 @@ def check_scores(y_true: ArrayLike, scores: ArrayLike, name: str) -> tuple[NDArr
 
 
 def check_columns(y_true: ArrayLike, scores: ArrayLike, name: str) -> tuple[NDArray[np.int64], Floats]:
+    """Return both as arrays, checked: y must be columns of the scores."""
     y, matrix = check_scores(y_true, scores, name)
     if y.min() < 0 or y.max() >= matrix.shape[1]:
         raise InvalidInputError(
