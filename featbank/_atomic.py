@@ -28,8 +28,10 @@ from featbank.errors import CacheWriteError
 __all__ = [
     "READ_ONLY",
     "append_lines",
+    "beside",
     "canonical_json",
     "file_digest",
+    "fill",
     "fsync_folder",
     "host_name",
     "link_file",
@@ -42,7 +44,6 @@ __all__ = [
     "remove_stale_temporaries",
     "sha256",
     "temporary_path",
-    "write_aside",
     "write_file",
     "write_json",
 ]
@@ -192,58 +193,51 @@ def write_file(path: Path, data: bytes | memoryview | Sequence[bytes | memoryvie
         If any system call fails; the temporary file is removed and `path` holds the old bytes or, if only
         the last step (fsync of the folder) failed, the new ones.
     """
-    temporary = temporary_path(path)
-    with _none_left(temporary, path):  # one block: Ctrl-C between its two halves would leave the first's file
-        _fill(temporary, data)
-        _rename(temporary, path)
-
-
-def write_aside(path: Path, data: bytes | memoryview | Sequence[bytes | memoryview]) -> Path:
-    """Write what `path` is to hold to a temporary name beside it, durably, and return that name.
-
-    Several threads may do so at once; `move_file` is the other half of `write_file`. Raises
-    `CacheWriteError`; nothing is left then.
-    """
-    temporary = temporary_path(path)
-    with _none_left(temporary, path):
-        _fill(temporary, data)
-    return temporary
-
-
-def move_file(temporary: Path, path: Path) -> None:
-    """Give a file of `write_aside` its name, durably; raises `CacheWriteError`, and removes it then."""
-    with _none_left(temporary, path):
-        _rename(temporary, path)
+    with beside(path) as temporary:
+        fill(temporary, data, path)
+        move_file(temporary, path)
 
 
 @contextlib.contextmanager
-def _none_left(temporary: Path, path: Path) -> Iterator[None]:
-    """Remove `temporary` if the block fails or is interrupted; an `OSError` becomes a `CacheWriteError`."""
-    try:
-        yield
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        if isinstance(error, OSError):
-            raise _cannot_write(path, error) from error
-        raise
+def beside(path: Path) -> Iterator[Path]:
+    """Give the block a temporary name beside `path`; a file or folder that is there in the end is removed.
 
-
-def _fill(temporary: Path, data: bytes | memoryview | Sequence[bytes | memoryview]) -> None:
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    Also where the block is interrupted: it is to hold all from the first byte to the rename.
+    """
+    temporary = temporary_path(path)
     try:
-        for part in (data,) if isinstance(data, bytes | memoryview) else data:
-            view = memoryview(part).cast("B")
-            while view:
-                view = view[os.write(descriptor, view) :]
-        os.fsync(descriptor)
+        yield temporary
     finally:
-        os.close(descriptor)
+        with contextlib.suppress(OSError):
+            if temporary.is_dir():
+                shutil.rmtree(temporary)
+            else:
+                temporary.unlink()
 
 
-def _rename(temporary: Path, path: Path) -> None:
-    os.replace(temporary, path)  # noqa: PTH105 - the system call by its name; tests inject faults here
-    fsync_folder(path.parent)
+def fill(temporary: Path, data: bytes | memoryview | Sequence[bytes | memoryview], path: Path) -> None:
+    """Write what `path` is to hold to a new file, durably; raises `CacheWriteError`."""
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        try:
+            for part in (data,) if isinstance(data, bytes | memoryview) else data:
+                view = memoryview(part).cast("B")
+                while view:
+                    view = view[os.write(descriptor, view) :]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
+def move_file(temporary: Path, path: Path) -> None:
+    """Give a file its name, durably; raises `CacheWriteError`."""
+    try:
+        os.replace(temporary, path)  # noqa: PTH105 - the system call by its name; tests inject faults here
+        fsync_folder(path.parent)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
 
 
 def append_lines(path: Path, lines: bytes, *, header: bytes = b"") -> None:

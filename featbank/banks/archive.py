@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featbank._atomic import make_folder, publish, remove_stale_temporaries, temporary_path, write_file
+from featbank._atomic import beside, make_folder, publish, remove_stale_temporaries, write_file
 from featbank._cache import user_path
 from featbank._registry import nearest
 from featbank.banks import documents as files
@@ -679,12 +679,11 @@ def _take_in(path: Path, source: Pack | _Folder, store: BankStore) -> Bank:
         )
     make_folder(target.parent)
     remove_stale_temporaries(target.parent)
-    aside = temporary_path(target)
     try:
-        _write(make_folder(aside), source)
-        publish(aside, target)
+        with beside(target) as temporary:
+            _write(make_folder(temporary), source)
+            publish(temporary, target)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
         with contextlib.suppress(OSError):  # there is no bank of this dataset
             target.parent.rmdir()
     bank = Bank.open(target)

@@ -18,12 +18,13 @@ from numpy.typing import DTypeLike, NDArray
 
 from featbank._atomic import (
     READ_ONLY,
+    beside,
+    fill,
     locked,
     make_folder,
     move_file,
     remove_file,
     remove_stale_temporaries,
-    write_aside,
     write_file,
 )
 from featbank._bucket import BucketPath, change_file
@@ -881,9 +882,8 @@ class CutWriter:
         with locked(self.folder / files.LOCK_FILE, self._name) as again:
             there, fault = self._standing(plan, table, again)
         if there is None or fault is not None:
-            aside = write_aside(path, parts)  # without the lock: others write, and wait for the disk, too
-            moved = False
-            try:
+            with beside(path) as temporary:
+                fill(temporary, parts, path)  # without the lock: others write, and wait for the disk, too
                 with locked(self.folder / files.LOCK_FILE, self._name) as again:
                     there, fault = self._standing(plan, table, again)
                     if there is None or fault is not None:
@@ -891,14 +891,9 @@ class CutWriter:
                             logger.warning("shard %s is replaced: %s", there, fault)
                             # first, and durably: whenever the power goes, no two files claim one number
                             remove_file(there)
-                        move_file(aside, path)
-                        moved = True
+                        move_file(temporary, path)
                         self._present[plan.number] = path
                         return path
-            finally:
-                if not moved:  # it failed, or another's stands there
-                    with suppress(OSError):
-                        aside.unlink()
         if there.name != name and (read_shard(there).statuses == statuses).all():
             logger.warning("shard %s was written by another process with other bytes; kept", there)
         return there

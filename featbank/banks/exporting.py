@@ -6,7 +6,6 @@ import contextlib
 import json
 import logging
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featbank._atomic import json_bytes, make_folder, publish, remove_stale_temporaries, temporary_path
+from featbank._atomic import beside, json_bytes, make_folder, publish, remove_stale_temporaries
 from featbank._cache import user_path
 from featbank._registry import nearest
 from featbank.banks.bank import Bank
@@ -104,10 +103,10 @@ def export_bank(
         )
     make_folder(target.parent)
     remove_stale_temporaries(target.parent)
-    temporary = temporary_path(target)
     try:
-        write(_Part(bank, chosen, rows), temporary)
-        publish(temporary, target)
+        with beside(target) as temporary:
+            write(_Part(bank, chosen, rows), temporary)
+            publish(temporary, target)
     except OSError as error:
         if isinstance(error, CacheWriteError):
             raise
@@ -115,11 +114,6 @@ def export_bank(
         raise CacheWriteError(
             f"cannot write {printable(str(target))!r} ({said}); nothing is left of it"
         ) from error
-    finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            temporary.unlink(missing_ok=True)
     return target
 
 

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from featbank._atomic import remove_stale_temporaries, temporary_path
+from featbank._atomic import beside, remove_stale_temporaries
 from featbank._bucket import BucketPath
 from featbank._cache import user_path
 from featbank.banks._format import map_rows
@@ -171,12 +171,9 @@ def _keep(
     if len(data) > _most_bytes():
         return None
     copy.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_path(copy)
-    try:
+    with beside(copy) as temporary:
         temporary.write_bytes(data)
         temporary.replace(copy)
-    finally:
-        temporary.unlink(missing_ok=True)
     with copy.open("rb") as file:
         status = os.fstat(file.fileno())
         _hashed.add((copy.name, status.st_size, status.st_mtime_ns))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import subprocess
@@ -14,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featbank._atomic import (
+    beside,
     canonical_json,
     json_bytes,
     make_folder,
     publish,
     remove_stale_temporaries,
     sha256,
-    temporary_path,
 )
 from featbank._cache import user_path
 from featbank._child_process import child_environment
@@ -99,8 +98,7 @@ def pack(bank: Bank, path: str | os.PathLike[str], *, compression: str | None = 
         logger.warning("cut %r is not packed: %d of %d rows are extracted", cut, *progress)
     make_folder(target.parent)
     remove_stale_temporaries(target.parent)
-    temporary = temporary_path(target)
-    try:
+    with beside(target) as temporary:
         if codec is None:
             _write(bank, temporary)
         else:
@@ -112,9 +110,6 @@ def pack(bank: Bank, path: str | os.PathLike[str], *, compression: str | None = 
                 f"which no import takes for features; pack it without compression"
             )
         publish(temporary, target)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
     return target
 
 

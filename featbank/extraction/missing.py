@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from featbank._atomic import file_digest, sha256, temporary_path
+from featbank._atomic import beside, file_digest, sha256
 from featbank._bucket import BucketPath
 from featbank.banks import Bank, CutArray
 from featbank.banks.bank import CutWriter
@@ -474,7 +474,6 @@ def _joined(makers: Sequence[Mapping[str, str]]) -> dict[str, str]:
 
 def _link_over(source: Path, path: Path) -> None:
     """Give a file the place of one with the same bytes; where that cannot be, there are two files."""
-    temporary = temporary_path(path)
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError), beside(path) as temporary:
         os.link(source, temporary)
         temporary.replace(path)

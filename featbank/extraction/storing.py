@@ -341,14 +341,13 @@ class ShardStore:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Whole shards are written even when the pass was interrupted: they are work done.
+        # Whole shards are written even when the pass was interrupted: they are work done. The threads know
+        # all of them, whatever was interrupted here.
         try:
-            wait(self._writing)
+            self._threads.shutdown()
         except BaseException:  # interrupted while waiting: no file is left half written; the next one ends it
-            wait(self._writing)
+            self._threads.shutdown()
             raise
-        finally:
-            self._threads.shutdown(wait=False)
         if kind is None:
             if self._failure is not None:
                 raise self._failure

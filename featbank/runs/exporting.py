@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from featbank._atomic import make_folder, publish, temporary_path, write_json
+from featbank._atomic import beside, make_folder, publish, write_json
 from featbank._cache import user_path
 from featbank._cuts import LOGITS, SOFTMAX, CutName
 from featbank.errors import CacheWriteError, InvalidInputError
@@ -77,37 +77,35 @@ def export_run_folder(run: Run, path: str | os.PathLike[str] | None = None) -> P
     source["bank"] = "/".join(Path(run.source["bank"]).parts[-2:])
     source["weights_path"] = None
     make_folder(target.parent)
-    temporary = temporary_path(target)
     try:
-        temporary.mkdir()
-        for name in _FILES:
-            if (run.path / name).is_file():
-                shutil.copyfile(run.path / name, temporary / name)
-        for folder in _FOLDERS:
-            for file in sorted((run.path / folder).glob("*")):
-                if file.is_file() and not file.is_symlink() and not file.name.startswith("."):
-                    (temporary / folder).mkdir(exist_ok=True)
-                    shutil.copyfile(file, temporary / folder / file.name)
-        write_json(temporary / RUN_FILE, facts)
-        (temporary / _ROWS_FILE).write_bytes(_rows(manifest))
-        pins = [
-            f"{package}=={version.partition('+')[0]}"
-            for package, version in run.facts.get("versions", {}).items()
-            if package != "python" and version[:1].isdigit()
-        ]
-        (temporary / "requirements.txt").write_text("\n".join([*pins, ""]))
-        (temporary / "README.md").write_text(
-            _readme(run, facts, manifest), "utf-8", errors="backslashreplace"
-        )
-        publish(temporary, target)
+        with beside(target) as temporary:
+            temporary.mkdir()
+            for name in _FILES:
+                if (run.path / name).is_file():
+                    shutil.copyfile(run.path / name, temporary / name)
+            for folder in _FOLDERS:
+                for file in sorted((run.path / folder).glob("*")):
+                    if file.is_file() and not file.is_symlink() and not file.name.startswith("."):
+                        (temporary / folder).mkdir(exist_ok=True)
+                        shutil.copyfile(file, temporary / folder / file.name)
+            write_json(temporary / RUN_FILE, facts)
+            (temporary / _ROWS_FILE).write_bytes(_rows(manifest))
+            pins = [
+                f"{package}=={version.partition('+')[0]}"
+                for package, version in run.facts.get("versions", {}).items()
+                if package != "python" and version[:1].isdigit()
+            ]
+            (temporary / "requirements.txt").write_text("\n".join([*pins, ""]))
+            (temporary / "README.md").write_text(
+                _readme(run, facts, manifest), "utf-8", errors="backslashreplace"
+            )
+            publish(temporary, target)
     except OSError as error:
         if isinstance(error, CacheWriteError):
             raise
         raise CacheWriteError(
             f"cannot write {printable(str(target))!r} ({error.strerror or error}); nothing is left of it"
         ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return target
 
 

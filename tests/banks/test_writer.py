@@ -504,11 +504,11 @@ def test_threads_wait_for_the_disk_together(store, kit, monkeypatch):
     writer = bank.cut_writer("fc7", (5,), "float16", shard_bytes=1)
     together = threading.Barrier(4)
 
-    def aside(*of, real=_atomic.write_aside):
+    def aside(*of, real=_atomic.fill):
         together.wait(timeout=60)
         return real(*of)
 
-    monkeypatch.setattr("featbank.banks.bank.write_aside", aside)
+    monkeypatch.setattr("featbank.banks.bank.fill", aside)
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda plan: writer.write(plan, *rows(plan)), writer.missing()))
     writer.finish({})

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -16,11 +18,13 @@ from torch import Tensor
 
 from featbank.backbones import TruncatedNetwork, load_backbone
 from featbank.banks import Bank
+from featbank.banks.shards import ShardPlan
 from featbank.errors import InvalidInputError
-from featbank.extraction import arithmetic, choosing, extract
+from featbank.extraction import arithmetic, choosing, extract, storing
 from featbank.extraction.forward import Forward, choose_devices, choose_lanes
 from featbank.extraction.images import BatchLoader
 from featbank.extraction.storing import ShardStore
+from featbank.manifest import RowStatus
 
 
 def run_with(photos: Path, cache: Path, **options: Any) -> dict[str, bytes]:
@@ -108,6 +112,44 @@ def test_an_error_in_a_lane_comes_at_its_turn(
     assert len(begun) == ended  # nothing goes on behind one's back
     monkeypatch.setattr(ShardStore, "fill", store)
     assert run_with(data, tmp_path / "broken", cuts=["fc7"]) == whole
+
+
+@pytest.mark.parametrize("at", ["handing over", "waiting"])
+def test_an_interrupted_pass_ends_when_its_shards_are_written(
+    monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    """Else a process that ends at once leaves files half written."""
+    written: list[int] = []
+
+    class Writer:
+        shape, dtype = (2,), np.dtype(np.float16)
+
+        def write(self, plan: ShardPlan, features: Any, statuses: Any) -> None:
+            time.sleep(0.05)
+            written.append(plan.number)
+
+    def interrupted(*of: Any) -> None:
+        raise KeyboardInterrupt
+
+    writers: Any = {"fc7": Writer()}
+    store = ShardStore(writers, {"fc7": [ShardPlan(n, n, n + 1) for n in range(9)]})
+    if at == "waiting":
+        monkeypatch.setattr(storing, "wait", interrupted)
+    else:
+        store._writing = type("Unreachable", (deque,), {"append": interrupted})()
+    status, added = np.full(1, RowStatus.OK, np.uint8), list[int]()
+
+    def push() -> None:
+        with store:
+            for start in range(9):
+                slots = store.reserve(start, status, ["fc7"])
+                store.fill(slots, {"fc7": torch.ones(1, 2)}, lambda at: b"")()
+                added.append(start)
+                store.add(slots)
+
+    with pytest.raises(KeyboardInterrupt):
+        push()
+    assert sorted(written) == added
 
 
 @pytest.mark.slow
