@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -242,6 +243,9 @@ class _Shard:
     features: Tensor
     statuses: NDArray[np.uint8]
     filled: int = 0
+    #: Held by whoever writes it.
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    written: bool = False
 
 
 @dataclass(frozen=True)
@@ -331,7 +335,7 @@ class ShardStore:
         self._spare: dict[str, list[Tensor]] = {cut: [] for cut in writers}
         self._n_writers = _CARD_WRITERS if on_card else _CPU_WRITERS
         self._threads = ThreadPoolExecutor(self._n_writers, "featbank-writer")
-        self._writing: deque[Future[None]] = deque()
+        self._writing: deque[tuple[str, _Shard]] = deque()
         self._failure: BaseException | None = None
         self._outgoing: dict[torch.device, Any] = {}
 
@@ -341,13 +345,14 @@ class ShardStore:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Whole shards are written even when the pass was interrupted: they are work done. The threads know
-        # all of them, whatever was interrupted here.
+        # Whole shards are written even when the pass was interrupted: they are work done.
         try:
-            self._threads.shutdown()
+            self._settle(0)
         except BaseException:  # interrupted while waiting: no file is left half written; the next one ends it
-            self._threads.shutdown()
+            self._settle(0)
             raise
+        finally:
+            self._threads.shutdown(wait=False)
         if kind is None:
             if self._failure is not None:
                 raise self._failure
@@ -458,18 +463,27 @@ class ShardStore:
             if shard.filled == len(shard.statuses):
                 if self._open.get(cut) is shard:
                     del self._open[cut]
-                self._writing.append(self._threads.submit(self._write, cut, shard))
-        while len(self._writing) > 2 * self._n_writers:
-            wait([self._writing.popleft()])
+                self._writing.append((cut, shard))  # before a thread has it: an interrupt may come between
+                self._threads.submit(self._write, cut, shard)
+        self._settle(2 * self._n_writers)
+
+    def _settle(self, n_waiting: int) -> None:
+        """Wait until no more shards than that are waiting or being written; write what no thread has."""
+        while len(self._writing) > n_waiting:
+            self._write(*self._writing[0])
+            self._writing.popleft()
 
     def _write(self, cut: str, shard: _Shard) -> None:
-        if self._failure is not None:
-            return
-        try:
-            self._writers[cut].write(shard.plan, shard.features.numpy(), shard.statuses)
-            self._spare[cut].append(shard.features)
-        except BaseException as error:  # noqa: BLE001 - handed to the caller's thread, which raises it
-            self._failure = error
+        with shard.lock:
+            if shard.written or self._failure is not None:
+                return
+            try:
+                self._writers[cut].write(shard.plan, shard.features.numpy(), shard.statuses)
+            except Exception as error:  # noqa: BLE001 - handed to the caller's thread, which raises it
+                self._failure = error
+            else:
+                shard.written = True
+                self._spare[cut].append(shard.features)
 
     def _begun(self, cut: str, start: int) -> _Shard:
         import torch

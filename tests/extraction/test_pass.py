@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from featbank.backbones import TruncatedNetwork, load_backbone
 from featbank.banks import Bank
 from featbank.banks.shards import ShardPlan
 from featbank.errors import InvalidInputError
-from featbank.extraction import arithmetic, choosing, extract, storing
+from featbank.extraction import arithmetic, choosing, extract
 from featbank.extraction.forward import Forward, choose_devices, choose_lanes
 from featbank.extraction.images import BatchLoader
 from featbank.extraction.storing import ShardStore
@@ -114,29 +113,45 @@ def test_an_error_in_a_lane_comes_at_its_turn(
     assert run_with(data, tmp_path / "broken", cuts=["fc7"]) == whole
 
 
-@pytest.mark.parametrize("at", ["handing over", "waiting"])
+@pytest.mark.parametrize("at", ["handing over", "handed over", "waiting", "leaving"])
 def test_an_interrupted_pass_ends_when_its_shards_are_written(
     monkeypatch: pytest.MonkeyPatch, at: str
 ) -> None:
     """Else a process that ends at once leaves files half written."""
     written: list[int] = []
+    on_their_way = threading.Semaphore(0)
 
     class Writer:
         shape, dtype = (2,), np.dtype(np.float16)
 
         def write(self, plan: ShardPlan, features: Any, statuses: Any) -> None:
+            on_their_way.release()
             time.sleep(0.05)
             written.append(plan.number)
 
-    def interrupted(*of: Any) -> None:
-        raise KeyboardInterrupt
-
     writers: Any = {"fc7": Writer()}
     store = ShardStore(writers, {"fc7": [ShardPlan(n, n, n + 1) for n in range(9)]})
-    if at == "waiting":
-        monkeypatch.setattr(storing, "wait", interrupted)
+    submit, settle, happened = store._threads.submit, store._settle, list[int]()
+
+    def interrupted(after: Callable[..., Any] | None, *of: Any) -> Any:
+        happened.append(1)
+        if len(happened) == 1:
+            if after is not None:
+                after(*of)
+            raise KeyboardInterrupt
+        return None if after is None else after(*of)
+
+    def waits(n: int) -> None:
+        if n == (0 if at == "leaving" else 4) and len(store._writing) > n:
+            on_their_way.acquire()
+            interrupted(None)
+        settle(n)
+
+    if at.startswith("hand"):
+        after = submit if at == "handed over" else None
+        monkeypatch.setattr(store._threads, "submit", lambda *of: interrupted(after, *of))
     else:
-        store._writing = type("Unreachable", (deque,), {"append": interrupted})()
+        monkeypatch.setattr(store, "_settle", waits)
     status, added = np.full(1, RowStatus.OK, np.uint8), list[int]()
 
     def push() -> None:
