@@ -19,7 +19,7 @@ import shutil
 import socket
 import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,10 @@ from featbank.errors import CacheWriteError
 
 __all__ = [
     "READ_ONLY",
+    "Data",
     "append_lines",
     "canonical_json",
+    "change_file",
     "file_digest",
     "fsync_folder",
     "host_name",
@@ -46,6 +48,9 @@ __all__ = [
     "write_file",
     "write_json",
 ]
+
+#: What a file is made of: its bytes, or the parts of it.
+Data = bytes | memoryview | Sequence[bytes | memoryview]
 
 #: Folders on the way to ours, by device and inode, whose names this process has made durable.
 _durable_folders: set[tuple[int, int]] = set()
@@ -173,7 +178,7 @@ def temporary_path(path: Path) -> Path:
     return path.with_name(f".tmp-{path.name[:120]}-{owner}-{secrets.token_hex(6)}")
 
 
-def write_file(path: Path, data: bytes | memoryview | Sequence[bytes | memoryview]) -> None:
+def write_file(path: Path, data: Data) -> None:
     """Write `data` to `path` so that a reader sees all of it or the file that was there before.
 
     The bytes go to a temporary name in the same folder (host, process, random part), are fsynced,
@@ -198,7 +203,7 @@ def write_file(path: Path, data: bytes | memoryview | Sequence[bytes | memoryvie
         _rename(temporary, path)
 
 
-def write_aside(path: Path, data: bytes | memoryview | Sequence[bytes | memoryview]) -> Path:
+def write_aside(path: Path, data: Data) -> Path:
     """Write what `path` is to hold to a temporary name beside it, durably, and return that name.
 
     Several threads may do so at once; `move_file` is the other half of `write_file`. Raises
@@ -229,7 +234,7 @@ def _none_left(temporary: Path, path: Path) -> Iterator[None]:
         raise
 
 
-def _fill(temporary: Path, data: bytes | memoryview | Sequence[bytes | memoryview]) -> None:
+def _fill(temporary: Path, data: Data) -> None:
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:
         for part in (data,) if isinstance(data, bytes | memoryview) else data:
@@ -244,6 +249,27 @@ def _fill(temporary: Path, data: bytes | memoryview | Sequence[bytes | memoryvie
 def _rename(temporary: Path, path: Path) -> None:
     os.replace(temporary, path)  # noqa: PTH105 - the system call by its name; tests inject faults here
     fsync_folder(path.parent)
+
+
+def change_file(path: Path, make: Callable[[], Data | None], lock: Path | None = None) -> None:
+    """Write what `make` makes of a file as it is, and of nothing older; nothing if it returns None.
+
+    A folder: under `lock`, which is held already if none is given. A bucket: by compare-and-swap; where
+    another process was first, `make` is called again. It must read the file itself.
+
+    Raises
+    ------
+    CacheWriteError
+        If it cannot be written.
+    """
+    swap = getattr(path, "change", None)  # a `BucketPath`: there are no locks
+    if swap is not None:
+        swap(make)
+        return
+    with locked(lock) if lock is not None else contextlib.nullcontext():
+        data = make()
+        if data is not None:
+            write_file(path, data)
 
 
 def append_lines(path: Path, lines: bytes, *, header: bytes = b"") -> None:

@@ -18,6 +18,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from featbank._atomic import (
     READ_ONLY,
+    change_file,
     locked,
     make_folder,
     move_file,
@@ -26,7 +27,7 @@ from featbank._atomic import (
     write_aside,
     write_file,
 )
-from featbank._bucket import BucketPath, change_file
+from featbank._bucket import BucketPath
 from featbank._cache import make_newest, user_path
 from featbank._cuts import SOFTMAX, CutName
 from featbank._registry import nearest
