@@ -176,7 +176,7 @@ def _recorded(folder: Path) -> list[str]:
     return []
 
 
-# SHA-256 digests of files, kept from one run to the next: what has not changed is not read again. ---
+# SHA-256 digests of files, kept from one run to the next: what has not changed is not read again -----
 #
 # A file is known by its path, size, inode, device and its two times in nanoseconds. The time of its last
 # change (ctime) is among them because no program can set it: a copy that keeps size and mtime, or an edit

@@ -53,7 +53,7 @@ __all__ = [
     "unknown_weights",
 ]
 
-# What is known of a backbone without building it: its cuts, their nodes and shapes, its input size --
+# Cuts, their nodes and shapes, input size ----------------------------------------------------------
 
 #: What `Backbone.weights` starts with where it was made of a module.
 OF_A_MODULE = "module:"
@@ -700,7 +700,7 @@ def unknown_weights(name: str, weights: str, known: Sequence[str]) -> UnknownNam
     )
 
 
-# Build the module of a backbone: untrained, or as shapes alone on the meta device -------------------
+# The module of a backbone, untrained, or as shapes alone on the meta device -------------------------
 
 
 def build_module(spec: BackboneSpec, *, n_classes: int, image_size: int, initialise: bool) -> nn.Module:

@@ -1,4 +1,4 @@
-"""What a dataset is, and how a text or a path becomes one: the registry of sources.
+"""What a dataset is, and how a text or a path becomes one: the registry of sources, with the digits.
 
 A source is a callable ``(rest, *, name=None, ...) -> Dataset``; its other keyword arguments say which options
 go with it. It is found by a word before a colon (``torchvision:CIFAR10``, where `rest` is ``CIFAR10``) or by
@@ -351,7 +351,7 @@ def require_two_classes(labels: Iterable[str | None], where: str) -> None:
         )
 
 
-# Pixels that come without a file of their own, as PGM and PPM; the digits that come inside scikit-learn
+# Pixels without a file of their own, as PGM and PPM; the digits inside scikit-learn -----------------
 
 
 def pnm_bytes(pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:

@@ -53,9 +53,9 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-# The arithmetic of the forward pass: its precision, whether the network is compiled, and the proof of both.
+# Arithmetic: precision, whether the network is compiled, and the proof of both ----------------------
 #
-# Which one is used is chosen in `featbank.extraction.choosing`
+# Which one is used is chosen in `featbank.extraction.choosing`.
 
 #: Largest relative L2 error of any cut against float32 at which ``auto`` keeps a fast precision.
 ERROR_LIMIT = 0.02

@@ -1,4 +1,4 @@
-"""Reads and decodes images ahead of the forward pass, in order, with bounded memory."""
+"""Images decoded ahead of the forward pass, in order, with bounded memory: in processes, or on a card."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ class BatchLoader:
         return RowStatus.ABSENT if gone else RowStatus.QUARANTINED
 
 
-# Batches of images whose plain JPEGs are decoded, resized and cropped on the device that computes ---
+# Plain JPEGs decoded, resized and cropped on the device that computes -------------------------------
 
 #: Batches read and decoded ahead of the ones that wait for what the processes decode.
 _AHEAD_OF_DEVICE = 2
