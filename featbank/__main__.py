@@ -2,7 +2,7 @@
 
 import sys
 
-from featbank._child_process import import_path
+from featbank._process import import_path
 
 # Python puts the current folder in front for `-m`; what it has imported until here cannot be helped.
 sys.path[:] = import_path()

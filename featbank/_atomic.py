@@ -19,7 +19,7 @@ import shutil
 import socket
 import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,11 @@ from featbank.errors import CacheWriteError
 
 __all__ = [
     "READ_ONLY",
+    "Data",
     "append_lines",
     "beside",
     "canonical_json",
+    "change_file",
     "file_digest",
     "fill",
     "fsync_folder",
@@ -47,6 +49,9 @@ __all__ = [
     "write_file",
     "write_json",
 ]
+
+#: What a file is made of: its bytes, or the parts of it.
+Data = bytes | memoryview | Sequence[bytes | memoryview]
 
 #: Folders on the way to ours, by device and inode, whose names this process has made durable.
 _durable_folders: set[tuple[int, int]] = set()
@@ -174,7 +179,7 @@ def temporary_path(path: Path) -> Path:
     return path.with_name(f".tmp-{path.name[:120]}-{owner}-{secrets.token_hex(6)}")
 
 
-def write_file(path: Path, data: bytes | memoryview | Sequence[bytes | memoryview]) -> None:
+def write_file(path: Path, data: Data) -> None:
     """Write `data` to `path` so that a reader sees all of it or the file that was there before.
 
     The bytes go to a temporary name in the same folder (host, process, random part), are fsynced,
@@ -215,7 +220,7 @@ def beside(path: Path) -> Iterator[Path]:
                 temporary.unlink()
 
 
-def fill(temporary: Path, data: bytes | memoryview | Sequence[bytes | memoryview], path: Path) -> None:
+def fill(temporary: Path, data: Data, path: Path) -> None:
     """Write what `path` is to hold to a new file, durably; raises `CacheWriteError`."""
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
@@ -238,6 +243,27 @@ def move_file(temporary: Path, path: Path) -> None:
         fsync_folder(path.parent)
     except OSError as error:
         raise _cannot_write(path, error) from error
+
+
+def change_file(path: Path, make: Callable[[], Data | None], lock: Path | None = None) -> None:
+    """Write what `make` makes of a file as it is, and of nothing older; nothing if it returns None.
+
+    A folder: under `lock`, which is held already if none is given. A bucket: by compare-and-swap; where
+    another process was first, `make` is called again. It must read the file itself.
+
+    Raises
+    ------
+    CacheWriteError
+        If it cannot be written.
+    """
+    swap = getattr(path, "change", None)  # a `BucketPath`: there are no locks
+    if swap is not None:
+        swap(make)
+        return
+    with locked(lock) if lock is not None else contextlib.nullcontext():
+        data = make()
+        if data is not None:
+            write_file(path, data)
 
 
 def append_lines(path: Path, lines: bytes, *, header: bytes = b"") -> None:

@@ -3,7 +3,7 @@
 `BucketPath` answers to what banks ask of a path, so that they are read by the same code wherever they are.
 What writes knows the difference: a folder has locks and renames; a bucket has neither, and needs none: each
 object is put whole, if there is none of its name (`BucketPath.put_if_absent`), or in the place of the one
-that was looked at (`change_file`).
+that was looked at (`BucketPath.change`).
 """
 
 from __future__ import annotations
@@ -22,15 +22,13 @@ from datetime import timedelta
 from pathlib import Path, PosixPath
 from typing import Any, Literal, NamedTuple, NoReturn, Self, TypeVar
 
-from featbank._atomic import locked, write_file
+from featbank._atomic import Data
 from featbank._registry import nearest
 from featbank.errors import BankReadError, CacheWriteError, InvalidInputError, MissingPackageError
 from featbank.manifest import printable
 
-__all__ = ["BucketPath", "Data", "Entry", "change_file", "path_of_url", "text_of"]
+__all__ = ["BucketPath", "Data", "Entry", "path_of_url"]
 
-#: What a file is made of: its bytes, or the parts of it.
-Data = bytes | memoryview | Sequence[bytes | memoryview]
 _T = TypeVar("_T")
 
 #: Scheme of the address -> prefix of the environment variables that say how to get there.
@@ -90,11 +88,6 @@ def path_of_url(text: str) -> Path | None:
     return BucketPath(f"{scheme}:", *parts)
 
 
-def text_of(path: str | os.PathLike[str]) -> str:
-    """Return a path as its user writes it, wherever it leads."""
-    return str(path) if isinstance(path, BucketPath) else os.fspath(path)
-
-
 class Entry(NamedTuple):
     """What stands in a folder of a bucket: an object, or what several names begin with."""
 
@@ -110,7 +103,7 @@ class BucketPath(PosixPath):
     """A place in a bucket, ``s3://bucket/prefix/name``; what looks at a path looks at the bucket.
 
     What would write, or hand the path to the system, is refused with a line that says so: `put_if_absent`,
-    `change_file` and `delete` are the ways to write here. Failed requests are repeated; what stays is a
+    `change` and `delete` are the ways to write here. Failed requests are repeated; what stays is a
     `BankReadError`, or a `CacheWriteError`, and `FileNotFoundError` where there is no such object.
     """
 
@@ -326,6 +319,27 @@ class BucketPath(PosixPath):
             return self.read_bytes() == b"".join(_parts(data))
         return False
 
+    def change(self, make: Callable[[], Data | None]) -> None:
+        """Swap this object for what `make` makes of it; where another process was first, it makes it again.
+
+        As `change_file` of a folder's files, which calls this; nothing is put where `make` returns None.
+
+        Raises
+        ------
+        CacheWriteError
+            If others are always first.
+        """
+        for number in range(_MOST_SWAPS):
+            seen = self.version()  # before it is read
+            data = make()
+            if data is None or self.swap(data, seen):
+                return
+            time.sleep(random.uniform(0, _PAUSE_S * min(number + 1, 20)))
+        raise CacheWriteError(
+            f"cannot write {printable(str(self))!r}: other processes changed it {_MOST_SWAPS} times in a "
+            f"row; run the same command again, it resumes"
+        )
+
     def _put(self, data: Data, mode: Literal["create"] | dict[str, str]) -> bool:
         obstore = _library(self)
         refused = (obstore.exceptions.AlreadyExistsError, obstore.exceptions.PreconditionError)
@@ -451,35 +465,6 @@ class BucketPath(PosixPath):
 _used_by: dict[str, int] = {}
 #: Buckets of which this process has seen that they refuse to overwrite.
 _conditional: set[tuple[str, ...]] = set()
-
-
-def change_file(path: Path, make: Callable[[], Data | None], lock: Path | None = None) -> None:
-    """Write what `make` makes of a file as it is, and of nothing older; nothing if it returns None.
-
-    A folder: under `lock`, which is held already if none is given. A bucket: by compare-and-swap; where
-    another process was first, `make` is called again. It must read the file itself.
-
-    Raises
-    ------
-    CacheWriteError
-        If it cannot be written.
-    """
-    if not isinstance(path, BucketPath):
-        with locked(lock) if lock is not None else contextlib.nullcontext():
-            data = make()
-            if data is not None:
-                write_file(path, data)
-        return
-    for number in range(_MOST_SWAPS):
-        seen = path.version()  # before it is read
-        data = make()
-        if data is None or path.swap(data, seen):
-            return
-        time.sleep(random.uniform(0, _PAUSE_S * min(number + 1, 20)))
-    raise CacheWriteError(
-        f"cannot write {printable(str(path))!r}: other processes changed it {_MOST_SWAPS} times in a row; "
-        f"run the same command again, it resumes"
-    )
 
 
 def _parts(data: Data) -> Sequence[bytes | memoryview]:

@@ -19,7 +19,7 @@ from featbank._atomic import json_bytes, sha256, write_file
 from featbank._cache import user_path
 from featbank._cuts import CutName
 from featbank.errors import InvalidInputError, MissingPackageError, one_line
-from featbank.extraction.arithmetic import split_precision
+from featbank.extraction.forward import split_precision
 from featbank.manifest import printable
 from featbank.prediction import RunClassifier
 from featbank.runs import Run, open_run

@@ -358,3 +358,113 @@ class Manifest:
     def replaced(self, **changes: Any) -> Manifest:
         """Return a copy with some of its arrays replaced."""
         return replace(self, **changes)
+
+
+def duplicates_across_splits(manifest: Manifest) -> list[tuple[int, int]]:
+    """Find val and test images whose bytes are also those of a training image.
+
+    Parameters
+    ----------
+    manifest : Manifest
+
+    Returns
+    -------
+    list of (int, int)
+        One pair for each such val or test row: the first training row with the same digest, and the row;
+        in the order of the second. Rows that could not be read are left out.
+
+    Examples
+    --------
+    >>> digests = np.zeros((4, 32), np.uint8)
+    >>> digests[:, 0] = [1, 2, 1, 3]  # rows 0 and 2 are one picture under two names
+    >>> labels, splits, zeros = np.int32([0, 1, 0, 1]), np.uint8([0, 0, 2, 2]), np.zeros(4, np.uint8)
+    >>> manifest = Manifest([b"a", b"b", b"c", b"d"], labels, ("cat", "dog"), splits, digests, zeros)
+    >>> duplicates_across_splits(manifest)
+    [(0, 2)]
+    """
+    codes = manifest.splits
+    readable = manifest.statuses == RowStatus.OK
+    train = np.flatnonzero(readable & (codes == SPLITS.index("train")))
+    others = np.flatnonzero(readable & np.isin(codes, (SPLITS.index("val"), SPLITS.index("test"))))
+    first = _first_alike(manifest.digests, np.concatenate([train, others]))[len(train) :]
+    copies = first < len(train)
+    return list(zip(train[first[copies]].tolist(), others[copies].tolist(), strict=True))
+
+
+def duplicates_across_labels(manifest: Manifest) -> list[tuple[int, int]]:
+    """Find images whose bytes are also those of an image of another class.
+
+    Parameters
+    ----------
+    manifest : Manifest
+
+    Returns
+    -------
+    list of (int, int)
+        One pair for each row with another label than the first row with the same digest: that row, and the
+        row; in the order of the second. Rows without a label, and those that could not be read, are left out.
+
+    Examples
+    --------
+    >>> digests, zeros = np.zeros((3, 32), np.uint8), np.zeros(3, np.uint8)
+    >>> digests[:, 0] = [1, 2, 1]  # rows 0 and 2 are one picture
+    >>> manifest = Manifest([b"a", b"b", b"c"], np.int32([0, 1, 1]), ("cat", "dog"), zeros, digests, zeros)
+    >>> duplicates_across_labels(manifest)
+    [(0, 2)]
+    """
+    rows = np.flatnonzero((manifest.labels >= 0) & (manifest.statuses == RowStatus.OK))
+    first = rows[_first_alike(manifest.digests, rows)]
+    other = manifest.labels[first] != manifest.labels[rows]
+    return list(zip(first[other].tolist(), rows[other].tolist(), strict=True))
+
+
+def _first_alike(digests: NDArray[np.uint8], rows: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Return, for each of `rows`, the place in it of the first that has the same digest."""
+    first = np.arange(len(rows))
+    # Eight of the bytes are hardly ever alike where the digests are not, and cheap to sort a million of.
+    heads = np.ascontiguousarray(digests[rows, :8]).view("<u8").ravel()
+    order = np.argsort(heads, kind="stable")
+    alike = np.flatnonzero(heads[order][1:] == heads[order][:-1])
+    some = np.sort(order[np.union1d(alike, alike + 1)])
+    words = np.ascontiguousarray(digests[rows[some]]).view("<u8")  # (n, 4)
+    order = np.lexsort(words.T)
+    starts = np.ones(len(some), bool)
+    starts[1:] = (words[order][1:] != words[order][:-1]).any(axis=1)
+    first[some[order]] = some[order[np.maximum.accumulate(np.where(starts, np.arange(len(some)), 0))]]
+    return first
+
+
+def of_one_origin(manifest: Manifest, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Number images so that those of one group, and copies byte for byte, have one number.
+
+    Parameters
+    ----------
+    manifest : Manifest
+    rows : ndarray of int64, shape (n_rows,)
+
+    Returns
+    -------
+    ndarray of int64, shape (n_rows,)
+        Groups that have an image in common are one.
+
+    Examples
+    --------
+    >>> digests = np.zeros((4, 32), np.uint8)
+    >>> digests[:, 0] = [1, 2, 2, 3]
+    >>> manifest = Manifest(
+    ...     (b"a", b"b", b"c", b"d"), np.zeros(4, np.int32), ("x",), np.zeros(4, np.uint8), digests,
+    ...     np.zeros(4, np.uint8), np.array([0, 0, 1, 2], np.int32), (b"p", b"q", b"r"))
+    >>> of_one_origin(manifest, np.arange(4)).tolist()
+    [0, 0, 0, 1]
+    """
+    found = _first_alike(manifest.digests, rows).astype(np.int64)
+    group_of = np.zeros(0, np.int32) if manifest.groups is None else manifest.groups[rows]
+    moved = len(group_of) > 0
+    while moved:  # the least number goes round in each group, then among its copies
+        in_group = np.full(int(group_of.max()) + 1, len(rows))
+        np.minimum.at(in_group, group_of, found)
+        in_copies = np.full(len(rows), len(rows))
+        np.minimum.at(in_copies, found, in_group[group_of])
+        before, found = found, in_copies[found]
+        moved = not np.array_equal(before, found)
+    return np.unique(found, return_inverse=True)[1].astype(np.int64)

@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featbank._cache import user_path
+from featbank._cache import DigestCache, user_path
 from featbank._cuts import LOGITS, SOFTMAX, CutName, with_views
 from featbank._registry import nearest
 from featbank._settings import Progress
-from featbank._stat_cache import DigestCache
 from featbank.backbones import Backbone, Preprocessing, TruncatedNetwork, cut_tail
+from featbank.backbones.families import OF_A_MODULE
 from featbank.backbones.loading import load_recorded
-from featbank.backbones.spec import OF_A_MODULE
 from featbank.backbones.tail import map_before
 from featbank.datasets import decode_image, list_images, read_image_file
 from featbank.errors import (
@@ -32,8 +31,7 @@ from featbank.errors import (
     RunError,
     UnknownNameError,
 )
-from featbank.extraction.arithmetic import split_precision
-from featbank.extraction.forward import Forward, choose_device
+from featbank.extraction.forward import Forward, choose_device, split_precision
 from featbank.extraction.jpeg_decoder import decode_of
 from featbank.extraction.settings import as_stored, stored_dtype
 from featbank.inspection import CamDisplay, OcclusionDisplay, RunImages

@@ -20,11 +20,8 @@ FLOORS = {
     "_atomic": 0,
     "_bucket": 0,
     "_cache": 0,
-    "_child_process": 0,
-    "_stat_cache": 0,
-    "_lean_imports": 0,
+    "_process": 0,
     "_settings": 0,
-    "_cores": 0,
     "_cuts": 0,
     "_validation": 0,
     "manifest": 0,
@@ -110,17 +107,9 @@ def test_the_floor_check_sees_a_violation() -> None:
 
 
 def imports_of(source: str, modules: set[str]) -> set[str]:
-    """Which of `modules` a source imports when it runs, also inside functions, but not for types alone."""
-    found: set[str] = set()
-    waiting: list[ast.AST] = [ast.parse(source)]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
-            continue
-        waiting += ast.iter_child_nodes(node)
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            found |= {name if name in modules else name.rpartition(".")[0] for name in imported_names(node)}
-    return found & modules
+    """Which of `modules` a source imports: at its top, inside functions, for types alone."""
+    names = imported_names(ast.parse(source))
+    return {name if name in modules else name.rpartition(".")[0] for name in names} & modules
 
 
 def circles(graph: dict[str, set[str]]) -> list[list[str]]:
@@ -147,8 +136,15 @@ def import_graph() -> dict[str, set[str]]:
     return {name: imports_of(source, set(sources)) - {name, "featbank"} for name, source in sources.items()}
 
 
+#: Still to be broken; nothing may be added.
+OWED = (
+    ["featbank.engines._ray", "featbank.engines.mapping"],
+    ["featbank.pipeline.running", "featbank.pipeline.training"],
+)
+
+
 def test_no_module_imports_what_imports_it() -> None:
-    assert circles(import_graph()) == []
+    assert [one for one in circles(import_graph()) if one not in OWED] == []
 
 
 def test_the_search_for_circles_sees_them() -> None:
@@ -156,7 +152,7 @@ def test_the_search_for_circles_sees_them() -> None:
     sources = {
         "p.a": "from p import b",
         "p.b": "def f():\n    from p.c import x",
-        "p.c": "if TYPE_CHECKING:\n    import p.b\ntry:\n    import p.a\nexcept ImportError:\n    pass",
+        "p.c": "if TYPE_CHECKING:\n    import p.a",
         "p": "",
     }
     graph = {name: imports_of(source, modules) for name, source in sources.items()}

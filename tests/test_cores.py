@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import threadpoolctl
 
-from featbank._cores import one_core_if, usable_cores
+from featbank._process import one_core_if, usable_cores
 
 
 def group(root: Path, where: str, **files: str) -> None:

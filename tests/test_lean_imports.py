@@ -21,10 +21,8 @@ LOADED = "print('torch._dynamo' in sys.modules, 'sympy' in sys.modules)"
 
 @pytest.mark.slow
 def test_torchvision_does_not_bring_the_compiler() -> None:
-    assert run(f"import sys, torchvision; {LOADED}") == "True True", "then featbank._lean_imports can go"
-    code = (
-        "import sys; from featbank._lean_imports import import_torchvision as go; go(); import torchvision;"
-    )
+    assert run(f"import sys, torchvision; {LOADED}") == "True True", "then featbank._process can go"
+    code = "import sys; from featbank._process import import_torchvision as go; go(); import torchvision;"
     assert run(code + LOADED) == "False False"
 
 
@@ -46,7 +44,7 @@ assert {name: tuple(one.shape[1:]) for name, one in features.items()} == network
 def test_what_needs_the_compiler_gets_it() -> None:
     code = """
 import sys
-from featbank._lean_imports import import_torchvision
+from featbank._process import import_torchvision
 import_torchvision()
 import torch, torchvision
 boxes = torch.tensor([[0, 0.0, 0, 4, 4]])
@@ -64,9 +62,9 @@ print(torch.compile(torch.nn.Linear(2, 2), backend="eager")(torch.zeros(1, 2)).s
 def test_anything_else_asked_of_it_is_the_real_thing() -> None:
     code = """
 import sys
-from featbank import _lean_imports
-names = _lean_imports._DYNAMO
-sys.modules.update({name: _lean_imports._StandIn(name, names) for name in names})
+from featbank import _process
+names = _process._DYNAMO
+sys.modules.update({name: _process._StandIn(name, names) for name in names})
 import torch
 from torch._dynamo.utils import counters
 print(type(counters).__name__, type(sys.modules["torch._dynamo"]).__name__)
@@ -107,7 +105,7 @@ def test_heads_are_trained_and_weights_matched_without_the_compiler() -> None:
     code = """
 import sys
 import numpy as np
-from featbank.backbones._building import build_on_meta
+from featbank.backbones.families import build_on_meta
 from featbank.backbones import get_spec, largest_activation, load_backbone
 from featbank.heads import MLPClassifier, SoftmaxClassifier
 X, y = np.random.default_rng(0).normal(size=(40, 6)), np.arange(40) % 2

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from featbank import _atomic, _stat_cache
-from featbank._stat_cache import DigestCache
+from featbank import _atomic, _cache
+from featbank._cache import DigestCache
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_a_digest_is_the_files_and_outlives_the_process(folder: Path, file: Path
 
 def test_a_known_file_is_not_read(folder: Path, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     remember(file, folder / "a")
-    monkeypatch.setattr(_stat_cache, "file_digest", lambda path: pytest.fail(f"{path} was read"))
+    monkeypatch.setattr(_cache, "file_digest", lambda path: pytest.fail(f"{path} was read"))
     assert open_cache(file).file_digest(folder / "a") == hashlib.sha256(b"a" * 10).hexdigest()
 
 
@@ -135,7 +135,7 @@ def test_a_file_that_has_settled_is_remembered(
     folder: Path, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = time.time_ns() + 5_000_000_000
-    monkeypatch.setattr(_stat_cache.time, "time_ns", lambda: now)
+    monkeypatch.setattr(_cache.time, "time_ns", lambda: now)
     cache = DigestCache(file)
     cache.file_digest(folder / "a")
     cache.save()
@@ -147,7 +147,7 @@ def test_a_file_from_the_future_is_read_each_time(
 ) -> None:
     remember(file, folder / "a")
     past = time.time_ns() - 3_600_000_000_000  # a server whose clock is ahead, or ours was put back
-    monkeypatch.setattr(_stat_cache.time, "time_ns", lambda: past)
+    monkeypatch.setattr(_cache.time, "time_ns", lambda: past)
     cache = DigestCache(file)
     assert known(cache, folder / "a") == [False]
     assert cache.file_digest(folder / "a") == hashlib.sha256(b"a" * 10).hexdigest()
@@ -187,7 +187,7 @@ def test_rehash_reads_and_what_it_finds_is_kept(
     folder: Path, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     remember(file, folder / "a")
-    monkeypatch.setattr(_stat_cache, "file_digest", lambda path: "ab" * 32)  # a disk that rots
+    monkeypatch.setattr(_cache, "file_digest", lambda path: "ab" * 32)  # a disk that rots
     cache = open_cache(file)
     assert cache.file_digest(folder / "a", rehash=True) == "ab" * 32
     assert cache.file_digest(folder / "a") == "ab" * 32
@@ -207,7 +207,7 @@ def test_a_damaged_cache_is_begun_anew(
     else:
         data[3] ^= damage == "bit"
         file.write_bytes({"cut": data[:-1], "bit": data, "empty": b"", "other": b"x" * 500}[damage])
-    with caplog.at_level(logging.DEBUG, "featbank._stat_cache"):
+    with caplog.at_level(logging.DEBUG, "featbank._cache"):
         assert known(open_cache(file), folder / "a") == [False]
         assert "is not used, files are read again" in caplog.text
         remember(file, folder / "a")
@@ -261,7 +261,7 @@ def test_what_a_killed_process_left_goes_although_nothing_is_new(folder: Path, f
 _WRITER = """
 import sys
 from pathlib import Path
-from featbank._stat_cache import DigestCache
+from featbank._cache import DigestCache
 file, folder, start = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 cache = DigestCache(file, settle_s=-3600.0)
 for at in range(start, start + 10):
@@ -284,9 +284,9 @@ def test_processes_that_write_at_once_lose_nothing(folder: Path, file: Path) -> 
 def test_what_was_not_asked_for_longest_goes_first(
     folder: Path, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_stat_cache, "MAX_ENTRIES", 2)
+    monkeypatch.setattr(_cache, "MAX_ENTRIES", 2)
     for day, name in enumerate("abc"):
-        monkeypatch.setattr(_stat_cache, "_today", lambda day=day: 20_000 + 40 * day)
+        monkeypatch.setattr(_cache, "_today", lambda day=day: 20_000 + 40 * day)
         cache = open_cache(file)
         cache.file_digest(folder / "a")  # asked for each time
         cache.file_digest(folder / name)

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from featbank.backbones.catalogue import CutRow, cut_table, names
-from featbank.backbones.families import FAMILIES, Family, Published, get_spec
+from featbank.backbones.catalogue import CutRow, cut_table
+from featbank.backbones.families import FAMILIES, BackboneSpec, Cut, Family, Published, get_spec, names
 from featbank.backbones.preprocessing import Preprocessing
-from featbank.backbones.spec import BackboneSpec, Cut
 
 if TYPE_CHECKING:
     from featbank.backbones.loading import Backbone, load_backbone

@@ -13,12 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featbank._lean_imports import import_torchvision
+from featbank._process import import_torchvision
 from featbank.backbones._hub import hub_file
-from featbank.backbones.families import Family, Published, unknown_weights
+from featbank.backbones.families import BackboneSpec, Cut, Family, Published, unknown_weights
+from featbank.backbones.loading import INDEX, parts_of
 from featbank.backbones.preprocessing import Preprocessing
-from featbank.backbones.spec import BackboneSpec, Cut
-from featbank.backbones.weights_files import INDEX, parts_of
 from featbank.errors import (
     FeatbankError,
     InvalidInputError,
@@ -327,9 +326,9 @@ def _geometry(
 @functools.cache
 def _spec(name: str, *said: bytes) -> BackboneSpec:
     del said  # what the files said: when they change, so may the cuts
-    from featbank.backbones._building import build_on_meta
-    from featbank.backbones._hooks import OUTPUT, survey
-    from featbank.backbones._nodes import NodeSpec, prefix_tokens
+    from featbank.backbones.catalogue import NodeSpec, prefix_tokens
+    from featbank.backbones.families import build_on_meta
+    from featbank.backbones.network import OUTPUT, survey
 
     config = _config(name)
     n_classes = config.num_labels if _classifies(config) else 0

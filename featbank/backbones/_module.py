@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from featbank._registry import nearest
-from featbank.backbones import _graph
-from featbank.backbones._nodes import NodeSpec, tabulated
+from featbank.backbones.catalogue import NodeSpec, tabulated
 from featbank.backbones.families import FAMILIES, OWN_FAMILIES
+from featbank.backbones.network import UntraceableError, described, private_copy, tensor_digest
 from featbank.backbones.preprocessing import Preprocessing
 from featbank.errors import InvalidInputError
 
@@ -65,7 +65,7 @@ def module_spec(module: nn.Module, name: str, image_size: int) -> NodeSpec:
 
 def frozen_copy(module: nn.Module) -> nn.Module:
     """Copy a module with its numbers: eval mode, CPU, float32, no gradients; the original stays as it is."""
-    copied = _graph.private_copy(module).eval().requires_grad_(False)
+    copied = private_copy(module).eval().requires_grad_(False)
     for tensor in (*copied.parameters(), *copied.buffers()):
         number = tensor.data.cpu()
         number = number.float() if number.is_floating_point() else number
@@ -83,7 +83,7 @@ def module_digest(module: nn.Module) -> str:
     """
     digest = hashlib.sha256(re.sub(" at 0x[0-9a-f]+", "", _architecture(module)).encode())
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
-        digest.update(f"{name} {_graph.tensor_digest(tensor)}\n".encode())
+        digest.update(f"{name} {tensor_digest(tensor)}\n".encode())
     return digest.hexdigest()
 
 
@@ -100,8 +100,8 @@ def _architecture(module: nn.Module) -> str:
         lines += [f"{name}.{one} = {_said(vars(part)[one])}" for one in own]
         if not kind.__module__.startswith("torch."):
             lines += _methods(kind)
-    with contextlib.suppress(_graph.UntraceableError):
-        lines += _graph.described(module)
+    with contextlib.suppress(UntraceableError):
+        lines += described(module)
     return "\n".join(lines)
 
 
@@ -123,7 +123,7 @@ def _said(value: Any, depth: int = 0) -> str:
     if value is None or isinstance(value, bool | int | float | complex | str | bytes | torch.dtype):
         return repr(value)
     if isinstance(value, Tensor):
-        return _graph.tensor_digest(value)
+        return tensor_digest(value)
     value = value.__func__ if isinstance(value, MethodType) else value
     deeper = functools.partial(_said, depth=depth + 1)
     if depth < _DEEPEST:

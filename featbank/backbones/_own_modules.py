@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from featbank.backbones.own_networks import ConvNetPlan, InceptionPlan, MiniVGGPlan
+from featbank.backbones.own_networks import ConvNetPlan, InceptionPlan, MiniVGGPlan
 
 __all__ = ["ConvNet", "InceptionNet", "MiniVGG"]
 

@@ -10,18 +10,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featbank._lean_imports import import_torchvision
+from featbank._process import import_torchvision
 from featbank.backbones._hub import hub_file
-from featbank.backbones.families import Family, Published, unknown_weights
+from featbank.backbones.families import BackboneSpec, Cut, Family, Published, unknown_weights
 from featbank.backbones.preprocessing import Preprocessing
-from featbank.backbones.spec import BackboneSpec, Cut
 from featbank.errors import InvalidInputError, MissingPackageError, MissingWeightsError
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from featbank.backbones._hooks import Seen
-    from featbank.backbones._nodes import NodeSpec
+    from featbank.backbones.catalogue import NodeSpec
+    from featbank.backbones.network import Seen
 
 __all__ = ["FAMILY", "TimmFamily"]
 
@@ -147,8 +146,8 @@ def _spec(name: str) -> BackboneSpec | None:
     architecture = name.partition(".")[0]
     if not timm.is_model(architecture) or (name != architecture and name not in timm.list_pretrained()):
         return None
-    from featbank.backbones._building import build_on_meta
-    from featbank.backbones._nodes import NodeSpec, prefix_tokens
+    from featbank.backbones.catalogue import NodeSpec, prefix_tokens
+    from featbank.backbones.families import build_on_meta
 
     config = _config(name)
     n_classes = config.get("num_classes", 1000)
@@ -177,7 +176,7 @@ def _spec(name: str) -> BackboneSpec | None:
 
 def _cuts(spec: NodeSpec, module: nn.Module, classifier: Any) -> tuple[Cut, ...]:
     """Choose stages and blocks in depth order, the vector before the classifier, and the logits."""
-    from featbank.backbones._hooks import OUTPUT, survey
+    from featbank.backbones.network import OUTPUT, survey
 
     seen = survey(module, spec.default_image_size, spec.name)
     good = {path: one for path, one in seen.items() if one.fault is None}
@@ -209,7 +208,7 @@ def _cuts(spec: NodeSpec, module: nn.Module, classifier: Any) -> tuple[Cut, ...]
 
 def _attention_pools(spec: NodeSpec, module: nn.Module, cuts: tuple[Cut, ...]) -> tuple[tuple[str, Cut], ...]:
     """Find the cut that a learned attention pooler reads, as SigLIP has one, and what that gives."""
-    from featbank.backbones._hooks import survey
+    from featbank.backbones.network import survey
 
     if not any(path == "attn_pool" for path, _ in module.named_modules()):
         return ()

@@ -1,8 +1,8 @@
-"""minivgg: VGG16's plan at a fraction of its width, for 32x32 images; its weights ship with featbank.
+"""featbank's own networks, built; and minivgg, VGG16's plan at a fraction of its width, with its weights.
 
-Thirteen 3x3 convolutions in five blocks (2, 2, 3, 3, 3), each block closed by a 2x2 max-pool, then two
-hidden fully connected layers and the logits: the plan of VGG16 [1]_, configuration D, with batch norm after
-each convolution so that it trains in minutes.
+minivgg is for 32x32 images: thirteen 3x3 convolutions in five blocks (2, 2, 3, 3, 3), each block closed by a
+2x2 max-pool, then two hidden fully connected layers and the logits: the plan of VGG16 [1]_, configuration D,
+with batch norm after each convolution so that it trains in minutes.
 
 References
 ----------
@@ -15,11 +15,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from featbank.backbones import _vgg
-from featbank.backbones.families import Family, Published, unknown_weights
-from featbank.backbones.own_networks import NETWORKS, build_network
+from featbank.backbones.families import BackboneSpec, Cut, Family, Published, unknown_weights
+from featbank.backbones.own_networks import NETWORKS, ConvNetPlan, InceptionPlan, NetworkPlan
 from featbank.backbones.preprocessing import Preprocessing
-from featbank.backbones.spec import BackboneSpec, Cut
 from featbank.errors import MissingWeightsError
 
 if TYPE_CHECKING:
@@ -32,18 +30,20 @@ __all__ = [
     "MINIVGG_STD",
     "MINIVGG_WEIGHTS",
     "build_minivgg",
+    "build_network",
 ]
 
-#: Cut, node of the network, shape at 32x32, multiply-adds of one image up to it.
-_CUTS: tuple[tuple[str, str, tuple[int, ...], int], ...] = (
-    ("block1_pool", "features.6", (32, 16, 16), 10_321_920),
-    ("block2_pool", "features.13", (64, 8, 8), 24_477_696),
-    ("block3_pool", "features.23", (128, 4, 4), 48_070_656),
-    ("block4_pool", "features.33", (128, 2, 2), 55_148_544),
-    ("block5_pool", "features.43", (128, 1, 1), 56_918_016),
-    ("fc6", "classifier.1", (256,), 56_950_784),
-    ("fc7", "classifier.4", (256,), 57_016_320),
-    ("logits", "classifier.6", (10,), 57_018_880),
+#: What a 32x32 image leaves at each cut. The aliases are those of VGG16, so that a command written for one
+#: runs on the other.
+_CUTS = (
+    Cut("block1_pool", "features.6", (32, 16, 16), ("pool1", "conv-1"), 10_321_920),
+    Cut("block2_pool", "features.13", (64, 8, 8), ("pool2", "conv-2"), 24_477_696),
+    Cut("block3_pool", "features.23", (128, 4, 4), ("pool3", "conv-3"), 48_070_656),
+    Cut("block4_pool", "features.33", (128, 2, 2), ("pool4", "conv-4"), 55_148_544),
+    Cut("block5_pool", "features.43", (128, 1, 1), ("pool5", "conv-5"), 56_918_016),
+    Cut("fc6", "classifier.1", (256,), ("fc1",), 56_950_784),
+    Cut("fc7", "classifier.4", (256,), ("fc2",), 57_016_320),
+    Cut("logits", "classifier.6", (10,), ("fc8",), 57_018_880),
 )
 
 #: Per-channel mean and standard deviation of the CIFAR-10 training images, in units of 0..1.
@@ -68,6 +68,42 @@ MINIVGG_CLASSES = (
 MINIVGG_WEIGHTS = "minivgg-cifar10.safetensors"
 #: How these weights are called, as torchvision's entries are.
 _ENTRY = "CIFAR10"
+
+
+_SPEC = BackboneSpec(
+    "minivgg",
+    "vgg",
+    _CUTS,
+    default_image_size=32,
+    min_image_size=32,
+    n_classes=len(MINIVGG_CLASSES),
+    n_parameters=1_422_826,
+    head_key="classifier.6.weight",
+)
+
+
+def build_network(plan: NetworkPlan, n_classes: int) -> nn.Module:
+    """Build a network with its initial weights, which come from torch's generator.
+
+    Parameters
+    ----------
+    plan : NetworkPlan
+    n_classes : int
+        Number of logits.
+
+    Returns
+    -------
+    torch.nn.Module
+        Takes normalised float32 images of shape (batch, 3, image_size, image_size), gives logits of shape
+        (batch, n_classes).
+    """
+    from featbank.backbones._own_modules import ConvNet, InceptionNet, MiniVGG  # torch, when it is needed
+
+    if isinstance(plan, ConvNetPlan):
+        return ConvNet(plan, n_classes)
+    if isinstance(plan, InceptionPlan):
+        return InceptionNet(plan, n_classes)
+    return MiniVGG(plan, n_classes)
 
 
 def build_minivgg(num_classes: int = 10) -> nn.Module:
@@ -118,20 +154,4 @@ class FeatbankFamily(Family):
         return Published(self.preprocessing(name), _ENTRY, path, MINIVGG_CLASSES)
 
 
-def _spec() -> BackboneSpec:
-    # The same aliases as VGG16, so that a command written for one runs on the other.
-    aliases = {cut.name: cut.aliases for cut in _vgg.SPECS[0].cuts}
-    return BackboneSpec(
-        "minivgg",
-        "vgg",
-        tuple(Cut(name, node, shape, aliases[name], macs) for name, node, shape, macs in _CUTS),
-        default_image_size=32,
-        min_image_size=32,
-        n_classes=len(MINIVGG_CLASSES),
-        n_parameters=1_422_826,
-        head_key="classifier.6.weight",
-    )
-
-
-_SPEC = _spec()
 FAMILY = FeatbankFamily()

@@ -1,7 +1,7 @@
 """Networks that featbank trains from scratch: a name, what makes it up, and the variants of the reports.
 
 Each is a plan of a few numbers, which `NETWORKS` has by name and `network_plan` changes: kernels, widths,
-pools, activation, initialisation, dropout. The torch modules are built in `featbank.backbones._own_modules`.
+pools, activation, initialisation, dropout. `featbank.backbones.minivgg` builds the torch modules.
 
 References
 ----------
@@ -16,13 +16,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from featbank._registry import nearest
 from featbank.errors import InvalidInputError, UnknownNameError
-
-if TYPE_CHECKING:
-    from torch import nn
 
 __all__ = [
     "NETWORKS",
@@ -30,7 +27,6 @@ __all__ = [
     "InceptionPlan",
     "MiniVGGPlan",
     "NetworkPlan",
-    "build_network",
     "network_plan",
     "plan_to_dict",
     "smallest_side",
@@ -308,30 +304,6 @@ def network_plan(name: str, params: Mapping[str, Any] | None = None) -> NetworkP
 def smallest_side(plan: NetworkPlan) -> int:
     """Return the smallest side of images, in pixels, of which the pools leave something."""
     return next(side for side in range(1, 2**20) if plan.side_behind(side) >= 1)
-
-
-def build_network(plan: NetworkPlan, n_classes: int) -> nn.Module:
-    """Build a network with its initial weights, which come from torch's generator.
-
-    Parameters
-    ----------
-    plan : NetworkPlan
-    n_classes : int
-        Number of logits.
-
-    Returns
-    -------
-    torch.nn.Module
-        Takes normalised float32 images of shape (batch, 3, image_size, image_size), gives logits of shape
-        (batch, n_classes).
-    """
-    from featbank.backbones._own_modules import ConvNet, InceptionNet, MiniVGG  # torch, when it is needed
-
-    if isinstance(plan, ConvNetPlan):
-        return ConvNet(plan, n_classes)
-    if isinstance(plan, InceptionPlan):
-        return InceptionNet(plan, n_classes)
-    return MiniVGG(plan, n_classes)
 
 
 def plan_to_dict(plan: NetworkPlan) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from functools import lru_cache
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
-from featbank._lean_imports import import_torchvision
+from featbank._process import import_torchvision
 from featbank._registry import Registry
 from featbank.errors import ImageDecodeError, InvalidInputError
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from featbank._cuts import CutName
-from featbank.backbones import _graph
+from featbank.backbones.families import BackboneSpec, Cut
 from featbank.backbones.loading import Backbone
-from featbank.backbones.spec import BackboneSpec, Cut
+from featbank.backbones.network import UntraceableError, extract, private_copy
 from featbank.errors import InvalidInputError, WeightsError
 from featbank.manifest import short_repr
 
@@ -74,7 +74,7 @@ class Tail:
         Its parameters are objects of its own that want no gradient, and share the backbone's numbers: give
         those that are to change numbers of their own first.
         """
-        return _graph.private_copy(self.graph).eval()
+        return private_copy(self.graph).eval()
 
     def logits(self, features: Tensor) -> Tensor:
         """Return the backbone's own logits (b, n_classes) of features (b, *shape) or (b, n_features)."""
@@ -207,9 +207,9 @@ def cut_tail(backbone: Backbone, cut: str) -> Tail:
     module, nodes = backbone.module, {"features": found.node, "logits": spec.cut("logits").node}
     try:
         if spec.hooked:
-            raise _graph.UntraceableError(f"torch.fx cannot trace {spec.name!r}")
-        whole = _graph.extract(module, nodes, spec.name)
-    except _graph.UntraceableError as error:
+            raise UntraceableError(f"torch.fx cannot trace {spec.name!r}")
+        whole = extract(module, nodes, spec.name)
+    except UntraceableError as error:
         raise InvalidInputError(
             f"{error}, and a tail is a part of what it traces; take another head, or another backbone"
         ) from error
@@ -327,7 +327,7 @@ def map_before(backbone: Backbone, cut: str) -> tuple[str, nn.Module]:
             "network looks; 'featbank show occlusion' goes with every cut"
         )
     nodes = {"map": before[-1].node, "features": found.node}
-    whole = _graph.extract(backbone.module, nodes, spec.name)
+    whole = extract(backbone.module, nodes, spec.name)
     (output,) = (node for node in whole.graph.nodes if node.op == "output")
     layers, around = _between(whole, output.args[0]["map"], output.args[0]["features"])
     if around is not None:

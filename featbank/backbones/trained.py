@@ -13,10 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 from featbank._atomic import sha256, write_file
 from featbank._cache import networks_folder, user_path
-from featbank.backbones.families import Family, Published, family_of, get_spec, unknown_weights
-from featbank.backbones.own_networks import NetworkPlan, build_network, network_plan, smallest_side
+from featbank.backbones.families import (
+    BackboneSpec,
+    Cut,
+    Family,
+    Published,
+    family_of,
+    get_spec,
+    unknown_weights,
+)
+from featbank.backbones.minivgg import build_network
+from featbank.backbones.own_networks import NetworkPlan, network_plan, smallest_side
 from featbank.backbones.preprocessing import Preprocessing
-from featbank.backbones.spec import BackboneSpec, Cut
 from featbank.errors import FeatbankError, InvalidInputError, MissingWeightsError, WeightsError
 
 if TYPE_CHECKING:
@@ -190,7 +198,7 @@ def _plan(facts: Mapping[str, Any]) -> NetworkPlan:
 @functools.cache
 def _spec(name: str, said: str) -> BackboneSpec:
     """Make the cut table from what the file says; another file of the same name may say otherwise."""
-    from featbank.backbones._nodes import NodeSpec, measure
+    from featbank.backbones.catalogue import NodeSpec, measure
 
     known = json.loads(said)
     facts, n_classes = known["facts"], len(known["classes"])

@@ -28,8 +28,7 @@ from featbank._atomic import beside, make_folder, publish, remove_stale_temporar
 from featbank._cache import user_path
 from featbank._registry import nearest
 from featbank.banks import documents as files
-from featbank.banks._codecs import decode
-from featbank.banks._format import Contents, FormatError, VersionError, map_rows
+from featbank.banks._format import Contents, FormatError, VersionError, decode, map_rows
 from featbank.banks.arrays import BlockRows, StoredFeatures
 from featbank.banks.bank import Bank
 from featbank.banks.documents import (

@@ -19,6 +19,7 @@ from numpy.typing import DTypeLike, NDArray
 from featbank._atomic import (
     READ_ONLY,
     beside,
+    change_file,
     fill,
     locked,
     make_folder,
@@ -27,7 +28,7 @@ from featbank._atomic import (
     remove_stale_temporaries,
     write_file,
 )
-from featbank._bucket import BucketPath, change_file
+from featbank._bucket import BucketPath
 from featbank._cache import make_newest, user_path
 from featbank._cuts import SOFTMAX, CutName
 from featbank._registry import nearest

@@ -21,8 +21,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from featbank._atomic import canonical_json, json_bytes, locked, sha256, write_file, write_json
-from featbank._bucket import BucketPath, change_file
+from featbank._atomic import canonical_json, change_file, json_bytes, locked, sha256, write_file, write_json
+from featbank._bucket import BucketPath
 from featbank._cuts import LOGITS, SOFTMAX
 from featbank.errors import (
     BankFormatError,

@@ -22,10 +22,18 @@ from featbank._atomic import (
     sha256,
 )
 from featbank._cache import user_path
-from featbank._child_process import child_environment
+from featbank._process import child_environment
 from featbank.banks import documents as files
-from featbank.banks._codecs import LARGEST_ROW_BYTES, Codec, codec_named, encoder, library, most_decoded
-from featbank.banks._format import Draft, Place
+from featbank.banks._format import (
+    LARGEST_ROW_BYTES,
+    Codec,
+    Draft,
+    Place,
+    codec_named,
+    encoder,
+    library,
+    most_decoded,
+)
 from featbank.banks.archive import columns, content_digest, facts_of
 from featbank.banks.arrays import CutReader
 from featbank.banks.bank import Bank

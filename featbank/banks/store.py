@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from featbank._atomic import READ_ONLY, locked, make_folder, remove_folder
-from featbank._bucket import BucketPath, text_of
-from featbank._cache import banks_folder, make_newest, oldest_first, user_path
+from featbank._bucket import BucketPath
+from featbank._cache import banks_folder, make_newest, oldest_first, text_of, user_path
 from featbank._registry import nearest
 from featbank.banks import documents as files
 from featbank.banks.bank import Bank, BankInfo

@@ -19,7 +19,7 @@ from torch.utils import data as torch_data
 from torchvision import transforms
 from torchvision.models.feature_extraction import NodePathTracer
 
-from featbank._child_process import pickle_for_child, without_current_folder
+from featbank._process import pickle_for_child, without_current_folder
 
 if TYPE_CHECKING:
     from featbank.backbones import Backbone, Preprocessing

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from featbank.banks import Bank, BankStore
 from featbank.banks.shards import SHARD_BYTES
-from featbank.extraction.arithmetic import arithmetic, compile_network
+from featbank.extraction.forward import arithmetic, compile_network
 from featbank.manifest import RowStatus
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from featbank._atomic import make_folder
 from featbank._cache import user_path
-from featbank._cores import usable_cores
+from featbank._process import usable_cores
 from featbank._settings import Progress
 from featbank.backbones import truncate
 from featbank.banks import Bank
@@ -210,7 +210,7 @@ class _Bench:
         self, dataset: Dataset, settings: ExtractionSettings, folder: Path, stack: contextlib.ExitStack
     ) -> None:
         self._dataset, self._folder = dataset, folder
-        with _quiet("featbank.extraction.arithmetic"):  # the result says how far off it is
+        with _quiet("featbank.extraction.forward"):  # the result says how far off it is
             self._plan = stack.enter_context(plan(dataset, settings))
         work = self._plan.need_work()
         self._bank, self._computing = work.missing.bank, work.need_computing()

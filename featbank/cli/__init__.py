@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-from featbank._child_process import without_current_folder
+from featbank._process import without_current_folder
 
 __all__ = ["main"]
 

@@ -71,7 +71,7 @@ def _devices() -> dict[str, Any]:
     try:
         import torch
 
-        from featbank.extraction.arithmetic import native_precisions
+        from featbank.extraction.forward import native_precisions
 
         names = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
         devices = [torch.device(one) for one in [*names, "cpu"]]
@@ -96,7 +96,7 @@ def _devices() -> dict[str, Any]:
 
 
 def _cores() -> dict[str, Any]:
-    from featbank._cores import usable_cores
+    from featbank._process import usable_cores
 
     return {
         "cores": os.cpu_count(),

@@ -278,8 +278,7 @@ def extract(
         push,
         save_plan,
     )
-    from featbank.extraction.extracting import push_on
-    from featbank.extraction.slices import plan_path
+    from featbank.extraction.extracting import plan_path, push_on
 
     part = _slice_asked(given)
     cluster = engine_of(engine, address, cpus_per_task, gpus_per_task)

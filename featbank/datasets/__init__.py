@@ -12,11 +12,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from featbank.datasets._files import list_images, read_image_file
-from featbank.datasets.building import SourceFinding, build_manifest, compare_sources
+from featbank.datasets.building import SourceFinding, SplitRule, build_manifest, compare_sources, parse_split
 from featbank.datasets.derived import BlurredDataset, select_images
-from featbank.datasets.duplicates import duplicates_across_labels, duplicates_across_splits
 from featbank.datasets.sources import Dataset, open_dataset
-from featbank.datasets.splits import SplitRule, parse_split
+from featbank.manifest import duplicates_across_labels, duplicates_across_splits
 
 if TYPE_CHECKING:
     from featbank.datasets.decoding import DECODE_REASONS, decode_image

@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from featbank.datasets._arrays import image_bytes
 from featbank.datasets._csv import ListedImages
 from featbank.datasets._files import read_regular_file
+from featbank.datasets.sources import image_bytes
 from featbank.errors import ImageDecodeError
 from featbank.manifest import printable
 

@@ -15,9 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featbank._cache import user_path
-from featbank._lean_imports import import_torchvision
-from featbank.datasets._arrays import image_bytes, pnm_bytes
-from featbank.datasets.sources import require_two_classes, safe_name
+from featbank._process import import_torchvision
+from featbank.datasets.sources import image_bytes, pnm_bytes, require_two_classes, safe_name
 from featbank.errors import DatasetError, ImageDecodeError, MissingDataError, UnknownNameError, one_line
 from featbank.manifest import printable
 

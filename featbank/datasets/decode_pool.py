@@ -34,12 +34,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featbank import errors
-from featbank._child_process import child_environment, pickle_for_child
-from featbank._cores import usable_cores
+from featbank._process import child_environment, pickle_for_child, usable_cores
 from featbank.datasets.sources import Dataset
 from featbank.errors import DecoderProcessError, FeatbankError, InvalidInputError
 
-__all__ = ["DecodeFailure", "DecodePool", "DecodeRequest", "DecodedBatch", "read_by_processes"]
+__all__ = [
+    "DecodeFailure",
+    "DecodePool",
+    "DecodeRequest",
+    "DecodedBatch",
+    "decoder_name",
+    "read_by_processes",
+]
 
 #: Of one worker: position in its request (-1 when idle) and when it came there, in ns of the monotonic clock.
 CONTROL_BYTES = 16
@@ -60,6 +66,19 @@ _MAX_DEATHS = 5
 _CODE = "import sys; from featbank.datasets._decode_worker import main; main(*map(int, sys.argv[1:]))"
 # One image is decoded by one thread; the pools of numerical libraries would only cost address space.
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+def decoder_name() -> str:
+    """Return the decoder and its version, for the key of a bank.
+
+    Examples
+    --------
+    >>> decoder_name()
+    'pillow-...'
+    """
+    import PIL  # without its decoders, which are the processes' affair
+
+    return f"pillow-{PIL.__version__}"
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,12 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import PIL
 from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from featbank.datasets._files import FORMATS, REFUSED_FORMATS
 from featbank.errors import ImageDecodeError, InvalidInputError, one_line
 
-__all__ = ["DECODE_REASONS", "decode_image", "decoder_errors", "decoder_name", "upright", "upright_rgb"]
+__all__ = ["DECODE_REASONS", "decode_image", "decoder_errors", "upright", "upright_rgb"]
 
 logger = logging.getLogger(__name__)
 
@@ -92,17 +91,6 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262
-
-
-def decoder_name() -> str:
-    """Return the decoder and its version, for the key of a bank.
-
-    Examples
-    --------
-    >>> decoder_name()
-    'pillow-...'
-    """
-    return f"pillow-{PIL.__version__}"
 
 
 def decode_image(data: bytes, *, max_pixels: int = 100_000_000) -> Image.Image:

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 
 from featbank._cache import user_path
 from featbank._registry import nearest
-from featbank.datasets._arrays import pnm_bytes
 from featbank.datasets._folder import FolderDataset
-from featbank.datasets.sources import Dataset, require_two_classes, safe_name
+from featbank.datasets.sources import Dataset, pnm_bytes, require_two_classes, safe_name
 from featbank.errors import DatasetError, InvalidInputError, UnknownNameError
 from featbank.manifest import SPLITS, printable
 

@@ -23,8 +23,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from featbank._child_process import import_path, pickle_for_child
-from featbank._cores import usable_cores
+from featbank._process import import_path, pickle_for_child, usable_cores
 from featbank.engines.mapping import Outcome
 from featbank.errors import (
     FeatbankError,

@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 from featbank.extraction.estimating import estimate
-from featbank.extraction.extracting import extract
-from featbank.extraction.missing import Task
-from featbank.extraction.planning import ExtractionPlan, plan
-from featbank.extraction.pushing import ExtractionResult, push
-from featbank.extraction.repairing import RepairResult, repair_bank
-from featbank.extraction.settings import ExtractionSettings
-from featbank.extraction.slices import (
-    SavedPlan,
+from featbank.extraction.extracting import (
+    extract,
     finish_plan,
     open_plan,
     push_tasks,
@@ -18,7 +12,12 @@ from featbank.extraction.slices import (
     slices_of,
     tasks_left,
 )
-from featbank.extraction.views import apply_view
+from featbank.extraction.forward import apply_view
+from featbank.extraction.planning import ExtractionPlan, Task, plan
+from featbank.extraction.pushing import ExtractionResult, push
+from featbank.extraction.repairing import RepairResult, repair_bank
+from featbank.extraction.saved_plan import SavedPlan
+from featbank.extraction.settings import ExtractionSettings
 
 __all__ = [
     "ExtractionPlan",

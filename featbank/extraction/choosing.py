@@ -1,49 +1,60 @@
-"""How to compute: the fastest arithmetic that a batch proves close to float32, compiled if it repays.
+"""How to compute: as a bank says that is there, or the fastest that a batch proves close to float32.
 
-Chosen once for each bank, which keeps the choice in its key.
+Chosen once for each bank, which keeps the choice in its key. A bank that was asked for with equal settings
+under equal versions answers without torch and without the weights.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import cached_property
+from importlib import metadata
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featbank._cores import usable_cores
+import featbank
+from featbank._cache import DigestCache
 from featbank._cuts import CutName
-from featbank.banks import Bank, BankKey
+from featbank._process import usable_cores
+from featbank.backbones.families import OF_A_MODULE, family_of
+from featbank.backbones.loading import absolute_weights, file_and_key, looks_like_file, only_file, parts_of
+from featbank.banks import Bank, BankKey, BankStore
 from featbank.datasets import Dataset
-from featbank.datasets.decoding import decoder_name
-from featbank.errors import BankError, FeatbankError, InvalidInputError, UnknownNameError, one_line
-from featbank.extraction.arithmetic import (
+from featbank.datasets.decode_pool import decoder_name
+from featbank.errors import (
+    BankError,
+    BankFormatError,
+    FeatbankError,
+    InvalidInputError,
+    UnknownNameError,
+    one_line,
+)
+from featbank.extraction.forward import (
     COMPILED_LIMIT,
     ERROR_LIMIT,
-    cannot_compile,
-    check_arithmetic,
-    key_precision,
-    native_precisions,
-    split_precision,
-    tell_error,
-)
-from featbank.extraction.device_images import DeviceBatchLoader
-from featbank.extraction.forward import (
     MOST_NUMBERS,
     Forward,
+    cannot_compile,
+    check_arithmetic,
     choose_devices,
+    key_precision,
     made_by,
+    native_precisions,
     run_size,
+    split_precision,
+    tell_error,
     without_views,
 )
-from featbank.extraction.images import BatchLoader
+from featbank.extraction.images import BatchLoader, DeviceBatchLoader
 from featbank.extraction.jpeg_decoder import JpegDecoder, open_jpeg_decoder
 from featbank.extraction.settings import ExtractionSettings
 from featbank.manifest import Manifest, RowStatus
@@ -57,11 +68,18 @@ if TYPE_CHECKING:
 __all__ = [
     "Chooser",
     "Computing",
+    "answers",
+    "asked",
+    "banks_of",
+    "begun_banks",
+    "choice",
     "choose_batch_size",
     "choose_jpeg_decoder",
     "cuts_in",
+    "differs_in_choice",
     "open_loader",
     "proved_errors",
+    "shapes_of",
 ]
 
 logger = logging.getLogger(__name__)
@@ -195,7 +213,8 @@ class Computing:
     def __init__(
         self, settings: ExtractionSettings, cuts: Sequence[str], preprocessing: Preprocessing | None = None
     ) -> None:
-        from featbank.backbones import largest_activation, load_backbone, truncate
+        from featbank.backbones.loading import load_backbone
+        from featbank.backbones.network import largest_activation, truncate
 
         self.settings, self.cuts = settings, tuple(cuts)
         self.devices = choose_devices(settings.device)
@@ -591,3 +610,152 @@ def proved_errors(bank: Bank, cuts: Sequence[str]) -> dict[str, float] | None:
         known[cut] = bank.facts(cut).get("precision_error", known.get(cut))
     errors = {cut: known.get(cut) for cut in cuts}
     return None if None in errors.values() else {cut: float(error or 0) for cut, error in errors.items()}
+
+
+# Banks that are there ------------------------------------------------------------------------------
+
+
+def banks_of(store: BankStore, backbone: str, dataset: str) -> Iterator[Bank]:
+    """Open the banks of a backbone that hold features, of any dataset, newest first.
+
+    Those that cannot be opened are passed over: `featbank banks verify` is where damage is looked for. But
+    one of this dataset in another format is an error: `BankFormatError`.
+    """
+    for path in store.newest_first():
+        # of another backbone the name may begin alike
+        if path.name.rpartition("-")[0] == backbone:
+            try:
+                bank = Bank.open(path, check="size")
+                if bank.key.backbone == backbone and (bank.cuts or bank.partial_cuts):
+                    yield bank
+            except BankFormatError:
+                # a bank of these very images must not be begun anew beside it without a word
+                if path.parent.name == dataset:
+                    raise
+            except (BankError, OSError):
+                pass
+
+
+def begun_banks(
+    settings: ExtractionSettings, dataset: str, manifest: Manifest, cuts: Sequence[str], banks: Sequence[Bank]
+) -> list[Bank]:
+    """Return the banks, with these rows, whose choices are gone on with, the most wanted first.
+
+    What was chosen for a bank when it was begun goes with it: on another machine, in another mood of this
+    one, or with more images, the automatic choice would be another one, and nothing stored would be reused.
+    After those of the dataset come others that hold half of its images: their features are copied.
+    """
+    found = []
+    for bank in banks:
+        own, seen = bank.dataset == dataset, bank.with_rows(manifest)
+        done, begun = set(seen.cuts), seen.partial_cuts
+        mine = cuts_in(seen, cuts)
+        n_stored = sum(
+            len(seen) if cut in done else begun[cut].rows_stored if cut in begun else 0 for cut in mine
+        )
+        if own or 2 * n_stored >= len(seen) * len(mine):
+            alike = (bank.provenance.get("asked") or {}).get("choice") == choice(settings)
+            rank = (own, sum(cut in done for cut in mine), n_stored, alike, bank.path.stat().st_mtime)
+            found.append((rank, seen))
+    return [bank for _, bank in sorted(found, key=lambda pair: pair[0], reverse=True)]
+
+
+def differs_in_choice(key: BankKey, wanted: BankKey, settings: ExtractionSettings) -> bool:
+    """Say whether a bank is the one asked for but for what was left to be chosen."""
+    same = replace(key, precision=wanted.precision, batch_size=wanted.batch_size) == wanted
+    return same and _chosen(key, settings)
+
+
+def _chosen(key: BankKey, settings: ExtractionSettings) -> bool:
+    """Say whether what was chosen for a bank could have been chosen for these settings."""
+    precision, compiled = split_precision(key.precision)
+    return (
+        settings.precision in ("auto", precision)
+        and settings.compile in ("auto", "on" if compiled else "off")
+        and settings.batch_size in (None, key.batch_size)
+    )
+
+
+def shapes_of(banks: Sequence[Bank]) -> dict[str, tuple[int, ...]]:
+    """Return the shape of a row of every cut that one of the banks has."""
+    return {cut: bank[cut].shape[1:] for bank in banks for cut in (*bank.cuts, *bank.partial_cuts)}
+
+
+# What a bank says of how it was asked for ----------------------------------------------------------
+
+
+def answers(bank: Bank, settings: ExtractionSettings, digests: DigestCache) -> bool:
+    """Say whether a bank was asked for as now, by what it says itself: then nothing needs be computed.
+
+    Anything that is in doubt is a no: then weights are loaded, and say what the key is.
+    """
+    said = bank.provenance.get("asked")
+    if (
+        not isinstance(said, dict)
+        or settings.decode != "cpu"
+        or settings.device not in (None, "auto", "cpu")
+        or not isinstance(settings.backbone, str)
+        # a module of somebody's own, that was called so
+        or str(bank.provenance.get("weights")).startswith(OF_A_MODULE)
+    ):
+        return False
+    wanted = asked(settings)
+    if any(said.get(name) != value for name, value in wanted.items()):
+        return False
+    if (bank.key.dtype, bank.key.decoder) != (settings.key_dtype, decoder_name()):
+        return False
+    if not _chosen(bank.key, settings):
+        return False
+    with contextlib.suppress(FeatbankError, OSError, TypeError, KeyError):
+        chosen = _weights_files(settings)
+        if chosen is not None and chosen != set(said["files"]):
+            return False  # another file of the folder comes first now
+        files = {**said["settings_files"], **said["files"]}
+        return all(digests.file_digest(file) == sha256 for file, sha256 in files.items())
+    return False
+
+
+def _weights_files(settings: ExtractionSettings) -> set[str] | None:
+    """Return the files that the weights of a path would be read from now, from the root; None without one."""
+    family, name = family_of(str(settings.backbone))
+    given = settings.weights
+    if given is None:
+        path = family.place(name)
+    elif given != "random" and (not isinstance(given, str) or looks_like_file(given)):
+        path = file_and_key(os.fspath(given))[0]
+    else:
+        path = None
+    if path is None:
+        return None
+    return {str(one.absolute()) for one in parts_of(only_file(path) if path.is_dir() else path)}
+
+
+def asked(settings: ExtractionSettings) -> dict[str, Any]:
+    """Return what decides, with the weights' file, what the key is, and can be known without torch."""
+    weights = absolute_weights(settings.weights)
+    return {
+        "weights": weights,
+        "random_state": settings.random_state if weights == "random" else None,
+        "image_size": settings.image_size,
+        "transform": settings.transform,
+        "mean": None if settings.mean is None else list(settings.mean),
+        "std": None if settings.std is None else list(settings.std),
+        "interpolation": settings.interpolation,
+        "versions": _installed(settings.backbone),
+    }
+
+
+def choice(settings: ExtractionSettings) -> list[Any]:
+    """Return what was said of that which is chosen for a bank, once."""
+    return [settings.precision, settings.compile, settings.batch_size]
+
+
+def _installed(backbone: object) -> dict[str, str | None]:
+    """Return the versions of what computes, without importing it."""
+    others = family_of(backbone)[0].packages if isinstance(backbone, str) else ()
+    found: dict[str, str | None] = {"featbank": featbank.__version__}
+    for name in ("torch", "torchvision", *others):
+        found[name] = None
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from featbank.datasets import decode_image
-from featbank.datasets.decoding import decoder_name
+from featbank.datasets.decode_pool import decoder_name
 from featbank.errors import DecoderProcessError, ImageDecodeError, InvalidInputError, one_line
 
 if TYPE_CHECKING:

@@ -13,46 +13,319 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, fields, replace
-from importlib import metadata
+from functools import cached_property
+from math import prod
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 import featbank
 from featbank._bucket import BucketPath
-from featbank._cache import banks_folder
-from featbank._stat_cache import DigestCache
+from featbank._cache import DigestCache, banks_folder
 from featbank.backbones import get_spec
 from featbank.backbones.families import family_of
-from featbank.backbones.spec import OF_A_MODULE
-from featbank.backbones.weights_files import (
-    absolute_weights,
-    file_and_key,
-    looks_like_file,
-    only_file,
-    parts_of,
-)
-from featbank.banks import Bank, BankKey, BankStore
+from featbank.banks import Bank, BankKey, BankStore, CutArray
+from featbank.banks.bank import CutWriter
+from featbank.banks.shards import SHARD_BYTES, ShardPlan, shard_files
 from featbank.datasets import Dataset, build_manifest, open_dataset
-from featbank.datasets.decoding import decoder_name
-from featbank.errors import BankError, BankFormatError, CacheWriteError, FeatbankError, InvalidInputError
-from featbank.extraction.arithmetic import split_precision
-from featbank.extraction.choosing import Computing, cuts_in, proved_errors
-from featbank.extraction.missing import Missing, Task, find_missing
-from featbank.extraction.settings import ExtractionSettings
+from featbank.errors import (
+    BankError,
+    CacheWriteError,
+    InvalidInputError,
+    UnknownNameError,
+)
+from featbank.extraction.choosing import (
+    Computing,
+    answers,
+    asked,
+    banks_of,
+    begun_banks,
+    choice,
+    cuts_in,
+    differs_in_choice,
+    proved_errors,
+    shapes_of,
+)
+from featbank.extraction.settings import CLIPPED, ExtractionSettings, stored_dtype
 from featbank.manifest import Manifest, printable, short_repr
 
 if TYPE_CHECKING:
-    from featbank.extraction.slices import SavedPlan
+    from featbank.extraction.saved_plan import SavedPlan
 
-__all__ = ["ExtractionPlan", "Planned", "plan"]
+__all__ = ["ExtractionPlan", "Missing", "Part", "Planned", "Task", "find_missing", "plan"]
 
 logger = logging.getLogger(__name__)
+
+# What a bank lacks of the rows asked for, and which of it other banks of the cache hold -------------
+#
+# An image is pushed once, whatever dataset it is in: features under an equal key at the same cut are copied
+# from any bank that has them, row by row. Banks stay independent: either can be removed. A shard that comes
+# out byte for byte as the other bank's is the same file on disk, under two names.
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A shard that a cut lacks: the row of each of its slots, and which lender has it; -1 for none."""
+
+    cut: str
+    shard: ShardPlan
+    rows: NDArray[np.int64]
+    sources: NDArray[np.int16]
+
+    @property
+    def unheld(self) -> NDArray[np.bool_]:
+        """Which of its slots have to be pushed."""
+        return (self.rows >= 0) & (self.sources < 0)
+
+    @property
+    def lending(self) -> list[int]:
+        """Numbers of the lenders that have some of it."""
+        found: list[int] = np.unique(self.sources[self.sources >= 0]).tolist()
+        return found
+
+
+class Task(NamedTuple):
+    """What one process pushes at a time: a run of slots, which is a shard of the cut with the smallest rows.
+
+    Parameters
+    ----------
+    number : int
+        Counts the runs of a bank; it stays, whatever is pushed, or added, meanwhile.
+    n_images : int
+        Images in it that some cut lacks.
+    cuts : tuple of str
+        Those that lack a shard of it.
+
+    Examples
+    --------
+    >>> import featbank
+    >>> from featbank.extraction import ExtractionSettings, plan
+    >>> bank = featbank.open_bank("digits")  # of 300 images
+    >>> with plan("digits", ExtractionSettings(backbone="minivgg", cuts=["fc7"], limit=310)) as todo:
+    ...     todo.tasks()
+    [Task(number=1, n_images=10, cuts=('fc7',))]
+    """
+
+    number: int
+    n_images: int
+    cuts: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Missing:
+    """The shards a bank lacks, and who holds rows of them; made by `find_missing`.
+
+    Parameters
+    ----------
+    bank : Bank
+        With the rows asked for; its folder need not be there.
+    writers : mapping of str to CutWriter
+        Of the cuts asked for, and of others that need features of images that got new slots.
+    shards : mapping of str to list of ShardPlan
+        What each cut lacks.
+    lenders : sequence of Bank
+        Banks of an equal key, seen through the same rows.
+    held : mapping of str to ndarray of int16, shape (n_samples,)
+        Cut -> for each row which of the lenders has it, -1 for none.
+    renewed : frozenset of bytes
+        Digests of images that get new slots.
+    wide : frozenset of str
+        Cuts that float16 does not hold.
+    mine : container of int, or None
+        Numbers of the tasks whose shards are written here; None: all.
+    """
+
+    bank: Bank
+    writers: Mapping[str, CutWriter]
+    shards: Mapping[str, list[ShardPlan]]
+    lenders: Sequence[Bank]
+    held: Mapping[str, NDArray[np.int16]]
+    renewed: frozenset[bytes]
+    wide: frozenset[str] = frozenset()
+    mine: Container[int] | None = None
+
+    @cached_property
+    def parts(self) -> list[Part]:
+        """The shards to be written here, cut after cut, with who has what of each."""
+        first_rows, parts = self.bank.slot_first_rows(), []
+        for cut, shards in self.shards.items():
+            held = self.held.get(cut, np.full(len(self.bank), -1, np.int16))
+            for shard, number in zip(shards, self._tasks_of(shards), strict=True):
+                if self.mine is not None and number not in self.mine:
+                    continue
+                rows = first_rows[shard.start : shard.stop]
+                parts.append(Part(cut, shard, rows, np.where(rows >= 0, held[rows], np.int16(-1))))
+        return parts
+
+    @cached_property
+    def _task_starts(self) -> NDArray[np.int64]:
+        """Where tasks begin: shards of other cuts are parts of them, as `shard_rows_for` makes them."""
+        most = max(writer.shard_rows for writer in self.writers.values())
+        return np.array([one.start for one in self.bank.slot_table.plan(most)], np.int64)
+
+    def _tasks_of(self, shards: Sequence[ShardPlan]) -> list[int]:
+        """Return the number of the task of each shard: where it begins, if it reaches into the next."""
+        starts = np.array([one.start for one in shards], np.int64)
+        found: list[int] = (np.searchsorted(self._task_starts, starts, side="right") - 1).tolist()
+        return found
+
+    def tasks(self) -> list[Task]:
+        """List what is still to be done, by whomever, in order."""
+        first_rows, found = self.bank.slot_first_rows(), dict[int, dict[str, list[ShardPlan]]]()
+        for cut, shards in self.shards.items():
+            for shard, number in zip(shards, self._tasks_of(shards), strict=True):
+                found.setdefault(number, {}).setdefault(cut, []).append(shard)
+        tasks = []
+        for number, cuts in sorted(found.items()):
+            shards = [shard for one in cuts.values() for shard in one]
+            slots = np.unique(np.concatenate([np.arange(one.start, one.stop) for one in shards]))
+            tasks.append(Task(number, int((first_rows[slots] >= 0).sum()), tuple(cuts)))
+        return tasks
+
+    def refreshed(self) -> Missing:
+        """Leave out shards that have come since this was found; names alone are looked at."""
+        shards = {}
+        for cut, writer in self.writers.items():
+            there = shard_files(writer.folder)
+            shards[cut] = [one for one in self.shards[cut] if one.number not in there]
+        return replace(self, shards=shards)
+
+    def slots(self) -> NDArray[np.int64]:
+        """Return the slots whose image has to be pushed, in order."""
+        needed = np.zeros(len(self.bank.slot_table), bool)
+        for part in self.parts:
+            needed[part.shard.start : part.shard.stop] |= part.unheld
+        return np.flatnonzero(needed)
+
+    def copied(self) -> dict[str, NDArray[np.int64]]:
+        """Return the rows whose features are copied at a cut, by the name of the bank they come from."""
+        found: dict[str, set[int]] = {}
+        for part in self.parts:
+            for number in part.lending:
+                rows = part.rows[part.sources == number].tolist()
+                found.setdefault(self.lenders[number].name, set()).update(rows)
+        return {name: np.array(sorted(rows), np.int64) for name, rows in found.items()}
+
+    def size_bytes(self, cut: str) -> int:
+        """Return how many bytes of features of a cut are to be written here, those copied included."""
+        writer = self.writers[cut]
+        n_rows = sum(part.shard.n_rows for part in self.parts if part.cut == cut)
+        return n_rows * prod(writer.shape) * writer.dtype.itemsize
+
+    def to_copy(self) -> list[Part]:
+        """List the shards of which nothing has to be pushed."""
+        return [part for part in self.parts if not part.unheld.any()]
+
+
+def find_missing(
+    bank: Bank,
+    manifest: Manifest,
+    cuts: Sequence[str],
+    *,
+    shapes: Mapping[str, tuple[int, ...]],
+    lenders: Iterable[Bank] = (),
+    made_by: Mapping[str, str] | None = None,
+    wide: Collection[str] = (),
+    others: Collection[str] = (),
+    shard_rows: int | None = None,
+    mine: Container[int] | None = None,
+    renews: bool = True,
+) -> Missing:
+    """Find out what a bank lacks, from what is on disk now; nothing is changed.
+
+    Parameters
+    ----------
+    bank : Bank
+        As it is, or as it would be made.
+    manifest : Manifest
+        The rows asked for.
+    cuts : sequence of str
+        The cuts asked for.
+    shapes : mapping of str to tuple of int
+        Shape of a row, of cuts that neither the bank nor a lender has.
+    lenders : iterable of Bank
+        Other banks of the same key.
+    made_by : mapping of str to str, optional
+        As of `Bank.cut_writer`.
+    wide : collection of str
+        Cuts that float16 does not hold.
+    others : collection of str
+        Cuts to be looked at besides.
+    shard_rows : int, optional
+        Rows of a shard at most, of cuts that are new.
+    mine : container of int, optional
+        As of `Missing`.
+    renews : bool, default=True
+        Give images that a stored shard lacks new slots; without, they count as gone.
+    """
+    lenders = [one.with_rows(manifest) for one in lenders]
+
+    def looked_at(renewed: AbstractSet[bytes], others: Collection[str]) -> Missing:
+        seen = bank.with_rows(manifest, renew=renewed)
+        writers = {}
+        for cut in dict.fromkeys([*cuts, *others]):
+            there = next((one for one in (seen, *lenders) if _array(one, cut) is not None), None)
+            array = None if there is None else _array(there, cut)
+            kind = np.dtype(np.float32) if cut in wide else _cut_dtype(cut, bank.key.dtype, there, array)
+            shape = tuple(shapes[cut] if array is None else array.shape[1:])
+            most = SHARD_BYTES if shard_rows is None else shard_rows * prod(shape) * kind.itemsize
+            writers[cut] = seen.cut_writer(
+                cut, shape, kind, shard_bytes=min(SHARD_BYTES, most), made_by=made_by or {}
+            )
+        shards = {cut: writer.missing() for cut, writer in writers.items()}
+        return Missing(seen, writers, shards, lenders, {}, frozenset(renewed), frozenset(wide), mine)
+
+    found = looked_at(frozenset(), others)
+    absent = set[bytes]().union(*(one.absent() for one in found.writers.values() if renews))
+    if absent:
+        # A shard never changes: what it lacks gets a slot of its own, at the cuts that are whole as well.
+        found = looked_at(absent, [*others, *(cut for cut in found.bank.cuts if cut not in cuts)])
+    n_rows = len(manifest)
+    held = {cut: _held(lenders, writer, n_rows) for cut, writer in found.writers.items() if found.shards[cut]}
+    return replace(found, held=held)
+
+
+def _held(lenders: Sequence[Bank], writer: CutWriter, n_rows: int) -> NDArray[np.int16]:
+    found = np.full(n_rows, -1, np.int16)
+    for number, lender in enumerate(lenders):
+        array = _array(lender, writer.cut)
+        if array is None or (array.dtype, array.shape[1:]) != (writer.dtype, writer.shape):
+            continue
+        try:
+            found[lender.rows_ok(writer.cut) & (found < 0)] = number
+        except (BankError, OSError) as error:  # `banks verify` is where damage is looked for
+            logger.warning(
+                "features of bank %s cannot be taken, its images are pushed: %s", lender.name, error
+            )
+    return found
+
+
+def _array(bank: Bank, cut: str) -> CutArray | None:
+    """Return what a bank stores of a cut; None if it has nothing, or nothing that can be read.
+
+    What another bank could derive is pushed: its last bits would be others.
+    """
+    with contextlib.suppress(UnknownNameError, BankError, OSError):
+        return bank[cut] if bank.sources(cut) == (cut,) else None
+    return None
+
+
+def _cut_dtype(cut: str, dtype: str, there: Bank | None, array: CutArray | None) -> np.dtype[Any]:
+    """Return what a cut is stored as: what it is already, if an overflow has made it float32."""
+    wanted = stored_dtype(cut, dtype)
+    if there is None or array is None or dtype == CLIPPED:
+        return wanted
+    if wanted == np.float16 and array.dtype == np.float32:
+        logger.info("cut %r of bank %s is stored in float32: an earlier run had to", cut, there.name)
+        kind: np.dtype[Any] = array.dtype
+        return kind
+    return wanted
 
 
 @dataclass(eq=False)
@@ -314,13 +587,13 @@ def plan(
     cuts = tuple(cut.name for cut in spec.to_store(settings.all_cuts))
     dataset = open_dataset(data, **settings.options_of(open_dataset))
     store, digests = BankStore(banks_folder(settings.cache_dir)), DigestCache.of(settings.cache_dir)
-    banks = list(_banks(store, spec.name, dataset.name))
-    answering = [one for one in banks if _answers(one, settings, digests)]
+    banks = list(banks_of(store, spec.name, dataset.name))
+    answering = [one for one in banks if answers(one, settings, digests)]
     computing = None if answering else Computing(settings, cuts)
     manifest = build_manifest(dataset, digests=digests, **settings.options_of(build_manifest))
 
     def begun(found: Sequence[Bank]) -> list[Bank]:
-        return _begun(settings, dataset.name, manifest, cuts, found)
+        return begun_banks(settings, dataset.name, manifest, cuts, found)
 
     def into(
         key: BankKey,
@@ -362,7 +635,7 @@ def plan(
 
     work = None
     for bank in begun(answering)[:1]:
-        shapes = _shapes_of([one for one in banks if one.key == bank.key])
+        shapes = shapes_of([one for one in banks if one.key == bank.key])
         provenance = {**bank.provenance, **_source_of(dataset)}
         # of the bank that is written, not of the one that answers: that one may derive what this one stores
         if shapes.keys() >= set(cuts_in(store.planned(dataset.name, bank.key, provenance), cuts)):
@@ -370,7 +643,7 @@ def plan(
     if work is None or len(work.missing.slots()):
         computing = computing or Computing(settings, cuts)
         candidates = begun(
-            [one for one in banks if _differs_in_choice(one.key, computing.first_key, settings)]
+            [one for one in banks if differs_in_choice(one.key, computing.first_key, settings)]
         )
         try:
             computing.open_images(dataset, manifest, [one.key.batch_size for one in candidates])
@@ -431,153 +704,6 @@ def refuse_if_full(plan: ExtractionPlan) -> None:
         )
 
 
-# banks that are there ------------------------------------------------------------------------------
-
-
-def _banks(store: BankStore, backbone: str, dataset: str) -> Iterator[Bank]:
-    """Open the banks of a backbone that hold features, of any dataset, newest first.
-
-    Those that cannot be opened are passed over: `featbank banks verify` is where damage is looked for. But
-    one of this dataset in another format is an error: `BankFormatError`.
-    """
-    for path in store.newest_first():
-        # of another backbone the name may begin alike
-        if path.name.rpartition("-")[0] == backbone:
-            try:
-                bank = Bank.open(path, check="size")
-                if bank.key.backbone == backbone and (bank.cuts or bank.partial_cuts):
-                    yield bank
-            except BankFormatError:
-                # a bank of these very images must not be begun anew beside it without a word
-                if path.parent.name == dataset:
-                    raise
-            except (BankError, OSError):
-                pass
-
-
-def _begun(
-    settings: ExtractionSettings, dataset: str, manifest: Manifest, cuts: Sequence[str], banks: Sequence[Bank]
-) -> list[Bank]:
-    """Return the banks, with these rows, whose choices are gone on with, the most wanted first.
-
-    What was chosen for a bank when it was begun goes with it: on another machine, in another mood of this
-    one, or with more images, the automatic choice would be another one, and nothing stored would be reused.
-    After those of the dataset come others that hold half of its images: their features are copied.
-    """
-    found = []
-    for bank in banks:
-        own, seen = bank.dataset == dataset, bank.with_rows(manifest)
-        done, begun = set(seen.cuts), seen.partial_cuts
-        mine = cuts_in(seen, cuts)
-        n_stored = sum(
-            len(seen) if cut in done else begun[cut].rows_stored if cut in begun else 0 for cut in mine
-        )
-        if own or 2 * n_stored >= len(seen) * len(mine):
-            asked = (bank.provenance.get("asked") or {}).get("choice") == _choice(settings)
-            rank = (own, sum(cut in done for cut in mine), n_stored, asked, bank.path.stat().st_mtime)
-            found.append((rank, seen))
-    return [bank for _, bank in sorted(found, key=lambda pair: pair[0], reverse=True)]
-
-
-def _differs_in_choice(key: BankKey, wanted: BankKey, settings: ExtractionSettings) -> bool:
-    """Say whether a bank is the one asked for but for what was left to be chosen."""
-    same = replace(key, precision=wanted.precision, batch_size=wanted.batch_size) == wanted
-    return same and _chosen(key, settings)
-
-
-def _chosen(key: BankKey, settings: ExtractionSettings) -> bool:
-    """Say whether what was chosen for a bank could have been chosen for these settings."""
-    precision, compiled = split_precision(key.precision)
-    return (
-        settings.precision in ("auto", precision)
-        and settings.compile in ("auto", "on" if compiled else "off")
-        and settings.batch_size in (None, key.batch_size)
-    )
-
-
-def _shapes_of(banks: Sequence[Bank]) -> dict[str, tuple[int, ...]]:
-    return {cut: bank[cut].shape[1:] for bank in banks for cut in (*bank.cuts, *bank.partial_cuts)}
-
-
-# what a bank says of how it was asked for ----------------------------------------------------------
-
-
-def _answers(bank: Bank, settings: ExtractionSettings, digests: DigestCache) -> bool:
-    """Say whether a bank was asked for as now, by what it says itself: then nothing needs be computed.
-
-    Anything that is in doubt is a no: then weights are loaded, and say what the key is.
-    """
-    asked = bank.provenance.get("asked")
-    if (
-        not isinstance(asked, dict)
-        or settings.decode != "cpu"
-        or settings.device not in (None, "auto", "cpu")
-        or not isinstance(settings.backbone, str)
-        # a module of somebody's own, that was called so
-        or str(bank.provenance.get("weights")).startswith(OF_A_MODULE)
-    ):
-        return False
-    wanted = _asked(settings)
-    if any(asked.get(name) != value for name, value in wanted.items()):
-        return False
-    if (bank.key.dtype, bank.key.decoder) != (settings.key_dtype, decoder_name()):
-        return False
-    if not _chosen(bank.key, settings):
-        return False
-    with contextlib.suppress(FeatbankError, OSError, TypeError, KeyError):
-        chosen = _weights_files(settings)
-        if chosen is not None and chosen != set(asked["files"]):
-            return False  # another file of the folder comes first now
-        files = {**asked["settings_files"], **asked["files"]}
-        return all(digests.file_digest(file) == sha256 for file, sha256 in files.items())
-    return False
-
-
-def _weights_files(settings: ExtractionSettings) -> set[str] | None:
-    """Return the files that the weights of a path would be read from now, from the root; None without one."""
-    family, name = family_of(str(settings.backbone))
-    given = settings.weights
-    if given is None:
-        path = family.place(name)
-    elif given != "random" and (not isinstance(given, str) or looks_like_file(given)):
-        path = file_and_key(os.fspath(given))[0]
-    else:
-        path = None
-    if path is None:
-        return None
-    return {str(one.absolute()) for one in parts_of(only_file(path) if path.is_dir() else path)}
-
-
-def _asked(settings: ExtractionSettings) -> dict[str, Any]:
-    """Return what decides, with the weights' file, what the key is, and can be known without torch."""
-    weights = absolute_weights(settings.weights)
-    return {
-        "weights": weights,
-        "random_state": settings.random_state if weights == "random" else None,
-        "image_size": settings.image_size,
-        "transform": settings.transform,
-        "mean": None if settings.mean is None else list(settings.mean),
-        "std": None if settings.std is None else list(settings.std),
-        "interpolation": settings.interpolation,
-        "versions": _installed(settings.backbone),
-    }
-
-
-def _choice(settings: ExtractionSettings) -> list[Any]:
-    return [settings.precision, settings.compile, settings.batch_size]
-
-
-def _installed(backbone: object) -> dict[str, str | None]:
-    """Return the versions of what computes, without importing it."""
-    others = family_of(backbone)[0].packages if isinstance(backbone, str) else ()
-    found: dict[str, str | None] = {"featbank": featbank.__version__}
-    for name in ("torch", "torchvision", *others):
-        found[name] = None
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
-
-
 def _source_of(dataset: Dataset) -> dict[str, Any]:
     """Return what `open_dataset` needs to open the images again."""
     return {
@@ -604,10 +730,10 @@ def _provenance(
         "random_state": settings.random_state,
         # what an interrupted extraction need not prove, and say, again
         "precision_errors": {cut: error for cut, error in errors.items() if error < np.inf},
-        # what `_answers` compares
+        # what `answers` compares
         "asked": {
-            **_asked(settings),
-            "choice": _choice(settings),
+            **asked(settings),
+            "choice": choice(settings),
             "files": dict(backbone.weights_files),
             "settings_files": {str(one): digests.file_digest(one) for one in family.settings_files(name)},
         },
@@ -621,7 +747,7 @@ def _provenance(
     }
 
 
-# what is told --------------------------------------------------------------------------------------
+# What is told --------------------------------------------------------------------------------------
 
 
 def _tell(work: Planned, banks: Sequence[Bank], data: object) -> None:

@@ -25,10 +25,9 @@ from featbank.banks.bank import CutWriter
 from featbank.datasets.building import check_classes
 from featbank.errors import FeatbankError, FeatureOverflowError
 from featbank.extraction.choosing import open_loader
-from featbank.extraction.missing import LenderError
 from featbank.extraction.planning import ExtractionPlan, Planned, refuse_if_full
 from featbank.extraction.settings import CLIPPED, stored_dtype
-from featbank.extraction.storing import CutOverflowError, push_slots
+from featbank.extraction.storing import CutOverflowError, LenderError, copy_part, push_slots, slots_to_push
 from featbank.manifest import short_repr
 
 if TYPE_CHECKING:
@@ -297,10 +296,10 @@ class Pushing:
         n_to_push, lent = len(missing.slots()), missing.copied()
         for part in missing.to_copy():
             self.begin()
-            missing.copy(part)
+            copy_part(missing, part)
         if n_to_push:
             computing = work.need_computing()
-            todo = missing.to_push(computing.made_by)
+            todo = slots_to_push(missing, computing.made_by)
             went = np.zeros(len(todo.rows), bool)
             clip = missing.bank.key.dtype == CLIPPED
             try:

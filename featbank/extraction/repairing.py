@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featbank._cache import user_path
+from featbank._cache import DigestCache, user_path
 from featbank._settings import Progress
-from featbank._stat_cache import DigestCache
 from featbank.backbones import Preprocessing, get_spec
 from featbank.banks import Bank, BankStore, VerifyReport, verify_bank
 from featbank.banks.documents import CUT_FILE
@@ -23,12 +22,10 @@ from featbank.banks.verification import damaged_files, set_damaged_aside
 from featbank.datasets import Dataset, compare_sources
 from featbank.datasets.sources import reopen_dataset
 from featbank.errors import FeatbankError, InvalidInputError, MissingDataError
-from featbank.extraction.arithmetic import split_precision
 from featbank.extraction.choosing import Computing
-from featbank.extraction.forward import choose_devices
+from featbank.extraction.forward import choose_devices, split_precision
 from featbank.extraction.jpeg_decoder import decode_of
-from featbank.extraction.missing import Missing
-from featbank.extraction.planning import Planned
+from featbank.extraction.planning import Missing, Planned
 from featbank.extraction.pushing import Pushing, settle_quarantine, tell_clipped, tell_layout, tell_makers
 from featbank.extraction.settings import CLIPPED, ExtractionSettings, stored_dtype
 from featbank.manifest import RowStatus, printable, short_repr

@@ -7,23 +7,32 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import threading
+import weakref
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from featbank._atomic import beside, file_digest, sha256
+from featbank._bucket import BucketPath
 from featbank._settings import Progress
-from featbank.errors import FeatureOverflowError
+from featbank.banks import Bank
+from featbank.banks.bank import CutWriter
+from featbank.banks.shards import ShardPlan
+from featbank.errors import BankError, FeatureOverflowError
 from featbank.extraction.forward import results, steps
 from featbank.extraction.images import IN_USE
+from featbank.extraction.planning import Missing, Part
 from featbank.manifest import RowStatus, printable
 
 if TYPE_CHECKING:
@@ -31,12 +40,19 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from featbank.banks import QuarantineRecord
-    from featbank.banks.shards import ShardPlan
     from featbank.extraction.forward import Forward
     from featbank.extraction.images import Batch, BatchLoader
-    from featbank.extraction.missing import ShardWriter, SlotsToPush
 
-__all__ = ["CutOverflowError", "ShardStore", "push_slots", "runs"]
+__all__ = [
+    "CutOverflowError",
+    "LenderError",
+    "ShardStore",
+    "SlotsToPush",
+    "copy_part",
+    "push_slots",
+    "runs",
+    "slots_to_push",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +69,210 @@ _EXPLODED = 1e4
 #: Threads that hash and write shards, beside the lanes of a CPU and beside a card; as many shards again may
 #: wait for them. More would only hide a slow disk in memory.
 _CPU_WRITERS, _CARD_WRITERS = 2, 6
+
+
+# What other banks hold is copied, row by row -------------------------------------------------------
+
+
+class LenderError(Exception):
+    """A bank whose features were to be copied is damaged, or gone.
+
+    Parameters
+    ----------
+    bank : Bank
+    reason : str
+    """
+
+    def __init__(self, bank: Bank, reason: str) -> None:
+        super().__init__(reason)
+        self.bank = bank
+
+
+class _Lent:
+    """What a bank lends of one cut."""
+
+    def __init__(self, lender: Bank, writer: CutWriter) -> None:
+        there = lender.cut_writer(writer.cut, writer.shape, writer.dtype)
+        self.array = lender[writer.cut]
+        self.made_by = {name: ", ".join(values) for name, values in there.made_by().items()}
+        self._slots = lender.row_slots
+        self._shards = there.plans()
+        self._starts = np.array([one.start for one in self._shards], np.int64)
+        names = lender.shard_names(writer.cut)
+        self._files = {int(name.partition("-")[0]): there.folder / name for name in names}
+        self._checked: set[Path] = set()
+
+    def check(self, rows: NDArray[np.int64]) -> list[Path]:
+        """Return the files that hold these rows; each must be what its name says, byte for byte."""
+        places = np.searchsorted(self._starts, self._slots[rows], side="right") - 1
+        used = []
+        for place in np.unique(places).tolist():
+            path = self._files.get(self._shards[place].number)
+            if path is None:
+                raise BankError(f"its shard {self._shards[place].number} is gone")
+            if path not in self._checked:
+                in_bucket = isinstance(path, BucketPath)
+                digest = sha256(path.read_bytes()) if in_bucket else file_digest(path)
+                if not path.stem.endswith(f"-{digest[:16]}"):
+                    raise BankError(f"{str(path)!r} is not what was written")
+                self._checked.add(path)
+            used.append(path)
+        return [path for path in used if not isinstance(path, BucketPath)]
+
+
+#: What was found out of banks that lend features, for as long as they are open.
+_lent: weakref.WeakKeyDictionary[Bank, dict[str, _Lent]] = weakref.WeakKeyDictionary()
+
+
+def _lent_by(lender: Bank, writer: CutWriter) -> _Lent:
+    cuts = _lent.setdefault(lender, {})
+    if writer.cut not in cuts:
+        cuts[writer.cut] = _Lent(lender, writer)
+    return cuts[writer.cut]
+
+
+def copy_part(missing: Missing, part: Part) -> None:
+    """Write a shard of which nothing has to be pushed."""
+    writer, none = missing.writers[part.cut], np.zeros(0, np.int64)
+    write_part(missing, part, {}, none, np.zeros((0, *writer.shape), writer.dtype), none.astype(np.uint8))
+
+
+def write_part(
+    missing: Missing,
+    part: Part,
+    made_by: Mapping[str, str],
+    slots: NDArray[np.int64],
+    features: NDArray[Any],
+    statuses: NDArray[np.uint8],
+) -> None:
+    """Write a shard of what was computed and what other banks hold.
+
+    Parameters
+    ----------
+    missing : Missing
+    part : Part
+        Which one of its shards.
+    made_by : mapping of str to str
+        What computed the features.
+    slots : ndarray of int64, shape (n,)
+        Where the computed rows stand.
+    features : ndarray, shape (n, *shape)
+    statuses : ndarray of uint8, shape (n,)
+
+    Raises
+    ------
+    LenderError
+        If a row cannot be copied.
+    """
+    shard, writer = part.shard, missing.writers[part.cut]
+    if not part.lending and len(slots) == shard.n_rows:
+        writer.write(shard, features, statuses)
+        return
+    whole = np.zeros((shard.n_rows, *writer.shape), writer.dtype)
+    found = np.full(shard.n_rows, RowStatus.ABSENT, np.uint8)
+    whole[slots - shard.start], found[slots - shard.start] = features, statuses
+    makers = [made_by] if len(slots) else []
+    twins: list[Path] = []
+    for number in part.lending:
+        at, lender = np.flatnonzero(part.sources == number), missing.lenders[number]
+        try:
+            lent = _lent_by(lender, writer)
+            twins += lent.check(part.rows[at])
+            whole[at] = lent.array.read(part.rows[at], dtype=writer.dtype)
+        except (BankError, OSError) as error:
+            raise LenderError(lender, str(error)) from error
+        makers.append(lent.made_by)
+        found[at] = RowStatus.OK
+    path = writer.write(shard, whole, found, _joined(makers))
+    for twin in twins:
+        if twin.name == path.name:  # and so are the bytes: one file on disk is enough
+            _link_over(twin, path)
+
+
+def _joined(makers: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Return what made the rows of a shard that come from several banks."""
+    names = dict.fromkeys(name for one in makers for name in one)
+    parts = {
+        name: {part for one in makers for part in one.get(name, "").split(", ") if part} for name in names
+    }
+    return {name: ", ".join(sorted(values)) for name, values in parts.items()}
+
+
+def _link_over(source: Path, path: Path) -> None:
+    """Give a file the place of one with the same bytes; where that cannot be, there are two files."""
+    with contextlib.suppress(OSError), beside(path) as temporary:
+        os.link(source, temporary)
+        temporary.replace(path)
+
+
+# What is pushed ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class SlotsToPush:
+    """The slots of a bank whose images are pushed, close together.
+
+    Parameters
+    ----------
+    rows : ndarray of int64, shape (n_slots,)
+        The first row of each; -1 where the image is gone.
+    digests : ndarray of uint8, shape (n_slots, 32)
+    bounds : list of int
+        Where shards of the bank begin and end: no batch crosses one.
+    writers : mapping of str to ShardWriter
+    shards : mapping of str to list of ShardPlan
+        What each cut lacks, counted in these slots.
+    """
+
+    rows: NDArray[np.int64]
+    digests: NDArray[np.uint8]
+    bounds: list[int]
+    writers: Mapping[str, ShardWriter]
+    shards: Mapping[str, list[ShardPlan]]
+
+
+@dataclass(frozen=True, eq=False)
+class ShardWriter:
+    """Takes the computed rows of a cut's shards; what other banks hold comes beside them."""
+
+    missing: Missing
+    cut: str
+    parts: Sequence[Part]
+    slots: NDArray[np.int64]
+    made_by: Mapping[str, str]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one row."""
+        return self.missing.writers[self.cut].shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """What features are stored as."""
+        return self.missing.writers[self.cut].dtype
+
+    def write(self, plan: ShardPlan, features: NDArray[Any], statuses: NDArray[np.uint8]) -> None:
+        """Write one shard; `plan` counts in the slots to push."""
+        slots = self.slots[plan.start : plan.stop]
+        write_part(self.missing, self.parts[plan.number], self.made_by, slots, features, statuses)
+
+
+def slots_to_push(missing: Missing, made_by: Mapping[str, str]) -> SlotsToPush:
+    """Return the slots to push, close together: whole shards, or what no other bank holds of them."""
+    parts = [part for part in missing.parts if part.unheld.any()]
+    needed = np.zeros(len(missing.bank.slot_table), bool)
+    for part in parts:
+        needed[part.shard.start : part.shard.stop] |= part.unheld if part.lending else True
+    slots = np.flatnonzero(needed)
+    writers, shards, bounds = {}, {}, set[int]()
+    for cut in missing.writers:
+        own = [part for part in parts if part.cut == cut]
+        ends = np.searchsorted(slots, [(one.shard.start, one.shard.stop) for one in own]).tolist()
+        writers[cut] = ShardWriter(missing, cut, own, slots, made_by)
+        shards[cut] = [ShardPlan(number, *one) for number, one in enumerate(ends)]
+        bounds.update(end for one in ends for end in one)
+    rows, digests = missing.bank.slot_first_rows()[slots], missing.bank.slot_table.digests[slots]
+    return SlotsToPush(rows, digests, sorted(bounds), writers, shards)
 
 
 def runs(

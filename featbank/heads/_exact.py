@@ -27,7 +27,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from featbank._cores import one_core_if
+from featbank._process import one_core_if
 
 __all__ = ["Optimum", "Problem", "solve"]
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from featbank._cores import one_core_if
+from featbank._process import one_core_if
 from featbank.errors import InvalidInputError
 from featbank.heads._head import (
     CodeScore,

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from featbank._lean_imports import import_sklearn
+from featbank._process import import_sklearn
 from featbank.errors import FitWarning, InvalidInputError
 from featbank.heads._parameters import Parameter, faults_of
 from featbank.heads.space import FeatureSpace, check_finite, in_all_views

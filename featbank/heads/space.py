@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from featbank._cores import one_core_if
+from featbank._process import one_core_if
 from featbank.errors import InvalidInputError
 
 __all__ = ["FeatureSpace", "RowProducts", "Standardized", "check_finite", "in_all_views"]

@@ -147,7 +147,7 @@ def _backbones(study: Study, only: Sequence[str], of_experiments: Sequence[str])
 
 def check_weights(groups: Sequence[Group]) -> None:
     """Find the weights of all backbones before an image is pushed; raises what `load_backbone` does."""
-    from featbank.backbones.weights import find_source
+    from featbank.backbones.loading import find_source
 
     for choice in dict.fromkeys(group.first.backbone for group in groups):
         find_source(get_spec(choice.name), choice.weights)
@@ -178,7 +178,7 @@ def _weights(given: Sequence[str], backbones: list[str]) -> Mapping[str, str]:
                 )
             found[name] = rest
             continue
-        from featbank.backbones.weights import looks_like_file  # loads torch
+        from featbank.backbones.loading import looks_like_file  # loads torch
 
         # minivgg's weights come with featbank, so a file is hardly ever meant for it
         others = [one for one in backbones if one != "minivgg"] or backbones

@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import numpy as np
 
-from featbank._child_process import pickle_for_child, without_current_folder
-from featbank._cores import one_core_if
 from featbank._cuts import CutName, with_views
+from featbank._process import one_core_if, pickle_for_child, without_current_folder
 from featbank._settings import Progress, takes_settings, with_options
 from featbank._validation import short
 from featbank.banks import Bank

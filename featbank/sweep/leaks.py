@@ -14,11 +14,10 @@ from featbank.datasets.duplicates import (
     NEAR_DUPLICATE_COSINE,
     NearPair,
     cosines_at_random,
-    duplicates_across_splits,
     nearest_across_splits,
 )
 from featbank.errors import InvalidInputError, LeakWarning
-from featbank.manifest import SPLITS, Manifest, printable
+from featbank.manifest import SPLITS, Manifest, duplicates_across_splits, printable
 
 __all__ = ["check_threshold", "deepest_vector_cut", "tell_copies", "tell_groups", "tell_near_copies"]
 

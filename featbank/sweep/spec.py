@@ -19,10 +19,9 @@ from featbank._cuts import LOGITS, SOFTMAX, CutName, check_view
 from featbank._registry import from_place, nearest, source_digest
 from featbank._settings import changes_repr
 from featbank.banks.arrays import StoredFeatures
-from featbank.datasets.duplicates import of_one_origin
 from featbank.errors import FeatbankError, InvalidInputError, UnknownNameError, one_line
 from featbank.heads import catalogue
-from featbank.manifest import Manifest, printable
+from featbank.manifest import Manifest, of_one_origin, printable
 from featbank.metrics import catalogue as metrics_catalogue
 from featbank.sampling import Size, deal_folds, draw_nested, hold_out, parse_sizes, size_order
 from featbank.sweep.protocols import Protocol, find_protocol

@@ -18,8 +18,8 @@ from featbank._atomic import canonical_json, make_folder, sha256, write_file, wr
 from featbank._cache import networks_folder, user_path
 from featbank._validation import CONFIG, Count, Json, Line, check, parse_json, plain_file, short
 from featbank.backbones import Preprocessing
-from featbank.backbones.minivgg import MINIVGG_MEAN, MINIVGG_STD
-from featbank.backbones.own_networks import build_network, network_plan, plan_to_dict
+from featbank.backbones.minivgg import MINIVGG_MEAN, MINIVGG_STD, build_network
+from featbank.backbones.own_networks import network_plan, plan_to_dict
 from featbank.backbones.trained import NETWORK_FILE, write_network
 from featbank.datasets import BlurredDataset, Dataset, build_manifest, open_dataset
 from featbank.errors import InvalidInputError, MissingWeightsError, RunError, WeightsError

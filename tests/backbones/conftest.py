@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from featbank.backbones import get_spec
-from featbank.backbones._building import build_on_meta
+from featbank.backbones.families import build_on_meta
 from featbank.backbones.minivgg import build_minivgg
 
 State = dict[str, Tensor]

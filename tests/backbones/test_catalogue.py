@@ -9,8 +9,8 @@ import pytest
 
 from featbank import backbones
 from featbank.backbones import BackboneSpec, Cut, cut_table, get_spec
-from featbank.backbones._building import build_on_meta
-from featbank.backbones._nodes import measure
+from featbank.backbones.catalogue import measure
+from featbank.backbones.families import build_on_meta
 from featbank.errors import InvalidInputError, UnknownNameError
 
 

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save
 
 from featbank.backbones import _state, get_spec, load_backbone
+from featbank.backbones.loading import most_bytes
 from featbank.errors import WeightsError
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -110,10 +111,10 @@ def test_a_file_far_too_large_is_not_even_hashed(tmp_path: Path, monkeypatch: py
     path = tmp_path / "w.pth"
     with path.open("wb") as file:
         file.truncate(1 << 40)
-    monkeypatch.setattr(_state, "file_digest", lambda _: pytest.fail("hashed"))
+    monkeypatch.setattr("featbank.backbones.loading.file_digest", lambda _: pytest.fail("hashed"))
     with pytest.raises(WeightsError) as caught:
         load_backbone("minivgg", weights=path)
-    limit = _state.most_bytes(get_spec("minivgg"))
+    limit = most_bytes(get_spec("minivgg"))
     assert str(caught.value) == (
         f"weights file {str(path)!r} has 1099511627776 bytes; 'minivgg' and an optimiser's state take fewer "
         f"than {limit}: pass the state dict alone"

@@ -12,7 +12,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from featbank import backbones
 from featbank.backbones import Backbone, BackboneSpec, Preprocessing, get_spec, load_backbone, truncate
-from featbank.backbones._building import build_on_meta
+from featbank.backbones.families import build_on_meta
 from featbank.errors import InvalidInputError, UnknownNameError
 
 #: Images as small as the network allows keep the whole file quick.

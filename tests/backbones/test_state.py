@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from featbank.backbones import get_spec, load_backbone
-from featbank.backbones._building import build_on_meta
+from featbank.backbones.families import build_on_meta
 from featbank.errors import WeightsError
 
 State = dict[str, Tensor]
@@ -61,7 +61,7 @@ def test_nothing_is_built_for_weights_that_do_not_fit(
 ) -> None:
     path = tmp_path / "w.safetensors"
     save_file(state, path)
-    monkeypatch.setattr("featbank.backbones.weights.build_module", lambda *a, **k: pytest.fail("built"))
+    monkeypatch.setattr("featbank.backbones.loading.build_module", lambda *a, **k: pytest.fail("built"))
     assert "do not fit 'vgg16'" in _refused(path, "vgg16")
     assert all(one.is_meta for one in build_on_meta(get_spec("vgg16")).parameters())
 

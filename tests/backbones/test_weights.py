@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from featbank import _stat_cache
-from featbank._stat_cache import DigestCache
+from featbank import _cache
+from featbank._cache import DigestCache
 from featbank.backbones import load_backbone
 from featbank.backbones.minivgg import build_minivgg
 from featbank.errors import MissingWeightsError, UnknownNameError, WeightsError
@@ -317,8 +317,8 @@ def test_a_file_that_has_not_changed_is_not_hashed_again(
     digests = DigestCache(None, settle_s=-3600.0)
     first = load_backbone("minivgg", weights=path, digests=digests)
     read: list[Path] = []
-    original = _stat_cache.file_digest
-    monkeypatch.setattr(_stat_cache, "file_digest", lambda one: read.append(one) or original(one))
+    original = _cache.file_digest
+    monkeypatch.setattr(_cache, "file_digest", lambda one: read.append(one) or original(one))
     again = load_backbone("minivgg", weights=path, digests=digests)
     assert read == []
     assert again.weights_sha256 == first.weights_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()

@@ -18,7 +18,7 @@ from featbank.banks import (
     BankStore,
     CutArray,
     QuarantineRecord,
-    _codecs,
+    _format,
     open_archive,
     pack,
 )
@@ -130,7 +130,7 @@ def decoded(monkeypatch):
 
     def counted(codec, data, n_bytes, dtype):
         found.append(n_bytes)
-        return _codecs.decode(codec, data, n_bytes, dtype)
+        return _format.decode(codec, data, n_bytes, dtype)
 
     monkeypatch.setattr(pack_reader, "decode", counted)
     return found
@@ -223,7 +223,7 @@ def test_the_last_chunk_is_filled_with_zeros(pack_of):
     """Equal banks give equal bytes: nothing of what the memory held before is packed."""
     with h5py.File(pack_of("gzip")) as file:
         data = file["features/block2_pool"].id.read_direct_chunk((32, 0, 0, 0))[1]
-    last = _codecs.decode(_codecs.CODECS["gzip"], data, 1 << 20, np.dtype(np.float16)).reshape(4, *BIG)
+    last = _format.decode(_format.CODECS["gzip"], data, 1 << 20, np.dtype(np.float16)).reshape(4, *BIG)
     assert last[0].any()
     assert not last[1:].any()
 
@@ -261,8 +261,8 @@ def test_without_the_package_that_zstd_needs(full, pack_of, tmp_path, monkeypatc
             raise ModuleNotFoundError(name)
         return import_module(name)
 
-    monkeypatch.setattr(_codecs, "import_module", missing)
-    _codecs._zstd.cache_clear()  # found once, it is not looked for again
+    monkeypatch.setattr(_format, "import_module", missing)
+    _format._zstd.cache_clear()  # found once, it is not looked for again
     for attempt in (
         lambda: Archive(path),
         lambda: pack(full, tmp_path / "other.h5", compression="zstd"),

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from featbank._atomic import make_folder, write_file
-from featbank._bucket import BucketPath, change_file
+from featbank._atomic import change_file, make_folder, write_file
+from featbank._bucket import BucketPath
 from featbank._cache import banks_folder, cache_folder, user_path
 from featbank.banks import Bank, BankStore, export_bank, fetching, pack, unpack, verify_bank
 from featbank.banks.verification import set_damaged_aside

@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 import pytest
 
-from featbank.banks import BankStore, QuarantineRecord, _codecs, pack, packing, unpack
+from featbank.banks import BankStore, QuarantineRecord, _format, pack, packing, unpack
 from featbank.errors import (
     BankFormatError,
     BankNotFoundError,
@@ -144,8 +144,8 @@ def test_without_compression_a_pack_is_what_it_always_was(bank, tmp_path):
 
 
 def test_features_that_shrink_beyond_belief_are_not_packed(bank, tmp_path, monkeypatch):
-    monkeypatch.setattr(_codecs, "_SMALL_BYTES", 0)
-    monkeypatch.setattr(_codecs, "_MOST_RATIO", 0.1)
+    monkeypatch.setattr(_format, "_SMALL_BYTES", 0)
+    monkeypatch.setattr(_format, "_MOST_RATIO", 0.1)
     with pytest.raises(InvalidInputError, match=r"shrinks from \d+ bytes to \d+, which no import takes"):
         pack(bank, tmp_path / "bank.h5", compression="gzip")
     assert [one.name for one in tmp_path.iterdir() if one.is_file()] == []

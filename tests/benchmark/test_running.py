@@ -156,7 +156,7 @@ def test_a_compiler_that_slows_a_network_down_is_not_in_the_floor(
         push(batches[0])
         return 2.0 if compiled else 1.0
 
-    monkeypatch.setattr("featbank.extraction.arithmetic.cannot_compile", lambda device: None)
+    monkeypatch.setattr("featbank.extraction.forward.cannot_compile", lambda device: None)
     monkeypatch.setattr("featbank.extraction.forward.compile_network", compiler)
     monkeypatch.setattr(running.stages, "compile_network", compiler)
     monkeypatch.setattr(running.stages, "time_forward", time_forward)

@@ -20,7 +20,7 @@ import pytest
 from numpy.typing import NDArray
 
 from featbank.banks import Archive, Bank, pack
-from featbank.banks._codecs import chunk_rows
+from featbank.banks._format import chunk_rows
 from featbank.extraction import extract
 
 _SAMPLE_BYTES = 12_000_000

@@ -15,7 +15,7 @@ from pathlib import Path
 n, folder = int(sys.argv[1]), os.fsencode(sys.argv[2])
 before = os.stat(folder)
 from featbank.datasets import _folder, build_manifest, open_dataset
-from featbank._stat_cache import DigestCache
+from featbank._cache import DigestCache
 
 class Entry:
     def __init__(self, name, folder):

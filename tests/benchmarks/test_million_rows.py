@@ -155,10 +155,10 @@ _, seconds = timed(lambda: bank.set_manifest(changed))
 say(set_manifest_s=seconds)
 """,
     "what a plan of slices has left": """
-from featbank.extraction import ExtractionSettings, SavedPlan, slices, tasks_left
+from featbank.extraction import ExtractionSettings, SavedPlan, saved_plan, tasks_left
 bank = Bank.open(BankStore(root).paths()[0])
 settings = ExtractionSettings(backbone="minivgg", cuts=["fc6"], shard_rows=4096)
-path = bank.path / slices._file_name(slices._asked("digits", settings))
+path = bank.path / saved_plan.file_name(saved_plan.asked_of("digits", settings))
 SavedPlan(path, "", "digits", settings, 64, KEY.digest(), n, bank.places_digest, {"fc6": (768,)},
           {"fc6": "float16"}, (), (), {}, "cpu", {}).write()
 del bank

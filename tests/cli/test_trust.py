@@ -133,7 +133,6 @@ def test_a_changed_key_reuses_nothing_and_says_what_differs(call, place, bank, n
 def test_another_decoder_reuses_nothing(call, place, monkeypatch):
     first = call(*ONE, "--cache-dir", "new", "--json").json
     monkeypatch.setattr("featbank.extraction.choosing.decoder_name", lambda: "pillow-99.0")
-    monkeypatch.setattr("featbank.extraction.planning.decoder_name", lambda: "pillow-99.0")
     done = call(*ONE, "--cache-dir", "new", "--json")
     assert done.json["pushed"] == 36
     assert done.json["bank"] != first["bank"]

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featbank._stat_cache import DigestCache
+from featbank._cache import DigestCache
 from featbank.datasets import (
     _files,
     build_manifest,

@@ -22,7 +22,7 @@ from PIL import Image, ImageFile
 
 from featbank.datasets import DECODE_REASONS, decode_image
 from featbank.datasets._files import FORMATS
-from featbank.datasets.decoding import decoder_name
+from featbank.datasets.decode_pool import decoder_name
 from featbank.errors import ImageDecodeError, InvalidInputError
 
 

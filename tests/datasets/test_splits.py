@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featbank.datasets import SplitRule, parse_split
-from featbank.datasets.splits import assign_splits
+from featbank.datasets.building import assign_splits
 from featbank.errors import InvalidInputError
 from featbank.manifest import SPLITS
 

@@ -226,7 +226,7 @@ def test_what_fails_after_the_plan_leaves_no_bank(
             run(data, cache)
     assert not cache.exists()
     with monkeypatch.context() as patched:
-        patched.setattr("featbank._bucket.write_file", _disk_full)
+        patched.setattr("featbank._atomic.write_file", _disk_full)
         with pytest.raises(CacheWriteError, match="disk full"):
             run(data, cache)
     assert not list(cache.glob("banks/[!.]*"))

@@ -14,9 +14,8 @@ from featbank.backbones import largest_activation, load_backbone, truncate
 from featbank.banks import Bank
 from featbank.errors import InvalidInputError
 from featbank.extraction import choosing, extract
-from featbank.extraction.arithmetic import arithmetic
 from featbank.extraction.choosing import choose_batch_size
-from featbank.extraction.forward import Forward, check_numbers
+from featbank.extraction.forward import Forward, arithmetic, check_numbers
 
 CPU = torch.device("cpu")
 #: Numbers in the largest output of a layer: 96 x 112 x 112, 64 x 112 x 112, 64 x 224 x 224.

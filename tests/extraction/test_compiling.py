@@ -13,7 +13,7 @@ import torch
 from featbank.backbones import TruncatedNetwork
 from featbank.banks import Bank
 from featbank.extraction import ExtractionResult, extract
-from featbank.extraction.arithmetic import cannot_compile, compile_network
+from featbank.extraction.forward import cannot_compile, compile_network
 
 pytestmark = pytest.mark.skipif(
     cannot_compile(torch.device("cpu")) is not None, reason=f"{cannot_compile(torch.device('cpu'))}"

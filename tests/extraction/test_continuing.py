@@ -12,8 +12,7 @@ import pytest
 from featbank.backbones import TruncatedNetwork
 from featbank.banks import Bank, BankStore
 from featbank.extraction import ExtractionResult, choosing, extract
-from featbank.extraction.arithmetic import CompileEstimate
-from featbank.extraction.forward import Forward
+from featbank.extraction.forward import CompileEstimate, Forward
 
 Folder = Callable[..., Path]
 SavePhoto = Callable[..., None]

@@ -12,7 +12,7 @@ from PIL import Image
 from featbank.banks import Bank
 from featbank.benchmark import run_benchmark
 from featbank.cli import main
-from featbank.datasets.decoding import decoder_name
+from featbank.datasets.decode_pool import decoder_name
 from featbank.errors import InvalidInputError
 from featbank.extraction import choosing, extract, repair_bank
 from featbank.extraction.jpeg_decoder import open_jpeg_decoder

@@ -19,9 +19,7 @@ from torch import Tensor
 from featbank.backbones import Preprocessing
 from featbank.datasets import Dataset, build_manifest, open_dataset
 from featbank.errors import DecoderProcessError
-from featbank.extraction import device_images
-from featbank.extraction.device_images import DeviceBatchLoader
-from featbank.extraction.images import Batch, BatchLoader
+from featbank.extraction.images import Batch, BatchLoader, DeviceBatchLoader
 from featbank.extraction.jpeg_decoder import JpegDecoder, open_jpeg_decoder
 from featbank.manifest import RowStatus
 
@@ -236,7 +234,7 @@ def test_an_image_the_device_cannot_resize_is_left_to_pillow(photos, decoder, mo
 @pytest.mark.slow
 def test_pixels_of_one_call_are_bounded(photos, monkeypatch) -> None:
     save_jpeg(photos / "b" / "large.jpg", 51, size=(100, 100))
-    monkeypatch.setattr(device_images, "_MAX_PIXELS", 5000)  # two of the small ones
+    monkeypatch.setattr("featbank.extraction.images._MAX_PIXELS", 5000)  # two of the small ones
     picky = Picky()
     found, wanted, loader = both(open_dataset(photos), JpegDecoder(CPU, "picky", picky))
     assert_same(found, wanted)
@@ -251,7 +249,7 @@ def test_large_files_are_left_to_the_processes(photos, decoder, monkeypatch, wit
     if not with_paths:
         dataset = Bare(dataset)
     sizes = sorted(len(one.read_bytes()) for one in photos.glob("*/*.jpg"))
-    monkeypatch.setattr(device_images, "_MAX_FILE_BYTES", sizes[6])
+    monkeypatch.setattr("featbank.extraction.images._MAX_FILE_BYTES", sizes[6])
     found, wanted, loader = both(dataset, decoder)
     assert_same(found, wanted)
     assert loader.n_on_device == 7

@@ -15,7 +15,7 @@ import torchvision
 from PIL import Image
 from torch import Tensor
 
-from featbank.datasets.decoding import decoder_name
+from featbank.datasets.decode_pool import decoder_name
 from featbank.errors import InvalidInputError
 from featbank.extraction import choosing, jpeg_decoder
 from featbank.extraction.choosing import choose_jpeg_decoder

@@ -19,7 +19,8 @@ from featbank.backbones import TruncatedNetwork, load_backbone
 from featbank.banks import Bank
 from featbank.banks.shards import ShardPlan
 from featbank.errors import InvalidInputError
-from featbank.extraction import arithmetic, choosing, extract
+from featbank.extraction import choosing, extract
+from featbank.extraction import forward as arithmetic
 from featbank.extraction.forward import Forward, choose_devices, choose_lanes
 from featbank.extraction.images import BatchLoader
 from featbank.extraction.storing import ShardStore

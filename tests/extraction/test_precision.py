@@ -13,14 +13,14 @@ import torch
 from featbank.backbones import TruncatedNetwork, load_backbone
 from featbank.errors import InvalidInputError
 from featbank.extraction import choosing
-from featbank.extraction.arithmetic import (
+from featbank.extraction.forward import (
     ERROR_LIMIT,
+    Forward,
     arithmetic,
     check_arithmetic,
     native_precisions,
     relative_error,
 )
-from featbank.extraction.forward import Forward
 
 CPU = torch.device("cpu")
 

@@ -10,10 +10,10 @@ import torch
 
 from featbank.backbones import TruncatedNetwork, load_backbone
 from featbank.errors import InvalidInputError
-from featbank.extraction import ExtractionSettings, arithmetic, choosing
-from featbank.extraction.arithmetic import CompileEstimate, check_arithmetic
+from featbank.extraction import ExtractionSettings, choosing
+from featbank.extraction import forward as arithmetic
 from featbank.extraction.choosing import Chooser
-from featbank.extraction.forward import Forward
+from featbank.extraction.forward import CompileEstimate, Forward, check_arithmetic
 
 CPU = torch.device("cpu")
 CUTS = ("block3_pool", "fc7")

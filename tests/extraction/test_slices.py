@@ -15,10 +15,9 @@ import numpy as np
 import pytest
 import torch
 
-from featbank import backbones
 from featbank._atomic import canonical_json, sha256
 from featbank.backbones import Backbone, TruncatedNetwork, load_backbone
-from featbank.backbones.weights_files import absolute_weights
+from featbank.backbones.loading import absolute_weights
 from featbank.banks import Bank, verify_bank
 from featbank.datasets import building, open_dataset
 from featbank.datasets.sources import absolute_source
@@ -45,8 +44,8 @@ from featbank.extraction import (
     slices_of,
     tasks_left,
 )
+from featbank.extraction.extracting import plan_path
 from featbank.extraction.pushing import Pushing
-from featbank.extraction.slices import plan_path
 
 Folder = Callable[..., Path]
 FAULTS = Path(__file__).parents[1] / "faults"
@@ -56,7 +55,7 @@ CUTS = ("block4_pool", "fc7", "fc7@hflip", "block3_pool:gap")
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("featbank.extraction.missing.SHARD_BYTES", 2048)
+    monkeypatch.setattr("featbank.extraction.planning.SHARD_BYTES", 2048)
 
 
 def settings_for(cache: Path, **options: Any) -> ExtractionSettings:
@@ -192,9 +191,9 @@ def test_tasks_hash_nothing_and_keep_the_backbone(
     def hashed(*of: Any, **options: Any) -> Any:
         raise AssertionError("a file was hashed")
 
-    monkeypatch.setattr(backbones, "load_backbone", counted)
+    monkeypatch.setattr("featbank.backbones.loading.load_backbone", counted)
     monkeypatch.setattr(building, "row_digests", hashed)
-    monkeypatch.setattr("featbank._stat_cache.DigestCache.find", hashed)
+    monkeypatch.setattr("featbank._cache.DigestCache.find", hashed)
     tasks = tasks_left(str(path))
     assert [(one.number, one.n_images) for one in tasks] == [(0, 8), (1, 8), (2, 2)]
     with pytest.raises(IncompleteBankError, match="18 images are still to be pushed"):
@@ -328,7 +327,7 @@ def test_another_machine_can_finish_where_images_are_bad(
     (data / "red" / "000.png").write_bytes(b"no image")
     path = saved(data, tmp_path / "cache", cuts=["fc7"])
     push_tasks(path, [one.number for one in tasks_left(path)])
-    monkeypatch.setattr("featbank.extraction.slices._machine", lambda devices: {"torch": "another"})
+    monkeypatch.setattr("featbank.extraction.saved_plan.machine", lambda devices: {"torch": "another"})
     assert finish_plan(path).quarantined == 1
     (record,) = Bank.open(path.parent).quarantine()
     assert record.reason == "not-an-image"

@@ -9,7 +9,7 @@ import headers
 import numpy as np
 from hostile_cases import in_pack
 
-from featbank.banks._codecs import CODECS, encoder
+from featbank.banks._format import CODECS, encoder
 
 TABLE = "bank/cuts/block5_pool/chunks"
 SHAPE = (11, 3, 2, 2)

@@ -64,10 +64,10 @@ class World:
         torch.set_num_threads(1)
         logging.disable(logging.WARNING)
         time.perf_counter = lambda: 0.0  # cut.json holds a duration
-        import featbank.backbones as backbones
+        from featbank.backbones import loading, network
 
-        backbones.load_backbone = _built_once(backbones.load_backbone)  # type: ignore[assignment]
-        backbones.truncate = _built_once(backbones.truncate)  # type: ignore[assignment]
+        loading.load_backbone = _built_once(loading.load_backbone)  # type: ignore[assignment]
+        network.truncate = _built_once(network.truncate)  # type: ignore[assignment]
         import featbank.banks.bank
         import featbank.cli.app  # children must not pay for imports
         from featbank.extraction import pushing

@@ -227,7 +227,8 @@ class LateError(Exception):
 def train_one(job: Job, work: Path, out: Path, device: str, until: float, toy: bool) -> dict[str, Any]:
     """Train one network; returns its line."""
     from featbank.backbones import Preprocessing
-    from featbank.backbones.own_networks import build_network, network_plan, plan_to_dict
+    from featbank.backbones.minivgg import build_network
+    from featbank.backbones.own_networks import network_plan, plan_to_dict
     from featbank.backbones.trained import write_network
     from featbank.training import recipe_for
     from featbank.training.training import train_network

@@ -299,7 +299,7 @@ def test_a_run_of_a_study_is_a_run_like_any_other(small):
 
 @pytest.mark.slow
 def test_the_tail_head_finds_weights_that_have_moved(edited, tmp_path):
-    from featbank.backbones import weights as module
+    from featbank.backbones import loading as module
 
     shipped = Path(module.__file__).parent / "pretrained" / "minivgg-cifar10.safetensors"
     here = tmp_path / "here.safetensors"

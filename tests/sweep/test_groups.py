@@ -12,12 +12,11 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 import featbank
 from featbank.banks import pack
 from featbank.banks.shards import StoredManifest, decode_manifest
-from featbank.datasets.duplicates import of_one_origin
 from featbank.errors import InvalidInputError, LeakWarning
 from featbank.heads import SoftmaxClassifier, fit_stack
 from featbank.heads.softmax import C_MAX, C_MIN
 from featbank.heads.space import FeatureSpace
-from featbank.manifest import SPLITS, Manifest
+from featbank.manifest import SPLITS, Manifest, of_one_origin
 from featbank.metrics import bootstrap_interval
 from featbank.runs import Run
 from featbank.sampling import draw_nested, hold_out

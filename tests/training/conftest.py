@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from torch import nn
 
-from featbank.backbones.own_networks import build_network, network_plan
+from featbank.backbones.minivgg import build_network
+from featbank.backbones.own_networks import network_plan
 from featbank.training import Recipe, recipe_for
 from featbank.training.training import TrainingImages
 

@@ -310,7 +310,7 @@ def test_layers_that_are_none(trained: Train, asked: str) -> None:
 
 
 def test_the_shipped_weights_say_what_the_card_says() -> None:
-    from featbank.backbones import weights as module
+    from featbank.backbones import loading as module
 
     folder = Path(module.__file__).parent / "pretrained"
     card = (folder / "minivgg-cifar10.md").read_text()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import featbank
-from featbank._child_process import child_environment, import_path, pickle_for_child, without_current_folder
+from featbank._process import child_environment, import_path, pickle_for_child, without_current_folder
 
 HOME = str(Path(featbank.__file__).parents[1])
 
