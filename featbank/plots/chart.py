@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from featbank.manifest import printable
-from featbank.metrics.catalogue import spelling
+from featbank.metrics.catalogue import score_text, spelling
 from featbank.plots.style import Look
 from featbank.sampling import size_order, size_words
 from featbank.sweep import CurvePoint
@@ -33,7 +33,6 @@ __all__ = [
     "percent",
     "percent_axis",
     "reached",
-    "score_text",
     "size_axis",
     "span_text",
     "spelled",
@@ -382,17 +381,6 @@ def interval_text(point: CurvePoint, metric: str) -> str:
     unit, factor, digits = spelling(metric)
     low, high = (f"{factor * end:.{digits}f}" for end in interval)
     return f"{low} – {high}{' %' if unit else ''}"
-
-
-def score_text(value: float | None, metric: str) -> str:
-    """Return a score, a share in percent, ``"–"`` where it is not known.
-
-    Examples
-    --------
-    >>> score_text(0.9574, "macro_f1"), score_text(0.31, "log_loss")
-    ('95.7 %', '0.310')
-    """
-    return percent(value) if value is None or spelling(metric)[0] else f"{value:.{spelling(metric)[2]}f}"
 
 
 def curve_point(

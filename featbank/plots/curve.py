@@ -12,7 +12,7 @@ import numpy as np
 
 from featbank.errors import InvalidInputError
 from featbank.manifest import printable
-from featbank.metrics.catalogue import less_is_better, spelling
+from featbank.metrics.catalogue import less_is_better, score_text, spelling
 from featbank.plots.chart import (
     Chart,
     Entry,
@@ -25,7 +25,6 @@ from featbank.plots.chart import (
     missing_intervals,
     percent_axis,
     reached,
-    score_text,
     size_axis,
     span_text,
     spelled,
