@@ -304,7 +304,7 @@ def study_keys() -> dict[str, list[list[str]]]:
 def study_page() -> str:
     """Return the page of what the TOML file of a study may say."""
     from featbank import pipeline
-    from featbank.pipeline import claims
+    from featbank.pipeline import comparing as claims
 
     homes = {
         "[data]": pipeline.Data,
