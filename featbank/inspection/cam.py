@@ -12,8 +12,7 @@ from featbank.errors import InvalidInputError
 from featbank.inspection._grid import bare
 from featbank.inspection.occlusion import OcclusionDisplay
 from featbank.manifest import printable
-from featbank.plots.display import Display
-from featbank.plots.style import color_bar, new_figure
+from featbank.plots.display import Display, color_bar, new_figure
 
 __all__ = ["CamDisplay"]
 

@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from featbank.errors import InvalidInputError
 from featbank.manifest import printable
 from featbank.metrics import confusion_matrix, most_confused
-from featbank.plots.display import Display, head_title, inches_of, kept_head
-from featbank.plots.style import color_bar, new_figure, text_size
+from featbank.plots.display import Display, color_bar, inches_of, new_figure, text_size
+from featbank.plots.figures import head_title, kept_head
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

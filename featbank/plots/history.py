@@ -11,8 +11,11 @@ from numpy.typing import NDArray
 
 from featbank.errors import InvalidInputError
 from featbank.plots.chart import (
+    MARK,
+    SPLITS,
     Chart,
     Entry,
+    Look,
     Point,
     Series,
     Table,
@@ -23,8 +26,8 @@ from featbank.plots.chart import (
     percent_axis,
     reached,
 )
-from featbank.plots.display import Display, drawn_color, head_title, kept_head
-from featbank.plots.style import MARK, SPLITS, Look, new_figure, text_size
+from featbank.plots.display import Display, drawn_color, new_figure, text_size
+from featbank.plots.figures import head_title, kept_head
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

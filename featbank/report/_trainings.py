@@ -18,15 +18,16 @@ from featbank.plots import Display, HistoryDisplay
 from featbank.plots.chart import (
     Chart,
     Entry,
+    Look,
     Point,
     Series,
     Table,
     linear_axis,
     percent,
     percent_axis,
+    plain,
     reached,
 )
-from featbank.plots.style import Look, plain
 from featbank.report._answers import Answers, cells_of, with_room
 from featbank.report._close_up import close_up
 from featbank.report._content import Content

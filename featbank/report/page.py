@@ -20,8 +20,7 @@ from featbank._registry import nearest
 from featbank.datasets import Dataset
 from featbank.errors import InvalidInputError, RunError, RunNotFoundError
 from featbank.manifest import printable, short_repr
-from featbank.plots.chart import percent
-from featbank.plots.style import page_style
+from featbank.plots.chart import page_style, percent
 from featbank.report import _facts
 from featbank.report._answers import read_answers
 from featbank.report._close_up import close_up
