@@ -21,7 +21,8 @@ __all__ = [
     "MARK",
     "MARKERS",
     "N_PLAIN",
-    "SPLITS",
+    "SPLIT_LOOKS",
+    "SPLIT_NAMES",
     "Axis",
     "Chart",
     "Entry",
@@ -126,11 +127,8 @@ class Look:
 
 
 #: Training, validation and test wherever they stand side by side: what they are called, and how drawn.
-SPLITS = {
-    "train": ("training", Look("h0", dash=2)),
-    "val": ("validation", Look("h4", dash=1)),
-    "test": ("test", Look("h1")),
-}
+SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test"}
+SPLIT_LOOKS = {"train": Look("h0", dash=2), "val": Look("h4", dash=1), "test": Look("h1")}
 #: An x that is marked.
 MARK = Look("grey", dash=1, weight=0.6)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from featbank.errors import InvalidInputError
 from featbank.plots.chart import (
     MARK,
-    SPLITS,
+    SPLIT_LOOKS,
+    SPLIT_NAMES,
+    Axis,
     Chart,
     Entry,
     Look,
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from featbank.runs import Run
     from featbank.training import TrainResult
 
-__all__ = ["HistoryDisplay"]
+__all__ = ["ARROW_KEYS", "HistoryDisplay", "epoch_axis", "thinned_epochs"]
 
 #: What is followed -> name of its axis. The last two are known of networks alone.
 _LABELS = {
@@ -46,6 +48,27 @@ _LABELS = {
 }
 #: Of an epoch as a whole: no rows of its own.
 _TIME = "epoch_time"
+
+
+#: How a page reads out a chart of epochs.
+ARROW_KEYS = "Left and right arrow keys read out the epochs."
+
+
+def epoch_axis(n_epochs: int) -> Axis:
+    """Return the axis of so many epochs."""
+    return linear_axis("Epoch (passes over the data)", [0.0, float(n_epochs)], whole=True)
+
+
+def thinned_epochs(n_epochs: int, most: int, always: Iterable[int]) -> tuple[int, list[int]]:
+    """Return which of many epochs are shown, from 0: every n-th one, and these always; and that n.
+
+    Examples
+    --------
+    >>> thinned_epochs(10, 4, [8, 9])
+    (3, [0, 3, 6, 8, 9])
+    """
+    step = math.ceil(n_epochs / most)
+    return step, sorted({*range(0, n_epochs, step), *always})
 
 
 class HistoryDisplay(Display):
@@ -89,7 +112,10 @@ class HistoryDisplay(Display):
         most_epochs: int | None = None,
         title: str | None = None,
     ) -> None:
-        names = [*(f"{split}_{kind}" for kind in ("loss", "accuracy", "top5") for split in SPLITS), _TIME]
+        names = [
+            *(f"{split}_{kind}" for kind in ("loss", "accuracy", "top5") for split in SPLIT_NAMES),
+            _TIME,
+        ]
         self.history = {
             name: np.asarray(history[name], dtype=np.float64) for name in names if name in history
         }
@@ -112,9 +138,8 @@ class HistoryDisplay(Display):
         self.best_epoch = best_epoch
         self.title = title
         #: One of so many epochs is shown, and which these are (from 0).
-        self.step = math.ceil(self.n_epochs / (most_epochs or self.n_epochs))
-        last = {self.n_epochs - 1} | ({best_epoch - 1} if best_epoch else set())
-        self.epochs = sorted({*range(0, self.n_epochs, self.step), *last})
+        always = [self.n_epochs - 1, *([best_epoch - 1] if best_epoch else [])]
+        self.step, self.epochs = thinned_epochs(self.n_epochs, most_epochs or self.n_epochs, always)
 
     _noun = "a history"
 
@@ -239,8 +264,8 @@ class HistoryDisplay(Display):
             found.append(
                 Chart(
                     f"Line chart of {_spelt(kind)} per epoch{of}; {self.n_epochs} epochs"
-                    f"{', ' if kept else ''}{kept}. Left and right arrow keys read out the epochs.",
-                    linear_axis("Epoch (passes over the data)", [0.0, float(self.n_epochs)], whole=True),
+                    f"{', ' if kept else ''}{kept}. {ARROW_KEYS}",
+                    epoch_axis(self.n_epochs),
                     y,
                     tuple(series),
                     by_row=True,
@@ -254,8 +279,8 @@ class HistoryDisplay(Display):
         if kind == "time":
             return [(_TIME, "whole epoch", Look("grey"))]
         return [
-            (f"{split}_{kind}", name, look)
-            for split, (name, look) in SPLITS.items()
+            (f"{split}_{kind}", name, SPLIT_LOOKS[split])
+            for split, name in SPLIT_NAMES.items()
             if f"{split}_{kind}" in self.history
         ]
 
@@ -266,9 +291,9 @@ class HistoryDisplay(Display):
     def legend(self) -> list[Entry]:
         """Name the rows, and the epoch whose weights were kept."""
         entries = [Entry("Rows")]
-        for split, (name, look) in SPLITS.items():
+        for split, name in SPLIT_NAMES.items():
             if any(key.startswith(f"{split}_") for key in self.history):
-                entries.append(Entry(name, look))
+                entries.append(Entry(name, SPLIT_LOOKS[split]))
         if self.best_epoch is not None:
             entries += [Entry("Weights kept"), Entry(f"epoch {self.best_epoch}", MARK)]
         return entries
@@ -289,7 +314,7 @@ class HistoryDisplay(Display):
             return f"{value:.4g}" if math.isfinite(value) else "–"
 
         split_and_kind = [name.partition("_") for name in self.history if name != _TIME]
-        columns = [f"{SPLITS[split][0].capitalize()} {_spelt(kind)}" for split, _, kind in split_and_kind]
+        columns = [f"{SPLIT_NAMES[split].capitalize()} {_spelt(kind)}" for split, _, kind in split_and_kind]
         columns += ["Seconds"] if _TIME in self.history else []
         rows = tuple((f"{at + 1}", *(cell(name, at) for name in self.history)) for at in self.epochs)
         return Table(("Epoch", *columns), rows, 0)

@@ -1,50 +1,273 @@
-"""What a run is about, in words and numbers: question, answer, data, provenance, cost, warnings."""
+"""The page of a run: the heads it kept, its figures, and what it is about in words and numbers."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 
+from featbank.errors import InvalidInputError, RunError
+from featbank.inspection import Mistake, find_mistakes
 from featbank.manifest import SPLITS, Manifest, RowStatus, printable
+from featbank.metrics import confusion_matrix
+from featbank.plots import HistoryDisplay
 from featbank.plots.chart import Table, percent, spelled
-from featbank.report._source import Picture, RunSource
+from featbank.plots.figures import suited
+from featbank.report._close_up import Answers, Asked, Facet, cells_of, close_up, facets, with_room
+from featbank.report._content import (
+    Content,
+    Figure,
+    Histories,
+    History,
+    Sample,
+    epochs_shown,
+    figure_of,
+    read_study,
+    time_text,
+    title_text,
+    transform_text,
+    value_text,
+)
+from featbank.report._source import RunSource
 from featbank.report._svg import shown
 from featbank.runs import Run, answer_of
-from featbank.sampling import size_words
+from featbank.sampling import size_label, size_order, size_words
+from featbank.sweep import Fit
 from featbank.sweep.spec import untrained_words
 
-__all__ = [
-    "Sample",
-    "answer",
-    "cost",
-    "images",
-    "notes",
-    "provenance",
-    "question",
-    "samples",
-    "splits",
-    "time_text",
-    "title_text",
-    "transform_text",
-    "value_text",
-    "warnings",
-]
+__all__ = ["content_of_run", "head_facets", "kept_heads", "run_figures"]
+
+
+def content_of_run(run: Run, source: RunSource) -> Content:
+    """Return what the page of a run says; raises `RunError` if a file of it is damaged."""
+    study = read_study(run.path)
+    heads = kept_heads(run)
+    told, left_out = read_answers(run, heads, source) if heads else ([], 0)
+    numbers = {one.head.at for one in told}
+    asked = head_facets(run, [one for one in heads if one.at in numbers])
+    closely = close_up(told, run.classes, asked, source, left_out=left_out)
+    if not heads:
+        source.missing.append("No confusion matrix: the run kept no head; fit again with --save-heads best.")
+    histories = run_histories(run, heads)
+    pictures = samples(source)
+    best, further = answer(run)
+    manifest = source.manifest
+    cost_figures, cost_tables = cost(run, source)
+    return Content(
+        of="run",
+        name=run.name,
+        title=(study.title if study else "") or f"{run.source['dataset']} · {run.source['backbone']}",
+        question=(study.question if study else "") or question(run),
+        answer=best,
+        further=further,
+        warnings=warnings(run),
+        study=study,
+        figures=run_figures(run),
+        no_figure="There is no curve: every fit failed, or none was made. The notes below say what is known.",
+        noun="head",
+        listed="Kept heads",
+        columns=COLUMNS,
+        n_texts=3,
+        kept=table_rows(heads, histories.n_epochs),
+        n_kept=len(heads),
+        left_out_in="the folder predictions of the run",
+        histories=histories,
+        closely=closely,
+        data=None if manifest is None else images(run.source["dataset"], manifest),
+        splits=None if manifest is None else splits(manifest),
+        samples=pictures,
+        n_classes=len(manifest.classes) if manifest else 0,
+        cost_figures=cost_figures,
+        cost_tables=cost_tables,
+        cost_said="Cuts read in one pass share its time; heads trained together share theirs equally.",
+        provenance=provenance(run, source),
+        notes=notes(run, source),
+        no_notes="None: no image was unreadable, no identical image stands on both sides of a split, no fit "
+        "failed.",
+    )
+
+
+#: The table of kept heads has so many lines; how many are left out is said.
+_MOST_LISTED = 200
+#: Its columns, of which the first three are texts.
+COLUMNS = ("Head", "Cut", "Kind", "Samples per class", "Validation", "Test", "Epochs", "Best epoch")
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One kept head.
+
+    Parameters
+    ----------
+    at : int
+        Its number on the page.
+    entry : dict
+        What `Run.heads` says of it.
+    fit : Fit or None
+        Its line of ``results.csv``.
+    """
+
+    at: int
+    entry: dict[str, Any]
+    fit: Fit | None
+
+    @property
+    def name(self) -> str:
+        """Name of its files."""
+        return str(self.entry["name"])
+
+    @property
+    def cut(self) -> str:
+        """Its cut, with the temperature if there is one."""
+        return spelled(self.entry["cut"], self.entry["temperature"])
+
+    @property
+    def named(self) -> str:
+        """The head in words."""
+        facts = self.entry
+        return f"{printable(facts['head'])} on {self.cut}, {size_words(facts)}, repeat {facts['repeat']}"
+
+    @property
+    def figures(self) -> list[tuple[str, str]]:
+        """What is known of how good it is, as (name, value)."""
+        facts, fit = self.entry, self.fit
+        found = [
+            ("test accuracy", facts["top1"]),
+            ("validation accuracy", facts["val_top1"]),
+            ("training accuracy", fit.train_top1 if fit else None),
+            ("test top-5", fit.top5 if fit else None),
+            ("calibration error (test)", fit.ece if fit else None),
+        ]
+        return [(name, percent(value)) for name, value in found if value is not None]
+
+
+def kept_heads(run: Run) -> list[Kept]:
+    """Return the kept heads: the best, then the best of each other curve, then the rest, good ones first."""
+
+    def merit(entry: dict[str, Any]) -> float:
+        return -float(entry["val_top1"] or entry["top1"] or 0.0)
+
+    entries = sorted(run.heads(), key=merit)
+    if any(one["saved"] for one in entries):
+        best = run.best_head()["name"]
+        entries.sort(key=lambda one: one["name"] != best)
+    firsts: dict[Any, str] = {}
+    for one in entries:
+        firsts.setdefault((one["cut"], one["head"], one["temperature"]), one["name"])
+    leading = set(firsts.values())
+    entries.sort(key=lambda one: one["name"] not in leading)
+    fits = {fit.id: fit for fit in run.result().fits}
+    return [
+        Kept(
+            at,
+            one,
+            fits.get(((one["cut"], one["head"], one["temperature"]), one["n_per_class"], one["repeat"])),
+        )
+        for at, one in enumerate(entries)
+    ]
+
+
+def _size(one: Kept) -> str:
+    return size_label(one.entry)
+
+
+def head_facets(run: Run, heads: Sequence[Kept]) -> list[Facet]:
+    """Return what has to be chosen to name one of the kept heads of a run."""
+    depth = {cut: at for at, cut in enumerate(run.result().cuts)}
+
+    def place(one: Kept) -> tuple[int, float]:
+        return depth.get(one.entry["cut"], len(depth)), one.entry["temperature"] or 0.0
+
+    asked: list[Asked[Kept]] = [
+        ("Cut", lambda one: one.cut, place),
+        ("Head", lambda one: printable(one.entry["head"]), lambda one: 0),
+        ("Samples per class", _size, lambda one: size_order(one.entry["n_per_class"])),
+        ("Repeat", lambda one: f"{one.entry['repeat']}", lambda one: one.entry["repeat"]),
+    ]
+    return facets(heads, asked)
+
+
+def table_rows(heads: Sequence[Kept], n_epochs: dict[str, int]) -> list[tuple[Kept, tuple[str, ...]]]:
+    """Return the lines of the table of kept heads: three cells of text, then numbers."""
+    lines: list[tuple[Kept, tuple[str, ...]]] = []
+    for one in heads[:_MOST_LISTED]:
+        facts, n = one.entry, n_epochs.get(one.name, 0)
+        best = facts["best_epoch"]
+        epochs = ("–", "–") if n < 2 else (f"{n}", "–" if best is None else f"{best}")
+        shares = percent(facts["val_top1"]), percent(facts["top1"])
+        lines.append((one, (one.name, one.cut, printable(facts["head"]), _size(one), *shares, *epochs)))
+    return lines
+
+
+def read_answers(run: Run, heads: Sequence[Kept], source: RunSource) -> tuple[list[Answers], int]:
+    """Return the answers of as many heads as there is room for, in their order, and how many are left out.
+
+    What cannot be read is said in `source.missing`.
+    """
+    return with_room(heads, lambda one: _read(run, one, source))
+
+
+def _read(run: Run, head: Kept, source: RunSource) -> Answers | None:
+    n_classes = len(run.classes)
+    try:
+        told = run.predictions(head.name)
+        if not len(told.rows):
+            return None
+        matrix = confusion_matrix(told.y_true, told.y_pred, n_classes)
+    except (RunError, InvalidInputError) as error:
+        _say(source, f"The answers of {printable(head.name)} are not shown: {error}.")
+        return None
+    mistakes: list[Mistake] = []
+    if source.manifest is not None:
+        try:
+            mistakes = find_mistakes(told, source.manifest)
+        except InvalidInputError as error:
+            _say(source, f"No misclassified image is shown: {error}.")
+    return Answers(head, told.split, cells_of(matrix), mistakes)
+
+
+def _say(source: RunSource, said: str) -> None:
+    if said not in source.missing:
+        source.missing.append(said)
+
+
+#: A page holds so many histories; how many are left out is said.
+_MOST_HISTORIES = 60
+
+
+def run_figures(run: Run) -> list[Figure]:
+    """Return the figures a run's results allow, first the one that answers it; none if every fit failed."""
+    shown = {name: one for name, one in suited(run).items() if one.on_page}
+    one_size = len({point.n_per_class for point in run.result().points()}) == 1
+    if one_size and len(shown) > 1:  # a curve of one size says nothing that the others do not
+        shown.pop("curve", None)
+    return [figure_of(name, one.from_run(run)) for name, one in shown.items()]
+
+
+def run_histories(run: Run, heads: Sequence[Kept]) -> Histories:
+    """Return the histories of kept heads, as many as the page has room for."""
+    known = run.histories()
+    n_epochs = {name: len(one.get("train_loss", [])) for name, one in known.items()}
+    # one that was solved in one step has nothing to follow
+    trained = [one for one in heads if n_epochs.get(one.name, 0) > 1]
+    drawn = trained[:_MOST_HISTORIES]
+    most = epochs_shown(len(drawn))
+    lines = []
+    for one in drawn:
+        best = one.entry["best_epoch"]
+        name = printable(one.name)
+        display = HistoryDisplay(known[one.name], best_epoch=best, most_epochs=most, title=name)
+        display.page_title = name
+        lines.append(History(one.at, figure_of(f"history-{one.at}", display, small=True)))
+    return Histories(tuple(lines), n_epochs, len(trained) - len(drawn))
+
 
 #: Sample thumbnails: at most so many, one of each class, and their longer side in pixels.
 _MOST_SAMPLES, _SIDE = 40, 112
 _MOST_FAILED = 10
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A training image of one class."""
-
-    name: str
-    picture: Picture
 
 
 def question(run: Run) -> str:
@@ -162,27 +385,6 @@ def _said(value: object) -> str:
     return "–" if value is None else str(value)
 
 
-def title_text(name: str) -> str:
-    """Return the name of a parameter as a page has it."""
-    return name.replace("_", " ").capitalize()
-
-
-def value_text(value: Any) -> str:
-    """Return the value of a parameter as a page has it."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, dict):
-        value = {name: one for name, one in value.items() if one not in (None, {})}
-    if isinstance(value, list):
-        return ", ".join(map(value_text, value))
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else str(value)
-
-
-def transform_text(transform: dict[str, Any]) -> str:
-    """Return several parameters in one line."""
-    return "; ".join(f"{name.replace('_', ' ')} {value_text(value)}" for name, value in transform.items())
-
-
 def cost(run: Run, source: RunSource) -> tuple[list[tuple[str, str]], list[tuple[str, Table]]]:
     """Return what the run cost: key figures, and tables of the extraction and of the fits."""
     fits = run.result().fits
@@ -275,13 +477,3 @@ def _bytes(size: float) -> str:
         if size >= factor:
             return f"{size / factor:.3g} {unit}"
     return f"{size:.0f} B"
-
-
-def time_text(seconds: float) -> str:
-    """Return a time in the unit that suits it."""
-    if seconds < 0.1:
-        return f"{1000 * seconds:.0f} ms"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
