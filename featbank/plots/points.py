@@ -45,6 +45,8 @@ __all__ = [
 class PointsDisplay(Display):
     """A display of points of a run's curves at one size."""
 
+    points: list[CurvePoint]
+
     @classmethod
     def from_run(
         cls,
@@ -74,6 +76,13 @@ class PointsDisplay(Display):
     @classmethod
     def _of_points(cls, run: Run, points: list[CurvePoint], n_per_class: Size | None) -> Self:
         raise NotImplementedError
+
+    def _samples(self, drawn: str, metrics: Sequence[str]) -> list[str]:
+        """Say how many training samples it is at, and what is drawn of intervals if there are any."""
+        lines = [size_words(vars(self.points[0]))]
+        if any(one.interval(metric) for one in self.points for metric in metrics):
+            lines.append(f"{drawn}: {interval_of(self.points)}")
+        return lines
 
 
 class CutsDisplay(PointsDisplay):
@@ -215,9 +224,7 @@ class CutsDisplay(PointsDisplay):
 
     def notes(self) -> list[tuple[str, list[str]]]:
         """Say how many training samples it is at, and what the bars are."""
-        lines = [size_words(vars(self.points[0]))]
-        if any(one.interval(self.metric) for one in self.points):
-            lines.append(f"bars: {interval_of(self.points)}")
+        lines = self._samples("bars", [self.metric])
         for why in missing_intervals(self.points, self.metric):
             lines.append(f"no interval: {why}" + (" (dots)" if "2 draws" in why else ""))
         return [("Training samples", lines)]
@@ -357,10 +364,7 @@ class ScoresDisplay(PointsDisplay):
 
     def notes(self) -> list[tuple[str, list[str]]]:
         """Say how many training samples it is at, and what the bars are."""
-        lines = [size_words(vars(self.points[0]))]
-        if any(one.interval(metric) for one in self.points for metric in self.metrics):
-            lines.append(f"bars: {interval_of(self.points)}")
-        return [("Training samples", lines)]
+        return [("Training samples", self._samples("bars", self.metrics))]
 
     def table(self) -> Table:
         """Return the numbers."""
@@ -559,9 +563,7 @@ class TemperatureDisplay(PointsDisplay):
     def notes(self) -> list[tuple[str, list[str]]]:
         """Say how many training samples it is at, and what the bands are."""
         metric = next(iter(self.lines.values()))
-        lines = [size_words(vars(self.points[0]))]
-        if any(one.interval(metric) for one in self.points):
-            lines.append(f"band: {interval_of(self.points)}")
+        lines = self._samples("band", [metric])
         lines += [f"no interval: {why}" for why in missing_intervals(self.points, metric)]
         return [("Training samples", lines)]
 

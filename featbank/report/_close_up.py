@@ -120,28 +120,54 @@ class Seen:
 
 
 @dataclass(frozen=True)
+class Shown:
+    """One embedded image; what the first head took it for, with both probabilities, if it did."""
+
+    at: int
+    seen: Seen
+    pred: int | None = None
+    p_pred: int | None = None
+    p_true: int | None = None
+
+    @property
+    def pair(self) -> str:
+        """Name of the pair of classes; empty where the first head is right."""
+        return "" if self.pred is None else f"{self.seen.true}-{self.pred}"
+
+    def texts(self, classes: Sequence[str]) -> list[str]:
+        """Return what is written below it: both classes with the probabilities the head gave them."""
+        return _caption(classes, self.seen.true, self.pred, self.p_pred, self.p_true)
+
+
+def _caption(
+    classes: Sequence[str], true: int, pred: int | None, p_pred: int | None, p_true: int | None
+) -> list[str]:
+    def share(value: int | None) -> str:
+        return "" if value is None else Markup(f" {value}&nbsp;%")  # a number of ours
+
+    if pred is None:
+        return [classes[true], "", "", "", ""]
+    return [classes[true], share(p_true), "taken for ", classes[pred], share(p_pred)]
+
+
+@dataclass(frozen=True)
 class Gallery:
-    """The embedded images, and where each row of the manifest stands among them."""
+    """The embedded images, where each row of the manifest stands among them, and the number of each class."""
 
     images: list[Seen] = field(default_factory=list)
     places: dict[int, int] = field(default_factory=dict)
+    classes: dict[str, int] = field(default_factory=dict)
 
-    def of(self, answers: Answers, index: dict[str, int]) -> list[tuple[int, int, int | None, int | None]]:
-        """Return image, predicted class, and the two probabilities in percent of a head's mistakes.
-
-        Parameters
-        ----------
-        answers : Answers
-        index : dict of str to int
-            Number of each class.
-
-        Returns
-        -------
-        list of (int, int, int or None, int or None)
-            Worst first; those mistakes whose images are embedded.
-        """
+    def of(self, answers: Answers) -> list[Shown]:
+        """Return those mistakes of a head whose images are embedded, worst first."""
         return [
-            (self.places[one.row], index[one.predicted], _rounded(one.p_predicted), _rounded(one.p_true))
+            Shown(
+                self.places[one.row],
+                self.images[self.places[one.row]],
+                self.classes[one.predicted],
+                _rounded(one.p_predicted),
+                _rounded(one.p_true),
+            )
             for one in answers.mistakes
             if one.row in self.places
         ]
@@ -201,10 +227,11 @@ def _queue(told: Sequence[Answers]) -> Iterator[tuple[Mistake, bool]]:
 
 def embed(told: Sequence[Answers], source: RunSource) -> Gallery:
     """Return the images there is room for: most of it for the first head's mistakes, the rest in turns."""
-    gallery = Gallery()
     manifest = source.manifest
     if manifest is None or not told:
-        return gallery
+        return Gallery()
+    # mistakes name classes as the bank has them
+    gallery = Gallery(classes={name: at for at, name in enumerate(manifest.classes)})
     share = 1.0 if len(told) == 1 else _FIRST_SHARE
     size_bytes = 0
     tried: set[int] = set()
@@ -391,37 +418,6 @@ _FEW, _N_SHOWN = 18, 12
 
 
 @dataclass(frozen=True)
-class Shown:
-    """One embedded image; what the first head took it for, with both probabilities, if it did."""
-
-    at: int
-    seen: Seen
-    pred: int | None = None
-    p_pred: int | None = None
-    p_true: int | None = None
-
-    @property
-    def pair(self) -> str:
-        """Name of the pair of classes; empty where the first head is right."""
-        return "" if self.pred is None else f"{self.seen.true}-{self.pred}"
-
-    def texts(self, classes: Sequence[str]) -> list[str]:
-        """Return what is written below it: both classes with the probabilities the head gave them."""
-        return _caption(classes, self.seen.true, self.pred, self.p_pred, self.p_true)
-
-
-def _caption(
-    classes: Sequence[str], true: int, pred: int | None, p_pred: int | None, p_true: int | None
-) -> list[str]:
-    def share(value: int | None) -> str:
-        return "" if value is None else Markup(f" {value}&nbsp;%")  # a number of ours
-
-    if pred is None:
-        return [classes[true], "", "", "", ""]
-    return [classes[true], share(p_true), "taken for ", classes[pred], share(p_pred)]
-
-
-@dataclass(frozen=True)
 class CloseUp:
     """What the page shows of one head at a time.
 
@@ -504,14 +500,11 @@ def close_up(
     if not told:
         return None
     gallery = Gallery() if source is None else embed(told, source)
-    manifest = None if source is None else source.manifest
-    # mistakes name classes as the bank has them
-    index = {name: at for at, name in enumerate(manifest.classes)} if manifest else {}
-    mine = [Shown(at, gallery.images[at], *more) for at, *more in gallery.of(told[0], index)]
+    mine = gallery.of(told[0])
     known = {one.at for one in mine}
     others = tuple(Shown(at, seen) for at, seen in enumerate(gallery.images) if at not in known)
     classes = tuple(map(printable, classes))
-    written = [_written(one, gallery, index, classes) for one in told]
+    written = [_written(one, gallery, classes) for one in told]
     n_shown = written[0]["shown"]
     return CloseUp(
         heads=tuple(one.head for one in told),
@@ -529,11 +522,9 @@ def close_up(
     )
 
 
-def _written(
-    answers: Answers, gallery: Gallery, index: dict[str, int], classes: Sequence[str]
-) -> dict[str, Any]:
+def _written(answers: Answers, gallery: Gallery, classes: Sequence[str]) -> dict[str, Any]:
     """Return what the page says of one head, counted and in words; the script only puts it in its place."""
-    confusion, images = confusion_of(answers), gallery.of(answers, index)
+    confusion, images = confusion_of(answers), gallery.of(answers)
     n_wrong, split = f"{confusion.n_wrong:,}", SPLIT_NAMES[answers.split]
     sure = ", worst first. Beside each class, the probability the head gave it"
     return {
@@ -541,12 +532,16 @@ def _written(
         "named": answers.head.named,
         "said": f"{confusion.n_right:,} of {confusion.n_rows:,} {split} images right, {n_wrong} wrong.",
         "seen": f"{len(images)} of {n_wrong} are in this page"
-        f"{sure if images and images[0][2] is not None else ''}.",
+        f"{sure if images and images[0].p_pred is not None else ''}.",
         "shown": _N_SHOWN if len(images) > _FEW else _FEW,
         "figures": answers.head.figures,
         "cells": [part for one in confusion.cells for part in (one.true, one.pred, one.count, one.shade)],
         "classes": [(line.true, line.texts(classes)[-1]) for line in confusion.classes],
-        "images": [-1 if part is None else part for line in images for part in line],
+        "images": [
+            -1 if part is None else part
+            for one in images
+            for part in (one.at, one.pred, one.p_pred, one.p_true)
+        ],
     }
 
 
