@@ -5,11 +5,10 @@
 
 from __future__ import annotations
 
-from featbank.plots.confusion import ConfusionDisplay
 from featbank.plots.curve import CurveDisplay
 from featbank.plots.display import Display
 from featbank.plots.figures import FIGURES
-from featbank.plots.history import HistoryDisplay
+from featbank.plots.heads import ConfusionDisplay, HistoryDisplay
 from featbank.plots.points import CutsDisplay, ScoresDisplay, TemperatureDisplay
 from featbank.plots.times import TimesDisplay
 

@@ -50,8 +50,8 @@ FIGURES.register_place("temperature", "featbank.plots.points:TemperatureDisplay"
 FIGURES.register_place("curve", "featbank.plots.curve:CurveDisplay")
 FIGURES.register_place("scores", "featbank.plots.points:ScoresDisplay")
 FIGURES.register_place("cuts", "featbank.plots.points:CutsDisplay")
-FIGURES.register_place("history", "featbank.plots.history:HistoryDisplay")
-FIGURES.register_place("confusion", "featbank.plots.confusion:ConfusionDisplay")
+FIGURES.register_place("history", "featbank.plots.heads:HistoryDisplay")
+FIGURES.register_place("confusion", "featbank.plots.heads:ConfusionDisplay")
 FIGURES.register_place("times", "featbank.plots.times:TimesDisplay")
 
 

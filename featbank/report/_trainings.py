@@ -28,7 +28,7 @@ from featbank.plots.chart import (
     plain,
     reached,
 )
-from featbank.plots.history import ARROW_KEYS, epoch_axis, thinned_epochs
+from featbank.plots.heads import ARROW_KEYS, epoch_axis, thinned_epochs
 from featbank.report._close_up import Answers, Asked, cells_of, close_up, facets, with_room
 from featbank.report._content import (
     Content,

@@ -1,15 +1,17 @@
-"""The training of a head or a network: loss and accuracy per epoch."""
+"""One kept head: how it was trained, per epoch, and which classes it takes for which."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from featbank.errors import InvalidInputError
+from featbank.manifest import printable
+from featbank.metrics import confusion_matrix, most_confused
 from featbank.plots.chart import (
     MARK,
     SPLIT_LOOKS,
@@ -28,7 +30,7 @@ from featbank.plots.chart import (
     percent_axis,
     reached,
 )
-from featbank.plots.display import Display, drawn_color, new_figure, text_size
+from featbank.plots.display import Display, color_bar, drawn_color, inches_of, new_figure, text_size
 from featbank.plots.figures import head_title, kept_head
 
 if TYPE_CHECKING:
@@ -37,7 +39,13 @@ if TYPE_CHECKING:
     from featbank.runs import Run
     from featbank.training import TrainResult
 
-__all__ = ["ARROW_KEYS", "HistoryDisplay", "epoch_axis", "thinned_epochs"]
+__all__ = [
+    "ARROW_KEYS",
+    "ConfusionDisplay",
+    "HistoryDisplay",
+    "epoch_axis",
+    "thinned_epochs",
+]
 
 #: What is followed -> name of its axis. The last two are known of networks alone.
 _LABELS = {
@@ -48,8 +56,6 @@ _LABELS = {
 }
 #: Of an epoch as a whole: no rows of its own.
 _TIME = "epoch_time"
-
-
 #: How a page reads out a chart of epochs.
 ARROW_KEYS = "Left and right arrow keys read out the epochs."
 
@@ -71,7 +77,41 @@ def thinned_epochs(n_epochs: int, most: int, always: Iterable[int]) -> tuple[int
     return step, sorted({*range(0, n_epochs, step), *always})
 
 
-class HistoryDisplay(Display):
+class HeadDisplay(Display):
+    """A display of one kept head of a run."""
+
+    @classmethod
+    def from_run(cls, run: Run, *, head: str | None = None, cuts: Sequence[str] = ()) -> Self:
+        """Make a display of a kept head of a run.
+
+        Parameters
+        ----------
+        run : Run
+        head : str, optional
+            Its name; the best by validation accuracy by default.
+        cuts : sequence of str, default=()
+            The best of these.
+
+        Raises
+        ------
+        RunError
+            If there is no such head.
+        InvalidInputError
+            If none of these cuts has one, or there is nothing of it that this figure is of.
+        """
+        return cls._of_entry(run, kept_head(run, head, cuts))
+
+    @classmethod
+    def _of_entry(cls, run: Run, entry: dict[str, Any]) -> Self:
+        raise NotImplementedError
+
+    @classmethod
+    def suits(cls, run: Run) -> bool:
+        """Say whether a run saved a head."""
+        return any(one["saved"] for one in run.heads())
+
+
+class HistoryDisplay(HeadDisplay):
     """Loss and accuracy of a head or a network per epoch, for training, validation and test rows.
 
     A head that has one epoch, or was solved in one step (``logreg``), has no course: what it reached is drawn
@@ -144,25 +184,7 @@ class HistoryDisplay(Display):
     _noun = "a history"
 
     @classmethod
-    def from_run(cls, run: Run, *, head: str | None = None, cuts: Sequence[str] = ()) -> HistoryDisplay:
-        """Make a display of how a kept head of a run was trained.
-
-        Parameters
-        ----------
-        run : Run
-        head : str, optional
-            Its name; the best by validation accuracy by default.
-        cuts : sequence of str, default=()
-            The best of these.
-
-        Raises
-        ------
-        RunError
-            If there is no such head.
-        InvalidInputError
-            If the head was not trained in epochs.
-        """
-        entry = kept_head(run, head, cuts)
+    def _of_entry(cls, run: Run, entry: dict[str, Any]) -> Self:
         histories = _epochs(run)
         if entry["name"] not in histories:
             known = ", ".join(histories) or "none"
@@ -202,7 +224,7 @@ class HistoryDisplay(Display):
     @classmethod
     def suits(cls, run: Run) -> bool:
         """Say whether the best head of a run was trained in epochs."""
-        return any(one["saved"] for one in run.heads()) and run.best_head()["name"] in _epochs(run)
+        return super().suits(run) and run.best_head()["name"] in _epochs(run)
 
     def _n_axes(self) -> int:
         return len(self._kinds)
@@ -331,3 +353,188 @@ def _spelt(kind: str) -> str:
 def _epochs(run: Run) -> dict[str, dict[str, list[float]]]:
     """Return the histories with a loss; a head that was solved in one step has a line of other things."""
     return {name: found for name, found in run.histories().items() if found.get("train_loss")}
+
+
+#: Up to here every cell says its count and share; beyond, the pairs confused most are listed instead.
+_MOST_NUMBERED = 12
+#: Up to here every class has its name on the axes; beyond, only its number, now and then.
+_MOST_NAMED = 40
+_LONGEST_NAME = 18
+#: Smaller text, in points, is not written.
+_SMALLEST = 4.5
+
+
+def _short(name: str) -> str:
+    shown = printable(name)
+    return shown if len(shown) <= _LONGEST_NAME else shown[: _LONGEST_NAME - 1] + "…"
+
+
+class ConfusionDisplay(HeadDisplay):
+    r"""True classes against predicted ones: counts and row percentages.
+
+    Up to 12 classes every cell holds its count and its share of the true class. With more, the shares are
+    shades only; beyond 40 classes the axes count classes instead of naming them. The pairs confused most
+    often are listed beside, with counts and shares.
+
+    Parameters
+    ----------
+    matrix : array-like of int, shape (n_classes, n_classes)
+        Counts, row = true class, as `featbank.metrics.confusion_matrix` gives them.
+    classes : sequence of str, length n_classes
+        Class names.
+    title : str, optional
+        Above the figure.
+
+    Attributes
+    ----------
+    pairs : list of (true class, predicted class, count)
+        The pairs confused most often, worst first.
+
+    Raises
+    ------
+    InvalidInputError
+        If the matrix is not square, empty, or has another size than there are classes.
+
+    Examples
+    --------
+    >>> display = ConfusionDisplay([[8, 2], [1, 9]], ["cat", "dog"]).plot()
+    >>> [text.get_text() for text in display.ax_.texts]
+    ['8\n80 %', '2\n20 %', '1\n10 %', '9\n90 %']
+    """
+
+    def __init__(self, matrix: ArrayLike, classes: Sequence[str], *, title: str | None = None) -> None:
+        counts = np.asarray(matrix)
+        if counts.ndim != 2 or counts.shape != (len(classes), len(classes)) or not len(classes):
+            raise InvalidInputError(
+                f"a confusion matrix of {len(classes)} classes cannot have shape {counts.shape}"
+            )
+        self.matrix = counts.astype(np.int64)
+        self.classes = tuple(classes)
+        self.pairs = most_confused(self.matrix, limit=20)
+        self.title = title
+
+    @classmethod
+    def from_predictions(
+        cls, y_true: ArrayLike, y_pred: ArrayLike, classes: Sequence[str], *, title: str | None = None
+    ) -> ConfusionDisplay:
+        """Count predictions and make a display of them.
+
+        Parameters
+        ----------
+        y_true, y_pred : array-like of int, shape (n_samples,)
+            Indices into `classes`.
+        classes : sequence of str, length n_classes
+            Class names.
+        title : str, optional
+            Above the figure.
+
+        Returns
+        -------
+        ConfusionDisplay
+
+        Examples
+        --------
+        >>> ConfusionDisplay.from_predictions([0, 1, 1], [0, 1, 0], ["cat", "dog"]).matrix.tolist()
+        [[1, 0], [1, 1]]
+        """
+        return cls(confusion_matrix(y_true, y_pred, len(classes)), classes, title=title)
+
+    @classmethod
+    def _of_entry(cls, run: Run, entry: dict[str, Any]) -> Self:
+        return cls(run.confusion(entry["name"]), run.classes, title=head_title(run, entry))
+
+    def shares(self) -> Any:
+        """Return each row in percent of its true class, NaN for a class without rows, shape as `matrix`."""
+        total = self.matrix.sum(axis=1, keepdims=True)
+        return 100.0 * np.divide(self.matrix, total, out=np.full(self.matrix.shape, np.nan), where=total > 0)
+
+    def _new_axes(self) -> Any:
+        """Make axes for the matrix, and beside them the list of confused pairs where there is room."""
+        n = len(self.classes)
+        side_length = max(4.4, 2.8 + 0.62 * n) if n <= _MOST_NUMBERED else 7.6
+        if self._narrow:
+            return new_figure(side_length + 1.4, side_length).add_subplot()
+        figure = new_figure(side_length + 5.2, side_length)
+        axes, side = figure.subplots(1, 2, width_ratios=[side_length + 1.4, 3.8])
+        self._list(side, most=min(20, int(3.0 * side_length) - 6))
+        return axes
+
+    def _draw(self, panels: NDArray[Any], *, own: bool) -> list[Any]:
+        from matplotlib.colors import PowerNorm
+
+        axes: Axes = panels[0]
+        n = len(self.classes)
+        numbered = n <= _MOST_NUMBERED
+        cell = 72 * 0.8 * min(inches_of(axes)) / n  # points; the rest is for names and the bar
+        shares = self.shares()
+        # With many classes a confusion is a few pixels: its shade must be seen though its share is small.
+        norm = PowerNorm(1.0 if numbered else 0.5, vmin=0, vmax=100)
+        image = axes.imshow(shares, cmap="Blues", norm=norm, interpolation="nearest", aspect="equal")
+        axes.grid(visible=False)
+        axes.spines[:].set_visible(True)
+        if numbered:
+            self._number(axes, shares, cell)
+        self._name(axes, cell)
+        axes.set_xlabel("Predicted class (name)" if n <= _MOST_NAMED else "Predicted class (number)")
+        axes.set_ylabel("True class (name)" if n <= _MOST_NAMED else "True class (number)")
+        if own:
+            color_bar(image, axes, "Share of the true class (%)", shrink=0.8)
+        return []
+
+    def _number(self, axes: Axes, shares: Any, cell: float) -> None:
+        both = min(text_size(0.85), cell / 3.1)  # a count above a share such as "100 %"
+        size = both if both >= _SMALLEST else min(text_size(0.85), cell / 2.2)
+        if size < _SMALLEST:
+            return
+        for row, column in np.ndindex(self.matrix.shape):
+            share = shares[row, column]
+            text = f"{self.matrix[row, column]}"
+            if both >= _SMALLEST and not np.isnan(share):
+                text += f"\n{share:.0f} %"
+            empty = self.matrix[row, column] == 0
+            color = "white" if share > 55 else ("#9aa0a6" if empty else "#202124")
+            axes.text(
+                column,
+                row,
+                "0" if empty else text,
+                ha="center",
+                va="center",
+                fontsize=size,
+                color=color,
+                in_layout=False,  # they lie within the axes, and measuring them takes a third of the drawing
+            )
+
+    def _name(self, axes: Axes, cell: float) -> None:
+        n = len(self.classes)
+        if n <= _MOST_NAMED:
+            names = [_short(name) for name in self.classes]
+            size = max(min(text_size(0.95 if n <= 20 else 0.75), 0.95 * cell), _SMALLEST)
+            tilt: dict[str, Any] = (
+                {} if n <= _MOST_NUMBERED and max(map(len, names)) <= 5 else {"rotation": 90}
+            )
+            axes.set_xticks(range(n), names, fontsize=size, **tilt)
+            axes.set_yticks(range(n), names, fontsize=size)
+            for label in [*axes.get_xticklabels(), *axes.get_yticklabels()]:
+                label.set_parse_math(False)
+        else:
+            step = next(one for one in (10, 20, 50, 100, 200, 500, 10**9) if n / one <= 12)
+            axes.set_xticks(range(0, n, step))
+            axes.set_yticks(range(0, n, step))
+
+    def _list(self, side: Axes, *, most: int) -> None:
+        side.set_axis_off()
+        right = np.trace(self.matrix) / max(1, self.matrix.sum())
+        side.set_title("Confused most often", fontweight="bold", fontsize=text_size(1.1))
+        lines = []
+        for true, pred, count in self.pairs[:most]:
+            of = int(self.matrix[true].sum())
+            pair = f"{_short(self.classes[true])} → {_short(self.classes[pred])}"
+            lines.append(f"{count} of {of} ({100 * count / of:.0f} %):  {pair}")
+        lines = lines or ["none: every image was recognised"]
+        n_pairs = int((self.matrix > 0).sum() - (np.diag(self.matrix) > 0).sum())
+        if n_pairs > most:
+            lines.append(f"and {n_pairs - most} more pairs")
+        lines += ["", "images of the true class: true → predicted", f"right in all: {100 * right:.1f} %"]
+        side.text(
+            0, 0.985, "\n".join(lines), va="top", fontsize=text_size(0.9), linespacing=1.7, parse_math=False
+        )
