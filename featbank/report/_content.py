@@ -30,6 +30,7 @@ __all__ = [
     "Study",
     "epochs_shown",
     "figure_of",
+    "range_text",
     "read_study",
     "time_text",
     "title_text",
@@ -240,6 +241,11 @@ class Sample:
 
     name: str
     picture: Picture
+
+
+def range_text(low: int, high: int) -> str:
+    """Return two counts as a page has them, and one where they are equal."""
+    return f"{low}" if low == high else f"{low} – {high}"
 
 
 def title_text(name: str) -> str:

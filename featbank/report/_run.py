@@ -14,7 +14,7 @@ from featbank.inspection import Mistake, find_mistakes
 from featbank.manifest import SPLITS, Manifest, RowStatus, printable
 from featbank.metrics import confusion_matrix
 from featbank.plots import HistoryDisplay
-from featbank.plots.chart import Table, percent, spelled
+from featbank.plots.chart import SPLIT_NAMES, Table, percent, spelled
 from featbank.plots.figures import suited
 from featbank.report._close_up import Answers, Asked, Facet, cells_of, close_up, facets, with_room
 from featbank.report._content import (
@@ -25,6 +25,7 @@ from featbank.report._content import (
     Sample,
     epochs_shown,
     figure_of,
+    range_text,
     read_study,
     time_text,
     title_text,
@@ -319,9 +320,8 @@ def splits(manifest: Manifest) -> Table:
         counts = np.bincount(labels, minlength=len(manifest.classes))
         low, high = (int(counts.min()), int(counts.max())) if len(counts) else (0, 0)
         unread = int((manifest.statuses[mask] != RowStatus.OK).sum())
-        spelt = {"val": "validation", "none": "in no split", "train": "training"}.get(name, name)
-        each = f"{low}" if low == high else f"{low} – {high}"
-        rows.append((spelt.capitalize(), f"{int(mask.sum()):,}", each, f"{unread}"))
+        spelt = SPLIT_NAMES.get(name, "in no split").capitalize()
+        rows.append((spelt, f"{int(mask.sum()):,}", range_text(low, high), f"{unread}"))
     total = len(manifest)
     unread = int((manifest.statuses != RowStatus.OK).sum())
     rows.append(("All", f"{total:,}", "", f"{unread}"))

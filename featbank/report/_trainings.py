@@ -38,6 +38,7 @@ from featbank.report._content import (
     Study,
     epochs_shown,
     figure_of,
+    range_text,
     read_study,
     time_text,
     title_text,
@@ -419,7 +420,7 @@ def _splits(result: TrainResult) -> Table:
     rows = []
     for split in (one for one in SPLITS if one in counts):
         each = of_rows.get(split, ())
-        span = "–" if not each else f"{each[0]}" if len(set(each)) == 1 else f"{min(each)} – {max(each)}"
+        span = range_text(min(each), max(each)) if each else "–"
         rows.append((SPLIT_NAMES[split].capitalize(), f"{counts[split]:,}", span))
     return Table(("Split", "Images", "Per class"), tuple(rows), 1)
 
