@@ -304,7 +304,7 @@ def study_keys() -> dict[str, list[list[str]]]:
 def study_page() -> str:
     """Return the page of what the TOML file of a study may say."""
     from featbank import pipeline
-    from featbank.pipeline import claims
+    from featbank.pipeline import comparing
 
     homes = {
         "[data]": pipeline.Data,
@@ -327,7 +327,7 @@ def study_page() -> str:
         "``--weights`` overrides it.\n\n"
     )
     checks = "".join(
-        f"``{name}``\n    {_plain(inspect.getdoc(check))}\n\n" for name, check in claims.CHECKS.items()
+        f"``{name}``\n    {_plain(inspect.getdoc(check))}\n\n" for name, check in comparing.CHECKS.items()
     )
     for table, keys in study_keys().items():
         heading = re.sub(r"heads\.\w+", "heads.NAME", table) or "At the top of the file"

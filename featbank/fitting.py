@@ -14,7 +14,7 @@ from featbank.banks import Bank, BankStore
 from featbank.errors import InvalidInputError
 from featbank.plots import figures
 from featbank.runs import Run
-from featbank.runs.starting import Claim, create_run, find_unfinished, runs_of_sweep, sweep_digest
+from featbank.runs.store import Claim, create_run, find_unfinished, runs_of_sweep, sweep_digest
 from featbank.sweep import Fit, SweepResult, SweepSettings
 from featbank.sweep.curves import IntervalKind
 from featbank.sweep.fitting import Sweep

@@ -78,7 +78,7 @@ def demo(cache_dir: CacheDir = None, as_json: Json = False) -> None:
 def _fitted(bank: Bank, name: str, cache_dir: str | None, options: Mapping[str, Any]) -> FittedRun:
     """Fit what the demo fits, unless a finished run of the very same is there."""
     from featbank.fitting import FittedRun, fit_heads
-    from featbank.runs.starting import runs_of_sweep, sweep_digest
+    from featbank.runs.store import runs_of_sweep, sweep_digest
     from featbank.sweep import SweepSettings
     from featbank.sweep.fitting import Sweep
 

@@ -97,7 +97,7 @@ def plot(
     Example: featbank plot curve RUN --cut fc7 --size 3.3x2.4 --title none --legend inside --out curve.pdf
     """
     from featbank.plots import FIGURES
-    from featbank.plots.style import FORMATS, check_format
+    from featbank.plots.display import FORMATS, check_format
     from featbank.runs import open_run
 
     if kind not in FIGURES:

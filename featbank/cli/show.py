@@ -351,7 +351,7 @@ def _picture(cache_dir: str | None, backbone: str, kind: str) -> Path:
 
 def _check(out: str | None) -> Path | None:
     """Refuse a file that cannot be written before minutes are spent on what goes into it."""
-    from featbank.plots.style import check_format
+    from featbank.plots.display import check_format
 
     path = None if out is None else user_path(out)
     if path is not None:

@@ -54,7 +54,7 @@ def suspects(
     from featbank.banks import open_bank
     from featbank.inspection import RunImages, SuspectsDisplay, find_suspects
     from featbank.inspection.suspects import SuspectLabel
-    from featbank.plots.style import check_format
+    from featbank.plots.display import check_format
     from featbank.runs import open_run
 
     picture = None if out is None else user_path(out)

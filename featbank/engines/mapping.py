@@ -8,16 +8,14 @@ from __future__ import annotations
 import logging
 from bisect import insort
 from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from featbank.manifest import abbreviated
 
-if TYPE_CHECKING:
-    from featbank.engines._ray import RayEngine
-
-__all__ = ["Outcome", "Pool", "map_unordered", "outcomes"]
+__all__ = ["Engine", "Outcome", "Pool", "map_unordered", "outcomes"]
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +86,13 @@ class Pool(Protocol):
         """Return the time in seconds."""
 
 
+class Engine(Protocol):
+    """Where a pool comes from, as `featbank.engines.RayEngine`."""
+
+    def open(self, function: Callable[[Any], Any]) -> AbstractContextManager[Pool]:
+        """Have a pool for a function as long as a block lasts."""
+
+
 @dataclass
 class _Flight:
     """An item on its way; when it was begun is guessed, see `outcomes`."""
@@ -98,7 +103,7 @@ class _Flight:
 
 
 def map_unordered(
-    function: Callable[[I], R], items: Iterable[I], engine: RayEngine | None = None
+    function: Callable[[I], R], items: Iterable[I], engine: Engine | None = None
 ) -> Generator[Outcome[I, R], None, None]:
     """Yield what a function makes of each item, in the order in which it is ready.
 

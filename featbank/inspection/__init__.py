@@ -6,13 +6,12 @@ Displays, as in `plots`: a display stores what is shown; ``plot`` draws it, ``sa
 from __future__ import annotations
 
 from featbank.inspection.activations import ActivationsDisplay
+from featbank.inspection.attribution import CamDisplay, OcclusionDisplay
 from featbank.inspection.beside import BesideDisplay
-from featbank.inspection.cam import CamDisplay
 from featbank.inspection.dream import DreamDisplay
 from featbank.inspection.filters import FiltersDisplay
 from featbank.inspection.images import RunImages
 from featbank.inspection.mistakes import Mistake, MistakesDisplay, find_mistakes
-from featbank.inspection.occlusion import OcclusionDisplay
 from featbank.inspection.suspects import Suspects, SuspectsDisplay, find_suspects
 
 __all__ = [

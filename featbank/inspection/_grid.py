@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featbank.errors import InvalidInputError
-from featbank.plots.style import new_figure
+from featbank.plots.display import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,8 +13,7 @@ from featbank.errors import InvalidInputError
 from featbank.inspection._grid import bare, first_convolution, mosaic
 from featbank.inspection.filters import filter_tiles
 from featbank.manifest import printable
-from featbank.plots.display import Display
-from featbank.plots.style import color_bar, new_figure
+from featbank.plots.display import Display, color_bar, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

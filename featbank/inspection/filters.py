@@ -10,8 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from featbank.errors import InvalidInputError
 from featbank.inspection._grid import bare, first_convolution, mosaic
 from featbank.manifest import printable
-from featbank.plots.display import Display
-from featbank.plots.style import new_figure
+from featbank.plots.display import Display, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from featbank.metrics.accuracy import (
+from featbank.metrics.classification import (
     ClassScores,
     balanced_accuracy,
     cohen_kappa,
     confusion_matrix,
+    expected_calibration_error,
+    fit_temperature,
+    log_loss,
     macro_f1,
     most_confused,
     per_class_accuracy,
@@ -15,16 +18,16 @@ from featbank.metrics.accuracy import (
     top_k_accuracy,
     top_k_hits,
 )
-from featbank.metrics.calibration import expected_calibration_error, fit_temperature, log_loss
-from featbank.metrics.intervals import (
+from featbank.metrics.learning_curve import (
     Interval,
+    PowerLaw,
     bootstrap_interval,
     draws_correlation,
+    fit_power_law,
     mean_interval,
     paired_difference,
     share_of_folds,
 )
-from featbank.metrics.power_law import PowerLaw, fit_power_law
 
 __all__ = [
     "ClassScores",

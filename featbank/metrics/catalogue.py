@@ -16,15 +16,14 @@ from numpy.typing import ArrayLike
 from featbank._registry import Registry, from_place, source_digest
 from featbank.errors import InvalidInputError, MissingPackageError, one_line
 
-__all__ = ["bounds", "canonical", "evaluate", "less_is_better", "made_by", "names", "spelling"]
+__all__ = ["bounds", "canonical", "evaluate", "less_is_better", "made_by", "names", "score_text", "spelling"]
 
 #: Functions of true and predicted class codes that return a number in [0, 1], larger for better. Another
 #: package adds one by an entry point of this group. One whose second parameter is called ``probabilities``
 #: gets these, and ``labels=`` the class code of each column.
 _metrics: Registry[Callable[..., float]] = Registry("metric", group="featbank.metrics")
-for _name in ("balanced_accuracy", "macro_f1", "cohen_kappa", "roc_auc"):
-    _metrics.register_place(_name, f"featbank.metrics.accuracy:{_name}")
-_metrics.register_place("log_loss", "featbank.metrics.calibration:log_loss")
+for _name in ("balanced_accuracy", "macro_f1", "cohen_kappa", "roc_auc", "log_loss"):
+    _metrics.register_place(_name, f"featbank.metrics.classification:{_name}")
 _GIVE = "module:function of a module in this folder or installed, such as my_module:worst_class"
 #: Calibration errors, which fits have beside their accuracies.
 _CALIBRATION = ("ece", "ece_scaled")
@@ -139,6 +138,20 @@ def spelling(name: str) -> tuple[str, float, int]:
     ((' in %', 100.0, 1), ('', 1.0, 3))
     """
     return ("", 1.0, 3) if bounds(name)[1] > 1 else (" in %", 100.0, 1)
+
+
+def score_text(value: float | None, name: str) -> str:
+    """Return a score as it is written, a share in percent; ``"–"`` where it is not known.
+
+    Examples
+    --------
+    >>> score_text(0.9574, "macro_f1"), score_text(0.31, "log_loss"), score_text(None, "top1")
+    ('95.7 %', '0.310', '–')
+    """
+    unit, factor, digits = spelling(name)
+    if value is None or (unit and math.isnan(value)):
+        return "–"
+    return f"{factor * value:.{digits}f}{' %' if unit else ''}"
 
 
 def evaluate(

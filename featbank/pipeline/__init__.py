@@ -6,10 +6,10 @@ what was not fitted, draws, compares and writes the pages.
 
 from __future__ import annotations
 
-from featbank.pipeline.claims import Verdict
-from featbank.pipeline.costing import ExperimentCost, study_costs
+from featbank.pipeline.comparing import Verdict
+from featbank.pipeline.planning import ExperimentCost, study_costs
 from featbank.pipeline.reading import TEMPLATE, load_study, study_names
-from featbank.pipeline.running import ExperimentRun, StudyResult, run_study
+from featbank.pipeline.running import ExperimentRun, StudyResult, TrainingRun, run_study
 from featbank.pipeline.study import (
     CHECKS,
     BackboneChoice,
@@ -22,7 +22,6 @@ from featbank.pipeline.study import (
     TestData,
     Training,
 )
-from featbank.pipeline.training import TrainingRun
 
 __all__ = [
     "CHECKS",

@@ -136,16 +136,16 @@ def load_study(study: str | os.PathLike[str]) -> Study:
     path = find_study(study)
     shown = printable(str(path))
     values = _read_toml(path, shown)
-    faults: dict[str, None] = {}
     if len(path.stem) > _LONGEST_NAME:
         raise InvalidInputError(
             f"study {short(path.stem)} has a name of {len(path.stem)} characters, which names folders too; "
             f"rename the file, {_LONGEST_NAME} are the most"
         )
-    found = _study(path, values, faults)
+    reader = _Reader(path, values)
+    found, faults = reader.study(), list(reader.faults)
     if found is None or faults:
         count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
-        listed = list(faults)[:_MOST_FAULTS]
+        listed = faults[:_MOST_FAULTS]
         more = f"; and {len(faults) - len(listed)} more" if len(faults) > len(listed) else ""
         raise InvalidInputError(f"{shown!r} has {count}: {'; '.join(listed)}{more}")
     return found
@@ -207,104 +207,267 @@ class _Own:
     heads: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
-def _study(path: Path, values: dict[str, Any], faults: dict[str, None]) -> Study | None:
-    listed = _listed("experiment", values, [] if "training" in values else [{"name": path.stem}], faults)
-    trained = _listed("training", values, [], faults)
-    base = {name: values[name] for name in _TABLES if isinstance(values.get(name), dict)}
-    read = [_experiment(given, number, base, path.stem, faults) for number, given in enumerate(listed, 1)]
-    known = [one for one in read if one is not None]
-    seen = [_training(given, number, base, path.stem, faults) for number, given in enumerate(trained, 1)]
-    trainings = [one for one in seen if one is not None]
-    whole: list[Experiment | Training] = [*known, *trainings]
-    names = [one.name for one in whole]
-    for name in sorted({one for one in names if names.count(one) > 1}):
-        _add(faults, f"two experiments are called {name!r}")
-    if len(known) == len(read):
-        plain = {head for one in known if one.sweep.protocol is None for head in one.sweep.heads}
-        by_protocol = {
-            head: one.sweep.protocol
-            for one in known
-            if one.sweep.protocol is not None
-            for head in one.sweep.heads
+class _Reader:
+    """Reads the tables of one file, and gathers their faults."""
+
+    def __init__(self, path: Path, values: dict[str, Any]) -> None:
+        self.path, self.name, self.values = path, path.stem, values
+        #: What the file says for all experiments.
+        self.base = {name: values[name] for name in _TABLES if isinstance(values.get(name), dict)}
+        #: In their order, each once.
+        self.faults: dict[str, None] = {}
+
+    def study(self) -> Study | None:
+        """Return what the file says; None where that is not known for its faults."""
+        usual = [] if "training" in self.values else [{"name": self.name}]
+        listed = self._listed("experiment", usual)
+        trained = self._listed("training", [])
+        read = [self._experiment(given, number) for number, given in enumerate(listed, 1)]
+        known = [one for one in read if one is not None]
+        seen = [self._training(given, number) for number, given in enumerate(trained, 1)]
+        trainings = [one for one in seen if one is not None]
+        whole: list[Experiment | Training] = [*known, *trainings]
+        names = [one.name for one in whole]
+        for name in sorted({one for one in names if names.count(one) > 1}):
+            self._add(f"two experiments are called {name!r}")
+        if len(known) == len(read):
+            plain = {head for one in known if one.sweep.protocol is None for head in one.sweep.heads}
+            by_protocol = {
+                head: one.sweep.protocol
+                for one in known
+                if one.sweep.protocol is not None
+                for head in one.sweep.heads
+            }
+            for head in self.base.get("heads", {}):
+                fitted = _canonical(head)
+                if fitted is None or fitted in plain:
+                    continue
+                if fitted in by_protocol:
+                    self._add(find_protocol(by_protocol[fitted]).refusal(f"[heads.{head}]"))
+                else:
+                    self._add(f"[heads.{head}] is for a head that no experiment fits")
+        file = self._made(_File, self.values, _in_file)
+        if file is None or not whole:  # whose curves there are is not known: their own faults are enough
+            return None
+        for fault in _idle(file, listed, trained, whole):
+            self._add(fault)
+        published = file.published or _Published("none")
+        figures = [self._figure(one, n, whole) for n, one in enumerate(published.figures, 1)]
+        claims = [self._claim(one, n, whole) for n, one in enumerate(published.claims, 1)]
+        if self.faults:
+            return None
+        return Study(
+            self.name,
+            self.path,
+            file.title or self.name,
+            file.question,
+            tuple(known),
+            "" if file.published is None else published.report,
+            tuple(trainings),
+            tuple(figures),
+            tuple(claims),
+            file.differs,
+        )
+
+    def _listed(self, table: str, usual: list[dict[str, Any]]) -> list[Any]:
+        listed = self.values.get(table, usual)
+        if isinstance(listed, list) and (0 < len(listed) <= _MOST_EXPERIMENTS or table not in self.values):
+            return listed
+        self._add(
+            f"{table} must be a list of tables, each under [[{table}]], {_MOST_EXPERIMENTS} at most; "
+            f"got {short(listed)}"
+        )
+        return []
+
+    def _training(self, given: Any, number: int) -> Training | None:
+        """Read one training, its data over the file's, and check its plan and recipe."""
+        name = given.get("name") if isinstance(given, dict) else None
+        where = f"training {name[:100]!r}:" if isinstance(name, str) and name else f"training {number}:"
+        if not isinstance(given, dict):
+            self._add(f"{where} must be a table, got {short(given)}")
+            return None
+        own = given.get("data", {})
+        values = given | {
+            "data": {"name": self.name} | self.base.get("data", {}) | own if isinstance(own, dict) else own
         }
-        for head in base.get("heads", {}):
-            fitted = _canonical(head)
-            if fitted is None or fitted in plain:
-                continue
-            if fitted in by_protocol:
-                _add(faults, find_protocol(by_protocol[fitted]).refusal(f"[heads.{head}]"))
-            else:
-                _add(faults, f"[heads.{head}] is for a head that no experiment fits")
-    file = _made(_File, values, faults, _in_file)
-    if file is None or not (
-        known or trainings
-    ):  # whose curves there are is not known: their own faults are enough
-        return None
-    for fault in _idle(file, listed, trained, whole):
-        _add(faults, fault)
-    published = file.published or _Published("none")
-    figures = [_figure(one, n, whole, faults) for n, one in enumerate(published.figures, 1)]
-    claims = [_claim(one, n, whole, faults) for n, one in enumerate(published.claims, 1)]
-    if faults:
-        return None
-    return Study(
-        path.stem,
-        path,
-        file.title or path.stem,
-        file.question,
-        tuple(known),
-        "" if file.published is None else published.report,
-        tuple(trainings),
-        tuple(figures),
-        tuple(claims),
-        file.differs,
-    )
+        found: Training | None = self._made(
+            Training, values, lambda way: (where, f"{where} {' '.join(map(str, way))}".strip())
+        )
+        if found is None:
+            return None
+        if (found.network is None) == (found.backbone is None):
+            self._add(f"{where} needs either 'network' (from scratch) or 'backbone' (trained further)")
+            return None
+        try:
+            if found.network is not None:
+                size = {} if found.image_size is None else {"image_size": found.image_size}
+                network_plan(found.network, {**found.params, **size})
+            recipe = recipe_for(found.network or "fine-tuning", found.recipe)
+        except FeatbankError as error:
+            self._add(f"{where} {error}")
+            return None
+        for fault in _training_faults(found, recipe):
+            self._add(f"{where} {fault}")
+        return found
 
+    def _experiment(self, given: Any, number: int) -> Experiment | None:
+        """Put what one experiment says over what the file says, and check the whole."""
+        name = given.get("name") if isinstance(given, dict) else None
+        where = f"experiment {name[:100]!r}:" if isinstance(name, str) and name else f"experiment {number}:"
+        own = self._made(_Own, given, lambda way: (where, f"{where} {' '.join(map(str, way))}".strip()))
+        if own is None:
+            return None
 
-def _listed(
-    table: str, values: dict[str, Any], usual: list[dict[str, Any]], faults: dict[str, None]
-) -> list[Any]:
-    listed = values.get(table, usual)
-    if isinstance(listed, list) and (0 < len(listed) <= _MOST_EXPERIMENTS or table not in values):
-        return listed
-    _add(
-        faults,
-        f"{table} must be a list of tables, each under [[{table}]], {_MOST_EXPERIMENTS} at most; "
-        f"got {short(listed)}",
-    )
-    return []
+        def place(way: Way) -> tuple[str, str]:
+            table = str(way[0])
+            mine = len(way) > 1 and way[1] in (getattr(own, table) or ())
+            named = f"{where} {table}" if mine or table not in self.base else f"[{table}]"
+            return named, " ".join([named, *map(str, way[1:])])
 
+        tables = {
+            name: self.base.get(name, {}) | (getattr(own, name) or {})
+            for name in ("data", "backbone", "sweep")
+        }
+        tables["data"].setdefault("name", self.name)
+        if "test_data" in self.base or own.test_data is not None:
+            tables["test_data"] = self.base.get("test_data", {}) | (own.test_data or {})
+        found = self._made(Experiment, {"name": own.name, **tables}, place)
+        params: dict[str, dict[str, Any]] = {}
+        if found is None or found.sweep.protocol is None:
+            asked = tables["sweep"].get("heads", ["softmax"])
+            params = self._head_params(asked, own.heads, where)
+        if found is None:
+            return None
+        sweep, spec = replace(found.sweep, head_params=params), get_spec(found.backbone.name)
+        if sweep.protocol is not None:
+            known = find_protocol(sweep.protocol)
+            for head in own.heads:
+                self._add(f"{where} {known.refusal(f'heads.{head}')}")
+            for key in ("heads", "val"):
+                if key in tables["sweep"]:
+                    self._add(f"{where} {known.refusal(f'sweep {key}')}")
+            sweep = replace(sweep, heads=known.heads, head_params=known.head_params, val=known.val)
+        cuts = []
+        for cut in sweep.cuts:
+            try:
+                cuts.append(spec.cut(cut).name)
+            except UnknownNameError as error:
+                self._add(f"{place(('sweep', 'cuts'))[1]}: {error}")
+        if sweep.temperatures is not None and "softmax" not in cuts:
+            named = place(("sweep", "temperatures"))[1]
+            self._add(f"{named} are for the cut 'softmax', which is not among {list(sweep.cuts)}")
+        for fault in _split_faults(found):
+            self._add(f"{where} {fault}")
+        return (
+            replace(found, sweep=replace(sweep, cuts=tuple(cuts))) if len(cuts) == len(sweep.cuts) else None
+        )
 
-def _training(
-    given: Any, number: int, base: dict[str, dict[str, Any]], study: str, faults: dict[str, None]
-) -> Training | None:
-    """Read one training, its data over the file's, and check its plan and recipe."""
-    name = given.get("name") if isinstance(given, dict) else None
-    where = f"training {name[:100]!r}:" if isinstance(name, str) and name else f"training {number}:"
-    if not isinstance(given, dict):
-        _add(faults, f"{where} must be a table, got {short(given)}")
+    def _head_params(self, heads: Any, own: dict[str, Any], where: str) -> dict[str, dict[str, Any]]:
+        """Return the parameters of the heads an experiment fits; the file may have those of others."""
+        fitted = (
+            {name for one in heads if (name := _canonical(one))} if isinstance(heads, (list, str)) else set()
+        )
+        found: dict[str, dict[str, Any]] = {}
+        for given, named in ((self.base.get("heads", {}), "[heads{}]"), (own, f"{where} heads{{}}")):
+            for head, params in given.items():
+                name = _canonical(head)
+                if name is None:
+                    known = nearest(head[:100], catalogue.names())
+                    self._add(f"{named.format('')}: unknown head {short(head)}; known: {known}")
+                elif not isinstance(params, dict):
+                    continue  # told where the file is checked
+                elif name in fitted:
+                    for key, value in params.items():
+                        fault = head_fault(name, key, value)
+                        if fault is not None:
+                            self._add(f"{named.format(f'.{head}')} {fault}")
+                    found[name] = found.get(name, {}) | params
+                elif given is own:
+                    self._add(f"{named.format(f'.{head}')} is for a head that the experiment does not fit")
+        return {name: params for name, params in found.items() if params}
+
+    def _figure(self, figure: Figure, number: int, experiments: list[Experiment | Training]) -> Figure:
+        """Complete a published figure by what goes without saying; note why nothing can stand beside it."""
+        where = f"figures {number}:"
+        names = [one.name for one in experiments]
+        name = figure.experiment or (names[0] if len(names) == 1 else "")
+        if name not in names:
+            said = f"experiment = {name!r} is unknown" if name else "lacks 'experiment'"
+            self._add(f"{where} {said}; known: {nearest(name, names)}")
+            return figure
+        if figure.what == "accuracy" and not 0 <= figure.value <= 1:
+            self._add(f"{where} value = {figure.value:g} must be within 0 and 1: 65 % is 0.65")
+        chosen = experiments[names.index(name)]
+        if isinstance(chosen, Training):
+            measured = ["test", "blurred"] if chosen.blur else ["test"]
+            if figure.cut not in (None, *measured):
+                cuts = nearest(str(figure.cut), measured)
+                self._add(f"{where} cut = {figure.cut!r} is unknown; known: {cuts}")
+            return replace(figure, experiment=name, cut=figure.cut or "test")
+        sweep = chosen.sweep
+        line: dict[str, str] = {}
+        for key, known in (("cut", sweep.cuts), ("head", sweep.heads)):
+            said = getattr(figure, key)
+            if said is None and len(known) > 1:
+                self._add(f"{where} lacks {key!r}; known: {nearest('', known)}")
+            elif said not in (None, *known):
+                self._add(f"{where} {key} = {said!r} is unknown; known: {nearest(said, known)}")
+            line[key] = said or known[0]
+        if figure.what == "temperature" and not figure.value > 0:
+            self._add(f"{where} value = {figure.value:g} must be over 0")
+        if figure.what == "temperature" and figure.temperature is not None:
+            self._add(f"{where} temperature does nothing where the temperature itself is asked for")
+        sizes = parse_sizes(sweep.samples_per_class)
+        if figure.n_per_class is not None and figure.n_per_class not in sizes and "all" not in sizes:
+            asked, shown = f"n_per_class = {figure.n_per_class!r}", ", ".join(map(str, sizes))
+            self._add(f"{where} {asked} is not fitted; samples_per_class gives {shown}")
+        if figure.temperature is not None and figure.temperature not in (sweep.temperatures or ()):
+            shown = ", ".join(f"{one:g}" for one in sweep.temperatures or ()) or "none"
+            self._add(f"{where} temperature = {figure.temperature:g} is not fitted; temperatures has {shown}")
+        return replace(figure, experiment=name, cut=line["cut"], head=line["head"])
+
+    def _claim(self, claim: Claim, number: int, experiments: list[Experiment | Training]) -> Claim:
+        where = f"claims {number}:"
+        names = [one.name for one in experiments]
+        if not claim.check:
+            self._add(f"{where} lacks 'check'; known: {nearest('', CHECKS)}")
+            return claim
+        for name in claim.experiments:
+            if name not in names:
+                self._add(f"{where} experiments: unknown {name!r}; known: {nearest(name, names)}")
+        for key in ("cut", "head"):
+            said = getattr(claim, key)
+            known = [
+                one
+                for experiment in experiments
+                for one in (
+                    ("test", "blurred")
+                    if isinstance(experiment, Training)
+                    else getattr(experiment.sweep, f"{key}s")
+                )
+            ]
+            if said not in (None, *known):
+                self._add(f"{where} {key} = {said!r} is unknown; known: {nearest(said, known)}")
+        n_asked = len(claim.experiments or names)
+        if claim.check == "lower" and n_asked != 2:
+            self._add(f"{where} check 'lower' compares two experiments, in this order; got {n_asked}")
+        if claim.check == "rises-with-depth" and claim.cut is not None:
+            self._add(f"{where} cut does nothing: 'rises-with-depth' compares cuts")
+        if claim.check == "gains-shrink" and claim.n_per_class is not None:
+            self._add(f"{where} n_per_class does nothing: 'gains-shrink' compares sizes")
+        return replace(claim, experiments=claim.experiments or tuple(names))
+
+    def _made(self, model: Any, values: Any, place: Callable[[Way], tuple[str, str]]) -> Any:
+        """Return what a model makes of values; None, and its faults are noted, if it cannot."""
+        try:
+            return TypeAdapter(model).validate_python(values)
+        except ValidationError as error:
+            for fault in say_faults(error, place, lambda way: _keys_at(model, way[:-1])):
+                self._add(fault)
         return None
-    own = given.get("data", {})
-    values = given | {"data": {"name": study} | base.get("data", {}) | own if isinstance(own, dict) else own}
-    found: Training | None = _made(
-        Training, values, faults, lambda way: (where, f"{where} {' '.join(map(str, way))}".strip())
-    )
-    if found is None:
-        return None
-    if (found.network is None) == (found.backbone is None):
-        _add(faults, f"{where} needs either 'network' (from scratch) or 'backbone' (trained further)")
-        return None
-    try:
-        if found.network is not None:
-            size = {} if found.image_size is None else {"image_size": found.image_size}
-            network_plan(found.network, {**found.params, **size})
-        recipe = recipe_for(found.network or "fine-tuning", found.recipe)
-    except FeatbankError as error:
-        _add(faults, f"{where} {error}")
-        return None
-    for fault in _training_faults(found, recipe):
-        _add(faults, f"{where} {fault}")
-    return found
+
+    def _add(self, fault: str) -> None:
+        self.faults.setdefault(fault if len(fault) < _LONGEST else f"{fault[:_LONGEST]}...")
 
 
 def _training_faults(training: Training, recipe: Recipe) -> Iterator[str]:
@@ -344,81 +507,6 @@ def _idle(
     for one in whole:
         if one.data.split is not None and one.data.splits and one.data.images_per_class is None:
             yield f"{one.name!r}: data splits does nothing beside data split, which replaces them"
-
-
-def _experiment(
-    given: Any, number: int, base: dict[str, dict[str, Any]], study: str, faults: dict[str, None]
-) -> Experiment | None:
-    """Put what one experiment says over what the file says, and check the whole."""
-    name = given.get("name") if isinstance(given, dict) else None
-    where = f"experiment {name[:100]!r}:" if isinstance(name, str) and name else f"experiment {number}:"
-    own = _made(_Own, given, faults, lambda way: (where, f"{where} {' '.join(map(str, way))}".strip()))
-    if own is None:
-        return None
-
-    def place(way: Way) -> tuple[str, str]:
-        table = str(way[0])
-        mine = len(way) > 1 and way[1] in (getattr(own, table) or ())
-        named = f"{where} {table}" if mine or table not in base else f"[{table}]"
-        return named, " ".join([named, *map(str, way[1:])])
-
-    tables = {name: base.get(name, {}) | (getattr(own, name) or {}) for name in ("data", "backbone", "sweep")}
-    tables["data"].setdefault("name", study)
-    if "test_data" in base or own.test_data is not None:
-        tables["test_data"] = base.get("test_data", {}) | (own.test_data or {})
-    found = _made(Experiment, {"name": own.name, **tables}, faults, place)
-    params: dict[str, dict[str, Any]] = {}
-    if found is None or found.sweep.protocol is None:
-        asked = tables["sweep"].get("heads", ["softmax"])
-        params = _head_params(asked, base.get("heads", {}), own.heads, where, faults)
-    if found is None:
-        return None
-    sweep, spec = replace(found.sweep, head_params=params), get_spec(found.backbone.name)
-    if sweep.protocol is not None:
-        known = find_protocol(sweep.protocol)
-        for head in own.heads:
-            _add(faults, f"{where} {known.refusal(f'heads.{head}')}")
-        for key in ("heads", "val"):
-            if key in tables["sweep"]:
-                _add(faults, f"{where} {known.refusal(f'sweep {key}')}")
-        sweep = replace(sweep, heads=known.heads, head_params=known.head_params, val=known.val)
-    cuts = []
-    for cut in sweep.cuts:
-        try:
-            cuts.append(spec.cut(cut).name)
-        except UnknownNameError as error:
-            _add(faults, f"{place(('sweep', 'cuts'))[1]}: {error}")
-    if sweep.temperatures is not None and "softmax" not in cuts:
-        named = place(("sweep", "temperatures"))[1]
-        _add(faults, f"{named} are for the cut 'softmax', which is not among {list(sweep.cuts)}")
-    for fault in _split_faults(found):
-        _add(faults, f"{where} {fault}")
-    return replace(found, sweep=replace(sweep, cuts=tuple(cuts))) if len(cuts) == len(sweep.cuts) else None
-
-
-def _head_params(
-    heads: Any, base: dict[str, Any], own: dict[str, Any], where: str, faults: dict[str, None]
-) -> dict[str, dict[str, Any]]:
-    """Return the parameters of the heads an experiment fits; the file may have those of others."""
-    fitted = {name for one in heads if (name := _canonical(one))} if isinstance(heads, (list, str)) else set()
-    found: dict[str, dict[str, Any]] = {}
-    for given, named in ((base, "[heads{}]"), (own, f"{where} heads{{}}")):
-        for head, params in given.items():
-            name = _canonical(head)
-            if name is None:
-                known = nearest(head[:100], catalogue.names())
-                _add(faults, f"{named.format('')}: unknown head {short(head)}; known: {known}")
-            elif not isinstance(params, dict):
-                continue  # told where the file is checked
-            elif name in fitted:
-                for key, value in params.items():
-                    fault = head_fault(name, key, value)
-                    if fault is not None:
-                        _add(faults, f"{named.format(f'.{head}')} {fault}")
-                found[name] = found.get(name, {}) | params
-            elif given is own:
-                _add(faults, f"{named.format(f'.{head}')} is for a head that the experiment does not fit")
-    return {name: params for name, params in found.items() if params}
 
 
 def head_fault(head: str, key: str, value: Any) -> str | None:
@@ -465,86 +553,6 @@ def _sizes(sweep: Sweep) -> list[int]:
     return [size for size in parse_sizes(sweep.samples_per_class) if size != "all"]
 
 
-def _figure(
-    figure: Figure, number: int, experiments: list[Experiment | Training], faults: dict[str, None]
-) -> Figure:
-    """Complete a published figure by what goes without saying; note why nothing can stand beside it."""
-    where = f"figures {number}:"
-    names = [one.name for one in experiments]
-    name = figure.experiment or (names[0] if len(names) == 1 else "")
-    if name not in names:
-        said = f"experiment = {name!r} is unknown" if name else "lacks 'experiment'"
-        _add(faults, f"{where} {said}; known: {nearest(name, names)}")
-        return figure
-    if figure.what == "accuracy" and not 0 <= figure.value <= 1:
-        _add(faults, f"{where} value = {figure.value:g} must be within 0 and 1: 65 % is 0.65")
-    chosen = experiments[names.index(name)]
-    if isinstance(chosen, Training):
-        measured = ["test", "blurred"] if chosen.blur else ["test"]
-        if figure.cut not in (None, *measured):
-            cuts = nearest(str(figure.cut), measured)
-            _add(faults, f"{where} cut = {figure.cut!r} is unknown; known: {cuts}")
-        return replace(figure, experiment=name, cut=figure.cut or "test")
-    sweep = chosen.sweep
-    line: dict[str, str] = {}
-    for key, known in (("cut", sweep.cuts), ("head", sweep.heads)):
-        said = getattr(figure, key)
-        if said is None and len(known) > 1:
-            _add(faults, f"{where} lacks {key!r}; known: {nearest('', known)}")
-        elif said not in (None, *known):
-            _add(faults, f"{where} {key} = {said!r} is unknown; known: {nearest(said, known)}")
-        line[key] = said or known[0]
-    if figure.what == "temperature" and not figure.value > 0:
-        _add(faults, f"{where} value = {figure.value:g} must be over 0")
-    if figure.what == "temperature" and figure.temperature is not None:
-        _add(faults, f"{where} temperature does nothing where the temperature itself is asked for")
-    sizes = parse_sizes(sweep.samples_per_class)
-    if figure.n_per_class is not None and figure.n_per_class not in sizes and "all" not in sizes:
-        shown = ", ".join(map(str, sizes))
-        _add(
-            faults,
-            f"{where} n_per_class = {figure.n_per_class!r} is not fitted; samples_per_class gives {shown}",
-        )
-    if figure.temperature is not None and figure.temperature not in (sweep.temperatures or ()):
-        shown = ", ".join(f"{one:g}" for one in sweep.temperatures or ()) or "none"
-        _add(faults, f"{where} temperature = {figure.temperature:g} is not fitted; temperatures has {shown}")
-    return replace(figure, experiment=name, cut=line["cut"], head=line["head"])
-
-
-def _claim(
-    claim: Claim, number: int, experiments: list[Experiment | Training], faults: dict[str, None]
-) -> Claim:
-    where = f"claims {number}:"
-    names = [one.name for one in experiments]
-    if not claim.check:
-        _add(faults, f"{where} lacks 'check'; known: {nearest('', CHECKS)}")
-        return claim
-    for name in claim.experiments:
-        if name not in names:
-            _add(faults, f"{where} experiments: unknown {name!r}; known: {nearest(name, names)}")
-    for key in ("cut", "head"):
-        said = getattr(claim, key)
-        known = [
-            one
-            for experiment in experiments
-            for one in (
-                ("test", "blurred")
-                if isinstance(experiment, Training)
-                else getattr(experiment.sweep, f"{key}s")
-            )
-        ]
-        if said not in (None, *known):
-            _add(faults, f"{where} {key} = {said!r} is unknown; known: {nearest(said, known)}")
-    n_asked = len(claim.experiments or names)
-    if claim.check == "lower" and n_asked != 2:
-        _add(faults, f"{where} check 'lower' compares two experiments, in this order; got {n_asked}")
-    if claim.check == "rises-with-depth" and claim.cut is not None:
-        _add(faults, f"{where} cut does nothing: 'rises-with-depth' compares cuts")
-    if claim.check == "gains-shrink" and claim.n_per_class is not None:
-        _add(faults, f"{where} n_per_class does nothing: 'gains-shrink' compares sizes")
-    return replace(claim, experiments=claim.experiments or tuple(names))
-
-
 def _canonical(head: object) -> str | None:
     try:
         return catalogue.canonical(head) if isinstance(head, str) else None
@@ -565,16 +573,6 @@ def _in_file(way: Way) -> tuple[str, str]:
     return named, " ".join([named, *map(str, rest)])
 
 
-def _made(model: Any, values: Any, faults: dict[str, None], place: Callable[[Way], tuple[str, str]]) -> Any:
-    """Return what a model makes of values; None, and its faults are noted, if it cannot."""
-    try:
-        return TypeAdapter(model).validate_python(values)
-    except ValidationError as error:
-        for fault in say_faults(error, place, lambda way: _keys_at(model, way[:-1])):
-            _add(faults, fault)
-    return None
-
-
 def _keys_at(model: Any, way: Way) -> list[str]:
     """Return the keys of the table to which a way leads."""
     for part in way:
@@ -582,7 +580,3 @@ def _keys_at(model: Any, way: Way) -> list[str]:
             hint = get_type_hints(model)[part]
             model = next((one for one in (hint, *get_args(hint)) if is_dataclass(one)), model)
     return [one.name for one in fields(model) if one.name != "head_params"]
-
-
-def _add(faults: dict[str, None], fault: str) -> None:
-    faults.setdefault(fault if len(fault) < _LONGEST else f"{fault[:_LONGEST]}...")

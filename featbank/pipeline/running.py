@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -9,27 +10,145 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from featbank import _atomic
 from featbank._settings import Progress
+from featbank._validation import check_values
 from featbank.banks import Bank
+from featbank.errors import RunError
 from featbank.fitting import fit_heads
 from featbank.manifest import Manifest, short_repr
-from featbank.pipeline._extracting import plan_bank
-from featbank.pipeline._record import find_finished, fingerprint, write_record
-from featbank.pipeline.claims import StudyPoint, Verdict, check_claim
-from featbank.pipeline.comparing import computed_differences, measure
-from featbank.pipeline.opening import Opened, open_each
-from featbank.pipeline.planning import Group, Planned, check_weights, plan_experiments, plan_trainings
+from featbank.metrics import mean_interval
+from featbank.pipeline.comparing import StudyPoint, Verdict, check_claim, computed_differences, measure
+from featbank.pipeline.planning import (
+    Group,
+    Opened,
+    check_weights,
+    open_each,
+    plan_bank,
+    plan_experiments,
+    plan_trainings,
+)
 from featbank.pipeline.reading import load_study
-from featbank.pipeline.study import Experiment, Study
-from featbank.pipeline.training import TrainingRun, run_training
-from featbank.runs import Run
-from featbank.sweep import SweepResult, SweepSettings
-from featbank.training import DecodedImages
+from featbank.pipeline.study import Experiment, Study, Sweep, Training
+from featbank.runs import Run, list_runs, open_run
+from featbank.runs.folder import STUDY_FILE
+from featbank.runs.store import versions
+from featbank.sweep import Score, SweepResult, SweepSettings
+from featbank.sweep.spec import plug_ins
+from featbank.training import DecodedImages, TrainResult, train
 
-__all__ = ["ExperimentRun", "StudyResult", "run_study"]
+__all__ = ["ExperimentRun", "StudyResult", "TrainingRun", "find_finished", "fingerprint", "run_study"]
 
 #: Called with what begins, ``extract``, ``fit`` or ``train``; returns what is told how far it is.
 Bars = Callable[[str], Progress]
+#: Cuts of the points of a training: which images it is measured on.
+TEST, BLURRED = "test", "blurred"
+_METRICS = ("top1", "top5", "val_top1", "val_top5")
+#: What a figure is of -> unit of its value.
+_UNITS = {"accuracy": "share", "temperature": "temperature"}
+
+
+def fingerprint(bank: Bank, sweep: Sweep) -> str:
+    """Return what tells the numbers of a sweep from any other's: features, rows, parameters, versions.
+
+    Unlike `featbank.runs.store.sweep_digest` it does not ask which shards the bank has: experiments of a
+    study may share a bank, and each adds shards with rows the others do not read. The bank's name is part of
+    it: the rows of another bank may change, and the run would no longer know its images.
+    """
+    identity = {
+        "bank": bank.name,
+        "key": bank.key.digest(),
+        "manifest": bank.manifest.digest(),
+        "sweep": asdict(sweep),
+        "plug_ins": plug_ins(sweep.heads, sweep.metrics),
+        "versions": versions(),
+    }
+    return _atomic.sha256(_atomic.canonical_json(identity))
+
+
+def find_finished(wanted: str, cache_dir: str | os.PathLike[str] | None) -> Run | None:
+    """Find the newest finished run of a study with a fingerprint."""
+    for path in reversed(list_runs(cache_dir)):
+        try:
+            run = open_run(path, cache_dir=cache_dir)
+            said = run.checked(STUDY_FILE, check_values)
+            if run.finished and isinstance(said, dict) and said.get("fingerprint") == wanted:
+                run.result()
+                return run
+        except RunError:  # damaged: run it again
+            continue
+    return None
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingRun:
+    """What became of one training of a study.
+
+    Parameters
+    ----------
+    written : Training
+        As it was run.
+    results : list of TrainResult
+        One for each seed.
+    opened : Opened
+        Where the images came from.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> import numpy as np
+    >>> from featbank.pipeline import Data
+    >>> from featbank.pipeline.planning import open_images
+    >>> from featbank.training import Recipe
+    >>> written = Training("scratch", Data("digits", "digits"), network="own_net", repeats=3)
+    >>> net, counts, classes = Path("net"), np.eye(10, dtype=int), tuple("0123456789")
+    >>> results = [  # as featbank.train returns them
+    ...     TrainResult(net, net, net, "", [], {"test_top1": one}, counts, classes, Recipe(), 1, False, (9,))
+    ...     for one in (0.71, 0.74, 0.72)
+    ... ]
+    >>> (point,) = TrainingRun(written, results, open_images(written)).points
+    >>> point.head, point.n_repeats, round(point.mean("top1"), 4)
+    ('own_net', 3, 0.7233)
+    """
+
+    written: Training
+    results: list[TrainResult]
+    opened: Opened
+
+    __repr__ = short_repr
+
+    @property
+    def points(self) -> list[StudyPoint]:
+        """Its scores as points of a curve: one on the test images, one on the blurred ones if there are."""
+        found = []
+        counts = self.results[0].n_per_class
+        for cut, prefix in ((TEST, ""), (BLURRED, "blurred_")):
+            scores = {}
+            for metric in _METRICS:
+                named = metric if metric.startswith("val_") else f"{prefix or 'test_'}{metric}"
+                values = [one.scores[named] for one in self.results if named in one.scores]
+                if values and (not prefix or not metric.startswith("val_")):
+                    mean, low, high = mean_interval(values)
+                    known = not math.isnan(low)  # else there are too few seeds for an interval
+                    scores[metric] = Score(
+                        mean, low if known else None, high if known else None, min(values), max(values)
+                    )
+            if scores:
+                found.append(
+                    StudyPoint(
+                        cut,
+                        self.written.subject,
+                        "all",
+                        scores,
+                        n_repeats=len(self.results),
+                        all_samples=True,
+                        fewest_per_class=min(counts),
+                        most_per_class=max(counts),
+                        experiment=self.written.name,
+                        chance=1 / self.opened.n_classes,
+                    )
+                )
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +176,7 @@ class ExperimentRun:
     Examples
     --------
     >>> import featbank
-    >>> from featbank.pipeline.opening import open_images
+    >>> from featbank.pipeline.planning import open_images
     >>> written, run = featbank.load_study("mini_digits").experiments[0], featbank.open_run()
     >>> opened, manifest = open_images(written), run.manifest
     >>> one = ExperimentRun(written, written, run, run.result(), False, 300, manifest, opened, "9f86d081")
@@ -76,6 +195,12 @@ class ExperimentRun:
     fingerprint: str
 
     __repr__ = short_repr
+
+    @property
+    def points(self) -> list[StudyPoint]:
+        """The points of its curves."""
+        name, chance = self.written.name, 1 / self.opened.n_classes
+        return [StudyPoint(**vars(one), experiment=name, chance=chance) for one in self.result.points()]
 
 
 @dataclass(eq=False)
@@ -126,7 +251,8 @@ class StudyResult:
     @property
     def points(self) -> list[StudyPoint]:
         """The points of the curves of all experiments, and of all trainings."""
-        return _all_points(self.experiments, self.trainings)
+        fitted = [point for one in self.experiments for point in one.points]
+        return fitted + [point for one in self.trainings for point in one.points]
 
 
 def run_study(
@@ -212,155 +338,141 @@ def run_study(
     check_weights(groups)
     trainings = plan_trainings(found, weights=weights, only=only)
     trained_on = open_each(trainings, data=data, limit=limit, download=download)
-    tell = say or (lambda _: None)
-    tell(found.title)
-    done: list[ExperimentRun] = []
-    pushed = 0
+    work = _Work(found, device, workers, cache_dir, command, say or (lambda _: None), progress)
+    work.say(found.title)
+    result = StudyResult(found, [], [], [], [])
     for group, images in zip(groups, opened, strict=True):
-        runs = _run_group(found, group, images, device, workers, cache_dir, command, tell, progress)
-        pushed += runs[0].pushed  # by all of them together
-        done += runs
-    trained, decoded = [], DecodedImages()
+        runs = work.run_group(group, images)
+        result.pushed += runs[0].pushed  # by all of them together
+        result.experiments += runs
+    decoded = DecodedImages()
     for training, images in zip(trainings, trained_on, strict=True):
-        trained.append(
-            run_training(
-                training,
-                images,
-                decoded=decoded,
-                device=device,
-                cache_dir=cache_dir,
-                say=tell,
-                progress=progress,
-            )
-        )
-    result = _compared(found, done, trained, limit)
+        result.trainings.append(work.run_training(training, images, decoded))
+    points = result.points
+    result.measured = [measure(figure, points) for figure in found.figures]
+    result.verdicts = [check_claim(claim, points) for claim in found.claims]
+    ran = [
+        (one.written, one.experiment, {**one.run.source, "n_classes": one.opened.n_classes})
+        for one in result.experiments
+    ]
+    result.differs = list(dict.fromkeys([*found.differs, *computed_differences(ran, limit)]))
     result.figures = _draw_together(result)
-    for one in done:
-        write_record(one.run.path, _record(result, one))
-    for by_name in trained:
-        for network in by_name.results:
-            write_record(network.folder, _facts(result, by_name.written.name))
-    result.reports = _write_reports(done, trained)
-    result.pushed = pushed
+    for one in result.experiments:
+        origin = {"source": one.experiment.data.source, "data_root": one.opened.data_root}
+        own = {"data": origin, "fingerprint": one.fingerprint}  # which `find_finished` looks for
+        _atomic.write_json(one.run.path / STUDY_FILE, _facts(result, one.written.name) | own)
+    for trained in result.trainings:
+        for network in trained.results:
+            _atomic.write_json(network.folder / STUDY_FILE, _facts(result, trained.written.name))
+    result.reports = _write_reports(result)
     result.duration_s = time.perf_counter() - started
     return result
 
 
-def _run_group(
-    study: Study,
-    group: Group,
-    opened: Opened,
-    device: str | None,
-    workers: int | None,
-    cache_dir: str | os.PathLike[str] | None,
-    command: Sequence[str],
-    say: Callable[[str], None],
-    progress: Bars | None,
-) -> list[ExperimentRun]:
-    from featbank.extraction import push  # which reading a file does not need
+@dataclass(frozen=True)
+class _Work:
+    """A study, and how it is run: see `run_study`."""
 
-    choice = group.first.backbone
-    say(f"{opened.dataset.name}: {len(opened.dataset.ids)} images, {choice.name}, {', '.join(group.cuts)}")
-    plan = plan_bank(choice, group.cuts, opened, device, workers, cache_dir)
-    if plan.to_copy:
-        say(f"  with features of {', '.join(f'bank {name}' for name in plan.to_copy)}, which stays as it is")
-    extracted = push(plan, progress=progress and progress("extract"))
-    say(
-        f"  {extracted.pushed} pushed, {extracted.skipped} were there already"
-        + (f", {extracted.quarantined} could not be read" if extracted.quarantined else "")
-    )
-    bank = Bank.open(extracted.bank)
-    found = []
-    for item in group.experiments:
-        wanted = fingerprint(bank, item.run.sweep)
-        run = find_finished(wanted, cache_dir)
-        reused = run is not None
-        if run is not None:
-            say(f"  {item.run.name}: fitted before, in {run.name}")
-            result = run.result()
-        else:
-            say(f"  {item.run.name}: {', '.join(item.run.sweep.heads)} on {', '.join(item.run.sweep.cuts)}")
-            run, result = _fit(study, item, bank, cache_dir, command, say, progress)
-            # At once: a study that is interrupted later finds this sweep again.
-            write_record(run.path, {"study": study.name, "title": study.title, "fingerprint": wanted})
-        found.append(
-            ExperimentRun(
-                item.written,
-                item.run,
-                run,
-                result,
-                reused,
-                extracted.pushed,
-                bank.manifest,
-                opened,
-                wanted,
-            )
+    study: Study
+    device: str | None
+    workers: int | None
+    cache_dir: str | os.PathLike[str] | None
+    command: Sequence[str]
+    say: Callable[[str], None]
+    progress: Bars | None
+
+    def run_group(self, group: Group, opened: Opened) -> list[ExperimentRun]:
+        """Extract one bank, and fit on it what was not fitted before."""
+        from featbank.extraction import push  # which reading a file does not need
+
+        choice, say, name = group.first.backbone, self.say, opened.dataset.name
+        say(f"{name}: {len(opened.dataset.ids)} images, {choice.name}, {', '.join(group.cuts)}")
+        plan = plan_bank(choice, group.cuts, opened, self.device, self.workers, self.cache_dir)
+        if plan.to_copy:
+            banks = ", ".join(f"bank {name}" for name in plan.to_copy)
+            say(f"  with features of {banks}, which stays as it is")
+        extracted = push(plan, progress=self.progress and self.progress("extract"))
+        say(
+            f"  {extracted.pushed} pushed, {extracted.skipped} were there already"
+            + (f", {extracted.quarantined} could not be read" if extracted.quarantined else "")
         )
-    return found
+        bank = Bank.open(extracted.bank)
+        found = []
+        for item in group.experiments:
+            wanted = fingerprint(bank, item.run.sweep)
+            run = find_finished(wanted, self.cache_dir)
+            reused = run is not None
+            if run is not None:
+                say(f"  {item.run.name}: fitted before, in {run.name}")
+                result = run.result()
+            else:
+                run, result = self._fit(item.run, bank)
+                # At once: a study that is interrupted later finds this sweep again.
+                said = {"study": self.study.name, "title": self.study.title, "fingerprint": wanted}
+                _atomic.write_json(run.path / STUDY_FILE, said)
+            found.append(
+                ExperimentRun(
+                    item.written,
+                    item.run,
+                    run,
+                    result,
+                    reused,
+                    extracted.pushed,
+                    bank.manifest,
+                    opened,
+                    wanted,
+                )
+            )
+        return found
 
+    def _fit(self, experiment: Experiment, bank: Bank) -> tuple[Run, SweepResult]:
+        sweep, study = experiment.sweep, self.study
+        self.say(f"  {experiment.name}: {', '.join(sweep.heads)} on {', '.join(sweep.cuts)}")
+        fitted = fit_heads(
+            bank,
+            SweepSettings(**asdict(sweep)),
+            weights=experiment.backbone.weights if "tail" in sweep.heads else None,
+            name=study.name if experiment.name == study.name else f"{study.name}-{experiment.name}",
+            command=self.command,
+            cache_dir=self.cache_dir,
+            announce=lambda line: self.say(f"  {line}"),
+            progress=self.progress and self.progress("fit"),
+        )
+        return fitted.run, fitted.result
 
-def _fit(
-    study: Study,
-    item: Planned,
-    bank: Bank,
-    cache_dir: str | os.PathLike[str] | None,
-    command: Sequence[str],
-    say: Callable[[str], None],
-    progress: Bars | None,
-) -> tuple[Run, SweepResult]:
-    sweep = item.run.sweep
-    fitted = fit_heads(
-        bank,
-        SweepSettings(**asdict(sweep)),
-        weights=item.run.backbone.weights if "tail" in sweep.heads else None,
-        name=study.name if item.run.name == study.name else f"{study.name}-{item.run.name}",
-        command=command,
-        cache_dir=cache_dir,
-        announce=lambda line: say(f"  {line}"),
-        progress=progress and progress("fit"),
-    )
-    return fitted.run, fitted.result
-
-
-def _points(one: ExperimentRun) -> list[StudyPoint]:
-    name, chance = one.written.name, 1 / one.opened.n_classes
-    return [StudyPoint(**vars(point), experiment=name, chance=chance) for point in one.result.points()]
-
-
-def _all_points(done: Sequence[ExperimentRun], trained: Sequence[TrainingRun]) -> list[StudyPoint]:
-    return [point for one in done for point in _points(one)] + [
-        point for one in trained for point in one.points
-    ]
-
-
-def _compared(
-    study: Study, done: Sequence[ExperimentRun], trained: Sequence[TrainingRun], limit: int | None
-) -> StudyResult:
-    points = _all_points(done, trained)
-    computed = computed_differences(
-        (
-            (one.written, one.experiment, {**one.run.source, "n_classes": one.opened.n_classes})
-            for one in done
-        ),
-        limit,
-    )
-    return StudyResult(
-        study,
-        list(done),
-        [measure(figure, points) for figure in study.figures],
-        [check_claim(claim, points) for claim in study.claims],
-        list(dict.fromkeys([*study.differs, *computed])),
-        trainings=list(trained),
-    )
-
-
-def _record(result: StudyResult, one: ExperimentRun) -> dict[str, Any]:
-    """What ``study.json`` of a run says: `find_finished` looks for the fingerprint."""
-    return {
-        **_facts(result, one.written.name),
-        "data": {"source": one.experiment.data.source, "data_root": one.opened.data_root},
-        "fingerprint": one.fingerprint,
-    }
+    def run_training(self, written: Training, opened: Opened, decoded: DecodedImages) -> TrainingRun:
+        """Train a network once for each seed; what is in the cache is not trained again."""
+        results = []
+        for seed in range(written.repeats):
+            named = f", seed {seed}" if written.repeats > 1 else ""
+            self.say(f"  {written.name}: {written.subject}{named}")
+            result = train(
+                opened.dataset,
+                network=written.network,
+                params=written.params,
+                backbone=written.backbone,
+                weights=written.weights,
+                unfreeze=written.unfreeze,
+                recipe={**written.recipe, "random_state": written.random_state + seed},
+                image_size=written.image_size,
+                split=opened.split,
+                limit=opened.limit,
+                val=written.val,
+                blur=written.blur,
+                decoded=decoded,
+                device=self.device,
+                cache_dir=self.cache_dir,
+                say=lambda line: self.say(f"    {line}"),
+                on_step=self.progress and self.progress("train"),
+            )
+            scores = ", ".join(
+                f"{name.replace('_', ' ')} {100 * value:.2f} %"
+                for name, value in result.scores.items()
+                if not name.endswith("loss")
+            )
+            self.say(f"    {scores}" + (" (trained before)" if result.reused else ""))
+            results.append(result)
+        return TrainingRun(written, results, opened)
 
 
 def _facts(result: StudyResult, experiment: str) -> dict[str, Any]:
@@ -390,16 +502,9 @@ def _facts(result: StudyResult, experiment: str) -> dict[str, Any]:
             {**found, "metric": _metric(found["metric"], found["what"]), "unit": _UNITS[found["what"]]}
             for found in result.measured
         ],
-        "claims": [
-            {"text": verdict.text, "holds": verdict.holds, "said": verdict.said}
-            for verdict in result.verdicts
-        ],
+        "claims": [asdict(verdict) for verdict in result.verdicts],
         "differs": result.differs,
     }
-
-
-#: What a figure is of -> unit of its value.
-_UNITS = {"accuracy": "share", "temperature": "temperature"}
 
 
 def _metric(metric: str, what: str) -> str:
@@ -430,14 +535,16 @@ def _draw_together(result: StudyResult) -> dict[str, Path]:
 
 
 def _cold(one: ExperimentRun) -> list[StudyPoint]:
-    return [point for point in _points(one) if point.temperature is None]
+    return [point for point in one.points if point.temperature is None]
 
 
-def _write_reports(done: Sequence[ExperimentRun], trained: Sequence[TrainingRun]) -> dict[str, Path]:
+def _write_reports(result: StudyResult) -> dict[str, Path]:
     """Write the page of each run, and one of all trainings."""
     from featbank.report import write_report
 
-    pages = {one.written.name: write_report(one.run, data=one.opened.dataset).path for one in done}
-    for training in trained[:1]:
+    pages = {
+        one.written.name: write_report(one.run, data=one.opened.dataset).path for one in result.experiments
+    }
+    for training in result.trainings[:1]:
         pages[training.written.name] = write_report(training.results[0].folder).path
     return pages

@@ -39,7 +39,7 @@ __all__ = [
     "Training",
 ]
 
-#: What can be asked of measured curves, see `featbank.pipeline.claims`.
+#: What can be asked of measured curves, see `featbank.pipeline.comparing`.
 CHECKS = (
     "no-difference",
     "rises-with-depth",

@@ -5,14 +5,11 @@
 
 from __future__ import annotations
 
-from featbank.plots.confusion import ConfusionDisplay
 from featbank.plots.curve import CurveDisplay
-from featbank.plots.cuts import CutsDisplay
 from featbank.plots.display import Display
 from featbank.plots.figures import FIGURES
-from featbank.plots.history import HistoryDisplay
-from featbank.plots.scores import ScoresDisplay
-from featbank.plots.temperature import TemperatureDisplay
+from featbank.plots.heads import ConfusionDisplay, HistoryDisplay
+from featbank.plots.points import CutsDisplay, ScoresDisplay, TemperatureDisplay
 from featbank.plots.times import TimesDisplay
 
 __all__ = [

@@ -12,26 +12,30 @@ import numpy as np
 
 from featbank.errors import InvalidInputError
 from featbank.manifest import printable
-from featbank.metrics.catalogue import less_is_better, spelling
+from featbank.metrics.catalogue import less_is_better, score_text, spelling
 from featbank.plots.chart import (
+    MARKERS,
+    N_PLAIN,
     Chart,
     Entry,
+    Look,
     Point,
     Series,
     Table,
     curve_point,
+    depth,
     interval_text,
     linear_axis,
     missing_intervals,
     percent_axis,
+    plain,
     reached,
-    score_text,
     size_axis,
     span_text,
     spelled,
 )
-from featbank.plots.display import Display, run_title, selected_points
-from featbank.plots.style import MARKERS, N_PLAIN, Look, depth, plain
+from featbank.plots.display import Display
+from featbank.plots.figures import run_title, selected_points
 from featbank.sampling import size_label, size_order
 from featbank.sweep import CurvePoint
 from featbank.sweep.curves import IntervalKind, interval_of, judged_by, judged_rows, main_metric
@@ -191,7 +195,7 @@ class CurveDisplay(Display):
             A cut that several of them have is told apart by dataset and backbone, or by the run's name where
             these are the same too.
         cuts, heads : sequence of str, default=()
-            Only these; see `featbank.plots.display.selected_points`.
+            Only these; see `featbank.plots.figures.selected_points`.
         metric : str, optional
             See `CurveDisplay`.
         extrapolate : float, optional

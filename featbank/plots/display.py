@@ -1,11 +1,17 @@
-"""What all displays share: axes made or taken, charts drawn, title, legend, files with equal bytes."""
+"""What all displays share: axes made or taken, charts drawn, legend, looks, fonts, files with equal bytes."""
 
 from __future__ import annotations
 
+import io
 import logging
 import os
-from collections.abc import Mapping, Sequence
+import re
+import textwrap
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -14,34 +20,9 @@ from numpy.typing import NDArray
 
 from featbank import _atomic
 from featbank._cache import user_path
-from featbank._cuts import CutName
-from featbank._registry import nearest
-from featbank.backbones import get_spec
-from featbank.errors import FeatbankError, InvalidInputError
+from featbank.errors import InvalidInputError
 from featbank.manifest import printable
-from featbank.plots.chart import Chart, Entry, Series, Table, note
-from featbank.plots.style import (
-    COLORS,
-    FORMATS,
-    INK,
-    MARK,
-    MARKERS,
-    QUIET,
-    Look,
-    check_format,
-    check_size,
-    fitted,
-    font_size_for,
-    image_of,
-    new_figure,
-    points_of,
-    styled,
-    text_size,
-    use_installed_fonts,
-)
-from featbank.sampling import Size, size_order, size_words
-from featbank.sweep import CurvePoint
-from featbank.sweep.curves import IntervalKind
+from featbank.plots.chart import COLORS, MARK, MARKERS, Chart, Entry, Look, Series, Table, note
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,17 +31,23 @@ if TYPE_CHECKING:
     from featbank.runs import Run
 
 __all__ = [
+    "FORMATS",
     "Display",
     "LegendPlace",
-    "PointsDisplay",
+    "check_format",
+    "check_size",
+    "color_bar",
     "drawn_color",
-    "head_title",
+    "fitted",
+    "font_size_for",
+    "image_of",
     "inches_of",
-    "kept_head",
     "line_style",
-    "run_title",
-    "selected_points",
-    "usual_size",
+    "new_figure",
+    "points_of",
+    "styled",
+    "text_size",
+    "use_installed_fonts",
 ]
 
 logger = logging.getLogger(__name__)
@@ -69,40 +56,6 @@ logger = logging.getLogger(__name__)
 LegendPlace = Literal["outside", "inside", "none"]
 #: A legend that covers more of axes than this is not drawn inside them.
 _MOST_COVERED = 0.35
-
-
-def drawn_color(name: str) -> str:
-    """Return the colour of a name of `style.COLORS` as figures have it: on dark axes, that of a dark page."""
-    import matplotlib
-    from matplotlib.colors import to_rgba
-
-    behind = to_rgba(matplotlib.rcParams["axes.facecolor"])
-    if not behind[3]:  # axes that are seen through
-        behind = to_rgba(matplotlib.rcParams["figure.facecolor"])
-    dark = bool(behind[3]) and sum(behind[:3]) < 1
-    return COLORS[name][2 if dark else 0]
-
-
-def line_style(look: Look) -> dict[str, Any]:
-    """Return a look as matplotlib's line has it, in widths and sizes of the settings that are in force."""
-    import matplotlib
-
-    settings = matplotlib.rcParams
-    width, size = float(settings["lines.linewidth"]), float(settings["lines.markersize"])
-    color = drawn_color(look.color)
-    style: dict[str, Any] = {
-        "color": color,
-        "linestyle": "none" if look.dash is None else (0, look.dashes) if look.dashes else "-",
-        "linewidth": look.weight * width,
-    }
-    if look.marker is not None:
-        style |= {
-            "marker": MARKERS[look.marker % len(MARKERS)][0],
-            "markersize": look.weight * size,
-            "markerfacecolor": color if look.filled else settings["axes.facecolor"],
-            "markeredgewidth": 0.22 * size,
-        }
-    return style
 
 
 class Display:
@@ -342,38 +295,292 @@ class Display:
         return self._image("png")
 
 
-class PointsDisplay(Display):
-    """A display of points of a run's curves at one size."""
+# settings, fonts and files ------------------------------------------------------------------------------
 
-    @classmethod
-    def from_run(
-        cls,
-        run: Run,
-        *,
-        cuts: Sequence[str] = (),
-        heads: Sequence[str] = (),
-        n_per_class: Size | None = None,
-    ) -> Self:
-        """Make a display of a run.
+FORMATS = ("png", "svg", "pdf", "eps")
+#: Ink of words that are not what is shown.
+INK, QUIET = "#202124", "#3c4043"
 
-        Parameters
-        ----------
-        run : Run
-        cuts, heads : sequence of str, default=()
-            Only these; see `featbank.plots.display.selected_points`.
-        n_per_class : int or "all", optional
-            At so many samples per class; by default the largest size that every curve has.
 
-        Raises
-        ------
-        InvalidInputError
-            If there is no such cut, head or size, or nothing that this figure is of.
-        """
-        return cls._of_points(run, selected_points(run, cuts, heads), n_per_class)
+def _style(size: float) -> dict[str, Any]:
+    """Return featbank's settings for a text of so many points."""
+    return {
+        "axes.axisbelow": True,
+        "axes.edgecolor": "#9aa0a6",
+        "axes.grid": True,
+        "axes.labelcolor": INK,
+        "axes.labelsize": 1.1 * size,
+        "axes.linewidth": 0.08 * size,
+        "axes.spines.right": False,
+        "axes.spines.top": False,
+        "axes.titlelocation": "left",
+        "axes.titlesize": 1.2 * size,
+        "figure.facecolor": "white",
+        "font.size": size,
+        "grid.color": "#e8eaed",
+        "grid.linewidth": 0.08 * size,
+        "legend.fontsize": size,
+        "legend.frameon": False,
+        "legend.title_fontsize": size,
+        "lines.linewidth": 0.18 * size,
+        "lines.markersize": 0.55 * size,
+        # text that an editor, a search and a screen reader know as text
+        "pdf.fonttype": 42,
+        "ps.fonttype": 42,
+        "svg.fonttype": "none",
+        "savefig.dpi": 160 if size >= 10 else 300,
+        "svg.hashsalt": "featbank",
+        "text.color": INK,
+        "xtick.color": "#9aa0a6",
+        "xtick.labelcolor": QUIET,
+        "ytick.color": "#9aa0a6",
+        "ytick.labelcolor": QUIET,
+    }
 
-    @classmethod
-    def _of_points(cls, run: Run, points: list[CurvePoint], n_per_class: Size | None) -> Self:
-        raise NotImplementedError
+
+@contextmanager
+def styled(font_size: float | None = None, *, own: bool = True) -> Iterator[None]:
+    """Draw with featbank's settings where the user has set nothing: what a matplotlibrc says stands.
+
+    Axes of the user's own are drawn on with the user's settings alone. That a character comes out as a box is
+    said by `use_installed_fonts`, once, not at every drawing of it.
+    """
+    import matplotlib
+
+    given: Any = matplotlib.rcParams
+    usual: Any = matplotlib.rcParamsDefault
+    settings: dict[Any, Any] = {}
+    if own:
+        size = font_size or (10.0 if given["font.size"] == usual["font.size"] else given["font.size"])
+        settings = {name: one for name, one in _style(size).items() if given[name] == usual[name]}
+        if font_size is not None:
+            settings["font.size"] = font_size
+        for along in "xy":
+            if f"{along}tick.color" not in settings:  # labels go with the user's ticks
+                settings.pop(f"{along}tick.labelcolor", None)
+    settings["text.parse_math"] = False  # a class called "$a" is a name, not a formula
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
+
+
+def text_size(factor: float = 1.0) -> float:
+    """Return so many times the size of the text that is drawn now, in points."""
+    import matplotlib
+
+    return factor * float(matplotlib.rcParams["font.size"])
+
+
+def points_of(size: float | str) -> float:
+    """Return the points of a size that may be a word of matplotlib's, such as ``"medium"``."""
+    from matplotlib.font_manager import FontProperties
+
+    return float(FontProperties(size=size).get_size_in_points())
+
+
+def font_size_for(width: float) -> float | None:
+    """Return the size of the text of a figure so many inches wide; None for the usual one.
+
+    A column of a journal is 3.3 inches wide, and its captions have 7 or 8 points.
+    """
+    return 7.0 if width < 4 else 8.0 if width < 6 else None
+
+
+def check_size(size: tuple[float, float]) -> None:
+    """Raise `InvalidInputError` unless `size` is a width and a height that a figure can have, in inches."""
+    if len(size) != 2 or not all(1 <= one <= 60 for one in size):
+        raise InvalidInputError(f"size={size!r} is no width and height between 1 and 60 inches")
+
+
+def use_installed_fonts(figure: Figure) -> None:
+    """Have texts that their font lacks characters for drawn with fonts of this machine that have them.
+
+    What no font has is said on the log, each character once.
+    """
+    from matplotlib.axis import Axis
+    from matplotlib.font_manager import findfont
+    from matplotlib.ft2font import FT2Font
+    from matplotlib.text import Text
+
+    for axis in figure.findobj(Axis):
+        axis.get_ticklabels()  # writes them, which is else left to the drawing
+    fonts: dict[str, Any] = {}
+    lacking = {}
+    for text in figure.findobj(Text):
+        chars = {ord(char) for char in text.get_text() if not char.isspace()}
+        if chars and max(chars) > 126:
+            file = findfont(text.get_fontproperties())
+            font = fonts.setdefault(file, FT2Font(file))
+            if foreign := frozenset(code for code in chars if not font.get_char_index(code)):
+                lacking[text] = foreign
+    if not lacking:
+        return
+    families, missing = _fonts_with(frozenset().union(*lacking.values()))
+    for text in lacking:
+        text.set_fontfamily([*text.get_fontfamily(), *families])
+    if new := missing - _told:
+        _told.update(new)
+        shown = "".join(map(chr, sorted(new)[:10]))
+        logger.warning(
+            "no font of this machine has %d of the characters in names (%s%s): they are drawn as boxes; "
+            "install a font of their script, such as one of the Noto fonts",
+            len(new),
+            shown,
+            "..." if len(new) > 10 else "",
+        )
+
+
+#: Characters that were said to be drawn as boxes.
+_told: set[int] = set()
+
+
+@cache
+def _fonts_with(codes: frozenset[int]) -> tuple[list[str], frozenset[int]]:
+    """Return installed fonts that have these characters, the one with most first, and those none has."""
+    from matplotlib.font_manager import fontManager
+    from matplotlib.ft2font import FT2Font
+
+    having: dict[str, frozenset[int]] = {}
+    for entry in fontManager.ttflist:
+        if entry.style != "normal" or entry.name.startswith("Last Resort"):
+            continue  # the last resort has boxes for everything
+        try:
+            font = FT2Font(entry.fname)
+        except (OSError, RuntimeError):  # gone since matplotlib made its list, or no font
+            continue
+        if font.scalable and (found := frozenset(code for code in codes if font.get_char_index(code))):
+            having[entry.name] = having.get(entry.name, frozenset()) | found
+    families: list[str] = []
+    while left := codes.difference(*(having[one] for one in families)):
+        best = max(sorted(having), key=lambda name: len(having[name] & left), default=None)
+        if best is None or not having[best] & left:
+            return families, left
+        families.append(best)
+    return families, codes.difference(codes)
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure (inches) that pyplot does not know, with room made for everything on it."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    pad = text_size(0.01)
+    figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=pad, h_pad=pad))
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def color_bar(image: Any, axes: Any, label: str, *, shrink: float = 0.9) -> Any:
+    """Draw and return a colour bar beside axes; the label says name and unit."""
+    # Several axes keep where they stand; one alone moves up to its bar.
+    kept: dict[str, Any] = {"panchor": False} if isinstance(axes, list) else {}
+    bar = image.get_figure().colorbar(image, ax=axes, shrink=shrink, aspect=30, pad=0.02, **kept)
+    bar.set_label(label)
+    bar.outline.set_visible(False)
+    return bar
+
+
+def fitted(text: str, inches: float, size: float = 11.0, *, balanced: bool = False) -> str:
+    """Break a text into lines that fit into a width, so that a long name is not cut off.
+
+    Lines are about equally long if `balanced`.
+    """
+    # DejaVu Sans is 0.6 of its size wide, on average and with a little to spare.
+    width = max(8, int(72 * inches / (0.62 * size)))
+    if balanced and len(text) > width:
+        n_lines = len(textwrap.wrap(text, width))
+        width = next(one for one in range(1, width + 1) if len(textwrap.wrap(text, one)) <= n_lines)
+    return "\n".join(line for one in text.splitlines() for line in textwrap.wrap(one, width) or [""])
+
+
+def check_format(path: Path) -> str:
+    """Return the format a file name asks for; raises `InvalidInputError` for others than `FORMATS`."""
+    kind = path.suffix.lower().removeprefix(".")
+    if kind not in FORMATS:
+        endings = ", ".join(f".{one}" for one in FORMATS[:-1])
+        raise InvalidInputError(
+            f"cannot write a figure to {str(path)!r}; end it in {endings} or .{FORMATS[-1]}"
+        )
+    return kind
+
+
+def image_of(figure: Figure, kind: str, *, laid_out: bool = False) -> bytes:
+    """Return a figure as a file of one of `FORMATS`; equal figures give equal bytes.
+
+    With `laid_out` it is drawn as it stands: matplotlib draws a figure with a layout engine twice, and lays
+    it out each time.
+    """
+    import matplotlib
+
+    buffer = io.BytesIO()
+    dated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {"Software": None}, "eps": None}
+    changed = _without_alpha(figure) if kind == "eps" else []
+    engine = figure.get_layout_engine()
+    if laid_out:
+        with matplotlib.rc_context({"figure.autolayout": False, "figure.constrained_layout.use": False}):
+            figure.set_layout_engine(None)
+    figure.savefig(buffer, format=kind, metadata=dated[kind])
+    if laid_out:
+        figure.set_layout_engine(engine)
+    for artist, alpha, color in changed:
+        artist.set_alpha(alpha)
+        if color is not None:
+            artist.set_facecolor(color)
+    data = buffer.getvalue()
+    return re.sub(rb"%%CreationDate:[^\n]*\n", b"", data) if kind == "eps" else data
+
+
+def _without_alpha(figure: Figure) -> list[tuple[Any, Any, Any]]:
+    """Mix what is seen through with white, for PostScript knows no transparency; return what to set back."""
+    import numpy as np
+    from matplotlib.collections import Collection
+    from matplotlib.patches import Patch
+
+    changed: list[tuple[Any, Any, Any]] = []
+    found: list[Any] = figure.findobj(lambda one: one.get_alpha() is not None)
+    for artist in found:
+        color = artist.get_facecolor() if isinstance(artist, Collection | Patch) else None
+        changed.append((artist, artist.get_alpha(), color))
+        artist.set_alpha(None)
+        if color is not None:
+            rgba = np.atleast_2d(color)
+            artist.set_facecolor(1 - rgba[:, 3:] * (1 - rgba[:, :3]))
+    return changed
+
+
+def drawn_color(name: str) -> str:
+    """Return the colour of a name of `style.COLORS` as figures have it: on dark axes, that of a dark page."""
+    import matplotlib
+    from matplotlib.colors import to_rgba
+
+    behind = to_rgba(matplotlib.rcParams["axes.facecolor"])
+    if not behind[3]:  # axes that are seen through
+        behind = to_rgba(matplotlib.rcParams["figure.facecolor"])
+    dark = bool(behind[3]) and sum(behind[:3]) < 1
+    return COLORS[name][2 if dark else 0]
+
+
+def line_style(look: Look) -> dict[str, Any]:
+    """Return a look as matplotlib's line has it, in widths and sizes of the settings that are in force."""
+    import matplotlib
+
+    settings = matplotlib.rcParams
+    width, size = float(settings["lines.linewidth"]), float(settings["lines.markersize"])
+    color = drawn_color(look.color)
+    style: dict[str, Any] = {
+        "color": color,
+        "linestyle": "none" if look.dash is None else (0, look.dashes) if look.dashes else "-",
+        "linewidth": look.weight * width,
+    }
+    if look.marker is not None:
+        style |= {
+            "marker": MARKERS[look.marker % len(MARKERS)][0],
+            "markersize": look.weight * size,
+            "markerfacecolor": color if look.filled else settings["axes.facecolor"],
+            "markeredgewidth": 0.22 * size,
+        }
+    return style
 
 
 def _lay_out(figure: Figure) -> None:
@@ -628,119 +835,3 @@ def _handle(entry: Any) -> Any:
             text.set_color(QUIET)
         return text
     return Line2D([], [], **line_style(entry.look), label=entry.text)
-
-
-# what of a run is shown --------------------------------------------------------------------------------
-
-
-def selected_points(
-    run: Run, cuts: Sequence[str] = (), heads: Sequence[str] = (), interval: IntervalKind = "t"
-) -> list[CurvePoint]:
-    """Return the points of a run's curves.
-
-    Parameters
-    ----------
-    run : Run
-    cuts, heads : sequence of str, default=()
-        Only these; all by default. A cut may be called by an alias, and the name of a head stands for all of
-        its family: ``"logreg"`` for ``"logreg(C=0.1)"`` and ``"logreg(C=1)"``.
-    interval : {"t", "bootstrap"}, default="t"
-        See `LearningCurve.points`.
-
-    Raises
-    ------
-    InvalidInputError
-        If there is no such cut or head.
-    """
-    points = run.result().points(interval=interval)
-    wanted_cuts = _meant(cuts, [one.cut for one in points], "cut", _aliases(run) if cuts else {})
-    wanted_heads = _meant(heads, [one.head for one in points], "head", {})
-    return [
-        one
-        for one in points
-        if (not cuts or one.cut in wanted_cuts) and (not heads or one.head in wanted_heads)
-    ]
-
-
-def _meant(names: Sequence[str], known: Sequence[str], kind: str, aliases: Mapping[str, str]) -> set[str]:
-    """Return what names stand for: themselves, the cut an alias names, or all heads of a family."""
-    found: set[str] = set()
-    for name in names:
-        named = name if kind == "head" else _canonical(name, aliases)
-        mine = {one for one in known if one == named or (kind == "head" and one.startswith(f"{name}("))}
-        if not mine:
-            raise InvalidInputError(
-                f"the run has no fits of {kind} {name!r}; it has {nearest(name, dict.fromkeys(known))}"
-            )
-        found |= mine
-    return found
-
-
-def _canonical(name: str, aliases: Mapping[str, str]) -> str:
-    """Return a cut by its own name, with its pooling and view."""
-    parts = CutName.parse(name)
-    return str(replace(parts, base=aliases.get(parts.base, parts.base)))
-
-
-def _aliases(run: Run) -> dict[str, str]:
-    try:
-        cuts = get_spec(run.source["backbone"]).cuts
-    except FeatbankError:  # a backbone that is unknown here, or whose family is not installed
-        return {}
-    return {alias: cut.name for cut in cuts for alias in cut.aliases}
-
-
-def usual_size(points: Sequence[CurvePoint], n_per_class: Size | None) -> Size:
-    """Return the size asked for, by default the largest that every curve has.
-
-    Raises
-    ------
-    InvalidInputError
-        If the size asked for was not fitted.
-    """
-    sizes = sorted({one.n_per_class for one in points}, key=size_order)
-    if n_per_class is not None:
-        if n_per_class not in sizes:
-            listed = ", ".join(map(str, sizes))
-            raise InvalidInputError(f"{n_per_class} samples per class were not fitted; the run has {listed}")
-        return n_per_class
-    n_curves = len({one.key for one in points})
-    full = [size for size in sizes if sum(one.n_per_class == size for one in points) == n_curves]
-    return (full or sizes)[-1]
-
-
-def kept_head(run: Run, name: str | None, cuts: Sequence[str] = ()) -> dict[str, Any]:
-    """Return what a run says of one kept head.
-
-    Parameters
-    ----------
-    run : Run
-    name : str or None
-        Its name, or a part of it; by default the saved one with the best validation accuracy.
-    cuts : sequence of str, default=()
-        Only heads of these.
-
-    Raises
-    ------
-    RunError
-        If there is no such head.
-    InvalidInputError
-        If none of these cuts has one.
-    """
-    if not cuts:
-        return run.entry(name)
-    entries = run.heads() if name is None else [run.entry(name)]
-    wanted = _meant(cuts, [one["cut"] for one in entries], "cut", _aliases(run))
-    mine = [one for one in entries if one["cut"] in wanted]
-    return max(mine, key=lambda one: (one["saved"], one["val_top1"] or 0.0))
-
-
-def run_title(run: Run) -> str:
-    """Return what a run is of, for people: dataset and backbone."""
-    return f"{run.source['dataset']}, {run.source['backbone']}"
-
-
-def head_title(run: Run, entry: Mapping[str, Any]) -> str:
-    """Say which kept head of a run it is: ``"digits, vgg16: softmax on fc7, 16 samples per class"``."""
-    at = "" if entry["temperature"] is None else f" at T = {entry['temperature']:g}"
-    return f"{run_title(run)}: {entry['head']} on {entry['cut']}{at}, {size_words(entry)}"

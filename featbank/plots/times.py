@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from featbank.errors import BankError, InvalidInputError, UnknownNameError
 from featbank.manifest import printable
-from featbank.plots.chart import Entry, note
-from featbank.plots.display import Display, drawn_color, run_title, selected_points
-from featbank.plots.style import plain, text_size
+from featbank.plots.chart import Entry, note, plain
+from featbank.plots.display import Display, drawn_color, text_size
+from featbank.plots.figures import run_title, selected_points
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -81,7 +81,7 @@ class TimesDisplay(Display):
         ----------
         run : Run
         cuts, heads : sequence of str, default=()
-            Only these; see `featbank.plots.display.selected_points`.
+            Only these; see `featbank.plots.figures.selected_points`.
 
         Raises
         ------

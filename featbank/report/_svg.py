@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 from featbank.manifest import printable
-from featbank.plots.chart import Chart, Point, Series
-from featbank.plots.style import DASHES, MARKERS, Look
+from featbank.plots.chart import DASHES, MARKERS, Chart, Look, Point, Series
 
 __all__ = ["alone", "both", "element", "number", "path_through", "shown", "swatch"]
 

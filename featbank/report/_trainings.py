@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,24 +15,35 @@ from featbank.errors import RunError
 from featbank.manifest import SPLITS, printable
 from featbank.plots import Display, HistoryDisplay
 from featbank.plots.chart import (
+    SPLIT_NAMES,
     Chart,
     Entry,
+    Look,
     Point,
     Series,
     Table,
     linear_axis,
     percent,
     percent_axis,
+    plain,
     reached,
 )
-from featbank.plots.style import Look, plain
-from featbank.report._answers import Answers, cells_of, with_room
-from featbank.report._close_up import close_up
-from featbank.report._content import Content
-from featbank.report._facts import time_text, title_text, transform_text
-from featbank.report._figures import Figure, Histories, History, epochs_shown, figure_of
-from featbank.report._kept import Asked, facets
-from featbank.report.study import Study, read_study
+from featbank.plots.heads import ARROW_KEYS, epoch_axis, thinned_epochs
+from featbank.report._close_up import Answers, Asked, cells_of, close_up, facets, with_room
+from featbank.report._content import (
+    Content,
+    Figure,
+    Histories,
+    History,
+    Study,
+    epochs_shown,
+    figure_of,
+    range_text,
+    read_study,
+    time_text,
+    title_text,
+    transform_text,
+)
 from featbank.training import TrainResult
 from featbank.training.train import read_training
 
@@ -41,7 +51,6 @@ __all__ = ["Network", "content_of_trainings"]
 
 #: A page has so many networks at most.
 _MOST = 60
-_SPELT = {"test": "test", "val": "validation", "train": "training"}
 
 
 @dataclass(frozen=True)
@@ -103,7 +112,7 @@ class Network:
     def figures(self) -> list[tuple[str, str]]:
         """What is known of how good it is, as (name, value)."""
         found = [
-            (f"{_SPELT[split]} {said}", self.score(f"{split}_{kind}"))
+            (f"{SPLIT_NAMES[split]} {said}", self.score(f"{split}_{kind}"))
             for split in ("test", "val", "train")
             for kind, said in (("top1", "accuracy"), ("top5", "top-5"))
             if kind == "top1" or len(self.result.classes) > 5
@@ -126,13 +135,14 @@ class _CoursesDisplay(Display):
             [100 * entry.get(f"{self.of}_top1", float("nan")) for entry in one.result.history]
             for one in networks
         ]
-        longest = max(map(len, self._accuracies))
-        step = math.ceil(longest / epochs_shown(len(networks)))
+        lengths = [len(one) for one in self._accuracies]
         #: Which epochs are shown (from 0): of too many only some, and the last of each network.
-        self._epochs = sorted({*range(0, longest, step), *(len(one) - 1 for one in self._accuracies)})
+        _, self._epochs = thinned_epochs(
+            max(lengths), epochs_shown(len(networks)), [one - 1 for one in lengths]
+        )
 
     def charts(self) -> list[Chart]:
-        label = f"Top-1 accuracy, {_SPELT[self.of]} images (%)"
+        label = f"Top-1 accuracy, {SPLIT_NAMES[self.of]} images (%)"
         by_epoch, by_time, ends = [], [], []
         unit, seconds = _unit(max(one.result.duration_s for one in self.networks))
         for one, values in zip(self.networks, self._accuracies, strict=True):
@@ -151,9 +161,8 @@ class _CoursesDisplay(Display):
         longest = max(one.points[-1].x for one in by_time)
         return [
             Chart(
-                f"Line chart of accuracy per epoch of {names}. "
-                "Left and right arrow keys read out the epochs.",
-                linear_axis("Epoch (passes over the data)", [0.0, float(epochs)], whole=True),
+                f"Line chart of accuracy per epoch of {names}. {ARROW_KEYS}",
+                epoch_axis(epochs),
                 upright,
                 tuple(by_epoch),
                 by_row=True,
@@ -271,7 +280,7 @@ def _networks(folder: Path, first: TrainResult, study: Study | None) -> tuple[li
     """Return the trainings of a study, in its order; notes on those that are not there or do not compare."""
     places = dict(study.trainings) if study else {}
     if not any(folder.name in folders for folders in places.values()):
-        places = {_label(first): (folder.name,)}
+        places = {_label(first): [folder.name]}
     lead = Network(0, next(label for label, names in places.items() if folder.name in names), first)
     networks: list[Network] = []
     notes = []
@@ -306,7 +315,7 @@ def _same_data(one: TrainResult, other: TrainResult) -> bool:
 
 def _images(one: Network) -> str:
     split, dataset, n = one.judged_by
-    return f"{n:,} {_SPELT[split]} images{f' of {printable(dataset)}' if dataset else ''}"
+    return f"{n:,} {SPLIT_NAMES[split]} images{f' of {printable(dataset)}' if dataset else ''}"
 
 
 def _label(result: TrainResult) -> str:
@@ -327,7 +336,7 @@ def _answer(ranked: Sequence[Network]) -> Markup:
     top5 = best.score(f"{best.judged}_top5")
     more = f" (top-5 {percent(top5, 2)})" if top5 is not None and len(best.result.classes) > 5 else ""
     said = Markup("{} gets <strong>{}</strong> of the {} images right{}").format(
-        best.named, percent(best.top1, 2), _SPELT[best.judged], more
+        best.named, percent(best.top1, 2), SPLIT_NAMES[best.judged], more
     )
     kept, n_epochs = best.result.best_epoch, len(best.result.history)
     after = (
@@ -411,8 +420,8 @@ def _splits(result: TrainResult) -> Table:
     rows = []
     for split in (one for one in SPLITS if one in counts):
         each = of_rows.get(split, ())
-        span = "–" if not each else f"{each[0]}" if len(set(each)) == 1 else f"{min(each)} – {max(each)}"
-        rows.append((_SPELT[split].capitalize(), f"{counts[split]:,}", span))
+        span = range_text(min(each), max(each)) if each else "–"
+        rows.append((SPLIT_NAMES[split].capitalize(), f"{counts[split]:,}", span))
     return Table(("Split", "Images", "Per class"), tuple(rows), 1)
 
 

@@ -20,18 +20,12 @@ from featbank._registry import nearest
 from featbank.datasets import Dataset
 from featbank.errors import InvalidInputError, RunError, RunNotFoundError
 from featbank.manifest import printable, short_repr
-from featbank.plots.chart import percent
-from featbank.plots.style import page_style
-from featbank.report import _facts
-from featbank.report._answers import read_answers
-from featbank.report._close_up import close_up
-from featbank.report._content import Content
-from featbank.report._figures import run_figures, run_histories
-from featbank.report._kept import COLUMNS, head_facets, kept_heads, table_rows
+from featbank.plots.chart import page_style, percent
+from featbank.report._content import Comparison, Content
+from featbank.report._run import content_of_run
 from featbank.report._source import RunSource
 from featbank.report._svg import element, number, shown
 from featbank.report._trainings import content_of_trainings
-from featbank.report.study import Comparison, read_study
 from featbank.runs import Run, open_run
 from featbank.training.train import find_training, list_trainings
 
@@ -145,7 +139,7 @@ def write_report(
     remarks: list[str] = []
     if isinstance(found, Run):
         source = RunSource(found, data, data_root)
-        shown_here = _content_of_run(found, source)
+        shown_here = content_of_run(found, source)
         remarks = source.remarks()
     else:
         shown_here = content_of_trainings(found)
@@ -191,55 +185,7 @@ def render_report(run: Run, *, data: str | os.PathLike[str] | None = None) -> st
     RunError
         If a file of the run is damaged.
     """
-    return _render(_content_of_run(run, RunSource(run, data)))
-
-
-def _content_of_run(run: Run, source: RunSource) -> Content:
-    study = read_study(run.path)
-    heads = kept_heads(run)
-    told, left_out = read_answers(run, heads, source) if heads else ([], 0)
-    numbers = {one.head.at for one in told}
-    asked = head_facets(run, [one for one in heads if one.at in numbers])
-    closely = close_up(told, run.classes, asked, source, left_out=left_out)
-    if not heads:
-        source.missing.append("No confusion matrix: the run kept no head; fit again with --save-heads best.")
-    histories = run_histories(run, heads)
-    samples = _facts.samples(source)
-    answer, further = _facts.answer(run)
-    manifest = source.manifest
-    cost_figures, cost_tables = _facts.cost(run, source)
-    return Content(
-        of="run",
-        name=run.name,
-        title=(study.title if study else "") or f"{run.source['dataset']} · {run.source['backbone']}",
-        question=(study.question if study else "") or _facts.question(run),
-        answer=answer,
-        further=further,
-        warnings=_facts.warnings(run),
-        study=study,
-        figures=run_figures(run),
-        no_figure="There is no curve: every fit failed, or none was made. The notes below say what is known.",
-        noun="head",
-        listed="Kept heads",
-        columns=COLUMNS,
-        n_texts=3,
-        kept=table_rows(heads, histories.n_epochs),
-        n_kept=len(heads),
-        left_out_in="the folder predictions of the run",
-        histories=histories,
-        closely=closely,
-        data=None if manifest is None else _facts.images(run.source["dataset"], manifest),
-        splits=None if manifest is None else _facts.splits(manifest),
-        samples=samples,
-        n_classes=len(manifest.classes) if manifest else 0,
-        cost_figures=cost_figures,
-        cost_tables=cost_tables,
-        cost_said="Cuts read in one pass share its time; heads trained together share theirs equally.",
-        provenance=_facts.provenance(run, source),
-        notes=_facts.notes(run, source),
-        no_notes="None: no image was unreadable, no identical image stands on both sides of a split, no fit "
-        "failed.",
-    )
+    return _render(content_of_run(run, RunSource(run, data)))
 
 
 def _render(content: Content) -> str:

@@ -11,9 +11,17 @@ from __future__ import annotations
 
 from featbank.runs.answer import Answer, answer_of
 from featbank.runs.exporting import export_run_folder
-from featbank.runs.finding import find_run, list_runs, open_run, runs_of_bank
 from featbank.runs.folder import Run
-from featbank.runs.listing import BestCurve, RunInfo, describe_run, remove_run
+from featbank.runs.store import (
+    BestCurve,
+    RunInfo,
+    describe_run,
+    find_run,
+    list_runs,
+    open_run,
+    remove_run,
+    runs_of_bank,
+)
 
 __all__ = [
     "Answer",

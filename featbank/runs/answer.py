@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from featbank.errors import InvalidInputError
 from featbank.manifest import as_html, printable
 from featbank.metrics import Interval, paired_difference
-from featbank.metrics.catalogue import less_is_better, spelling
-from featbank.metrics.intervals import FEWEST_DRAWS
+from featbank.metrics.catalogue import less_is_better, score_text, spelling
+from featbank.metrics.learning_curve import FEWEST_DRAWS
 from featbank.sampling import Size, size_order, size_words
 from featbank.sweep import ComparedCurve, Comparison, CurvePoint, LearningCurve, SweepResult, compare
 from featbank.sweep.curves import judged_rows, main_metric
@@ -89,7 +89,7 @@ def answer_of(result: SweepResult) -> Answer | None:
     best = compared.curves[0]
     curve = result.curves()[best.key]
     points = {one.n_per_class: one for one in curve.points() if compared.metric in one.scores}
-    accuracy = _value(best.mean, compared.metric)
+    accuracy = score_text(best.mean, compared.metric)
     if less_is_better(compared.metric):  # of a loss there are no two points, and no law
         return Answer(_best(compared, best, points[compared.n_per_class], accuracy, result), accuracy)
     return Answer(
@@ -148,8 +148,8 @@ def _best(
         draws = "one draw" if best.n_draws < 2 else f"the mean of {best.n_draws} draws"
         text += f" ({draws}; nothing was tested, so no interval)"
     elif best.low is not None and best.high is not None:
-        low = _value(best.low, compared.metric).removesuffix(" %")
-        between = f"{low} to {_value(best.high, compared.metric)}"
+        low = score_text(best.low, compared.metric).removesuffix(" %")
+        between = f"{low} to {score_text(best.high, compared.metric)}"
         of, by = ("training and test", "folds") if best.n_folds else ("training", "draws")
         text += f" ({between} for other {of} images, by {best.n_draws} {by})"
     else:
@@ -177,12 +177,6 @@ def _best(
         above, below = below, above
     sure = "ahead of" if above else "behind" if below else "not to be told from"
     return f"{text}, {sure} the {_spelled(second)}: {_points(apart, compared.metric)}."
-
-
-def _value(value: float, metric: str) -> str:
-    """Return a score as it is written, a share in percent."""
-    unit, factor, digits = spelling(metric)
-    return f"{factor * value:.{digits}f}{' %' if unit else ''}"
 
 
 def _points(found: Interval, metric: str = "top1") -> str:
@@ -229,7 +223,7 @@ def _labels(curve: LearningCurve, points: dict[Size, CurvePoint], compared: Comp
     near = next(
         size for size in sizes if points[size].scores[metric].mean >= points[most].scores[metric].mean - _NEAR
     )
-    reached = f"{_value(points[most].scores[metric].mean, metric)} at {size_words(vars(points[most]))}"
+    reached = f"{score_text(points[most].scores[metric].mean, metric)} at {size_words(vars(points[most]))}"
     of = "that" if most == compared.n_per_class else reached
     if near == most:
         before = sizes[-2]

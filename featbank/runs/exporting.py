@@ -16,13 +16,15 @@ from typing import Any
 from featbank._atomic import beside, make_folder, publish, write_json
 from featbank._cache import user_path
 from featbank._cuts import LOGITS, SOFTMAX, CutName
+from featbank.banks.documents import MANIFEST_FILE
 from featbank.errors import CacheWriteError, InvalidInputError
 from featbank.manifest import SPLITS, Manifest, printable
-from featbank.runs.folder import RUN_FILE, Run
+from featbank.runs._files import HITS_FILE, RESULTS_FILE
+from featbank.runs.folder import HISTORIES_FILE, RUN_FILE, STUDY_FILE, Run
 
 __all__ = ["export_run_folder"]
 
-_FILES = ("results.csv", "hits.jsonl", "histories.json", "study.json", "manifest.h5")
+_FILES = (RESULTS_FILE, HITS_FILE, HISTORIES_FILE, STUDY_FILE, MANIFEST_FILE)
 _FOLDERS = ("heads", "predictions", "figures")
 _ROWS_FILE = "rows.csv"
 

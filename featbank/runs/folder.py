@@ -30,8 +30,16 @@ from featbank.errors import (
 )
 from featbank.manifest import Manifest, printable
 from featbank.metrics import ClassScores, confusion_matrix, per_class_accuracy, per_class_scores
-from featbank.runs._growing import GrowingTables, damaged
-from featbank.runs.answer import ranked
+from featbank.runs._files import (
+    HITS_FILE,
+    RESULTS_FILE,
+    Answers,
+    GrowingTables,
+    RunFacts,
+    check_histories,
+    damaged,
+)
+from featbank.runs.answer import answer_html, ranked
 from featbank.sampling import size_order
 from featbank.sweep import Fit, Predictions, SweepResult
 from featbank.sweep.records import Key, rank, with_val
@@ -42,20 +50,22 @@ if TYPE_CHECKING:
 
     from featbank.banks import Bank
 
-__all__ = ["FORMAT", "RUN_FILE", "Run"]
+__all__ = ["FORMAT", "RUN_FILE", "STUDY_FILE", "Run"]
 
 FORMAT = 1
 RUN_FILE, HISTORIES_FILE = "run.json", "histories.json"
+#: Of a run, or a training, that belongs to a study.
+STUDY_FILE = "study.json"
 #: Folders and files of a run; none of them may be a link, or writing would follow it.
 _PARTS = (
     MANIFEST_FILE,
     "heads",
     "predictions",
     "figures",
-    "results.csv",
-    "hits.jsonl",
+    RESULTS_FILE,
+    HITS_FILE,
     HISTORIES_FILE,
-    "study.json",
+    STUDY_FILE,
     ".lock",
 )
 _MOST_BYTES, _MOST_HEAD_BYTES = 256 * 2**20, 16 * 2**30
@@ -115,8 +125,6 @@ class Run:
         RunError
             If ``run.json`` is damaged or of another format.
         """
-        from featbank.runs._models import RunFacts
-
         folder = user_path(path)
         try:
             facts = _read_json(folder, RUN_FILE)
@@ -142,8 +150,6 @@ class Run:
 
     def _repr_html_(self) -> str:
         """Show the run where the last line of a notebook cell is one: its answer, and its curves by size."""
-        from featbank.runs.answer import answer_html
-
         source = self.source
         return answer_html(f"{source['dataset']}, {source['backbone']}: run {self.name}", self.result())
 
@@ -380,7 +386,7 @@ class Run:
         folded = "folds" in facts.get("draws", {}) or facts["parameters"].get("folds") is not None
         judged = {((one.split, at[2]) if folded else one.split, len(one.top1)) for at, one in hits.items()}
         if len({of for of, _ in judged}) < len(judged):
-            raise damaged(self.path, "hits.jsonl", "fits were judged by different numbers of rows")
+            raise damaged(self.path, HITS_FILE, "fits were judged by different numbers of rows")
         keys = list(dict.fromkeys(fit.key for fit in fits))
         fits.sort(key=lambda fit: (keys.index(fit.key), size_order(fit.n_per_class), fit.repeat))
         # A run that was killed between its two files has fits of a cut that run.json does not name yet.
@@ -542,8 +548,6 @@ class Run:
 
         A loss that is no number comes back as NaN.
         """
-        from featbank.runs._models import check_histories
-
         found = self.checked(HISTORIES_FILE, check_histories)
         if found is None:
             return {}
@@ -562,8 +566,6 @@ class Run:
         RunError
             If there is no such head, or its file is missing or damaged.
         """
-        from featbank.runs._models import Answers
-
         entry = self.entry(name)
         file = f"predictions/{entry['name']}.json"
         found = self.checked(file, partial(check, Answers))

@@ -21,7 +21,7 @@ from featbank.metrics import (
     paired_difference,
 )
 from featbank.metrics.catalogue import bounds, less_is_better, spelling
-from featbank.metrics.intervals import FEWEST_DRAWS, share_of_folds
+from featbank.metrics.learning_curve import FEWEST_DRAWS, share_of_folds
 from featbank.sampling import Size, size_order
 from featbank.sweep.records import CURVE_METRICS, Fit, Key
 

@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featbank.metrics import catalogue, fit_temperature, top_k_hits
-from featbank.metrics.calibration import calibration_error
-from featbank.metrics.checks import columns_of
+from featbank.metrics.classification import calibration_error, columns_of
 from featbank.sweep.features import CutFeatures, Projected
 from featbank.sweep.records import Fit, Hits, Predictions, history_of, with_val
 from featbank.sweep.spec import judged_split

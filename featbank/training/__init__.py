@@ -1,8 +1,7 @@
 """Trains networks from scratch and backbones further; each is a backbone afterwards."""
 
-from featbank.training.data import DecodedImages
 from featbank.training.recipe import RECIPES, Recipe, recipe_for
-from featbank.training.train import TrainResult, train
+from featbank.training.train import DecodedImages, TrainResult, train
 
 __all__ = [
     "RECIPES",

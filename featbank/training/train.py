@@ -1,10 +1,11 @@
-"""From a dataset to a trained network: weights that are a backbone, their card, the history."""
+"""From a dataset to a trained network: images, weights that are a backbone, their card, the history."""
 
 from __future__ import annotations
 
 import os
 import platform
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,18 +22,104 @@ from featbank.backbones import Preprocessing
 from featbank.backbones.minivgg import MINIVGG_MEAN, MINIVGG_STD, build_network
 from featbank.backbones.own_networks import network_plan, plan_to_dict
 from featbank.backbones.trained import NETWORK_FILE, write_network
-from featbank.datasets import BlurredDataset, Dataset, build_manifest, open_dataset
-from featbank.errors import InvalidInputError, MissingWeightsError, RunError, WeightsError
+from featbank.datasets import BlurredDataset, Dataset, build_manifest, decode_image, open_dataset
+from featbank.datasets.building import row_indices
+from featbank.errors import DatasetError, InvalidInputError, MissingWeightsError, RunError, WeightsError
 from featbank.manifest import Manifest
-from featbank.training.data import DecodedImages
+from featbank.training.loop import TrainingImages, differing, train_network
 from featbank.training.recipe import Recipe, recipe_for
-from featbank.training.training import TrainingImages, differing, train_network
 from featbank.training.unfreezing import Unfrozen, unfrozen
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["TrainResult", "find_training", "list_trainings", "read_training", "train"]
+__all__ = [
+    "DecodedImages",
+    "TrainResult",
+    "find_training",
+    "list_trainings",
+    "load_images",
+    "read_training",
+    "train",
+]
+
+
+def load_images(
+    dataset: Dataset, manifest: Manifest, split: str, preprocessing: Preprocessing
+) -> TrainingImages:
+    """Decode one split into memory, each image as a square.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        Where the bytes come from.
+    manifest : Manifest
+        Its rows.
+    split : {"train", "val", "test"}
+        Which rows.
+    preprocessing : Preprocessing
+        How an image becomes a square, and of which size.
+
+    Returns
+    -------
+    TrainingImages
+
+    Raises
+    ------
+    DatasetError
+        If the split is empty.
+    ImageDecodeError
+        If an image cannot be read: a training set with holes is not the one that was named.
+    """
+    rows = manifest.rows(split)
+    rows = rows[manifest.labels[rows] >= 0]
+    if not len(rows):
+        raise DatasetError(f"{dataset.name!r} has no labelled {split} images; give a --split with some")
+    indices = row_indices(dataset, manifest)
+    size = preprocessing.image_size
+    images = np.empty((len(rows), size, size, 3), np.uint8)
+
+    def decode(place: int) -> None:
+        content = dataset.read(int(indices[rows[place]]))
+        images[place] = preprocessing.apply_geometry(decode_image(content))
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for _ in pool.map(decode, range(len(rows))):
+            pass
+    return TrainingImages(images, manifest.labels[rows].astype(np.int64))
+
+
+class DecodedImages:
+    """Splits of a dataset in memory, kept from one training to the next that asks for the same.
+
+    Only those of the last dataset, rows and size are kept.
+
+    Examples
+    --------
+    >>> import featbank
+    >>> decoded = DecodedImages()  # featbank.train(..., decoded=decoded) decodes once for several trainings
+    >>> digits = featbank.open_dataset("digits")
+    >>> manifest = featbank.build_manifest(digits, limit=20, split="1,0,1")
+    >>> decoded.load(digits, manifest, "train", featbank.load_backbone("minivgg").preprocessing).images.shape
+    (10, 32, 32, 3)
+    """
+
+    def __init__(self) -> None:
+        self._key: tuple[str, Preprocessing] | None = None
+        self._splits: dict[str, TrainingImages] = {}
+
+    def load(
+        self, dataset: Dataset, manifest: Manifest, split: str, preprocessing: Preprocessing, name: str = ""
+    ) -> TrainingImages:
+        """Return a split as `load_images` does; `name` tells datasets of the same rows apart."""
+        key = manifest.digest(), preprocessing
+        if key != self._key:
+            self._key, self._splits = key, {}
+        place = f"{split} {name}"
+        if place not in self._splits:
+            self._splits[place] = load_images(dataset, manifest, split, preprocessing)
+        return self._splits[place]
+
 
 #: What is left beside the weights.
 CARD_FILE, TRAINING_FILE, CHECKPOINT_FILE = "card.md", "training.json", "checkpoint.safetensors"

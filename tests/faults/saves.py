@@ -117,7 +117,7 @@ def _labelled_bank(world: World) -> Path:
 
 
 def _fit(bank: Any, cache: Path) -> Any:
-    from featbank.runs.starting import create_run
+    from featbank.runs.store import create_run
     from featbank.sweep import run_sweep
 
     run = create_run(cache, "faults", bank=bank, now=datetime(2026, 3, 4, 12, 0, 5))

@@ -153,7 +153,7 @@ def decode(which: str, part: int, archive: Path | None, work: Path, size: int) -
 def _decode(which: str, part: int, archive: Path | None, work: Path, size: int) -> list[str]:
     from featbank.backbones import Preprocessing
     from featbank.datasets import BlurredDataset, build_manifest
-    from featbank.training.data import load_images
+    from featbank.training.train import load_images
 
     files, labels, splits = drawn(4, 40, size) if archive is None else read_tar(archive)
     mine = slice(part, None, _PARTS[which])
@@ -190,7 +190,7 @@ def drawn(n_classes: int, n_each: int, size: int) -> tuple[list[tuple[str, bytes
 
 def images_of(data: str, work: Path) -> dict[str, Any]:
     """Return the images of a job by split, mapped; "cifar-val" takes each 20th training image to val."""
-    from featbank.training.training import TrainingImages
+    from featbank.training.loop import TrainingImages
 
     which = data.removesuffix("-val")
     parts: dict[str, list[Any]] = {}
@@ -231,7 +231,7 @@ def train_one(job: Job, work: Path, out: Path, device: str, until: float, toy: b
     from featbank.backbones.own_networks import network_plan, plan_to_dict
     from featbank.backbones.trained import write_network
     from featbank.training import recipe_for
-    from featbank.training.training import train_network
+    from featbank.training.loop import train_network
 
     which = job.data.removesuffix("-val")
     ready = [work / f"{which}.{part}.json" for part in range(_PARTS[which])]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from featbank.pipeline import Claim, Verdict
-from featbank.pipeline.claims import StudyPoint, check_claim
+from featbank.pipeline.comparing import StudyPoint, check_claim
 from featbank.sweep import Score
 
 

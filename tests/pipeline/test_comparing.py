@@ -7,8 +7,7 @@ from dataclasses import replace
 import pytest
 
 from featbank.pipeline import BackboneChoice, Data, Experiment, Figure, Sweep
-from featbank.pipeline.claims import StudyPoint
-from featbank.pipeline.comparing import computed_differences, measure
+from featbank.pipeline.comparing import StudyPoint, computed_differences, measure
 from featbank.sweep import Score
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from featbank.errors import InvalidInputError, MissingDataError
 from featbank.pipeline import load_study
-from featbank.pipeline.opening import open_each, open_images
+from featbank.pipeline.planning import open_each, open_images
 
 
 def experiment(study, name=None):

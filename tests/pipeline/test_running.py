@@ -14,7 +14,7 @@ from featbank.backbones.network import TruncatedNetwork
 from featbank.banks import Bank
 from featbank.errors import InvalidInputError, MissingDataError, UnknownNameError
 from featbank.pipeline import load_study, run_study, study_costs
-from featbank.report.study import read_study
+from featbank.report._content import read_study
 from featbank.runs import Run
 
 

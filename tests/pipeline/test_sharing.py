@@ -12,8 +12,7 @@ from featbank.backbones.network import TruncatedNetwork
 from featbank.banks import Bank, BankStore, verify_bank
 from featbank.extraction import extract, push
 from featbank.pipeline import load_study, study_costs
-from featbank.pipeline._extracting import plan_bank
-from featbank.pipeline.opening import bank_name, open_images
+from featbank.pipeline.planning import bank_name, open_images, plan_bank
 
 
 @pytest.fixture

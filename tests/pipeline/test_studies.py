@@ -17,7 +17,7 @@ from featbank.backbones.own_networks import network_plan
 from featbank.banks import Bank
 from featbank.errors import FitWarning, LeakWarning
 from featbank.pipeline import load_study, run_study, study_names
-from featbank.report.study import read_study
+from featbank.report._content import read_study
 
 FULL = os.environ.get("FEATBANK_STUDIES") == "full"
 #: Smallest side, in pixels, at which each backbone leaves something behind every pool.

@@ -7,7 +7,8 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
 
 from featbank.errors import InvalidInputError
-from featbank.plots import Display, style
+from featbank.plots import Display
+from featbank.plots import display as drawing
 from featbank.plots.chart import Entry, note
 
 
@@ -95,10 +96,10 @@ def no_foreign_fonts(monkeypatch):
     """A machine with the fonts of matplotlib alone, which has not said anything yet."""
     own = [entry for entry in fontManager.ttflist if entry.name.startswith(("DejaVu", "cm", "Last Resort"))]
     monkeypatch.setattr(fontManager, "ttflist", own)
-    monkeypatch.setattr(style, "_told", set())
-    style._fonts_with.cache_clear()
+    monkeypatch.setattr(drawing, "_told", set())
+    drawing._fonts_with.cache_clear()
     yield
-    style._fonts_with.cache_clear()
+    drawing._fonts_with.cache_clear()
 
 
 def test_what_no_font_has_is_said_once(no_foreign_fonts, caplog, tmp_path):
@@ -115,7 +116,7 @@ def test_names_are_drawn_with_a_font_that_has_them(no_foreign_fonts, caplog, tmp
     file = tmp_path / "foreign.ttf"
     make_font(file, "".join(NAMES))
     fontManager.addfont(file)
-    style._fonts_with.cache_clear()
+    drawing._fonts_with.cache_clear()
     display = Named().plot()
     assert caplog.records == []
     labels = {one.get_text(): one.get_fontfamily() for one in display.ax_.get_xticklabels()}

@@ -29,9 +29,8 @@ from featbank.plots import (
     TimesDisplay,
     times,
 )
-from featbank.plots.chart import Chart, Point, Series, Table, category_axis, linear_axis
+from featbank.plots.chart import Chart, Look, Point, Series, Table, category_axis, linear_axis
 from featbank.plots.figures import draw_all, suited
-from featbank.plots.style import Look
 from featbank.runs import Run
 from featbank.sweep.records import fits_to_csv
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from featbank.metrics import confusion_matrix
-from featbank.report import _answers, _figures, _kept, write_report
-from featbank.report._confusion import Cell, confusion_of, share_text
-from featbank.report._kept import head_facets, kept_heads
+from featbank.report import _close_up, _run, write_report
+from featbank.report._close_up import Cell, confusion_of, share_text
+from featbank.report._run import head_facets, kept_heads
 from featbank.report.page import render_report
 from featbank.runs import Run
 
@@ -116,16 +116,16 @@ def test_names_stay_inert_when_the_script_writes_them(hostile, with_facts, brows
 
 def test_a_page_of_many_heads_is_bounded_and_says_what_is_left_out(hostile, page, monkeypatch):
     run = many_heads(hostile, 40)
-    monkeypatch.setattr(_answers, "_MOST_HEADS", 10)
-    monkeypatch.setattr(_figures, "_MOST_HEADS", 5)
-    monkeypatch.setattr(_kept, "_MOST_LISTED", 30)
+    monkeypatch.setattr(_close_up, "_MOST_HEADS", 10)
+    monkeypatch.setattr(_run, "_MOST_HISTORIES", 5)
+    monkeypatch.setattr(_run, "_MOST_LISTED", 30)
     source = render_report(run, data=hostile.path.parents[2] / "photos")
     text = " ".join(page(source).text.split())
     assert len(answers_of(source)["heads"]) == 10
     assert "The answers of 30 more heads would make this page too large" in text
     assert "The histories of 15 more heads are in histories.json." in text
     assert "10 more heads are in run.json." in text
-    monkeypatch.setattr(_answers, "_MOST_ANSWER_BYTES", 200)
+    monkeypatch.setattr(_close_up, "_MOST_ANSWER_BYTES", 200)
     few = answers_of(render_report(run, data=hostile.path.parents[2] / "photos"))["heads"]
     assert 2 <= len(few) < 10
 
@@ -150,7 +150,7 @@ def test_images_are_shared_between_heads_and_bounded(hostile, tmp_path, monkeypa
     shown = [set(one["images"][::4]) for one in told["heads"]]
     assert shown[0] & shown[1]  # one image, two heads
     most = len(shown[0])
-    monkeypatch.setattr(_answers, "_MOST_IMAGES", most)
+    monkeypatch.setattr(_close_up, "_MOST_IMAGES", most)
     report = write_report(hostile, tmp_path / "p.html", data=photos)
     assert report.n_images == most + 5  # mistakes and one sample of each class
     limited = answers_of(report.path.read_text())
@@ -180,7 +180,7 @@ def test_the_matrix_in_words_and_shades():
     true, pred = rng.integers(0, 4, (2, 90))
     matrix = confusion_matrix(true, pred, 4)
     cells = [[int(x) for at in np.flatnonzero(row) for x in (at, row[at])] for row in matrix]
-    found = confusion_of(_answers.Answers(None, "test", cells, []))
+    found = confusion_of(_close_up.Answers(None, "test", cells, []))
     assert [[cell.count for cell in row] for row in found.table] == matrix.tolist()
     assert (found.n_right, found.n_rows) == (np.trace(matrix), 90)
     assert [one.count for one in found.pairs] == sorted(

@@ -13,7 +13,7 @@ import pytest
 
 from featbank.errors import InvalidInputError, MissingDataError, RunNotFoundError
 from featbank.report import write_report
-from featbank.report._figures import run_figures
+from featbank.report._run import run_figures
 from featbank.report.page import render_report
 from featbank.sampling import size_words
 from featbank.sweep import CurvePoint, Score, SweepResult

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from featbank.errors import RunError
-from featbank.report.study import read_study
+from featbank.report._content import read_study
 
 
 def test_a_run_of_no_study(hostile):
@@ -45,7 +45,7 @@ def test_the_five_keys_are_enough(hostile):
         '{"title": "T", "question": "Q", "published": [], "measured": []}'
     )
     study = read_study(hostile.path)
-    assert (study.title, study.question, study.comparisons, study.differs) == ("T", "Q", (), ())
+    assert (study.title, study.question, study.comparisons, study.differs) == ("T", "Q", [], [])
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,18 @@ import re
 
 import pytest
 
-from featbank.plots.chart import Axis, Chart, Point, Series, linear_axis, log_axis, percent_axis, size_axis
-from featbank.plots.style import MARKERS, Look
+from featbank.plots.chart import (
+    MARKERS,
+    Axis,
+    Chart,
+    Look,
+    Point,
+    Series,
+    linear_axis,
+    log_axis,
+    percent_axis,
+    size_axis,
+)
 from featbank.report._svg import both, element, path_through
 
 X = Axis("x", 0, 10, ((0, "0"), (10, "10")))

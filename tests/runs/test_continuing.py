@@ -16,7 +16,7 @@ from featbank.banks import Bank
 from featbank.fitting import fit_heads
 from featbank.manifest import SPLITS
 from featbank.runs import Run, list_runs
-from featbank.runs.starting import Claim, find_unfinished, sweep_digest
+from featbank.runs.store import Claim, find_unfinished, sweep_digest
 from featbank.sweep import fitting
 
 #: 2 cuts x 5 heads x 4 sizes x 5 repeats = 200 fits: one by one, and 15 at a time.
@@ -64,7 +64,7 @@ def append(self, fits, metrics):
         die()
     grow(self, fits, metrics)
 
-from featbank.runs._growing import GrowingTables
+from featbank.runs._files import GrowingTables
 inner, keep, grow = sweeping._scored, Run.add, GrowingTables.append
 sweeping._scored, Run.add, GrowingTables.append = scored, add, append
 fitting.fit_heads(bank, cache_dir=cache, **json.loads(sweep))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from featbank.errors import CacheWriteError, RunError
-from featbank.runs._growing import GrowingTables
+from featbank.runs._files import GrowingTables
 from featbank.sweep import Fit, Hits
 
 

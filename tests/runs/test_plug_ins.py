@@ -15,7 +15,7 @@ from featbank.fitting import fit_heads
 from featbank.heads import catalogue, load_head, make
 from featbank.metrics import catalogue as metrics_catalogue
 from featbank.runs import Run
-from featbank.runs.starting import sweep_digest
+from featbank.runs.store import sweep_digest
 from featbank.sweep import SweepSettings, run_sweep
 
 PLUG_INS = Path(__file__).parents[1] / "plug_ins"

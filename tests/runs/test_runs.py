@@ -16,7 +16,7 @@ from featbank.errors import CacheWriteError, RunError, RunNotFoundError
 from featbank.manifest import SPLITS, Manifest
 from featbank.runs import Run, answer_of, describe_run, list_runs, open_run
 from featbank.runs.answer import ranked
-from featbank.runs.starting import create_run
+from featbank.runs.store import create_run
 from featbank.sweep import run_sweep
 
 NOON = datetime(2026, 3, 4, 12, 0, 5)

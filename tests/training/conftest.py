@@ -13,7 +13,7 @@ from torch import nn
 from featbank.backbones.minivgg import build_network
 from featbank.backbones.own_networks import network_plan
 from featbank.training import Recipe, recipe_for
-from featbank.training.training import TrainingImages
+from featbank.training.loop import TrainingImages
 
 #: own_net at a fraction of its width, and a recipe that takes milliseconds.
 SMALL = {"widths": [4, 4, 8], "hidden": [8, 8]}

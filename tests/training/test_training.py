@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from featbank.errors import InvalidInputError, TrainingDivergedError, WeightsError
-from featbank.training.training import TrainingImages, train_network
+from featbank.training.loop import TrainingImages, train_network
 
 PLAIN = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
 
@@ -203,8 +203,8 @@ def test_a_killed_process_goes_on_to_the_same_bits(data: Path, tmp_path: Path) -
     import time
 
     code = (
-        "import sys, time\nimport featbank\nfrom featbank.training import training\n"
-        "training.train_network.__kwdefaults__['checkpoint_every_s'] = 0.0\n"
+        "import sys, time\nimport featbank\nfrom featbank.training import loop\n"
+        "loop.train_network.__kwdefaults__['checkpoint_every_s'] = 0.0\n"
         "slow = (lambda done, total: time.sleep(0.3)) if sys.argv[2] == 'slow' else None\n"
         f"featbank.train({str(data)!r}, network='own_net',\n"
         "    params={'widths': [4, 4, 8], 'hidden': [8, 8]},\n"

@@ -1,4 +1,4 @@
-"""How often a head is right: top-k, per class, confusion."""
+"""How good a head's answers are: accuracy by class and by rank, confusion, calibration."""
 
 from __future__ import annotations
 
@@ -8,14 +8,19 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from featbank.errors import InvalidInputError
-from featbank.metrics.checks import Floats, check_scores, columns_of
-from featbank.metrics.intervals import check_confidence
+from featbank.metrics.learning_curve import Floats, check_confidence
 
 __all__ = [
     "ClassScores",
     "balanced_accuracy",
+    "check_columns",
+    "check_scores",
     "cohen_kappa",
+    "columns_of",
     "confusion_matrix",
+    "expected_calibration_error",
+    "fit_temperature",
+    "log_loss",
     "macro_f1",
     "most_confused",
     "per_class_accuracy",
@@ -24,6 +29,46 @@ __all__ = [
     "top_k_accuracy",
     "top_k_hits",
 ]
+
+
+def check_scores(y_true: ArrayLike, scores: ArrayLike, name: str) -> tuple[NDArray[np.int64], Floats]:
+    """Check that labels and scores fit; labels without a column are the caller's affair."""
+    y = np.asarray(y_true)
+    matrix = np.asarray(scores, dtype=np.float64)
+    if matrix.ndim != 2 or y.shape != (matrix.shape[0],):
+        raise InvalidInputError(
+            f"{name} must have shape (n_samples, n_classes) and y_true (n_samples,), "
+            f"got {matrix.shape} and {y.shape}"
+        )
+    if not len(y) or not matrix.shape[1]:
+        raise InvalidInputError(f"{name} of shape {matrix.shape} holds nothing to score")
+    if np.isnan(matrix).any():
+        raise InvalidInputError(f"{name} holds NaN; the head that gave it has not learned")
+    return y.astype(np.int64), matrix
+
+
+def check_columns(y_true: ArrayLike, scores: ArrayLike, name: str) -> tuple[NDArray[np.int64], Floats]:
+    """Return both as arrays, checked: y must be columns of the scores."""
+    y, matrix = check_scores(y_true, scores, name)
+    if y.min() < 0 or y.max() >= matrix.shape[1]:
+        raise InvalidInputError(
+            f"y_true holds a class outside 0..{matrix.shape[1] - 1}, the columns of {name}"
+        )
+    return y, matrix
+
+
+def columns_of(
+    y: NDArray[np.int64], matrix: Floats, labels: ArrayLike | None
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return the column of each row's class, and whether it has one."""
+    codes = np.arange(matrix.shape[1]) if labels is None else np.asarray(labels)
+    if codes.shape != (matrix.shape[1],):
+        raise InvalidInputError(
+            f"labels must have one entry for each of {matrix.shape[1]} columns, got {codes.shape}"
+        )
+    order = np.argsort(codes)
+    column = order[np.searchsorted(codes, y, sorter=order).clip(max=len(codes) - 1)]
+    return column, codes[column] == y
 
 
 def top_k_accuracy(
@@ -395,3 +440,135 @@ def roc_auc(y_true: ArrayLike, probabilities: ArrayLike, *, labels: ArrayLike | 
             above = ranks[place[own]].sum() - n_own * (n_own + 1) / 2
             found.append(above / (n_own * (len(y) - n_own)))
     return float(np.mean(found)) if found else float("nan")
+
+
+def log_loss(y_true: ArrayLike, probabilities: ArrayLike, *, labels: ArrayLike | None = None) -> float:
+    """Return the mean negative log-probability of the true class.
+
+    Parameters
+    ----------
+    y_true : array-like of int, shape (n_samples,)
+        True class codes.
+    probabilities : array-like of float, shape (n_samples, n_classes)
+        Rows that sum to 1.
+    labels : array-like of int, shape (n_classes,), optional
+        Class code of each column; 0, 1, ... by default.
+
+    Returns
+    -------
+    float
+        In nats, at least 0; a probability below 2.2e-16 (and that of a class without a column) counts as
+        that, as scikit-learn has it, so the result is finite.
+
+    Examples
+    --------
+    >>> round(log_loss([0, 1], [[0.5, 0.5], [0.5, 0.5]]), 4)
+    0.6931
+    """
+    check = check_columns if labels is None else check_scores
+    y, matrix = check(y_true, probabilities, "probabilities")
+    column, known = columns_of(y, matrix, labels)
+    own = np.where(known, matrix[np.arange(len(y)), column], 0.0)
+    return float(-np.mean(np.log(np.maximum(own, np.finfo(np.float64).eps))))
+
+
+def expected_calibration_error(
+    y_true: ArrayLike, probabilities: ArrayLike, *, labels: ArrayLike | None = None, n_bins: int = 15
+) -> float:
+    """Return how far confidence and accuracy lie apart, on average over bins of equal width.
+
+    Parameters
+    ----------
+    y_true : array-like of int, shape (n_samples,)
+        True class codes.
+    probabilities : array-like of float, shape (n_samples, n_classes)
+        Rows that sum to 1.
+    labels : array-like of int, shape (n_classes,), optional
+        Class code of each column; 0, 1, ... by default.
+    n_bins : int, default=15
+        Bins of the confidence; the value depends on it, so compare only equal ones.
+
+    Returns
+    -------
+    float
+        In [0, 1]; 0 when of the answers given with confidence p a share p is right.
+
+    References
+    ----------
+    Guo, Pleiss, Sun, Weinberger: On Calibration of Modern Neural Networks, ICML 2017, section 2.
+
+    Examples
+    --------
+    >>> expected_calibration_error([0, 0, 1, 1], [[1, 0], [1, 0], [1, 0], [1, 0]])
+    0.5
+    """
+    y, matrix = check_scores(y_true, probabilities, "probabilities")
+    if n_bins < 1:
+        raise InvalidInputError(f"n_bins={n_bins!r} must be at least 1")
+    codes = np.arange(matrix.shape[1]) if labels is None else np.asarray(labels)
+    right = codes[matrix.argmax(axis=1)] == y
+    return calibration_error(matrix.max(axis=1), right, n_bins=n_bins)
+
+
+def calibration_error(
+    confidence: NDArray[np.float64], right: NDArray[np.bool_], *, n_bins: int = 15
+) -> float:
+    """Return `expected_calibration_error` of answers: how sure of each, and whether it is right."""
+    # Bins are open to the left, (0, 1/15], as in the paper; rounding must not push 1.0 into a bin of its own.
+    bins = np.clip(np.ceil(confidence * n_bins).astype(np.int64) - 1, 0, n_bins - 1)
+    gap = np.bincount(bins, weights=right - confidence, minlength=n_bins)
+    return float(np.abs(gap).sum() / len(right))
+
+
+def fit_temperature(y_true: ArrayLike, logits: ArrayLike) -> float:
+    """Find the temperature T at which softmax(logits / T) has the least log loss.
+
+    Fit it on validation rows: on training rows a head looks surer than it is, and on test rows the
+    calibration reported afterwards would be flattered.
+
+    Parameters
+    ----------
+    y_true : array-like of int, shape (n_samples,)
+        Column of the true class of each row.
+    logits : array-like of float, shape (n_samples, n_classes)
+        Scores before softmax; the logarithm of probabilities does as well.
+
+    Returns
+    -------
+    float
+        In [0.01, 100]; over 1 for an over-confident head. The loss has one minimum, so the search is safe.
+
+    References
+    ----------
+    Guo, Pleiss, Sun, Weinberger: On Calibration of Modern Neural Networks, ICML 2017, section 4.2.
+
+    Examples
+    --------
+    >>> logits = [[4.0, 0.0], [4.0, 0.0], [4.0, 0.0], [0.0, 4.0]]  # sure, but right three times in four
+    >>> round(fit_temperature([0, 0, 1, 1], logits), 2)
+    3.64
+    """
+    y, matrix = check_columns(y_true, logits, "logits")
+    if not np.isfinite(matrix).all():
+        raise InvalidInputError(
+            "logits are not finite; clip probabilities away from 0 before taking logarithms"
+        )
+    matrix = matrix - matrix.max(axis=1, keepdims=True)
+    own = np.take_along_axis(matrix, y[:, None], axis=1)[:, 0]
+
+    # The loss is convex in 1 / T: Newton's steps where they stay between the ends, else half of what is left.
+    low, high, beta = 0.01, 100.0, 1.0
+    for _ in range(100):
+        p = np.exp(beta * matrix)
+        p /= p.sum(axis=1, keepdims=True)
+        mean = (p * matrix).sum(axis=1)
+        slope = float((mean - own).mean())
+        if slope == 0:
+            break
+        bend = float(((p * matrix**2).sum(axis=1) - mean**2).mean())
+        low, high = (low, beta) if slope > 0 else (beta, high)
+        step = beta - slope / bend if bend > 0 else np.inf
+        last, beta = beta, step if low < step < high else float(np.sqrt(low * high))
+        if abs(beta - last) <= 1e-10 * beta:
+            break
+    return 1 / beta
