@@ -3,8 +3,9 @@
 ``torchvision.ops.roi_align`` takes one function from ``torch._dynamo``, to be asked when boxes are cut out on
 a GPU: that imports TorchDynamo, TorchInductor, sympy and ``torch.distributed``, over a second where nothing
 is compiled. ``sklearn.utils.fixes`` imports ``scipy.stats`` for one function of its own, and pandas, where it
-is installed, for none (half a second). While the two are imported, a stand-in is there instead, which becomes
-the real module as soon as anything is asked of it.
+is installed, for none (half a second); so does ``sklearn.datasets``, by ``sklearn.preprocessing``. While the
+two are imported, a stand-in is there instead, which becomes the real module as soon as anything is asked of
+it.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ def import_torchvision() -> None:
         _import_beside("torchvision", [_DYNAMO])
 
 
-def import_sklearn() -> None:
-    """Import what scikit-learn's estimators are made of; call it before ``from sklearn... import ...``."""
-    if "sklearn.utils" not in sys.modules:
+def import_sklearn(wanted: str = "sklearn.base") -> None:
+    """Import a module of scikit-learn; call it before ``from sklearn... import ...``."""
+    if wanted not in sys.modules:
         import_module("scipy")
         pandas = ["pandas"] if find_spec("pandas") else []  # a stand-in of nothing would be taken for it
-        _import_beside("sklearn.base", [["scipy.stats"], pandas])
+        _import_beside(wanted, [["scipy.stats"], pandas])
 
 
 def _import_beside(wanted: str, groups: list[list[str]]) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from featbank._lean_imports import import_sklearn
 from featbank.datasets.sources import safe_name
 from featbank.errors import InvalidInputError
 
@@ -82,6 +83,7 @@ class DigitsDataset:
     def __init__(self, rest: str = "", *, name: str | None = None) -> None:
         if rest:
             raise InvalidInputError(f"data='digits:{rest}' is unknown; the digits are called 'digits' alone")
+        import_sklearn("sklearn.datasets")
         from sklearn.datasets import load_digits
 
         bunch = load_digits()
