@@ -8,6 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from featbank._lean_imports import import_scipy
+
 __all__ = ["one_core_if", "usable_cores"]
 
 
@@ -23,6 +25,7 @@ def one_core_if(small: bool) -> AbstractContextManager[Any]:
 
 @cache
 def _libraries() -> Any:
+    import_scipy()
     import scipy.linalg  # noqa: F401 - it has a library of its own, which must be there to be found
     from threadpoolctl import ThreadpoolController
 

@@ -242,7 +242,7 @@ class Display:
             entries = self._draw(panels, own=own)
             self._write_title(panels, own=own)
             if entries and place != "none":
-                if own:
+                if own and place != "outside":  # whether it would hide a line
                     _lay_out(figure)
                 _add_legend(figure, panels, entries, place, grow=size is None, own=own)
             use_installed_fonts(figure)

@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from featbank._lean_imports import import_matplotlib
 from featbank.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ def styled(font_size: float | None = None, *, own: bool = True) -> Iterator[None
     Axes of the user's own are drawn on with the user's settings alone. That a character comes out as a box is
     said by `use_installed_fonts`, once, not at every drawing of it.
     """
+    import_matplotlib()
     import matplotlib
 
     given: Any = matplotlib.rcParams
