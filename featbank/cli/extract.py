@@ -198,7 +198,11 @@ def extract(
     ] = None,
     random_state: Seed = 0,
     data_root: Annotated[
-        str | None, typer.Option(metavar="PATH", help="Where torchvision datasets and copies lie.")
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help="Where torchvision datasets and copies lie (default: $FEATBANK_DATA, else ./data).",
+        ),
     ] = None,
     download: Annotated[bool, typer.Option("--download", help="Fetch what is not there.")] = False,
     cache_dir: CacheDir = None,

@@ -14,6 +14,7 @@ from featbank.errors import RunError
 from featbank.pipeline.study import Sweep
 from featbank.runs import Run, list_runs, open_run
 from featbank.runs.starting import versions
+from featbank.sweep import SweepSettings
 from featbank.sweep.spec import plug_ins
 
 __all__ = ["STUDY_FILE", "find_finished", "fingerprint", "write_record"]
@@ -28,6 +29,7 @@ def fingerprint(bank: Bank, sweep: Sweep) -> str:
     study may share a bank, and each adds shards with rows the others do not read. The bank's name is part of
     it: the rows of another bank may change, and the run would no longer know its images.
     """
+    own = SweepSettings(**asdict(sweep)).to_dict().get("estimators")
     identity = {
         "bank": bank.name,
         "key": bank.key.digest(),
@@ -35,6 +37,7 @@ def fingerprint(bank: Bank, sweep: Sweep) -> str:
         "sweep": asdict(sweep),
         "plug_ins": plug_ins(sweep.heads, sweep.metrics),
         "versions": versions(),
+        **({"estimators": own} if own else {}),
     }
     return _atomic.sha256(_atomic.canonical_json(identity))
 

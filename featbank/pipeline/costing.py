@@ -78,7 +78,9 @@ def study_costs(
     found = study if isinstance(study, Study) else load_study(study)
     groups = plan_experiments(found, backbone=backbone, weights=weights, test_data=test_data, only=only)
     firsts = [group.first for group in groups]
-    opened = open_each(firsts, data=data, test_data=test_data, limit=limit, download=download)
+    opened = open_each(
+        firsts, beside=found.path, data=data, test_data=test_data, limit=limit, download=download
+    )
     costs = []
     for group, images in zip(groups, opened, strict=True):
         choice = group.first.backbone

@@ -95,7 +95,7 @@ class StudyResult:
     figures : dict of str to pathlib.Path
         What was drawn of several experiments together; those of one are in its run.
     reports : dict of str to pathlib.Path
-        Experiment -> the page about its run; first training -> the page about all of them.
+        Experiment -> the page about its run; first training on some images -> the page about all of them.
     trainings : list of TrainingRun
     pushed : int
         Images that went through a backbone for a bank.
@@ -208,10 +208,12 @@ def run_study(
     found = study if isinstance(study, Study) else load_study(study)
     groups = plan_experiments(found, backbone=backbone, weights=weights, test_data=test_data, only=only)
     firsts = [group.first for group in groups]
-    opened = open_each(firsts, data=data, test_data=test_data, limit=limit, download=download)
+    opened = open_each(
+        firsts, beside=found.path, data=data, test_data=test_data, limit=limit, download=download
+    )
     check_weights(groups)
     trainings = plan_trainings(found, weights=weights, only=only)
-    trained_on = open_each(trainings, data=data, limit=limit, download=download)
+    trained_on = open_each(trainings, beside=found.path, data=data, limit=limit, download=download)
     tell = say or (lambda _: None)
     tell(found.title)
     done: list[ExperimentRun] = []
@@ -434,10 +436,12 @@ def _cold(one: ExperimentRun) -> list[StudyPoint]:
 
 
 def _write_reports(done: Sequence[ExperimentRun], trained: Sequence[TrainingRun]) -> dict[str, Path]:
-    """Write the page of each run, and one of all trainings."""
+    """Write the page of each run, and one of all trainings on the same images."""
     from featbank.report import write_report
 
     pages = {one.written.name: write_report(one.run, data=one.opened.dataset).path for one in done}
-    for training in trained[:1]:
+    for at, training in enumerate(trained):
+        if any(before.written.data == training.written.data for before in trained[:at]):
+            continue
         pages[training.written.name] = write_report(training.results[0].folder).path
     return pages
