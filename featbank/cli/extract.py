@@ -28,6 +28,7 @@ from featbank.cli._options import (
     SkipEmptyClasses,
     engine_of,
     known_backbones,
+    known_cuts,
     split_commas,
 )
 from featbank.cli._output import human_bytes, human_time, print_json, progress_bar, say
@@ -66,6 +67,7 @@ def extract(
             "-c",
             help="Where to read, CUT[:POOLING], see 'featbank cuts'; repeat it for more, all come from one "
             "pass.",
+            autocompletion=known_cuts,
         ),
     ] = None,
     view: Annotated[

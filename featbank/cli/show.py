@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from featbank._cache import cache_folder, user_path
-from featbank.cli._options import CacheDir, DataRoot, Device, Json, Seed, split_commas
+from featbank.cli._options import CacheDir, DataRoot, Device, Json, Seed, known_cuts, split_commas
 from featbank.cli._output import print_json, progress_bar
 from featbank.errors import InvalidInputError
 from featbank.manifest import printable
@@ -33,7 +33,13 @@ ImageSize = Annotated[
     int | None, typer.Option(help="Side of the input in pixels, instead of the weights' own.")
 ]
 Cuts = Annotated[
-    list[str] | None, typer.Option("--cut", "-c", help="Which cuts; all of the backbone's table by default.")
+    list[str] | None,
+    typer.Option(
+        "--cut",
+        "-c",
+        help="Which cuts; all of the backbone's table by default.",
+        autocompletion=known_cuts,
+    ),
 ]
 Out = Annotated[
     str | None,

@@ -439,9 +439,10 @@ def _write_reports(done: Sequence[ExperimentRun], trained: Sequence[TrainingRun]
     """Write the page of each run, and one of all trainings on the same images."""
     from featbank.report import write_report
 
-    pages = {one.written.name: write_report(one.run, data=one.opened.dataset).path for one in done}
-    for at, training in enumerate(trained):
-        if any(before.written.data == training.written.data for before in trained[:at]):
-            continue
+    pages = {each.written.name: write_report(each.run, data=each.opened.dataset).path for each in done}
+    firsts: dict[str, TrainingRun] = {}
+    for one in trained:
+        firsts.setdefault(one.results[0].dataset, one)
+    for training in firsts.values():
         pages[training.written.name] = write_report(training.results[0].folder).path
     return pages
