@@ -319,10 +319,13 @@ def study_page() -> str:
     body += (
         "``featbank run --template > my.toml`` writes a study with every key in it, and it runs as it is.\n"
         "A key or table that is not on this page is refused in one line that names what is near to it.\n\n"
-        "A relative ``source`` is looked for below the data root: the folder that ``FEATBANK_DATA`` names,\n"
-        'else ``./data``, whatever folder the TOML file itself is in. So ``source = "photos"`` is\n'
-        "``./data/photos``, with ``FEATBANK_DATA=/images`` it is ``/images/photos``, and\n"
+        "A relative ``source`` is looked for as ``featbank extract`` looks for its data: from the folder\n"
+        "the command runs in, beside the TOML file (of a study), and below the data root, the folder that\n"
+        '``FEATBANK_DATA`` names, else ``./data``. So ``source = "photos"`` is ``./photos``, or ``photos``\n'
+        "beside the file, or ``./data/photos``, the first there is, and\n"
         "``featbank run my.toml --data ~/photos`` says where it is for once.\n"
+        "Heads and metrics of your own, ``module:Class`` and ``module:function``, are looked for beside the\n"
+        "file, in the folder the command runs in, and among what is installed.\n"
         "A path of ``weights`` is relative to the folder the command runs in;\n"
         "``--weights`` overrides it.\n\n"
     )

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "child_environment",
+    "import_matplotlib",
     "import_path",
+    "import_scipy",
     "import_sklearn",
     "import_torchvision",
     "one_core_if",
@@ -169,6 +171,7 @@ def one_core_if(small: bool) -> AbstractContextManager[Any]:
 
 @cache
 def _libraries() -> Any:
+    import_scipy()
     import scipy.linalg  # noqa: F401 - it has a library of its own, which must be there to be found
     from threadpoolctl import ThreadpoolController
 
@@ -230,15 +233,21 @@ def _quota(folder: Path) -> float | None:
     return None
 
 
-# Import torchvision and scikit-learn without what takes most of the time of importing them and is not used.
+# Import big packages without what takes most of the time of importing them and is not used ------------
 #
 # ``torchvision.ops.roi_align`` takes one function from ``torch._dynamo``, to be asked when boxes are cut out
 # on a GPU: that imports TorchDynamo, TorchInductor, sympy and ``torch.distributed``, over a second where
 # nothing is compiled. ``sklearn.utils.fixes`` imports ``scipy.stats`` for one function of its own, and
-# pandas, where it is installed, for none (half a second). While the two are imported, a stand-in is there
-# instead, which becomes the real module as soon as anything is asked of it.
+# pandas, where it is installed, for none (half a second); so does ``sklearn.datasets``, by
+# ``sklearn.preprocessing``. Both copy all that NumPy has, its tests and a reader of Fortran among it. While
+# these are imported, a stand-in is there instead, which becomes the real module as soon as anything is asked
+# of it. Matplotlib writes the tables of its docstrings at each start.
 
 _DYNAMO = ["torch._dynamo", "torch._dynamo.utils"]
+#: What of NumPy is copied and not used.
+_COPIED = ["f2py", "testing"]
+#: Whether somebody may read docstrings in this process; the command line says that nobody does.
+docstrings_read = True
 
 
 def import_torchvision() -> None:
@@ -248,14 +257,51 @@ def import_torchvision() -> None:
         _import_beside("torchvision", [_DYNAMO])
 
 
-def import_sklearn() -> None:
-    """Import what scikit-learn's estimators are made of; call it before ``from sklearn... import ...``."""
-    if "sklearn.utils" not in sys.modules:
+def import_sklearn(wanted: str = "sklearn.base") -> None:
+    """Import a module of scikit-learn; call it before ``from sklearn... import ...``."""
+    if wanted not in sys.modules:
         from importlib.util import find_spec
 
-        import_module("scipy")
         pandas = ["pandas"] if find_spec("pandas") else []  # a stand-in of nothing would be taken for it
-        _import_beside("sklearn.base", [["scipy.stats"], pandas])
+        with _uncopied():
+            import_module("scipy")
+            _import_beside(wanted, [["scipy.stats"], pandas])
+
+
+def import_scipy() -> None:
+    """Import ``scipy.special``; call it before ``from scipy... import ...``."""
+    if "scipy.special" not in sys.modules:
+        with _uncopied():
+            import_module("scipy.special")
+
+
+@contextmanager
+def _uncopied() -> Iterator[None]:
+    """Have stand-ins copied in the place of what NumPy has and has not imported yet."""
+    numpy: Any = import_module("numpy")
+    lent = [name for name in _COPIED if f"numpy.{name}" not in sys.modules]
+    for name in lent:
+        setattr(numpy, name, _StandIn(f"numpy.{name}", [f"numpy.{name}"]))
+    try:
+        yield
+    finally:
+        for name in lent:
+            if isinstance(vars(numpy)[name], _StandIn):
+                delattr(numpy, name)
+
+
+def import_matplotlib() -> None:
+    """Import what draws figures, without tables in its docstrings where nobody reads them."""
+    if docstrings_read or "matplotlib.figure" in sys.modules:
+        return
+    artist: Any = import_module("matplotlib.artist")
+    table = artist.kwdoc
+    artist.kwdoc = lambda of: ""
+    try:
+        import_module("matplotlib.figure")
+        import_module("matplotlib.backends.backend_agg")
+    finally:
+        artist.kwdoc = table
 
 
 def _import_beside(wanted: str, groups: list[list[str]]) -> None:

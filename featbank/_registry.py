@@ -19,7 +19,7 @@ from featbank.errors import InvalidInputError, MissingPackageError, UnknownNameE
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-__all__ = ["Registry", "from_place", "nearest", "source_digest"]
+__all__ = ["Registry", "from_place", "look_in", "nearest", "source_digest"]
 
 T = TypeVar("T")
 
@@ -72,16 +72,20 @@ def from_place(place: str, what: str, give: str) -> Any:
     module, _, name = place.partition(":")
     try:
         if module not in sys.modules:
-            # last, so that nothing there is taken for a module that is installed; it stays there, because
-            # processes that are started look there, too
-            here = str(Path.cwd())
-            if here not in sys.path:
-                sys.path.append(here)
-            importlib.invalidate_caches()  # the file may be younger than the last look at the folder
+            look_in(Path.cwd())
         return getattr(import_module(module), name)
     except (Exception, SystemExit) as error:  # code of the user's, which may raise anything
         said = f"{type(error).__name__}: {one_line(error)}"
         raise InvalidInputError(f"{what} cannot be had ({said}); give {give}") from error
+
+
+def look_in(folder: Path) -> None:
+    """Have modules looked for in a folder, too; what is installed comes first."""
+    # last, so that nothing there is taken for a module that is installed; it stays there, because processes
+    # that are started look there, too
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+    importlib.invalidate_caches()  # the file may be younger than the last look at the folder
 
 
 def source_digest(thing: Any, more: bytes = b"") -> str:

@@ -1,4 +1,4 @@
-"""Torchvision comes without torch's compiler, scikit-learn without scipy.stats; both work all the same."""
+"""Packages come without what takes most of their start and is not used; they work all the same."""
 
 from __future__ import annotations
 
@@ -85,6 +85,55 @@ from sklearn.linear_model import LogisticRegression
 print(LogisticRegression().fit([[0.0], [1.0]], [0, 1]).predict([[2.0]]))
 """
     assert run(code).splitlines() == ["False", "1 0.5 True", "[1]"]
+
+
+def test_digits_come_without_scipy_stats_and_pandas_and_scikit_learn_works_afterwards() -> None:
+    code = """
+import sys
+from featbank.datasets import open_dataset
+print(len(open_dataset("digits").ids), "scipy.stats" in sys.modules, "pandas" in sys.modules)
+from sklearn.preprocessing import QuantileTransformer as Quantiles
+print(Quantiles(n_quantiles=2, output_distribution="normal").fit_transform([[0.0], [1.0], [0.5]])[2, 0])
+"""
+    assert run(code).splitlines() == ["1797 False False", "0.0"]
+
+
+@pytest.mark.parametrize(
+    ("lean", "copied_to"),
+    [
+        ("from featbank.metrics import mean_interval; mean_interval([1.0, 2.0, 3.0])", "scipy._lib"),
+        ("import featbank.heads.classic", "sklearn.externals"),
+    ],
+)
+def test_scipy_and_scikit_learn_come_without_the_tests_of_numpy_which_work_afterwards(
+    lean: str, copied_to: str
+) -> None:
+    code = f"""
+import sys
+{lean}
+print("numpy.testing" in sys.modules, "numpy.f2py" in sys.modules)
+import numpy as np
+np.testing.assert_array_equal([1], [1])
+from {copied_to}.array_api_compat.numpy import f2py
+print(np.testing.__name__, np.f2py.get_include() == f2py.get_include(), "numpy.f2py" in sys.modules)
+"""
+    assert run(code).splitlines() == ["False False", "numpy.testing True True"]
+
+
+def test_the_command_line_draws_without_the_tables_of_docstrings_and_a_program_has_them() -> None:
+    code = """
+import sys
+from featbank import _process
+from featbank.plots import ConfusionDisplay
+_process.docstrings_read = {read}
+ConfusionDisplay([[2, 1], [0, 3]], ["a", "b"]).plot()
+from matplotlib.artist import kwdoc
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+print("linespacing" in Axes.text.__doc__, "linewidth" in kwdoc(Line2D))
+"""
+    assert run(code.format(read=False)) == "False True"
+    assert run(code.format(read=True)) == "True True"
 
 
 def test_heads_come_without_pandas_which_works_afterwards() -> None:

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
+from featbank import _process
 from featbank._process import without_current_folder
 
 __all__ = ["main"]
@@ -61,6 +62,7 @@ def _run(arguments: list[str] | None) -> None:
     from featbank.errors import FeatbankError
     from featbank.manifest import printable
 
+    _process.docstrings_read = False
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name the terminal cannot show must not end the run
             stream.reconfigure(errors="backslashreplace")

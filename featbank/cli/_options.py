@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -27,6 +28,7 @@ __all__ = [
     "SkipEmptyClasses",
     "engine_of",
     "known_backbones",
+    "known_cuts",
     "known_heads",
     "known_runs",
     "known_studies",
@@ -42,6 +44,26 @@ def known_backbones(incomplete: str) -> list[str]:
     from featbank.backbones import names
 
     return [one for one in names() if one.startswith(incomplete)]
+
+
+def known_cuts(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the cuts that begin so: of the bank, or of a backbone whose table needs no torch."""
+    from featbank._cache import banks_folder
+    from featbank.backbones import get_spec, names
+    from featbank.banks import Bank, BankStore
+
+    try:
+        if "bank" in ctx.params:
+            store = BankStore(banks_folder(ctx.params.get("cache_dir")))
+            # an option without its value ends the reading of a line before words are dealt out to arguments
+            bank = ctx.params["bank"] or next(iter(ctx.args), None)
+            found: Sequence[str] = Bank.open(store.resolve(bank)).cuts
+        else:
+            backbone = ctx.params.get("backbone")
+            found = get_spec(backbone).cut_names if backbone in names() else ()
+    except (FeatbankError, OSError):
+        return []
+    return [one for one in found if one.startswith(incomplete)]
 
 
 def known_heads(incomplete: str) -> list[str]:

@@ -28,6 +28,7 @@ from featbank.cli._options import (
     SkipEmptyClasses,
     engine_of,
     known_backbones,
+    known_cuts,
     split_commas,
 )
 from featbank.cli._output import human_bytes, human_time, print_json, progress_bar, say
@@ -66,6 +67,7 @@ def extract(
             "-c",
             help="Where to read, CUT[:POOLING], see 'featbank cuts'; repeat it for more, all come from one "
             "pass.",
+            autocompletion=known_cuts,
         ),
     ] = None,
     view: Annotated[
@@ -198,7 +200,11 @@ def extract(
     ] = None,
     random_state: Seed = 0,
     data_root: Annotated[
-        str | None, typer.Option(metavar="PATH", help="Where torchvision datasets and copies lie.")
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help="Where torchvision datasets and copies lie (default: $FEATBANK_DATA, else ./data).",
+        ),
     ] = None,
     download: Annotated[bool, typer.Option("--download", help="Fetch what is not there.")] = False,
     cache_dir: CacheDir = None,

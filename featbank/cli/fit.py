@@ -24,6 +24,7 @@ from featbank.cli._options import (
     Json,
     Seed,
     engine_of,
+    known_cuts,
     known_heads,
     split_commas,
 )
@@ -134,7 +135,10 @@ def fit_head(
         str | None, typer.Argument(help="Path, or a part of the bank's name; the newest by default.")
     ] = None,
     cut: Annotated[
-        list[str] | None, typer.Option("--cut", "-c", help="Which cuts; all of the bank by default.")
+        list[str] | None,
+        typer.Option(
+            "--cut", "-c", help="Which cuts; all of the bank by default.", autocompletion=known_cuts
+        ),
     ] = None,
     head: Annotated[
         list[str] | None,

@@ -36,7 +36,7 @@ def run(
         str | None,
         typer.Option(
             help="Where the study's data is: torchvision's root, a folder of class folders, or a CSV "
-            "(default: below $FEATBANK_DATA, else ./data)."
+            "(default: here, beside the study, or below $FEATBANK_DATA, else ./data)."
         ),
     ] = None,
     test_data: Annotated[

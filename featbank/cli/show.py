@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from featbank._cache import cache_folder, user_path
-from featbank.cli._options import CacheDir, DataRoot, Device, Json, Seed, split_commas
+from featbank.cli._options import CacheDir, DataRoot, Device, Json, Seed, known_cuts, split_commas
 from featbank.cli._output import print_json, progress_bar
 from featbank.errors import InvalidInputError
 from featbank.manifest import printable
@@ -33,7 +33,13 @@ ImageSize = Annotated[
     int | None, typer.Option(help="Side of the input in pixels, instead of the weights' own.")
 ]
 Cuts = Annotated[
-    list[str] | None, typer.Option("--cut", "-c", help="Which cuts; all of the backbone's table by default.")
+    list[str] | None,
+    typer.Option(
+        "--cut",
+        "-c",
+        help="Which cuts; all of the backbone's table by default.",
+        autocompletion=known_cuts,
+    ),
 ]
 Out = Annotated[
     str | None,
@@ -58,6 +64,14 @@ RunName = Annotated[
 ]
 Data = Annotated[str | None, typer.Option(help="Where the run's images are now, if they have moved.")]
 Head = Annotated[str | None, typer.Option(help="A kept head; the best by validation accuracy by default.")]
+Image = Annotated[
+    str | None,
+    typer.Argument(
+        help="An image file, or the id of an image of the run's bank; the first test image the head gets "
+        "right by default."
+    ),
+]
+MovedWeights = Annotated[str | None, typer.Option(metavar="PATH", help="The weights file, if it has moved.")]
 
 
 @app.command("filters")
@@ -215,13 +229,7 @@ def dream(
 @app.command("occlusion")
 def occlusion(
     run: RunName = "last",
-    image: Annotated[
-        str | None,
-        typer.Argument(
-            help="An image file, or the id of an image of the run's bank; the first test image the head gets "
-            "right by default."
-        ),
-    ] = None,
+    image: Image = None,
     head: Head = None,
     class_name: Annotated[
         str | None, typer.Option("--class", help="The true class, where neither bank nor folder says it.")
@@ -234,9 +242,7 @@ def occlusion(
     ] = None,
     data: Data = None,
     data_root: DataRoot = None,
-    weights: Annotated[
-        str | None, typer.Option(metavar="PATH", help="The weights file, if it has moved.")
-    ] = None,
+    weights: MovedWeights = None,
     device: Device = None,
     cache_dir: CacheDir = None,
     out: Out = None,
@@ -246,38 +252,16 @@ def occlusion(
 
     Example: featbank show occlusion last photo.jpg --class cat
     """
+    given = locals()
     from featbank.prediction import occlude
-    from featbank.runs import open_run
 
-    to = _check(out)
-    opened = open_run(run, cache_dir=cache_dir)
-    with progress_bar("occlusion", "places") as progress:
-        display = occlude(
-            opened,
-            image,
-            head=head,
-            class_name=class_name,
-            patch=patch,
-            stride=stride,
-            data=data,
-            data_root=data_root,
-            weights=weights,
-            device=device,
-            progress=progress,
-        )
-    _finish(display, display.facts(), to or opened.figures / "occlusion.png", as_json=as_json)
+    _explain(occlude, "occlusion", given, {"patch": patch, "stride": stride})
 
 
 @app.command("cam")
 def cam(
     run: RunName = "last",
-    image: Annotated[
-        str | None,
-        typer.Argument(
-            help="An image file, or the id of an image of the run's bank; the first test image the head gets "
-            "right by default."
-        ),
-    ] = None,
+    image: Image = None,
     head: Head = None,
     class_name: Annotated[
         str | None, typer.Option("--class", help="Evidence for this class; the one predicted by default.")
@@ -287,9 +271,7 @@ def cam(
     ] = True,
     data: Data = None,
     data_root: DataRoot = None,
-    weights: Annotated[
-        str | None, typer.Option(metavar="PATH", help="The weights file, if it has moved.")
-    ] = None,
+    weights: MovedWeights = None,
     device: Device = None,
     cache_dir: CacheDir = None,
     out: Out = None,
@@ -299,25 +281,26 @@ def cam(
 
     Example: featbank show cam last photo.jpg --class cat
     """
+    given = locals()
     from featbank.prediction import activation_map
+
+    _explain(activation_map, "cam", given, {"occlusion": with_occlusion})
+
+
+#: Options of `occlusion` and `cam` alike, that the functions behind them take.
+_SHARED = ("head", "class_name", "data", "data_root", "weights", "device")
+
+
+def _explain(draw: Callable[..., Any], kind: str, given: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Draw what a prediction on an image hangs on, by a function of `featbank.prediction`."""
     from featbank.runs import open_run
 
-    to = _check(out)
-    opened = open_run(run, cache_dir=cache_dir)
+    to = _check(given["out"])
+    opened = open_run(given["run"], cache_dir=given["cache_dir"])
+    shared = {name: given[name] for name in _SHARED}
     with progress_bar("occlusion", "places") as progress:
-        display = activation_map(
-            opened,
-            image,
-            head=head,
-            class_name=class_name,
-            occlusion=with_occlusion,
-            data=data,
-            data_root=data_root,
-            weights=weights,
-            device=device,
-            progress=progress,
-        )
-    _finish(display, display.facts(), to or opened.figures / "cam.png", as_json=as_json)
+        display = draw(opened, given["image"], **shared, **own, progress=progress)
+    _finish(display, display.facts(), to or opened.figures / f"{kind}.png", as_json=given["as_json"])
 
 
 @app.command("mistakes")

@@ -12,12 +12,14 @@ import inspect
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featbank._cache import user_path
+from featbank._process import import_sklearn
 from featbank._registry import Registry
 from featbank.errors import DatasetError, InvalidInputError, MissingDataError
 from featbank.manifest import printable
@@ -30,6 +32,8 @@ __all__ = [
     "SOURCES",
     "Dataset",
     "DigitsDataset",
+    "data_folder",
+    "find_images",
     "image_bytes",
     "open_dataset",
     "pnm_bytes",
@@ -155,6 +159,7 @@ def open_dataset(
     Parameters
     ----------
     data : str, os.PathLike or Dataset
+        A path, from the current folder or else below ``$FEATBANK_DATA`` or ``./data``, or a source by name.
         A folder of class folders (or of ``train``, ``val``, ``test`` above class folders), a ``.zip``,
         ``.tar``, ``.tar.gz`` or ``.tar.bz2`` of one, a CSV file with the columns ``path,label[,split]``,
         a ``.txt`` with a path or an address on each line (and after a tab its label), a ``.parquet`` file or
@@ -164,7 +169,7 @@ def open_dataset(
         as it is. Write ``"./digits"`` for a folder of that name.
     data_root : str or os.PathLike, optional
         Folder of a torchvision dataset, or of the copies of images that are listed by address; default
-        ``"data"``.
+        ``$FEATBANK_DATA``, else ``./data``.
     download : bool, default=False
         Fetch what is not there.
     name : str, optional
@@ -226,6 +231,8 @@ def open_dataset(
     _check_options(options, data, taken)
     if "skip_empty_classes" in taken:
         options["skip_empty_classes"] = skip_empty_classes
+    if "data_root" in taken:
+        options.setdefault("data_root", data_folder())
     return opener(rest, name=name, **options)
 
 
@@ -234,22 +241,55 @@ def _find(data: str | os.PathLike[str], options: Mapping[str, Any]) -> tuple[str
     scheme, rest = _named_source(data)
     if scheme:
         return scheme, rest
-    shown, path = printable(os.fspath(data)), user_path(data)
-    suffix = path.suffix.lower()
-    # os.path says False where pathlib raises: a folder that may not be entered.
-    if not os.fspath(data) or not os.path.exists(path):  # noqa: PTH110
+    shown = printable(os.fspath(data))
+    suffix = user_path(data).suffix.lower()
+    path, looked_for = find_images(data)
+    if path is None:
         known = bool(suffix) and suffix in SOURCES
         taken = inspect.signature(SOURCES.get(suffix)).parameters if known else ("layout",)
         _check_options(options, data, taken)
-        raise MissingDataError(
-            f"no images at {shown!r} (looked for {printable(str(path.absolute()))!r}); {_WAYS}"
-        )
+        raise MissingDataError(f"no images at {shown!r} (looked for {looked_for}); {_WAYS}")
     if path.is_dir():
         return "folder", path
     if suffix and suffix in SOURCES:
         return suffix, path
     _check_options(options, data, ())
     raise DatasetError(f"{shown!r} is a file but none of {_suffixes()}; {_WAYS}")
+
+
+def data_folder() -> Path:
+    """Return the folder below which data is looked for: ``$FEATBANK_DATA``, else ``./data``."""
+    return user_path(os.environ.get("FEATBANK_DATA") or "data")
+
+
+def find_images(data: str | os.PathLike[str], *beside: Path) -> tuple[Path | None, str]:
+    """Return the first place there is of a folder or file: here, in folders `beside`, below the data root.
+
+    Parameters
+    ----------
+    data : str or os.PathLike
+        Its path, as it was written.
+    *beside : pathlib.Path
+        Folders, such as that of a study's file.
+
+    Returns
+    -------
+    path : pathlib.Path or None
+        None where it is at none of these.
+    looked_for : str
+        The places, for messages.
+
+    Examples
+    --------
+    >>> find_images("photos")[1].replace(str(Path.cwd()), "/home/me")
+    "'/home/me/photos' and '/home/me/data/photos'"
+    """
+    path = user_path(data)
+    places = list(dict.fromkeys(folder / path for folder in (Path(), *beside, data_folder())))
+    looked_for = list(dict.fromkeys(repr(printable(str(place.absolute()))) for place in places))
+    # os.path says False where pathlib raises: a folder that may not be entered.
+    there = (place for place in places if os.fspath(data) and os.path.exists(place))  # noqa: PTH110
+    return next(there, None), " and ".join(looked_for)
 
 
 def _named_source(data: object) -> tuple[str, str]:
@@ -263,7 +303,7 @@ def absolute_source(data: str | os.PathLike[str]) -> str:
     """Return `data` of `open_dataset` so that a process in another folder opens the same images."""
     scheme, rest = _named_source(data)
     if not scheme:
-        return os.fspath(user_path(data).absolute())
+        return os.fspath((find_images(data)[0] or user_path(data)).absolute())
     if scheme not in _OF_FILES:
         return os.fspath(data)
     if scheme == "hf" and not user_path(rest).is_dir():  # of the hub
@@ -420,6 +460,7 @@ class DigitsDataset:
     def __init__(self, rest: str = "", *, name: str | None = None) -> None:
         if rest:
             raise InvalidInputError(f"data='digits:{rest}' is unknown; the digits are called 'digits' alone")
+        import_sklearn("sklearn.datasets")
         from sklearn.datasets import load_digits
 
         bunch = load_digits()

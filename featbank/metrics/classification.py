@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from featbank._process import import_scipy
 from featbank.errors import InvalidInputError
 from featbank.metrics.learning_curve import Floats, check_confidence
 
@@ -371,6 +372,7 @@ def per_class_scores(confusion: ArrayLike, confidence: float = 0.95) -> list[Cla
     >>> one.recall, round(one.recall_low, 2), round(one.recall_high, 2), one.precision, other.recall
     (0.75, 0.3, 0.95, 1.0, None)
     """
+    import_scipy()
     from scipy.special import ndtri
 
     check_confidence(confidence)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from featbank._process import import_scipy
 from featbank.errors import InvalidInputError
 
 __all__ = [
@@ -163,6 +164,7 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95, *, share: float =
     >>> [round(one, 3) for one in mean_interval([0.5, 0.6, 0.7], share=0.5)]
     [0.6, 0.184, 1.016]
     """
+    import_scipy()
     from scipy.special import stdtrit  # the t quantile; scipy.stats costs half a second to import
 
     array = _values(values, "values")

@@ -16,6 +16,7 @@ from featbank._registry import nearest
 from featbank.backbones import get_spec
 from featbank.datasets import Dataset, open_dataset, parse_split, select_images
 from featbank.datasets.derived import BlurredDataset, is_tiny_imagenet, open_tiny_imagenet, with_test_images
+from featbank.datasets.sources import data_folder, find_images
 from featbank.errors import FeatbankError, InvalidInputError, MissingDataError, UnknownNameError
 from featbank.manifest import printable
 from featbank.pipeline.reading import load_study
@@ -39,9 +40,6 @@ __all__ = [
     "plan_trainings",
     "study_costs",
 ]
-
-#: Folder of a study's data when ``--data`` says nothing.
-DATA_FOLDER = "FEATBANK_DATA"
 
 
 @dataclass(frozen=True)
@@ -75,6 +73,7 @@ class Opened:
 def open_images(
     experiment: Experiment | Training,
     *,
+    beside: Path | None = None,
     data: str | os.PathLike[str] | None = None,
     test_data: str | os.PathLike[str] | None = None,
     limit: int | None = None,
@@ -85,11 +84,15 @@ def open_images(
     Parameters
     ----------
     experiment : Experiment or Training
+    beside : pathlib.Path, optional
+        The study's file.
     data : str or path, optional
         Where the study's data is: for a torchvision dataset the folder torchvision calls root, or a folder
-        of class folders; else the folder or CSV file. By default below ``$FEATBANK_DATA``, else ``./data``.
+        of class folders; else the folder or CSV file. By default the source's path from the current folder,
+        beside the study's file, or below the data root, ``$FEATBANK_DATA`` or else ``./data``; torchvision's
+        datasets in that root.
     test_data : str or path, optional
-        Where the user's own test images are; by default below the same folder.
+        Where the user's own test images are; by default as `data`.
     limit : int, optional
         At most so many images. Where the split counts images of each class, whole classes are left out, so
         that the counts still hold; else classes are taken in turn.
@@ -109,7 +112,8 @@ def open_images(
     """
     chosen = experiment.data
     name = bank_name(experiment, limit)
-    dataset, root = _source(chosen, data, download)
+    folders = () if beside is None else (beside.parent,)
+    dataset, root = _source(chosen, data, download, folders)
     split, rows_limit, classes = chosen.split, limit, chosen.classes
     rule = None if split is None else parse_split(split)
     if limit is not None and rule is not None and rule.kind == "counts":
@@ -135,7 +139,7 @@ def open_images(
     )
     n_classes = len(found.classes)
     if experiment.test_data is not None:
-        tested = _test_images(experiment.test_data, test_data)
+        tested = _test_images(experiment.test_data, test_data, folders)
         found = with_test_images(found, tested, name=name)
     return Opened(found, split, rows_limit, n_classes, root, chosen.group_by)
 
@@ -143,6 +147,7 @@ def open_images(
 def open_each(
     experiments: Sequence[Experiment | Training],
     *,
+    beside: Path | None = None,
     data: str | os.PathLike[str] | None = None,
     test_data: str | os.PathLike[str] | None = None,
     limit: int | None = None,
@@ -158,7 +163,7 @@ def open_each(
         )
         first = next(same, None)
         opened.append(
-            open_images(one, data=data, test_data=test_data, limit=limit, download=download)
+            open_images(one, beside=beside, data=data, test_data=test_data, limit=limit, download=download)
             if first is None
             else opened[first]
         )
@@ -207,19 +212,17 @@ def bank_name(experiment: Experiment | Training, limit: int | None = None) -> st
     return name if len(name) <= 100 else f"{name[:91]}.{sha256(name.encode())[:8]}"
 
 
-def _below(source: str) -> Path:
-    return user_path(os.environ.get(DATA_FOLDER) or "data") / user_path(source)
-
-
-def _source(chosen: Data, data: str | os.PathLike[str] | None, download: bool) -> tuple[Dataset, str | None]:
+def _source(
+    chosen: Data, data: str | os.PathLike[str] | None, download: bool, folders: Sequence[Path]
+) -> tuple[Dataset, str | None]:
     """Open the whole dataset; returns where torchvision found it, too."""
     if not chosen.source.startswith("torchvision:"):
         if chosen.source == "digits" and data is None:
             return open_dataset("digits"), None
         if download:
             raise InvalidInputError(f"--download is for torchvision datasets, and this is {chosen.source!r}")
-        return _folder(chosen.source, chosen.how, data, "--data", chosen.group), None
-    root = os.fspath(_below("") if data is None else data)
+        return _folder(chosen.source, chosen.how, data, "--data", folders, chosen.group), None
+    root = os.fspath(data_folder() if data is None else data)
     try:
         return open_dataset(chosen.source, data_root=root, download=download), root
     except MissingDataError as error:
@@ -237,21 +240,31 @@ def _source(chosen: Data, data: str | os.PathLike[str] | None, download: bool) -
 
 
 def _folder(
-    source: str, how: str, data: str | os.PathLike[str] | None, option: str, group: str | None = None
+    source: str,
+    how: str,
+    data: str | os.PathLike[str] | None,
+    option: str,
+    folders: Sequence[Path],
+    group: str | None = None,
 ) -> Dataset:
-    place = _below(source) if data is None else user_path(data)
-    if data is None and not place.exists():
-        get = how or f"put {source} there"
-        raise MissingDataError(
-            f"{source!r} is not at {printable(str(place))!r}: {get}; or say where it is with {option} PATH"
-        )
-    if group is None and is_tiny_imagenet(place):
-        return open_tiny_imagenet(place)
+    place: str | os.PathLike[str] | None = data
+    if place is None:
+        place, looked_for = find_images(source, *folders)
+        if place is None:
+            get = how or f"put {source} there"
+            raise MissingDataError(
+                f"no images at {source!r} (looked for {looked_for}): {get}; or say where they are with "
+                f"{option} PATH"
+            )
+    if group is None and is_tiny_imagenet(user_path(place)):
+        return open_tiny_imagenet(user_path(place))
     return open_dataset(place, group_column=group)
 
 
-def _test_images(chosen: TestData, test_data: str | os.PathLike[str] | None) -> Dataset:
-    found = _folder(chosen.source, chosen.how, test_data, "--test-data")
+def _test_images(
+    chosen: TestData, test_data: str | os.PathLike[str] | None, folders: Sequence[Path]
+) -> Dataset:
+    found = _folder(chosen.source, chosen.how, test_data, "--test-data", folders)
     return found if chosen.blur is None else BlurredDataset(found, chosen.blur)
 
 
@@ -519,7 +532,9 @@ def study_costs(
     found = study if isinstance(study, Study) else load_study(study)
     groups = plan_experiments(found, backbone=backbone, weights=weights, test_data=test_data, only=only)
     firsts = [group.first for group in groups]
-    opened = open_each(firsts, data=data, test_data=test_data, limit=limit, download=download)
+    opened = open_each(
+        firsts, beside=found.path, data=data, test_data=test_data, limit=limit, download=download
+    )
     costs = []
     for group, images in zip(groups, opened, strict=True):
         choice = group.first.backbone

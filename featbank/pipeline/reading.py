@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from featbank._cache import user_path
-from featbank._registry import nearest
+from featbank._registry import look_in, nearest
 from featbank._validation import check_values, plain_file, say_faults, short
 from featbank.backbones import get_spec
 from featbank.backbones.own_networks import network_plan
@@ -136,6 +136,8 @@ def load_study(study: str | os.PathLike[str]) -> Study:
     path = find_study(study)
     shown = printable(str(path))
     values = _read_toml(path, shown)
+    if _names_modules(values):
+        look_in(path.parent.resolve())
     if len(path.stem) > _LONGEST_NAME:
         raise InvalidInputError(
             f"study {short(path.stem)} has a name of {len(path.stem)} characters, which names folders too; "
@@ -149,6 +151,21 @@ def load_study(study: str | os.PathLike[str]) -> Study:
         more = f"; and {len(faults) - len(listed)} more" if len(faults) > len(listed) else ""
         raise InvalidInputError(f"{shown!r} has {count}: {'; '.join(listed)}{more}")
     return found
+
+
+def _names_modules(values: dict[str, Any]) -> bool:
+    """Say whether a file asks for heads or metrics of the user's own, as ``module:name``."""
+    experiments = values.get("experiment")
+    tables = [values, *(experiments if isinstance(experiments, list) else ())]
+    sweeps = [one.get("sweep") for one in tables if isinstance(one, dict)]
+    lists = [one.get(key) for one in sweeps if isinstance(one, dict) for key in ("heads", "metrics")]
+    return any(":" in name for one in lists for name in _texts(one))
+
+
+def _texts(value: Any) -> list[str]:
+    """Return the texts of a list; one text is a list of one."""
+    listed = value if isinstance(value, list) else [value]
+    return [one for one in listed if isinstance(one, str)]
 
 
 def _read_toml(path: Path, shown: str) -> dict[str, Any]:
@@ -364,14 +381,16 @@ class _Reader:
 
     def _head_params(self, heads: Any, own: dict[str, Any], where: str) -> dict[str, dict[str, Any]]:
         """Return the parameters of the heads an experiment fits; the file may have those of others."""
-        fitted = (
-            {name for one in heads if (name := _canonical(one))} if isinstance(heads, (list, str)) else set()
-        )
+        fitted = {name for one in _texts(heads) if (name := _canonical(one))}
+        own_names = {one.rpartition(":")[2] for one in _texts(heads) if ":" in one}
         found: dict[str, dict[str, Any]] = {}
         for given, named in ((self.base.get("heads", {}), "[heads{}]"), (own, f"{where} heads{{}}")):
             for head, params in given.items():
                 name = _canonical(head)
-                if name is None:
+                if ":" in head or head in own_names:
+                    said = "has its parameters in its class: a head of your own is made without arguments"
+                    self._add(f"{named.format(f'.{head}')} {said}")
+                elif name is None:
                     known = nearest(head[:100], catalogue.names())
                     self._add(f"{named.format('')}: unknown head {short(head)}; known: {known}")
                 elif not isinstance(params, dict):
@@ -406,7 +425,7 @@ class _Reader:
             return replace(figure, experiment=name, cut=figure.cut or "test")
         sweep = chosen.sweep
         line: dict[str, str] = {}
-        for key, known in (("cut", sweep.cuts), ("head", sweep.heads)):
+        for key, known in (("cut", sweep.cuts), ("head", sweep.head_names)):
             said = getattr(figure, key)
             if said is None and len(known) > 1:
                 self._add(f"{where} lacks {key!r}; known: {nearest('', known)}")
@@ -443,7 +462,7 @@ class _Reader:
                 for one in (
                     ("test", "blurred")
                     if isinstance(experiment, Training)
-                    else getattr(experiment.sweep, f"{key}s")
+                    else {"cut": experiment.sweep.cuts, "head": experiment.sweep.head_names}[key]
                 )
             ]
             if said not in (None, *known):

@@ -55,6 +55,7 @@ def fingerprint(bank: Bank, sweep: Sweep) -> str:
     study may share a bank, and each adds shards with rows the others do not read. The bank's name is part of
     it: the rows of another bank may change, and the run would no longer know its images.
     """
+    own = SweepSettings(**asdict(sweep)).to_dict().get("estimators")
     identity = {
         "bank": bank.name,
         "key": bank.key.digest(),
@@ -62,6 +63,7 @@ def fingerprint(bank: Bank, sweep: Sweep) -> str:
         "sweep": asdict(sweep),
         "plug_ins": plug_ins(sweep.heads, sweep.metrics),
         "versions": versions(),
+        **({"estimators": own} if own else {}),
     }
     return _atomic.sha256(_atomic.canonical_json(identity))
 
@@ -220,7 +222,7 @@ class StudyResult:
     figures : dict of str to pathlib.Path
         What was drawn of several experiments together; those of one are in its run.
     reports : dict of str to pathlib.Path
-        Experiment -> the page about its run; first training -> the page about all of them.
+        Experiment -> the page about its run; first training on some images -> the page about all of them.
     trainings : list of TrainingRun
     pushed : int
         Images that went through a backbone for a bank.
@@ -334,10 +336,12 @@ def run_study(
     found = study if isinstance(study, Study) else load_study(study)
     groups = plan_experiments(found, backbone=backbone, weights=weights, test_data=test_data, only=only)
     firsts = [group.first for group in groups]
-    opened = open_each(firsts, data=data, test_data=test_data, limit=limit, download=download)
+    opened = open_each(
+        firsts, beside=found.path, data=data, test_data=test_data, limit=limit, download=download
+    )
     check_weights(groups)
     trainings = plan_trainings(found, weights=weights, only=only)
-    trained_on = open_each(trainings, data=data, limit=limit, download=download)
+    trained_on = open_each(trainings, beside=found.path, data=data, limit=limit, download=download)
     work = _Work(found, device, workers, cache_dir, command, say or (lambda _: None), progress)
     work.say(found.title)
     result = StudyResult(found, [], [], [], [])
@@ -539,12 +543,15 @@ def _cold(one: ExperimentRun) -> list[StudyPoint]:
 
 
 def _write_reports(result: StudyResult) -> dict[str, Path]:
-    """Write the page of each run, and one of all trainings."""
+    """Write the page of each run, and one of all trainings on the same images."""
     from featbank.report import write_report
 
     pages = {
         one.written.name: write_report(one.run, data=one.opened.dataset).path for one in result.experiments
     }
-    for training in result.trainings[:1]:
+    firsts: dict[str, TrainingRun] = {}
+    for trained in result.trainings:
+        firsts.setdefault(trained.results[0].dataset, trained)
+    for training in firsts.values():
         pages[training.written.name] = write_report(training.results[0].folder).path
     return pages

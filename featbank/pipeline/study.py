@@ -23,6 +23,7 @@ from featbank.metrics import catalogue as metrics_catalogue
 from featbank.sampling import parse_sizes
 from featbank.sweep.protocols import find_protocol
 from featbank.sweep.records import CURVE_METRICS
+from featbank.sweep.spec import head_of
 from featbank.training.unfreezing import check_unfreeze
 
 __all__ = [
@@ -69,6 +70,11 @@ _Classes = Annotated[
     Annotated[int, Strict(), Ge(2), Le(10**9), Tag("#number")] | Annotated[Texts, Len(1), Tag("#names")],
     Discriminator(lambda one: "#names" if isinstance(one, (list, tuple, str)) else "#number"),
 ]
+
+
+def _head(name: str) -> str:
+    """Return a head's own name; ``module:Class`` stays as it is, and must be there."""
+    return name if head_of(name)[1] is not None else catalogue.canonical(name)
 
 
 def _as_text(value: object) -> object:
@@ -183,7 +189,7 @@ class Sweep:
 
     cuts: Annotated[Texts, Len(1, 1000)]
     heads: Annotated[
-        tuple[Annotated[Name, by(catalogue.canonical, result=True)], ...],
+        tuple[Annotated[Name, by(_head, result=True)], ...],
         BeforeValidator(lambda one: (one,) if isinstance(one, str) else one),
         Len(1, 100),
     ] = ("softmax",)
@@ -212,6 +218,11 @@ class Sweep:
     views: Annotated[tuple[Annotated[Name, by(check_view)], ...], Len(0, 100)] = ()
     average_views: bool = False
     protocol: Annotated[Name, by(find_protocol)] | None = None
+
+    @property
+    def head_names(self) -> tuple[str, ...]:
+        """What the heads are called in results: the class of ``module:Class``."""
+        return tuple(one.rpartition(":")[2] for one in self.heads)
 
 
 @dataclass(frozen=True, config=CONFIG)

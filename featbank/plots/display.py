@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from featbank import _atomic
 from featbank._cache import user_path
+from featbank._process import import_matplotlib
 from featbank.errors import InvalidInputError
 from featbank.manifest import printable
 from featbank.plots.chart import COLORS, MARK, MARKERS, Chart, Entry, Look, Series, Table, note
@@ -195,7 +196,7 @@ class Display:
             entries = self._draw(panels, own=own)
             self._write_title(panels, own=own)
             if entries and place != "none":
-                if own:
+                if own and place != "outside":  # whether it would hide a line
                     _lay_out(figure)
                 _add_legend(figure, panels, entries, place, grow=size is None, own=own)
             use_installed_fonts(figure)
@@ -345,6 +346,7 @@ def styled(font_size: float | None = None, *, own: bool = True) -> Iterator[None
     Axes of the user's own are drawn on with the user's settings alone. That a character comes out as a box is
     said by `use_installed_fonts`, once, not at every drawing of it.
     """
+    import_matplotlib()
     import matplotlib
 
     given: Any = matplotlib.rcParams

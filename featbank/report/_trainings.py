@@ -243,7 +243,7 @@ def content_of_trainings(folder: Path) -> Content:
     return Content(
         of="training",
         name=folder.name,
-        title=(study.title if study else "") or f"{dataset} · {networks[0].label}",
+        title=_title(study, networks, dataset),
         question=(study.question if study else "") or _question(networks, first.dataset),
         answer=_answer(ranked),
         further="",
@@ -274,6 +274,14 @@ def content_of_trainings(folder: Path) -> Content:
         notes=notes,
         no_notes="None.",
     )
+
+
+def _title(study: Study | None, networks: Sequence[Network], dataset: str) -> str:
+    """Return the study's; with its images, where it has trainings on others, whose page is another."""
+    if not (study and study.title):
+        return f"{dataset} · {networks[0].label}"
+    shown = {one.label for one in networks}
+    return study.title if shown >= dict(study.trainings).keys() else f"{study.title} · {dataset}"
 
 
 def _networks(folder: Path, first: TrainResult, study: Study | None) -> tuple[list[Network], list[str]]:

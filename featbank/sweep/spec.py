@@ -252,7 +252,7 @@ class SweepSettings:
         Of heads the names; where there are estimators of others, ``estimators``: class, text and digest of
         each by name. One that cannot be pickled has another digest each time.
         """
-        names = [_name_of(asked) for asked in _listed(self.heads)]
+        names = [head_of(asked) for asked in _listed(self.heads)]
         objects = {
             name: _identity(grid.members[0].make(0))
             for grid, (name, made) in zip(self.grids, names, strict=True)
@@ -289,10 +289,10 @@ def plug_ins(heads: Sequence[str], metrics: Sequence[str]) -> dict[str, str]:
     Parameters
     ----------
     heads, metrics : sequence of str
-        Their names.
+        Their names; a head that is ``module:Class`` stands among the estimators, see `SweepSettings.to_dict`.
     """
     made_by = {
-        **{f"head {name}": catalogue.made_by(name) for name in heads},
+        **{f"head {name}": catalogue.made_by(name) for name in heads if ":" not in name},
         **{f"metric {name}": metrics_catalogue.made_by(name) for name in metrics},
     }
     return {name: package for name, package in made_by.items() if package is not None}
@@ -444,7 +444,7 @@ def make_grids(
     grids: dict[str, HeadGrid] = {}
     given = _by_head(params)
     for asked in _listed(heads):
-        name, made = _name_of(asked)
+        name, made = head_of(asked)
         if made is None:
             grid = _named(name, given.pop(name, {}), usual or {})
         else:
@@ -511,7 +511,8 @@ def _plain(value: Any) -> Any:
     return [_plain(one) for one in value] if isinstance(value, list | tuple | range) else value
 
 
-def _name_of(asked: Any) -> tuple[str, Any]:
+def head_of(asked: Any) -> tuple[str, Any]:
+    """Return the name of a head that is asked for, and the estimator that is not one of the catalogue's."""
     if isinstance(asked, str) and ":" not in asked:
         return catalogue.canonical(asked), None
     if isinstance(asked, str):

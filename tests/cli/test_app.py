@@ -133,15 +133,19 @@ def test_a_shell_is_told_names(tmp_path, monkeypatch):
     monkeypatch.delenv("FEATBANK_CACHE", raising=False)
     command = typer.main.get_command(app)
 
-    def told(name, parameter, incomplete):
+    def told(name, parameter, incomplete, **given):
         one = command.commands[name]
         context = one.context_class(one, info_name=name)
+        context.params.update(given)
         (asked,) = (part for part in one.params if part.name == parameter)
         return [item.value for item in asked.shell_complete(context, incomplete)]
 
     assert "minivgg" in told("extract", "backbone", "mini")
     assert told("cuts", "backbone", "resnet18") == ["resnet18"]
     assert told("fit-head", "head", "log") == ["logreg"]
+    assert told("extract", "cut", "block5", backbone="vgg16") == ["block5_pool"]
+    assert told("extract", "cut", "", backbone="no_such") == []
+    assert told("fit-head", "cut", "", bank=None) == []  # there is no bank
     assert "mini_digits" in told("run", "study", "mini_")
     for name in ("report", "plot", "predict"):
         assert told(name, "run", "") == ["last", "20261128-120000-mine"]

@@ -83,8 +83,9 @@ def test_a_missing_folder(call, untouched):
     refused(
         call("extract", "gone", *PLAIN, "--cut", "fc7"),
         3,
-        f"no images at 'gone' (looked for '{untouched / 'gone'}'); give a folder of class folders or an "
-        "archive of one, a .csv, .txt or .parquet file, 'torchvision:NAME', 'hf:NAME', 'webdataset:FILES', "
+        f"no images at 'gone' (looked for '{untouched / 'gone'}' and '{untouched / 'data' / 'gone'}'); "
+        "give a folder of class folders or an archive of one, a .csv, .txt or .parquet file, "
+        "'torchvision:NAME', 'hf:NAME', 'webdataset:FILES', "
         "'parquet:FOLDER', 'crops:FILE' or 'digits'",
     )
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+from pathlib import Path
+
 import pytest
+from PIL import Image, ImageOps
 
 from featbank.pipeline import TEMPLATE
 
@@ -157,3 +162,29 @@ def test_a_study_of_a_training_says_what_is_new_and_over_what_it_was_measured(ca
     assert "nothing was new" not in first.out
     again = call("run", "trained.toml", "--data", "photos")
     assert "; nothing was new: all of it was trained before" in again.out
+
+
+@pytest.mark.slow
+def test_trainings_on_several_data_sets_have_a_page_for_each(call, study, tmp_path):
+    shutil.copytree(tmp_path / "photos", tmp_path / "beside" / "more")
+    for file in (tmp_path / "beside" / "more").rglob("*.*"):
+        ImageOps.invert(Image.open(file).convert("RGB")).save(file)
+    (tmp_path / "beside" / "several.toml").write_text(
+        'title = "Several"\n[data]\nsource = "photos"\nsplit = "4,2,2"\n'
+        + "".join(
+            f'[[training]]\nname = "{name}"\nnetwork = "own_net"\n{data}'
+            "params = { widths = [4, 4, 8], hidden = [8, 8] }\n"
+            'recipe = { epochs = 1, batch_size = 8, precision = "float32" }\n'
+            for name, data in (
+                ("one", ""),
+                ("two", ""),
+                ("three", 'data = { source = "more", name = "more" }\n'),
+            )
+        )
+    )
+    done = call("run", "beside/several.toml", "--json").json
+    titles = [
+        re.search("<title>(.*?)</title>", Path(page).read_text())[1] for page in done["reports"].values()
+    ]
+    assert [*done["reports"]] == ["one", "three"]
+    assert titles == [f"Several · {one}.4-2-2 – featbank" for one in ("several", "more")]

@@ -290,8 +290,9 @@ def test_no_folder(tmp_path, monkeypatch):
     with pytest.raises(MissingDataError) as caught:
         open_dataset("nowhere")
     assert str(caught.value) == (
-        f"no images at 'nowhere' (looked for '{tmp_path}/nowhere'); give a folder of class folders "
-        "or an archive of one, a .csv, .txt or .parquet file, 'torchvision:NAME', 'hf:NAME', "
+        f"no images at 'nowhere' (looked for '{tmp_path}/nowhere' and '{tmp_path}/data/nowhere'); "
+        "give a folder of class folders or an archive of one, a .csv, .txt or .parquet file, "
+        "'torchvision:NAME', 'hf:NAME', "
         "'webdataset:FILES', 'parquet:FOLDER', 'crops:FILE' or 'digits'"
     )
     assert caught.value.exit_code == 3

@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import pytest
 
+from featbank.datasets import open_dataset
+from featbank.datasets.sources import absolute_source
 from featbank.errors import InvalidInputError, MissingDataError
 from featbank.pipeline import load_study
 from featbank.pipeline.planning import open_each, open_images
@@ -47,12 +49,34 @@ def test_missing_torchvision_data(tmp_path, monkeypatch):
 def test_missing_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FEATBANK_DATA", "pictures")
-    with pytest.raises(MissingDataError, match=r"'urban_tribes' is not at 'pictures/urban_tribes': get"):
-        open_images(experiment("urban_tribes"))
+    with pytest.raises(MissingDataError) as caught:
+        open_images(experiment("urban_tribes"), beside=tmp_path / "studies" / "tribes.toml")
+    places = [tmp_path / one / "urban_tribes" for one in ("", "studies", "pictures")]
+    assert str(caught.value).startswith(
+        f"no images at 'urban_tribes' (looked for {' and '.join(f'{str(one)!r}' for one in places)}): get "
+    )
     with pytest.raises(MissingDataError, match=r"no images at 'nowhere'"):
         open_images(experiment("urban_tribes"), data="nowhere")
     with pytest.raises(InvalidInputError, match="--download is for torchvision datasets, and this is 'urban"):
         open_images(experiment("urban_tribes"), download=True)
+
+
+@pytest.mark.parametrize("place", ["", "studies", "elsewhere"])
+def test_images_here_beside_the_study_or_below_the_data_root(edited, tmp_path, monkeypatch, place):
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    file = edited().rename(tmp_path / "studies" / "edited.toml")
+    one = load_study(file).experiments[0]
+    (tmp_path / "data" / "photos").rename(tmp_path / place / "photos")
+    monkeypatch.setenv("FEATBANK_DATA", "elsewhere")
+    assert len(open_images(one, beside=file).dataset.ids) == 24
+    # and extract finds what a study does, but for what lies beside a study
+    if place == "studies":
+        with pytest.raises(MissingDataError, match="no images at 'photos'"):
+            open_dataset("photos")
+    else:
+        assert open_dataset("photos").ids == open_images(one, beside=file).dataset.ids
+        assert absolute_source("photos") == str(tmp_path / place / "photos")
 
 
 def test_photographs_of_ones_own(laid_out, tmp_path, monkeypatch):
@@ -72,7 +96,7 @@ def test_photographs_of_ones_own(laid_out, tmp_path, monkeypatch):
         open_images(one)
     assert str(caught.value).endswith(
         "put photographs of your own into folders named as CIFAR-10's classes (airplane, automobile, bird, "
-        "cat, deer, dog, frog, horse, ship, truck); or say where it is with --test-data PATH"
+        "cat, deer, dog, frog, horse, ship, truck); or say where they are with --test-data PATH"
     )
     assert open_images(one, test_data=tmp_path / "mine").dataset.splits.count("test") == 20
 

@@ -67,6 +67,30 @@ def test_a_study_of_ones_own_needs_neither_title_nor_published(tmp_path):
     assert (study.title, study.question, study.report, study.figures) == ("mine", "", "", ())
 
 
+def test_a_head_of_ones_own_that_is_not_there_or_has_parameters_is_a_fault(edited, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    file = edited(('sweep.heads = ["ncm"]\nheads', 'sweep.heads = "nowhere:Mine"\nheads.Mine.k = 3\nheads'))
+    with pytest.raises(InvalidInputError) as caught:
+        load_study(file)
+    assert (
+        "head 'nowhere:Mine' (--head) cannot be had (ModuleNotFoundError: No module named 'nowhere'); give "
+        "module:Class of a module in this folder or installed"
+    ) in str(caught.value)
+    assert "heads.Mine has its parameters in its class: a head of your own is made" in str(caught.value)
+
+
+def test_parameters_of_the_one_head_that_is_named_without_a_list(edited):
+    study = load_study(
+        edited(
+            (
+                'sweep.cuts = ["block3_pool"]\nsweep.heads = ["ncm"]',
+                'sweep.cuts = "block3_pool"\nsweep.heads = "ncm"',
+            )
+        )
+    )
+    assert study.experiments[1].sweep.head_params == {"ncm": {"standardize": False}}
+
+
 def test_what_speaks_of_published_figures_is_refused_without_them(edited):
     file = edited()
     file.write_text(file.read_text().partition("[published]")[0])

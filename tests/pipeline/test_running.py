@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import linecache
 import logging
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -142,6 +144,26 @@ def test_only_the_sweep_that_changed_is_run_again(small, edited, pushed):
 
 
 @pytest.mark.slow
+def test_a_head_of_ones_own_lies_beside_the_study(edited, tmp_path, monkeypatch):
+    text = "from sklearn.naive_bayes import GaussianNB\n\n\nclass Mine(GaussianNB):\n    weight = 1\n"
+    own = ('sweep.cuts = ["block3_pool"]\nsweep.heads = ["ncm"]\nheads.ncm.standardize = false', "")
+    file = edited((own[0], 'sweep.cuts = ["block3_pool"]\nsweep.heads = ["studys_head:Mine", "ncm"]'))
+    (tmp_path / "studies").mkdir()
+    file = file.rename(tmp_path / "studies" / file.name)
+    module = tmp_path / "studies" / "studys_head.py"
+    module.write_text(text)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    result = run_study(file, only=["shallow"])
+    assert {one.head for one in result.points} == {"Mine", "ncm"}
+    assert run_study(file, only=["shallow"]).experiments[0].reused
+    sys.modules.pop("studys_head")
+    module.write_text(text.replace("weight = 1", "weight = 22"))  # another head of the same name
+    linecache.clearcache()
+    assert not run_study(file, only=["shallow"]).experiments[0].reused
+    sys.modules.pop("studys_head")
+
+
+@pytest.mark.slow
 def test_other_rows_are_another_sweep(small, edited, pushed, caplog):
     first = run_study(small)
     pushed.clear()
@@ -254,9 +276,9 @@ def test_missing_data_says_how_to_get_it_before_anything_is_done(small, tmp_path
     (tmp_path / "data" / "photos").rename(tmp_path / "elsewhere")
     with pytest.raises(MissingDataError) as caught:
         run_study(small)
-    assert (
-        str(caught.value)
-        == "'photos' is not at 'data/photos': paint some; or say where it is with --data PATH"
+    assert str(caught.value) == (
+        f"no images at 'photos' (looked for '{tmp_path}/photos' and '{tmp_path}/data/photos'): paint some; "
+        "or say where they are with --data PATH"
     )
     assert not (tmp_path / "cache").exists()
     assert run_study(small, data=tmp_path / "elsewhere").pushed == 24
