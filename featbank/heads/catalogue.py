@@ -19,6 +19,7 @@ __all__ = [
     "canonical",
     "classes",
     "kind",
+    "knows",
     "make",
     "names",
     "parameters",
@@ -106,6 +107,11 @@ def aliases(name: str) -> list[str]:
 def canonical(name: str) -> str:
     """Return the name an alias stands for; raises `UnknownNameError` for a head nobody knows."""
     return _heads.canonical(name)
+
+
+def knows(name: str) -> bool:
+    """Say whether there is a head of this name, or alias."""
+    return name in _heads
 
 
 def kind(name: str) -> HeadKind:

@@ -50,7 +50,7 @@ Way = tuple[int | str, ...]
 #: Tables of the file that hold for all experiments, and that each may change key by key.
 _TABLES = ("data", "test_data", "backbone", "sweep", "heads")
 _MOST_BYTES, _MOST_DOTS, _MOST_EXPERIMENTS, _MOST_FAULTS = 100_000, 256, 200, 20
-_LONGEST_NAME, _LONGEST = 100, 500
+_LONGEST_NAME, _LONGEST, _MOST_ENTRIES = 100, 500, 1000
 
 
 def study_folders() -> list[Path]:
@@ -180,6 +180,7 @@ def _read_toml(path: Path, shown: str) -> dict[str, Any]:
         if dotted is not None:
             raise ValueError(f"line {dotted} has more than {_MOST_DOTS} dots")
         values: dict[str, Any] = check_values(tomllib.loads(text), finite=False)
+        _check_sizes(values)
     except RecursionError:
         raise InvalidInputError(f"{shown!r} is no study: it is nested too deep") from None
     except ValueError as error:
@@ -188,6 +189,16 @@ def _read_toml(path: Path, shown: str) -> dict[str, Any]:
     except OSError as error:
         raise MissingDataError(f"cannot read {shown!r}: {error.strerror}") from error
     return values
+
+
+def _check_sizes(value: Any, *way: str) -> None:
+    """Refuse what no study needs: for each name in a list the nearest known ones are looked for."""
+    if isinstance(value, (dict, list)):
+        if len(value) > _MOST_ENTRIES:
+            at = short(" ".join(way)) if way else "it"
+            raise ValueError(f"{at} has {len(value):,} entries, and {_MOST_ENTRIES:,} are the most")
+        for key, one in value.items() if isinstance(value, dict) else enumerate(value):
+            _check_sizes(one, *way, str(key))
 
 
 @dataclass(config=CONFIG)
@@ -573,10 +584,7 @@ def _sizes(sweep: Sweep) -> list[int]:
 
 
 def _canonical(head: object) -> str | None:
-    try:
-        return catalogue.canonical(head) if isinstance(head, str) else None
-    except UnknownNameError:
-        return None
+    return catalogue.canonical(head) if isinstance(head, str) and catalogue.knows(head) else None
 
 
 def _in_file(way: Way) -> tuple[str, str]:
