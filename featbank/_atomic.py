@@ -213,11 +213,12 @@ def beside(path: Path) -> Iterator[Path]:
     try:
         yield temporary
     finally:
-        with contextlib.suppress(OSError):
-            if temporary.is_dir():
-                shutil.rmtree(temporary)
-            else:
-                temporary.unlink()
+        try:
+            temporary.unlink()
+        except FileNotFoundError:  # as a rule: it has its name
+            pass
+        except OSError:  # a folder, of which as much goes as can
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def fill(temporary: Path, data: Data, path: Path) -> None:

@@ -27,7 +27,7 @@ from featbank._registry import nearest
 from featbank.errors import BankReadError, CacheWriteError, InvalidInputError, MissingPackageError
 from featbank.manifest import printable
 
-__all__ = ["BucketPath", "Data", "Entry", "path_of_url"]
+__all__ = ["BucketPath", "Entry", "path_of_url"]
 
 _T = TypeVar("_T")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cache
@@ -250,29 +251,36 @@ _COPIED = ["f2py", "testing"]
 docstrings_read = True
 
 
+#: Held while a stand-in is anywhere: another thread would take it for the real module, or take it away.
+_importing = threading.RLock()
+
+
 def import_torchvision() -> None:
     """Import torchvision; call it before each ``import torchvision`` or ``from torchvision import ...``."""
-    if "torchvision" not in sys.modules:
-        import_module("torch")  # its own import may want the real modules
-        _import_beside("torchvision", [_DYNAMO])
+    with _importing:
+        if "torchvision" not in sys.modules:
+            import_module("torch")  # its own import may want the real modules
+            _import_beside("torchvision", [_DYNAMO])
 
 
 def import_sklearn(wanted: str = "sklearn.base") -> None:
     """Import a module of scikit-learn; call it before ``from sklearn... import ...``."""
-    if wanted not in sys.modules:
-        from importlib.util import find_spec
+    with _importing:
+        if wanted not in sys.modules:
+            from importlib.util import find_spec
 
-        pandas = ["pandas"] if find_spec("pandas") else []  # a stand-in of nothing would be taken for it
-        with _uncopied():
-            import_module("scipy")
-            _import_beside(wanted, [["scipy.stats"], pandas])
+            pandas = ["pandas"] if find_spec("pandas") else []  # a stand-in of nothing would be taken for it
+            with _uncopied():
+                import_module("scipy")
+                _import_beside(wanted, [["scipy.stats"], pandas])
 
 
 def import_scipy() -> None:
     """Import ``scipy.special``; call it before ``from scipy... import ...``."""
-    if "scipy.special" not in sys.modules:
-        with _uncopied():
-            import_module("scipy.special")
+    with _importing:
+        if "scipy.special" not in sys.modules:
+            with _uncopied():
+                import_module("scipy.special")
 
 
 @contextmanager
@@ -286,22 +294,23 @@ def _uncopied() -> Iterator[None]:
         yield
     finally:
         for name in lent:
-            if isinstance(vars(numpy)[name], _StandIn):
+            if isinstance(vars(numpy).get(name), _StandIn):
                 delattr(numpy, name)
 
 
 def import_matplotlib() -> None:
     """Import what draws figures, without tables in its docstrings where nobody reads them."""
-    if docstrings_read or "matplotlib.figure" in sys.modules:
-        return
-    artist: Any = import_module("matplotlib.artist")
-    table = artist.kwdoc
-    artist.kwdoc = lambda of: ""
-    try:
-        import_module("matplotlib.figure")
-        import_module("matplotlib.backends.backend_agg")
-    finally:
-        artist.kwdoc = table
+    with _importing:
+        if docstrings_read or "matplotlib.figure" in sys.modules:
+            return
+        artist: Any = import_module("matplotlib.artist")
+        table = artist.kwdoc
+        artist.kwdoc = lambda of: ""
+        try:
+            import_module("matplotlib.figure")
+            import_module("matplotlib.backends.backend_agg")
+        finally:
+            artist.kwdoc = table
 
 
 def _import_beside(wanted: str, groups: list[list[str]]) -> None:

@@ -233,6 +233,22 @@ def test_what_another_container_or_start_left_goes_when_it_is_old(tmp_path):
     assert set(tmp_path.iterdir()) == {young, alive, elsewhere}
 
 
+def test_of_a_folder_written_aside_as_much_goes_as_can(tmp_path, monkeypatch):
+    real = os.unlink
+
+    def refuses(path, *args, **options):
+        if os.fsdecode(path).endswith("1"):
+            raise PermissionError(errno.EPERM, "refused", path)
+        real(path, *args, **options)
+
+    monkeypatch.setattr(os, "unlink", refuses)
+    with _atomic.beside(tmp_path / "bank") as temporary:
+        temporary.mkdir()
+        for number in range(4):
+            (temporary / str(number)).touch()
+    assert [one.name for one in tmp_path.rglob("*") if one.is_file()] == ["1"]
+
+
 def test_a_link_to_a_folder_is_removed_but_not_followed(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "x").write_text("mine")

@@ -120,6 +120,30 @@ print(np.testing.__name__, np.f2py.get_include() == f2py.get_include(), "numpy.f
     assert run(code).splitlines() == ["False False", "numpy.testing True True"]
 
 
+def test_threads_that_import_at_once_get_the_real_modules() -> None:
+    code = """
+import sys, threading
+from featbank import _process
+_process.docstrings_read = False
+start, failed = threading.Barrier(4), []
+def work(call):
+    start.wait()
+    try:
+        call()
+    except BaseException as error:
+        failed.append(repr(error))
+calls = [_process.import_scipy, _process.import_sklearn, _process.import_matplotlib, _process.import_scipy]
+threads = [threading.Thread(target=work, args=(call,)) for call in calls]
+sys.setswitchinterval(1e-5)
+[one.start() for one in threads]
+[one.join() for one in threads]
+import numpy as np
+from matplotlib.artist import kwdoc
+print(failed, np.testing.__name__, kwdoc.__name__)
+"""
+    assert run(code).splitlines() == ["[] numpy.testing kwdoc"]
+
+
 def test_the_command_line_draws_without_the_tables_of_docstrings_and_a_program_has_them() -> None:
     code = """
 import sys

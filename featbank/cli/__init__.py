@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
     exit code 0
     """
     try:
-        with without_current_folder(), _terminated_in_order():
+        with _terminated_in_order(), without_current_folder():
             _run(arguments)
     except KeyboardInterrupt:  # before or after typer, which makes a SystemExit of it
         sys.stderr.write(_SAID)
@@ -55,6 +55,8 @@ def main(arguments: list[str] | None = None) -> None:
         if end.code in (_INTERRUPTED, _TERMINATED):
             sys.stderr.write(_SAID)
         raise
+    finally:
+        _process.docstrings_read = True
 
 
 def _run(arguments: list[str] | None) -> None:

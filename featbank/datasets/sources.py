@@ -285,11 +285,18 @@ def find_images(data: str | os.PathLike[str], *beside: Path) -> tuple[Path | Non
     "'/home/me/photos' and '/home/me/data/photos'"
     """
     path = user_path(data)
-    places = list(dict.fromkeys(folder / path for folder in (Path(), *beside, data_folder())))
+    # a way up is from where one stands, and an address is one place
+    elsewhere = () if ".." in path.parts or type(path) is not type(Path()) else (*beside, data_folder())
+    places = list(dict.fromkeys([path, *(folder / path for folder in elsewhere)]))
     looked_for = list(dict.fromkeys(repr(printable(str(place.absolute()))) for place in places))
-    # os.path says False where pathlib raises: a folder that may not be entered.
-    there = (place for place in places if os.fspath(data) and os.path.exists(place))  # noqa: PTH110
-    return next(there, None), " and ".join(looked_for)
+    said = " and ".join(looked_for)
+    for place in places if os.fspath(data) else ():
+        # os.path says False where pathlib raises: a folder that may not be entered.
+        if os.path.exists(place):  # noqa: PTH110
+            return place, said
+        if os.path.lexists(place):  # it is meant, and not what lies under its name elsewhere
+            return None, f"{printable(str(place.absolute()))!r}, a link to nothing"
+    return None, said
 
 
 def _named_source(data: object) -> tuple[str, str]:

@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from math import prod
 from pathlib import Path
@@ -149,6 +149,8 @@ class Missing:
     renewed: frozenset[bytes]
     wide: frozenset[str] = frozenset()
     mine: Container[int] | None = None
+    #: What was found out of the lenders while it was copied from them, by cut and number.
+    lent: dict[tuple[str, int], Any] = field(default_factory=dict, compare=False, repr=False)
 
     @cached_property
     def parts(self) -> list[Part]:

@@ -9,7 +9,6 @@ import contextlib
 import logging
 import os
 import threading
-import weakref
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -120,17 +119,6 @@ class _Lent:
         return [path for path in used if not isinstance(path, BucketPath)]
 
 
-#: What was found out of banks that lend features, for as long as they are open.
-_lent: weakref.WeakKeyDictionary[Bank, dict[str, _Lent]] = weakref.WeakKeyDictionary()
-
-
-def _lent_by(lender: Bank, writer: CutWriter) -> _Lent:
-    cuts = _lent.setdefault(lender, {})
-    if writer.cut not in cuts:
-        cuts[writer.cut] = _Lent(lender, writer)
-    return cuts[writer.cut]
-
-
 def copy_part(missing: Missing, part: Part) -> None:
     """Write a shard of which nothing has to be pushed."""
     writer, none = missing.writers[part.cut], np.zeros(0, np.int64)
@@ -176,7 +164,8 @@ def write_part(
     for number in part.lending:
         at, lender = np.flatnonzero(part.sources == number), missing.lenders[number]
         try:
-            lent = _lent_by(lender, writer)
+            lent = missing.lent.get((part.cut, number)) or _Lent(lender, writer)
+            missing.lent[part.cut, number] = lent
             twins += lent.check(part.rows[at])
             whole[at] = lent.array.read(part.rows[at], dtype=writer.dtype)
         except (BankError, OSError) as error:
@@ -681,9 +670,9 @@ class ShardStore:
             shard.statuses[first : first + n] = slots.statuses
             shard.filled += n
             if shard.filled == len(shard.statuses):
+                self._writing.append((cut, shard))  # before a thread has it: an interrupt may come between
                 if self._open.get(cut) is shard:
                     del self._open[cut]
-                self._writing.append((cut, shard))  # before a thread has it: an interrupt may come between
                 self._threads.submit(self._write, cut, shard)
         self._settle(2 * self._n_writers)
 

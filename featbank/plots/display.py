@@ -552,7 +552,7 @@ def _without_alpha(figure: Figure) -> list[tuple[Any, Any, Any]]:
 
 
 def drawn_color(name: str) -> str:
-    """Return the colour of a name of `style.COLORS` as figures have it: on dark axes, that of a dark page."""
+    """Return the colour of a name of `chart.COLORS` as figures have it: on dark axes, that of a dark page."""
     import matplotlib
     from matplotlib.colors import to_rgba
 

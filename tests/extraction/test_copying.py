@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -97,6 +98,20 @@ def test_a_list_of_half_the_images_pushes_nothing(
     same_as_alone(result, data, tmp_path)
     BankStore(tmp_path / "cache" / "banks").remove(whole.bank)
     assert verify_bank(result.bank).findings == []
+
+
+def test_a_bank_that_was_copied_from_is_let_go_of(whole: ExtractionResult, tmp_path: Path) -> None:
+    def open_banks() -> int:
+        gc.collect()
+        return sum(type(one) is Bank for one in gc.get_objects())
+
+    assert whole.pushed
+    before = open_banks()
+    result = extract(
+        listed(images(tmp_path / "photos")[::2], tmp_path / "half.csv"), **options(tmp_path / "cache")
+    )
+    assert result.copied
+    assert open_banks() == before
 
 
 @pytest.mark.slow

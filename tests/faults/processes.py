@@ -190,14 +190,14 @@ def extraction(
             finally:
                 board.call("")
 
+        from featbank.cli import main  # before it is said that it runs: it answers SIGTERM from its start on
+
         if elsewhere:
             world.decode_elsewhere()
         with tell(board, cache, on_ack):
             watch(cache, told)
             board.phase("prepare")
             if command:
-                from featbank.cli import main
-
                 main(world.command(cache))
                 return None
             result = world.extract(cache, on_plan=lambda plan: board.phase("push"), **options)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from featbank.datasets import open_dataset
-from featbank.datasets.sources import absolute_source
+from featbank.datasets.sources import absolute_source, find_images
 from featbank.errors import InvalidInputError, MissingDataError
 from featbank.pipeline import load_study
 from featbank.pipeline.planning import open_each, open_images
@@ -77,6 +77,18 @@ def test_images_here_beside_the_study_or_below_the_data_root(edited, tmp_path, m
     else:
         assert open_dataset("photos").ids == open_images(one, beside=file).dataset.ids
         assert absolute_source("photos") == str(tmp_path / place / "photos")
+
+
+def test_images_that_are_meant_are_not_replaced_by_others_of_their_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos" / "red").mkdir(parents=True)
+    (tmp_path / "data" / "gone" / "red").mkdir(parents=True)
+    with pytest.raises(MissingDataError, match=r"no images at '\.\./photos' \(looked for '[^']+'\)"):
+        open_dataset("../photos")  # data/../photos is there
+    (tmp_path / "gone").symlink_to(tmp_path / "unmounted")
+    with pytest.raises(MissingDataError, match=r"looked for '[^']+/gone', a link to nothing\)"):
+        open_dataset("gone")  # as is data/gone
+    assert "data" not in find_images("s3://bucket/photos")[1]
 
 
 def test_photographs_of_ones_own(laid_out, tmp_path, monkeypatch):
