@@ -370,7 +370,7 @@ def _hinge_terms(L: Float, signs: F32) -> tuple[F64, Float, Float]:
     """Return the same of squared hinges; in place of probabilities whether a row bends."""
     sign = signs[:, None]
     short = np.maximum(1 - sign * L, 0)
-    return (short[:, 0].astype(np.float64)) ** 2, -2 * sign * short, short > 0
+    return (short[:, 0].astype(np.float64)) ** 2, -2 * sign * short, (short > 0).astype(L.dtype)
 
 
 def _logistic_terms(L: Float, signs: F32) -> tuple[Float, Float, Float]:
