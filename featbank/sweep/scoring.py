@@ -165,6 +165,9 @@ def _answers(head: Any, X: NDArray[Any], ending: str, n_views: int) -> tuple[Lab
     """Return the predicted class of each image, and probabilities where the head has them."""
     predict = getattr(head, f"predict{ending}")
     probabilities = getattr(head, f"predict_proba{ending}", None)
+    if ending and n_views == 1 and hasattr(head, "answer_columns"):
+        y_pred, scores = head.answer_columns(X)
+        return y_pred.astype(np.int64), scores
     # an estimator of others may work in place, as `StandardScaler(copy=False)` does
     own = X if ending else X.copy()
     if probabilities is None or not hasattr(head, "classes_"):
