@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -76,15 +75,12 @@ class ClassicHead(Head):
             head.classes_, codes = find_classes(rows.y[own])
             head.space_, head.n_features_in_, head.failed_ = space, space.n_features_, None
             every_code.append(codes)
-        # the gain would change what C and alpha mean
-        if space.gain_ != 1:
-            rows = replace(rows, Z=rows.Z / np.float32(space.gain_))
         cls._fit_rows(heads, rows, every_code)
 
     @classmethod
     @abstractmethod
     def _fit_rows(cls, heads: Sequence[Any], rows: TrainingRows, codes: Sequence[NDArray[np.int64]]) -> None:
-        """Fit to rows without the gain; `codes` are the numbers of the classes of each head's own."""
+        """Fit to rows with the gain; `codes` are the numbers of the classes of each head's own."""
 
     @abstractmethod
     def _scores(self, Z: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -241,7 +237,7 @@ class NearestMeanClassifier(_LinearScores):
             for part in _parts(len(own), width):
                 here = targets[order[part]]
                 starts = np.flatnonzero(np.diff(here, prepend=-1))
-                block = head._shaped(rows.Z[own[order[part]]].astype(np.float64))
+                block = head._shaped(rows.Z[own[order[part]]].astype(np.float64) / rows.space.gain_)
                 sums[here[starts]] += np.add.reduceat(block, starts, axis=0)
             head.means_ = sums / np.bincount(targets)[:, None]
             # |z - m|^2 without |z|^2, which is the same for all classes, is linear in z
@@ -492,6 +488,8 @@ class LinearSVMClassifier(_LinearScores):
     @classmethod
     def _fit_rows(cls, heads: Sequence[Any], rows: TrainingRows, codes: Sequence[NDArray[np.int64]]) -> None:
         problems: list[Problem] = []
+        # the gain would change what C means
+        Z = rows.Z if rows.space.gain_ == 1 else rows.Z / np.float32(rows.space.gain_)
         for head, own, targets in zip(heads, rows.subsets, codes, strict=True):
             n = len(head.classes_)
             weights = class_weights(head.class_weight, head.classes_, targets)
@@ -500,7 +498,7 @@ class LinearSVMClassifier(_LinearScores):
                 if weights is not None:
                     of_class = weights if n == 2 else np.array([1.0, weights[c]])
                 problems.append(Problem(own, (targets == c).astype(np.int64), 1, float(head.C), of_class))
-        optima = iter(solve(rows.Z, problems, loss="hinge"))
+        optima = iter(solve(Z, problems, loss="hinge"))
         for head in heads:
             n = len(head.classes_)
             found = [next(optima) for _ in range(n if n > 2 else 1)]
@@ -561,7 +559,7 @@ class RidgeClassifier(_LinearScores):
 
     @classmethod
     def _fit_rows(cls, heads: Sequence[Any], rows: TrainingRows, codes: Sequence[NDArray[np.int64]]) -> None:
-        Z, subsets = rows.Z, rows.subsets
+        Z, subsets, gain = rows.Z, rows.subsets, rows.space.gain_
         groups: dict[tuple[bytes, str], list[int]] = {}
         for at, one in enumerate(subsets):
             groups.setdefault((one.tobytes(), repr(heads[at].class_weight)), []).append(at)
@@ -574,7 +572,8 @@ class RidgeClassifier(_LinearScores):
             n = len(first.classes_)
             hot = np.where(codes[members[0]][:, None] == (np.arange(n) if n > 2 else [1]), 1.0, -1.0)
             weights = class_weights(first.class_weight, first.classes_, codes[members[0]])
-            alphas = [float(heads[at].alpha) for at in members]
+            # rows without the gain have weights that are so many times as large
+            alphas = [float(heads[at].alpha) * gain**2 for at in members]
             own = Z if len(mine) == len(Z) else Z[mine]
             ridge = _Ridge(own, None if weights is None else weights[codes[members[0]]])
             if len(mine) <= Z.shape[1]:
@@ -583,7 +582,7 @@ class RidgeClassifier(_LinearScores):
             else:
                 found = ridge.by_columns(hot, alphas)
             for at, (coefficients, offset) in zip(members, found, strict=True):
-                heads[at]._take_binary(coefficients.T.astype(np.float64), offset)
+                heads[at]._take_binary(gain * coefficients.T, offset)
 
 
 class _Ridge:
