@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -29,8 +28,18 @@ __all__ = [
 ]
 
 
-#: Values of a block of rows or of cosines, float64, that are worked on at a time.
+#: Values of a block of rows or of scores that are worked on at a time.
 BLOCK_VALUES = 2**23
+#: Rows that are compared with all samples at once, however many there are: fewer would only wait for memory.
+LEAST_ROWS = 64
+#: Columns whose products are summed in float32: the fewer, the closer is the bound of their rounding.
+SUMMED_COLUMNS = 512
+#: Unit roundoff of float32.
+ROUNDOFF = 2.0**-24
+#: The nearest samples are looked for among groups of so many, and of at least this many groups per neighbour.
+GROUP, GROUPS_PER_NEIGHBOUR = 64, 8
+#: From so many classes on, and up to so many columns, float32 decides which class scores best where it can.
+MANY_CLASSES, MOST_COLUMNS = 256, 4096
 #: So many penalties and more on the same rows are solved by eigenvectors, fewer by a Cholesky factor each.
 EIGEN_ALPHAS = 16
 #: Part of the right side that solutions by products in float32 may leave, part of the solution that the last
@@ -66,25 +75,47 @@ class ClassicHead(Head):
             head.classes_, codes = find_classes(rows.y[own])
             head.space_, head.n_features_in_, head.failed_ = space, space.n_features_, None
             every_code.append(codes)
-        # the gain would change what C and alpha mean
-        if space.gain_ != 1:
-            rows = replace(rows, Z=rows.Z / np.float32(space.gain_))
         cls._fit_rows(heads, rows, every_code)
 
     @classmethod
     @abstractmethod
     def _fit_rows(cls, heads: Sequence[Any], rows: TrainingRows, codes: Sequence[NDArray[np.int64]]) -> None:
-        """Fit to rows without the gain; `codes` are the numbers of the classes of each head's own."""
+        """Fit to rows with the gain; `codes` are the numbers of the classes of each head's own."""
 
     @abstractmethod
     def _scores(self, Z: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return one score per class of rows without the gain."""
 
+    def _best(self, Z: NDArray[Any]) -> NDArray[np.int64]:
+        """Return the number of the class that scores best of rows in the space, not all scores at once."""
+        codes = np.empty(len(Z), dtype=np.int64)
+        for part in _parts(len(Z), max(Z.shape[1], len(self.classes_))):
+            codes[part] = self._logits(Z[part]).argmax(axis=1)
+        return codes
+
     def _logits(self, Z: NDArray[Any]) -> NDArray[np.float64]:
-        parts = [Z[part] for part in _parts(len(Z), Z.shape[1])] or [Z]
-        return np.concatenate(
-            [self._scores(np.asarray(one, np.float64) / self.space_.gain_) for one in parts]
-        )
+        logits = np.empty((len(Z), len(self.classes_)))
+        for part in _parts(len(Z), Z.shape[1]):
+            logits[part] = self._scores(np.asarray(Z[part], np.float64) / self.space_.gain_)
+        return logits
+
+    def _logits_from_features(self, X: NDArray[Any]) -> NDArray[np.float64]:
+        logits = np.empty((len(X), len(self.classes_)))
+        for part in _parts(len(X), X.shape[1]):
+            logits[part] = self._logits(self.space_.transform(X[part]))
+        return logits
+
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
+        """Return the likeliest class of each row of original features `X` (n_samples, n_features)."""
+        features = self._read(X)
+        codes = np.empty(len(features), dtype=np.int64)
+        for part in _parts(len(features), features.shape[1]):
+            codes[part] = self._best(self.space_.transform(features[part]))
+        return self.classes_[codes]
+
+    def predict_columns(self, Z: NDArray[Any]) -> NDArray[Any]:
+        """Return the likeliest class of rows that are in `space_` already, shape (n_samples, n_columns)."""
+        return self.classes_[self._best(self._read_columns(Z))]
 
 
 class _LinearScores(ClassicHead):
@@ -93,9 +124,35 @@ class _LinearScores(ClassicHead):
     weights_: NDArray[np.float64]
     offsets_: NDArray[np.float64]
 
+    def _shaped(self, Z: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return rows as the weights take them."""
+        return Z
+
     def _scores(self, Z: NDArray[np.float64]) -> NDArray[np.float64]:
-        scores: NDArray[np.float64] = Z @ self.weights_ + self.offsets_
+        scores: NDArray[np.float64] = self._shaped(Z) @ self.weights_ + self.offsets_
         return scores
+
+    def _best(self, Z: NDArray[Any]) -> NDArray[np.int64]:
+        width, n_classes = self.weights_.shape
+        if n_classes < MANY_CLASSES or width > MOST_COLUMNS:
+            return super()._best(Z)
+        # twice as fast as in float64, which is asked where rounding might decide
+        weights, offsets = self.weights_.astype(np.float32), self.offsets_.astype(np.float32)
+        longest = np.sqrt((self.weights_**2).sum(axis=0).max())
+        codes = np.empty(len(Z), dtype=np.int64)
+        for part in _parts(len(Z), max(width, n_classes)):
+            rows = self._shaped(np.asarray(Z[part], np.float64) / self.space_.gain_)
+            with np.errstate(over="ignore", invalid="ignore"):
+                scores = rows.astype(np.float32) @ weights
+                scores += offsets
+                lengths = np.sqrt((rows * rows).sum(axis=1))
+                off = 2 * ROUNDOFF * ((width + 4) * lengths * longest + 2 * np.abs(self.offsets_).max())
+                near = scores >= (scores.max(axis=1) - 2 * off)[:, None]
+            found = scores.argmax(axis=1)
+            open_ = np.flatnonzero(near.sum(axis=1) != 1)
+            found[open_] = (rows[open_] @ self.weights_ + self.offsets_).argmax(axis=1)
+            codes[part] = found
+        return codes
 
     def _stored(self) -> tuple[dict[str, NDArray[Any]], FeatureSpace]:
         weights = self.space_.to_standardized(self.weights_ / self.space_.gain_)
@@ -173,18 +230,21 @@ class NearestMeanClassifier(_LinearScores):
 
     @classmethod
     def _fit_rows(cls, heads: Sequence[Any], rows: TrainingRows, codes: Sequence[NDArray[np.int64]]) -> None:
+        width = rows.Z.shape[1]
         for head, own, targets in zip(heads, rows.subsets, codes, strict=True):
-            members = [own[targets == c] for c in range(len(head.classes_))]
-            if head.normalize:
-                means = [_unit(rows.Z[one].astype(np.float64)).mean(axis=0) for one in members]
-            else:
-                means = [rows.Z[one].mean(axis=0, dtype=np.float64) for one in members]
-            head.means_ = np.stack(means)
+            order = np.argsort(targets, kind="stable")
+            sums = np.zeros((len(head.classes_), width))
+            for part in _parts(len(own), width):
+                here = targets[order[part]]
+                starts = np.flatnonzero(np.diff(here, prepend=-1))
+                block = head._shaped(rows.Z[own[order[part]]].astype(np.float64) / rows.space.gain_)
+                sums[here[starts]] += np.add.reduceat(block, starts, axis=0)
+            head.means_ = sums / np.bincount(targets)[:, None]
             # |z - m|^2 without |z|^2, which is the same for all classes, is linear in z
             head.weights_, head.offsets_ = head.means_.T, -0.5 * (head.means_**2).sum(axis=1)
 
-    def _scores(self, Z: NDArray[np.float64]) -> NDArray[np.float64]:
-        return super()._scores(_unit(Z) if self.normalize else Z)
+    def _shaped(self, Z: NDArray[np.float64]) -> NDArray[np.float64]:
+        return _unit(Z) if self.normalize else Z
 
 
 class NeighborsClassifier(ClassicHead):
@@ -251,38 +311,86 @@ class NeighborsClassifier(ClassicHead):
             for part in _parts(len(own), width):
                 head.rows_[part] = _unit(rows.Z[own[part]].astype(np.float64))
 
-    def _logits_from_features(self, X: NDArray[Any]) -> NDArray[np.float64]:
-        logits = np.empty((len(X), len(self.classes_)))
-        for part in _parts(len(X), X.shape[1]):
-            logits[part] = self._logits(self.space_.transform(X[part]))
-        return logits
-
     def _scores(self, Z: NDArray[np.float64]) -> NDArray[np.float64]:
-        votes, nearest = self._votes(Z)
-        if self.temperature is not None:
-            return votes
-        # a tie goes to the class of the nearer sample; half a vote never outweighs a whole one
-        return votes + nearest / 4
+        scores = np.full((len(Z), len(self.classes_)), 0.0 if self.temperature is not None else -0.25)
+        for part in self._blocks(Z):
+            row, code, _, score = self._votes(Z[part])
+            scores[part.start + row, code] = score
+        return scores
 
-    def _votes(self, Z: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        k, (n, width) = min(self.n_neighbors, len(self.rows_)), self.rows_.shape
-        votes = np.zeros((len(Z), len(self.classes_)))
-        nearest = np.full_like(votes, -1.0)
-        for part in _parts(len(Z), n):
-            unit = _unit(Z[part])
-            cosines = np.empty((len(unit), n))
+    def _best(self, Z: NDArray[Any]) -> NDArray[np.int64]:
+        found = np.empty(len(Z), dtype=np.int64)
+        for part in self._blocks(Z):
+            row, code, _, score = self._votes(np.asarray(Z[part], np.float64))
+            found[part] = _best_of(row, code, score)
+        return found
+
+    def _blocks(self, Z: NDArray[Any]) -> list[slice]:
+        n, width = self.rows_.shape
+        return _parts(len(Z), max(width, min(n, BLOCK_VALUES // LEAST_ROWS)))
+
+    def _votes(
+        self, Z: NDArray[np.float64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+        """Return row, class, votes and score of each class that has votes of a row, by row and class."""
+        chosen, cosines = self._nearest(_unit(Z))
+        n_classes = len(self.classes_)
+        # relative to the nearest, or with the smallest temperatures no vote would count, or all
+        away = cosines - cosines[:, :1]
+        each = np.ones_like(away) if self.temperature is None else np.exp(away / self.temperature)
+        pairs = (np.arange(len(Z))[:, None] * n_classes + self.targets_[chosen]).reshape(-1)
+        pairs, first, member = np.unique(pairs, return_index=True, return_inverse=True)
+        votes: NDArray[np.float64] = np.bincount(member, weights=each.reshape(-1)).astype(np.float64)
+        score = votes
+        if self.temperature is None:
+            # a tie goes to the class of the nearer sample; half a vote never outweighs a whole one
+            score = votes + cosines.reshape(-1)[first] / 4
+        row, code = np.divmod(pairs, n_classes)
+        return row, code, votes, score
+
+    def _nearest(self, unit: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Return the nearest samples of rows of length 1, nearest and then earliest first, and the cosines.
+
+        Products in float32 say which samples may be among them, products in float64 which are.
+        """
+        (n, width), k = self.rows_.shape, min(self.n_neighbors, len(self.rows_))
+        size = max(1, min(GROUP, n // (GROUPS_PER_NEIGHBOUR * k)))
+        n_groups = -(-n // size)
+        rough = np.full((len(unit), size * n_groups), -np.inf, dtype=np.float32)
+        rough[:, :n] = 0
+        columns = [slice(first, first + SUMMED_COLUMNS) for first in range(0, width, SUMMED_COLUMNS)]
+        for some in columns:
+            rough[:, :n] += unit[:, some].astype(np.float32) @ self.rows_[:, some].T
+        off = 1.01 * ROUNDOFF * (min(width, SUMMED_COLUMNS) + len(columns) + 4)
+        # so many groups hold a sample as near as this, so the last of the nearest is no farther
+        nearest = rough.reshape(len(unit), size, n_groups).max(axis=1)
+        least = np.partition(nearest, n_groups - k, axis=1)[:, n_groups - k]
+        row, sample = np.divmod(np.flatnonzero(rough >= (least - 2 * off)[:, None]), rough.shape[1])
+        chosen = np.empty((len(unit), k), dtype=np.int64)
+        cosines = np.empty((len(unit), k))
+        crowded = np.bincount(row, minlength=len(unit)) > k * GROUPS_PER_NEIGHBOUR + GROUP
+        few = ~crowded[row]
+        chosen[~crowded], cosines[~crowded] = self._sorted(unit, row[few], sample[few], k)
+        at = np.flatnonzero(crowded)
+        for part in _parts(len(at), n):
+            found = np.empty((part.stop - part.start, n))
             for block in _parts(n, width):
-                cosines[:, block] = unit @ self.rows_[block].T.astype(np.float64)
-            chosen = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
-            here = np.arange(len(unit))
-            for j in range(k):
-                at = (part.start + here, self.targets_[chosen[:, j]])
-                found = cosines[here, chosen[:, j]]
-                # relative to the nearest, or with the smallest temperatures no vote would count, or all
-                away = found - cosines[here, chosen[:, 0]]
-                votes[at] += 1.0 if self.temperature is None else np.exp(away / self.temperature)
-                nearest[at] = np.maximum(nearest[at], found)
-        return votes, nearest
+                found[:, block] = unit[at[part]] @ self.rows_[block].T.astype(np.float64)
+            chosen[at[part]] = np.argsort(-found, axis=1, kind="stable")[:, :k]
+            cosines[at[part]] = np.take_along_axis(found, chosen[at[part]], axis=1)
+        return chosen, cosines
+
+    def _sorted(
+        self, unit: NDArray[np.float64], row: NDArray[np.int64], sample: NDArray[np.int64], k: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Return the k nearest samples of each row that is there, and the cosines; pairs are in order."""
+        cosines = np.empty(len(row))
+        for part in _parts(len(row), unit.shape[1]):
+            cosines[part] = np.einsum("ij,ij->i", unit[row[part]], self.rows_[sample[part]].astype(float))
+        order = np.lexsort((-cosines, row))  # equal ones stay in order
+        starts = np.flatnonzero(np.diff(row, prepend=-1))
+        kept = order[(starts[:, None] + np.arange(k)).reshape(-1)]
+        return sample[kept].reshape(-1, k), cosines[kept].reshape(-1, k)
 
     def _stored(self) -> tuple[dict[str, NDArray[Any]], FeatureSpace]:
         return {"rows": self.rows_, "targets": self.targets_}, self.space_
@@ -305,9 +413,18 @@ class NeighborsClassifier(ClassicHead):
 
     def predict_proba_columns(self, Z: NDArray[Any]) -> NDArray[np.float64]:
         """Return the share of votes of rows that are in `space_` already."""
-        votes, _ = self._votes(np.asarray(self._read_columns(Z), dtype=np.float64))
-        shares: NDArray[np.float64] = votes / votes.sum(axis=1, keepdims=True)
-        return shares
+        return self.answer_columns(Z)[1]
+
+    def answer_columns(self, Z: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.float64]]:
+        """Return `predict_columns` and `predict_proba_columns` of rows, whose neighbours are found once."""
+        Z = self._read_columns(Z)
+        codes = np.empty(len(Z), dtype=np.int64)
+        shares = np.zeros((len(Z), len(self.classes_)))
+        for part in self._blocks(Z):
+            row, code, votes, score = self._votes(np.asarray(Z[part], np.float64))
+            codes[part] = _best_of(row, code, score)
+            shares[part.start + row, code] = votes / np.bincount(row, weights=votes)[row]
+        return self.classes_[codes], shares
 
 
 class LinearSVMClassifier(_LinearScores):
@@ -371,6 +488,8 @@ class LinearSVMClassifier(_LinearScores):
     @classmethod
     def _fit_rows(cls, heads: Sequence[Any], rows: TrainingRows, codes: Sequence[NDArray[np.int64]]) -> None:
         problems: list[Problem] = []
+        # the gain would change what C means
+        Z = rows.Z if rows.space.gain_ == 1 else rows.Z / np.float32(rows.space.gain_)
         for head, own, targets in zip(heads, rows.subsets, codes, strict=True):
             n = len(head.classes_)
             weights = class_weights(head.class_weight, head.classes_, targets)
@@ -379,7 +498,7 @@ class LinearSVMClassifier(_LinearScores):
                 if weights is not None:
                     of_class = weights if n == 2 else np.array([1.0, weights[c]])
                 problems.append(Problem(own, (targets == c).astype(np.int64), 1, float(head.C), of_class))
-        optima = iter(solve(rows.Z, problems, loss="hinge"))
+        optima = iter(solve(Z, problems, loss="hinge"))
         for head in heads:
             n = len(head.classes_)
             found = [next(optima) for _ in range(n if n > 2 else 1)]
@@ -440,7 +559,7 @@ class RidgeClassifier(_LinearScores):
 
     @classmethod
     def _fit_rows(cls, heads: Sequence[Any], rows: TrainingRows, codes: Sequence[NDArray[np.int64]]) -> None:
-        Z, subsets = rows.Z, rows.subsets
+        Z, subsets, gain = rows.Z, rows.subsets, rows.space.gain_
         groups: dict[tuple[bytes, str], list[int]] = {}
         for at, one in enumerate(subsets):
             groups.setdefault((one.tobytes(), repr(heads[at].class_weight)), []).append(at)
@@ -453,7 +572,8 @@ class RidgeClassifier(_LinearScores):
             n = len(first.classes_)
             hot = np.where(codes[members[0]][:, None] == (np.arange(n) if n > 2 else [1]), 1.0, -1.0)
             weights = class_weights(first.class_weight, first.classes_, codes[members[0]])
-            alphas = [float(heads[at].alpha) for at in members]
+            # rows without the gain have weights that are so many times as large
+            alphas = [float(heads[at].alpha) * gain**2 for at in members]
             own = Z if len(mine) == len(Z) else Z[mine]
             ridge = _Ridge(own, None if weights is None else weights[codes[members[0]]])
             if len(mine) <= Z.shape[1]:
@@ -462,7 +582,7 @@ class RidgeClassifier(_LinearScores):
             else:
                 found = ridge.by_columns(hot, alphas)
             for at, (coefficients, offset) in zip(members, found, strict=True):
-                heads[at]._take_binary(coefficients.T.astype(np.float64), offset)
+                heads[at]._take_binary(gain * coefficients.T, offset)
 
 
 class _Ridge:
@@ -639,6 +759,16 @@ def _parts(n: int, width: int) -> list[slice]:
     """Cut `n` rows so that no part holds more than `BLOCK_VALUES` values of rows so wide."""
     step = max(1, BLOCK_VALUES // width)
     return [slice(first, min(n, first + step)) for first in range(0, n, step)]
+
+
+def _best_of(
+    row: NDArray[np.int64], code: NDArray[np.int64], score: NDArray[np.float64]
+) -> NDArray[np.int64]:
+    """Return of each row the class that scores best, the first of equals; rows and classes are in order."""
+    starts = np.flatnonzero(np.diff(row, prepend=-1))
+    best = np.flatnonzero(score == np.maximum.reduceat(score, starts)[row])
+    found: NDArray[np.int64] = code[best[np.unique(row[best], return_index=True)[1]]]
+    return found
 
 
 def _unit(Z: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from featbank.errors import InvalidInputError, RunError
 from featbank.inspection import Mistake, find_mistakes
 from featbank.manifest import Manifest, printable
-from featbank.metrics import confusion_matrix
+from featbank.metrics.accuracy import confusion_cells
 from featbank.report._kept import Kept, S, Subject
 from featbank.report._source import Picture, RunSource
 from featbank.runs import Run
@@ -122,7 +122,7 @@ def _read(run: Run, head: Kept, source: RunSource) -> Answers | None:
         told = run.predictions(head.name)
         if not len(told.rows):
             return None
-        matrix = confusion_matrix(told.y_true, told.y_pred, n_classes)
+        found = confusion_cells(told.y_true, told.y_pred, n_classes)
     except (RunError, InvalidInputError) as error:
         _say(source, f"The answers of {printable(head.name)} are not shown: {error}.")
         return None
@@ -132,16 +132,15 @@ def _read(run: Run, head: Kept, source: RunSource) -> Answers | None:
             mistakes = find_mistakes(told, source.manifest)
         except InvalidInputError as error:
             _say(source, f"No misclassified image is shown: {error}.")
-    return Answers(head, told.split, cells_of(matrix), mistakes)
+    return Answers(head, told.split, cells_of(*found, n_classes), mistakes)
 
 
-def cells_of(matrix: NDArray[np.int64]) -> list[list[int]]:
-    """Return a confusion matrix without zeros, as `Answers` has it."""
-    found = []
-    for row in matrix:
-        preds = np.flatnonzero(row)
-        found.append([int(one) for one in np.stack([preds, row[preds]], axis=1).ravel()])
-    return found
+def cells_of(
+    true: NDArray[np.int64], pred: NDArray[np.int64], counts: NDArray[np.int64], n_classes: int
+) -> list[list[int]]:
+    """Return the cells of a confusion matrix, by rows and columns, as `Answers` has them."""
+    of_rows = np.split(np.stack([pred, counts], axis=1), np.searchsorted(true, np.arange(1, n_classes)))
+    return [cells.ravel().tolist() for cells in of_rows]
 
 
 def _say(source: RunSource, said: str) -> None:
