@@ -14,7 +14,7 @@ from featbank.heads._exact import Problem, solve
 from featbank.heads._head import Head, TrainingRows, class_weights, find_classes, on_features
 from featbank.heads._parameters import Parameter
 from featbank.heads.catalogue import HeadKind
-from featbank.heads.space import FeatureSpace
+from featbank.heads.space import PRODUCT_COLUMNS, FeatureSpace
 
 __all__ = [
     "KNN",
@@ -30,6 +30,8 @@ __all__ = [
 
 #: Values of a block of rows or of scores that are worked on at a time.
 BLOCK_VALUES = 2**23
+#: And of one that is gone through twice or in float64, which is faster within the caches.
+CACHED_VALUES = 2**16
 #: Rows that are compared with all samples at once, however many there are: fewer would only wait for memory.
 LEAST_ROWS = 64
 #: Columns whose products are summed in float32: the fewer, the closer is the bound of their rounding.
@@ -42,9 +44,11 @@ GROUP, GROUPS_PER_NEIGHBOUR = 64, 8
 MANY_CLASSES, MOST_COLUMNS = 256, 4096
 #: So many penalties and more on the same rows are solved by eigenvectors, fewer by a Cholesky factor each.
 EIGEN_ALPHAS = 16
+#: So many classes and more have their rows summed, which takes as long for any number of them.
+SUMMED_CLASSES = 24
 #: Part of the right side that solutions by products in float32 may leave, part of the solution that the last
 #: correction of them may be, and what products of few columns cost beside these.
-CORRECTED, SETTLED, THIN_COLUMNS = 1e-7, 3e-4, 8
+CORRECTED, SETTLED, THIN_COLUMNS = 1e-7, 3e-4, 4
 
 
 #: Of heads that may subtract the mean alone.
@@ -577,12 +581,15 @@ class RidgeClassifier(_LinearScores):
             own = Z if len(mine) == len(Z) else Z[mine]
             ridge = _Ridge(own, None if weights is None else weights[codes[members[0]]])
             if len(mine) <= Z.shape[1]:
-                known = common if common is None or own is Z else common[np.ix_(mine, mine)]
-                found = ridge.by_rows(hot, alphas, known)
+                found = ridge.by_rows(hot, alphas, common, mine)
             else:
                 found = ridge.by_columns(hot, alphas)
             for at, (coefficients, offset) in zip(members, found, strict=True):
                 heads[at]._take_binary(gain * coefficients.T, offset)
+
+
+#: What a pass over the rows finds beside its product: weights of the columns and the mean of the scores.
+_Passed = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 class _Ridge:
@@ -595,43 +602,55 @@ class _Ridge:
         self.roots = None if counts is None else np.sqrt(counts)[:, None]
 
     def by_rows(
-        self, hot: NDArray[np.float64], alphas: Sequence[float], known: NDArray[np.float64] | None
+        self,
+        hot: NDArray[np.float64],
+        alphas: Sequence[float],
+        known: NDArray[np.float64] | None,
+        mine: NDArray[np.int64],
     ) -> list[tuple[NDArray[Any], NDArray[np.float64]]]:
-        """Return weights (p, k) and offsets (k,) at each alpha; `known` products of rows are left alone."""
+        """Return weights (p, k) and offsets (k,) at each alpha.
+
+        `known` are the products of all rows of the sweep, of which the regressions' are `mine`.
+        """
         rows, roots, shares = self.rows, self.roots, self.shares
         level = shares @ hot
-        of_mean = np.empty(0)
+        of_mean: NDArray[Any] = np.empty(0)
 
-        def products(dtype: Any) -> NDArray[np.float64]:
+        def products(dtype: Any) -> NDArray[Any]:
             nonlocal of_mean
-            made = _products(rows, dtype) if known is None else known.copy()
-            of_mean = shares @ made
-            made -= of_mean
-            made -= (made @ shares)[:, None]
+            made: NDArray[Any] = _products(rows, dtype) if known is None else known[mine].take(mine, axis=1)
+            of_mean = shares.astype(dtype) @ made
+            made -= of_mean + (of_mean[:, None] - of_mean @ shares.astype(dtype))
             if roots is not None:
-                made *= roots * roots.T
+                made *= (roots * roots.T).astype(dtype)
             return made
 
         def outwards(X: NDArray[np.float64]) -> NDArray[np.float64]:
             scaled = X if roots is None else roots * X
             return scaled - np.outer(shares, scaled.sum(axis=0))
 
-        def times(X: NDArray[np.float64]) -> NDArray[np.float64]:
-            V, out = outwards(X), np.empty_like(X)
-            along = np.zeros((self.p, X.shape[1]))
-            for part in _parts(self.n, self.p):
-                along += rows[part].astype(np.float64).T @ V[part]
-            for part in _parts(self.n, self.p):
-                out[part] = rows[part].astype(np.float64) @ along
-            out -= shares @ out
-            return out if roots is None else roots * out
+        def times(X: NDArray[np.float64]) -> tuple[NDArray[np.float64], _Passed]:
+            V, out, weights = outwards(X), np.zeros_like(X), np.empty((self.p, X.shape[1]))
+            for columns in _parts(self.p, self.n, CACHED_VALUES):
+                block = rows[:, columns].astype(np.float64)
+                weights[columns] = block.T @ V
+                out += block @ weights[columns]
+            shift = shares @ out
+            out -= shift
+            return out if roots is None else roots * out, (weights, shift)
 
         right = hot - level if roots is None else roots * (hot - level)
         found = self._solved(products, right, alphas, times if known is None else None)
-        of_rows = np.stack([outwards(one) for one in found])  # (n_alphas, n, k)
+        if found[0][2] is not None:  # a correction is so small that float32 will do
+            result = []
+            for _, step, (weights, shift) in found:
+                dual = outwards(step)
+                result.append((weights + rows.T @ dual.astype(np.float32), level - shift - of_mean @ dual))
+            return result
+        of_rows = np.stack([outwards(one) for one, _, _ in found])  # (n_alphas, n, k)
         # of rows nearly alike that differ in class, large parts cancel: float32 would keep their rounding
         weights = np.empty((len(alphas), self.p, hot.shape[1]))
-        for columns in _parts(self.p, self.n):
+        for columns in _parts(self.p, self.n, CACHED_VALUES):
             weights[:, columns] = rows[:, columns].astype(np.float64).T @ of_rows
         return [(one, level - of_mean @ dual) for one, dual in zip(weights, of_rows, strict=True)]
 
@@ -641,71 +660,87 @@ class _Ridge:
         """Return the same from the products of columns."""
         rows, counts = self.rows, self.counts
         level = self.shares @ hot
-        weighted = counts[:, None] * (hot - level)
         mean, right = np.zeros(self.p), np.zeros((self.p, hot.shape[1]))
-        for part in _parts(self.n, self.p):
-            block = rows[part].astype(np.float64)
-            mean += self.shares[part] @ block
-            right += block.T @ weighted[part]
+        parts = _parts(self.n, self.p, CACHED_VALUES)
+        if hot.shape[1] < SUMMED_CLASSES:
+            weighted = counts[:, None] * (hot - level)
+            for part in parts:
+                block = rows[part].astype(np.float64)
+                mean += self.shares[part] @ block
+                right += block.T @ weighted[part]
+        else:
+            # with +1 in one column and -1 in the others, the sums of the rows of each class are all there is
+            codes = hot.argmax(axis=1)
+            ends = np.cumsum(np.bincount(codes, minlength=hot.shape[1]))
+            for code, own in enumerate(np.split(np.argsort(codes, kind="stable"), ends[:-1])):
+                right[:, code] = counts[own] @ rows[own].astype(np.float64)
+            mean = right.sum(axis=1)
+            right = 2 * right - np.outer(mean, 1 + level)
+            mean /= counts.sum()
 
-        def products(dtype: Any) -> NDArray[np.float64]:
+        def products(dtype: Any) -> NDArray[Any]:
             scaled = rows if self.roots is None else (rows * self.roots).astype(np.float32)
             made = _products(scaled.T, dtype)
-            made -= counts.sum() * np.outer(mean, mean)
+            made -= (counts.sum() * np.outer(mean, mean)).astype(dtype)
             return made
 
-        def times(X: NDArray[np.float64]) -> NDArray[np.float64]:
+        def times(X: NDArray[np.float64]) -> tuple[NDArray[np.float64], _Passed]:
             out, of_mean = np.zeros_like(X), mean @ X
-            for part in _parts(self.n, self.p):
+            for part in parts:
                 block = rows[part].astype(np.float64)
                 out += block.T @ ((block @ X - of_mean) * counts[part, None])
-            return out
+            return out, (X, of_mean)
 
-        found = self._solved(products, right, alphas, times)
+        found = [one + step for one, step, _ in self._solved(products, right, alphas, times)]
         return [(one, level - mean @ one) for one in found]
 
     def _solved(
         self,
-        products: Callable[[Any], NDArray[np.float64]],
+        products: Callable[[Any], NDArray[Any]],
         right: NDArray[np.float64],
         alphas: Sequence[float],
-        times: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None,
-    ) -> list[NDArray[np.float64]]:
-        """Return the solution of ``(products + alpha * I) x = right`` at each alpha.
+        times: Callable[[NDArray[np.float64]], tuple[NDArray[np.float64], _Passed]] | None,
+    ) -> list[tuple[NDArray[np.float64], Any, Any]]:
+        """Return the solution of ``(products + alpha * I) x = right`` at each alpha, as `_corrected` does.
 
         By products in float32, twice as fast, and `times`, which multiplies by those in float64 to correct
         the solution, where that costs less.
         """
-        corrections = 4 * (right.shape[1] + THIN_COLUMNS) * len(set(alphas))
-        if times is not None and len(set(alphas)) < EIGEN_ALPHAS and 4 * corrections < min(self.n, self.p):
+        corrections = 8 * (right.shape[1] + THIN_COLUMNS) * len(set(alphas))
+        if times is not None and len(set(alphas)) < EIGEN_ALPHAS and corrections < min(self.n, self.p):
             found = _corrected(products(np.float32), right, alphas, times)
             if found is not None:
                 return found
-        return _regularised(products(np.float64), right, alphas)
+        return [(x, 0.0, None) for x in _regularised(products(np.float64), right, alphas)]
 
 
-def _products(rows: NDArray[np.float32], dtype: Any = np.float64) -> NDArray[np.float64]:
-    """Return the products of rows with each other, of blocks of columns in `dtype`, summed in float64."""
+def _products(rows: NDArray[np.float32], dtype: Any = np.float64) -> NDArray[Any]:
+    """Return the products of rows with each other, in `dtype`."""
     n, p = rows.shape
-    products = np.zeros((n, n))
-    for columns in _parts(p, n):
+    first, *others = _parts(p, max(n, BLOCK_VALUES // PRODUCT_COLUMNS))
+    part = rows[:, first].astype(dtype, copy=False)
+    products: NDArray[Any] = part @ part.T
+    for columns in others:
         part = rows[:, columns].astype(dtype, copy=False)
         products += part @ part.T
     return products
 
 
 def _corrected(
-    products: NDArray[np.float64],
+    products: NDArray[np.float32],
     right: NDArray[np.float64],
     alphas: Sequence[float],
-    times: Callable[[NDArray[np.float64]], NDArray[np.float64]],
-) -> list[NDArray[np.float64]] | None:
-    """Return solutions as `_regularised` does, by a factor in float32; None where that is too far off."""
+    times: Callable[[NDArray[np.float64]], tuple[NDArray[np.float64], _Passed]],
+) -> list[tuple[NDArray[np.float64], Any, Any]] | None:
+    """Return solutions, by a factor in float32; None where that is too far off.
+
+    Each in two parts, the second of them small, and with what `times` made of the first.
+    """
     from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
-    found: dict[float, NDArray[np.float64]] = {}
+    found: dict[float, tuple[NDArray[np.float64], NDArray[np.float64], _Passed]] = {}
     for alpha in set(alphas):
-        matrix = products.astype(np.float32).T
+        matrix = products.T if len(set(alphas)) == 1 else products.copy().T
         matrix[np.diag_indices_from(matrix)] += np.float32(alpha)
         try:
             factor = cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False)
@@ -714,18 +749,19 @@ def _corrected(
         x = cho_solve(factor, right.astype(np.float32), check_finite=False).astype(np.float64)
         before, enough = (float(np.abs(right).max()) * part for part in (1.0, CORRECTED))
         while True:
-            residual = right - times(x) - alpha * x
+            product, passed = times(x)
+            residual = right - product - alpha * x
             error = float(np.abs(residual).max())
             if not error < before / 4:
                 return None
-            step = cho_solve(factor, residual.astype(np.float32), check_finite=False)
-            x += step
+            step = cho_solve(factor, residual.astype(np.float32), check_finite=False).astype(np.float64)
             # each correction leaves the same part; where columns nearly depend on each other, a small
             # residual is no small error
             if error * error / before <= enough and np.abs(step).max() <= SETTLED * np.abs(x).max():
                 break
             before = error
-        found[alpha] = x
+            x += step
+        found[alpha] = x, step, passed
     return [found[alpha] for alpha in alphas]
 
 
@@ -755,9 +791,9 @@ def _regularised(
     return [found[alpha] for alpha in alphas]
 
 
-def _parts(n: int, width: int) -> list[slice]:
-    """Cut `n` rows so that no part holds more than `BLOCK_VALUES` values of rows so wide."""
-    step = max(1, BLOCK_VALUES // width)
+def _parts(n: int, width: int, n_values: int = BLOCK_VALUES) -> list[slice]:
+    """Cut `n` rows so that no part holds more than `n_values` values of rows so wide."""
+    step = max(1, n_values // width)
     return [slice(first, min(n, first + step)) for first in range(0, n, step)]
 
 

@@ -154,6 +154,18 @@ def test_ridge_by_products_in_float32_is_corrected(monkeypatch, shape, alpha, we
     )
 
 
+@pytest.mark.parametrize("weight", [None, "balanced"])
+def test_ridge_of_many_classes(weight) -> None:
+    random = np.random.default_rng(0)
+    y = random.permutation(np.arange(400) % 90 % 50)  # some classes are twice as large
+    X = (random.normal(size=(50, 30))[y] + random.normal(size=(400, 30)) + 2).astype(np.float32)
+    head = RidgeClassifier(class_weight=weight, standardize=False, rotate=False).fit(X, y)
+    expected = SklearnRidge(class_weight=weight, solver="svd").fit(X.astype(np.float64), y)
+    np.testing.assert_allclose(
+        head.decision_function(X), expected.decision_function(X.astype(np.float64)), atol=1e-6
+    )
+
+
 def test_ridge_and_svm_of_an_image_twice_with_two_labels() -> None:
     random = np.random.default_rng(0)
     y = np.arange(40) % 4
