@@ -184,7 +184,7 @@ def _print_sizes(found: Sequence[Comparison], runs: dict[str, Run], format_: str
     curves = [one for comparison in found for one in comparison.curves]
     units, drawn = " or ".join(dict.fromkeys(one.unit for one in curves)), _draws(curves)
     about = f"{found[0].metric}{spelling(found[0].metric)[0]} by {units} per class: mean over the {drawn}"
-    about += f" ± half width of the {interval_of(curves)}" if sure else ""
+    about += f" ± half width of the {interval_of(curves)}{_or_ends(curves)}" if sure else ""
     rows = [[*map(printable, names), *line] for names, line in cells.items()]
     if format_ == "latex":
         typer.echo(_latex(columns, rows, n_names, best, f"{about}; bold: best by {ranked}"), nl=False)
@@ -267,7 +267,7 @@ def _print(comparison: Comparison, runs: dict[str, Run]) -> None:
     typer.echo(
         f"\n{comparison.metric}{spelling(comparison.metric)[0]}, {sizes}: {drawn}"
         + (
-            f" and half width of its {interval_of(comparison.curves)}"
+            f" and half width of its {interval_of(comparison.curves)}{_or_ends(comparison.curves)}"
             if sure
             else " (an interval takes 3 different draws)"
         )
@@ -312,12 +312,33 @@ def _rank(one: ComparedCurve, metric: str) -> str:
 
 
 def _mean(one: ComparedCurve, metric: str) -> str:
+    """Return a mean with the half width of its interval, or its ends where it is cut off.
+
+    Examples
+    --------
+    >>> from featbank.sweep import Fit, SweepResult, compare
+    >>> fits = [Fit("fc7", "ncm", None, 4, repeat, 8, 10, 0, top1=top1, val_top1=top1)
+    ...         for repeat, top1 in enumerate((0.875, 1.0, 1.0))]
+    >>> _mean(compare(SweepResult(fits)).curves[0], "top1")
+    '95.8 [77.9, 100.0]'
+    """
     _, factor, digits = spelling(metric)
     said = f"{factor * one.mean:.{digits}f}"
     if one.low is None or one.high is None:
         return said
-    # the wider side: the other may have been cut off at 0 or 100 %
-    return f"{said} ±{factor * max(one.high - one.mean, one.mean - one.low):.{digits}f}"
+    above = one.high - one.mean
+    if _is_uneven(one):
+        return f"{said} [{factor * one.low:.{digits}f}, {factor * one.high:.{digits}f}]"
+    return f"{said} ±{factor * above:.{digits}f}"
+
+
+def _is_uneven(one: ComparedCurve) -> bool:
+    """Say whether an interval is cut off at 0 or 100 %, where ± would promise more than there is."""
+    return one.low is not None and one.high is not None and abs(one.high + one.low - 2 * one.mean) > 1e-9
+
+
+def _or_ends(curves: Sequence[ComparedCurve]) -> str:
+    return " ([ends] where 0 or 100 % cuts it off)" if any(map(_is_uneven, curves)) else ""
 
 
 def _difference(one: ComparedCurve, metric: str) -> str:

@@ -47,9 +47,10 @@ QUASI_STEPS, QUASI_STEPS_32, MEMORY = 20, 40, 8
 NEAR = 1e-4
 #: Passes of all columns that are expected at least: what costs no more is made at once.
 EXPECTED_PASSES = 10
-#: How many times as many rows as columns there are where L-BFGS begins with factors; and how many times what
-#: the products cost is spent before they are made again.
-LIGHT, RENEWED = 3, 6
+#: How many times as many rows as columns there are where L-BFGS begins with factors (steps are halved, and
+#: each costs up to twice as much), how many times as many their products are made of, and after how many
+#: steps at least they are made again; how many times what they cost is spent before Newton's steps do so.
+LIGHT, SAMPLED, RENEWED, REMADE = 1, 4, 5, 6
 MAX_NEWTON_STEPS = 100
 #: Multiply-adds of a pass from which rows are rounded to bfloat16, too: torch, which multiplies these, is
 #: worth the second that importing it takes; and the most values that are rounded. Not fewer where torch is
@@ -70,12 +71,12 @@ LOOSE, FLOAT32_RESIDUAL = 0.5, 1e-10
 ENOUGH = 0.3
 #: Rows per block at least, and values of a block, of its logits at the most; numbers of rows times columns up
 #: to which they are taken in float64.
-BLOCK_ROWS, BLOCK_VALUES, FLOAT64_SIZE = 1024, 2**20, 2**22
+BLOCK_ROWS, BLOCK_VALUES, FLOAT64_SIZE = 256, 2**20, 2**22
 #: Columns below which logits are a product of rows and weights, and turned; from here on they are not turned.
 FEW_COLUMNS = 64
 #: Rows are expressed in their span up to this part of their length, up to this many, and where the passes
 #: expected, to a `tol` as loose as the second or not, cost more than the products of the rows.
-SPAN_PART, MAX_SPAN_ROWS, PASSES, LOOSE_PASSES, LOOSE_TOLERANCE = 0.5, 4096, 200, 25, 1e-6
+SPAN_PART, MAX_SPAN_ROWS, PASSES, LOOSE_PASSES, LOOSE_TOLERANCE = 0.5, 4096, 200, 15, 1e-6
 #: How many times as large as those of their own rows the products of all rows of several problems may be, for
 #: these to go together.
 JOINED = 1.5
@@ -84,7 +85,7 @@ MAX_FACTOR_COLUMNS, FACTOR_BYTES = 6144, 512 * 2**20
 #: Columns times rows, and times features, of the problems that run together; the rest wait. Several arrays of
 #: the first size are held at a time, and `MEMORY` pairs of steps of the second.
 MAX_TOGETHER, MAX_UNKNOWNS = 2**23, 2**22
-#: Columns times rows up to which rows are rounded.
+#: Columns times rows up to which steps of L-BFGS are of rounded rows.
 MAX_ROUNDED_LOGITS = 2**26
 #: Multiply-adds of a pass below which it has one thread.
 MIN_SHARED_PASS = 2**27
@@ -95,7 +96,7 @@ F64 = NDArray[np.float64]
 F32 = NDArray[np.float32]
 Float = NDArray[np.floating[Any]]
 Loss = Literal["softmax", "logistic", "hinge"]
-#: Solves Hessian x step = gradient, about: of weights (p, K, n_features) and intercepts (p, K).
+#: Solves Hessian x step = gradient, about: of weights (p, m, K, n_features) and intercepts (p, m, K).
 Metric = Callable[[Float, Float], tuple[Float, Float]]
 
 
@@ -176,7 +177,7 @@ def _solve_together(
     in_span: bool,
 ) -> list[Optimum]:
     """Solve problems in the span of their rows, or in the columns of `Z`."""
-    union = np.unique(np.concatenate([one.rows for one in problems]))
+    union = _union(problems, len(Z))
     if in_span:
         with one_core_if(len(union) ** 2 * int(Z.shape[1]) < MIN_SHARED_SPAN):
             span = _Span(Z if len(union) == len(Z) else Z[union], tol >= LOOSE_TOLERANCE)
@@ -191,6 +192,14 @@ def _solve_together(
     if isinstance(A, np.ndarray) and A.size <= FLOAT64_SIZE and tol < LOOSE_TOLERANCE:
         A = A.astype(np.float64)
     return _run(_Fit(A, problems, loss, tol), start)
+
+
+def _union(problems: Sequence[Problem], n: int) -> NDArray[np.int64]:
+    """Return which of `n` rows any problem has."""
+    any_ = np.zeros(n, dtype=bool)
+    for one in problems:
+        any_[one.rows] = True
+    return np.flatnonzero(any_)
 
 
 def _run(fit: _Fit, start: Sequence[Optimum] | None) -> list[Optimum]:
@@ -218,12 +227,12 @@ def _sizes_in_span(problems: Sequence[Problem], width: int, tol: float) -> set[i
     columns: dict[bytes, int] = {}
     for one in problems:
         columns[one.rows.tobytes()] = columns.get(one.rows.tobytes(), 0) + one.n_columns
-    # a few columns cost as much as eight
-    most = min(SPAN_PART * width, MAX_SPAN_ROWS)
+    # what is saved of each column; a few of the problems' columns cost as much as eight
     return {
-        len(one.rows)
+        n
         for one in problems
-        if len(one.rows) <= min(most, passes * (columns[one.rows.tobytes()] + 8))
+        if (n := len(one.rows)) <= min(SPAN_PART * width, MAX_SPAN_ROWS)
+        and n * width <= passes * (columns[one.rows.tobytes()] + 8) * (width - n)
     }
 
 
@@ -246,6 +255,8 @@ def _sharing(problems: Mapping[int, Problem]) -> list[list[int]]:
     groups: dict[bytes, list[int]] = {}
     for at, one in problems.items():
         groups.setdefault(one.rows.tobytes(), []).append(at)
+    if len(groups) == 1:
+        return [*groups.values()]
     every = np.unique(np.concatenate([problems[members[0]].rows for members in groups.values()]))
     own = np.mean([len(problems[members[0]].rows) ** 2 for members in groups.values()])
     return [[*problems]] if len(every) ** 2 <= JOINED * own else [*groups.values()]
@@ -355,29 +366,24 @@ def _softmax_terms(L: Float, targets: NDArray[np.int64]) -> tuple[F64, Float, Fl
     return losses, D, P
 
 
-def _hinge_terms(L: Float, targets: NDArray[np.int64]) -> tuple[F64, Float, Float]:
-    """Return the same of squared hinges; in place of probabilities the second derivative."""
-    sign = (2 * targets - 1).astype(L.dtype)[:, None]
+def _hinge_terms(L: Float, signs: F32) -> tuple[F64, Float, Float]:
+    """Return the same of squared hinges; in place of probabilities whether a row bends."""
+    sign = signs[:, None]
     short = np.maximum(1 - sign * L, 0)
-    return (short[:, 0].astype(np.float64)) ** 2, -2 * sign * short, 2 * (short > 0).astype(L.dtype)
+    return (short[:, 0].astype(np.float64)) ** 2, -2 * sign * short, (short > 0).astype(L.dtype)
 
 
-def _logistic_terms(L: Float, targets: NDArray[np.int64]) -> tuple[F64, Float, Float]:
-    """Return the same of log-losses of two classes with one column."""
-    sign = (2 * targets - 1).astype(L.dtype)[:, None]
-    margin = sign * L
-    small = np.exp(-np.abs(margin))
-    # in float64, of which the logarithm takes less time than log1p of float32
-    losses = np.log(1 + small[:, 0].astype(np.float64)) - np.minimum(margin[:, 0], 0)
-    total = 1 + small
-    wrong = np.where(margin > 0, small, 1) / total
-    small /= total
-    small /= total
-    sign *= wrong
-    return losses, np.negative(sign, out=sign), small
+def _logistic_terms(L: Float, signs: F32) -> tuple[Float, Float, Float]:
+    """Return the same of log-losses of two classes with one column; of probabilities the smaller."""
+    sign = signs[:, None]
+    L *= sign
+    P = np.exp(-np.abs(L))
+    losses = np.log1p(P[:, 0]) - np.minimum(L[:, 0], 0)
+    P /= 1 + P
+    return losses, sign * np.where(L > 0, -P, P - 1), P
 
 
-_TERMS: dict[Loss, Callable[[Float, NDArray[np.int64]], tuple[F64, Float, Float]]] = {
+_TERMS: dict[Loss, Callable[[Float, Any], tuple[Float, Float, Float]]] = {
     "softmax": _softmax_terms,
     "logistic": _logistic_terms,
     "hinge": _hinge_terms,
@@ -410,14 +416,18 @@ class _Fit:
         self.K = problems[0].n_columns
         self.C = np.array([one.C for one in problems])
         self.counts = np.array([len(one.rows) for one in problems])
-        self.targets = np.zeros((p, n), dtype=np.int64)
+        #: Class numbers, or -1 and 1.
+        self.targets = np.zeros((p, n), dtype=np.int64 if self.softmax else np.float32)
         weighted = any(one.weights is not None for one in problems)
-        self.weights = np.zeros((p, n), dtype=np.float64 if weighted else np.float32)
-        for at, one in enumerate(problems):
-            self.targets[at, one.rows] = one.targets
-            self.weights[at, one.rows] = 1.0 if one.weights is None else one.weights[one.targets]
         #: Whether each row counts once in every problem.
         self.whole = bool((self.counts == n).all()) and not weighted
+        self.weights = np.zeros((p, 0 if self.whole else n), dtype=np.float64 if weighted else np.float32)
+        for at, one in enumerate(problems):
+            self.targets[at, one.rows] = one.targets if self.softmax else 2 * one.targets - 1
+            if not self.whole:
+                self.weights[at, one.rows] = 1.0 if one.weights is None else one.weights[one.targets]
+        #: What belongs to the problems of the last call of `own`.
+        self.owned: tuple[NDArray[np.int64], F64, F64, Any, Float] | None = None
         self.exact = isinstance(A, np.ndarray) and A.dtype == np.float64
         # few unknowns: Newton's equations are made and solved, from the first step on
         work = n * int(A.shape[1]) ** 2 * p * (1 if loss == "hinge" else 4)  # far from all rows bend a hinge
@@ -426,9 +436,14 @@ class _Fit:
         self.A32 = A.astype(np.float32) if self.exact else A
         self.scale = _Preconditioner(self.A32, n, p, self.K)
         self.rounded = _round_rows(self.A32, p * self.K)
+        #: Whether steps of L-BFGS, too, are of rounded rows: logits are then held several times.
+        self.holds_logits = self.rounded is not None and n * p * self.K <= MAX_ROUNDED_LOGITS
         self.penalty = 1.0 if loss == "hinge" else 0.0  # of intercepts
-        #: By problem, strength and diagonal when products were last made.
-        self.measured: dict[int, tuple[Any, Any]] = {}
+        #: What the last Newton step gained, and that by the squared length of its gradient, which the
+        #: preconditioner tells: it says without a pass that the next one gains nothing.
+        self.gains, self.worth = np.full((2, p), np.inf)
+        #: What `scaled` returned when `metric` was last renewed.
+        self.strength, self.bent = np.empty(p), np.empty((p, self.K))
 
     def run(self, start: Sequence[Optimum] | None) -> list[Optimum]:
         """Return the optimum of each problem; those that have come there leave the others."""
@@ -453,42 +468,45 @@ class _Fit:
         objective, P, gW, gb, L = self.evaluate(live, W, b, exactly=not n_quasi)
         rough = np.full(p, self.exact and n_quasi > 0)  # whose gradient is of rounded rows
         for step in range(n_quasi + MAX_NEWTON_STEPS + 1):
-            C = self.C[live]
             error = self.largest(live, gW, gb)
             if self.exact and step < n_quasi and error.max() <= NEAR:
                 n_quasi = step
-            due = (error <= self.tol) | (step >= n_quasi)
-            if self.rounded is not None:
-                due |= step % ROUNDED_STEPS == 0
-            again = np.flatnonzero(rough & due)
-            if len(again):
-                found = self.evaluate(live[again], W[again], b[again], exactly=True)
-                objective[again], P[again], gW[again], gb[again] = found[:4]
-                if self.rounded is not None:
-                    L[again] = found[4]
-                error[again] = self.largest(live[again], gW[again], gb[again])
-                rough[again] = False
-            done = error <= self.tol + self.rounding(live, W)
-            if not self.exact:
-                done |= (gain <= FLOAT32_GAIN * C) | ((gain > gained / 4) & (gain <= FLOAT32_NOISE * C))
+            if rough.any():
+                due = (error <= self.tol) | (step >= n_quasi)
+                if self.holds_logits:
+                    due |= step % ROUNDED_STEPS == 0
+                again = np.flatnonzero(rough & due)
+                if len(again):
+                    found = self.evaluate(live[again], W[again], b[again], exactly=True)
+                    objective[again], P[again], gW[again], gb[again] = found[:4]
+                    if self.holds_logits:
+                        L[again] = found[4]
+                    error[again] = self.largest(live[again], gW[again], gb[again])
+                    rough[again] = False
+            reached = done = error <= self.tol + self.rounding(live, W)
+            if not self.exact and step > n_quasi:
+                C = self.own(live)[0]
+                done = done | (gain <= FLOAT32_GAIN * C) | ((gain > gained / 4) & (gain <= FLOAT32_NOISE * C))
             last = step == n_quasi + MAX_NEWTON_STEPS
-            for at in range(len(live)) if last else np.flatnonzero(done).tolist():
-                shift = b[at].mean() if self.softmax else 0.0
-                out[int(live[at])] = Optimum(
-                    W[at].T.copy(), b[at] - shift, step, bool(done[at]), float(error[at])
-                )
-            if done.all() or last:
-                break
-            if done.any():
+            if last or done.any():
+                # of a tolerance that float32 can keep, that nothing is gained any more is not enough
+                reached = reached if self.tol >= LOOSE_TOLERANCE else done
+                for at in range(len(live)) if last else np.flatnonzero(done).tolist():
+                    shift = b[at].mean() if self.softmax else 0.0
+                    out[int(live[at])] = Optimum(
+                        W[at].T.copy(), b[at] - shift, step, bool(reached[at]), float(error[at])
+                    )
+                if last or done.all():
+                    break
                 on = ~done
-                live, C, error, before, objective = live[on], C[on], error[on], before[on], objective[on]
+                live, error, before, objective = live[on], error[on], before[on], objective[on]
                 gain, rough = gain[on], rough[on]
                 W, b, gW, gb, P = W[on], b[on], gW[on], gb[on], P[on]
-                L = L[on] if self.rounded is not None else L
+                L = L[on] if self.holds_logits else L
                 past.keep(on)
             quasi = step < n_quasi
             if quasi:
-                dW, db = past.next(gW, gb, self.metric(live, P))
+                dW, db = past.next(gW, gb, self.metric(live, P, step))
             else:
                 # float32 leads no further where the error does not shrink
                 precise = self.exact and bool((error > before).any() and error.max() < 1e-6)
@@ -498,40 +516,45 @@ class _Fit:
                     dW, db = self.newton_step(live, P, gW, gb, error, precise)
                 before = error
             P = np.empty(0, np.float32)  # of many classes it is most of the memory, and made anew
-            slope = _dot(gW, dW) + (gb * db).sum(axis=1)
-            gained = gain
-            gain = np.full(len(live), np.inf) if quasi else -slope
-            length = np.ones(len(live))
+            slope = _dot(gW, dW) + _dot(gb, db)
+            if not quasi:
+                gained, gain = gain, -slope
             here = gW, gb
-            rounded = self.rounded is not None and quasi and error.max() > ROUNDED_ERROR
+            rounded = self.holds_logits and quasi and error.max() > ROUNDED_ERROR
             logits = L
             tried, P, gW, gb, L = self.moved(live, W, b, logits, dW, db, not quasi, rounded)
-            while True:
-                # near the optimum the objective is flat to rounding; a full step is right there
-                flat = (1e-12 if self.exact and not quasi else 1e-7) * np.abs(objective)
-                short = np.flatnonzero((tried > objective + 1e-4 * length * slope + flat) & (length > 1e-10))
-                if not len(short):
-                    break
-                length[short] /= 2
-                by = length[short, None]
-                shorter = by[:, :, None] * dW[short], by * db[short]
+            # near the optimum the objective is flat to rounding; a full step is right there
+            most = objective + (1e-12 if self.exact and not quasi else 1e-7) * np.abs(objective)
+            length = 1.0
+            while len(short := np.flatnonzero(tried > most + 1e-4 * length * slope)) and length > 1e-10:
+                # those that are short were so before
+                length /= 2
+                dW[short] /= 2
+                db[short] /= 2
                 found = self.moved(
-                    live[short], W[short], b[short], logits[short], *shorter, not quasi, rounded
+                    live[short], W[short], b[short], logits[short], dW[short], db[short], not quasi, rounded
                 )
                 tried[short], P[short], gW[short], gb[short] = found[:4]
-                if self.rounded is not None:
+                if self.holds_logits:
                     L[short] = found[4]
-            dW, db = length[:, None, None] * dW, length[:, None] * db
             W, b, objective = W + dW, b + db, tried
             if quasi:
                 rough[:] = rounded or self.exact
                 past.add(dW, db, gW - here[0], gb - here[1])
         return [out[at] for at in range(p)]
 
+    def own(self, live: NDArray[np.int64]) -> tuple[F64, F64, Any, Float]:
+        """Return C, C times the number of rows, targets and weights; mostly of the problems of last time."""
+        if self.owned is None or self.owned[0] is not live:
+            every = len(live) == len(self.C)
+            of_rows = (self.targets, self.weights) if every else (self.targets[live], self.weights[live])
+            self.owned = (live, self.C[live], (self.C * self.counts)[live], *of_rows)
+        return self.owned[1:]
+
     def largest(self, live: NDArray[np.int64], gW: F64, gb: F64) -> F64:
         """Return the largest part of the gradient of the mean loss."""
-        scale = self.C[live] * self.counts[live]
-        largest: F64 = np.maximum(np.abs(gW).max(axis=(1, 2)), np.abs(gb).max(axis=1)) / scale
+        scale = self.own(live)[1]
+        largest: F64 = np.maximum(np.abs(gW).reshape(len(gW), -1).max(axis=1), np.abs(gb).max(axis=1)) / scale
         if self.span is not None:
             # a look at the columns costs half a pass: only when the length says that it may be time
             size = np.sqrt(_dot(gW, gW) / (self.span.rows.shape[1] * self.K)) / scale
@@ -546,15 +569,10 @@ class _Fit:
         """Return what rounding leaves of the gradient of the mean loss in float64."""
         if not self.exact:
             return 0.0
-        C = self.C[live]
+        C, scale, *_ = self.own(live)
         size = np.sqrt(_dot(W, W)) + C * np.sqrt(self.scale.total)
-        noise: F64 = ROUNDINGS * np.finfo(np.float64).eps * size / (C * self.counts[live])
+        noise: F64 = ROUNDINGS * np.finfo(np.float64).eps * size / scale
         return noise
-
-    def penalised(self, live: NDArray[np.int64], W: F64, b: F64, losses: F64) -> F64:
-        """Return the objective."""
-        squares: F64 = _dot(W, W) + self.penalty * (b * b).sum(axis=1)
-        return 0.5 * squares + self.C[live] * losses
 
     def moved(
         self,
@@ -587,37 +605,40 @@ class _Fit:
             T += L[:, :, rows]
             logits[:, :, rows] = T
             loss, D, P[:, :, rows] = self.terms(live, T, rows)
-            losses += loss.sum(axis=1)
+            losses += loss.sum(axis=1, dtype=np.float64)
             sums += D.sum(axis=2, dtype=np.float64)
             back += rounded.back(D.reshape(p * K, -1), rows)
         return *self.summed(live, W, b, P, losses, sums, back), logits
 
-    def terms(self, live: NDArray[np.int64], L: Float, rows: slice) -> tuple[F64, Float, Float]:
-        """Return losses, derivatives and second derivatives by the logits `L`, which are overwritten."""
-        every = len(live) == len(self.C)
-        loss, D, P = _TERMS[self.loss](L, self.targets[:, rows] if every else self.targets[live, rows])
+    def terms(self, live: NDArray[np.int64], L: Float, rows: slice) -> tuple[Float, Float, Float]:
+        """Return losses, derivatives and probabilities by the logits `L`, which are overwritten."""
+        _, _, targets, weights = self.own(live)
+        loss, D, P = _TERMS[self.loss](L, targets[:, rows])
         if not self.whole:
-            weights = self.weights[:, rows] if every else self.weights[live, rows]
-            loss *= weights
-            D *= weights[:, None]
+            loss *= weights[:, rows]
+            D *= weights[:, None, rows]
         return loss, D, P
 
     def summed(
         self, live: NDArray[np.int64], W: F64, b: F64, P: F32, losses: F64, sums: F64, back: F64
     ) -> tuple[F64, F32, F64, F64]:
-        """Return objective, second derivatives and gradients from sums over rows."""
+        """Return objective, probabilities and gradients from sums over rows."""
         self.scale.spend(len(back))
-        C = self.C[live]
-        gW = W + C[:, None, None] * back.reshape(W.shape)
-        return self.penalised(live, W, b, losses), P, gW, self.penalty * b + C[:, None] * sums
+        C = self.own(live)[0]
+        objective = 0.5 * _dot(W, W) + C * losses
+        gb = C[:, None] * sums
+        if self.penalty:
+            objective += 0.5 * self.penalty * _dot(b, b)
+            gb += self.penalty * b
+        return objective, P, W + C[:, None, None] * back.reshape(W.shape), gb
 
     def evaluate(
         self, live: NDArray[np.int64], W: F64, b: F64, *, exactly: bool
     ) -> tuple[F64, F32, F64, F64, F32]:
-        """Return objective, second derivatives, gradients (p, K, n_features) and (p, K), and logits.
+        """Return objective, probabilities, gradients (p, K, n_features) and (p, K), and logits.
 
-        The last are of use with rounded rows, and without such empty. In float64 where that is asked for and
-        rows are few.
+        The last are of use where steps are of rounded rows, and else empty. In float64 where that is asked
+        for and rows are few.
         """
         p, K, r = W.shape
         A = self.A if exactly else self.A32
@@ -626,14 +647,14 @@ class _Fit:
         losses, sums, back = np.zeros(p), np.zeros((p, K)), np.zeros((p * K, r))
         n = int(A.shape[0])
         P = np.empty((p, K, n), dtype=np.float32)
-        logits = np.empty((p, K, 0 if self.rounded is None else n), dtype=np.float32)
+        logits = np.empty((p, K, n if self.holds_logits else 0), dtype=np.float32)
         for rows, block in _blocks(A, p * K):
             L = _forward(flat, block).reshape(p, K, len(block))
             L += offsets
-            if self.rounded is not None:
+            if self.holds_logits:
                 logits[:, :, rows] = L
             loss, D, P[:, :, rows] = self.terms(live, L, rows)
-            losses += loss.sum(axis=1)
+            losses += loss.sum(axis=1, dtype=np.float64)
             sums += D.sum(axis=2, dtype=np.float64)
             back += D.reshape(p * K, len(block)) @ block
         return *self.summed(live, W, b, P, losses, sums, back), logits
@@ -646,7 +667,9 @@ class _Fit:
         steps = np.empty((p, r + 1))
         ones = np.concatenate([np.ones(r), [self.penalty + 1e-12]])
         for at, number in enumerate(live):
-            bend = P[at, 0].astype(np.float64) * self.weights[number] * self.C[number]
+            bend = self.bend(P[at, 0].astype(np.float64)) * self.C[number]
+            if not self.whole:
+                bend *= self.weights[number]
             used = np.flatnonzero(bend)
             rows = np.empty((len(used), r + 1))
             roots = np.sqrt(bend[used])[:, None]
@@ -658,21 +681,25 @@ class _Fit:
             steps[at] = cho_solve(factor, -np.append(gW[at, 0], gb[at]), check_finite=False)
         return steps[:, None, :-1], steps[:, -1:]
 
+    def bend(self, P: Float) -> Float:
+        """Return second derivatives by the logits one by one."""
+        return 2 * P if self.loss == "hinge" else P * (1 - P)
+
     def spread(self, live: NDArray[np.int64], P: F32) -> tuple[F32, F64]:
         """Return how much each row bends the loss, (p, n_rows), and how much each column is bent, (p, K)."""
         p, K, n = P.shape
         of_rows, of_columns = np.empty((p, n), dtype=np.float32), np.zeros((p, K))
         for rows in _parts(n, p * K):
-            part = P[:, :, rows] * (1 - P[:, :, rows]) if self.softmax else P[:, :, rows].copy()
+            part = self.bend(P[:, :, rows])
             if not self.whole:
-                part *= self.weights[live, rows][:, None].astype(np.float32, copy=False)
+                part *= self.own(live)[3][:, None, rows].astype(np.float32, copy=False)
             of_rows[:, rows] = part.sum(axis=1)
             of_columns += part.sum(axis=2, dtype=np.float64)
         return of_rows, of_columns
 
     def scaled(self, live: NDArray[np.int64], V: F64) -> tuple[F64, F64]:
         """Return, of sums of the spread (p, K), strength and diagonal for `_Preconditioner`."""
-        C = self.C[live]
+        C = self.own(live)[0]
         # at even probabilities this is the Hessian itself
         strength = C * V.sum(axis=1) / (max(self.K - 1, 1) * self.targets.shape[1])
         return strength, self.penalty + C[:, None] * V * (1 + 1e-6) + C[:, None] * 1e-12 + 1e-30
@@ -684,20 +711,20 @@ class _Fit:
         """
         return b - b.mean(axis=1, keepdims=True) if self.softmax else b
 
-    def metric(self, live: NDArray[np.int64], P: F32) -> Metric | None:
-        """Return what about solves Hessian x = gradient, once that costs no more than the steps it saves."""
-        if not self.scale.light or (self.scale.products is None and not self.scale.affordable):
+    def metric(self, live: NDArray[np.int64], P: F32, step: int) -> Metric | None:
+        """Return what about solves Hessian x = gradient, where it costs no more than the steps it saves."""
+        if not self.scale.light:
             return None
-        if self.scale.affordable or not self.measured:  # else as it was: `_Steps` finds the length of a step
+        if step % RENEWED == 0 and (step == 0 or self.scale.spent >= self.scale.price_of_sample):
             of_rows, of_columns = self.spread(live, P)
-            self.scale.due(of_rows)
-            self.measured |= dict(
-                zip(live.tolist(), zip(*self.scaled(live, of_columns), strict=True), strict=True)
-            )
-        strength, Mb = map(np.array, zip(*(self.measured[at] for at in live.tolist()), strict=True))
+            self.scale.spent = 0.0
+            self.scale.make(of_rows, sampled=True)
+            self.strength[live], self.bent[live] = self.scaled(live, of_columns)
+        strength, Mb = self.strength[live], self.bent[live]
 
-        def apply(gW: F32, gb: F32) -> tuple[Float, F64]:
-            return self.scale.apply(strength, gW), gb / Mb
+        def apply(gW: Float, gb: Float) -> tuple[Float, F64]:
+            p, m, K, r = gW.shape
+            return self.scale.apply(strength, gW.reshape(p, m * K, r)).reshape(gW.shape), gb / Mb[:, None]
 
         return apply
 
@@ -708,16 +735,15 @@ class _Fit:
         dtype: Any = np.float64 if precise else np.float32
         A = self.A if precise else self.A32
         p, K, r = gW.shape
-        weights = None if self.whole else self.weights[live]
+        C, _, _, weights = self.own(live)
         of_rows, of_columns = self.spread(live, P)
-        C = self.C[live]
         strength, Mb = self.scaled(live, of_columns)
         self.scale.due(of_rows)
         Mb = Mb.astype(dtype)
         likeliest = np.zeros((p, P.shape[2]), dtype=np.int64)
         for rows in _parts(P.shape[2], p * K) if self.softmax else ():
             likeliest[:, rows] = P[:, :, rows].argmax(axis=1)
-        P = P.astype(dtype, copy=False)
+        P = P.astype(dtype, copy=False) if self.softmax else self.bend(P.astype(dtype))
         size = np.sqrt(_dot(gW, gW) + (gb * gb).sum(axis=1))
         rW, rb = (gW / -size[:, None, None]).astype(dtype), self.centred((gb / -size[:, None]).astype(dtype))
         outW, outb = np.zeros(gW.shape), np.zeros(gb.shape)
@@ -727,13 +753,18 @@ class _Fit:
         pW, pb = zW.copy(), zb.copy()
         rz = _dot(rW, zW) + (rb * zb).sum(axis=1, dtype=np.float64)
         # quadratic convergence asks for a residual that shrinks with the gradient
-        part = np.maximum(np.minimum(LOOSE, np.sqrt(error * 100)), ENOUGH * self.tol / error)
+        part = np.maximum(np.minimum(LOOSE, np.sqrt(error * 50 * max(self.K, 2))), ENOUGH * self.tol / error)
         rounded = None if precise else self.rounded
         if rounded is not None:
             part = np.maximum(part, ROUNDED_RESIDUAL)
         goal = part**2 * rz
         if not precise:
             goal = np.maximum(goal, FLOAT32_RESIDUAL * rz)
+        length = rz * size**2
+        if not self.exact:
+            expected = self.worth[live] * length
+            noise = (expected > self.gains[live] / 4) & (expected <= FLOAT32_NOISE * C)
+            goal[(expected <= FLOAT32_GAIN * C) | noise] = np.inf
         c32 = C.astype(dtype)[:, None]
         for _ in range(MAX_CG_STEPS):
             open_ = (rz > goal) & (rz > 0)
@@ -746,7 +777,7 @@ class _Fit:
                 on, rz, goal, c32, Mb, strength = (one[open_] for one in (on, rz, goal, c32, Mb, strength))
                 dW, rW, pW, P, likeliest = (one[open_] for one in (dW, rW, pW, P, likeliest))
                 db, rb, pb = db[open_], rb[open_], pb[open_]
-                weights = None if weights is None else weights[open_]
+                weights = weights if self.whole else weights[open_]
             q = len(on)
             back, hb = np.zeros((q * K, r), dtype=dtype), np.zeros((q, K), dtype=dtype)
             flat = pW.reshape(q * K, r)
@@ -758,7 +789,7 @@ class _Fit:
                     _bend_softmax(T, P[:, :, rows], likeliest[:, rows])
                 else:
                     T *= P[:, :, rows]
-                if weights is not None:
+                if not self.whole:
                     T *= weights[:, None, rows]
                 hb += T.sum(axis=2)
                 T = T.reshape(q * K, -1)
@@ -788,7 +819,10 @@ class _Fit:
             pb = zb + beta * pb
         for left in range(len(on)):
             outW[on[left]], outb[on[left]] = dW[left], db[left]
-        return outW * size[:, None, None], outb * size[:, None]
+        dW, db = outW * size[:, None, None], outb * size[:, None]
+        self.gains[live] = -(_dot(gW, dW) + _dot(gb, db))
+        self.worth[live] = self.gains[live] / length
+        return dW, db
 
 
 class _Steps:
@@ -799,102 +833,74 @@ class _Steps:
 
     References
     ----------
-    Chen, Wang, Zhou, "Large-scale L-BFGS using MapReduce", 2014, algorithm 3: all scalar products at once.
+    Byrd, Nocedal, Schnabel, "Representations of quasi-Newton matrices and their use in limited memory
+    methods", 1994: both loops over the steps as products with the inverse of one triangle.
     """
 
     def __init__(self, constant: float) -> None:
         self.constant = constant
-        self.order: list[int] = []  # places, the oldest first
-        #: (n_problems, 2 * MEMORY, n_unknowns): steps, then changes.
-        self.rows: F32 = np.empty((0, 0, 0), dtype=np.float32)
-        self.products: F64 = np.empty((0, 0, 0))
+        self.count = 0
+        #: (n_problems, MEMORY, n_unknowns), the newest in the place of the oldest.
+        self.steps: F32 = np.empty((0, 0, 0), dtype=np.float32)
+        self.changes: F32 = self.steps
+        #: Products of each step with its own change; and, inverted, the triangle of those with its own and
+        #: later ones. Both are 0 in places that are empty.
+        self.curvature: F64 = np.empty((0, 0))
+        self.inverse: F64 = np.empty((0, 0, 0))
 
     def keep(self, on: NDArray[np.bool_]) -> None:
         """Forget the other problems."""
-        if self.order:
-            self.rows, self.products = self.rows[on], self.products[on]
+        if self.count:
+            self.steps, self.changes = self.steps[on], self.changes[on]
+            self.curvature, self.inverse = self.curvature[on], self.inverse[on]
 
     def add(self, dW: F64, db: F64, yW: F64, yb: F64) -> None:
         """Remember a step and the change of the gradient."""
         step, change = _in_rows(dW, db / self.constant), _in_rows(yW, yb * self.constant)
-        if not self.order:
+        if not self.count:
             p, n = step.shape
-            self.rows = np.zeros((p, 2 * MEMORY, n), dtype=np.float32)
-            self.products = np.zeros((p, 2 * MEMORY, 2 * MEMORY))
-        at = len(self.order) if len(self.order) < MEMORY else self.order.pop(0)
-        self.order.append(at)
-        self.rows[:, at], self.rows[:, MEMORY + at] = step, change
-        places = [at, MEMORY + at]
-        across = self.rows @ self.rows[:, places].transpose(0, 2, 1)
-        self.products[:, :, places], self.products[:, places] = across, across.transpose(0, 2, 1)
+            self.steps, self.changes = np.zeros((2, p, MEMORY, n), dtype=np.float32)
+            self.curvature, self.inverse = np.zeros((p, MEMORY)), np.zeros((p, MEMORY, MEMORY))
+        at, self.count = self.count % MEMORY, self.count + 1
+        self.inverse[:, at] = 0
+        curved = np.vecdot(step, change).astype(np.float64)
+        if not (curved > 0).all():  # where rounding left no curvature the step says nothing
+            lost = ~(curved > 0)
+            step[lost] = change[lost] = curved[lost] = 0
+        self.steps[:, at], self.changes[:, at], self.curvature[:, at] = step, change, curved
+        # as a triangle grows by a column
+        over = 1 / np.where(curved > 0, curved, np.inf)[:, None]
+        across = self.inverse @ (self.steps @ change[:, :, None])
+        self.inverse[:, :, at] = -across[:, :, 0] * over
+        self.inverse[:, at, at] = over[:, 0]
 
     def next(self, gW: F64, gb: F64, metric: Metric | None = None) -> tuple[F64, F64]:
         """Return the step from gradients (p, K, n_features), (p, K)."""
         p, K, r = gW.shape
-        g = _in_rows(gW, gb * self.constant)
-        taken, along = self._taken(g)
-        q = g if taken is None else g + (taken.astype(np.float32)[:, None] @ self.rows)[:, 0]
+        q = _in_rows(gW, gb * self.constant)
+        if self.count:
+            taken = self.inverse @ (self.steps @ q[:, :, None])
+            q -= (taken.astype(np.float32).transpose(0, 2, 1) @ self.changes)[:, 0]
+        at = (self.count - 1) % MEMORY
+        z, newest = q, self.changes[:, at] if self.count else q
+        through = newest
         if metric is not None:
-            z = self._through(metric, q, K)
-            if self.order:  # as long as the last step says: the metric is of probabilities that are even
-                newest = MEMORY + self.order[-1]
-                change = self.rows[:, newest]
-                curved = self.products[:, self.order[-1], newest]
-                length = np.vecdot(change, self._through(metric, change, K))
-                z *= np.where(curved > 0, curved / length, 1.0).astype(np.float32)[:, None]
-            along = self._products_with(z)
-        elif taken is None:
-            z = q / np.sqrt(np.vecdot(q, q))[:, None]
-        else:
-            newest = MEMORY + self.order[-1]
-            curved, length = self.products[:, self.order[-1], newest], self.products[:, newest, newest]
-            # where rounding left no curvature, downhill as it is
-            gamma = np.where(curved > 0, curved / length, 1.0)[:, None]
-            z = gamma.astype(np.float32) * q
-            along = gamma * (along + (self.products @ taken[:, :, None])[:, :, 0])
-        if taken is not None:
-            z += (self._given(taken, along).astype(np.float32)[:, None] @ self.rows)[:, 0]
+            both = np.stack([q, newest], axis=1) if self.count else q[:, None]
+            zW, zb = metric(both[..., : K * r].reshape(p, -1, K, r), both[..., K * r :] / self.constant)
+            both = np.concatenate([zW.reshape(p, -1, K * r), zb / self.constant], axis=2, dtype=np.float32)
+            z, through = both[:, 0], both[:, -1]
+        if self.count:
+            # as long as the last step says: a metric is of probabilities that are even
+            length = np.vecdot(newest, through)
+            known = length > 0
+            z *= np.where(known, self.curvature[:, at] / np.where(known, length, 1), 1)[:, None]
+            rest = self.curvature[:, :, None] * taken - self.changes @ z[:, :, None]
+            given = self.inverse.transpose(0, 2, 1) @ rest
+            z += (given.astype(np.float32).transpose(0, 2, 1) @ self.steps)[:, 0]
+        elif metric is None:
+            z /= np.sqrt(np.vecdot(q, q))[:, None]
         out = -z.astype(np.float64)
         return out[:, : K * r].reshape(p, K, r), out[:, K * r :] * self.constant
-
-    def _through(self, metric: Metric, rows: F32, K: int) -> F32:
-        of_weights = rows[:, :-K].reshape(len(rows), K, -1)
-        zW, zb = metric(of_weights, rows[:, -K:] / np.float32(self.constant))
-        return _in_rows(zW, zb / self.constant)
-
-    def _products_with(self, g: F32) -> F64:
-        if not self.order:
-            return np.zeros((len(g), 0))
-        found: F64 = (self.rows @ g[:, :, None])[:, :, 0].astype(np.float64)
-        return found
-
-    @property
-    def _inverse(self) -> F64:
-        """Return 1 over the curvature of each step, 0 where rounding left none; by `order`."""
-        order = np.array(self.order)
-        curvature = self.products[:, order, MEMORY + order]
-        inverse: F64 = np.where(curvature > 0, 1 / np.where(curvature > 0, curvature, 1), 0.0)
-        return inverse
-
-    def _taken(self, g: F32) -> tuple[F64 | None, F64]:
-        """Return what part of each row is added to the gradient first, and the products of rows with it."""
-        along = self._products_with(g)
-        if not self.order:
-            return None, along
-        shares, inverse = np.zeros((len(g), 2 * MEMORY)), self._inverse
-        for j in reversed(range(len(self.order))):
-            at = self.order[j]
-            of_step = along[:, at] + np.vecdot(self.products[:, at], shares)
-            shares[:, MEMORY + at] = -of_step * inverse[:, j]
-        return shares, along
-
-    def _given(self, taken: F64, along: F64) -> F64:
-        """Return what part of each row is added in the end; `along`: products of rows with the metric's."""
-        shares, inverse = np.zeros_like(taken), self._inverse
-        for j, at in enumerate(self.order):
-            change = along[:, MEMORY + at] + np.vecdot(self.products[:, MEMORY + at], shares)
-            shares[:, at] = -taken[:, MEMORY + at] - change * inverse[:, j]
-        return shares
 
 
 def _in_rows(W: Float, b: Float) -> F32:
@@ -929,8 +935,6 @@ def _round_rows(A: Any, n_columns: int) -> _RoundedRows | None:
     """Return the rows rounded, where the processor multiplies such faster and there are enough of them."""
     if not isinstance(A, np.ndarray) or A.size > MAX_ROUNDED or A.size * n_columns < MIN_ROUNDED:
         return None
-    if len(A) * n_columns > MAX_ROUNDED_LOGITS:  # all logits would be held several times
-        return None
     return _RoundedRows(A) if _multiplies_rounded() else None
 
 
@@ -956,13 +960,17 @@ class _Preconditioner:
         self.factors: dict[int, F32] = {}
         self.spent = 0.0
         self.n = n
+        self.part = min(1.0, SAMPLED * self.r / n)
         # the products of columns are half a product of matrices; a factor is at work in every step
-        self.price = n * self.r**2 + self.r**3 / 2
+        self.price, self.price_of_sample = (n * part * self.r**2 + self.r**3 / 2 for part in (1.0, self.part))
         self.allowed = self.r <= MAX_FACTOR_COLUMNS
-        #: Whether a factor at work costs little beside a pass.
-        self.light = self.allowed and K > 1 and n >= LIGHT * self.r
-        for _ in range(EXPECTED_PASSES if self.light else 0):
-            self.spend(p * K)
+        #: Whether to have factors from the first step on, and these cost no more than the passes they save.
+        self.light = (
+            self.allowed
+            and K > 1
+            and n >= LIGHT * self.r
+            and EXPECTED_PASSES * self.cost(p * K) >= self.price_of_sample
+        )
 
     @cached_property
     def squares(self) -> F64:
@@ -977,27 +985,41 @@ class _Preconditioner:
         """Their sum, in a fraction of the time."""
         return float(sum(np.vdot(block, block) for _, block in _blocks(self.A)))
 
-    def spend(self, columns: int) -> None:
-        self.spent += 4.0 * self.n * self.r * (columns + 16)
+    def cost(self, columns: int) -> float:
+        """Return what a pass costs, in multiply-adds of a product of matrices."""
+        return 4.0 * self.n * self.r * (columns + 16)
 
-    @property
-    def affordable(self) -> bool:
-        return self.allowed and self.spent >= self.price
+    def spend(self, columns: int) -> None:
+        self.spent += self.cost(columns)
 
     def due(self, spread: F32) -> bool:
         """Make the products if it is time; say whether they are new. `spread` (p, n) of rows."""
-        if not self.affordable:
+        if not self.allowed or self.spent < self.price:
             return False
-        self.spent = (1 - RENEWED) * self.price
+        self.spent = (1 - REMADE) * self.price
+        self.make(spread)
+        return True
+
+    def make(self, spread: F32, sampled: bool = False) -> None:
+        """Make the products.
+
+        For steps that know other steps a sample of the rows is good enough, but not for conjugate gradients;
+        and half of what the rows bend is that of even probabilities: of a large C few rows bend in the end,
+        other ones for each class.
+        """
+        part = self.part if sampled else 1.0
         self.factors.clear()
         # of each problem as much: one with a large C, which takes most steps, has few rows that bend
         spread = spread / np.maximum(spread.mean(axis=1, keepdims=True), np.float32(1e-30))
-        roots = np.sqrt(spread.mean(axis=0))[:, None]
+        mean = spread.mean(axis=0)
+        roots = np.sqrt((mean + 1) / 2 if sampled else mean)[:, None]
         self.products = np.zeros((self.r, self.r), dtype=np.float32)
+        random = np.random.default_rng(0)
         for rows, block in _blocks(self.A):
-            part = block * roots[rows]
-            self.products += part.T @ part
-        return True
+            kept = slice(None) if part == 1 else np.flatnonzero(random.random(len(block)) < part)
+            own = block[kept] * roots[rows][kept]
+            self.products += own.T @ own
+        self.products /= np.float32(part)
 
     def apply(self, c: F64, R: Float) -> Float:
         """Return the solution for each problem: `c` (p,), `R` (p, K, r)."""

@@ -226,15 +226,18 @@ class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lear
 
     def _check(self) -> None:
         """Raise `InvalidInputError` naming every parameter whose value is not allowed."""
-        faults = faults_of(self._parameters, self.get_params(deep=False))
+        given = vars(self)  # `get_params` reads the signature anew each time
+        faults = faults_of(self._parameters, given)
         if faults:
             raise InvalidInputError(f"{type(self).__name__} cannot be fitted with {faults}")
 
     def _read_training(self, X: ArrayLike, y: ArrayLike) -> tuple[Any, NDArray[Any]]:
+        # the space looks for what is not finite
         features, labels = validate_data(self, X, y, dtype=FEATURE_DTYPES, ensure_all_finite=False)
-        check_finite(features)
-        check_classification_targets(labels)
-        return features, np.asarray(labels)
+        found = np.asarray(labels)
+        if found.dtype.kind not in "biuUS":  # whole numbers and words are classes
+            check_classification_targets(found)
+        return features, found
 
     def _read(self, X: ArrayLike) -> NDArray[Any]:
         check_is_fitted(self, "classes_")
@@ -343,8 +346,9 @@ def measure(
     logits: NDArray[np.float64], codes: NDArray[np.int64], weights: NDArray[np.float64] | None = None
 ) -> tuple[float, float]:
     """Return mean cross-entropy, weighted by class, and accuracy of logits (n, k) against numbers (n,)."""
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    losses = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(codes)), codes]
+    by_class = np.ascontiguousarray(logits.T)  # maxima and sums of whole rows of memory
+    by_class -= by_class.max(axis=0)
+    losses = np.log(np.exp(by_class).sum(axis=0)) - by_class[codes, np.arange(len(codes))]
     each = None if weights is None else weights[codes]
     return float(np.average(losses, weights=each)), float((logits.argmax(axis=1) == codes).mean())
 

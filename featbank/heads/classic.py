@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -15,7 +14,7 @@ from featbank.heads._exact import Problem, solve
 from featbank.heads._head import Head, TrainingRows, class_weights, find_classes, on_features
 from featbank.heads._parameters import Parameter
 from featbank.heads.catalogue import HeadKind
-from featbank.heads.space import FeatureSpace
+from featbank.heads.space import PRODUCT_COLUMNS, FeatureSpace
 
 __all__ = [
     "KNN",
@@ -29,13 +28,27 @@ __all__ = [
 ]
 
 
-#: Values of a block of rows or of cosines, float64, that are worked on at a time.
+#: Values of a block of rows or of scores that are worked on at a time.
 BLOCK_VALUES = 2**23
+#: And of one that is gone through twice or in float64, which is faster within the caches.
+CACHED_VALUES = 2**16
+#: Rows that are compared with all samples at once, however many there are: fewer would only wait for memory.
+LEAST_ROWS = 64
+#: Columns whose products are summed in float32: the fewer, the closer is the bound of their rounding.
+SUMMED_COLUMNS = 512
+#: Unit roundoff of float32.
+ROUNDOFF = 2.0**-24
+#: The nearest samples are looked for among groups of so many, and of at least this many groups per neighbour.
+GROUP, GROUPS_PER_NEIGHBOUR = 64, 8
+#: From so many classes on, and up to so many columns, float32 decides which class scores best where it can.
+MANY_CLASSES, MOST_COLUMNS = 256, 4096
 #: So many penalties and more on the same rows are solved by eigenvectors, fewer by a Cholesky factor each.
 EIGEN_ALPHAS = 16
+#: So many classes and more have their rows summed, which takes as long for any number of them.
+SUMMED_CLASSES = 24
 #: Part of the right side that solutions by products in float32 may leave, part of the solution that the last
 #: correction of them may be, and what products of few columns cost beside these.
-CORRECTED, SETTLED, THIN_COLUMNS = 1e-7, 3e-4, 8
+CORRECTED, SETTLED, THIN_COLUMNS = 1e-7, 3e-4, 4
 
 
 #: Of heads that may subtract the mean alone.
@@ -66,25 +79,47 @@ class ClassicHead(Head):
             head.classes_, codes = find_classes(rows.y[own])
             head.space_, head.n_features_in_, head.failed_ = space, space.n_features_, None
             every_code.append(codes)
-        # the gain would change what C and alpha mean
-        if space.gain_ != 1:
-            rows = replace(rows, Z=rows.Z / np.float32(space.gain_))
         cls._fit_rows(heads, rows, every_code)
 
     @classmethod
     @abstractmethod
     def _fit_rows(cls, heads: Sequence[Any], rows: TrainingRows, codes: Sequence[NDArray[np.int64]]) -> None:
-        """Fit to rows without the gain; `codes` are the numbers of the classes of each head's own."""
+        """Fit to rows with the gain; `codes` are the numbers of the classes of each head's own."""
 
     @abstractmethod
     def _scores(self, Z: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return one score per class of rows without the gain."""
 
+    def _best(self, Z: NDArray[Any]) -> NDArray[np.int64]:
+        """Return the number of the class that scores best of rows in the space, not all scores at once."""
+        codes = np.empty(len(Z), dtype=np.int64)
+        for part in _parts(len(Z), max(Z.shape[1], len(self.classes_))):
+            codes[part] = self._logits(Z[part]).argmax(axis=1)
+        return codes
+
     def _logits(self, Z: NDArray[Any]) -> NDArray[np.float64]:
-        parts = [Z[part] for part in _parts(len(Z), Z.shape[1])] or [Z]
-        return np.concatenate(
-            [self._scores(np.asarray(one, np.float64) / self.space_.gain_) for one in parts]
-        )
+        logits = np.empty((len(Z), len(self.classes_)))
+        for part in _parts(len(Z), Z.shape[1]):
+            logits[part] = self._scores(np.asarray(Z[part], np.float64) / self.space_.gain_)
+        return logits
+
+    def _logits_from_features(self, X: NDArray[Any]) -> NDArray[np.float64]:
+        logits = np.empty((len(X), len(self.classes_)))
+        for part in _parts(len(X), X.shape[1]):
+            logits[part] = self._logits(self.space_.transform(X[part]))
+        return logits
+
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
+        """Return the likeliest class of each row of original features `X` (n_samples, n_features)."""
+        features = self._read(X)
+        codes = np.empty(len(features), dtype=np.int64)
+        for part in _parts(len(features), features.shape[1]):
+            codes[part] = self._best(self.space_.transform(features[part]))
+        return self.classes_[codes]
+
+    def predict_columns(self, Z: NDArray[Any]) -> NDArray[Any]:
+        """Return the likeliest class of rows that are in `space_` already, shape (n_samples, n_columns)."""
+        return self.classes_[self._best(self._read_columns(Z))]
 
 
 class _LinearScores(ClassicHead):
@@ -93,9 +128,35 @@ class _LinearScores(ClassicHead):
     weights_: NDArray[np.float64]
     offsets_: NDArray[np.float64]
 
+    def _shaped(self, Z: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return rows as the weights take them."""
+        return Z
+
     def _scores(self, Z: NDArray[np.float64]) -> NDArray[np.float64]:
-        scores: NDArray[np.float64] = Z @ self.weights_ + self.offsets_
+        scores: NDArray[np.float64] = self._shaped(Z) @ self.weights_ + self.offsets_
         return scores
+
+    def _best(self, Z: NDArray[Any]) -> NDArray[np.int64]:
+        width, n_classes = self.weights_.shape
+        if n_classes < MANY_CLASSES or width > MOST_COLUMNS:
+            return super()._best(Z)
+        # twice as fast as in float64, which is asked where rounding might decide
+        weights, offsets = self.weights_.astype(np.float32), self.offsets_.astype(np.float32)
+        longest = np.sqrt((self.weights_**2).sum(axis=0).max())
+        codes = np.empty(len(Z), dtype=np.int64)
+        for part in _parts(len(Z), max(width, n_classes)):
+            rows = self._shaped(np.asarray(Z[part], np.float64) / self.space_.gain_)
+            with np.errstate(over="ignore", invalid="ignore"):
+                scores = rows.astype(np.float32) @ weights
+                scores += offsets
+                lengths = np.sqrt((rows * rows).sum(axis=1))
+                off = 2 * ROUNDOFF * ((width + 4) * lengths * longest + 2 * np.abs(self.offsets_).max())
+                near = scores >= (scores.max(axis=1) - 2 * off)[:, None]
+            found = scores.argmax(axis=1)
+            open_ = np.flatnonzero(near.sum(axis=1) != 1)
+            found[open_] = (rows[open_] @ self.weights_ + self.offsets_).argmax(axis=1)
+            codes[part] = found
+        return codes
 
     def _stored(self) -> tuple[dict[str, NDArray[Any]], FeatureSpace]:
         weights = self.space_.to_standardized(self.weights_ / self.space_.gain_)
@@ -173,18 +234,21 @@ class NearestMeanClassifier(_LinearScores):
 
     @classmethod
     def _fit_rows(cls, heads: Sequence[Any], rows: TrainingRows, codes: Sequence[NDArray[np.int64]]) -> None:
+        width = rows.Z.shape[1]
         for head, own, targets in zip(heads, rows.subsets, codes, strict=True):
-            members = [own[targets == c] for c in range(len(head.classes_))]
-            if head.normalize:
-                means = [_unit(rows.Z[one].astype(np.float64)).mean(axis=0) for one in members]
-            else:
-                means = [rows.Z[one].mean(axis=0, dtype=np.float64) for one in members]
-            head.means_ = np.stack(means)
+            order = np.argsort(targets, kind="stable")
+            sums = np.zeros((len(head.classes_), width))
+            for part in _parts(len(own), width):
+                here = targets[order[part]]
+                starts = np.flatnonzero(np.diff(here, prepend=-1))
+                block = head._shaped(rows.Z[own[order[part]]].astype(np.float64) / rows.space.gain_)
+                sums[here[starts]] += np.add.reduceat(block, starts, axis=0)
+            head.means_ = sums / np.bincount(targets)[:, None]
             # |z - m|^2 without |z|^2, which is the same for all classes, is linear in z
             head.weights_, head.offsets_ = head.means_.T, -0.5 * (head.means_**2).sum(axis=1)
 
-    def _scores(self, Z: NDArray[np.float64]) -> NDArray[np.float64]:
-        return super()._scores(_unit(Z) if self.normalize else Z)
+    def _shaped(self, Z: NDArray[np.float64]) -> NDArray[np.float64]:
+        return _unit(Z) if self.normalize else Z
 
 
 class NeighborsClassifier(ClassicHead):
@@ -251,38 +315,86 @@ class NeighborsClassifier(ClassicHead):
             for part in _parts(len(own), width):
                 head.rows_[part] = _unit(rows.Z[own[part]].astype(np.float64))
 
-    def _logits_from_features(self, X: NDArray[Any]) -> NDArray[np.float64]:
-        logits = np.empty((len(X), len(self.classes_)))
-        for part in _parts(len(X), X.shape[1]):
-            logits[part] = self._logits(self.space_.transform(X[part]))
-        return logits
-
     def _scores(self, Z: NDArray[np.float64]) -> NDArray[np.float64]:
-        votes, nearest = self._votes(Z)
-        if self.temperature is not None:
-            return votes
-        # a tie goes to the class of the nearer sample; half a vote never outweighs a whole one
-        return votes + nearest / 4
+        scores = np.full((len(Z), len(self.classes_)), 0.0 if self.temperature is not None else -0.25)
+        for part in self._blocks(Z):
+            row, code, _, score = self._votes(Z[part])
+            scores[part.start + row, code] = score
+        return scores
 
-    def _votes(self, Z: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        k, (n, width) = min(self.n_neighbors, len(self.rows_)), self.rows_.shape
-        votes = np.zeros((len(Z), len(self.classes_)))
-        nearest = np.full_like(votes, -1.0)
-        for part in _parts(len(Z), n):
-            unit = _unit(Z[part])
-            cosines = np.empty((len(unit), n))
+    def _best(self, Z: NDArray[Any]) -> NDArray[np.int64]:
+        found = np.empty(len(Z), dtype=np.int64)
+        for part in self._blocks(Z):
+            row, code, _, score = self._votes(np.asarray(Z[part], np.float64))
+            found[part] = _best_of(row, code, score)
+        return found
+
+    def _blocks(self, Z: NDArray[Any]) -> list[slice]:
+        n, width = self.rows_.shape
+        return _parts(len(Z), max(width, min(n, BLOCK_VALUES // LEAST_ROWS)))
+
+    def _votes(
+        self, Z: NDArray[np.float64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+        """Return row, class, votes and score of each class that has votes of a row, by row and class."""
+        chosen, cosines = self._nearest(_unit(Z))
+        n_classes = len(self.classes_)
+        # relative to the nearest, or with the smallest temperatures no vote would count, or all
+        away = cosines - cosines[:, :1]
+        each = np.ones_like(away) if self.temperature is None else np.exp(away / self.temperature)
+        pairs = (np.arange(len(Z))[:, None] * n_classes + self.targets_[chosen]).reshape(-1)
+        pairs, first, member = np.unique(pairs, return_index=True, return_inverse=True)
+        votes: NDArray[np.float64] = np.bincount(member, weights=each.reshape(-1)).astype(np.float64)
+        score = votes
+        if self.temperature is None:
+            # a tie goes to the class of the nearer sample; half a vote never outweighs a whole one
+            score = votes + cosines.reshape(-1)[first] / 4
+        row, code = np.divmod(pairs, n_classes)
+        return row, code, votes, score
+
+    def _nearest(self, unit: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Return the nearest samples of rows of length 1, nearest and then earliest first, and the cosines.
+
+        Products in float32 say which samples may be among them, products in float64 which are.
+        """
+        (n, width), k = self.rows_.shape, min(self.n_neighbors, len(self.rows_))
+        size = max(1, min(GROUP, n // (GROUPS_PER_NEIGHBOUR * k)))
+        n_groups = -(-n // size)
+        rough = np.full((len(unit), size * n_groups), -np.inf, dtype=np.float32)
+        rough[:, :n] = 0
+        columns = [slice(first, first + SUMMED_COLUMNS) for first in range(0, width, SUMMED_COLUMNS)]
+        for some in columns:
+            rough[:, :n] += unit[:, some].astype(np.float32) @ self.rows_[:, some].T
+        off = 1.01 * ROUNDOFF * (min(width, SUMMED_COLUMNS) + len(columns) + 4)
+        # so many groups hold a sample as near as this, so the last of the nearest is no farther
+        nearest = rough.reshape(len(unit), size, n_groups).max(axis=1)
+        least = np.partition(nearest, n_groups - k, axis=1)[:, n_groups - k]
+        row, sample = np.divmod(np.flatnonzero(rough >= (least - 2 * off)[:, None]), rough.shape[1])
+        chosen = np.empty((len(unit), k), dtype=np.int64)
+        cosines = np.empty((len(unit), k))
+        crowded = np.bincount(row, minlength=len(unit)) > k * GROUPS_PER_NEIGHBOUR + GROUP
+        few = ~crowded[row]
+        chosen[~crowded], cosines[~crowded] = self._sorted(unit, row[few], sample[few], k)
+        at = np.flatnonzero(crowded)
+        for part in _parts(len(at), n):
+            found = np.empty((part.stop - part.start, n))
             for block in _parts(n, width):
-                cosines[:, block] = unit @ self.rows_[block].T.astype(np.float64)
-            chosen = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
-            here = np.arange(len(unit))
-            for j in range(k):
-                at = (part.start + here, self.targets_[chosen[:, j]])
-                found = cosines[here, chosen[:, j]]
-                # relative to the nearest, or with the smallest temperatures no vote would count, or all
-                away = found - cosines[here, chosen[:, 0]]
-                votes[at] += 1.0 if self.temperature is None else np.exp(away / self.temperature)
-                nearest[at] = np.maximum(nearest[at], found)
-        return votes, nearest
+                found[:, block] = unit[at[part]] @ self.rows_[block].T.astype(np.float64)
+            chosen[at[part]] = np.argsort(-found, axis=1, kind="stable")[:, :k]
+            cosines[at[part]] = np.take_along_axis(found, chosen[at[part]], axis=1)
+        return chosen, cosines
+
+    def _sorted(
+        self, unit: NDArray[np.float64], row: NDArray[np.int64], sample: NDArray[np.int64], k: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Return the k nearest samples of each row that is there, and the cosines; pairs are in order."""
+        cosines = np.empty(len(row))
+        for part in _parts(len(row), unit.shape[1]):
+            cosines[part] = np.einsum("ij,ij->i", unit[row[part]], self.rows_[sample[part]].astype(float))
+        order = np.lexsort((-cosines, row))  # equal ones stay in order
+        starts = np.flatnonzero(np.diff(row, prepend=-1))
+        kept = order[(starts[:, None] + np.arange(k)).reshape(-1)]
+        return sample[kept].reshape(-1, k), cosines[kept].reshape(-1, k)
 
     def _stored(self) -> tuple[dict[str, NDArray[Any]], FeatureSpace]:
         return {"rows": self.rows_, "targets": self.targets_}, self.space_
@@ -305,9 +417,18 @@ class NeighborsClassifier(ClassicHead):
 
     def predict_proba_columns(self, Z: NDArray[Any]) -> NDArray[np.float64]:
         """Return the share of votes of rows that are in `space_` already."""
-        votes, _ = self._votes(np.asarray(self._read_columns(Z), dtype=np.float64))
-        shares: NDArray[np.float64] = votes / votes.sum(axis=1, keepdims=True)
-        return shares
+        return self.answer_columns(Z)[1]
+
+    def answer_columns(self, Z: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.float64]]:
+        """Return `predict_columns` and `predict_proba_columns` of rows, whose neighbours are found once."""
+        Z = self._read_columns(Z)
+        codes = np.empty(len(Z), dtype=np.int64)
+        shares = np.zeros((len(Z), len(self.classes_)))
+        for part in self._blocks(Z):
+            row, code, votes, score = self._votes(np.asarray(Z[part], np.float64))
+            codes[part] = _best_of(row, code, score)
+            shares[part.start + row, code] = votes / np.bincount(row, weights=votes)[row]
+        return self.classes_[codes], shares
 
 
 class LinearSVMClassifier(_LinearScores):
@@ -371,6 +492,8 @@ class LinearSVMClassifier(_LinearScores):
     @classmethod
     def _fit_rows(cls, heads: Sequence[Any], rows: TrainingRows, codes: Sequence[NDArray[np.int64]]) -> None:
         problems: list[Problem] = []
+        # the gain would change what C means
+        Z = rows.Z if rows.space.gain_ == 1 else rows.Z / np.float32(rows.space.gain_)
         for head, own, targets in zip(heads, rows.subsets, codes, strict=True):
             n = len(head.classes_)
             weights = class_weights(head.class_weight, head.classes_, targets)
@@ -379,7 +502,7 @@ class LinearSVMClassifier(_LinearScores):
                 if weights is not None:
                     of_class = weights if n == 2 else np.array([1.0, weights[c]])
                 problems.append(Problem(own, (targets == c).astype(np.int64), 1, float(head.C), of_class))
-        optima = iter(solve(rows.Z, problems, loss="hinge"))
+        optima = iter(solve(Z, problems, loss="hinge"))
         for head in heads:
             n = len(head.classes_)
             found = [next(optima) for _ in range(n if n > 2 else 1)]
@@ -440,7 +563,7 @@ class RidgeClassifier(_LinearScores):
 
     @classmethod
     def _fit_rows(cls, heads: Sequence[Any], rows: TrainingRows, codes: Sequence[NDArray[np.int64]]) -> None:
-        Z, subsets = rows.Z, rows.subsets
+        Z, subsets, gain = rows.Z, rows.subsets, rows.space.gain_
         groups: dict[tuple[bytes, str], list[int]] = {}
         for at, one in enumerate(subsets):
             groups.setdefault((one.tobytes(), repr(heads[at].class_weight)), []).append(at)
@@ -453,16 +576,20 @@ class RidgeClassifier(_LinearScores):
             n = len(first.classes_)
             hot = np.where(codes[members[0]][:, None] == (np.arange(n) if n > 2 else [1]), 1.0, -1.0)
             weights = class_weights(first.class_weight, first.classes_, codes[members[0]])
-            alphas = [float(heads[at].alpha) for at in members]
+            # rows without the gain have weights that are so many times as large
+            alphas = [float(heads[at].alpha) * gain**2 for at in members]
             own = Z if len(mine) == len(Z) else Z[mine]
             ridge = _Ridge(own, None if weights is None else weights[codes[members[0]]])
             if len(mine) <= Z.shape[1]:
-                known = common if common is None or own is Z else common[np.ix_(mine, mine)]
-                found = ridge.by_rows(hot, alphas, known)
+                found = ridge.by_rows(hot, alphas, common, mine)
             else:
                 found = ridge.by_columns(hot, alphas)
             for at, (coefficients, offset) in zip(members, found, strict=True):
-                heads[at]._take_binary(coefficients.T.astype(np.float64), offset)
+                heads[at]._take_binary(gain * coefficients.T, offset)
+
+
+#: What a pass over the rows finds beside its product: weights of the columns and the mean of the scores.
+_Passed = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 class _Ridge:
@@ -475,43 +602,55 @@ class _Ridge:
         self.roots = None if counts is None else np.sqrt(counts)[:, None]
 
     def by_rows(
-        self, hot: NDArray[np.float64], alphas: Sequence[float], known: NDArray[np.float64] | None
+        self,
+        hot: NDArray[np.float64],
+        alphas: Sequence[float],
+        known: NDArray[np.float64] | None,
+        mine: NDArray[np.int64],
     ) -> list[tuple[NDArray[Any], NDArray[np.float64]]]:
-        """Return weights (p, k) and offsets (k,) at each alpha; `known` products of rows are left alone."""
+        """Return weights (p, k) and offsets (k,) at each alpha.
+
+        `known` are the products of all rows of the sweep, of which the regressions' are `mine`.
+        """
         rows, roots, shares = self.rows, self.roots, self.shares
         level = shares @ hot
-        of_mean = np.empty(0)
+        of_mean: NDArray[Any] = np.empty(0)
 
-        def products(dtype: Any) -> NDArray[np.float64]:
+        def products(dtype: Any) -> NDArray[Any]:
             nonlocal of_mean
-            made = _products(rows, dtype) if known is None else known.copy()
-            of_mean = shares @ made
-            made -= of_mean
-            made -= (made @ shares)[:, None]
+            made: NDArray[Any] = _products(rows, dtype) if known is None else known[mine].take(mine, axis=1)
+            of_mean = shares.astype(dtype) @ made
+            made -= of_mean + (of_mean[:, None] - of_mean @ shares.astype(dtype))
             if roots is not None:
-                made *= roots * roots.T
+                made *= (roots * roots.T).astype(dtype)
             return made
 
         def outwards(X: NDArray[np.float64]) -> NDArray[np.float64]:
             scaled = X if roots is None else roots * X
             return scaled - np.outer(shares, scaled.sum(axis=0))
 
-        def times(X: NDArray[np.float64]) -> NDArray[np.float64]:
-            V, out = outwards(X), np.empty_like(X)
-            along = np.zeros((self.p, X.shape[1]))
-            for part in _parts(self.n, self.p):
-                along += rows[part].astype(np.float64).T @ V[part]
-            for part in _parts(self.n, self.p):
-                out[part] = rows[part].astype(np.float64) @ along
-            out -= shares @ out
-            return out if roots is None else roots * out
+        def times(X: NDArray[np.float64]) -> tuple[NDArray[np.float64], _Passed]:
+            V, out, weights = outwards(X), np.zeros_like(X), np.empty((self.p, X.shape[1]))
+            for columns in _parts(self.p, self.n, CACHED_VALUES):
+                block = rows[:, columns].astype(np.float64)
+                weights[columns] = block.T @ V
+                out += block @ weights[columns]
+            shift = shares @ out
+            out -= shift
+            return out if roots is None else roots * out, (weights, shift)
 
         right = hot - level if roots is None else roots * (hot - level)
         found = self._solved(products, right, alphas, times if known is None else None)
-        of_rows = np.stack([outwards(one) for one in found])  # (n_alphas, n, k)
+        if found[0][2] is not None:  # a correction is so small that float32 will do
+            result = []
+            for _, step, (weights, shift) in found:
+                dual = outwards(step)
+                result.append((weights + rows.T @ dual.astype(np.float32), level - shift - of_mean @ dual))
+            return result
+        of_rows = np.stack([outwards(one) for one, _, _ in found])  # (n_alphas, n, k)
         # of rows nearly alike that differ in class, large parts cancel: float32 would keep their rounding
         weights = np.empty((len(alphas), self.p, hot.shape[1]))
-        for columns in _parts(self.p, self.n):
+        for columns in _parts(self.p, self.n, CACHED_VALUES):
             weights[:, columns] = rows[:, columns].astype(np.float64).T @ of_rows
         return [(one, level - of_mean @ dual) for one, dual in zip(weights, of_rows, strict=True)]
 
@@ -521,71 +660,87 @@ class _Ridge:
         """Return the same from the products of columns."""
         rows, counts = self.rows, self.counts
         level = self.shares @ hot
-        weighted = counts[:, None] * (hot - level)
         mean, right = np.zeros(self.p), np.zeros((self.p, hot.shape[1]))
-        for part in _parts(self.n, self.p):
-            block = rows[part].astype(np.float64)
-            mean += self.shares[part] @ block
-            right += block.T @ weighted[part]
+        parts = _parts(self.n, self.p, CACHED_VALUES)
+        if hot.shape[1] < SUMMED_CLASSES:
+            weighted = counts[:, None] * (hot - level)
+            for part in parts:
+                block = rows[part].astype(np.float64)
+                mean += self.shares[part] @ block
+                right += block.T @ weighted[part]
+        else:
+            # with +1 in one column and -1 in the others, the sums of the rows of each class are all there is
+            codes = hot.argmax(axis=1)
+            ends = np.cumsum(np.bincount(codes, minlength=hot.shape[1]))
+            for code, own in enumerate(np.split(np.argsort(codes, kind="stable"), ends[:-1])):
+                right[:, code] = counts[own] @ rows[own].astype(np.float64)
+            mean = right.sum(axis=1)
+            right = 2 * right - np.outer(mean, 1 + level)
+            mean /= counts.sum()
 
-        def products(dtype: Any) -> NDArray[np.float64]:
+        def products(dtype: Any) -> NDArray[Any]:
             scaled = rows if self.roots is None else (rows * self.roots).astype(np.float32)
             made = _products(scaled.T, dtype)
-            made -= counts.sum() * np.outer(mean, mean)
+            made -= (counts.sum() * np.outer(mean, mean)).astype(dtype)
             return made
 
-        def times(X: NDArray[np.float64]) -> NDArray[np.float64]:
+        def times(X: NDArray[np.float64]) -> tuple[NDArray[np.float64], _Passed]:
             out, of_mean = np.zeros_like(X), mean @ X
-            for part in _parts(self.n, self.p):
+            for part in parts:
                 block = rows[part].astype(np.float64)
                 out += block.T @ ((block @ X - of_mean) * counts[part, None])
-            return out
+            return out, (X, of_mean)
 
-        found = self._solved(products, right, alphas, times)
+        found = [one + step for one, step, _ in self._solved(products, right, alphas, times)]
         return [(one, level - mean @ one) for one in found]
 
     def _solved(
         self,
-        products: Callable[[Any], NDArray[np.float64]],
+        products: Callable[[Any], NDArray[Any]],
         right: NDArray[np.float64],
         alphas: Sequence[float],
-        times: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None,
-    ) -> list[NDArray[np.float64]]:
-        """Return the solution of ``(products + alpha * I) x = right`` at each alpha.
+        times: Callable[[NDArray[np.float64]], tuple[NDArray[np.float64], _Passed]] | None,
+    ) -> list[tuple[NDArray[np.float64], Any, Any]]:
+        """Return the solution of ``(products + alpha * I) x = right`` at each alpha, as `_corrected` does.
 
         By products in float32, twice as fast, and `times`, which multiplies by those in float64 to correct
         the solution, where that costs less.
         """
-        corrections = 4 * (right.shape[1] + THIN_COLUMNS) * len(set(alphas))
-        if times is not None and len(set(alphas)) < EIGEN_ALPHAS and 4 * corrections < min(self.n, self.p):
+        corrections = 8 * (right.shape[1] + THIN_COLUMNS) * len(set(alphas))
+        if times is not None and len(set(alphas)) < EIGEN_ALPHAS and corrections < min(self.n, self.p):
             found = _corrected(products(np.float32), right, alphas, times)
             if found is not None:
                 return found
-        return _regularised(products(np.float64), right, alphas)
+        return [(x, 0.0, None) for x in _regularised(products(np.float64), right, alphas)]
 
 
-def _products(rows: NDArray[np.float32], dtype: Any = np.float64) -> NDArray[np.float64]:
-    """Return the products of rows with each other, of blocks of columns in `dtype`, summed in float64."""
+def _products(rows: NDArray[np.float32], dtype: Any = np.float64) -> NDArray[Any]:
+    """Return the products of rows with each other, in `dtype`."""
     n, p = rows.shape
-    products = np.zeros((n, n))
-    for columns in _parts(p, n):
+    first, *others = _parts(p, max(n, BLOCK_VALUES // PRODUCT_COLUMNS))
+    part = rows[:, first].astype(dtype, copy=False)
+    products: NDArray[Any] = part @ part.T
+    for columns in others:
         part = rows[:, columns].astype(dtype, copy=False)
         products += part @ part.T
     return products
 
 
 def _corrected(
-    products: NDArray[np.float64],
+    products: NDArray[np.float32],
     right: NDArray[np.float64],
     alphas: Sequence[float],
-    times: Callable[[NDArray[np.float64]], NDArray[np.float64]],
-) -> list[NDArray[np.float64]] | None:
-    """Return solutions as `_regularised` does, by a factor in float32; None where that is too far off."""
+    times: Callable[[NDArray[np.float64]], tuple[NDArray[np.float64], _Passed]],
+) -> list[tuple[NDArray[np.float64], Any, Any]] | None:
+    """Return solutions, by a factor in float32; None where that is too far off.
+
+    Each in two parts, the second of them small, and with what `times` made of the first.
+    """
     from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
-    found: dict[float, NDArray[np.float64]] = {}
+    found: dict[float, tuple[NDArray[np.float64], NDArray[np.float64], _Passed]] = {}
     for alpha in set(alphas):
-        matrix = products.astype(np.float32).T
+        matrix = products.T if len(set(alphas)) == 1 else products.copy().T
         matrix[np.diag_indices_from(matrix)] += np.float32(alpha)
         try:
             factor = cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False)
@@ -594,18 +749,19 @@ def _corrected(
         x = cho_solve(factor, right.astype(np.float32), check_finite=False).astype(np.float64)
         before, enough = (float(np.abs(right).max()) * part for part in (1.0, CORRECTED))
         while True:
-            residual = right - times(x) - alpha * x
+            product, passed = times(x)
+            residual = right - product - alpha * x
             error = float(np.abs(residual).max())
             if not error < before / 4:
                 return None
-            step = cho_solve(factor, residual.astype(np.float32), check_finite=False)
-            x += step
+            step = cho_solve(factor, residual.astype(np.float32), check_finite=False).astype(np.float64)
             # each correction leaves the same part; where columns nearly depend on each other, a small
             # residual is no small error
             if error * error / before <= enough and np.abs(step).max() <= SETTLED * np.abs(x).max():
                 break
             before = error
-        found[alpha] = x
+            x += step
+        found[alpha] = x, step, passed
     return [found[alpha] for alpha in alphas]
 
 
@@ -635,10 +791,20 @@ def _regularised(
     return [found[alpha] for alpha in alphas]
 
 
-def _parts(n: int, width: int) -> list[slice]:
-    """Cut `n` rows so that no part holds more than `BLOCK_VALUES` values of rows so wide."""
-    step = max(1, BLOCK_VALUES // width)
+def _parts(n: int, width: int, n_values: int = BLOCK_VALUES) -> list[slice]:
+    """Cut `n` rows so that no part holds more than `n_values` values of rows so wide."""
+    step = max(1, n_values // width)
     return [slice(first, min(n, first + step)) for first in range(0, n, step)]
+
+
+def _best_of(
+    row: NDArray[np.int64], code: NDArray[np.int64], score: NDArray[np.float64]
+) -> NDArray[np.int64]:
+    """Return of each row the class that scores best, the first of equals; rows and classes are in order."""
+    starts = np.flatnonzero(np.diff(row, prepend=-1))
+    best = np.flatnonzero(score == np.maximum.reduceat(score, starts)[row])
+    found: NDArray[np.int64] = code[best[np.unique(row[best], return_index=True)[1]]]
+    return found
 
 
 def _unit(Z: NDArray[np.float64]) -> NDArray[np.float64]:

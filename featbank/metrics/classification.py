@@ -18,6 +18,7 @@ __all__ = [
     "check_scores",
     "cohen_kappa",
     "columns_of",
+    "confusion_cells",
     "confusion_matrix",
     "expected_calibration_error",
     "fit_temperature",
@@ -27,8 +28,10 @@ __all__ = [
     "per_class_accuracy",
     "per_class_scores",
     "roc_auc",
+    "scores_of_counts",
     "top_k_accuracy",
     "top_k_hits",
+    "worst_cells",
 ]
 
 
@@ -160,14 +163,37 @@ def confusion_matrix(y_true: ArrayLike, y_pred: ArrayLike, n_classes: int) -> ND
     >>> confusion_matrix([0, 0, 1], [0, 1, 1], 2).tolist()
     [[1, 1], [0, 1]]
     """
+    matrix = np.zeros((n_classes, n_classes), dtype=np.int64)
+    true, pred, counts = confusion_cells(y_true, y_pred, n_classes)
+    matrix[true, pred] = counts
+    return matrix
+
+
+def confusion_cells(
+    y_true: ArrayLike, y_pred: ArrayLike, n_classes: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return what `confusion_matrix` holds beside zeros: true class, predicted class and count of each cell.
+
+    In the order of rows and columns. Of 10,000 classes the matrix takes 800 MB.
+
+    Raises
+    ------
+    InvalidInputError
+        As `confusion_matrix`.
+
+    Examples
+    --------
+    >>> [one.tolist() for one in confusion_cells([0, 0, 1], [0, 1, 1], 2)]
+    [[0, 0, 1], [0, 1, 1], [1, 1, 1]]
+    """
     true, pred = np.asarray(y_true), np.asarray(y_pred)
     if true.ndim != 1 or true.shape != pred.shape:
         raise InvalidInputError(f"y_true and y_pred must be equally long, got {true.shape} and {pred.shape}")
     for name, codes in (("y_true", true), ("y_pred", pred)):
         if codes.size and not (codes.min() >= 0 and codes.max() < n_classes):
             raise InvalidInputError(f"{name} holds a class outside 0..{n_classes - 1}")
-    flat = true.astype(np.int64) * n_classes + pred.astype(np.int64)
-    return np.bincount(flat, minlength=n_classes * n_classes).reshape(n_classes, n_classes).astype(np.int64)
+    flat, counts = np.unique(true.astype(np.int64) * n_classes + pred.astype(np.int64), return_counts=True)
+    return *np.divmod(flat, n_classes), counts.astype(np.int64)
 
 
 def per_class_accuracy(confusion: ArrayLike) -> Floats:
@@ -215,15 +241,18 @@ def most_confused(confusion: ArrayLike, limit: int = 10) -> list[tuple[int, int,
     >>> most_confused([[3, 1, 0], [0, 2, 4], [0, 0, 5]])
     [(1, 2, 4), (0, 1, 1)]
     """
-    matrix = np.array(confusion, dtype=np.int64)
-    np.fill_diagonal(matrix, 0)
+    matrix = np.asarray(confusion, dtype=np.int64)
     true, pred = np.nonzero(matrix)
-    found = sorted(zip(true.tolist(), pred.tolist(), matrix[true, pred].tolist(), strict=True), key=_by_count)
-    return found[:limit]
+    return worst_cells(true, pred, matrix[true, pred], limit)
 
 
-def _by_count(pair: tuple[int, int, int]) -> tuple[int, int, int]:
-    return (-pair[2], pair[0], pair[1])
+def worst_cells(
+    true: NDArray[np.int64], pred: NDArray[np.int64], counts: NDArray[np.int64], limit: int
+) -> list[tuple[int, int, int]]:
+    """Return what `most_confused` does, of the cells of a matrix that are not zero, in their order."""
+    wrong = np.flatnonzero(true != pred)
+    worst = wrong[np.argsort(-counts[wrong], kind="stable")[:limit]]
+    return list(zip(true[worst].tolist(), pred[worst].tolist(), counts[worst].tolist(), strict=True))
 
 
 def _counted(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[Floats, Floats, Floats]:
@@ -372,30 +401,38 @@ def per_class_scores(confusion: ArrayLike, confidence: float = 0.95) -> list[Cla
     >>> one.recall, round(one.recall_low, 2), round(one.recall_high, 2), one.precision, other.recall
     (0.75, 0.3, 0.95, 1.0, None)
     """
+    matrix = np.asarray(confusion, dtype=np.int64)
+    return scores_of_counts(matrix.sum(axis=1), matrix.sum(axis=0), np.diag(matrix), confidence)
+
+
+def scores_of_counts(
+    n_true: NDArray[np.int64],
+    n_answered: NDArray[np.int64],
+    n_right: NDArray[np.int64],
+    confidence: float = 0.95,
+) -> list[ClassScores]:
+    """Return what `per_class_scores` does, of the counts of each class."""
     import_scipy()
     from scipy.special import ndtri
 
     check_confidence(confidence)
-    matrix = np.asarray(confusion, dtype=np.int64)
     z = float(ndtri(0.5 + confidence / 2))
     found = []
-    for n_true, n_answered, n_right in zip(
-        matrix.sum(axis=1).tolist(), matrix.sum(axis=0).tolist(), np.diag(matrix).tolist(), strict=True
-    ):
+    for own, answered, right in zip(n_true.tolist(), n_answered.tolist(), n_right.tolist(), strict=True):
         low = high = None
-        if n_true:
-            share, weight = n_right / n_true, z * z / n_true
+        if own:
+            share, weight = right / own, z * z / own
             middle = (share + weight / 2) / (1 + weight)
-            half = z * (share * (1 - share) / n_true + weight / (4 * n_true)) ** 0.5 / (1 + weight)
+            half = z * (share * (1 - share) / own + weight / (4 * own)) ** 0.5 / (1 + weight)
             low, high = max(middle - half, 0.0), min(middle + half, 1.0)
         found.append(
             ClassScores(
-                n_true,
-                n_answered,
-                n_right,
-                n_right / n_true if n_true else None,
-                n_right / n_answered if n_answered else None,
-                2 * n_right / (n_true + n_answered) if n_true + n_answered else None,
+                own,
+                answered,
+                right,
+                right / own if own else None,
+                right / answered if answered else None,
+                2 * right / (own + answered) if own + answered else None,
                 low,
                 high,
             )

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from featbank.errors import InvalidInputError
 from featbank.manifest import printable
-from featbank.metrics import confusion_matrix, most_confused
+from featbank.metrics.classification import confusion_cells, worst_cells
 from featbank.plots.chart import (
     MARK,
     SPLIT_LOOKS,
@@ -359,7 +359,11 @@ def _epochs(run: Run) -> dict[str, dict[str, list[float]]]:
 _MOST_NUMBERED = 12
 #: Up to here every class has its name on the axes; beyond, only its number, now and then.
 _MOST_NAMED = 40
+#: Up to here every pair of classes has a cell of its own; beyond, a cell is of several classes.
+_MOST_CELLS = 1000
 _LONGEST_NAME = 18
+
+_Cells = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 #: Smaller text, in points, is not written.
 _SMALLEST = 4.5
 
@@ -373,8 +377,8 @@ class ConfusionDisplay(HeadDisplay):
     r"""True classes against predicted ones: counts and row percentages.
 
     Up to 12 classes every cell holds its count and its share of the true class. With more, the shares are
-    shades only; beyond 40 classes the axes count classes instead of naming them. The pairs confused most
-    often are listed beside, with counts and shares.
+    shades only; beyond 40 classes the axes count classes instead of naming them, and beyond 1,000 each cell
+    is the mean of several. The pairs confused most often are listed beside, with counts and shares.
 
     Parameters
     ----------
@@ -387,6 +391,8 @@ class ConfusionDisplay(HeadDisplay):
 
     Attributes
     ----------
+    matrix : ndarray of int64, shape (n_classes, n_classes)
+        As given.
     pairs : list of (true class, predicted class, count)
         The pairs confused most often, worst first.
 
@@ -408,15 +414,29 @@ class ConfusionDisplay(HeadDisplay):
             raise InvalidInputError(
                 f"a confusion matrix of {len(classes)} classes cannot have shape {counts.shape}"
             )
-        self.matrix = counts.astype(np.int64)
+        true, pred = np.nonzero(counts)
+        self._take((true, pred, counts[true, pred].astype(np.int64)), classes, title)
+
+    def _take(self, cells: _Cells, classes: Sequence[str], title: str | None) -> None:
+        #: True class, predicted class and count of each cell that is not 0: the matrix may be very large.
+        self._cells = cells
         self.classes = tuple(classes)
-        self.pairs = most_confused(self.matrix, limit=20)
+        self.pairs = worst_cells(*cells, 20)
+        self._n_true = np.bincount(cells[0], weights=cells[2], minlength=len(classes))
         self.title = title
+
+    @property
+    def matrix(self) -> NDArray[np.int64]:
+        """The counts, shape (n_classes, n_classes)."""
+        true, pred, counts = self._cells
+        matrix = np.zeros((len(self.classes), len(self.classes)), dtype=np.int64)
+        matrix[true, pred] = counts
+        return matrix
 
     @classmethod
     def from_predictions(
         cls, y_true: ArrayLike, y_pred: ArrayLike, classes: Sequence[str], *, title: str | None = None
-    ) -> ConfusionDisplay:
+    ) -> Self:
         """Count predictions and make a display of them.
 
         Parameters
@@ -437,16 +457,31 @@ class ConfusionDisplay(HeadDisplay):
         >>> ConfusionDisplay.from_predictions([0, 1, 1], [0, 1, 0], ["cat", "dog"]).matrix.tolist()
         [[1, 0], [1, 1]]
         """
-        return cls(confusion_matrix(y_true, y_pred, len(classes)), classes, title=title)
+        if not len(classes):
+            raise InvalidInputError("a confusion matrix of 0 classes says nothing; give the classes")
+        display = cls.__new__(cls)
+        display._take(confusion_cells(y_true, y_pred, len(classes)), classes, title)
+        return display
 
     @classmethod
     def _of_entry(cls, run: Run, entry: dict[str, Any]) -> Self:
-        return cls(run.confusion(entry["name"]), run.classes, title=head_title(run, entry))
+        told = run.predictions(entry["name"])
+        return cls.from_predictions(told.y_true, told.y_pred, run.classes, title=head_title(run, entry))
 
     def shares(self) -> Any:
         """Return each row in percent of its true class, NaN for a class without rows, shape as `matrix`."""
-        total = self.matrix.sum(axis=1, keepdims=True)
-        return 100.0 * np.divide(self.matrix, total, out=np.full(self.matrix.shape, np.nan), where=total > 0)
+        return self._mean_shares(1)
+
+    def _mean_shares(self, size: int) -> NDArray[np.float64]:
+        """Return the shares of cells of so many classes each way, the mean over true classes with rows."""
+        true, pred, counts = self._cells
+        n_cells = -(-len(self.classes) // size)
+        with_rows = np.flatnonzero(self._n_true)
+        of_cell = np.bincount(with_rows // size, minlength=n_cells)[:, None]
+        shares = np.zeros((n_cells, n_cells))
+        np.add.at(shares, (true // size, pred // size), 100.0 * counts / self._n_true[true])
+        means: NDArray[np.float64] = np.full(shares.shape, np.nan)
+        return np.divide(shares, of_cell, out=means, where=of_cell > 0)
 
     def _new_axes(self) -> Any:
         """Make axes for the matrix, and beside them the list of confused pairs where there is room."""
@@ -466,10 +501,19 @@ class ConfusionDisplay(HeadDisplay):
         n = len(self.classes)
         numbered = n <= _MOST_NUMBERED
         cell = 72 * 0.8 * min(inches_of(axes)) / n  # points; the rest is for names and the bar
-        shares = self.shares()
+        size = -(-n // _MOST_CELLS)
+        shares = self._mean_shares(size)
         # With many classes a confusion is a few pixels: its shade must be seen though its share is small.
         norm = PowerNorm(1.0 if numbered else 0.5, vmin=0, vmax=100)
-        image = axes.imshow(shares, cmap="Blues", norm=norm, interpolation="nearest", aspect="equal")
+        last = size * len(shares) - 0.5
+        image = axes.imshow(
+            shares,
+            cmap="Blues",
+            norm=norm,
+            interpolation="nearest",
+            aspect="equal",
+            extent=(-0.5, last, last, -0.5),
+        )
         axes.grid(visible=False)
         axes.spines[:].set_visible(True)
         if numbered:
@@ -478,7 +522,10 @@ class ConfusionDisplay(HeadDisplay):
         axes.set_xlabel("Predicted class (name)" if n <= _MOST_NAMED else "Predicted class (number)")
         axes.set_ylabel("True class (name)" if n <= _MOST_NAMED else "True class (number)")
         if own:
-            color_bar(image, axes, "Share of the true class (%)", shrink=0.8)
+            what = "Share of the true class (%)"
+            if size > 1:
+                what = f"Share of the true classes (%), mean of {size} x {size} classes"
+            color_bar(image, axes, what, shrink=0.8)
         return []
 
     def _number(self, axes: Axes, shares: Any, cell: float) -> None:
@@ -486,12 +533,13 @@ class ConfusionDisplay(HeadDisplay):
         size = both if both >= _SMALLEST else min(text_size(0.85), cell / 2.2)
         if size < _SMALLEST:
             return
-        for row, column in np.ndindex(self.matrix.shape):
+        matrix = self.matrix
+        for row, column in np.ndindex(matrix.shape):
             share = shares[row, column]
-            text = f"{self.matrix[row, column]}"
+            text = f"{matrix[row, column]}"
             if both >= _SMALLEST and not np.isnan(share):
                 text += f"\n{share:.0f} %"
-            empty = self.matrix[row, column] == 0
+            empty = matrix[row, column] == 0
             color = "white" if share > 55 else ("#9aa0a6" if empty else "#202124")
             axes.text(
                 column,
@@ -517,21 +565,23 @@ class ConfusionDisplay(HeadDisplay):
             for label in [*axes.get_xticklabels(), *axes.get_yticklabels()]:
                 label.set_parse_math(False)
         else:
-            step = next(one for one in (10, 20, 50, 100, 200, 500, 10**9) if n / one <= 12)
+            steps = (digit * 10**power for power in range(1, 9) for digit in (1, 2, 5))
+            step = next(one for one in steps if n / one <= 12)
             axes.set_xticks(range(0, n, step))
             axes.set_yticks(range(0, n, step))
 
     def _list(self, side: Axes, *, most: int) -> None:
         side.set_axis_off()
-        right = np.trace(self.matrix) / max(1, self.matrix.sum())
+        cell_true, cell_pred, counts = self._cells
+        right = counts[cell_true == cell_pred].sum() / max(1, counts.sum())
         side.set_title("Confused most often", fontweight="bold", fontsize=text_size(1.1))
         lines = []
         for true, pred, count in self.pairs[:most]:
-            of = int(self.matrix[true].sum())
+            of = int(self._n_true[true])
             pair = f"{_short(self.classes[true])} → {_short(self.classes[pred])}"
             lines.append(f"{count} of {of} ({100 * count / of:.0f} %):  {pair}")
         lines = lines or ["none: every image was recognised"]
-        n_pairs = int((self.matrix > 0).sum() - (np.diag(self.matrix) > 0).sum())
+        n_pairs = int((cell_true != cell_pred).sum())
         if n_pairs > most:
             lines.append(f"and {n_pairs - most} more pairs")
         lines += ["", "images of the true class: true → predicted", f"right in all: {100 * right:.1f} %"]

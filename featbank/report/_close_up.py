@@ -195,13 +195,12 @@ def with_room(subjects: Sequence[S], read: Callable[[S], Answers | None]) -> tup
     return found, len(subjects) - n_read
 
 
-def cells_of(matrix: NDArray[np.int64]) -> list[list[int]]:
-    """Return a confusion matrix without zeros, as `Answers` has it."""
-    found = []
-    for row in matrix:
-        preds = np.flatnonzero(row)
-        found.append([int(one) for one in np.stack([preds, row[preds]], axis=1).ravel()])
-    return found
+def cells_of(
+    true: NDArray[np.int64], pred: NDArray[np.int64], counts: NDArray[np.int64], n_classes: int
+) -> list[list[int]]:
+    """Return the cells of a confusion matrix, by rows and columns, as `Answers` has them."""
+    of_rows = np.split(np.stack([pred, counts], axis=1), np.searchsorted(true, np.arange(1, n_classes)))
+    return [cells.ravel().tolist() for cells in of_rows]
 
 
 def _wanted(answers: Answers) -> list[Mistake]:

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from featbank.errors import InvalidInputError, RunError
 from featbank.inspection import Mistake, find_mistakes
 from featbank.manifest import SPLITS, Manifest, RowStatus, printable
-from featbank.metrics import confusion_matrix
+from featbank.metrics.classification import confusion_cells
 from featbank.plots import HistoryDisplay
 from featbank.plots.chart import SPLIT_NAMES, Table, percent, spelled
 from featbank.plots.figures import suited
@@ -217,7 +217,7 @@ def _read(run: Run, head: Kept, source: RunSource) -> Answers | None:
         told = run.predictions(head.name)
         if not len(told.rows):
             return None
-        matrix = confusion_matrix(told.y_true, told.y_pred, n_classes)
+        found = confusion_cells(told.y_true, told.y_pred, n_classes)
     except (RunError, InvalidInputError) as error:
         _say(source, f"The answers of {printable(head.name)} are not shown: {error}.")
         return None
@@ -227,7 +227,7 @@ def _read(run: Run, head: Kept, source: RunSource) -> Answers | None:
             mistakes = find_mistakes(told, source.manifest)
         except InvalidInputError as error:
             _say(source, f"No misclassified image is shown: {error}.")
-    return Answers(head, told.split, cells_of(matrix), mistakes)
+    return Answers(head, told.split, cells_of(*found, n_classes), mistakes)
 
 
 def _say(source: RunSource, said: str) -> None:

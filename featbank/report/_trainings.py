@@ -9,7 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from markupsafe import Markup
+from numpy.typing import NDArray
 
 from featbank.errors import RunError
 from featbank.manifest import SPLITS, printable
@@ -198,6 +200,11 @@ class _CoursesDisplay(Display):
         return Table(("Epoch", *(one.named for one in self.networks)), tuple(rows), 0)
 
 
+def _cells_of(confusion: NDArray[np.int64]) -> list[list[int]]:
+    true, pred = np.nonzero(confusion)
+    return cells_of(true, pred, confusion[true, pred], len(confusion))
+
+
 def _counted(n_epochs: int) -> str:
     return f"{n_epochs} epoch{'s' if n_epochs > 1 else ''}"
 
@@ -221,7 +228,7 @@ def content_of_trainings(folder: Path) -> Content:
     several = len(networks) > 1
     answered = [one for one in ranked if one.result.confusion.size]
     told, left_out = with_room(
-        answered, lambda one: Answers(one, one.judged, cells_of(one.result.confusion), [])
+        answered, lambda one: Answers(one, one.judged, _cells_of(one.result.confusion), [])
     )
     asked: list[Asked[Network]] = [
         ("Network", lambda one: printable(one.label), lambda one: one.at),

@@ -29,7 +29,8 @@ from featbank.errors import (
     RunNotFoundError,
 )
 from featbank.manifest import Manifest, printable
-from featbank.metrics import ClassScores, confusion_matrix, per_class_accuracy, per_class_scores
+from featbank.metrics import ClassScores, confusion_matrix
+from featbank.metrics.classification import scores_of_counts
 from featbank.runs._files import (
     HITS_FILE,
     RESULTS_FILE,
@@ -590,10 +591,8 @@ class Run:
         dict of str to float
             By class name, in the order of the classes; those without rows to judge by are left out.
         """
-        shares = per_class_accuracy(self.confusion(name))
-        return {
-            one: float(share) for one, share in zip(self.classes, shares, strict=True) if math.isfinite(share)
-        }
+        scores = self.per_class_scores(name)
+        return {one: found.recall for one, found in scores.items() if found.recall is not None}
 
     def per_class_scores(self, name: str | None = None) -> dict[str, ClassScores]:
         """Return recall with its interval, precision and F1 of each class by a kept head (default: the best).
@@ -603,7 +602,10 @@ class Run:
         dict of str to ClassScores
             By class name, in the order of the classes; see `featbank.metrics.per_class_scores`.
         """
-        return dict(zip(self.classes, per_class_scores(self.confusion(name)), strict=True))
+        told, n = self.predictions(name), len(self.classes)
+        right = told.y_true[told.y_true == told.y_pred]
+        true, answered, both = (np.bincount(one, minlength=n) for one in (told.y_true, told.y_pred, right))
+        return dict(zip(self.classes, scores_of_counts(true, answered, both), strict=True))
 
     def checked(self, name: str, model: Callable[[Any], T]) -> T | None:
         """Read a JSON file of the folder.

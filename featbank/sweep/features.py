@@ -32,9 +32,9 @@ from featbank.sweep.records import Draw
 
 if TYPE_CHECKING:
     from featbank.heads import FeatureSpace
-    from featbank.heads.space import RowProducts
+    from featbank.heads.space import RowProducts, Standardized
 
-__all__ = ["CutFeatures", "Projected", "read_rows", "rows_for_statistics"]
+__all__ = ["CutFeatures", "JudgedRows", "Projected", "read_rows", "rows_for_statistics"]
 
 logger = logging.getLogger(__name__)
 
@@ -79,9 +79,12 @@ def rows_for_statistics(n_rows: int) -> Rows:
 
 @dataclass(frozen=True, eq=False)
 class Projected:
-    """Rows of each split in a feature space that many heads share; of the training rows those drawn."""
+    """Rows of each split in a feature space that many heads share; of the training rows those drawn.
 
-    Z: Mapping[str, NDArray[np.float32]]
+    Rows that are judged, and are many and wide, are read and standardised whenever they are asked for.
+    """
+
+    Z: Mapping[str, NDArray[np.float32] | Standardized]
     space: FeatureSpace
 
 
@@ -198,7 +201,18 @@ class CutFeatures:
         """Length of a row."""
         return self.row[0]
 
-    def parts(self, draw: Draw, projected: Projected | None = None) -> Iterator[tuple[str, Any, Rows]]:
+    def _stored(self, split: str, most: int | None = None) -> Any:
+        """Return rows of a split as stored: an array up to `most` bytes, else what reads runs of rows."""
+        n_views = self.n_views if split == "train" else self.n_averaged
+        p, dtype = self.row
+        known = split in self._features or (split == "train" and "pool" in self._features)
+        if known or len(self.rows[split]) * n_views * p * dtype.itemsize <= (
+            _KEPT_BYTES if most is None else most
+        ):
+            return self.features(split)
+        return _StoredRows(self, self.rows[split], n_views)
+
+    def parts(self, draw: Draw, projected: Projected | None = None) -> Iterator[tuple[str, JudgedRows, Rows]]:
         """Yield (what rows are to a head, the rows, their labels); without a space, features as float32.
 
         Of the training rows those of the draw; rows held out of it are its validation rows. There are
@@ -212,15 +226,13 @@ class CutFeatures:
         if len(draw.held):
             parts.append(("val", "train", draw.held))
         for name, split, at in parts:
-            rows = self.features(split) if projected is None else projected.Z[split]
+            rows = self._stored(split, _HELD_BYTES) if projected is None else projected.Z[split]
             y = self.labels[split]
             if isinstance(at, slice) or (len(at) == len(y) and (np.diff(at) == 1).all()):
-                found = rows[: len(y) * self.n_averaged]  # no copy of all that is drawn
+                every = None  # no copy of all that is drawn
             else:
-                found = rows[in_all_views(at, len(y), self.n_averaged)]
-            found = found.astype(np.float32, copy=False).view()
-            found.flags.writeable = False  # they are those of the fits that follow, too
-            yield name, found, y[at]
+                every = in_all_views(at, len(y), self.n_averaged)
+            yield name, JudgedRows(rows, every), y[at]
 
     def project(self, standardize: Any, rotate: Any) -> Projected:
         """Return the rows in a feature space, made once for all heads that agree on it."""
@@ -244,19 +256,25 @@ class CutFeatures:
             if products is not None:
                 self._let_go()
             source = self._source() if products is None else self._reread()
-            Z = {"train": space.fit_transform(source, products=products)[self._drawn_in_all]}
+            Z: dict[str, Any] = {"train": space.fit_transform(source, products=products)[self._drawn_in_all]}
             if products is None:
-                Z |= {name: space.transform(self.features(name)) for name in others}
+                Z |= {name: space.transform(self._stored(name)) for name in others}
             else:
                 Z |= {name: space.transform_products(products, name) for name in others}
         else:
+            from featbank.heads.space import check_finite
+
             space.fit(self._measured()[1])
             Z = {}
             for name in self.rows:
-                rows = self.features(name)
+                source = self._stored(name)
                 self._let_go()
-                Z[name] = space.transform(rows)
-                del rows  # before those of the next split are read
+                if name != "train" and 4 * math.prod(source.shape) > _HELD_BYTES:
+                    check_finite(source)
+                    Z[name] = space.standardized(source)
+                else:
+                    Z[name] = space.transform(source)
+                del source  # before those of the next split are read
         self._let_go()
         return Projected(Z, space)
 
@@ -286,7 +304,7 @@ class CutFeatures:
     def _tell_rows(self, error: InvalidInputError) -> None:
         """Raise an error with the names of the images, where the reason is that rows are not finite."""
         measured = self._measured()
-        known = [(name, at, self.features(name)) for name, at in self.rows.items()]
+        known = [(name, at, self._stored(name)) for name, at in self.rows.items()]
         for split, at, X in [("train", *measured), *known]:
             bad = [row for number, row in enumerate(at) if not np.isfinite(X[number : number + 1]).all()]
             if bad:
@@ -326,7 +344,7 @@ class CutFeatures:
     def _compute_products(self, standardize: Any) -> RowProducts:
         from featbank.heads.space import RowProducts
 
-        others = {name: self.features(name) for name in self.rows if name != "train"}
+        others = {name: self._stored(name) for name in self.rows if name != "train"}
         return RowProducts.of(self._source(), others, standardize=standardize)
 
     def _digest(self, standardize: Any) -> str:
@@ -356,24 +374,50 @@ class CutFeatures:
 _read_here: dict[str, dict[str, Any]] = {}
 
 
-class _StoredRows:
-    """Training rows of a cut, all unless `pool` says which, read from the bank when a run is asked for."""
+class JudgedRows:
+    """Rows that a head is asked of, some at a time: float32, which can only be read.
 
-    def __init__(self, features: CutFeatures, pool: Rows | None = None) -> None:
+    All of the source, or those that `at` says.
+    """
+
+    def __init__(self, source: Any, at: Rows | None) -> None:
+        self._source, self._at = source, at
+        self.shape = (len(source) if at is None else len(at), *source.shape[1:])
+
+    def __getitem__(self, some: slice) -> NDArray[np.float32]:
+        found: NDArray[np.float32] = self._source[some if self._at is None else self._at[some]]
+        found = found.astype(np.float32, copy=False).view()
+        found.flags.writeable = False  # they are those of the fits that follow, too
+        return found
+
+
+class _StoredRows:
+    """Rows of a cut, all training rows unless `pool` says which, read from the bank when they are asked for.
+
+    They stand in blocks, one for each view, as many as training rows have unless `n_views` says.
+    """
+
+    def __init__(self, features: CutFeatures, pool: Rows | None = None, n_views: int | None = None) -> None:
         # not the features themselves: a head that is kept, and keeps this, would keep all that they have read
         self._read = partial(read_rows, features._bank)
         self._cuts, self._temperature = features._cuts, features._temperature
         self._pool = features._pool if pool is None else pool
-        self.shape = (len(self._pool) * features.n_views, features.n_features)
+        self.shape = (len(self._pool) * (n_views or features.n_views), features.n_features)
         self.dtype = features.row[1]
 
-    def __getitem__(self, at: slice) -> NDArray[Any]:
-        views, rows = np.divmod(np.arange(*at.indices(self.shape[0])), len(self._pool))
-        found = [
-            self._read(self._cuts[view], self._temperature, self._pool[rows[views == view]])
-            for view in np.unique(views).tolist()
-        ]
-        return found[0] if len(found) == 1 else np.concatenate(found)
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, at: slice | Rows) -> NDArray[Any]:
+        views, rows = np.divmod(np.arange(len(self))[at], len(self._pool))
+        several = np.unique(views).tolist()
+        if len(several) == 1:
+            return self._read(self._cuts[several[0]], self._temperature, self._pool[rows])
+        found = np.empty((len(rows), self.shape[1]), self.dtype)
+        for view in several:
+            of_view = views == view
+            found[of_view] = self._read(self._cuts[view], self._temperature, self._pool[rows[of_view]])
+        return found
 
 
 def read_rows(bank: Any, cut: str, temperature: float | None, rows: Rows) -> NDArray[Any]:

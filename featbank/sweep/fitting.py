@@ -688,9 +688,12 @@ def _fit_in_space(
     """Fit those that are watched on the same rows in one call; see `featbank.heads.fit_stack`."""
     from featbank.heads import fit_stack
 
-    Z, y = dict(projected.Z), features.labels
-    if "test" in Z and len(Z["test"]) * max(one.n_classes or 0 for one in fits) > WATCHED_TEST_LOGITS:
-        del Z["test"]  # they are scored, once
+    Z: dict[str, Any] = dict(projected.Z)
+    y = features.labels
+    if "test" in Z:
+        many = len(Z["test"]) * max(one.n_classes or 0 for one in fits) > WATCHED_TEST_LOGITS
+        if many or not isinstance(Z["test"], np.ndarray):
+            del Z["test"]  # they are scored, once
     together: dict[bytes, list[Fit]] = {}
     for one in fits:
         together.setdefault(_draw(one).held.tobytes(), []).append(one)

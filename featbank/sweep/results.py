@@ -13,7 +13,7 @@ from featbank._registry import nearest
 from featbank.errors import InvalidInputError
 from featbank.manifest import as_frame, as_html
 from featbank.metrics import Interval, paired_difference
-from featbank.metrics.catalogue import less_is_better, spelling
+from featbank.metrics.catalogue import bounds, less_is_better, spelling
 from featbank.sampling import Size, size_order
 from featbank.sweep.curves import (
     CurvePoint,
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ComparedCurve", "Comparison", "SweepResult", "compare"]
 
+#: An interval as narrow as this is one of repeats that are all alike, but for rounding.
+_ALIKE = 1e-9
 #: Fewer images to judge by are said; "all right" of so many that it means at least this share is no news.
 _FEW, _SURE = 100, 0.99
 #: What says which curve is best by a metric, without the rows the metric is of; ``val_top1`` for all others.
@@ -182,12 +184,11 @@ class SweepResult:
             at = (one.key, one.n_per_class) if folds else one.id
             judged.setdefault(at, []).append(getattr(one, metric) == 1.0)
         perfect = sum(len(right) == (folds or 1) and all(right) for right in judged.values())
-        units, of_groups, how = n, "", "exact 95 % interval"
-        if self.judged_groups:  # images of one group are not independent
-            units = len(np.unique(np.concatenate(self.judged_groups)))
+        of_groups, how = "", "exact 95 % interval"
+        if self.judged_groups:
+            units = _units(n, self.judged_groups)
             of_groups, how = f" of {units} groups", "95 % interval of so many groups"
-        # Clopper and Pearson's interval has this closed form where all are right.
-        low = 0.025 ** (1 / units) if n else 1.0
+        low = _least_of_all_right(n, self.judged_groups)
         if perfect and low < _SURE:
             fits, differ = ("curves' sizes", "folds") if folds else ("fits", "repeats")
             found.append(
@@ -276,12 +277,14 @@ class ComparedCurve:
         How many of the repeats drew other samples.
     mean, low, high : float
         Mean of the metric over repeats and its interval, within [0, 1]; low and high None for fewer than
-        three draws.
+        three draws, and where all repeats are alike: of an accuracy of 1 they are the exact interval of so
+        many test images.
     rank : float
         Mean of what the curves are ranked by, see `Comparison`.
     difference : Interval or None
         Mean and interval of this one minus the best, repeat by repeat on the same subsets; None for the best
-        itself, and where the subsets are others. Its low and high are NaN for fewer than three draws.
+        itself, and where the subsets are others. Its low and high are NaN for fewer than three draws, and
+        where all repeats differ alike.
     n_paired : int
         Repeats the difference is taken over.
     fit_s, total_s : float
@@ -461,7 +464,10 @@ def compare(
     size = _common_size(points, n_per_class, metric, results, notes)
     chosen = {at: sizes[size] for at, sizes in points.items() if size in sizes}
     ranked_by = _ranked_by(metric, list(chosen.values()), notes)
-    rows = [_row(name, point, curves[name, key], metric, ranked_by) for (name, key), point in chosen.items()]
+    rows = [
+        _row(name, point, curves[name, key], metric, ranked_by, confidence)
+        for (name, key), point in chosen.items()
+    ]
     sign = 1 if less_is_better(ranked_by) else -1
     rows.sort(key=lambda row: sign * row.rank)  # equals as they were asked for: no stopwatch decides
     best = rows[0]
@@ -477,6 +483,7 @@ def compare(
             values = [mine[one] for one in shared], [first[one] for one in shared]
             difference = paired_difference(*values, confidence, share=curve.share(size))
             difference = without_few_draws(difference, curve.n_draws(size, shared))
+            difference = _told_of(difference, metric)
         paired.append(replace(row, difference=difference, n_paired=len(shared)))
     notes += _notes_on_draws(results, best.run, {row.run for row in rows}, size)
     return Comparison(metric, ranked_by, size, tuple(paired), tuple(notes))
@@ -500,9 +507,42 @@ def _ranked_by(metric: str, points: Sequence[CurvePoint], notes: list[str]) -> s
     return metric
 
 
-def _row(name: str, point: CurvePoint, curve: LearningCurve, metric: str, ranked_by: str) -> ComparedCurve:
+def _units(n: int, groups: Sequence[NDArray[Any]]) -> int:
+    """Return how many rows are judged, or groups of them: images of one group are not independent."""
+    return len(np.unique(np.concatenate(groups))) if groups else n
+
+
+def _least_of_all_right(n: int, groups: Sequence[NDArray[Any]], error: float = 0.05) -> float:
+    """Return where the exact interval of an accuracy begins, of rows that were all answered rightly.
+
+    References
+    ----------
+    Clopper, Pearson: The use of confidence or fiducial limits, Biometrika 26, 1934; it has this closed form.
+    """
+    return float((error / 2) ** (1 / _units(n, groups))) if n else 1.0
+
+
+def _told_of(difference: Interval, metric: str) -> Interval:
+    """Return a difference whose interval is none where all repeats differ alike, and within what there is."""
+    if difference.high - difference.low < _ALIKE:
+        return Interval(difference.mean, float("nan"), float("nan"))
+    least, most = bounds(metric)
+    low, high = (float(np.clip(one, least - most, most - least)) for one in difference[1:])
+    return Interval(difference.mean, low, high)
+
+
+def _row(
+    name: str, point: CurvePoint, curve: LearningCurve, metric: str, ranked_by: str, confidence: float
+) -> ComparedCurve:
     times = [fit.duration_s for fit in curve.fits if fit.n_per_class == point.n_per_class]
     score = point.scores[metric]
+    low, high = score.low, score.high
+    if low is not None and high is not None and high - low < _ALIKE:
+        # repeats that are all alike say nothing of their spread
+        low = high = None
+        if score.mean == 1 and metric in ("top1", "val_top1"):
+            n = curve.n_rows.get("test" if metric == "top1" else "val", 0)
+            low, high = _least_of_all_right(n, curve.judged_groups, 1 - confidence), 1.0
     return ComparedCurve(
         run=name,
         cut=point.cut,
@@ -512,8 +552,8 @@ def _row(name: str, point: CurvePoint, curve: LearningCurve, metric: str, ranked
         n_failed=point.n_failed,
         n_draws=point.n_draws or 0,
         mean=score.mean,
-        low=score.low,
-        high=score.high,
+        low=low,
+        high=high,
         rank=point.scores[ranked_by].mean,
         difference=None,
         n_paired=0,

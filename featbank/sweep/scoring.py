@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from featbank.metrics import catalogue, fit_temperature, top_k_hits
 from featbank.metrics.classification import calibration_error, columns_of
-from featbank.sweep.features import CutFeatures, Projected
+from featbank.sweep.features import CutFeatures, JudgedRows, Projected
 from featbank.sweep.records import Fit, Hits, Predictions, history_of, with_val
 from featbank.sweep.spec import judged_split
 
@@ -21,6 +22,8 @@ Labels = NDArray[np.int64]
 Floats = NDArray[np.float64]
 #: Probabilities that are looked at at once, 256 MB: each row is told by itself.
 _BLOCK = 2**25
+#: And values of rows, 64 MB, where they are wide.
+_ROWS_BLOCK = 2**24
 #: Logarithms of probabilities end here: one of 0 has none.
 _TINY = float(np.finfo(np.float64).tiny)
 
@@ -103,19 +106,22 @@ def _has_logits(head: Any) -> bool:
 
 
 def _ask(
-    head: Any, X: NDArray[Any], y: Labels, ending: str, n_views: int, keeps: bool, temperature: float | None
+    head: Any, X: JudgedRows, y: Labels, ending: str, n_views: int, keeps: bool, temperature: float | None
 ) -> _Answers | None:
     """Return what a head says of rows, None if its probabilities are not numbers.
 
     It is asked of so many rows at once that their probabilities fit into memory: of 10,000 classes and as
-    many rows they would take 800 MB. Those of several views, which stand in blocks of rows, are averaged.
+    many rows they would take 800 MB, and wide rows more. Those of several views, which stand in blocks of
+    rows, are averaged.
     """
-    n_rows = max(1, _BLOCK // max(1, n_views * len(getattr(head, "classes_", ()))))
-    views = X.reshape(n_views, len(y), *X.shape[1:])
+    n_classes, width = max(1, len(getattr(head, "classes_", ()))), max(1, math.prod(X.shape[1:]))
+    n_rows = max(1, min(_BLOCK // n_classes, _ROWS_BLOCK // width) // n_views)
     found: list[_Answers] = []
     for start in range(0, max(1, len(y)), n_rows):
         some = slice(start, start + n_rows)
-        rows = X if n_rows >= len(y) else views[:, some].reshape(-1, *X.shape[1:])
+        views = range(0, n_views * len(y), max(1, len(y)))
+        parts = [X[view + start : view + min(start + n_rows, len(y))] for view in views]
+        rows = parts[0] if n_views == 1 else np.concatenate(parts)
         y_pred, scores = _answers(head, rows, ending, n_views)
         if scores is None:
             found.append(_Answers(y_pred))
@@ -164,6 +170,9 @@ def _answers(head: Any, X: NDArray[Any], ending: str, n_views: int) -> tuple[Lab
     """Return the predicted class of each image, and probabilities where the head has them."""
     predict = getattr(head, f"predict{ending}")
     probabilities = getattr(head, f"predict_proba{ending}", None)
+    if ending and n_views == 1 and hasattr(head, "answer_columns"):
+        y_pred, scores = head.answer_columns(X)
+        return y_pred.astype(np.int64), scores
     # an estimator of others may work in place, as `StandardScaler(copy=False)` does
     own = X if ending else X.copy()
     if probabilities is None or not hasattr(head, "classes_"):

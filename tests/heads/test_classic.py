@@ -44,6 +44,44 @@ def test_neighbours_by_cosine(data) -> None:
     np.testing.assert_allclose(head.predict_proba(X), expected.predict_proba(scaled(head, X)), atol=1e-12)
 
 
+@pytest.mark.parametrize("n_alike", [2, 400])
+@pytest.mark.parametrize("temperature", [None, 0.07])
+def test_of_equal_samples_the_earliest_are_nearest(n_alike, temperature) -> None:
+    # each sample stands so often, of whatever class: products in float32 alone would choose any of them
+    random = np.random.default_rng(0)
+    few = random.normal(size=(1600 // n_alike, 7)) * 10
+    X, y = few[random.integers(0, len(few), 1600)], random.integers(0, 300, 1600)
+    head = NeighborsClassifier(temperature=temperature, standardize=False, rotate=False).fit(X, y)
+    rows = np.concatenate([few[:30], random.normal(size=(30, 7))]).astype(np.float32)
+    lengths = np.linalg.norm(few, axis=1) * np.linalg.norm(rows, axis=1)[:, None]
+    group = (X[:, None] == few).all(axis=2).argmax(axis=1)
+    cosines = (rows @ few.T / lengths)[:, group]
+    for row, (cosine, shares) in enumerate(zip(cosines, head.predict_proba(rows), strict=True)):
+        nearest = np.argsort(-cosine, kind="stable")[:5]
+        away = 0 if temperature is None else (cosine[nearest] - cosine[nearest[0]]) / temperature
+        votes = np.bincount(y[nearest], np.exp(away) * np.ones(5), minlength=300)
+        np.testing.assert_allclose(shares, (votes / votes.sum())[head.classes_], atol=1e-5, err_msg=f"{row}")
+
+
+def test_answers_are_those_of_each_alone(data) -> None:
+    X, y = data
+    head = NeighborsClassifier(n_neighbors=2).fit(X[::2], y[::2])
+    answers, shares = head.answer_columns(head.space_.transform(X))
+    np.testing.assert_array_equal(answers, head.predict(X))
+    np.testing.assert_array_equal(answers, head.classes_[head.decision_function(X).argmax(axis=1)])
+    np.testing.assert_allclose(shares, head.predict_proba(X), atol=1e-6)
+
+
+def test_of_many_classes_those_float32_cannot_tell_apart_are_told_apart() -> None:
+    means = np.random.default_rng(0).normal(size=(300, 6))
+    means[150:] = means[:150] + 1e-6  # the nearest of each is off by less than float32 knows of the scores
+    X, y = np.repeat(means, 2, axis=0), np.repeat(np.arange(300), 2)
+    head = NearestMeanClassifier(standardize=False, rotate=False).fit(X, y)
+    rows = X.astype(np.float32).astype(np.float64)
+    scores = rows @ head.means_.T - 0.5 * (head.means_**2).sum(axis=1)
+    np.testing.assert_array_equal(head.predict(X), scores.argmax(axis=1))
+
+
 def test_a_tied_vote_goes_to_the_nearest() -> None:
     X = np.array([[1.0, 0.1], [1.0, 0.9], [-1.0, 0.0], [-1.0, 1.0]])
     head = NeighborsClassifier(n_neighbors=2, standardize=False, rotate=False).fit(X, [1, 0, 2, 2])
@@ -113,6 +151,18 @@ def test_ridge_by_products_in_float32_is_corrected(monkeypatch, shape, alpha, we
     assert [one is not None for one in results] == [by_float32]
     np.testing.assert_allclose(
         head.decision_function(X), expected.decision_function(X.astype(np.float64)), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("weight", [None, "balanced"])
+def test_ridge_of_many_classes(weight) -> None:
+    random = np.random.default_rng(0)
+    y = random.permutation(np.arange(400) % 90 % 50)  # some classes are twice as large
+    X = (random.normal(size=(50, 30))[y] + random.normal(size=(400, 30)) + 2).astype(np.float32)
+    head = RidgeClassifier(class_weight=weight, standardize=False, rotate=False).fit(X, y)
+    expected = SklearnRidge(class_weight=weight, solver="svd").fit(X.astype(np.float64), y)
+    np.testing.assert_allclose(
+        head.decision_function(X), expected.decision_function(X.astype(np.float64)), atol=1e-6
     )
 
 

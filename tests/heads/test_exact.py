@@ -207,8 +207,8 @@ def test_rows_in_float32_and_their_products_lead_to_the_same(monkeypatch, n_rows
     made = []
     due = _exact._Preconditioner.due
 
-    def noted(self, spread):
-        made.append(due(self, spread))
+    def noted(self, *args, **settings):
+        made.append(due(self, *args, **settings))
         return made[-1]
 
     monkeypatch.setattr(_exact._Preconditioner, "due", noted)
@@ -362,8 +362,8 @@ def test_a_loose_tolerance_in_the_span_is_about_the_features(sparse) -> None:
     assert loose.gradient == pytest.approx(found, rel=0.05)
 
 
-@pytest.mark.parametrize("tol", [1e-4, 0.0])
-def test_rounded_rows_lead_to_the_same_optimum(blobs, monkeypatch, tol: float) -> None:
+@pytest.mark.parametrize(("tol", "held"), [(1e-4, True), (0.0, True), (0.0, False)])
+def test_rounded_rows_lead_to_the_same_optimum(blobs, monkeypatch, tol: float, held: bool) -> None:
     X, y = blobs
     Z = FeatureSpace(rotate=False).fit_transform(X)
     subsets = [np.arange(len(y)), np.flatnonzero(np.arange(len(y)) % 5)]
@@ -372,6 +372,8 @@ def test_rounded_rows_lead_to_the_same_optimum(blobs, monkeypatch, tol: float) -
     made = []
     original = _exact._RoundedRows.times
     monkeypatch.setattr("featbank.heads._exact.MIN_ROUNDED", 0)
+    if not held:  # of many classes, logits are not: then only conjugate gradients are of rounded rows
+        monkeypatch.setattr("featbank.heads._exact.MAX_ROUNDED_LOGITS", 0)
     monkeypatch.setattr("featbank.heads._exact._multiplies_rounded", lambda: True)
     monkeypatch.setattr(
         _exact._RoundedRows, "times", lambda self, *args: (made.append(1), original(self, *args))[1]
@@ -418,13 +420,14 @@ def test_steps_of_lbfgs_are_those_of_the_textbook(metric: float | None) -> None:
         return np.concatenate([W.ravel(), b.ravel()])
 
     scale = np.repeat([1.0, 2.0], [10, 2])  # an intercept counts as the weight of a column of 2
-    for _ in range(_exact.MEMORY + 2):
+    for number in range(_exact.MEMORY + 2):
         s = random.normal(size=12)
-        y = s * random.uniform(1, 2, size=12)
+        y = s * random.uniform(1, 2, size=12) * (-1 if number == 5 else 1)
         pairs.append((s / scale, y * scale))
         steps.add(s[:10].reshape(1, 2, 5), s[10:][None], y[:10].reshape(1, 2, 5), y[10:][None])
     g = random.normal(size=12)
     q, taken, kept = g * scale, [], pairs[-_exact.MEMORY :]
+    kept.pop(5 - 2)  # the one whose gradient fell the wrong way, as rounding has it, says nothing
     for s, y in reversed(kept):
         taken.append(s @ q / (s @ y))
         q -= taken[-1] * y
@@ -435,7 +438,7 @@ def test_steps_of_lbfgs_are_those_of_the_textbook(metric: float | None) -> None:
         q = (s @ y) / (y @ (y / metric / scale**2)) * q / metric / scale**2
     for (s, y), a in zip(kept, reversed(taken), strict=True):
         q += (a - y @ q / (s @ y)) * s
-    given = None if metric is None else lambda W, b: (W / metric, b / metric)
+    given = None if metric is None else lambda W, b: (W / metric, b / metric)  # any number at once
     dW, db = steps.next(g[:10].reshape(1, 2, 5), g[10:][None], given)
     np.testing.assert_allclose(joined(dW, db), -q * scale, rtol=1e-4, atol=1e-5)
 
@@ -445,13 +448,63 @@ def test_factors_from_the_first_step_on_save_steps(monkeypatch: pytest.MonkeyPat
     y = np.arange(600) % 4
     inside = random.normal(size=(4, 50))[y] + random.normal(size=(600, 50))
     Z = ((inside * np.geomspace(3, 0.1, 50)) @ random.normal(size=(50, 50)) / 7).astype(np.float32)
-    (early,) = _exact.solve(Z, [problem(y, 1.0)], tol=1e-4)
-    monkeypatch.setattr(_exact._Preconditioner, "affordable", False)
-    (late,) = _exact.solve(Z, [problem(y, 1.0)], tol=1e-4)
+    (early,) = _exact.solve(Z, [problem(y, 0.1)], tol=1e-4)
+    monkeypatch.setattr(_exact, "EXPECTED_PASSES", 0)
+    (late,) = _exact.solve(Z, [problem(y, 0.1)], tol=1e-4)
     assert 1.5 * early.n_iter < late.n_iter
     for one in (early, late):
         assert one.converged
-        assert largest_gradient(Z.astype(np.float64), y, one, 1.0) < 1.01e-4
+        assert largest_gradient(Z.astype(np.float64), y, one, 0.1) < 1.01e-4
+
+
+def test_no_pass_is_made_for_a_step_that_gains_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    y = np.arange(400) % 40
+    Z = (random.normal(size=(40, 20))[y] + random.normal(size=(400, 20))).astype(np.float32)
+    monkeypatch.setattr(_exact, "FLOAT64_SIZE", 0)
+    monkeypatch.setattr(_exact, "SPAN_PART", 0)
+    passes: list[int] = []
+    step, spend = _exact._Fit.newton_step, _exact._Preconditioner.spend
+
+    def noted(self, *args):
+        passes.append(0)
+        try:
+            return step(self, *args)
+        finally:
+            passes.append(-1)
+
+    def spent(self, columns):
+        if passes and passes[-1] >= 0:
+            passes[-1] += 1
+        spend(self, columns)
+
+    monkeypatch.setattr(_exact._Fit, "newton_step", noted)
+    monkeypatch.setattr(_exact._Preconditioner, "spend", spent)
+    (optimum,) = _exact.solve(Z, [problem(y, 1.0)])
+    made = passes[::2]
+    assert optimum.converged
+    assert max(made) > 5
+    assert made[-1] == 0
+    given, expected = decision(Z, optimum), reference(Z.astype(np.float64), y, 1.0).decision_function(Z)
+    np.testing.assert_allclose(given, expected - expected.mean(1, keepdims=True), atol=1e-4)
+
+
+def test_a_loose_tolerance_that_rounding_keeps_it_from_is_told() -> None:
+    random = np.random.default_rng(0)
+    y = np.arange(300) % 3
+    far = (random.normal(size=(3, 10))[y] + random.normal(size=(300, 10)) + 100).astype(np.float32)
+    with pytest.warns(FitWarning, match="did not reach the optimum"):
+        head = SoftmaxClassifier(solver="lbfgs", tol=1e-6, standardize=False).fit(far, y)
+    assert not head.converged_
+
+
+def test_two_classes_are_measured_as_they_are_answered_and_rows_are_left_as_they_are(blobs) -> None:
+    X, y = blobs[0][blobs[1] < 2].astype(np.float32) / 10, blobs[1][blobs[1] < 2]
+    X.setflags(write=False)
+    head = SoftmaxClassifier(solver="lbfgs", C=0.01, standardize=False).fit(X, y)
+    own = head.predict_proba(X)[np.arange(len(y)), y]
+    assert head.history_["train_loss"][0] == pytest.approx(-np.log(own).mean(), rel=1e-5)
+    assert head.history_["train_accuracy"][0] == head.score(X, y)
 
 
 def test_rows_that_problems_share_are_expressed_in_their_span_once(sparse, monkeypatch) -> None:

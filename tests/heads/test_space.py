@@ -173,3 +173,9 @@ def test_bad_input_is_told(wide) -> None:
         FeatureSpace().fit(wide[0]).transform(wide[0][:, 1:])
     with pytest.raises(InvalidInputError, match=r"^all 3 rows are identical after standardisation"):
         FeatureSpace().fit(np.ones((3, 9)))
+
+
+def test_finite_values_whose_sum_is_not_are_taken() -> None:
+    spaces.check_finite(np.full((4, 3), 3e38, dtype=np.float32))
+    with pytest.raises(InvalidInputError, match=r"1 of 4 rows hold NaN or infinity: 2 "):
+        spaces.check_finite(np.array([[3e38], [3e38], [np.nan], [3e38]], dtype=np.float32))

@@ -469,6 +469,21 @@ def test_confusion_of_many_classes_lists_pairs_instead_of_numbers():
     assert perfect.figure_.axes[1].texts[0].get_text().startswith("none: ")
 
 
+def test_confusion_of_a_thousand_classes_is_pooled():
+    y_true = np.repeat(np.arange(1, 1201), 2)  # class 0 has no rows
+    y_pred = np.where(np.arange(2400) % 2, y_true, 7)
+    display = ConfusionDisplay.from_predictions(y_true, y_pred, [str(i) for i in range(1201)]).plot()
+    (image,) = display.ax_.images
+    shares = np.asarray(image.get_array())
+    assert shares.shape == (601, 601)
+    np.testing.assert_allclose(shares[0, [0, 3]], [50, 50])  # of the one class there
+    np.testing.assert_allclose(shares[1, [1, 3, 5]], [50, 50, 0])
+    np.testing.assert_allclose(shares[3, 3], 100)
+    assert display.matrix[[7, 8, 8], [7, 7, 8]].tolist() == [2, 1, 1]
+    assert display.ax_.get_xticks()[1] == 200
+    assert "mean of 2 x 2 classes" in display.figure_.axes[-1].get_ylabel()
+
+
 def test_names_no_font_has_do_not_fail(tmp_path):
     ConfusionDisplay([[1, 0], [0, 1]], ["猫", "개\n\x1b"]).save(tmp_path / "far.png")
 

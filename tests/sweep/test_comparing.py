@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import beta
 
 from featbank.errors import InvalidInputError
 from featbank.metrics import paired_difference
@@ -35,6 +36,25 @@ def draws(seed, judged="all", n_repeats=3, sizes=("8",)) -> dict[str, object]:
 
 
 A, B = [0.80, 0.90, 0.70], [0.82, 0.91, 0.75]
+
+
+def test_repeats_that_are_all_alike_have_the_exact_interval_of_the_images_or_none():
+    both = [*fits("knn", [1.0] * 3), *fits("ncm", [1.0] * 3), *fits("mlp", [0.9] * 3)]
+    right, same, alike = compare(SweepResult(both, n_rows={"train": 90, "test": 12})).curves
+    for one in (right, same):
+        assert (one.mean, one.high) == (1.0, 1.0)
+        assert one.low == pytest.approx(beta.ppf(0.025, 12, 1))
+    assert (alike.mean, alike.low, alike.high) == (pytest.approx(0.9), None, None)
+    for one, mean in ((same, 0.0), (alike, -0.1)):
+        assert one.difference.mean == pytest.approx(mean)
+        assert np.isnan(one.difference[1:]).all()
+    grouped = compare(SweepResult(both, n_rows={"train": 90, "test": 12}, judged_groups=[np.arange(12) // 4]))
+    assert grouped.curves[0].low == pytest.approx(beta.ppf(0.025, 3, 1))
+
+
+def test_a_difference_stays_within_what_there_is():
+    result = SweepResult([*fits("knn", [1.0, 0.9, 1.0]), *fits("ncm", [0.1, 0.5, 0.0])])
+    assert compare(result).curves[1].difference.low == -1
 
 
 def test_best_first_with_paired_differences_and_times():

@@ -291,6 +291,45 @@ def test_features_that_are_projected_are_let_go_of(bank, monkeypatch):
     ]
 
 
+def test_wide_rows_are_judged_in_runs(bank, monkeypatch):
+    asked = {
+        "cuts": ["fc7"],
+        "heads": ["ncm", "knn", "ridge", "logreg"],
+        "samples_per_class": [4],
+        "head_params": {name: {"rotate": False} for name in ("ncm", "knn", "ridge", "logreg")},
+    }
+    whole = run_sweep(bank, **asked)
+    bank.read.clear()
+    for name, value in (("_HELD_BYTES", 100), ("_KEPT_BYTES", 0)):
+        monkeypatch.setattr(f"featbank.sweep.features.{name}", value)
+    monkeypatch.setattr("featbank.heads.space.BLOCK_BYTES", 7 * 12 * 8)
+    monkeypatch.setattr("featbank.heads.space.ONCE_BYTES", 7 * 12 * 2)
+    monkeypatch.setattr("featbank.sweep.scoring._ROWS_BLOCK", 7 * 12)
+    runs = run_sweep(bank, **asked)
+    test = np.flatnonzero(bank.manifest.splits == SPLITS.index("test"))
+    sizes = [len(rows) for _, rows in bank.read if np.isin(rows, test).all()]
+    assert max(sizes) <= 7 < len(test)
+    for one, other in zip(whole.fits, runs.fits, strict=True):
+        assert (one.top1, one.val_top1, one.train_top1) == (other.top1, other.val_top1, other.train_top1)
+        assert (one.hits.top1 == other.hits.top1).all()
+
+
+def test_a_wide_row_to_judge_that_is_no_number_is_named(bank, monkeypatch):
+    row = int(np.flatnonzero(bank.manifest.splits == SPLITS.index("test"))[5])
+    bank.arrays["fc7"][row, 3] = np.nan
+    monkeypatch.setattr("featbank.sweep.features._HELD_BYTES", 100)
+    monkeypatch.setattr("featbank.sweep.features._KEPT_BYTES", 0)
+    found = run_sweep(
+        bank,
+        cuts=["fc7"],
+        heads=["ncm"],
+        samples_per_class=[4],
+        head_params={"ncm": {"rotate": False}},
+    )
+    assert f"1 of 30 test images hold NaN or infinity: {row:05d}.jpg; " in found.fits[0].message
+    assert found.fits[0].status == "failed"
+
+
 def test_estimators_of_others_see_and_read_the_rows_drawn_alone(bank):
     run_sweep(bank, cuts=["fc7"], heads=[NearestCentroid()], samples_per_class="2", repeats=2)
     assert max(len(rows) for _, rows in bank.read) == 30  # the test rows; 12 of 60 to train on at most
