@@ -167,16 +167,18 @@ def _best(
     apart = Interval(
         *(-one for one in (second.difference.mean, second.difference.high, second.difference.low))
     )
-    if math.isnan(apart.low) or not tested:
+    alike = tested and math.isnan(apart.low) and min(second.n_draws, second.n_paired) >= FEWEST_DRAWS
+    if not alike and (math.isnan(apart.low) or not tested):
         apart = Interval(apart.mean, math.nan, math.nan)
         return f"{text}, {_points(apart, compared.metric)} from the {_spelled(second)}."
-    if apart.low == apart.high == 0:
+    if alike and abs(apart.mean) < 1e-9:
         return f"{text}, not to be told from the {_spelled(second)}: both do exactly as well in every draw."
-    above, below = apart.low > 0, apart.high < 0
+    above, below = (apart.mean > 0, apart.mean < 0) if alike else (apart.low > 0, apart.high < 0)
     if less_is_better(compared.metric):
         above, below = below, above
     sure = "ahead of" if above else "behind" if below else "not to be told from"
-    return f"{text}, {sure} the {_spelled(second)}: {_points(apart, compared.metric)}."
+    by_draw = " in every draw" if alike else ""
+    return f"{text}, {sure} the {_spelled(second)}: {_points(apart, compared.metric)}{by_draw}."
 
 
 def _points(found: Interval, metric: str = "top1") -> str:
