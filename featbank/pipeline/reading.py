@@ -39,7 +39,7 @@ from featbank.sampling import parse_sizes
 from featbank.sweep.protocols import find_protocol
 from featbank.training import Recipe, recipe_for
 
-__all__ = ["TEMPLATE", "find_study", "load_study", "study_names"]
+__all__ = ["TEMPLATE", "find_study", "load_study", "study_names", "study_title"]
 
 #: A study with every key there is, explained, that runs as it stands.
 TEMPLATE = Path(__file__).with_name("template.toml")
@@ -105,6 +105,35 @@ def find_study(study: str | os.PathLike[str]) -> Path:
     raise MissingDataError(
         f"no study {printable(text)!r}; give a TOML file, or one of {nearest(Path(text).stem, study_names())}"
     )
+
+
+def study_title(study: str | os.PathLike[str]) -> tuple[Path, str]:
+    """Return the file and the title of a study, without looking at anything else that the file says.
+
+    Parameters
+    ----------
+    study : str or path
+        A TOML file, or the name of one, as for `load_study`.
+
+    Returns
+    -------
+    path : pathlib.Path
+    title : str
+        Its name where it has none.
+
+    Raises
+    ------
+    MissingDataError, InvalidInputError
+        If there is no such file, or it is no TOML.
+
+    Examples
+    --------
+    >>> study_title("mini_digits")[1]
+    'Handwritten digits through minivgg: depth, samples and temperature'
+    """
+    path = find_study(study)
+    title = _read_toml(path, printable(str(path))).get("title")
+    return path, printable(title.strip()) if isinstance(title, str) and title.strip() else path.stem
 
 
 def load_study(study: str | os.PathLike[str]) -> Study:
