@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from featbank.datasets import open_dataset
-from featbank.datasets.sources import absolute_source
+from featbank.datasets.sources import absolute_source, find_images
 from featbank.errors import InvalidInputError, MissingDataError
 from featbank.pipeline import load_study
 from featbank.pipeline.planning import open_each, open_images
@@ -111,6 +111,11 @@ def test_tiny_imagenet_by_its_layout(laid_out, monkeypatch):
     found = open_images(experiment("backbones_tiny_imagenet"))
     assert set(found.dataset.splits) == {"train", "test"}  # its own val is the test
     assert found.n_classes == 5
+    # named from the data root, it is the same
+    place = find_images(experiment("backbones_tiny_imagenet").data.source)[0]
+    monkeypatch.setenv("FEATBANK_DATA", str(place.parent))
+    named = open_images(experiment("backbones_tiny_imagenet"), data=place.name)
+    assert named.dataset.ids == found.dataset.ids
 
 
 def test_groups_of_a_study_reach_its_bank(edited, tmp_path):
