@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import hashlib
-import importlib
 import inspect
 import secrets
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from importlib import import_module
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from featbank.errors import InvalidInputError, MissingPackageError, UnknownNameError, one_line
@@ -19,7 +24,17 @@ from featbank.errors import InvalidInputError, MissingPackageError, UnknownNameE
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-__all__ = ["Registry", "from_place", "look_in", "nearest", "source_digest"]
+__all__ = [
+    "Registry",
+    "asked_by",
+    "from_place",
+    "in_study",
+    "nearest",
+    "own_folders",
+    "own_modules",
+    "source_digest",
+    "take_modules",
+]
 
 T = TypeVar("T")
 
@@ -55,7 +70,7 @@ def nearest(name: str, names: Iterable[str], limit: int = 5) -> str:
 
 
 def from_place(place: str, what: str, give: str) -> Any:
-    """Return what is found at ``"module:name"``: the user's own, in the current folder or installed.
+    """Return what is found at ``"module:name"``: installed, or the user's own, see `in_study`.
 
     Parameters
     ----------
@@ -67,25 +82,151 @@ def from_place(place: str, what: str, give: str) -> Any:
     Raises
     ------
     InvalidInputError
-        If there is no such module, it fails when it is imported, or has nothing of that name.
+        If there is no such module, it fails when it is imported, or has nothing of that name; or, in a study,
+        if another module of that name was loaded before.
     """
     module, _, name = place.partition(":")
     try:
-        if module not in sys.modules:
-            look_in(Path.cwd())
-        return getattr(import_module(module), name)
+        _find_own(module.partition(".")[0])
+        found = getattr(import_module(module), name)
+        _send_by_value()
     except (Exception, SystemExit) as error:  # code of the user's, which may raise anything
         said = f"{type(error).__name__}: {one_line(error)}"
         raise InvalidInputError(f"{what} cannot be had ({said}); give {give}") from error
+    return found
 
 
-def look_in(folder: Path) -> None:
-    """Have modules looked for in a folder, too; what is installed comes first."""
-    # last, so that nothing there is taken for a module that is installed; it stays there, because processes
-    # that are started look there, too
-    if str(folder) not in sys.path:
-        sys.path.append(str(folder))
-    importlib.invalidate_caches()  # the file may be younger than the last look at the folder
+#: The folder of the study that is read, where there is one.
+_study: ContextVar[Path | None] = ContextVar("_study", default=None)
+#: The entry points of groups that were looked for while it is read: a look opens the records of all packages.
+_looked: ContextVar[dict[str, list[EntryPoint]] | None] = ContextVar("_looked", default=None)
+
+
+@contextmanager
+def in_study(folder: Path) -> Iterator[None]:
+    """Have modules of the user's own looked for beside a study, before the current folder."""
+    before, looked = _study.set(folder), _looked.set({})
+    try:
+        yield
+    finally:
+        _study.reset(before)
+        _looked.reset(looked)
+
+
+def asked_by(option: str) -> str:
+    """Return the option that a name was given by, for messages; a study has none."""
+    return f" ({option})" if _study.get() is None else ""
+
+
+def own_folders() -> str:
+    """Say where modules of the user's own are looked for, for messages."""
+    if _study.get() is None:
+        return "in this folder"
+    return "in " + " or ".join(dict.fromkeys(repr(str(one)) for one in _folders()))
+
+
+def _folders() -> list[Path]:
+    study = _study.get()
+    return [Path.cwd()] if study is None else [study, Path.cwd()]
+
+
+class _OwnModules(MetaPathFinder):
+    """Finds modules of the user's own, after all others: those asked for by name, and what these import.
+
+    A folder on ``sys.path`` would give modules to everybody: whatever a library imports if it is installed
+    could lie there.
+    """
+
+    def __init__(self) -> None:
+        self.files: dict[str, Path] = {}
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        file = self.files.get(fullname)
+        if path is not None or file is None:
+            return None
+        is_package = file.name == "__init__.py"
+        folder = file.parent.parent if is_package else file.parent
+        for name in _imported(file):
+            beside = _file_in(folder, name)
+            if beside is not None:
+                other = self.files.get(name, beside) if name in sys.modules else beside
+                if other != beside:
+                    raise ImportError(_two_files(name, other, beside))
+                self.files[name] = beside
+        return spec_from_file_location(
+            fullname, file, submodule_search_locations=[str(file.parent)] if is_package else None
+        )
+
+
+_own_modules = _OwnModules()
+
+
+def _find_own(top: str) -> None:
+    """Let a module be imported from one of `_folders`, where it is not installed."""
+    files = (_file_in(folder, top) for folder in _folders())
+    file = next((one for one in files if one is not None), None)
+    loaded = sys.modules.get(top)
+    if _study.get() is not None and top != "__main__":
+        before: str | None = None
+        if loaded is not None:
+            before = getattr(loaded, "__file__", None)
+            if file is None and top in _own_modules.files:  # that of another study
+                raise ModuleNotFoundError(f"No module named {top!r}")
+        elif file is not None:
+            found = PathFinder.find_spec(top)
+            before = None if found is None else found.origin
+        if file is not None and before is not None and file != Path(before).resolve():
+            raise ImportError(_two_files(top, Path(before), file))
+    if loaded is None:
+        _own_modules.files.pop(top, None)
+        if file is not None:
+            _own_modules.files[top] = file
+            if _own_modules not in sys.meta_path:
+                sys.meta_path.append(_own_modules)
+
+
+def _two_files(name: str, one: Path, other: Path) -> str:
+    return f"module {name!r} is {str(one)!r} in this process, and {str(other)!r} is another; rename one"
+
+
+def _file_in(folder: Path, name: str) -> Path | None:
+    """Return the file of a module in a folder, links followed; None where there is none."""
+    places = (folder / name / "__init__.py", folder / f"{name}.py") if name.isidentifier() else ()
+    return next((one.resolve() for one in places if one.is_file()), None)
+
+
+def _imported(file: Path) -> set[str]:
+    """Return the modules that a file imports by their whole name, the first part of each."""
+    names: set[str] = set()
+    with suppress(SyntaxError, ValueError):  # told when it is imported
+        for node in ast.walk(ast.parse(file.read_bytes())):
+            if isinstance(node, ast.Import):
+                names.update(one.name.partition(".")[0] for one in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names.add(node.module.partition(".")[0])
+    return names
+
+
+def _send_by_value() -> None:
+    """Have modules of the user's own pickled as they are: no other process would find them."""
+    for name in ("cloudpickle", "joblib.externals.cloudpickle"):
+        for module in _own_modules.files.keys() & sys.modules.keys():
+            with suppress(ImportError):
+                import_module(name).register_pickle_by_value(sys.modules[module])
+
+
+def own_modules(names: Iterable[str]) -> list[ModuleType]:
+    """Return the modules of the user's own if any of names is ``module:name`` in one, for `take_modules`."""
+    if not any(name.partition(":")[0].partition(".")[0] in _own_modules.files for name in names):
+        return []
+    return [one for name, one in sys.modules.items() if name.partition(".")[0] in _own_modules.files]
+
+
+def take_modules(modules: Iterable[ModuleType]) -> None:
+    """Let modules that another process sent be found here by their names."""
+    sys.modules.update({one.__name__: one for one in modules})
 
 
 def source_digest(thing: Any, more: bytes = b"") -> str:
@@ -227,9 +368,15 @@ class Registry(Generic[T]):
     def _plug_ins(self) -> dict[str, EntryPoint]:
         if self.group is None:
             return {}
-        from importlib.metadata import entry_points
+        looked = _looked.get()
+        found = None if looked is None else looked.get(self.group)
+        if found is None:
+            from importlib.metadata import entry_points
 
-        return {one.name: one for one in entry_points(group=self.group) if not self._is_registered(one.name)}
+            found = list(entry_points(group=self.group))
+            if looked is not None:
+                looked[self.group] = found
+        return {one.name: one for one in found if not self._is_registered(one.name)}
 
     def _is_registered(self, name: object) -> bool:
         return name in self._values or name in self._places or name in self._aliases

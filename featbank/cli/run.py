@@ -14,7 +14,8 @@ from featbank.cli._fitted import print_scores
 from featbank.cli._options import CacheDir, Device, Json, known_studies, split_commas
 from featbank.cli._output import counted, human_bytes, human_time, print_json, print_table, progress_bar, say
 from featbank.cli.fit import noted_not_warned
-from featbank.errors import InvalidInputError
+from featbank.errors import FeatbankError, InvalidInputError
+from featbank.manifest import printable
 from featbank.sampling import size_words
 
 if TYPE_CHECKING:
@@ -147,13 +148,20 @@ def _bars() -> Iterator[Callable[[str], Progress]]:
 
 
 def _list_studies(as_json: bool) -> None:
-    from featbank.pipeline import load_study, study_names
+    from featbank.pipeline import study_names, study_title
 
-    found = [load_study(name) for name in study_names()]
+    found: list[dict[str, Any]] = []
+    for name in study_names():
+        try:
+            file, title = study_title(name)
+            found.append({"name": name, "title": title, "file": file})
+        except FeatbankError as error:  # one that cannot be read hides no other
+            found.append({"name": name, "title": None, "error": str(error)})
     if as_json:
-        print_json({"studies": [{"name": one.name, "title": one.title, "file": one.path} for one in found]})
+        print_json({"studies": found})
         return
-    print_table(("study", "title"), [(one.name, one.title) for one in found])
+    lines = [(printable(one["name"]), one["title"] or f"cannot be read: {one['error']}") for one in found]
+    print_table(("study", "title"), lines)
     typer.echo("\nfeatbank run NAME runs one")
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike
 
-from featbank._registry import Registry, from_place, source_digest
+from featbank._registry import Registry, asked_by, from_place, own_folders, source_digest
 from featbank.errors import InvalidInputError, MissingPackageError, one_line
 
 __all__ = ["bounds", "canonical", "evaluate", "less_is_better", "made_by", "names", "score_text", "spelling"]
@@ -24,7 +24,6 @@ __all__ = ["bounds", "canonical", "evaluate", "less_is_better", "made_by", "name
 _metrics: Registry[Callable[..., float]] = Registry("metric", group="featbank.metrics")
 for _name in ("balanced_accuracy", "macro_f1", "cohen_kappa", "roc_auc", "log_loss"):
     _metrics.register_place(_name, f"featbank.metrics.classification:{_name}")
-_GIVE = "module:function of a module in this folder or installed, such as my_module:worst_class"
 #: Calibration errors, which fits have beside their accuracies.
 _CALIBRATION = ("ece", "ece_scaled")
 #: What is no share: from where to where it goes. Of a loss less is better.
@@ -58,7 +57,7 @@ def canonical(name: str) -> str:
     if name.startswith("val_") or name in _CALIBRATION:
         whose = "module" if _is_own(name) else "plug-in"
         raise InvalidInputError(
-            f"metric {name!r} (--metric) has a name that featbank gives itself: 'val_' begins scores of "
+            f"{_asked(name)} has a name that featbank gives itself: 'val_' begins scores of "
             f"validation rows, and ece and ece_scaled are calibration errors; rename the {whose}"
         )
     if not _is_own(name):
@@ -66,18 +65,26 @@ def canonical(name: str) -> str:
     function = _function(name)
     if not callable(function):
         raise InvalidInputError(
-            f"metric {name!r} (--metric) is {reprlib.repr(function)}, which is no function; give {_GIVE}"
+            f"{_asked(name)} is {reprlib.repr(function)}, which is no function; give {_give()}"
         )
     try:
         inspect.signature(function).bind(None, None, **({"labels": None} if _wants_shares(function) else {}))
     except TypeError as error:
         raise InvalidInputError(
-            f"metric {name!r} (--metric) takes {inspect.signature(function)}, and is called with (y_true, "
+            f"{_asked(name)} takes {inspect.signature(function)}, and is called with (y_true, "
             "y_pred), or (y_true, probabilities, labels=...) if its second is called probabilities"
         ) from error
     except ValueError:  # one of compiled code, which does not say what it takes
         pass
     return name
+
+
+def _asked(name: str) -> str:
+    return f"metric {name!r}{asked_by('--metric')}"
+
+
+def _give() -> str:
+    return f"module:function of a module {own_folders()} or installed, such as my_module:worst_class"
 
 
 def _is_own(name: str) -> bool:
@@ -86,7 +93,7 @@ def _is_own(name: str) -> bool:
 
 def _function(name: str) -> Callable[..., float]:
     if _is_own(name):
-        found: Callable[..., float] = from_place(name, f"metric {name!r} (--metric)", _GIVE)
+        found: Callable[..., float] = from_place(name, _asked(name), _give())
         return found
     return _metrics.get(name)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from featbank.pipeline.comparing import Verdict
 from featbank.pipeline.planning import ExperimentCost, study_costs
-from featbank.pipeline.reading import TEMPLATE, load_study, study_names
+from featbank.pipeline.reading import TEMPLATE, load_study, study_names, study_title
 from featbank.pipeline.running import ExperimentRun, StudyResult, TrainingRun, run_study
 from featbank.pipeline.study import (
     CHECKS,
@@ -44,4 +44,5 @@ __all__ = [
     "run_study",
     "study_costs",
     "study_names",
+    "study_title",
 ]

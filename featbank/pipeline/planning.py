@@ -247,18 +247,16 @@ def _folder(
     folders: Sequence[Path],
     group: str | None = None,
 ) -> Dataset:
-    place: str | os.PathLike[str] | None = data
-    if place is None:
-        place, looked_for = find_images(source, *folders)
-        if place is None:
-            get = how or f"put {source} there"
-            raise MissingDataError(
-                f"no images at {source!r} (looked for {looked_for}): {get}; or say where they are with "
-                f"{option} PATH"
-            )
-    if group is None and is_tiny_imagenet(user_path(place)):
-        return open_tiny_imagenet(user_path(place))
-    return open_dataset(place, group_column=group)
+    found, looked_for = find_images(source, *folders) if data is None else find_images(data)
+    if found is None and data is None:
+        get = how or f"put {source} there"
+        raise MissingDataError(
+            f"no images at {source!r} (looked for {looked_for}): {get}; or say where they are with "
+            f"{option} PATH"
+        )
+    if group is None and found is not None and is_tiny_imagenet(found):
+        return open_tiny_imagenet(found)
+    return open_dataset((found or source) if data is None else data, group_column=group)
 
 
 def _test_images(

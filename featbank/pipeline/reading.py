@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from featbank._cache import user_path
-from featbank._registry import look_in, nearest
+from featbank._registry import in_study, nearest
 from featbank._validation import check_values, plain_file, say_faults, short
 from featbank.backbones import get_spec
 from featbank.backbones.own_networks import network_plan
@@ -39,7 +39,7 @@ from featbank.sampling import parse_sizes
 from featbank.sweep.protocols import find_protocol
 from featbank.training import Recipe, recipe_for
 
-__all__ = ["TEMPLATE", "find_study", "load_study", "study_names"]
+__all__ = ["TEMPLATE", "find_study", "load_study", "study_names", "study_title"]
 
 #: A study with every key there is, explained, that runs as it stands.
 TEMPLATE = Path(__file__).with_name("template.toml")
@@ -50,7 +50,10 @@ Way = tuple[int | str, ...]
 #: Tables of the file that hold for all experiments, and that each may change key by key.
 _TABLES = ("data", "test_data", "backbone", "sweep", "heads")
 _MOST_BYTES, _MOST_DOTS, _MOST_EXPERIMENTS, _MOST_FAULTS = 100_000, 256, 200, 20
+#: After so many faults, those that were told before included, nothing more is read.
+_ENOUGH = 200
 _LONGEST_NAME, _LONGEST, _MOST_ENTRIES = 100, 500, 1000
+_IN_ITS_CLASS = "has its parameters in its class: a head of your own is made without arguments"
 
 
 def study_folders() -> list[Path]:
@@ -107,6 +110,35 @@ def find_study(study: str | os.PathLike[str]) -> Path:
     )
 
 
+def study_title(study: str | os.PathLike[str]) -> tuple[Path, str]:
+    """Return the file and the title of a study, without looking at anything else that the file says.
+
+    Parameters
+    ----------
+    study : str or path
+        A TOML file, or the name of one, as for `load_study`.
+
+    Returns
+    -------
+    path : pathlib.Path
+    title : str
+        Its name where it has none.
+
+    Raises
+    ------
+    MissingDataError, InvalidInputError
+        If there is no such file, or it is no TOML.
+
+    Examples
+    --------
+    >>> study_title("mini_digits")[1]
+    'Handwritten digits through minivgg: depth, samples and temperature'
+    """
+    path = find_study(study)
+    title = _read_toml(path, printable(str(path))).get("title")
+    return path, printable(title.strip()) if isinstance(title, str) and title.strip() else path.stem
+
+
 def load_study(study: str | os.PathLike[str]) -> Study:
     """Read a study.
 
@@ -136,30 +168,21 @@ def load_study(study: str | os.PathLike[str]) -> Study:
     path = find_study(study)
     shown = printable(str(path))
     values = _read_toml(path, shown)
-    if _names_modules(values):
-        look_in(path.parent.resolve())
     if len(path.stem) > _LONGEST_NAME:
         raise InvalidInputError(
             f"study {short(path.stem)} has a name of {len(path.stem)} characters, which names folders too; "
             f"rename the file, {_LONGEST_NAME} are the most"
         )
     reader = _Reader(path, values)
-    found, faults = reader.study(), list(reader.faults)
+    with in_study(path.parent.resolve()):
+        found, faults = reader.study(), list(reader.faults)
     if found is None or faults:
         count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+        count += " or more" if reader.enough else ""
         listed = faults[:_MOST_FAULTS]
         more = f"; and {len(faults) - len(listed)} more" if len(faults) > len(listed) else ""
         raise InvalidInputError(f"{shown!r} has {count}: {'; '.join(listed)}{more}")
     return found
-
-
-def _names_modules(values: dict[str, Any]) -> bool:
-    """Say whether a file asks for heads or metrics of the user's own, as ``module:name``."""
-    experiments = values.get("experiment")
-    tables = [values, *(experiments if isinstance(experiments, list) else ())]
-    sweeps = [one.get("sweep") for one in tables if isinstance(one, dict)]
-    lists = [one.get(key) for one in sweeps if isinstance(one, dict) for key in ("heads", "metrics")]
-    return any(":" in name for one in lists for name in _texts(one))
 
 
 def _texts(value: Any) -> list[str]:
@@ -244,15 +267,23 @@ class _Reader:
         self.base = {name: values[name] for name in _TABLES if isinstance(values.get(name), dict)}
         #: In their order, each once.
         self.faults: dict[str, None] = {}
+        self._found = 0
+
+    @property
+    def enough(self) -> bool:
+        """Whether there are so many faults that more help nobody, and each may take its time."""
+        return self._found > _ENOUGH
 
     def study(self) -> Study | None:
         """Return what the file says; None where that is not known for its faults."""
         usual = [] if "training" in self.values else [{"name": self.name}]
         listed = self._listed("experiment", usual)
         trained = self._listed("training", [])
-        read = [self._experiment(given, number) for number, given in enumerate(listed, 1)]
+        read = [self._experiment(given, n) for n, given in enumerate(listed, 1) if not self.enough]
         known = [one for one in read if one is not None]
-        seen = [self._training(given, number) for number, given in enumerate(trained, 1)]
+        seen = [self._training(given, n) for n, given in enumerate(trained, 1) if not self.enough]
+        if self.enough:
+            return None
         trainings = [one for one in seen if one is not None]
         whole: list[Experiment | Training] = [*known, *trainings]
         names = [one.name for one in whole]
@@ -266,12 +297,15 @@ class _Reader:
                 if one.sweep.protocol is not None
                 for head in one.sweep.heads
             }
+            own = {head.rpartition(":")[2] for head in plain if ":" in head}
             for head in self.base.get("heads", {}):
                 fitted = _canonical(head)
                 if fitted is None or fitted in plain:
                     continue
                 if fitted in by_protocol:
                     self._add(find_protocol(by_protocol[fitted]).refusal(f"[heads.{head}]"))
+                elif head in own:
+                    self._add(f"[heads.{head}] {_IN_ITS_CLASS}")
                 else:
                     self._add(f"[heads.{head}] is for a head that no experiment fits")
         file = self._made(_File, self.values, _in_file)
@@ -280,8 +314,10 @@ class _Reader:
         for fault in _idle(file, listed, trained, whole):
             self._add(fault)
         published = file.published or _Published("none")
-        figures = [self._figure(one, n, whole) for n, one in enumerate(published.figures, 1)]
-        claims = [self._claim(one, n, whole) for n, one in enumerate(published.claims, 1)]
+        figures = [
+            self._figure(one, n, whole) for n, one in enumerate(published.figures, 1) if not self.enough
+        ]
+        claims = [self._claim(one, n, whole) for n, one in enumerate(published.claims, 1) if not self.enough]
         if self.faults:
             return None
         return Study(
@@ -381,6 +417,9 @@ class _Reader:
                 cuts.append(spec.cut(cut).name)
             except UnknownNameError as error:
                 self._add(f"{place(('sweep', 'cuts'))[1]}: {error}")
+        for name in dict.fromkeys(one for one in sweep.head_names if sweep.head_names.count(one) > 1):
+            asked = [one for one in _texts(tables["sweep"].get("heads")) if _called(one) == name]
+            self._add(f"{place(('sweep', 'heads'))[1]}: {asked} are both called {name!r}; leave one out")
         if sweep.temperatures is not None and "softmax" not in cuts:
             named = place(("sweep", "temperatures"))[1]
             self._add(f"{named} are for the cut 'softmax', which is not among {list(sweep.cuts)}")
@@ -392,15 +431,16 @@ class _Reader:
 
     def _head_params(self, heads: Any, own: dict[str, Any], where: str) -> dict[str, dict[str, Any]]:
         """Return the parameters of the heads an experiment fits; the file may have those of others."""
+        heads = heads[:100] if isinstance(heads, list) else heads  # more are refused
         fitted = {name for one in _texts(heads) if (name := _canonical(one))}
         own_names = {one.rpartition(":")[2] for one in _texts(heads) if ":" in one}
         found: dict[str, dict[str, Any]] = {}
         for given, named in ((self.base.get("heads", {}), "[heads{}]"), (own, f"{where} heads{{}}")):
             for head, params in given.items():
                 name = _canonical(head)
-                if ":" in head or head in own_names:
-                    said = "has its parameters in its class: a head of your own is made without arguments"
-                    self._add(f"{named.format(f'.{head}')} {said}")
+                # another experiment may fit the head of featbank that is called so, too
+                if ":" in head or (head in own_names and (name is None or given is own)):
+                    self._add(f"{named.format(f'.{head}')} {_IN_ITS_CLASS}")
                 elif name is None:
                     known = nearest(head[:100], catalogue.names())
                     self._add(f"{named.format('')}: unknown head {short(head)}; known: {known}")
@@ -497,6 +537,7 @@ class _Reader:
         return None
 
     def _add(self, fault: str) -> None:
+        self._found += 1
         self.faults.setdefault(fault if len(fault) < _LONGEST else f"{fault[:_LONGEST]}...")
 
 
@@ -585,6 +626,11 @@ def _sizes(sweep: Sweep) -> list[int]:
 
 def _canonical(head: object) -> str | None:
     return catalogue.canonical(head) if isinstance(head, str) and catalogue.knows(head) else None
+
+
+def _called(head: str) -> str | None:
+    """Return what a head is called in results, as `Sweep.head_names`."""
+    return head.rpartition(":")[2] if ":" in head else _canonical(head)
 
 
 def _in_file(way: Way) -> tuple[str, str]:

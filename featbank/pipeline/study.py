@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le, Len, Lt
 from pydantic import BeforeValidator, ConfigDict, Discriminator, Strict, StringConstraints, Tag
 from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticCustomError
 
 from featbank._cuts import check_view
 from featbank._validation import Natural, Positive, by, one_of
@@ -75,6 +76,17 @@ _Classes = Annotated[
 def _head(name: str) -> str:
     """Return a head's own name; ``module:Class`` stays as it is, and must be there."""
     return name if head_of(name)[1] is not None else catalogue.canonical(name)
+
+
+def _most(number: int) -> BeforeValidator:
+    """Make one text a list of one, and count before names are looked up: each is compared with all known."""
+
+    def listed(value: Any) -> Any:
+        if isinstance(value, (list, tuple)) and len(value) > number:
+            raise PydanticCustomError("too_long", "has too many entries", {"max_length": number})
+        return (value,) if isinstance(value, str) else value
+
+    return BeforeValidator(listed)
 
 
 def _as_text(value: object) -> object:
@@ -190,8 +202,8 @@ class Sweep:
     cuts: Annotated[Texts, Len(1, 1000)]
     heads: Annotated[
         tuple[Annotated[Name, by(_head, result=True)], ...],
-        BeforeValidator(lambda one: (one,) if isinstance(one, str) else one),
-        Len(1, 100),
+        _most(100),
+        Len(1),
     ] = ("softmax",)
     samples_per_class: Annotated[Text, BeforeValidator(_as_text), by(parse_sizes)] = "all"
     repeats: Annotated[int, Strict(), Ge(1), Le(1000)] = 5
@@ -212,8 +224,7 @@ class Sweep:
     ) = None
     metrics: Annotated[
         tuple[Annotated[Name, by(metrics_catalogue.canonical)], ...],
-        BeforeValidator(lambda one: (one,) if isinstance(one, str) else one),
-        Len(0, 100),
+        _most(100),
     ] = ()
     views: Annotated[tuple[Annotated[Name, by(check_view)], ...], Len(0, 100)] = ()
     average_views: bool = False

@@ -223,7 +223,7 @@ def content_of_trainings(folder: Path) -> Content:
     """
     first = read_training(folder)
     study = read_study(folder)
-    networks, notes = _networks(folder, first, study)
+    networks, notes, elsewhere = _networks(folder, first, study)
     ranked = sorted(networks, key=lambda one: -one.top1)
     several = len(networks) > 1
     answered = [one for one in ranked if one.result.confusion.size]
@@ -250,7 +250,7 @@ def content_of_trainings(folder: Path) -> Content:
     return Content(
         of="training",
         name=folder.name,
-        title=_title(study, networks, dataset),
+        title=_title(study, networks[0], dataset, elsewhere),
         question=(study.question if study else "") or _question(networks, first.dataset),
         answer=_answer(ranked),
         further="",
@@ -283,44 +283,50 @@ def content_of_trainings(folder: Path) -> Content:
     )
 
 
-def _title(study: Study | None, networks: Sequence[Network], dataset: str) -> str:
+def _title(study: Study | None, network: Network, dataset: str, elsewhere: set[str]) -> str:
     """Return the study's; with its images, where it has trainings on others, whose page is another."""
     if not (study and study.title):
-        return f"{dataset} · {networks[0].label}"
-    shown = {one.label for one in networks}
-    return study.title if shown >= dict(study.trainings).keys() else f"{study.title} · {dataset}"
+        return f"{dataset} · {network.label}"
+    return f"{study.title} · {dataset}" if elsewhere - {dataset} else study.title
 
 
-def _networks(folder: Path, first: TrainResult, study: Study | None) -> tuple[list[Network], list[str]]:
-    """Return the trainings of a study, in its order; notes on those that are not there or do not compare."""
+def _networks(
+    folder: Path, first: TrainResult, study: Study | None
+) -> tuple[list[Network], list[str], set[str]]:
+    """Return the trainings of a study, in its order; notes on those that are not there or do not compare.
+
+    Last come the images of those that do not.
+    """
     places = dict(study.trainings) if study else {}
     if not any(folder.name in folders for folders in places.values()):
         places = {_label(first): [folder.name]}
     lead = Network(0, next(label for label, names in places.items() if folder.name in names), first)
     networks: list[Network] = []
-    notes = []
+    notes, elsewhere = [], set()
     for label, names in places.items():
         for name in names:
             if len(networks) == _MOST:
                 notes.append(f"The page has room for {_MOST} networks, and the study has more.")
-                return networks, notes
+                return networks, notes, elsewhere
             try:
                 result = first if name == folder.name else read_training(folder.parent / name)
             except RunError as error:
                 notes.append(f"{printable(label)} is not shown: {error}.")
                 continue
             if result.classes != first.classes:
+                elsewhere.add(result.dataset)
                 notes.append(f"{printable(label)} is not shown: it tells other classes apart.")
                 continue
             one = Network(len(networks), label, result, len(names) > 1)
             if one.judged_by != lead.judged_by and not _same_data(one.result, first):
+                elsewhere.add(result.dataset)
                 notes.append(
                     f"{printable(label)} is not shown: it is judged by {_images(one)}, and {lead.named} by "
                     f"{_images(lead)}."
                 )
                 continue
             networks.append(one)
-    return networks, notes
+    return networks, notes, elsewhere
 
 
 def _same_data(one: TrainResult, other: TrainResult) -> bool:

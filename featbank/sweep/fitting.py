@@ -12,12 +12,14 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from contextlib import closing
 from dataclasses import fields, replace
 from itertools import groupby, product
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import numpy as np
 
 from featbank._cuts import CutName, with_views
 from featbank._process import one_core_if, pickle_for_child, without_current_folder
+from featbank._registry import own_modules, take_modules
 from featbank._settings import Progress, takes_settings, with_options
 from featbank._validation import short
 from featbank.banks import Bank
@@ -447,7 +449,10 @@ class Sweep:
     def __reduce__(self) -> tuple[Any, ...]:
         options = {one.name: getattr(self.settings, one.name) for one in fields(self.settings) if one.init}
         options["protocol"] = None  # its heads stand in the options; a node need not find its file
-        return _elsewhere, (self.bank, options, self._weights)
+        heads = self.settings.heads
+        listed = heads if isinstance(heads, Sequence) and not isinstance(heads, str) else [heads]
+        own = own_modules([one for one in [*listed, *self.settings.metrics] if isinstance(one, str)])
+        return _elsewhere, (self.bank, options, self._weights, own)
 
     def _asked(self, grid: HeadGrid, cut: str, temperature: float | None, fold: int) -> list[Fit]:
         """Return the fits of one grid of heads at one cut, with what is known of them before."""
@@ -622,8 +627,14 @@ def fits_together(grid: HeadGrid) -> bool:
     return is_ours(grid) and not getattr(grid.members[0].make(0), "fits_alone", False)
 
 
-def _elsewhere(bank: Bank, options: dict[str, Any], weights: str | os.PathLike[str] | None) -> Sweep:
+def _elsewhere(
+    bank: Bank,
+    options: dict[str, Any],
+    weights: str | os.PathLike[str] | None,
+    own: Sequence[ModuleType],
+) -> Sweep:
     """Make a sweep again in a process of a node, with what is heavy to open."""
+    take_modules(own)
     sweep = Sweep(bank, SweepSettings(**options))
     sweep._open_tails(None, weights)
     sweep._elsewhere = True
@@ -724,8 +735,11 @@ def _draw(fit: Fit) -> Draw:
     return fit.draw
 
 
-def _fit_alone(fit: Fit, features: CutFeatures, metrics: Sequence[str]) -> Fit:
+def _fit_alone(
+    fit: Fit, features: CutFeatures, metrics: Sequence[str], own: Sequence[ModuleType] = ()
+) -> Fit:
     """Fit an estimator of others to a copy of its rows; an error of the kind a fit may end with is told."""
+    take_modules(own)
     features.open()  # a bank that has changed is no failure of the estimator
     start = time.perf_counter()
     from featbank.heads.space import in_all_views
@@ -749,10 +763,11 @@ def _fit_in_parallel(
     metrics: Sequence[str],
 ) -> Iterator[list[Fit]]:
     """Fit estimators of others one by one, in processes where they and the bank can go there."""
-    calls = ((_fit_alone, _with_head(one, make), features, metrics) for one in fits)
+    own = own_modules(metrics)
+    calls = ((_fit_alone, _with_head(one, make), features, metrics, own) for one in fits)
     here_only = any(name.startswith("__main__:") for name in metrics)  # other processes have another main
     travels = features.travels and not here_only
-    modules = _modules_of(_with_head(fits[0], make).estimator) if travels else None
+    modules = _modules_of([_with_head(fits[0], make).estimator, own]) if travels else None
     if modules is not None:
         found = _in_parallel(calls, n_jobs, "processes", modules)
     else:
@@ -765,10 +780,10 @@ def _fit_in_parallel(
             yield [one]
 
 
-def _modules_of(estimator: Any) -> set[str] | None:
-    """Return the modules that an estimator needs in another process; None if it cannot be pickled."""
+def _modules_of(sent: Any) -> set[str] | None:
+    """Return the modules that estimators need in another process; None if they cannot be pickled."""
     try:
-        return pickle_for_child(estimator, io.BytesIO())
+        return pickle_for_child(sent, io.BytesIO())
     except Exception:  # noqa: BLE001 - pickling runs code of the estimator's own, which may raise anything
         return None
 

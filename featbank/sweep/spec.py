@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featbank._cuts import LOGITS, SOFTMAX, CutName, check_view
-from featbank._registry import from_place, nearest, source_digest
+from featbank._registry import asked_by, from_place, nearest, own_folders, source_digest
 from featbank._settings import changes_repr
 from featbank.banks.arrays import StoredFeatures
 from featbank.errors import FeatbankError, InvalidInputError, UnknownNameError, one_line
@@ -516,8 +516,8 @@ def head_of(asked: Any) -> tuple[str, Any]:
     if isinstance(asked, str) and ":" not in asked:
         return catalogue.canonical(asked), None
     if isinstance(asked, str):
-        give = "module:Class of a module in this folder or installed, whose class needs no arguments"
-        what, name = f"head {asked!r} (--head)", asked.partition(":")[2]
+        give = f"module:Class of a module {own_folders()} or installed, whose class needs no arguments"
+        what, name = f"head {asked!r}{asked_by('--head')}", asked.partition(":")[2]
         made = from_place(asked, what, give)
         try:
             made = made() if isinstance(made, type) else made

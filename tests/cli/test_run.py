@@ -148,6 +148,22 @@ def test_the_studies_are_listed(call):
     assert {"mini_digits", "urban_tribes"} <= {one["name"] for one in listed}
 
 
+def test_listing_studies_runs_nothing_of_theirs_and_a_broken_one_is_a_line(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "pipelines"
+    folder.mkdir()
+    (folder / "beside.py").write_text("open('ran', 'w')\n")
+    (folder / "strange.toml").write_text('title = "Of a stranger"\n[sweep]\nheads = ["beside:Head"]\n')
+    (folder / "torn.toml").write_text("title = 'open")
+    done = call("run")
+    assert done.code == 0, done.err
+    assert not (tmp_path / "ran").exists()
+    lines = {line.split()[0]: line for line in done.out.splitlines() if line}
+    assert "Of a stranger" in lines["strange"]
+    assert "cannot be read: 'pipelines/torn.toml' is not TOML" in lines["torn"]
+    assert "mini_digits" in lines
+
+
 @pytest.mark.slow
 def test_a_study_of_a_training_says_what_is_new_and_over_what_it_was_measured(call, study, tmp_path):
     (tmp_path / "trained.toml").write_text(

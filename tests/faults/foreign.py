@@ -29,6 +29,7 @@ sys.modules[__name__] = importlib.import_module(__name__)
 sys.path[:] = path
 """
 _COMMANDS = (
+    "run",
     "extract . --backbone minivgg --cut fc7 --workers 2 --skip-empty-classes",
     "fit-head here --head knn --head ncm -n 2 --repeats 2 -j 2",
     "banks pack here stranger.fbk",
@@ -68,11 +69,15 @@ def foreign_modules(world: World, *, short: bool) -> dict[str, Any]:
     for name in _PROGRAMS:
         (here / name).write_text(f'#!/bin/sh\necho "program {name}" >> "{told}"\nexit 1\n')
         (here / name).chmod(0o755)
+    (here / "pipelines").mkdir()
+    (here / "pipelines" / "strange.toml").write_text('title = "Strange"\n[sweep]\nheads = ["olefile:Head"]\n')
     environment = {**os.environ, "FEATBANK_CACHE": str(place / "cache"), "OMP_NUM_THREADS": "1"}
     script = [sys.executable, "-P", "-c", "from featbank.cli import main; main()"]
     cache = place / ("cache" if short else "own")
     commands = [[sys.executable, "-P", "-c", _NOTEBOOK.format(cache=str(cache), told=str(told))]]
-    commands += [[*script, *words.split()] for words in _COMMANDS if not short or words.startswith("banks")]
+    commands += [
+        [*script, *words.split()] for words in _COMMANDS if not short or words.startswith(("banks", "run"))
+    ]
     bad = []
     for command in commands:
         done = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True, check=False)

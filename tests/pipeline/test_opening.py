@@ -123,6 +123,11 @@ def test_tiny_imagenet_by_its_layout(laid_out, monkeypatch):
     found = open_images(experiment("backbones_tiny_imagenet"))
     assert set(found.dataset.splits) == {"train", "test"}  # its own val is the test
     assert found.n_classes == 5
+    # named from the data root, it is the same
+    place = find_images(experiment("backbones_tiny_imagenet").data.source)[0]
+    monkeypatch.setenv("FEATBANK_DATA", str(place.parent))
+    named = open_images(experiment("backbones_tiny_imagenet"), data=place.name)
+    assert named.dataset.ids == found.dataset.ids
 
 
 def test_groups_of_a_study_reach_its_bank(edited, tmp_path):

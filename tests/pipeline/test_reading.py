@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import re
 import subprocess
 import sys
 import time
 import tomllib
 import warnings
 from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -67,16 +70,105 @@ def test_a_study_of_ones_own_needs_neither_title_nor_published(tmp_path):
     assert (study.title, study.question, study.report, study.figures) == ("mine", "", "", ())
 
 
-def test_a_head_of_ones_own_that_is_not_there_or_has_parameters_is_a_fault(edited, monkeypatch):
-    monkeypatch.setattr(sys, "path", [*sys.path])
+def test_a_head_of_ones_own_that_is_not_there_or_has_parameters_is_a_fault(edited):
     file = edited(('sweep.heads = ["ncm"]\nheads', 'sweep.heads = "nowhere:Mine"\nheads.Mine.k = 3\nheads'))
     with pytest.raises(InvalidInputError) as caught:
         load_study(file)
+    places = " or ".join(dict.fromkeys((repr(str(file.parent)), repr(str(Path.cwd())))))
     assert (
-        "head 'nowhere:Mine' (--head) cannot be had (ModuleNotFoundError: No module named 'nowhere'); give "
-        "module:Class of a module in this folder or installed"
+        "head 'nowhere:Mine' cannot be had (ModuleNotFoundError: No module named 'nowhere'); give "
+        f"module:Class of a module in {places} or installed"
     ) in str(caught.value)
     assert "heads.Mine has its parameters in its class: a head of your own is made" in str(caught.value)
+
+
+HEAD = """
+import beside_helper
+class Head:
+    where = beside_helper.where
+    def fit(self, X, y): return self
+    def predict(self, X): return [0] * len(X)
+"""
+
+
+@pytest.fixture
+def two_studies(tmp_path):
+    """Two folders, each with a study that names ``beside_head:Head``, and its module and one this imports."""
+    files = []
+    for name in ("one", "two"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "beside_head.py").write_text(HEAD)
+        (folder / "beside_helper.py").write_text(
+            f"where = {name!r}\ntry:\n    import uninstalled_by_now\nexcept ImportError:\n    pass\n"
+        )
+        files.append(folder / "study.toml")
+        files[-1].write_text(
+            '[data]\nsource = "digits"\n[backbone]\nname = "minivgg"\n[sweep]\ncuts = ["fc7"]\n'
+            'heads = ["beside_head:Head"]\n'
+        )
+    yield files
+    for name in ("beside_head", "beside_helper"):
+        sys.modules.pop(name, None)
+
+
+def test_a_module_beside_a_study_is_the_only_thing_that_is_found_there(two_studies):
+    first = two_studies[0]
+    (first.parent / "uninstalled_library.py").write_text("raise SystemExit('of a stranger')")
+    path = list(sys.path)
+    assert load_study(first).experiments[0].sweep.head_names == ("Head",)
+    assert sys.modules["beside_head"].Head.where == "one"
+    assert sys.path == path
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("uninstalled_library")
+
+
+def test_another_module_of_the_same_name_is_refused(two_studies):
+    first, second = two_studies
+    load_study(first)
+    said = f"'{first.parent}/beside_head.py' in this process, and '{second.parent}/beside_head.py' is another"
+    with pytest.raises(InvalidInputError, match=re.escape(said)):
+        load_study(second)
+    (second.parent / "beside_head.py").unlink()
+    with pytest.raises(InvalidInputError, match="No module named 'beside_head'"):
+        load_study(second)
+    second.write_text(second.read_text().replace("beside_head", "other_head"))
+    (second.parent / "other_head.py").write_text(HEAD)
+    with pytest.raises(InvalidInputError, match="module 'beside_helper' is "):
+        load_study(second)
+    assert load_study(first).experiments[0].sweep.head_names == ("Head",)
+
+
+@pytest.mark.parametrize(
+    ("heads", "said"),
+    [
+        ('["softmax", "softmax"]', "['softmax', 'softmax'] are both called 'softmax'"),
+        ('["linear", "softmax"]', "['linear', 'softmax'] are both called 'softmax'"),
+        ('["beside_head:knn", "knn"]', "['beside_head:knn', 'knn'] are both called 'knn'"),
+    ],
+)
+def test_two_heads_of_one_name_are_a_fault(two_studies, heads, said):
+    file = two_studies[0]
+    (file.parent / "beside_head.py").write_text(f"{HEAD}\nknn = Head\n")
+    file.write_text(file.read_text().replace('["beside_head:Head"]', heads))
+    with pytest.raises(InvalidInputError) as caught:
+        load_study(file)
+    assert f"has 1 fault: [sweep] heads: {said}; leave one out" in str(caught.value)
+
+
+def test_parameters_are_of_the_head_that_another_experiment_fits(two_studies):
+    file = two_studies[0]
+    (file.parent / "beside_head.py").write_text(f"{HEAD}\nknn = Head\n")
+    text = file.read_text().replace('heads = ["beside_head:Head"]', "[heads.knn]\nn_neighbors = 3")
+    own = '[[experiment]]\nname = "own"\nsweep.heads = "beside_head:knn"\n'
+    file.write_text(f'{text}{own}[[experiment]]\nname = "theirs"\nsweep.heads = "knn"\n')
+    assert [one.sweep.head_params for one in load_study(file).experiments] == [
+        {},
+        {"knn": {"n_neighbors": 3}},
+    ]
+    file.write_text(text + own)
+    with pytest.raises(InvalidInputError, match=r"1 fault: \[heads.knn\] has its parameters in its class"):
+        load_study(file)
 
 
 def test_parameters_of_the_one_head_that_is_named_without_a_list(edited):
@@ -170,7 +262,7 @@ FAULTS = [
     (
         "repeats = 2",
         'metrics = ["no_scores:worst"]',
-        "[sweep] metric 'no_scores:worst' (--metric) cannot be had (ModuleNotFoundError: No module named ",
+        "[sweep] metric 'no_scores:worst' cannot be had (ModuleNotFoundError: No module named ",
     ),
     ("repeats = 2", "repeats = 2.5", "[sweep] repeats = 2.5 is not a whole number"),
     (
@@ -445,6 +537,7 @@ def test_all_faults_are_in_one_message(edited):
 
 
 #: What a parser, a disk or a reader of messages could choke on: text, and what is said.
+HEADS = "', '".join(f"h{n}" for n in range(80))
 BOUNDS = [
     (("repeats = 2", "repeats = 1000000000"), "[sweep] repeats = 1000000000 must be at most 1000"),
     (("repeats = 2", "repeats = " + "9" * 400), "is not a study: 9999"),
@@ -481,6 +574,21 @@ BOUNDS = [
         "heads.knn is for a head that the experi",
     ),
     (("\n[published]", "[[experiment]]\nname = 'x'\n" * 300 + "[published]"), "200 at most; got"),
+    (
+        ('sweep.heads = ["ncm"]\nheads', f"sweep.heads = {[f'h{n}' for n in range(1000)]}\nheads"),
+        "has more than 100 entries",
+    ),
+    (
+        (
+            "\n[published]",
+            "".join(
+                f"[[experiment]]\nname = 'x{n}'\nsweep = {{cuts = 'fc7', heads = ['{HEADS}']}}\n"
+                for n in range(150)
+            )
+            + "[published]",
+        ),
+        " faults or more: ",
+    ),
 ]
 
 

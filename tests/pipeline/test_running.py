@@ -144,7 +144,7 @@ def test_only_the_sweep_that_changed_is_run_again(small, edited, pushed):
 
 
 @pytest.mark.slow
-def test_a_head_of_ones_own_lies_beside_the_study(edited, tmp_path, monkeypatch):
+def test_a_head_of_ones_own_lies_beside_the_study(edited, tmp_path):
     text = "from sklearn.naive_bayes import GaussianNB\n\n\nclass Mine(GaussianNB):\n    weight = 1\n"
     own = ('sweep.cuts = ["block3_pool"]\nsweep.heads = ["ncm"]\nheads.ncm.standardize = false', "")
     file = edited((own[0], 'sweep.cuts = ["block3_pool"]\nsweep.heads = ["studys_head:Mine", "ncm"]'))
@@ -152,7 +152,6 @@ def test_a_head_of_ones_own_lies_beside_the_study(edited, tmp_path, monkeypatch)
     file = file.rename(tmp_path / "studies" / file.name)
     module = tmp_path / "studies" / "studys_head.py"
     module.write_text(text)
-    monkeypatch.setattr(sys, "path", [*sys.path])
     result = run_study(file, only=["shallow"])
     assert {one.head for one in result.points} == {"Mine", "ncm"}
     assert run_study(file, only=["shallow"]).experiments[0].reused

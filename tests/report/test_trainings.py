@@ -18,6 +18,10 @@ def text_of(path: Path, page: type) -> str:
     return " ".join(page(path.read_text()).text.split())
 
 
+def title_of(path: Path) -> str:
+    return re.search(r"<title>(.*?)</title>", path.read_text(), re.S)[1]
+
+
 def change(folder: Path, **changes: object) -> None:
     file = folder / "training.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
@@ -114,6 +118,8 @@ def test_networks_that_cannot_be_shown_are_named(trained, page) -> None:
     assert "SGD is not shown: there is no finished training in " in text
     assert "training.json' is damaged (its confusion of 6 classes is 1x1); remove its folder" in text
     assert "60.00 % of the test images right" in text
+    # nothing of it is of other images, so the title is the study's alone
+    assert " · " not in title_of(write_report(trained).path)
     facts = json.loads((trained / "training.json").read_text())["facts"]
     change(trained.parent / "own-3", facts=facts | {"classes": ["a", "b"]}, confusion=[], n_per_class=[8, 8])
     assert "SGD is not shown: it tells other classes apart." in text_of(write_report(trained).path, page)
@@ -128,6 +134,7 @@ def test_only_networks_judged_by_the_same_images_are_ranked(trained, page) -> No
     change(trained.parent / "own-2", **alone)
     change(trained.parent / "own-3", facts=facts, dataset="paintings")
     text = text_of(write_report(trained).path, page)
+    assert " · photos" in title_of(write_report(trained).path)
     assert "3-3-3 gets 60.00 % of the test images right" in text
     judged = "and 3-3-3 by 144 test images of photos <i>."
     assert f"SGD is not shown: it is judged by 342 training images of photos <i>, {judged}" in text
