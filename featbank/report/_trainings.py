@@ -302,7 +302,7 @@ def _networks(
         places = {_label(first): [folder.name]}
     lead = Network(0, next(label for label, names in places.items() if folder.name in names), first)
     networks: list[Network] = []
-    notes, elsewhere = [], set()
+    notes, elsewhere = list[str](), set[str]()
     for label, names in places.items():
         for name in names:
             if len(networks) == _MOST:
