@@ -295,7 +295,8 @@ def _networks(
         places = {_label(first): [folder.name]}
     lead = Network(0, next(label for label, names in places.items() if folder.name in names), first)
     networks: list[Network] = []
-    notes, elsewhere = [], set()
+    notes: list[str] = []
+    elsewhere: set[str] = set()
     for label, names in places.items():
         for name in names:
             if len(networks) == _MOST:
