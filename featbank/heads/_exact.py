@@ -50,7 +50,7 @@ EXPECTED_PASSES = 10
 #: How many times as many rows as columns there are where L-BFGS begins with factors (steps are halved, and
 #: each costs up to twice as much), how many times as many their products are made of, and after how many
 #: steps at least they are made again; how many times what they cost is spent before Newton's steps do so.
-LIGHT, SAMPLED, RENEWED, REMADE = 1, 4, 5, 6
+LIGHT, SAMPLED, RENEWED, REMADE = 3, 4, 5, 6
 MAX_NEWTON_STEPS = 100
 #: Multiply-adds of a pass from which rows are rounded to bfloat16, too: torch, which multiplies these, is
 #: worth the second that importing it takes; and the most values that are rounded. Not fewer where torch is
