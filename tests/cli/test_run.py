@@ -93,9 +93,9 @@ def test_a_dry_run_pushes_nothing(call, study, tmp_path):
     ("arguments", "code", "message"),
     [
         (
-            ("small.toml",),
+            ("gone.toml",),
             3,
-            "'photos' is not at 'data/photos': paint some; or say where it is with --data PATH",
+            "no images at 'drawings' (looked for '{0}/drawings' and '{0}/data/drawings'): paint some; or say",
         ),
         (("smal",), 3, "no study 'smal'; give a TOML file, or one of "),
         (("small.toml", "--data", "photos", "--backbone", "minivg"), 2, "unknown backbone 'minivg'; known: "),
@@ -115,9 +115,10 @@ def test_a_dry_run_pushes_nothing(call, study, tmp_path):
 )
 def test_what_is_wrong_is_one_line(call, study, tmp_path, arguments, code, message):
     (tmp_path / "odd.toml").write_text("experiment = 3\n")
+    (tmp_path / "gone.toml").write_text(Path("small.toml").read_text().replace('"photos"', '"drawings"'))
     done = call("run", *arguments)
     assert done.code == code
-    assert done.message.startswith(message)
+    assert done.message.startswith(message.replace("{0}", str(tmp_path)))
     assert not (tmp_path / "cache").exists()
 
 
