@@ -396,7 +396,7 @@ def by_depth(bank: FeatureSource, cuts: Sequence[str]) -> list[str]:
     from featbank import backbones
 
     key = getattr(bank, "key", None)
-    if key is None:
+    if key is None or len(cuts) < 2:
         return list(cuts)
     try:
         order = [cut.name for cut in backbones.get_spec(key.backbone).cuts]
