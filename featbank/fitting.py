@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featbank._cache import banks_folder
-from featbank._settings import Progress, takes_settings, with_options
+from featbank._registry import Progress, takes_settings, with_options
 from featbank.banks import Bank, BankStore
 from featbank.errors import InvalidInputError
 from featbank.plots import figures

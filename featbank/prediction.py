@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from featbank._cache import DigestCache, user_path
 from featbank._cuts import LOGITS, SOFTMAX, CutName, with_views
-from featbank._registry import nearest
-from featbank._settings import Progress
+from featbank._registry import Progress, nearest
 from featbank.backbones import Backbone, Preprocessing, TruncatedNetwork, cut_tail
 from featbank.backbones.families import OF_A_MODULE
 from featbank.backbones.loading import load_recorded

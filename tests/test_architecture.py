@@ -21,7 +21,6 @@ FLOORS = {
     "_bucket": 0,
     "_cache": 0,
     "_process": 0,
-    "_settings": 0,
     "_cuts": 0,
     "_validation": 0,
     "manifest": 0,

@@ -43,7 +43,7 @@ def test_what_are_no_settings(tmp_path: Any, options: dict[str, Any], message: s
 
 
 def test_options_replace_those_of_the_settings() -> None:
-    from featbank._settings import with_options
+    from featbank._registry import with_options
 
     settings = featbank.SweepSettings(heads=["ncm"], repeats=2)
     changed = with_options(featbank.SweepSettings, settings, {"repeats": 3}, "run_sweep")

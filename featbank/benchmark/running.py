@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from featbank._atomic import make_folder
 from featbank._cache import user_path
 from featbank._process import usable_cores
-from featbank._settings import Progress
+from featbank._registry import Progress
 from featbank.backbones import truncate
 from featbank.banks import Bank
 from featbank.benchmark import _stages as stages

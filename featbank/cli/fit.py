@@ -34,7 +34,7 @@ from featbank.metrics.catalogue import spelling
 from featbank.sampling import Size, size_label, size_order, size_words
 
 if TYPE_CHECKING:
-    from featbank._settings import Progress
+    from featbank._registry import Progress
     from featbank.fitting import FittedRun
     from featbank.heads import Parameter
     from featbank.metrics import ClassScores

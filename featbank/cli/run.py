@@ -18,7 +18,7 @@ from featbank.manifest import printable
 from featbank.sampling import size_words
 
 if TYPE_CHECKING:
-    from featbank._settings import Progress
+    from featbank._registry import Progress
     from featbank.pipeline import ExperimentCost, StudyResult, Training
 
 __all__ = ["run"]

@@ -16,7 +16,7 @@ import numpy as np
 from featbank._atomic import remove_file
 from featbank._bucket import BucketPath
 from featbank._cache import DigestCache, banks_folder, user_path
-from featbank._settings import Progress, takes_settings, with_options
+from featbank._registry import Progress, takes_settings, with_options
 from featbank.banks import Bank, BankStore
 from featbank.datasets import Dataset, open_dataset
 from featbank.engines import RayEngine, map_unordered

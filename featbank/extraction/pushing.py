@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from featbank._atomic import sha256
 from featbank._cuts import CutName
-from featbank._settings import Progress
+from featbank._registry import Progress
 from featbank.backbones import Preprocessing, get_spec
 from featbank.banks import Bank, QuarantineRecord
 from featbank.banks.bank import CutWriter

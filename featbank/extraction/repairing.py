@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featbank._cache import DigestCache, user_path
-from featbank._settings import Progress
+from featbank._registry import Progress
 from featbank.backbones import Preprocessing, get_spec
 from featbank.banks import Bank, BankStore, VerifyReport, verify_bank
 from featbank.banks.documents import CUT_FILE

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featbank._cuts import LOGITS, CutName, with_views
-from featbank._settings import changes_repr
+from featbank._registry import changes_repr
 from featbank.backbones.preprocessing import Preprocessing
 from featbank.errors import FeatureOverflowError, InvalidInputError
 

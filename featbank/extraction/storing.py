@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from featbank._atomic import beside, file_digest, sha256
 from featbank._bucket import BucketPath
-from featbank._settings import Progress
+from featbank._registry import Progress
 from featbank.banks import Bank
 from featbank.banks.bank import CutWriter
 from featbank.banks.shards import ShardPlan

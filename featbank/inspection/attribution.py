@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from featbank._settings import Progress
+from featbank._registry import Progress
 from featbank.errors import InvalidInputError
 from featbank.inspection._grid import bare
 from featbank.manifest import printable

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featbank._settings import Progress
+from featbank._registry import Progress
 from featbank.errors import InvalidInputError
 from featbank.inspection._grid import bare, mosaic
 from featbank.manifest import printable

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from featbank import _atomic
-from featbank._settings import Progress
+from featbank._registry import Progress
 from featbank._validation import check_values
 from featbank.banks import Bank
 from featbank.errors import RunError

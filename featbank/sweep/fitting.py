@@ -19,8 +19,7 @@ import numpy as np
 
 from featbank._cuts import CutName, with_views
 from featbank._process import one_core_if, pickle_for_child, without_current_folder
-from featbank._registry import own_modules, take_modules
-from featbank._settings import Progress, takes_settings, with_options
+from featbank._registry import Progress, own_modules, take_modules, takes_settings, with_options
 from featbank._validation import short
 from featbank.banks import Bank
 from featbank.engines import RayEngine, map_unordered

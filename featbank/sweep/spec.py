@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featbank._cuts import LOGITS, SOFTMAX, CutName, check_view
-from featbank._registry import asked_by, from_place, nearest, own_folders, source_digest
-from featbank._settings import changes_repr
+from featbank._registry import asked_by, changes_repr, from_place, nearest, own_folders, source_digest
 from featbank.banks.arrays import StoredFeatures
 from featbank.errors import FeatbankError, InvalidInputError, UnknownNameError, one_line
 from featbank.heads import catalogue
