@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from featbank.heads._head import Head, TrainingRows, fit_stack
-    from featbank.heads._parameters import Parameter
-    from featbank.heads.catalogue import HeadKind, make, names
+    from featbank.heads.catalogue import HeadKind, Parameter, make, names
     from featbank.heads.classic import (
         LinearSVMClassifier,
         NearestMeanClassifier,
@@ -50,7 +49,7 @@ _HOMES = {
     "MLPClassifier": "mlp",
     "NearestMeanClassifier": "classic",
     "NeighborsClassifier": "classic",
-    "Parameter": "_parameters",
+    "Parameter": "catalogue",
     "RidgeClassifier": "classic",
     "SoftmaxClassifier": "softmax",
     "TailClassifier": "tail",

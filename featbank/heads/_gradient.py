@@ -26,7 +26,7 @@ from featbank.heads._head import (
     find_classes,
     warn_of,
 )
-from featbank.heads._parameters import Parameter
+from featbank.heads.catalogue import Parameter
 from featbank.heads.space import FeatureSpace
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from featbank._process import import_sklearn
 from featbank.errors import FitWarning, InvalidInputError
-from featbank.heads._parameters import Parameter, faults_of
+from featbank.heads.catalogue import Parameter, faults_of
 from featbank.heads.space import FeatureSpace, check_finite, in_all_views
 
 import_sklearn()

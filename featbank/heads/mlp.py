@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from featbank.heads._gradient import GradientHead, fit_gradient_heads
 from featbank.heads._head import TrainingRows, on_features
-from featbank.heads._parameters import Parameter
-from featbank.heads.catalogue import HeadKind
+from featbank.heads.catalogue import HeadKind, Parameter
 from featbank.heads.space import FeatureSpace
 
 __all__ = ["MLP", "MLPClassifier"]

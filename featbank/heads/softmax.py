@@ -21,8 +21,7 @@ from featbank.heads._head import (
     on_features,
     softmax,
 )
-from featbank.heads._parameters import Parameter
-from featbank.heads.catalogue import HeadKind
+from featbank.heads.catalogue import HeadKind, Parameter
 from featbank.heads.space import FeatureSpace
 
 __all__ = ["LOGREG", "SOFTMAX", "SoftmaxClassifier"]
