@@ -26,7 +26,7 @@ from featbank.engines import RayEngine, map_unordered
 from featbank.errors import FeatbankError, FitWarning, InvalidInputError, WorkerLostError, one_line
 from featbank.metrics.catalogue import evaluate, less_is_better
 from featbank.sampling import size_order
-from featbank.sweep.features import CutFeatures, Projected, read_rows
+from featbank.sweep.features import CutFeatures, Projected, read_rows, score
 from featbank.sweep.leaks import (
     check_threshold,
     deepest_vector_cut,
@@ -36,7 +36,6 @@ from featbank.sweep.leaks import (
 )
 from featbank.sweep.records import Draw, Fit, FitId, Key, rank
 from featbank.sweep.results import SweepResult
-from featbank.sweep.scoring import score
 from featbank.sweep.spec import (
     FeatureSource,
     HeadGrid,
@@ -54,13 +53,17 @@ from featbank.sweep.spec import (
     splits_for,
     untrained_words,
 )
-from featbank.sweep.tails import attached, open_tails, wants_tail
 
 if TYPE_CHECKING:
     from featbank.backbones import Backbone
     from featbank.heads.tail import Tail
 
-__all__ = ["FeatureSource", "Sweep", "keep", "run_sweep"]
+__all__ = [
+    "FeatureSource",
+    "Sweep",
+    "keep",
+    "run_sweep",
+]
 
 #: Test rows times classes up to which heads are measured on test rows after every epoch, for their history.
 WATCHED_TEST_LOGITS = 2**21
@@ -285,7 +288,7 @@ class Sweep:
         if engine is not None:
             self._refuse_what_cannot_travel(n_jobs, backbone)
         done = self._done(resume)
-        has_tail = any(map(wants_tail, self.settings.grids))
+        has_tail = any(map(_wants_tail, self.settings.grids))
         for name, given in (("weights", weights), ("backbone", backbone)):
             if given is not None and not has_tail:
                 raise InvalidInputError(
@@ -415,8 +418,8 @@ class Sweep:
             Of those fitted elsewhere, heads that cannot be the best of their curve are left out.
         """
         grid = self.settings.grids[task.grid]
-        if wants_tail(grid):
-            grid = attached(grid, self._tails[task.cut])
+        if _wants_tail(grid):
+            grid = _attached(grid, self._tails[task.cut])
         features, metrics = self._features(*task[:3]), self.settings.metrics
         make = {member.name: member.make for member in grid.members}
         planned = [_with_head(one, make) for one in self._planned(task)]
@@ -490,13 +493,13 @@ class Sweep:
 
     def _open_tails(self, backbone: Backbone | None, weights: str | os.PathLike[str] | None) -> None:
         """Load the layers behind the cuts, if any head is made of them."""
-        grids = [*filter(wants_tail, self.settings.grids)]
+        grids = [*filter(_wants_tail, self.settings.grids)]
         self._tails, self._weights = {}, weights
         if grids:
-            self._tails = open_tails(self.bank, [cut for cut, _ in self._chosen], backbone, weights)
+            self._tails = _tails_of(self.bank, [cut for cut, _ in self._chosen], backbone, weights)
             for grid in grids:
                 for tail in self._tails.values():
-                    attached(grid, tail)
+                    _attached(grid, tail)
 
     def _refuse_what_cannot_travel(self, n_jobs: int | None, backbone: Backbone | None) -> None:
         if n_jobs is not None:
@@ -836,3 +839,59 @@ def _one_line(error: BaseException) -> str:
 def _is_error(message: str) -> bool:
     """Say whether a message is that of an exception, which `_one_line` begins with its type."""
     return message.partition(":")[0].isidentifier()
+
+
+def _wants_tail(grid: HeadGrid) -> bool:
+    """Say whether heads of a grid are made of layers of the backbone."""
+    return hasattr(grid.members[0].make(0), "attach")
+
+
+def _attached(grid: HeadGrid, tail: Tail) -> HeadGrid:
+    """Return a grid whose heads are made with the layers behind the cut."""
+
+    def behind(make: Callable[[int], Any]) -> Callable[[int], Any]:
+        return lambda seed: make(seed).attach(tail)
+
+    made = tuple(replace(one, make=behind(one.make)) for one in grid.members)
+    for one in made:
+        one.make(0)  # layers that are not there are told before any fit
+    return replace(grid, members=made)
+
+
+def _tails_of(
+    bank: Any,
+    cuts: Sequence[str],
+    backbone: Backbone | None = None,
+    weights: str | os.PathLike[str] | None = None,
+) -> dict[str, Tail]:
+    """Load the backbone of a bank and take the layers behind each of these cuts.
+
+    Parameters
+    ----------
+    bank : Bank
+    cuts : sequence of str
+    backbone : Backbone, optional
+        The bank's own, where it was made by ``Backbone.from_module``.
+    weights : path, optional
+        The weights file, if it is no longer where it was.
+
+    Raises
+    ------
+    InvalidInputError
+        If `bank` is none, or no tail begins at one of the cuts.
+    MissingWeightsError, WeightsError
+        If the weights are not there any more, or are others.
+    """
+    from featbank.backbones import cut_tail
+    from featbank.backbones.loading import load_recorded
+
+    if not isinstance(bank, Bank):
+        raise InvalidInputError(
+            f"the tail head is made of the layers of a bank's backbone, and a {type(bank).__name__} has "
+            "none; give a Bank, or take another head"
+        )
+    key, said = bank.key, bank.provenance
+    record = {name: getattr(key, name) for name in ("backbone", "image_size", "weights_sha256")}
+    record |= {name: said.get(name) for name in ("weights", "weights_path", "random_state")}
+    loaded = load_recorded(record, f"bank {bank.name!r}", weights=weights, backbone=backbone)
+    return {cut: cut_tail(loaded, cut) for cut in cuts}

@@ -11,7 +11,7 @@ from featbank.errors import FitWarning, InvalidInputError
 from featbank.heads import FeatureSpace, make
 from featbank.manifest import SPLITS, Manifest
 from featbank.metrics import expected_calibration_error
-from featbank.sweep import run_sweep, scoring
+from featbank.sweep import features, run_sweep
 from featbank.sweep.spec import make_grids
 
 
@@ -241,9 +241,9 @@ def test_rows_are_told_alike_in_blocks(bank, head, monkeypatch):
     (whole, blocks) = [], []
     run_sweep(bank, **asked, metrics=["log_loss"], on_result=whole.extend)
     seen = []
-    told = scoring._told
-    monkeypatch.setattr(scoring, "_told", lambda *given: (seen.append(len(given[0])), told(*given))[1])
-    monkeypatch.setattr(scoring, "_BLOCK", 50)
+    told = features._told
+    monkeypatch.setattr(features, "_told", lambda *given: (seen.append(len(given[0])), told(*given))[1])
+    monkeypatch.setattr(features, "_BLOCK", 50)
     run_sweep(bank, **asked, metrics=["log_loss"], on_result=blocks.extend)
     assert len(whole) == len(blocks) == 2
     assert head == "svm" or len(seen) > len(set(seen)) > 1  # rows came in several blocks

@@ -304,7 +304,7 @@ def test_wide_rows_are_judged_in_runs(bank, monkeypatch):
         monkeypatch.setattr(f"featbank.sweep.features.{name}", value)
     monkeypatch.setattr("featbank.heads.space.BLOCK_BYTES", 7 * 12 * 8)
     monkeypatch.setattr("featbank.heads.space.ONCE_BYTES", 7 * 12 * 2)
-    monkeypatch.setattr("featbank.sweep.scoring._ROWS_BLOCK", 7 * 12)
+    monkeypatch.setattr("featbank.sweep.features._ROWS_BLOCK", 7 * 12)
     runs = run_sweep(bank, **asked)
     test = np.flatnonzero(bank.manifest.splits == SPLITS.index("test"))
     sizes = [len(rows) for _, rows in bank.read if np.isin(rows, test).all()]
