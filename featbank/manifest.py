@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import reprlib
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import IntEnum
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from featbank.errors import InvalidInputError, MissingPackageError
+from featbank.errors import InvalidInputError, LeakWarning, MissingPackageError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -389,6 +390,48 @@ def duplicates_across_splits(manifest: Manifest) -> list[tuple[int, int]]:
     first = _first_alike(manifest.digests, np.concatenate([train, others]))[len(train) :]
     copies = first < len(train)
     return list(zip(train[first[copies]].tolist(), others[copies].tolist(), strict=True))
+
+
+def named_row(manifest: Manifest, row: int) -> str:
+    """Return the id of an image, and of which group it is."""
+    group = manifest.group(row)
+    return printable(manifest.ids[row]) + ("" if group is None else f" of group {group!r}")
+
+
+def tell_groups(manifest: Manifest) -> list[str]:
+    """Warn of groups that have training images and validation or test images, and return the message."""
+    if manifest.groups is None:
+        return []
+    train, *others = (np.unique(manifest.groups[manifest.rows(name)]) for name in ("train", "val", "test"))
+    torn = np.intersect1d(train, np.concatenate(others))
+    if not len(torn):
+        return []
+    row = int(np.flatnonzero(manifest.groups == torn[0])[0])
+    message = (
+        f"{len(torn)} of {len(manifest.group_names)} groups have training and validation or test images "
+        f"(first: {manifest.group(row)!r}); accuracies are flattered, split by group"
+    )
+    warnings.warn(message, LeakWarning, stacklevel=4)
+    return [message]
+
+
+def tell_copies(manifest: Manifest) -> list[str]:
+    """Warn of validation and test images that are training images byte for byte, and return the message."""
+    pairs = duplicates_across_splits(manifest)
+    if not pairs:
+        return []
+    train, other = pairs[0]
+    are = (
+        "image is byte for byte a training image"
+        if len(pairs) == 1
+        else "images are byte for byte training images"
+    )
+    message = (
+        f"{len(pairs)} validation or test {are} (first: {named_row(manifest, other)} = "
+        f"{named_row(manifest, train)}); accuracies are flattered, remove the copies and extract again"
+    )
+    warnings.warn(message, LeakWarning, stacklevel=4)
+    return [message]
 
 
 def duplicates_across_labels(manifest: Manifest) -> list[tuple[int, int]]:

@@ -1,20 +1,26 @@
-"""Near-identical images on both sides of a split; those that are identical the manifest knows."""
+"""Near-identical images on both sides of a split; of those that are identical the manifest tells."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featbank.manifest import Manifest, duplicates_across_splits
+from featbank._cuts import LOGITS, CutName
+from featbank.errors import InvalidInputError, LeakWarning
+from featbank.manifest import SPLITS, Manifest, duplicates_across_splits, named_row, printable
 
 __all__ = [
     "NEAR_DUPLICATE_COSINE",
     "NearPair",
+    "check_threshold",
     "cosines_at_random",
+    "deepest_vector_cut",
     "nearest_across_splits",
+    "tell_near_copies",
 ]
 
 #: From this cosine on two images count as near-identical. Looked up by eye on Caltech-101 (32 classes) at
@@ -22,6 +28,14 @@ __all__ = [
 #: half of copies that were halved, cropped, mirrored, recompressed or brightened reach it too. The median
 #: image's nearest neighbour is at 0.71.
 NEAR_DUPLICATE_COSINE = 0.90
+#: How many pairs are written down; the count says how many there are.
+_MOST_PAIRS = 100
+#: Beyond this part of all images, more than copies are alike: then it is said what is.
+_ALIKE = 0.2
+_LIMITS = (
+    "this finds copies; whether images of one patient, place or video are on both sides it cannot show, only "
+    "a split that keeps them apart rules that out"
+)
 
 
 class NearPair(NamedTuple):
@@ -122,3 +136,92 @@ def _unit(features: NDArray[Any]) -> NDArray[np.float32]:
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     rows /= np.where(lengths > 0, lengths, np.float32(1))
     return rows
+
+
+def check_threshold(asked: bool | float) -> float:
+    """Return the cosine from which images count as near-identical."""
+    threshold = NEAR_DUPLICATE_COSINE if asked is True else float(asked)
+    if not 0 < threshold <= 1:
+        raise InvalidInputError(
+            f"check_leaks={asked!r} (--leak-cosine) must be True, False or a cosine over 0 and up to 1"
+        )
+    return threshold
+
+
+def tell_near_copies(
+    manifest: Manifest, cut: str, read: Callable[[NDArray[np.int64]], NDArray[Any]], threshold: float
+) -> tuple[list[str], dict[str, Any]]:
+    """Warn of validation and test images that a training image is nearly identical to.
+
+    Returns
+    -------
+    notes : list of str
+    found : dict
+        ``cut``, ``threshold``, ``count``, ``largest`` (the five largest cosines there are) and ``pairs``
+        (at most 100, the nearest first) with ``train``, ``other``, ``split`` and ``cosine``, and
+        ``train_group`` and ``other_group`` where the bank has groups.
+    """
+    pairs = nearest_across_splits(manifest, read)
+    near = [one for one in pairs if one.cosine >= threshold]
+    found = {
+        "cut": cut,
+        "threshold": threshold,
+        "count": len(near),
+        "largest": [one.cosine for one in pairs[:5]],
+        "pairs": [_plain(manifest, one) for one in near[:_MOST_PAIRS]],
+    }
+    largest = ", ".join(f"{one.cosine:.3f}" for one in pairs[:5]) or "none"
+    if not near:
+        return [
+            f"no validation or test image is near-identical to a training image: the largest cosines at "
+            f"{cut} are {largest}, all under {threshold:g}"
+            + (f"; {_LIMITS}" if manifest.groups is None else "")
+        ], found
+    first = near[0]
+    are = "image is" if len(near) == 1 else "images are"
+    message = (
+        f"{len(near)} validation or test {are} near-identical to a training image (cosine at {cut} of "
+        f"{threshold:g} or more; the largest: {largest}; first: {named_row(manifest, first.row)} ~ "
+        f"{named_row(manifest, first.train_row)}); look at them, accuracies may be flattered"
+    )
+    if len(near) > _ALIKE * len(pairs):
+        unrelated = float((cosines_at_random(manifest, read) >= threshold).mean())
+        message += (
+            f" (that is {len(near) / len(pairs):.0%} of them, and {unrelated:.0%} of pairs at random"
+            + (
+                ": at this cut unrelated images are as alike, ask for a larger cosine with --leak-cosine)"
+                if unrelated > _ALIKE
+                else ": it is the split that leaks, as when images of one patient, place, video or series "
+                "stand on both sides; split by these)"
+            )
+        )
+    warnings.warn(message, LeakWarning, stacklevel=5)
+    return [message], found
+
+
+def _plain(manifest: Manifest, pair: NearPair) -> dict[str, Any]:
+    found = {
+        "train": printable(manifest.ids[pair.train_row]),
+        "other": printable(manifest.ids[pair.row]),
+        "split": SPLITS[int(manifest.splits[pair.row])],
+        "cosine": pair.cosine,
+    }
+    if manifest.groups is not None:
+        found |= {"train_group": manifest.group(pair.train_row), "other_group": manifest.group(pair.row)}
+    return found
+
+
+def deepest_vector_cut(cuts: Sequence[str], shapes: dict[str, tuple[int, ...]]) -> str:
+    """Return the deepest cut whose features are one vector per image; logits only where there is no other.
+
+    Views are passed over: they are of other images.
+    """
+    seen = [cut for cut in cuts if CutName.parse(cut).view is None]
+    vectors = [cut for cut in seen if len(shapes.get(cut, ())) == 1]
+    inner = [cut for cut in vectors if CutName.parse(cut).base != LOGITS]
+    if not vectors:
+        raise InvalidInputError(
+            "check_leaks needs a cut with one vector per image, which the bank has not got; extract one, "
+            "e.g. --cut fc7, avgpool or logits"
+        )
+    return (inner or vectors)[-1]

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featbank.datasets.duplicates import NEAR_DUPLICATE_COSINE
+from featbank.datasets.duplicates import NEAR_DUPLICATE_COSINE, deepest_vector_cut
 from featbank.errors import InvalidInputError
 from featbank.inspection._grid import COLUMNS, draw_pictures, picture_axes, wrapped
 from featbank.manifest import SPLITS, of_one_origin, printable
 from featbank.plots.display import Display
 from featbank.sampling import deal_folds
-from featbank.sweep.leaks import deepest_vector_cut
 from featbank.sweep.spec import by_depth
 
 if TYPE_CHECKING:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from featbank._cuts import CutName
 from featbank._registry import Registry, nearest
-from featbank.backbones import get_spec
 from featbank.errors import FeatbankError, InvalidInputError, MissingPackageError
 from featbank.plots.display import Display
 from featbank.sampling import Size, size_order, size_words
@@ -141,6 +140,8 @@ def _canonical(name: str, aliases: Mapping[str, str]) -> str:
 
 
 def _aliases(run: Run) -> dict[str, str]:
+    from featbank.backbones import get_spec
+
     try:
         cuts = get_spec(run.source["backbone"]).cuts
     except FeatbankError:  # a backbone that is unknown here, or whose family is not installed

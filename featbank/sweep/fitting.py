@@ -24,16 +24,10 @@ from featbank._validation import short
 from featbank.banks import Bank
 from featbank.engines import RayEngine, map_unordered
 from featbank.errors import FeatbankError, FitWarning, InvalidInputError, WorkerLostError, one_line
+from featbank.manifest import tell_copies, tell_groups
 from featbank.metrics.catalogue import evaluate, less_is_better
 from featbank.sampling import size_order
 from featbank.sweep.features import CutFeatures, Projected, read_rows, score
-from featbank.sweep.leaks import (
-    check_threshold,
-    deepest_vector_cut,
-    tell_copies,
-    tell_groups,
-    tell_near_copies,
-)
 from featbank.sweep.records import Draw, Fit, FitId, Key, rank
 from featbank.sweep.results import SweepResult
 from featbank.sweep.spec import (
@@ -279,7 +273,11 @@ class Sweep:
             raise InvalidInputError(
                 f"n_jobs={n_jobs!r} leaves nobody to fit; give 1 or more, or -1 for one per core"
             )
-        threshold = check_threshold(check_leaks)
+        threshold = None
+        if check_leaks is not False:  # the room of images is for those who ask
+            from featbank.datasets.duplicates import check_threshold
+
+            threshold = check_threshold(check_leaks)
         if threshold is not None and self.settings.folds is not None:
             raise InvalidInputError(
                 f"check_leaks={check_leaks!r} (--check-leaks) looks across the bank's splits, which "
@@ -515,6 +513,8 @@ class Sweep:
             )
 
     def _near_copies(self, threshold: float) -> tuple[list[str], dict[str, Any]]:
+        from featbank.datasets.duplicates import deepest_vector_cut, tell_near_copies
+
         bank = self.bank
         shapes = {
             cut: (bank[cut] if isinstance(bank, Bank) else bank.features(cut, np.arange(1))).shape[1:]

@@ -373,13 +373,13 @@ def _how(bank: FeatureSource, cut: str) -> str:
 
 def _canonical_cut(bank: FeatureSource, cut: str) -> str:
     """Turn an alias into the cut's name; that the bank does not have it is for `choose_cuts` to say."""
-    from featbank import backbones
-
     key = getattr(bank, "key", None)
     if cut in bank.cuts or key is None:
         return cut
+    from featbank.backbones import get_spec
+
     try:
-        spec = backbones.get_spec(key.backbone)
+        spec = get_spec(key.backbone)
     except FeatbankError:  # a module of somebody's own, or a family that is not installed here
         return cut
     try:
@@ -392,13 +392,13 @@ def _canonical_cut(bank: FeatureSource, cut: str) -> str:
 
 def by_depth(bank: FeatureSource, cuts: Sequence[str]) -> list[str]:
     """Return `cuts` from shallow to deep by the backbone's cut table; others come last, as given."""
-    from featbank import backbones
-
     key = getattr(bank, "key", None)
     if key is None or len(cuts) < 2:
         return list(cuts)
+    from featbank.backbones import get_spec
+
     try:
-        order = [cut.name for cut in backbones.get_spec(key.backbone).cuts]
+        order = [cut.name for cut in get_spec(key.backbone).cuts]
     except FeatbankError:  # a backbone that is unknown here, or whose family is not installed
         return list(cuts)
 

@@ -7,10 +7,10 @@ import warnings
 import numpy as np
 import pytest
 
+from featbank.datasets.duplicates import deepest_vector_cut
 from featbank.errors import InvalidInputError, LeakWarning
 from featbank.manifest import SPLITS, Manifest
 from featbank.sweep import run_sweep
-from featbank.sweep.leaks import deepest_vector_cut
 
 
 class Rows:
