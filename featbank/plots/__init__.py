@@ -9,8 +9,7 @@ from featbank.plots.curve import CurveDisplay
 from featbank.plots.display import Display
 from featbank.plots.figures import FIGURES
 from featbank.plots.heads import ConfusionDisplay, HistoryDisplay
-from featbank.plots.points import CutsDisplay, ScoresDisplay, TemperatureDisplay
-from featbank.plots.times import TimesDisplay
+from featbank.plots.points import CutsDisplay, ScoresDisplay, TemperatureDisplay, TimesDisplay
 
 __all__ = [
     "FIGURES",

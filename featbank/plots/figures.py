@@ -51,7 +51,7 @@ FIGURES.register_place("scores", "featbank.plots.points:ScoresDisplay")
 FIGURES.register_place("cuts", "featbank.plots.points:CutsDisplay")
 FIGURES.register_place("history", "featbank.plots.heads:HistoryDisplay")
 FIGURES.register_place("confusion", "featbank.plots.heads:ConfusionDisplay")
-FIGURES.register_place("times", "featbank.plots.times:TimesDisplay")
+FIGURES.register_place("times", "featbank.plots.points:TimesDisplay")
 
 
 def suited(run: Run) -> dict[str, Any]:
