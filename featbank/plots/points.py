@@ -1,4 +1,4 @@
-"""Scores at one number of samples per class: by depth of the cut, of every head, by temperature; and times."""
+"""Scores at one number of samples per class: by depth of the cut, of every head, by temperature; times."""
 
 from __future__ import annotations
 

@@ -19,8 +19,8 @@ from featbank._cuts import LOGITS, SOFTMAX, CutName
 from featbank.banks.documents import MANIFEST_FILE
 from featbank.errors import CacheWriteError, InvalidInputError
 from featbank.manifest import SPLITS, Manifest, printable
-from featbank.runs._files import HITS_FILE, RESULTS_FILE
 from featbank.runs.folder import HISTORIES_FILE, RUN_FILE, STUDY_FILE, Run
+from featbank.sweep.records import HITS_FILE, RESULTS_FILE
 
 __all__ = ["export_run_folder"]
 

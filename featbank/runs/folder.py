@@ -1,4 +1,4 @@
-"""One run folder: writing results into it as they arrive, and reading them back."""
+"""One run folder: results written into it as they arrive and read back, and what its JSON files may say."""
 
 from __future__ import annotations
 
@@ -6,19 +6,36 @@ import contextlib
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import datetime
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import numpy as np
+from annotated_types import Ge, Gt, Le, Len, Lt
 from numpy.typing import NDArray
+from pydantic import AfterValidator, BaseModel, FailFast, Strict, model_validator
 
 from featbank import _atomic
 from featbank._cache import banks_folder, user_path
 from featbank._registry import nearest
-from featbank._validation import check, check_values, parse_json, plain_file, short
+from featbank._validation import (
+    CONFIG,
+    Count,
+    FileName,
+    Json,
+    Line,
+    Natural,
+    Positive,
+    Share,
+    check,
+    check_values,
+    parse_json,
+    plain_file,
+    short,
+)
+from featbank.banks import BankKey
 from featbank.banks.documents import MANIFEST_FILE
 from featbank.banks.shards import read_manifest
 from featbank.errors import (
@@ -31,19 +48,10 @@ from featbank.errors import (
 from featbank.manifest import Manifest, printable
 from featbank.metrics import ClassScores, confusion_matrix
 from featbank.metrics.classification import scores_of_counts
-from featbank.runs._files import (
-    HITS_FILE,
-    RESULTS_FILE,
-    Answers,
-    GrowingTables,
-    RunFacts,
-    check_histories,
-    damaged,
-)
 from featbank.runs.answer import answer_html, ranked
 from featbank.sampling import size_order
 from featbank.sweep import Fit, Predictions, SweepResult
-from featbank.sweep.records import Key, rank, with_val
+from featbank.sweep.records import HITS_FILE, RESULTS_FILE, GrowingTables, Key, damaged, rank, with_val
 from featbank.sweep.spec import groups_of_judged, splits_for
 
 if TYPE_CHECKING:
@@ -699,3 +707,174 @@ def _forget_kept(folder: Path, name: str) -> None:
 def _with_null(history: Mapping[str, Sequence[float]]) -> dict[str, list[float | None]]:
     """Make a history fit for JSON, which knows neither NaN nor infinity: a loss that is no number is null."""
     return {key: [one if math.isfinite(one) else None for one in values] for key, values in history.items()}
+
+
+_Size = Annotated[int, Ge(1), Le(65_536)]
+#: What estimators of others give may be off by a rounding.
+_Probability = Annotated[float, Strict(), Ge(-0.001), Le(1.001)]
+_Loss = Annotated[float, Strict(), Ge(-1e38), Le(1e38)]
+
+
+class _Model(BaseModel):
+    model_config = CONFIG
+
+
+class _Source(_Model):
+    """Where features came from: a bank by its name, and the key that says how they were computed."""
+
+    bank: Line
+    key_digest: Line
+    dataset: FileName
+    backbone: FileName
+    weights: Line | None
+    weights_path: Line | None
+    weights_sha256: Line
+    random_state: int | None
+    transform: Json
+    image_size: _Size
+    precision: Line
+    dtype: Line
+    cut_dtypes: dict[str, Literal["float16", "float32"]]
+    batch_size: _Size
+    decoder: Line
+    format_version: Natural
+    provenance: Json
+
+    @model_validator(mode="after")
+    def _is_a_key(self) -> _Source:
+        try:
+            key = BankKey(**{one.name: getattr(self, one.name) for one in fields(BankKey)})
+        except InvalidInputError as error:
+            raise ValueError(str(error)) from None
+        if key.digest() != self.key_digest:
+            raise ValueError("is not what the key_digest is of")
+        if self.transform.get("image_size", self.image_size) != self.image_size:
+            raise ValueError("has two sizes of images")
+        return self
+
+
+class _Entry(_Model):
+    """A kept head."""
+
+    name: FileName
+    cut: Line
+    head: Line
+    temperature: Positive | None
+    n_per_class: Natural | Literal["all"]
+    fewest_per_class: Natural | None = None
+    most_per_class: Natural | None = None
+    unit: Literal["samples", "groups"] = "samples"
+    repeat: Count
+    top1: Share | None
+    val_top1: Share | None
+    val_metric: _Loss | None = None
+    best_epoch: Natural | None
+    saved: bool
+
+
+class _Sweep(_Model):
+    digest: Line | None = None
+    n_fits: Count | None = None
+
+
+class _Parameters(_Model):
+    head_params: dict[str, Json] | None = None
+    metrics: list[Line] = []
+    untrained_classes: Literal["drop", "keep"] = "drop"
+    folds: Annotated[int, Ge(2)] | None = None
+    val: Annotated[float, Strict(), Ge(0), Le(1)] | Literal["none"] | None = None
+    val_per_class: Natural | None = None
+    draw: Literal["images", "groups"] = "images"
+    random_state: Count = 0
+
+
+class _Draws(_Model):
+    judged: Line
+    subsets: dict[str, list[Line]]
+    shares: dict[str, Share] = {}
+    folds: Annotated[int, Ge(2)] | None = None
+    unit: Literal["samples", "groups"] = "samples"
+    grouped: bool = False
+    held_out: Annotated[float, Strict(), Gt(0), Lt(1)] | None = None
+
+
+class _Rows(_Model):
+    val: Count
+    test: Count
+
+
+class _Untrained(_Model):
+    policy: Literal["drop", "keep"] = "drop"
+    classes: dict[Line, _Rows] = {}
+
+
+def _draws(value: dict[str, Any]) -> dict[str, Any]:
+    return check(_Draws, value) and value if value else value
+
+
+class RunFacts(_Model):
+    """``run.json``."""
+
+    format: Literal[1]
+    name: Line
+    created: Line
+    status: Literal["running", "finished"]
+    command: Line = ""
+    parameters: _Parameters
+    sweep: _Sweep = _Sweep()
+    source: _Source
+    classes: Annotated[list[Line], Len(1), FailFast()]
+    cuts: list[Line]
+    notes: list[Line]
+    heads: list[_Entry]
+    versions: dict[str, Line] = {}
+    rows: dict[str, Count] = {}
+    draws: Annotated[Json, AfterValidator(_draws)] = {}
+    near_duplicates: Json = {}
+    untrained: _Untrained = _Untrained()
+    continued: list[Line] = []
+
+    @model_validator(mode="after")
+    def _heads_differ(self) -> RunFacts:
+        names = [one.name for one in self.heads]
+        if len(set(names)) < len(names):
+            raise ValueError("has two heads of one name")
+        return self
+
+
+class Answers(_Model):
+    """``predictions/NAME.json``: one column for each of these, all of one length."""
+
+    split: Literal["test", "val"]
+    rows: Annotated[list[Count], FailFast()]
+    y_true: Annotated[list[Count], FailFast()]
+    y_pred: Annotated[list[Count], FailFast()]
+    p_true: list[_Probability] | None
+    p_pred: list[_Probability] | None
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Answers:
+        columns = (self.rows, self.y_true, self.y_pred, self.p_true, self.p_pred)
+        if len({len(one) for one in columns if one is not None}) > 1:
+            raise ValueError("has columns of several lengths")
+        return self
+
+
+def check_histories(found: Any) -> dict[str, dict[str, list[float | None]]]:
+    """Return ``histories.json``: head -> what was followed -> its value after each epoch, None for no number.
+
+    Raises
+    ------
+    ValueError
+        If it is anything else, an accuracy is not in 0..1, or a head has lines of several lengths.
+    """
+    histories: dict[str, dict[str, list[float | None]]] = check(
+        dict[str, dict[str, Annotated[list[_Loss | None], FailFast()]]], found
+    )
+    for name, history in histories.items():
+        if len({len(values) for values in history.values()}) > 1:
+            raise ValueError(f"{name!r} has lines of several lengths")
+        for key, values in history.items():
+            if key.endswith("accuracy"):
+                check(Annotated[list[Share | None], FailFast()], values)
+    return histories

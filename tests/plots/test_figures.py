@@ -27,7 +27,7 @@ from featbank.plots import (
     ScoresDisplay,
     TemperatureDisplay,
     TimesDisplay,
-    times,
+    points,
 )
 from featbank.plots.chart import Chart, Look, Point, Series, Table, category_axis, linear_axis
 from featbank.plots.figures import draw_all, suited
@@ -254,23 +254,23 @@ def test_a_pass_is_known_by_what_the_bank_says_not_by_its_time(tmp_path):
     extract(photos, cuts=["block4_pool", "block5_pool"], **common)
     bank = Bank.open(extract(photos, cuts=["fc7"], **common).bank)
     known = {cut: {**bank.facts(cut), "duration_s": 2.0} for cut in bank.cuts}
-    assert [cuts for cuts, _ in times._passes(known)] == [["block4_pool", "block5_pool"], ["fc7"]]
+    assert [cuts for cuts, _ in points._passes(known)] == [["block4_pool", "block5_pool"], ["fc7"]]
     Image.new("RGB", (32, 32), (1, 2, 3)).save(photos / "a" / "new.png")
     bank = Bank.open(extract(photos, cuts=["block4_pool", "fc7"], **common).bank)
     known = {cut: bank.facts(cut) for cut in bank.cuts}
     # the last pass was shared, the first was not
-    assert [cuts for cuts, _ in times._passes(known)] == [["block4_pool"], ["fc7"]]
-    assert times._passes({"a": {"duration_s": 1.0}, "b": {"duration_s": 1.0}, "c": {}}) == [
+    assert [cuts for cuts, _ in points._passes(known)] == [["block4_pool"], ["fc7"]]
+    assert points._passes({"a": {"duration_s": 1.0}, "b": {"duration_s": 1.0}, "c": {}}) == [
         (["a"], 1.0),
         (["b"], 1.0),
     ]
 
 
 def test_cuts_of_a_pass_are_named():
-    assert times._of_pass(["b", "a"], "abcde") == "a + b"
-    assert times._of_pass(["d", "b", "a"], "abcde") == "a + 1 more + d"
-    assert times._of_pass(list("abcde"), "abcde") is None
-    assert times._of_pass(["a"], "a") == "a"
+    assert points._of_pass(["b", "a"], "abcde") == "a + b"
+    assert points._of_pass(["d", "b", "a"], "abcde") == "a + 1 more + d"
+    assert points._of_pass(list("abcde"), "abcde") is None
+    assert points._of_pass(["a"], "a") == "a"
 
 
 def test_a_run_of_temperatures_has_no_depth(runs, monkeypatch):

@@ -64,7 +64,7 @@ def append(self, fits, metrics):
         die()
     grow(self, fits, metrics)
 
-from featbank.runs._files import GrowingTables
+from featbank.sweep.records import GrowingTables
 inner, keep, grow = sweeping._scored, Run.add, GrowingTables.append
 sweeping._scored, Run.add, GrowingTables.append = scored, add, append
 fitting.fit_heads(bank, cache_dir=cache, **json.loads(sweep))

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from featbank.errors import CacheWriteError, RunError
-from featbank.runs._files import GrowingTables
 from featbank.sweep import Fit, Hits
+from featbank.sweep.records import GrowingTables
 
 
 def some(n, repeat=0, n_rows=21):
