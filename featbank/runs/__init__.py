@@ -9,7 +9,6 @@ interrupted run can be read, and gone on with.
 
 from __future__ import annotations
 
-from featbank.runs.answer import Answer, answer_of
 from featbank.runs.exporting import export_run_folder
 from featbank.runs.folder import Run
 from featbank.runs.store import (
@@ -22,6 +21,7 @@ from featbank.runs.store import (
     remove_run,
     runs_of_bank,
 )
+from featbank.sweep.results import Answer, answer_of
 
 __all__ = [
     "Answer",

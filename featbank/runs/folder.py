@@ -48,10 +48,10 @@ from featbank.errors import (
 from featbank.manifest import Manifest, printable
 from featbank.metrics import ClassScores, confusion_matrix
 from featbank.metrics.classification import scores_of_counts
-from featbank.runs.answer import answer_html, ranked
 from featbank.sampling import size_order
 from featbank.sweep import Fit, Predictions, SweepResult
 from featbank.sweep.records import HITS_FILE, RESULTS_FILE, GrowingTables, Key, damaged, rank, with_val
+from featbank.sweep.results import answer_html, ranked
 from featbank.sweep.spec import groups_of_judged, splits_for
 
 if TYPE_CHECKING:

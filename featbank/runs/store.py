@@ -23,10 +23,10 @@ from featbank._registry import nearest
 from featbank.banks.documents import folder_bytes
 from featbank.errors import InvalidInputError, RunError, RunNotFoundError
 from featbank.manifest import printable, short_repr
-from featbank.runs.answer import ranked
 from featbank.runs.folder import FORMAT, RUN_FILE, Run
 from featbank.sampling import Size, size_order
 from featbank.sweep import SweepResult
+from featbank.sweep.results import ranked
 
 if TYPE_CHECKING:
     from featbank.banks import Bank

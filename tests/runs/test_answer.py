@@ -10,8 +10,8 @@ import pytest
 from featbank.errors import MissingPackageError
 from featbank.metrics import mean_interval
 from featbank.runs import answer_of, open_run
-from featbank.runs.answer import answer_html
 from featbank.sweep import Fit, SweepResult
+from featbank.sweep.results import answer_html
 
 SIZES = (2, 4, 8, 16)
 

@@ -15,9 +15,9 @@ from featbank.banks import Bank, BankKey, BankStore
 from featbank.errors import CacheWriteError, RunError, RunNotFoundError
 from featbank.manifest import SPLITS, Manifest
 from featbank.runs import Run, answer_of, describe_run, list_runs, open_run
-from featbank.runs.answer import ranked
 from featbank.runs.store import create_run
 from featbank.sweep import run_sweep
+from featbank.sweep.results import ranked
 
 NOON = datetime(2026, 3, 4, 12, 0, 5)
 TRANSFORM = {"mode": "squash", "mean": [0.5, 0.5, 0.5]}
