@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from featbank.metrics.classification import (
+from featbank.metrics.catalogue import (
     ClassScores,
     balanced_accuracy,
     cohen_kappa,

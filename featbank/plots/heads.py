@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from featbank.errors import InvalidInputError
 from featbank.manifest import printable
-from featbank.metrics.classification import confusion_cells, worst_cells
+from featbank.metrics.catalogue import confusion_cells, worst_cells
 from featbank.plots.chart import (
     MARK,
     SPLIT_LOOKS,

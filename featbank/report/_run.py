@@ -12,7 +12,7 @@ from markupsafe import Markup
 from featbank.errors import InvalidInputError, RunError
 from featbank.inspection import Mistake, find_mistakes
 from featbank.manifest import SPLITS, Manifest, RowStatus, printable
-from featbank.metrics.classification import confusion_cells
+from featbank.metrics.catalogue import confusion_cells
 from featbank.plots import HistoryDisplay
 from featbank.plots.chart import SPLIT_NAMES, Table, percent, spelled
 from featbank.plots.figures import suited

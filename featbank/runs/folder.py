@@ -47,7 +47,7 @@ from featbank.errors import (
 )
 from featbank.manifest import Manifest, printable
 from featbank.metrics import ClassScores, confusion_matrix
-from featbank.metrics.classification import scores_of_counts
+from featbank.metrics.catalogue import scores_of_counts
 from featbank.sampling import size_order
 from featbank.sweep import Fit, Predictions, SweepResult
 from featbank.sweep.records import HITS_FILE, RESULTS_FILE, GrowingTables, Key, damaged, rank, with_val

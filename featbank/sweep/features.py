@@ -29,7 +29,7 @@ from featbank.banks import Bank
 from featbank.errors import CacheWriteError, InvalidInputError
 from featbank.manifest import printable
 from featbank.metrics import catalogue, fit_temperature, top_k_hits
-from featbank.metrics.classification import calibration_error, columns_of
+from featbank.metrics.catalogue import calibration_error, columns_of
 from featbank.sweep.records import Draw, Fit, Hits, Predictions, history_of, with_val
 from featbank.sweep.spec import judged_split
 
