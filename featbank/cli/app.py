@@ -1,18 +1,14 @@
-"""The commands of ``featbank``; each lives in the file of its noun."""
+"""The commands of ``featbank``, a line each; each lives in the file of its noun."""
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 
-from featbank import __version__
 from featbank.cli import backbones as backbones_commands
 from featbank.cli import banks as banks_commands
 from featbank.cli import runs as runs_commands
 from featbank.cli import show as show_commands
-from featbank.cli._options import Json
-from featbank.cli._output import print_json, show_log
+from featbank.cli._terminal import dashed, options, version
 from featbank.cli.bench import bench
 from featbank.cli.compare import compare
 from featbank.cli.demo import demo
@@ -37,37 +33,12 @@ app = typer.Typer(
     # --samples_per_class and fit_head are understood too
     context_settings={
         "help_option_names": ["-h", "--help"],
-        "token_normalize_func": lambda token: token.replace("_", "-"),
+        "token_normalize_func": dashed,
     },
 )
 
-
-def _print_version(asked: bool) -> None:
-    if asked:
-        typer.echo(__version__)
-        raise typer.Exit
-
-
-@app.callback()
-def options(
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more on standard error.")] = False,
-    version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
-    ] = False,
-) -> None:
-    """Push each image dataset once through a pretrained backbone, answer everything else from the bank."""
-    show_log(verbose)
-
-
-@app.command("version")
-def version(as_json: Json = False) -> None:
-    """Print the version."""
-    if as_json:
-        print_json({"version": __version__})
-    else:
-        typer.echo(__version__)
-
-
+app.callback()(options)
+app.command("version")(version)
 app.command("extract")(extract)
 app.command("fit-head", cls=FitHeadCommand)(fit_head)
 app.command("plot")(plot)

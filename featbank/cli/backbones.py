@@ -9,8 +9,7 @@ from typing import Annotated
 
 import typer
 
-from featbank.cli._options import Json, known_backbones
-from featbank.cli._output import human_bytes, human_count, print_json, print_table
+from featbank.cli._terminal import Json, human_bytes, human_count, known_backbones, print_json, print_table
 
 __all__ = ["backbones", "cuts"]
 

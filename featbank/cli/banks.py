@@ -9,8 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featbank.cli._options import CacheDir, Json, split_commas
-from featbank.cli._output import human_bytes, human_date, human_time, print_json, print_table, say
+from featbank.cli._terminal import (
+    CacheDir,
+    Json,
+    human_bytes,
+    human_date,
+    human_time,
+    print_json,
+    print_table,
+    say,
+    split_commas,
+)
 from featbank.cli.verify import verify
 from featbank.manifest import printable
 

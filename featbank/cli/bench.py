@@ -6,8 +6,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from featbank.cli._options import BatchSize, Decode, Device, Json, Layout, Seed, split_commas
-from featbank.cli._output import human_bytes, human_count, human_time, print_json, print_table, progress_bar
+from featbank.cli._terminal import (
+    BatchSize,
+    Decode,
+    Device,
+    Json,
+    Layout,
+    Seed,
+    human_bytes,
+    human_count,
+    human_time,
+    print_json,
+    print_table,
+    progress_bar,
+    split_commas,
+)
 
 if TYPE_CHECKING:
     from featbank.benchmark import BenchmarkResult, Spread

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featbank.cli._options import CacheDir, Json
-from featbank.cli._output import human_time, print_json, print_table, say
+from featbank.cli._terminal import CacheDir, Json, human_time, print_json, print_table, say
 from featbank.errors import BankNotFoundError, InvalidInputError, RunNotFoundError
 from featbank.manifest import printable
 from featbank.metrics.catalogue import spelling

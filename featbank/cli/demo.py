@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from featbank.cli._options import CacheDir, Json
-from featbank.cli._output import counted, human_time, print_json, progress_bar, say
+from featbank.cli._terminal import CacheDir, Json, counted, human_time, print_json, progress_bar, say
 from featbank.cli.fit import noted_not_warned, print_curve, print_notes
 
 if TYPE_CHECKING:

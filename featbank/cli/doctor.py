@@ -16,8 +16,7 @@ import typer
 
 from featbank import __version__
 from featbank._bucket import BucketPath
-from featbank.cli._options import CacheDir, Json
-from featbank.cli._output import human_bytes, print_json
+from featbank.cli._terminal import CacheDir, Json, human_bytes, print_json
 from featbank.errors import FeatbankError, one_line
 from featbank.manifest import printable
 

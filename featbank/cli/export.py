@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from featbank.cli._options import CacheDir, Json
-from featbank.cli._output import human_bytes, print_json, say
+from featbank.cli._terminal import CacheDir, Json, human_bytes, print_json, say
 from featbank.manifest import printable
 
 __all__ = ["export"]

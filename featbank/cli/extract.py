@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from featbank._bucket import BucketPath
-from featbank.cli._options import (
+from featbank.cli._terminal import (
     MANY_MACHINES,
     Address,
     BatchSize,
@@ -27,11 +27,15 @@ from featbank.cli._options import (
     Seed,
     SkipEmptyClasses,
     engine_of,
+    human_bytes,
+    human_time,
     known_backbones,
     known_cuts,
+    print_json,
+    progress_bar,
+    say,
     split_commas,
 )
-from featbank.cli._output import human_bytes, human_time, print_json, progress_bar, say
 from featbank.errors import InvalidInputError
 from featbank.manifest import printable
 

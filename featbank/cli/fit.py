@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from featbank.cli._options import (
+from featbank.cli._terminal import (
     Address,
     CacheDir,
     CpusPerTask,
@@ -25,9 +25,12 @@ from featbank.cli._options import (
     engine_of,
     known_cuts,
     known_heads,
+    print_json,
+    print_table,
+    progress_bar,
+    say,
     split_commas,
 )
-from featbank.cli._output import print_json, print_table, progress_bar, say
 from featbank.errors import FitWarning, InvalidInputError, LeakWarning
 from featbank.manifest import printable
 from featbank.metrics.catalogue import spelling

@@ -8,8 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from featbank._cache import user_path
-from featbank.cli._options import Json, RunsDir, known_runs, split_commas
-from featbank.cli._output import print_json, say
+from featbank.cli._terminal import Json, RunsDir, known_runs, print_json, say, split_commas
 from featbank.errors import InvalidInputError
 from featbank.sampling import parse_size
 

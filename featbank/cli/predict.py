@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from featbank._cache import networks_folder, user_path
-from featbank.cli._options import Device, Json, RunsDir, known_runs
-from featbank.cli._output import print_json, say
+from featbank.cli._terminal import Device, Json, RunsDir, known_runs, print_json, say
 from featbank.errors import InvalidInputError
 from featbank.manifest import printable
 

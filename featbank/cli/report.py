@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from featbank.cli._options import DataRoot, Json, RunsDir, known_runs
-from featbank.cli._output import counted, human_bytes, print_json, say
+from featbank.cli._terminal import DataRoot, Json, RunsDir, counted, human_bytes, known_runs, print_json, say
 
 __all__ = ["report"]
 

@@ -10,8 +10,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featbank.cli._options import CacheDir, Device, Json, known_studies, split_commas
-from featbank.cli._output import counted, human_bytes, human_time, print_json, print_table, progress_bar, say
+from featbank.cli._terminal import (
+    CacheDir,
+    Device,
+    Json,
+    counted,
+    human_bytes,
+    human_time,
+    known_studies,
+    print_json,
+    print_table,
+    progress_bar,
+    say,
+    split_commas,
+)
 from featbank.cli.fit import noted_not_warned, print_scores
 from featbank.errors import FeatbankError, InvalidInputError
 from featbank.manifest import printable

@@ -9,8 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featbank.cli._options import Json, RunsDir, known_runs
-from featbank.cli._output import human_bytes, human_date, print_json, print_table, say
+from featbank.cli._terminal import (
+    Json,
+    RunsDir,
+    human_bytes,
+    human_date,
+    known_runs,
+    print_json,
+    print_table,
+    say,
+)
 from featbank.cli.banks import agreed
 from featbank.errors import RunError
 from featbank.manifest import printable

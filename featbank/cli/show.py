@@ -9,8 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from featbank._cache import cache_folder, user_path
-from featbank.cli._options import CacheDir, DataRoot, Device, Json, Seed, known_cuts, split_commas
-from featbank.cli._output import print_json, progress_bar
+from featbank.cli._terminal import (
+    CacheDir,
+    DataRoot,
+    Device,
+    Json,
+    Seed,
+    known_cuts,
+    print_json,
+    progress_bar,
+    split_commas,
+)
 from featbank.errors import InvalidInputError
 from featbank.manifest import printable
 

@@ -11,8 +11,7 @@ import typer
 
 from featbank._atomic import make_folder, write_file
 from featbank._cache import cache_folder, user_path
-from featbank.cli._options import CacheDir, DataRoot, Json
-from featbank.cli._output import print_json, print_table, say
+from featbank.cli._terminal import CacheDir, DataRoot, Json, print_json, print_table, say
 from featbank.errors import BankNotFoundError, MissingDataError
 
 __all__ = ["suspects"]

@@ -8,8 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featbank.cli._options import CacheDir, Device, Json, Layout, SkipEmptyClasses
-from featbank.cli._output import human_time, print_json, progress_bar, say
+from featbank.cli._terminal import (
+    CacheDir,
+    Device,
+    Json,
+    Layout,
+    SkipEmptyClasses,
+    human_time,
+    print_json,
+    progress_bar,
+    say,
+)
 from featbank.errors import InvalidInputError
 
 if TYPE_CHECKING:

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from featbank._cache import user_path
-from featbank.cli._options import CacheDir, Device, Json
-from featbank.cli._output import counted, human_bytes, print_json, progress_bar
+from featbank.cli._terminal import CacheDir, Device, Json, counted, human_bytes, print_json, progress_bar
 from featbank.errors import BankNotFoundError, BankReadError, FeatbankError, InvalidInputError
 from featbank.manifest import printable
 

@@ -1,4 +1,4 @@
-"""How commands talk: results on standard output, everything else on standard error."""
+"""What commands share: options of several, results on standard output, everything else on standard error."""
 
 from __future__ import annotations
 
@@ -12,20 +12,204 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from featbank import __version__
+from featbank.errors import FeatbankError, InvalidInputError
+
+if TYPE_CHECKING:
+    from featbank.engines import RayEngine
 
 __all__ = [
+    "MANY_MACHINES",
+    "Address",
+    "CacheDir",
+    "CpusPerTask",
+    "DataRoot",
+    "Device",
+    "EngineName",
+    "GpusPerTask",
+    "Json",
+    "Layout",
+    "RunsDir",
+    "Seed",
+    "SkipEmptyClasses",
     "counted",
+    "dashed",
+    "engine_of",
     "human_bytes",
     "human_count",
     "human_date",
     "human_time",
+    "known_backbones",
+    "known_cuts",
+    "known_heads",
+    "known_runs",
+    "known_studies",
+    "options",
     "print_json",
     "print_table",
     "progress_bar",
     "say",
     "show_log",
+    "split_commas",
+    "version",
 ]
+
+# What a shell may put in, see --install-completion; what they need is imported when they are asked.
+
+
+def known_backbones(incomplete: str) -> list[str]:
+    """Return the backbones that begin so."""
+    from featbank.backbones import names
+
+    return [one for one in names() if one.startswith(incomplete)]
+
+
+def known_cuts(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the cuts that begin so: of the bank, or of a backbone whose table needs no torch."""
+    from featbank._cache import banks_folder
+    from featbank.backbones import get_spec, names
+    from featbank.banks import Bank, BankStore
+
+    try:
+        if "bank" in ctx.params:
+            store = BankStore(banks_folder(ctx.params.get("cache_dir")))
+            # an option without its value ends the reading of a line before words are dealt out to arguments
+            bank = ctx.params["bank"] or next(iter(ctx.args), None)
+            found: Sequence[str] = Bank.open(store.resolve(bank)).cuts
+        else:
+            backbone = ctx.params.get("backbone")
+            found = get_spec(backbone).cut_names if backbone in names() else ()
+    except (FeatbankError, OSError):
+        return []
+    return [one for one in found if one.startswith(incomplete)]
+
+
+def known_heads(incomplete: str) -> list[str]:
+    """Return the heads that begin so."""
+    from featbank.heads import catalogue
+
+    return [one for one in catalogue.names() if one.startswith(incomplete)]
+
+
+def known_studies(incomplete: str) -> list[str]:
+    """Return the studies that begin so."""
+    from featbank.pipeline import study_names
+
+    return [one for one in study_names() if one.startswith(incomplete)]
+
+
+def known_runs(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the runs of the cache that begin so, newest first; a cache that cannot be read has none."""
+    from featbank._cache import runs_folder
+
+    try:
+        folders = sorted(runs_folder(ctx.params.get("cache_dir")).glob("*/run.json"), reverse=True)
+    except (FeatbankError, OSError):
+        return []
+    return [one for one in ("last", *(file.parent.name for file in folders)) if one.startswith(incomplete)]
+
+
+CacheDir = Annotated[
+    str | None,
+    typer.Option(
+        "--cache-dir",
+        metavar="PATH",
+        help="Where banks and runs live (default: $FEATBANK_CACHE, else ./cache); banks also in s3://bucket/prefix.",
+    ),
+]
+RunsDir = Annotated[
+    str | None,
+    typer.Option(
+        "--cache-dir", metavar="PATH", help="Where runs live (default: $FEATBANK_CACHE, else ./cache)."
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+DataRoot = Annotated[str | None, typer.Option(metavar="PATH", help="Where torchvision datasets lie.")]
+Device = Annotated[
+    str | None, typer.Option("--device", help="cpu, cuda, cuda:N; the best there is by default.")
+]
+Seed = Annotated[int, typer.Option("--random-state", "--seed", help="Seed of everything random.")]
+Layout = Annotated[
+    str | None,
+    typer.Option(
+        help="What a folder's levels are: class, split/class, class/split, any/class ('any' says nothing); "
+        "found out by default."
+    ),
+]
+SkipEmptyClasses = Annotated[
+    bool, typer.Option("--skip-empty-classes", help="Go on without classes that have no readable image.")
+]
+BatchSize = Annotated[
+    int | None, typer.Option(help="Images that go through the network together; by default memory decides.")
+]
+Decode = Annotated[
+    str, typer.Option(help="Where JPEGs are decoded: cpu (exact pixels), cuda (nvJPEG, a few steps off).")
+]
+#: Panel of the help: what one machine needs none of.
+MANY_MACHINES = "On many machines"
+EngineName = Annotated[
+    str,
+    typer.Option(
+        "--engine", help="local (this process) or ray (featbank\\[ray]).", rich_help_panel=MANY_MACHINES
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        help="--engine ray: auto (the cluster this machine is a node of; the default), local (this machine "
+        "alone), or HOST[:PORT] of the head.",
+        rich_help_panel=MANY_MACHINES,
+    ),
+]
+CpusPerTask = Annotated[
+    int | None,
+    typer.Option(help="--engine ray: cores of one task (default: 1).", rich_help_panel=MANY_MACHINES),
+]
+GpusPerTask = Annotated[
+    float | None,
+    typer.Option(
+        help="--engine ray: GPUs of one task, or a part of one (default: 0).", rich_help_panel=MANY_MACHINES
+    ),
+]
+
+
+def engine_of(name: str, address: str | None, cpus: int | None, gpus: float | None) -> RayEngine | None:
+    """Return the cluster that options name, or None for this machine.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is no such engine, or an option is for another.
+    """
+    if name not in ("local", "ray"):
+        raise InvalidInputError(f"--engine {name!r} is not one of local, ray")
+    given = {"address": address, "cpus_per_task": cpus, "gpus_per_task": gpus}
+    asked = {option: value for option, value in given.items() if value is not None}
+    if name == "local":
+        for option, value in asked.items():
+            raise InvalidInputError(
+                f"--{option.replace('_', '-')} {value} is for a cluster; add --engine ray, or leave it out"
+            )
+        return None
+    from featbank.engines import RayEngine
+
+    return RayEngine(**asked)  # type: ignore[arg-type]  # each is of the type its option has
+
+
+def split_commas(values: list[str] | None) -> list[str]:
+    """Flatten ``--cut fc7 --cut block4_pool,block5_pool`` to one list, without repeats.
+
+    Examples
+    --------
+    >>> split_commas(["fc7", "block4_pool, fc7"])
+    ['fc7', 'block4_pool']
+    """
+    parts = [part.strip() for value in values or [] for part in value.split(",")]
+    return list(dict.fromkeys(part for part in parts if part))
 
 
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
@@ -254,3 +438,32 @@ class _OneLine(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         said = _WARNING.sub(r"\1", record.getMessage())
         return f"featbank: {' '.join(said.split())}"
+
+
+def dashed(token: str) -> str:
+    """Return an option or command as it is spelled, so that others are understood too."""
+    return token.replace("_", "-")
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def options(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more on standard error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Push each image dataset once through a pretrained backbone, answer everything else from the bank."""
+    show_log(verbose)
+
+
+def version(as_json: Json = False) -> None:
+    """Print the version."""
+    if as_json:
+        print_json({"version": __version__})
+    else:
+        typer.echo(__version__)

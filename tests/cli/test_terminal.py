@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from featbank.cli._output import print_json, print_table, progress_bar, show_log
+from featbank.cli._terminal import print_json, print_table, progress_bar, show_log
 from featbank.errors import LeakWarning
 
 
