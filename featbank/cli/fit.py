@@ -95,12 +95,12 @@ def _option_of(parameter: str) -> str:
 def _working_heads() -> list[str]:
     """Name the heads whose classes can be had; a broken plug-in is told where it is asked for."""
     from featbank.errors import MissingPackageError
-    from featbank.heads import catalogue
+    from featbank.heads.catalogue import names, parameters
 
     found = []
-    for head in catalogue.names():
+    for head in names():
         with contextlib.suppress(MissingPackageError):
-            catalogue.parameters(head)
+            parameters(head)
             found.append(head)
     return found
 
@@ -108,15 +108,15 @@ def _working_heads() -> list[str]:
 @cache
 def _head_options() -> list[Any]:
     """Return an option for each parameter that the tables say something of."""
-    from featbank.heads import catalogue
+    from featbank.heads.catalogue import kind
 
     able: dict[str, list[str]] = {}
     defaults: dict[str, set[Any]] = {}
     tables: dict[str, Parameter] = {}
     for head in _working_heads():
-        kind = catalogue.kind(head)
-        signature = inspect.signature(kind.cls).parameters
-        for name, one in kind.parameters.items():
+        found = kind(head)
+        signature = inspect.signature(found.cls).parameters
+        for name, one in found.parameters.items():
             if one.help:
                 able.setdefault(name, []).append(head)
                 defaults.setdefault(name, set()).add(signature[name].default)
@@ -416,15 +416,15 @@ def _val(text: str | None) -> Any:
 
 def _head_params(heads: Sequence[str], options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Give each head those of the options that it has; an option that none of them has is an error."""
-    from featbank.heads import catalogue
+    from featbank.heads.catalogue import kind, parameters
 
     named = [one for one in heads if ":" not in one]
-    tables = {one: catalogue.kind(one).parameters for one in named}
+    tables = {one: kind(one).parameters for one in named}
     found: dict[str, dict[str, Any]] = {one: {} for one in named}
     for name, text in options.items():
         able = [one for one in named if name in tables[one]]
         if not able:
-            every = ", ".join(one for one in _working_heads() if name in catalogue.parameters(one))
+            every = ", ".join(one for one in _working_heads() if name in parameters(one))
             raise InvalidInputError(
                 f"{_option_of(name)} is for --head {every}, got --head {', '.join(heads)}"
             )

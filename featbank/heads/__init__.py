@@ -6,7 +6,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from featbank.heads._head import Head, TrainingRows, fit_stack
     from featbank.heads.catalogue import HeadKind, Parameter, make, names
     from featbank.heads.classic import (
         LinearSVMClassifier,
@@ -14,6 +13,7 @@ if TYPE_CHECKING:
         NeighborsClassifier,
         RidgeClassifier,
     )
+    from featbank.heads.head import Head, TrainingRows, fit_stack
     from featbank.heads.mlp import MLPClassifier
     from featbank.heads.persistence import load_head, save_head
     from featbank.heads.softmax import SoftmaxClassifier
@@ -43,7 +43,7 @@ __all__ = [
 # scikit-learn and torch take seconds to import; a name is looked up where it lives when it is first used
 _HOMES = {
     "FeatureSpace": "space",
-    "Head": "_head",
+    "Head": "head",
     "HeadKind": "catalogue",
     "LinearSVMClassifier": "classic",
     "MLPClassifier": "mlp",
@@ -53,8 +53,8 @@ _HOMES = {
     "RidgeClassifier": "classic",
     "SoftmaxClassifier": "softmax",
     "TailClassifier": "tail",
-    "TrainingRows": "_head",
-    "fit_stack": "_head",
+    "TrainingRows": "head",
+    "fit_stack": "head",
     "load_head": "persistence",
     "make": "catalogue",
     "names": "catalogue",

@@ -14,7 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from featbank._process import one_core_if
 from featbank.errors import InvalidInputError
-from featbank.heads._head import (
+from featbank.heads.catalogue import Parameter
+from featbank.heads.head import (
     CodeScore,
     Evaluation,
     Head,
@@ -26,7 +27,6 @@ from featbank.heads._head import (
     find_classes,
     warn_of,
 )
-from featbank.heads.catalogue import Parameter
 from featbank.heads.space import FeatureSpace
 
 if TYPE_CHECKING:

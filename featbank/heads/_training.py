@@ -27,7 +27,7 @@ from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
 from featbank.errors import InvalidInputError
-from featbank.heads._head import CodeScore
+from featbank.heads.head import CodeScore
 
 __all__ = [
     "EvaluationSet",

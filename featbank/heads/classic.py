@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from featbank.errors import InvalidInputError
 from featbank.heads._exact import Problem, solve
-from featbank.heads._head import Head, TrainingRows, class_weights, find_classes, on_features
 from featbank.heads.catalogue import HeadKind, Parameter
+from featbank.heads.head import Head, TrainingRows, class_weights, find_classes, on_features
 from featbank.heads.space import PRODUCT_COLUMNS, FeatureSpace
 
 __all__ = [

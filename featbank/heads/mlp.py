@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featbank.heads._gradient import GradientHead, fit_gradient_heads
-from featbank.heads._head import TrainingRows, on_features
 from featbank.heads.catalogue import HeadKind, Parameter
+from featbank.heads.head import TrainingRows, on_features
 from featbank.heads.space import FeatureSpace
 
 __all__ = ["MLP", "MLPClassifier"]

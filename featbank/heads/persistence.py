@@ -17,8 +17,8 @@ from featbank._registry import nearest
 from featbank._validation import CONFIG, Json, Line, check, check_values, parse_json, short
 from featbank.errors import InvalidInputError, RunError, RunNotFoundError
 from featbank.heads import catalogue
-from featbank.heads._head import Head
 from featbank.heads.classic import ClassicHead
+from featbank.heads.head import Head
 from featbank.heads.space import FeatureSpace
 
 __all__ = ["load_head", "save_head"]

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from featbank.errors import InvalidInputError
 from featbank.heads._exact import Optimum, Problem, solve
 from featbank.heads._gradient import GradientHead, fit_gradient_heads
-from featbank.heads._head import (
+from featbank.heads.catalogue import HeadKind, Parameter
+from featbank.heads.head import (
     CodeScore,
     TrainingRows,
     class_weights,
@@ -21,7 +22,6 @@ from featbank.heads._head import (
     on_features,
     softmax,
 )
-from featbank.heads.catalogue import HeadKind, Parameter
 from featbank.heads.space import FeatureSpace
 
 __all__ = ["LOGREG", "SOFTMAX", "SoftmaxClassifier"]

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from featbank.errors import InvalidInputError
 from featbank.heads._gradient import GradientHead, relative_weights, torch_device, watched_rows
-from featbank.heads._head import TrainingRows, find_classes
 from featbank.heads.catalogue import HeadKind, Parameter
+from featbank.heads.head import TrainingRows, find_classes
 from featbank.heads.space import FeatureSpace
 
 if TYPE_CHECKING:

@@ -598,7 +598,7 @@ class TemperatureDisplay(PointsDisplay):
 
 def _epoch_chosen_by(run: Run, head: str, points: Sequence[CurvePoint]) -> str | None:
     """Say what the best epoch of a head is best by; None for heads without epochs."""
-    from featbank.heads import make
+    from featbank.heads.catalogue import make
 
     given: Mapping[str, Any] = run.facts["parameters"].get("head_params") or {}
     family = head.partition("(")[0]

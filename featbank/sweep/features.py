@@ -34,8 +34,7 @@ from featbank.sweep.records import Draw, Fit, Hits, Predictions, history_of, wit
 from featbank.sweep.spec import judged_split
 
 if TYPE_CHECKING:
-    from featbank.heads import FeatureSpace
-    from featbank.heads.space import RowProducts, Standardized
+    from featbank.heads.space import FeatureSpace, RowProducts, Standardized
 
 __all__ = [
     "CutFeatures",
@@ -253,7 +252,7 @@ class CutFeatures:
 
     def project(self, standardize: Any, rotate: Any) -> Projected:
         """Return the rows in a feature space, made once for all heads that agree on it."""
-        from featbank.heads import FeatureSpace
+        from featbank.heads.space import FeatureSpace
 
         known = self._projected.get((standardize, rotate))
         if known is None:
@@ -565,7 +564,7 @@ def _temperature(y: Labels, scores: Floats, classes: Labels) -> float | None:
 
 
 def _has_logits(head: Any) -> bool:
-    from featbank.heads import NeighborsClassifier
+    from featbank.heads.classic import NeighborsClassifier
 
     return hasattr(head, "decision_function") and not isinstance(head, NeighborsClassifier)
 

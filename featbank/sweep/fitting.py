@@ -699,7 +699,7 @@ def _fit_in_space(
     fits: Sequence[Fit], features: CutFeatures, projected: Projected, metrics: Sequence[str]
 ) -> None:
     """Fit those that are watched on the same rows in one call; see `featbank.heads.fit_stack`."""
-    from featbank.heads import fit_stack
+    from featbank.heads.head import fit_stack
 
     Z: dict[str, Any] = dict(projected.Z)
     y = features.labels
