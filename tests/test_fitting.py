@@ -213,7 +213,7 @@ def test_a_sweep_in_which_everything_failed_still_leaves_a_run(digits, cache, mo
     def fail(*_args, **_options):
         raise RuntimeError("no luck")
 
-    monkeypatch.setattr("featbank.heads.fit_stack", fail)
+    monkeypatch.setattr("featbank.heads.head.fit_stack", fail)
     fitted = fit_heads(digits, cuts=["block5_pool"], cache_dir=cache, **QUICK)
     assert (fitted.figures, fitted.result.points(), len(fitted.result.failed)) == ({}, [], 4)
     assert Run.open(fitted.run.path).facts["notes"] == ["4 of 4 fits failed: RuntimeError: no luck"]

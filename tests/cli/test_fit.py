@@ -180,7 +180,7 @@ def test_a_failed_fit_ends_with_1(call, place, monkeypatch):
     def fail(*_args, **_options):
         raise RuntimeError("no luck")
 
-    monkeypatch.setattr("featbank.heads.fit_stack", fail)
+    monkeypatch.setattr("featbank.heads.head.fit_stack", fail)
     done = call(*QUICK, "-c", "pool5", "-n", "4", "--json")
     assert (done.code, done.json["failed"], done.json["curve"]) == (1, 2, [])
     assert "note: 2 of 2 fits failed: RuntimeError: no luck" in done.err

@@ -269,6 +269,6 @@ def test_a_run_that_only_lacked_its_end_is_finished_without_a_fit(flowers, tmp_p
         patch.setattr("featbank.runs.Run.finish", lambda *_: (_ for _ in ()).throw(StopError()))
         with pytest.raises(StopError):
             fit_heads(flowers, cache_dir=tmp_path, **SWEEP)
-    monkeypatch.setattr("featbank.heads.fit_stack", pytest.fail)
+    monkeypatch.setattr("featbank.heads.head.fit_stack", pytest.fail)
     fitted = fit_heads(flowers, cache_dir=tmp_path, **SWEEP)
     assert (fitted.n_resumed, fitted.run.facts["status"]) == (200, "finished")

@@ -95,7 +95,7 @@ def test_all_values_of_a_size_go_into_one_call(bank, monkeypatch):
         calls.append(([one.C for one in estimators], [tuple(rows) for rows in subsets]))
         return inner(estimators, Z, y, subsets, **options)
 
-    monkeypatch.setattr("featbank.heads.fit_stack", watching)
+    monkeypatch.setattr("featbank.heads.head.fit_stack", watching)
     values = [0.01, 0.1, 1.0]
     result = run_sweep(bank, heads=["logreg"], head_params={"logreg": {"C": values}}, **SIZES)
     assert len(calls) == 2  # one per size
