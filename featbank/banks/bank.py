@@ -46,6 +46,7 @@ from featbank.banks.shards import (
     check_place,
     encode_shard,
     layout_of,
+    manifest_parts,
     read_manifest,
     read_shard,
     shard_files,
@@ -452,7 +453,7 @@ class Bank(StoredFeatures):
         CacheWriteError
             If the file cannot be written.
         """
-        write_file(folder / MANIFEST_FILE, self._stored.encode())
+        write_file(folder / MANIFEST_FILE, manifest_parts(self.path, self._stored))
 
     def refresh(self) -> None:
         """Learn what other processes have found out of the images of these rows since."""

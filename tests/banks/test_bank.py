@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -72,6 +73,25 @@ def test_an_equal_manifest_rewrites_nothing(bank, manifest):
     assert path.read_bytes() == before
     assert (path.stat().st_mtime_ns, path.stat().st_ino) == (stat.st_mtime_ns, stat.st_ino)
     assert bank.slot_table.segments.tolist() == [0, 33]
+
+
+def test_a_manifest_is_copied_as_it_stands_on_disk_or_made_anew(bank, kit, tmp_path, monkeypatch):
+    file = bank.path / "manifest.h5"
+    whole = file.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "h5py", None)  # whose import takes longer than the copy
+        bank.copy_manifest(tmp_path)
+    assert (tmp_path / "manifest.h5").read_bytes() == whole
+    made_since = Bank.open(bank.path)
+    made_since.set_manifest(kit.make_manifest(["image 1", "image 2"]))
+    changed = file.read_bytes()
+    for spoilt in (changed, whole[:-1] + bytes([whole[-1] ^ 1]), whole[:-1], b"", None):
+        file.unlink(missing_ok=True)
+        if spoilt is not None:
+            file.write_bytes(spoilt)
+        bank.copy_manifest(tmp_path)
+        assert (tmp_path / "manifest.h5").read_bytes() == whole
+    assert changed != whole
 
 
 def test_manifest_is_readable_by_any_hdf5_reader(bank, manifest):
