@@ -16,7 +16,6 @@ import os
 import re
 import secrets
 import shutil
-import socket
 import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -88,7 +87,7 @@ def canonical_json(value: Any) -> bytes:
 
 def host_name() -> str:
     """Return this machine's name in characters that are safe inside a file name."""
-    return re.sub(r"[^A-Za-z0-9_.]", "_", socket.gethostname()) or "host"
+    return re.sub(r"[^A-Za-z0-9_.]", "_", os.uname().nodename) or "host"
 
 
 @functools.cache

@@ -8,7 +8,6 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +58,8 @@ def doctor(cache_dir: CacheDir = None, as_json: Json = False) -> None:
 
 
 def _version(package: str) -> str | None:
+    from importlib import metadata
+
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -157,6 +158,8 @@ def _weights() -> dict[str, Any]:
 
 def _extras() -> list[dict[str, Any]] | None:
     """Return each optional group with what of it is missing, by featbank's own metadata; None without it."""
+    from importlib import metadata
+
     if _version("featbank") is None:
         return None
     needs: dict[str, list[str]] = {}
