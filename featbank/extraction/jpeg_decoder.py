@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from featbank.datasets import decode_image
 from featbank.datasets.decode_pool import decoder_name
 from featbank.errors import DecoderProcessError, ImageDecodeError, InvalidInputError, one_line
 
@@ -175,6 +174,8 @@ class JpegDecoder:
         DecoderProcessError
             If these are not the same pictures.
         """
+        from featbank.datasets import decode_image
+
         found = []
         for data, square in zip(files, squares, strict=True):
             with suppress(ImageDecodeError):
@@ -193,6 +194,7 @@ class JpegDecoder:
     def fault(self) -> str | None:
         """Decode a few pictures made for it in one call, and say what is wrong with what comes out."""
         from featbank.backbones import Preprocessing
+        from featbank.datasets import decode_image
 
         pictures = _test_pictures()
         with self.stream():
