@@ -87,15 +87,17 @@ print(LogisticRegression().fit([[0.0], [1.0]], [0, 1]).predict([[2.0]]))
     assert run(code).splitlines() == ["False", "1 0.5 True", "[1]"]
 
 
-def test_digits_come_without_scipy_stats_and_pandas_and_scikit_learn_works_afterwards() -> None:
+def test_digits_come_without_scikit_learn_or_else_without_scipy_stats_and_pandas() -> None:
     code = """
 import sys
-from featbank.datasets import open_dataset
+from featbank.datasets import open_dataset, sources
+print(len(open_dataset("digits").ids), "sklearn" in sys.modules)
+sources.find_spec = lambda name: None
 print(len(open_dataset("digits").ids), "scipy.stats" in sys.modules, "pandas" in sys.modules)
 from sklearn.preprocessing import QuantileTransformer as Quantiles
 print(Quantiles(n_quantiles=2, output_distribution="normal").fit_transform([[0.0], [1.0], [0.5]])[2, 0])
 """
-    assert run(code).splitlines() == ["1797 False False", "0.0"]
+    assert run(code).splitlines() == ["1797 False", "1797 False False", "0.0"]
 
 
 @pytest.mark.parametrize(

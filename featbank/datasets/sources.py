@@ -12,6 +12,8 @@ import inspect
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -467,17 +469,14 @@ class DigitsDataset:
     def __init__(self, rest: str = "", *, name: str | None = None) -> None:
         if rest:
             raise InvalidInputError(f"data='digits:{rest}' is unknown; the digits are called 'digits' alone")
-        import_sklearn("sklearn.datasets")
-        from sklearn.datasets import load_digits
-
-        bunch = load_digits()
-        pixels = np.rint(bunch.images * (255.0 / 16.0)).astype(np.uint8)  # (1797, 8, 8)
-        ids = [f"{label}/{index:04d}.pgm".encode() for index, label in enumerate(bunch.target)]
+        levels, digits = _levels_and_digits()
+        pixels = np.rint(levels * (255.0 / 16.0)).astype(np.uint8)  # (1797, 8, 8)
+        ids = [f"{label}/{index:04d}.pgm".encode() for index, label in enumerate(digits)]
         order = sorted(range(len(ids)), key=ids.__getitem__)
         self.name = safe_name(name or "digits")
         self.location = "digits"
         self.ids: tuple[bytes, ...] = tuple(ids[index] for index in order)
-        self.labels: tuple[str | None, ...] = tuple(str(bunch.target[index]) for index in order)
+        self.labels: tuple[str | None, ...] = tuple(str(digits[index]) for index in order)
         self.classes: tuple[str, ...] = tuple(str(digit) for digit in range(10))
         self.splits: tuple[str, ...] | None = None
         self._pixels = pixels[order]
@@ -485,3 +484,22 @@ class DigitsDataset:
     def read(self, index: int) -> bytes:
         """Return image `index` as the bytes of a PGM file."""
         return pnm_bytes(self._pixels[index])
+
+
+def _levels_and_digits() -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the grey levels 0..16, shape (1797, 8, 8), and the digit of each image, as `load_digits` does.
+
+    They are read from scikit-learn's own table: to import scikit-learn takes longer than all else that an
+    extraction of the digits imports.
+    """
+    found = find_spec("sklearn")
+    if found is not None and found.origin is not None:
+        with suppress(OSError, ValueError):  # a version that keeps it elsewhere
+            file = Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz"
+            table = np.loadtxt(file, dtype=np.uint8, delimiter=",")
+            return table[:, :-1].reshape(1797, 8, 8), table[:, -1]
+    import_sklearn("sklearn.datasets")
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    return bunch.images, bunch.target

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
+import pytest
 from sklearn.datasets import load_digits
 
 from featbank.datasets import build_manifest, decode_image, open_dataset
 
 
-def test_every_digit_is_scikit_learns():
+@pytest.mark.parametrize("origin", ["", "/nowhere/sklearn/__init__.py", None])
+def test_every_digit_is_scikit_learns(origin, monkeypatch):
+    if origin != "":  # a version of scikit-learn whose table is not where it was looked for
+        monkeypatch.setattr("featbank.datasets.sources.find_spec", lambda _: SimpleNamespace(origin=origin))
     dataset, bunch = open_dataset("digits"), load_digits()
     assert (dataset.name, dataset.location, dataset.splits) == ("digits", "digits", None)
     assert dataset.classes == tuple("0123456789")
