@@ -12,7 +12,7 @@ from featbank._cache import banks_folder
 from featbank._registry import Progress, takes_settings, with_options
 from featbank.banks import Bank, BankStore
 from featbank.errors import InvalidInputError
-from featbank.plots import figures
+from featbank.plots import display
 from featbank.runs import Run
 from featbank.runs.store import Claim, create_run, find_unfinished, runs_of_sweep, sweep_digest
 from featbank.sweep import Fit, SweepResult, SweepSettings
@@ -191,7 +191,7 @@ def fit_heads(
         if run is None:
             raise RuntimeError("a sweep without a fit")
         run.finish(result)
-        drawn = figures.draw_all(run, interval=interval) if result.points() else {}
+        drawn = display.draw_all(run, interval=interval) if result.points() else {}
     finally:
         if claim is not None:
             claim.let_go()

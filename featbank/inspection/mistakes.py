@@ -14,8 +14,8 @@ from featbank.errors import InvalidInputError
 from featbank.inspection._grid import bare, draw_pictures, picture_axes, wrapped
 from featbank.inspection.images import RunImages
 from featbank.manifest import Manifest, printable
+from featbank.plots.chart import head_title
 from featbank.plots.display import Display
-from featbank.plots.figures import head_title
 
 if TYPE_CHECKING:
     from featbank.runs import Run

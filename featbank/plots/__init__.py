@@ -6,8 +6,7 @@
 from __future__ import annotations
 
 from featbank.plots.curve import CurveDisplay
-from featbank.plots.display import Display
-from featbank.plots.figures import FIGURES
+from featbank.plots.display import FIGURES, Display
 from featbank.plots.heads import ConfusionDisplay, HistoryDisplay
 from featbank.plots.points import CutsDisplay, ScoresDisplay, TemperatureDisplay, TimesDisplay
 

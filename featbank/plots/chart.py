@@ -1,4 +1,4 @@
-"""What a chart shows, whoever draws it: axes with their ticks, lines with their looks, legend, table.
+"""What a chart shows, whoever draws it: points of a run, axes with ticks, lines with looks, legend, table.
 
 A display makes these from results; `featbank.plots.display` draws them with matplotlib, the report as SVG.
 """
@@ -7,13 +7,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
+from featbank._cuts import CutName
+from featbank._registry import nearest
+from featbank.errors import FeatbankError, InvalidInputError
 from featbank.manifest import printable
 from featbank.metrics.catalogue import score_text, spelling
-from featbank.sampling import size_order, size_words
+from featbank.sampling import Size, size_order, size_words
 from featbank.sweep import CurvePoint
+from featbank.sweep.curves import IntervalKind
+
+if TYPE_CHECKING:
+    from featbank.runs import Run
 
 __all__ = [
     "COLORS",
@@ -33,7 +40,9 @@ __all__ = [
     "category_axis",
     "curve_point",
     "depth",
+    "head_title",
     "interval_text",
+    "kept_head",
     "linear_axis",
     "log_axis",
     "missing_intervals",
@@ -43,9 +52,12 @@ __all__ = [
     "percent_axis",
     "plain",
     "reached",
+    "run_title",
+    "selected_points",
     "size_axis",
     "span_text",
     "spelled",
+    "usual_size",
 ]
 
 #: Colours by name: in a figure, on the light page and on the dark one (both of which have text to keep apart
@@ -598,3 +610,118 @@ def missing_intervals(points: Iterable[CurvePoint], metric: str) -> list[str]:
     if len(without) == 1 and sum(map(len, without.values())) == len(shown):
         return list(without)
     return [f"{', '.join(dict.fromkeys(sizes))} ({why})" for why, sizes in without.items()]
+
+
+def selected_points(
+    run: Run, cuts: Sequence[str] = (), heads: Sequence[str] = (), interval: IntervalKind = "t"
+) -> list[CurvePoint]:
+    """Return the points of a run's curves.
+
+    Parameters
+    ----------
+    run : Run
+    cuts, heads : sequence of str, default=()
+        Only these; all by default. A cut may be called by an alias, and the name of a head stands for all of
+        its family: ``"logreg"`` for ``"logreg(C=0.1)"`` and ``"logreg(C=1)"``.
+    interval : {"t", "bootstrap"}, default="t"
+        See `LearningCurve.points`.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is no such cut or head.
+    """
+    points = run.result().points(interval=interval)
+    wanted_cuts = _meant(cuts, [one.cut for one in points], "cut", _aliases(run) if cuts else {})
+    wanted_heads = _meant(heads, [one.head for one in points], "head", {})
+    return [
+        one
+        for one in points
+        if (not cuts or one.cut in wanted_cuts) and (not heads or one.head in wanted_heads)
+    ]
+
+
+def _meant(names: Sequence[str], known: Sequence[str], kind: str, aliases: Mapping[str, str]) -> set[str]:
+    """Return what names stand for: themselves, the cut an alias names, or all heads of a family."""
+    found: set[str] = set()
+    for name in names:
+        named = name if kind == "head" else _canonical(name, aliases)
+        mine = {one for one in known if one == named or (kind == "head" and one.startswith(f"{name}("))}
+        if not mine:
+            raise InvalidInputError(
+                f"the run has no fits of {kind} {name!r}; it has {nearest(name, dict.fromkeys(known))}"
+            )
+        found |= mine
+    return found
+
+
+def _canonical(name: str, aliases: Mapping[str, str]) -> str:
+    """Return a cut by its own name, with its pooling and view."""
+    parts = CutName.parse(name)
+    return str(replace(parts, base=aliases.get(parts.base, parts.base)))
+
+
+def _aliases(run: Run) -> dict[str, str]:
+    from featbank.backbones import get_spec
+
+    try:
+        cuts = get_spec(run.source["backbone"]).cuts
+    except FeatbankError:  # a backbone that is unknown here, or whose family is not installed
+        return {}
+    return {alias: cut.name for cut in cuts for alias in cut.aliases}
+
+
+def usual_size(points: Sequence[CurvePoint], n_per_class: Size | None) -> Size:
+    """Return the size asked for, by default the largest that every curve has.
+
+    Raises
+    ------
+    InvalidInputError
+        If the size asked for was not fitted.
+    """
+    sizes = sorted({one.n_per_class for one in points}, key=size_order)
+    if n_per_class is not None:
+        if n_per_class not in sizes:
+            listed = ", ".join(map(str, sizes))
+            raise InvalidInputError(f"{n_per_class} samples per class were not fitted; the run has {listed}")
+        return n_per_class
+    n_curves = len({one.key for one in points})
+    full = [size for size in sizes if sum(one.n_per_class == size for one in points) == n_curves]
+    return (full or sizes)[-1]
+
+
+def kept_head(run: Run, name: str | None, cuts: Sequence[str] = ()) -> dict[str, Any]:
+    """Return what a run says of one kept head.
+
+    Parameters
+    ----------
+    run : Run
+    name : str or None
+        Its name, or a part of it; by default the saved one with the best validation accuracy.
+    cuts : sequence of str, default=()
+        Only heads of these.
+
+    Raises
+    ------
+    RunError
+        If there is no such head.
+    InvalidInputError
+        If none of these cuts has one.
+    """
+    if not cuts:
+        return run.entry(name)
+    entries = run.heads() if name is None else [run.entry(name)]
+    wanted = _meant(cuts, [one["cut"] for one in entries], "cut", _aliases(run))
+    mine = [one for one in entries if one["cut"] in wanted]
+    return max(mine, key=lambda one: (one["saved"], one["val_top1"] or 0.0))
+
+
+def run_title(run: Run) -> str:
+    """Return what a run is of, for people: dataset and backbone."""
+    return f"{run.source['dataset']}, {run.source['backbone']}"
+
+
+def head_title(run: Run, entry: Mapping[str, Any]) -> str:
+    """Say which kept head of a run it is: ``"digits, vgg16: softmax on fc7, 16 samples per class"``."""
+    at = "" if entry["temperature"] is None else f" at T = {entry['temperature']:g}"
+    return f"{run_title(run)}: {entry['head']} on {entry['cut']}{at}, {size_words(entry)}"

@@ -30,12 +30,13 @@ from featbank.plots.chart import (
     percent_axis,
     plain,
     reached,
+    run_title,
+    selected_points,
     size_axis,
     span_text,
     spelled,
 )
 from featbank.plots.display import Display
-from featbank.plots.figures import run_title, selected_points
 from featbank.sampling import size_label, size_order
 from featbank.sweep import CurvePoint
 from featbank.sweep.curves import IntervalKind, interval_of, judged_by, judged_rows, main_metric
@@ -195,7 +196,7 @@ class CurveDisplay(Display):
             A cut that several of them have is told apart by dataset and backbone, or by the run's name where
             these are the same too.
         cuts, heads : sequence of str, default=()
-            Only these; see `featbank.plots.figures.selected_points`.
+            Only these; see `featbank.plots.chart.selected_points`.
         metric : str, optional
             See `CurveDisplay`.
         extrapolate : float, optional

@@ -1,4 +1,8 @@
-"""What all displays share: axes made or taken, charts drawn, legend, looks, fonts, files with equal bytes."""
+"""What all displays share: axes made or taken, charts drawn, legend, looks, fonts, files with equal bytes.
+
+`FIGURES` has them by name. A new figure is one file with a display that has ``from_run``, and one line here.
+Other packages add theirs by the entry point ``featbank.figures``.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +25,11 @@ from numpy.typing import NDArray
 from featbank import _atomic
 from featbank._cache import user_path
 from featbank._process import import_matplotlib
-from featbank.errors import InvalidInputError
+from featbank._registry import Registry
+from featbank.errors import InvalidInputError, MissingPackageError
 from featbank.manifest import printable
 from featbank.plots.chart import COLORS, MARK, MARKERS, Chart, Entry, Look, Series, Table, note
+from featbank.sweep.curves import IntervalKind
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,12 +38,14 @@ if TYPE_CHECKING:
     from featbank.runs import Run
 
 __all__ = [
+    "FIGURES",
     "FORMATS",
     "Display",
     "LegendPlace",
     "check_format",
     "check_size",
     "color_bar",
+    "draw_all",
     "drawn_color",
     "fitted",
     "font_size_for",
@@ -47,6 +55,7 @@ __all__ = [
     "new_figure",
     "points_of",
     "styled",
+    "suited",
     "text_size",
     "use_installed_fonts",
 ]
@@ -294,6 +303,62 @@ class Display:
     def _repr_png_(self) -> bytes:
         """Show the figure where the last line of a notebook cell is a display."""
         return self._image("png")
+
+
+# figures by name ----------------------------------------------------------------------------------------
+
+FIGURES: Registry[Any] = Registry(
+    "figure",
+    group="featbank.figures",
+    accepts=(
+        "subclass of featbank.plots.Display with from_run",
+        lambda one: isinstance(one, type) and issubclass(one, Display) and hasattr(one, "from_run"),
+    ),
+)
+#: In the order that a page has them in.
+FIGURES.register_place("temperature", "featbank.plots.points:TemperatureDisplay")
+FIGURES.register_place("curve", "featbank.plots.curve:CurveDisplay")
+FIGURES.register_place("scores", "featbank.plots.points:ScoresDisplay")
+FIGURES.register_place("cuts", "featbank.plots.points:CutsDisplay")
+FIGURES.register_place("history", "featbank.plots.heads:HistoryDisplay")
+FIGURES.register_place("confusion", "featbank.plots.heads:ConfusionDisplay")
+FIGURES.register_place("times", "featbank.plots.points:TimesDisplay")
+
+
+def suited(run: Run) -> dict[str, Any]:
+    """Return the displays whose figures the results of a run allow, by name."""
+    found: dict[str, Any] = {}
+    for name in FIGURES if run.result().points() else ():
+        try:
+            display = FIGURES.get(name)
+        except MissingPackageError as error:  # somebody else's, and the run is done
+            logger.warning("%s", error)
+            continue
+        if display.suits(run):
+            found[name] = display
+    return found
+
+
+def draw_all(run: Run, *, interval: IntervalKind = "t") -> dict[str, Path]:
+    """Draw every figure the results of a run allow, as PNG, into its ``figures`` folder.
+
+    Parameters
+    ----------
+    run : Run
+        The run.
+    interval : {"t", "bootstrap"}, default="t"
+        What the bands of the curve are; see `LearningCurve.points`.
+
+    Returns
+    -------
+    dict of str to pathlib.Path
+        Name -> file.
+    """
+    options: dict[str, dict[str, Any]] = {"curve": {"interval": interval}}
+    return {
+        name: one.from_run(run, **options.get(name, {})).save(run.figures / f"{name}.png")
+        for name, one in suited(run).items()
+    }
 
 
 # settings, fonts and files ------------------------------------------------------------------------------

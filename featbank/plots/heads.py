@@ -23,6 +23,8 @@ from featbank.plots.chart import (
     Point,
     Series,
     Table,
+    head_title,
+    kept_head,
     linear_axis,
     log_axis,
     note,
@@ -31,7 +33,6 @@ from featbank.plots.chart import (
     reached,
 )
 from featbank.plots.display import Display, color_bar, drawn_color, inches_of, new_figure, text_size
-from featbank.plots.figures import head_title, kept_head
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

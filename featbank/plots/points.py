@@ -25,12 +25,14 @@ from featbank.plots.chart import (
     percent_axis,
     plain,
     reached,
+    run_title,
+    selected_points,
     size_axis,
     span_text,
     spelled,
+    usual_size,
 )
 from featbank.plots.display import Display, drawn_color, text_size
-from featbank.plots.figures import run_title, selected_points, usual_size
 from featbank.sampling import Size, size_order, size_words
 from featbank.sweep import CurvePoint
 from featbank.sweep.curves import interval_of, judged_by
@@ -69,7 +71,7 @@ class PointsDisplay(Display):
         ----------
         run : Run
         cuts, heads : sequence of str, default=()
-            Only these; see `featbank.plots.figures.selected_points`.
+            Only these; see `featbank.plots.chart.selected_points`.
         n_per_class : int or "all", optional
             At so many samples per class; by default the largest size that every curve has.
 
@@ -674,7 +676,7 @@ class TimesDisplay(Display):
         ----------
         run : Run
         cuts, heads : sequence of str, default=()
-            Only these; see `featbank.plots.figures.selected_points`.
+            Only these; see `featbank.plots.chart.selected_points`.
 
         Raises
         ------

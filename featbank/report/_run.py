@@ -15,7 +15,7 @@ from featbank.manifest import SPLITS, Manifest, RowStatus, printable
 from featbank.metrics.catalogue import confusion_cells
 from featbank.plots import HistoryDisplay
 from featbank.plots.chart import SPLIT_NAMES, Table, percent, spelled
-from featbank.plots.figures import suited
+from featbank.plots.display import suited
 from featbank.report._close_up import Answers, Asked, Facet, cells_of, close_up, facets, with_room
 from featbank.report._content import (
     Content,

@@ -28,7 +28,7 @@ def drawn():
 @pytest.fixture(autouse=True)
 def _undrawn(request, monkeypatch):
     if "drawn" not in request.fixturenames:
-        monkeypatch.setattr("featbank.plots.figures.draw_all", lambda run, **options: {})
+        monkeypatch.setattr("featbank.plots.display.draw_all", lambda run, **options: {})
         monkeypatch.setattr("featbank.pipeline.running._draw_together", lambda result: {})
         monkeypatch.setattr(
             "featbank.report.write_report", lambda run, **options: SimpleNamespace(path=run.path)

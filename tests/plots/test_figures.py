@@ -30,7 +30,7 @@ from featbank.plots import (
     points,
 )
 from featbank.plots.chart import Chart, Look, Point, Series, Table, category_axis, linear_axis
-from featbank.plots.figures import draw_all, suited
+from featbank.plots.display import draw_all, suited
 from featbank.runs import Run
 from featbank.sweep.records import fits_to_csv
 
@@ -333,7 +333,7 @@ def test_a_figure_is_one_class_and_one_line(one, monkeypatch, tmp_path, capsys):
 
     registry = copy.deepcopy(FIGURES)
     registry.register("fits", Plugged)
-    monkeypatch.setattr("featbank.plots.figures.FIGURES", registry)
+    monkeypatch.setattr("featbank.plots.display.FIGURES", registry)
     monkeypatch.setattr("featbank.plots.FIGURES", registry)
     assert "fits" in draw_all(one)
     page = render_report(one)
@@ -349,7 +349,7 @@ def test_a_figure_is_one_class_and_one_line(one, monkeypatch, tmp_path, capsys):
 
 def test_a_plug_in_that_cannot_be_loaded_costs_only_its_figure(one, monkeypatch, caplog, capsys):
     registry = copy.deepcopy(FIGURES)
-    monkeypatch.setattr("featbank.plots.figures.FIGURES", registry)
+    monkeypatch.setattr("featbank.plots.display.FIGURES", registry)
     monkeypatch.setattr("featbank.plots.FIGURES", registry)
     broken = EntryPoint("broken", "no_such_module:Display", "featbank.figures")
     number = EntryPoint("number", "math:pi", "featbank.figures")

@@ -121,7 +121,7 @@ def _fit(folder: Path, classes: tuple[str, ...], n: int, split: str, **options: 
 def _runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pages")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("featbank.plots.figures.draw_all", lambda run, **options: {})  # the page draws its own
+        patch.setattr("featbank.plots.display.draw_all", lambda run, **options: {})  # the page draws its own
         _fit_all(folder)
     return folder
 

@@ -280,7 +280,7 @@ def test_a_page_of_photographs_stays_small(shared, tmp_path, page, monkeypatch):
     from featbank.extraction import extract
     from featbank.fitting import fit_heads
 
-    monkeypatch.setattr("featbank.plots.figures.draw_all", lambda run, **options: {})
+    monkeypatch.setattr("featbank.plots.display.draw_all", lambda run, **options: {})
     bank = extract(
         shared / "data" / "caltech101-32",
         backbone="minivgg",

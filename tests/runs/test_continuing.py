@@ -91,7 +91,7 @@ def rows_of(run: Run) -> list[object]:
 @pytest.fixture(autouse=True)
 def _no_figures(monkeypatch):
     """They take longer than the fits."""
-    monkeypatch.setattr("featbank.plots.figures.draw_all", lambda *_, **__: {})
+    monkeypatch.setattr("featbank.plots.display.draw_all", lambda *_, **__: {})
 
 
 @pytest.mark.slow
