@@ -13,9 +13,8 @@ if TYPE_CHECKING:
         NeighborsClassifier,
         RidgeClassifier,
     )
-    from featbank.heads.head import Head, TrainingRows, fit_stack
+    from featbank.heads.head import Head, TrainingRows, fit_stack, load_head, save_head
     from featbank.heads.mlp import MLPClassifier
-    from featbank.heads.persistence import load_head, save_head
     from featbank.heads.softmax import SoftmaxClassifier
     from featbank.heads.space import FeatureSpace
     from featbank.heads.tail import TailClassifier
@@ -55,10 +54,10 @@ _HOMES = {
     "TailClassifier": "tail",
     "TrainingRows": "head",
     "fit_stack": "head",
-    "load_head": "persistence",
+    "load_head": "head",
     "make": "catalogue",
     "names": "catalogue",
-    "save_head": "persistence",
+    "save_head": "head",
 }
 
 

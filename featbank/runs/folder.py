@@ -531,7 +531,7 @@ class Run:
         RunError
             If there is no such head, it was not saved, or its files are damaged.
         """
-        from featbank.heads.persistence import load_head
+        from featbank.heads.head import load_head
 
         entry = self.entry(name)
         if not entry["saved"]:
@@ -658,7 +658,7 @@ def _read_json(folder: Path, name: str) -> Any:
 
 def _save_kept(folder: Path, fit: Fit, classes: Sequence[str]) -> dict[str, Any]:
     """Write the head of a fit and its answers into a run folder, and return what ``run.json`` says of it."""
-    from featbank.heads.persistence import save_head
+    from featbank.heads.head import save_head
 
     answers = fit.predictions
     if answers is None:

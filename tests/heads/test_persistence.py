@@ -159,7 +159,7 @@ def test_a_save_killed_between_its_two_files_leaves_the_new_head(
     def killed(path: Path, value: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("featbank.heads.persistence.write_json", killed)
+    monkeypatch.setattr("featbank.heads.head.write_json", killed)
     with pytest.raises(KeyboardInterrupt):
         save_head(saved, new, facts={"which": "new"})
     monkeypatch.undo()
