@@ -257,6 +257,7 @@ class SoftmaxClassifier(GradientHead):
             return super()._into_space(features)
         # the solver goes to the span of the rows by itself where it is worth it
         space = FeatureSpace(standardize=self.standardize, rotate=False).fit(features)
+        space.gain_ = 1.0  # the optimum is the same at any
         rows = space.standardized(features)
         return space, rows if 4 * rows.shape[0] * rows.shape[1] > COPY_BYTES else rows[:]
 
