@@ -49,12 +49,13 @@ NEAR = 1e-4
 EXPECTED_PASSES = 10
 #: How many times as many rows as columns there are where L-BFGS begins with factors (steps are halved, and
 #: each costs up to twice as much), how many times as many their products are made of, and after how many
-#: steps at least they are made again; how many times what they cost is spent before Newton's steps do so.
-LIGHT, SAMPLED, RENEWED, REMADE = 3, 4, 8, 6
+#: steps at least they are made again; how many times what they cost is spent before Newton's steps make them,
+#: and then again.
+LIGHT, SAMPLED, RENEWED, MADE, REMADE = 3, 4, 8, 2, 6
 #: The same of problems of one column, which take fewer steps; these are made once.
 LIGHT_ALONE = 32
-#: Rows in a span for each column of problems, beyond which they are not aligned: their eigenvectors would cost
-#: more than the steps they save.
+#: Rows in a span for each column of problems, beyond which they are not aligned: their eigenvectors would
+#: cost more than the steps they save.
 ALIGNED_COLUMNS = 6
 MAX_NEWTON_STEPS = 100
 #: Multiply-adds of a pass from which rows are rounded to bfloat16, too: torch, which multiplies these, is
@@ -78,14 +79,14 @@ LOOSE, FLOAT32_RESIDUAL = 0.5, 1e-10
 SHORTER = 0.1, 0.5
 #: What part of `tol` a step need not fall below.
 ENOUGH = 0.3
-#: Rows per block at least, and of one column (what one product has read, the next finds near), and values of a
-#: block, of its logits at the most; numbers of rows times columns up to which they are taken in float64.
+#: Rows per block at least, and of one column (what one product has read, the next finds near), and values of
+#: a block, of its logits at the most; numbers of rows times columns up to which they are taken in float64.
 BLOCK_ROWS, ALONE_ROWS, BLOCK_VALUES, FLOAT64_SIZE = 256, 40, 2**21, 2**22
 #: Columns below which logits are a product of rows and weights, and turned; from here on they are not turned.
 FEW_COLUMNS = 64
 #: Rows are expressed in their span up to this part of their length, up to this many, and where the passes
 #: expected, to a `tol` as loose as the second or not, cost more than the products of the rows.
-SPAN_PART, MAX_SPAN_ROWS, PASSES, LOOSE_PASSES, LOOSE_TOLERANCE = 0.5, 4096, 200, 14, 1e-6
+SPAN_PART, MAX_SPAN_ROWS, PASSES, LOOSE_PASSES, LOOSE_TOLERANCE = 0.5, 4096, 100, 14, 1e-6
 #: How many times as large as those of their own rows the products of all rows of several problems may be, for
 #: these to go together.
 JOINED = 1.5
@@ -1041,16 +1042,16 @@ class _Preconditioner:
 
     def cost(self, columns: int) -> float:
         """Return what a pass costs, in multiply-adds of a product of matrices."""
-        return 4.0 * self.n * self.r * (columns + 16)
+        return 4.0 * self.n * self.r * (columns + 4)
 
     def spend(self, columns: int) -> None:
         self.spent += self.cost(columns)
 
     def due(self, spread: F32) -> bool:
         """Make the products if it is time; say whether they are new. `spread` (p, n) of rows."""
-        if not self.allowed or self.spent < self.price:
+        if not self.allowed or self.spent < MADE * self.price:
             return False
-        self.spent = (1 - REMADE) * self.price
+        self.spent = (MADE - REMADE) * self.price
         self.make(spread)
         return True
 
