@@ -567,8 +567,8 @@ class _Fit:
     def constant(self) -> float:
         """Size of a value of the rows, of some of them: L-BFGS sees an intercept as a column of it."""
         if self.span is None:
-            rows = np.unique(np.linspace(0, len(self.A32) - 1, SIZED_ROWS).astype(np.int64))
-            part = self.A32[rows]
+            n = len(self.A32)
+            part = self.A32[np.arange(0, n, max(1, n // SIZED_ROWS))]
             size = float(np.sqrt(np.vdot(part, part) / part.size))
         else:
             size = float(np.sqrt(self.scale.total / self.span.rows.size))
@@ -948,8 +948,8 @@ class _Steps:
                 of_newest = (self.turned @ self.changes[:, at, :, None])[:, :, 0]
                 self.products[:, at] = self.products[:, :, at] = of_newest
             # as long as the last step says: a metric is of probabilities that are even
-            square = self.products[:, at, at]
-            length = np.divide(self.curvature[:, at], square, out=np.ones(len(q)), where=square > 0)
+            length = self.curvature[:, at] / np.maximum(self.products[:, at, at], np.finfo(np.float32).tiny)
+            length[length == 0] = 1
             scale = length[:, None, None]
             of_steps = self.inverse @ (self.steps @ q[:, :, None])
             rest = scale * (self.products @ of_steps - self.turned @ q[:, :, None])

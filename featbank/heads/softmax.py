@@ -383,7 +383,6 @@ class _Plan:
     ) -> None:
         self.heads, self.rows, self.space = heads, rows, training.space
         first = heads[0]
-        self.grid = _grid(first.Cs, first.C_min, first.C_max)
         self.classes, self.codes = find_classes(training.y[rows])
         self.score: CodeScore | None = None
         if first.monitor == "accuracy":
@@ -395,6 +394,7 @@ class _Plan:
             kept = np.isin(one.y, self.classes)
             self.watched.append((one.name, one.Z[kept], np.searchsorted(self.classes, one.y[kept])))
         automatic = [head for head in heads if head.C == "auto"]
+        self.grid = _grid(first.Cs, first.C_min, first.C_max) if automatic else ()
         if automatic and first.monitor == "metric" and self.score is None:
             raise InvalidInputError(
                 "monitor='metric' (--monitor) needs the metric; name it with --metric (metrics=)"
