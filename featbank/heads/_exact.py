@@ -56,7 +56,7 @@ LIGHT, SAMPLED, RENEWED, MADE, REMADE = 3, 4, 8, 2, 6
 LIGHT_ALONE = 32
 #: Rows in a span for each column of problems, beyond which they are not aligned: their eigenvectors would
 #: cost more than the steps they save.
-ALIGNED_COLUMNS = 6
+ALIGNED_COLUMNS = 24
 MAX_NEWTON_STEPS = 100
 #: Multiply-adds of a pass from which rows are rounded to bfloat16, too: torch, which multiplies these, is
 #: worth the second that importing it takes; and the most values that are rounded. Not fewer where torch is
@@ -68,6 +68,8 @@ ROUNDED_ERROR, ROUNDED_RESIDUAL, ROUNDED_STEPS = 1e-5, 0.03, 8
 MAX_CG_STEPS = 500
 #: How many rows tell how large a value of them is.
 SIZED_ROWS = 32
+#: In a span, the gradient is first taken in one of so many columns.
+SOME_COLUMNS = 8
 #: How much larger than the average the largest part of a gradient at least is, and how much of what it was a
 #: step later.
 PEAK, PEAK_KEPT = 3.0, 0.8
@@ -75,6 +77,9 @@ PEAK, PEAK_KEPT = 3.0, 0.8
 MAX_DIRECT = 2**26
 #: Part of the gradient that early steps leave, and squared residual below which float32 gets no nearer.
 LOOSE, FLOAT32_RESIDUAL = 0.5, 1e-10
+#: What part of the slope at its start a step may climb with in the end, where the objective is as much higher
+#: as this part of it at the most.
+TURNED, FLAT = 0.5, 1e-5
 #: What a step that leads too far is shortened to, at least and at most.
 SHORTER = 0.1, 0.5
 #: What part of `tol` a step need not fall below.
@@ -85,8 +90,14 @@ BLOCK_ROWS, ALONE_ROWS, BLOCK_VALUES, FLOAT64_SIZE = 256, 40, 2**21, 2**22
 #: Columns below which logits are a product of rows and weights, and turned; from here on they are not turned.
 FEW_COLUMNS = 64
 #: Rows are expressed in their span up to this part of their length, up to this many, and where the passes
-#: expected, to a `tol` as loose as the second or not, cost more than the products of the rows.
-SPAN_PART, MAX_SPAN_ROWS, PASSES, LOOSE_PASSES, LOOSE_TOLERANCE = 0.5, 4096, 100, 14, 1e-6
+#: expected save more than the products of the rows cost; to a `tol` as loose as that they are fewer, and save
+#: so many multiply-adds at least: what an expression costs at any size.
+SPAN_PART, MAX_SPAN_ROWS, PASSES = 0.5, 4096, 40
+LOOSE_TOLERANCE, LOOSE_PASSES, MIN_LOOSE_SPAN = 1e-6, 10, 2**25
+#: See `_is_far`.
+FAR = 2.5
+#: Values of rows from which on the first step is measured by a product, else as long as scikit-learn's.
+MIN_MEASURED = 2**20
 #: How many times as large as those of their own rows the products of all rows of several problems may be, for
 #: these to go together.
 JOINED = 1.5
@@ -169,11 +180,10 @@ def solve(
         found |= {at: _split(one) for at, one in zip(two, solved, strict=True)}
     width = int(Z.shape[1])
     rest = [at for at in range(len(problems)) if at not in found]
-    spans = _sizes_in_span([problems[at] for at in rest], width, tol)
-    for members in _groups({at: problems[at] for at in rest}, spans, width):
+    for members, in_span in _groups({at: problems[at] for at in rest}, width, tol):
         chosen = [problems[at] for at in members]
         begin = None if start is None else [start[at] for at in members]
-        solved = _solve_together(Z, chosen, loss, tol, begin, len(chosen[0].rows) in spans)
+        solved = _solve_together(Z, chosen, loss, tol, begin, in_span)
         found |= dict(zip(members, solved, strict=True))
     return [found[at] for at in range(len(problems))]
 
@@ -191,7 +201,7 @@ def _solve_together(
     if in_span:
         with one_core_if(len(union) ** 2 * int(Z.shape[1]) < MIN_SHARED_SPAN):
             n_columns = len(problems) * problems[0].n_columns
-            aligned = ALIGNED_COLUMNS * (n_columns + 16) >= len(union)
+            aligned = len(problems) > 1 and ALIGNED_COLUMNS * (n_columns + 16) >= len(union)
             span = _Span(Z if len(union) == len(Z) else Z[union], tol >= LOOSE_TOLERANCE, aligned)
         own = [replace(one, rows=np.searchsorted(union, one.rows)) for one in problems]
         coordinates = None if start is None else [span.enter(one) for one in start]
@@ -233,45 +243,56 @@ def _joined(one: Optimum) -> Optimum:
     )
 
 
-def _sizes_in_span(problems: Sequence[Problem], width: int, tol: float) -> set[int]:
-    """Return the numbers of rows that are expressed in their span."""
-    passes = LOOSE_PASSES if tol >= LOOSE_TOLERANCE else PASSES
-    columns: dict[bytes, int] = {}
-    for one in problems:
-        columns[one.rows.tobytes()] = columns.get(one.rows.tobytes(), 0) + one.n_columns
-    # what is saved of each column; a few of the problems' columns cost as much as eight
-    return {
-        n
-        for one in problems
-        if (n := len(one.rows)) <= min(SPAN_PART * width, MAX_SPAN_ROWS)
-        and n * width <= passes * (columns[one.rows.tobytes()] + 8) * (width - n)
-    }
-
-
-def _groups(problems: Mapping[int, Problem], spans: set[int], width: int) -> Iterator[list[int]]:
-    """Yield which problems go together: those of about as many rows, in a span of shared rows."""
-    groups: dict[tuple[int, bool, int], list[int]] = {}
+def _groups(problems: Mapping[int, Problem], width: int, tol: float) -> Iterator[tuple[list[int], bool]]:
+    """Yield which problems go together, those of about as many rows, and whether in the span of these."""
+    alike: dict[tuple[int, int], list[int]] = {}
     for at, one in problems.items():
-        n = len(one.rows)
-        groups.setdefault((one.n_columns, n in spans, n.bit_length()), []).append(at)
-    for (_, in_span, _), together in groups.items():
-        for members in _sharing({at: problems[at] for at in together}) if in_span else [together]:
-            n, K = max(len(problems[at].rows) for at in members), problems[members[0]].n_columns
-            step = max(1, min(MAX_TOGETHER // (n * K), MAX_UNKNOWNS // (K * (n if in_span else width))))
+        alike.setdefault((one.n_columns, len(one.rows).bit_length()), []).append(at)
+    for (K, _), together in alike.items():
+        sizes = [len(problems[at].rows) for at in together]
+        rest, spans = together, []
+        if min(sizes) <= min(SPAN_PART * width, MAX_SPAN_ROWS):
+            shared = _sharing({at: problems[at] for at in together})
+            spans = [members for members, n in shared if _spans(n, K * len(members), width, tol)]
+            rest = [at for at in together if not any(at in members for members in spans)]
+        for members in [*spans, rest]:
+            in_span = members is not rest
+            widest = max(sizes) if in_span else width
+            step = max(1, min(MAX_TOGETHER // (max(sizes) * K), MAX_UNKNOWNS // (K * widest)))
             for first in range(0, len(members), step):
-                yield members[first : first + step]
+                yield members[first : first + step], in_span
 
 
-def _sharing(problems: Mapping[int, Problem]) -> list[list[int]]:
-    """Return problems as one group, if they have most of their rows in common, or by their rows."""
+def _spans(n: int, n_columns: int, width: int, tol: float) -> bool:
+    """Say whether problems of so many rows and columns together are solved in the span of the rows."""
+    passes, least = (LOOSE_PASSES, MIN_LOOSE_SPAN) if tol >= LOOSE_TOLERANCE else (PASSES, 0)
+    # what passes save, in multiply-adds: a thin product takes as long as one of a few columns more
+    saved = 2.0 * passes * n * (width - n) * (n_columns + 4)
+    return n <= min(SPAN_PART * width, MAX_SPAN_ROWS) and saved >= max(0.5 * n * n * width, least)
+
+
+def _sharing(problems: Mapping[int, Problem]) -> list[tuple[list[int], int]]:
+    """Return problems as one group, if they have most of their rows in common, or by their rows.
+
+    With each how many rows it has.
+    """
     groups: dict[bytes, list[int]] = {}
     for at, one in problems.items():
         groups.setdefault(one.rows.tobytes(), []).append(at)
+    apart = [(members, len(problems[members[0]].rows)) for members in groups.values()]
     if len(groups) == 1:
-        return [*groups.values()]
-    every = np.unique(np.concatenate([problems[members[0]].rows for members in groups.values()]))
-    own = np.mean([len(problems[members[0]].rows) ** 2 for members in groups.values()])
-    return [[*problems]] if len(every) ** 2 <= JOINED * own else [*groups.values()]
+        return apart
+    every = np.unique(np.concatenate([problems[members[0]].rows for members, _ in apart]))
+    own = np.mean([n**2 for _, n in apart])
+    return [([*problems], len(every))] if len(every) ** 2 <= JOINED * own else apart
+
+
+def _is_far(C: Any, n: Any, width: int, tol: Any) -> Any:
+    """Say whether so loose a `tol` is reached before the penalty counts: far steps get there sooner.
+
+    Weights of length 1 are 1 / sqrt(width) each, which is what the penalty has of the gradient.
+    """
+    return tol * C * n * np.sqrt(width) >= FAR
 
 
 class _Span:
@@ -315,21 +336,41 @@ class _Span:
         if loose:
             self.A = self.A.astype(np.float32)
 
-    def largest(self, gW: F64) -> F64:
-        """Return the largest part of gradients (p, K, n_coordinates), had they been taken in the columns."""
-        out: F64 = np.abs(self.in_columns(gW)).max(axis=(1, 2))
-        return out
+    def largest(self, gW: F64, enough: F64) -> F64:
+        """Return the largest part of gradients (p, K, n_coordinates), had they been taken in the columns.
+
+        Or of some columns, where that is more than `enough` (p,) already.
+        """
+        duals = self.duals(gW)
+        found: F64 = np.abs(duals @ self.some).max(axis=(1, 2))
+        near = np.flatnonzero(found <= enough)
+        if len(near):
+            # what float32 makes of it, at the worst
+            noise = float(np.finfo(np.float32).eps) * np.abs(duals).sum(axis=2).max(axis=1) * self.highest
+            dtype = np.float32 if self.rows.dtype == np.float32 and (noise < enough / 8)[near].all() else None
+            found[near] = np.abs(self.in_columns(duals[near], dtype)).max(axis=(1, 2))
+        return found
+
+    @cached_property
+    def highest(self) -> float:
+        """Largest absolute value of the rows."""
+        return float(max(self.rows.max(), -self.rows.min()))
+
+    @cached_property
+    def some(self) -> F64:
+        """Columns here and there, (n_rows, n)."""
+        return self.rows[:, ::SOME_COLUMNS].astype(np.float64)
 
     def leave(self, optima: Sequence[Optimum]) -> list[Optimum]:
         """Return solutions in coordinates as such in the columns of the rows."""
-        weights = self.in_columns(np.stack([one.weights.T for one in optima]))
+        weights = self.in_columns(self.duals(np.stack([one.weights.T for one in optima])))
         return [
             replace(one, weights=np.ascontiguousarray(found.T))
             for one, found in zip(optima, weights, strict=True)
         ]
 
-    def in_columns(self, W: F64) -> F64:
-        """Return weights (p, K, n_coordinates) as such of columns, (p, K, n_columns)."""
+    def duals(self, W: F64) -> F64:
+        """Return weights (p, K, n_coordinates) as such of rows, (p, K, n_rows)."""
         from scipy.linalg import solve_triangular
 
         p, K, r = W.shape
@@ -338,11 +379,16 @@ class _Span:
             part = solve_triangular(self.A, flat, lower=True, trans="T", check_finite=False)
         else:
             part = (self.A / self.lengths**2) @ flat
+        return np.ascontiguousarray(part.T, dtype=np.float64).reshape(p, K, -1)
+
+    def in_columns(self, duals: F64, dtype: Any = None) -> Float:
+        """Return the same as weights of columns, (p, K, n_columns)."""
+        p, K, n = duals.shape
         # of rows nearly alike that differ in class, large parts cancel: float32 would keep their rounding
-        duals = np.ascontiguousarray(part.T, dtype=np.float64)
-        found = np.empty((p * K, self.rows.shape[1]))
-        for columns in _parts(self.rows.shape[1], max(r, p * K)):
-            found[:, columns] = duals @ self.rows[:, columns].astype(np.float64)
+        flat = duals.reshape(p * K, n).astype(dtype or np.float64, copy=False)
+        found = np.empty((p * K, self.rows.shape[1]), flat.dtype)
+        for columns in _parts(self.rows.shape[1], max(n, p * K)):
+            found[:, columns] = flat @ self.rows[:, columns].astype(flat.dtype, copy=False)
         return found.reshape(p, K, -1)
 
     def enter(self, one: Optimum) -> Optimum:
@@ -524,7 +570,8 @@ class _Fit:
                 past.keep(on)
             quasi = step < n_quasi
             if quasi:
-                D = past.next(G, *self.metric(live, P, step))
+                first = self.first(live, G) if step == 0 and not self.light else np.ones(len(live))
+                D = past.next(G, first, *self.metric(live, P, step))
             else:
                 # float32 leads no further where the error does not shrink
                 precise = self.exact and bool((error > before).any() and error.max() < 1e-6)
@@ -544,6 +591,11 @@ class _Fit:
             most = objective + (1e-12 if self.exact and not quasi else 1e-7) * np.abs(objective)
             length = np.ones(len(live))
             while len(short := np.flatnonzero(tried > most + 1e-4 * length * slope)) and length.min() > 1e-10:
+                # a convex objective whose slope has not turned far is lower, whatever rounding makes of it
+                turned = np.vecdot(G[short], D[short]) > -TURNED * length[short] * slope[short]
+                short = short[turned | (tried[short] > objective[short] + FLAT * np.abs(objective[short]))]
+                if not len(short):
+                    break
                 # to the lowest point of the parabola through what is known
                 fall = length[short] * slope[short]
                 part = np.clip(-fall / (2 * (tried[short] - objective[short] - fall)), *SHORTER)
@@ -594,7 +646,7 @@ class _Fit:
             size = np.sqrt(_dot(gW, gW) / (self.span.rows.shape[1] * self.K)) / scale
             near = np.flatnonzero((largest > self.tol) & (self.peaks[live] * size <= self.tol))
             if len(near):
-                found = self.span.largest(gW[near]) / scale[near]
+                found = self.span.largest(gW[near], self.tol * scale[near]) / scale[near]
                 self.peaks[live[near]] = np.maximum(PEAK, PEAK_KEPT * found / np.maximum(size[near], 1e-300))
                 largest[near] = np.maximum(found, np.abs(gb[near]).max(axis=1) / scale[near])
         return largest
@@ -766,6 +818,35 @@ class _Fit:
 
         return apply, new
 
+    def first(self, live: NDArray[np.int64], G: F64) -> F64:
+        """Return how long, as part of the gradient, the first step is where it has no metric.
+
+        As long as scikit-learn's, of length 1 on standardised rows; or to where the Hessian at even
+        probabilities has the lowest point, if that is nearer and the penalty counts.
+        """
+        p, K = len(G), self.K
+        gW: Any
+        gW, gb = self.parts(G)
+        size = np.sqrt(_dot(gW, gW) + self.constant**2 * np.vecdot(gb, gb))
+        length: F64 = 1 / np.maximum(self.constant * size, 1e-300)
+        C, _, _, weights = self.own(live)
+        n, r = self.A32.shape
+        far = _is_far(C, self.counts[live], r, self.tol * self.constant)
+        if far.all() or n * r < MIN_MEASURED:
+            return length
+        flat, offsets = gW.reshape(p * K, r).astype(np.float32), gb.astype(np.float32)[:, :, None]
+        curved = np.zeros(p)
+        for rows, block in _blocks(self.A32, p * K):
+            T = _forward(flat, block).reshape(p, K, -1)
+            T += offsets
+            T *= T
+            if not self.whole:
+                T *= weights[:, None, rows]
+            curved += T.sum(axis=(1, 2), dtype=np.float64)
+        bend = 0.25 if K == 1 else (K - 1) / K**2
+        lowest = np.vecdot(G, G) / (C * bend * curved + _dot(gW, gW) + 1e-300)
+        return np.where(far, length, np.minimum(length, lowest))
+
     def newton_step(self, live: NDArray[np.int64], P: F32, G: F64, error: F64, precise: bool) -> F64:
         """Solve Hessian x step = -gradient by preconditioned conjugate gradients, all problems together."""
         dtype: Any = np.float64 if precise else np.float32
@@ -866,8 +947,7 @@ class _Fit:
 class _Steps:
     """The last steps of each problem and what they changed in its gradient; L-BFGS's next step from these.
 
-    Without a metric the first is as long as scikit-learn's, and an intercept counts as the weight of a column
-    of `constant`.
+    An intercept counts as the weight of a column of `constant`.
 
     References
     ----------
@@ -923,15 +1003,15 @@ class _Steps:
         self.inverse[:, :, at] = across[:, :, 0] * -over[:, None]
         self.inverse[:, at, at] = over
 
-    def next(self, G: F64, metric: Metric | None = None, renewed: bool = False) -> F64:
-        """Return the step from gradients (p, n_unknowns); `renewed` says that the metric is another one."""
+    def next(self, G: F64, first: F64, metric: Metric | None = None, renewed: bool = False) -> F64:
+        """Return the step from gradients (p, n_unknowns); `renewed` says that the metric is another one.
+
+        Where there is no metric, the first step is `first` (p,) times the gradient.
+        """
         q = G.astype(np.float32)
         q[:, self.n_weights :] *= self.constant
         if not self.count:
-            if metric is None:
-                z = q / (self.constant * np.sqrt(np.vecdot(q, q)))[:, None]
-            else:
-                z = metric(q[:, None])[:, 0]
+            z = q * first[:, None].astype(np.float32) if metric is None else metric(q[:, None])[:, 0]
         else:
             at = (self.count - 1) % MEMORY
             z = q

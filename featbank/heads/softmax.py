@@ -370,7 +370,8 @@ def _fit_exact_heads(heads: Sequence[SoftmaxClassifier], rows: TrainingRows) -> 
     for tol in dict.fromkeys(head.tol for head in heads):
         chosen = [plan for plan in plans if plan.heads[0].tol == tol]
         problems = [one for plan in chosen for one in plan.problems]
-        optima = iter(solve(rows.Z, problems, tol=tol or 0.0))
+        # of standardised features, whose gradient is 1 / gain_ times that of columns
+        optima = iter(solve(rows.Z, problems, tol=(tol or 0.0) * rows.space.gain_))
         for plan in chosen:
             plan.accept([next(optima) for _ in plan.problems], rows.Z)
 
