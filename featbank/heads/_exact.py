@@ -49,8 +49,14 @@ NEAR = 1e-4
 EXPECTED_PASSES = 10
 #: How many times as many rows as columns there are where L-BFGS begins with factors (steps are halved, and
 #: each costs up to twice as much), how many times as many their products are made of, and after how many
-#: steps at least they are made again; how many times what they cost is spent before Newton's steps do so.
-LIGHT, SAMPLED, RENEWED, REMADE = 3, 4, 5, 6
+#: steps at least they are made again; how many times what they cost is spent before Newton's steps make them,
+#: and then again.
+LIGHT, SAMPLED, RENEWED, MADE, REMADE = 3, 4, 8, 2, 6
+#: The same of problems of one column, which take fewer steps; these are made once.
+LIGHT_ALONE = 32
+#: Rows in a span for each column of problems, beyond which they are not aligned: their eigenvectors would
+#: cost more than the steps they save.
+ALIGNED_COLUMNS = 24
 MAX_NEWTON_STEPS = 100
 #: Multiply-adds of a pass from which rows are rounded to bfloat16, too: torch, which multiplies these, is
 #: worth the second that importing it takes; and the most values that are rounded. Not fewer where torch is
@@ -60,6 +66,10 @@ MIN_ROUNDED, MAX_ROUNDED = 2**30, 2**29
 #: after how many steps the gradient is computed exactly.
 ROUNDED_ERROR, ROUNDED_RESIDUAL, ROUNDED_STEPS = 1e-5, 0.03, 8
 MAX_CG_STEPS = 500
+#: How many rows tell how large a value of them is.
+SIZED_ROWS = 32
+#: In a span, the gradient is first taken in one of so many columns.
+SOME_COLUMNS = 8
 #: How much larger than the average the largest part of a gradient at least is, and how much of what it was a
 #: step later.
 PEAK, PEAK_KEPT = 3.0, 0.8
@@ -67,16 +77,27 @@ PEAK, PEAK_KEPT = 3.0, 0.8
 MAX_DIRECT = 2**26
 #: Part of the gradient that early steps leave, and squared residual below which float32 gets no nearer.
 LOOSE, FLOAT32_RESIDUAL = 0.5, 1e-10
+#: What part of the slope at its start a step may climb with in the end, where the objective is as much higher
+#: as this part of it at the most.
+TURNED, FLAT = 0.5, 1e-5
+#: What a step that leads too far is shortened to, at least and at most.
+SHORTER = 0.1, 0.5
 #: What part of `tol` a step need not fall below.
 ENOUGH = 0.3
-#: Rows per block at least, and values of a block, of its logits at the most; numbers of rows times columns up
-#: to which they are taken in float64.
-BLOCK_ROWS, BLOCK_VALUES, FLOAT64_SIZE = 256, 2**20, 2**22
+#: Rows per block at least, and of one column (what one product has read, the next finds near), and values of
+#: a block, of its logits at the most; numbers of rows times columns up to which they are taken in float64.
+BLOCK_ROWS, ALONE_ROWS, BLOCK_VALUES, FLOAT64_SIZE = 256, 40, 2**21, 2**22
 #: Columns below which logits are a product of rows and weights, and turned; from here on they are not turned.
 FEW_COLUMNS = 64
 #: Rows are expressed in their span up to this part of their length, up to this many, and where the passes
-#: expected, to a `tol` as loose as the second or not, cost more than the products of the rows.
-SPAN_PART, MAX_SPAN_ROWS, PASSES, LOOSE_PASSES, LOOSE_TOLERANCE = 0.5, 4096, 200, 15, 1e-6
+#: expected save more than the products of the rows cost; to a `tol` as loose as that they are fewer, and save
+#: so many multiply-adds at least: what an expression costs at any size.
+SPAN_PART, MAX_SPAN_ROWS, PASSES = 0.5, 4096, 40
+LOOSE_TOLERANCE, LOOSE_PASSES, MIN_LOOSE_SPAN = 1e-6, 10, 2**25
+#: See `_is_far`.
+FAR = 2.5
+#: Values of rows from which on the first step is measured by a product, else as long as scikit-learn's.
+MIN_MEASURED = 2**20
 #: How many times as large as those of their own rows the products of all rows of several problems may be, for
 #: these to go together.
 JOINED = 1.5
@@ -96,8 +117,8 @@ F64 = NDArray[np.float64]
 F32 = NDArray[np.float32]
 Float = NDArray[np.floating[Any]]
 Loss = Literal["softmax", "logistic", "hinge"]
-#: Solves Hessian x step = gradient, about: of weights (p, m, K, n_features) and intercepts (p, m, K).
-Metric = Callable[[Float, Float], tuple[Float, Float]]
+#: Solves Hessian x step = gradient, about: of gradients (p, m, n_unknowns).
+Metric = Callable[[F32], F32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,11 +180,10 @@ def solve(
         found |= {at: _split(one) for at, one in zip(two, solved, strict=True)}
     width = int(Z.shape[1])
     rest = [at for at in range(len(problems)) if at not in found]
-    spans = _sizes_in_span([problems[at] for at in rest], width, tol)
-    for members in _groups({at: problems[at] for at in rest}, spans, width):
+    for members, in_span in _groups({at: problems[at] for at in rest}, width, tol):
         chosen = [problems[at] for at in members]
         begin = None if start is None else [start[at] for at in members]
-        solved = _solve_together(Z, chosen, loss, tol, begin, len(chosen[0].rows) in spans)
+        solved = _solve_together(Z, chosen, loss, tol, begin, in_span)
         found |= dict(zip(members, solved, strict=True))
     return [found[at] for at in range(len(problems))]
 
@@ -180,7 +200,9 @@ def _solve_together(
     union = _union(problems, len(Z))
     if in_span:
         with one_core_if(len(union) ** 2 * int(Z.shape[1]) < MIN_SHARED_SPAN):
-            span = _Span(Z if len(union) == len(Z) else Z[union], tol >= LOOSE_TOLERANCE)
+            n_columns = len(problems) * problems[0].n_columns
+            aligned = len(problems) > 1 and ALIGNED_COLUMNS * (n_columns + 16) >= len(union)
+            span = _Span(Z if len(union) == len(Z) else Z[union], tol >= LOOSE_TOLERANCE, aligned)
         own = [replace(one, rows=np.searchsorted(union, one.rows)) for one in problems]
         coordinates = None if start is None else [span.enter(one) for one in start]
         fit = _Fit(span.A, own, loss, tol, span if tol >= LOOSE_TOLERANCE else None)
@@ -221,55 +243,67 @@ def _joined(one: Optimum) -> Optimum:
     )
 
 
-def _sizes_in_span(problems: Sequence[Problem], width: int, tol: float) -> set[int]:
-    """Return the numbers of rows that are expressed in their span."""
-    passes = LOOSE_PASSES if tol >= LOOSE_TOLERANCE else PASSES
-    columns: dict[bytes, int] = {}
-    for one in problems:
-        columns[one.rows.tobytes()] = columns.get(one.rows.tobytes(), 0) + one.n_columns
-    # what is saved of each column; a few of the problems' columns cost as much as eight
-    return {
-        n
-        for one in problems
-        if (n := len(one.rows)) <= min(SPAN_PART * width, MAX_SPAN_ROWS)
-        and n * width <= passes * (columns[one.rows.tobytes()] + 8) * (width - n)
-    }
-
-
-def _groups(problems: Mapping[int, Problem], spans: set[int], width: int) -> Iterator[list[int]]:
-    """Yield which problems go together: those of about as many rows, in a span of shared rows."""
-    groups: dict[tuple[int, bool, int], list[int]] = {}
+def _groups(problems: Mapping[int, Problem], width: int, tol: float) -> Iterator[tuple[list[int], bool]]:
+    """Yield which problems go together, those of about as many rows, and whether in the span of these."""
+    alike: dict[tuple[int, int], list[int]] = {}
     for at, one in problems.items():
-        n = len(one.rows)
-        groups.setdefault((one.n_columns, n in spans, n.bit_length()), []).append(at)
-    for (_, in_span, _), together in groups.items():
-        for members in _sharing({at: problems[at] for at in together}) if in_span else [together]:
-            n, K = max(len(problems[at].rows) for at in members), problems[members[0]].n_columns
-            step = max(1, min(MAX_TOGETHER // (n * K), MAX_UNKNOWNS // (K * (n if in_span else width))))
+        alike.setdefault((one.n_columns, len(one.rows).bit_length()), []).append(at)
+    for (K, _), together in alike.items():
+        sizes = [len(problems[at].rows) for at in together]
+        rest, spans = together, []
+        if min(sizes) <= min(SPAN_PART * width, MAX_SPAN_ROWS):
+            shared = _sharing({at: problems[at] for at in together})
+            spans = [members for members, n in shared if _spans(n, K * len(members), width, tol)]
+            rest = [at for at in together if not any(at in members for members in spans)]
+        for members in [*spans, rest]:
+            in_span = members is not rest
+            widest = max(sizes) if in_span else width
+            step = max(1, min(MAX_TOGETHER // (max(sizes) * K), MAX_UNKNOWNS // (K * widest)))
             for first in range(0, len(members), step):
-                yield members[first : first + step]
+                yield members[first : first + step], in_span
 
 
-def _sharing(problems: Mapping[int, Problem]) -> list[list[int]]:
-    """Return problems as one group, if they have most of their rows in common, or by their rows."""
+def _spans(n: int, n_columns: int, width: int, tol: float) -> bool:
+    """Say whether problems of so many rows and columns together are solved in the span of the rows."""
+    passes, least = (LOOSE_PASSES, MIN_LOOSE_SPAN) if tol >= LOOSE_TOLERANCE else (PASSES, 0)
+    # what passes save, in multiply-adds: a thin product takes as long as one of a few columns more
+    saved = 2.0 * passes * n * (width - n) * (n_columns + 4)
+    return n <= min(SPAN_PART * width, MAX_SPAN_ROWS) and saved >= max(0.5 * n * n * width, least)
+
+
+def _sharing(problems: Mapping[int, Problem]) -> list[tuple[list[int], int]]:
+    """Return problems as one group, if they have most of their rows in common, or by their rows.
+
+    With each how many rows it has.
+    """
     groups: dict[bytes, list[int]] = {}
     for at, one in problems.items():
         groups.setdefault(one.rows.tobytes(), []).append(at)
+    apart = [(members, len(problems[members[0]].rows)) for members in groups.values()]
     if len(groups) == 1:
-        return [*groups.values()]
-    every = np.unique(np.concatenate([problems[members[0]].rows for members in groups.values()]))
-    own = np.mean([len(problems[members[0]].rows) ** 2 for members in groups.values()])
-    return [[*problems]] if len(every) ** 2 <= JOINED * own else [*groups.values()]
+        return apart
+    every = np.unique(np.concatenate([problems[members[0]].rows for members, _ in apart]))
+    own = np.mean([n**2 for _, n in apart])
+    return [([*problems], len(every))] if len(every) ** 2 <= JOINED * own else apart
+
+
+def _is_far(C: Any, n: Any, width: int, tol: Any) -> Any:
+    """Say whether so loose a `tol` is reached before the penalty counts: far steps get there sooner.
+
+    Weights of length 1 are 1 / sqrt(width) each, which is what the penalty has of the gradient.
+    """
+    return tol * C * n * np.sqrt(width) >= FAR
 
 
 class _Span:
     """Rows in orthonormal coordinates of what they span: `A` (n_rows, at most n_rows), float64.
 
-    To a loose tolerance float32 is enough.
+    To a loose tolerance float32 is enough. `aligned` coordinates have columns that are orthogonal to each
+    other, too: the Hessian at even probabilities is then a diagonal.
     """
 
-    def __init__(self, rows: Any, loose: bool) -> None:
-        from scipy.linalg import LinAlgError, cholesky
+    def __init__(self, rows: Any, loose: bool, aligned: bool) -> None:
+        from scipy.linalg import LinAlgError, cholesky, eigh
 
         self.rows = np.asarray(rows)
         n, p = self.rows.shape
@@ -285,46 +319,76 @@ class _Span:
         jitter = least * float(np.trace(products)) + float(
             np.finfo(np.float32 if loose else np.float64).tiny  # its root, where all rows are zeros
         )
-        try:
-            self.A = cholesky(products + jitter * np.eye(n), lower=True, check_finite=False)
-            self.triangular = True
-        except LinAlgError:
-            values, vectors = np.linalg.eigh(products)
+        self.aligned = aligned and loose
+        if not self.aligned:
+            try:
+                self.A = cholesky(products + jitter * np.eye(n), lower=True, check_finite=False)
+            except LinAlgError:
+                self.aligned = True
+        if self.aligned:
+            if loose:
+                products = products.astype(np.float32)
+            values, vectors = eigh(products, driver="evd", overwrite_a=True, check_finite=False)
+            values = np.maximum(values, jitter)
             kept = values > (1e-6 if loose else 1e-13) * values[-1]
             self.lengths = np.sqrt(values[kept])
             self.A = vectors[:, kept] * self.lengths
-            self.triangular = False
         if loose:
             self.A = self.A.astype(np.float32)
 
-    def largest(self, gW: F64) -> F64:
-        """Return the largest part of gradients (p, K, n_coordinates), had they been taken in the columns."""
-        out: F64 = np.abs(self.in_columns(gW)).max(axis=(1, 2))
-        return out
+    def largest(self, gW: F64, enough: F64) -> F64:
+        """Return the largest part of gradients (p, K, n_coordinates), had they been taken in the columns.
+
+        Or of some columns, where that is more than `enough` (p,) already.
+        """
+        duals = self.duals(gW)
+        found: F64 = np.abs(duals @ self.some).max(axis=(1, 2))
+        near = np.flatnonzero(found <= enough)
+        if len(near):
+            # what float32 makes of it, at the worst
+            noise = float(np.finfo(np.float32).eps) * np.abs(duals).sum(axis=2).max(axis=1) * self.highest
+            dtype = np.float32 if self.rows.dtype == np.float32 and (noise < enough / 8)[near].all() else None
+            found[near] = np.abs(self.in_columns(duals[near], dtype)).max(axis=(1, 2))
+        return found
+
+    @cached_property
+    def highest(self) -> float:
+        """Largest absolute value of the rows."""
+        return float(max(self.rows.max(), -self.rows.min()))
+
+    @cached_property
+    def some(self) -> F64:
+        """Columns here and there, (n_rows, n)."""
+        return self.rows[:, ::SOME_COLUMNS].astype(np.float64)
 
     def leave(self, optima: Sequence[Optimum]) -> list[Optimum]:
         """Return solutions in coordinates as such in the columns of the rows."""
-        weights = self.in_columns(np.stack([one.weights.T for one in optima]))
+        weights = self.in_columns(self.duals(np.stack([one.weights.T for one in optima])))
         return [
             replace(one, weights=np.ascontiguousarray(found.T))
             for one, found in zip(optima, weights, strict=True)
         ]
 
-    def in_columns(self, W: F64) -> F64:
-        """Return weights (p, K, n_coordinates) as such of columns, (p, K, n_columns)."""
+    def duals(self, W: F64) -> F64:
+        """Return weights (p, K, n_coordinates) as such of rows, (p, K, n_rows)."""
         from scipy.linalg import solve_triangular
 
         p, K, r = W.shape
         flat = W.reshape(p * K, r).T
-        if self.triangular:
+        if not self.aligned:
             part = solve_triangular(self.A, flat, lower=True, trans="T", check_finite=False)
         else:
             part = (self.A / self.lengths**2) @ flat
+        return np.ascontiguousarray(part.T, dtype=np.float64).reshape(p, K, -1)
+
+    def in_columns(self, duals: F64, dtype: Any = None) -> Float:
+        """Return the same as weights of columns, (p, K, n_columns)."""
+        p, K, n = duals.shape
         # of rows nearly alike that differ in class, large parts cancel: float32 would keep their rounding
-        duals = np.ascontiguousarray(part.T, dtype=np.float64)
-        found = np.empty((p * K, self.rows.shape[1]))
-        for columns in _parts(self.rows.shape[1], max(r, p * K)):
-            found[:, columns] = duals @ self.rows[:, columns].astype(np.float64)
+        flat = duals.reshape(p * K, n).astype(dtype or np.float64, copy=False)
+        found = np.empty((p * K, self.rows.shape[1]), flat.dtype)
+        for columns in _parts(self.rows.shape[1], max(n, p * K)):
+            found[:, columns] = flat @ self.rows[:, columns].astype(flat.dtype, copy=False)
         return found.reshape(p, K, -1)
 
     def enter(self, one: Optimum) -> Optimum:
@@ -332,7 +396,7 @@ class _Span:
         from scipy.linalg import solve_triangular
 
         logits = self.rows @ one.weights
-        if self.triangular:
+        if not self.aligned:
             inside = solve_triangular(self.A, logits, lower=True, check_finite=False)
         else:
             inside = (self.A / self.lengths**2).T @ logits
@@ -401,7 +465,8 @@ def _bend_softmax(T: Float, P: Float, likeliest: NDArray[np.int64]) -> None:
 class _Fit:
     """Problems with the same number of columns on the rows of `A`, step by step.
 
-    Weights are (p, K, n_features), intercepts (p, K), logits (p, K, n_rows).
+    Unknowns and gradients are (p, n_unknowns): weights (p, K, n_features), row by row, and intercepts (p, K).
+    Logits are (p, K, n_rows).
     """
 
     def __init__(
@@ -414,6 +479,7 @@ class _Fit:
         self.A, self.loss, self.softmax = A, loss, loss == "softmax"
         self.tol = max(tol, TOLERANCE)
         self.K = problems[0].n_columns
+        self.n_weights = self.K * int(A.shape[1])
         self.C = np.array([one.C for one in problems])
         self.counts = np.array([len(one.rows) for one in problems])
         #: Class numbers, or -1 and 1.
@@ -435,6 +501,8 @@ class _Fit:
         # steps of L-BFGS, and CG, take rows in float32
         self.A32 = A.astype(np.float32) if self.exact else A
         self.scale = _Preconditioner(self.A32, n, p, self.K)
+        #: Whether steps of L-BFGS begin with a metric.
+        self.light = self.scale.light or (span is not None and span.aligned)
         self.rounded = _round_rows(self.A32, p * self.K)
         #: Whether steps of L-BFGS, too, are of rounded rows: logits are then held several times.
         self.holds_logits = self.rounded is not None and n * p * self.K <= MAX_ROUNDED_LOGITS
@@ -447,28 +515,24 @@ class _Fit:
 
     def run(self, start: Sequence[Optimum] | None) -> list[Optimum]:
         """Return the optimum of each problem; those that have come there leave the others."""
-        p, r = len(self.C), int(self.A.shape[1])
-        W = np.zeros((p, self.K, r))
-        b = np.zeros((p, self.K))
+        p = len(self.C)
+        X = np.zeros((p, self.n_weights + self.K))
         for at, one in enumerate(start or ()):
-            W[at], b[at] = one.weights.T, one.intercept
+            X[at] = np.append(one.weights.T, one.intercept)
         out: dict[int, Optimum] = {}
         live = np.arange(p)
         gain = gained = before = np.full(p, np.inf)
-        width = int(self.A.shape[1] if self.span is None else self.span.rows.shape[1])
-        constant = float(np.sqrt(self.scale.total / (self.targets.shape[1] * width)))
-        # rows that are all alike are zeros, but for rounding: then only intercepts are found
-        past = _Steps(constant if constant > 1e-15 else 1.0)
+        past = _Steps(self.n_weights, self.constant)
         # the first steps of a hinge are Newton's: its second derivative is 0 or 2
         n_quasi = (
             (QUASI_STEPS if self.exact else QUASI_STEPS_32) if self.loss != "hinge" and start is None else 0
         )
         if self.direct:
             n_quasi = 0
-        objective, P, gW, gb, L = self.evaluate(live, W, b, exactly=not n_quasi)
+        objective, P, G, L = self.evaluate(live, X, exactly=not n_quasi)
         rough = np.full(p, self.exact and n_quasi > 0)  # whose gradient is of rounded rows
         for step in range(n_quasi + MAX_NEWTON_STEPS + 1):
-            error = self.largest(live, gW, gb)
+            error = self.largest(live, G)
             if self.exact and step < n_quasi and error.max() <= NEAR:
                 n_quasi = step
             if rough.any():
@@ -477,13 +541,13 @@ class _Fit:
                     due |= step % ROUNDED_STEPS == 0
                 again = np.flatnonzero(rough & due)
                 if len(again):
-                    found = self.evaluate(live[again], W[again], b[again], exactly=True)
-                    objective[again], P[again], gW[again], gb[again] = found[:4]
+                    found = self.evaluate(live[again], X[again], exactly=True)
+                    objective[again], P[again], G[again] = found[:3]
                     if self.holds_logits:
-                        L[again] = found[4]
-                    error[again] = self.largest(live[again], gW[again], gb[again])
+                        L[again] = found[3]
+                    error[again] = self.largest(live[again], G[again])
                     rough[again] = False
-            reached = done = error <= self.tol + self.rounding(live, W)
+            reached = done = error <= self.tol + self.rounding(live, X)
             if not self.exact and step > n_quasi:
                 C = self.own(live)[0]
                 done = done | (gain <= FLOAT32_GAIN * C) | ((gain > gained / 4) & (gain <= FLOAT32_NOISE * C))
@@ -492,56 +556,76 @@ class _Fit:
                 # of a tolerance that float32 can keep, that nothing is gained any more is not enough
                 reached = reached if self.tol >= LOOSE_TOLERANCE else done
                 for at in range(len(live)) if last else np.flatnonzero(done).tolist():
-                    shift = b[at].mean() if self.softmax else 0.0
+                    W, b = self.parts(X[at : at + 1])
                     out[int(live[at])] = Optimum(
-                        W[at].T.copy(), b[at] - shift, step, bool(reached[at]), float(error[at])
+                        W[0].T.copy(), self.centred(b)[0].copy(), step, bool(reached[at]), float(error[at])
                     )
                 if last or done.all():
                     break
                 on = ~done
                 live, error, before, objective = live[on], error[on], before[on], objective[on]
                 gain, rough = gain[on], rough[on]
-                W, b, gW, gb, P = W[on], b[on], gW[on], gb[on], P[on]
+                X, G, P = X[on], G[on], P[on]
                 L = L[on] if self.holds_logits else L
                 past.keep(on)
             quasi = step < n_quasi
             if quasi:
-                dW, db = past.next(gW, gb, self.metric(live, P, step))
+                first = self.first(live, G) if step == 0 and not self.light else np.ones(len(live))
+                D = past.next(G, first, *self.metric(live, P, step))
             else:
                 # float32 leads no further where the error does not shrink
                 precise = self.exact and bool((error > before).any() and error.max() < 1e-6)
                 if self.direct:
-                    dW, db = self.direct_step(live, P, gW, gb)
+                    D = self.direct_step(live, P, G)
                 else:
-                    dW, db = self.newton_step(live, P, gW, gb, error, precise)
+                    D = self.newton_step(live, P, G, error, precise)
                 before = error
             P = np.empty(0, np.float32)  # of many classes it is most of the memory, and made anew
-            slope = _dot(gW, dW) + _dot(gb, db)
+            slope = np.vecdot(G, D)
             if not quasi:
                 gained, gain = gain, -slope
-            here = gW, gb
+            here, logits = G, L
             rounded = self.holds_logits and quasi and error.max() > ROUNDED_ERROR
-            logits = L
-            tried, P, gW, gb, L = self.moved(live, W, b, logits, dW, db, not quasi, rounded)
+            tried, P, G, L = self.moved(live, X, logits, D, not quasi, rounded)
             # near the optimum the objective is flat to rounding; a full step is right there
             most = objective + (1e-12 if self.exact and not quasi else 1e-7) * np.abs(objective)
-            length = 1.0
-            while len(short := np.flatnonzero(tried > most + 1e-4 * length * slope)) and length > 1e-10:
-                # those that are short were so before
-                length /= 2
-                dW[short] /= 2
-                db[short] /= 2
-                found = self.moved(
-                    live[short], W[short], b[short], logits[short], dW[short], db[short], not quasi, rounded
-                )
-                tried[short], P[short], gW[short], gb[short] = found[:4]
+            length = np.ones(len(live))
+            while len(short := np.flatnonzero(tried > most + 1e-4 * length * slope)) and length.min() > 1e-10:
+                # a convex objective whose slope has not turned far is lower, whatever rounding makes of it
+                turned = np.vecdot(G[short], D[short]) > -TURNED * length[short] * slope[short]
+                short = short[turned | (tried[short] > objective[short] + FLAT * np.abs(objective[short]))]
+                if not len(short):
+                    break
+                # to the lowest point of the parabola through what is known
+                fall = length[short] * slope[short]
+                part = np.clip(-fall / (2 * (tried[short] - objective[short] - fall)), *SHORTER)
+                length[short] *= part
+                D[short] *= part[:, None]
+                found = self.moved(live[short], X[short], logits[short], D[short], not quasi, rounded)
+                tried[short], P[short], G[short] = found[:3]
                 if self.holds_logits:
-                    L[short] = found[4]
-            W, b, objective = W + dW, b + db, tried
+                    L[short] = found[3]
+            X, objective = X + D, tried
             if quasi:
                 rough[:] = rounded or self.exact
-                past.add(dW, db, gW - here[0], gb - here[1])
+                past.add(D, G - here)
         return [out[at] for at in range(p)]
+
+    def parts(self, X: Float) -> tuple[Float, Float]:
+        """Return of unknowns (p, n_unknowns) the weights (p, K, n_features) and the intercepts (p, K)."""
+        return X[:, : self.n_weights].reshape(len(X), self.K, -1), X[:, self.n_weights :]
+
+    @cached_property
+    def constant(self) -> float:
+        """Size of a value of the rows, of some of them: L-BFGS sees an intercept as a column of it."""
+        if self.span is None:
+            n = len(self.A32)
+            part = self.A32[np.arange(0, n, max(1, n // SIZED_ROWS))]
+            size = float(np.sqrt(np.vdot(part, part) / part.size))
+        else:
+            size = float(np.sqrt(self.scale.total / self.span.rows.size))
+        # rows that are all alike are zeros, but for rounding: then only intercepts are found
+        return size if size > 1e-15 else 1.0
 
     def own(self, live: NDArray[np.int64]) -> tuple[F64, F64, Any, Float]:
         """Return C, C times the number of rows, targets and weights; mostly of the problems of last time."""
@@ -551,56 +635,52 @@ class _Fit:
             self.owned = (live, self.C[live], (self.C * self.counts)[live], *of_rows)
         return self.owned[1:]
 
-    def largest(self, live: NDArray[np.int64], gW: F64, gb: F64) -> F64:
+    def largest(self, live: NDArray[np.int64], G: F64) -> F64:
         """Return the largest part of the gradient of the mean loss."""
         scale = self.own(live)[1]
-        largest: F64 = np.maximum(np.abs(gW).reshape(len(gW), -1).max(axis=1), np.abs(gb).max(axis=1)) / scale
+        largest: F64 = np.abs(G).max(axis=1) / scale
         if self.span is not None:
             # a look at the columns costs half a pass: only when the length says that it may be time
+            gW: Any
+            gW, gb = self.parts(G)
             size = np.sqrt(_dot(gW, gW) / (self.span.rows.shape[1] * self.K)) / scale
             near = np.flatnonzero((largest > self.tol) & (self.peaks[live] * size <= self.tol))
             if len(near):
-                found = self.span.largest(gW[near]) / scale[near]
-                self.peaks[live[near]] = np.maximum(PEAK, PEAK_KEPT * found / size[near])
+                found = self.span.largest(gW[near], self.tol * scale[near]) / scale[near]
+                self.peaks[live[near]] = np.maximum(PEAK, PEAK_KEPT * found / np.maximum(size[near], 1e-300))
                 largest[near] = np.maximum(found, np.abs(gb[near]).max(axis=1) / scale[near])
         return largest
 
-    def rounding(self, live: NDArray[np.int64], W: F64) -> F64 | float:
+    def rounding(self, live: NDArray[np.int64], X: F64) -> F64 | float:
         """Return what rounding leaves of the gradient of the mean loss in float64."""
         if not self.exact:
             return 0.0
         C, scale, *_ = self.own(live)
-        size = np.sqrt(_dot(W, W)) + C * np.sqrt(self.scale.total)
+        W = X[:, : self.n_weights]
+        size = np.sqrt(np.vecdot(W, W)) + C * np.sqrt(self.scale.total)
         noise: F64 = ROUNDINGS * np.finfo(np.float64).eps * size / scale
         return noise
 
     def moved(
-        self,
-        live: NDArray[np.int64],
-        W: F64,
-        b: F64,
-        L: F32,
-        dW: F64,
-        db: F64,
-        exactly: bool,
-        rounded: bool,
-    ) -> tuple[F64, F32, F64, F64, F32]:
+        self, live: NDArray[np.int64], X: F64, L: F32, D: F64, exactly: bool, rounded: bool
+    ) -> tuple[F64, F32, F64, F32]:
         """Return what `evaluate` does, a step from where logits are `L`."""
         if rounded:
-            return self.evaluate_rounded(live, W + dW, b + db, L, dW, db)
-        return self.evaluate(live, W + dW, b + db, exactly=exactly)
+            return self.evaluate_rounded(live, X + D, L, D)
+        return self.evaluate(live, X + D, exactly=exactly)
 
     def evaluate_rounded(
-        self, live: NDArray[np.int64], W: F64, b: F64, L: F32, dW: F64, db: F64
-    ) -> tuple[F64, F32, F64, F64, F32]:
+        self, live: NDArray[np.int64], X: F64, L: F32, step: F64
+    ) -> tuple[F64, F32, F64, F32]:
         """Return what `evaluate` does, a step from the logits `L`, of rounded rows."""
-        p, K, r = W.shape
+        p, K = len(X), self.K
         rounded: Any = self.rounded
-        step, offsets = dW.reshape(p * K, r), db.astype(np.float32)[:, :, None]
-        losses, sums, back = np.zeros(p), np.zeros((p, K)), np.zeros((p * K, r))
+        dW, db = self.parts(step)
+        flat, offsets = dW.reshape(p * K, -1), db.astype(np.float32)[:, :, None]
+        losses, sums, back = np.zeros(p), np.zeros((p, K)), np.zeros(flat.shape)
         P, logits = np.empty_like(L), np.empty_like(L)
-        for rows in _parts(L.shape[2], max(r, p * K)):
-            T = rounded.times(step, rows).reshape(p, K, -1)
+        for rows in _parts(L.shape[2], max(flat.shape[1], p * K)):
+            T = rounded.times(flat, rows).reshape(p, K, -1)
             T += offsets
             T += L[:, :, rows]
             logits[:, :, rows] = T
@@ -608,7 +688,7 @@ class _Fit:
             losses += loss.sum(axis=1, dtype=np.float64)
             sums += D.sum(axis=2, dtype=np.float64)
             back += rounded.back(D.reshape(p * K, -1), rows)
-        return *self.summed(live, W, b, P, losses, sums, back), logits
+        return *self.summed(live, X, P, losses, sums, back), logits
 
     def terms(self, live: NDArray[np.int64], L: Float, rows: slice) -> tuple[Float, Float, Float]:
         """Return losses, derivatives and probabilities by the logits `L`, which are overwritten."""
@@ -620,31 +700,29 @@ class _Fit:
         return loss, D, P
 
     def summed(
-        self, live: NDArray[np.int64], W: F64, b: F64, P: F32, losses: F64, sums: F64, back: F64
-    ) -> tuple[F64, F32, F64, F64]:
-        """Return objective, probabilities and gradients from sums over rows."""
+        self, live: NDArray[np.int64], X: F64, P: F32, losses: F64, sums: F64, back: F64
+    ) -> tuple[F64, F32, F64]:
+        """Return objective, probabilities and gradient from sums over rows."""
         self.scale.spend(len(back))
         C = self.own(live)[0]
-        objective = 0.5 * _dot(W, W) + C * losses
-        gb = C[:, None] * sums
-        if self.penalty:
-            objective += 0.5 * self.penalty * _dot(b, b)
-            gb += self.penalty * b
-        return objective, P, W + C[:, None, None] * back.reshape(W.shape), gb
+        penalised = X if self.penalty else X[:, : self.n_weights]
+        objective = 0.5 * np.vecdot(penalised, penalised) + C * losses
+        G = np.concatenate([back.reshape(len(X), -1), sums], axis=1)
+        G *= C[:, None]
+        G[:, : penalised.shape[1]] += penalised
+        return objective, P, G
 
-    def evaluate(
-        self, live: NDArray[np.int64], W: F64, b: F64, *, exactly: bool
-    ) -> tuple[F64, F32, F64, F64, F32]:
-        """Return objective, probabilities, gradients (p, K, n_features) and (p, K), and logits.
+    def evaluate(self, live: NDArray[np.int64], X: F64, *, exactly: bool) -> tuple[F64, F32, F64, F32]:
+        """Return objective, probabilities, gradient and logits.
 
         The last are of use where steps are of rounded rows, and else empty. In float64 where that is asked
         for and rows are few.
         """
-        p, K, r = W.shape
+        p, K = len(X), self.K
         A = self.A if exactly else self.A32
-        dtype: Any = np.float64 if self.exact and exactly else np.float32
-        flat, offsets = W.reshape(p * K, r).astype(dtype), b.astype(dtype)[:, :, None]
-        losses, sums, back = np.zeros(p), np.zeros((p, K)), np.zeros((p * K, r))
+        W, b = self.parts(X.astype(np.float64 if self.exact and exactly else np.float32))
+        flat, offsets = np.ascontiguousarray(W.reshape(p * K, -1)), b[:, :, None]
+        losses, sums, back = np.zeros(p), np.zeros((p, K)), np.zeros(flat.shape)
         n = int(A.shape[0])
         P = np.empty((p, K, n), dtype=np.float32)
         logits = np.empty((p, K, n if self.holds_logits else 0), dtype=np.float32)
@@ -657,14 +735,14 @@ class _Fit:
             losses += loss.sum(axis=1, dtype=np.float64)
             sums += D.sum(axis=2, dtype=np.float64)
             back += D.reshape(p * K, len(block)) @ block
-        return *self.summed(live, W, b, P, losses, sums, back), logits
+        return *self.summed(live, X, P, losses, sums, back), logits
 
-    def direct_step(self, live: NDArray[np.int64], P: F32, gW: F64, gb: F64) -> tuple[F64, F64]:
+    def direct_step(self, live: NDArray[np.int64], P: F32, G: F64) -> F64:
         """Solve Hessian x step = -gradient for problems of one column by a factor each."""
         from scipy.linalg import cho_factor, cho_solve
 
-        p, _, r = gW.shape
-        steps = np.empty((p, r + 1))
+        r = self.n_weights
+        steps = np.empty_like(G)
         ones = np.concatenate([np.ones(r), [self.penalty + 1e-12]])
         for at, number in enumerate(live):
             bend = self.bend(P[at, 0].astype(np.float64)) * self.C[number]
@@ -678,8 +756,8 @@ class _Fit:
             matrix = rows.T @ rows
             matrix[np.diag_indices(r + 1)] += ones
             factor = cho_factor(matrix, overwrite_a=True, check_finite=False)
-            steps[at] = cho_solve(factor, -np.append(gW[at, 0], gb[at]), check_finite=False)
-        return steps[:, None, :-1], steps[:, -1:]
+            steps[at] = cho_solve(factor, -G[at], check_finite=False)
+        return steps
 
     def bend(self, P: Float) -> Float:
         """Return second derivatives by the logits one by one."""
@@ -711,29 +789,69 @@ class _Fit:
         """
         return b - b.mean(axis=1, keepdims=True) if self.softmax else b
 
-    def metric(self, live: NDArray[np.int64], P: F32, step: int) -> Metric | None:
-        """Return what about solves Hessian x = gradient, where it costs no more than the steps it saves."""
-        if not self.scale.light:
-            return None
-        if step % RENEWED == 0 and (step == 0 or self.scale.spent >= self.scale.price_of_sample):
+    def metric(self, live: NDArray[np.int64], P: F32, step: int) -> tuple[Metric | None, bool]:
+        """Return what about solves Hessian x = gradient, where it costs no more than the steps it saves.
+
+        And whether it is another one than before.
+        """
+        if not self.light:
+            return None, False
+        new = step == 0 or (
+            self.K > 1
+            and self.scale.light
+            and step % RENEWED == 0
+            and self.scale.spent >= self.scale.price_of_sample
+        )
+        if new:
             of_rows, of_columns = self.spread(live, P)
             self.scale.spent = 0.0
-            self.scale.make(of_rows, sampled=True)
+            if self.scale.light:
+                self.scale.make(of_rows, sampled=True)
             self.strength[live], self.bent[live] = self.scaled(live, of_columns)
-        strength, Mb = self.strength[live], self.bent[live]
+        strength, bent = self.strength[live], self.constant**2 * self.bent[live][:, None]
 
-        def apply(gW: Float, gb: Float) -> tuple[Float, F64]:
-            p, m, K, r = gW.shape
-            return self.scale.apply(strength, gW.reshape(p, m * K, r)).reshape(gW.shape), gb / Mb[:, None]
+        def apply(Q: F32) -> F32:
+            p, m, _ = Q.shape
+            W = Q[:, :, : self.n_weights].reshape(p, m * self.K, -1)
+            solved = self.scale.apply(strength, W).reshape(p, m, -1)
+            return np.concatenate([solved, Q[:, :, self.n_weights :] / bent], axis=2, dtype=np.float32)
 
-        return apply
+        return apply, new
 
-    def newton_step(
-        self, live: NDArray[np.int64], P: F32, gW: F64, gb: F64, error: F64, precise: bool
-    ) -> tuple[F64, F64]:
+    def first(self, live: NDArray[np.int64], G: F64) -> F64:
+        """Return how long, as part of the gradient, the first step is where it has no metric.
+
+        As long as scikit-learn's, of length 1 on standardised rows; or to where the Hessian at even
+        probabilities has the lowest point, if that is nearer and the penalty counts.
+        """
+        p, K = len(G), self.K
+        gW: Any
+        gW, gb = self.parts(G)
+        size = np.sqrt(_dot(gW, gW) + self.constant**2 * np.vecdot(gb, gb))
+        length: F64 = 1 / np.maximum(self.constant * size, 1e-300)
+        C, _, _, weights = self.own(live)
+        n, r = self.A32.shape
+        far = _is_far(C, self.counts[live], r, self.tol * self.constant)
+        if far.all() or n * r < MIN_MEASURED:
+            return length
+        flat, offsets = gW.reshape(p * K, r).astype(np.float32), gb.astype(np.float32)[:, :, None]
+        curved = np.zeros(p)
+        for rows, block in _blocks(self.A32, p * K):
+            T = _forward(flat, block).reshape(p, K, -1)
+            T += offsets
+            T *= T
+            if not self.whole:
+                T *= weights[:, None, rows]
+            curved += T.sum(axis=(1, 2), dtype=np.float64)
+        bend = 0.25 if K == 1 else (K - 1) / K**2
+        lowest = np.vecdot(G, G) / (C * bend * curved + _dot(gW, gW) + 1e-300)
+        return np.where(far, length, np.minimum(length, lowest))
+
+    def newton_step(self, live: NDArray[np.int64], P: F32, G: F64, error: F64, precise: bool) -> F64:
         """Solve Hessian x step = -gradient by preconditioned conjugate gradients, all problems together."""
         dtype: Any = np.float64 if precise else np.float32
         A = self.A if precise else self.A32
+        gW, gb = self.parts(G)
         p, K, r = gW.shape
         C, _, _, weights = self.own(live)
         of_rows, of_columns = self.spread(live, P)
@@ -744,7 +862,7 @@ class _Fit:
         for rows in _parts(P.shape[2], p * K) if self.softmax else ():
             likeliest[:, rows] = P[:, :, rows].argmax(axis=1)
         P = P.astype(dtype, copy=False) if self.softmax else self.bend(P.astype(dtype))
-        size = np.sqrt(_dot(gW, gW) + (gb * gb).sum(axis=1))
+        size = np.sqrt(np.vecdot(G, G))
         rW, rb = (gW / -size[:, None, None]).astype(dtype), self.centred((gb / -size[:, None]).astype(dtype))
         outW, outb = np.zeros(gW.shape), np.zeros(gb.shape)
         on = np.arange(p)
@@ -820,92 +938,110 @@ class _Fit:
         for left in range(len(on)):
             outW[on[left]], outb[on[left]] = dW[left], db[left]
         dW, db = outW * size[:, None, None], outb * size[:, None]
-        self.gains[live] = -(_dot(gW, dW) + _dot(gb, db))
+        D: F64 = np.concatenate([dW.reshape(p, -1), db], axis=1)
+        self.gains[live] = -np.vecdot(G, D)
         self.worth[live] = self.gains[live] / length
-        return dW, db
+        return D
 
 
 class _Steps:
     """The last steps of each problem and what they changed in its gradient; L-BFGS's next step from these.
 
-    Without a metric the first is of length 1, as in scikit-learn, and an intercept counts as the weight of a
-    column of `constant`.
+    An intercept counts as the weight of a column of `constant`.
 
     References
     ----------
     Byrd, Nocedal, Schnabel, "Representations of quasi-Newton matrices and their use in limited memory
-    methods", 1994: both loops over the steps as products with the inverse of one triangle.
+    methods", 1994: both loops over the steps as two products with all of them at once.
     """
 
-    def __init__(self, constant: float) -> None:
-        self.constant = constant
+    def __init__(self, n_weights: int, constant: float) -> None:
+        self.n_weights, self.constant = n_weights, np.float32(constant)
         self.count = 0
-        #: (n_problems, MEMORY, n_unknowns), the newest in the place of the oldest.
+        # (n_problems, MEMORY, n_unknowns), the newest in the place of the oldest; places that are empty are 0
         self.steps: F32 = np.empty((0, 0, 0), dtype=np.float32)
         self.changes: F32 = self.steps
-        #: Products of each step with its own change; and, inverted, the triangle of those with its own and
-        #: later ones. Both are 0 in places that are empty.
+        #: What the metric makes of changes; without one, these themselves.
+        self.turned: F32 = self.steps
+        #: Products of each step with its own change, and the inverted triangle of those with its own and
+        #: later ones; of changes with turned ones. (n_problems, MEMORY) and (n_problems, MEMORY, MEMORY).
         self.curvature: F64 = np.empty((0, 0))
         self.inverse: F64 = np.empty((0, 0, 0))
+        self.products: F64 = self.inverse
 
     def keep(self, on: NDArray[np.bool_]) -> None:
         """Forget the other problems."""
         if self.count:
+            alike = self.turned is self.changes
             self.steps, self.changes = self.steps[on], self.changes[on]
-            self.curvature, self.inverse = self.curvature[on], self.inverse[on]
+            self.turned = self.changes if alike else self.turned[on]
+            self.curvature, self.inverse, self.products = (
+                one[on] for one in (self.curvature, self.inverse, self.products)
+            )
 
-    def add(self, dW: F64, db: F64, yW: F64, yb: F64) -> None:
+    def add(self, step: F64, change: F64) -> None:
         """Remember a step and the change of the gradient."""
-        step, change = _in_rows(dW, db / self.constant), _in_rows(yW, yb * self.constant)
+        s, y = step.astype(np.float32), change.astype(np.float32)
+        s[:, self.n_weights :] /= self.constant
+        y[:, self.n_weights :] *= self.constant
         if not self.count:
-            p, n = step.shape
+            p, n = s.shape
             self.steps, self.changes = np.zeros((2, p, MEMORY, n), dtype=np.float32)
-            self.curvature, self.inverse = np.zeros((p, MEMORY)), np.zeros((p, MEMORY, MEMORY))
+            self.turned = self.changes
+            self.curvature = np.zeros((p, MEMORY))
+            self.inverse, self.products = np.zeros((2, p, MEMORY, MEMORY))
         at, self.count = self.count % MEMORY, self.count + 1
-        self.inverse[:, at] = 0
-        curved = np.vecdot(step, change).astype(np.float64)
-        if not (curved > 0).all():  # where rounding left no curvature the step says nothing
-            lost = ~(curved > 0)
-            step[lost] = change[lost] = curved[lost] = 0
-        self.steps[:, at], self.changes[:, at], self.curvature[:, at] = step, change, curved
+        curved = np.vecdot(s, y).astype(np.float64)
+        over = 1 / np.maximum(curved, np.finfo(np.float32).tiny)
+        if curved.min() <= 0:  # where rounding left no curvature the step says nothing
+            lost = curved <= 0
+            s[lost] = y[lost] = curved[lost] = over[lost] = 0
+        self.steps[:, at], self.changes[:, at], self.curvature[:, at] = s, y, curved
         # as a triangle grows by a column
-        over = 1 / np.where(curved > 0, curved, np.inf)[:, None]
-        across = self.inverse @ (self.steps @ change[:, :, None])
-        self.inverse[:, :, at] = -across[:, :, 0] * over
-        self.inverse[:, at, at] = over[:, 0]
+        self.inverse[:, at] = 0
+        across = self.inverse @ (self.steps @ y[:, :, None])
+        self.inverse[:, :, at] = across[:, :, 0] * -over[:, None]
+        self.inverse[:, at, at] = over
 
-    def next(self, gW: F64, gb: F64, metric: Metric | None = None) -> tuple[F64, F64]:
-        """Return the step from gradients (p, K, n_features), (p, K)."""
-        p, K, r = gW.shape
-        q = _in_rows(gW, gb * self.constant)
-        if self.count:
-            taken = self.inverse @ (self.steps @ q[:, :, None])
-            q -= (taken.astype(np.float32).transpose(0, 2, 1) @ self.changes)[:, 0]
-        at = (self.count - 1) % MEMORY
-        z, newest = q, self.changes[:, at] if self.count else q
-        through = newest
-        if metric is not None:
-            both = np.stack([q, newest], axis=1) if self.count else q[:, None]
-            zW, zb = metric(both[..., : K * r].reshape(p, -1, K, r), both[..., K * r :] / self.constant)
-            both = np.concatenate([zW.reshape(p, -1, K * r), zb / self.constant], axis=2, dtype=np.float32)
-            z, through = both[:, 0], both[:, -1]
-        if self.count:
+    def next(self, G: F64, first: F64, metric: Metric | None = None, renewed: bool = False) -> F64:
+        """Return the step from gradients (p, n_unknowns); `renewed` says that the metric is another one.
+
+        Where there is no metric, the first step is `first` (p,) times the gradient.
+        """
+        q = G.astype(np.float32)
+        q[:, self.n_weights :] *= self.constant
+        if not self.count:
+            z = q * first[:, None].astype(np.float32) if metric is None else metric(q[:, None])[:, 0]
+        else:
+            at = (self.count - 1) % MEMORY
+            z = q
+            if metric is not None:
+                # the newest change goes along with the gradient, or all of them
+                new = slice(None) if renewed else slice(at, at + 1)
+                both = metric(np.concatenate([q[:, None], self.changes[:, new]], axis=1))
+                if self.turned is self.changes:
+                    self.turned = np.zeros_like(self.changes)
+                z, self.turned[:, new] = both[:, 0], both[:, 1:]
+            if renewed:
+                self.products = (self.turned @ self.changes.transpose(0, 2, 1)).astype(np.float64)
+            else:
+                of_newest = (self.turned @ self.changes[:, at, :, None])[:, :, 0]
+                self.products[:, at] = self.products[:, :, at] = of_newest
             # as long as the last step says: a metric is of probabilities that are even
-            length = np.vecdot(newest, through)
-            known = length > 0
-            z *= np.where(known, self.curvature[:, at] / np.where(known, length, 1), 1)[:, None]
-            rest = self.curvature[:, :, None] * taken - self.changes @ z[:, :, None]
-            given = self.inverse.transpose(0, 2, 1) @ rest
-            z += (given.astype(np.float32).transpose(0, 2, 1) @ self.steps)[:, 0]
-        elif metric is None:
-            z /= np.sqrt(np.vecdot(q, q))[:, None]
-        out = -z.astype(np.float64)
-        return out[:, : K * r].reshape(p, K, r), out[:, K * r :] * self.constant
-
-
-def _in_rows(W: Float, b: Float) -> F32:
-    """Return weights (p, K, r) and intercepts (p, K) as one row for each problem."""
-    return np.concatenate([W.reshape(len(W), -1), b], axis=1, dtype=np.float32, casting="same_kind")
+            length = self.curvature[:, at] / np.maximum(self.products[:, at, at], np.finfo(np.float32).tiny)
+            length[length == 0] = 1
+            scale = length[:, None, None]
+            of_steps = self.inverse @ (self.steps @ q[:, :, None])
+            rest = scale * (self.products @ of_steps - self.turned @ q[:, :, None])
+            rest += self.curvature[:, :, None] * of_steps
+            along = (self.inverse.transpose(0, 2, 1) @ rest).transpose(0, 2, 1).astype(np.float32)
+            back = (-scale * of_steps).transpose(0, 2, 1).astype(np.float32)
+            z = z * length[:, None].astype(np.float32)
+            z += (along @ self.steps)[:, 0]
+            z += (back @ self.turned)[:, 0]
+        out: F64 = -z.astype(np.float64)
+        out[:, self.n_weights :] *= self.constant
+        return out
 
 
 class _RoundedRows:
@@ -967,8 +1103,7 @@ class _Preconditioner:
         #: Whether to have factors from the first step on, and these cost no more than the passes they save.
         self.light = (
             self.allowed
-            and K > 1
-            and n >= LIGHT * self.r
+            and n >= (LIGHT if K > 1 else LIGHT_ALONE) * self.r
             and EXPECTED_PASSES * self.cost(p * K) >= self.price_of_sample
         )
 
@@ -987,16 +1122,16 @@ class _Preconditioner:
 
     def cost(self, columns: int) -> float:
         """Return what a pass costs, in multiply-adds of a product of matrices."""
-        return 4.0 * self.n * self.r * (columns + 16)
+        return 4.0 * self.n * self.r * (columns + 4)
 
     def spend(self, columns: int) -> None:
         self.spent += self.cost(columns)
 
     def due(self, spread: F32) -> bool:
         """Make the products if it is time; say whether they are new. `spread` (p, n) of rows."""
-        if not self.allowed or self.spent < self.price:
+        if not self.allowed or self.spent < MADE * self.price:
             return False
-        self.spent = (1 - REMADE) * self.price
+        self.spent = (MADE - REMADE) * self.price
         self.make(spread)
         return True
 
@@ -1029,11 +1164,11 @@ class _Preconditioner:
         from scipy.linalg import blas, lapack
 
         out = np.empty_like(R)
-        keys = np.round(np.log(np.maximum(c, 1e-30)) / np.log(4)).astype(int)
-        for key in np.unique(keys):
-            members = np.flatnonzero(keys == key)
+        keys = np.round(np.log(np.maximum(c, 1e-30)) / np.log(4)).astype(int).tolist()
+        for key in set(keys):
+            members = [at for at, other in enumerate(keys) if other == key]
             right = R[members].reshape(-1, self.r).astype(np.float32)
-            factor = self._factor(int(key))
+            factor = self._factor(key)
             if len(right) == 1:  # of one column, half the time
                 solved = blas.strsv(factor, blas.strsv(factor, right[0], trans=1), overwrite_x=True)
             else:
@@ -1070,6 +1205,9 @@ def _dot(a: Float, b: Float) -> F64:
 
 def _forward(W: Float, block: Float) -> Float:
     """Return W @ block.T, whose memory is that of the result's rows; by the faster of two ways."""
+    if len(W) == 1:
+        one: Float = (block @ W[0])[None]
+        return one
     if len(W) < FEW_COLUMNS:
         return np.ascontiguousarray((block @ np.ascontiguousarray(W.T)).T)
     out: Float = W @ block.T
@@ -1078,14 +1216,14 @@ def _forward(W: Float, block: Float) -> Float:
 
 def _blocks(A: Any, n_columns: int = 1) -> Iterator[tuple[slice, Float]]:
     if isinstance(A, np.ndarray):
-        for rows in _parts(len(A), max(A.shape[1], n_columns)):
+        for rows in _parts(len(A), max(A.shape[1], n_columns), BLOCK_ROWS if n_columns > 1 else ALONE_ROWS):
             yield rows, A[rows]
     else:
         yield from A.blocks()
 
 
-def _parts(n: int, width: int) -> Iterator[slice]:
+def _parts(n: int, width: int, least: int = BLOCK_ROWS) -> Iterator[slice]:
     """Cut `n` rows of so many values."""
-    step = max(BLOCK_ROWS, BLOCK_VALUES // width)
+    step = max(least, BLOCK_VALUES // width)
     for first in range(0, n, step):
         yield slice(first, min(n, first + step))

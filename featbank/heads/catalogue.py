@@ -77,7 +77,8 @@ class Parameter:
         if self.kinds and isinstance(plain, self.kinds):
             return True
         numbers = int if self.whole else (int, float)
-        if isinstance(plain, bool) or not isinstance(plain, numbers) or not self._bounds:
+        unbounded = self.over is None and self.least is None and self.below is None
+        if unbounded or isinstance(plain, bool) or not isinstance(plain, numbers):
             return False
         try:
             number = float(plain)

@@ -256,6 +256,7 @@ class SoftmaxClassifier(GradientHead):
             return super()._into_space(features)
         # the solver goes to the span of the rows by itself where it is worth it
         space = FeatureSpace(standardize=self.standardize, rotate=False).fit(features)
+        space.gain_ = 1.0  # the optimum is the same at any
         rows = space.standardized(features)
         return space, rows if 4 * rows.shape[0] * rows.shape[1] > COPY_BYTES else rows[:]
 
@@ -368,7 +369,8 @@ def _fit_exact_heads(heads: Sequence[SoftmaxClassifier], rows: TrainingRows) -> 
     for tol in dict.fromkeys(head.tol for head in heads):
         chosen = [plan for plan in plans if plan.heads[0].tol == tol]
         problems = [one for plan in chosen for one in plan.problems]
-        optima = iter(solve(rows.Z, problems, tol=tol or 0.0))
+        # of standardised features, whose gradient is 1 / gain_ times that of columns
+        optima = iter(solve(rows.Z, problems, tol=(tol or 0.0) * rows.space.gain_))
         for plan in chosen:
             plan.accept([next(optima) for _ in plan.problems], rows.Z)
 
@@ -381,7 +383,6 @@ class _Plan:
     ) -> None:
         self.heads, self.rows, self.space = heads, rows, training.space
         first = heads[0]
-        self.grid = _grid(first.Cs, first.C_min, first.C_max)
         self.classes, self.codes = find_classes(training.y[rows])
         self.score: CodeScore | None = None
         if first.monitor == "accuracy":
@@ -393,6 +394,7 @@ class _Plan:
             kept = np.isin(one.y, self.classes)
             self.watched.append((one.name, one.Z[kept], np.searchsorted(self.classes, one.y[kept])))
         automatic = [head for head in heads if head.C == "auto"]
+        self.grid = _grid(first.Cs, first.C_min, first.C_max) if automatic else ()
         if automatic and first.monitor == "metric" and self.score is None:
             raise InvalidInputError(
                 "monitor='metric' (--monitor) needs the metric; name it with --metric (metrics=)"
