@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from featbank._process import one_core_if
 from featbank.errors import InvalidInputError
 from featbank.heads._exact import Problem, solve
 from featbank.heads.catalogue import HeadKind, Parameter
@@ -35,6 +36,8 @@ CACHED_VALUES = 2**16
 LEAST_ROWS = 64
 #: Columns whose products are summed in float32: the fewer, the closer is the bound of their rounding.
 SUMMED_COLUMNS = 512
+#: Multiply-adds of a product below which it has one thread: two would wait for each other.
+MIN_SHARED = 2**27
 #: Unit roundoff of float32.
 ROUNDOFF = 2.0**-24
 #: The nearest samples are looked for among groups of so many, and of at least this many groups per neighbour.
@@ -291,6 +294,8 @@ class NeighborsClassifier(ClassicHead):
         **_CENTERED,
     }
 
+    #: One is fitted, scored and let go at a time: it holds its rows.
+    fits_alone = True
     rows_: NDArray[np.float32]
     targets_: NDArray[np.int64]
 
@@ -330,7 +335,8 @@ class NeighborsClassifier(ClassicHead):
 
     def _blocks(self, Z: NDArray[Any]) -> list[slice]:
         n, width = self.rows_.shape
-        return _parts(len(Z), max(width, min(n, BLOCK_VALUES // LEAST_ROWS)))
+        # of wide rows, which are held four times in float64, half as many
+        return _parts(len(Z), max(2 * width, min(n, BLOCK_VALUES // LEAST_ROWS)))
 
     def _votes(
         self, Z: NDArray[np.float64]
@@ -362,8 +368,9 @@ class NeighborsClassifier(ClassicHead):
         rough = np.full((len(unit), size * n_groups), -np.inf, dtype=np.float32)
         rough[:, :n] = 0
         columns = [slice(first, first + SUMMED_COLUMNS) for first in range(0, width, SUMMED_COLUMNS)]
-        for some in columns:
-            rough[:, :n] += unit[:, some].astype(np.float32) @ self.rows_[:, some].T
+        with one_core_if(len(unit) * n * SUMMED_COLUMNS < MIN_SHARED):
+            for some in columns:
+                rough[:, :n] += unit[:, some].astype(np.float32) @ self.rows_[:, some].T
         off = 1.01 * ROUNDOFF * (min(width, SUMMED_COLUMNS) + len(columns) + 4)
         # so many groups hold a sample as near as this, so the last of the nearest is no farther
         nearest = rough.reshape(len(unit), size, n_groups).max(axis=1)
@@ -577,12 +584,12 @@ class RidgeClassifier(_LinearScores):
             weights = class_weights(first.class_weight, first.classes_, codes[members[0]])
             # rows without the gain have weights that are so many times as large
             alphas = [float(heads[at].alpha) * gain**2 for at in members]
-            own = Z if len(mine) == len(Z) else Z[mine]
-            ridge = _Ridge(own, None if weights is None else weights[codes[members[0]]])
+            own = Z if len(mine) == len(Z) else Z.take(mine, axis=0)
+            counts = None if weights is None else weights[codes[members[0]]]
             if len(mine) <= Z.shape[1]:
-                found = ridge.by_rows(hot, alphas, common, mine)
+                found = _Ridge(own, counts).by_rows(hot, alphas, common, mine)
             else:
-                found = ridge.by_columns(hot, alphas)
+                found = _Ridge(own[:], counts).by_columns(hot, alphas)
             for at, (coefficients, offset) in zip(members, found, strict=True):
                 heads[at]._take_binary(gain * coefficients.T, offset)
 
@@ -592,9 +599,12 @@ _Passed = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 class _Ridge:
-    """Regressions on the same rows (n, p), each of which counts so often (once without `counts`)."""
+    """Regressions on the same rows (n, p), each of which counts so often (once without `counts`).
 
-    def __init__(self, rows: NDArray[np.float32], counts: NDArray[np.float64] | None) -> None:
+    Rows may be an array, or, for `by_rows`, `Standardized`.
+    """
+
+    def __init__(self, rows: Any, counts: NDArray[np.float64] | None) -> None:
         self.rows, (self.n, self.p) = rows, rows.shape
         self.counts: NDArray[np.float64] = np.ones(self.n) if counts is None else counts
         self.shares = self.counts / self.counts.sum()
@@ -644,7 +654,10 @@ class _Ridge:
             result = []
             for _, step, (weights, shift) in found:
                 dual = outwards(step)
-                result.append((weights + rows.T @ dual.astype(np.float32), level - shift - of_mean @ dual))
+                small = np.empty(weights.shape, dtype=np.float32)
+                for columns in _parts(self.p, self.n):
+                    small[columns] = rows[:, columns].T @ dual.astype(np.float32)
+                result.append((weights + small, level - shift - of_mean @ dual))
             return result
         of_rows = np.stack([outwards(one) for one, _, _ in found])  # (n_alphas, n, k)
         # of rows nearly alike that differ in class, large parts cancel: float32 would keep their rounding
@@ -713,7 +726,7 @@ class _Ridge:
         return [(x, 0.0, None) for x in _regularised(products(np.float64), right, alphas)]
 
 
-def _products(rows: NDArray[np.float32], dtype: Any = np.float64) -> NDArray[Any]:
+def _products(rows: Any, dtype: Any = np.float64) -> NDArray[Any]:
     """Return the products of rows with each other, in `dtype`."""
     n, p = rows.shape
     first, *others = _parts(p, max(n, BLOCK_VALUES // PRODUCT_COLUMNS))

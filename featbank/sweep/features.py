@@ -65,8 +65,8 @@ _MOST_POOL, _STATISTICS_ROWS, _STATISTICS_RUN = 2**20, 2**16, 64
 _SHOWN = 5
 #: Probabilities that are looked at at once, 256 MB: each row is told by itself.
 _BLOCK = 2**25
-#: And values of rows, 64 MB, where they are wide.
-_ROWS_BLOCK = 2**24
+#: And values of rows, 16 MB, where they are wide: heads take them in float64, too.
+_ROWS_BLOCK = 2**22
 #: Logarithms of probabilities end here: one of 0 has none.
 _TINY = float(np.finfo(np.float64).tiny)
 
@@ -97,7 +97,7 @@ def rows_for_statistics(n_rows: int) -> Rows:
 class Projected:
     """Rows of each split in a feature space that many heads share; of the training rows those drawn.
 
-    Rows that are judged, and are many and wide, are read and standardised whenever they are asked for.
+    Many wide rows are standardised whenever they are asked for; those that are judged are read then, too.
     """
 
     Z: Mapping[str, NDArray[np.float32] | Standardized]
@@ -285,7 +285,12 @@ class CutFeatures:
             for name in self.rows:
                 source = self._stored(name)
                 self._let_go()
-                if name != "train" and 4 * math.prod(source.shape) > _HELD_BYTES:
+                n, p = source.shape[0], self.n_features
+                # training rows that are wide are few, and heads take their products; of others they need
+                # passes, which are slower where each standardises them anew
+                if 4 * n * p > _HELD_BYTES and (name != "train" or n < p):
+                    if name == "train":  # as they are stored, not read from the bank again and again
+                        source = source[:]
                     check_finite(source)
                     Z[name] = space.standardized(source)
                 else:
