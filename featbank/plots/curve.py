@@ -412,9 +412,9 @@ class CurveDisplay(Display):
         if len(banded) == len(self.series):
             return ""
         if len(self._places()) == 1:
-            return "(of the best head)"
+            return "of the best head"
         of_each = len(banded) == len(self._places())
-        return "(best head of each cut)" if of_each else f"(of the {len(banded)} best)"
+        return "of the best head of each cut" if of_each else f"of the {len(banded)} best curves"
 
     def caption(self) -> str:
         """Return in sentences what the figure shows."""

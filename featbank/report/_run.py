@@ -373,7 +373,7 @@ def provenance(run: Run, source: RunSource) -> list[tuple[str, list[tuple[str, s
     ran += [
         (title_text(name), value_text(value))
         for name, value in run.facts["parameters"].items()
-        if value not in (None, {})
+        if value is not None and value_text(value) != "{}"
     ]
     versions = [(name, _said(value)) for name, value in (run.facts.get("versions") or {}).items()]
     extracted = [(name, _said(value)) for name, value in (came.get("versions") or {}).items()]
@@ -412,7 +412,7 @@ def cost(run: Run, source: RunSource) -> tuple[list[tuple[str, str]], list[tuple
         columns = ("Cut", "Shape", "Stored as", "Rows", "Size", "Time of the pass", "Precision error")
         tables.append(("Extraction", Table(columns, rows, 3)))
     total = sum(one.duration_s for one in fits)
-    figures += [("fits", f"{len(fits):,}"), ("fitting", time_text(total))]
+    figures += [("fit" if len(fits) == 1 else "fits", f"{len(fits):,}"), ("fitting", time_text(total))]
     groups: dict[Any, list[Any]] = {}
     for one in fits:
         groups.setdefault(one.key, []).append(one)
