@@ -39,7 +39,6 @@ __all__ = [
     "missing_intervals",
     "note",
     "page_style",
-    "percent",
     "percent_axis",
     "plain",
     "reached",
@@ -471,17 +470,6 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     n_texts: int = 1
-
-
-def percent(value: float | None, digits: int = 1) -> str:
-    """Return a share in percent, ``"–"`` where it is not known.
-
-    Examples
-    --------
-    >>> percent(0.9574), percent(None)
-    ('95.7 %', '–')
-    """
-    return "–" if value is None or math.isnan(value) else f"{100 * value:.{digits}f} %"
 
 
 def spelled(cut: str, temperature: float | None) -> str:

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from featbank.errors import InvalidInputError
 from featbank.manifest import printable
+from featbank.metrics.catalogue import percent
 from featbank.metrics.classification import confusion_cells, worst_cells
 from featbank.plots.chart import (
     MARK,
@@ -26,7 +27,6 @@ from featbank.plots.chart import (
     linear_axis,
     log_axis,
     note,
-    percent,
     percent_axis,
     reached,
 )

@@ -12,9 +12,10 @@ from markupsafe import Markup
 from featbank.errors import InvalidInputError, RunError
 from featbank.inspection import Mistake, find_mistakes
 from featbank.manifest import SPLITS, Manifest, RowStatus, printable
+from featbank.metrics.catalogue import percent
 from featbank.metrics.classification import confusion_cells
 from featbank.plots import HistoryDisplay
-from featbank.plots.chart import SPLIT_NAMES, Table, percent, spelled
+from featbank.plots.chart import SPLIT_NAMES, Table, spelled
 from featbank.plots.figures import suited
 from featbank.report._close_up import Answers, Asked, Facet, cells_of, close_up, facets, with_room
 from featbank.report._content import (

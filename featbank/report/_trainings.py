@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from featbank.errors import RunError
 from featbank.manifest import SPLITS, printable
+from featbank.metrics.catalogue import percent
 from featbank.plots import Display, HistoryDisplay
 from featbank.plots.chart import (
     SPLIT_NAMES,
@@ -25,7 +26,6 @@ from featbank.plots.chart import (
     Series,
     Table,
     linear_axis,
-    percent,
     percent_axis,
     plain,
     reached,

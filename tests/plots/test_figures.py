@@ -104,7 +104,7 @@ def test_runs_that_share_a_cut_are_told_apart_by_their_dataset(runs):
         "block5_pool (digits, minivgg)",
         "block5_pool (numbers, minivgg)",
     }
-    assert display.title == "digits, minivgg, numbers, minivgg"
+    assert display.title == "digits, minivgg; numbers, minivgg"
     (shared,) = [points for (cut, _, _), points in display.series.items() if "numbers" in cut]
     assert [point.mean("top1") for point in shared] == [
         point.mean("top1") for point in other.result().points()
