@@ -9,12 +9,13 @@ import math
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from featbank import __version__
 from featbank.errors import FeatbankError, InvalidInputError
@@ -33,6 +34,7 @@ __all__ = [
     "GpusPerTask",
     "Json",
     "Layout",
+    "NamingCommand",
     "RunsDir",
     "Seed",
     "SkipEmptyClasses",
@@ -49,6 +51,7 @@ __all__ = [
     "known_runs",
     "known_studies",
     "options",
+    "or_ends",
     "print_json",
     "print_table",
     "progress_bar",
@@ -57,6 +60,45 @@ __all__ = [
     "split_commas",
     "version",
 ]
+
+
+def _heads() -> Iterable[str]:
+    from featbank.heads.catalogue import names
+
+    return names()
+
+
+def _metrics() -> Iterable[str]:
+    from featbank.metrics import catalogue
+
+    return catalogue.names()
+
+
+def _figures() -> Iterable[str]:
+    from featbank.plots import FIGURES
+
+    return FIGURES
+
+
+_NAMES: dict[str, Callable[[], Iterable[str]]] = {
+    "{heads}": _heads,
+    "{metrics}": _metrics,
+    "{figures}": _figures,
+}
+
+
+class NamingCommand(TyperCommand):
+    """A command in whose help ``{heads}``, ``{metrics}`` and ``{figures}`` stand for the names there are."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the arguments and options of the command."""
+        found: list[Any] = super().get_params(ctx)
+        for one in found:
+            for word, names in _NAMES.items():
+                if word in (getattr(one, "help", None) or ""):
+                    one.help = one.help.replace(word, ", ".join(names()))
+        return found
+
 
 # What a shell may put in, see --install-completion; what they need is imported when they are asked.
 
@@ -90,9 +132,7 @@ def known_cuts(ctx: typer.Context, incomplete: str) -> list[str]:
 
 def known_heads(incomplete: str) -> list[str]:
     """Return the heads that begin so."""
-    from featbank.heads import catalogue
-
-    return [one for one in catalogue.names() if one.startswith(incomplete)]
+    return [one for one in _heads() if one.startswith(incomplete)]
 
 
 def known_studies(incomplete: str) -> list[str]:
@@ -275,6 +315,11 @@ def print_table(
     console.print(made(shown))
     if gone := [column for column in columns if column not in shown]:
         say(f"left out, for want of width: {', '.join(gone)}; a wider terminal, a pipe and --json have them")
+
+
+def or_ends(cells: Iterable[str]) -> str:
+    """Say what ends in cells are, where the heading speaks of half widths; see `mean_text`."""
+    return " ([ends] where 0 or 100 % cuts it off)" if any(" [" in cell for cell in cells) else ""
 
 
 def human_bytes(size_bytes: float) -> str:

@@ -8,7 +8,7 @@ from featbank.cli import backbones as backbones_commands
 from featbank.cli import banks as banks_commands
 from featbank.cli import runs as runs_commands
 from featbank.cli import show as show_commands
-from featbank.cli._terminal import dashed, options, version
+from featbank.cli._terminal import NamingCommand, dashed, options, version
 from featbank.cli.bench import bench
 from featbank.cli.compare import compare
 from featbank.cli.demo import demo
@@ -41,7 +41,7 @@ app.callback()(options)
 app.command("version")(version)
 app.command("extract")(extract)
 app.command("fit-head", cls=FitHeadCommand)(fit_head)
-app.command("plot")(plot)
+app.command("plot", cls=NamingCommand)(plot)
 app.command("compare")(compare)
 app.command("predict")(predict)
 app.command("export")(export)

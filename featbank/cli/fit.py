@@ -12,7 +12,6 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
 from featbank.cli._terminal import (
     Address,
@@ -21,10 +20,12 @@ from featbank.cli._terminal import (
     EngineName,
     GpusPerTask,
     Json,
+    NamingCommand,
     Seed,
     engine_of,
     known_cuts,
     known_heads,
+    or_ends,
     print_json,
     print_table,
     progress_bar,
@@ -33,7 +34,7 @@ from featbank.cli._terminal import (
 )
 from featbank.errors import FitWarning, InvalidInputError, LeakWarning
 from featbank.manifest import printable
-from featbank.metrics.catalogue import spelling
+from featbank.metrics.catalogue import mean_text, percent, spelling
 from featbank.sampling import Size, size_label, size_order, size_words
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ _FEW_HEADS = 6
 _LISTED = ("lr", "C")
 
 
-class FitHeadCommand(TyperCommand):
+class FitHeadCommand(NamingCommand):
     """``fit-head`` with an option for every parameter of every head, read from the tables of their classes.
 
     They are made when the command is run or explained: the classes take a second to import. Their values
@@ -161,8 +162,7 @@ def fit_head(
         list[str] | None,
         typer.Option(
             "--head",
-            help="softmax, mlp, logreg, ncm, knn, svm, ridge, tail, a plug-in's, or my_module:MyHead; repeat "
-            "it for more (default: softmax).",
+            help="{heads}, or my_module:MyHead; repeat it for more (default: softmax).",
             autocompletion=known_heads,
         ),
     ] = None,
@@ -266,8 +266,7 @@ def fit_head(
         typer.Option(
             "--metric",
             help="What heads stop by, C and heads are chosen by, curves and comparisons are of: "
-            "balanced_accuracy, macro_f1, cohen_kappa, roc_auc, log_loss, one of a plug-in, or "
-            "my_module:function of your own; repeat it for more scores (default: accuracy).",
+            "{metrics}, or my_module:function of your own; repeat it for more scores (default: accuracy).",
             rich_help_panel=_JUDGED,
         ),
     ] = None,
@@ -543,11 +542,12 @@ def _spread(points: Sequence[CurvePoint], metric: str, over: str | None) -> str:
     if not with_interval:
         return "mean"
     if over is not None:
-        return f"mean and half width of the 95 % interval over {over}"
+        return f"mean and 95 % interval over {over}"
     draws = sorted({point.n_draws or 0 for point in with_interval})
     what = "folds" if any(point.n_folds for point in with_interval) else "draws"
     many = f"{draws[0]} {what}" if len(draws) == 1 else f"{draws[0]} to {draws[-1]} {what}"
-    return f"mean of {many} and half width of its {interval_of(with_interval)}"
+    ends = or_ends(_cell(metric, point) for point in with_interval)
+    return f"mean of {many} and half width of its {interval_of(with_interval)}{ends}"
 
 
 def _remarks(points: Sequence[CurvePoint], metric: str, interval: str) -> Iterator[str]:
@@ -612,7 +612,7 @@ def _said(fitted: FittedRun, head: Mapping[str, Any]) -> str:
     what = f"{head['head']} on {head['cut']}{at}, {size_words(head)}, one fit"
     unkept = fitted.run.unkept()
     instead = f"; the best, {printable(unkept)}, was not kept" if unkept else ""
-    return f"{what}: {100 * score:.1f} %; weakest {', '.join(listed)}{instead}"
+    return f"{what}: {percent(score)}; weakest {', '.join(listed)}{instead}"
 
 
 def _share(one: ClassScores) -> str:
@@ -636,10 +636,5 @@ def print_notes(fitted: FittedRun) -> None:
 
 
 def _cell(metric: str, point: CurvePoint) -> str:
-    mean, interval = point.mean(metric), point.interval(metric)
-    _, factor, digits = spelling(metric)
-    if mean is None or interval is None:
-        return "" if mean is None else f"{factor * mean:.{digits}f}"
-    # the wider side: the other may have been cut off at 0 or 100 %
-    half = max(interval[1] - mean, mean - interval[0])
-    return f"{factor * mean:.{digits}f} ±{factor * half:.{digits}f}"
+    mean = point.mean(metric)
+    return "" if mean is None else mean_text(mean, point.interval(metric), metric)

@@ -27,6 +27,7 @@ from featbank.cli._terminal import (
 from featbank.cli.fit import noted_not_warned, print_scores
 from featbank.errors import FeatbankError, InvalidInputError
 from featbank.manifest import printable
+from featbank.metrics.catalogue import mean_text, percent
 from featbank.sampling import size_words
 
 if TYPE_CHECKING:
@@ -297,7 +298,7 @@ def _print_result(result: StudyResult) -> None:
 def _shown(value: float | None, what: str) -> str:
     if value is None:
         return ""
-    return f"T={value:g}" if what == "temperature" else f"{100 * value:.2f} %"
+    return f"T={value:g}" if what == "temperature" else percent(value, 2)
 
 
 def _measured(found: dict[str, Any]) -> str:
@@ -305,8 +306,7 @@ def _measured(found: dict[str, Any]) -> str:
         return "not measured"
     if found["low"] is None:
         return _shown(found["value"], found["what"])
-    half = max(found["high"] - found["value"], found["value"] - found["low"])
-    return f"{100 * found['value']:.2f} ±{100 * half:.2f} %"
+    return f"{mean_text(found['value'], (found['low'], found['high']), 'top1', digits=2)} %"
 
 
 def _where(found: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from featbank._cuts import SOFTMAX, CutName
 from featbank.errors import BankError, InvalidInputError, MissingPackageError, UnknownNameError
 from featbank.manifest import printable
+from featbank.metrics.catalogue import percent
 from featbank.plots.chart import (
     Chart,
     Entry,
@@ -21,7 +22,6 @@ from featbank.plots.chart import (
     interval_text,
     missing_intervals,
     note,
-    percent,
     percent_axis,
     plain,
     reached,
