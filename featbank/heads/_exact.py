@@ -13,7 +13,8 @@ begin with such factors, too: the first step is then Newton's. Steps may be of r
 bfloat16, which only costs more of them: what is accepted as the optimum was looked at with the rows
 themselves.
 
-Rows much fewer than their columns are first expressed in orthonormal coordinates of their span.
+Rows much fewer than their columns are first expressed in orthonormal coordinates of their span; of several
+problems and to a loose tolerance in such that the first Hessian is a diagonal.
 """
 
 from __future__ import annotations
