@@ -1,4 +1,4 @@
-"""Our process and those it starts: where they look for modules, what they import, what cores they have."""
+"""Our process and those it starts: where they look for modules, what they import, cores and versions."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ __all__ = [
     "import_sklearn",
     "import_torchvision",
     "one_core_if",
+    "package_versions",
     "pickle_for_child",
     "usable_cores",
     "without_current_folder",
@@ -348,3 +349,26 @@ class _StandIn(ModuleType):
             if isinstance(sys.modules.get(one), _StandIn):
                 del sys.modules[one]
         return import_module(self.__name__)
+
+
+# Versions --------------------------------------------------------------------------------------------
+
+
+def package_versions(names: Iterable[str]) -> dict[str, str | None]:
+    """Return the versions of packages, without importing them; None of one that is not installed.
+
+    Examples
+    --------
+    >>> package_versions(["featbank", "no-such-package"])
+    {'featbank': '0.1.0', 'no-such-package': None}
+    """
+    from importlib import metadata
+
+    from featbank import __version__
+
+    found: dict[str, str | None] = {}
+    for name in names:
+        found[name] = __version__ if name == "featbank" else None  # it may run from a checkout
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found

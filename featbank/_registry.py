@@ -198,14 +198,15 @@ def _file_in(folder: Path, name: str) -> Path | None:
 
 
 def _imported(file: Path) -> set[str]:
-    """Return the modules that a file imports by their whole name, the first part of each."""
+    """Return the first parts of what a file, or any of a package, imports by its whole name."""
     names: set[str] = set()
-    with suppress(SyntaxError, ValueError):  # told when it is imported
-        for node in ast.walk(ast.parse(file.read_bytes())):
-            if isinstance(node, ast.Import):
-                names.update(one.name.partition(".")[0] for one in node.names)
-            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-                names.add(node.module.partition(".")[0])
+    for one in file.parent.rglob("*.py") if file.name == "__init__.py" else [file]:
+        with suppress(SyntaxError, ValueError, OSError):  # told when it is imported
+            for node in ast.walk(ast.parse(one.read_bytes())):
+                if isinstance(node, ast.Import):
+                    names.update(alias.name.partition(".")[0] for alias in node.names)
+                elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                    names.add(node.module.partition(".")[0])
     return names
 
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-import featbank
 from featbank._atomic import json_bytes, sha256, write_file
 from featbank._cache import user_path
 from featbank._cuts import CutName
+from featbank._process import package_versions
 from featbank.errors import InvalidInputError, MissingPackageError, one_line
 from featbank.extraction.forward import split_precision
 from featbank.manifest import printable
@@ -322,8 +322,6 @@ def _onnx(module: nn.Module, images: NDArray[np.uint8], card: dict[str, Any]) ->
 
 def _card(run: Run, classifier: RunClassifier) -> dict[str, Any]:
     """Return what a stranger has to know, as JSON values."""
-    from importlib.metadata import PackageNotFoundError, version
-
     preprocessing, entry, source = classifier.preprocessing, classifier.entry, run.source
     size = preprocessing.image_size
     if preprocessing.mode == "squash":
@@ -333,12 +331,8 @@ def _card(run: Run, classifier: RunClassifier) -> dict[str, Any]:
             f"resize so that the shorter side has {preprocessing.resize_size} pixels",
             f"take the {size} x {size} pixels at the centre",
         ]
-    versions = {"featbank": featbank.__version__}
-    for package in ("torch", "torchvision", "timm", "transformers", "onnx", "onnxscript"):
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
+    named = ("featbank", "torch", "torchvision", "timm", "transformers", "onnx", "onnxscript")
+    versions = {name: found for name, found in package_versions(named).items() if found}
     what = "probabilities" if classifier.has_probabilities else "scores"
     key = {name: source[name] for name in source if name not in ("provenance", "weights_path", "bank")}
     return {

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from featbank.cli._output import print_table, say
+from featbank.cli._output import or_ends, print_table, say
 from featbank.manifest import printable
-from featbank.metrics.catalogue import spelling
+from featbank.metrics.catalogue import mean_text, percent, spelling
 from featbank.sampling import Size, size_label, size_order, size_words
 
 if TYPE_CHECKING:
@@ -98,11 +98,12 @@ def _spread(points: Sequence[CurvePoint], metric: str, over: str | None) -> str:
     if not with_interval:
         return "mean"
     if over is not None:
-        return f"mean and half width of the 95 % interval over {over}"
+        return f"mean and 95 % interval over {over}"
     draws = sorted({point.n_draws or 0 for point in with_interval})
     what = "folds" if any(point.n_folds for point in with_interval) else "draws"
     many = f"{draws[0]} {what}" if len(draws) == 1 else f"{draws[0]} to {draws[-1]} {what}"
-    return f"mean of {many} and half width of its {interval_of(with_interval)}"
+    ends = or_ends(_cell(metric, point) for point in with_interval)
+    return f"mean of {many} and half width of its {interval_of(with_interval)}{ends}"
 
 
 def _remarks(points: Sequence[CurvePoint], metric: str, interval: str) -> Iterator[str]:
@@ -167,7 +168,7 @@ def _said(fitted: FittedRun, head: Mapping[str, Any]) -> str:
     what = f"{head['head']} on {head['cut']}{at}, {size_words(head)}, one fit"
     unkept = fitted.run.unkept()
     instead = f"; the best, {printable(unkept)}, was not kept" if unkept else ""
-    return f"{what}: {100 * score:.1f} %; weakest {', '.join(listed)}{instead}"
+    return f"{what}: {percent(score)}; weakest {', '.join(listed)}{instead}"
 
 
 def _share(one: ClassScores) -> str:
@@ -191,10 +192,5 @@ def print_notes(fitted: FittedRun) -> None:
 
 
 def _cell(metric: str, point: CurvePoint) -> str:
-    mean, interval = point.mean(metric), point.interval(metric)
-    _, factor, digits = spelling(metric)
-    if mean is None or interval is None:
-        return "" if mean is None else f"{factor * mean:.{digits}f}"
-    # the wider side: the other may have been cut off at 0 or 100 %
-    half = max(interval[1] - mean, mean - interval[0])
-    return f"{factor * mean:.{digits}f} ±{factor * half:.{digits}f}"
+    mean = point.mean(metric)
+    return "" if mean is None else mean_text(mean, point.interval(metric), metric)

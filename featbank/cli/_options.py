@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from featbank.errors import FeatbankError, InvalidInputError
 
@@ -23,6 +24,7 @@ __all__ = [
     "GpusPerTask",
     "Json",
     "Layout",
+    "NamingCommand",
     "RunsDir",
     "Seed",
     "SkipEmptyClasses",
@@ -34,6 +36,44 @@ __all__ = [
     "known_studies",
     "split_commas",
 ]
+
+
+def _heads() -> Iterable[str]:
+    from featbank.heads import catalogue
+
+    return catalogue.names()
+
+
+def _metrics() -> Iterable[str]:
+    from featbank.metrics import catalogue
+
+    return catalogue.names()
+
+
+def _figures() -> Iterable[str]:
+    from featbank.plots import FIGURES
+
+    return FIGURES
+
+
+_NAMES: dict[str, Callable[[], Iterable[str]]] = {
+    "{heads}": _heads,
+    "{metrics}": _metrics,
+    "{figures}": _figures,
+}
+
+
+class NamingCommand(TyperCommand):
+    """A command in whose help ``{heads}``, ``{metrics}`` and ``{figures}`` stand for the names there are."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the arguments and options of the command."""
+        found: list[Any] = super().get_params(ctx)
+        for one in found:
+            for word, names in _NAMES.items():
+                if word in (getattr(one, "help", None) or ""):
+                    one.help = one.help.replace(word, ", ".join(names()))
+        return found
 
 
 # What a shell may put in, see --install-completion; what they need is imported when they are asked.
@@ -68,9 +108,7 @@ def known_cuts(ctx: typer.Context, incomplete: str) -> list[str]:
 
 def known_heads(incomplete: str) -> list[str]:
     """Return the heads that begin so."""
-    from featbank.heads import catalogue
-
-    return [one for one in catalogue.names() if one.startswith(incomplete)]
+    return [one for one in _heads() if one.startswith(incomplete)]
 
 
 def known_studies(incomplete: str) -> list[str]:

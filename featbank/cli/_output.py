@@ -9,7 +9,7 @@ import math
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ __all__ = [
     "human_count",
     "human_date",
     "human_time",
+    "or_ends",
     "print_json",
     "print_table",
     "progress_bar",
@@ -91,6 +92,11 @@ def print_table(
     console.print(made(shown))
     if gone := [column for column in columns if column not in shown]:
         say(f"left out, for want of width: {', '.join(gone)}; a wider terminal, a pipe and --json have them")
+
+
+def or_ends(cells: Iterable[str]) -> str:
+    """Say what ends in cells are, where the heading speaks of half widths; see `mean_text`."""
+    return " ([ends] where 0 or 100 % cuts it off)" if any(" [" in cell for cell in cells) else ""
 
 
 def human_bytes(size_bytes: float) -> str:

@@ -11,7 +11,7 @@ from featbank.cli import backbones as backbones_commands
 from featbank.cli import banks as banks_commands
 from featbank.cli import runs as runs_commands
 from featbank.cli import show as show_commands
-from featbank.cli._options import Json
+from featbank.cli._options import Json, NamingCommand
 from featbank.cli._output import print_json, show_log
 from featbank.cli.bench import bench
 from featbank.cli.compare import compare
@@ -70,7 +70,7 @@ def version(as_json: Json = False) -> None:
 
 app.command("extract")(extract)
 app.command("fit-head", cls=FitHeadCommand)(fit_head)
-app.command("plot")(plot)
+app.command("plot", cls=NamingCommand)(plot)
 app.command("compare")(compare)
 app.command("predict")(predict)
 app.command("export")(export)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from featbank.cli._options import CacheDir, Json
-from featbank.cli._output import human_time, print_json, print_table, say
+from featbank.cli._output import human_time, or_ends, print_json, print_table, say
 from featbank.errors import BankNotFoundError, InvalidInputError, RunNotFoundError
 from featbank.manifest import printable
-from featbank.metrics.catalogue import spelling
+from featbank.metrics.catalogue import mean_text, spelling
 from featbank.sampling import Size, parse_size, size_label, size_order, size_words
 
 if TYPE_CHECKING:
@@ -80,10 +80,9 @@ def compare(
     if all_sizes is None:
         all_sizes = samples is None and format_ != "table"
     if all_sizes:
-        points = [point for result in known.values() for point in result.points()]
-        if metric is None and points:
-            metric = main_metric(points)
-        with_it = {point.n_per_class for point in points if metric in point.scores}
+        points = [result.points() for result in known.values()]
+        metric = metric or main_metric(*points)
+        with_it = {point.n_per_class for one in points for point in one if metric in point.scores}
         sizes: list[Size | None] = [*sorted(with_it, key=size_order)]
     else:
         sizes = [None if samples is None else parse_size(samples)]
@@ -184,7 +183,8 @@ def _print_sizes(found: Sequence[Comparison], runs: dict[str, Run], format_: str
     curves = [one for comparison in found for one in comparison.curves]
     units, drawn = " or ".join(dict.fromkeys(one.unit for one in curves)), _draws(curves)
     about = f"{found[0].metric}{spelling(found[0].metric)[0]} by {units} per class: mean over the {drawn}"
-    about += f" ± half width of the {interval_of(curves)}{_or_ends(curves)}" if sure else ""
+    ends = or_ends(cell for line in cells.values() for cell in line)
+    about += f" ± half width of the {interval_of(curves)}{ends}" if sure else ""
     rows = [[*map(printable, names), *line] for names, line in cells.items()]
     if format_ == "latex":
         typer.echo(_latex(columns, rows, n_names, best, f"{about}; bold: best by {ranked}"), nl=False)
@@ -263,11 +263,13 @@ def _print(comparison: Comparison, runs: dict[str, Run]) -> None:
             size_words({**vars(one), "n_per_class": comparison.n_per_class}) for one in comparison.curves
         )
     )
-    by = "" if comparison.ranked_by == comparison.metric else f" by {comparison.ranked_by}"
+    ranked = comparison.ranked_by != comparison.metric
+    by = f" by {comparison.ranked_by}" if ranked else ""
+    ends = or_ends(_mean(one, comparison.metric) for one in comparison.curves)
     typer.echo(
         f"\n{comparison.metric}{spelling(comparison.metric)[0]}, {sizes}: {drawn}"
         + (
-            f" and half width of its {interval_of(comparison.curves)}{_or_ends(comparison.curves)}"
+            f" and half width of its {interval_of(comparison.curves)}{ends}"
             if sure
             else " (an interval takes 3 different draws)"
         )
@@ -279,7 +281,7 @@ def _print(comparison: Comparison, runs: dict[str, Run]) -> None:
         "cut",
         "head",
         comparison.metric,
-        *(() if comparison.ranked_by == comparison.metric else (comparison.ranked_by,)),
+        *((comparison.ranked_by,) if ranked else ()),
         "difference to the best",
         "one fit",
         "all fits",
@@ -293,7 +295,7 @@ def _print(comparison: Comparison, runs: dict[str, Run]) -> None:
                 printable(at),
                 printable(one.head),
                 _mean(one, comparison.metric) + (f" ({one.n_failed} failed)" if one.n_failed else ""),
-                *(() if comparison.ranked_by == comparison.metric else (_rank(one, comparison.ranked_by),)),
+                *((mean_text(one.rank, None, comparison.ranked_by),) if ranked else ()),
                 "best" if number == 0 else _difference(one, comparison.metric),
                 _seconds(one.fit_s),
                 human_time(one.total_s),
@@ -306,39 +308,9 @@ def _short(run: Run) -> str:
     return f"{printable(run.name)} ({printable(run.source['dataset'])}, {printable(run.source['backbone'])})"
 
 
-def _rank(one: ComparedCurve, metric: str) -> str:
-    _, factor, digits = spelling(metric)
-    return f"{factor * one.rank:.{digits}f}"
-
-
 def _mean(one: ComparedCurve, metric: str) -> str:
-    """Return a mean with the half width of its interval, or its ends where it is cut off.
-
-    Examples
-    --------
-    >>> from featbank.sweep import Fit, SweepResult, compare
-    >>> fits = [Fit("fc7", "ncm", None, 4, repeat, 8, 10, 0, top1=top1, val_top1=top1)
-    ...         for repeat, top1 in enumerate((0.875, 1.0, 1.0))]
-    >>> _mean(compare(SweepResult(fits)).curves[0], "top1")
-    '95.8 [77.9, 100.0]'
-    """
-    _, factor, digits = spelling(metric)
-    said = f"{factor * one.mean:.{digits}f}"
-    if one.low is None or one.high is None:
-        return said
-    above = one.high - one.mean
-    if _is_uneven(one):
-        return f"{said} [{factor * one.low:.{digits}f}, {factor * one.high:.{digits}f}]"
-    return f"{said} ±{factor * above:.{digits}f}"
-
-
-def _is_uneven(one: ComparedCurve) -> bool:
-    """Say whether an interval is cut off at 0 or 100 %, where ± would promise more than there is."""
-    return one.low is not None and one.high is not None and abs(one.high + one.low - 2 * one.mean) > 1e-9
-
-
-def _or_ends(curves: Sequence[ComparedCurve]) -> str:
-    return " ([ends] where 0 or 100 % cuts it off)" if any(map(_is_uneven, curves)) else ""
+    ends = None if one.low is None or one.high is None else (one.low, one.high)
+    return mean_text(one.mean, ends, metric)
 
 
 def _difference(one: ComparedCurve, metric: str) -> str:

@@ -16,6 +16,7 @@ import typer
 
 from featbank import __version__
 from featbank._bucket import BucketPath
+from featbank._process import package_versions
 from featbank.cli._options import CacheDir, Json
 from featbank.cli._output import human_bytes, print_json
 from featbank.errors import FeatbankError, one_line
@@ -45,7 +46,7 @@ def doctor(cache_dir: CacheDir = None, as_json: Json = False) -> None:
         "featbank": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: _version(name) for name in _TOLD},
+        "packages": package_versions(_TOLD),
         **_devices(),
         **_cores(),
         "cache": _cache(cache_dir),
@@ -57,13 +58,6 @@ def doctor(cache_dir: CacheDir = None, as_json: Json = False) -> None:
         return
     for heading, text in _lines(facts):
         typer.echo(f"{heading:<12} {text}".rstrip())
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _devices() -> dict[str, Any]:
@@ -158,10 +152,12 @@ def _weights() -> dict[str, Any]:
 
 def _extras() -> list[dict[str, Any]] | None:
     """Return each optional group with what of it is missing, by featbank's own metadata; None without it."""
-    if _version("featbank") is None:
+    try:
+        required = metadata.requires("featbank") or ()
+    except metadata.PackageNotFoundError:
         return None
     needs: dict[str, list[str]] = {}
-    for line in metadata.requires("featbank") or ():
+    for line in required:
         if (match := _REQUIREMENT.match(line)) and match[2] not in _OF_DEVELOPERS:
             if "python_version < " in line and sys.version_info >= (3, 14):
                 continue  # what newer Pythons bring themselves
@@ -169,7 +165,7 @@ def _extras() -> list[dict[str, Any]] | None:
     return [
         {
             "extra": extra,
-            "missing": [one for one in packages if _version(one) is None],
+            "missing": [one for one, version in package_versions(packages).items() if version is None],
             "install": f"pip install 'featbank[{extra}]'",
         }
         for extra, packages in sorted(needs.items())

@@ -12,7 +12,6 @@ from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
 from featbank.cli._fitted import answering, print_curve, print_notes
 from featbank.cli._options import (
@@ -22,6 +21,7 @@ from featbank.cli._options import (
     EngineName,
     GpusPerTask,
     Json,
+    NamingCommand,
     Seed,
     engine_of,
     known_cuts,
@@ -48,7 +48,7 @@ _FEW_HEADS = 6
 _LISTED = ("lr", "C")
 
 
-class FitHeadCommand(TyperCommand):
+class FitHeadCommand(NamingCommand):
     """``fit-head`` with an option for every parameter of every head, read from the tables of their classes.
 
     They are made when the command is run or explained: the classes take a second to import. Their values
@@ -144,8 +144,7 @@ def fit_head(
         list[str] | None,
         typer.Option(
             "--head",
-            help="softmax, mlp, logreg, ncm, knn, svm, ridge, tail, a plug-in's, or my_module:MyHead; repeat "
-            "it for more (default: softmax).",
+            help="{heads}, or my_module:MyHead; repeat it for more (default: softmax).",
             autocompletion=known_heads,
         ),
     ] = None,
@@ -249,8 +248,7 @@ def fit_head(
         typer.Option(
             "--metric",
             help="What heads stop by, C and heads are chosen by, curves and comparisons are of: "
-            "balanced_accuracy, macro_f1, cohen_kappa, roc_auc, log_loss, one of a plug-in, or "
-            "my_module:function of your own; repeat it for more scores (default: accuracy).",
+            "{metrics}, or my_module:function of your own; repeat it for more scores (default: accuracy).",
             rich_help_panel=_JUDGED,
         ),
     ] = None,

@@ -29,7 +29,7 @@ _PARAMETERS = {
 def plot(
     kind: Annotated[
         str,
-        typer.Argument(help="curve, scores, cuts, temperature, history, confusion or times; or a plug-in's."),
+        typer.Argument(help="One of {figures}."),
     ],
     run: Annotated[
         list[str] | None,

@@ -16,6 +16,7 @@ from featbank.cli._output import counted, human_bytes, human_time, print_json, p
 from featbank.cli.fit import noted_not_warned
 from featbank.errors import FeatbankError, InvalidInputError
 from featbank.manifest import printable
+from featbank.metrics.catalogue import mean_text, percent
 from featbank.sampling import size_words
 
 if TYPE_CHECKING:
@@ -286,7 +287,7 @@ def _print_result(result: StudyResult) -> None:
 def _shown(value: float | None, what: str) -> str:
     if value is None:
         return ""
-    return f"T={value:g}" if what == "temperature" else f"{100 * value:.2f} %"
+    return f"T={value:g}" if what == "temperature" else percent(value, 2)
 
 
 def _measured(found: dict[str, Any]) -> str:
@@ -294,8 +295,7 @@ def _measured(found: dict[str, Any]) -> str:
         return "not measured"
     if found["low"] is None:
         return _shown(found["value"], found["what"])
-    half = max(found["high"] - found["value"], found["value"] - found["low"])
-    return f"{100 * found['value']:.2f} ±{100 * half:.2f} %"
+    return f"{mean_text(found['value'], (found['low'], found['high']), 'top1', digits=2)} %"
 
 
 def _where(found: dict[str, Any]) -> str:

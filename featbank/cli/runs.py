@@ -14,7 +14,7 @@ from featbank.cli._output import human_bytes, human_date, print_json, print_tabl
 from featbank.cli.banks import agreed
 from featbank.errors import RunError
 from featbank.manifest import printable
-from featbank.metrics.catalogue import spelling
+from featbank.metrics.catalogue import percent, spelling
 from featbank.sampling import Size, size_label, size_words
 
 if TYPE_CHECKING:
@@ -161,13 +161,9 @@ def _print_info(run: Run, found: RunInfo) -> None:
     typer.echo("")
     print_table(
         ("kept head", "val", "test"),
-        [(printable(one["name"]), _percent(one["val_top1"]), _percent(one["top1"])) for one in run.heads()],
+        [(printable(one["name"]), percent(one["val_top1"]), percent(one["top1"])) for one in run.heads()],
         numeric=("val", "test"),
     )
-
-
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:.1f} %"
 
 
 @app.command("export")

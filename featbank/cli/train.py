@@ -11,6 +11,7 @@ import typer
 from featbank.cli._options import CacheDir, Device, Json, Layout, SkipEmptyClasses
 from featbank.cli._output import human_time, print_json, progress_bar, say
 from featbank.errors import InvalidInputError
+from featbank.metrics.catalogue import percent
 
 if TYPE_CHECKING:
     from featbank.training import TrainResult
@@ -186,7 +187,7 @@ def train(
         typer.echo(f"{name:<14}{file}")
     for name, value in result.scores.items():
         if not name.endswith("loss"):
-            typer.echo(f"{name.replace('_', ' '):<14}{100 * value:.2f} %")
+            typer.echo(f"{name.replace('_', ' '):<14}{percent(value, 2)}")
     typer.echo(f"\nit is a backbone: featbank extract DATA --backbone {result.folder}")
     typer.echo(f"its page: featbank report {result.folder}")
 

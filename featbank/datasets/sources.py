@@ -159,7 +159,8 @@ def open_dataset(
     Parameters
     ----------
     data : str, os.PathLike or Dataset
-        A path, from the current folder or else below ``$FEATBANK_DATA`` or ``./data``, or a source by name.
+        A path, from the current folder or else below ``$FEATBANK_DATA`` or ``./data``, or a source by name,
+        behind which paths are looked for likewise.
         A folder of class folders (or of ``train``, ``val``, ``test`` above class folders), a ``.zip``,
         ``.tar``, ``.tar.gz`` or ``.tar.bz2`` of one, a CSV file with the columns ``path,label[,split]``,
         a ``.txt`` with a path or an address on each line (and after a tab its label), a ``.parquet`` file or
@@ -240,7 +241,7 @@ def _find(data: str | os.PathLike[str], options: Mapping[str, Any]) -> tuple[str
     """Return the name of the source that opens `data`, and what it gets."""
     scheme, rest = _named_source(data)
     if scheme:
-        return scheme, rest
+        return scheme, _behind(scheme, rest)
     shown = printable(os.fspath(data))
     suffix = user_path(data).suffix.lower()
     path, looked_for = find_images(data)
@@ -284,10 +285,7 @@ def find_images(data: str | os.PathLike[str], *beside: Path) -> tuple[Path | Non
     >>> find_images("photos")[1].replace(str(Path.cwd()), "/home/me")
     "'/home/me/photos' and '/home/me/data/photos'"
     """
-    path = user_path(data)
-    # a way up is from where one stands, and an address is one place
-    elsewhere = () if ".." in path.parts or type(path) is not type(Path()) else (*beside, data_folder())
-    places = list(dict.fromkeys([path, *(folder / path for folder in elsewhere)]))
+    places = _places(data, *beside)
     looked_for = list(dict.fromkeys(repr(printable(str(place.absolute()))) for place in places))
     said = " and ".join(looked_for)
     for place in places if os.fspath(data) else ():
@@ -299,6 +297,29 @@ def find_images(data: str | os.PathLike[str], *beside: Path) -> tuple[Path | Non
     return None, said
 
 
+def _places(data: str | os.PathLike[str], *beside: Path) -> list[Path]:
+    path = user_path(data)
+    # a way up is from where one stands, and an address is one place
+    elsewhere = () if ".." in path.parts or type(path) is not type(Path()) else (*beside, data_folder())
+    return list(dict.fromkeys([path, *(folder / path for folder in elsewhere)]))
+
+
+def _behind(scheme: str, rest: str) -> str:
+    """Return what stands behind the word of a source, with its paths where a path alone would be found."""
+    if scheme not in _OF_FILES:
+        return rest
+    parts = []
+    for one in rest.split("::"):
+        folder, name = os.path.split(one)
+        found = find_images(one)[0]
+        if found is None and folder and re.search(r"[*?\[{]", name):  # of a pattern the folder is looked for
+            found = find_images(folder)[0]
+            found = found and found / name
+        parts.append(one if found is None else os.fspath(found))
+    known = "::".join(parts)
+    return rest if scheme == "hf" and not user_path(known).is_dir() else known  # else one of the hub
+
+
 def _named_source(data: object) -> tuple[str, str]:
     """Return the source that `data` names and what stands behind it; ("", "") for what is a path."""
     scheme, colon, rest = data.partition(":") if isinstance(data, str) else ("", "", "")
@@ -308,14 +329,19 @@ def _named_source(data: object) -> tuple[str, str]:
 
 def absolute_source(data: str | os.PathLike[str]) -> str:
     """Return `data` of `open_dataset` so that a process in another folder opens the same images."""
+    return absolute_sources(data)[0]
+
+
+def absolute_sources(data: str | os.PathLike[str]) -> list[str]:
+    """Return what `data` of `open_dataset` means wherever one stands: each place, where it is at none."""
     scheme, rest = _named_source(data)
     if not scheme:
-        return os.fspath((find_images(data)[0] or user_path(data)).absolute())
-    if scheme not in _OF_FILES:
-        return os.fspath(data)
-    if scheme == "hf" and not user_path(rest).is_dir():  # of the hub
-        return os.fspath(data)
-    return f"{scheme}:{'::'.join(str(user_path(one).absolute()) for one in rest.split('::'))}"
+        found = find_images(data)[0]
+        return [os.fspath(one.absolute()) for one in (_places(data) if found is None else [found])]
+    rest = _behind(scheme, rest)
+    if scheme not in _OF_FILES or (scheme == "hf" and not user_path(rest).is_dir()):  # of the hub
+        return [os.fspath(data)]
+    return [f"{scheme}:{'::'.join(str(user_path(one).absolute()) for one in rest.split('::'))}"]
 
 
 def _suffixes() -> str:

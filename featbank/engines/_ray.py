@@ -19,11 +19,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from featbank._process import import_path, pickle_for_child, usable_cores
+from featbank._process import import_path, package_versions, pickle_for_child, usable_cores
 from featbank.engines.mapping import Outcome
 from featbank.errors import (
     FeatbankError,
@@ -311,12 +310,7 @@ def _lost(error: Exception) -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions of what decides results, without importing it."""
-    found = {}
-    for name in _PACKAGES:
-        found[name] = "not installed"
-        with suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+    return {name: found or "not installed" for name, found in package_versions(_PACKAGES).items()}
 
 
 #: What a task says: "done", "error" or "node"; its seconds; the result, error or message; what it warned of.

@@ -14,17 +14,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import cached_property
-from importlib import metadata
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-import featbank
 from featbank._cache import DigestCache
 from featbank._cuts import CutName
-from featbank._process import usable_cores
+from featbank._process import package_versions, usable_cores
 from featbank.backbones.families import OF_A_MODULE, family_of
 from featbank.backbones.loading import absolute_weights, file_and_key, looks_like_file, only_file, parts_of
 from featbank.banks import Bank, BankKey, BankStore
@@ -753,9 +751,4 @@ def choice(settings: ExtractionSettings) -> list[Any]:
 def _installed(backbone: object) -> dict[str, str | None]:
     """Return the versions of what computes, without importing it."""
     others = family_of(backbone)[0].packages if isinstance(backbone, str) else ()
-    found: dict[str, str | None] = {"featbank": featbank.__version__}
-    for name in ("torch", "torchvision", *others):
-        found[name] = None
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+    return package_versions(("featbank", "torch", "torchvision", *others))

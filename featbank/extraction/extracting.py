@@ -19,6 +19,7 @@ from featbank._cache import DigestCache, banks_folder, user_path
 from featbank._settings import Progress, takes_settings, with_options
 from featbank.banks import Bank, BankStore
 from featbank.datasets import Dataset, open_dataset
+from featbank.datasets.sources import absolute_sources
 from featbank.engines import RayEngine, map_unordered
 from featbank.errors import (
     BankChangedError,
@@ -401,9 +402,11 @@ def plan_path(data: str | os.PathLike[str], settings: ExtractionSettings) -> Pat
         If there is none in the cache; the message says how the one that comes nearest differs.
     """
     asked, root = asked_of(data, settings), banks_folder(settings.cache_dir)
-    found = list(root.glob(f"*/*/{file_name(asked)}"))
-    if found:
-        return found[0]
+    # a node that has no images, such as one that only asks what is left, cannot say which place was meant
+    for place in absolute_sources(data) if isinstance(data, str | os.PathLike) else ():
+        found = next(root.glob(f"*/*/{file_name({**asked, 'data': place})}"), None)
+        if found is not None:
+            return found
     near = []
     for path in root.glob("*/*/plan-*.json"):
         with contextlib.suppress(FeatbankError):

@@ -443,10 +443,11 @@ class _Plan:
                     f"class; C={UNCHOSEN:g} was taken"
                 )
             elif not head.converged_ and head.failed_ is None:
-                mend = "smaller C" if C > SMALL_C else "larger tol"
+                mend = "a smaller C" if C > SMALL_C else "a larger tol"
+                mend = mend if head.standardize else "standardize=True"  # an offset takes steps at any C
                 head.warned_ = (
                     f"{head.n_iter_} Newton steps did not reach the optimum at C={C:g} "
-                    f"({self.space.n_columns_} columns; gradient {found[C][0].gradient:.1e}); use a {mend}"
+                    f"({self.space.n_columns_} columns; gradient {found[C][0].gradient:.1e}); use {mend}"
                 )
 
 

@@ -12,6 +12,7 @@ from featbank._settings import Progress
 from featbank.errors import InvalidInputError
 from featbank.inspection._grid import bare
 from featbank.manifest import printable
+from featbank.metrics.catalogue import percent
 from featbank.plots.display import Display, color_bar, new_figure
 
 if TYPE_CHECKING:
@@ -228,7 +229,7 @@ class OcclusionDisplay(Display):
         bare(left)
         name = printable(self.class_name)
         left.set_title(
-            f"{name}: {100 * self.whole:.1f} %\nwith the patch in the frame: {100 * low:.1f} %",
+            f"{name}: {percent(self.whole)}\nwith the patch in the frame: {percent(low)}",
             fontsize=10,
             parse_math=False,
         )
@@ -422,7 +423,7 @@ class CamDisplay(Display):
         else:
             left.imshow(self.image, interpolation="nearest", extent=frame)
             bare(left)
-            share = "" if self.probability is None else f": {100 * self.probability:.1f} %"
+            share = "" if self.probability is None else f": {percent(self.probability)}"
             left.set_title(f"{printable(self.class_name)}{share}", fontsize=10, parse_math=False)
         middle.imshow(self.image.mean(axis=2), cmap="gray", extent=frame, vmin=0, vmax=255)
         shown = middle.imshow(

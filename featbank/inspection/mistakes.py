@@ -14,6 +14,7 @@ from featbank.errors import InvalidInputError
 from featbank.inspection._grid import bare, draw_pictures, picture_axes, wrapped
 from featbank.inspection.images import RunImages
 from featbank.manifest import Manifest, printable
+from featbank.metrics.catalogue import percent
 from featbank.plots.display import Display
 from featbank.plots.figures import head_title
 
@@ -287,6 +288,6 @@ class MistakesDisplay(Display):
 
 
 def _said(one: Mistake) -> str:
-    shares = ["" if share is None else f": {100 * share:.1f} %" for share in (one.p_true, one.p_predicted)]
+    shares = ["" if share is None else f": {percent(share)}" for share in (one.p_true, one.p_predicted)]
     true, predicted = (wrapped(printable(name), 17) for name in (one.true, one.predicted))
     return f"{true}{shares[0]}\ntaken for {predicted}{shares[1]}"

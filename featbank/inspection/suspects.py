@@ -13,6 +13,7 @@ from featbank.datasets.duplicates import NEAR_DUPLICATE_COSINE
 from featbank.errors import InvalidInputError
 from featbank.inspection._grid import COLUMNS, draw_pictures, picture_axes, wrapped
 from featbank.manifest import SPLITS, of_one_origin, printable
+from featbank.metrics.catalogue import percent
 from featbank.plots.display import Display
 from featbank.sampling import deal_folds
 from featbank.sweep.leaks import deepest_vector_cut
@@ -377,7 +378,7 @@ class SuspectsDisplay(Display):
         if most < 1:
             raise InvalidInputError(f"most={most!r} must be at least 1")
         shown = [
-            (one.row, f"{_name(one.label)}\nrather {_name(one.likelier)}: {100 * one.p_likelier:.0f} %")
+            (one.row, f"{_name(one.label)}\nrather {_name(one.likelier)}: {percent(one.p_likelier, 0)}")
             for one in suspects.labels[:most]
         ]
         for pair in suspects.pairs[: COLUMNS // 2]:

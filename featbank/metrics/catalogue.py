@@ -16,7 +16,18 @@ from numpy.typing import ArrayLike
 from featbank._registry import Registry, asked_by, from_place, own_folders, source_digest
 from featbank.errors import InvalidInputError, MissingPackageError, one_line
 
-__all__ = ["bounds", "canonical", "evaluate", "less_is_better", "made_by", "names", "score_text", "spelling"]
+__all__ = [
+    "bounds",
+    "canonical",
+    "evaluate",
+    "less_is_better",
+    "made_by",
+    "mean_text",
+    "names",
+    "percent",
+    "score_text",
+    "spelling",
+]
 
 #: Functions of true and predicted class codes that return a number in [0, 1], larger for better. Another
 #: package adds one by an entry point of this group. One whose second parameter is called ``probabilities``
@@ -26,6 +37,8 @@ for _name in ("balanced_accuracy", "macro_f1", "cohen_kappa", "roc_auc", "log_lo
     _metrics.register_place(_name, f"featbank.metrics.classification:{_name}")
 #: Calibration errors, which fits have beside their accuracies.
 _CALIBRATION = ("ece", "ece_scaled")
+#: An interval whose sides differ by no more than this is even.
+_EVEN = 1e-9
 #: What is no share: from where to where it goes. Of a loss less is better.
 _RANGES = {"cohen_kappa": (-1.0, 1.0), "log_loss": (0.0, math.inf)}
 
@@ -147,6 +160,17 @@ def spelling(name: str) -> tuple[str, float, int]:
     return ("", 1.0, 3) if bounds(name)[1] > 1 else (" in %", 100.0, 1)
 
 
+def percent(value: float | None, digits: int = 1) -> str:
+    """Return a share in percent, ``"–"`` where it is not known.
+
+    Examples
+    --------
+    >>> percent(0.9574), percent(0.9574, 2), percent(None)
+    ('95.7 %', '95.74 %', '–')
+    """
+    return "–" if value is None or math.isnan(value) else f"{100 * value:.{digits}f} %"
+
+
 def score_text(value: float | None, name: str) -> str:
     """Return a score as it is written, a share in percent; ``"–"`` where it is not known.
 
@@ -155,10 +179,34 @@ def score_text(value: float | None, name: str) -> str:
     >>> score_text(0.9574, "macro_f1"), score_text(0.31, "log_loss"), score_text(None, "top1")
     ('95.7 %', '0.310', '–')
     """
-    unit, factor, digits = spelling(name)
-    if value is None or (unit and math.isnan(value)):
-        return "–"
-    return f"{factor * value:.{digits}f}{' %' if unit else ''}"
+    unit, _, digits = spelling(name)
+    if unit or value is None:
+        return percent(value, digits)
+    return f"{value:.{digits}f}"
+
+
+def mean_text(mean: float, ends: tuple[float, float] | None, name: str, *, digits: int | None = None) -> str:
+    """Return a mean as it stands in a table, with the half width of its interval, or its ends.
+
+    Ends are told of an interval that is uneven, as one that 0 or 100 % cuts off: ± would promise more than
+    there is.
+
+    Examples
+    --------
+    >>> mean_text(0.958, (0.948, 0.968), "top1"), mean_text(0.958, (0.779, 1.0), "top1")
+    ('95.8 ±1.0', '95.8 [77.9, 100.0]')
+    >>> mean_text(0.958, None, "macro_f1"), mean_text(0.31, (0.3, 0.32), "log_loss")
+    ('95.8', '0.310 ±0.010')
+    """
+    _, factor, usual = spelling(name)
+    n = usual if digits is None else digits
+    said = f"{factor * mean:.{n}f}"
+    if ends is None:
+        return said
+    low, high = ends
+    if abs(high + low - 2 * mean) > _EVEN:
+        return f"{said} [{factor * low:.{n}f}, {factor * high:.{n}f}]"
+    return f"{said} ±{factor * (high - mean):.{n}f}"
 
 
 def evaluate(

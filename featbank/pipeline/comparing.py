@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from featbank.metrics.catalogue import percent
 from featbank.pipeline.study import Claim, Experiment, Figure
-from featbank.plots.chart import percent
 from featbank.sampling import size_order
 from featbank.sweep import CurvePoint
 

@@ -18,6 +18,7 @@ from featbank.errors import RunError
 from featbank.fitting import fit_heads
 from featbank.manifest import Manifest, short_repr
 from featbank.metrics import mean_interval
+from featbank.metrics.catalogue import percent
 from featbank.pipeline.comparing import StudyPoint, Verdict, check_claim, computed_differences, measure
 from featbank.pipeline.planning import (
     Group,
@@ -470,7 +471,7 @@ class _Work:
                 on_step=self.progress and self.progress("train"),
             )
             scores = ", ".join(
-                f"{name.replace('_', ' ')} {100 * value:.2f} %"
+                f"{name.replace('_', ' ')} {percent(value, 2)}"
                 for name, value in result.scores.items()
                 if not name.endswith("loss")
             )

@@ -219,7 +219,7 @@ class CurveDisplay(Display):
         names = _told_apart(several)
         selected = {run.path: selected_points(run, cuts, heads, interval) for run in several}
         everything = [point for points in selected.values() for point in points]
-        metric = metric or main_metric(everything)
+        metric = metric or main_metric(*selected.values())
         points: list[CurvePoint] = []
         order: list[str] = []
         laws: dict[Key, PowerLaw] = {}
@@ -237,7 +237,7 @@ class CurveDisplay(Display):
                         f"largest size fitted, {law.n_max:g}"
                     )
                 laws[names[run.path, cut], head, temperature] = law
-        title = ", ".join(dict.fromkeys(map(run_title, several)))
+        title = "; ".join(dict.fromkeys(map(run_title, several)))
         band = _over_images(everything, several) if interval == "bootstrap" else None
         return cls(points, metric=metric, cuts=order, laws=laws, until=extrapolate, title=title, band=band)
 
@@ -412,9 +412,9 @@ class CurveDisplay(Display):
         if len(banded) == len(self.series):
             return ""
         if len(self._places()) == 1:
-            return "(of the best head)"
+            return "of the best head"
         of_each = len(banded) == len(self._places())
-        return "(best head of each cut)" if of_each else f"(of the {len(banded)} best)"
+        return "of the best head of each cut" if of_each else f"of the {len(banded)} best curves"
 
     def caption(self) -> str:
         """Return in sentences what the figure shows."""

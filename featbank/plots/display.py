@@ -38,6 +38,7 @@ __all__ = [
     "check_format",
     "check_size",
     "color_bar",
+    "draw_chart",
     "drawn_color",
     "fitted",
     "font_size_for",
@@ -478,7 +479,9 @@ def color_bar(image: Any, axes: Any, label: str, *, shrink: float = 0.9) -> Any:
     # Several axes keep where they stand; one alone moves up to its bar.
     kept: dict[str, Any] = {"panchor": False} if isinstance(axes, list) else {}
     bar = image.get_figure().colorbar(image, ax=axes, shrink=shrink, aspect=30, pad=0.02, **kept)
-    bar.set_label(label)
+    _lay_out(image.get_figure())
+    text = bar.ax.yaxis.label
+    bar.set_label(fitted(label, inches_of(bar.ax)[1], points_of(text.get_fontsize()), balanced=True))
     bar.outline.set_visible(False)
     return bar
 

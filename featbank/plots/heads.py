@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from featbank.errors import InvalidInputError
 from featbank.manifest import printable
+from featbank.metrics.catalogue import percent
 from featbank.metrics.classification import confusion_cells, worst_cells
 from featbank.plots.chart import (
     MARK,
@@ -26,11 +27,18 @@ from featbank.plots.chart import (
     linear_axis,
     log_axis,
     note,
-    percent,
     percent_axis,
     reached,
 )
-from featbank.plots.display import Display, color_bar, drawn_color, inches_of, new_figure, text_size
+from featbank.plots.display import (
+    Display,
+    color_bar,
+    draw_chart,
+    drawn_color,
+    inches_of,
+    new_figure,
+    text_size,
+)
 from featbank.plots.figures import head_title, kept_head
 
 if TYPE_CHECKING:
@@ -238,8 +246,8 @@ class HistoryDisplay(HeadDisplay):
         """Draw the loss and, beside it, the accuracy: per epoch, or as bars where there was one only."""
         if self.n_epochs > 1:
             return super()._draw(panels, own=own)
-        for axes, (kind, label) in zip(panels, self._kinds.items(), strict=True):
-            self._bars(axes, kind, label)
+        kinds = zip(panels, self._kinds.items(), strict=True)
+        self._drawn = [(axes, self._bars(axes, kind, label)) for axes, (kind, label) in kinds]
         why = (
             "solved exactly, in one step: no epochs to follow"
             if self.solved
@@ -247,27 +255,27 @@ class HistoryDisplay(HeadDisplay):
         )
         return [Entry("Training"), note(why)]
 
-    def _bars(self, axes: Axes, kind: str, label: str) -> None:
+    def _bars(self, axes: Axes, kind: str, label: str) -> Chart:
         """Draw what a head without a course reached, a bar for each kind of rows."""
         lines = self._lines(kind)
         shown = [self._points(name)[0].y for name, _, _ in lines]
+        names = tuple((float(at), name) for at, (_, name, _) in enumerate(lines))
+        x = Axis("Rows (split)", -0.5, max(len(lines), 1) - 0.5, names, names=True)
+        y = linear_axis(label, [one * 1.1 for one in shown if not _is_share(kind)] or [100.0], floor=0.0)
+        chart = Chart("", x, y, ())
+        draw_chart(axes, chart)
+        digits = 3 if inches_of(axes)[0] > 1.5 else 2  # as much as there is room for beside each other
         for at, ((_, _, look), value) in enumerate(zip(lines, shown, strict=True)):
             axes.bar(at, value, width=0.6, color=drawn_color(look.color))
-            said = f"{value:.1f} %" if _is_share(kind) else f"{value:.3g}"
             axes.annotate(
-                said,
+                f"{value:.1f}" if _is_share(kind) else f"{value:.{digits}g}",
                 (at, value),
                 xytext=(0, 3),
                 textcoords="offset points",
                 ha="center",
                 fontsize=text_size(0.9),
             )
-        axes.set_xticks(range(len(lines)), [name for _, name, _ in lines])
-        axes.set_xlim(-0.7, max(len(lines), 1) - 0.3)
-        axes.margins(y=0.12)
-        axes.grid(visible=False, axis="x")
-        axes.set_xlabel("Rows (split)")
-        axes.set_ylabel(label)
+        return chart
 
     def charts(self) -> list[Chart]:
         """Return loss, accuracy and what else is followed per epoch."""
@@ -583,7 +591,7 @@ class ConfusionDisplay(HeadDisplay):
         lines = lines or ["none: every image was recognised"]
         n_pairs = int((cell_true != cell_pred).sum())
         if n_pairs > most:
-            lines.append(f"and {n_pairs - most} more pairs")
+            lines.append(f"and {n_pairs - most} more pair{'s' if n_pairs - most > 1 else ''}")
         lines += ["", "images of the true class: true → predicted", f"right in all: {100 * right:.1f} %"]
         side.text(
             0, 0.985, "\n".join(lines), va="top", fontsize=text_size(0.9), linespacing=1.7, parse_math=False

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from featbank._cuts import SOFTMAX, CutName
 from featbank.errors import InvalidInputError, MissingPackageError, UnknownNameError
 from featbank.manifest import printable
+from featbank.metrics.catalogue import percent
 from featbank.plots.chart import (
     Chart,
     Entry,
@@ -18,7 +19,6 @@ from featbank.plots.chart import (
     curve_point,
     interval_text,
     missing_intervals,
-    percent,
     percent_axis,
     plain,
     reached,

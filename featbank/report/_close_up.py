@@ -531,7 +531,9 @@ def _written(answers: Answers, gallery: Gallery, classes: Sequence[str]) -> dict
         "named": answers.head.named,
         "said": f"{confusion.n_right:,} of {confusion.n_rows:,} {split} images right, {n_wrong} wrong.",
         "seen": f"{len(images)} of {n_wrong} are in this page"
-        f"{sure if images and images[0].p_pred is not None else ''}.",
+        f"{sure if images and images[0].p_pred is not None else ''}."
+        if confusion.n_wrong
+        else "None: every image was recognised.",
         "shown": _N_SHOWN if len(images) > _FEW else _FEW,
         "figures": answers.head.figures,
         "cells": [part for one in confusion.cells for part in (one.true, one.pred, one.count, one.shade)],

@@ -12,9 +12,10 @@ from markupsafe import Markup
 from featbank.errors import InvalidInputError, RunError
 from featbank.inspection import Mistake, find_mistakes
 from featbank.manifest import SPLITS, Manifest, RowStatus, printable
+from featbank.metrics.catalogue import percent
 from featbank.metrics.classification import confusion_cells
 from featbank.plots import HistoryDisplay
-from featbank.plots.chart import SPLIT_NAMES, Table, percent, spelled
+from featbank.plots.chart import SPLIT_NAMES, Table, spelled
 from featbank.plots.figures import suited
 from featbank.report._close_up import Answers, Asked, Facet, cells_of, close_up, facets, with_room
 from featbank.report._content import (
@@ -373,7 +374,7 @@ def provenance(run: Run, source: RunSource) -> list[tuple[str, list[tuple[str, s
     ran += [
         (title_text(name), value_text(value))
         for name, value in run.facts["parameters"].items()
-        if value not in (None, {})
+        if value is not None and value_text(value) != "{}"
     ]
     versions = [(name, _said(value)) for name, value in (run.facts.get("versions") or {}).items()]
     extracted = [(name, _said(value)) for name, value in (came.get("versions") or {}).items()]
@@ -412,7 +413,7 @@ def cost(run: Run, source: RunSource) -> tuple[list[tuple[str, str]], list[tuple
         columns = ("Cut", "Shape", "Stored as", "Rows", "Size", "Time of the pass", "Precision error")
         tables.append(("Extraction", Table(columns, rows, 3)))
     total = sum(one.duration_s for one in fits)
-    figures += [("fits", f"{len(fits):,}"), ("fitting", time_text(total))]
+    figures += [("fit" if len(fits) == 1 else "fits", f"{len(fits):,}"), ("fitting", time_text(total))]
     groups: dict[Any, list[Any]] = {}
     for one in fits:
         groups.setdefault(one.key, []).append(one)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 from markupsafe import Markup, escape
 
@@ -19,7 +20,7 @@ __all__ = ["alone", "both", "element", "number", "path_through", "shown", "swatc
 #: Width and height in pixels. Text in an SVG shrinks with it, so a telephone gets a drawing of its own.
 WIDE, NARROW = (720, 400), (380, 330)
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 16, 36, 46
-_TEXT = 12.0
+_TEXT, _ROW = 12.0, 14
 
 
 def shown(value: object) -> Markup:
@@ -78,14 +79,27 @@ class _Frame:
     height: int
 
     @property
-    def inner(self) -> tuple[int, int]:
-        return self.width - _LEFT - _RIGHT, self.height - _TOP - _BOTTOM
+    def inner(self) -> int:
+        return self.width - _LEFT - _RIGHT
+
+    @property
+    def bottom(self) -> int:
+        return self.height - _BOTTOM - _ROW * (len(self.x_ticks) - 1)
+
+    @cached_property
+    def x_ticks(self) -> list[list[tuple[float, str]]]:
+        """What is written below the axis: of names that are too long for one row every other in a second."""
+        axis, length = self.chart.x, self.inner
+        one = axis.ticks_within(length, _TEXT)
+        if not axis.names or len(one) == len(axis.ticks):
+            return [one]
+        return [replace(axis, ticks=axis.ticks[at::2]).ticks_within(length, _TEXT) for at in (0, 1)]
 
     def x(self, value: float) -> float:
-        return _LEFT + self.chart.x.share(value) * self.inner[0]
+        return _LEFT + self.chart.x.share(value) * self.inner
 
     def y(self, value: float) -> float:
-        return _TOP + (1 - self.chart.y.share(value)) * self.inner[1]
+        return _TOP + (1 - self.chart.y.share(value)) * (self.bottom - _TOP)
 
     def at(self, point: Point) -> tuple[float, float] | None:
         return (self.x(point.x), self.y(point.y)) if math.isfinite(point.y) else None
@@ -102,7 +116,7 @@ def _draw(chart: Chart, size: tuple[int, int], shape: str) -> Markup:
     if chart.by_row:
         first, last = chart.series[0].points[0].x, chart.series[0].points[-1].x
         ends = {"data-first": number(frame.x(first)), "data-last": number(frame.x(last))}
-        hair = {"class": "hair", "y1": _TOP, "y2": height - _BOTTOM, "x1": 0, "x2": 0}
+        hair = {"class": "hair", "y1": _TOP, "y2": frame.bottom, "x1": 0, "x2": 0}
         parts.append(element("line", hair))
         extra: dict[str, object] = {"role": "img", "class": f"chart rows {shape}", **ends}
     else:
@@ -113,8 +127,7 @@ def _draw(chart: Chart, size: tuple[int, int], shape: str) -> Markup:
 
 
 def _grid(frame: _Frame) -> Iterator[Markup]:
-    chart, (inner, _) = frame.chart, frame.inner
-    bottom = frame.height - _BOTTOM
+    chart, inner, bottom = frame.chart, frame.inner, frame.bottom
     if chart.beyond is not None:
         left, height = frame.x(chart.beyond), bottom - _TOP
         at = {"x": number(left), "y": _TOP, "width": number(_LEFT + inner - left), "height": height}
@@ -123,10 +136,12 @@ def _grid(frame: _Frame) -> Iterator[Markup]:
         y = number(frame.y(value))
         yield element("line", {"class": "grid", "x1": _LEFT, "x2": _LEFT + inner, "y1": y, "y2": y})
         yield element("text", {"class": "tick end", "x": _LEFT - 8, "y": y, "dy": "0.32em"}, text)
-    for value, text in chart.x.ticks_within(inner, _TEXT):
-        x = number(frame.x(value))
-        yield element("line", {"class": "notch", "x1": x, "x2": x, "y1": bottom, "y2": bottom + 5})
-        yield element("text", {"class": "tick mid", "x": x, "y": bottom + 19}, text)
+    for row, ticks in enumerate(frame.x_ticks):
+        for value, text in ticks:
+            x = number(frame.x(value))
+            notch = {"x1": x, "x2": x, "y1": bottom, "y2": bottom + 5 + _ROW * row}
+            yield element("line", {"class": "notch", **notch})
+            yield element("text", {"class": "tick mid", "x": x, "y": bottom + 19 + _ROW * row}, text)
     yield element("line", {"class": "axis", "x1": _LEFT, "x2": _LEFT + inner, "y1": bottom, "y2": bottom})
     yield element("text", {"class": "name", "x": 0, "y": 12}, chart.y.label)
     yield element("text", {"class": "name mid", "x": _LEFT + inner / 2, "y": frame.height - 6}, chart.x.label)
@@ -137,7 +152,7 @@ def _mark(frame: _Frame, value: float, text: str) -> Iterator[Markup]:
     top = _TOP - 5
     yield element(
         "line",
-        {"class": "mark", "x1": number(x), "x2": number(x), "y1": top, "y2": frame.height - _BOTTOM},
+        {"class": "mark", "x1": number(x), "x2": number(x), "y1": top, "y2": frame.bottom},
     )
     place = {"class": f"tick {'end' if right else ''}", "x": number(x + (3 if right else -3)), "y": top - 1}
     yield element("text", place, text)

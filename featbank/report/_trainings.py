@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from featbank.errors import RunError
 from featbank.manifest import SPLITS, printable
+from featbank.metrics.catalogue import percent
 from featbank.plots import Display, HistoryDisplay
 from featbank.plots.chart import (
     SPLIT_NAMES,
@@ -25,7 +26,6 @@ from featbank.plots.chart import (
     Series,
     Table,
     linear_axis,
-    percent,
     percent_axis,
     plain,
     reached,
@@ -270,8 +270,8 @@ def content_of_trainings(folder: Path) -> Content:
         samples=(),
         n_classes=len(first.classes),
         cost_figures=[
-            ("networks", f"{len(networks)}"),
-            ("epochs", f"{len(per_epoch)}"),
+            ("network" if len(networks) == 1 else "networks", f"{len(networks)}"),
+            ("epoch" if len(per_epoch) == 1 else "epochs", f"{len(per_epoch)}"),
             ("training", time_text(total)),
             ("median epoch", time_text(statistics.median(per_epoch))),
         ],

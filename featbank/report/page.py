@@ -20,7 +20,8 @@ from featbank._registry import nearest
 from featbank.datasets import Dataset
 from featbank.errors import InvalidInputError, RunError, RunNotFoundError
 from featbank.manifest import printable, short_repr
-from featbank.plots.chart import page_style, percent
+from featbank.metrics.catalogue import percent
+from featbank.plots.chart import page_style
 from featbank.report._content import Comparison, Content
 from featbank.report._run import content_of_run
 from featbank.report._source import RunSource

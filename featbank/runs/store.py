@@ -12,13 +12,13 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featbank import _atomic
 from featbank._cache import make_newest, oldest_first, runs_folder, user_path
 from featbank._cuts import with_views
+from featbank._process import package_versions
 from featbank._registry import nearest
 from featbank.banks.documents import folder_bytes
 from featbank.errors import InvalidInputError, RunError, RunNotFoundError
@@ -145,13 +145,8 @@ def create_run(
 
 def versions() -> dict[str, str]:
     """Return the versions of Python, featbank and what it computes with."""
-    found = {"python": platform.python_version()}
-    for name in _VERSIONS:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:  # run from a checkout that is not installed
-            found[name] = "unknown"
-    return found
+    known = {name: found or "unknown" for name, found in package_versions(_VERSIONS).items()}
+    return {"python": platform.python_version(), **known}
 
 
 def sweep_digest(bank: Bank, name: str, parameters: Mapping[str, Any]) -> str:

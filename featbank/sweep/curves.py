@@ -209,8 +209,10 @@ def judged_by(points: Iterable[CurvePoint]) -> str:
     return "val_top1" if "val_top1" in known and "top1" not in known else "top1"
 
 
-def main_metric(points: Iterable[CurvePoint]) -> str:
+def main_metric(*sweeps: Iterable[CurvePoint]) -> str:
     """Return what points are shown and compared by: the first other score that was asked for, else accuracy.
+
+    Where several sweeps have another one each, it is accuracy, which all have.
 
     Examples
     --------
@@ -218,14 +220,17 @@ def main_metric(points: Iterable[CurvePoint]) -> str:
     >>> main_metric([CurvePoint("fc7", "mlp", 4, scores)])
     'macro_f1'
     """
-    several = list(points)
-    others = [
-        [name for name in one.scores if name not in CURVE_METRICS and not name.startswith("val_")]
-        for one in several
-    ]
-    # a head without probabilities lacks some
-    longest: list[str] = max(others, key=len, default=[])
-    return next(iter(longest), judged_by(several))
+    several = [points for one in sweeps if (points := list(one))]
+    found = set()
+    for points in several:
+        others = [
+            [name for name in one.scores if name not in CURVE_METRICS and not name.startswith("val_")]
+            for one in points
+        ]
+        # a head without probabilities lacks some
+        longest: list[str] = max(others, key=len)
+        found.add(next(iter(longest), judged_by(points)))
+    return found.pop() if len(found) == 1 else judged_by([one for points in several for one in points])
 
 
 def spelled_metric(metric: str, points: Iterable[CurvePoint]) -> str:

@@ -372,6 +372,7 @@ class Comparison:
         """Show the comparison in a notebook, best first."""
         rows = []
         unit, factor, digits = spelling(self.metric)
+        of_one = 1 if len({one.run for one in self.curves}) == 1 else 0
         for one in self.curves:
             known = one.low is not None and one.high is not None
             mean, low, high = (
@@ -380,8 +381,8 @@ class Comparison:
             less = "" if one.difference is None else f"{factor * one.difference.mean:+.{digits}f}"
             cut = one.cut if one.temperature is None else f"{one.cut} T={one.temperature:g}"
             between = f"{low} to {high}" if known else ""
-            rows.append([one.run, cut, one.head, mean, between, less, f"{one.fit_s:.2g}"])
-        head = ["run", "cut", "head", self.metric, "interval", "minus the best", "seconds a fit"]
+            rows.append([one.run, cut, one.head, mean, between, less, f"{one.fit_s:.2g}"][of_one:])
+        head = ["run", "cut", "head", self.metric, "interval", "minus the best", "seconds a fit"][of_one:]
         return as_html(repr(self)[1:-1], head, rows, f"{self.metric}{unit}", *self.notes)
 
     def to_frame(self) -> pd.DataFrame:
@@ -449,18 +450,22 @@ def compare(
     curves = {(name, key): one for name, result in results.items() for key, one in result.curves().items()}
     everything = {at: one.points(confidence) for at, one in curves.items()}
     if metric is None:
-        metric = main_metric(point for points in everything.values() for point in points)
+        metric = main_metric(
+            *(
+                [point for at, points in everything.items() if at[0] == name for point in points]
+                for name in results
+            )
+        )
     check_metric(metric, [name for result in results.values() for name in result.metrics])
     points = {
         at: {one.n_per_class: one for one in found if metric in one.scores}
         for at, found in everything.items()
     }
-    notes = [
-        f"{_spell(at, results)} is left out: none of its fits has {metric}"
-        for at, sizes in points.items()
-        if not sizes
-    ]
+    without = [at for at, sizes in points.items() if not sizes]
     points = {at: sizes for at, sizes in points.items() if sizes}
+    some = {name for name, _ in points}  # of a run that has none at all one line is enough
+    left_out = dict.fromkeys(_spell(at, results) if at[0] in some or not some else at[0] for at in without)
+    notes = [f"{one} is left out: none of its fits has {metric}" for one in left_out]
     size = _common_size(points, n_per_class, metric, results, notes)
     chosen = {at: sizes[size] for at, sizes in points.items() if size in sizes}
     ranked_by = _ranked_by(metric, list(chosen.values()), notes)

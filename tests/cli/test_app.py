@@ -8,6 +8,9 @@ import typer
 import featbank
 from featbank.cli.app import app
 from featbank.errors import RunError
+from featbank.heads import catalogue as heads
+from featbank.metrics import catalogue as metrics
+from featbank.plots import FIGURES
 
 COMMANDS = [
     ["extract"],
@@ -118,6 +121,17 @@ def test_help_says_the_defaults_that_no_signature_shows(call, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     assert "(default: $FEATBANK_CACHE, else ./cache)" in call("banks", "ls", "-h").out
     assert "(default: softmax)" in call("fit-head", "-h").out
+
+
+@pytest.mark.parametrize(
+    ("command", "names"),
+    [("fit-head", heads.names), ("fit-head", metrics.names), ("plot", lambda: [*FIGURES])],
+)
+def test_help_names_what_there_is(call, monkeypatch, command, names):
+    monkeypatch.setenv("COLUMNS", "300")
+    said = call(command, "-h").out
+    assert f"{', '.join(names())}" in said
+    assert "{" not in said.partition("Options")[2]
 
 
 def test_what_stands_in_brackets_is_not_taken_for_markup(call):

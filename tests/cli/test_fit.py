@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from joblib.externals.loky import get_reusable_executor
 
+from featbank.cli._fitted import print_scores
 from featbank.runs import Run, open_run
+from featbank.sweep import Fit, SweepResult
 
 QUICK = ("fit-head", "--repeats", 2, "--max-epochs", 4)
 
@@ -34,6 +36,20 @@ def test_json_has_the_run_and_the_curve(call, place):
     assert all(Path(path).exists() for path in found["figures"].values())
     assert run.facts["parameters"]["head_params"]["mlp"] == {"max_epochs": 4, "hidden_units": 8}
     assert run.facts["parameters"]["head_params"]["softmax"] == {"max_epochs": 4}
+
+
+def test_an_interval_that_is_cut_off_is_its_ends_as_in_compare(capsys):
+    shares = {"ncm": (0.875, 1.0, 1.0), "knn": (0.5, 0.5625, 0.625)}
+    fits = [
+        Fit("fc7", head, None, 4, repeat, 8, 10, 0, top1=top1)
+        for head, several in shares.items()
+        for repeat, top1 in enumerate(several)
+    ]
+    print_scores(SweepResult(fits, n_rows={"test": 16}))
+    (heading, *_, ncm, knn) = [line for line in capsys.readouterr().out.splitlines() if line][:5]
+    assert heading.endswith(" for other training images ([ends] where 0 or 100 % cuts it off)")
+    assert ncm.endswith("95.8 [77.9, 100.0]")
+    assert knn.endswith("56.2 ±15.5")
 
 
 @pytest.mark.slow
@@ -258,7 +274,7 @@ def test_an_interval_over_the_test_images(call, place):
     assert point["top1_low"] <= point["top1_mean"] <= point["top1_high"]
     assert point["val_top1_low"] is None
     table = call(*options, "--interval", "bootstrap").out.splitlines()
-    assert table[1].endswith("half width of the 95 % interval over the test images")
+    assert table[1].endswith("mean and 95 % interval over the test images")
     table = call(*options, "--interval", "bootstrap", "--metric", "macro_f1").out
     assert "no interval: --interval bootstrap knows those of accuracies only, not of macro_f1" in table
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from featbank.plots import FIGURES
+
 PNG, SVG = b"\x89PNG\r\n\x1a\n", b"<?xml"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["curve", "history", "cuts", "confusion", "temperature", "times", "scores"])
+@pytest.mark.parametrize("kind", [*FIGURES])
 def test_every_kind_of_figure(call, place, kind):
     run = "warmth" if kind == "temperature" else "depth"
     (folder,) = (place / "cache" / "runs").glob(f"*-{run}")
@@ -77,7 +79,7 @@ def test_a_figure_for_a_paper(call, place):
     [
         (
             ["curves"],
-            "plot 'curves': the kinds are temperature, curve, scores, cuts, history, confusion, times",
+            f"plot 'curves': the kinds are {', '.join(FIGURES)}",
         ),
         (["cuts", "depth", "warmth"], "plot cuts takes one run, got 2; only curve takes several"),
         (["history", "--head", "a,b"], "plot history takes one --head, got 2"),

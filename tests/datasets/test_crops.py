@@ -26,6 +26,13 @@ def listed(tmp_path, *lines, header="path,x,y,w,h,label"):
     return f"crops:{tmp_path / 'boxes.csv'}"
 
 
+def test_a_list_of_boxes_is_looked_for_where_other_lists_are(tmp_path, photo, monkeypatch):
+    listed(tmp_path, "a#1.png,0,0,30,20,whole", "a#1.png,3,5.4,10,7,part")
+    monkeypatch.setenv("FEATBANK_DATA", str(tmp_path))
+    monkeypatch.chdir("/")
+    assert open_dataset("crops:boxes.csv").labels == ("whole", "part")
+
+
 def test_a_crop_is_what_is_in_its_box(tmp_path, photo):
     lines = ("a#1.png,0,0,30,20,whole", "a#1.png,3,5.4,10,7,part", "a#1.png,25,0,10,9,part")
     dataset = open_dataset(listed(tmp_path, *lines))

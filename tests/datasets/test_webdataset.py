@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from featbank.datasets import open_dataset
-from featbank.datasets.sources import reopen_dataset
+from featbank.datasets.sources import absolute_source, reopen_dataset
 from featbank.errors import DatasetError, FeatbankError, MissingDataError
 
 
 def shard(path: Path, files: dict[str, bytes]) -> Path:
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(exist_ok=True, parents=True)
     with tarfile.open(path, "w:") as archive:
         for name, data in files.items():
             entry = tarfile.TarInfo(name)
@@ -30,6 +30,20 @@ def error(data: str, **options: object) -> str:
     assert isinstance(caught.value, (DatasetError, MissingDataError))
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+@pytest.mark.parametrize("asked", ["pets", "pets/s-{1..2}.tar", "pets/s-1.tar::pets/s-2.tar"])
+def test_shards_are_looked_for_where_folders_are(tmp_path, monkeypatch, asked):
+    for number in (1, 2):
+        files = {"a.jpg": b"a", "a.cls": b"cat", "b.jpg": b"b", "b.cls": b"dog"}
+        shard(tmp_path / f"root/pets/s-{number}.tar", files)
+    monkeypatch.chdir(tmp_path)
+    assert error(f"webdataset:{asked}")
+    monkeypatch.setenv("FEATBANK_DATA", "root")
+    assert len(open_dataset(f"webdataset:{asked}").ids) == 4
+    place = "::".join(f"{tmp_path}/root/{one}" for one in asked.split("::"))
+    assert absolute_source(f"webdataset:{asked}") == f"webdataset:{place}"
+    assert absolute_source("hf:pets/none") == "hf:pets/none"  # one of the hub
 
 
 def test_samples_of_several_shards(tmp_path, caplog):

@@ -260,6 +260,23 @@ def test_what_cannot_be_sliced_is_one_line(photo_folder: Folder, tmp_path: Path)
     assert verify_bank(path.parent).findings == []
 
 
+@pytest.mark.slow
+def test_a_plan_is_found_on_a_node_without_the_images(
+    photo_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    photo_folder().rename(tmp_path / "data" / "mine")
+    settings = settings_for(tmp_path / "cache", cuts=["fc7"])
+    path = saved("mine", tmp_path / "cache", 4, cuts=["fc7"])
+    assert plan_path("mine", settings) == path
+    (tmp_path / "data").rename(tmp_path / "unmounted")
+    assert plan_path("mine", settings) == path
+    (tmp_path / "mine").mkdir()  # other images are meant
+    with pytest.raises(BankNotFoundError, match=r"data is '.*/data/mine', not '.*/mine'"):
+        plan_path("mine", settings)
+
+
 def test_names_are_no_paths_whatever_stands_in_the_folder(
     photo_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -339,6 +339,9 @@ def test_an_optimum_not_reached_is_told(blobs, monkeypatch: pytest.MonkeyPatch) 
         FitWarning, match=r"1 Newton steps did not reach the optimum at C=1 \(.*\); use a smaller C"
     ):
         SoftmaxClassifier(solver="lbfgs").fit(*blobs)
+    X, y = blobs
+    with pytest.warns(FitWarning, match=r"did not reach the optimum at C=1 \(.*\); use standardize=True$"):
+        SoftmaxClassifier(solver="lbfgs", standardize=False).fit(X + 1000, y)
 
 
 def largest_gradient(Z: np.ndarray, y: np.ndarray, one: _exact.Optimum, C: float) -> float:

@@ -76,7 +76,8 @@ def test_brightness_is_the_size_relative_to_the_cut(whole) -> None:
     drawn = np.asarray(display.ax_[1].images[0].get_array())
     assert set(np.unique(drawn[np.isfinite(drawn)])) == {0.0, 25.0, 50.0, 100.0}
     assert [text.get_text() for text in display.ax_[1].texts] == ["1", "0"]
-    assert display.figure_.axes[-1].get_ylabel() == "Size of the activation (% of the cut's largest)"
+    label = display.figure_.axes[-1].get_ylabel().replace("\n", " ")
+    assert label == "Size of the activation (% of the cut's largest)"
     whole(display)
 
 

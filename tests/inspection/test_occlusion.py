@@ -95,7 +95,7 @@ def test_a_probability_that_rises(whole) -> None:
     middle = display.ax_[1].images[0].cmap(0.5)[:3]
     assert min(middle) > 0.95
     (bar,) = (axes for axes in display.figure_.axes if axes.get_label() == "<colorbar>")
-    assert bar.get_ylabel() == "Change of the probability (percentage points)"
+    assert bar.get_ylabel().replace("\n", " ") == "Change of the probability (percentage points)"
     whole(display)
 
 

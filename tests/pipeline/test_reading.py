@@ -108,7 +108,7 @@ def two_studies(tmp_path):
             'heads = ["beside_head:Head"]\n'
         )
     yield files
-    for name in ("beside_head", "beside_helper"):
+    for name in ("beside_head", "beside_head.inner", "beside_helper"):
         sys.modules.pop(name, None)
 
 
@@ -121,6 +121,18 @@ def test_a_module_beside_a_study_is_the_only_thing_that_is_found_there(two_studi
     assert sys.path == path
     with pytest.raises(ModuleNotFoundError):
         importlib.import_module("uninstalled_library")
+
+
+def test_a_submodule_of_ones_own_package_imports_what_lies_beside_it(two_studies):
+    file = two_studies[0]
+    (file.parent / "beside_head.py").unlink()
+    package = file.parent / "beside_head"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "inner.py").write_text(HEAD)
+    file.write_text(file.read_text().replace("beside_head:Head", "beside_head.inner:Head"))
+    assert load_study(file).experiments[0].sweep.head_names == ("Head",)
+    assert sys.modules["beside_head.inner"].Head.where == "one"
 
 
 def test_another_module_of_the_same_name_is_refused(two_studies):

@@ -59,10 +59,10 @@ def test_of_many_heads_the_best_of_each_cut_has_one():
     assert display._banded() == {("a", "head3", None), ("b", "head3", None)}
     bands, said = drawn(display)
     assert bands == 2
-    assert said.endswith("(best head of each cut)")
+    assert words(said).endswith("of the best head of each cut")
 
 
-@pytest.mark.parametrize(("n_cuts", "said"), [(8, "(of the 5 best)"), (1, "(of the best head)")])
+@pytest.mark.parametrize(("n_cuts", "said"), [(8, "of the 5 best curves"), (1, "of the best head")])
 def test_of_many_cuts_or_heads_the_best(n_cuts, said):
     n_heads = 1 if n_cuts > 1 else 8
     display = curve_of(

@@ -225,6 +225,13 @@ def test_a_column_of_a_journal_holds_every_figure(name):
         assert not any(legend.get_window_extent().overlaps(axes.get_window_extent()) for axes in figure.axes)
 
 
+def test_the_name_of_a_colour_bar_is_no_longer_than_the_bar():
+    figure = ConfusionDisplay(FEW.matrix, FEW.classes).plot(size=(3.3, 2.4)).figure_
+    figure.draw_without_rendering()
+    bar = figure.axes[-1]
+    assert bar.yaxis.label.get_window_extent().height <= bar.get_window_extent().height
+
+
 def test_the_legend_goes_where_it_is_wanted():
     def places(**options):
         display = curve_of(POINTS).plot(**options)

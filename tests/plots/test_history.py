@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -37,12 +38,23 @@ def test_a_history_without_a_course_is_bars_with_values(lr, said):
     display = HistoryDisplay({**history, "lr": [lr]}, best_epoch=1).plot()
     loss, accuracy = display.ax_
     assert [bar.get_height() for bar in accuracy.patches] == [100.0, 50.0, 25.0]
-    assert [text.get_text() for text in accuracy.texts] == ["100.0 %", "50.0 %", "25.0 %"]
+    assert [text.get_text() for text in accuracy.texts] == ["100.0", "50.0", "25.0"]
     assert [text.get_text() for text in loss.texts] == ["1", "0.5", "0.25"]
     assert [label.get_text() for label in loss.get_xticklabels()] == ["training", "validation", "test"]
     assert (loss.get_xlabel(), loss.get_ylabel()) == ("Rows (split)", "Cross-entropy loss (nats)")
     assert said in " ".join(text.get_text() for text in display.figure_.legends[0].get_texts())
     assert not loss.lines  # neither a lonely dot nor an epoch to mark
+
+
+def test_bars_in_a_column_of_a_journal_do_not_run_into_each_other():
+    history = {f"{split}_accuracy": [1.0] for split in ("train", "val", "test")}
+    history |= {name.replace("accuracy", "loss"): [0.0695] for name in history}
+    figure = HistoryDisplay(history).plot(size=(3.3, 2.4)).figure_
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        values = [one.get_window_extent() for one in axes.texts]
+        assert not any(left.overlaps(right) for left, right in pairwise(values))
+        assert {one.get_rotation() for one in axes.get_xticklabels()} == {30.0}
 
 
 def test_a_network_has_axes_for_top_5_and_time(tmp_path):

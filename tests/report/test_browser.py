@@ -149,15 +149,20 @@ def test_a_line_is_lit_from_the_legend(browse, file):
     assert page.locator("#curve .chart.wide.dim").count() == 0
 
 
+@pytest.mark.parametrize("name", ["plain", "many", "studied", "trained"])
+def test_no_table_runs_off_a_telephone(browse, pages, name):
+    page = browse(pages[name], width=390).page
+    page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    # a wide table is lines of blocks there: none is wider than its box
+    tables = "[...document.querySelectorAll('.scroll:has(table.data)')]"
+    assert page.evaluate(f"{tables}.filter((e) => e.scrollWidth > e.clientWidth + 1).length") == 0
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
 def test_many_classes_open_from_the_list(browse, pages):
     opened = browse(pages["many"], width=390)
     page = opened.page
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    # a wide table is lines of blocks there: none runs off its box
-    page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
-    off = "[...document.querySelectorAll('.scroll')].filter((e) => e.scrollWidth > e.clientWidth + 1).length"
-    assert page.evaluate(off) == 0
-    page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = false; })")
     page.locator(".pairs a").first.click()
     assert page.locator("#viewer img").count() >= 1
     assert opened.said == []

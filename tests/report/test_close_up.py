@@ -52,6 +52,16 @@ def test_the_best_head_comes_first_then_the_best_of_each_curve(hostile):
     assert kept_heads(hostile)[0].name == hostile.best_head()["name"]
 
 
+def test_a_head_without_mistakes_beside_others_says_so(hostile):
+    file = hostile.path / "predictions" / f"{hostile.best_head()['name']}.json"
+    told = json.loads(file.read_text())
+    file.write_text(json.dumps({**told, "y_pred": told["y_true"]}))
+    source = render_report(hostile, data=hostile.path.parents[2] / "photos")
+    first, *others = answers_of(source)["heads"]
+    assert first["seen"] == "None: every image was recognised."
+    assert any(" are in this page" in one["seen"] for one in others)
+
+
 def test_only_what_tells_heads_apart_is_asked(hostile, warm, many):
     asked = {
         run.name: [one.name for one in head_facets(run, kept_heads(run))] for run in (hostile, warm, many)

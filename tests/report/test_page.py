@@ -13,7 +13,8 @@ import pytest
 
 from featbank.errors import InvalidInputError, MissingDataError, RunNotFoundError
 from featbank.report import write_report
-from featbank.report._run import run_figures
+from featbank.report._run import provenance, run_figures
+from featbank.report._source import RunSource
 from featbank.report.page import render_report
 from featbank.sampling import size_words
 from featbank.sweep import CurvePoint, Score, SweepResult
@@ -124,7 +125,7 @@ def test_a_study_gives_question_comparison_and_findings(source, page):
         "Does not hold deeper is better",
         "Not known the moon nothing was measured",
         "32 classes instead of <256>",
-        "the others: normalised (20260101-000000-other)",
+        "the other: normalised (20260101-000000-other)",
         "Published in: A report & more.",
     ):
         squeezed = line.replace(" ", "")
@@ -172,6 +173,13 @@ def test_many_classes_list_their_pairs(many, page):
     assert drawn == len(wrong)
     assert outlines
     assert f"{len(wrong)} wrong" in parts.text
+
+
+def test_parameters_that_were_not_given_are_left_out(many):
+    many.facts["parameters"]["head_params"] = {"softmax": {}, "ncm": {}}
+    ran = dict(provenance(many, RunSource(many)))["Run"]
+    assert "Repeats" in dict(ran)
+    assert "Head params" not in dict(ran)
 
 
 def test_without_a_bank_the_page_still_has_its_images(hostile, page):

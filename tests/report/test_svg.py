@@ -52,6 +52,18 @@ def test_both_drawings_have_the_same_points():
     assert re.findall(r'viewBox="0 0 (\d+)', text) == ["720", "380"]
 
 
+def test_names_too_long_for_one_row_are_all_there():
+    cuts = tuple((float(at), f"block{at}_pool") for at in range(1, 6))
+    axis = Axis("cut", 0.5, 5.5, cuts, names=True)
+    chart = Chart("words", axis, Y, (Series("a", (Point(1, 0),), Look("h0", marker=0)),))
+    wide, narrow = str(both(chart)).split("</svg>")[:2]
+    label = re.compile(r'class="tick mid" x="[\d.]+" y="([\d.]+)">(block\d)_pool<')
+    wide_rows, narrow_rows = ({float(y) for y, _ in label.findall(one)} for one in (wide, narrow))
+    assert (len(wide_rows), len(narrow_rows)) == (1, 2)
+    assert len(label.findall(wide)) == len(label.findall(narrow)) == 5
+    assert places(narrow)[0][1] < min(narrow_rows)  # the second row takes its room from the drawing
+
+
 def test_what_is_no_number_leaves_a_gap():
     text = drawn(Point(0, 1), Point(1, math.nan), Point(2, 3), Point(3, 4))
     assert len(places(text)) == 6

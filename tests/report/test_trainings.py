@@ -12,6 +12,7 @@ import pytest
 
 from featbank.errors import InvalidInputError, RunError, RunNotFoundError
 from featbank.report import write_report
+from featbank.report._trainings import content_of_trainings
 
 
 def text_of(path: Path, page: type) -> str:
@@ -85,6 +86,7 @@ def test_one_network_alone(trained, page) -> None:
     assert "How well does own_net recognise photos <i> when it is trained on them?" in text
     assert "own_net gets 60.00 % of the test images right (top-5 99.00 %), after epoch 3 of 4." in text
     assert "How it was trained" in text
+    assert content_of_trainings(trained).cost_figures[:2] == [("network", "1"), ("epochs", "4")]
     assert "EpochTraininglossValidationlossTestloss" in text.replace(" ", "")
     assert "Seconds" in text
     assert "Published and measured" not in text

@@ -169,6 +169,19 @@ def test_what_is_not_there():
     mixed = SweepResult([*fits("a", A, top5=1.0), *fits("b", B)])
     found = compare({"one": mixed}, metric="top5")
     assert found.notes == ("b on fc7 is left out: none of its fits has top5",)
+    others = SweepResult([*fits("a", A), *fits("b", B)])
+    found = compare({"one": mixed, "two": others}, metric="top5")
+    assert found.notes == (
+        "b on fc7 of one is left out: none of its fits has top5",
+        "two is left out: none of its fits has top5",
+    )
+
+
+def test_sweeps_with_other_scores_are_compared_by_accuracy():
+    one = SweepResult(fits("a", A, metrics={"macro_f1": 0.5, "val_macro_f1": 0.5}))
+    assert compare({"one": one, "again": one}).metric == "macro_f1"
+    found = compare({"one": one, "two": SweepResult(fits("b", B))})
+    assert (found.metric, len(found.curves)) == ("top1", 2)
 
 
 def test_a_smaller_calibration_error_is_better():

@@ -284,6 +284,8 @@ def test_results_show_themselves_in_a_notebook():
     shown = compare(result)._repr_html_()
     assert f"<td>{100 * other.difference.mean:+.1f}</td>" in shown
     assert shown.index("fc7") < shown.index("&lt;b&gt;")
+    assert "<th>run</th>" not in shown
+    assert "<th>run</th>" in compare({"one": result, "two": result})._repr_html_()
     assert best.difference is None
 
 
