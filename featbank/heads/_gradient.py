@@ -27,14 +27,21 @@ from featbank.heads._head import (
     warn_of,
 )
 from featbank.heads._parameters import Parameter
-from featbank.heads.space import FeatureSpace
+from featbank.heads.space import FeatureSpace, RowProducts, Scaling, Standardized, gram
 
 if TYPE_CHECKING:
     import torch
 
     from featbank.heads._training import EvaluationSet, Job, Recipe, TrainedHead
 
-__all__ = ["GradientHead", "fit_gradient_heads", "relative_weights", "torch_device", "watched_rows"]
+__all__ = [
+    "GradientHead",
+    "fit_gradient_heads",
+    "relative_weights",
+    "rows_on_device",
+    "torch_device",
+    "watched_rows",
+]
 
 
 #: Values of rows that are made float64 at a time, for logits.
@@ -303,10 +310,25 @@ def watched_rows(
     return watched
 
 
-def fit_gradient_heads(heads: Sequence[GradientHead], rows: TrainingRows) -> None:
-    """Fit `heads` in place, those that can be trained together as one program."""
+def rows_on_device(
+    Z: Any, place: torch.device
+) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor] | None]:
+    """Return training rows, and the mean and the factor they are standardised by when a batch is taken.
+
+    Rows that are standardised already have none.
+    """
     import torch
 
+    if not isinstance(Z, Standardized) or np.dtype(Z.source.dtype).kind != "f":
+        return torch.from_numpy(np.ascontiguousarray(Z, dtype=np.float32)).to(place), None
+    raw = np.ascontiguousarray(Z.source).reshape(Z.shape)
+    statistics = Z.scaling.mean, float(Z.gain) / Z.scaling.scale
+    mean, factor = (torch.from_numpy(one.astype(np.float32)).to(place) for one in statistics)
+    return torch.from_numpy(raw).to(place), (mean, factor)
+
+
+def fit_gradient_heads(heads: Sequence[GradientHead], rows: TrainingRows) -> None:
+    """Fit `heads` in place, those that can be trained together as one program."""
     from featbank.heads._training import Job
 
     Z, y, space = rows.Z, rows.y, rows.space
@@ -326,14 +348,15 @@ def fit_gradient_heads(heads: Sequence[GradientHead], rows: TrainingRows) -> Non
         )
         key = (recipe, len(own), signature, head.device)
         groups.setdefault(key, []).append((head, job))
-    shared: dict[str, torch.Tensor] = {}
+    shared: dict[str, tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor] | None]] = {}
     for (recipe, _, signature, device), members in groups.items():
         classes = classes_of[signature]
         place = torch_device(device)
         if device not in shared:
-            shared[device] = torch.from_numpy(np.ascontiguousarray(Z, dtype=np.float32)).to(place)
+            shared[device] = rows_on_device(Z, place)
         watched = watched_rows(rows.others, classes, place)
-        training = _Training(recipe, Z, shared[device], len(classes), watched, rows.score_of(classes))
+        score = rows.score_of(classes)
+        training = _Training(recipe, Z, *shared[device], len(classes), watched, score)
         automatic = [i for i, (head, _) in enumerate(members) if head.lr == "auto"]
         for i, rate in zip(automatic, training.find_rates([members[i] for i in automatic]), strict=True):
             head, job = members[i]
@@ -349,9 +372,10 @@ class _Training:
     """What heads that may go into one program have in common."""
 
     recipe: Recipe
-    Z: NDArray[np.float32]
-    #: The same rows, on the device.
+    Z: NDArray[np.float32] | Standardized
+    #: The same rows on the device, and how they are standardised; see `rows_on_device`.
     shared: torch.Tensor
+    scaling: tuple[torch.Tensor, torch.Tensor] | None
     n_classes: int
     watched: Sequence[EvaluationSet]
     score: CodeScore | None = None
@@ -386,11 +410,8 @@ class _Training:
                 tasks.append(partial(self.run_in_own_span, head, job))
             else:
                 jobs = [job for _, job in chosen]
-                tasks.append(
-                    partial(
-                        train_stack, recipe, self.shared, jobs, self.n_classes, self.watched, score=self.score
-                    )
-                )
+                shared = (self.shared, jobs, self.n_classes, self.watched)
+                tasks.append(partial(train_stack, recipe, *shared, score=self.score, scaling=self.scaling))
         # the number of threads is the process's: set out here, by one thread, and put back by the same one
         with one_core_if(n_workers > 1):
             return [one for stack in each_on_a_thread(tasks, n_workers) for one in stack]
@@ -407,13 +428,26 @@ class _Training:
 
         span = FeatureSpace(standardize=False, rotate=True)
         place = self.shared.device
-        mine = self.Z[job.rows]
-        centre = mine.mean(axis=0, dtype=np.float64).astype(np.float32)
-        rows = torch.from_numpy(span.fit_transform(mine - centre)).to(place)
+        mine = self.Z.take(job.rows, axis=0)
+        # centred rows, of which none are made as a whole: by the statistics of the rows as they are held
+        if isinstance(mine, Standardized):
+            raw, mean, scale = (
+                mine.source.reshape(mine.shape),
+                mine.scaling.mean,
+                mine.scaling.scale / mine.gain,
+            )
+        else:
+            raw, mean, scale = mine, np.zeros(mine.shape[1]), np.ones(mine.shape[1])
+        average = raw.mean(axis=0, dtype=np.float64)
+        centre = ((average - mean) / scale).astype(np.float32)
+        scaling, of_watched = Scaling(average, scale), Scaling(centre.astype(np.float64), np.ones(len(scale)))
+        others = {one.name: gram(one.Z.cpu().numpy(), raw, of_watched, scaling) for one in self.watched}
+        products = RowProducts(False, average, scale, gram(raw, None, scaling), others)
+        rows = torch.from_numpy(span.fit_transform(raw, products=products)).to(place)
         watched = [
             EvaluationSet(
                 one.name,
-                torch.from_numpy(span.transform(one.Z.cpu().numpy() - centre)).to(place),
+                torch.from_numpy(span.transform_products(products, one.name)).to(place),
                 one.targets,
             )
             for one in self.watched
@@ -423,8 +457,8 @@ class _Training:
             job = replace(job, lr=head.lr_)
         own = replace(job, rows=np.arange(len(job.rows)))
         (trained,) = train_stack(self.recipe, rows, [own], self.n_classes, watched, score=self.score)
-        first, shift = span.to_feature_space(trained.weights[0])
-        bias = trained.weights[1] + shift - centre @ first
+        first = span.to_standardized(trained.weights[0])
+        bias = trained.weights[1] - centre @ first
         weights = [first.astype(np.float32), bias.astype(np.float32), *trained.weights[2:]]
         return [replace(trained, weights=weights)]
 

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from featbank._process import import_sklearn
 from featbank.errors import FitWarning, InvalidInputError
 from featbank.heads._parameters import Parameter, faults_of
-from featbank.heads.space import FeatureSpace, check_finite, in_all_views
+from featbank.heads.space import FeatureSpace, Standardized, check_finite, in_all_views
 
 import_sklearn()
 from sklearn.base import BaseEstimator, ClassifierMixin  # noqa: E402
@@ -375,7 +375,7 @@ def warn_of(heads: Sequence[Head], stacklevel: int) -> None:
 
 def fit_stack(
     estimators: Sequence[H],
-    Z: NDArray[np.float32],
+    Z: NDArray[np.float32] | Standardized,
     y: ArrayLike,
     subsets: Sequence[ArrayLike],
     *,
@@ -404,8 +404,9 @@ def fit_stack(
     ----------
     estimators : sequence of heads
         Fitted in place.
-    Z : ndarray of float32, shape (n_samples, n_columns)
-        Training rows as ``space.transform`` (or ``fit_transform``) gave them.
+    Z : ndarray of float32 or Standardized, shape (n_samples, n_columns)
+        Training rows as ``space.transform`` (or ``fit_transform``) gave them; or, where they are many
+        numbers, ``space.standardized``, of which no copy in float32 is made as a whole: they must be finite.
     y : array-like of shape (n_samples,)
         Their labels.
     subsets : sequence of array-like of int
@@ -468,7 +469,7 @@ def fit_stack(
         )
     rows = [_checked_rows(subset, len(labels), number) for number, subset in enumerate(subsets)]
     for columns in (Z, Z_val, Z_test):
-        if columns is not None and len(columns):
+        if isinstance(columns, np.ndarray) and len(columns):
             check_finite(columns)
     watched: list[Evaluation] = []
     if Z_val is not None and y_val is not None:

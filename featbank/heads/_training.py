@@ -447,6 +447,7 @@ def train_stack(
     others: Sequence[EvaluationSet],
     stack: ModuleStack | None = None,
     score: CodeScore | None = None,
+    scaling: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> list[TrainedHead]:
     """Train `jobs` together.
 
@@ -455,7 +456,7 @@ def train_stack(
     recipe : Recipe
         What the heads have in common.
     Z : torch.Tensor of float32, shape (n_samples, n_columns)
-        Transformed rows the jobs draw theirs from, on the device to train on.
+        Transformed rows the jobs draw theirs from, on the device to train on; with `scaling` of any float.
     jobs : sequence of Job
         Each with the same number of rows.
     n_classes : int
@@ -466,6 +467,8 @@ def train_stack(
         What is trained of the one job; by default a stack of heads of the recipe.
     score : callable, optional
         By what heads stop where the recipe monitors "metric".
+    scaling : (torch.Tensor, torch.Tensor), optional
+        What is subtracted from the columns of a batch, and what they are multiplied by then.
 
     Returns
     -------
@@ -473,7 +476,7 @@ def train_stack(
         In the order of `jobs`.
     """
     order = sorted(range(len(jobs)), key=lambda s: (jobs[s].lr, jobs[s].alpha))
-    training = _Training(recipe, Z, [jobs[s] for s in order], n_classes, others, stack, score)
+    training = _Training(recipe, Z, [jobs[s] for s in order], n_classes, others, stack, score, scaling)
     with threads_for(training.stack.work(recipe.batch_size), Z.device):
         done = training.run()
     out: list[Any] = [None] * len(jobs)
@@ -492,12 +495,13 @@ class _Training:
         others: Sequence[EvaluationSet],
         stack: _Stack | None = None,
         score: CodeScore | None = None,
+        scaling: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> None:
         if recipe.monitor == "metric" and score is None and any(one.name == "val" for one in others):
             raise InvalidInputError(
                 "monitor='metric' (--monitor) needs the metric; name it with --metric (metrics=)"
             )
-        self.score = score
+        self.score, self.scaling = score, scaling
         widths = [Z.shape[1], *([recipe.hidden_units] if recipe.hidden_units else []), n_classes]
         self.recipe, self.Z, self.jobs, self.others = recipe, Z, jobs, others
         self.stack = stack or _Stack(recipe, jobs, widths, Z.device)
@@ -512,7 +516,9 @@ class _Training:
         self.n_views = jobs[0].n_views
         self.views = [np.random.default_rng([job.seed, 2]) for job in jobs]
         self.masks = [torch.Generator(device=Z.device).manual_seed(job.seed) for job in jobs]
-        self.inputs = torch.empty(len(jobs) * recipe.batch_size, Z.shape[1], device=Z.device)
+        shape = len(jobs) * recipe.batch_size, Z.shape[1]
+        self.inputs = torch.empty(shape, device=Z.device)
+        self.taken = torch.empty(shape if scaling else (0, 0), dtype=Z.dtype, device=Z.device)
         self.best = [weight.clone() for weight in self.stack.weights]
         self.records = [_Record() for _ in jobs]
         self.initial_loss = math.log(n_classes)  # of the even guess all heads start from
@@ -560,7 +566,7 @@ class _Training:
             batch = slice(number * recipe.batch_size, min((number + 1) * recipe.batch_size, n))
             width = batch.stop - batch.start
             buffer = self.inputs[: heads * width]
-            torch.index_select(self.Z, 0, rows[:, batch].reshape(-1), out=buffer)
+            self.take(rows[:, batch].reshape(-1), buffer)
             inputs = buffer.view(heads, width, -1)  # (S, b, r)
             own = None if weights is None else weights[:, batch, None]
             seen.append(self.stack.step(inputs, targets[:, batch], self.draw_masks(inputs), own))
@@ -569,6 +575,16 @@ class _Training:
         losses = (each if weights is None else each * weights).mean(dim=1, dtype=torch.float64)
         hits = (likelihoods > 0).mean(dim=1, dtype=torch.float64)
         return begun, losses.cpu().numpy(), hits.cpu().numpy()
+
+    def take(self, rows: torch.Tensor, out: torch.Tensor) -> None:
+        """Put `rows` of the matrix into `out`, standardised."""
+        if self.scaling is None:
+            torch.index_select(self.Z, 0, rows, out=out)
+            return
+        # buffers that are used again: new ones for each step would leave holes of their size
+        mean, factor = self.scaling
+        torch.index_select(self.Z, 0, rows, out=self.taken[: len(rows)])
+        out.copy_(self.taken[: len(rows)]).sub_(mean).mul_(factor)
 
     def draw_masks(self, inputs: torch.Tensor) -> torch.Tensor | None:
         """Return what the inputs of the softmax layer are multiplied by, or None without dropout."""

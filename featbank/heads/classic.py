@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from featbank._process import one_core_if
 from featbank.errors import InvalidInputError
 from featbank.heads._exact import Problem, solve
 from featbank.heads._head import Head, TrainingRows, class_weights, find_classes, on_features
@@ -36,6 +37,8 @@ CACHED_VALUES = 2**16
 LEAST_ROWS = 64
 #: Columns whose products are summed in float32: the fewer, the closer is the bound of their rounding.
 SUMMED_COLUMNS = 512
+#: Multiply-adds of a product below which it has one thread: two would wait for each other.
+MIN_SHARED = 2**27
 #: Unit roundoff of float32.
 ROUNDOFF = 2.0**-24
 #: The nearest samples are looked for among groups of so many, and of at least this many groups per neighbour.
@@ -48,7 +51,7 @@ EIGEN_ALPHAS = 16
 SUMMED_CLASSES = 24
 #: Part of the right side that solutions by products in float32 may leave, part of the solution that the last
 #: correction of them may be, and what products of few columns cost beside these.
-CORRECTED, SETTLED, THIN_COLUMNS = 1e-7, 3e-4, 4
+CORRECTED, SETTLED, THIN_COLUMNS = 1e-7, 1e-3, 4
 
 
 #: Of heads that may subtract the mean alone.
@@ -292,6 +295,8 @@ class NeighborsClassifier(ClassicHead):
         **_CENTERED,
     }
 
+    #: One is fitted, scored and let go at a time: it holds its rows.
+    fits_alone = True
     rows_: NDArray[np.float32]
     targets_: NDArray[np.int64]
 
@@ -331,7 +336,8 @@ class NeighborsClassifier(ClassicHead):
 
     def _blocks(self, Z: NDArray[Any]) -> list[slice]:
         n, width = self.rows_.shape
-        return _parts(len(Z), max(width, min(n, BLOCK_VALUES // LEAST_ROWS)))
+        # of wide rows, which are held four times in float64, half as many
+        return _parts(len(Z), max(2 * width, min(n, BLOCK_VALUES // LEAST_ROWS)))
 
     def _votes(
         self, Z: NDArray[np.float64]
@@ -363,8 +369,9 @@ class NeighborsClassifier(ClassicHead):
         rough = np.full((len(unit), size * n_groups), -np.inf, dtype=np.float32)
         rough[:, :n] = 0
         columns = [slice(first, first + SUMMED_COLUMNS) for first in range(0, width, SUMMED_COLUMNS)]
-        for some in columns:
-            rough[:, :n] += unit[:, some].astype(np.float32) @ self.rows_[:, some].T
+        with one_core_if(len(unit) * n * SUMMED_COLUMNS < MIN_SHARED):
+            for some in columns:
+                rough[:, :n] += unit[:, some].astype(np.float32) @ self.rows_[:, some].T
         off = 1.01 * ROUNDOFF * (min(width, SUMMED_COLUMNS) + len(columns) + 4)
         # so many groups hold a sample as near as this, so the last of the nearest is no farther
         nearest = rough.reshape(len(unit), size, n_groups).max(axis=1)
@@ -574,16 +581,16 @@ class RidgeClassifier(_LinearScores):
         for members in groups.values():
             mine, first = subsets[members[0]], heads[members[0]]
             n = len(first.classes_)
-            hot = np.where(codes[members[0]][:, None] == (np.arange(n) if n > 2 else [1]), 1.0, -1.0)
+            targets = codes[members[0]]
             weights = class_weights(first.class_weight, first.classes_, codes[members[0]])
             # rows without the gain have weights that are so many times as large
             alphas = [float(heads[at].alpha) * gain**2 for at in members]
-            own = Z if len(mine) == len(Z) else Z[mine]
-            ridge = _Ridge(own, None if weights is None else weights[codes[members[0]]])
+            own = Z if len(mine) == len(Z) else Z.take(mine, axis=0)
+            counts = None if weights is None else weights[targets]
             if len(mine) <= Z.shape[1]:
-                found = ridge.by_rows(hot, alphas, common, mine)
+                found = _Ridge(own, counts).by_rows(_signs(targets, n), alphas, common, mine)
             else:
-                found = ridge.by_columns(hot, alphas)
+                found = _Ridge(own[:], counts).by_columns(targets, n, alphas)
             for at, (coefficients, offset) in zip(members, found, strict=True):
                 heads[at]._take_binary(gain * coefficients.T, offset)
 
@@ -593,9 +600,12 @@ _Passed = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 class _Ridge:
-    """Regressions on the same rows (n, p), each of which counts so often (once without `counts`)."""
+    """Regressions on the same rows (n, p), each of which counts so often (once without `counts`).
 
-    def __init__(self, rows: NDArray[np.float32], counts: NDArray[np.float64] | None) -> None:
+    Rows may be an array, or, for `by_rows`, `Standardized`.
+    """
+
+    def __init__(self, rows: Any, counts: NDArray[np.float64] | None) -> None:
         self.rows, (self.n, self.p) = rows, rows.shape
         self.counts: NDArray[np.float64] = np.ones(self.n) if counts is None else counts
         self.shares = self.counts / self.counts.sum()
@@ -645,7 +655,10 @@ class _Ridge:
             result = []
             for _, step, (weights, shift) in found:
                 dual = outwards(step)
-                result.append((weights + rows.T @ dual.astype(np.float32), level - shift - of_mean @ dual))
+                small = np.empty(weights.shape, dtype=np.float32)
+                for columns in _parts(self.p, self.n):
+                    small[columns] = rows[:, columns].T @ dual.astype(np.float32)
+                result.append((weights + small, level - shift - of_mean @ dual))
             return result
         of_rows = np.stack([outwards(one) for one, _, _ in found])  # (n_alphas, n, k)
         # of rows nearly alike that differ in class, large parts cancel: float32 would keep their rounding
@@ -655,14 +668,15 @@ class _Ridge:
         return [(one, level - of_mean @ dual) for one, dual in zip(weights, of_rows, strict=True)]
 
     def by_columns(
-        self, hot: NDArray[np.float64], alphas: Sequence[float]
+        self, targets: NDArray[np.int64], n_classes: int, alphas: Sequence[float]
     ) -> list[tuple[NDArray[Any], NDArray[np.float64]]]:
-        """Return the same from the products of columns."""
+        """Return the same from the products of columns; the signs of many classes are never made."""
         rows, counts = self.rows, self.counts
-        level = self.shares @ hot
-        mean, right = np.zeros(self.p), np.zeros((self.p, hot.shape[1]))
+        mean = np.zeros(self.p)
         parts = _parts(self.n, self.p, CACHED_VALUES)
-        if hot.shape[1] < SUMMED_CLASSES:
+        if n_classes < SUMMED_CLASSES:
+            hot = _signs(targets, n_classes)
+            level, right = self.shares @ hot, np.zeros((self.p, hot.shape[1]))
             weighted = counts[:, None] * (hot - level)
             for part in parts:
                 block = rows[part].astype(np.float64)
@@ -670,9 +684,10 @@ class _Ridge:
                 right += block.T @ weighted[part]
         else:
             # with +1 in one column and -1 in the others, the sums of the rows of each class are all there is
-            codes = hot.argmax(axis=1)
-            ends = np.cumsum(np.bincount(codes, minlength=hot.shape[1]))
-            for code, own in enumerate(np.split(np.argsort(codes, kind="stable"), ends[:-1])):
+            level = 2 * np.bincount(targets, weights=self.shares, minlength=n_classes) - 1
+            right = np.zeros((self.p, n_classes))
+            ends = np.cumsum(np.bincount(targets, minlength=n_classes))
+            for code, own in enumerate(np.split(np.argsort(targets, kind="stable"), ends[:-1])):
                 right[:, code] = counts[own] @ rows[own].astype(np.float64)
             mean = right.sum(axis=1)
             right = 2 * right - np.outer(mean, 1 + level)
@@ -714,7 +729,12 @@ class _Ridge:
         return [(x, 0.0, None) for x in _regularised(products(np.float64), right, alphas)]
 
 
-def _products(rows: NDArray[np.float32], dtype: Any = np.float64) -> NDArray[Any]:
+def _signs(targets: NDArray[np.int64], n_classes: int) -> NDArray[np.float64]:
+    """Return +1 in the column of each row's class and -1 in the others; one column for two classes."""
+    return np.where(targets[:, None] == (np.arange(n_classes) if n_classes > 2 else [1]), 1.0, -1.0)
+
+
+def _products(rows: Any, dtype: Any = np.float64) -> NDArray[Any]:
     """Return the products of rows with each other, in `dtype`."""
     n, p = rows.shape
     first, *others = _parts(p, max(n, BLOCK_VALUES // PRODUCT_COLUMNS))

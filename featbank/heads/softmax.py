@@ -47,8 +47,8 @@ RISE = 1.2
 UNCHOSEN = 1.0
 #: Of what has not converged, a larger C is tried smaller: below, that would help nothing.
 SMALL_C = 1e-2
-#: Rows whose logits are measured at a time.
-MEASURED_ROWS = 1024
+#: Rows whose logits are measured at a time, and values of these rows.
+MEASURED_ROWS, MEASURED_VALUES = 1024, 2**23
 
 
 class SoftmaxClassifier(GradientHead):
@@ -566,7 +566,7 @@ def _measured(
     shifts = [np.diff(one.intercept) if two else one.intercept for one in optima]
     columns = np.concatenate(weights_of, axis=1)
     whole = len(rows) == len(Z) and bool((np.diff(rows) > 0).all())
-    step = max(1, MEASURED_ROWS // len(optima))
+    step = max(1, min(MEASURED_ROWS // len(optima), MEASURED_VALUES // Z.shape[1]))
     for first in range(0, len(rows), step):
         part = slice(first, first + step)
         block = np.asarray(Z[part if whole else rows[part]])

@@ -127,7 +127,9 @@ class Scaling:
 
 
 class Standardized:
-    """Rows of a source, standardised whenever they are read: blocks or chosen rows, float32.
+    """Rows of a source, standardised whenever they are read: indexed by rows, or rows and a run of columns.
+
+    What is read is float32.
 
     Parameters
     ----------
@@ -137,19 +139,44 @@ class Standardized:
         The statistics to standardise by.
     gain : float
         What every value is multiplied by after that.
+
+    Examples
+    --------
+    >>> X = np.arange(12, dtype=np.float16).reshape(3, 4)
+    >>> rows = FeatureSpace(rotate=False).fit(X).standardized(X)
+    >>> rows.take([0, 2]).shape, rows[:1, 2:].astype(float).round(3).tolist()
+    ((2, 4), [[-1.225, -1.225]])
     """
 
-    def __init__(self, source: Any, scaling: Scaling, gain: float) -> None:
+    def __init__(self, source: Any, scaling: Scaling, gain: float | np.float32) -> None:
         self.shape = (int(source.shape[0]), count_columns(source))
-        self._source, self._scaling, self._gain = source, scaling, np.float32(gain)
+        self.source, self.scaling = source, scaling
+        self.gain: float | np.float32 = np.float32(gain)
 
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, rows: Any) -> NDArray[np.float32]:
-        raw = np.asarray(self._source[rows])
-        block = self._scaling(raw.reshape(len(raw), self.shape[1])).astype(np.float32, copy=False)
-        return block if self._gain == 1 else block * self._gain
+    def __getitem__(self, at: Any) -> NDArray[np.float32]:
+        rows, columns = at if isinstance(at, tuple) else (at, slice(None))
+        raw = np.asarray(self.source[rows])
+        start, stop, _ = columns.indices(self.shape[1])
+        block = self.scaling(raw.reshape(len(raw), self.shape[1]), start, stop).astype(np.float32, copy=False)
+        if self.gain == 1:
+            return block
+        if np.may_share_memory(block, raw):
+            return block * self.gain
+        block *= self.gain
+        return block
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return self[:].astype(dtype or np.float32, copy=False)
+
+    def __truediv__(self, number: float) -> Standardized:
+        return Standardized(self.source, self.scaling, self.gain / np.float32(number))
+
+    def take(self, rows: ArrayLike, axis: Literal[0] = 0) -> Standardized:
+        """Return some of the rows, a copy of them as they are in the source."""
+        return Standardized(self.source[np.asarray(rows)], self.scaling, self.gain)
 
     def blocks(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
         """Yield (rows, block)."""
@@ -209,7 +236,9 @@ def check_finite(source: Any) -> None:
         )
 
 
-def gram(left: Any, right: Any | None, scaling: Scaling) -> NDArray[np.float64]:
+def gram(
+    left: Any, right: Any | None, scaling: Scaling, of_right: Scaling | None = None
+) -> NDArray[np.float64]:
     """Return the products of standardised rows, ``Z_left @ Z_right.T``.
 
     Products of `PRODUCT_COLUMNS` columns are summed in float32 (float64 for float64 sources), their sums in
@@ -221,6 +250,8 @@ def gram(left: Any, right: Any | None, scaling: Scaling) -> NDArray[np.float64]:
         Raw rows; `right` None means `left` again, at half the cost.
     scaling : Scaling
         The statistics to standardise by.
+    of_right : Scaling, optional
+        Those of `right`, where they are others.
 
     Returns
     -------
@@ -238,7 +269,7 @@ def gram(left: Any, right: Any | None, scaling: Scaling) -> NDArray[np.float64]:
             step = _column_step(len(slab) + len(slab_2), 4)
             for start in range(0, slab.shape[1], step):
                 a = scaling(slab, start, start + step)
-                b = a if alike else scaling(slab_2, start, start + step)
+                b = a if alike else (of_right or scaling)(slab_2, start, start + step)
                 out[rows, columns] += a @ b.T
     return out
 

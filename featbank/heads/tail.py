@@ -11,7 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featbank.errors import InvalidInputError
-from featbank.heads._gradient import GradientHead, relative_weights, torch_device, watched_rows
+from featbank.heads._gradient import (
+    GradientHead,
+    relative_weights,
+    rows_on_device,
+    torch_device,
+    watched_rows,
+)
 from featbank.heads._head import TrainingRows, find_classes
 from featbank.heads._parameters import Parameter
 from featbank.heads.catalogue import HeadKind
@@ -232,8 +238,6 @@ class TailClassifier(GradientHead):
             head._fit_one(rows, np.asarray(own, dtype=np.int64))
 
     def _fit_one(self, rows: TrainingRows, own: NDArray[np.int64]) -> None:
-        import torch
-
         from featbank.heads._training import Job, ModuleStack, train_stack
 
         tail, space = self._attached, rows.space
@@ -271,9 +275,11 @@ class TailClassifier(GradientHead):
             width=tail.width,
             n_classes=len(classes),
         )
-        Z = torch.from_numpy(np.ascontiguousarray(rows.Z, dtype=np.float32)).to(place)
+        Z, scaling = rows_on_device(rows.Z, place)
         watched = watched_rows(rows.others, classes, place)
-        (trained,) = train_stack(recipe, Z, [job], len(classes), watched, stack, rows.score_of(classes))
+        (trained,) = train_stack(
+            recipe, Z, [job], len(classes), watched, stack, rows.score_of(classes), scaling
+        )
         self._accept(trained, classes, space)
         self.tail_weights_ = dict(zip(names, trained.weights[2:], strict=True))
         self.backbone_, self.digest_, self.cut_ = tail.backbone, tail.weights_sha256, tail.cut

@@ -81,7 +81,7 @@ def rows_for_statistics(n_rows: int) -> Rows:
 class Projected:
     """Rows of each split in a feature space that many heads share; of the training rows those drawn.
 
-    Rows that are judged, and are many and wide, are read and standardised whenever they are asked for.
+    Many wide rows are standardised whenever they are asked for; those that are judged are read then, too.
     """
 
     Z: Mapping[str, NDArray[np.float32] | Standardized]
@@ -269,7 +269,12 @@ class CutFeatures:
             for name in self.rows:
                 source = self._stored(name)
                 self._let_go()
-                if name != "train" and 4 * math.prod(source.shape) > _HELD_BYTES:
+                n, p = source.shape[0], self.n_features
+                # training rows that are wide are few, and heads take their products; of others they need
+                # passes, which are slower where each standardises them anew
+                if 4 * n * p > _HELD_BYTES and (name != "train" or n < p):
+                    if name == "train":  # as they are stored, not read from the bank again and again
+                        source = source[:]
                     check_finite(source)
                     Z[name] = space.standardized(source)
                 else:

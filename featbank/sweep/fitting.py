@@ -710,7 +710,7 @@ def _fit_in_space(
         together.setdefault(_draw(one).held.tobytes(), []).append(one)
     for members in together.values():
         held = _draw(members[0]).held
-        split, at = ("train", held) if len(held) else ("val", slice(None))
+        split, at = ("train", held) if len(held) else ("val", slice(0, len(y.get("val", ()))))
         with warnings.catch_warnings():  # what heads warn of stands with their fits
             warnings.simplefilter("ignore", FitWarning)
             fit_stack(
@@ -719,7 +719,7 @@ def _fit_in_space(
                 y["train"],
                 [_draw(one).rows for one in members],
                 space=projected.space,
-                Z_val=Z[split][: len(y[split])][at] if split in Z else None,
+                Z_val=Z[split][at] if split in Z else None,
                 y_val=y[split][at] if split in Z else None,
                 Z_test=Z["test"][: len(y["test"])] if "test" in Z else None,
                 y_test=y.get("test") if "test" in Z else None,

@@ -22,8 +22,8 @@ Labels = NDArray[np.int64]
 Floats = NDArray[np.float64]
 #: Probabilities that are looked at at once, 256 MB: each row is told by itself.
 _BLOCK = 2**25
-#: And values of rows, 64 MB, where they are wide.
-_ROWS_BLOCK = 2**24
+#: And values of rows, 16 MB, where they are wide: heads take them in float64, too.
+_ROWS_BLOCK = 2**22
 #: Logarithms of probabilities end here: one of 0 has none.
 _TINY = float(np.finfo(np.float64).tiny)
 
