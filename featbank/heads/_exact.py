@@ -13,7 +13,8 @@ begin with such factors, too: the first step is then Newton's. Steps may be of r
 bfloat16, which only costs more of them: what is accepted as the optimum was looked at with the rows
 themselves.
 
-Rows much fewer than their columns are first expressed in orthonormal coordinates of their span.
+Rows much fewer than their columns are first expressed in orthonormal coordinates of their span; of several
+problems and to a loose tolerance in such that the first Hessian is a diagonal.
 """
 
 from __future__ import annotations
@@ -254,7 +255,7 @@ def _groups(problems: Mapping[int, Problem], width: int, tol: float) -> Iterator
         if min(sizes) <= min(SPAN_PART * width, MAX_SPAN_ROWS):
             shared = _sharing({at: problems[at] for at in together})
             spans = [members for members, n in shared if _spans(n, K * len(members), width, tol)]
-            rest = [at for at in together if not any(at in members for members in spans)]
+            rest = sorted({*together}.difference(*spans))
         for members in [*spans, rest]:
             in_span = members is not rest
             widest = max(sizes) if in_span else width
@@ -266,8 +267,8 @@ def _groups(problems: Mapping[int, Problem], width: int, tol: float) -> Iterator
 def _spans(n: int, n_columns: int, width: int, tol: float) -> bool:
     """Say whether problems of so many rows and columns together are solved in the span of the rows."""
     passes, least = (LOOSE_PASSES, MIN_LOOSE_SPAN) if tol >= LOOSE_TOLERANCE else (PASSES, 0)
-    # what passes save, in multiply-adds: a thin product takes as long as one of a few columns more
-    saved = 2.0 * passes * n * (width - n) * (n_columns + 4)
+    # what passes save, in multiply-adds: a thin product takes as long as one of two columns more
+    saved = 2.0 * passes * n * (width - n) * (n_columns + 2)
     return n <= min(SPAN_PART * width, MAX_SPAN_ROWS) and saved >= max(0.5 * n * n * width, least)
 
 

@@ -50,7 +50,7 @@ EIGEN_ALPHAS = 16
 SUMMED_CLASSES = 24
 #: Part of the right side that solutions by products in float32 may leave, part of the solution that the last
 #: correction of them may be, and what products of few columns cost beside these.
-CORRECTED, SETTLED, THIN_COLUMNS = 1e-7, 3e-4, 4
+CORRECTED, SETTLED, THIN_COLUMNS = 1e-7, 1e-3, 4
 
 
 #: Of heads that may subtract the mean alone.
@@ -580,16 +580,16 @@ class RidgeClassifier(_LinearScores):
         for members in groups.values():
             mine, first = subsets[members[0]], heads[members[0]]
             n = len(first.classes_)
-            hot = np.where(codes[members[0]][:, None] == (np.arange(n) if n > 2 else [1]), 1.0, -1.0)
+            targets = codes[members[0]]
             weights = class_weights(first.class_weight, first.classes_, codes[members[0]])
             # rows without the gain have weights that are so many times as large
             alphas = [float(heads[at].alpha) * gain**2 for at in members]
             own = Z if len(mine) == len(Z) else Z.take(mine, axis=0)
-            counts = None if weights is None else weights[codes[members[0]]]
+            counts = None if weights is None else weights[targets]
             if len(mine) <= Z.shape[1]:
-                found = _Ridge(own, counts).by_rows(hot, alphas, common, mine)
+                found = _Ridge(own, counts).by_rows(_signs(targets, n), alphas, common, mine)
             else:
-                found = _Ridge(own[:], counts).by_columns(hot, alphas)
+                found = _Ridge(own[:], counts).by_columns(targets, n, alphas)
             for at, (coefficients, offset) in zip(members, found, strict=True):
                 heads[at]._take_binary(gain * coefficients.T, offset)
 
@@ -667,14 +667,15 @@ class _Ridge:
         return [(one, level - of_mean @ dual) for one, dual in zip(weights, of_rows, strict=True)]
 
     def by_columns(
-        self, hot: NDArray[np.float64], alphas: Sequence[float]
+        self, targets: NDArray[np.int64], n_classes: int, alphas: Sequence[float]
     ) -> list[tuple[NDArray[Any], NDArray[np.float64]]]:
-        """Return the same from the products of columns."""
+        """Return the same from the products of columns; the signs of many classes are never made."""
         rows, counts = self.rows, self.counts
-        level = self.shares @ hot
-        mean, right = np.zeros(self.p), np.zeros((self.p, hot.shape[1]))
+        mean = np.zeros(self.p)
         parts = _parts(self.n, self.p, CACHED_VALUES)
-        if hot.shape[1] < SUMMED_CLASSES:
+        if n_classes < SUMMED_CLASSES:
+            hot = _signs(targets, n_classes)
+            level, right = self.shares @ hot, np.zeros((self.p, hot.shape[1]))
             weighted = counts[:, None] * (hot - level)
             for part in parts:
                 block = rows[part].astype(np.float64)
@@ -682,9 +683,10 @@ class _Ridge:
                 right += block.T @ weighted[part]
         else:
             # with +1 in one column and -1 in the others, the sums of the rows of each class are all there is
-            codes = hot.argmax(axis=1)
-            ends = np.cumsum(np.bincount(codes, minlength=hot.shape[1]))
-            for code, own in enumerate(np.split(np.argsort(codes, kind="stable"), ends[:-1])):
+            level = 2 * np.bincount(targets, weights=self.shares, minlength=n_classes) - 1
+            right = np.zeros((self.p, n_classes))
+            ends = np.cumsum(np.bincount(targets, minlength=n_classes))
+            for code, own in enumerate(np.split(np.argsort(targets, kind="stable"), ends[:-1])):
                 right[:, code] = counts[own] @ rows[own].astype(np.float64)
             mean = right.sum(axis=1)
             right = 2 * right - np.outer(mean, 1 + level)
@@ -724,6 +726,11 @@ class _Ridge:
             if found is not None:
                 return found
         return [(x, 0.0, None) for x in _regularised(products(np.float64), right, alphas)]
+
+
+def _signs(targets: NDArray[np.int64], n_classes: int) -> NDArray[np.float64]:
+    """Return +1 in the column of each row's class and -1 in the others; one column for two classes."""
+    return np.where(targets[:, None] == (np.arange(n_classes) if n_classes > 2 else [1]), 1.0, -1.0)
 
 
 def _products(rows: Any, dtype: Any = np.float64) -> NDArray[Any]:

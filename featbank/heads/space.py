@@ -144,7 +144,7 @@ class Standardized:
     --------
     >>> X = np.arange(12, dtype=np.float16).reshape(3, 4)
     >>> rows = FeatureSpace(rotate=False).fit(X).standardized(X)
-    >>> rows.take([0, 2]).shape, rows[:1, 2:].round(3).tolist()
+    >>> rows.take([0, 2]).shape, rows[:1, 2:].astype(float).round(3).tolist()
     ((2, 4), [[-1.225, -1.225]])
     """
 

@@ -260,6 +260,7 @@ def test_what_cannot_be_sliced_is_one_line(photo_folder: Folder, tmp_path: Path)
     assert verify_bank(path.parent).findings == []
 
 
+@pytest.mark.slow
 def test_a_plan_is_found_on_a_node_without_the_images(
     photo_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

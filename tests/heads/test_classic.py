@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from sklearn.linear_model import RidgeClassifier as SklearnRidge
@@ -239,3 +241,22 @@ def test_bad_parameters(blobs) -> None:
         LinearSVMClassifier(C=-1).fit(*blobs)
     with pytest.raises(InvalidInputError, match=r"alpha=-1 \(allowed: a number from 0\)$"):
         RidgeClassifier(alpha=-1).fit(*blobs)
+
+
+def test_ridge_of_many_classes_makes_no_matrix_of_rows_and_classes() -> None:
+    random = np.random.default_rng(0)
+    y = np.arange(6000) % 2000
+    X = (random.normal(size=(2000, 64))[y] + 0.1 * random.normal(size=(6000, 64))).astype(np.float32)
+    tracemalloc.start()
+    try:
+        head = RidgeClassifier().fit(X, y)
+        answers = head.predict(X[:500])
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 * len(y) * 2000 / 2
+    expected = SklearnRidge().fit(scaled(head, X), y)
+    assert (answers == expected.predict(scaled(head, X[:500]))).all()
+    np.testing.assert_allclose(
+        head.decision_function(X[:50]), expected.decision_function(scaled(head, X[:50])), atol=1e-6
+    )

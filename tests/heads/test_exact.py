@@ -461,6 +461,35 @@ def test_factors_from_the_first_step_on_save_steps(monkeypatch: pytest.MonkeyPat
         assert largest_gradient(Z.astype(np.float64), y, one, 0.1) < 1.01e-4
 
 
+def test_two_classes_of_many_rows_begin_with_factors_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    y = np.arange(4000) % 2
+    inside = random.normal(size=(2, 40))[y] * 0.3 + random.normal(size=(4000, 40))
+    Z = ((inside * np.geomspace(3, 0.1, 40)) @ random.normal(size=(40, 40)) / 6).astype(np.float32)
+    (early,) = _exact.solve(Z, [problem(y, 0.1)], tol=1e-4)
+    monkeypatch.setattr(_exact, "LIGHT_ALONE", 1000)
+    (late,) = _exact.solve(Z, [problem(y, 0.1)], tol=1e-4)
+    assert 1.3 * early.n_iter < late.n_iter
+    assert early.converged
+    np.testing.assert_allclose(decision(Z, early), decision(Z, late), atol=0.1)
+
+
+def test_problems_in_a_span_of_orthogonal_columns_take_fewer_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    y = np.arange(120) % 6
+    inside = random.normal(size=(6, 300))[y] * 0.3 + random.normal(size=(120, 300))
+    Z = ((inside * (1 + np.arange(300)) ** -0.5) @ random.normal(size=(300, 2000))).astype(np.float32)
+    Z = (Z - Z.mean(axis=0)) / Z.std(axis=0)
+    problems = [problem(y, C) for C in (0.001, 0.01, 0.1)]
+    aligned = _exact.solve(Z, problems, tol=1e-4)
+    monkeypatch.setattr(_exact, "ALIGNED_COLUMNS", 0)
+    plain = _exact.solve(Z, problems, tol=1e-4)
+    assert 1.5 * sum(one.n_iter for one in aligned) < sum(one.n_iter for one in plain)
+    for one, other in zip(problems, aligned, strict=True):
+        assert other.converged
+        assert largest_gradient(Z.astype(np.float64), y, other, one.C) < 1.01e-4
+
+
 def test_no_pass_is_made_for_a_step_that_gains_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(0)
     y = np.arange(400) % 40
