@@ -77,7 +77,7 @@ PEAK, PEAK_KEPT = 3.0, 0.8
 #: Multiply-adds of all Newton's matrices up to which they are made.
 MAX_DIRECT = 2**26
 #: Part of the gradient that early steps leave, and squared residual below which float32 gets no nearer.
-LOOSE, FLOAT32_RESIDUAL = 0.5, 1e-10
+LOOSE, FLOAT32_RESIDUAL = 0.1, 1e-10
 #: What part of the slope at its start a step may climb with in the end, where the objective is as much higher
 #: as this part of it at the most.
 TURNED, FLAT = 0.5, 1e-5
