@@ -102,6 +102,8 @@ MIN_MEASURED = 2**20
 #: How many times as large as those of their own rows the products of all rows of several problems may be, for
 #: these to go together.
 JOINED = 1.5
+#: And how many times what the passes of each on its own rows cost those on all rows may, outside of spans.
+APART = 1.25
 #: Widest matrix that is factorised, and bytes of factors that are kept.
 MAX_FACTOR_COLUMNS, FACTOR_BYTES = 6144, 512 * 2**20
 #: Columns times rows, and times features, of the problems that run together; the rest wait. Several arrays of
@@ -181,7 +183,7 @@ def solve(
         found |= {at: _split(one) for at, one in zip(two, solved, strict=True)}
     width = int(Z.shape[1])
     rest = [at for at in range(len(problems)) if at not in found]
-    for members, in_span in _groups({at: problems[at] for at in rest}, width, tol):
+    for members, in_span in _groups({at: problems[at] for at in rest}, len(Z), width, tol):
         chosen = [problems[at] for at in members]
         begin = None if start is None else [start[at] for at in members]
         solved = _solve_together(Z, chosen, loss, tol, begin, in_span)
@@ -244,24 +246,43 @@ def _joined(one: Optimum) -> Optimum:
     )
 
 
-def _groups(problems: Mapping[int, Problem], width: int, tol: float) -> Iterator[tuple[list[int], bool]]:
+def _groups(
+    problems: Mapping[int, Problem], n_rows: int, width: int, tol: float
+) -> Iterator[tuple[list[int], bool]]:
     """Yield which problems go together, those of about as many rows, and whether in the span of these."""
-    alike: dict[tuple[int, int], list[int]] = {}
+    alike: dict[tuple[int, int], dict[bytes, list[int]]] = {}
     for at, one in problems.items():
-        alike.setdefault((one.n_columns, len(one.rows).bit_length()), []).append(at)
-    for (K, _), together in alike.items():
-        sizes = [len(problems[at].rows) for at in together]
-        rest, spans = together, []
-        if min(sizes) <= min(SPAN_PART * width, MAX_SPAN_ROWS):
-            shared = _sharing({at: problems[at] for at in together})
-            spans = [members for members, n in shared if _spans(n, K * len(members), width, tol)]
-            rest = sorted({*together}.difference(*spans))
-        for members in [*spans, rest]:
-            in_span = members is not rest
+        by_rows = alike.setdefault((one.n_columns, len(one.rows).bit_length()), {})
+        by_rows.setdefault(one.rows.tobytes(), []).append(at)
+    for (K, _), by_rows in alike.items():
+        apart = [*by_rows.values()]
+        sizes = [len(problems[members[0]].rows) for members in apart]
+        together = [at for members in apart for at in members]
+        n = len(_union([problems[at] for at in together], n_rows))
+        options = [*zip(apart, sizes, strict=True)]
+        if n**2 <= JOINED * np.mean(np.square(sizes)):
+            options = [(together, n)]
+        spans = [members for members, rows in options if _spans(rows, K * len(members), width, tol)]
+        left = sorted({*together}.difference(*spans))
+        rest = [(members, size) for members, size in zip(apart, sizes, strict=True) if members[0] in left]
+        if rest:
+            n = len(_union([problems[at] for at in left], n_rows))
+            each = sum(_cost(size, n_rows, width, K * len(members)) for members, size in rest)
+            if _cost(n, n_rows, width, K * len(left)) <= APART * each:
+                rest = [(left, n)]
+        for members, in_span in [*((one, True) for one in spans), *((one, False) for one, _ in rest)]:
             widest = max(sizes) if in_span else width
             step = max(1, min(MAX_TOGETHER // (max(sizes) * K), MAX_UNKNOWNS // (K * widest)))
             for first in range(0, len(members), step):
                 yield members[first : first + step], in_span
+
+
+def _cost(n: int, n_rows: int, width: int, n_columns: int) -> float:
+    """Return what a pass of problems that have `n` of `n_rows` rows costs, in multiply-adds.
+
+    A thin product takes as long as one of some columns more, and each needs some time in Python.
+    """
+    return float(n if 2 * n < n_rows else n_rows) * width * (n_columns + 8) + 2**20
 
 
 def _spans(n: int, n_columns: int, width: int, tol: float) -> bool:
@@ -270,22 +291,6 @@ def _spans(n: int, n_columns: int, width: int, tol: float) -> bool:
     # what passes save, in multiply-adds: a thin product takes as long as one of two columns more
     saved = 2.0 * passes * n * (width - n) * (n_columns + 2)
     return n <= min(SPAN_PART * width, MAX_SPAN_ROWS) and saved >= max(0.5 * n * n * width, least)
-
-
-def _sharing(problems: Mapping[int, Problem]) -> list[tuple[list[int], int]]:
-    """Return problems as one group, if they have most of their rows in common, or by their rows.
-
-    With each how many rows it has.
-    """
-    groups: dict[bytes, list[int]] = {}
-    for at, one in problems.items():
-        groups.setdefault(one.rows.tobytes(), []).append(at)
-    apart = [(members, len(problems[members[0]].rows)) for members in groups.values()]
-    if len(groups) == 1:
-        return apart
-    every = np.unique(np.concatenate([problems[members[0]].rows for members, _ in apart]))
-    own = np.mean([n**2 for _, n in apart])
-    return [([*problems], len(every))] if len(every) ** 2 <= JOINED * own else apart
 
 
 def _is_far(C: Any, n: Any, width: int, tol: Any) -> Any:

@@ -180,6 +180,30 @@ def test_long_problems_on_different_rows_go_together(monkeypatch: pytest.MonkeyP
         )
 
 
+def test_problems_on_few_of_many_rows_go_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Together each would go through the rows of all."""
+    random = np.random.default_rng(0)
+    y = np.arange(20_000) % 4
+    Z = (random.normal(size=(4, 60))[y] + 2 * random.normal(size=(20_000, 60))).astype(np.float32)
+    subsets = [np.sort(random.permutation(20_000)[:900]) for _ in range(3)]
+    problems = [_exact.Problem(rows, y[rows], 4, C) for rows in subsets for C in (0.01, 1.0)]
+    fits = []
+    made = _exact._Fit.__init__
+
+    def counted(self, A, problems, *args):
+        fits.append((len(problems), len(A)))
+        made(self, A, problems, *args)
+
+    monkeypatch.setattr(_exact._Fit, "__init__", counted)
+    apart = _exact.solve(Z, problems)
+    assert fits == [(2, 900)] * 3
+    monkeypatch.setattr(_exact, "APART", 100.0)
+    together = _exact.solve(Z, problems)
+    assert fits[3][0] == 6
+    for one, other in zip(apart, together, strict=True):
+        np.testing.assert_allclose(decision(Z, one), decision(Z, other), atol=1e-5)
+
+
 def test_problems_of_two_and_more_classes_in_one_call(blobs) -> None:
     Z, y = blobs[0].astype(np.float64) / 10, blobs[1]
     two = np.flatnonzero(y < 2)
