@@ -184,7 +184,7 @@ def test_problems_on_few_of_many_rows_go_apart(monkeypatch: pytest.MonkeyPatch) 
     """Together each would go through the rows of all."""
     random = np.random.default_rng(0)
     y = np.arange(20_000) % 4
-    Z = (random.normal(size=(4, 60))[y] + 2 * random.normal(size=(20_000, 60))).astype(np.float32)
+    Z = (random.normal(size=(4, 200))[y] + 2 * random.normal(size=(20_000, 200))).astype(np.float32)
     subsets = [np.sort(random.permutation(20_000)[:900]) for _ in range(3)]
     problems = [_exact.Problem(rows, y[rows], 4, C) for rows in subsets for C in (0.01, 1.0)]
     fits = []
