@@ -368,7 +368,9 @@ def package_versions(names: Iterable[str]) -> dict[str, str | None]:
 
     found: dict[str, str | None] = {}
     for name in names:
-        found[name] = __version__ if name == "featbank" else None  # it may run from a checkout
+        found[name] = None
         with suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
+        if name == "featbank":  # it may run from a checkout, whatever is installed
+            found[name] = __version__
     return found

@@ -6,6 +6,7 @@ import ast
 import difflib
 import hashlib
 import inspect
+import reprlib
 import secrets
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,7 +22,6 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from featbank.errors import InvalidInputError, MissingPackageError, UnknownNameError, one_line
-from featbank.manifest import abbreviated
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Progress",
     "Registry",
+    "abbreviated",
     "asked_by",
     "changes_repr",
     "from_place",
@@ -455,6 +456,16 @@ def with_options(
     if missing:
         raise TypeError(f"{caller}() misses {' and '.join(map(repr, missing))}")
     return kind(**options)
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxtuple = _SHORT.maxlist = _SHORT.maxdict = 3
+_SHORT.maxstring = _SHORT.maxother = 80
+
+
+def abbreviated(value: Any) -> str:
+    """Return the `repr` of anything on one line, however long it is."""
+    return " ".join(_SHORT.repr(value).split())  # arrays come on several lines
 
 
 def changes_repr(self: Any) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import reprlib
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from featbank._registry import abbreviated
 from featbank.errors import InvalidInputError, LeakWarning, MissingPackageError
 
 if TYPE_CHECKING:
@@ -73,16 +73,6 @@ def printable(name: bytes | str) -> str:
         else:
             parts.append(char if char.isprintable() else char.encode("unicode_escape").decode())
     return "".join(parts)
-
-
-_SHORT = reprlib.Repr()
-_SHORT.maxtuple = _SHORT.maxlist = _SHORT.maxdict = 3
-_SHORT.maxstring = _SHORT.maxother = 80
-
-
-def abbreviated(value: Any) -> str:
-    """Return the `repr` of anything on one line, however long it is."""
-    return " ".join(_SHORT.repr(value).split())  # arrays come on several lines
 
 
 def short_repr(self: Any) -> str:
@@ -198,7 +188,7 @@ class Ids(Sequence[bytes]):
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        return _SHORT.repr(tuple(self[row] for row in range(min(len(self), 4))))
+        return abbreviated(tuple(self[row] for row in range(min(len(self), 4))))
 
     def has_twice(self) -> bool:
         """Say whether an id stands twice."""

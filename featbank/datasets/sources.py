@@ -308,7 +308,7 @@ def _places(data: str | os.PathLike[str], *beside: Path) -> list[Path]:
 
 def _behind(scheme: str, rest: str) -> str:
     """Return what stands behind the word of a source, with its paths where a path alone would be found."""
-    if scheme not in _OF_FILES:
+    if scheme not in _OF_FILES or scheme == "hf":  # a name of the hub, unless there is such a folder here
         return rest
     parts = []
     for one in rest.split("::"):
@@ -318,8 +318,7 @@ def _behind(scheme: str, rest: str) -> str:
             found = find_images(folder)[0]
             found = found and found / name
         parts.append(one if found is None else os.fspath(found))
-    known = "::".join(parts)
-    return rest if scheme == "hf" and not user_path(known).is_dir() else known  # else one of the hub
+    return "::".join(parts)
 
 
 def _named_source(data: object) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Generic, Protocol, TypeVar
 
-from featbank.manifest import abbreviated
+from featbank._registry import abbreviated
 
 __all__ = ["Engine", "Outcome", "Pool", "map_unordered", "outcomes"]
 

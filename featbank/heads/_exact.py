@@ -67,6 +67,8 @@ MIN_ROUNDED, MAX_ROUNDED = 2**30, 2**29
 #: after how many steps the gradient is computed exactly.
 ROUNDED_ERROR, ROUNDED_RESIDUAL, ROUNDED_STEPS = 1e-5, 0.03, 8
 MAX_CG_STEPS = 500
+#: What part of the trace the norm of products is from which on these are made in float64.
+DOMINANT = 0.3
 #: How many rows tell how large a value of them is.
 SIZED_ROWS = 32
 #: In a span, the gradient is first taken in one of so many columns.
@@ -93,7 +95,7 @@ FEW_COLUMNS = 64
 #: Rows are expressed in their span up to this part of their length, up to this many, and where the passes
 #: expected save more than the products of the rows cost; to a `tol` as loose as that they are fewer, and save
 #: so many multiply-adds at least: what an expression costs at any size.
-SPAN_PART, MAX_SPAN_ROWS, PASSES = 0.5, 4096, 40
+SPAN_PART, MAX_SPAN_ROWS, PASSES = 0.5, 4096, 60
 LOOSE_TOLERANCE, LOOSE_PASSES, MIN_LOOSE_SPAN = 1e-6, 10, 2**25
 #: See `_is_far`.
 FAR = 2.5
@@ -312,35 +314,41 @@ class _Span:
         from scipy.linalg import LinAlgError, cholesky, eigh
 
         self.rows = np.asarray(rows)
-        n, p = self.rows.shape
-        products = np.zeros((n, n))
-        step = max(64, 2**22 // n)
-        for first in range(0, p, step):
-            part: Float = self.rows[:, first : first + step].astype(
-                np.float32 if loose else np.float64, copy=False
-            )
-            products += part @ part.T
+        dtype: Any = np.float32 if loose else np.float64
+        products = self.products(dtype)
+        # of rows that have one direction in common float32 would keep little but that
+        if loose and np.linalg.norm(products) > DOMINANT * np.trace(products):
+            dtype = np.float64
+            products = self.products(dtype)
         # what rounding makes of rows that depend on each other: too little to be seen in any logit
-        least = 1e-9 if loose else 1e-13
+        least, apart = (1e-9, 1e-6) if dtype is np.float32 else (1e-13, 1e-13)
         jitter = least * float(np.trace(products)) + float(
-            np.finfo(np.float32 if loose else np.float64).tiny  # its root, where all rows are zeros
+            np.finfo(dtype).tiny  # its root, where all rows are zeros
         )
         self.aligned = aligned and loose
         if not self.aligned:
             try:
-                self.A = cholesky(products + jitter * np.eye(n), lower=True, check_finite=False)
+                self.A = cholesky(products + jitter * np.eye(len(products)), lower=True, check_finite=False)
             except LinAlgError:
                 self.aligned = True
         if self.aligned:
-            if loose:
-                products = products.astype(np.float32)
             values, vectors = eigh(products, driver="evd", overwrite_a=True, check_finite=False)
             values = np.maximum(values, jitter)
-            kept = values > (1e-6 if loose else 1e-13) * values[-1]
+            kept = values > apart * values[-1]
             self.lengths = np.sqrt(values[kept])
             self.A = vectors[:, kept] * self.lengths
-        if loose:
+        if dtype is np.float32:
             self.A = self.A.astype(np.float32)
+
+    def products(self, dtype: Any) -> F64:
+        """Return the products of the rows with each other, made of columns in `dtype`."""
+        n, p = self.rows.shape
+        products = np.zeros((n, n))
+        step = max(64, 2**22 // n)
+        for first in range(0, p, step):
+            part: Float = self.rows[:, first : first + step].astype(dtype, copy=False)
+            products += part @ part.T
+        return products
 
     def largest(self, gW: F64, enough: F64) -> F64:
         """Return the largest part of gradients (p, K, n_coordinates), had they been taken in the columns.

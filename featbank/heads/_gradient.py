@@ -319,9 +319,10 @@ def rows_on_device(
     """
     import torch
 
-    if not isinstance(Z, Standardized) or np.dtype(Z.source.dtype).kind != "f":
+    # float64 has digits that are lost before the mean is subtracted, others torch may not know
+    if not isinstance(Z, Standardized) or Z.source.dtype not in (np.float16, np.float32):
         return torch.from_numpy(np.ascontiguousarray(Z, dtype=np.float32)).to(place), None
-    raw = np.ascontiguousarray(Z.source).reshape(Z.shape)
+    raw = np.require(Z.source, requirements=("C", "W")).reshape(Z.shape)
     statistics = Z.scaling.mean, float(Z.gain) / Z.scaling.scale
     mean, factor = (torch.from_numpy(one.astype(np.float32)).to(place) for one in statistics)
     return torch.from_numpy(raw).to(place), (mean, factor)

@@ -209,7 +209,7 @@ class NearestMeanClassifier(_LinearScores):
     """
 
     _parameters: ClassVar[Mapping[str, Parameter]] = {
-        "normalize": Parameter(values=(True, False), help="rows of length 1; takes --no-rotate"),
+        "normalize": Parameter(values=(True, False), help="rows of length 1; takes --rotate false"),
         **Head._parameters,
         **_CENTERED,
     }
@@ -231,7 +231,7 @@ class NearestMeanClassifier(_LinearScores):
         if self.normalize and self.rotate is not False:
             raise InvalidInputError(
                 "normalize=True (--normalize) is of whole rows, and a rotated space has only their part in "
-                "the span of the training rows; add rotate=False (--no-rotate)"
+                "the span of the training rows; add rotate=False (--rotate false)"
             )
 
     @classmethod
@@ -584,7 +584,7 @@ class RidgeClassifier(_LinearScores):
             weights = class_weights(first.class_weight, first.classes_, codes[members[0]])
             # rows without the gain have weights that are so many times as large
             alphas = [float(heads[at].alpha) * gain**2 for at in members]
-            own = Z if len(mine) == len(Z) else Z.take(mine, axis=0)
+            own = Z if np.array_equal(mine, np.arange(len(Z))) else Z.take(mine, axis=0)
             counts = None if weights is None else weights[targets]
             if len(mine) <= Z.shape[1]:
                 found = _Ridge(own, counts).by_rows(_signs(targets, n), alphas, common, mine)

@@ -645,8 +645,13 @@ def _answers(head: Any, X: NDArray[Any], ending: str, n_views: int) -> tuple[Lab
     # an estimator of others may work in place, as `StandardScaler(copy=False)` does
     own = X if ending else X.copy()
     if probabilities is None or not hasattr(head, "classes_"):
-        return np.asarray(predict(own)).astype(np.int64), None
+        return _class_numbers(predict(own), len(X)), None
     scores = np.asarray(probabilities(own), dtype=np.float64)
+    if scores.shape != (len(X), len(head.classes_)):
+        raise ValueError(
+            f"predict_proba returned an array of shape {scores.shape} for {len(X)} rows; return "
+            f"{(len(X), len(head.classes_))}: a row for each, a column for each of classes_"
+        )
     if n_views > 1:
         scores = scores.reshape(n_views, len(X) // n_views, -1).mean(axis=0)
         return np.asarray(head.classes_)[scores.argmax(axis=1)].astype(np.int64), scores
@@ -654,8 +659,25 @@ def _answers(head: Any, X: NDArray[Any], ending: str, n_views: int) -> tuple[Lab
     y_pred = np.asarray(head.classes_)[scores.argmax(axis=1)].astype(np.int64)
     tied = np.flatnonzero((scores == best).sum(axis=1) > 1)
     if len(tied):  # how ties are broken is the head's affair: neighbours ask which of the classes is nearer
-        y_pred[tied] = predict(X[tied])
+        y_pred[tied] = _class_numbers(predict(X[tied]), len(tied))
     return y_pred, scores
+
+
+def _class_numbers(answers: Any, n: int) -> Labels:
+    """Return what `predict` gave for `n` rows; `ValueError` where it is no class number for each."""
+    found = np.asarray(answers)
+    if found.shape != (n,):
+        raise ValueError(
+            f"predict returned an array of shape {found.shape} for {n} rows; return one class for each, of "
+            f"shape {(n,)}"
+        )
+    whole = found.dtype.kind in "biu" or (found.dtype.kind == "f" and bool((found == np.floor(found)).all()))
+    if not whole or not np.isfinite(found).all():
+        raise ValueError(
+            f"predict returned {found.dtype} such as {found[0]!r}; return class numbers, as in the y that "
+            "fit was given"
+        )
+    return found.astype(np.int64)
 
 
 def _epochs(head: Any) -> dict[str, Any]:

@@ -823,7 +823,14 @@ def _scored(
         if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf"):
             used[name] = float(value)
     warned = (getattr(head, "warned_", None) or "") if projected is not None else ""
-    return score(replace(fit, duration_s=duration_s, message=warned, **used), features, projected, metrics)
+    try:
+        return score(
+            replace(fit, duration_s=duration_s, message=warned, **used), features, projected, metrics
+        )
+    except _FIT_ERRORS as error:
+        if projected is not None or isinstance(error, FeatbankError):
+            raise  # not what an estimator of others answers
+        return _failed(fit, _one_line(error), duration_s)
 
 
 def _failed(fit: Fit, message: str, duration_s: float = 0.0) -> Fit:

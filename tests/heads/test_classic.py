@@ -260,3 +260,15 @@ def test_ridge_of_many_classes_makes_no_matrix_of_rows_and_classes() -> None:
     np.testing.assert_allclose(
         head.decision_function(X[:50]), expected.decision_function(scaled(head, X[:50])), atol=1e-6
     )
+
+
+def test_rows_of_a_subset_stand_in_its_order() -> None:
+    random = np.random.default_rng(0)
+    y = np.arange(60) % 3
+    X = (random.normal(size=(3, 100))[y] + random.normal(size=(60, 100))).astype(np.float32)
+    space = FeatureSpace(rotate=False)
+    Z = space.fit_transform(X)
+    for kind in (RidgeClassifier, LinearSVMClassifier, NearestMeanClassifier):
+        for turned in (np.arange(60), random.permutation(60)):
+            (head,) = fit_stack([kind()], Z, y, [turned], space=space)
+            assert (head.predict(X) == y).mean() > 0.95

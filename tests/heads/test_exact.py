@@ -622,3 +622,16 @@ def test_the_tolerance_is_of_standardised_features_in_wide_spaces_too() -> None:
     standardized = (Z / np.float32(space.gain_)).astype(np.float64)
     found = _exact.Optimum(head._standardized_weights(), head.weights_[1], 0, True, 0.0)
     assert largest_gradient(standardized, y, found, 0.01) < 1.05e-4
+
+
+@pytest.mark.parametrize("noise", [0.01, 0.001])
+def test_rows_with_one_direction_in_common_keep_the_others(noise: float) -> None:
+    random = np.random.default_rng(0)
+    y = np.arange(120) % 4
+    common = random.normal(size=(120, 1)) @ random.normal(size=(1, 1500))
+    Z = (common + noise * random.normal(size=(120, 1500))).astype(np.float32)
+    Z = (Z - Z.mean(axis=0)) / Z.std(axis=0)
+    problems = [problem(y, C) for C in (1.0, 100.0, 1e4)]
+    for one, found in zip(problems, _exact.solve(Z, problems, tol=1e-4), strict=True):
+        assert found.converged
+        assert largest_gradient(Z.astype(np.float64), y, found, one.C) < 1.05e-4

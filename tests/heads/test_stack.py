@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from featbank.errors import FitWarning, InvalidInputError
-from featbank.heads import FeatureSpace, SoftmaxClassifier, _training, fit_stack, make
+from featbank.heads import FeatureSpace, MLPClassifier, SoftmaxClassifier, _training, fit_stack, make
 
 
 @pytest.fixture
@@ -284,3 +284,19 @@ def test_rows_as_they_are_stored_train_as_standardised_ones(
     for one, other in zip(*found, strict=True):
         given, expected = (head.decision_function(X) for head in (one, other))
         np.testing.assert_allclose(given, expected, rtol=1e-3, atol=off * np.ptp(expected))
+
+
+@pytest.mark.parametrize("dtype", [np.float64, ">f4", np.float16])
+def test_wide_rows_are_standardised_in_their_own_digits(dtype) -> None:
+    random = np.random.default_rng(0)
+    y = np.arange(60) % 3
+    X = random.normal(size=(3, 20))[y] + random.normal(size=(60, 20))
+    X = (X + (1e7 if dtype is np.float64 else 0)).astype(dtype)
+    X.setflags(write=False)
+    space = FeatureSpace(rotate=False).fit(X)
+    found = []
+    for rows in (space.standardized(X)[:], space.standardized(X)):
+        heads = [SoftmaxClassifier(max_epochs=5, random_state=0), MLPClassifier(max_epochs=5, random_state=0)]
+        fit_stack(heads, rows, y, [np.arange(60)] * 2, space=space)
+        found.append(np.stack([one.predict_proba(X) for one in heads]))
+    np.testing.assert_allclose(*found, atol=1e-3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import warnings
@@ -840,3 +841,44 @@ def test_of_many_rows_those_drawn_and_some_for_the_statistics_are_read(monkeypat
     bank.arrays["fc7"][features.rows_for_statistics(1200)[7]] = np.nan
     failed = run_sweep(bank, **asked).fits[0]
     assert "1 of 120 train images hold NaN or infinity: " in failed.message
+
+
+class Shaped:
+    """Says what it is told to, whatever the rows."""
+
+    def __init__(self, how):
+        self.how = how
+
+    def fit(self, X, y):
+        self.y = y
+        return self
+
+    def predict(self, X):
+        return self.how(len(X), self.y)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        (lambda n, y: 3, r"shape \(\) for 12 rows; return one class for each, of shape \(12,\)"),
+        (lambda n, y: [0], r"shape \(1,\) for 12 rows"),
+        (lambda n, y: np.zeros((n, 1)), r"shape \(12, 1\) for 12 rows"),
+        (lambda n, y: np.zeros((n, 3)), r"shape \(12, 3\) for 12 rows"),
+        (lambda n, y: None, r"shape \(\) for 12 rows"),
+        (lambda n, y: np.full(n, "cup"), "predict returned <U3 such as .*cup.*; return class numbers"),
+        (lambda n, y: np.full(n, 0.5), "predict returned float64 such as .*0.5"),
+        (lambda n, y: np.full(n, np.nan), "predict returned float64 such as .*nan"),
+    ],
+)
+def test_answers_that_are_no_class_for_each_row_fail_the_fit(bank, how, message):
+    result = run_sweep(
+        bank, cuts=["fc7"], heads=[("own", Shaped(how)), "ncm"], samples_per_class=[4], repeats=1
+    )
+    assert {one.head: one.status for one in result.fits} == {"own": "failed", "ncm": "ok"}
+    assert re.search(message, result.failed[0].message)
+
+
+def test_answers_that_are_whole_numbers_are_classes(bank):
+    whole = ("own", Shaped(lambda n, y: np.zeros(n)))
+    result = run_sweep(bank, cuts=["fc7"], heads=[whole], samples_per_class=[4], repeats=1)
+    assert result.fits[0].status == "ok"
