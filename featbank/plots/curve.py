@@ -415,7 +415,7 @@ class CurveDisplay(Display):
         if len(self._places()) == 1:
             return "of the best head"
         of_each = len(banded) == len(self._places())
-        return "of the best head of each cut" if of_each else f"of the {len(banded)} best curves"
+        return "of each cut's best head" if of_each else f"of the {len(banded)} best curves"
 
     def caption(self) -> str:
         """Return in sentences what the figure shows."""

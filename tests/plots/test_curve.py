@@ -59,7 +59,7 @@ def test_of_many_heads_the_best_of_each_cut_has_one():
     assert display._banded() == {("a", "head3", None), ("b", "head3", None)}
     bands, said = drawn(display)
     assert bands == 2
-    assert words(said).endswith("of the best head of each cut")
+    assert words(said).endswith("of each cut's best head")
 
 
 @pytest.mark.parametrize(("n_cuts", "said"), [(8, "of the 5 best curves"), (1, "of the best head")])
