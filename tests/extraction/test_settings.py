@@ -110,7 +110,7 @@ def test_another_version_of_torch_is_a_doubt(
     data = photo_folder()
     push(plan(data, settings))
     assert plan(data, settings).need_work().computing is None
-    monkeypatch.setattr("featbank.extraction.choosing.metadata.version", lambda name: "99.0")
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "99.0")
     with plan(data, settings) as doubtful:
         assert doubtful.need_work().computing is not None
         assert doubtful.to_push == 0
