@@ -483,7 +483,7 @@ def test_parameters_of_numpy_are_parameters(digits, cache):
         ([LinearRegression()], {}, "head 'LinearRegression' is a regressor (LinearRegression()); give a c"),
         ([KMeans()], {}, "head 'KMeans' is a clusterer (KMeans()); give a classifier"),
         ([make_pipeline(StandardScaler(), LinearRegression())], {}, "head 'Pipeline' is a regressor (Pipel"),
-        ([7], {}, "head 7 has no fit and predict; give a name, an estimator or (name, estimator)"),
+        ([7], {}, "head 7 has no fit and no predict; give a name, an estimator or (name, estimator)"),
         (
             [MLPClassifier(max_epochs="3")],
             {},

@@ -16,7 +16,7 @@ import typer
 from featbank import __version__
 from featbank._bucket import BucketPath
 from featbank._process import package_versions
-from featbank.cli._terminal import CacheDir, Json, human_bytes, print_json
+from featbank.cli._terminal import CacheDir, Json, counted, human_bytes, print_json
 from featbank.errors import FeatbankError, one_line
 from featbank.manifest import printable
 
@@ -193,8 +193,8 @@ def _lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     told = f", OMP_NUM_THREADS={printable(asked)}" if asked else ""
     yield "cores", f"{facts['usable_cores']} usable (affinity and quota) of {facts['cores']}{told}"
     cache = facts["cache"]
-    banks = "" if cache["bucket"] else f"{cache['banks']} banks, "
-    state = f"{banks}{cache['runs']} runs" if cache["exists"] else "not there yet"
+    banks = "" if cache["bucket"] else f"{counted(cache['banks'], 'bank')}, "
+    state = f"{banks}{counted(cache['runs'], 'run')}" if cache["exists"] else "not there yet"
     if cache["error"] and not cache["bucket"]:
         yield "cache", f"cannot be used: {printable(cache['error'])}"
     else:

@@ -534,8 +534,8 @@ class Sweep:
             if cut_off:
                 yield (
                     f"{grid.name}: {len(cut_off)} of {len(fits)} heads were still getting better, by the "
-                    f"{by}, at the last of {max(cut_off)} epochs; --max-epochs {2 * max(cut_off)} lets them "
-                    "go on"
+                    f"{by}, at the last of {max(cut_off)} epochs; max_epochs={2 * max(cut_off)} (fit-head "
+                    "--max-epochs, in a study [heads.NAME]) lets them go on"
                 )
 
 

@@ -529,9 +529,13 @@ def head_of(asked: Any) -> tuple[str, Any]:
         name, made = type(asked).__name__, asked
     if isinstance(made, type):
         raise InvalidInputError(f"head {made.__name__} is a class; give an estimator: {made.__name__}()")
-    if not (hasattr(made, "fit") and hasattr(made, "predict")):
+    missing = [f"no {one}" for one in ("fit", "predict") if not hasattr(made, one)]
+    if missing:
+        shown = (
+            repr(made) if type(made).__repr__ is not object.__repr__ else f"of class {type(made).__name__}"
+        )
         raise InvalidInputError(
-            f"head {made!r} has no fit and predict; give a name, an estimator or (name, estimator)"
+            f"head {shown} has {' and '.join(missing)}; give a name, an estimator or (name, estimator)"
         )
     if hasattr(made, "__sklearn_tags__"):
         from sklearn.utils import get_tags

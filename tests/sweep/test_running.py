@@ -452,7 +452,7 @@ def test_without_validation_rows_the_result_says_so(bank):
         "each draw, and the head kept of each curve is that of the first repeat; --val 0.2 would hold a "
         "fifth of each draw out for that",
         "softmax: 6 of 6 heads were still getting better, by the training loss, at the last of 12 epochs; "
-        "--max-epochs 24 lets them go on",
+        "max_epochs=24 (fit-head --max-epochs, in a study [heads.NAME]) lets them go on",
     ]
     assert (result.heads[0].repeat, result.heads[0].n_per_class) == (0, 8)
     assert {one.val_top1 for one in result.fits} == {None}
@@ -468,7 +468,7 @@ def test_without_test_rows_the_validation_rows_are_judged(bank):
         "no test rows: accuracies are those on the validation rows, which also chose when to stop, "
         "and flatter",
         "softmax: 2 of 2 heads were still getting better, by the validation rows, at the last of 12 epochs; "
-        "--max-epochs 24 lets them go on",
+        "max_epochs=24 (fit-head --max-epochs, in a study [heads.NAME]) lets them go on",
     ]
     point = result.points()[0]
     assert point.mean("top1") is None
@@ -571,7 +571,7 @@ def test_estimators_of_others_run_on_threads_with_the_same_result(bank):
         (
             {"heads": [3]},
             InvalidInputError,
-            "head 3 has no fit and predict; give a name, an estimator or (name, estimator)",
+            "head 3 has no fit and no predict; give a name, an estimator or (name, estimator)",
         ),
         (
             {"head_params": {"mlp": {"lr": 1.0}}},
@@ -772,7 +772,7 @@ def test_heads_cut_off_by_their_epochs_are_told_once(bank):
     )
     assert [note for note in result.notes if "--max-epochs" in note] == [
         "softmax: 16 of 16 heads were still getting better, by the validation rows, at the last of 3 epochs; "
-        "--max-epochs 6 lets them go on"
+        "max_epochs=6 (fit-head --max-epochs, in a study [heads.NAME]) lets them go on"
     ]
 
 
