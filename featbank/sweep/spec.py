@@ -531,9 +531,8 @@ def head_of(asked: Any) -> tuple[str, Any]:
         raise InvalidInputError(f"head {made.__name__} is a class; give an estimator: {made.__name__}()")
     missing = [f"no {one}" for one in ("fit", "predict") if not hasattr(made, one)]
     if missing:
-        shown = (
-            repr(made) if type(made).__repr__ is not object.__repr__ else f"of class {type(made).__name__}"
-        )
+        plain = any("__repr__" in vars(kind) for kind in type(made).__mro__[:-1])
+        shown = repr(made) if plain else f"of class {type(made).__name__}"  # not by its address
         raise InvalidInputError(
             f"head {shown} has {' and '.join(missing)}; give a name, an estimator or (name, estimator)"
         )
