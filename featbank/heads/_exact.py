@@ -97,7 +97,7 @@ FEW_COLUMNS = 64
 #: so many multiply-adds at least: what an expression costs at any size.
 SPAN_PART, MAX_SPAN_ROWS, PASSES = 0.5, 4096, 60
 LOOSE_TOLERANCE, LOOSE_PASSES, MIN_LOOSE_SPAN = 1e-6, 10, 2**25
-#: See `_is_far`.
+#: How many times as large as what the penalty has of the gradient `tol` is where the penalty does not count.
 FAR = 2.5
 #: Values of rows from which on the first step is measured by a product, else as long as scikit-learn's.
 MIN_MEASURED = 2**20
@@ -265,13 +265,13 @@ def _groups(
         if n**2 <= JOINED * np.mean(np.square(sizes)):
             options = [(together, n)]
         spans = [members for members, rows in options if _spans(rows, K * len(members), width, tol)]
-        left = sorted({*together}.difference(*spans))
+        left = {*together}.difference(*spans)
         rest = [(members, size) for members, size in zip(apart, sizes, strict=True) if members[0] in left]
         if rest:
             n = len(_union([problems[at] for at in left], n_rows))
             each = sum(_cost(size, n_rows, width, K * len(members)) for members, size in rest)
             if _cost(n, n_rows, width, K * len(left)) <= APART * each:
-                rest = [(left, n)]
+                rest = [(sorted(left), n)]
         for members, in_span in [*((one, True) for one in spans), *((one, False) for one, _ in rest)]:
             widest = max(sizes) if in_span else width
             step = max(1, min(MAX_TOGETHER // (max(sizes) * K), MAX_UNKNOWNS // (K * widest)))
@@ -295,14 +295,6 @@ def _spans(n: int, n_columns: int, width: int, tol: float) -> bool:
     return n <= min(SPAN_PART * width, MAX_SPAN_ROWS) and saved >= max(0.5 * n * n * width, least)
 
 
-def _is_far(C: Any, n: Any, width: int, tol: Any) -> Any:
-    """Say whether so loose a `tol` is reached before the penalty counts: far steps get there sooner.
-
-    Weights of length 1 are 1 / sqrt(width) each, which is what the penalty has of the gradient.
-    """
-    return tol * C * n * np.sqrt(width) >= FAR
-
-
 class _Span:
     """Rows in orthonormal coordinates of what they span: `A` (n_rows, at most n_rows), float64.
 
@@ -322,9 +314,8 @@ class _Span:
             products = self.products(dtype)
         # what rounding makes of rows that depend on each other: too little to be seen in any logit
         least, apart = (1e-9, 1e-6) if dtype is np.float32 else (1e-13, 1e-13)
-        jitter = least * float(np.trace(products)) + float(
-            np.finfo(dtype).tiny  # its root, where all rows are zeros
-        )
+        # all rows may be zeros
+        jitter = least * float(np.trace(products)) + float(np.finfo(dtype).tiny)
         self.aligned = aligned and loose
         if not self.aligned:
             try:
@@ -584,8 +575,8 @@ class _Fit:
                 past.keep(on)
             quasi = step < n_quasi
             if quasi:
-                first = self.first(live, G) if step == 0 and not self.light else np.ones(len(live))
-                D = past.next(G, first, *self.metric(live, P, step))
+                plain = step == 0 and not self.light
+                D = self.first_step(live, G) if plain else past.next(G, *self.metric(live, P, step))
             else:
                 # float32 leads no further where the error does not shrink
                 precise = self.exact and bool((error > before).any() and error.max() < 1e-6)
@@ -832,34 +823,38 @@ class _Fit:
 
         return apply, new
 
-    def first(self, live: NDArray[np.int64], G: F64) -> F64:
-        """Return how long, as part of the gradient, the first step is where it has no metric.
+    def first_step(self, live: NDArray[np.int64], G: F64) -> F64:
+        """Return the first step where there is no metric: down the gradient.
 
-        As long as scikit-learn's, of length 1 on standardised rows; or to where the Hessian at even
-        probabilities has the lowest point, if that is nearer and the penalty counts.
+        As far as scikit-learn goes, a length of 1 on standardised rows; or to where the Hessian at even
+        probabilities has the lowest point, if that is nearer and `tol` is not reached before the penalty
+        counts: then far steps get there sooner.
         """
         p, K = len(G), self.K
         gW: Any
         gW, gb = self.parts(G)
         size = np.sqrt(_dot(gW, gW) + self.constant**2 * np.vecdot(gb, gb))
         length: F64 = 1 / np.maximum(self.constant * size, 1e-300)
-        C, _, _, weights = self.own(live)
+        C, scale, _, weights = self.own(live)
         n, r = self.A32.shape
-        far = _is_far(C, self.counts[live], r, self.tol * self.constant)
-        if far.all() or n * r < MIN_MEASURED:
-            return length
-        flat, offsets = gW.reshape(p * K, r).astype(np.float32), gb.astype(np.float32)[:, :, None]
-        curved = np.zeros(p)
-        for rows, block in _blocks(self.A32, p * K):
-            T = _forward(flat, block).reshape(p, K, -1)
-            T += offsets
-            T *= T
-            if not self.whole:
-                T *= weights[:, None, rows]
-            curved += T.sum(axis=(1, 2), dtype=np.float64)
-        bend = 0.25 if K == 1 else (K - 1) / K**2
-        lowest = np.vecdot(G, G) / (C * bend * curved + _dot(gW, gW) + 1e-300)
-        return np.where(far, length, np.minimum(length, lowest))
+        # weights of length 1 are 1 / sqrt(r) each, which is what the penalty has of the gradient
+        far = self.tol * self.constant * scale * np.sqrt(r) >= FAR
+        if not far.all() and n * r >= MIN_MEASURED:
+            flat, offsets = gW.reshape(p * K, r).astype(np.float32), gb.astype(np.float32)[:, :, None]
+            curved = np.zeros(p)
+            for rows, block in _blocks(self.A32, p * K):
+                T = _forward(flat, block).reshape(p, K, -1)
+                T += offsets
+                T *= T
+                if not self.whole:
+                    T *= weights[:, None, rows]
+                curved += T.sum(axis=(1, 2), dtype=np.float64)
+            bend = 0.25 if K == 1 else (K - 1) / K**2
+            lowest = np.vecdot(G, G) / (C * bend * curved + _dot(gW, gW) + 1e-300)
+            length = np.where(far, length, np.minimum(length, lowest))
+        step: F64 = -length[:, None] * G
+        step[:, self.n_weights :] *= self.constant**2
+        return step
 
     def newton_step(self, live: NDArray[np.int64], P: F32, G: F64, error: F64, precise: bool) -> F64:
         """Solve Hessian x step = -gradient by preconditioned conjugate gradients, all problems together."""
@@ -1017,18 +1012,18 @@ class _Steps:
         self.inverse[:, :, at] = across[:, :, 0] * -over[:, None]
         self.inverse[:, at, at] = over
 
-    def next(self, G: F64, first: F64, metric: Metric | None = None, renewed: bool = False) -> F64:
+    def next(self, G: F64, metric: Metric | None, renewed: bool = False) -> F64:
         """Return the step from gradients (p, n_unknowns); `renewed` says that the metric is another one.
 
-        Where there is no metric, the first step is `first` (p,) times the gradient.
+        With no steps to remember there must be one.
         """
         q = G.astype(np.float32)
         q[:, self.n_weights :] *= self.constant
-        if not self.count:
-            z = q * first[:, None].astype(np.float32) if metric is None else metric(q[:, None])[:, 0]
-        else:
+        z = q
+        if not self.count and metric is not None:
+            z = metric(q[:, None])[:, 0]
+        elif self.count:
             at = (self.count - 1) % MEMORY
-            z = q
             if metric is not None:
                 # the newest change goes along with the gradient, or all of them
                 new = slice(None) if renewed else slice(at, at + 1)

@@ -450,7 +450,7 @@ def test_steps_of_lbfgs_are_those_of_the_textbook(metric: float | None) -> None:
         y = s * random.uniform(1, 2, size=12) * (-1 if number == 5 else 1)
         pairs.append((s / scale, y * scale))
         steps.add(s[None], y[None])
-        found = steps.next(g[None], np.ones(1), given)
+        found = steps.next(g[None], given)
     q, taken, kept = g * scale, [], pairs[-_exact.MEMORY :]
     kept.pop(5 - 2)  # the one whose gradient fell the wrong way, as rounding has it, says nothing
     for s, y in reversed(kept):
@@ -465,10 +465,8 @@ def test_steps_of_lbfgs_are_those_of_the_textbook(metric: float | None) -> None:
         q += (a - y @ q / (s @ y)) * s
     np.testing.assert_allclose(found[0], -q * scale, rtol=1e-4, atol=1e-5)
     if metric is not None:  # of another one, all changes are turned anew
-        steps.next(g[None], np.ones(1), lambda Q: Q, renewed=True)
-        np.testing.assert_allclose(
-            steps.next(g[None], np.ones(1), given, renewed=True), found, rtol=1e-4, atol=1e-5
-        )
+        steps.next(g[None], lambda Q: Q, renewed=True)
+        np.testing.assert_allclose(steps.next(g[None], given, renewed=True), found, rtol=1e-4, atol=1e-5)
 
 
 def test_factors_from_the_first_step_on_save_steps(monkeypatch: pytest.MonkeyPatch) -> None:
