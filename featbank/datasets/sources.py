@@ -162,7 +162,7 @@ def open_dataset(
     ----------
     data : str, os.PathLike or Dataset
         A path, from the current folder or else below ``$FEATBANK_DATA`` or ``./data``, or a source by name,
-        behind which paths are looked for likewise.
+        behind which paths are looked for likewise, but for ``hf:``, behind which stands a name of the hub.
         A folder of class folders (or of ``train``, ``val``, ``test`` above class folders), a ``.zip``,
         ``.tar``, ``.tar.gz`` or ``.tar.bz2`` of one, a CSV file with the columns ``path,label[,split]``,
         a ``.txt`` with a path or an address on each line (and after a tab its label), a ``.parquet`` file or
